@@ -1,0 +1,5 @@
+//! kvmesh
+pub mod clock;
+pub mod entry;
+pub mod protocol;
+pub mod store;

@@ -1,0 +1,5 @@
+//! What is on the wire: typed commands and replies, the text protocol of clients, and the messages between peers.
+//!
+//! Bytes in, values out, and back. No sockets, no threads, no store.
+
+pub mod command;
