@@ -74,7 +74,7 @@ impl Entry {
     }
 
     /// Bytes of key and value.
-    pub fn len(&self) -> usize {
+    pub fn size(&self) -> usize {
         self.key.len() + self.value.as_ref().map_or(0, |value| value.len())
     }
 }

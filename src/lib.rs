@@ -2,4 +2,5 @@
 pub mod clock;
 pub mod entry;
 pub mod protocol;
+pub mod replication;
 pub mod store;

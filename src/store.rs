@@ -260,7 +260,7 @@ impl Shard {
 }
 
 fn footprint(entry: &Entry) -> usize {
-    entry.len() + ENTRY_OVERHEAD
+    entry.size() + ENTRY_OVERHEAD
 }
 
 #[cfg(test)]

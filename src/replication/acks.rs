@@ -1,0 +1,275 @@
+//! Who has acknowledged what: the table that sessions wait on.
+//!
+//! Owns, per peer, the range of this node's writes that it vouches for; the writes that were *beaten*; and the sessions that wait. A session
+//! opens a [`Round`] before its first write, stamps its writes, and waits for all of them at once. Peers' acks only move positions here and wake
+//! the sessions whose level is met. Never touches the store: a beaten write is judged and stamped again by its session.
+//!
+//! **I8** lives here: a write that lost to a greater version anywhere (at a peer, which its ack names, or here, while it waited) is not
+//! done. Its session stamps it again, above the winner. So of two writes that were both acknowledged at `majority`, the later one wins.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use parking_lot::{Condvar, Mutex};
+
+use crate::clock::Stamp;
+use crate::protocol::command::AckLevel;
+
+/// The table. Peers are numbered by their place in the configuration.
+pub struct Acks {
+    /// Members that make a majority, this node included.
+    majority: usize,
+    /// How long a peer may lag before it stops counting as up, and the longest that a session waits.
+    timeout: Duration,
+    table: Mutex<Table>,
+    /// Peers that count as up; read before every write, so kept beside the lock.
+    counted: AtomicUsize,
+}
+
+struct Table {
+    peers: Vec<PeerAcks>,
+    /// The floors of the open rounds: all their stamps are greater.
+    open: BTreeSet<(Stamp, u64)>,
+    /// Own writes that lost somewhere. Invariant: each is above the lowest floor, so this is bounded by what open rounds wrote.
+    beaten: BTreeSet<Stamp>,
+    /// The rounds that wait, by their greatest stamp.
+    waiting: BTreeMap<(Stamp, u64), Waiting>,
+    rounds: u64,
+}
+
+#[derive(Clone)]
+struct PeerAcks {
+    up: bool,
+    /// The peer has every own write in (from, upto], and has named those of them that lost there.
+    from: Stamp,
+    upto: Stamp,
+    /// Where this node stood at `marked`; the peer lags since then if it has not come so far.
+    mark: Stamp,
+    marked: Duration,
+    lagging: bool,
+}
+
+struct Waiting {
+    level: AckLevel,
+    least: Stamp,
+    wake: Arc<Condvar>,
+}
+
+/// How waiting for a round ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Waited {
+    /// The level is met for every write.
+    Met,
+    /// These lost to greater versions; the clock is above the winners by now.
+    Beaten(Vec<Stamp>),
+    /// Not in time: whatever was not met is unknown.
+    TimedOut,
+}
+
+/// Too few members are up for the level: nothing was written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NoQuorum {
+    /// Members that count as up, this node included.
+    pub up: usize,
+    pub needed: usize,
+    pub members: usize,
+}
+
+/// What STATUS and PEERS show of one peer's acks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PeerProgress {
+    /// The greatest own stamp that it has acknowledged on this connection.
+    pub upto: Stamp,
+    /// Since when it has not caught up with where this node stood; zero when it has.
+    pub behind: Duration,
+    /// Whether it counts for `majority` and `all`.
+    pub counted: bool,
+}
+
+impl Acks {
+    pub fn new(peers: usize, majority: usize, timeout: Duration) -> Acks {
+        let peer = PeerAcks { up: false, from: Stamp::ZERO, upto: Stamp::ZERO, mark: Stamp::ZERO, marked: Duration::ZERO, lagging: false };
+        let table = Table { peers: vec![peer; peers], open: BTreeSet::new(), beaten: BTreeSet::new(), waiting: BTreeMap::new(), rounds: 0 };
+        Acks { majority, timeout, table: Mutex::new(table), counted: AtomicUsize::new(0) }
+    }
+
+    /// Whether enough members are up for `level`. To be asked before anything is applied.
+    pub fn quorum(&self, level: AckLevel) -> Result<(), NoQuorum> {
+        let up = 1 + self.counted.load(Ordering::Acquire);
+        if level == AckLevel::Local || up >= self.majority {
+            return Ok(());
+        }
+        Err(NoQuorum { up, needed: self.majority, members: 1 + self.table.lock().peers.len() })
+    }
+
+    /// Opens a round whose stamps will all be greater than `floor`, the greatest one issued so far.
+    pub fn open_round(&self, level: AckLevel, floor: Stamp) -> Round<'_> {
+        let mut table = self.table.lock();
+        table.rounds += 1;
+        let id = table.rounds;
+        table.open.insert((floor, id));
+        Round { acks: self, level, floor, id, wake: Arc::default() }
+    }
+
+    /// A peer's link begins anew: it vouches for nothing until its first ack.
+    pub fn reset(&self, peer: usize) {
+        let mut table = self.table.lock();
+        table.peers[peer].from = Stamp::ZERO;
+        table.peers[peer].upto = Stamp::ZERO;
+    }
+
+    /// An ack: the peer has every own write in (from, upto], and those in `beaten` lost there.
+    pub fn acknowledge(&self, peer: usize, from: Stamp, upto: Stamp, beaten: &[Stamp]) {
+        let mut table = self.table.lock();
+        table.note_beaten(beaten);
+        table.peers[peer].from = from;
+        table.peers[peer].upto = upto;
+        table.wake_met(self.majority);
+    }
+
+    /// Own writes that lost to peers' writes in this node's own store.
+    pub fn note_beaten(&self, beaten: &[Stamp]) {
+        if !beaten.is_empty() {
+            self.table.lock().note_beaten(beaten);
+        }
+    }
+
+    /// Whether the heartbeat finds the peer up.
+    pub fn set_up(&self, peer: usize, up: bool) {
+        let mut table = self.table.lock();
+        table.peers[peer].up = up;
+        self.recount(&mut table);
+    }
+
+    /// Looks who lags: a peer that has not come, within the time-out, to where this node stood does not count as up until it has.
+    pub fn observe_lag(&self, position: Stamp, elapsed: Duration) {
+        let mut table = self.table.lock();
+        for peer in &mut table.peers {
+            if peer.upto >= peer.mark {
+                peer.mark = position;
+                peer.marked = elapsed;
+            }
+            peer.lagging = peer.upto < peer.mark && elapsed.saturating_sub(peer.marked) > self.timeout;
+        }
+        self.recount(&mut table);
+    }
+
+    pub fn progress(&self, peer: usize, elapsed: Duration) -> PeerProgress {
+        let peer = &self.table.lock().peers[peer];
+        let behind = if peer.upto < peer.mark { elapsed.saturating_sub(peer.marked) } else { Duration::ZERO };
+        PeerProgress { upto: peer.upto, behind, counted: peer.counts() }
+    }
+
+    /// Sessions that wait for acks right now.
+    pub fn waiting_len(&self) -> usize {
+        self.table.lock().waiting.len()
+    }
+
+    fn recount(&self, table: &mut Table) {
+        self.counted.store(table.peers.iter().filter(|peer| peer.counts()).count(), Ordering::Release);
+        // `all` asks for fewer peers when one goes down.
+        table.wake_met(self.majority);
+    }
+}
+
+impl Table {
+    fn note_beaten(&mut self, beaten: &[Stamp]) {
+        let Some((floor, _)) = self.open.first().copied() else { return };
+        for stamp in beaten.iter().copied().filter(|stamp| *stamp > floor) {
+            self.beaten.insert(stamp);
+            for ((greatest, _), waiting) in &self.waiting {
+                if waiting.least <= stamp && stamp <= *greatest {
+                    waiting.wake.notify_one();
+                }
+            }
+        }
+    }
+
+    fn met(&self, majority: usize, level: AckLevel, least: Stamp, greatest: Stamp) -> bool {
+        let has = |peer: &&PeerAcks| peer.from < least && peer.upto >= greatest;
+        let holders = 1 + self.peers.iter().filter(has).count();
+        match level {
+            AckLevel::Local => true,
+            AckLevel::Majority => holders >= majority,
+            AckLevel::All => holders >= majority && self.peers.iter().filter(|peer| peer.up).all(|peer| has(&peer)),
+        }
+    }
+
+    /// Wakes the rounds whose level is met, and no others: fifty sessions that wait are not all woken by every ack.
+    fn wake_met(&self, majority: usize) {
+        let Some(reach) = self.peers.iter().map(|peer| peer.upto).max() else { return };
+        for ((greatest, _), waiting) in self.waiting.range(..=(reach, u64::MAX)) {
+            if self.met(majority, waiting.level, waiting.least, *greatest) {
+                waiting.wake.notify_one();
+            }
+        }
+    }
+}
+
+impl PeerAcks {
+    fn counts(&self) -> bool {
+        self.up && !self.lagging
+    }
+}
+
+/// The writes of one session that are waited for together. While it is open, writes of it that lose are remembered.
+pub struct Round<'a> {
+    acks: &'a Acks,
+    level: AckLevel,
+    floor: Stamp,
+    id: u64,
+    wake: Arc<Condvar>,
+}
+
+impl Round<'_> {
+    /// How it stands for these stamps, in rising order; `None` while it is open. Never blocks.
+    pub fn poll(&self, stamps: &[Stamp]) -> Option<Waited> {
+        self.look(&self.acks.table.lock(), stamps)
+    }
+
+    /// Waits until the level is met for all these stamps, in rising order, or some were beaten, or `deadline` has passed.
+    pub fn wait(&self, stamps: &[Stamp], deadline: Instant) -> Waited {
+        let (Some(least), Some(greatest)) = (stamps.first(), stamps.last()) else { return Waited::Met };
+        let mut table = self.acks.table.lock();
+        let place = (*greatest, self.id);
+        let mut late = false;
+        loop {
+            let waited = self.look(&table, stamps).or(late.then_some(Waited::TimedOut));
+            if let Some(waited) = waited {
+                table.waiting.remove(&place);
+                return waited;
+            }
+            table.waiting.entry(place).or_insert_with(|| Waiting { level: self.level, least: *least, wake: Arc::clone(&self.wake) });
+            late = self.wake.wait_until(&mut table, deadline).timed_out();
+        }
+    }
+
+    /// Whether the level is met for one write: after a time-out, the others of its round may be done.
+    pub fn is_met(&self, stamp: Stamp) -> bool {
+        self.poll(&[stamp]) == Some(Waited::Met)
+    }
+
+    fn look(&self, table: &Table, stamps: &[Stamp]) -> Option<Waited> {
+        let (Some(least), Some(greatest)) = (stamps.first(), stamps.last()) else { return Some(Waited::Met) };
+        debug_assert!(stamps.is_sorted() && *least > self.floor);
+        let beaten: Vec<Stamp> =
+            table.beaten.range(*least..=*greatest).filter(|stamp| stamps.binary_search(stamp).is_ok()).copied().collect();
+        if !beaten.is_empty() {
+            return Some(Waited::Beaten(beaten));
+        }
+        table.met(self.acks.majority, self.level, *least, *greatest).then_some(Waited::Met)
+    }
+}
+
+impl Drop for Round<'_> {
+    fn drop(&mut self) {
+        let mut table = self.acks.table.lock();
+        table.open.remove(&(self.floor, self.id));
+        match table.open.first().copied() {
+            None => table.beaten.clear(),
+            Some((floor, _)) => table.beaten = table.beaten.split_off(&floor),
+        }
+    }
+}

@@ -1,0 +1,3 @@
+//! Replication.
+pub mod acks;
+pub mod submit;

@@ -1,0 +1,218 @@
+//! How a write enters the mesh: the one face of replication that sessions see.
+//!
+//! Owns the sequencer and the room. **I2** is kept here: a stamp is taken while the key's shard is locked, and enters the replicator's channel in
+//! the same order, because both happen under the one small sequencer lock; a stamp taken is always sent. **I3** too: what is sent is the entry
+//! that the judged write produced, never the command. Nothing under a lock can block: room for the bytes is reserved before any lock is
+//! taken, and whoever finds none waits there.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::Instant;
+
+use crossbeam_channel::{Receiver, Sender, unbounded};
+use parking_lot::{Condvar, Mutex};
+
+use crate::clock::{Clock, Stamp};
+use crate::entry::{Entry, Origin, Value, Version};
+use crate::store::Store;
+
+/// What an entry counts in the room and in a link's queue beside its bytes.
+const WRITE_OVERHEAD: usize = 64;
+
+/// The way in for local writes.
+pub struct Submit {
+    origin: Origin,
+    clock: Arc<Clock>,
+    store: Arc<Store>,
+    /// `None` once the node stops: no further write is taken.
+    sequencer: Mutex<Option<Sender<Submitted>>>,
+    /// The greatest stamp sent: this node's own place in its vector.
+    position: AtomicU64,
+    room: Arc<Room>,
+}
+
+/// A write on its way to the replicator.
+pub struct Submitted {
+    pub entry: Entry,
+    /// Bytes of room that it holds.
+    pub reserved: usize,
+}
+
+/// Why a write was not taken. Nothing was written.
+#[derive(Debug, PartialEq, Eq)]
+pub enum NotWritten<R> {
+    /// The judge refused it.
+    Refused(R),
+    /// No room was returned before the deadline: the replicator does not keep up.
+    NoRoom,
+    /// The node stops.
+    Stopping,
+}
+
+impl Submit {
+    /// The face, and the channel that the replicator drains. The channel needs no bound of its own: `room_len` bytes bound what is in it.
+    pub fn new(origin: Origin, clock: Arc<Clock>, store: Arc<Store>, room_len: usize) -> (Submit, Receiver<Submitted>) {
+        let (write_tx, write_rx) = unbounded();
+        let room = Arc::new(Room::new(room_len));
+        let submit = Submit { origin, clock, store, sequencer: Mutex::new(Some(write_tx)), position: AtomicU64::new(0), room };
+        (submit, write_rx)
+    }
+
+    /// One write. `judge` sees the live value and returns the effect (a new value, or `None` to delete) or refuses. `len_max` is the most bytes
+    /// that key and new value can take; `wall_ms` is the time for the stamp. Waits for room until `deadline`.
+    pub fn write<R>(
+        &self,
+        key: &[u8],
+        len_max: usize,
+        wall_ms: u64,
+        deadline: Instant,
+        judge: impl FnOnce(Option<&Value>) -> Result<Option<Value>, R>,
+    ) -> Result<Stamp, NotWritten<R>> {
+        let reserved = len_max + WRITE_OVERHEAD;
+        if !self.room.reserve(reserved, deadline) {
+            return Err(NotWritten::NoRoom);
+        }
+        let written = self.store.write(key, |current| {
+            let value = judge(current.and_then(|entry| entry.value.as_ref())).map_err(NotWritten::Refused)?;
+            let key = current.map_or_else(|| key.into(), |entry| Arc::clone(&entry.key));
+            let sequencer = self.sequencer.lock();
+            let write_tx = sequencer.as_ref().ok_or(NotWritten::Stopping)?;
+            let stamp = self.clock.issue(wall_ms);
+            let entry = Entry { key, value, version: Version { stamp, origin: self.origin } };
+            self.position.store(stamp.to_bits(), Ordering::Release);
+            // Fails only when the replicator is gone, and then the process is going down.
+            let _ = write_tx.send(Submitted { entry: entry.clone(), reserved });
+            Ok(entry)
+        });
+        match written {
+            Ok(version) => Ok(version.stamp),
+            Err(not_written) => {
+                self.room.give_back(reserved);
+                Err(not_written)
+            }
+        }
+    }
+
+    /// This node's own place in its vector: it holds every write of its own up to here.
+    pub fn position(&self) -> Stamp {
+        Stamp::from_bits(self.position.load(Ordering::Acquire))
+    }
+
+    /// The replicator has taken these bytes.
+    pub fn give_back(&self, reserved: usize) {
+        self.room.give_back(reserved);
+    }
+
+    /// Ends the channel: the replicator hands over what is in it and ends too.
+    pub fn close(&self) {
+        self.sequencer.lock().take();
+    }
+}
+
+/// Bytes that may be on their way to the replicator. Beyond this, sessions wait.
+struct Room {
+    free: AtomicUsize,
+    waiters: AtomicUsize,
+    lock: Mutex<()>,
+    returned: Condvar,
+}
+
+impl Room {
+    fn new(len: usize) -> Room {
+        Room { free: AtomicUsize::new(len), waiters: AtomicUsize::new(0), lock: Mutex::new(()), returned: Condvar::new() }
+    }
+
+    fn reserve(&self, len: usize, deadline: Instant) -> bool {
+        if self.take(len) {
+            return true;
+        }
+        let mut guard = self.lock.lock();
+        self.waiters.fetch_add(1, Ordering::SeqCst);
+        let taken = loop {
+            if self.take(len) {
+                break true;
+            }
+            if self.returned.wait_until(&mut guard, deadline).timed_out() {
+                break self.take(len);
+            }
+        };
+        self.waiters.fetch_sub(1, Ordering::SeqCst);
+        taken
+    }
+
+    fn take(&self, len: usize) -> bool {
+        self.free.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |free| free.checked_sub(len)).is_ok()
+    }
+
+    fn give_back(&self, len: usize) {
+        self.free.fetch_add(len, Ordering::SeqCst);
+        if self.waiters.load(Ordering::SeqCst) > 0 {
+            // With the lock, so that a waiter that has just found nothing is asleep by now.
+            drop(self.lock.lock());
+            self.returned.notify_all();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::entry::NodeId;
+    use std::time::Duration;
+
+    fn submit(room_len: usize) -> (Submit, Receiver<Submitted>) {
+        let origin = Origin { node: NodeId(1), nonce: 7 };
+        Submit::new(origin, Arc::default(), Arc::new(Store::new()), room_len)
+    }
+
+    fn soon() -> Instant {
+        Instant::now() + Duration::from_millis(20)
+    }
+
+    #[test]
+    fn stamps_enter_the_channel_in_order_whoever_writes() {
+        let (submit, write_rx) = submit(1 << 20);
+        std::thread::scope(|scope| {
+            for writer in 0..4 {
+                let submit = &submit;
+                scope.spawn(move || {
+                    for n in 0..500 {
+                        let key = format!("{writer}/{n}");
+                        submit.write::<()>(key.as_bytes(), 10, 1_000, soon(), |_| Ok(Some(b"v"[..].into()))).unwrap();
+                    }
+                });
+            }
+        });
+        let stamps: Vec<Stamp> = write_rx.try_iter().map(|submitted| submitted.entry.version.stamp).collect();
+        assert_eq!(stamps.len(), 2_000);
+        assert!(stamps.is_sorted_by(|a, b| a < b));
+        assert_eq!(*stamps.last().unwrap(), submit.position());
+    }
+
+    #[test]
+    fn a_refused_write_leaves_no_trace_and_gives_its_room_back() {
+        let (submit, write_rx) = submit(100);
+        for _ in 0..10 {
+            assert_eq!(submit.write(b"k", 30, 1, soon(), |_| Err("no")), Err(NotWritten::Refused("no")));
+        }
+        assert!(write_rx.is_empty());
+        assert_eq!(submit.position(), Stamp::ZERO);
+    }
+
+    #[test]
+    fn without_room_a_write_waits_and_goes_on_when_it_is_returned() {
+        let (submit, write_rx) = submit(100);
+        let put = |deadline| submit.write::<()>(b"k", 30, 1, deadline, |_| Ok(Some(b"v"[..].into())));
+        put(soon()).unwrap();
+        assert_eq!(put(soon()), Err(NotWritten::NoRoom));
+        std::thread::scope(|scope| {
+            let waiting = scope.spawn(|| put(Instant::now() + Duration::from_secs(30)));
+            submit.give_back(write_rx.recv().unwrap().reserved);
+            waiting.join().unwrap().unwrap();
+        });
+        submit.close();
+        assert_eq!(put(soon()), Err(NotWritten::NoRoom));
+        submit.give_back(94);
+        assert_eq!(put(soon()), Err(NotWritten::Stopping));
+    }
+}
