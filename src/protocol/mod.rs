@@ -3,3 +3,4 @@
 //! Bytes in, values out, and back. No sockets, no threads, no store.
 
 pub mod command;
+pub mod peer;

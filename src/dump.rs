@@ -1,0 +1,366 @@
+//! The dump: a store, or what a vector lacks of it, as newline-delimited JSON.
+//!
+//! Used to catch a peer up, and printed by `DUMP`. One object a line: a header, an entry a line, an end line.
+//!
+//! ```text
+//! {"dump":"kvmesh","format":1,"kind":"full","node":1,"origin":"1-9f86d081884c7d65","vector":{"1-9f86d081884c7d65":"116..."}}
+//! {"k":"colour","v":"green","s":"116069418624417792","o":"1-9f86d081884c7d65"}
+//! {"k":"gone","s":"116069418624417793","o":"1-9f86d081884c7d65"}
+//! {"end":"kvmesh","count":2,"digest":"4c1d...","horizon":{}}
+//! ```
+//!
+//! Keys and values that are not clean UTF-8 are carried as base64, under `k64` and `v64`; an entry without a value is a tombstone. Stamps are strings:
+//! JSON numbers lose bits above 2^53. Lines in, values out, and back; no sockets, no files, no merging.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+use std::vec;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use rapidhash::v3::rapidhash_v3;
+use serde::{Deserialize, Serialize};
+
+use crate::clock::Stamp;
+use crate::entry::{Entry, NodeId, Origin, SeenVector, Version};
+use crate::store::Store;
+
+/// A newer format is refused in words.
+pub const FORMAT: u32 = 1;
+
+const NAME: &str = "kvmesh";
+
+/// What a dump holds, and so what its absence of a key means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Kind {
+    /// Everything: a key that it lacks and whose version the header's vector covers is proven deleted.
+    Full,
+    /// What the asker's vector did not cover: absence means nothing.
+    Delta,
+    /// Everything, after a divergence: merged without dropping and without skipping.
+    Heal,
+}
+
+/// The first line.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Header {
+    dump: String,
+    pub format: u32,
+    pub kind: Kind,
+    /// The donor, and its vector as noted before the scan.
+    pub node: NodeId,
+    pub origin: Origin,
+    pub vector: SeenVector,
+    /// The request that it answers, if it answers one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub request: Option<u64>,
+}
+
+impl Header {
+    pub fn new(kind: Kind, origin: Origin, vector: SeenVector, request: Option<u64>) -> Header {
+        Header { dump: NAME.to_owned(), format: FORMAT, kind, node: origin.node, origin, vector, request }
+    }
+}
+
+/// The last line.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct End {
+    end: String,
+    pub count: u64,
+    /// Of the lines between; see [`Tally`]. As 16 hexadecimal digits.
+    pub digest: String,
+    /// The greatest collected stamp of each origin at the donor.
+    pub horizon: SeenVector,
+}
+
+/// Any line.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Line {
+    Header(Header),
+    Entry(Entry),
+    End(End),
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct EntryLine<'a> {
+    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
+    k: Option<Cow<'a, str>>,
+    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
+    k64: Option<Cow<'a, str>>,
+    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
+    v: Option<Cow<'a, str>>,
+    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
+    v64: Option<Cow<'a, str>>,
+    s: Stamp,
+    o: Origin,
+}
+
+/// Parses one line, without its line feed. An error says what is wrong with it.
+pub fn parse_line(line: &[u8]) -> Result<Line, String> {
+    if line.starts_with(b"{\"dump\"") {
+        let header: Header = from_json(line)?;
+        if header.format != FORMAT {
+            return Err(format!("a dump of format {}; this program reads format {FORMAT}", header.format));
+        }
+        if header.dump != NAME {
+            return Err(format!("a dump of \"{}\", expected \"{NAME}\"", header.dump));
+        }
+        return Ok(Line::Header(header));
+    }
+    if line.starts_with(b"{\"end\"") {
+        return from_json(line).map(Line::End);
+    }
+    let EntryLine { k, k64, v, v64, s, o } = from_json(line)?;
+    let key = bytes(k, k64)?.ok_or("an entry without a key")?;
+    Ok(Line::Entry(Entry { key, value: bytes(v, v64)?, version: Version { stamp: s, origin: o } }))
+}
+
+fn from_json<'a, T: Deserialize<'a>>(line: &'a [u8]) -> Result<T, String> {
+    serde_json::from_slice(line).map_err(|error| format!("a dump line that is not as expected: {error}"))
+}
+
+fn bytes(text: Option<Cow<str>>, base64: Option<Cow<str>>) -> Result<Option<Arc<[u8]>>, String> {
+    match (text, base64) {
+        (Some(_), Some(_)) => Err("an entry that carries the same thing as text and as base64".to_owned()),
+        (Some(text), None) => Ok(Some(Arc::from(text.as_bytes()))),
+        (None, Some(base64)) => {
+            BASE64.decode(base64.as_bytes()).map(|bytes| Some(bytes.into())).map_err(|error| format!("bad base64: {error}"))
+        }
+        (None, None) => Ok(None),
+    }
+}
+
+/// Text where it is clean: valid UTF-8 without control characters that JSON would blow up to six bytes.
+fn text(bytes: &[u8]) -> Option<&str> {
+    let clean = bytes.iter().all(|byte| *byte >= b' ' || matches!(byte, b'\t' | b'\n' | b'\r'));
+    if clean { std::str::from_utf8(bytes).ok() } else { None }
+}
+
+fn write_line(out: &mut Vec<u8>, line: &impl Serialize) {
+    // Cannot fail: the types are plain, and a Vec takes every write.
+    serde_json::to_writer(&mut *out, line).expect("dump lines are plain JSON");
+    out.push(b'\n');
+}
+
+fn write_entry(out: &mut Vec<u8>, entry: &Entry) {
+    let (k, k64) = carried(Some(&entry.key));
+    let (v, v64) = carried(entry.value.as_deref());
+    write_line(out, &EntryLine { k, k64, v, v64, s: entry.version.stamp, o: entry.version.origin });
+}
+
+/// As text or as base64.
+fn carried(bytes: Option<&[u8]>) -> (Option<Cow<'_, str>>, Option<Cow<'_, str>>) {
+    match bytes.map(|bytes| text(bytes).ok_or(bytes)) {
+        None => (None, None),
+        Some(Ok(text)) => (Some(Cow::Borrowed(text)), None),
+        Some(Err(bytes)) => (None, Some(Cow::Owned(BASE64.encode(bytes)))),
+    }
+}
+
+/// Count and digest of a dump's entries: the writer's goes into the end line and the reader's must equal it.
+///
+/// The digest is the wrapping sum of `rapidhash_v3` over key hash, value hash (none for a tombstone), stamp, node and nonce, as little-endian bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tally {
+    count: u64,
+    digest: u64,
+}
+
+impl Tally {
+    pub fn add(&mut self, entry: &Entry) {
+        let mut fields = [0; 36];
+        let len = fields.len() - if entry.is_tombstone() { 8 } else { 0 };
+        fields[..8].copy_from_slice(&rapidhash_v3(&entry.key).to_le_bytes());
+        fields[8..16].copy_from_slice(&entry.version.stamp.to_bits().to_le_bytes());
+        fields[16..24].copy_from_slice(&entry.version.origin.nonce.to_le_bytes());
+        fields[24..26].copy_from_slice(&entry.version.origin.node.0.to_le_bytes());
+        if let Some(value) = &entry.value {
+            fields[28..].copy_from_slice(&rapidhash_v3(value).to_le_bytes());
+        }
+        self.count += 1;
+        self.digest = self.digest.wrapping_add(rapidhash_v3(&fields[..len]));
+    }
+
+    pub fn count(&self) -> u64 {
+        self.count
+    }
+
+    /// Whether an end line is the right one; an error says how it differs.
+    pub fn check(&self, end: &End) -> Result<(), String> {
+        if (end.count, &end.digest) == (self.count, &self.digest()) {
+            return Ok(());
+        }
+        Err(format!("a dump of {} entries with digest {} whose end line says {} and {}", self.count, self.digest(), end.count, end.digest))
+    }
+
+    fn digest(&self) -> String {
+        format!("{:016x}", self.digest)
+    }
+}
+
+/// A dump being written: a store, scanned shard by shard while writes go on.
+///
+/// The header's vector must have been noted before this is made, with the collector stopped until it is dropped.
+pub struct Scan {
+    header: Option<Header>,
+    /// Entries that it covers are left out.
+    asker: SeenVector,
+    horizon: SeenVector,
+    shard: usize,
+    entries: vec::IntoIter<Entry>,
+    tally: Tally,
+}
+
+impl Scan {
+    pub fn new(header: Header, asker: SeenVector, horizon: SeenVector) -> Scan {
+        Scan { header: Some(header), asker, horizon, shard: 0, entries: Vec::new().into_iter(), tally: Tally::default() }
+    }
+
+    /// Appends whole lines, about `len` bytes of them or what a shard gives. Returns whether there is more; the end line has been written when not.
+    pub fn write(&mut self, store: &Store, len: usize, out: &mut Vec<u8>) -> bool {
+        if let Some(header) = self.header.take() {
+            write_line(out, &header);
+        }
+        let full = out.len() + len;
+        // A step ends after some shards even if they gave nothing: a scan must show progress.
+        let last_shard = self.shard + SHARDS_PER_STEP;
+        while out.len() < full {
+            if let Some(entry) = self.entries.next() {
+                self.tally.add(&entry);
+                write_entry(out, &entry);
+            } else if self.shard == store.shards_len() {
+                let end = End {
+                    end: NAME.to_owned(),
+                    count: self.tally.count,
+                    digest: self.tally.digest(),
+                    horizon: std::mem::take(&mut self.horizon),
+                };
+                write_line(out, &end);
+                return false;
+            } else if self.shard == last_shard {
+                break;
+            } else {
+                self.entries = store.scan(self.shard, |entry| !self.asker.covers(entry.version)).into_iter();
+                self.shard += 1;
+            }
+        }
+        true
+    }
+
+    /// Entries written so far.
+    pub fn count(&self) -> u64 {
+        self.tally.count
+    }
+}
+
+const SHARDS_PER_STEP: usize = 16;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn any_bytes() -> impl Strategy<Value = Arc<[u8]>> {
+        prop_oneof![
+            prop::collection::vec(any::<u8>(), 0..20).prop_map(Arc::from),
+            any::<String>().prop_map(|text| Arc::from(text.as_bytes()))
+        ]
+    }
+
+    fn any_entry() -> impl Strategy<Value = Entry> {
+        (any_bytes(), prop::option::of(any_bytes()), any::<u64>(), 1..5u16, any::<u64>()).prop_map(|(key, value, stamp, node, nonce)| {
+            let origin = Origin { node: NodeId(node), nonce };
+            Entry { key, value, version: Version { stamp: Stamp::from_bits(stamp), origin } }
+        })
+    }
+
+    fn origin() -> Origin {
+        Origin { node: NodeId(1), nonce: 0x9f86 }
+    }
+
+    fn dump(store: &Store, asker: SeenVector) -> Vec<u8> {
+        let mut scan = Scan::new(Header::new(Kind::Full, origin(), SeenVector::default(), Some(3)), asker, SeenVector::default());
+        let mut out = Vec::new();
+        while scan.write(store, 100, &mut out) {}
+        out
+    }
+
+    proptest! {
+        #[test]
+        fn entries_survive_a_line_and_every_truncation_is_an_error(entry in any_entry()) {
+            let mut line = Vec::new();
+            write_entry(&mut line, &entry);
+            prop_assert_eq!(line.pop(), Some(b'\n'));
+            prop_assert!(!line.contains(&b'\n'));
+            prop_assert!(line.len() <= 2 * entry.size() + 100);
+            for len in 0..line.len() {
+                prop_assert!(parse_line(&line[..len]).is_err());
+            }
+            prop_assert_eq!(parse_line(&line), Ok(Line::Entry(entry)));
+        }
+
+        #[test]
+        fn a_store_survives_its_dump(entries in prop::collection::vec(any_entry(), 0..50)) {
+            let (store, copy) = (Store::new(), Store::new());
+            for entry in entries {
+                store.merge(entry, |_| false);
+            }
+            let dump = dump(&store, SeenVector::default());
+            let mut tally = Tally::default();
+            let mut ended = false;
+            for line in dump.split_inclusive(|byte| *byte == b'\n') {
+                prop_assert!(!ended);
+                match parse_line(&line[..line.len() - 1]).unwrap() {
+                    Line::Header(header) => prop_assert_eq!(header.request, Some(3)),
+                    Line::Entry(entry) => {
+                        tally.add(&entry);
+                        copy.merge(entry, |_| false);
+                    }
+                    Line::End(end) => {
+                        prop_assert_eq!(tally.check(&end), Ok(()));
+                        tally.digest ^= 1;
+                        prop_assert!(tally.check(&end).is_err());
+                        ended = true;
+                    }
+                }
+            }
+            prop_assert!(ended);
+            prop_assert_eq!(copy.digest(), store.digest());
+            prop_assert_eq!(copy.counts(), store.counts());
+        }
+
+        #[test]
+        fn garbage_never_panics(line in prop::collection::vec(any::<u8>(), 0..100)) {
+            let _ = parse_line(&line);
+        }
+    }
+
+    #[test]
+    fn lines_look_as_documented() {
+        let mut out = Vec::new();
+        let version = Version { stamp: Stamp::from_bits(7), origin: origin() };
+        write_entry(&mut out, &Entry { key: b"a"[..].into(), value: Some(b"\xff"[..].into()), version });
+        write_entry(&mut out, &Entry { key: b""[..].into(), value: None, version });
+        let expected = "{\"k\":\"a\",\"v64\":\"/w==\",\"s\":\"7\",\"o\":\"1-0000000000009f86\"}\n{\"k\":\"\",\"s\":\"7\",\"o\":\"1-0000000000009f86\"}\n";
+        assert_eq!(String::from_utf8(out).unwrap(), expected);
+    }
+
+    #[test]
+    fn a_delta_leaves_out_what_the_asker_covers() {
+        let store = Store::new();
+        for stamp in 1..=10 {
+            let version = Version { stamp: Stamp::from_bits(stamp), origin: origin() };
+            store.merge(Entry { key: stamp.to_string().as_bytes().into(), value: None, version }, |_| false);
+        }
+        let asker = [(origin(), Stamp::from_bits(8))].into_iter().collect();
+        assert_eq!(dump(&store, asker).iter().filter(|byte| **byte == b'\n').count(), 1 + 2 + 1);
+    }
+
+    #[test]
+    fn a_newer_format_is_refused_in_words() {
+        let header = r#"{"dump":"kvmesh","format":2,"kind":"full","node":1,"origin":"1-0","vector":{}}"#;
+        assert_eq!(parse_line(header.as_bytes()).unwrap_err(), "a dump of format 2; this program reads format 1");
+    }
+}

@@ -1,0 +1,481 @@
+//! What peers say to each other: messages, and the envelope that carries them.
+//!
+//! An envelope is `length u32 | crc32 u32 | body`, little-endian; the checksum is over the body, whose first byte names the kind. Frames and acks, of which
+//! there are many, are binary; everything else is JSON, so that a capture of the wire can be read.
+//!
+//! What the messages mean is told in `replication`.
+
+use std::io::{self, Read};
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use crate::clock::Stamp;
+use crate::entry::{Entry, NodeId, Origin, SeenVector, Version};
+
+/// Changed when a node with the old one could misunderstand a node with the new one; such peers refuse each other.
+pub const PROTOCOL: u16 = 1;
+
+/// No message is longer: the largest legal value fits twice, as JSON may escape every byte. Beyond this, the link is closed.
+pub const MESSAGE_LEN_MAX: usize = 320 << 20;
+
+/// The most that is read of a peer that has not said a valid HELLO yet.
+pub const HELLO_LEN_MAX: usize = 1 << 20;
+
+const ENVELOPE_LEN: usize = 8;
+
+/// One message between peers.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Message {
+    /// The first message both ways.
+    Hello(Hello),
+    /// Instead of a HELLO, and then a close: why not.
+    Refused(String),
+    Frame(Frame),
+    Ack(Ack),
+    Beat(Beat),
+    /// The answer to a beat, by the thread that applies: `sent` as the beat had it.
+    Echo {
+        sent: u64,
+    },
+    /// Asks for a dump.
+    Request(Request),
+    /// Whole lines of the dump that was asked for last; see dump.rs. May be empty: "still scanning".
+    Lines(Vec<u8>),
+}
+
+/// Who dials, and how far it is.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Hello {
+    pub cluster: String,
+    pub protocol: u16,
+    pub node: NodeId,
+    pub origin: Origin,
+    /// The members that it is configured with, itself included.
+    pub members: Vec<NodeId>,
+    pub wall_ms: u64,
+    pub vector: SeenVector,
+}
+
+/// Some writes of one origin, in stamp order.
+///
+/// Invariant: `after` < stamps, strictly rising, ≤ `upto`; and these are *all* writes of the origin in (after, upto].
+#[derive(Clone, Debug, PartialEq)]
+pub struct Frame {
+    pub origin: Origin,
+    pub after: Stamp,
+    pub upto: Stamp,
+    pub writes: Vec<Entry>,
+}
+
+/// The sender has every write of `origin` in (from, upto]; those in `beaten`, and those that earlier acks of this connection named, lost
+/// there to greater versions, none of them above `winner`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Ack {
+    pub origin: Origin,
+    pub from: Stamp,
+    pub upto: Stamp,
+    pub beaten: Vec<Stamp>,
+    pub winner: Stamp,
+}
+
+/// The heartbeat.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Beat {
+    /// The sender's monotonic milliseconds; comes back in the echo.
+    pub sent: u64,
+    pub wall_ms: u64,
+    /// Every frame of the sender up to here has been sent on this connection before this beat, or was dropped by an overflow.
+    pub upto: Stamp,
+    /// What changed in the sender's vector since the last beat of this connection, or since its HELLO.
+    pub vector: SeenVector,
+    /// The digest of the sender's data, if its vector has not changed for two beats.
+    pub settled: Option<SettledDigest>,
+}
+
+/// A digest to compare between nodes whose vectors are equal and at rest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SettledDigest {
+    /// As 16 hexadecimal digits: JSON numbers lose bits above 2^53.
+    #[serde(with = "hexadecimal")]
+    pub sum: u64,
+    pub keys: u64,
+}
+
+/// Asks for what `vector` does not cover.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Request {
+    /// Comes back in the dump's header.
+    pub id: u64,
+    pub vector: SeenVector,
+    /// Asks for everything, to be merged without dropping or skipping: the two have diverged.
+    pub heal: bool,
+}
+
+const HELLO: u8 = 1;
+const REFUSED: u8 = 2;
+const FRAME: u8 = 3;
+const ACK: u8 = 4;
+const BEAT: u8 = 5;
+const ECHO: u8 = 6;
+const REQUEST: u8 = 7;
+const LINES: u8 = 8;
+
+const TOMBSTONE: u8 = 0;
+const VALUE: u8 = 1;
+
+impl Message {
+    /// Appends the message in its envelope.
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        match self {
+            Message::Hello(hello) => json(out, HELLO, hello),
+            Message::Refused(reason) => json(out, REFUSED, reason),
+            Message::Frame(frame) => encode_frame(out, frame.origin, frame.after, frame.upto, &frame.writes),
+            Message::Ack(ack) => envelope(out, ACK, |out| {
+                put_origin(out, ack.origin);
+                for stamp in [ack.from, ack.upto, ack.winner] {
+                    put_stamp(out, stamp);
+                }
+                put_len(out, ack.beaten.len());
+                ack.beaten.iter().for_each(|stamp| put_stamp(out, *stamp));
+            }),
+            Message::Beat(beat) => json(out, BEAT, beat),
+            Message::Echo { sent } => envelope(out, ECHO, |out| out.extend_from_slice(&sent.to_le_bytes())),
+            Message::Request(request) => json(out, REQUEST, request),
+            Message::Lines(lines) => envelope(out, LINES, |out| out.extend_from_slice(lines)),
+        }
+    }
+
+    /// From a body whose checksum was right. An error says what is malformed.
+    pub fn decode(body: &[u8]) -> Result<Message, String> {
+        let (kind, payload) = body.split_first().ok_or("an empty message")?;
+        match *kind {
+            HELLO => from_json(payload).map(Message::Hello),
+            REFUSED => from_json(payload).map(Message::Refused),
+            FRAME => decode_frame(payload).map(Message::Frame),
+            ACK => decode_ack(payload).map(Message::Ack),
+            BEAT => from_json(payload).map(Message::Beat),
+            ECHO => {
+                let mut fields = Fields(payload);
+                let sent = fields.number()?;
+                fields.end()?;
+                Ok(Message::Echo { sent })
+            }
+            REQUEST => from_json(payload).map(Message::Request),
+            LINES => Ok(Message::Lines(payload.to_vec())),
+            other => Err(format!("a message of unknown kind {other}")),
+        }
+    }
+}
+
+/// Appends a frame in its envelope. Beside [`Message::encode`] because the replicator encodes writes that it does not own; the bytes go to every peer as
+/// they are.
+pub fn encode_frame(out: &mut Vec<u8>, origin: Origin, after: Stamp, upto: Stamp, writes: &[Entry]) {
+    envelope(out, FRAME, |out| {
+        put_origin(out, origin);
+        put_stamp(out, after);
+        put_stamp(out, upto);
+        put_len(out, writes.len());
+        for write in writes {
+            put_stamp(out, write.version.stamp);
+            out.push(if write.is_tombstone() { TOMBSTONE } else { VALUE });
+            put_len(out, write.key.len());
+            out.extend_from_slice(&write.key);
+            if let Some(value) = &write.value {
+                put_len(out, value.len());
+                out.extend_from_slice(value);
+            }
+        }
+    });
+}
+
+/// Reads one message of at most `len_max` bytes. `Ok(None)` is a clean close between messages; a malformed one is `InvalidData` with what was wrong.
+/// `body` is scratch space, kept by the caller from message to message.
+pub fn read_message(reader: &mut impl Read, body: &mut Vec<u8>, len_max: usize) -> io::Result<Option<Message>> {
+    let mut head = [0; ENVELOPE_LEN];
+    match reader.read(&mut head)? {
+        0 => return Ok(None),
+        got => reader.read_exact(&mut head[got..])?,
+    }
+    let [len @ .., _, _, _, _] = head;
+    let [_, _, _, _, crc @ ..] = head;
+    let len = u32::from_le_bytes(len) as usize;
+    if len > len_max {
+        return Err(invalid(format!("a message of {len} bytes; at most {len_max} are taken")));
+    }
+    body.clear();
+    body.shrink_to(BODY_KEPT);
+    // Grows as bytes arrive: a length is only a claim.
+    let got = reader.take(len as u64).read_to_end(body)?;
+    if got < len {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
+    if crc32fast::hash(body) != u32::from_le_bytes(crc) {
+        return Err(invalid("a message whose checksum is wrong".to_owned()));
+    }
+    Message::decode(body).map(Some).map_err(invalid)
+}
+
+/// Scratch space beyond this is given back before the next message.
+const BODY_KEPT: usize = 4 << 20;
+
+fn invalid(what: String) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, what)
+}
+
+fn envelope(out: &mut Vec<u8>, kind: u8, payload: impl FnOnce(&mut Vec<u8>)) {
+    let start = out.len();
+    out.extend_from_slice(&[0; ENVELOPE_LEN]);
+    out.push(kind);
+    payload(out);
+    let body = &out[start + ENVELOPE_LEN..];
+    let len = (body.len() as u32).to_le_bytes();
+    let crc = crc32fast::hash(body).to_le_bytes();
+    out[start..start + 4].copy_from_slice(&len);
+    out[start + 4..start + ENVELOPE_LEN].copy_from_slice(&crc);
+}
+
+fn json(out: &mut Vec<u8>, kind: u8, value: &impl Serialize) {
+    // Cannot fail: these types have string keys and no failing serializer, and a Vec takes every write.
+    envelope(out, kind, |out| serde_json::to_writer(out, value).expect("peer messages are plain JSON"));
+}
+
+fn from_json<'a, T: Deserialize<'a>>(payload: &'a [u8]) -> Result<T, String> {
+    serde_json::from_slice(payload).map_err(|error| format!("a message that is not the JSON expected: {error}"))
+}
+
+fn put_stamp(out: &mut Vec<u8>, stamp: Stamp) {
+    out.extend_from_slice(&stamp.to_bits().to_le_bytes());
+}
+
+fn put_origin(out: &mut Vec<u8>, origin: Origin) {
+    out.extend_from_slice(&origin.node.0.to_le_bytes());
+    out.extend_from_slice(&origin.nonce.to_le_bytes());
+}
+
+fn put_len(out: &mut Vec<u8>, len: usize) {
+    out.extend_from_slice(&(len as u32).to_le_bytes());
+}
+
+fn decode_frame(payload: &[u8]) -> Result<Frame, String> {
+    let mut fields = Fields(payload);
+    let origin = fields.origin()?;
+    let (after, upto) = (fields.stamp()?, fields.stamp()?);
+    let count = fields.len()?;
+    // A write takes 13 bytes at least: no allocation on a mere claim.
+    let mut writes = Vec::with_capacity(count.min(fields.0.len() / 13));
+    let mut last = after;
+    for _ in 0..count {
+        let stamp = fields.stamp()?;
+        if stamp <= last || stamp > upto {
+            return Err(format!("a frame from {after} to {upto} with stamp {stamp} after {last}"));
+        }
+        last = stamp;
+        let kind = fields.bytes(1)?[0];
+        let len = fields.len()?;
+        let key = Arc::from(fields.bytes(len)?);
+        let value = match kind {
+            TOMBSTONE => None,
+            VALUE => {
+                let len = fields.len()?;
+                Some(Arc::from(fields.bytes(len)?))
+            }
+            other => return Err(format!("a write of unknown kind {other}")),
+        };
+        writes.push(Entry { key, value, version: Version { stamp, origin } });
+    }
+    fields.end()?;
+    Ok(Frame { origin, after, upto, writes })
+}
+
+fn decode_ack(payload: &[u8]) -> Result<Ack, String> {
+    let mut fields = Fields(payload);
+    let origin = fields.origin()?;
+    let (from, upto, winner) = (fields.stamp()?, fields.stamp()?, fields.stamp()?);
+    let count = fields.len()?;
+    if count != fields.0.len() / 8 {
+        return Err(format!("an ack with {count} beaten writes in {} bytes", fields.0.len()));
+    }
+    let beaten = (0..count).map(|_| fields.stamp()).collect::<Result<_, _>>()?;
+    fields.end()?;
+    Ok(Ack { origin, from, upto, beaten, winner })
+}
+
+/// The rest of a payload, read field by field.
+struct Fields<'a>(&'a [u8]);
+
+impl<'a> Fields<'a> {
+    fn bytes(&mut self, len: usize) -> Result<&'a [u8], String> {
+        let (bytes, rest) = self.0.split_at_checked(len).ok_or("a message that ends too early")?;
+        self.0 = rest;
+        Ok(bytes)
+    }
+
+    fn array<const N: usize>(&mut self) -> Result<[u8; N], String> {
+        let (bytes, rest) = self.0.split_first_chunk().ok_or("a message that ends too early")?;
+        self.0 = rest;
+        Ok(*bytes)
+    }
+
+    fn number(&mut self) -> Result<u64, String> {
+        self.array().map(u64::from_le_bytes)
+    }
+
+    fn stamp(&mut self) -> Result<Stamp, String> {
+        self.number().map(Stamp::from_bits)
+    }
+
+    fn len(&mut self) -> Result<usize, String> {
+        self.array().map(|bytes| u32::from_le_bytes(bytes) as usize)
+    }
+
+    fn origin(&mut self) -> Result<Origin, String> {
+        let node = NodeId(u16::from_le_bytes(self.array()?));
+        Ok(Origin { node, nonce: self.number()? })
+    }
+
+    fn end(&self) -> Result<(), String> {
+        if self.0.is_empty() { Ok(()) } else { Err(format!("a message with {} bytes too many", self.0.len())) }
+    }
+}
+
+mod hexadecimal {
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+
+    pub fn serialize<S: Serializer>(number: &u64, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&format_args!("{number:016x}"))
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        u64::from_str_radix(&text, 16).map_err(D::Error::custom)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn any_origin() -> impl Strategy<Value = Origin> {
+        (1..8u16, any::<u64>()).prop_map(|(node, nonce)| Origin { node: NodeId(node), nonce })
+    }
+
+    fn any_stamp() -> impl Strategy<Value = Stamp> {
+        any::<u64>().prop_map(Stamp::from_bits)
+    }
+
+    fn any_vector() -> impl Strategy<Value = SeenVector> {
+        prop::collection::vec((any_origin(), any_stamp()), 0..4).prop_map(|pairs| pairs.into_iter().collect())
+    }
+
+    fn any_bytes() -> impl Strategy<Value = Arc<[u8]>> {
+        prop::collection::vec(any::<u8>(), 0..20).prop_map(Arc::from)
+    }
+
+    fn any_frame() -> impl Strategy<Value = Frame> {
+        (any_origin(), 0..1u64 << 40, prop::collection::vec((1..1000u64, any_bytes(), prop::option::of(any_bytes())), 0..5)).prop_map(
+            |(origin, after, writes)| {
+                let mut stamp = after;
+                let writes = writes
+                    .into_iter()
+                    .map(|(step, key, value)| {
+                        stamp += step;
+                        Entry { key, value, version: Version { stamp: Stamp::from_bits(stamp), origin } }
+                    })
+                    .collect();
+                Frame { origin, after: Stamp::from_bits(after), upto: Stamp::from_bits(stamp + 3), writes }
+            },
+        )
+    }
+
+    fn any_message() -> impl Strategy<Value = Message> {
+        prop_oneof![
+            (any::<String>(), any::<u16>(), any_origin(), any::<u64>(), any_vector()).prop_map(
+                |(cluster, protocol, origin, wall_ms, vector)| {
+                    Message::Hello(Hello { cluster, protocol, node: origin.node, origin, members: vec![origin.node], wall_ms, vector })
+                }
+            ),
+            any::<String>().prop_map(Message::Refused),
+            any_frame().prop_map(Message::Frame),
+            (any_origin(), any_stamp(), any_stamp(), prop::collection::vec(any_stamp(), 0..5))
+                .prop_map(|(origin, from, upto, beaten)| { Message::Ack(Ack { origin, from, upto, beaten, winner: upto }) }),
+            (any::<u64>(), any_stamp(), any_vector(), prop::option::of((any::<u64>(), any::<u64>()))).prop_map(
+                |(sent, upto, vector, settled)| {
+                    let settled = settled.map(|(sum, keys)| SettledDigest { sum, keys });
+                    Message::Beat(Beat { sent, wall_ms: sent, upto, vector, settled })
+                }
+            ),
+            any::<u64>().prop_map(|sent| Message::Echo { sent }),
+            (any::<u64>(), any_vector(), any::<bool>()).prop_map(|(id, vector, heal)| Message::Request(Request { id, vector, heal })),
+            prop::collection::vec(any::<u8>(), 0..50).prop_map(Message::Lines),
+        ]
+    }
+
+    fn encoded(message: &Message) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        message.encode(&mut bytes);
+        bytes
+    }
+
+    fn read(mut bytes: &[u8]) -> io::Result<Option<Message>> {
+        read_message(&mut bytes, &mut Vec::new(), MESSAGE_LEN_MAX)
+    }
+
+    proptest! {
+        #[test]
+        fn messages_survive_the_wire(messages in prop::collection::vec(any_message(), 1..4)) {
+            let bytes: Vec<u8> = messages.iter().flat_map(encoded).collect();
+            let (mut reader, mut body) = (&bytes[..], Vec::new());
+            for message in messages {
+                prop_assert_eq!(read_message(&mut reader, &mut body, MESSAGE_LEN_MAX).unwrap(), Some(message));
+            }
+            prop_assert_eq!(read_message(&mut reader, &mut body, MESSAGE_LEN_MAX).unwrap(), None);
+        }
+
+        #[test]
+        fn every_truncation_is_an_error_and_no_cut_body_decodes_to_something_longer(message in any_message()) {
+            let bytes = encoded(&message);
+            for len in 1..bytes.len() {
+                prop_assert!(read(&bytes[..len]).is_err());
+            }
+            for len in 0..bytes.len() - ENVELOPE_LEN {
+                // Whatever it says, it does not panic; only a body of raw lines may be cut and still be one.
+                let cut = Message::decode(&bytes[ENVELOPE_LEN..ENVELOPE_LEN + len]);
+                prop_assert!(cut.is_err() || matches!(cut, Ok(Message::Lines(_))));
+            }
+        }
+
+        #[test]
+        fn one_flipped_bit_is_noticed(message in any_message(), place in any::<prop::sample::Index>(), bit in 0..8u8) {
+            let mut bytes = encoded(&message);
+            let place = place.index(bytes.len());
+            bytes[place] ^= 1 << bit;
+            prop_assert!(read(&bytes).is_err());
+        }
+
+        #[test]
+        fn garbage_never_panics(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+            let _ = read(&bytes);
+            let _ = Message::decode(&bytes);
+        }
+    }
+
+    #[test]
+    fn a_message_over_the_limit_is_refused_before_its_body_is_read() {
+        let bytes = encoded(&Message::Lines(vec![b'x'; 100]));
+        let error = read_message(&mut &bytes[..], &mut Vec::new(), 50).unwrap_err();
+        assert_eq!(error.to_string(), "a message of 101 bytes; at most 50 are taken");
+    }
+
+    #[test]
+    fn a_frame_out_of_stamp_order_is_refused() {
+        let origin = Origin { node: NodeId(1), nonce: 1 };
+        let write = |stamp| Entry { key: b"k"[..].into(), value: None, version: Version { stamp: Stamp::from_bits(stamp), origin } };
+        for stamps in [[2, 2], [3, 2], [1, 9], [0, 1]] {
+            let mut bytes = Vec::new();
+            encode_frame(&mut bytes, origin, Stamp::from_bits(0), Stamp::from_bits(5), &stamps.map(write));
+            assert!(read(&bytes).is_err(), "{stamps:?}");
+        }
+    }
+}
