@@ -1,5 +1,6 @@
 //! kvmesh
 pub mod clock;
+pub mod config;
 pub mod entry;
 pub mod protocol;
 pub mod store;
