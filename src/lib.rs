@@ -1,5 +1,6 @@
 //! kvmesh
 pub mod clock;
+pub mod config;
 pub mod dump;
 pub mod entry;
 pub mod protocol;
