@@ -135,7 +135,8 @@ impl Config {
 
     /// The least number of members, this node included, that is more than half of them.
     pub fn majority(&self) -> usize {
-        (self.peers.len() + 1) / 2 + 1
+        let members = self.peers.len() + 1;
+        members / 2 + 1
     }
 
     fn from_fields(fields: Fields) -> Result<Config, Refusal> {

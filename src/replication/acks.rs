@@ -7,7 +7,7 @@
 //! **I8** lives here: a write that lost to a greater version anywhere (at a peer, which its ack names, or here, while it waited) is not
 //! done. Its session stamps it again, above the winner. So of two writes that were both acknowledged at `majority`, the later one wins.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -37,7 +37,12 @@ struct Table {
     /// The rounds that wait, by their greatest stamp.
     waiting: BTreeMap<(Stamp, u64), Waiting>,
     rounds: u64,
+    /// Where this node stood from beat to beat, and how many writes it had issued by then: what tells a lag in writes.
+    samples: VecDeque<(Stamp, u64)>,
 }
+
+/// Beyond this, every second sample is forgotten.
+const SAMPLES_MAX: usize = 1024;
 
 #[derive(Clone)]
 struct PeerAcks {
@@ -84,6 +89,8 @@ pub struct PeerProgress {
     pub upto: Stamp,
     /// Since when it has not caught up with where this node stood; zero when it has.
     pub behind: Duration,
+    /// Own writes that it has not acknowledged; to within those of one beat.
+    pub behind_writes: u64,
     /// Whether it counts for `majority` and `all`.
     pub counted: bool,
 }
@@ -91,7 +98,14 @@ pub struct PeerProgress {
 impl Acks {
     pub fn new(peers: usize, majority: usize, timeout: Duration) -> Acks {
         let peer = PeerAcks { up: false, from: Stamp::ZERO, upto: Stamp::ZERO, mark: Stamp::ZERO, marked: Duration::ZERO, lagging: false };
-        let table = Table { peers: vec![peer; peers], open: BTreeSet::new(), beaten: BTreeSet::new(), waiting: BTreeMap::new(), rounds: 0 };
+        let table = Table {
+            peers: vec![peer; peers],
+            open: BTreeSet::new(),
+            beaten: BTreeSet::new(),
+            waiting: BTreeMap::new(),
+            rounds: 0,
+            samples: VecDeque::new(),
+        };
         Acks { majority, timeout, table: Mutex::new(table), counted: AtomicUsize::new(0) }
     }
 
@@ -144,8 +158,9 @@ impl Acks {
     }
 
     /// Looks who lags: a peer that has not come, within the time-out, to where this node stood does not count as up until it has.
-    pub fn observe_lag(&self, position: Stamp, elapsed: Duration) {
+    pub fn observe_lag(&self, position: Stamp, written: u64, elapsed: Duration) {
         let mut table = self.table.lock();
+        table.sample(position, written);
         for peer in &mut table.peers {
             if peer.upto >= peer.mark {
                 peer.mark = position;
@@ -156,10 +171,14 @@ impl Acks {
         self.recount(&mut table);
     }
 
-    pub fn progress(&self, peer: usize, elapsed: Duration) -> PeerProgress {
-        let peer = &self.table.lock().peers[peer];
+    /// How far a peer is, seen from where this node stands with so many writes issued.
+    pub fn progress(&self, peer: usize, position: Stamp, written: u64, elapsed: Duration) -> PeerProgress {
+        let table = self.table.lock();
+        let peer = &table.peers[peer];
         let behind = if peer.upto < peer.mark { elapsed.saturating_sub(peer.marked) } else { Duration::ZERO };
-        PeerProgress { upto: peer.upto, behind, counted: peer.counts() }
+        let reached = table.samples.iter().rev().find(|(stamp, _)| *stamp <= peer.upto).map_or(0, |(_, written)| *written);
+        let behind_writes = if peer.upto >= position { 0 } else { written.saturating_sub(reached) };
+        PeerProgress { upto: peer.upto, behind, behind_writes, counted: peer.counts() }
     }
 
     /// Sessions that wait for acks right now.
@@ -175,6 +194,19 @@ impl Acks {
 }
 
 impl Table {
+    fn sample(&mut self, position: Stamp, written: u64) {
+        if self.samples.back().is_none_or(|(last, _)| *last != position) {
+            self.samples.push_back((position, written));
+        }
+        if self.samples.len() > SAMPLES_MAX {
+            let mut even = false;
+            self.samples.retain(|_| {
+                even = !even;
+                even
+            });
+        }
+    }
+
     fn note_beaten(&mut self, beaten: &[Stamp]) {
         let Some((floor, _)) = self.open.first().copied() else { return };
         for stamp in beaten.iter().copied().filter(|stamp| *stamp > floor) {

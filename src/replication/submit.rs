@@ -28,6 +28,8 @@ pub struct Submit {
     sequencer: Mutex<Option<Sender<Submitted>>>,
     /// The greatest stamp sent: this node's own place in its vector.
     position: AtomicU64,
+    /// Writes sent so far.
+    written: AtomicU64,
     room: Arc<Room>,
 }
 
@@ -54,7 +56,8 @@ impl Submit {
     pub fn new(origin: Origin, clock: Arc<Clock>, store: Arc<Store>, room_len: usize) -> (Submit, Receiver<Submitted>) {
         let (write_tx, write_rx) = unbounded();
         let room = Arc::new(Room::new(room_len));
-        let submit = Submit { origin, clock, store, sequencer: Mutex::new(Some(write_tx)), position: AtomicU64::new(0), room };
+        let sequencer = Mutex::new(Some(write_tx));
+        let submit = Submit { origin, clock, store, sequencer, position: AtomicU64::new(0), written: AtomicU64::new(0), room };
         (submit, write_rx)
     }
 
@@ -80,6 +83,7 @@ impl Submit {
             let stamp = self.clock.issue(wall_ms);
             let entry = Entry { key, value, version: Version { stamp, origin: self.origin } };
             self.position.store(stamp.to_bits(), Ordering::Release);
+            self.written.fetch_add(1, Ordering::Relaxed);
             // Fails only when the replicator is gone, and then the process is going down.
             let _ = write_tx.send(Submitted { entry: entry.clone(), reserved });
             Ok(entry)
@@ -96,6 +100,11 @@ impl Submit {
     /// This node's own place in its vector: it holds every write of its own up to here.
     pub fn position(&self) -> Stamp {
         Stamp::from_bits(self.position.load(Ordering::Acquire))
+    }
+
+    /// How many writes this life of the node has issued.
+    pub fn written(&self) -> u64 {
+        self.written.load(Ordering::Relaxed)
     }
 
     /// The replicator has taken these bytes.

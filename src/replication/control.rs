@@ -1,0 +1,431 @@
+//! What a node knows of its peers, and what it decides from that: who is up, whom to ask for a dump, when to open, what may be collected.
+//!
+//! Pure: plain values in, decisions out, no locks, no sockets, no clock of its own. One lock in mesh.rs guards it; it is the "collector's lock" of the
+//! invariants.
+
+use std::fmt;
+use std::time::Duration;
+
+use log::Level;
+
+use crate::clock::{Now, Stamp};
+use crate::config::Config;
+use crate::entry::{NodeId, Origin, SeenVector, Version};
+use crate::protocol::peer::{Hello, Request};
+use crate::store::Digest;
+
+/// All of it.
+pub struct Control {
+    pub peers: Vec<Peer>,
+    pub stage: Stage,
+    /// The dump that this node takes; one at a time.
+    pub taking: Option<Taking>,
+    /// Dumps that this node serves.
+    pub serving: usize,
+    /// The greatest collected stamp of each origin: a node below it can no longer learn every delete from entries alone.
+    pub horizon: SeenVector,
+    /// The vector and its digest, when the data was last at rest.
+    pub settled: Option<(SeenVector, Digest)>,
+    pub divergences: u64,
+    pub collected: u64,
+    requests: u64,
+}
+
+/// Whether clients are served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    /// Catching up; clients hear LOADING.
+    Recovering,
+    /// Serving. `degraded`: opened without having heard from a majority.
+    Open { degraded: bool },
+}
+
+/// One peer, as far as decisions go.
+pub struct Peer {
+    pub id: NodeId,
+    /// Counts its incoming connections: what an older one still delivers is told apart by it.
+    pub epoch: u64,
+    pub linked_in: bool,
+    pub linked_out: bool,
+    /// Its present life, from its last HELLO.
+    pub origin: Option<Origin>,
+    pub members: Vec<NodeId>,
+    /// Its newest known vector. A HELLO replaces it, lower or not.
+    pub vector: SeenVector,
+    /// Its vector at its last HELLO: what this node must cover to have caught up with it.
+    target: SeenVector,
+    /// A vector of it that this node is waiting to cover, and the last one that it did. The collector believes only the latter.
+    candidate: Option<SeenVector>,
+    pub proven: Option<SeenVector>,
+    /// When this node sent the beat that the peer echoed last, on the present connections.
+    echoed: Option<Duration>,
+    pub round_trip: Duration,
+    pub up: bool,
+    /// Since when it is up or down.
+    pub since: Duration,
+    /// Frames are missing between what this node has seen and what the peer sends.
+    pub gap: bool,
+    /// Its data differs at an equal vector.
+    heal: bool,
+    /// A divergence is not looked at before.
+    heal_after: Duration,
+    /// When it last brought this node forward.
+    progressed: Duration,
+    /// Not to be asked before.
+    ask_after: Duration,
+    /// Its wall clock minus this node's.
+    pub clock_offset_ms: i64,
+    /// How often a second process took this peer's place, in a row.
+    replaced: u32,
+}
+
+/// The dump being taken.
+pub struct Taking {
+    pub peer: usize,
+    pub epoch: u64,
+    pub id: u64,
+    pub heal: bool,
+    started: Duration,
+    progressed: Duration,
+    pub entries: u64,
+}
+
+/// What happened, to be logged once the lock is released.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    Up(NodeId),
+    Down(NodeId, &'static str),
+    Contested(NodeId),
+    Opened { degraded: bool, caught_up: Vec<NodeId>, missing: Vec<NodeId> },
+    Whole,
+    Asked { node: NodeId, why: &'static str },
+    Stalled(NodeId),
+}
+
+impl Event {
+    pub fn level(&self) -> Level {
+        match self {
+            Event::Contested(_) => Level::Error,
+            Event::Down(..) | Event::Stalled(_) | Event::Opened { degraded: true, .. } => Level::Warn,
+            Event::Up(_) | Event::Opened { .. } | Event::Whole | Event::Asked { .. } => Level::Info,
+        }
+    }
+}
+
+impl fmt::Display for Event {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Event::Up(node) => write!(f, "node {node} is up"),
+            Event::Down(node, why) => write!(f, "node {node} is down: {why}"),
+            Event::Contested(node) => {
+                write!(f, "two processes keep replacing each other as node {node}: check the ids in their configurations, and stop one")
+            }
+            Event::Opened { degraded: false, caught_up, missing } if missing.is_empty() => {
+                write!(f, "open to clients; caught up with {}", names(caught_up))
+            }
+            Event::Opened { degraded: false, caught_up, missing } => {
+                write!(f, "open to clients; caught up with {}, without hearing from {}", names(caught_up), names(missing))
+            }
+            Event::Opened { degraded: true, missing, .. } => write!(
+                f,
+                "open to clients, DEGRADED: this is less than a majority; nothing heard from {}, whose writes may be missing here",
+                names(missing)
+            ),
+            Event::Whole => f.write_str("no longer degraded: caught up with a majority"),
+            Event::Asked { node, why } => write!(f, "asking node {node} for a dump: {why}"),
+            Event::Stalled(node) => write!(f, "the dump from node {node} makes no progress; given up, to be asked for again"),
+        }
+    }
+}
+
+/// "node 2", "nodes 2 and 3", "nobody".
+pub fn names(nodes: &[NodeId]) -> String {
+    match nodes {
+        [] => "nobody".to_owned(),
+        [one] => format!("node {one}"),
+        [first @ .., last] => {
+            let first: Vec<String> = first.iter().map(NodeId::to_string).collect();
+            format!("nodes {} and {last}", first.join(", "))
+        }
+    }
+}
+
+/// What to do after a [`Control::review`].
+#[derive(Default)]
+pub struct Decisions {
+    pub events: Vec<Event>,
+    /// Peers whose state changed.
+    pub up: Vec<(usize, bool)>,
+    pub ask: Option<(usize, Request)>,
+    pub open: bool,
+}
+
+impl Control {
+    pub fn new(config: &Config, now: Now) -> Control {
+        let peer = |id| Peer {
+            id,
+            epoch: 0,
+            linked_in: false,
+            linked_out: false,
+            origin: None,
+            members: Vec::new(),
+            vector: SeenVector::default(),
+            target: SeenVector::default(),
+            candidate: None,
+            proven: None,
+            echoed: None,
+            round_trip: Duration::ZERO,
+            up: false,
+            since: now.elapsed,
+            gap: false,
+            heal: false,
+            heal_after: Duration::ZERO,
+            progressed: now.elapsed,
+            ask_after: Duration::ZERO,
+            clock_offset_ms: 0,
+            replaced: 0,
+        };
+        Control {
+            peers: config.peers.iter().map(|configured| peer(configured.id)).collect(),
+            stage: Stage::Recovering,
+            taking: None,
+            serving: 0,
+            horizon: SeenVector::default(),
+            settled: None,
+            divergences: 0,
+            collected: 0,
+            requests: 0,
+        }
+    }
+
+    /// An incoming connection whose HELLO was found good. Returns its epoch.
+    pub fn accept(&mut self, peer: usize, hello: &Hello, now: Now) -> (u64, Option<Event>) {
+        let peer = &mut self.peers[peer];
+        let contested = peer.linked_in && peer.origin.is_some_and(|origin| origin != hello.origin);
+        peer.replaced = if contested { peer.replaced + 1 } else { 0 };
+        peer.epoch += 1;
+        peer.linked_in = true;
+        peer.origin = Some(hello.origin);
+        peer.members = hello.members.clone();
+        peer.vector = hello.vector.clone();
+        peer.target = hello.vector.clone();
+        peer.candidate = None;
+        peer.proven = None;
+        peer.echoed = None;
+        peer.gap = false;
+        peer.heal = false;
+        peer.progressed = now.elapsed;
+        peer.clock_offset_ms = offset_ms(hello.wall_ms, now);
+        let event = (peer.replaced >= 3 && peer.replaced % 100 == 3).then_some(Event::Contested(peer.id));
+        (peer.epoch, event)
+    }
+
+    /// The peer has answered a beat that was sent at `sent`.
+    pub fn echoed(&mut self, peer: usize, sent: Duration, now: Now) {
+        let peer = &mut self.peers[peer];
+        peer.echoed = peer.echoed.max(Some(sent));
+        peer.round_trip = now.elapsed.saturating_sub(sent);
+    }
+
+    /// The outgoing connection began or ended: echoes of an earlier one count no longer.
+    pub fn linked_out(&mut self, peer: usize, linked: bool) {
+        self.peers[peer].linked_out = linked;
+        self.peers[peer].echoed = None;
+    }
+
+    /// A line of the dump that is being taken has come.
+    pub fn dump_progressed(&mut self, entries: u64, now: Now) {
+        if let Some(taking) = &mut self.taking {
+            taking.progressed = now.elapsed;
+            taking.entries = entries;
+            self.peers[taking.peer].progressed = now.elapsed;
+        }
+    }
+
+    /// The dump has ended, well or not. The next request waits at least as long as this one took: a link that flaps, or is too slow, does not make its
+    /// donor scan without pause.
+    pub fn dump_ended(&mut self, now: Now) -> Option<Duration> {
+        let taking = self.taking.take()?;
+        let took = now.elapsed.saturating_sub(taking.started);
+        let peer = &mut self.peers[taking.peer];
+        peer.ask_after = now.elapsed + took;
+        peer.progressed = now.elapsed;
+        if taking.heal {
+            peer.heal = false;
+        }
+        // A dump may change data without moving the vector: look again before comparing.
+        self.settled = None;
+        Some(took)
+    }
+
+    /// Equal vectors at rest, unequal data. Returns whether that is news; were healing to fail, it would be tried again after `pause`.
+    pub fn diverged(&mut self, peer: usize, pause: Duration, now: Now) -> bool {
+        let peer = &mut self.peers[peer];
+        let news = !peer.heal && now.elapsed >= peer.heal_after;
+        if news {
+            self.divergences += 1;
+            peer.heal = true;
+            peer.heal_after = now.elapsed + pause;
+        }
+        news
+    }
+
+    /// Everything that follows from the state as it is now. `heard` is when the last byte of each peer arrived; `vector` is this node's own.
+    pub fn review(&mut self, config: &Config, origin: Origin, vector: &SeenVector, heard: &[Duration], now: Now) -> Decisions {
+        let mut decisions = Decisions::default();
+        self.review_links(config, heard, now, &mut decisions);
+        self.review_dumps(config, origin, vector, now, &mut decisions);
+        self.review_stage(config, vector, now, &mut decisions);
+        self.review_proofs(vector);
+        decisions
+    }
+
+    /// Whether this node has what the peer had at its HELLO, over links that work both ways.
+    pub fn caught_up(&self, peer: usize, vector: &SeenVector) -> bool {
+        let peer = &self.peers[peer];
+        peer.up && vector.covers_all(&peer.target)
+    }
+
+    /// Whether the collector may work at all (I6): nobody is served or taken from, nobody that is up disagrees on the members.
+    pub fn may_collect(&self, members: &[NodeId]) -> bool {
+        self.serving == 0 && self.taking.is_none() && self.peers.iter().all(|peer| !peer.up || peer.members == members)
+    }
+
+    /// Whether data may change although vectors stand still.
+    pub fn is_moving(&self) -> bool {
+        self.serving > 0 || self.taking.is_some() || self.peers.iter().any(|peer| peer.gap)
+    }
+
+    /// Whether every member is proven to cover a tombstone (I6 a).
+    pub fn all_cover(&self, version: Version) -> bool {
+        self.peers.iter().all(|peer| peer.covers(version))
+    }
+
+    /// A peer is up when both directions made progress within the time-out: its bytes arrive, and it answers this node's beats.
+    fn review_links(&mut self, config: &Config, heard: &[Duration], now: Now, decisions: &mut Decisions) {
+        let recent = |at: Duration| now.elapsed.saturating_sub(at) < config.peer_timeout;
+        for (place, peer) in self.peers.iter_mut().enumerate() {
+            let trouble = match (peer.linked_in, peer.linked_out, peer.echoed) {
+                (false, _, _) => Some("its connection to this node ended"),
+                (_, false, _) => Some("the connection to it ended"),
+                _ if !recent(heard[place]) => Some("nothing heard from it"),
+                (_, _, None) => Some("no beat answered yet"),
+                (_, _, Some(echoed)) if !recent(echoed) => Some("it does not answer"),
+                _ => None,
+            };
+            if peer.up == trouble.is_none() {
+                continue;
+            }
+            peer.up = trouble.is_none();
+            peer.since = now.elapsed;
+            decisions.up.push((place, peer.up));
+            decisions.events.push(trouble.map_or(Event::Up(peer.id), |why| Event::Down(peer.id, why)));
+        }
+    }
+
+    fn review_dumps(&mut self, config: &Config, origin: Origin, vector: &SeenVector, now: Now, decisions: &mut Decisions) {
+        if let Some(taking) = &self.taking {
+            let peer = &self.peers[taking.peer];
+            let stalled = now.elapsed.saturating_sub(taking.progressed) > config.peer_timeout;
+            if stalled {
+                decisions.events.push(Event::Stalled(peer.id));
+            }
+            if stalled || !peer.linked_in || peer.epoch != taking.epoch {
+                let progressed = peer.progressed;
+                let place = taking.peer;
+                self.dump_ended(now);
+                // Failing is no progress.
+                self.peers[place].progressed = progressed;
+            }
+        }
+        let wishes: Vec<(usize, &'static str)> =
+            (0..self.peers.len()).filter_map(|peer| Some((peer, self.wish(peer, origin, vector)?))).collect();
+        if self.taking.is_some() {
+            // Waiting for its turn is no lack of progress.
+            for (peer, _) in wishes {
+                self.peers[peer].progressed = now.elapsed;
+            }
+            return;
+        }
+        if let Some((peer, why)) = wishes.into_iter().find(|(peer, _)| now.elapsed >= self.peers[*peer].ask_after) {
+            self.requests += 1;
+            let Peer { epoch, heal, id: node, .. } = self.peers[peer];
+            let id = self.requests;
+            self.taking = Some(Taking { peer, epoch, id, heal, started: now.elapsed, progressed: now.elapsed, entries: 0 });
+            decisions.ask = Some((peer, Request { id, vector: vector.clone(), heal }));
+            decisions.events.push(Event::Asked { node, why });
+        }
+    }
+
+    /// Why a peer should be asked for a dump, if it should: the two have diverged, frames of it are missing, or it has writes of origins that do not
+    /// send to this node themselves.
+    fn wish(&self, peer: usize, origin: Origin, vector: &SeenVector) -> Option<&'static str> {
+        let peer = &self.peers[peer];
+        if !peer.linked_in || !peer.linked_out {
+            return None;
+        }
+        if peer.heal {
+            return Some("its data differs at an equal vector");
+        }
+        if peer.gap {
+            return Some("writes of it are missing here");
+        }
+        let sends = |other: Origin| self.peers.iter().any(|peer| peer.linked_in && peer.origin == Some(other));
+        let ahead = peer.vector.iter().any(|(other, stamp)| stamp > vector.get(other) && other != origin && !sends(other));
+        ahead.then_some("it has writes of others that are missing here")
+    }
+
+    fn review_stage(&mut self, config: &Config, vector: &SeenVector, now: Now, decisions: &mut Decisions) {
+        let (caught_up, missing): (Vec<usize>, Vec<usize>) = (0..self.peers.len()).partition(|peer| self.caught_up(*peer, vector));
+        let majority = 1 + caught_up.len() >= config.majority();
+        match self.stage {
+            Stage::Recovering => {
+                let waits = |peer: &usize| now.elapsed.saturating_sub(self.peers[*peer].progressed) < config.recovery_wait;
+                if missing.iter().any(waits) {
+                    return;
+                }
+                self.stage = Stage::Open { degraded: !majority };
+                decisions.open = true;
+                let ids = |peers: Vec<usize>| peers.into_iter().map(|peer| self.peers[peer].id).collect();
+                decisions.events.push(Event::Opened { degraded: !majority, caught_up: ids(caught_up), missing: ids(missing) });
+            }
+            Stage::Open { degraded: true } if majority => {
+                self.stage = Stage::Open { degraded: false };
+                decisions.events.push(Event::Whole);
+            }
+            Stage::Open { .. } => {}
+        }
+    }
+
+    /// Of each peer the newest vector counts that this node covers in every origin. A busy mesh never stands still, so one vector is held until it is
+    /// covered, and then the next.
+    fn review_proofs(&mut self, vector: &SeenVector) {
+        for peer in self.peers.iter_mut().filter(|peer| peer.epoch > 0) {
+            if vector.covers_all(&peer.vector) {
+                peer.proven = Some(peer.vector.clone());
+                peer.candidate = None;
+            } else if peer.candidate.as_ref().is_some_and(|candidate| vector.covers_all(candidate)) {
+                peer.proven = peer.candidate.replace(peer.vector.clone());
+            } else if peer.candidate.is_none() {
+                peer.candidate = Some(peer.vector.clone());
+            }
+        }
+    }
+}
+
+impl Peer {
+    /// Whether it is proven to cover a version.
+    pub fn covers(&self, version: Version) -> bool {
+        self.proven.as_ref().is_some_and(|proven| proven.covers(version))
+    }
+
+    /// The last known position of this node's peer itself.
+    pub fn own_position(&self) -> Stamp {
+        self.origin.map_or(Stamp::ZERO, |origin| self.vector.get(origin))
+    }
+}
+
+/// A wall clock minus this node's.
+pub fn offset_ms(wall_ms: u64, now: Now) -> i64 {
+    wall_ms as i64 - now.wall_ms as i64
+}

@@ -1,0 +1,33 @@
+//! The heartbeat: the one thread that looks at everything at regular times.
+//!
+//! Beats themselves are sent by the links and answered by the thread that applies (inbound.rs), so that a peer that merely accepts connections does not look alive.
+
+use crossbeam_channel::{Receiver, RecvTimeoutError};
+
+use crate::clock::Now;
+use crate::replication::collector::Collector;
+use crate::replication::mesh::Mesh;
+use crate::replication::rest::Rest;
+
+/// What is done at every beat, beside what every event brings about.
+#[derive(Default)]
+pub struct Heartbeat {
+    collector: Collector,
+    rest: Rest,
+}
+
+impl Heartbeat {
+    pub fn beat(&mut self, mesh: &Mesh, now: Now) {
+        mesh.tick(now);
+        self.collector.step(mesh, now);
+        self.rest.step(mesh);
+    }
+}
+
+/// Ends when the other end of `stop_rx` is dropped.
+pub fn run_heartbeat(mesh: &Mesh, stop_rx: &Receiver<()>) {
+    let mut heartbeat = Heartbeat::default();
+    while stop_rx.recv_timeout(mesh.config().heartbeat) == Err(RecvTimeoutError::Timeout) {
+        heartbeat.beat(mesh, Now::read());
+    }
+}

@@ -1,0 +1,150 @@
+//! The outgoing links: one thread, `peer-out:N`, owns the one connection to a peer on which this node speaks.
+//!
+//! It dials, says HELLO, and then writes whatever its outbox holds; between the lines of a running dump, too. It reads nothing after the peer's HELLO: acks and
+//! echoes come on the connection that the peer has made to this node. One socket, one owner, one direction.
+
+use std::io::{self, Write};
+use std::net::{TcpStream, ToSocketAddrs};
+use std::time::Duration;
+
+use crate::clock::{Now, elapsed};
+use crate::entry::SeenVector;
+use crate::protocol::peer::{HELLO_LEN_MAX, Hello, Message, read_message};
+use crate::replication::mesh::{Mesh, Serving};
+use crate::replication::outbox::Batch;
+
+/// The pause after a first failed dial; it doubles up to `reconnect_pause_max`.
+const PAUSE_MIN: Duration = Duration::from_millis(25);
+
+/// Bytes of dump lines between two looks into the outbox.
+const LINES_LEN: usize = 256 << 10;
+
+/// Longest wait for something to send; only bounds how late a lost wake-up is noticed.
+const IDLE_WAIT: Duration = Duration::from_secs(1);
+
+/// The thread of one outgoing link. Ends when the outbox is stopped and all of it is sent, or could not be.
+pub fn run_peer_out(mesh: &Mesh, peer: usize) {
+    let node = mesh.config().peers[peer].id;
+    let outbox = mesh.outbox(peer);
+    let mut pause = PAUSE_MIN;
+    let mut refusal = String::new();
+    while !outbox.is_stopping() {
+        match dial(mesh, peer) {
+            Ok((mut stream, said)) => {
+                pause = PAUSE_MIN;
+                refusal.clear();
+                if let Err(error) = speak(mesh, peer, &mut stream, said) {
+                    log::warn!("connection to node {node} ended: {error}");
+                }
+            }
+            // Said once, not at every dial. That a node cannot be reached at all is told by its being down.
+            Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+                let text = error.to_string();
+                if refusal != text {
+                    log::error!("node {node} at {}: {text}", mesh.config().peers[peer].addr);
+                    refusal = text;
+                }
+            }
+            Err(error) => log::debug!("node {node} at {} cannot be reached: {error}", mesh.config().peers[peer].addr),
+        }
+        mesh.hung_up(peer, Now::read());
+        outbox.wait_to_dial(jittered(pause));
+        pause = (pause * 2).min(mesh.config().reconnect_pause_max);
+    }
+}
+
+/// Connects and exchanges HELLOs. Returns what this node said of its vector.
+fn dial(mesh: &Mesh, peer: usize) -> io::Result<(TcpStream, SeenVector)> {
+    let mut stream = connect(&mesh.config().peers[peer].addr, mesh.config().peer_timeout)?;
+    stream.set_nodelay(true)?;
+    stream.set_read_timeout(Some(mesh.config().peer_timeout))?;
+    stream.set_write_timeout(Some(mesh.config().peer_timeout))?;
+    mesh.dialing(peer);
+    let hello = mesh.hello(Now::read());
+    let said = hello.vector.clone();
+    let mut bytes = Vec::new();
+    Message::Hello(hello).encode(&mut bytes);
+    stream.write_all(&bytes)?;
+    let answer = read_answer(&mut stream)?;
+    let now = Now::read();
+    let invalid = |what: String| io::Error::new(io::ErrorKind::InvalidData, what);
+    if mesh.check_hello(&answer, now).map_err(|why| invalid(format!("refused by this node: {why}")))? != peer {
+        return Err(invalid(format!("that is node {}: check the addresses in the configuration", answer.node)));
+    }
+    mesh.dialed(peer, &answer, now);
+    Ok((stream, said))
+}
+
+/// Resolves the address anew at every dial, and tries what it resolves to in turn.
+fn connect(addr: &str, timeout: Duration) -> io::Result<TcpStream> {
+    let mut last = io::Error::new(io::ErrorKind::NotFound, "the name resolves to no address");
+    for addr in addr.to_socket_addrs()? {
+        match TcpStream::connect_timeout(&addr, timeout) {
+            Ok(stream) => return Ok(stream),
+            Err(error) => last = error,
+        }
+    }
+    Err(last)
+}
+
+fn read_answer(stream: &mut TcpStream) -> io::Result<Hello> {
+    let invalid = |what: String| io::Error::new(io::ErrorKind::InvalidData, what);
+    match read_message(stream, &mut Vec::new(), HELLO_LEN_MAX)? {
+        Some(Message::Hello(hello)) => Ok(hello),
+        Some(Message::Refused(reason)) => Err(invalid(format!("it refuses this node: {reason}"))),
+        Some(_) => Err(invalid("it answered HELLO with something else".to_owned())),
+        None => Err(io::ErrorKind::UnexpectedEof.into()),
+    }
+}
+
+/// Writes what there is to say until the connection breaks or the node stops.
+fn speak(mesh: &Mesh, peer: usize, stream: &mut TcpStream, mut said: SeenVector) -> io::Result<()> {
+    let mut dump: Option<Serving> = None;
+    let mut next_dump = None;
+    let mut bytes = Vec::new();
+    while let Some(batch) = mesh.outbox(peer).take(if dump.is_some() { Duration::ZERO } else { IDLE_WAIT }) {
+        let Batch { ack, echo, request, frames, beat, serve } = batch;
+        bytes.clear();
+        ack.map(Message::Ack).iter().for_each(|message| message.encode(&mut bytes));
+        echo.map(|sent| Message::Echo { sent }).iter().for_each(|message| message.encode(&mut bytes));
+        request.map(Message::Request).iter().for_each(|message| message.encode(&mut bytes));
+        // Frames are shared with the other links: small ones are gathered into one write, large ones go out as they are.
+        for frame in &frames {
+            if bytes.len() + frame.bytes.len() > GATHER_LEN {
+                stream.write_all(&bytes)?;
+                bytes.clear();
+                stream.write_all(&frame.bytes)?;
+            } else {
+                bytes.extend_from_slice(&frame.bytes);
+            }
+        }
+        if let Some(upto) = beat {
+            Message::Beat(mesh.beat(upto, &mut said, Now::read())).encode(&mut bytes);
+        }
+        // A dump that runs is finished first: a newer request comes after it.
+        next_dump = serve.or(next_dump);
+        if dump.is_none() {
+            dump = next_dump.take().map(|request| mesh.serve(request));
+        }
+        if let Some(serving) = &mut dump {
+            let mut lines = Vec::with_capacity(LINES_LEN * 2);
+            let more = serving.write(LINES_LEN, &mut lines);
+            Message::Lines(lines).encode(&mut bytes);
+            if !more {
+                log::info!("served node {} a dump of {} entries", mesh.config().peers[peer].id, serving.count());
+                dump = None;
+            }
+        }
+        stream.write_all(&bytes)?;
+    }
+    Ok(())
+}
+
+/// Frames up to here are copied into one write.
+const GATHER_LEN: usize = 64 << 10;
+
+/// A quarter more or less, so that nodes that lost each other at once do not dial at once for ever.
+fn jittered(pause: Duration) -> Duration {
+    let nanos = elapsed().subsec_nanos();
+    pause * 3 / 4 + pause / 2 * (nanos % 1_000) / 1_000
+}

@@ -1,0 +1,178 @@
+//! The peer port: one thread accepts, one thread per peer, `peer-in:N`, reads what that peer sends and applies it.
+//!
+//! Owns the incoming sockets. Speaks only to peers: whoever does not begin with a good HELLO is told why, if it spoke the protocol at all, and closed.
+
+use std::io::{self, BufReader, Read, Write};
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use crossbeam_channel::Receiver;
+use parking_lot::Mutex;
+
+use crate::clock::{Now, elapsed};
+use crate::protocol::peer::{HELLO_LEN_MAX, Hello, MESSAGE_LEN_MAX, Message, read_message};
+use crate::replication::mesh::Mesh;
+
+/// Connections that have not said a good HELLO yet. Beyond this, new ones are closed at once.
+const STRANGERS_MAX: usize = 64;
+
+/// Buffer of one incoming link.
+const READ_LEN: usize = 64 << 10;
+
+/// Pause after a failed accept: no descriptors, mostly, and none sooner for asking.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// The incoming links.
+pub struct PeerLinks {
+    mesh: Arc<Mesh>,
+    /// The present connection of each peer; a newer one replaces it.
+    present: Vec<Mutex<Option<Arc<TcpStream>>>>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+    strangers: AtomicUsize,
+    stopping: AtomicBool,
+}
+
+impl PeerLinks {
+    pub fn new(mesh: Arc<Mesh>) -> Arc<PeerLinks> {
+        let present = mesh.config().peers.iter().map(|_| Mutex::default()).collect();
+        let (threads, strangers, stopping) = (Mutex::default(), AtomicUsize::new(0), AtomicBool::new(false));
+        Arc::new(PeerLinks { mesh, present, threads, strangers, stopping })
+    }
+
+    /// Closes every link and waits for their threads. The accepting thread must have ended.
+    pub fn stop(&self) {
+        self.stopping.store(true, Ordering::Release);
+        for present in &self.present {
+            if let Some(stream) = present.lock().take() {
+                let _ = stream.shutdown(Shutdown::Both);
+            }
+        }
+        for thread in std::mem::take(&mut *self.threads.lock()) {
+            let _ = thread.join();
+        }
+    }
+
+    fn spawn(self: &Arc<Self>, name: String, work: impl FnOnce(&Arc<PeerLinks>) + Send + 'static) -> io::Result<()> {
+        let links = Arc::clone(self);
+        let thread = thread::Builder::new().name(name).spawn(move || work(&links))?;
+        let mut threads = self.threads.lock();
+        threads.retain(|thread| !thread.is_finished());
+        threads.push(thread);
+        Ok(())
+    }
+
+    /// Expects a HELLO, answers it, and hands the connection to a thread of the peer's name.
+    fn welcome(self: &Arc<Self>, stream: TcpStream) -> io::Result<()> {
+        stream.set_nodelay(true)?;
+        stream.set_read_timeout(Some(self.mesh.config().peer_timeout))?;
+        stream.set_write_timeout(Some(self.mesh.config().peer_timeout))?;
+        let Some(Message::Hello(hello)) = read_message(&mut &stream, &mut Vec::new(), HELLO_LEN_MAX)? else {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "no HELLO"));
+        };
+        let now = Now::read();
+        let mut answer = Vec::new();
+        let peer = match self.mesh.check_hello(&hello, now) {
+            Ok(peer) => peer,
+            Err(reason) => {
+                Message::Refused(reason.clone()).encode(&mut answer);
+                (&stream).write_all(&answer)?;
+                return Err(io::Error::new(io::ErrorKind::PermissionDenied, format!("refused node {}: {reason}", hello.node)));
+            }
+        };
+        Message::Hello(self.mesh.hello(now)).encode(&mut answer);
+        (&stream).write_all(&answer)?;
+        self.spawn(format!("peer-in:{}", hello.node), move |links| links.run_peer_in(stream, peer, &hello))
+    }
+
+    /// The thread of one incoming link: reads, applies, answers beats, until the connection ends.
+    fn run_peer_in(&self, stream: TcpStream, peer: usize, hello: &Hello) {
+        let stream = Arc::new(stream);
+        // Under the lock, so that connections replace each other in the order of their epochs.
+        let mut inbound = {
+            let mut present = self.present[peer].lock();
+            if let Some(older) = present.replace(Arc::clone(&stream)) {
+                let _ = older.shutdown(Shutdown::Both);
+            }
+            self.mesh.accept(peer, hello, Now::read())
+        };
+        if self.stopping.load(Ordering::Acquire) {
+            // The stop may have looked before this connection was there.
+            let _ = stream.shutdown(Shutdown::Both);
+        }
+        let mut reader = BufReader::with_capacity(READ_LEN, Hearing { stream: &stream, mesh: &self.mesh, peer });
+        let mut body = Vec::new();
+        let end = loop {
+            match read_message(&mut reader, &mut body, MESSAGE_LEN_MAX) {
+                Ok(Some(message)) => {
+                    if let Err(reason) = self.mesh.receive(&mut inbound, message, Now::read()) {
+                        break reason;
+                    }
+                }
+                Ok(None) => break "closed by it".to_owned(),
+                Err(error) if is_timeout(&error) => break "nothing heard from it".to_owned(),
+                Err(error) => break error.to_string(),
+            }
+        };
+        let _ = stream.shutdown(Shutdown::Both);
+        self.mesh.closed(&inbound, Now::read());
+        if !self.stopping.load(Ordering::Acquire) {
+            log::warn!("connection from node {} ended: {end}", self.mesh.config().peers[peer].id);
+        }
+    }
+}
+
+/// Accepts on the peer port until `stop_rx` is closed; to wake it, close that and connect.
+pub fn run_peer_accept(links: &Arc<PeerLinks>, listener: &TcpListener, stop_rx: &Receiver<()>) {
+    let mut failing = false;
+    loop {
+        let accepted = listener.accept();
+        if stop_rx.try_recv() == Err(crossbeam_channel::TryRecvError::Disconnected) {
+            return;
+        }
+        let spawned = accepted.and_then(|(stream, addr)| {
+            if links.strangers.fetch_add(1, Ordering::AcqRel) >= STRANGERS_MAX {
+                links.strangers.fetch_sub(1, Ordering::AcqRel);
+                return Ok(());
+            }
+            let spawned = links.spawn("peer-hello".to_owned(), move |links| {
+                if let Err(error) = links.welcome(stream) {
+                    log::warn!("peer port: closed a connection from {addr}: {error}");
+                }
+                links.strangers.fetch_sub(1, Ordering::AcqRel);
+            });
+            if spawned.is_err() {
+                links.strangers.fetch_sub(1, Ordering::AcqRel);
+            }
+            spawned
+        });
+        if let Err(error) = &spawned {
+            if !failing {
+                log::error!("peer port: cannot accept: {error}; trying on");
+            }
+            let _ = stop_rx.recv_timeout(ACCEPT_PAUSE);
+        }
+        failing = spawned.is_err();
+    }
+}
+
+fn is_timeout(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut)
+}
+
+/// Notes every arrival of bytes: a large message on a slow link is progress, too.
+struct Hearing<'a> {
+    stream: &'a TcpStream,
+    mesh: &'a Mesh,
+    peer: usize,
+}
+
+impl Read for Hearing<'_> {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        let len = self.stream.read(into)?;
+        self.mesh.heard(self.peer, elapsed());
+        Ok(len)
+    }
+}

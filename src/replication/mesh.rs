@@ -1,0 +1,307 @@
+//! The state that a node's threads share, and the doors to it.
+//!
+//! Owns the vector, the outboxes and the control lock. Everything here is values in, values out: no sockets, no threads, and time is an argument. The
+//! threads of link.rs, listener.rs, heartbeat.rs and replicator.rs call these functions, and so do the tests that drive a whole mesh in one thread.
+//!
+//! Lock order: control, then a shard, then `seen` or the sequencer; an outbox's and the ack table's lock are the last, nothing is locked under them.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use crossbeam_channel::Receiver;
+use parking_lot::{Mutex, RwLock};
+
+use crate::clock::{Clock, Now, Stamp};
+use crate::config::Config;
+use crate::dump::{Header, Kind, Scan};
+use crate::entry::{NodeId, Origin, SeenVector, Version};
+use crate::protocol::peer::{Beat, Hello, PROTOCOL, Request, SettledDigest};
+use crate::replication::acks::Acks;
+use crate::replication::control::{Control, Decisions, Stage, offset_ms};
+use crate::replication::outbox::{EncodedFrame, Outbox};
+use crate::replication::submit::{Submit, Submitted};
+use crate::store::Store;
+
+/// One node's part of the mesh.
+pub struct Mesh {
+    pub(super) config: Arc<Config>,
+    pub(super) origin: Origin,
+    pub(super) clock: Arc<Clock>,
+    pub(super) store: Arc<Store>,
+    pub(super) submit: Arc<Submit>,
+    pub(super) acks: Arc<Acks>,
+    /// The places of all other origins. This node's own is `submit.position()`.
+    pub(super) seen: RwLock<SeenVector>,
+    pub(super) outboxes: Vec<Outbox>,
+    pub(super) control: Mutex<Control>,
+    /// When the last byte of each peer arrived, in microseconds of `Now::elapsed`.
+    heard: Vec<AtomicU64>,
+    open: AtomicBool,
+}
+
+impl Mesh {
+    /// A node that begins a new life: `nonce` must be fresh random bits. Returns the channel for the replicator, too.
+    pub fn new(config: Arc<Config>, nonce: u64, now: Now) -> (Mesh, Receiver<Submitted>) {
+        let origin = Origin { node: config.id, nonce };
+        let (clock, store) = (Arc::new(Clock::default()), Arc::new(Store::new()));
+        let (submit, write_rx) = Submit::new(origin, Arc::clone(&clock), Arc::clone(&store), config.write_room);
+        let mesh = Mesh {
+            origin,
+            clock,
+            store,
+            submit: Arc::new(submit),
+            acks: Arc::new(Acks::new(config.peers.len(), config.majority(), config.ack_timeout)),
+            seen: RwLock::default(),
+            outboxes: config.peers.iter().map(|_| Outbox::new(config.link_queue_max)).collect(),
+            control: Mutex::new(Control::new(&config, now)),
+            heard: config.peers.iter().map(|_| AtomicU64::new(0)).collect(),
+            open: AtomicBool::new(false),
+            config,
+        };
+        (mesh, write_rx)
+    }
+
+    pub fn origin(&self) -> Origin {
+        self.origin
+    }
+
+    pub fn config(&self) -> &Arc<Config> {
+        &self.config
+    }
+
+    pub fn store(&self) -> &Arc<Store> {
+        &self.store
+    }
+
+    pub fn submit(&self) -> &Arc<Submit> {
+        &self.submit
+    }
+
+    pub fn acks(&self) -> &Arc<Acks> {
+        &self.acks
+    }
+
+    /// Peers are numbered by their place in the configuration.
+    pub fn outbox(&self, peer: usize) -> &Outbox {
+        &self.outboxes[peer]
+    }
+
+    /// Whether clients are served.
+    pub fn is_open(&self) -> bool {
+        self.open.load(Ordering::Acquire)
+    }
+
+    /// What this node has, its own writes included (I1).
+    pub fn vector(&self) -> SeenVector {
+        let mut vector = self.seen.read().clone();
+        vector.advance(self.origin, self.submit.position());
+        vector
+    }
+
+    /// Whether this node has the write with this version, or had and superseded it. Every version of its own origin it has issued itself.
+    pub(super) fn covers(&self, version: Version) -> bool {
+        version.origin == self.origin || self.seen.read().covers(version)
+    }
+
+    /// The first message of a connection, either way.
+    pub fn hello(&self, now: Now) -> Hello {
+        Hello {
+            cluster: self.config.cluster.clone(),
+            protocol: PROTOCOL,
+            node: self.config.id,
+            origin: self.origin,
+            members: self.config.members(),
+            wall_ms: now.wall_ms,
+            vector: self.vector(),
+        }
+    }
+
+    /// Whether a HELLO is one of a peer; its place in the configuration if so, else why not.
+    pub fn check_hello(&self, hello: &Hello, now: Now) -> Result<usize, String> {
+        let id = self.config.id;
+        if hello.cluster != self.config.cluster {
+            return Err(format!("this is cluster \"{}\", not \"{}\"", self.config.cluster, hello.cluster));
+        }
+        if hello.protocol != PROTOCOL {
+            return Err(format!("node {id} speaks version {PROTOCOL} of the peer protocol, not {}", hello.protocol));
+        }
+        if hello.node == id {
+            return Err(format!(
+                "this is node {id} itself, or another process with its id: check the addresses and ids in the configurations"
+            ));
+        }
+        let place = self.config.peers.iter().position(|peer| peer.id == hello.node);
+        let place = place.ok_or_else(|| format!("node {id} has no node {} in its configuration", hello.node))?;
+        if hello.origin.node != hello.node {
+            return Err(format!("node {} with an origin of node {}", hello.node, hello.origin.node));
+        }
+        if !hello.members.contains(&id) {
+            return Err(format!("node {} has no node {id} in its configuration", hello.node));
+        }
+        let offset = offset_ms(hello.wall_ms, now);
+        let offset_max = self.config.clock_offset_max;
+        if !self.is_blank() && u128::from(offset.unsigned_abs()) > offset_max.as_millis() {
+            return Err(format!(
+                "the clocks of node {} and node {id} are {offset} ms apart, and at most {} are allowed: set them right (NTP does)",
+                hello.node,
+                offset_max.as_millis()
+            ));
+        }
+        self.check_stamp(hello.vector.greatest(), now)?;
+        Ok(place)
+    }
+
+    /// **I9**: no clock is dragged ahead by a bad one.
+    pub(super) fn check_stamp(&self, stamp: Stamp, now: Now) -> Result<(), String> {
+        if stamp >= Stamp::LIMIT {
+            return Err(format!("stamp {stamp} is beyond every clock"));
+        }
+        let offset_max = self.config.clock_offset_max.as_millis() as u64;
+        let ahead = stamp.wall_ms().saturating_sub(now.wall_ms.max(self.clock.last().wall_ms()));
+        if ahead > offset_max && !self.is_blank() {
+            return Err(format!("stamp {stamp} is {ahead} ms ahead of this node's clock, and at most {offset_max} are allowed"));
+        }
+        Ok(())
+    }
+
+    /// A blank node has nothing to lose to a wrong clock, and takes over the mesh's.
+    fn is_blank(&self) -> bool {
+        self.seen.read().is_empty() && self.submit.position() == Stamp::ZERO && self.store.is_empty()
+    }
+
+    /// Bytes of the peer have arrived.
+    pub fn heard(&self, peer: usize, elapsed: Duration) {
+        self.heard[peer].fetch_max(elapsed.as_micros() as u64, Ordering::AcqRel);
+    }
+
+    pub(super) fn last_heard(&self) -> Vec<Duration> {
+        self.heard.iter().map(|heard| Duration::from_micros(heard.load(Ordering::Acquire))).collect()
+    }
+
+    /// The outgoing connection is being made: frames are queued from here on, and the HELLO that is sent next says from where.
+    pub fn dialing(&self, peer: usize) {
+        self.outboxes[peer].open();
+    }
+
+    /// The peer has answered the dial with a good HELLO.
+    pub fn dialed(&self, peer: usize, hello: &Hello, now: Now) {
+        self.clock.observe(hello.vector.greatest());
+        self.decide(now, |control| control.linked_out(peer, true));
+    }
+
+    /// The outgoing connection has ended, or was not made.
+    pub fn hung_up(&self, peer: usize, now: Now) {
+        self.outboxes[peer].close();
+        self.decide(now, |control| control.linked_out(peer, false));
+    }
+
+    /// Own writes, encoded, to every peer that listens.
+    pub fn hand_over(&self, frame: &Arc<EncodedFrame>) {
+        for outbox in &self.outboxes {
+            outbox.push(frame);
+        }
+    }
+
+    /// The next beat of a connection on which `said` is what the peer was told of the vector, and all frames up to `upto` have passed.
+    pub fn beat(&self, upto: Stamp, said: &mut SeenVector, now: Now) -> Beat {
+        let vector = self.vector();
+        let changes = vector.ahead_of(said);
+        said.join(&changes);
+        let settled = match &self.control.lock().settled {
+            Some((settled, digest)) if *settled == vector => Some(SettledDigest { sum: digest.sum, keys: digest.keys }),
+            _ => None,
+        };
+        Beat { sent: now.elapsed.as_micros() as u64, wall_ms: now.wall_ms, upto, vector: changes, settled }
+    }
+
+    /// Begins to serve a request. Choosing full or delta by the asker's vector, noting vector and horizon, and stopping the collector (until the result is
+    /// dropped) is one step under the collector's lock (I6).
+    pub fn serve(&self, request: Request) -> Serving<'_> {
+        let mut control = self.control.lock();
+        control.serving += 1;
+        let full = !request.vector.covers_all(&control.horizon);
+        let kind = match (request.heal, full) {
+            (true, _) => Kind::Heal,
+            (false, true) => Kind::Full,
+            (false, false) => Kind::Delta,
+        };
+        let header = Header::new(kind, self.origin, self.vector(), Some(request.id));
+        let asker = if kind == Kind::Delta { request.vector } else { SeenVector::default() };
+        Serving { mesh: self, scan: Scan::new(header, asker, control.horizon.clone()) }
+    }
+
+    /// The same for whoever asks with `DUMP`: everything.
+    pub fn dump(&self) -> Serving<'_> {
+        let mut control = self.control.lock();
+        control.serving += 1;
+        let header = Header::new(Kind::Full, self.origin, self.vector(), None);
+        Serving { mesh: self, scan: Scan::new(header, SeenVector::default(), control.horizon.clone()) }
+    }
+
+    /// The regular look at everything: who lags, who is up, whom to ask, whether to open.
+    pub fn tick(&self, now: Now) {
+        self.acks.observe_lag(self.submit.position(), self.submit.written(), now.elapsed);
+        self.decide(now, |_| ());
+        for outbox in &self.outboxes {
+            outbox.beat();
+        }
+    }
+
+    /// Changes the control state and carries out what follows from the change.
+    pub(super) fn decide<T>(&self, now: Now, change: impl FnOnce(&mut Control) -> T) -> T {
+        let mut control = self.control.lock();
+        let result = change(&mut control);
+        let heard = self.last_heard();
+        let Decisions { events, up, ask, open } = control.review(&self.config, self.origin, &self.vector(), &heard, now);
+        // Still under the lock, so that two decisions are carried out in the order they were made in.
+        for (peer, up) in up {
+            self.acks.set_up(peer, up);
+        }
+        if let Some((peer, request)) = ask {
+            self.outboxes[peer].request(request);
+        }
+        if open {
+            self.open.store(true, Ordering::Release);
+        }
+        drop(control);
+        for event in events {
+            log::log!(event.level(), "{event}");
+        }
+        result
+    }
+
+    /// Whether this node serves clients, and how well.
+    pub fn stage(&self) -> Stage {
+        self.control.lock().stage
+    }
+
+    /// The members that are configured, this node included.
+    pub fn members(&self) -> Vec<NodeId> {
+        self.config.members()
+    }
+}
+
+/// A dump being served. The collector rests while it lives.
+pub struct Serving<'a> {
+    mesh: &'a Mesh,
+    scan: Scan,
+}
+
+impl Serving<'_> {
+    /// Appends about `len` bytes of whole lines; whether there is more.
+    pub fn write(&mut self, len: usize, out: &mut Vec<u8>) -> bool {
+        self.scan.write(&self.mesh.store, len, out)
+    }
+
+    /// Entries written so far.
+    pub fn count(&self) -> u64 {
+        self.scan.count()
+    }
+}
+
+impl Drop for Serving<'_> {
+    fn drop(&mut self) {
+        self.mesh.control.lock().serving -= 1;
+    }
+}

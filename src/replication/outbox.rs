@@ -1,0 +1,361 @@
+//! What waits to be sent to one peer.
+//!
+//! Owns the bounded queue of frames and, beside it, at most one of everything else: the ack, the echo, the beat, the request for a dump, the request to be
+//! served. So a slow or dead peer costs a bounded amount of memory and delays nobody (**I4**): whoever puts something here never waits, and only the link's own thread
+//! takes it out. Never touches a socket.
+
+use std::collections::{BTreeSet, VecDeque};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use parking_lot::{Condvar, Mutex};
+
+use crate::clock::Stamp;
+use crate::entry::Origin;
+use crate::protocol::peer::{Ack, Request};
+
+/// Beaten writes that are remembered for one peer. Beyond this, the acks vouch for nothing as old as the forgotten ones.
+const BEATEN_MAX: usize = 1 << 16;
+
+/// Frames that are taken out at a time, in bytes: between two such steps acks, beats and dump lines have their turn.
+const STEP_LEN: usize = 1 << 20;
+
+/// A frame in its envelope, encoded once and shared by all links (and the log).
+pub struct EncodedFrame {
+    pub bytes: Vec<u8>,
+    pub upto: Stamp,
+}
+
+/// The outbox of one peer.
+pub struct Outbox {
+    /// Bytes of frames that may wait. Beyond this they are dropped, and the peer, which notices the gap, catches up by a dump.
+    queue_len_max: usize,
+    waiting: Mutex<Waiting>,
+    ready: Condvar,
+}
+
+#[derive(Default)]
+struct Waiting {
+    open: bool,
+    stopping: bool,
+    redial: bool,
+    frames: VecDeque<Arc<EncodedFrame>>,
+    /// Invariant: the bytes in `frames`.
+    frames_len: usize,
+    /// Every frame up to here was taken out or dropped.
+    passed: Stamp,
+    overflows: u64,
+    ack: Option<AckState>,
+    echo: Option<u64>,
+    beat: bool,
+    request: Option<Request>,
+    serve: Option<Request>,
+}
+
+/// What this node can say about the writes of the peer's present life.
+///
+/// Invariant: of the peer's writes in (from, upto], which are all here, those that lost to greater versions are in `beaten`.
+struct AckState {
+    origin: Origin,
+    from: Stamp,
+    upto: Stamp,
+    beaten: BTreeSet<Stamp>,
+    winner: Stamp,
+    unsent: Vec<Stamp>,
+    due: bool,
+}
+
+/// What the link's thread is to write now, in this order.
+#[derive(Default)]
+pub struct Batch {
+    pub ack: Option<Ack>,
+    pub echo: Option<u64>,
+    pub request: Option<Request>,
+    pub frames: Vec<Arc<EncodedFrame>>,
+    /// A beat, to say that all frames up to here have passed.
+    pub beat: Option<Stamp>,
+    /// A dump to begin once the one that runs has ended.
+    pub serve: Option<Request>,
+}
+
+/// Writes of a peer that lost here.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Losses {
+    pub stamps: Vec<Stamp>,
+    /// The greatest version that beat one of them.
+    pub winner: Stamp,
+}
+
+impl Losses {
+    pub fn add(&mut self, loser: Stamp, winner: Stamp) {
+        self.stamps.push(loser);
+        self.winner = self.winner.max(winner);
+    }
+}
+
+impl Outbox {
+    pub fn new(queue_len_max: usize) -> Outbox {
+        Outbox { queue_len_max, waiting: Mutex::default(), ready: Condvar::new() }
+    }
+
+    /// A connection begins: frames are queued from now on, everything that is known is said anew.
+    pub fn open(&self) {
+        let mut waiting = self.waiting.lock();
+        let (ack, overflows, stopping, passed) = (waiting.ack.take(), waiting.overflows, waiting.stopping, waiting.passed);
+        *waiting = Waiting { open: true, beat: true, ack, overflows, stopping, passed, ..Waiting::default() };
+        if let Some(ack) = &mut waiting.ack {
+            ack.unsent = ack.beaten.iter().copied().collect();
+            ack.due = true;
+        }
+    }
+
+    /// The connection is gone: what waits is forgotten, but for what the acks must still name.
+    pub fn close(&self) {
+        let mut waiting = self.waiting.lock();
+        waiting.open = false;
+        waiting.frames.clear();
+        waiting.frames_len = 0;
+        waiting.request = None;
+        waiting.serve = None;
+    }
+
+    pub fn is_open(&self) -> bool {
+        self.waiting.lock().open
+    }
+
+    /// Ends the link's thread once everything that waits is sent.
+    pub fn stop(&self) {
+        self.waiting.lock().stopping = true;
+        self.ready.notify_all();
+    }
+
+    pub fn is_stopping(&self) -> bool {
+        self.waiting.lock().stopping
+    }
+
+    /// Asks the link's thread to dial at once: the peer has just shown that it is there.
+    pub fn redial(&self) {
+        self.change(|waiting| waiting.redial = !waiting.open);
+    }
+
+    /// Waits before the next dial: at most `pause`, less if somebody asks for it or the node stops.
+    pub fn wait_to_dial(&self, pause: Duration) {
+        let deadline = Instant::now() + pause;
+        let mut waiting = self.waiting.lock();
+        while !waiting.redial && !waiting.stopping && !self.ready.wait_until(&mut waiting, deadline).timed_out() {}
+        waiting.redial = false;
+    }
+
+    /// Queues a frame; an overflow drops what was queued before.
+    pub fn push(&self, frame: &Arc<EncodedFrame>) {
+        self.change(|waiting| {
+            if !waiting.open {
+                waiting.passed = frame.upto;
+                return;
+            }
+            if waiting.frames_len + frame.bytes.len() > self.queue_len_max {
+                waiting.passed = waiting.frames.back().map_or(waiting.passed, |last| last.upto);
+                waiting.frames.clear();
+                waiting.frames_len = 0;
+                waiting.overflows += 1;
+            }
+            waiting.frames_len += frame.bytes.len();
+            waiting.frames.push_back(Arc::clone(frame));
+        });
+    }
+
+    /// The peer has said which life it lives. What is `seen` of it already came through others, and is not vouched for.
+    pub fn know_origin(&self, origin: Origin, seen: Stamp) {
+        self.change(|waiting| {
+            if waiting.ack.as_ref().is_none_or(|ack| ack.origin != origin) {
+                let beaten = BTreeSet::new();
+                waiting.ack = Some(AckState { origin, from: seen, upto: seen, beaten, winner: Stamp::ZERO, unsent: Vec::new(), due: true });
+            }
+        });
+    }
+
+    /// All writes of `origin` up to `upto` are here, and `losses` are those that came from the peer itself and lost. Ignored for an origin that
+    /// is not the peer's present one.
+    pub fn acknowledge(&self, origin: Origin, upto: Stamp, losses: &Losses) {
+        self.change_ack(origin, |ack| {
+            for stamp in losses.stamps.iter().copied() {
+                if stamp > ack.from && ack.beaten.insert(stamp) {
+                    ack.unsent.push(stamp);
+                }
+            }
+            while ack.beaten.len() > BEATEN_MAX
+                && let Some(oldest) = ack.beaten.pop_first()
+            {
+                ack.from = oldest;
+            }
+            ack.winner = ack.winner.max(losses.winner);
+            ack.upto = ack.upto.max(upto);
+        });
+    }
+
+    /// Writes of `origin` up to `upto` are here, but came through another node: those that lost elsewhere are not known, so none is vouched for.
+    pub fn disclaim(&self, origin: Origin, upto: Stamp) {
+        self.change_ack(origin, |ack| {
+            if upto > ack.upto {
+                ack.from = upto;
+                ack.upto = upto;
+            }
+        });
+    }
+
+    pub fn echo(&self, sent: u64) {
+        self.change(|waiting| waiting.echo = Some(sent));
+    }
+
+    pub fn beat(&self) {
+        self.change(|waiting| waiting.beat = true);
+    }
+
+    /// Sends a request of this node's.
+    pub fn request(&self, request: Request) {
+        self.change(|waiting| waiting.request = Some(request));
+    }
+
+    /// Serves a request of the peer's; the newest one counts.
+    pub fn serve(&self, request: Request) {
+        self.change(|waiting| waiting.serve = Some(request));
+    }
+
+    /// Takes out what is to be written next; waits for it until `timeout`. `None` ends the thread: the node stops and everything was sent.
+    pub fn take(&self, timeout: Duration) -> Option<Batch> {
+        let mut waiting = self.waiting.lock();
+        if waiting.is_idle() && !waiting.stopping && !timeout.is_zero() {
+            self.ready.wait_for(&mut waiting, timeout);
+        }
+        if waiting.is_idle() && waiting.stopping { None } else { Some(waiting.take()) }
+    }
+
+    /// Bytes of frames that wait, and how often they were dropped.
+    pub fn queued(&self) -> (usize, u64) {
+        let waiting = self.waiting.lock();
+        (waiting.frames_len, waiting.overflows)
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Waiting)) {
+        change(&mut self.waiting.lock());
+        self.ready.notify_one();
+    }
+
+    fn change_ack(&self, origin: Origin, change: impl FnOnce(&mut AckState)) {
+        self.change(|waiting| {
+            if let Some(ack) = waiting.ack.as_mut().filter(|ack| ack.origin == origin) {
+                change(ack);
+                ack.due = true;
+            }
+        });
+    }
+}
+
+impl Waiting {
+    fn is_idle(&self) -> bool {
+        let ack_due = self.ack.as_ref().is_some_and(|ack| ack.due);
+        self.frames.is_empty() && !ack_due && !self.beat && self.echo.is_none() && self.request.is_none() && self.serve.is_none()
+    }
+
+    fn take(&mut self) -> Batch {
+        let mut frames = Vec::new();
+        let mut len = 0;
+        while len < STEP_LEN
+            && let Some(frame) = self.frames.pop_front()
+        {
+            len += frame.bytes.len();
+            self.passed = frame.upto;
+            frames.push(frame);
+        }
+        self.frames_len -= len;
+        let ack = self.ack.as_mut().filter(|ack| ack.due).map(|ack| {
+            ack.due = false;
+            let beaten = std::mem::take(&mut ack.unsent);
+            Ack { origin: ack.origin, from: ack.from, upto: ack.upto, beaten, winner: ack.winner }
+        });
+        let beat = std::mem::take(&mut self.beat).then_some(self.passed);
+        Batch { ack, echo: self.echo.take(), request: self.request.take(), frames, beat, serve: self.serve.take() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::entry::NodeId;
+
+    fn stamp(bits: u64) -> Stamp {
+        Stamp::from_bits(bits)
+    }
+
+    fn frame(upto: u64, len: usize) -> Arc<EncodedFrame> {
+        Arc::new(EncodedFrame { bytes: vec![0; len], upto: stamp(upto) })
+    }
+
+    fn origin(nonce: u64) -> Origin {
+        Origin { node: NodeId(2), nonce }
+    }
+
+    fn losses(bits: &[u64]) -> Losses {
+        Losses { stamps: bits.iter().copied().map(stamp).collect(), winner: stamp(99) }
+    }
+
+    fn take(outbox: &Outbox) -> Batch {
+        outbox.take(Duration::ZERO).unwrap()
+    }
+
+    #[test]
+    fn an_overflow_drops_what_waits_and_the_beat_says_how_far_frames_have_passed() {
+        let outbox = Outbox::new(100);
+        outbox.open();
+        for upto in 1..=3 {
+            outbox.push(&frame(upto, 40));
+        }
+        let batch = take(&outbox);
+        assert_eq!(batch.frames.iter().map(|frame| frame.upto).collect::<Vec<_>>(), [stamp(3)]);
+        assert_eq!(batch.beat, Some(stamp(3)));
+        assert_eq!(outbox.queued(), (0, 1));
+    }
+
+    #[test]
+    fn a_closed_outbox_queues_nothing() {
+        let outbox = Outbox::new(100);
+        outbox.push(&frame(1, 40));
+        outbox.open();
+        assert_eq!(take(&outbox).beat, Some(stamp(1)));
+        outbox.push(&frame(2, 40));
+        outbox.close();
+        outbox.open();
+        assert!(take(&outbox).frames.is_empty());
+    }
+
+    #[test]
+    fn beaten_writes_are_named_again_on_every_connection() {
+        let outbox = Outbox::new(100);
+        outbox.know_origin(origin(1), stamp(5));
+        outbox.open();
+        outbox.acknowledge(origin(1), stamp(8), &losses(&[4, 7]));
+        let ack = take(&outbox).ack.unwrap();
+        assert_eq!((ack.from, ack.upto, ack.beaten, ack.winner), (stamp(5), stamp(8), vec![stamp(7)], stamp(99)));
+        outbox.acknowledge(origin(1), stamp(9), &Losses::default());
+        assert_eq!(take(&outbox).ack.unwrap().beaten, []);
+        outbox.close();
+        outbox.open();
+        let ack = take(&outbox).ack.unwrap();
+        assert_eq!((ack.upto, ack.beaten), (stamp(9), vec![stamp(7)]));
+    }
+
+    #[test]
+    fn what_came_through_others_and_what_is_forgotten_is_not_vouched_for() {
+        let outbox = Outbox::new(100);
+        outbox.open();
+        outbox.know_origin(origin(1), stamp(0));
+        outbox.acknowledge(origin(1), stamp(3), &losses(&[2]));
+        outbox.disclaim(origin(1), stamp(6));
+        assert_eq!(take(&outbox).ack.map(|ack| (ack.from, ack.upto)), Some((stamp(6), stamp(6))));
+        let many: Vec<u64> = (10..10 + BEATEN_MAX as u64 + 5).collect();
+        outbox.acknowledge(origin(1), stamp(1 << 20), &losses(&many));
+        assert_eq!(take(&outbox).ack.map(|ack| ack.from), Some(stamp(15)));
+        outbox.acknowledge(origin(2), stamp(1 << 30), &losses(&[]));
+        assert!(take(&outbox).ack.is_none());
+    }
+}

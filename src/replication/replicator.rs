@@ -1,0 +1,59 @@
+//! The replicator: the one thread that turns submitted writes into frames.
+//!
+//! It drains the channel, takes everything that waits, encodes *one* frame, and hands the same bytes to every peer's outbox. **I4**: it never touches a socket
+//! or a disk, so nobody can slow it down.
+
+use std::sync::Arc;
+
+use crossbeam_channel::Receiver;
+
+use crate::clock::Stamp;
+use crate::entry::{Entry, Origin};
+use crate::protocol::peer::encode_frame;
+use crate::replication::mesh::Mesh;
+use crate::replication::outbox::EncodedFrame;
+use crate::replication::submit::Submitted;
+
+/// Reserved bytes after which a frame is closed. One write larger than this still makes a frame of its own.
+const FRAME_LEN: usize = 1 << 20;
+
+/// Makes the frames of this node's own writes.
+pub struct Framer {
+    origin: Origin,
+    /// Where the last frame ended.
+    after: Stamp,
+}
+
+impl Framer {
+    pub fn new(origin: Origin) -> Framer {
+        Framer { origin, after: Stamp::ZERO }
+    }
+
+    /// One frame of the writes that came next, in stamp order.
+    pub fn frame(&mut self, writes: &[Entry]) -> EncodedFrame {
+        let upto = writes.last().map_or(self.after, |last| last.version.stamp);
+        let mut bytes = Vec::with_capacity(writes.iter().map(|write| write.size() + 32).sum::<usize>() + 64);
+        encode_frame(&mut bytes, self.origin, self.after, upto, writes);
+        self.after = upto;
+        EncodedFrame { bytes, upto }
+    }
+}
+
+/// Ends when the channel is closed and empty.
+pub fn run_replicator(mesh: &Mesh, write_rx: &Receiver<Submitted>) {
+    let mut framer = Framer::new(mesh.origin());
+    let mut writes = Vec::new();
+    while let Ok(first) = write_rx.recv() {
+        let mut reserved = first.reserved;
+        writes.push(first.entry);
+        while reserved < FRAME_LEN
+            && let Ok(next) = write_rx.try_recv()
+        {
+            reserved += next.reserved;
+            writes.push(next.entry);
+        }
+        mesh.hand_over(&Arc::new(framer.frame(&writes)));
+        writes.clear();
+        mesh.submit().give_back(reserved);
+    }
+}
