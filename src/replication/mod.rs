@@ -9,5 +9,9 @@ pub mod listener;
 pub mod mesh;
 pub mod outbox;
 pub mod replicator;
+pub mod report;
 pub mod rest;
 pub mod submit;
+
+#[cfg(test)]
+mod tests;

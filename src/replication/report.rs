@@ -1,0 +1,135 @@
+//! What a node says of itself and of its peers: the lines of STATUS and PEERS, and how far recovery is.
+
+use std::time::Duration;
+
+use crate::clock::{Now, Stamp};
+use crate::entry::NodeId;
+use crate::replication::control::{Control, Peer, Stage, names};
+use crate::replication::mesh::Mesh;
+
+impl Mesh {
+    /// While the node does not serve clients: why, in a sentence for the LOADING error.
+    pub fn loading(&self) -> String {
+        let vector = self.vector();
+        let control = self.control.lock();
+        if let Some(taking) = &control.taking {
+            let node = control.peers[taking.peer].id;
+            return format!("this node is catching up: {} entries taken from node {node} so far", taking.entries);
+        }
+        let missing = missing(&control, |peer| !control.caught_up(peer, &vector));
+        format!("this node is catching up and waits for {}; it opens without who is not heard from", names(&missing))
+    }
+
+    /// Names and values for STATUS.
+    pub fn status(&self, now: Now) -> Vec<(&'static str, String)> {
+        let vector = self.vector();
+        let counts = self.store.counts();
+        let pinning = if counts.tombstones == 0 { Vec::new() } else { self.pinning() };
+        let control = self.control.lock();
+        let state = match control.stage {
+            Stage::Recovering => "recovering",
+            Stage::Open { degraded: false } => "open",
+            Stage::Open { degraded: true } => "degraded",
+        };
+        let up = 1 + control.peers.iter().filter(|peer| peer.up).count();
+        let members: Vec<String> = self.config.members().iter().map(NodeId::to_string).collect();
+        let clock_ahead = self.clock.last().wall_ms().saturating_sub(now.wall_ms);
+        let vector_json = serde_json::to_string(&vector).unwrap_or_default();
+        vec![
+            ("node", self.config.id.to_string()),
+            ("cluster", self.config.cluster.clone()),
+            ("state", state.to_owned()),
+            ("version", env!("CARGO_PKG_VERSION").to_owned()),
+            ("uptime_s", now.elapsed.as_secs().to_string()),
+            ("members", members.join(" ")),
+            ("members_up", up.to_string()),
+            ("majority", self.config.majority().to_string()),
+            ("keys", counts.keys.to_string()),
+            ("tombstones", counts.tombstones.to_string()),
+            ("tombstones_wait_for", if pinning.is_empty() { "nobody".to_owned() } else { names(&pinning) }),
+            ("tombstones_collected", control.collected.to_string()),
+            ("memory_bytes", self.store.memory().to_string()),
+            ("resident_bytes", resident_len().map_or_else(|| "unknown".to_owned(), |len| len.to_string())),
+            ("origin", self.origin.to_string()),
+            ("vector", vector_json),
+            ("vector_len", vector.len().to_string()),
+            ("horizon_len", control.horizon.len().to_string()),
+            ("clock_ahead_ms", clock_ahead.to_string()),
+            ("divergences", control.divergences.to_string()),
+            ("dumps_serving", control.serving.to_string()),
+            ("dump_from", control.taking.as_ref().map_or_else(|| "nobody".to_owned(), |taking| names(&[control.peers[taking.peer].id]))),
+            ("sessions_waiting", self.acks.waiting_len().to_string()),
+        ]
+    }
+
+    /// One line a peer, for PEERS.
+    pub fn peers(&self, now: Now) -> Vec<String> {
+        let heard = self.last_heard();
+        let waiting = self.tombstones_waiting();
+        let control = self.control.lock();
+        control.peers.iter().enumerate().map(|(place, peer)| self.peer_line(place, peer, heard[place], waiting[place], now)).collect()
+    }
+
+    fn peer_line(&self, place: usize, peer: &Peer, heard: Duration, tombstones: usize, now: Now) -> String {
+        let link = |linked| if linked { "connected" } else { "none" };
+        let ago = |then: Duration| format!("{:.1}", now.elapsed.saturating_sub(then).as_secs_f64());
+        let progress = self.acks.progress(place, self.submit.position(), self.submit.written(), now.elapsed);
+        let (queued, overflows) = self.outboxes[place].queued();
+        let never = "never".to_owned();
+        [
+            format!("peer {} {}", peer.id, if peer.up { "up" } else { "down" }),
+            format!("for_s {}", ago(peer.since)),
+            format!("addr {}", self.config.peers[place].addr),
+            format!("link_out {} link_in {}", link(peer.linked_out), link(peer.linked_in)),
+            format!("heard_s_ago {}", if peer.epoch == 0 { never } else { ago(heard) }),
+            format!("round_trip_ms {:.2}", peer.round_trip.as_secs_f64() * 1e3),
+            format!("clock_offset_ms {}", peer.clock_offset_ms),
+            format!("counted {}", if progress.counted { "yes" } else { "no" }),
+            format!("lag_writes {} lag_s {:.1}", progress.behind_writes, progress.behind.as_secs_f64()),
+            format!("acked {}", stamp(progress.upto)),
+            format!("queued_bytes {queued} overflows {overflows}"),
+            format!("tombstones_waiting {tombstones}"),
+        ]
+        .join(" ")
+    }
+
+    /// For each peer, how many tombstones it is not proven to cover.
+    fn tombstones_waiting(&self) -> Vec<usize> {
+        let proven: Vec<_> = self.control.lock().peers.iter().map(|peer| peer.proven.clone().unwrap_or_default()).collect();
+        let mut waiting = vec![0; proven.len()];
+        for shard in 0..self.store.shards_len() {
+            for (count, proven) in waiting.iter_mut().zip(&proven) {
+                *count += self.store.count_tombstones(shard, |version| !proven.covers(version));
+            }
+        }
+        waiting
+    }
+
+    /// The members that tombstones wait for although they are away.
+    fn pinning(&self) -> Vec<NodeId> {
+        let waiting = self.tombstones_waiting();
+        let control = self.control.lock();
+        missing(&control, |peer| waiting[peer] > 0 && !control.peers[peer].up)
+    }
+}
+
+fn missing(control: &Control, which: impl Fn(usize) -> bool) -> Vec<NodeId> {
+    (0..control.peers.len()).filter(|peer| which(*peer)).map(|peer| control.peers[peer].id).collect()
+}
+
+fn stamp(stamp: Stamp) -> String {
+    if stamp == Stamp::ZERO { "none".to_owned() } else { stamp.to_string() }
+}
+
+/// This process's resident set, in bytes. Only Linux tells.
+#[cfg(target_os = "linux")]
+fn resident_len() -> Option<usize> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    line.trim().strip_suffix(" kB")?.trim().parse::<usize>().ok().map(|kib| kib << 10)
+}
+
+#[cfg(not(target_os = "linux"))]
+fn resident_len() -> Option<usize> {
+    None
+}
