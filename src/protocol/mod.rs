@@ -3,4 +3,7 @@
 //! Bytes in, values out, and back. No sockets, no threads, no store.
 
 pub mod command;
+pub mod help;
 pub mod peer;
+pub mod quoting;
+pub mod text;

@@ -1,0 +1,425 @@
+//! The text protocol of clients: a line a command, readable with telnet.
+//!
+//! Parsing takes what a session has read and returns commands that borrow from it; it knows nothing of sockets or of what a command does. The
+//! way back, for clients, is here too: [`encode_command`] and [`parse_answer`].
+
+use std::borrow::Cow;
+use std::io::{self, Write as _};
+
+use memchr::memchr;
+
+use crate::entry::Value;
+use crate::protocol::command::{AckLevel, Command, ErrorCode, Reply, Write};
+use crate::protocol::help::{Help, Verb};
+use crate::protocol::quoting::{shown, split_quoted, unquote, write_text, write_word};
+
+/// What a line may hold beside its key and value; also the longest line that no verb begins.
+const LINE_LEN_MIN: usize = 1024;
+
+/// The most bytes that a client may name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    pub key_len_max: usize,
+    pub value_len_max: usize,
+}
+
+impl Limits {
+    /// The longest line: every byte of key and value may be escaped as four.
+    pub fn line_len_max(&self) -> usize {
+        self.line_len_max_of(Verb::Set)
+    }
+
+    fn line_len_max_of(&self, verb: Verb) -> usize {
+        let value_len = if takes_value(verb) { self.value_len_max } else { 0 };
+        self.key_len_max.saturating_add(value_len).saturating_mul(4).saturating_add(LINE_LEN_MIN)
+    }
+}
+
+/// What the beginning of a read buffer holds. `consumed` bytes of it are done with then.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Parsed<'a> {
+    /// Part of a line; its first `scanned` bytes hold no line end and need not be looked at again.
+    Incomplete {
+        scanned: usize,
+    },
+    Empty {
+        consumed: usize,
+    },
+    Command {
+        command: Command<'a>,
+        consumed: usize,
+    },
+    /// Not a command: to be answered, and the next line may be one.
+    Wrong {
+        wrong: Wrong,
+        consumed: usize,
+    },
+    /// Where the next command begins cannot be known, or this is no client of ours: to be answered, and the connection closed.
+    Fatal {
+        wrong: Wrong,
+    },
+}
+
+/// What was wrong with a line, and what would be right.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Wrong {
+    pub code: ErrorCode,
+    pub sentence: String,
+}
+
+impl Wrong {
+    fn new(code: ErrorCode, sentence: impl Into<String>) -> Wrong {
+        Wrong { code, sentence: sentence.into() }
+    }
+
+    fn syntax(help: &Help, wrong: impl AsRef<str>) -> Wrong {
+        Wrong::new(ErrorCode::Syntax, format!("{}; usage: {}", wrong.as_ref(), help.usage))
+    }
+
+    pub fn into_reply(self) -> Reply<'static> {
+        Reply::Error { code: self.code, sentence: Cow::Owned(self.sentence) }
+    }
+}
+
+/// Looks at the first line of `buffer`, of which `scanned` bytes are known to hold no line end.
+pub fn parse<'a>(buffer: &'a [u8], scanned: usize, limits: &Limits) -> Parsed<'a> {
+    let Some(first) = buffer.first() else { return Parsed::Incomplete { scanned: 0 } };
+    if is_binary(*first) {
+        return Parsed::Fatal { wrong: no_command(buffer) };
+    }
+    let scanned = scanned.min(buffer.len());
+    let Some(end) = memchr(b'\n', &buffer[scanned..]).map(|at| scanned + at) else {
+        // The last byte may be the `\r` of a line end.
+        return match check_line_len(buffer, buffer.len() - 1, limits) {
+            Ok(()) => Parsed::Incomplete { scanned: buffer.len() },
+            Err(wrong) => Parsed::Fatal { wrong },
+        };
+    };
+    let consumed = end + 1;
+    let line = &buffer[..end];
+    let line = line.strip_suffix(b"\r").unwrap_or(line);
+    if let Err(wrong) = check_line_len(line, line.len(), limits) {
+        return Parsed::Fatal { wrong };
+    }
+    let line = trim_start(line);
+    if line.is_empty() {
+        return Parsed::Empty { consumed };
+    }
+    match parse_line(line, limits) {
+        Ok(command) => Parsed::Command { command, consumed },
+        Err(wrong) if is_foreign(line, &wrong) => Parsed::Fatal { wrong: no_command(line) },
+        Err(wrong) => Parsed::Wrong { wrong, consumed },
+    }
+}
+
+/// Checks a line, or the beginning of one, of which `len` bytes count. How long it may be depends on its verb, so that only who sends a
+/// value can make a session hold the memory for one.
+fn check_line_len(line: &[u8], len: usize, limits: &Limits) -> Result<(), Wrong> {
+    if len <= LINE_LEN_MIN {
+        return Ok(());
+    }
+    let (word, _) = split_word(trim_start(line));
+    match Verb::parse(word) {
+        None => Err(no_command(line)),
+        Some(verb) if len > limits.line_len_max_of(verb) => {
+            let max = limits.line_len_max_of(verb);
+            Err(Wrong::new(ErrorCode::TooBig, format!("the line is longer than the {max} bytes that {} can need", verb.help().name)))
+        }
+        Some(_) => Ok(()),
+    }
+}
+
+fn parse_line<'a>(line: &'a [u8], limits: &Limits) -> Result<Command<'a>, Wrong> {
+    let (word, rest) = split_word(line);
+    let Some(verb) = Verb::parse(word) else {
+        return Err(Wrong::new(ErrorCode::Unknown, format!("{} is no command; HELP lists them", shown(word))));
+    };
+    let mut words = Words { help: verb.help(), rest, limits };
+    let command = match verb {
+        Verb::Set => words.write(Write::Set)?,
+        Verb::Upd => words.write(Write::Update)?,
+        Verb::Put => words.write(Write::Put)?,
+        Verb::Del => Command::Write { key: words.key()?, write: Write::Delete },
+        Verb::Get => Command::Get { key: words.key()? },
+        Verb::Exists => Command::Exists { key: words.key()? },
+        Verb::Keys => Command::Keys { prefix: words.next()?.unwrap_or_default(), limit: words.limit()? },
+        Verb::Count => Command::Count,
+        Verb::Ack => Command::Ack { level: words.level()? },
+        Verb::Status => Command::Status,
+        Verb::Peers => Command::Peers,
+        Verb::Digest => Command::Digest,
+        Verb::Dump => Command::Dump,
+        Verb::Ping => Command::Ping,
+        Verb::Help => Command::Help { verb: words.next()?.map(|verb| String::from_utf8_lossy(&verb).into_owned()) },
+        Verb::Quit => Command::Quit,
+    };
+    words.end()?;
+    Ok(command)
+}
+
+/// The rest of a line, taken word by word.
+struct Words<'a, 'l> {
+    help: &'static Help,
+    rest: &'a [u8],
+    limits: &'l Limits,
+}
+
+impl<'a> Words<'a, '_> {
+    /// The next word, bare or quoted; what follows it stays, the space in between included.
+    fn next(&mut self) -> Result<Option<Cow<'a, [u8]>>, Wrong> {
+        let rest = trim_start(self.rest);
+        let (word, rest) = match rest.first() {
+            None => return Ok(None),
+            Some(b'"') => split_quoted(rest).map_err(|wrong| Wrong::syntax(self.help, wrong))?,
+            Some(_) => {
+                let (word, rest) = split_word(rest);
+                (Cow::Borrowed(word), rest)
+            }
+        };
+        if rest.first().is_some_and(|byte| *byte != b' ') {
+            let wrong = format!("{} follows the closing quote; a space must (a quote inside is written \\\")", shown(rest));
+            return Err(Wrong::syntax(self.help, wrong));
+        }
+        self.rest = rest;
+        Ok(Some(word))
+    }
+
+    fn key(&mut self) -> Result<Cow<'a, [u8]>, Wrong> {
+        let Some(key) = self.next()? else {
+            return Err(Wrong::syntax(self.help, format!("{} needs a key (the empty one is \"\")", self.help.name)));
+        };
+        if key.len() > self.limits.key_len_max {
+            let sentence = format!("the key has {} bytes; at most {} are allowed", key.len(), self.limits.key_len_max);
+            return Err(Wrong::new(ErrorCode::TooBig, sentence));
+        }
+        Ok(key)
+    }
+
+    /// A key, one space, and the rest of the line or one quoted string.
+    fn write(&mut self, write: impl FnOnce(Cow<'a, [u8]>) -> Write<'a>) -> Result<Command<'a>, Wrong> {
+        let key = self.key()?;
+        let rest = self.rest.strip_prefix(b" ").unwrap_or_default();
+        if rest.is_empty() {
+            let wrong = format!("{} needs a value after the key (the empty one is \"\")", self.help.name);
+            return Err(Wrong::syntax(self.help, wrong));
+        }
+        let value = unquote(rest).map_err(|wrong| Wrong::syntax(self.help, wrong))?;
+        if value.len() > self.limits.value_len_max {
+            let sentence = format!("the value has {} bytes; at most {} are allowed", value.len(), self.limits.value_len_max);
+            return Err(Wrong::new(ErrorCode::TooBig, sentence));
+        }
+        self.rest = &[];
+        Ok(Command::Write { key, write: write(value) })
+    }
+
+    fn limit(&mut self) -> Result<Option<usize>, Wrong> {
+        let Some(word) = self.next()? else { return Ok(None) };
+        let limit = std::str::from_utf8(&word).ok().and_then(|word| word.parse().ok());
+        limit.map(Some).ok_or_else(|| Wrong::syntax(self.help, format!("{} is no limit; expected a number", shown(&word))))
+    }
+
+    fn level(&mut self) -> Result<Option<AckLevel>, Wrong> {
+        let Some(word) = self.next()? else { return Ok(None) };
+        let level = std::str::from_utf8(&word).ok().and_then(|word| word.parse().ok());
+        level
+            .map(Some)
+            .ok_or_else(|| Wrong::syntax(self.help, format!("{} is no ack level; expected local, majority or all", shown(&word))))
+    }
+
+    fn end(&self) -> Result<(), Wrong> {
+        match trim_start(self.rest) {
+            [] => Ok(()),
+            rest => {
+                let wrong = format!("{} is too much after {} (a key with spaces is quoted)", shown(rest), self.help.name);
+                Err(Wrong::syntax(self.help, wrong))
+            }
+        }
+    }
+}
+
+/// Up to the first space, and what begins with it.
+fn split_word(line: &[u8]) -> (&[u8], &[u8]) {
+    line.split_at(memchr(b' ', line).unwrap_or(line.len()))
+}
+
+fn trim_start(mut line: &[u8]) -> &[u8] {
+    while let [b' ', rest @ ..] = line {
+        line = rest;
+    }
+    line
+}
+
+/// No verb, and no sensible slip of one, begins like this: a TLS hello does, and so does telnet's answer to an interrupt.
+fn is_binary(byte: u8) -> bool {
+    !matches!(byte, b' '..=b'~' | b'\t' | b'\r' | b'\n')
+}
+
+/// A line that was refused and whose sender speaks something else. Reading on would give an error for every line of an HTTP
+/// request, and would execute what a browser was tricked into posting.
+fn is_foreign(line: &[u8], wrong: &Wrong) -> bool {
+    let binary_verb = || wrong.code == ErrorCode::Unknown && split_word(line).0.iter().any(|byte| is_binary(*byte));
+    let http = || [&b" HTTP/1.1"[..], b" HTTP/1.0", b" HTTP/2.0"].iter().any(|version| line.ends_with(version));
+    binary_verb() || http()
+}
+
+fn no_command(bytes: &[u8]) -> Wrong {
+    let bytes = bytes.get(..32).unwrap_or(bytes);
+    let sentence = format!("what begins with {} is no command of this text protocol; HELP lists them; closing", shown(bytes));
+    Wrong::new(ErrorCode::Unknown, sentence)
+}
+
+fn takes_value(verb: Verb) -> bool {
+    matches!(verb, Verb::Set | Verb::Upd | Verb::Put)
+}
+
+/// What [`Reply::Ok`] looks like: a session that answered too early replaces exactly these bytes.
+pub const OK: &[u8] = b"OK\n";
+
+/// Appends a reply with its line end.
+pub fn encode_reply(reply: &Reply<'_>, out: &mut Vec<u8>) {
+    // Writing to memory does not fail.
+    let _ = write_reply(out, reply);
+}
+
+/// Writes a reply with its line end.
+pub fn write_reply(out: &mut impl io::Write, reply: &Reply<'_>) -> io::Result<()> {
+    match reply {
+        Reply::Ok => return out.write_all(OK),
+        Reply::Value(value) => {
+            out.write_all(b"VALUE ")?;
+            write_text(out, value)?;
+        }
+        Reply::Integer(number) => write!(out, "{number}")?,
+        Reply::Pong => out.write_all(b"PONG")?,
+        Reply::Key(key) => {
+            out.write_all(b"KEY ")?;
+            write_text(out, key)?;
+        }
+        Reply::Ack(level) => write!(out, "ACK {level}")?,
+        Reply::Digest { sum, keys } => write!(out, "DIGEST {sum:016x} {keys}")?,
+        Reply::Line(line) => out.write_all(line.as_bytes())?,
+        Reply::End => out.write_all(b"END")?,
+        Reply::Error { code, sentence } => write!(out, "ERROR {code} {sentence}")?,
+    }
+    out.write_all(b"\n")
+}
+
+/// Appends a command with its line end, quoted where needed: what [`parse`] makes of it is equal.
+pub fn encode_command(command: &Command<'_>, out: &mut Vec<u8>) {
+    // Writing to memory does not fail.
+    let _ = write_command(out, command);
+}
+
+fn write_command(out: &mut Vec<u8>, command: &Command<'_>) -> io::Result<()> {
+    let key_after = |out: &mut Vec<u8>, verb: &[u8], key: &[u8]| {
+        out.write_all(verb)?;
+        write_word(out, key)
+    };
+    match command {
+        Command::Get { key } => key_after(out, b"GET ", key)?,
+        Command::Exists { key } => key_after(out, b"EXISTS ", key)?,
+        Command::Write { key, write } => {
+            let (verb, value) = match write {
+                Write::Set(value) => (&b"SET "[..], Some(value)),
+                Write::Update(value) => (&b"UPD "[..], Some(value)),
+                Write::Put(value) => (&b"PUT "[..], Some(value)),
+                Write::Delete => (&b"DEL "[..], None),
+            };
+            key_after(out, verb, key)?;
+            if let Some(value) = value {
+                out.write_all(b" ")?;
+                write_text(out, value)?;
+            }
+        }
+        Command::Keys { prefix, limit } => {
+            key_after(out, b"KEYS ", prefix)?;
+            if let Some(limit) = limit {
+                write!(out, " {limit}")?;
+            }
+        }
+        Command::Count => out.write_all(b"COUNT")?,
+        Command::Ack { level: None } => out.write_all(b"ACK")?,
+        Command::Ack { level: Some(level) } => write!(out, "ACK {level}")?,
+        Command::Status => out.write_all(b"STATUS")?,
+        Command::Peers => out.write_all(b"PEERS")?,
+        Command::Digest => out.write_all(b"DIGEST")?,
+        Command::Dump => out.write_all(b"DUMP")?,
+        Command::Ping => out.write_all(b"PING")?,
+        Command::Help { verb: None } => out.write_all(b"HELP")?,
+        Command::Help { verb: Some(verb) } => key_after(out, b"HELP ", verb.as_bytes())?,
+        Command::Quit => out.write_all(b"QUIT")?,
+    }
+    out.write_all(b"\n")
+}
+
+/// One line of a reply as a client reads it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Answer {
+    Ok,
+    Value(Value),
+    Integer(u64),
+    Pong,
+    Key(Vec<u8>),
+    Ack(AckLevel),
+    Digest {
+        sum: u64,
+        keys: u64,
+    },
+    /// A line of a long answer, and whatever else this client does not know.
+    Line(String),
+    End,
+    Error {
+        code: ErrorCode,
+        sentence: String,
+    },
+}
+
+/// Reads one line of a reply, without its line end. The error says what is wrong with it: then this is no kvmesh node.
+///
+/// What a line means also depends on the command: the lines of STATUS, PEERS, HELP and DUMP are text and never look like another reply but
+/// [`Answer::End`].
+pub fn parse_answer(line: &[u8]) -> Result<Answer, String> {
+    let (word, rest) = split_word(line);
+    let rest = rest.strip_prefix(b" ").unwrap_or(rest);
+    let text = std::str::from_utf8(rest).unwrap_or_default();
+    let malformed = || format!("{} is no reply of a kvmesh node", shown(line));
+    Ok(match (word, rest) {
+        (b"OK", []) => Answer::Ok,
+        (b"PONG", []) => Answer::Pong,
+        (b"END", []) => Answer::End,
+        (b"VALUE", text) => Answer::Value(unquote(text)?.into()),
+        (b"KEY", text) => Answer::Key(unquote(text)?.into_owned()),
+        (b"ACK", _) => Answer::Ack(text.parse()?),
+        (b"DIGEST", _) => {
+            let (sum, keys) = text.split_once(' ').ok_or_else(malformed)?;
+            let sum = u64::from_str_radix(sum, 16).map_err(|_| malformed())?;
+            Answer::Digest { sum, keys: keys.parse().map_err(|_| malformed())? }
+        }
+        (b"ERROR", _) => {
+            let (code, sentence) = text.split_once(' ').ok_or_else(malformed)?;
+            let code = ERROR_CODES.into_iter().find(|known| known.to_string() == code).ok_or_else(malformed)?;
+            Answer::Error { code, sentence: sentence.to_owned() }
+        }
+        (digits, []) if !digits.is_empty() && digits.iter().all(u8::is_ascii_digit) => {
+            let number = std::str::from_utf8(digits).ok().and_then(|digits| digits.parse().ok());
+            Answer::Integer(number.ok_or_else(malformed)?)
+        }
+        _ => Answer::Line(String::from_utf8(line.to_vec()).map_err(|_| malformed())?),
+    })
+}
+
+const ERROR_CODES: [ErrorCode; 10] = [
+    ErrorCode::Syntax,
+    ErrorCode::Unknown,
+    ErrorCode::Exists,
+    ErrorCode::NotFound,
+    ErrorCode::TooBig,
+    ErrorCode::Full,
+    ErrorCode::NoQuorum,
+    ErrorCode::Timeout,
+    ErrorCode::Loading,
+    ErrorCode::Busy,
+];
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,242 @@
+//! The codec of the text protocol: what is legal, what is refused, and that nothing depends on how the bytes arrive.
+
+use super::*;
+use proptest::prelude::*;
+
+const LIMITS: Limits = Limits { key_len_max: 100, value_len_max: 1000 };
+
+fn cow(bytes: &[u8]) -> Cow<'_, [u8]> {
+    Cow::Borrowed(bytes)
+}
+
+fn one(line: &str) -> Command<'_> {
+    match parse(line.as_bytes(), 0, &LIMITS) {
+        Parsed::Command { command, consumed } if consumed == line.len() => command,
+        other => panic!("{line:?} gave {other:?}"),
+    }
+}
+
+fn wrong(line: &[u8]) -> (String, String) {
+    match parse(line, 0, &LIMITS) {
+        Parsed::Wrong { wrong, consumed } if consumed == line.len() => (wrong.code.to_string(), wrong.sentence),
+        other => panic!("{:?} gave {other:?}", String::from_utf8_lossy(line)),
+    }
+}
+
+fn fatal(bytes: &[u8]) -> ErrorCode {
+    match parse(bytes, 0, &LIMITS) {
+        Parsed::Fatal { wrong } => wrong.code,
+        other => panic!("{:?} gave {other:?}", String::from_utf8_lossy(bytes)),
+    }
+}
+
+fn set<'a>(key: &'a [u8], value: &'a [u8]) -> Command<'a> {
+    Command::Write { key: cow(key), write: Write::Set(cow(value)) }
+}
+
+#[test]
+fn the_rest_of_the_line_is_the_value_and_quotes_hold_the_rest() {
+    assert_eq!(one("SET a 1\n"), set(b"a", b"1"));
+    assert_eq!(one("set a 1\r\n"), set(b"a", b"1"));
+    assert_eq!(one("SET a two  words \n"), set(b"a", b"two  words "));
+    assert_eq!(one("SET a  b\n"), set(b"a", b" b"));
+    assert_eq!(one("SET a x\"y\n"), set(b"a", b"x\"y"));
+    assert_eq!(one("SET \"a b\" \"c\\n\\x00\\\"\"\r\n"), set(b"a b", b"c\n\0\""));
+    assert_eq!(one("SET \"\" \"\"\n"), set(b"", b""));
+    assert_eq!(one("  PUT a 1\n"), Command::Write { key: cow(b"a"), write: Write::Put(cow(b"1")) });
+    assert_eq!(one("uPd a 1\n"), Command::Write { key: cow(b"a"), write: Write::Update(cow(b"1")) });
+    assert_eq!(one("DEL a \n"), Command::Write { key: cow(b"a"), write: Write::Delete });
+    assert_eq!(one("GET \"a\"\n"), Command::Get { key: cow(b"a") });
+}
+
+#[test]
+fn the_other_commands_take_the_words_that_they_may() {
+    assert_eq!(one("KEYS\n"), Command::Keys { prefix: cow(b""), limit: None });
+    assert_eq!(one("KEYS user: 10\n"), Command::Keys { prefix: cow(b"user:"), limit: Some(10) });
+    assert_eq!(one("KEYS \"\" 10\n"), Command::Keys { prefix: cow(b""), limit: Some(10) });
+    assert_eq!(one("ack LOCAL\n"), Command::Ack { level: Some(AckLevel::Local) });
+    assert_eq!(one("ACK\n"), Command::Ack { level: None });
+    assert_eq!(one("HELP set\n"), Command::Help { verb: Some("set".to_owned()) });
+    assert_eq!(one("quit\n"), Command::Quit);
+}
+
+#[test]
+fn what_is_wrong_and_what_would_be_right_is_said() {
+    for (line, code, said) in [
+        ("FOO a\n", "UNKNOWN", "\"FOO\" is no command; HELP lists them"),
+        ("SET\n", "SYNTAX", "SET needs a key"),
+        ("SET a\n", "SYNTAX", "SET needs a value after the key (the empty one is \"\"); usage: SET key value"),
+        ("SET a \n", "SYNTAX", "the empty one is \"\""),
+        ("SET a \"b\" c\n", "SYNTAX", "\" c\" follows the closing quote"),
+        ("SET a \"b\n", "SYNTAX", "not closed"),
+        ("SET \"a\"b c\n", "SYNTAX", "follows the closing quote"),
+        ("GET\n", "SYNTAX", "GET needs a key"),
+        ("GET a b\n", "SYNTAX", "\"b\" is too much after GET"),
+        ("PING now\n", "SYNTAX", "usage: PING"),
+        ("KEYS a b\n", "SYNTAX", "\"b\" is no limit"),
+        ("KEYS a -1\n", "SYNTAX", "\"-1\" is no limit"),
+        ("KEYS a 1 2\n", "SYNTAX", "too much"),
+        ("ACK two\n", "SYNTAX", "\"two\" is no ack level; expected local, majority or all; usage: ACK [local|majority|all]"),
+    ] {
+        let (got, sentence) = wrong(line.as_bytes());
+        assert_eq!(got, code, "{line:?}: {sentence}");
+        assert!(sentence.contains(said), "{line:?}: {sentence}");
+        assert!(!sentence.contains('\n'), "{sentence}");
+    }
+}
+
+#[test]
+fn limits_hold_for_what_is_meant_not_for_how_it_is_written() {
+    let escaped = |len: usize| "\\x41".repeat(len);
+    one(&format!("SET \"{}\" \"{}\"\n", escaped(100), escaped(1000)));
+    let (code, sentence) = wrong(format!("SET {} v\n", "k".repeat(101)).as_bytes());
+    assert_eq!((code.as_str(), sentence.as_str()), ("TOOBIG", "the key has 101 bytes; at most 100 are allowed"));
+    let (code, sentence) = wrong(format!("SET k {}\n", "v".repeat(1001)).as_bytes());
+    assert_eq!((code.as_str(), sentence.as_str()), ("TOOBIG", "the value has 1001 bytes; at most 1000 are allowed"));
+}
+
+#[test]
+fn a_line_without_end_and_foreign_bytes_end_the_connection() {
+    let line = |verb: &str, len| format!("{verb}{}", "x".repeat(len - verb.len())).into_bytes();
+    let max = LIMITS.line_len_max();
+    assert_eq!(parse(&line("SET k ", max), 0, &LIMITS), Parsed::Incomplete { scanned: max });
+    assert_eq!(fatal(&line("SET k ", max + 2)), ErrorCode::TooBig);
+    // Only who sends a value gets the room for one; who sends no command, none.
+    assert_eq!(fatal(&line("GET ", 2_000)), ErrorCode::TooBig);
+    assert_eq!(fatal(&line("NONSENSE ", 2_000)), ErrorCode::Unknown);
+    assert_eq!(fatal(b"\x16\x03\x01\x02\x00"), ErrorCode::Unknown);
+    assert_eq!(fatal(b"\0"), ErrorCode::Unknown);
+    assert_eq!(fatal(b"\xff\xf4\xff\xfd\x06"), ErrorCode::Unknown);
+    assert_eq!(fatal(b"S\0T a 1\n"), ErrorCode::Unknown);
+    assert_eq!(fatal(b"GET / HTTP/1.1\r\n"), ErrorCode::Unknown);
+    assert_eq!(fatal(b"POST /keys HTTP/1.0\r\n"), ErrorCode::Unknown);
+    assert_eq!(one("SET a GET / HTTP/1.1\n"), set(b"a", b"GET / HTTP/1.1"));
+}
+
+#[test]
+fn empty_lines_are_not_commands() {
+    for line in ["\n", "\r\n", "   \n", " \r\n"] {
+        assert_eq!(parse(line.as_bytes(), 0, &LIMITS), Parsed::Empty { consumed: line.len() });
+    }
+}
+
+/// All that a stream holds when it arrives in pieces of `len` bytes, as a session reads it.
+fn read_in_pieces(stream: &[u8], len: usize) -> Vec<String> {
+    let (mut buffer, mut scanned, mut seen) = (Vec::new(), 0, Vec::new());
+    for piece in stream.chunks(len) {
+        buffer.extend_from_slice(piece);
+        loop {
+            let parsed = parse(&buffer, scanned, &LIMITS);
+            let consumed = match &parsed {
+                Parsed::Incomplete { scanned: upto } => {
+                    scanned = *upto;
+                    break;
+                }
+                Parsed::Fatal { wrong } => {
+                    seen.push(format!("closed: {}", wrong.code));
+                    return seen;
+                }
+                Parsed::Command { consumed, .. } | Parsed::Wrong { consumed, .. } | Parsed::Empty { consumed } => *consumed,
+            };
+            seen.push(format!("{parsed:?}"));
+            scanned = 0;
+            buffer.drain(..consumed);
+        }
+    }
+    seen
+}
+
+#[test]
+fn a_script_gives_the_same_commands_however_it_arrives() {
+    let script = b"SET a 1\r\nGET a\n\nSET \"k \\x0A\" \"v \\\" w\"\nNOPE\r\n  PING\nSET k\nDEL a\r\nKEYS a 3\nACK all\nSET v  x \nGET / HTTP/1.1\nPING\n";
+    let whole = read_in_pieces(script, script.len());
+    assert_eq!(whole.len(), 12);
+    for len in 1..script.len() {
+        assert_eq!(read_in_pieces(script, len), whole);
+    }
+    for end in 0..script.len() {
+        let truncated = read_in_pieces(&script[..end], 1);
+        assert_eq!(truncated, whole[..truncated.len()]);
+    }
+}
+
+fn any_bytes(len: usize) -> impl Strategy<Value = Vec<u8>> {
+    prop_oneof![
+        prop::collection::vec(any::<u8>(), 0..len),
+        prop::collection::vec(prop::sample::select(b" \"\\\n\r\tax\x00\xc3\xbc".to_vec()), 0..len)
+    ]
+}
+
+fn any_command() -> impl Strategy<Value = Command<'static>> {
+    let key = any_bytes(100).prop_map(Cow::Owned);
+    let value = any_bytes(1000).prop_map(Cow::Owned);
+    let level = prop::option::of(prop::sample::select(vec![AckLevel::Local, AckLevel::Majority, AckLevel::All]));
+    (key, value, level, prop::option::of(any::<usize>()), 0..17).prop_map(|(key, value, level, limit, which)| match which {
+        0 => Command::Write { key, write: Write::Set(value) },
+        1 => Command::Write { key, write: Write::Update(value) },
+        2 => Command::Write { key, write: Write::Put(value) },
+        3 => Command::Write { key, write: Write::Delete },
+        4 => Command::Get { key },
+        5 => Command::Exists { key },
+        6 => Command::Keys { prefix: key, limit },
+        7 => Command::Ack { level },
+        8 => Command::Help { verb: limit.map(|word| word.to_string()) },
+        9 => Command::Count,
+        10 => Command::Status,
+        11 => Command::Peers,
+        12 => Command::Digest,
+        13 => Command::Dump,
+        14 => Command::Ping,
+        _ => Command::Quit,
+    })
+}
+
+fn any_reply() -> impl Strategy<Value = (Reply<'static>, Answer)> {
+    let level = prop::sample::select(vec![AckLevel::Local, AckLevel::Majority, AckLevel::All]);
+    let code = prop::sample::select(ERROR_CODES.to_vec());
+    (any_bytes(300), any::<u64>(), any::<u64>(), level, code, 0..9).prop_map(|(bytes, sum, keys, level, code, which)| match which {
+        0 => (Reply::Value(bytes.as_slice().into()), Answer::Value(bytes.as_slice().into())),
+        1 => (Reply::Key(bytes.clone().leak()), Answer::Key(bytes)),
+        2 => (Reply::Integer(sum), Answer::Integer(sum)),
+        3 => (Reply::Digest { sum, keys }, Answer::Digest { sum, keys }),
+        4 => (Reply::Ack(level), Answer::Ack(level)),
+        5 => {
+            let sentence = shown(&bytes);
+            (Reply::Error { code, sentence: Cow::Owned(sentence.clone()) }, Answer::Error { code, sentence })
+        }
+        6 => (Reply::Pong, Answer::Pong),
+        7 => (Reply::End, Answer::End),
+        _ => (Reply::Ok, Answer::Ok),
+    })
+}
+
+proptest! {
+    #[test]
+    fn commands_round_trip(commands in prop::collection::vec(any_command(), 1..8), len in 1..40usize) {
+        let mut stream = Vec::new();
+        let mut expected = Vec::new();
+        for command in &commands {
+            let start = stream.len();
+            encode_command(command, &mut stream);
+            expected.push(format!("{:?}", Parsed::Command { command: command.clone(), consumed: stream.len() - start }));
+        }
+        prop_assert_eq!(read_in_pieces(&stream, len), expected);
+    }
+
+    #[test]
+    fn replies_round_trip_as_one_line_each((reply, answer) in any_reply()) {
+        let mut out = Vec::new();
+        encode_reply(&reply, &mut out);
+        prop_assert_eq!(out.pop(), Some(b'\n'));
+        prop_assert!(!out.iter().any(|byte| *byte < b' '));
+        prop_assert_eq!(parse_answer(&out).unwrap(), answer);
+    }
+
+    #[test]
+    fn random_bytes_never_panic_and_never_hold_more_than_a_line(bytes in prop::collection::vec(any::<u8>(), 0..3000), verb in 0..18usize) {
+        let verb = crate::protocol::help::HELP.get(verb).map_or("", |help| help.name);
+        let stream = [verb.as_bytes(), b" ", &bytes].concat();
+        prop_assert_eq!(read_in_pieces(&stream, 1), read_in_pieces(&stream, stream.len()));
+        let _ = parse_answer(&bytes);
+    }
+}
