@@ -5,4 +5,5 @@ pub mod dump;
 pub mod entry;
 pub mod protocol;
 pub mod replication;
+pub mod server;
 pub mod store;

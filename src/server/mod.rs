@@ -1,0 +1,133 @@
+//! Clients: the port, a thread each, and what their commands come to.
+//!
+//! Owns the listening socket, the sockets of clients, and their threads. A session reads what its client has sent, executes *all* of it as one
+//! round, waits once until the writes of the round are acknowledged, and answers with one write. It sees of replication only the face for
+//! writes ([`Submit`], [`Acks`]) and what [`Views`] shows.
+
+mod beaten;
+mod buffer;
+mod clients;
+mod execute;
+mod listener;
+mod session;
+mod writes;
+
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::{Builder, JoinHandle};
+use std::time::Instant;
+
+use crossbeam_channel::{Sender, bounded};
+
+use crate::config::Config;
+use crate::protocol::text::Limits;
+use crate::replication::acks::Acks;
+use crate::replication::submit::Submit;
+use crate::server::clients::Clients;
+use crate::store::Store;
+
+pub use crate::server::listener::listen;
+
+/// Everything that sessions work with.
+pub struct Services {
+    pub config: Arc<Config>,
+    pub store: Arc<Store>,
+    pub submit: Arc<Submit>,
+    pub acks: Arc<Acks>,
+    pub views: Views,
+}
+
+/// What sessions see of the node beside its face for writes. Functions, so that this folder knows nothing of how a mesh is run.
+pub struct Views {
+    /// Whether the node has caught up and serves clients. Asked once a round.
+    pub is_open: Box<dyn Fn() -> bool + Send + Sync>,
+    /// Until then: a sentence that says how far it is.
+    pub loading: Box<dyn Fn() -> String + Send + Sync>,
+    /// Names and values for STATUS; clients and limits are added here.
+    pub status: Box<dyn Fn() -> Vec<(String, String)> + Send + Sync>,
+    /// Lines for PEERS.
+    pub peers: Box<dyn Fn() -> Vec<String> + Send + Sync>,
+    /// The full dump in chunks of whole lines, line ends included.
+    pub dump: Box<dyn Fn() -> Chunks + Send + Sync>,
+}
+
+pub type Chunks = Box<dyn Iterator<Item = Vec<u8>>>;
+
+/// The running server; [`Server::stop`] ends it.
+pub struct Server {
+    shared: Arc<Shared>,
+    addr: SocketAddr,
+    accept: JoinHandle<()>,
+    stop_tx: Sender<()>,
+}
+
+/// What the accepting thread and all sessions share.
+struct Shared {
+    services: Services,
+    limits: Limits,
+    clients: Clients,
+    counters: Counters,
+    /// Once true, sessions end after the round that they are in.
+    stopping: AtomicBool,
+}
+
+/// For STATUS. Sessions add to them once a round.
+#[derive(Default)]
+struct Counters {
+    commands: AtomicU64,
+    writes: AtomicU64,
+    writes_refused: AtomicU64,
+    writes_unknown: AtomicU64,
+    accept_errors: AtomicU64,
+}
+
+impl Server {
+    /// Serves clients on `listener`, which [`listen`] makes, from now on.
+    pub fn start(listener: TcpListener, services: Services) -> io::Result<Server> {
+        let config = &services.config;
+        let limits = Limits { key_len_max: config.key_len_max, value_len_max: config.value_len_max };
+        let clients = Clients::new(config.clients_max);
+        let shared = Arc::new(Shared { services, limits, clients, counters: Counters::default(), stopping: AtomicBool::new(false) });
+        let addr = listener.local_addr()?;
+        let (stop_tx, stop_rx) = bounded(1);
+        let accept = Builder::new().name("accept".to_owned()).spawn({
+            let shared = Arc::clone(&shared);
+            move || listener::run_accept(&listener, &shared, &stop_rx)
+        })?;
+        Ok(Server { shared, addr, accept, stop_tx })
+    }
+
+    /// Where it listens.
+    pub fn addr(&self) -> SocketAddr {
+        self.addr
+    }
+
+    /// Clients that are connected now.
+    pub fn clients_len(&self) -> usize {
+        self.shared.clients.len()
+    }
+
+    /// Takes no more clients, lets every session finish the round that it is in and send its replies, and joins the threads. Sessions that are
+    /// not done at the deadline are cut off. Returns how many of those have still not ended a moment later.
+    pub fn stop(self, deadline: Instant) -> usize {
+        self.shared.stopping.store(true, Ordering::Release);
+        // Refused only when it holds one already.
+        let _ = self.stop_tx.try_send(());
+        listener::wake(self.addr, &self.accept);
+        if let Err(panic) = self.accept.join() {
+            std::panic::resume_unwind(panic);
+        }
+        self.shared.clients.end(deadline)
+    }
+}
+
+impl Shared {
+    fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::Acquire)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,503 @@
+//! Sessions over real loopback sockets. Peers are played by hand: what they acknowledge, and which writes they say were beaten.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{Shutdown, TcpStream};
+use std::sync::atomic::AtomicUsize;
+use std::thread;
+use std::time::Duration;
+
+use super::*;
+use crate::clock::{Clock, Stamp};
+use crate::entry::{Entry, Key, NodeId, Origin, Version};
+
+/// Long enough that only a fault gets there.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+const ORIGIN: Origin = Origin { node: NodeId(1), nonce: 7 };
+const OTHER: Origin = Origin { node: NodeId(2), nonce: 9 };
+
+struct Fixture {
+    server: Server,
+    clock: Arc<Clock>,
+    store: Arc<Store>,
+    submit: Arc<Submit>,
+    acks: Arc<Acks>,
+    is_open: Arc<AtomicBool>,
+    replicator: JoinHandle<()>,
+}
+
+/// A node with so many peers, that do nothing by themselves, and a replicator that takes writes and forgets them.
+fn fixture(peers: usize, settings: &str) -> Fixture {
+    let json = format!(
+        r#"{{"id": 1, "client_addr": "127.0.0.1:0", "peer_addr": "127.0.0.1:0", "peers": [], "clients_max": 8,
+            "key_len_max": 100, "value_len_max": 4194304{settings}}}"#
+    );
+    let config = Arc::new(Config::from_json(&json, "test").unwrap());
+    let (clock, store) = (Arc::<Clock>::default(), Arc::new(Store::new()));
+    let (submit, write_rx) = Submit::new(ORIGIN, Arc::clone(&clock), Arc::clone(&store), config.write_room);
+    let submit = Arc::new(submit);
+    let replicator = thread::spawn({
+        let submit = Arc::clone(&submit);
+        move || write_rx.iter().for_each(|submitted| submit.give_back(submitted.reserved))
+    });
+    let acks = Arc::new(Acks::new(peers, peers.div_ceil(2) + 1, config.ack_timeout));
+    for peer in 0..peers {
+        acks.set_up(peer, true);
+    }
+    let is_open = Arc::new(AtomicBool::new(true));
+    let views = Views {
+        is_open: {
+            let is_open = Arc::clone(&is_open);
+            Box::new(move || is_open.load(Ordering::Acquire))
+        },
+        loading: Box::new(|| "this node is catching up: 1 of 2 peers done; use another node or wait".to_owned()),
+        status: Box::new(|| vec![("node".to_owned(), "1".to_owned())]),
+        peers: Box::new(|| vec!["peer 2 up".to_owned()]),
+        dump: Box::new(|| Box::new([b"{}\n{}\n".to_vec(), b"{}\n".to_vec()].into_iter())),
+    };
+    let services = Services { config, store: Arc::clone(&store), submit: Arc::clone(&submit), acks: Arc::clone(&acks), views };
+    let server = Server::start(listen("127.0.0.1:0".parse().unwrap()).unwrap(), services).unwrap();
+    Fixture { server, clock, store, submit, acks, is_open, replicator }
+}
+
+impl Fixture {
+    fn connect(&self) -> Client {
+        let socket = TcpStream::connect(self.server.addr()).unwrap();
+        socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        socket.set_write_timeout(Some(PATIENCE)).unwrap();
+        Client { replies: BufReader::new(socket.try_clone().unwrap()), socket }
+    }
+
+    /// Every peer acknowledges all that has been written.
+    fn acknowledge(&self, peer: usize) {
+        self.acks.acknowledge(peer, Stamp::ZERO, self.submit.position(), &[]);
+    }
+
+    /// Another node's write arrives, or is known to be somewhere: the clock is above it.
+    fn foreign(&self, key: &str, value: Option<&str>) -> Entry {
+        let version = Version { stamp: self.clock.issue(crate::clock::wall_ms()), origin: OTHER };
+        Entry { key: Key::from(key.as_bytes()), value: value.map(|value| value.as_bytes().into()), version }
+    }
+
+    fn await_waiting(&self) {
+        until("a session waits for acks", || self.acks.waiting_len() > 0);
+    }
+
+    fn stop(self) {
+        assert_eq!(self.server.stop(Instant::now() + PATIENCE), 0);
+        self.submit.close();
+        self.replicator.join().unwrap();
+    }
+}
+
+struct Client {
+    socket: TcpStream,
+    replies: BufReader<TcpStream>,
+}
+
+impl Client {
+    fn send(&mut self, bytes: impl AsRef<[u8]>) {
+        self.socket.write_all(bytes.as_ref()).unwrap();
+    }
+
+    /// The next line, without its end; empty at the end of the stream.
+    fn line(&mut self) -> String {
+        let mut line = String::new();
+        self.replies.read_line(&mut line).unwrap();
+        line.strip_suffix('\n').unwrap_or(&line).to_owned()
+    }
+
+    fn expect(&mut self, replies: &[&str]) {
+        for reply in replies {
+            let line = self.line();
+            // A sentence may go on after what the test names.
+            assert!(if reply.starts_with("ERROR") { line.starts_with(reply) } else { line == *reply }, "{line:?} instead of {reply:?}");
+        }
+    }
+
+    fn is_answered(&self) -> bool {
+        self.socket.set_nonblocking(true).unwrap();
+        let answered = self.socket.peek(&mut [0]).is_ok();
+        self.socket.set_nonblocking(false).unwrap();
+        answered
+    }
+
+    fn expect_end(&mut self) {
+        assert_eq!(self.line(), "");
+    }
+}
+
+fn until(what: &str, mut condition: impl FnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !condition() {
+        assert!(Instant::now() < deadline, "not in time: {what}");
+        thread::yield_now();
+    }
+}
+
+#[test]
+fn a_script_in_one_piece_and_byte_by_byte() {
+    let script = "SET a 1\r\nSET a 2\nGET a\n\nUPD a two words\nGET a\nUPD b 1\nPUT \"b \\n\" \"\"\nGET \"b \\n\"\nEXISTS a\nEXISTS x\nCOUNT\n\
+        DEL a\nDEL a\nGET a\nACK\nACK local\nPUT c x\nack\nNOPE\nSET k\nPING\nKEYS c\nKEYS \"\" 1\nHELP get\nPEERS\nDUMP\nQUIT\nPING\n";
+    let replies = [
+        "OK",
+        "ERROR EXISTS key \"a\" exists; use UPD to change it, PUT to set it either way",
+        "VALUE 1",
+        "OK",
+        "VALUE two words",
+        "ERROR NOTFOUND key \"b\" does not exist; use SET to create it",
+        "OK",
+        "VALUE \"\"",
+        "1",
+        "0",
+        "2",
+        "OK",
+        "ERROR NOTFOUND",
+        "ERROR NOTFOUND",
+        "ACK majority",
+        "OK",
+        "OK",
+        "ACK local",
+        "ERROR UNKNOWN \"NOPE\"",
+        "ERROR SYNTAX SET needs a value",
+        "PONG",
+        "KEY c",
+        "END",
+    ];
+    for piece_len in [script.len(), 7, 1] {
+        let fixture = fixture(0, "");
+        let mut client = fixture.connect();
+        for piece in script.as_bytes().chunks(piece_len) {
+            client.send(piece);
+        }
+        client.expect(&replies);
+        assert!(["KEY c", "KEY \"b \\n\""].contains(&client.line().as_str()));
+        client.expect(&["END", "GET key                   shows the value of a key, as this node knows it", "END"]);
+        client.expect(&["peer 2 up", "END", "{}", "{}", "{}", "END", "OK"]);
+        client.expect_end();
+        fixture.stop();
+    }
+}
+
+#[test]
+fn status_counts_what_clients_did_and_shows_the_limits() {
+    let fixture = fixture(0, "");
+    let mut client = fixture.connect();
+    client.send("SET a 1\nSET a 1\nGET a\nSTATUS\n");
+    client.expect(&["OK", "ERROR EXISTS", "VALUE 1"]);
+    let status: Vec<String> = std::iter::from_fn(|| Some(client.line()).filter(|line| line != "END")).collect();
+    for line in ["node 1", "clients 1", "clients_max 8", "key_len_max 100", "commands 4", "writes 1", "writes_refused 1"] {
+        assert!(status.iter().any(|shown| shown == line), "{line} is not in {status:?}");
+    }
+    fixture.stop();
+}
+
+#[test]
+fn garbage_is_answered_and_closed_and_half_a_command_dropped() {
+    let fixture = fixture(0, "");
+    for garbage in [&b"\x16\x03\x01\x02\x00\x01"[..], b"GET / HTTP/1.1\r\nHost: x\r\n\r\nPUT a 1\n", &b"x".repeat(5000)] {
+        let mut client = fixture.connect();
+        client.send(garbage);
+        client.expect(&["ERROR UNKNOWN what begins with"]);
+        client.expect_end();
+    }
+    let mut client = fixture.connect();
+    client.send("PUT a ".to_owned() + &"x".repeat(18 << 20));
+    client.expect(&["ERROR TOOBIG the line is longer"]);
+    client.expect_end();
+    let mut client = fixture.connect();
+    client.send("PUT b 1\nPUT c 1");
+    client.expect(&["OK"]);
+    drop(client);
+    until("all are gone", || fixture.server.clients_len() == 0);
+    assert_eq!(fixture.store.counts().keys, 1);
+    fixture.stop();
+}
+
+#[test]
+fn large_values_pass_and_larger_ones_are_refused() {
+    let fixture = fixture(0, "");
+    let mut client = fixture.connect();
+    let value: Vec<u8> = (0..4 << 20).map(|at| (at % 251) as u8).collect();
+    let mut command = b"PUT a ".to_vec();
+    crate::protocol::quoting::write_quoted(&mut command, &value).unwrap();
+    client.send([&command[..], b"\nPUT a "].concat());
+    client.send("v".repeat((4 << 20) + 1) + "\nGET a\nPING\n");
+    client.expect(&["OK", "ERROR TOOBIG the value has 4194305 bytes; at most 4194304"]);
+    let reply = client.line();
+    let reply = crate::protocol::text::parse_answer(reply.as_bytes()).unwrap();
+    assert!(reply == crate::protocol::text::Answer::Value(value.as_slice().into()));
+    client.expect(&["PONG"]);
+    fixture.stop();
+}
+
+#[test]
+fn replies_do_not_pile_up_for_a_client_that_does_not_read_and_it_is_closed() {
+    let fixture = fixture(0, r#", "write_timeout_ms": 200"#);
+    let mut client = fixture.connect();
+    // Below the size from which values are streamed: these are held in the replies, up to their bound.
+    client.send(format!("PUT a {}\n", "v".repeat(200 << 10)));
+    client.expect(&["OK"]);
+    let gets = 640;
+    client.send("GET a\n".repeat(gets));
+    // It reads nothing, so the session must give up; the value was not read for all the commands that are waiting.
+    until("the session is closed", || fixture.server.clients_len() == 0);
+    let mut received = Vec::new();
+    // Ends, or is reset, well before all of it.
+    let _ = client.replies.read_to_end(&mut received);
+    assert!(received.len() < gets * (200 << 10));
+    fixture.stop();
+}
+
+#[test]
+fn many_large_replies_reach_a_client_that_reads() {
+    let fixture = fixture(0, "");
+    let mut client = fixture.connect();
+    for (value_len, gets) in [(1 << 20, 64), (100 << 10, 200)] {
+        client.send(format!("PUT a {}\n", "v".repeat(value_len)) + &"GET a\n".repeat(gets) + "PING\n");
+        client.expect(&["OK"]);
+        for _ in 0..gets {
+            assert_eq!(client.line().len(), "VALUE ".len() + value_len);
+        }
+        client.expect(&["PONG"]);
+    }
+    fixture.stop();
+}
+
+#[test]
+fn one_client_too_many_is_told_so() {
+    let fixture = fixture(0, "");
+    let mut clients: Vec<Client> = (0..8).map(|_| fixture.connect()).collect();
+    for client in &mut clients {
+        client.send("PING\n");
+        client.expect(&["PONG"]);
+    }
+    let mut ninth = fixture.connect();
+    ninth.expect(&["ERROR BUSY 8 clients are connected"]);
+    ninth.expect_end();
+    clients.pop();
+    until("one has left", || fixture.server.clients_len() == 7);
+    let mut ninth = fixture.connect();
+    ninth.send("PING\n");
+    ninth.expect(&["PONG"]);
+    fixture.stop();
+}
+
+#[test]
+fn a_full_node_takes_deletes_only() {
+    let fixture = fixture(0, r#", "memory_max": 1000"#);
+    let mut client = fixture.connect();
+    client.send(format!("PUT a {}\nPUT b 1\nSET c 1\nUPD a 1\nDEL a\nPUT b 1\n", "v".repeat(1000)));
+    client.expect(&["OK", "ERROR FULL", "ERROR FULL", "ERROR FULL", "OK", "OK"]);
+    fixture.stop();
+}
+
+#[test]
+fn a_node_that_catches_up_says_so() {
+    let fixture = fixture(0, "");
+    fixture.is_open.store(false, Ordering::Release);
+    let mut client = fixture.connect();
+    client.send("GET a\nPUT a 1\nKEYS\nPING\nACK all\nHELP PING\n");
+    client.expect(&["ERROR LOADING this node is catching up", "ERROR LOADING", "ERROR LOADING", "PONG", "OK"]);
+    client.expect(&["PING                      says PONG", "END"]);
+    fixture.is_open.store(true, Ordering::Release);
+    client.send("PUT a 1\n");
+    client.expect(&["OK"]);
+    fixture.stop();
+}
+
+#[test]
+fn stopping_lets_the_round_finish_and_ends_idle_clients() {
+    let fixture = fixture(2, r#", "ack_timeout_ms": 30000"#);
+    let (mut idle, mut writing) = (fixture.connect(), fixture.connect());
+    idle.send("PING\n");
+    idle.expect(&["PONG"]);
+    writing.send("PUT a 1\nGET a\n");
+    fixture.await_waiting();
+    let Fixture { server, acks, submit, replicator, .. } = fixture;
+    let stopping = thread::spawn(move || server.stop(Instant::now() + PATIENCE));
+    idle.expect_end();
+    acks.acknowledge(0, Stamp::ZERO, submit.position(), &[]);
+    writing.expect(&["OK", "VALUE 1"]);
+    writing.expect_end();
+    assert_eq!(stopping.join().unwrap(), 0);
+    submit.close();
+    replicator.join().unwrap();
+}
+
+#[test]
+fn a_client_that_reads_nothing_does_not_hold_up_the_stop() {
+    let fixture = fixture(0, "");
+    let mut client = fixture.connect();
+    client.send(format!("PUT a {}\n", "v".repeat(4 << 20)) + &"GET a\n".repeat(64));
+    client.expect(&["OK"]);
+    client.replies.fill_buf().unwrap();
+    assert_eq!(fixture.server.stop(Instant::now() + Duration::from_millis(50)), 0);
+    fixture.submit.close();
+    fixture.replicator.join().unwrap();
+}
+
+#[test]
+fn without_a_quorum_nothing_is_written() {
+    let fixture = fixture(2, "");
+    fixture.acks.set_up(0, false);
+    fixture.acks.set_up(1, false);
+    let mut client = fixture.connect();
+    client.send("PUT a 1\nGET a\nACK local\nPUT a 1\nGET a\n");
+    client.expect(&["ERROR NOQUORUM 1 of 3 members is up and 2 are needed for ack majority; nothing was written", "ERROR NOTFOUND"]);
+    client.expect(&["OK", "OK", "VALUE 1"]);
+    fixture.stop();
+}
+
+#[test]
+fn a_round_answers_when_its_level_is_met_and_each_write_has_its_own_outcome() {
+    let fixture = fixture(2, r#", "ack_timeout_ms": 1000"#);
+    let mut client = fixture.connect();
+    client.send("PUT a 1\nGET a\nPUT b 2\n");
+    fixture.await_waiting();
+    fixture.acknowledge(1);
+    client.expect(&["OK", "VALUE 1", "OK"]);
+    // The first write reaches a peer, the second does not.
+    client.send("PUT a 3\nGET a\nPUT b 4\nCOUNT\n");
+    fixture.await_waiting();
+    let upto = fixture.store.entry(b"a").unwrap().version.stamp;
+    fixture.acks.acknowledge(1, Stamp::ZERO, upto, &[]);
+    client.expect(&["OK", "VALUE 3"]);
+    client.expect(&[
+        "ERROR TIMEOUT the write is applied on this node and will still spread, but ack majority was not reached within 1000 ms",
+        "2",
+    ]);
+    fixture.stop();
+}
+
+#[test]
+fn a_level_change_separates_the_writes_before_it_from_those_after() {
+    let fixture = fixture(2, r#", "ack_timeout_ms": 30000"#);
+    let mut client = fixture.connect();
+    client.send("PUT a 1\nACK local\nPUT b 2\nACK\n");
+    fixture.await_waiting();
+    assert_eq!(fixture.store.get(b"b"), None);
+    fixture.acknowledge(0);
+    client.expect(&["OK", "OK", "OK", "ACK local"]);
+    fixture.stop();
+}
+
+/// The stamp of what is under a key now.
+fn stamp(fixture: &Fixture, key: &str) -> Stamp {
+    fixture.store.entry(key.as_bytes()).unwrap().version.stamp
+}
+
+#[test]
+fn a_beaten_write_is_stamped_again_above_the_winner() {
+    let fixture = fixture(2, r#", "ack_timeout_ms": 30000"#);
+    let mut client = fixture.connect();
+    client.send("PUT a 1\nPUT b 2\nCOUNT\n");
+    fixture.await_waiting();
+    let (a, b) = (stamp(&fixture, "a"), stamp(&fixture, "b"));
+    let winner = fixture.foreign("a", Some("other"));
+    fixture.acks.acknowledge(0, Stamp::ZERO, fixture.submit.position(), &[a]);
+    until("a is stamped again", || stamp(&fixture, "a") > winner.version.stamp);
+    assert_eq!(stamp(&fixture, "b"), b);
+    fixture.await_waiting();
+    fixture.acknowledge(0);
+    client.expect(&["OK", "OK", "2"]);
+    fixture.store.merge(winner, |_| false);
+    assert_eq!(fixture.store.get(b"a").as_deref(), Some(&b"1"[..]));
+    fixture.stop();
+}
+
+#[test]
+fn an_earlier_write_of_the_same_key_never_overtakes_its_successor() {
+    let fixture = fixture(2, r#", "ack_timeout_ms": 30000"#);
+    let mut client = fixture.connect();
+    client.send("PUT a 1\nPUT b x\n");
+    fixture.await_waiting();
+    fixture.acknowledge(0);
+    client.expect(&["OK", "OK"]);
+    // The stamps of a round are consecutive here: the first is the one after the position.
+    let before = fixture.submit.position();
+    client.send("PUT a 2\nPUT a 3\nPUT b y\n");
+    fixture.await_waiting();
+    let (first, last) = (Stamp::from_bits(stamp(&fixture, "a").to_bits() - 1), stamp(&fixture, "a"));
+    assert!(before < first);
+    fixture.acks.note_beaten(&[first]);
+    fixture.acknowledge(0);
+    client.expect(&["OK", "OK", "OK"]);
+    assert_eq!(stamp(&fixture, "a"), last);
+    // Both are beaten: both are stamped again, in their order.
+    client.send("PUT a 4\nPUT a 5\n");
+    fixture.await_waiting();
+    let (first, last) = (Stamp::from_bits(stamp(&fixture, "a").to_bits() - 1), stamp(&fixture, "a"));
+    fixture.acks.note_beaten(&[first, last]);
+    until("a is stamped again", || stamp(&fixture, "a") > last);
+    until("the session has answered", || {
+        fixture.acknowledge(0);
+        client.is_answered()
+    });
+    client.expect(&["OK", "OK"]);
+    assert_eq!(fixture.store.get(b"a").as_deref(), Some(&b"5"[..]));
+    fixture.stop();
+}
+
+#[test]
+fn judged_again_a_write_may_be_refused_but_not_for_what_it_left_itself() {
+    let fixture = fixture(2, r#", "ack_timeout_ms": 30000"#);
+    let mut client = fixture.connect();
+    // The winners have arrived here: SET finds a value, UPD and DEL find none.
+    client.send("PUT u 1\nPUT d 1\n");
+    fixture.await_waiting();
+    fixture.acknowledge(0);
+    client.expect(&["OK", "OK"]);
+    client.send("SET s 1\nUPD u 2\nDEL d\nCOUNT\n");
+    fixture.await_waiting();
+    let beaten = ["s", "u", "d"].map(|key| stamp(&fixture, key));
+    for (key, value) in [("s", Some("other")), ("u", None), ("d", None)] {
+        fixture.store.merge(fixture.foreign(key, value), |_| false);
+    }
+    fixture.acks.note_beaten(&beaten);
+    client.expect(&["ERROR EXISTS key \"s\" exists", "ERROR NOTFOUND key \"u\"", "ERROR NOTFOUND key \"d\"", "2"]);
+    assert_eq!(fixture.store.get(b"s").as_deref(), Some(&b"other"[..]));
+
+    // The winners are still on their way: what is found is only what the round left itself.
+    fixture.store.merge(fixture.foreign("d", Some("1")), |_| false);
+    client.send("SET n 1\nDEL d\nSET m 1\nUPD m 2\nDEL m\n");
+    fixture.await_waiting();
+    let last = stamp(&fixture, "m");
+    let beaten: Vec<Stamp> = (0..5).rev().map(|back| Stamp::from_bits(last.to_bits() - back)).collect();
+    assert_eq!(beaten[..2], [stamp(&fixture, "n"), stamp(&fixture, "d")]);
+    fixture.acks.note_beaten(&beaten);
+    until("m is stamped again", || stamp(&fixture, "m") > last);
+    until("the session has answered", || {
+        fixture.acknowledge(0);
+        client.is_answered()
+    });
+    client.expect(&["OK", "OK", "OK", "OK", "OK"]);
+    assert_eq!(fixture.store.get(b"n").as_deref(), Some(&b"1"[..]));
+    assert_eq!((fixture.store.get(b"d"), fixture.store.get(b"m")), (None, None));
+    fixture.stop();
+}
+
+#[test]
+fn many_clients_come_and_go() {
+    let fixture = fixture(0, r#", "ack": "local""#);
+    let done = AtomicUsize::new(0);
+    thread::scope(|scope| {
+        for writer in 0..4 {
+            let (fixture, done) = (&fixture, &done);
+            scope.spawn(move || {
+                for turn in 0..50 {
+                    let mut client = fixture.connect();
+                    client.send(format!("SET {writer}/{turn} x\nGET {writer}/{turn}\nQUIT\n"));
+                    client.expect(&["OK", "VALUE x", "OK"]);
+                    client.socket.shutdown(Shutdown::Both).unwrap();
+                    drop(client);
+                    done.fetch_add(1, Ordering::Relaxed);
+                    until("there is room for the next", || fixture.server.clients_len() <= 4);
+                }
+            });
+        }
+    });
+    assert_eq!(done.into_inner(), 200);
+    assert_eq!(fixture.store.counts().keys, 200);
+    fixture.stop();
+}
