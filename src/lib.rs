@@ -3,6 +3,7 @@ pub mod clock;
 pub mod config;
 pub mod dump;
 pub mod entry;
+pub mod node;
 pub mod protocol;
 pub mod replication;
 pub mod server;

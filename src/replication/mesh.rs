@@ -82,6 +82,10 @@ impl Mesh {
         &self.acks
     }
 
+    pub fn clock(&self) -> &Arc<Clock> {
+        &self.clock
+    }
+
     /// Peers are numbered by their place in the configuration.
     pub fn outbox(&self, peer: usize) -> &Outbox {
         &self.outboxes[peer]

@@ -4,6 +4,7 @@
 use std::io;
 use std::sync::atomic::Ordering;
 
+use crate::clock::Now;
 use crate::entry::Value;
 use crate::protocol::command::{Command, ErrorCode, Reply};
 use crate::protocol::help::{HELP, Help, Verb, WORDS};
@@ -14,6 +15,9 @@ use crate::server::{Services, Shared};
 
 /// Values from here on are written from where they are stored instead of being copied into the replies of a round.
 const VALUE_LEN_LONG: usize = 256 << 10;
+
+/// Bytes of a dump that are made ready at a time.
+const DUMP_STEP_LEN: usize = 64 << 10;
 
 /// What a command comes to.
 pub(super) enum Answer {
@@ -71,19 +75,24 @@ pub(super) fn write_long(out: &mut impl io::Write, shared: &Shared, long: Long) 
         }
         Long::Keys { prefix, limit } => write_keys(out, services, &prefix, limit)?,
         Long::Status => {
-            for (name, value) in (services.views.status)().into_iter().chain(status(shared)) {
+            for (name, value) in services.mesh.status(Now::read()).into_iter().chain(status(shared)) {
                 write_reply(out, &Reply::Line(&format!("{name} {value}")))?;
             }
         }
         Long::Peers => {
-            for line in (services.views.peers)() {
+            for line in services.mesh.peers(Now::read()) {
                 write_reply(out, &Reply::Line(&line))?;
             }
         }
         Long::Dump => {
-            for chunk in (services.views.dump)() {
-                out.write_all(&chunk)?;
-            }
+            let mut dump = services.mesh.dump();
+            let mut lines = Vec::new();
+            while {
+                lines.clear();
+                let more = dump.write(DUMP_STEP_LEN, &mut lines);
+                out.write_all(&lines)?;
+                more
+            } {}
         }
         Long::Help(None) => {
             for help in &HELP {
@@ -128,7 +137,7 @@ fn help_line(help: &Help) -> String {
 }
 
 /// What the server itself adds to STATUS.
-fn status(shared: &Shared) -> impl Iterator<Item = (String, String)> {
+fn status(shared: &Shared) -> impl Iterator<Item = (&'static str, String)> {
     let (config, counters) = (&shared.services.config, &shared.counters);
     let lines = [
         ("clients", shared.clients.len() as u64),
@@ -142,5 +151,5 @@ fn status(shared: &Shared) -> impl Iterator<Item = (String, String)> {
         ("writes_unknown", counters.writes_unknown.load(Ordering::Relaxed)),
         ("accept_errors", counters.accept_errors.load(Ordering::Relaxed)),
     ];
-    lines.into_iter().map(|(name, value)| (name.to_owned(), value.to_string()))
+    lines.into_iter().map(|(name, value)| (name, value.to_string()))
 }

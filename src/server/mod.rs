@@ -2,7 +2,7 @@
 //!
 //! Owns the listening socket, the sockets of clients, and their threads. A session reads what its client has sent, executes *all* of it as one
 //! round, waits once until the writes of the round are acknowledged, and answers with one write. It sees of replication only the face for
-//! writes ([`Submit`], [`Acks`]) and what [`Views`] shows.
+//! writes ([`Submit`], [`Acks`]) and the reports of [`Mesh`].
 
 mod beaten;
 mod buffer;
@@ -24,6 +24,7 @@ use crossbeam_channel::{Sender, bounded};
 use crate::config::Config;
 use crate::protocol::text::Limits;
 use crate::replication::acks::Acks;
+use crate::replication::mesh::Mesh;
 use crate::replication::submit::Submit;
 use crate::server::clients::Clients;
 use crate::store::Store;
@@ -36,24 +37,21 @@ pub struct Services {
     pub store: Arc<Store>,
     pub submit: Arc<Submit>,
     pub acks: Arc<Acks>,
-    pub views: Views,
+    /// Asked whether it is open, and for its reports; writes go through `submit` and `acks`.
+    pub mesh: Arc<Mesh>,
 }
 
-/// What sessions see of the node beside its face for writes. Functions, so that this folder knows nothing of how a mesh is run.
-pub struct Views {
-    /// Whether the node has caught up and serves clients. Asked once a round.
-    pub is_open: Box<dyn Fn() -> bool + Send + Sync>,
-    /// Until then: a sentence that says how far it is.
-    pub loading: Box<dyn Fn() -> String + Send + Sync>,
-    /// Names and values for STATUS; clients and limits are added here.
-    pub status: Box<dyn Fn() -> Vec<(String, String)> + Send + Sync>,
-    /// Lines for PEERS.
-    pub peers: Box<dyn Fn() -> Vec<String> + Send + Sync>,
-    /// The full dump in chunks of whole lines, line ends included.
-    pub dump: Box<dyn Fn() -> Chunks + Send + Sync>,
+impl Services {
+    fn of(mesh: Arc<Mesh>) -> Services {
+        Services {
+            config: Arc::clone(mesh.config()),
+            store: Arc::clone(mesh.store()),
+            submit: Arc::clone(mesh.submit()),
+            acks: Arc::clone(mesh.acks()),
+            mesh,
+        }
+    }
 }
-
-pub type Chunks = Box<dyn Iterator<Item = Vec<u8>>>;
 
 /// The running server; [`Server::stop`] ends it.
 pub struct Server {
@@ -85,7 +83,8 @@ struct Counters {
 
 impl Server {
     /// Serves clients on `listener`, which [`listen`] makes, from now on.
-    pub fn start(listener: TcpListener, services: Services) -> io::Result<Server> {
+    pub fn start(listener: TcpListener, mesh: Arc<Mesh>) -> io::Result<Server> {
+        let services = Services::of(mesh);
         let config = &services.config;
         let limits = Limits { key_len_max: config.key_len_max, value_len_max: config.value_len_max };
         let clients = Clients::new(config.clients_max);

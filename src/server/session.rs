@@ -108,7 +108,7 @@ impl<'a> Session<'a> {
     fn run_round(&mut self, mut scanned: usize) -> Ended {
         let Session { shared, buffer, replies, writes, level, tally, .. } = self;
         let services = &shared.services;
-        let is_open = (services.views.is_open)();
+        let is_open = services.mesh.is_open();
         let unread = buffer.unread();
         let mut at = 0;
         let ended = loop {
@@ -139,7 +139,7 @@ impl<'a> Session<'a> {
             };
             tally.commands += 1;
             if !is_open && !execute::is_for_closed_nodes(&command) {
-                let sentence = (services.views.loading)().into();
+                let sentence = services.mesh.loading().into();
                 encode_reply(&Reply::Error { code: ErrorCode::Loading, sentence }, replies);
                 continue;
             }

@@ -7,60 +7,58 @@ use std::thread;
 use std::time::Duration;
 
 use super::*;
-use crate::clock::{Clock, Stamp};
+use crate::clock::{Now, Stamp};
 use crate::entry::{Entry, Key, NodeId, Origin, Version};
 
 /// Long enough that only a fault gets there.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-const ORIGIN: Origin = Origin { node: NodeId(1), nonce: 7 };
 const OTHER: Origin = Origin { node: NodeId(2), nonce: 9 };
 
 struct Fixture {
     server: Server,
-    clock: Arc<Clock>,
+    mesh: Arc<Mesh>,
     store: Arc<Store>,
     submit: Arc<Submit>,
     acks: Arc<Acks>,
-    is_open: Arc<AtomicBool>,
     replicator: JoinHandle<()>,
 }
 
 /// A node with so many peers, that do nothing by themselves, and a replicator that takes writes and forgets them.
-fn fixture(peers: usize, settings: &str) -> Fixture {
+fn closed_fixture(peers: usize, settings: &str) -> Fixture {
+    let ids: Vec<String> = (2..2 + peers).map(|id| format!(r#"{{"id": {id}, "addr": "127.0.0.1:{id}"}}"#)).collect();
     let json = format!(
-        r#"{{"id": 1, "client_addr": "127.0.0.1:0", "peer_addr": "127.0.0.1:0", "peers": [], "clients_max": 8,
-            "key_len_max": 100, "value_len_max": 4194304{settings}}}"#
+        r#"{{"id": 1, "client_addr": "127.0.0.1:0", "peer_addr": "127.0.0.1:0", "peers": [{}], "clients_max": 8,
+            "key_len_max": 100, "value_len_max": 4194304{settings}}}"#,
+        ids.join(",")
     );
     let config = Arc::new(Config::from_json(&json, "test").unwrap());
-    let (clock, store) = (Arc::<Clock>::default(), Arc::new(Store::new()));
-    let (submit, write_rx) = Submit::new(ORIGIN, Arc::clone(&clock), Arc::clone(&store), config.write_room);
-    let submit = Arc::new(submit);
+    let (mesh, write_rx) = Mesh::new(config, 7, Now { wall_ms: 0, elapsed: Duration::ZERO });
+    let mesh = Arc::new(mesh);
     let replicator = thread::spawn({
-        let submit = Arc::clone(&submit);
+        let submit = Arc::clone(mesh.submit());
         move || write_rx.iter().for_each(|submitted| submit.give_back(submitted.reserved))
     });
-    let acks = Arc::new(Acks::new(peers, peers.div_ceil(2) + 1, config.ack_timeout));
     for peer in 0..peers {
-        acks.set_up(peer, true);
+        mesh.acks().set_up(peer, true);
     }
-    let is_open = Arc::new(AtomicBool::new(true));
-    let views = Views {
-        is_open: {
-            let is_open = Arc::clone(&is_open);
-            Box::new(move || is_open.load(Ordering::Acquire))
-        },
-        loading: Box::new(|| "this node is catching up: 1 of 2 peers done; use another node or wait".to_owned()),
-        status: Box::new(|| vec![("node".to_owned(), "1".to_owned())]),
-        peers: Box::new(|| vec!["peer 2 up".to_owned()]),
-        dump: Box::new(|| Box::new([b"{}\n{}\n".to_vec(), b"{}\n".to_vec()].into_iter())),
-    };
-    let services = Services { config, store: Arc::clone(&store), submit: Arc::clone(&submit), acks: Arc::clone(&acks), views };
-    let server = Server::start(listen("127.0.0.1:0".parse().unwrap()).unwrap(), services).unwrap();
-    Fixture { server, clock, store, submit, acks, is_open, replicator }
+    let server = Server::start(listen("127.0.0.1:0".parse().unwrap()).unwrap(), Arc::clone(&mesh)).unwrap();
+    let Services { store, submit, acks, .. } = Services::of(Arc::clone(&mesh));
+    Fixture { server, mesh, store, submit, acks, replicator }
+}
+
+/// The same once it has given up waiting for its peers, and is open.
+fn fixture(peers: usize, settings: &str) -> Fixture {
+    let fixture = closed_fixture(peers, settings);
+    fixture.open();
+    fixture
 }
 
 impl Fixture {
+    fn open(&self) {
+        self.mesh.tick(Now { wall_ms: 0, elapsed: Duration::from_secs(3600) });
+    }
+
     fn connect(&self) -> Client {
         let socket = TcpStream::connect(self.server.addr()).unwrap();
         socket.set_read_timeout(Some(PATIENCE)).unwrap();
@@ -75,7 +73,7 @@ impl Fixture {
 
     /// Another node's write arrives, or is known to be somewhere: the clock is above it.
     fn foreign(&self, key: &str, value: Option<&str>) -> Entry {
-        let version = Version { stamp: self.clock.issue(crate::clock::wall_ms()), origin: OTHER };
+        let version = Version { stamp: self.mesh.clock().issue(crate::clock::wall_ms()), origin: OTHER };
         Entry { key: Key::from(key.as_bytes()), value: value.map(|value| value.as_bytes().into()), version }
     }
 
@@ -173,7 +171,11 @@ fn a_script_in_one_piece_and_byte_by_byte() {
         client.expect(&replies);
         assert!(["KEY c", "KEY \"b \\n\""].contains(&client.line().as_str()));
         client.expect(&["END", "GET key                   shows the value of a key, as this node knows it", "END"]);
-        client.expect(&["peer 2 up", "END", "{}", "{}", "{}", "END", "OK"]);
+        client.expect(&["END"]);
+        assert!(client.line().starts_with("{\"dump\":\"kvmesh\""));
+        let entries: Vec<String> = std::iter::repeat_with(|| client.line()).take_while(|line| line.starts_with("{\"k")).collect();
+        assert_eq!(entries.len(), 3, "two keys and a tombstone: {entries:?}");
+        client.expect(&["END", "OK"]);
         client.expect_end();
         fixture.stop();
     }
@@ -294,13 +296,12 @@ fn a_full_node_takes_deletes_only() {
 
 #[test]
 fn a_node_that_catches_up_says_so() {
-    let fixture = fixture(0, "");
-    fixture.is_open.store(false, Ordering::Release);
+    let fixture = closed_fixture(0, "");
     let mut client = fixture.connect();
     client.send("GET a\nPUT a 1\nKEYS\nPING\nACK all\nHELP PING\n");
     client.expect(&["ERROR LOADING this node is catching up", "ERROR LOADING", "ERROR LOADING", "PONG", "OK"]);
     client.expect(&["PING                      says PONG", "END"]);
-    fixture.is_open.store(true, Ordering::Release);
+    fixture.open();
     client.send("PUT a 1\n");
     client.expect(&["OK"]);
     fixture.stop();

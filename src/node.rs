@@ -1,0 +1,196 @@
+//! A node: what is started in which order, and stopped in which. The only file that knows everybody.
+//!
+//! Owns the threads that are not per connection. Starting and stopping are one function each; a failure in mid-start runs the same stop.
+
+use std::io;
+use std::net::{SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Sender, bounded};
+
+use crate::clock::Now;
+use crate::config::Config;
+use crate::replication::heartbeat::run_heartbeat;
+use crate::replication::link::run_peer_out;
+use crate::replication::listener::{PeerLinks, run_peer_accept};
+use crate::replication::mesh::Mesh;
+use crate::replication::replicator::run_replicator;
+use crate::server::{Server, listen};
+
+/// How often a thread that is to end is asked whether it has.
+const JOIN_PAUSE: Duration = Duration::from_millis(2);
+
+/// Runs a node until SIGINT or SIGTERM, and then stops it. A second signal ends the process at once.
+pub fn run(config: Config) -> io::Result<()> {
+    die_of_panics();
+    let (signal_tx, signal_rx) = bounded(1);
+    let on_signal = move || {
+        if signal_tx.try_send(()).is_err() {
+            log::warn!("second signal: ending at once");
+            std::process::exit(130);
+        }
+    };
+    ctrlc::set_handler(on_signal).map_err(io::Error::other)?;
+    let shutdown_timeout = config.shutdown_timeout;
+    let node = Node::start(config)?;
+    // Closed never: the handler holds the other end.
+    let _ = signal_rx.recv();
+    log::info!("stopping");
+    node.stop(Instant::now() + shutdown_timeout);
+    log::info!("stopped");
+    Ok(())
+}
+
+/// A running node.
+pub struct Node {
+    mesh: Arc<Mesh>,
+    client_addr: SocketAddr,
+    peer_addr: SocketAddr,
+    server: Option<Server>,
+    links: Arc<PeerLinks>,
+    /// Dropped to end the threads that wait on its other ends.
+    stop_tx: Option<Sender<()>>,
+    peer_accept: Option<JoinHandle<()>>,
+    heartbeat: Option<JoinHandle<()>>,
+    replicator: Option<JoinHandle<()>>,
+    peer_outs: Vec<JoinHandle<()>>,
+}
+
+impl Node {
+    /// Binds both ports before anything else, so that a port in use costs nothing; serves peers before clients, so that nodes that start together find
+    /// each other.
+    pub fn start(config: Config) -> io::Result<Node> {
+        let client_listener = bind("client_addr", &config.client_addr)?;
+        let peer_listener = bind("peer_addr", &config.peer_addr)?;
+        let (client_addr, peer_addr) = (client_listener.local_addr()?, peer_listener.local_addr()?);
+        let config = Arc::new(config);
+        let nonce = getrandom::u64().map_err(io::Error::other)?;
+        let (mesh, write_rx) = Mesh::new(Arc::clone(&config), nonce, Now::read());
+        let mesh = Arc::new(mesh);
+        log::info!(
+            "node {} of cluster \"{}\" starts as {}: clients on {client_addr}, peers on {peer_addr}",
+            config.id,
+            config.cluster,
+            mesh.origin()
+        );
+        let (stop_tx, stop_rx) = bounded(0);
+        let links = PeerLinks::new(Arc::clone(&mesh));
+        let mut node = Node {
+            mesh: Arc::clone(&mesh),
+            client_addr,
+            peer_addr,
+            server: None,
+            links: Arc::clone(&links),
+            stop_tx: Some(stop_tx),
+            peer_accept: None,
+            heartbeat: None,
+            replicator: None,
+            peer_outs: Vec::new(),
+        };
+        let started = (|| {
+            let of = |mesh: &Arc<Mesh>| Arc::clone(mesh);
+            let replicating = of(&mesh);
+            node.replicator = Some(spawn("replicator", move || run_replicator(&replicating, &write_rx))?);
+            let accept_stop = stop_rx.clone();
+            node.peer_accept = Some(spawn("peer-accept", move || run_peer_accept(&links, &peer_listener, &accept_stop))?);
+            for (place, peer) in config.peers.iter().enumerate() {
+                let speaking = of(&mesh);
+                node.peer_outs.push(spawn(&format!("peer-out:{}", peer.id), move || run_peer_out(&speaking, place))?);
+            }
+            let beating = of(&mesh);
+            node.heartbeat = Some(spawn("heartbeat", move || run_heartbeat(&beating, &stop_rx))?);
+            node.server = Some(Server::start(client_listener, Arc::clone(&mesh))?);
+            Ok(())
+        })();
+        match started {
+            Ok(()) => Ok(node),
+            Err(error) => {
+                node.stop(Instant::now() + config.shutdown_timeout);
+                Err(error)
+            }
+        }
+    }
+
+    pub fn client_addr(&self) -> SocketAddr {
+        self.client_addr
+    }
+
+    pub fn peer_addr(&self) -> SocketAddr {
+        self.peer_addr
+    }
+
+    /// Sessions finish their round; what they wrote goes to the peers; then everything ends. What is not done by the deadline is left undone.
+    pub fn stop(mut self, deadline: Instant) {
+        // 1. No more clients, no more writes.
+        if let Some(server) = self.server.take() {
+            let left = server.stop(deadline);
+            if left > 0 {
+                log::warn!("{left} clients were still in their round");
+            }
+        }
+        // 2. The replicator hands over what it has, the links send it.
+        self.mesh.submit().close();
+        join_all(self.replicator.take(), deadline, "replicator");
+        for peer in 0..self.mesh.config().peers.len() {
+            self.mesh.outbox(peer).stop();
+        }
+        join_all(std::mem::take(&mut self.peer_outs), deadline, "peer-out");
+        // 3. No more peers.
+        drop(self.stop_tx.take());
+        join_all(self.heartbeat.take(), deadline, "heartbeat");
+        if let Some(accept) = self.peer_accept.take() {
+            while !accept.is_finished() && Instant::now() < deadline {
+                let _ = TcpStream::connect_timeout(&self.peer_addr, JOIN_PAUSE);
+                thread::park_timeout(JOIN_PAUSE);
+            }
+            join_all(Some(accept), deadline, "peer-accept");
+        }
+        self.links.stop();
+    }
+}
+
+/// The address in words of the configuration, if it cannot be had.
+fn bind(field: &str, addr: &str) -> io::Result<TcpListener> {
+    let explain = |error: io::Error| {
+        let what = match error.kind() {
+            io::ErrorKind::AddrInUse => {
+                "another process listens there already; is this node running? Stop it, or choose another port".to_owned()
+            }
+            io::ErrorKind::AddrNotAvailable => "this machine has no such address".to_owned(),
+            _ => error.to_string(),
+        };
+        io::Error::new(error.kind(), format!("cannot listen on {field} {addr}: {what}"))
+    };
+    let resolved = addr.to_socket_addrs().map_err(explain)?.next();
+    let resolved = resolved.ok_or_else(|| explain(io::Error::new(io::ErrorKind::NotFound, "the name resolves to no address")))?;
+    listen(resolved).map_err(explain)
+}
+
+fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> io::Result<JoinHandle<()>> {
+    thread::Builder::new().name(name.to_owned()).spawn(work)
+}
+
+/// Joins threads that have been told to end; those that have not by the deadline are left to the end of the process.
+fn join_all(threads: impl IntoIterator<Item = JoinHandle<()>>, deadline: Instant, name: &str) {
+    for thread in threads {
+        while !thread.is_finished() && Instant::now() < deadline {
+            thread::park_timeout(JOIN_PAUSE);
+        }
+        if !thread.is_finished() {
+            log::warn!("a {name} thread did not end in time");
+            continue;
+        }
+        let _ = thread.join();
+    }
+}
+
+/// A dead node is a case that the mesh handles; a half-dead one is not. So a panic of any thread ends the process, with its message.
+fn die_of_panics() {
+    let report = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        report(panic);
+        std::process::abort();
+    }));
+}
