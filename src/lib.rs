@@ -1,4 +1,5 @@
 //! kvmesh
+pub mod arguments;
 pub mod clock;
 pub mod config;
 pub mod dump;
