@@ -1,5 +1,6 @@
 //! kvmesh
 pub mod arguments;
+pub mod client;
 pub mod clock;
 pub mod config;
 pub mod dump;

@@ -1,0 +1,456 @@
+//! A blocking client of the text protocol: one connection, used by kvctl, its load generator and the tests.
+//!
+//! Owns the socket, the read buffer, and the answer to the one question that matters after a failure: did anything leave? It never sends a
+//! request twice and never reconnects; whoever holds it may, when [`Error`] says that nothing was sent.
+
+use std::fmt;
+use std::io::{self, Read, Write};
+use std::net::{TcpStream, ToSocketAddrs};
+use std::ops::Range;
+use std::time::{Duration, Instant};
+
+use memchr::memchr;
+
+use crate::protocol::quoting;
+
+/// A reply line beyond this is garbage. The longest legal one is a `VALUE` of 16 MiB each of whose bytes is spelt `\xHH`.
+pub const LINE_LEN_MAX: usize = 80 << 20;
+
+const READ_LEN: usize = 16 << 10;
+/// A buffer that one giant reply has grown is given back once it is empty.
+const BUFFER_KEPT_MAX: usize = 1 << 20;
+
+/// Why there is no answer. Each of the first three names what is known about a write that was asked for.
+#[derive(Debug)]
+pub enum Error {
+    /// Not a byte was sent: it has not happened, and may be tried elsewhere.
+    NotConnected(String),
+    /// It may have left, and no whole reply came, or the reply says so itself (`TIMEOUT`). A write may have happened or still happen.
+    Unknown(String),
+    /// The server's own words: it has not happened.
+    Refused { code: String, sentence: String },
+    /// What answers does not speak this protocol.
+    Garbled(String),
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Error::NotConnected(reason) | Error::Unknown(reason) | Error::Garbled(reason) => f.write_str(reason),
+            Error::Refused { code, sentence } => write!(f, "{code} {sentence}"),
+        }
+    }
+}
+
+impl std::error::Error for Error {}
+
+/// One connection.
+pub struct Client {
+    stream: TcpStream,
+    addr: String,
+    timeout: Duration,
+    /// `buffer[start..end]` has been read and not yet handed out.
+    buffer: Vec<u8>,
+    start: usize,
+    end: usize,
+}
+
+impl Client {
+    /// Connects to the first of `addrs` (`host:port`) that can be reached within `timeout`, which bounds the whole search. Each later wait for
+    /// the server to take or to send some bytes is bounded by it as well.
+    pub fn connect<A: AsRef<str>>(addrs: &[A], timeout: Duration) -> Result<Client, Error> {
+        let deadline = Instant::now() + timeout;
+        let mut failures = Vec::new();
+        for (index, addr) in addrs.iter().enumerate() {
+            let addr = addr.as_ref();
+            // What is left is shared, so that one address that swallows packets leaves time for the others.
+            let share = deadline.saturating_duration_since(Instant::now()) / (addrs.len() - index) as u32;
+            match dial(addr, share) {
+                Ok(stream) => return Client::over(stream, addr, timeout),
+                Err(error) => failures.push(format!("cannot connect to {addr}: {}", in_words(&error))),
+            }
+        }
+        Err(Error::NotConnected(if failures.is_empty() { "no address to connect to".to_string() } else { failures.join("; ") }))
+    }
+
+    fn over(stream: TcpStream, addr: &str, timeout: Duration) -> Result<Client, Error> {
+        let timeout = timeout.max(Duration::from_millis(1));
+        stream
+            .set_nodelay(true)
+            .and_then(|()| stream.set_read_timeout(Some(timeout)))
+            .and_then(|()| stream.set_write_timeout(Some(timeout)))
+            .map_err(|error| Error::NotConnected(format!("cannot set up the connection to {addr}: {error}")))?;
+        Ok(Client { stream, addr: addr.to_string(), timeout, buffer: Vec::new(), start: 0, end: 0 })
+    }
+
+    /// The address that answered, as it was given.
+    pub fn addr(&self) -> &str {
+        &self.addr
+    }
+
+    /// Sends whole command lines, any number of them. [`Error::NotConnected`] if not one byte could be handed over, else [`Error::Unknown`].
+    pub fn send(&mut self, lines: &[u8]) -> Result<(), Error> {
+        let mut sent = 0;
+        while sent < lines.len() {
+            let error = match self.stream.write(&lines[sent..]) {
+                Ok(0) => io::ErrorKind::WriteZero.into(),
+                Ok(len) => {
+                    sent += len;
+                    continue;
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) => error,
+            };
+            let reason = self.lost("while a command was being sent", &error);
+            return Err(if sent == 0 { Error::NotConnected(reason) } else { Error::Unknown(reason) });
+        }
+        Ok(())
+    }
+
+    /// The next line of a reply, whatever it says, without its line end. [`Error::Unknown`] if it does not come.
+    pub fn line(&mut self) -> Result<&[u8], Error> {
+        let line = self.next_line()?;
+        Ok(&self.buffer[line])
+    }
+
+    /// The next reply of one line; `ERROR …` becomes the error that it means.
+    pub fn reply(&mut self) -> Result<&[u8], Error> {
+        let line = self.next_line()?;
+        let line = &self.buffer[line];
+        as_error(line).map_or(Ok(line), Err)
+    }
+
+    /// The next reply of several lines: calls `each` for every one up to `END`. Ends early, and is of no further use, when `each` fails.
+    pub fn lines<E: From<Error>>(&mut self, mut each: impl FnMut(&[u8]) -> Result<(), E>) -> Result<(), E> {
+        loop {
+            let line = self.line()?;
+            if line == b"END" {
+                return Ok(());
+            }
+            match as_error(line) {
+                Some(error) => return Err(error.into()),
+                None => each(line)?,
+            }
+        }
+    }
+
+    /// Sends one command and returns its reply of one line.
+    pub fn call(&mut self, line: &[u8]) -> Result<&[u8], Error> {
+        self.send_command(line)?;
+        self.reply()
+    }
+
+    /// Sends one command and hands out its reply of several lines.
+    pub fn call_lines<E: From<Error>>(&mut self, line: &[u8], each: impl FnMut(&[u8]) -> Result<(), E>) -> Result<(), E> {
+        self.send_command(line)?;
+        self.lines(each)
+    }
+
+    /// Sends one command when nothing else is under way. A server that refuses the connection (`BUSY`) or the command (`TOOBIG`) may close before
+    /// it has read everything; its words are on the way then and say more than the broken pipe.
+    pub fn send_command(&mut self, line: &[u8]) -> Result<(), Error> {
+        let mut request = Vec::with_capacity(line.len() + 1);
+        request.extend_from_slice(line);
+        request.push(b'\n');
+        self.send(&request).map_err(|broken| match self.line().ok().and_then(as_error) {
+            Some(said) => said,
+            None => broken,
+        })
+    }
+
+    /// Where the next line stands in the buffer.
+    fn next_line(&mut self) -> Result<Range<usize>, Error> {
+        let mut searched = 0;
+        loop {
+            if let Some(at) = memchr(b'\n', &self.buffer[self.start + searched..self.end]) {
+                let start = self.start;
+                let end = start + searched + at;
+                self.start = end + 1;
+                let returned = end > start && self.buffer[end - 1] == b'\r';
+                return Ok(start..end - usize::from(returned));
+            }
+            searched = self.end - self.start;
+            if searched > LINE_LEN_MAX {
+                return Err(Error::Garbled(format!("{} sent a line of more than {LINE_LEN_MAX} bytes", self.addr)));
+            }
+            self.fill()?;
+        }
+    }
+
+    fn fill(&mut self) -> Result<(), Error> {
+        if self.start == self.end {
+            (self.start, self.end) = (0, 0);
+            if self.buffer.len() > BUFFER_KEPT_MAX {
+                self.buffer = Vec::new();
+            }
+        } else if self.start > 0 {
+            self.buffer.copy_within(self.start..self.end, 0);
+            (self.start, self.end) = (0, self.end - self.start);
+        }
+        if self.buffer.len() - self.end < READ_LEN {
+            self.buffer.resize((self.buffer.len() * 2).max(2 * READ_LEN), 0);
+        }
+        loop {
+            match self.stream.read(&mut self.buffer[self.end..]) {
+                Ok(0) => {
+                    let closed = io::ErrorKind::UnexpectedEof.into();
+                    return Err(Error::Unknown(self.lost("before the reply was complete", &closed)));
+                }
+                Ok(len) => {
+                    self.end += len;
+                    return Ok(());
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(Error::Unknown(self.lost("before the reply was complete", &error))),
+            }
+        }
+    }
+
+    fn lost(&self, when: &str, error: &io::Error) -> String {
+        match error.kind() {
+            io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => format!("{} did not go on for {:?}, {when}", self.addr, self.timeout),
+            _ => format!("the connection to {} broke {when}: {}", self.addr, in_words(error)),
+        }
+    }
+}
+
+fn dial(addr: &str, timeout: Duration) -> io::Result<TcpStream> {
+    let deadline = Instant::now() + timeout;
+    let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
+    for resolved in addr.to_socket_addrs()? {
+        // A zero time-out is an error of its own kind; a moment is always left.
+        let left = deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
+        match TcpStream::connect_timeout(&resolved, left) {
+            Ok(stream) => return Ok(stream),
+            Err(error) => last = error,
+        }
+    }
+    Err(last)
+}
+
+fn in_words(error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::UnexpectedEof => "closed by the server".to_string(),
+        io::ErrorKind::ConnectionRefused => "nobody listens there".to_string(),
+        io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock => "no answer in time".to_string(),
+        _ => error.to_string(),
+    }
+}
+
+/// What an `ERROR` line means; `None` for any other line.
+pub fn as_error(line: &[u8]) -> Option<Error> {
+    let line = String::from_utf8_lossy(line.strip_prefix(b"ERROR ")?);
+    let (code, sentence) = line.split_once(' ').unwrap_or((&line, ""));
+    Some(match code {
+        "TIMEOUT" => Error::Unknown(format!("TIMEOUT {sentence}")),
+        _ => Error::Refused { code: code.to_string(), sentence: sentence.to_string() },
+    })
+}
+
+/// The bytes that a `VALUE …` line carries.
+pub fn as_value(line: &[u8]) -> Result<Vec<u8>, Error> {
+    as_bytes(line, b"VALUE ")
+}
+
+/// The bytes that a `KEY …` line carries.
+pub fn as_key(line: &[u8]) -> Result<Vec<u8>, Error> {
+    as_bytes(line, b"KEY ")
+}
+
+fn as_bytes(line: &[u8], word: &[u8]) -> Result<Vec<u8>, Error> {
+    let garbled = || unexpected(line, &String::from_utf8_lossy(word));
+    let data = line.strip_prefix(word).ok_or_else(garbled)?;
+    quoting::unquote(data).map(|data| data.into_owned()).map_err(|_| garbled())
+}
+
+/// For a reply that is none of those that the command can have.
+pub fn unexpected(line: &[u8], expected: &str) -> Error {
+    const SHOWN: usize = 80;
+    let shown = String::from_utf8_lossy(&line[..line.len().min(SHOWN)]);
+    Error::Garbled(format!("expected \"{}\", got {shown:?}", expected.trim_end()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::{Shutdown, TcpListener};
+    use std::thread::JoinHandle;
+
+    const SOON: Duration = Duration::from_secs(10);
+
+    /// One step of a server that knows its lines.
+    enum Step {
+        Expect(&'static [u8]),
+        Say(&'static [u8]),
+        /// Until the client has gone.
+        Wait,
+    }
+    use Step::{Expect, Say, Wait};
+
+    /// Plays the steps to the first client and closes. Panics, seen at the join, if it hears anything else.
+    fn scripted(steps: Vec<Step>) -> (String, JoinHandle<()>) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let addr = listener.local_addr().unwrap().to_string();
+        let server = std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            stream.set_read_timeout(Some(SOON)).unwrap();
+            for step in steps {
+                match step {
+                    Expect(bytes) => {
+                        let mut heard = vec![0; bytes.len()];
+                        stream.read_exact(&mut heard).unwrap();
+                        assert_eq!(String::from_utf8_lossy(&heard), String::from_utf8_lossy(bytes));
+                    }
+                    Say(bytes) => stream.write_all(bytes).unwrap(),
+                    Wait => assert_eq!(stream.read(&mut [0; 64]).unwrap(), 0),
+                }
+            }
+            let _ = stream.shutdown(Shutdown::Both);
+        });
+        (addr, server)
+    }
+
+    fn client(steps: Vec<Step>) -> (Client, JoinHandle<()>) {
+        let (addr, server) = scripted(steps);
+        (Client::connect(&[addr], SOON).unwrap(), server)
+    }
+
+    /// An address at which nobody listens.
+    fn deserted() -> String {
+        TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string()
+    }
+
+    #[test]
+    fn an_address_that_cannot_be_reached_is_passed_over_and_all_of_them_are_named() {
+        let (addr, server) = scripted(vec![Expect(b"PING\n"), Say(b"PONG\r\n")]);
+        let mut client = Client::connect(&[deserted(), addr.clone()], SOON).unwrap();
+        assert_eq!(client.addr(), addr);
+        assert_eq!(client.call(b"PING").unwrap(), b"PONG");
+        server.join().unwrap();
+
+        let (one, two) = (deserted(), "no-port".to_string());
+        match Client::connect(&[one.clone(), two.clone()], SOON) {
+            Err(Error::NotConnected(reason)) => assert!(reason.contains(&one) && reason.contains(&two), "{reason}"),
+            other => panic!("{:?}", other.map(|client| client.addr)),
+        }
+        assert!(matches!(Client::connect::<String>(&[], SOON), Err(Error::NotConnected(_))));
+    }
+
+    #[test]
+    fn a_connection_that_breaks_before_the_reply_is_complete_leaves_the_outcome_unknown() {
+        for half in [&b""[..], b"O", b"OK", b"VALUE abc"] {
+            let (mut client, server) = client(vec![Expect(b"SET a 1\n"), Say(half)]);
+            let broken = client.call(b"SET a 1").unwrap_err();
+            assert!(matches!(broken, Error::Unknown(_)), "{half:?}: {broken:?}");
+            server.join().unwrap();
+        }
+    }
+
+    #[test]
+    fn a_server_that_goes_silent_leaves_the_outcome_unknown_after_the_time_out() {
+        let (addr, server) = scripted(vec![Expect(b"SET a 1\n"), Say(b"O"), Wait]);
+        let mut client = Client::connect(&[addr], Duration::from_millis(50)).unwrap();
+        match client.call(b"SET a 1") {
+            Err(Error::Unknown(reason)) => assert!(reason.contains("50ms"), "{reason}"),
+            other => panic!("{other:?}"),
+        }
+        drop(client);
+        server.join().unwrap();
+    }
+
+    #[test]
+    fn a_connection_that_breaks_inside_a_long_reply_is_no_end_of_it() {
+        let (mut client, server) = client(vec![Expect(b"KEYS\n"), Say(b"KEY a\nKEY b\nEN")]);
+        let mut seen = 0;
+        let broken = client.call_lines::<Error>(b"KEYS", |_| {
+            seen += 1;
+            Ok(())
+        });
+        assert!(matches!(broken, Err(Error::Unknown(_))));
+        assert_eq!(seen, 2);
+        server.join().unwrap();
+    }
+
+    #[test]
+    fn a_refusal_is_told_from_an_outcome_that_the_server_does_not_know() {
+        let (mut client, server) = client(vec![
+            Expect(b"SET a 1\n"),
+            Say(b"ERROR EXISTS key \"a\" exists\n"),
+            Expect(b"SET a 1\n"),
+            Say(b"ERROR TIMEOUT applied here\n"),
+        ]);
+        match client.call(b"SET a 1") {
+            Err(Error::Refused { code, sentence }) => assert_eq!((&*code, &*sentence), ("EXISTS", "key \"a\" exists")),
+            other => panic!("{other:?}"),
+        }
+        match client.call(b"SET a 1") {
+            Err(Error::Unknown(reason)) => assert_eq!(reason, "TIMEOUT applied here"),
+            other => panic!("{other:?}"),
+        }
+        server.join().unwrap();
+    }
+
+    #[test]
+    fn many_commands_are_sent_at_once_and_their_replies_read_one_by_one() {
+        let (mut client, server) = client(vec![
+            Expect(b"SET a 1\nGET a\nKEYS\nGET b\nPING\n"),
+            Say(b"OK\nVALUE 1\nKEY a\nKEY \"\"\nEND\nERROR NOTFOUND no \"b\"\nPON"),
+            Say(b"G\n"),
+        ]);
+        client.send(b"SET a 1\nGET a\nKEYS\nGET b\nPING\n").unwrap();
+        assert_eq!(client.reply().unwrap(), b"OK");
+        assert_eq!(as_value(client.reply().unwrap()).unwrap(), b"1");
+        let mut keys = Vec::new();
+        client
+            .lines::<Error>(|line| {
+                keys.push(as_key(line)?);
+                Ok(())
+            })
+            .unwrap();
+        assert_eq!(keys, [&b"a"[..], b""]);
+        assert!(matches!(client.reply(), Err(Error::Refused { code, .. }) if code == "NOTFOUND"));
+        assert_eq!(client.line().unwrap(), b"PONG");
+        server.join().unwrap();
+    }
+
+    #[test]
+    fn the_words_of_a_server_that_closes_at_once_are_heard() {
+        let (addr, server) = scripted(vec![Say(b"ERROR BUSY 10000 clients are connected\n")]);
+        let mut client = Client::connect(&[addr], SOON).unwrap();
+        server.join().unwrap();
+        // The first write may still be taken by this side's kernel; whichever it is that fails, the words come first.
+        match client.call(&vec![b'x'; 8 << 20]) {
+            Err(Error::Refused { code, .. }) => assert_eq!(code, "BUSY"),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn nothing_sent_is_told_from_something_sent() {
+        let (mut client, server) = client(vec![]);
+        server.join().unwrap();
+        client.stream.shutdown(Shutdown::Write).unwrap();
+        assert!(matches!(client.send(b"SET a 1\n"), Err(Error::NotConnected(_))));
+    }
+
+    #[test]
+    fn values_are_bare_or_quoted_and_anything_else_is_garbled() {
+        assert_eq!(as_value(b"VALUE two words").unwrap(), b"two words");
+        assert_eq!(as_value(br#"VALUE "\x00\xff\n\"""#).unwrap(), b"\x00\xff\n\"");
+        assert_eq!(as_value(br#"VALUE """#).unwrap(), b"");
+        for line in [&b"VALUE"[..], b"OK", b"", b"VALUE \"open"] {
+            assert!(matches!(as_value(line), Err(Error::Garbled(_))), "{line:?}");
+        }
+    }
+
+    #[test]
+    fn a_long_line_arrives_whole_and_its_buffer_is_given_back() {
+        let long: &'static [u8] = Box::leak([&b"VALUE "[..], &vec![b'v'; 3 << 20], b"\nPONG\n"].concat().into_boxed_slice());
+        let (mut client, server) = client(vec![Expect(b"GET a\n"), Say(long), Expect(b"PING\n"), Say(b"PONG\n")]);
+        assert_eq!(as_value(client.call(b"GET a").unwrap()).unwrap().len(), 3 << 20);
+        assert_eq!(client.reply().unwrap(), b"PONG");
+        assert_eq!(client.call(b"PING").unwrap(), b"PONG");
+        assert!(client.buffer.len() <= BUFFER_KEPT_MAX);
+        server.join().unwrap();
+    }
+}
