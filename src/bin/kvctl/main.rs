@@ -1,0 +1,137 @@
+//! kvctl: reads and writes a kvmesh from a shell, a script or a prompt.
+//!
+//! Exit codes: 0 done, 1 refused by the server, 2 bad usage, 3 no connection, 4 unknown outcome. Data goes to stdout, everything else to stderr.
+
+mod bench;
+mod mesh;
+mod once;
+mod prompt;
+mod report;
+mod usage;
+
+use std::fmt;
+use std::io::{self, IsTerminal, Write};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use kvmesh::client::{self, Client};
+use kvmesh::protocol::command::AckLevel;
+
+use usage::{Arguments, Nodes, Seconds, Verb};
+
+/// What the options say: whom to ask, and how.
+struct Options {
+    nodes: Vec<String>,
+    ack: Option<AckLevel>,
+    json: bool,
+    timeout: Duration,
+}
+
+const TIMEOUT: Duration = Duration::from_secs(5);
+const CONVERGE_TIMEOUT: Duration = Duration::from_secs(30);
+
+fn main() -> ExitCode {
+    let arguments: Arguments = kvmesh::arguments::from_env("kvctl");
+    match run(arguments) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            if !failure.text.is_empty() {
+                let _ = writeln!(io::stderr(), "{}", failure.text);
+            }
+            failure.code.into()
+        }
+    }
+}
+
+fn run(arguments: Arguments) -> Result<(), Failure> {
+    let Arguments { nodes, ack, json, timeout, verb } = arguments;
+    let node_named = nodes.is_some();
+    let asked = timeout.map(|Seconds(timeout)| timeout);
+    let options = Options { nodes: nodes.unwrap_or_else(Nodes::default).0, ack, json, timeout: asked.unwrap_or(TIMEOUT) };
+    match verb {
+        None if io::stdin().is_terminal() => prompt::run(options, node_named),
+        None => prompt::run_script(options),
+        Some(Verb::Converge(own)) => {
+            let own = own.timeout.map(|Seconds(timeout)| timeout);
+            mesh::converge(&options, own.or(asked).unwrap_or(CONVERGE_TIMEOUT))
+        }
+        Some(Verb::Diff(_)) => mesh::diff(&options),
+        Some(Verb::Bench(bench)) => bench::run(&options, &bench),
+        Some(verb) => once::run(&options, verb),
+    }
+}
+
+impl Options {
+    /// A connection to the first of `nodes` that can be reached, at the ack level asked for. [`client::Error::NotConnected`] also if it breaks
+    /// before that is agreed: no command has left by then.
+    fn connect(&self, nodes: &[String]) -> Result<Client, client::Error> {
+        let mut client = Client::connect(nodes, self.timeout)?;
+        if let Some(level) = self.ack {
+            let said = client.call(format!("ACK {level}").as_bytes()).map(<[u8]>::to_vec).map_err(|error| match error {
+                client::Error::Unknown(reason) => client::Error::NotConnected(reason),
+                other => other,
+            })?;
+            if said != b"OK" {
+                return Err(client::unexpected(&said, "OK"));
+            }
+        }
+        Ok(client)
+    }
+}
+
+/// Why kvctl does not exit with 0, and with which code it does.
+struct Failure {
+    code: Code,
+    /// For stderr; nothing is printed if it is empty.
+    text: String,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Code {
+    Refused = 1,
+    Usage = 2,
+    NoConnection = 3,
+    Unknown = 4,
+}
+
+impl From<Code> for ExitCode {
+    fn from(code: Code) -> ExitCode {
+        ExitCode::from(code as u8)
+    }
+}
+
+impl Failure {
+    fn new(code: Code, text: impl fmt::Display) -> Failure {
+        Failure { code, text: format!("kvctl: {text}") }
+    }
+
+    /// `is_write`: only a write can have an unknown outcome; a read that was not answered has simply not been answered.
+    fn of(error: client::Error, is_write: bool) -> Failure {
+        match error {
+            client::Error::NotConnected(reason) => Failure::new(Code::NoConnection, reason),
+            client::Error::Refused { code, sentence } => Failure { code: Code::Refused, text: format!("ERROR {code} {sentence}") },
+            client::Error::Unknown(reason) | client::Error::Garbled(reason) if is_write => {
+                Failure::new(Code::Unknown, format_args!("unknown outcome, the write may have happened or may still happen: {reason}"))
+            }
+            client::Error::Unknown(reason) | client::Error::Garbled(reason) => Failure::new(Code::NoConnection, reason),
+        }
+    }
+}
+
+/// Of a read. A write says so: [`Failure::of`].
+impl From<client::Error> for Failure {
+    fn from(error: client::Error) -> Failure {
+        Failure::of(error, false)
+    }
+}
+
+/// Of stdout or stdin: the only things that kvctl uses `io` for itself. A reader who has left (`kvctl keys | head`) has got what he wanted, but
+/// what was not printed was not printed.
+impl From<io::Error> for Failure {
+    fn from(error: io::Error) -> Failure {
+        match error.kind() {
+            io::ErrorKind::BrokenPipe => Failure { code: Code::Refused, text: String::new() },
+            _ => Failure::new(Code::Refused, format_args!("cannot read the input or write the output: {error}")),
+        }
+    }
+}

@@ -1,0 +1,224 @@
+//! What is asked of several nodes at once: do they agree (`converge`), and if not, on what (`diff`).
+
+use std::collections::BTreeMap;
+use std::io::{self, Write};
+use std::time::{Duration, Instant};
+
+use rapidhash::v3::rapidhash_v3;
+use serde_json::{Map, Value, json};
+
+use kvmesh::client::{self, Client, unexpected};
+use kvmesh::dump::{self, Tally};
+use kvmesh::entry::{SeenVector, Version};
+use kvmesh::protocol::quoting;
+
+use crate::report::put_bytes;
+use crate::{Code, Failure, Options};
+
+/// Between two looks at the nodes.
+const POLL_PAUSE: Duration = Duration::from_millis(50);
+
+/// Waits until every node shows the same vector and the same digest.
+pub fn converge(options: &Options, timeout: Duration) -> Result<(), Failure> {
+    several(options, "converge")?;
+    let begun = Instant::now();
+    let deadline = begun + timeout;
+    let mut watched: Vec<Watched> =
+        options.nodes.iter().map(|addr| Watched { addr, client: None, seen: Err("not asked yet".to_string()) }).collect();
+    loop {
+        for node in &mut watched {
+            let left = deadline.saturating_duration_since(Instant::now()).max(POLL_PAUSE);
+            node.look(options.timeout.min(left));
+        }
+        if let Some(same) = agreed(&watched) {
+            return report_agreed(options, same, begun.elapsed());
+        }
+        if Instant::now() >= deadline {
+            let code = if watched.iter().all(|node| node.seen.is_err()) { Code::NoConnection } else { Code::Refused };
+            return Err(Failure::new(code, format_args!("the nodes differ after {timeout:?}\n{}", differences(&watched))));
+        }
+        std::thread::sleep(POLL_PAUSE);
+    }
+}
+
+/// One node, its connection kept between looks.
+struct Watched<'a> {
+    addr: &'a str,
+    client: Option<Client>,
+    /// What it showed at the last look, or why it showed nothing.
+    seen: Result<Seen, String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Seen {
+    vector: SeenVector,
+    /// `<hex> <keys>`.
+    digest: String,
+}
+
+impl Watched<'_> {
+    fn look(&mut self, timeout: Duration) {
+        self.seen = self.try_look(timeout).map_err(|error| error.to_string());
+        if self.seen.is_err() {
+            self.client = None;
+        }
+    }
+
+    fn try_look(&mut self, timeout: Duration) -> Result<Seen, client::Error> {
+        let client = match &mut self.client {
+            Some(client) => client,
+            None => self.client.insert(Client::connect(&[self.addr], timeout)?),
+        };
+        let mut vector = None;
+        client.call_lines::<client::Error>(b"STATUS", |line| {
+            if let Some(json) = line.strip_prefix(b"vector ") {
+                vector = Some(serde_json::from_slice(json).map_err(|_| unexpected(line, "vector <json object>"))?);
+            }
+            Ok(())
+        })?;
+        let vector = vector.ok_or_else(|| client::Error::Garbled("STATUS showed no vector".to_string()))?;
+        let said = client.call(b"DIGEST")?;
+        match said.strip_prefix(b"DIGEST ") {
+            Some(digest) => Ok(Seen { vector, digest: String::from_utf8_lossy(digest).into_owned() }),
+            None => Err(unexpected(said, "DIGEST <hex> <keys>")),
+        }
+    }
+}
+
+/// What all of them show, if it is the same.
+fn agreed<'a>(watched: &'a [Watched]) -> Option<&'a Seen> {
+    let first = watched.first()?.seen.as_ref().ok()?;
+    watched.iter().all(|node| node.seen.as_ref() == Ok(first)).then_some(first)
+}
+
+fn report_agreed(options: &Options, same: &Seen, took: Duration) -> Result<(), Failure> {
+    let (sum, keys) = same.digest.split_once(' ').unwrap_or((&same.digest, ""));
+    let mut out = io::stdout().lock();
+    if options.json {
+        let keys: Option<u64> = keys.parse().ok();
+        writeln!(
+            out,
+            "{}",
+            json!({ "converged": true, "nodes": options.nodes.len(), "digest": sum, "keys": keys, "seconds": took.as_secs_f64() })
+        )?;
+    } else {
+        writeln!(out, "converged: {} nodes, {keys} keys, digest {sum}", options.nodes.len())?;
+    }
+    Ok(())
+}
+
+/// One line for each node; a vector is shown by what it lacks of the others.
+fn differences(watched: &[Watched]) -> String {
+    let mut newest = SeenVector::default();
+    for seen in watched.iter().filter_map(|node| node.seen.as_ref().ok()) {
+        newest.join(&seen.vector);
+    }
+    let one = |node: &Watched| match &node.seen {
+        Err(reason) => format!("  {}: {reason}", node.addr),
+        Ok(seen) => {
+            let lacks: Vec<String> = newest.ahead_of(&seen.vector).iter().map(|(origin, _)| origin.to_string()).collect();
+            let lacks = if lacks.is_empty() { "lacks no writes".to_string() } else { format!("lacks writes of {}", lacks.join(", ")) };
+            format!("  {}: digest and keys {}, {lacks}", node.addr, seen.digest)
+        }
+    };
+    watched.iter().map(one).collect::<Vec<_>>().join("\n")
+}
+
+/// Prints every key of which not all nodes show the same live version and value.
+pub fn diff(options: &Options) -> Result<(), Failure> {
+    several(options, "diff")?;
+    // Values are held as a fingerprint: what is kept is a hundred-odd bytes for each key and node, whatever the values' size.
+    let mut keys: BTreeMap<Box<[u8]>, Vec<Option<Held>>> = BTreeMap::new();
+    for (index, addr) in options.nodes.iter().enumerate() {
+        read_dump(addr, options.timeout, |entry| {
+            if let Some(value) = &entry.value {
+                let held = Held { version: entry.version, len: value.len(), hash: rapidhash_v3(value) };
+                keys.entry(entry.key[..].into()).or_insert_with(|| vec![None; options.nodes.len()])[index] = Some(held);
+            }
+        })?;
+    }
+    keys.retain(|_, held| held.iter().any(|one| *one != held[0]));
+
+    let mut out = io::BufWriter::new(io::stdout().lock());
+    for (key, held) in &keys {
+        if options.json {
+            writeln!(out, "{}", difference_json(&options.nodes, key, held))?;
+        } else {
+            write!(out, "{}", quoting::quoted(key))?;
+            for (addr, held) in options.nodes.iter().zip(held) {
+                match held {
+                    None => write!(out, "  {addr} none")?,
+                    Some(held) => write!(out, "  {addr} {held}")?,
+                }
+            }
+            writeln!(out)?;
+        }
+    }
+    out.flush()?;
+    match keys.len() {
+        0 => Ok(()),
+        1 => Err(Failure::new(Code::Refused, "the nodes differ on 1 key")),
+        differing => Err(Failure::new(Code::Refused, format_args!("the nodes differ on {differing} keys"))),
+    }
+}
+
+/// A live entry, as one node has it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Held {
+    version: Version,
+    len: usize,
+    /// `rapidhash_v3` of the value.
+    hash: u64,
+}
+
+impl std::fmt::Display for Held {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{} ({} bytes, {:016x})", self.version.stamp, self.version.origin, self.len, self.hash)
+    }
+}
+
+fn difference_json(nodes: &[String], key: &[u8], held: &[Option<Held>]) -> Value {
+    let one =
+        |held: &Held| json!({ "s": held.version.stamp, "o": held.version.origin, "len": held.len, "hash": format!("{:016x}", held.hash) });
+    let mut object = Map::new();
+    put_bytes(&mut object, "k", key);
+    let nodes: Map<String, Value> = nodes.iter().cloned().zip(held.iter().map(|held| held.as_ref().map_or(Value::Null, one))).collect();
+    object.insert("nodes".to_string(), nodes.into());
+    Value::Object(object)
+}
+
+/// Reads one node's dump to its end line, which must be there and right: half a dump would show keys as missing.
+fn read_dump(addr: &str, timeout: Duration, mut each: impl FnMut(&kvmesh::entry::Entry)) -> Result<(), client::Error> {
+    let in_dump = |error: String| client::Error::Garbled(format!("{addr}: {error}"));
+    let mut tally = Tally::default();
+    let mut begun = false;
+    let mut ended = false;
+    Client::connect(&[addr], timeout)?.call_lines::<client::Error>(b"DUMP", |line| {
+        match dump::parse_line(line).map_err(in_dump)? {
+            dump::Line::Header(_) if !begun => begun = true,
+            dump::Line::Entry(entry) if begun && !ended => {
+                tally.add(&entry);
+                each(&entry);
+            }
+            dump::Line::End(end) if begun && !ended => {
+                tally.check(&end).map_err(in_dump)?;
+                ended = true;
+            }
+            _ => return Err(in_dump("a dump whose lines are out of order".to_string())),
+        }
+        Ok(())
+    })?;
+    if ended { Ok(()) } else { Err(in_dump("a dump without an end line".to_string())) }
+}
+
+fn several(options: &Options, verb: &str) -> Result<(), Failure> {
+    match options.nodes.len() {
+        0 | 1 => Err(Failure::new(
+            Code::Usage,
+            format_args!(
+                "{verb} compares nodes and needs the addresses of several: kvctl -n 127.0.0.1:7001,127.0.0.1:7002,127.0.0.1:7003 {verb}"
+            ),
+        )),
+        _ => Ok(()),
+    }
+}

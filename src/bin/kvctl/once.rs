@@ -1,0 +1,224 @@
+//! One command, one answer: what `kvctl get`, `set`, `keys`, … do. The next node is tried where that cannot do a write twice.
+
+use std::borrow::Cow;
+use std::io::{self, Read, Write};
+
+use serde_json::{Map, Value, json};
+
+use kvmesh::client::{self, Client, as_key, as_value, unexpected};
+use kvmesh::protocol::command::{Command, Write as Change};
+use kvmesh::protocol::quoting;
+use kvmesh::protocol::text::encode_command;
+
+use crate::report::{put_bytes, put_line};
+use crate::usage::Verb;
+use crate::{Code, Failure, Options};
+
+/// A value from stdin beyond this is not read: no server takes it.
+const STDIN_LEN_MAX: u64 = 256 << 20;
+
+pub fn run(options: &Options, verb: Verb) -> Result<(), Failure> {
+    let mut out = io::BufWriter::new(io::stdout().lock());
+    let out = &mut out;
+    match verb {
+        Verb::Get(get) => print_value(options, out, &get.key, get.raw)?,
+        Verb::Set(set) => write(options, out, &set.key, Change::Set(value(&set.value)?))?,
+        Verb::Upd(upd) => write(options, out, &upd.key, Change::Update(value(&upd.value)?))?,
+        Verb::Put(put) => write(options, out, &put.key, Change::Put(value(&put.value)?))?,
+        Verb::Del(del) => write(options, out, &del.key, Change::Delete)?,
+        Verb::Exists(exists) => {
+            let said = read(options, &Command::Exists { key: exists.key.as_bytes().into() })?;
+            let there = match &*said {
+                b"1" => true,
+                b"0" => false,
+                _ => return Err(unexpected(&said, "1 or 0").into()),
+            };
+            print(options, out, &said, json!({ "exists": there }))?;
+        }
+        Verb::Keys(keys) => {
+            let prefix = keys.prefix.as_deref().unwrap_or("").as_bytes();
+            let limit = keys.limit.map(|limit| usize::try_from(limit).unwrap_or(usize::MAX));
+            let command = Command::Keys { prefix: prefix.into(), limit };
+            read_lines(options, &command, |line| print_key(options, out, line))?;
+        }
+        Verb::Count(_) => {
+            let said = read(options, &Command::Count)?;
+            let count: u64 = number(&said, &said)?;
+            print(options, out, &said, json!({ "count": count }))?;
+        }
+        Verb::Status(_) => print_report(options, out, &Command::Status)?,
+        Verb::Peers(_) => print_report(options, out, &Command::Peers)?,
+        Verb::Digest(_) => {
+            let said = read(options, &Command::Digest)?;
+            let text = String::from_utf8_lossy(&said);
+            let Some((sum, keys)) = text.strip_prefix("DIGEST ").and_then(|rest| rest.split_once(' ')) else {
+                return Err(unexpected(&said, "DIGEST <hex> <keys>").into());
+            };
+            let keys: u64 = number(&said, keys.as_bytes())?;
+            print(options, out, format!("{sum} {keys}").as_bytes(), json!({ "digest": sum, "keys": keys }))?;
+        }
+        Verb::Dump(_) => read_lines(options, &Command::Dump, |line| {
+            out.write_all(line)?;
+            Ok(out.write_all(b"\n")?)
+        })?,
+        Verb::Ping(_) => {
+            let said = read(options, &Command::Ping)?;
+            print(options, out, &said, json!({ "ping": String::from_utf8_lossy(&said) }))?;
+        }
+        Verb::Converge(_) | Verb::Diff(_) | Verb::Bench(_) => unreachable!("these speak with several nodes and are run elsewhere"),
+    }
+    Ok(out.flush()?)
+}
+
+fn print(options: &Options, out: &mut impl Write, plain: &[u8], json: Value) -> Result<(), Failure> {
+    if options.json {
+        writeln!(out, "{json}")?;
+    } else {
+        out.write_all(plain)?;
+        out.write_all(b"\n")?;
+    }
+    Ok(())
+}
+
+fn print_value(options: &Options, out: &mut impl Write, key: &str, raw: bool) -> Result<(), Failure> {
+    let value = as_value(&read(options, &Command::Get { key: key.as_bytes().into() })?)?;
+    if options.json {
+        let mut object = Map::new();
+        put_bytes(&mut object, "k", key.as_bytes());
+        put_bytes(&mut object, "v", &value);
+        writeln!(out, "{}", Value::Object(object))?;
+    } else {
+        out.write_all(&value)?;
+        if !raw {
+            out.write_all(b"\n")?;
+        }
+    }
+    Ok(())
+}
+
+/// In the words of the reply, quotes included: the bytes themselves could hold a line end.
+fn print_key(options: &Options, out: &mut impl Write, line: &[u8]) -> Result<(), Failure> {
+    let key = as_key(line)?;
+    let mut object = Map::new();
+    if options.json {
+        put_bytes(&mut object, "k", &key);
+    }
+    print(options, out, quoting::text(&key).as_bytes(), Value::Object(object))
+}
+
+fn print_report(options: &Options, out: &mut impl Write, command: &Command) -> Result<(), Failure> {
+    let mut object = Map::new();
+    read_lines(options, command, |line| {
+        if options.json {
+            put_line(&mut object, &String::from_utf8_lossy(line));
+        } else {
+            out.write_all(line)?;
+            out.write_all(b"\n")?;
+        }
+        Ok(())
+    })?;
+    if options.json {
+        writeln!(out, "{}", Value::Object(object))?;
+    }
+    Ok(())
+}
+
+fn write(options: &Options, out: &mut impl Write, key: &str, change: Change) -> Result<(), Failure> {
+    let line = line(&Command::Write { key: key.as_bytes().into(), write: change });
+    let only_if_nothing_left = |error: &client::Error| matches!(error, client::Error::NotConnected(_));
+    let said = first_reachable(options, |client| client.call(&line).map(<[u8]>::to_vec), only_if_nothing_left)
+        .and_then(|said| if said == b"OK" { Ok(said) } else { Err(unexpected(&said, "OK")) })
+        .map_err(|error| Failure::of(error, true))?;
+    print(options, out, &said, json!({ "ok": true }))
+}
+
+/// The argument's bytes, or all of stdin for `-`.
+fn value(argument: &str) -> Result<Cow<'_, [u8]>, Failure> {
+    if argument != "-" {
+        return Ok(argument.as_bytes().into());
+    }
+    let mut value = Vec::new();
+    io::stdin().lock().take(STDIN_LEN_MAX + 1).read_to_end(&mut value)?;
+    if value.len() as u64 > STDIN_LEN_MAX {
+        return Err(Failure::new(Code::Usage, format_args!("the value on stdin is longer than {STDIN_LEN_MAX} bytes")));
+    }
+    Ok(value.into())
+}
+
+/// As the client wants it: without the line end.
+fn line(command: &Command) -> Vec<u8> {
+    let mut line = Vec::new();
+    encode_command(command, &mut line);
+    line.pop();
+    line
+}
+
+fn number(said: &[u8], digits: &[u8]) -> Result<u64, client::Error> {
+    std::str::from_utf8(digits).ok().and_then(|digits| digits.parse().ok()).ok_or_else(|| unexpected(said, "a number"))
+}
+
+/// The reply of one line to a command that changes nothing.
+fn read(options: &Options, command: &Command) -> Result<Vec<u8>, client::Error> {
+    let line = line(command);
+    first_reachable(options, |client| client.call(&line).map(<[u8]>::to_vec), is_broken)
+}
+
+/// The lines of the reply to a command that changes nothing. Once one has been handed out, no other node is asked.
+fn read_lines(options: &Options, command: &Command, mut each: impl FnMut(&[u8]) -> Result<(), Failure>) -> Result<(), Failure> {
+    let line = line(command);
+    let mut begun = false;
+    let mut outcome = Ok(());
+    let asked = first_reachable(
+        options,
+        |client| {
+            let lines = client.call_lines(&line, |line| {
+                begun = true;
+                each(line).map_err(Stop::Here)
+            });
+            match lines {
+                Err(Stop::Lost(error)) if !begun => return Err(error),
+                Err(Stop::Lost(error)) => outcome = Err(Failure::from(error)),
+                Err(Stop::Here(failure)) => outcome = Err(failure),
+                Ok(()) => {}
+            }
+            Ok(())
+        },
+        is_broken,
+    );
+    asked?;
+    outcome
+}
+
+/// Why the lines of a long reply end early.
+enum Stop {
+    Lost(client::Error),
+    Here(Failure),
+}
+
+impl From<client::Error> for Stop {
+    fn from(error: client::Error) -> Stop {
+        Stop::Lost(error)
+    }
+}
+
+fn is_broken(error: &client::Error) -> bool {
+    matches!(error, client::Error::NotConnected(_) | client::Error::Unknown(_))
+}
+
+/// Asks the nodes in turn while `go_on` says of the error that the next one may be asked.
+fn first_reachable<T>(
+    options: &Options,
+    mut ask: impl FnMut(&mut Client) -> Result<T, client::Error>,
+    go_on: impl Fn(&client::Error) -> bool,
+) -> Result<T, client::Error> {
+    let mut left = &options.nodes[..];
+    loop {
+        let mut client = options.connect(left)?;
+        let asked = left.iter().position(|addr| addr == client.addr()).unwrap_or(0);
+        left = &left[asked + 1..];
+        match ask(&mut client) {
+            Err(error) if go_on(&error) && !left.is_empty() => {}
+            done => return done,
+        }
+    }
+}

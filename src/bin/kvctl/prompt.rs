@@ -1,0 +1,266 @@
+//! kvctl without a command: lines of the text protocol, typed at a prompt or read from a script, and the server's replies as they are.
+
+use std::io::{self, BufRead, Read, Write};
+use std::path::PathBuf;
+
+use rustyline::completion::Completer;
+use rustyline::error::ReadlineError;
+use rustyline::highlight::Highlighter;
+use rustyline::hint::Hinter;
+use rustyline::history::FileHistory;
+use rustyline::validate::Validator;
+use rustyline::{CompletionType, Context, Editor, Helper};
+
+use kvmesh::client::{self, Client, as_error};
+use kvmesh::protocol::help::{HELP, Verb};
+
+use crate::{Code, Failure, Options};
+
+/// A line of a script beyond this is refused: no server takes it.
+const LINE_LEN_MAX: u64 = 256 << 20;
+const HISTORY_LEN: usize = 1000;
+
+/// Reads commands from a terminal until `exit` or the end of input. `node_named`: whether the command line says which node.
+pub fn run(mut options: Options, node_named: bool) -> Result<(), Failure> {
+    let config = rustyline::Config::builder().completion_type(CompletionType::List).max_history_size(HISTORY_LEN);
+    let config = config.and_then(|config| config.history_ignore_dups(true)).map_err(terminal_failed)?.build();
+    let mut editor: Editor<Verbs, FileHistory> = Editor::with_config(config).map_err(terminal_failed)?;
+    if !node_named {
+        match ask_node(&mut editor)? {
+            Some(addr) => options.nodes = vec![addr],
+            None => return Ok(()),
+        }
+    }
+    editor.set_helper(Some(Verbs));
+    let history = history_file();
+    if let Some(history) = &history {
+        // There is none before the first time.
+        let _ = editor.load_history(history);
+    }
+
+    let mut session = Session { options: &options, client: None };
+    session.say_whether_reachable();
+    loop {
+        match editor.readline(&format!("{}> ", session.addr())) {
+            Ok(line) => {
+                let line = line.trim_start();
+                match line.trim_end().to_ascii_lowercase().as_str() {
+                    "" => continue,
+                    "exit" | "quit" => break,
+                    _ => {}
+                }
+                // History is a comfort: the prompt goes on without.
+                let _ = editor.add_history_entry(line);
+                match session.run(line.as_bytes(), &mut io::stdout().lock()) {
+                    Ok(_) => {}
+                    Err(failure) if session.client.is_none() => eprintln!("{}; the next command connects again", failure.text),
+                    Err(failure) => return Err(failure),
+                }
+            }
+            Err(ReadlineError::Interrupted) => {}
+            Err(ReadlineError::Eof) => break,
+            Err(error) => return Err(terminal_failed(error)),
+        }
+    }
+    if let Some(history) = &history
+        && let Err(error) = editor.append_history(history)
+    {
+        eprintln!("kvctl: cannot write the history to {}: {error}", history.display());
+    }
+    Ok(())
+}
+
+/// Sends each line of stdin and prints the replies, refusals among them, in order. Ends at the first command that is not answered; the exit code
+/// is 1 if any was refused.
+pub fn run_script(options: Options) -> Result<(), Failure> {
+    let mut session = Session { options: &options, client: None };
+    let mut input = io::stdin().lock();
+    let mut out = io::stdout().lock();
+    let mut refused = 0;
+    let mut line = Vec::new();
+    loop {
+        line.clear();
+        if input.by_ref().take(LINE_LEN_MAX).read_until(b'\n', &mut line)? == 0 {
+            break;
+        }
+        if line.len() as u64 == LINE_LEN_MAX && line.last() != Some(&b'\n') {
+            return Err(Failure::new(Code::Usage, format_args!("a line of the script is longer than {LINE_LEN_MAX} bytes")));
+        }
+        let command = line.strip_suffix(b"\n").unwrap_or(&line);
+        let command = command.strip_suffix(b"\r").unwrap_or(command);
+        if command.trim_ascii().is_empty() {
+            continue;
+        }
+        if matches!(command.trim_ascii().to_ascii_lowercase().as_slice(), b"exit" | b"quit") {
+            break;
+        }
+        refused += usize::from(session.run(command, &mut out)? == Answer::Refused);
+        out.flush()?;
+    }
+    match refused {
+        0 => Ok(()),
+        _ => Err(Failure { code: Code::Refused, text: String::new() }),
+    }
+}
+
+/// One node at a time; a broken connection is made again for the next command, never for the same one.
+struct Session<'a> {
+    options: &'a Options,
+    client: Option<Client>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Answer {
+    Done,
+    Refused,
+}
+
+impl Session<'_> {
+    fn addr(&self) -> &str {
+        self.client.as_ref().map_or(&self.options.nodes[0], Client::addr)
+    }
+
+    fn say_whether_reachable(&mut self) {
+        match self.options.connect(&self.options.nodes) {
+            Ok(client) => self.client = Some(client),
+            Err(error) => eprintln!("{}; the next command tries again", Failure::from(error).text),
+        }
+    }
+
+    /// Sends one command and prints its whole reply. Fails, without a client left, if the reply does not come.
+    fn run(&mut self, command: &[u8], out: &mut impl Write) -> Result<Answer, Failure> {
+        let verb = Verb::parse(command.split(|byte| *byte == b' ').find(|word| !word.is_empty()).unwrap_or_default());
+        // A verb that this program does not know may be a write of a newer server.
+        let is_write = matches!(verb, None | Some(Verb::Set | Verb::Upd | Verb::Put | Verb::Del));
+        let is_long = matches!(verb, Some(Verb::Keys | Verb::Status | Verb::Peers | Verb::Dump | Verb::Help));
+        let mut client = match self.client.take() {
+            Some(client) => client,
+            None => self.options.connect(&self.options.nodes)?,
+        };
+        match client.send_command(command) {
+            Ok(()) => {}
+            Err(client::Error::Refused { code, sentence }) => {
+                // The server has closed with these words.
+                writeln!(out, "ERROR {code} {sentence}")?;
+                return Ok(Answer::Refused);
+            }
+            Err(error) => return Err(Failure::of(error, is_write)),
+        }
+        let answer = loop {
+            let line = client.line().map_err(|error| Failure::of(error, is_write))?;
+            out.write_all(line)?;
+            out.write_all(b"\n")?;
+            if as_error(line).is_some() {
+                break Answer::Refused;
+            }
+            if !is_long || line == b"END" {
+                break Answer::Done;
+            }
+        };
+        self.client = Some(client);
+        Ok(answer)
+    }
+}
+
+/// The node to speak with; `None` if the user left instead.
+fn ask_node(editor: &mut Editor<Verbs, FileHistory>) -> Result<Option<String>, Failure> {
+    const DEFAULT: &str = "127.0.0.1:7001";
+    let configured = configured_nodes();
+    for (index, (file, addr)) in configured.iter().enumerate() {
+        println!("{}) {addr}  ({file})", index + 1);
+    }
+    let choice = if configured.is_empty() { "address" } else { "number or address" };
+    loop {
+        let answer = match editor.readline(&format!("Which node? {choice} [{DEFAULT}]: ")) {
+            Ok(answer) => answer,
+            Err(ReadlineError::Eof | ReadlineError::Interrupted) => return Ok(None),
+            Err(error) => return Err(terminal_failed(error)),
+        };
+        let answer = answer.trim();
+        if answer.is_empty() {
+            return Ok(Some(DEFAULT.to_string()));
+        }
+        if let Some((_, addr)) = answer.parse::<usize>().ok().and_then(|number| configured.get(number.wrapping_sub(1))) {
+            return Ok(Some(addr.clone()));
+        }
+        match answer.parse::<crate::Nodes>() {
+            Ok(nodes) if nodes.0.len() == 1 => return Ok(nodes.0.into_iter().next()),
+            Ok(_) => println!("one node, please"),
+            Err(wrong) => println!("{wrong}"),
+        }
+    }
+}
+
+/// Of the files `config/*.json` that name a client address: both names, in the order of the files. A file that cannot be read is not offered;
+/// kvnode is the one who explains what is wrong with it.
+fn configured_nodes() -> Vec<(String, String)> {
+    let Ok(folder) = std::fs::read_dir("config") else { return Vec::new() };
+    let mut files: Vec<PathBuf> =
+        folder.flatten().map(|file| file.path()).filter(|path| path.extension().is_some_and(|ext| ext == "json")).collect();
+    files.sort();
+    let one = |path: PathBuf| {
+        let config: serde_json::Value = serde_json::from_slice(&std::fs::read(&path).ok()?).ok()?;
+        Some((path.display().to_string(), config.get("client_addr")?.as_str()?.to_string()))
+    };
+    files.into_iter().filter_map(one).collect()
+}
+
+/// In the user's state directory where there is one, as freedesktop.org's base directories say, else in the home directory.
+fn history_file() -> Option<PathBuf> {
+    let dir = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    match dir("XDG_STATE_HOME").filter(|state| state.is_dir()) {
+        Some(state) => Some(state.join("kvctl_history")),
+        None => dir("HOME").map(|home| home.join(".kvctl_history")),
+    }
+}
+
+fn terminal_failed(error: ReadlineError) -> Failure {
+    Failure::new(Code::Usage, format_args!("cannot read from the terminal: {error}"))
+}
+
+/// Completes the first word of a line.
+struct Verbs;
+
+impl Completer for Verbs {
+    type Candidate = String;
+
+    fn complete(&self, line: &str, pos: usize, _: &Context<'_>) -> rustyline::Result<(usize, Vec<String>)> {
+        Ok((0, completions(&line[..pos])))
+    }
+}
+
+impl Hinter for Verbs {
+    type Hint = String;
+}
+impl Highlighter for Verbs {}
+impl Validator for Verbs {}
+impl Helper for Verbs {}
+
+/// The verbs that begin with `typed`, in the case in which its first letter is typed; HELP takes one as its word.
+fn completions(typed: &str) -> Vec<String> {
+    let (before, word) = match typed.split_once(' ') {
+        Some((verb, word)) if verb.eq_ignore_ascii_case("help") => (&typed[..=verb.len()], word),
+        Some(_) => return Vec::new(),
+        None => ("", typed),
+    };
+    let upper = word.to_ascii_uppercase();
+    let is_lower = typed.starts_with(|c: char| c.is_ascii_lowercase());
+    let names = HELP.iter().map(|help| help.name).chain(before.is_empty().then_some("EXIT"));
+    let in_case = |name: &str| if is_lower { name.to_ascii_lowercase() } else { name.to_string() };
+    names.filter(|name| name.starts_with(&upper)).map(|name| format!("{before}{} ", in_case(name))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_word_is_completed_in_the_case_it_is_typed_in() {
+        assert_eq!(completions("sta"), ["status "]);
+        assert_eq!(completions("P"), ["PUT ", "PEERS ", "PING "]);
+        assert_eq!(completions("ex"), ["exists ", "exit "]);
+        assert_eq!(completions("help st"), ["help status "]);
+        assert!(completions("get st").is_empty());
+        assert!(completions("zzz").is_empty());
+    }
+}

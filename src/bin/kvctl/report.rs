@@ -1,0 +1,63 @@
+//! Replies as JSON. Bytes that are not UTF-8 are base64 under a name of their own, as in a dump: `k64` for `k`.
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use serde_json::{Map, Value};
+
+/// Puts bytes into an object: as `name`, or in base64 as `name64`.
+pub fn put_bytes(object: &mut Map<String, Value>, name: &str, bytes: &[u8]) {
+    match std::str::from_utf8(bytes) {
+        Ok(text) => object.insert(name.to_string(), text.into()),
+        Err(_) => object.insert(format!("{name}64"), STANDARD.encode(bytes).into()),
+    };
+}
+
+/// One member of an object that STATUS and PEERS are turned into: a line `name value…`. A name that comes again makes a list.
+pub fn put_line(object: &mut Map<String, Value>, line: &str) {
+    let (name, value) = line.split_once(' ').unwrap_or((line, ""));
+    let value = as_json(value);
+    match object.get_mut(name) {
+        None => {
+            object.insert(name.to_string(), value);
+        }
+        Some(Value::Array(list)) => list.push(value),
+        Some(first) => *first = Value::Array(vec![first.take(), value]),
+    }
+}
+
+/// Numbers as numbers, objects as objects, everything else as text. Only what is written as a plain number is one: `1e5` may be a digest.
+fn as_json(text: &str) -> Value {
+    let plain = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit() || matches!(byte, b'-' | b'.'));
+    if (plain || text.starts_with('{'))
+        && let Ok(value) = serde_json::from_str(text)
+    {
+        return value;
+    }
+    text.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_become_an_object_with_numbers_lists_and_objects() {
+        let mut object = Map::new();
+        for line in
+            ["node 1", "drift_s -0.5", "digest 1e5", "vector {\"1-0f\":\"9\"}", "peer 2 up", "peer 3 down", "peer 4 up", "id 0012", "bare"]
+        {
+            put_line(&mut object, line);
+        }
+        let expected =
+            r#"{"node":1,"drift_s":-0.5,"digest":"1e5","vector":{"1-0f":"9"},"peer":["2 up","3 down","4 up"],"id":"0012","bare":""}"#;
+        assert_eq!(Value::Object(object), serde_json::from_str::<Value>(expected).unwrap());
+    }
+
+    #[test]
+    fn bytes_that_are_not_text_are_base64() {
+        let mut object = Map::new();
+        put_bytes(&mut object, "k", "é".as_bytes());
+        put_bytes(&mut object, "v", b"\xff\x00");
+        assert_eq!(Value::Object(object).to_string(), r#"{"k":"é","v64":"/wA="}"#);
+    }
+}

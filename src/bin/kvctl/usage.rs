@@ -1,0 +1,246 @@
+//! kvctl's command line: what may be written there, and the types that are valid once read.
+
+use std::str::FromStr;
+use std::time::Duration;
+
+use argh::{ArgsInfo, FromArgs};
+use kvmesh::protocol::command::AckLevel;
+
+/// Reads and writes a kvmesh. Without a command: a prompt on a terminal, else each line of stdin is sent as a command.
+#[derive(FromArgs, ArgsInfo, Debug)]
+#[argh(
+    help_triggers("-h", "--help"),
+    note = "Data is taken as it is once the key has begun: kvctl set k -5 writes -5. A key that begins with a dash stands behind --.",
+    example = "kvctl set greeting 'hello world'\nkvctl -n 127.0.0.1:7002 get greeting\nkvctl put photo - < photo.jpg",
+    error_code(0, "done"),
+    error_code(1, "refused by the server, or the nodes differ"),
+    error_code(2, "bad usage"),
+    error_code(3, "no connection: nothing was written"),
+    error_code(4, "unknown outcome: the write may have happened or may still happen")
+)]
+pub struct Arguments {
+    /// client addresses of nodes; the first that can be reached is asked. Default: 127.0.0.1:7001
+    #[argh(option, short = 'n', long = "node", arg_name = "addr[,addr...]")]
+    pub nodes: Option<Nodes>,
+    /// how many members must hold a write: local, majority or all. Default: as the node is configured
+    #[argh(option, arg_name = "level")]
+    pub ack: Option<AckLevel>,
+    /// print JSON
+    #[argh(switch)]
+    pub json: bool,
+    /// how long to wait for a connection, and then for each sign of progress. Default: 5
+    #[argh(option, arg_name = "seconds")]
+    pub timeout: Option<Seconds>,
+    #[argh(subcommand)]
+    pub verb: Option<Verb>,
+}
+
+#[derive(FromArgs, ArgsInfo, Debug)]
+#[argh(subcommand)]
+pub enum Verb {
+    Get(Get),
+    Set(Set),
+    Upd(Upd),
+    Put(Put),
+    Del(Del),
+    Exists(Exists),
+    Keys(Keys),
+    Count(Count),
+    Status(Status),
+    Peers(Peers),
+    Digest(Digest),
+    Dump(Dump),
+    Ping(Ping),
+    Converge(Converge),
+    Diff(Diff),
+    Bench(Bench),
+}
+
+/// Print a key's value and a newline.
+#[derive(FromArgs, ArgsInfo, Debug)]
+#[argh(subcommand, name = "get", help_triggers("-h", "--help"))]
+pub struct Get {
+    /// print no newline: the value's bytes alone
+    #[argh(switch)]
+    pub raw: bool,
+    #[argh(positional)]
+    pub key: String,
+}
+
+/// Create a key; refused if it exists.
+#[derive(FromArgs, ArgsInfo, Debug)]
+#[argh(subcommand, name = "set", help_triggers("-h", "--help"))]
+pub struct Set {
+    #[argh(positional)]
+    pub key: String,
+    /// the value, or - to read it from stdin, to the last byte
+    #[argh(positional)]
+    pub value: String,
+}
+
+/// Update a key; refused if it does not exist.
+#[derive(FromArgs, ArgsInfo, Debug)]
+#[argh(subcommand, name = "upd", help_triggers("-h", "--help"))]
+pub struct Upd {
+    #[argh(positional)]
+    pub key: String,
+    /// the value, or - to read it from stdin, to the last byte
+    #[argh(positional)]
+    pub value: String,
+}
+
+/// Set a key, whether it exists or not.
+#[derive(FromArgs, ArgsInfo, Debug)]
+#[argh(subcommand, name = "put", help_triggers("-h", "--help"))]
+pub struct Put {
+    #[argh(positional)]
+    pub key: String,
+    /// the value, or - to read it from stdin, to the last byte
+    #[argh(positional)]
+    pub value: String,
+}
+
+/// Delete a key; refused if it does not exist.
+#[derive(FromArgs, ArgsInfo, Debug)]
+#[argh(subcommand, name = "del", help_triggers("-h", "--help"))]
+pub struct Del {
+    #[argh(positional)]
+    pub key: String,
+}
+
+/// Print 1 if a key exists and 0 if not.
+#[derive(FromArgs, ArgsInfo, Debug)]
+#[argh(subcommand, name = "exists", help_triggers("-h", "--help"))]
+pub struct Exists {
+    #[argh(positional)]
+    pub key: String,
+}
+
+/// Print the keys, all or those that begin with a prefix. One a line; in quotes if it would not be clear otherwise.
+#[derive(FromArgs, ArgsInfo, Debug)]
+#[argh(subcommand, name = "keys", help_triggers("-h", "--help"))]
+pub struct Keys {
+    /// print no more than this many
+    #[argh(option)]
+    pub limit: Option<u64>,
+    #[argh(positional)]
+    pub prefix: Option<String>,
+}
+
+/// Print how many keys there are.
+#[derive(FromArgs, ArgsInfo, Debug)]
+#[argh(subcommand, name = "count", help_triggers("-h", "--help"))]
+pub struct Count {}
+
+/// Print what a node says of itself.
+#[derive(FromArgs, ArgsInfo, Debug)]
+#[argh(subcommand, name = "status", help_triggers("-h", "--help"))]
+pub struct Status {}
+
+/// Print what a node says of its peers.
+#[derive(FromArgs, ArgsInfo, Debug)]
+#[argh(subcommand, name = "peers", help_triggers("-h", "--help"))]
+pub struct Peers {}
+
+/// Print the fingerprint of a node's data, and its number of keys: equal on nodes that hold the same data.
+#[derive(FromArgs, ArgsInfo, Debug)]
+#[argh(subcommand, name = "digest", help_triggers("-h", "--help"))]
+pub struct Digest {}
+
+/// Print a node's whole state as JSON lines: a backup.
+#[derive(FromArgs, ArgsInfo, Debug)]
+#[argh(subcommand, name = "dump", help_triggers("-h", "--help"))]
+pub struct Dump {}
+
+/// Ask whether a node answers.
+#[derive(FromArgs, ArgsInfo, Debug)]
+#[argh(subcommand, name = "ping", help_triggers("-h", "--help"))]
+pub struct Ping {}
+
+/// Wait until all the nodes named with -n have seen the same writes and hold the same data. Exit code 1 if they do not in time.
+#[derive(FromArgs, ArgsInfo, Debug)]
+#[argh(subcommand, name = "converge", help_triggers("-h", "--help"))]
+pub struct Converge {
+    /// how long to wait. Default: 30
+    #[argh(option, arg_name = "seconds")]
+    pub timeout: Option<Seconds>,
+}
+
+/// Print the keys on which the nodes named with -n differ; exit code 1 if there are any. While clients write, what is on its way shows as well.
+#[derive(FromArgs, ArgsInfo, Debug)]
+#[argh(subcommand, name = "diff", help_triggers("-h", "--help"))]
+pub struct Diff {}
+
+/// Measure: each of many connections sends rounds of pipelined commands, spread over the nodes named with -n. Exit code 1 if there was any error.
+#[derive(FromArgs, ArgsInfo, Debug)]
+#[argh(subcommand, name = "bench", help_triggers("-h", "--help"))]
+pub struct Bench {
+    /// connections, each with a thread of its own. Default: 50
+    #[argh(option, default = "Bounded(50)")]
+    pub clients: Bounded<1, 10_000>,
+    /// commands in one round. Default: 16
+    #[argh(option, default = "Bounded(16)")]
+    pub depth: Bounded<1, 10_000>,
+    /// how long to measure, after half a second of warm-up. Default: 5
+    #[argh(option, default = "Seconds(Duration::from_secs(5))")]
+    pub seconds: Seconds,
+    /// how many different keys. Default: 100000
+    #[argh(option, default = "Bounded(100_000)")]
+    pub keys: Bounded<1, 1_000_000_000>,
+    /// bytes of each value. Default: 64
+    #[argh(option, arg_name = "bytes", default = "Bounded(64)")]
+    pub value_size: Bounded<1, { 16 << 20 }>,
+    /// how many of a hundred commands are GET, the others being PUT; with any, all keys are written first. Default: 0
+    #[argh(option, arg_name = "percent", default = "Bounded(0)")]
+    pub reads: Bounded<0, 100>,
+}
+
+/// One or more `host:port`.
+#[derive(Clone, Debug)]
+pub struct Nodes(pub Vec<String>);
+
+impl Default for Nodes {
+    fn default() -> Nodes {
+        Nodes(vec!["127.0.0.1:7001".to_string()])
+    }
+}
+
+impl FromStr for Nodes {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Nodes, String> {
+        let one = |addr: &str| match addr.trim().rsplit_once(':') {
+            Some((host, port)) if !host.is_empty() && port.parse::<u16>().is_ok_and(|port| port > 0) => Ok(addr.trim().to_string()),
+            _ => Err(format!("{addr:?} is no address; expected host:port, as in 127.0.0.1:7001")),
+        };
+        text.split(',').map(one).collect::<Result<_, _>>().map(Nodes)
+    }
+}
+
+/// A time-out, written `2` or `0.5`.
+#[derive(Clone, Copy, Debug)]
+pub struct Seconds(pub Duration);
+
+impl FromStr for Seconds {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Seconds, String> {
+        const DAY: f64 = 86_400.0;
+        match text.parse::<f64>() {
+            Ok(seconds) if (0.001..=DAY).contains(&seconds) => Ok(Seconds(Duration::from_secs_f64(seconds))),
+            _ => Err("expected seconds, from 0.001 to 86400".to_string()),
+        }
+    }
+}
+
+/// A number between two others, both included.
+#[derive(Clone, Copy, Debug)]
+pub struct Bounded<const MIN: usize, const MAX: usize>(pub usize);
+
+impl<const MIN: usize, const MAX: usize> FromStr for Bounded<MIN, MAX> {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.parse() {
+            Ok(number) if (MIN..=MAX).contains(&number) => Ok(Bounded(number)),
+            _ => Err(format!("expected a number from {MIN} to {MAX}")),
+        }
+    }
+}
