@@ -7,6 +7,8 @@ mod mesh;
 mod once;
 mod prompt;
 mod report;
+#[cfg(test)]
+mod scripted;
 mod usage;
 
 use std::fmt;
@@ -62,20 +64,36 @@ fn run(arguments: Arguments) -> Result<(), Failure> {
 }
 
 impl Options {
-    /// A connection to the first of `nodes` that can be reached, at the ack level asked for. [`client::Error::NotConnected`] also if it breaks
-    /// before that is agreed: no command has left by then.
+    /// A connection to the first of `nodes` that can be reached and takes the ack level asked for. If it breaks before that is agreed, no command has
+    /// left, and the next one is tried.
     fn connect(&self, nodes: &[String]) -> Result<Client, client::Error> {
-        let mut client = Client::connect(nodes, self.timeout)?;
-        if let Some(level) = self.ack {
-            let said = client.call(format!("ACK {level}").as_bytes()).map(<[u8]>::to_vec).map_err(|error| match error {
-                client::Error::Unknown(reason) => client::Error::NotConnected(reason),
-                other => other,
-            })?;
-            if said != b"OK" {
-                return Err(client::unexpected(&said, "OK"));
+        let mut left = nodes;
+        loop {
+            let mut client = Client::connect(left, self.timeout)?;
+            left = after(left, client.addr());
+            match self.agree_on_ack(&mut client) {
+                Ok(()) => return Ok(client),
+                Err(client::Error::NotConnected(_) | client::Error::Unknown(_)) if !left.is_empty() => {}
+                Err(client::Error::Unknown(reason)) => return Err(client::Error::NotConnected(reason)),
+                Err(error) => return Err(error),
             }
         }
-        Ok(client)
+    }
+
+    fn agree_on_ack(&self, client: &mut Client) -> Result<(), client::Error> {
+        let Some(level) = self.ack else { return Ok(()) };
+        match client.call(format!("ACK {level}").as_bytes())? {
+            b"OK" => Ok(()),
+            said => Err(client::unexpected(said, "OK")),
+        }
+    }
+}
+
+/// The nodes that come after the one that was reached.
+fn after<'a>(nodes: &'a [String], reached: &str) -> &'a [String] {
+    match nodes.iter().position(|addr| addr == reached) {
+        Some(index) => &nodes[index + 1..],
+        None => &[],
     }
 }
 

@@ -127,18 +127,7 @@ fn differences(watched: &[Watched]) -> String {
 /// Prints every key of which not all nodes show the same live version and value.
 pub fn diff(options: &Options) -> Result<(), Failure> {
     several(options, "diff")?;
-    // Values are held as a fingerprint: what is kept is a hundred-odd bytes for each key and node, whatever the values' size.
-    let mut keys: BTreeMap<Box<[u8]>, Vec<Option<Held>>> = BTreeMap::new();
-    for (index, addr) in options.nodes.iter().enumerate() {
-        read_dump(addr, options.timeout, |entry| {
-            if let Some(value) = &entry.value {
-                let held = Held { version: entry.version, len: value.len(), hash: rapidhash_v3(value) };
-                keys.entry(entry.key[..].into()).or_insert_with(|| vec![None; options.nodes.len()])[index] = Some(held);
-            }
-        })?;
-    }
-    keys.retain(|_, held| held.iter().any(|one| *one != held[0]));
-
+    let keys = differing_keys(options)?;
     let mut out = io::BufWriter::new(io::stdout().lock());
     for (key, held) in &keys {
         if options.json {
@@ -160,6 +149,25 @@ pub fn diff(options: &Options) -> Result<(), Failure> {
         1 => Err(Failure::new(Code::Refused, "the nodes differ on 1 key")),
         differing => Err(Failure::new(Code::Refused, format_args!("the nodes differ on {differing} keys"))),
     }
+}
+
+/// What each node has of a key, in the order of the nodes.
+type HeldByKey = BTreeMap<Box<[u8]>, Vec<Option<Held>>>;
+
+/// For each key that is not the same on all nodes, what each of them has.
+fn differing_keys(options: &Options) -> Result<HeldByKey, client::Error> {
+    // Values are held as a fingerprint: what is kept is a hundred-odd bytes for each key and node, whatever the values' size.
+    let mut keys = HeldByKey::new();
+    for (index, addr) in options.nodes.iter().enumerate() {
+        read_dump(addr, options.timeout, |entry| {
+            if let Some(value) = &entry.value {
+                let held = Held { version: entry.version, len: value.len(), hash: rapidhash_v3(value) };
+                keys.entry(entry.key[..].into()).or_insert_with(|| vec![None; options.nodes.len()])[index] = Some(held);
+            }
+        })?;
+    }
+    keys.retain(|_, held| held.iter().any(|one| *one != held[0]));
+    Ok(keys)
 }
 
 /// A live entry, as one node has it.
@@ -220,5 +228,87 @@ fn several(options: &Options, verb: &str) -> Result<(), Failure> {
             ),
         )),
         _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::scripted::{options, scripted};
+    use kvmesh::clock::Stamp;
+    use kvmesh::dump::{Header, Kind, Scan};
+    use kvmesh::entry::{Entry, NodeId, Origin};
+    use kvmesh::store::Store;
+
+    const ORIGIN: Origin = Origin { node: NodeId(1), nonce: 7 };
+
+    /// What DUMP prints of these entries.
+    fn dump_of(entries: &[(&str, Option<&str>, u64)]) -> String {
+        let store = Store::new();
+        for (key, value, stamp) in entries {
+            let version = Version { stamp: Stamp::from_bits(*stamp), origin: ORIGIN };
+            store.merge(Entry { key: key.as_bytes().into(), value: value.map(|value| value.as_bytes().into()), version }, |_| false);
+        }
+        let header = Header::new(Kind::Full, ORIGIN, SeenVector::default(), None);
+        let mut scan = Scan::new(header, SeenVector::default(), SeenVector::default());
+        let mut lines = Vec::new();
+        while scan.write(&store, 1 << 20, &mut lines) {}
+        String::from_utf8(lines).unwrap()
+    }
+
+    fn dumping(dump: &str) -> String {
+        scripted(&[("DUMP", &format!("{dump}END\n"))])
+    }
+
+    #[test]
+    fn keys_differ_by_value_by_version_or_by_being_there() {
+        let one = dumping(&dump_of(&[("same", Some("1"), 1), ("value", Some("a"), 2), ("only one", Some("x"), 3), ("gone", None, 4)]));
+        let two = dumping(&dump_of(&[("same", Some("1"), 1), ("value", Some("b"), 5), ("later", Some("y"), 6)]));
+        let differing = differing_keys(&options(&[&one, &two])).unwrap();
+        let there: Vec<(&[u8], Vec<bool>)> =
+            differing.iter().map(|(key, held)| (&key[..], held.iter().map(Option::is_some).collect())).collect();
+        assert_eq!(there, [(&b"later"[..], vec![false, true]), (b"only one", vec![true, false]), (b"value", vec![true, true])]);
+        assert!(differing_keys(&options(&[&one, &one])).unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_dump_that_is_not_whole_is_no_answer() {
+        let whole = dump_of(&[("a", Some("1"), 1), ("b", Some("2"), 2)]);
+        let lines: Vec<&str> = whole.split_inclusive('\n').collect();
+        let without = |left_out: usize| (0..lines.len()).filter(|index| *index != left_out).map(|index| lines[index]).collect::<String>();
+        assert!(read_dump(&dumping(&whole), Duration::from_secs(10), |_| {}).is_ok());
+        for left_out in 0..lines.len() {
+            let read = read_dump(&dumping(&without(left_out)), Duration::from_secs(10), |_| {});
+            assert!(matches!(read, Err(client::Error::Garbled(_))), "{left_out}: {read:?}");
+        }
+        // The connection breaks off between two lines.
+        let broken = scripted(&[("DUMP", lines[0])]);
+        assert!(matches!(read_dump(&broken, Duration::from_millis(100), |_| {}), Err(client::Error::Unknown(_))));
+    }
+
+    fn showing(vector: &str, digest: &str) -> String {
+        scripted(&[("STATUS", &format!("node 1\nvector {vector}\nEND\n")), ("DIGEST", &format!("DIGEST {digest}\n"))])
+    }
+
+    #[test]
+    fn nodes_have_converged_when_vectors_and_digests_are_equal() {
+        let wait = |nodes: &[&str]| converge(&options(nodes), Duration::from_millis(120)).map_err(|failure| (failure.code, failure.text));
+        let (one, two) = (r#"{"1-0000000000000007":"5"}"#, r#"{"1-0000000000000007":"6"}"#);
+        let (a, b) = (showing(one, "00ff 3"), showing(one, "00ff 3"));
+        assert_eq!(wait(&[&a, &b]), Ok(()));
+
+        let behind = showing(two, "00ff 3");
+        let (code, text) = wait(&[&a, &behind]).unwrap_err();
+        assert_eq!(code, Code::Refused);
+        assert!(text.contains(&format!("{a}: digest and keys 00ff 3, lacks writes of 1-0000000000000007")), "{text}");
+        assert!(text.contains(&format!("{behind}: digest and keys 00ff 3, lacks no writes")), "{text}");
+
+        let other = showing(one, "00fe 3");
+        assert_eq!(wait(&[&a, &other]).unwrap_err().0, Code::Refused);
+        let gone = crate::scripted::deserted();
+        let (code, text) = wait(&[&a, &gone]).unwrap_err();
+        assert!(code == Code::Refused && text.contains(&gone), "{text}");
+        assert_eq!(wait(&[&gone, &gone]).unwrap_err().0, Code::NoConnection);
+        assert_eq!(wait(&[&a]).unwrap_err().0, Code::Usage);
     }
 }

@@ -12,7 +12,7 @@ use kvmesh::protocol::text::encode_command;
 
 use crate::report::{put_bytes, put_line};
 use crate::usage::Verb;
-use crate::{Code, Failure, Options};
+use crate::{Code, Failure, Options, after};
 
 /// A value from stdin beyond this is not read: no server takes it.
 const STDIN_LEN_MAX: u64 = 256 << 20;
@@ -214,11 +214,68 @@ fn first_reachable<T>(
     let mut left = &options.nodes[..];
     loop {
         let mut client = options.connect(left)?;
-        let asked = left.iter().position(|addr| addr == client.addr()).unwrap_or(0);
-        left = &left[asked + 1..];
+        left = after(left, client.addr());
         match ask(&mut client) {
             Err(error) if go_on(&error) && !left.is_empty() => {}
             done => return done,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::scripted::{deserted, options, scripted};
+
+    fn put(options: &Options) -> Result<String, Code> {
+        let mut out = Vec::new();
+        let written = write(options, &mut out, "a b", Change::Put((&b"1"[..]).into()));
+        written.map(|()| String::from_utf8(out).unwrap()).map_err(|failure| failure.code)
+    }
+
+    #[test]
+    fn a_write_goes_to_the_next_node_only_while_not_a_byte_of_it_has_left() {
+        let (breaks, answers) = (scripted(&[]), scripted(&[("PUT \"a b\" 1", "OK\n")]));
+        assert_eq!(put(&options(&[&deserted(), &answers])).as_deref(), Ok("OK\n"));
+        assert_eq!(put(&options(&[&breaks, &answers])), Err(Code::Unknown));
+        assert_eq!(put(&options(&[&deserted(), &deserted()])), Err(Code::NoConnection));
+
+        // It breaks while the ack level is agreed: the write itself has not left.
+        let answers = scripted(&[("ACK all", "OK\n"), ("PUT \"a b\" 1", "OK\n")]);
+        let with_ack = Options { ack: Some("all".parse().unwrap()), ..options(&[&breaks]) };
+        assert_eq!(put(&with_ack), Err(Code::NoConnection));
+        assert_eq!(put(&Options { nodes: vec![breaks, answers], ..with_ack }).as_deref(), Ok("OK\n"));
+    }
+
+    #[test]
+    fn what_the_server_says_decides_the_exit_code() {
+        for (reply, code) in [
+            ("ERROR NOQUORUM 1 of 3 members is up\n", Code::Refused),
+            ("ERROR TIMEOUT applied here\n", Code::Unknown),
+            ("VALUE 1\n", Code::Unknown),
+            ("O", Code::Unknown),
+        ] {
+            let node = scripted(&[("PUT \"a b\" 1", reply)]);
+            let options = Options { timeout: std::time::Duration::from_millis(100), ..options(&[&node]) };
+            assert_eq!(put(&options), Err(code), "{reply}");
+        }
+    }
+
+    #[test]
+    fn a_read_goes_to_the_next_node_until_a_part_of_the_answer_is_printed() {
+        let (breaks, answers) = (scripted(&[]), scripted(&[("COUNT", "7\n"), ("KEYS \"\" 5", "KEY a\nKEY \"\"\nEND\n")]));
+        assert_eq!(read(&options(&[&breaks, &answers]), &Command::Count).unwrap(), b"7");
+        assert!(matches!(read(&options(&[&breaks]), &Command::Count), Err(client::Error::Unknown(_))));
+
+        let command = Command::Keys { prefix: (&b""[..]).into(), limit: Some(5) };
+        let keys = |nodes: &[&str]| {
+            let options = Options { timeout: std::time::Duration::from_millis(100), ..options(nodes) };
+            let mut out = Vec::new();
+            let printed = read_lines(&options, &command, |line| print_key(&options, &mut out, line));
+            (printed.map_err(|failure| failure.code), String::from_utf8(out).unwrap())
+        };
+        assert_eq!(keys(&[&breaks, &answers]), (Ok(()), "a\n\"\"\n".to_string()));
+        let half = scripted(&[("KEYS \"\" 5", "KEY half\n")]);
+        assert_eq!(keys(&[&half, &answers]), (Err(Code::NoConnection), "half\n".to_string()));
     }
 }

@@ -70,13 +70,13 @@ pub fn run(mut options: Options, node_named: bool) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Sends each line of stdin and prints the replies, refusals among them, in order. Ends at the first command that is not answered; the exit code
-/// is 1 if any was refused.
+/// Sends each line of stdin and prints the replies, refusals among them, in order. Ends at the first command that is not answered. The exit code is
+/// 4 if the outcome of any is unknown, else 1 if any was refused.
 pub fn run_script(options: Options) -> Result<(), Failure> {
     let mut session = Session { options: &options, client: None };
     let mut input = io::stdin().lock();
     let mut out = io::stdout().lock();
-    let mut refused = 0;
+    let mut worst = Answer::Done;
     let mut line = Vec::new();
     loop {
         line.clear();
@@ -94,12 +94,15 @@ pub fn run_script(options: Options) -> Result<(), Failure> {
         if matches!(command.trim_ascii().to_ascii_lowercase().as_slice(), b"exit" | b"quit") {
             break;
         }
-        refused += usize::from(session.run(command, &mut out)? == Answer::Refused);
+        worst = worst.max(session.run(command, &mut out)?);
         out.flush()?;
     }
-    match refused {
-        0 => Ok(()),
-        _ => Err(Failure { code: Code::Refused, text: String::new() }),
+    // The server's own words have been printed; they say what the code means.
+    let failed = |code| Err(Failure { code, text: String::new() });
+    match worst {
+        Answer::Done => Ok(()),
+        Answer::Refused => failed(Code::Refused),
+        Answer::Unknown => failed(Code::Unknown),
     }
 }
 
@@ -109,10 +112,13 @@ struct Session<'a> {
     client: Option<Client>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// From best to worst.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Answer {
     Done,
     Refused,
+    /// The server answered that it does not know.
+    Unknown,
 }
 
 impl Session<'_> {
@@ -150,11 +156,11 @@ impl Session<'_> {
             let line = client.line().map_err(|error| Failure::of(error, is_write))?;
             out.write_all(line)?;
             out.write_all(b"\n")?;
-            if as_error(line).is_some() {
-                break Answer::Refused;
-            }
-            if !is_long || line == b"END" {
-                break Answer::Done;
+            match as_error(line) {
+                Some(client::Error::Unknown(_)) => break Answer::Unknown,
+                Some(_) => break Answer::Refused,
+                None if !is_long || line == b"END" => break Answer::Done,
+                None => {}
             }
         };
         self.client = Some(client);
@@ -253,6 +259,7 @@ fn completions(typed: &str) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::scripted::{options, scripted};
 
     #[test]
     fn the_first_word_is_completed_in_the_case_it_is_typed_in() {
@@ -262,5 +269,28 @@ mod tests {
         assert_eq!(completions("help st"), ["help status "]);
         assert!(completions("get st").is_empty());
         assert!(completions("zzz").is_empty());
+    }
+
+    #[test]
+    fn a_session_prints_replies_as_they_are_and_connects_again_for_the_next_command() {
+        let node = scripted(&[
+            ("GET a", "VALUE 1\n"),
+            ("HELP", "one\nEND\n"),
+            ("SET a 1", "ERROR TIMEOUT here only\n"),
+            ("DEL b", "ERROR NOTFOUND b\n"),
+        ]);
+        let options = options(&[&node]);
+        let mut session = Session { options: &options, client: None };
+        let mut out = Vec::new();
+        let mut run = |command: &str| session.run(command.as_bytes(), &mut out).map_err(|failure| failure.code);
+        assert_eq!(run("GET a"), Ok(Answer::Done));
+        assert_eq!(run("HELP"), Ok(Answer::Done));
+        assert_eq!(run("SET a 1"), Ok(Answer::Unknown));
+        assert_eq!(run("DEL b"), Ok(Answer::Refused));
+        // The node breaks the connection at what it does not know.
+        assert_eq!(run("UPD x 1"), Err(Code::Unknown));
+        assert_eq!(run("COUNT"), Err(Code::NoConnection));
+        assert_eq!(run("GET a"), Ok(Answer::Done));
+        assert_eq!(String::from_utf8(out).unwrap(), "VALUE 1\none\nEND\nERROR TIMEOUT here only\nERROR NOTFOUND b\nVALUE 1\n");
     }
 }

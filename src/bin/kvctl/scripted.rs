@@ -1,0 +1,38 @@
+//! For the tests: a node that knows its lines.
+
+use std::io::{BufRead, BufReader, Write};
+use std::net::TcpListener;
+use std::time::Duration;
+
+use crate::Options;
+
+/// A node that gives each command its reply, to every client, and breaks the connection at any other command. Its address.
+pub fn scripted(lines: &[(&str, &str)]) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let addr = listener.local_addr().unwrap().to_string();
+    let lines: Vec<(String, String)> = lines.iter().map(|(command, reply)| (command.to_string(), reply.to_string())).collect();
+    // It ends with the test program: a listener cannot be told to stop.
+    std::thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            let mut reader = BufReader::new(stream);
+            let mut command = String::new();
+            while reader.read_line(&mut command).is_ok_and(|len| len > 0) {
+                let Some((_, reply)) = lines.iter().find(|(known, _)| known == command.trim_end()) else { break };
+                if reader.get_mut().write_all(reply.as_bytes()).is_err() {
+                    break;
+                }
+                command.clear();
+            }
+        }
+    });
+    addr
+}
+
+/// An address at which nobody listens.
+pub fn deserted() -> String {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string()
+}
+
+pub fn options(nodes: &[&str]) -> Options {
+    Options { nodes: nodes.iter().map(|addr| addr.to_string()).collect(), ack: None, json: false, timeout: Duration::from_secs(10) }
+}
