@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::sync::Barrier;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
@@ -26,13 +27,12 @@ const FILL_ROUND_LEN: usize = 64 << 10;
 
 pub fn run(options: &Options, bench: &Bench) -> Result<(), Failure> {
     let Seconds(measured) = bench.seconds;
-    // All threads pass it together, connected and with all keys written; the main thread too, so that it knows when.
-    let ready = Barrier::new(bench.clients.0);
+    let start = Start { ready: Barrier::new(bench.clients.0), failed: AtomicBool::new(false) };
     let results: Vec<Result<Tally, client::Error>> = std::thread::scope(|scope| {
         let mut threads = Vec::new();
         for index in 0..bench.clients.0 {
-            let ready = &ready;
-            let run = move || Worker::run(options, bench, index, ready);
+            let start = &start;
+            let run = move || Worker::run(options, bench, index, start);
             match std::thread::Builder::new().name(format!("bench-{index}")).stack_size(256 << 10).spawn_scoped(scope, run) {
                 Ok(thread) => threads.push(thread),
                 // The barrier would wait for ever for the threads that cannot be had.
@@ -53,6 +53,13 @@ pub fn run(options: &Options, bench: &Bench) -> Result<(), Failure> {
         true => Ok(()),
         false => Err(Failure::new(Code::Refused, "there were errors")),
     }
+}
+
+/// Where all threads meet before they begin, connected and with all keys written, so that they load the nodes at the same time.
+struct Start {
+    ready: Barrier,
+    /// One of them could not get so far: nothing is measured.
+    failed: AtomicBool,
 }
 
 /// What one connection, or all together, saw while it was measured.
@@ -104,17 +111,20 @@ struct Worker<'a> {
 
 impl Worker<'_> {
     /// Fails only if the measuring cannot begin.
-    fn run(options: &Options, bench: &Bench, index: usize, ready: &Barrier) -> Result<Tally, client::Error> {
+    fn run(options: &Options, bench: &Bench, index: usize, start: &Start) -> Result<Tally, client::Error> {
         let mut addrs = options.nodes.clone();
         addrs.rotate_left(index % options.nodes.len());
         let mut worker = Worker { options, addrs, requests: Requests::new(bench, index), tally: Tally::new() };
-        // Whatever happens, the others are not left waiting at the barrier.
         let connected = worker.connect_and_fill(bench, index);
-        ready.wait();
+        start.failed.fetch_or(connected.is_err(), Ordering::Relaxed);
+        // Whatever happened, the others are not left waiting.
+        start.ready.wait();
         let client = connected?;
-        let Seconds(measured) = bench.seconds;
-        let begin = Instant::now() + WARM_UP;
-        worker.measure(client, begin, begin + measured);
+        if !start.failed.load(Ordering::Relaxed) {
+            let Seconds(measured) = bench.seconds;
+            let begin = Instant::now() + WARM_UP;
+            worker.measure(client, begin, begin + measured);
+        }
         Ok(worker.tally)
     }
 
