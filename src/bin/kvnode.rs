@@ -1,1 +1,155 @@
-fn main() {}
+//! `kvnode`: one node of the mesh, as its configuration file says.
+//!
+//! Owns what surrounds a node: the command line, the question which node to run, logging, the limit on open files, and the exit code (0 stopped
+//! as asked, 1 refused or failed, 2 bad usage). What a node is and how it stops is `kvmesh::node`.
+
+use std::fmt;
+use std::io::{self, BufRead, IsTerminal, Write};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use argh::{ArgsInfo, FromArgs};
+use kvmesh::config::{Config, ConfigError};
+
+/// Run one node of a kvmesh: a small replicated key-value store.
+#[derive(FromArgs, ArgsInfo)]
+#[argh(
+    note = "Without --config, on a terminal, it lists config/*.json and asks which to run.\nRUST_LOG chooses the log level (error, warn, info, debug); the default is info.",
+    example = "kvnode --config config/node1.json",
+    error_code(0, "stopped as asked"),
+    error_code(1, "the configuration was refused, or the node failed"),
+    error_code(2, "bad usage")
+)]
+struct Arguments {
+    /// the node's configuration, such as config/node1.json
+    #[argh(option, arg_name = "file")]
+    config: Option<PathBuf>,
+    /// listen here for clients instead of where the file says (host:port; port 0 lets the system choose)
+    #[argh(option, arg_name = "addr")]
+    client_addr: Option<String>,
+    /// listen here for peers instead of where the file says
+    #[argh(option, arg_name = "addr")]
+    peer_addr: Option<String>,
+}
+
+const REFUSED: u8 = 1;
+const USAGE: u8 = 2;
+/// Where files are looked for when none is named.
+const CONFIG_DIR: &str = "config";
+/// A folder with more files than this is not read to its end; the user can name one.
+const CHOICES_MAX: usize = 99;
+
+fn main() -> ExitCode {
+    let arguments: Arguments = kvmesh::arguments::from_env("kvnode");
+    let path = match arguments.config {
+        Some(path) => path,
+        None if io::stdin().is_terminal() && io::stdout().is_terminal() => match ask_which() {
+            Ok(path) => path,
+            Err(reason) => return leave(USAGE, reason),
+        },
+        None => return leave(USAGE, NO_CONFIG),
+    };
+    let config = match Config::load(&path).and_then(|config| config.with_addrs(arguments.client_addr, arguments.peer_addr)) {
+        Ok(config) => config,
+        Err(error) => return leave(REFUSED, error),
+    };
+    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("info")).format_timestamp_millis().init();
+    raise_open_files_limit(config.clients_max);
+    match kvmesh::node::run(config) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => leave(REFUSED, error),
+    }
+}
+
+const NO_CONFIG: &str = "which node to run is not said\n\nUsage: kvnode --config FILE [--client-addr ADDR] [--peer-addr ADDR]\n\n\
+                         Such as: kvnode --config config/node1.json\nMore: kvnode --help";
+
+/// Says why on stderr, if anybody still reads it.
+fn leave(code: u8, reason: impl fmt::Display) -> ExitCode {
+    let _ = writeln!(io::stderr(), "kvnode: {reason}");
+    ExitCode::from(code)
+}
+
+/// Lists what can be run and asks until one is chosen. An error is the sentence to leave with.
+fn ask_which() -> Result<PathBuf, String> {
+    let paths = config_files(Path::new(CONFIG_DIR))
+        .map_err(|error| format!("the folder {CONFIG_DIR} cannot be read here: {error}; name a file: kvnode --config FILE"))?;
+    if paths.is_empty() {
+        return Err(format!("the folder {CONFIG_DIR} holds no *.json; name a file: kvnode --config FILE"));
+    }
+    let configs: Vec<Result<Config, ConfigError>> = paths.iter().map(|path| Config::load(path)).collect();
+    let mut screen = io::stdout().lock();
+    let closed = |error: io::Error| format!("the terminal is closed: {error}");
+    list(&mut screen, &paths, &configs).map_err(closed)?;
+    loop {
+        write!(screen, "Which one? [1-{}, q to leave] ", paths.len()).and_then(|()| screen.flush()).map_err(closed)?;
+        let mut answer = String::new();
+        let read = io::stdin().lock().read_line(&mut answer).map_err(closed)?;
+        let answer = answer.trim();
+        if read == 0 || answer.eq_ignore_ascii_case("q") {
+            return Err("no node was chosen".to_owned());
+        }
+        let index = answer.parse::<usize>().ok().and_then(|number| number.checked_sub(1));
+        let sentence = match index.and_then(|index| Some((paths.get(index)?, configs.get(index)?))) {
+            Some((path, Ok(_))) => return Ok(path.clone()),
+            Some((_, Err(error))) => format!("That one is refused: {error}."),
+            None => format!("{answer:?} is not one of them."),
+        };
+        writeln!(screen, "{sentence}").map_err(closed)?;
+    }
+}
+
+/// A line per file: what it would run, or why it is refused.
+fn list(screen: &mut impl Write, paths: &[PathBuf], configs: &[Result<Config, ConfigError>]) -> io::Result<()> {
+    for (index, (path, config)) in paths.iter().zip(configs).enumerate() {
+        let number = index + 1;
+        match config {
+            Ok(config) => {
+                let (path, id) = (path.display(), config.id);
+                writeln!(screen, "{number:>3}  {path}: node {id}, clients on {}, peers on {}", config.client_addr, config.peer_addr)?;
+            }
+            Err(error) => writeln!(screen, "{number:>3}  refused: {error}")?,
+        }
+    }
+    Ok(())
+}
+
+/// The `*.json` of a folder, sorted.
+fn config_files(dir: &Path) -> io::Result<Vec<PathBuf>> {
+    let mut paths = Vec::new();
+    for entry in std::fs::read_dir(dir)? {
+        let path = entry?.path();
+        if path.extension().is_some_and(|extension| extension == "json") {
+            paths.push(path);
+        }
+    }
+    paths.sort();
+    paths.truncate(CHOICES_MAX);
+    Ok(paths)
+}
+
+/// A client is an open file, and the usual soft limit of 1024 is below what is configured. The hard limit is the operator's own word.
+#[cfg(unix)]
+fn raise_open_files_limit(clients_max: usize) {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+
+    /// Listeners, links in both directions, the log and its snapshot, with room to spare.
+    const BESIDE_CLIENTS: u64 = 64;
+
+    let raised = getrlimit(Resource::RLIMIT_NOFILE).and_then(|(soft, hard)| {
+        if soft < hard {
+            setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?;
+        }
+        Ok(hard)
+    });
+    match raised {
+        Ok(limit) if limit < clients_max as u64 + BESIDE_CLIENTS => {
+            log::warn!("the system allows {limit} open files: fewer than clients_max, {clients_max}, can connect; raise `ulimit -Hn`");
+        }
+        Ok(_) => {}
+        Err(error) => log::warn!("the limit on open files could not be raised, so fewer clients may fit than clients_max: {error}"),
+    }
+}
+
+#[cfg(not(unix))]
+fn raise_open_files_limit(_clients_max: usize) {}
