@@ -101,8 +101,9 @@ impl Outbox {
     /// A connection begins: frames are queued from now on, everything that is known is said anew.
     pub fn open(&self) {
         let mut waiting = self.waiting.lock();
-        let (ack, overflows, stopping, passed) = (waiting.ack.take(), waiting.overflows, waiting.stopping, waiting.passed);
-        *waiting = Waiting { open: true, beat: true, ack, overflows, stopping, passed, ..Waiting::default() };
+        let (ack, echo) = (waiting.ack.take(), waiting.echo.take());
+        let Waiting { overflows, stopping, passed, .. } = *waiting;
+        *waiting = Waiting { open: true, beat: true, ack, echo, overflows, stopping, passed, ..Waiting::default() };
         if let Some(ack) = &mut waiting.ack {
             ack.unsent = ack.beaten.iter().copied().collect();
             ack.due = true;
@@ -167,6 +168,8 @@ impl Outbox {
     /// The peer has said which life it lives. What is `seen` of it already came through others, and is not vouched for.
     pub fn know_origin(&self, origin: Origin, seen: Stamp) {
         self.change(|waiting| {
+            // Of a beat of an earlier connection.
+            waiting.echo = None;
             if waiting.ack.as_ref().is_none_or(|ack| ack.origin != origin) {
                 let beaten = BTreeSet::new();
                 waiting.ack = Some(AckState { origin, from: seen, upto: seen, beaten, winner: Stamp::ZERO, unsent: Vec::new(), due: true });
@@ -199,6 +202,8 @@ impl Outbox {
             if upto > ack.upto {
                 ack.from = upto;
                 ack.upto = upto;
+                ack.beaten.clear();
+                ack.unsent.clear();
             }
         });
     }
@@ -354,7 +359,7 @@ mod tests {
         assert_eq!(take(&outbox).ack.map(|ack| (ack.from, ack.upto)), Some((stamp(6), stamp(6))));
         let many: Vec<u64> = (10..10 + BEATEN_MAX as u64 + 5).collect();
         outbox.acknowledge(origin(1), stamp(1 << 20), &losses(&many));
-        assert_eq!(take(&outbox).ack.map(|ack| ack.from), Some(stamp(15)));
+        assert_eq!(take(&outbox).ack.map(|ack| ack.from), Some(stamp(14)));
         outbox.acknowledge(origin(2), stamp(1 << 30), &losses(&[]));
         assert!(take(&outbox).ack.is_none());
     }
