@@ -10,7 +10,7 @@ use kvmesh::protocol::command::{Command, Write as Change};
 use kvmesh::protocol::quoting;
 use kvmesh::protocol::text::encode_command;
 
-use crate::report::{put_bytes, put_line};
+use crate::report::{peer, put_bytes, put_line};
 use crate::usage::Verb;
 use crate::{Code, Failure, Options, after};
 
@@ -46,8 +46,16 @@ pub fn run(options: &Options, verb: Verb) -> Result<(), Failure> {
             let count: u64 = number(&said, &said)?;
             print(options, out, &said, json!({ "count": count }))?;
         }
-        Verb::Status(_) => print_report(options, out, &Command::Status)?,
-        Verb::Peers(_) => print_report(options, out, &Command::Peers)?,
+        Verb::Status(_) => {
+            let mut object = Map::new();
+            print_report(options, out, &Command::Status, |line| put_line(&mut object, line))?;
+            print_json(options, out, object)?;
+        }
+        Verb::Peers(_) => {
+            let mut peers = Vec::new();
+            print_report(options, out, &Command::Peers, |line| peers.push(peer(line).unwrap_or_else(|| line.into())))?;
+            print_json(options, out, [("peers".to_string(), peers.into())].into_iter().collect())?;
+        }
         Verb::Digest(_) => {
             let said = read(options, &Command::Digest)?;
             let text = String::from_utf8_lossy(&said);
@@ -106,21 +114,20 @@ fn print_key(options: &Options, out: &mut impl Write, line: &[u8]) -> Result<(),
     print(options, out, quoting::text(&key).as_bytes(), Value::Object(object))
 }
 
-fn print_report(options: &Options, out: &mut impl Write, command: &Command) -> Result<(), Failure> {
-    let mut object = Map::new();
+/// Prints the lines of a long reply as they are, or hands them to who makes JSON of them.
+fn print_report(options: &Options, out: &mut impl Write, command: &Command, mut as_json: impl FnMut(&str)) -> Result<(), Failure> {
     read_lines(options, command, |line| {
         if options.json {
-            put_line(&mut object, &String::from_utf8_lossy(line));
-        } else {
-            out.write_all(line)?;
-            out.write_all(b"\n")?;
+            as_json(&String::from_utf8_lossy(line));
+            return Ok(());
         }
-        Ok(())
-    })?;
-    if options.json {
-        writeln!(out, "{}", Value::Object(object))?;
-    }
-    Ok(())
+        out.write_all(line)?;
+        Ok(out.write_all(b"\n")?)
+    })
+}
+
+fn print_json(options: &Options, out: &mut impl Write, object: Map<String, Value>) -> io::Result<()> {
+    if options.json { writeln!(out, "{}", Value::Object(object)) } else { Ok(()) }
 }
 
 fn write(options: &Options, out: &mut impl Write, key: &str, change: Change) -> Result<(), Failure> {

@@ -12,7 +12,7 @@ pub fn put_bytes(object: &mut Map<String, Value>, name: &str, bytes: &[u8]) {
     };
 }
 
-/// One member of an object that STATUS and PEERS are turned into: a line `name value…`. A name that comes again makes a list.
+/// One member of the object that STATUS is turned into: a line `name value…`. A name that comes again makes a list.
 pub fn put_line(object: &mut Map<String, Value>, line: &str) {
     let (name, value) = line.split_once(' ').unwrap_or((line, ""));
     let value = as_json(value);
@@ -25,15 +25,28 @@ pub fn put_line(object: &mut Map<String, Value>, line: &str) {
     }
 }
 
-/// Numbers as numbers, objects as objects, everything else as text. Only what is written as a plain number is one: `1e5` may be a digest.
-fn as_json(text: &str) -> Value {
-    let plain = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit() || matches!(byte, b'-' | b'.'));
-    if (plain || text.starts_with('{'))
-        && let Ok(value) = serde_json::from_str(text)
-    {
-        return value;
+/// What PEERS says of one peer: `peer 2 up`, and then names and values by turns. `None` for a line of another make.
+pub fn peer(line: &str) -> Option<Value> {
+    let mut words = line.strip_prefix("peer ")?.split(' ');
+    let mut object = Map::new();
+    object.insert("peer".to_string(), as_json(words.next()?));
+    object.insert("state".to_string(), as_json(words.next()?));
+    while let Some(name) = words.next() {
+        object.insert(name.to_string(), as_json(words.next()?));
     }
-    text.into()
+    Some(Value::Object(object))
+}
+
+/// Numbers as numbers, objects as objects, everything else as text. Only what is written as a plain number is one: `1e5` may be a digest. A number
+/// that not every reader of JSON holds exactly, as a stamp is, stays text.
+fn as_json(text: &str) -> Value {
+    const EXACT_MAX: f64 = (1u64 << 53) as f64;
+    let plain = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit() || matches!(byte, b'-' | b'.'));
+    match serde_json::from_str::<Value>(text) {
+        Ok(Value::Number(number)) if plain && number.as_f64().is_some_and(|number| number.abs() < EXACT_MAX) => Value::Number(number),
+        Ok(Value::Object(object)) => Value::Object(object),
+        _ => text.into(),
+    }
 }
 
 #[cfg(test)]
@@ -43,14 +56,31 @@ mod tests {
     #[test]
     fn lines_become_an_object_with_numbers_lists_and_objects() {
         let mut object = Map::new();
-        for line in
-            ["node 1", "drift_s -0.5", "digest 1e5", "vector {\"1-0f\":\"9\"}", "peer 2 up", "peer 3 down", "peer 4 up", "id 0012", "bare"]
-        {
+        for line in [
+            "node 1",
+            "drift_s -0.5",
+            "digest 1e5",
+            "vector {\"1-0f\":\"9\"}",
+            "peer 2 up",
+            "peer 3 down",
+            "peer 4 up",
+            "id 0012",
+            "stamp 9007199254740993",
+            "bare",
+        ] {
             put_line(&mut object, line);
         }
-        let expected =
-            r#"{"node":1,"drift_s":-0.5,"digest":"1e5","vector":{"1-0f":"9"},"peer":["2 up","3 down","4 up"],"id":"0012","bare":""}"#;
+        let expected = r#"{"node":1,"drift_s":-0.5,"digest":"1e5","vector":{"1-0f":"9"},"peer":["2 up","3 down","4 up"],"id":"0012","stamp":"9007199254740993","bare":""}"#;
         assert_eq!(Value::Object(object), serde_json::from_str::<Value>(expected).unwrap());
+    }
+
+    #[test]
+    fn a_peer_becomes_an_object() {
+        let expected = r#"{"peer":2,"state":"up","addr":"127.0.0.1:7102","lag_s":0.5,"acked":"116069418624417792"}"#;
+        let line = "peer 2 up addr 127.0.0.1:7102 lag_s 0.5 acked 116069418624417792";
+        assert_eq!(peer(line).unwrap(), serde_json::from_str::<Value>(expected).unwrap());
+        assert_eq!(peer("peer 2 up addr"), None);
+        assert_eq!(peer("node 1"), None);
     }
 
     #[test]
