@@ -228,3 +228,33 @@ fn linger(mut socket: &TcpStream) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::server::tests::fixture;
+
+    #[test]
+    fn the_replies_of_a_round_are_bounded_and_their_memory_is_given_back() {
+        let fixture = fixture(0, "");
+        let value = "v".repeat(200 << 10);
+        fixture.store.merge(fixture.foreign("a", Some(&value)), |_| false);
+        let socket = TcpStream::connect(fixture.server.addr()).unwrap();
+        let mut session = Session::new(&fixture.server.shared, &socket);
+        let commands = "GET a\n".repeat(64);
+        assert_eq!(session.buffer.fill(&mut commands.as_bytes()).unwrap(), commands.len());
+        let mut rounds = 0;
+        while !session.buffer.unread().is_empty() {
+            session.run_round(0);
+            rounds += 1;
+            assert!(session.replies.len() <= REPLIES_LEN_MAX + value.len() + 7);
+            session.replies.clear();
+        }
+        assert_eq!(rounds, 64 / 6 + 1);
+        session.replies.push(b'\n');
+        session.send().unwrap();
+        assert!(session.replies.capacity() <= REPLIES_LEN_KEPT);
+        drop(session);
+        fixture.stop();
+    }
+}

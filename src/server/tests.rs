@@ -15,17 +15,17 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 const OTHER: Origin = Origin { node: NodeId(2), nonce: 9 };
 
-struct Fixture {
-    server: Server,
+pub(super) struct Fixture {
+    pub server: Server,
     mesh: Arc<Mesh>,
-    store: Arc<Store>,
+    pub store: Arc<Store>,
     submit: Arc<Submit>,
     acks: Arc<Acks>,
     replicator: JoinHandle<()>,
 }
 
 /// A node with so many peers, that do nothing by themselves, and a replicator that takes writes and forgets them.
-fn closed_fixture(peers: usize, settings: &str) -> Fixture {
+fn closed_fixture(listener: TcpListener, peers: usize, settings: &str) -> Fixture {
     let ids: Vec<String> = (2..2 + peers).map(|id| format!(r#"{{"id": {id}, "addr": "127.0.0.1:{id}"}}"#)).collect();
     let json = format!(
         r#"{{"id": 1, "client_addr": "127.0.0.1:0", "peer_addr": "127.0.0.1:0", "peers": [{}], "clients_max": 8,
@@ -42,16 +42,20 @@ fn closed_fixture(peers: usize, settings: &str) -> Fixture {
     for peer in 0..peers {
         mesh.acks().set_up(peer, true);
     }
-    let server = Server::start(listen("127.0.0.1:0".parse().unwrap()).unwrap(), Arc::clone(&mesh)).unwrap();
+    let server = Server::start(listener, Arc::clone(&mesh)).unwrap();
     let Services { store, submit, acks, .. } = Services::of(Arc::clone(&mesh));
     Fixture { server, mesh, store, submit, acks, replicator }
 }
 
 /// The same once it has given up waiting for its peers, and is open.
-fn fixture(peers: usize, settings: &str) -> Fixture {
-    let fixture = closed_fixture(peers, settings);
+pub(super) fn fixture(peers: usize, settings: &str) -> Fixture {
+    let fixture = closed_fixture(any_port(), peers, settings);
     fixture.open();
     fixture
+}
+
+fn any_port() -> TcpListener {
+    listen("127.0.0.1:0".parse().unwrap()).unwrap()
 }
 
 impl Fixture {
@@ -72,7 +76,7 @@ impl Fixture {
     }
 
     /// Another node's write arrives, or is known to be somewhere: the clock is above it.
-    fn foreign(&self, key: &str, value: Option<&str>) -> Entry {
+    pub fn foreign(&self, key: &str, value: Option<&str>) -> Entry {
         let version = Version { stamp: self.mesh.clock().issue(crate::clock::wall_ms()), origin: OTHER };
         Entry { key: Key::from(key.as_bytes()), value: value.map(|value| value.as_bytes().into()), version }
     }
@@ -81,7 +85,7 @@ impl Fixture {
         until("a session waits for acks", || self.acks.waiting_len() > 0);
     }
 
-    fn stop(self) {
+    pub fn stop(self) {
         assert_eq!(self.server.stop(Instant::now() + PATIENCE), 0);
         self.submit.close();
         self.replicator.join().unwrap();
@@ -296,7 +300,7 @@ fn a_full_node_takes_deletes_only() {
 
 #[test]
 fn a_node_that_catches_up_says_so() {
-    let fixture = closed_fixture(0, "");
+    let fixture = closed_fixture(any_port(), 0, "");
     let mut client = fixture.connect();
     client.send("GET a\nPUT a 1\nKEYS\nPING\nACK all\nHELP PING\n");
     client.expect(&["ERROR LOADING this node is catching up", "ERROR LOADING", "ERROR LOADING", "PONG", "OK"]);
@@ -500,5 +504,80 @@ fn many_clients_come_and_go() {
     });
     assert_eq!(done.into_inner(), 200);
     assert_eq!(fixture.store.counts().keys, 200);
+    fixture.stop();
+}
+
+#[test]
+fn a_failing_accept_pauses_and_goes_on() {
+    // A listener that does not block fails whenever nobody is there, as one without descriptors does.
+    let listener = any_port();
+    let switch = listener.try_clone().unwrap();
+    switch.set_nonblocking(true).unwrap();
+    let fixture = closed_fixture(listener, 0, "");
+    let errors = || fixture.server.shared.counters.accept_errors.load(Ordering::Relaxed);
+    until("accept fails again and again", || errors() >= 2);
+    switch.set_nonblocking(false).unwrap();
+    let mut client = fixture.connect();
+    client.send("PING\n");
+    client.expect(&["PONG"]);
+    switch.set_nonblocking(true).unwrap();
+    let before = errors();
+    drop(fixture.connect());
+    until("accept fails again", || errors() > before);
+    fixture.stop();
+}
+
+#[test]
+fn a_client_that_never_stops_sending_does_not_hold_up_the_stop() {
+    let fixture = fixture(0, "");
+    let mut client = fixture.connect();
+    let sending = thread::spawn({
+        let mut socket = client.socket.try_clone().unwrap();
+        move || while socket.write_all(b"PUT a 1\n").is_ok() {}
+    });
+    client.expect(&["OK", "OK"]);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            // Until the stream ends, or is reset because the server did not read all of it.
+            let _ = client.replies.read_to_end(&mut Vec::new());
+        });
+        fixture.stop();
+    });
+    sending.join().unwrap();
+}
+
+#[test]
+fn a_write_that_is_beaten_until_its_time_is_over_is_unknown() {
+    let fixture = fixture(2, r#", "ack_timeout_ms": 300"#);
+    let mut client = fixture.connect();
+    client.send("PUT a 1\nPUT b 1\n");
+    fixture.await_waiting();
+    until("the session has answered", || {
+        fixture.acks.acknowledge(0, Stamp::ZERO, fixture.submit.position(), &[stamp(&fixture, "a")]);
+        client.is_answered()
+    });
+    client.expect(&["ERROR TIMEOUT", "OK"]);
+    fixture.stop();
+}
+
+#[test]
+fn a_write_behind_one_that_is_refused_later_is_unknown() {
+    let fixture = fixture(2, r#", "ack_timeout_ms": 30000"#);
+    let mut client = fixture.connect();
+    client.send("PUT a 1\nUPD a 2\nPUT b 1\n");
+    fixture.await_waiting();
+    let b = stamp(&fixture, "b");
+    let (put, upd) = (Stamp::from_bits(b.to_bits() - 2), Stamp::from_bits(b.to_bits() - 1));
+    assert_eq!(upd, stamp(&fixture, "a"));
+    // The first is beaten, and b again and again, so that it can be seen when the session has taken notice.
+    fixture.acks.note_beaten(&[put, b]);
+    until("b is stamped again", || stamp(&fixture, "b") > b);
+    fixture.store.merge(fixture.foreign("a", None), |_| false);
+    fixture.acks.note_beaten(&[upd]);
+    until("the session has answered", || {
+        fixture.acknowledge(0);
+        client.is_answered()
+    });
+    client.expect(&["ERROR TIMEOUT", "ERROR NOTFOUND key \"a\"", "OK"]);
     fixture.stop();
 }

@@ -1,5 +1,6 @@
 //! The codec of the text protocol: what is legal, what is refused, and that nothing depends on how the bytes arrive.
 
+use super::encoding::ERROR_CODES;
 use super::*;
 use proptest::prelude::*;
 
