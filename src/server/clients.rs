@@ -1,7 +1,7 @@
 //! Who is connected: the sockets and threads of all clients, up to a bound.
 //!
-//! Owns the thread handles. A thread cannot join itself, so each that ends joins the one that ended before it: at most one ended thread is
-//! unjoined at any time, however clients come and go.
+//! Owns the thread handles. A thread cannot join itself, so one that ends now and then joins those that ended before it: only a few ended threads
+//! are unjoined at any time, however clients come and go.
 
 use std::collections::HashMap;
 use std::io;
@@ -14,6 +14,8 @@ use parking_lot::{Condvar, Mutex};
 
 /// A session holds its buffers on the heap; its stack stays shallow.
 const STACK_LEN: usize = 256 << 10;
+/// Ended threads that may be unjoined while nobody else ends; each holds little more than its stack.
+const ENDED_MAX: usize = 16;
 /// How long sessions that were cut off have to notice.
 const CUT_OFF_WAIT: Duration = Duration::from_secs(1);
 
@@ -27,8 +29,11 @@ pub(super) struct Clients {
 #[derive(Default)]
 struct Table {
     connected: HashMap<u64, Client>,
-    /// The session that ended last.
-    ended: Option<JoinHandle<()>>,
+    /// Sessions that have left: their threads have ended or are about to.
+    ended: Vec<JoinHandle<()>>,
+    /// When so many have, those that have ended are joined. Grows with those that are only about to, so that many clients that leave
+    /// at once do not look through each other's handles again and again.
+    ended_max: usize,
     /// Numbers the threads, for their names.
     admitted: u64,
 }
@@ -72,13 +77,17 @@ impl Clients {
 
     /// The last call of a session.
     pub fn leave(&self, number: u64) {
-        let before = {
-            let mut table = self.table.lock();
-            let Some(client) = table.connected.remove(&number) else { return };
-            self.one_left.notify_all();
-            table.ended.replace(client.thread)
-        };
-        join(before);
+        let mut table = self.table.lock();
+        let Some(client) = table.connected.remove(&number) else { return };
+        self.one_left.notify_all();
+        table.ended.push(client.thread);
+        if table.ended.len() > table.ended_max.max(ENDED_MAX) {
+            let (ended, ending): (Vec<_>, Vec<_>) = table.ended.drain(..).partition(JoinHandle::is_finished);
+            table.ended_max = ending.len() * 2;
+            table.ended = ending;
+            drop(table);
+            join(ended);
+        }
     }
 
     /// Ends all sessions: they read no further, and have until `deadline` to finish; then they are cut off. Returns how many do not end.
@@ -90,7 +99,7 @@ impl Clients {
             self.wait_until_empty(Instant::now() + CUT_OFF_WAIT);
         }
         let mut table = self.table.lock();
-        let (ended, left) = (table.ended.take(), table.connected.len());
+        let (ended, left) = (std::mem::take(&mut table.ended), table.connected.len());
         drop(table);
         join(ended);
         left
@@ -114,8 +123,10 @@ impl Clients {
     }
 }
 
-fn join(thread: Option<JoinHandle<()>>) {
-    if let Some(Err(panic)) = thread.map(JoinHandle::join) {
-        std::panic::resume_unwind(panic);
+fn join(threads: Vec<JoinHandle<()>>) {
+    for thread in threads {
+        if let Err(panic) = thread.join() {
+            std::panic::resume_unwind(panic);
+        }
     }
 }

@@ -29,7 +29,7 @@ fn closed_fixture(listener: TcpListener, peers: usize, settings: &str) -> Fixtur
     let ids: Vec<String> = (2..2 + peers).map(|id| format!(r#"{{"id": {id}, "addr": "127.0.0.1:{id}"}}"#)).collect();
     let json = format!(
         r#"{{"id": 1, "client_addr": "127.0.0.1:0", "peer_addr": "127.0.0.1:0", "peers": [{}], "clients_max": 8,
-            "key_len_max": 100, "value_len_max": 4194304{settings}}}"#,
+            "key_len_max": 100, "value_len_max": 1048576{settings}}}"#,
         ids.join(",")
     );
     let config = Arc::new(Config::from_json(&json, "test").unwrap());
@@ -208,7 +208,7 @@ fn garbage_is_answered_and_closed_and_half_a_command_dropped() {
         client.expect_end();
     }
     let mut client = fixture.connect();
-    client.send("PUT a ".to_owned() + &"x".repeat(18 << 20));
+    client.send("PUT a ".to_owned() + &"x".repeat(5 << 20));
     client.expect(&["ERROR TOOBIG the line is longer"]);
     client.expect_end();
     let mut client = fixture.connect();
@@ -224,12 +224,12 @@ fn garbage_is_answered_and_closed_and_half_a_command_dropped() {
 fn large_values_pass_and_larger_ones_are_refused() {
     let fixture = fixture(0, "");
     let mut client = fixture.connect();
-    let value: Vec<u8> = (0..4 << 20).map(|at| (at % 251) as u8).collect();
+    let value: Vec<u8> = (0..1 << 20).map(|at| (at % 251) as u8).collect();
     let mut command = b"PUT a ".to_vec();
     crate::protocol::quoting::write_quoted(&mut command, &value).unwrap();
     client.send([&command[..], b"\nPUT a "].concat());
-    client.send("v".repeat((4 << 20) + 1) + "\nGET a\nPING\n");
-    client.expect(&["OK", "ERROR TOOBIG the value has 4194305 bytes; at most 4194304"]);
+    client.send("v".repeat((1 << 20) + 1) + "\nGET a\nPING\n");
+    client.expect(&["OK", "ERROR TOOBIG the value has 1048577 bytes; at most 1048576"]);
     let reply = client.line();
     let reply = crate::protocol::text::parse_answer(reply.as_bytes()).unwrap();
     assert!(reply == crate::protocol::text::Answer::Value(value.as_slice().into()));
@@ -334,7 +334,7 @@ fn stopping_lets_the_round_finish_and_ends_idle_clients() {
 fn a_client_that_reads_nothing_does_not_hold_up_the_stop() {
     let fixture = fixture(0, "");
     let mut client = fixture.connect();
-    client.send(format!("PUT a {}\n", "v".repeat(4 << 20)) + &"GET a\n".repeat(64));
+    client.send(format!("PUT a {}\n", "v".repeat(1 << 20)) + &"GET a\n".repeat(64));
     client.expect(&["OK"]);
     client.replies.fill_buf().unwrap();
     assert_eq!(fixture.server.stop(Instant::now() + Duration::from_millis(50)), 0);
