@@ -7,6 +7,8 @@ use std::io::{self, Write};
 use std::net::{TcpStream, ToSocketAddrs};
 use std::time::Duration;
 
+use socket2::SockRef;
+
 use crate::clock::{Now, elapsed};
 use crate::entry::SeenVector;
 use crate::protocol::peer::{HELLO_LEN_MAX, Hello, Message, read_message};
@@ -18,6 +20,10 @@ const PAUSE_MIN: Duration = Duration::from_millis(25);
 
 /// Bytes of dump lines between two looks into the outbox.
 const LINES_LEN: usize = 256 << 10;
+
+/// What the system may hold of a link's bytes at either end. What waits longer waits in the outbox, where beats and acks overtake frames: with the system's
+/// own megabytes in between, a busy peer answers beats so late that it looks down.
+pub(super) const SOCKET_BUFFER_LEN: usize = 256 << 10;
 
 /// Longest wait for something to send; only bounds how late a lost wake-up is noticed.
 const IDLE_WAIT: Duration = Duration::from_secs(1);
@@ -59,6 +65,7 @@ fn dial(mesh: &Mesh, peer: usize) -> io::Result<(TcpStream, SeenVector)> {
     stream.set_nodelay(true)?;
     stream.set_read_timeout(Some(mesh.config().peer_timeout))?;
     stream.set_write_timeout(Some(mesh.config().peer_timeout))?;
+    SockRef::from(&stream).set_send_buffer_size(SOCKET_BUFFER_LEN)?;
     mesh.dialing(peer);
     let hello = mesh.hello(Now::read());
     let said = hello.vector.clone();

@@ -11,9 +11,11 @@ use std::time::Duration;
 
 use crossbeam_channel::Receiver;
 use parking_lot::Mutex;
+use socket2::SockRef;
 
 use crate::clock::{Now, elapsed};
 use crate::protocol::peer::{HELLO_LEN_MAX, Hello, MESSAGE_LEN_MAX, Message, read_message};
+use crate::replication::link::SOCKET_BUFFER_LEN;
 use crate::replication::mesh::Mesh;
 
 /// Connections that have not said a good HELLO yet. Beyond this, new ones are closed at once.
@@ -69,6 +71,7 @@ impl PeerLinks {
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(self.mesh.config().peer_timeout))?;
         stream.set_write_timeout(Some(self.mesh.config().peer_timeout))?;
+        SockRef::from(&stream).set_recv_buffer_size(SOCKET_BUFFER_LEN)?;
         let Some(Message::Hello(hello)) = read_message(&mut &stream, &mut Vec::new(), HELLO_LEN_MAX)? else {
             return Err(io::Error::new(io::ErrorKind::InvalidData, "no HELLO"));
         };

@@ -18,7 +18,7 @@ use crate::protocol::peer::{Ack, Request};
 const BEATEN_MAX: usize = 1 << 16;
 
 /// Frames that are taken out at a time, in bytes: between two such steps acks, beats and dump lines have their turn.
-const STEP_LEN: usize = 1 << 20;
+const STEP_LEN: usize = 256 << 10;
 
 /// A frame in its envelope, encoded once and shared by all links (and the log).
 pub struct EncodedFrame {

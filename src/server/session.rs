@@ -13,7 +13,7 @@ use crate::protocol::text::{Parsed, encode_reply, parse};
 use crate::server::Shared;
 use crate::server::buffer::ReadBuffer;
 use crate::server::execute::{self, Answer, Long};
-use crate::server::writes::{Place, Writes};
+use crate::server::writes::{Place, Refusal, Writes};
 
 /// A round's replies are sent when they reach this, however many commands are left.
 const REPLIES_LEN_MAX: usize = 1 << 20;
@@ -21,6 +21,8 @@ const REPLIES_LEN_MAX: usize = 1 << 20;
 const REPLIES_LEN_KEPT: usize = 16 << 10;
 /// Long answers leave in pieces of this size.
 const LONG_CHUNK_LEN: usize = 64 << 10;
+/// Before a refusal for want of a quorum is sent: clients that try again at once would take the time that the peers need to come back.
+const NO_QUORUM_PAUSE: Duration = Duration::from_millis(20);
 /// How long a client may take to notice that it is being closed.
 const LINGER: Duration = Duration::from_secs(1);
 
@@ -50,6 +52,7 @@ struct Tally {
     commands: u64,
     writes: u64,
     refused: u64,
+    no_quorum: bool,
 }
 
 /// Why a round ended.
@@ -149,6 +152,7 @@ impl<'a> Session<'a> {
                     let written = writes.write(*level, &key, &write, place);
                     tally.writes += u64::from(written.is_ok());
                     tally.refused += u64::from(written.is_err());
+                    tally.no_quorum |= matches!(written, Err(Refusal::NoQuorum(_)));
                     match written {
                         Ok(()) => encode_reply(&Reply::Ok, replies),
                         Err(refusal) => encode_reply(&refusal.into_reply(services, *level, &key), replies),
@@ -172,6 +176,9 @@ impl<'a> Session<'a> {
             }
         };
         shared.count_unknown(writes.settle(unread, replies));
+        if tally.no_quorum {
+            std::thread::park_timeout(NO_QUORUM_PAUSE);
+        }
         shared.count(std::mem::take(tally));
         buffer.consume(at);
         ended
