@@ -1,12 +1,96 @@
-//! kvmesh
-pub mod arguments;
-pub mod client;
+//! kvmesh: a small replicated key-value store. Equal nodes in a full mesh; every node takes reads and writes; a node that was down catches up by
+//! itself before it serves clients. Plain TCP, one thread per connection, nothing between the program and `std::net`.
+//!
+//! # The idea
+//!
+//! One register type, one merge, one vector, one dump. A write becomes an [`entry::Entry`] with a version: a [`clock::Stamp`] of a hybrid logical clock and
+//! the [`entry::Origin`] that took it. Everywhere and always the entry with the greater version stays ([`store::Store::merge`]). A [`entry::SeenVector`] says how far a
+//! node has come with every origin, and answers every question that the mesh has: what a returning peer lacks, whether a write has arrived, whether a
+//! tombstone may go, whether two nodes must be equal. What a vector does not cover travels as a [`dump`].
+//!
+//! # A write's way
+//!
+//! ```text
+//!  client ── TCP ──▶ client-N                                    a session executes all commands that have come as one round
+//!                       │  submit: room, shard lock, judge, sequencer lock: stamp + send, insert
+//!                       ▼
+//!                 crossbeam channel                              bounded by bytes of room; in stamp order (I2)
+//!                       ▼
+//!                   replicator                                   everything that waits becomes ONE encoded frame
+//!                  ╱          ╲  the same bytes, shared
+//!            outbox:2        outbox:3                            bounded; an overflow is dropped, the peer notices the gap
+//!                ▼               ▼
+//!          peer-out:2      peer-out:3                            one thread, one socket, one direction
+//!                │ TCP           │ TCP
+//!                ▼               ▼
+//!       (node 2) peer-in:1   (node 3) peer-in:1                  clock, merge, advance `seen` (I5), put the ack into the outbox
+//!                │               │
+//!          peer-out:1        peer-out:1                          the ack rides on the peer's own connection
+//!                ▼               ▼
+//!       (node 1) peer-in:2   (node 1) peer-in:3                  moves the ack table, wakes the sessions whose level is met
+//!                       │
+//!                    client-N ── all replies of the round, one write ──▶ client
+//! ```
+//!
+//! # The threads
+//!
+//! | thread | loop | owns |
+//! |---|---|---|
+//! | `main` | [`node::run`] | start order, stop order |
+//! | `accept` | `server::listener::run_accept` | the client port |
+//! | `client-N` | `server::session::run_client` | one client's socket and buffers |
+//! | `replicator` | [`replication::replicator::run_replicator`] | the channel's end, where the last frame ended |
+//! | `peer-out:N` | [`replication::link::run_peer_out`] | the connection on which this node speaks to peer N |
+//! | `peer-accept` | [`replication::listener::run_peer_accept`] | the peer port |
+//! | `peer-hello` | `replication::listener` | a connection that has not said who it is |
+//! | `peer-in:N` | `replication::listener` | the connection on which peer N speaks to this node |
+//! | `heartbeat` | [`replication::heartbeat::run_heartbeat`] | the collector's place, the digest of resting data |
+//! | `ctrl-c` | the crate ctrlc | signals |
+//!
+//! A panic of any of them ends the process: a dead node is a case that the mesh handles, a half-dead one is not.
+//!
+//! # State that is shared, and its locks
+//!
+//! | state | owner | lock |
+//! |---|---|---|
+//! | entries | [`store`] | one per shard |
+//! | the order of own writes | [`replication::submit`] | the sequencer, taken under a shard's lock |
+//! | places of other origins | [`replication::mesh`] | `seen`, read under a shard's lock |
+//! | links, dumps, recovery, horizon | [`replication::control`] | `control` (the collector's lock) |
+//! | acks, waiting sessions | [`replication::acks`] | the table |
+//! | what waits for a peer | [`replication::outbox`] | one per peer |
+//! | connected clients | `server::clients` | the table |
+//!
+//! Order: control, then a shard, then `seen` or the sequencer; the ack table and the outboxes come last. Under a lock there is no I/O, no log line, and no wait.
+//!
+//! # The invariants, and where they are kept
+//!
+//! | | in words | kept in |
+//! |---|---|---|
+//! | I1 | `seen[o] = s`: every write of `o` up to `s` is here, or was and is superseded | [`entry::SeenVector`], [`replication::inbound`] |
+//! | I2 | the writes of an origin leave it in strictly rising stamp order | [`replication::submit`] |
+//! | I3 | what travels is the effect, never the command | [`replication::submit`] |
+//! | I4 | the replicator never touches a socket or a disk; a slow peer delays nobody | [`replication::replicator`], [`replication::outbox`] |
+//! | I5 | `seen` moves only by a contiguous frame or a dump's end line | [`replication::inbound`] |
+//! | I6 | absence is a delete only where it is proven | [`replication::collector`], [`replication::control`], [`replication::mesh`] |
+//! | I7 | an ack never claims more than is true | [`replication::inbound`], [`replication::acks`] |
+//! | I8 | a write acknowledged at `majority` beats all that were acknowledged at `majority` before it began | [`replication::acks`], `server::beaten` |
+//! | I9 | no clock is dragged ahead by a bad one | [`replication::mesh`] |
+//!
+//! # The modules, in reading order
+
 pub mod clock;
-pub mod config;
-pub mod dump;
 pub mod entry;
-pub mod node;
+pub mod store;
+
+pub mod dump;
 pub mod protocol;
+
 pub mod replication;
 pub mod server;
-pub mod store;
+
+pub mod config;
+pub mod node;
+
+pub mod arguments;
+pub mod client;

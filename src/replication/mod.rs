@@ -1,17 +1,57 @@
-//! Replication.
-pub mod acks;
-pub mod collector;
-pub mod control;
-pub mod heartbeat;
-pub mod inbound;
-pub mod link;
-pub mod listener;
-pub mod mesh;
+//! Replication: how writes reach the peers, and how a node that lacks some gets them.
+//!
+//! # What peers say, and why
+//!
+//! Between any two nodes there are two connections, each made by the node that speaks on it. After the HELLOs only its maker sends. What it sends, it takes from
+//! the peer's [`outbox`]; what arrives, [`inbound`] applies; what follows from it, [`control`] decides.
+//!
+//! **HELLO** both ways: who, in which cluster and which life (origin), with which members, at what wall time, and how far (vector). Refused in words if any of it
+//! does not fit ([`mesh::Mesh::check_hello`]). The vector of a HELLO replaces whatever was known of the peer.
+//!
+//! **Frames** carry the sender's own writes in (after, upto]. The receiver merges them in any case. If it has seen the origin up to `after` they are contiguous, and it
+//! has now seen it up to `upto`; otherwise there is a gap: it remembers the run of frames behind it and asks for a dump. Peers never forward each other's
+//! writes.
+//!
+//! **Acks** say from which stamp up to which the receiver has the sender's writes, and which of them *lost* there to a greater version. They ride on the
+//! connection of the opposite direction: one socket, one owner, one direction.
+//!
+//! **Beats** carry what changed in the sender's vector, how far its frames have passed on this connection (so a dropped frame is noticed although no other
+//! follows), and, when its data is at rest, its digest. The thread that applies answers each with an **echo**. A peer is up when its bytes arrive and it echoes.
+//!
+//! **Requests** ask for a dump: because of a gap, because the peer has writes of a third node that does not send them itself, or because equal vectors turned
+//! out to hold unequal data. One at a time; **lines** answer it, live frames go on between them. At the end line, and not before, the donor's vector (noted before its
+//! scan) is joined into the receiver's, and the run behind the gap with it.
+//!
+//! # Recovery
+//!
+//! A node starts blank and RECOVERING: it dials every peer, is dialled by every peer, asks each for what its vector lacks, and serves dumps meanwhile. It opens to
+//! clients when it has what every peer had at its HELLO, or when the others have not brought it forward for `recovery_wait`.
+//!
+//! # Deletes
+//!
+//! A tombstone may be collected when all members are proven to have it ([`collector`]). A node that was away for longer than that is *below the horizon*: it gets a full
+//! dump, and drops what the donor has proven deleted. So nothing deleted comes back, and a blank node blanks nobody.
+
+pub mod submit;
+
 pub mod outbox;
 pub mod replicator;
-pub mod report;
+
+pub mod control;
+pub mod mesh;
+
+pub mod inbound;
+
+pub mod acks;
+
+pub mod collector;
+pub mod heartbeat;
 pub mod rest;
-pub mod submit;
+
+pub mod link;
+pub mod listener;
+
+pub mod report;
 
 #[cfg(test)]
 mod tests;
