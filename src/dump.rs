@@ -13,6 +13,7 @@
 //! JSON numbers lose bits above 2^53. Lines in, values out, and back; no sockets, no files, no merging.
 
 use std::borrow::Cow;
+use std::io::Write;
 use std::sync::Arc;
 use std::vec;
 
@@ -82,20 +83,25 @@ pub enum Line {
     End(End),
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct EntryLine<'a> {
-    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
-    k: Option<Cow<'a, str>>,
-    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
-    k64: Option<Cow<'a, str>>,
-    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
-    v: Option<Cow<'a, str>>,
-    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
-    v64: Option<Cow<'a, str>>,
+    #[serde(borrow, default)]
+    k: Option<Text<'a>>,
+    #[serde(borrow, default)]
+    k64: Option<Text<'a>>,
+    #[serde(borrow, default)]
+    v: Option<Text<'a>>,
+    #[serde(borrow, default)]
+    v64: Option<Text<'a>>,
     s: Stamp,
     o: Origin,
 }
+
+/// A string that borrows from the line unless it had escapes. (Serde borrows for a `Cow`, but not for one inside an `Option`.)
+#[derive(Deserialize)]
+#[serde(transparent)]
+struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
 
 /// Parses one line, without its line feed. An error says what is wrong with it.
 pub fn parse_line(line: &[u8]) -> Result<Line, String> {
@@ -121,11 +127,11 @@ fn from_json<'a, T: Deserialize<'a>>(line: &'a [u8]) -> Result<T, String> {
     serde_json::from_slice(line).map_err(|error| format!("a dump line that is not as expected: {error}"))
 }
 
-fn bytes(text: Option<Cow<str>>, base64: Option<Cow<str>>) -> Result<Option<Arc<[u8]>>, String> {
+fn bytes(text: Option<Text>, base64: Option<Text>) -> Result<Option<Arc<[u8]>>, String> {
     match (text, base64) {
         (Some(_), Some(_)) => Err("an entry that carries the same thing as text and as base64".to_owned()),
-        (Some(text), None) => Ok(Some(Arc::from(text.as_bytes()))),
-        (None, Some(base64)) => {
+        (Some(Text(text)), None) => Ok(Some(Arc::from(text.as_bytes()))),
+        (None, Some(Text(base64))) => {
             BASE64.decode(base64.as_bytes()).map(|bytes| Some(bytes.into())).map_err(|error| format!("bad base64: {error}"))
         }
         (None, None) => Ok(None),
@@ -144,18 +150,31 @@ fn write_line(out: &mut Vec<u8>, line: &impl Serialize) {
     out.push(b'\n');
 }
 
+/// By hand, field by field: a million of these are a node's recovery.
 fn write_entry(out: &mut Vec<u8>, entry: &Entry) {
-    let (k, k64) = carried(Some(&entry.key));
-    let (v, v64) = carried(entry.value.as_deref());
-    write_line(out, &EntryLine { k, k64, v, v64, s: entry.version.stamp, o: entry.version.origin });
+    out.push(b'{');
+    write_bytes(out, b"\"k\":", b"\"k64\":", &entry.key);
+    if let Some(value) = &entry.value {
+        out.push(b',');
+        write_bytes(out, b"\"v\":", b"\"v64\":", value);
+    }
+    out.extend_from_slice(b",\"s\":\"");
+    out.extend_from_slice(itoa::Buffer::new().format(entry.version.stamp.to_bits()).as_bytes());
+    // Cannot fail: a Vec takes every write.
+    let _ = writeln!(out, "\",\"o\":\"{}\"}}", entry.version.origin);
 }
 
-/// As text or as base64.
-fn carried(bytes: Option<&[u8]>) -> (Option<Cow<'_, str>>, Option<Cow<'_, str>>) {
-    match bytes.map(|bytes| text(bytes).ok_or(bytes)) {
-        None => (None, None),
-        Some(Ok(text)) => (Some(Cow::Borrowed(text)), None),
-        Some(Err(bytes)) => (None, Some(Cow::Owned(BASE64.encode(bytes)))),
+fn write_bytes(out: &mut Vec<u8>, as_text: &[u8], as_base64: &[u8], bytes: &[u8]) {
+    match text(bytes) {
+        Some(text) => {
+            out.extend_from_slice(as_text);
+            // Cannot fail: as above.
+            let _ = serde_json::to_writer(out, text);
+        }
+        None => {
+            out.extend_from_slice(as_base64);
+            let _ = write!(out, "\"{}\"", BASE64.encode(bytes));
+        }
     }
 }
 
