@@ -37,6 +37,7 @@ pub fn run(config: Config) -> io::Result<()> {
     let node = Node::start(config)?;
     // Closed never: the handler holds the other end.
     let _ = signal_rx.recv();
+    drop(signal_rx);
     log::info!("stopping");
     node.stop(Instant::now() + shutdown_timeout);
     log::info!("stopped");

@@ -2,6 +2,7 @@
 //!
 //! Owns the incoming sockets. Speaks only to peers: whoever does not begin with a good HELLO is told why, if it spoke the protocol at all, and closed.
 
+use std::collections::HashMap;
 use std::io::{self, BufReader, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::Arc;
@@ -21,6 +22,9 @@ use crate::replication::mesh::Mesh;
 /// Connections that have not said a good HELLO yet. Beyond this, new ones are closed at once.
 const STRANGERS_MAX: usize = 64;
 
+/// Pause between two log lines that say the same of strangers.
+const SAY_AGAIN: Duration = Duration::from_secs(600);
+
 /// Buffer of one incoming link.
 const READ_LEN: usize = 64 << 10;
 
@@ -34,14 +38,16 @@ pub struct PeerLinks {
     present: Vec<Mutex<Option<Arc<TcpStream>>>>,
     threads: Mutex<Vec<JoinHandle<()>>>,
     strangers: AtomicUsize,
+    /// What was logged about strangers, and when: who is refused knocks again and again, and is not written about every time.
+    said: Mutex<HashMap<String, Duration>>,
     stopping: AtomicBool,
 }
 
 impl PeerLinks {
     pub fn new(mesh: Arc<Mesh>) -> Arc<PeerLinks> {
         let present = mesh.config().peers.iter().map(|_| Mutex::default()).collect();
-        let (threads, strangers, stopping) = (Mutex::default(), AtomicUsize::new(0), AtomicBool::new(false));
-        Arc::new(PeerLinks { mesh, present, threads, strangers, stopping })
+        let (threads, strangers, said, stopping) = (Mutex::default(), AtomicUsize::new(0), Mutex::default(), AtomicBool::new(false));
+        Arc::new(PeerLinks { mesh, present, threads, strangers, said, stopping })
     }
 
     /// Closes every link and waits for their threads. The accepting thread must have ended.
@@ -64,6 +70,19 @@ impl PeerLinks {
         threads.retain(|thread| !thread.is_finished());
         threads.push(thread);
         Ok(())
+    }
+
+    /// Whether this was not said lately.
+    fn is_news(&self, sentence: &str, now: Duration) -> bool {
+        let mut said = self.said.lock();
+        if said.get(sentence).is_some_and(|at| now.saturating_sub(*at) < SAY_AGAIN) {
+            return false;
+        }
+        if said.len() >= STRANGERS_MAX {
+            said.clear();
+        }
+        said.insert(sentence.to_owned(), now);
+        true
     }
 
     /// Expects a HELLO, answers it, and hands the connection to a thread of the peer's name.
@@ -120,6 +139,7 @@ impl PeerLinks {
             }
         };
         let _ = stream.shutdown(Shutdown::Both);
+        self.present[peer].lock().take_if(|present| Arc::ptr_eq(present, &stream));
         self.mesh.closed(&inbound, Now::read());
         if !self.stopping.load(Ordering::Acquire) {
             log::warn!("connection from node {} ended: {end}", self.mesh.config().peers[peer].id);
@@ -141,7 +161,9 @@ pub fn run_peer_accept(links: &Arc<PeerLinks>, listener: &TcpListener, stop_rx: 
                 return Ok(());
             }
             let spawned = links.spawn("peer-hello".to_owned(), move |links| {
-                if let Err(error) = links.welcome(stream) {
+                if let Err(error) = links.welcome(stream)
+                    && links.is_news(&error.to_string(), elapsed())
+                {
                     log::warn!("peer port: closed a connection from {addr}: {error}");
                 }
                 links.strangers.fetch_sub(1, Ordering::AcqRel);
@@ -174,7 +196,12 @@ struct Hearing<'a> {
 
 impl Read for Hearing<'_> {
     fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
-        let len = self.stream.read(into)?;
+        let len = loop {
+            match self.stream.read(into) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                read => break read?,
+            }
+        };
         self.mesh.heard(self.peer, elapsed());
         Ok(len)
     }
