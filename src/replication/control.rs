@@ -14,6 +14,9 @@ use crate::entry::{NodeId, Origin, SeenVector, Version};
 use crate::protocol::peer::{Hello, Request};
 use crate::store::Digest;
 
+/// Peer time-outs without an answer after which a connection is given up. More than one: a peer that is merely slow should not lose its place in the stream.
+const HANG_UP_AFTER: u32 = 3;
+
 /// All of it.
 pub struct Control {
     pub peers: Vec<Peer>,
@@ -47,6 +50,8 @@ pub struct Peer {
     pub epoch: u64,
     pub linked_in: bool,
     pub linked_out: bool,
+    /// Since when, or since when not.
+    linked_out_since: Duration,
     /// Its present life, from its last HELLO.
     pub origin: Option<Origin>,
     pub members: Vec<NodeId>,
@@ -157,6 +162,8 @@ pub struct Decisions {
     /// Peers whose state changed.
     pub up: Vec<(usize, bool)>,
     pub ask: Option<(usize, Request)>,
+    /// Peers whose outgoing connection leads nowhere.
+    pub hang_up: Vec<usize>,
     pub open: bool,
 }
 
@@ -167,6 +174,7 @@ impl Control {
             epoch: 0,
             linked_in: false,
             linked_out: false,
+            linked_out_since: now.elapsed,
             origin: None,
             members: Vec::new(),
             vector: SeenVector::default(),
@@ -228,8 +236,9 @@ impl Control {
     }
 
     /// The outgoing connection began or ended: echoes of an earlier one count no longer.
-    pub fn linked_out(&mut self, peer: usize, linked: bool) {
+    pub fn linked_out(&mut self, peer: usize, linked: bool, now: Now) {
         self.peers[peer].linked_out = linked;
+        self.peers[peer].linked_out_since = now.elapsed;
         self.peers[peer].echoed = None;
     }
 
@@ -313,6 +322,11 @@ impl Control {
                 (_, _, Some(echoed)) if !recent(echoed) => Some("it does not answer"),
                 _ => None,
             };
+            // A network that swallows what is sent says nothing for as long as the kernel has patience: rather dial anew.
+            let answered = peer.linked_out_since.max(peer.echoed.unwrap_or_default());
+            if peer.linked_out && now.elapsed.saturating_sub(answered) > HANG_UP_AFTER * config.peer_timeout {
+                decisions.hang_up.push(place);
+            }
             if peer.up == trouble.is_none() {
                 continue;
             }

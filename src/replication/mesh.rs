@@ -191,13 +191,13 @@ impl Mesh {
     /// The peer has answered the dial with a good HELLO.
     pub fn dialed(&self, peer: usize, hello: &Hello, now: Now) {
         self.clock.observe(hello.vector.greatest());
-        self.decide(now, |control| control.linked_out(peer, true));
+        self.decide(now, |control| control.linked_out(peer, true, now));
     }
 
     /// The outgoing connection has ended, or was not made.
     pub fn hung_up(&self, peer: usize, now: Now) {
         self.outboxes[peer].close();
-        self.decide(now, |control| control.linked_out(peer, false));
+        self.decide(now, |control| control.linked_out(peer, false, now));
     }
 
     /// Own writes, encoded, to every peer that listens.
@@ -257,13 +257,16 @@ impl Mesh {
         let mut control = self.control.lock();
         let result = change(&mut control);
         let heard = self.last_heard();
-        let Decisions { events, up, ask, open } = control.review(&self.config, self.origin, &self.vector(), &heard, now);
+        let Decisions { events, up, ask, hang_up, open } = control.review(&self.config, self.origin, &self.vector(), &heard, now);
         // Still under the lock, so that two decisions are carried out in the order they were made in.
         for (peer, up) in up {
             self.acks.set_up(peer, up);
         }
         if let Some((peer, request)) = ask {
             self.outboxes[peer].request(request);
+        }
+        for peer in hang_up {
+            self.outboxes[peer].close();
         }
         if open {
             self.open.store(true, Ordering::Release);

@@ -110,14 +110,15 @@ impl Outbox {
         }
     }
 
-    /// The connection is gone: what waits is forgotten, but for what the acks must still name.
+    /// The connection is gone, or to be given up: what waits is forgotten, but for what the acks must still name.
     pub fn close(&self) {
-        let mut waiting = self.waiting.lock();
-        waiting.open = false;
-        waiting.frames.clear();
-        waiting.frames_len = 0;
-        waiting.request = None;
-        waiting.serve = None;
+        self.change(|waiting| {
+            waiting.open = false;
+            waiting.frames.clear();
+            waiting.frames_len = 0;
+            waiting.request = None;
+            waiting.serve = None;
+        });
     }
 
     pub fn is_open(&self) -> bool {
@@ -226,13 +227,14 @@ impl Outbox {
         self.change(|waiting| waiting.serve = Some(request));
     }
 
-    /// Takes out what is to be written next; waits for it until `timeout`. `None` ends the thread: the node stops and everything was sent.
+    /// Takes out what is to be written next; waits for it until `timeout`. `None` ends the connection: it was
+    /// closed, or the node stops and everything was sent.
     pub fn take(&self, timeout: Duration) -> Option<Batch> {
         let mut waiting = self.waiting.lock();
-        if waiting.is_idle() && !waiting.stopping && !timeout.is_zero() {
+        if waiting.open && waiting.is_idle() && !waiting.stopping && !timeout.is_zero() {
             self.ready.wait_for(&mut waiting, timeout);
         }
-        if waiting.is_idle() && waiting.stopping { None } else { Some(waiting.take()) }
+        if !waiting.open || (waiting.is_idle() && waiting.stopping) { None } else { Some(waiting.take()) }
     }
 
     /// Bytes of frames that wait, and how often they were dropped.

@@ -259,7 +259,13 @@ impl Simulation {
             mesh.hung_up(place, now);
             return;
         }
-        let Some(batch) = mesh.outbox(place).take(Duration::ZERO) else { return };
+        let Some(batch) = mesh.outbox(place).take(Duration::ZERO) else {
+            // It was given up.
+            connection.sender = None;
+            connection.broken = true;
+            mesh.hung_up(place, now);
+            return;
+        };
         let mut bytes = Vec::new();
         batch.ack.map(Message::Ack).iter().for_each(|message| message.encode(&mut bytes));
         batch.echo.map(|sent| Message::Echo { sent }).iter().for_each(|message| message.encode(&mut bytes));
