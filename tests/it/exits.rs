@@ -1,0 +1,132 @@
+//! How a node begins and ends: exit codes, and sentences for whoever started it.
+
+use std::net::TcpListener;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+use serde_json::json;
+
+use crate::cluster::{Cluster, run_kvnode};
+
+#[test]
+fn a_graceful_stop_hands_over_what_is_queued_and_exits_0() {
+    let mut cluster = Cluster::plan(3).start();
+    let mut client = cluster.client(1);
+    assert_eq!(client.ask_line("ACK local").unwrap(), "OK");
+    // Acknowledged by this node alone, and it goes at once: only the farewell can save these.
+    let writes: String = (0..500).map(|n| format!("PUT k{n} {n}\n")).collect();
+    client.send(writes).unwrap();
+    for _ in 0..500 {
+        assert_eq!(client.line().unwrap(), "OK");
+    }
+    cluster.stop(1);
+    assert!(client.line().is_err(), "a stopped node still talks");
+    cluster.await_converged();
+    assert_eq!(cluster.ask_line(2, "COUNT"), "500");
+    assert_eq!(cluster.ask_line(3, "GET k499"), "VALUE 499");
+}
+
+#[test]
+fn sigint_stops_as_sigterm_does() {
+    let mut cluster = Cluster::plan(1).start();
+    cluster.signal(1, Signal::SIGINT);
+    let status = cluster.await_exit(1, Duration::from_secs(8));
+    assert_eq!(status.code(), Some(0), "{status}");
+}
+
+#[test]
+fn a_peer_that_does_not_listen_delays_a_stop_no_longer_than_its_deadline() {
+    let mut cluster = Cluster::plan(3).start();
+    cluster.pause(2);
+    cluster.pause(3);
+    let mut client = cluster.client(1);
+    assert_eq!(client.ask_line("ACK local").unwrap(), "OK");
+    let value = "v".repeat(100_000);
+    for n in 0..100 {
+        assert_eq!(client.ask_line(&format!("PUT k{n} {value}")).unwrap(), "OK");
+    }
+    // 1 s is the configured deadline for what is queued; the rest is the process's.
+    let asked = Instant::now();
+    cluster.stop(1);
+    assert!(asked.elapsed() < Duration::from_secs(5), "{:?}", asked.elapsed());
+    cluster.resume(2);
+    cluster.resume(3);
+}
+
+#[test]
+fn a_second_signal_ends_the_process_at_once() {
+    let mut cluster = Cluster::plan(3).set("shutdown_timeout_ms", 60_000).start();
+    cluster.pause(2);
+    cluster.pause(3);
+    let mut client = cluster.client(1);
+    assert_eq!(client.ask_line("ACK local").unwrap(), "OK");
+    // More than the kernel takes for peers that do not read: a patient stop would wait for a minute.
+    let value = "v".repeat(1 << 20);
+    for n in 0..30 {
+        assert_eq!(client.ask_line(&format!("PUT k{n} {value}")).unwrap(), "OK");
+    }
+    cluster.signal(1, Signal::SIGTERM);
+    cluster.await_log(1, &["stop"]);
+    cluster.signal(1, Signal::SIGTERM);
+    cluster.await_exit(1, Duration::from_secs(3));
+}
+
+#[test]
+fn a_port_in_use_is_named_and_exits_1() {
+    for port in ["client_addr", "peer_addr"] {
+        let mut cluster = Cluster::plan(1).build();
+        let taken = TcpListener::bind((cluster.ip(), 0)).unwrap();
+        let addr = taken.local_addr().unwrap().to_string();
+        cluster.configure(1, port, addr.as_str());
+        cluster.start(1);
+        let status = cluster.await_exit(1, Duration::from_secs(8));
+        assert_eq!(status.code(), Some(1), "{port}: {status}");
+        let log = cluster.log_of_this_start(1);
+        assert!(log.contains(&addr) && log.contains("in use"), "{port} {addr}: {log}");
+        assert!(!log.contains("panicked"), "{log}");
+    }
+}
+
+#[test]
+fn a_wrong_configuration_is_refused_with_file_field_and_what_was_expected() {
+    let good = json!({ "id": 1, "client_addr": "127.0.0.1:0", "peer_addr": "127.0.0.1:0", "peers": [] });
+    let peer = |id: u16, addr: &str| json!({ "id": id, "addr": addr });
+    let wrong = [
+        ("heartbeat", json!(500)),
+        ("id", json!("one")),
+        ("client_addr", json!("nowhere")),
+        ("ack", json!("most")),
+        ("peers", json!([peer(1, "127.0.0.1:7102")])),
+        ("peers", json!([peer(2, "127.0.0.1:7102"), peer(2, "127.0.0.1:7103")])),
+        ("peers", json!([peer(2, "127.0.0.1")])),
+    ];
+    let dir = tempfile::tempdir().unwrap();
+    for (field, value) in wrong {
+        let mut config = good.clone();
+        config[field] = value.clone();
+        std::fs::write(dir.path().join("node.json"), config.to_string()).unwrap();
+        let (status, output) = run_kvnode(&["--config", "node.json"], &dir);
+        assert!(matches!(status.code(), Some(1 | 2)), "{field} {value}: {status}: {output}");
+        assert!(output.contains("node.json") && output.contains(field) && output.contains("expected"), "{field} {value}: {output}");
+    }
+}
+
+#[test]
+fn the_command_line_tells_what_it_can_do() {
+    let dir = tempfile::tempdir().unwrap();
+    for (args, code, word) in [
+        (&["--help"][..], 0, "--config"),
+        (&["-h"], 0, "--config"),
+        (&["--version"], 0, env!("CARGO_PKG_VERSION")),
+        // No arguments and no terminal.
+        (&[], 2, "--config"),
+        (&["--no-such-option"], 2, "--no-such-option"),
+    ] {
+        let (status, output) = run_kvnode(args, &dir);
+        assert_eq!(status.code(), Some(code), "{args:?}: {status}: {output}");
+        assert!(output.contains(word), "{args:?}: {output}");
+    }
+    let (status, output) = run_kvnode(&["--config", "none.json"], &dir);
+    assert!(matches!(status.code(), Some(1 | 2)), "{output}");
+    assert!(output.contains("none.json"), "{output}");
+}

@@ -1,0 +1,150 @@
+//! The arrows of the architecture: which module may know which. A file that imports what it must not fails here, and so does one that no rule names.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use crate::cluster::repository_path;
+
+/// What a file may import of ours, as path prefixes after `crate::`, and which parts of std it must not touch.
+struct Rule {
+    /// A file or a folder of `src`.
+    place: &'static str,
+    may: &'static [&'static str],
+    must_not_std: &'static [&'static str],
+}
+
+const NO_IO: &[&str] = &["std::net", "std::thread", "std::fs"];
+
+/// Arrows point down only. The first rule that fits a file counts.
+const RULES: &[Rule] = &[
+    Rule { place: "clock.rs", may: &[], must_not_std: NO_IO },
+    Rule { place: "entry.rs", may: &["clock"], must_not_std: NO_IO },
+    Rule { place: "store.rs", may: &["clock", "entry"], must_not_std: NO_IO },
+    Rule { place: "dump.rs", may: &["clock", "entry", "store"], must_not_std: NO_IO },
+    Rule { place: "config.rs", may: &["entry", "protocol::command"], must_not_std: &["std::thread"] },
+    Rule { place: "protocol", may: &["clock", "entry", "dump", "protocol"], must_not_std: NO_IO },
+    Rule { place: "journal", may: &["clock", "entry", "dump", "store", "journal"], must_not_std: &["std::net"] },
+    Rule {
+        place: "replication",
+        may: &["clock", "entry", "store", "dump", "config", "protocol::peer", "protocol::command::AckLevel", "journal", "replication"],
+        must_not_std: &[],
+    },
+    Rule {
+        place: "server",
+        may: &[
+            "clock",
+            "entry",
+            "store",
+            "dump",
+            "config",
+            "protocol::command",
+            "protocol::text",
+            "protocol::resp",
+            "replication::submit",
+            "replication::acks",
+            "server",
+        ],
+        must_not_std: &[],
+    },
+    Rule { place: "client.rs", may: &["protocol", "entry", "clock"], must_not_std: &["std::thread"] },
+];
+
+/// They wire the rest together, so they may know everyone.
+const WIRING: &[&str] = &["lib.rs", "node.rs", "bin"];
+
+#[test]
+fn imports_point_down_only() {
+    let src = repository_path("src");
+    let files = rust_files(&src);
+    assert!(files.len() > 5, "{files:?}");
+    let mut faults = Vec::new();
+    for file in &files {
+        let name = file.strip_prefix(&src).unwrap();
+        if WIRING.iter().any(|place| name.starts_with(place)) {
+            continue;
+        }
+        match RULES.iter().find(|rule| name.starts_with(rule.place)) {
+            Some(rule) => faults
+                .extend(broken(&fs::read_to_string(file).unwrap(), rule).into_iter().map(|path| format!("{}: {path}", name.display()))),
+            None => faults.push(format!("{}: no rule says what it may import; add one", name.display())),
+        }
+    }
+    assert!(faults.is_empty(), "imports against the arrows:\n{}", faults.join("\n"));
+}
+
+#[test]
+fn a_wrong_import_is_found() {
+    let rule = Rule { place: "server", may: &["store", "protocol::command"], must_not_std: &["std::net"] };
+    let text = "use crate::store::Store;\nuse crate::protocol::{command::Reply, peer::Frame};\nfn f() { crate::node::run(); }\n\
+                use std::{io, net::TcpStream};\n// use crate::journal;\n#[cfg(test)]\nmod tests {\n    use crate::replication;\n}\n";
+    assert_eq!(broken(text, &rule), ["protocol::peer::Frame", "node::run", "std::net::TcpStream"]);
+}
+
+/// The paths in the code of a file, its tests and comments aside, that the rule does not allow.
+fn broken(text: &str, rule: &Rule) -> Vec<String> {
+    let code = text.split("\n#[cfg(test)]\nmod ").next().unwrap_or_default();
+    let code: String = code.lines().map(|line| line.split("//").next().unwrap_or_default()).collect::<Vec<_>>().join("\n");
+    let ours = paths_after(&code, "crate::").into_iter().filter(|path| !rule.may.iter().any(|may| is_under(path, may)));
+    let stds = paths_after(&code, "std::").into_iter().map(|path| format!("std::{path}"));
+    ours.chain(stds.filter(|path| rule.must_not_std.iter().any(|must_not| is_under(path, must_not)))).collect()
+}
+
+fn is_under(path: &str, prefix: &str) -> bool {
+    path.strip_prefix(prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with("::"))
+}
+
+/// Every path that begins with `root`, the braces of a `use` written out.
+fn paths_after(code: &str, root: &str) -> Vec<String> {
+    let mut paths = Vec::new();
+    for (at, _) in code.match_indices(root) {
+        let before = code[..at].chars().next_back();
+        if !before.is_some_and(|c| c.is_alphanumeric() || c == '_' || c == ':') {
+            expand("", &code[at + root.len()..], &mut paths);
+        }
+    }
+    paths
+}
+
+/// One path or one brace group, to its end; returns what follows it.
+fn expand<'a>(prefix: &str, text: &'a str, paths: &mut Vec<String>) -> &'a str {
+    let text = text.trim_start();
+    if let Some(mut rest) = text.strip_prefix('{') {
+        loop {
+            rest = rest.trim_start();
+            match rest.chars().next() {
+                Some('}') => return &rest[1..],
+                Some(',') => rest = &rest[1..],
+                Some(_) => {
+                    let after = expand(prefix, rest, paths);
+                    // What is no path (a rename, a star) is skipped to the next comma or the end.
+                    rest = &after[after.find([',', '}']).unwrap_or(after.len())..];
+                }
+                None => return rest,
+            }
+        }
+    }
+    let end = text.find(|c: char| !(c.is_alphanumeric() || c == '_')).unwrap_or(text.len());
+    let (word, rest) = text.split_at(end);
+    let path = if prefix.is_empty() { word.to_owned() } else { format!("{prefix}::{word}") };
+    match rest.strip_prefix("::") {
+        Some(rest) => expand(&path, rest, paths),
+        None => {
+            paths.push(path.trim_end_matches("::").trim_end_matches("::self").to_owned());
+            rest
+        }
+    }
+}
+
+fn rust_files(dir: &Path) -> Vec<PathBuf> {
+    let mut files = Vec::new();
+    for entry in fs::read_dir(dir).unwrap_or_else(|error| panic!("{}: {error}", dir.display())) {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            files.extend(rust_files(&path));
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            files.push(path);
+        }
+    }
+    files.sort();
+    files
+}

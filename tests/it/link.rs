@@ -1,0 +1,214 @@
+//! A link that can be cut: a TCP proxy between a node and one peer that it dials.
+//!
+//! What the two sides see is what a network does to them: a connection that is refused or breaks (cut), or one that is open and silent (stall).
+
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use parking_lot::{Condvar, Mutex};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    Pass,
+    /// What is open breaks, what is dialled is closed at once.
+    Cut,
+    /// Connections stay and new ones are accepted, and nothing gets through. What waited goes on when the mode changes back.
+    Stall,
+    /// For ever: the test is over.
+    Closed,
+}
+
+/// One direction of dialling: from one node to one peer. Closed when dropped.
+pub struct Link {
+    addr: SocketAddr,
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    target: SocketAddr,
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+struct State {
+    mode: Mode,
+    open: Vec<TcpStream>,
+}
+
+impl Link {
+    pub fn to(ip: IpAddr, target: SocketAddr) -> io::Result<Link> {
+        let listener = TcpListener::bind((ip, 0))?;
+        let addr = listener.local_addr()?;
+        let state = Mutex::new(State { mode: Mode::Pass, open: Vec::new() });
+        let shared = Arc::new(Shared { target, state, changed: Condvar::new() });
+        let accepting = Arc::clone(&shared);
+        thread::Builder::new().name("link-accept".into()).spawn(move || run_accept(&listener, &accepting))?;
+        Ok(Link { addr, shared })
+    }
+
+    /// Where the dialling node believes its peer to be.
+    pub fn addr(&self) -> SocketAddr {
+        self.addr
+    }
+
+    pub fn set(&self, mode: Mode) {
+        let mut state = self.shared.state.lock();
+        state.mode = mode;
+        if matches!(mode, Mode::Cut | Mode::Closed) {
+            for stream in state.open.drain(..) {
+                // It may be closed already.
+                let _ = stream.shutdown(Shutdown::Both);
+            }
+        }
+        self.shared.changed.notify_all();
+    }
+}
+
+impl Drop for Link {
+    fn drop(&mut self) {
+        self.set(Mode::Closed);
+        // Wakes the accepting thread; if that fails, it ends with the process.
+        let _ = TcpStream::connect_timeout(&self.addr, Duration::from_secs(1));
+    }
+}
+
+fn run_accept(listener: &TcpListener, shared: &Arc<Shared>) {
+    for accepted in listener.incoming() {
+        let Ok(near) = accepted else { continue };
+        match shared.state.lock().mode {
+            Mode::Closed => return,
+            Mode::Cut => continue,
+            Mode::Pass | Mode::Stall => {}
+        }
+        let carrying = Arc::clone(shared);
+        // Without a thread the connection closes, which is a fault that a node must stand as well.
+        let _ = thread::Builder::new().name("link-carry".into()).spawn(move || carry(near, &carrying));
+    }
+}
+
+/// One connection: dialled on once something may pass, then copied both ways until a side closes or the link is cut.
+fn carry(near: TcpStream, shared: &Arc<Shared>) {
+    if !shared.register(&near) || !shared.may_pass() {
+        return;
+    }
+    let Ok(far) = TcpStream::connect_timeout(&shared.target, Duration::from_secs(2)) else { return };
+    if !shared.register(&far) {
+        return;
+    }
+    let broken = AtomicBool::new(false);
+    thread::scope(|scope| {
+        scope.spawn(|| copy(&near, &far, shared, &broken));
+        copy(&far, &near, shared, &broken);
+    });
+}
+
+fn copy(mut from: &TcpStream, mut to: &TcpStream, shared: &Shared, broken: &AtomicBool) {
+    let _ = (from.set_nodelay(true), to.set_nodelay(true));
+    let mut bytes = [0; 16 << 10];
+    while !broken.load(Ordering::Relaxed) {
+        let len = match from.read(&mut bytes) {
+            Ok(0) => break,
+            Ok(len) => len,
+            Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+            Err(_) => break,
+        };
+        if !shared.may_pass() || to.write_all(&bytes[..len]).is_err() {
+            break;
+        }
+    }
+    // A half-closed connection ends whole: no peer of ours uses one.
+    broken.store(true, Ordering::Relaxed);
+    let _ = (from.shutdown(Shutdown::Both), to.shutdown(Shutdown::Both));
+}
+
+impl Shared {
+    /// Remembers a stream, to be shut down at a cut. False if it has been cut by now.
+    fn register(&self, stream: &TcpStream) -> bool {
+        let mut state = self.state.lock();
+        let Ok(stream) = stream.try_clone() else { return false };
+        let open = matches!(state.mode, Mode::Pass | Mode::Stall);
+        if open {
+            // Those long closed are forgotten here, so that the list stays short.
+            state.open.retain(|stream| stream.peer_addr().is_ok());
+            state.open.push(stream);
+        }
+        open
+    }
+
+    /// Waits while the link stalls; false if it is cut.
+    fn may_pass(&self) -> bool {
+        let mut state = self.state.lock();
+        while state.mode == Mode::Stall {
+            self.changed.wait(&mut state);
+        }
+        state.mode == Mode::Pass
+    }
+}
+
+/// A harness that does not do what it says proves nothing.
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use super::*;
+
+    fn echo() -> SocketAddr {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let addr = listener.local_addr().unwrap();
+        thread::spawn(move || {
+            for stream in listener.incoming().map_while(Result::ok) {
+                thread::spawn(move || {
+                    let _ = io::copy(&mut &stream, &mut &stream);
+                });
+            }
+        });
+        addr
+    }
+
+    fn dial(link: &Link) -> TcpStream {
+        let stream = TcpStream::connect(link.addr()).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        stream
+    }
+
+    fn hears_an_echo(mut stream: &TcpStream) -> io::Result<()> {
+        stream.write_all(b"hello")?;
+        stream.read_exact(&mut [0; 5])
+    }
+
+    #[test]
+    fn a_cut_breaks_what_is_open_and_what_is_dialled() {
+        let link = Link::to(Ipv4Addr::LOCALHOST.into(), echo()).unwrap();
+        let stream = dial(&link);
+        hears_an_echo(&stream).unwrap();
+        link.set(Mode::Cut);
+        hears_an_echo(&stream).unwrap_err();
+        hears_an_echo(&dial(&link)).unwrap_err();
+        link.set(Mode::Pass);
+        hears_an_echo(&stream).unwrap_err();
+        hears_an_echo(&dial(&link)).unwrap();
+    }
+
+    #[test]
+    fn a_stall_holds_everything_back_and_loses_nothing() {
+        let link = Link::to(Ipv4Addr::LOCALHOST.into(), echo()).unwrap();
+        let old = dial(&link);
+        hears_an_echo(&old).unwrap();
+        link.set(Mode::Stall);
+        let new = dial(&link);
+        for stream in [&old, &new] {
+            stream.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
+            let silence = hears_an_echo(stream).unwrap_err().kind();
+            assert!(matches!(silence, ErrorKind::WouldBlock | ErrorKind::TimedOut), "{silence}");
+        }
+        link.set(Mode::Pass);
+        for mut stream in [&old, &new] {
+            stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+            stream.read_exact(&mut [0; 5]).unwrap();
+        }
+    }
+}

@@ -1,0 +1,90 @@
+//! Members that come, go and are replaced, as an operator does it: a configuration and a rolling restart, under load.
+
+use crate::cluster::Cluster;
+use crate::load::Load;
+
+#[test]
+fn a_rolling_restart_under_load_costs_nothing_but_the_connections_to_the_node_that_restarts() {
+    let mut cluster = Cluster::plan(3).alone().start();
+    let addrs = [1, 2, 3].map(|id| cluster.client_addr(id));
+    let load = Load::start(&addrs.map(|addr| (addr, "majority")));
+    for id in 1..=3 {
+        load.await_progress(200);
+        let broken = [0, 1, 2].map(|writer| load.broken_connections(writer));
+        rolling_step(&mut cluster, &load, id);
+        for writer in (0..3).filter(|writer| writer + 1 != usize::from(id)) {
+            assert_eq!(load.broken_connections(writer), broken[writer], "a connection to n{} broke when n{id} restarted", writer + 1);
+        }
+    }
+    finish(&mut cluster, load);
+}
+
+/// From three to four, and back to three: what the README tells an operator to do.
+#[test]
+fn a_member_is_added_and_retired_under_load() {
+    let mut cluster = Cluster::plan(3).alone().start();
+    let addrs = [1, 2, 3].map(|id| cluster.client_addr(id));
+    let load = Load::start(&addrs.map(|addr| (addr, "majority")));
+    load.await_progress(200);
+
+    // The newcomer first: a majority of four is three, so it must be there when the others begin to count it.
+    cluster.add(4, &[1, 2, 3, 4]);
+    cluster.start(4);
+    cluster.await_answer(4);
+    for id in 1..=3 {
+        cluster.set_members(id, &[1, 2, 3, 4]);
+        rolling_step(&mut cluster, &load, id);
+        cluster.await_sees(4, id, "up");
+    }
+    cluster.await_ready(4);
+    cluster.await_mesh(&[1, 2, 3, 4]);
+    load.await_progress(200);
+    cluster.await_sees(1, 4, "up");
+    let lines = cluster.ask(4, "PEERS");
+    assert_eq!(lines.iter().filter(|line| line.starts_with("peer ")).count(), 3, "{lines:?}");
+
+    // The one that goes, last: as long as somebody counts it, it is needed.
+    for id in 1..=3 {
+        cluster.set_members(id, &[1, 2, 3]);
+        rolling_step(&mut cluster, &load, id);
+    }
+    cluster.stop(4);
+    load.await_progress(200);
+    finish(&mut cluster, load);
+}
+
+#[test]
+fn a_member_is_replaced_by_a_blank_machine_under_load() {
+    let mut cluster = Cluster::plan(3).alone().start();
+    let load = Load::start(&[(cluster.client_addr(1), "majority"), (cluster.client_addr(2), "majority")]);
+    load.await_progress(200);
+    cluster.kill(3);
+    cluster.wipe(3);
+    load.await_progress(200);
+    let promises = load.promises();
+    cluster.start(3);
+    let addr = cluster.client_addr(3);
+    promises.assert_served(addr, || cluster.revive(3));
+    cluster.await_mesh(&[1, 2, 3]);
+    load.await_progress(200);
+    finish(&mut cluster, load);
+}
+
+/// One step of a rolling restart: down, up, caught up, seen by the others; only then the next.
+fn rolling_step(cluster: &mut Cluster, load: &Load, id: u16) {
+    cluster.restart(id);
+    for other in (1..=3).filter(|other| *other != id) {
+        cluster.await_sees(other, id, "up");
+        cluster.await_sees(id, other, "up");
+    }
+    load.await_progress(100);
+}
+
+fn finish(cluster: &mut Cluster, mut load: Load) {
+    load.end();
+    load.assert_no_errors();
+    cluster.await_converged();
+    for id in 1..=3 {
+        load.assert_kept(cluster.client_addr(id));
+    }
+}
