@@ -55,7 +55,7 @@ fn a_peer_that_does_not_listen_delays_a_stop_no_longer_than_its_deadline() {
 
 #[test]
 fn a_second_signal_ends_the_process_at_once() {
-    let mut cluster = Cluster::plan(3).set("shutdown_timeout_ms", 60_000).start();
+    let mut cluster = Cluster::plan(3).set("shutdown_timeout_ms", 60_000).set("peer_timeout_ms", 60_000).start();
     cluster.pause(2);
     cluster.pause(3);
     let mut client = cluster.client(1);

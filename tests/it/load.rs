@@ -190,7 +190,10 @@ fn run_writer(addr: SocketAddr, level: &str, ledger: &Mutex<Ledger>, ends: &Atom
     while !ends.load(Ordering::Relaxed) {
         thread::sleep(ROUND_PAUSE);
         let Some(open) = client.as_mut() else {
-            client = Client::connect(addr).and_then(|mut client| client.ask_line(&format!("ACK {level}")).map(|_| client)).ok();
+            // A node that is starting refuses this as well, and is asked again.
+            client = Client::connect(addr)
+                .ok()
+                .and_then(|mut client| (client.ask_line(&format!("ACK {level}")).ok()? == "OK").then_some(client));
             continue;
         };
         let round: Vec<&String> = next_keys.by_ref().take(DEPTH).collect();
