@@ -1,5 +1,6 @@
 //! Done, refused, unknown: the three outcomes of a write, and the answer of a node that is not ready to give one.
 
+use std::thread;
 use std::time::Duration;
 
 use crate::cluster::Cluster;
@@ -58,6 +59,20 @@ fn a_silent_peer_makes_the_outcome_unknown_and_the_write_still_spreads() {
     cluster.await_converged();
     assert_eq!(cluster.ask_line(3, "GET b"), "VALUE 1");
     assert_eq!(cluster.ask_line(3, "GET c"), "VALUE 1");
+}
+
+/// What changes is logged, what lasts is not.
+#[test]
+fn a_peer_that_stays_away_is_logged_once() {
+    let mut cluster = Cluster::plan(3).start();
+    let before = cluster.log_of_this_start(1).len();
+    cluster.kill(3);
+    cluster.await_sees(1, 3, "down");
+    cluster.await_log(1, &["node 3", "down"]);
+    // Ten dials, at the pause that is configured here, and twenty beats. There is no event to wait for: nothing must happen.
+    thread::sleep(Duration::from_secs(2));
+    let log = cluster.log_of_this_start(1).split_off(before);
+    assert!(log.lines().count() <= 5, "{log}");
 }
 
 #[test]

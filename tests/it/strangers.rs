@@ -2,6 +2,7 @@
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
+use std::thread;
 use std::time::Duration;
 
 use crate::cluster::Cluster;
@@ -35,6 +36,11 @@ fn a_node_that_nobody_lists_is_refused() {
     assert_eq!(cluster.ask_line(9, "COUNT"), "0");
     let lines = cluster.ask(1, "PEERS");
     assert!(!lines.iter().any(|line| line.starts_with("peer 9 ")), "{lines:?}");
+    // It goes on knocking, and is not written about every time. There is no event to wait for: nothing must happen.
+    let said = cluster.log_of_this_start(1).lines().count();
+    thread::sleep(Duration::from_secs(2));
+    let log = cluster.log_of_this_start(1);
+    assert!(log.lines().count() <= said + 3, "a line for every knock:\n{log}");
 }
 
 #[test]
