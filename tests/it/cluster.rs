@@ -426,7 +426,7 @@ impl Cluster {
         let process = node.process.as_mut().unwrap_or_else(|| panic!("n{id} does not run"));
         let Some(status) = process.try_wait().expect("the state of a process") else { return };
         let log = self.log_of_this_start(id);
-        assert!(log.contains("in use") && starts < STARTS_MAX, "n{id} has ended: {status}");
+        assert!(log.contains("listens there already") && starts < STARTS_MAX, "n{id} has ended: {status}");
         self.take_process(id).wait().expect("the end of a process that has ended");
         self.spawn(id);
     }

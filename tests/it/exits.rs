@@ -82,7 +82,7 @@ fn a_port_in_use_is_named_and_exits_1() {
         let status = cluster.await_exit(1, Duration::from_secs(8));
         assert_eq!(status.code(), Some(1), "{port}: {status}");
         let log = cluster.log_of_this_start(1);
-        assert!(log.contains(&addr) && log.contains("in use"), "{port} {addr}: {log}");
+        assert!(log.contains(&addr) && log.contains("listens there already"), "{port} {addr}: {log}");
         assert!(!log.contains("panicked"), "{log}");
     }
 }

@@ -38,6 +38,7 @@ fn a_stopped_node_does_not_delay_the_others() {
     let mut cluster = Cluster::plan(3).alone().start();
     let mut load = Load::start(&[(cluster.client_addr(1), "local"), (cluster.client_addr(2), "majority")]);
     load.await_progress(500);
+    let mut idle = cluster.client(3);
     let before = [load.take_latency_worst(0), load.take_latency_worst(1)];
 
     cluster.pause(3);
@@ -51,6 +52,8 @@ fn a_stopped_node_does_not_delay_the_others() {
     cluster.resume(3);
     cluster.await_sees(1, 3, "up");
     cluster.await_sees(2, 3, "up");
+    // To its clients, a node that stood still was slow, no more.
+    assert_eq!(idle.ask_line("PING").unwrap(), "PONG");
     load.await_progress(500);
     let after = [load.take_latency_worst(0), load.take_latency_worst(1)];
     load.end();

@@ -95,10 +95,12 @@ fn carry(near: TcpStream, shared: &Arc<Shared>) {
     if !shared.register(&near) || !shared.may_pass() {
         return;
     }
-    let Ok(far) = TcpStream::connect_timeout(&shared.target, Duration::from_secs(2)) else { return };
-    if !shared.register(&far) {
+    let far = TcpStream::connect_timeout(&shared.target, Duration::from_secs(2)).ok().filter(|far| shared.register(far));
+    let Some(far) = far else {
+        // Nobody there: said at once, also while `open` holds a handle of this stream.
+        let _ = near.shutdown(Shutdown::Both);
         return;
-    }
+    };
     let broken = AtomicBool::new(false);
     thread::scope(|scope| {
         scope.spawn(|| copy(&near, &far, shared, &broken));
@@ -191,6 +193,15 @@ mod tests {
         link.set(Mode::Pass);
         hears_an_echo(&stream).unwrap_err();
         hears_an_echo(&dial(&link)).unwrap();
+    }
+
+    #[test]
+    fn a_target_that_is_not_there_is_felt_at_once() {
+        let nobody = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap();
+        let link = Link::to(Ipv4Addr::LOCALHOST.into(), nobody).unwrap();
+        let stream = dial(&link);
+        stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+        assert_eq!((&stream).read(&mut [0; 5]).unwrap_or(0), 0);
     }
 
     #[test]
