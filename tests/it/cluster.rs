@@ -305,6 +305,11 @@ impl Cluster {
         }
     }
 
+    /// Only what `from` has dialled: see [`Link::forget`].
+    pub fn forget(&self, from: u16, to: u16) {
+        self.links.get(&(from, to)).unwrap_or_else(|| panic!("no link from n{from} to n{to}: is the plan without links()?")).forget();
+    }
+
     pub fn cut(&self, a: u16, b: u16) {
         self.set_link(a, b, Mode::Cut);
     }

@@ -16,7 +16,7 @@ pub enum Mode {
     Pass,
     /// What is open breaks, what is dialled is closed at once.
     Cut,
-    /// Connections stay and new ones are accepted, and nothing gets through. What waited goes on when the mode changes back.
+    /// Connections stay and new ones are accepted, and nothing gets through, a close neither. What waited goes on when the mode changes back.
     Stall,
     /// For ever: the test is over.
     Closed,
@@ -37,13 +37,15 @@ struct Shared {
 struct State {
     mode: Mode,
     open: Vec<TcpStream>,
+    /// Connections of earlier generations are forgotten.
+    generation: u64,
 }
 
 impl Link {
     pub fn to(ip: IpAddr, target: SocketAddr) -> io::Result<Link> {
         let listener = TcpListener::bind((ip, 0))?;
         let addr = listener.local_addr()?;
-        let state = Mutex::new(State { mode: Mode::Pass, open: Vec::new() });
+        let state = Mutex::new(State { mode: Mode::Pass, open: Vec::new(), generation: 0 });
         let shared = Arc::new(Shared { target, state, changed: Condvar::new() });
         let accepting = Arc::clone(&shared);
         thread::Builder::new().name("link-accept".into()).spawn(move || run_accept(&listener, &accepting))?;
@@ -65,6 +67,12 @@ impl Link {
             }
         }
         self.shared.changed.notify_all();
+    }
+
+    /// What is open now leads nowhere for ever, and neither side is told, as when a router between them is replaced. What is dialled from now on
+    /// is not concerned.
+    pub fn forget(&self) {
+        self.shared.state.lock().generation += 1;
     }
 }
 
@@ -102,24 +110,29 @@ fn carry(near: TcpStream, shared: &Arc<Shared>) {
         return;
     };
     let broken = AtomicBool::new(false);
+    let generation = shared.state.lock().generation;
     thread::scope(|scope| {
-        scope.spawn(|| copy(&near, &far, shared, &broken));
-        copy(&far, &near, shared, &broken);
+        scope.spawn(|| copy(&near, &far, shared, generation, &broken));
+        copy(&far, &near, shared, generation, &broken);
     });
 }
 
-fn copy(mut from: &TcpStream, mut to: &TcpStream, shared: &Shared, broken: &AtomicBool) {
+fn copy(mut from: &TcpStream, mut to: &TcpStream, shared: &Shared, generation: u64, broken: &AtomicBool) {
     let _ = (from.set_nodelay(true), to.set_nodelay(true));
     let mut bytes = [0; 16 << 10];
     while !broken.load(Ordering::Relaxed) {
-        let len = match from.read(&mut bytes) {
-            Ok(0) => break,
-            Ok(len) => len,
+        let read = match from.read(&mut bytes) {
             Err(error) if error.kind() == ErrorKind::Interrupted => continue,
-            Err(_) => break,
+            Err(_) => 0,
+            Ok(len) => len,
         };
-        if !shared.may_pass() || to.write_all(&bytes[..len]).is_err() {
-            break;
+        let passes = shared.may_pass();
+        match (shared.is_forgotten(generation), read) {
+            (true, 0) => return,
+            (true, _) => continue,
+            (false, 0) => break,
+            (false, len) if passes && to.write_all(&bytes[..len]).is_ok() => {}
+            (false, _) => break,
         }
     }
     // A half-closed connection ends whole: no peer of ours uses one.
@@ -139,6 +152,11 @@ impl Shared {
             state.open.push(stream);
         }
         open
+    }
+
+    fn is_forgotten(&self, generation: u64) -> bool {
+        let state = self.state.lock();
+        state.generation != generation && state.mode != Mode::Closed
     }
 
     /// Waits while the link stalls; false if it is cut.
@@ -193,6 +211,18 @@ mod tests {
         link.set(Mode::Pass);
         hears_an_echo(&stream).unwrap_err();
         hears_an_echo(&dial(&link)).unwrap();
+    }
+
+    #[test]
+    fn a_forgotten_connection_leads_nowhere_and_a_new_one_works() {
+        let link = Link::to(Ipv4Addr::LOCALHOST.into(), echo()).unwrap();
+        let old = dial(&link);
+        hears_an_echo(&old).unwrap();
+        link.forget();
+        hears_an_echo(&dial(&link)).unwrap();
+        old.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
+        let silence = hears_an_echo(&old).unwrap_err().kind();
+        assert!(matches!(silence, ErrorKind::WouldBlock | ErrorKind::TimedOut), "{silence}");
     }
 
     #[test]
