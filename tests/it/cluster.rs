@@ -147,7 +147,9 @@ impl Cluster {
 
     /// One more node, configured and not started. It does not change what the others list.
     pub fn add(&mut self, id: u16, members: &[u16]) {
-        let [client_addr, peer_addr] = free_addrs(self.ip);
+        // Held until both are chosen, so that they differ.
+        let held = [self.listener(), self.listener()];
+        let [client_addr, peer_addr] = held.map(|listener| listener.local_addr().expect("the address of a listener"));
         let node = Node {
             client_addr,
             peer_addr,
@@ -289,8 +291,24 @@ impl Cluster {
         if !self.with_links {
             return target;
         }
-        let ip = self.ip;
-        self.links.entry((id, peer)).or_insert_with(|| Link::to(ip, target).expect("a link")).addr()
+        if let Some(link) = self.links.get(&(id, peer)) {
+            return link.addr();
+        }
+        let link = Link::to(target, self.listener()).expect("a link");
+        let addr = link.addr();
+        self.links.insert((id, peer), link);
+        addr
+    }
+
+    /// At a port of the system's choice that none of the nodes calls its own: those that are down do not hold theirs.
+    fn listener(&self) -> TcpListener {
+        loop {
+            let listener = TcpListener::bind((self.ip, 0)).expect("a free port");
+            let addr = listener.local_addr().expect("the address of a listener");
+            if self.nodes.values().all(|node| node.client_addr != addr && node.peer_addr != addr) {
+                return listener;
+            }
+        }
     }
 }
 
@@ -565,12 +583,6 @@ impl Cluster {
 
 fn data_dir(id: u16) -> String {
     format!("data/node{id}")
-}
-
-/// Ports that are free right now, all different.
-fn free_addrs<const N: usize>(ip: IpAddr) -> [SocketAddr; N] {
-    let held: [TcpListener; N] = std::array::from_fn(|_| TcpListener::bind((ip, 0)).expect("a free port"));
-    held.map(|listener| listener.local_addr().expect("the address of a listener"))
 }
 
 /// Somewhere in 127.0.0.0/8, away from 127.0.0.1, where that is all routed to this machine. Outgoing connections take their ports at 127.0.0.1,

@@ -3,7 +3,7 @@
 //! What the two sides see is what a network does to them: a connection that is refused or breaks (cut), or one that is open and silent (stall).
 
 use std::io::{self, ErrorKind, Read, Write};
-use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -42,8 +42,7 @@ struct State {
 }
 
 impl Link {
-    pub fn to(ip: IpAddr, target: SocketAddr) -> io::Result<Link> {
-        let listener = TcpListener::bind((ip, 0))?;
+    pub fn to(target: SocketAddr, listener: TcpListener) -> io::Result<Link> {
         let addr = listener.local_addr()?;
         let state = Mutex::new(State { mode: Mode::Pass, open: Vec::new(), generation: 0 });
         let shared = Arc::new(Shared { target, state, changed: Condvar::new() });
@@ -176,8 +175,12 @@ mod tests {
 
     use super::*;
 
+    fn listener() -> TcpListener {
+        TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap()
+    }
+
     fn echo() -> SocketAddr {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let listener = listener();
         let addr = listener.local_addr().unwrap();
         thread::spawn(move || {
             for stream in listener.incoming().map_while(Result::ok) {
@@ -202,7 +205,7 @@ mod tests {
 
     #[test]
     fn a_cut_breaks_what_is_open_and_what_is_dialled() {
-        let link = Link::to(Ipv4Addr::LOCALHOST.into(), echo()).unwrap();
+        let link = Link::to(echo(), listener()).unwrap();
         let stream = dial(&link);
         hears_an_echo(&stream).unwrap();
         link.set(Mode::Cut);
@@ -215,7 +218,7 @@ mod tests {
 
     #[test]
     fn a_forgotten_connection_leads_nowhere_and_a_new_one_works() {
-        let link = Link::to(Ipv4Addr::LOCALHOST.into(), echo()).unwrap();
+        let link = Link::to(echo(), listener()).unwrap();
         let old = dial(&link);
         hears_an_echo(&old).unwrap();
         link.forget();
@@ -227,8 +230,8 @@ mod tests {
 
     #[test]
     fn a_target_that_is_not_there_is_felt_at_once() {
-        let nobody = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap();
-        let link = Link::to(Ipv4Addr::LOCALHOST.into(), nobody).unwrap();
+        let nobody = listener().local_addr().unwrap();
+        let link = Link::to(nobody, listener()).unwrap();
         let stream = dial(&link);
         stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
         assert_eq!((&stream).read(&mut [0; 5]).unwrap_or(0), 0);
@@ -236,7 +239,7 @@ mod tests {
 
     #[test]
     fn a_stall_holds_everything_back_and_loses_nothing() {
-        let link = Link::to(Ipv4Addr::LOCALHOST.into(), echo()).unwrap();
+        let link = Link::to(echo(), listener()).unwrap();
         let old = dial(&link);
         hears_an_echo(&old).unwrap();
         link.set(Mode::Stall);
