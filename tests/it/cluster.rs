@@ -596,7 +596,7 @@ fn loopback_ip() -> IpAddr {
     Ipv4Addr::new(127, 1 + (bits % 254) as u8, (bits >> 8) as u8, 1 + ((bits >> 16) % 254) as u8).into()
 }
 
-fn random_bits() -> u32 {
+pub fn random_bits() -> u32 {
     use std::hash::{BuildHasher, RandomState};
     RandomState::new().hash_one(std::process::id()) as u32
 }

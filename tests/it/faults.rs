@@ -3,7 +3,7 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, random_bits};
 use crate::load::{Load, fill};
 
 /// What is promised of the others while one node is ill: coarse, because the machine under the tests may be small and busy.
@@ -197,6 +197,61 @@ fn a_connection_that_the_network_has_forgotten_is_made_anew() {
     assert_eq!(cluster.ask_line(1, "ACK all"), "OK");
     assert_eq!(cluster.ask_line(1, "SET a 1"), "OK");
     cluster.await_converged();
+}
+
+/// One fault after another, and two at once on the links, in an order that the printed seed decides. Data lives in memory, so no node is killed
+/// before the last fault has healed. The load may be refused or left in the dark meanwhile; what it was promised stays.
+#[test]
+fn any_order_of_faults_keeps_what_was_promised() {
+    let seed = std::env::var("KVMESH_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or_else(|| u64::from(random_bits()));
+    println!("KVMESH_SEED={seed}");
+    let mut random = seed;
+    let mut below = |bound: u64| {
+        // The constants of Knuth's MMIX generator; its high bits are the good ones.
+        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (random >> 33) % bound
+    };
+    let mut cluster = Cluster::plan(3).links().alone().start();
+    let mut load = Load::start(&[1, 2, 3].map(|id| (cluster.client_addr(id), "majority")));
+    for _ in 0..12 {
+        let node = 1 + below(3) as u16;
+        let pairs = [(1, 2), (1, 3), (2, 3)];
+        let (first, second) = (pairs[below(3) as usize], pairs[below(3) as usize]);
+        let fault = below(6);
+        println!("fault {fault}: n{node}, {first:?}, {second:?}");
+        match fault {
+            0 => cluster.pause(node),
+            1 => {
+                cluster.kill(node);
+                cluster.start(node);
+                cluster.await_ready(node);
+            }
+            2 => cluster.forget(first.0, first.1),
+            3 => cluster.stall(first.0, first.1),
+            4 => cluster.cut(first.0, first.1),
+            _ => {
+                cluster.cut(first.0, first.1);
+                cluster.stall(second.0, second.1);
+            }
+        }
+        // Shorter and longer than it takes to be called down.
+        thread::sleep(Duration::from_millis(100 + below(1_500)));
+        for (a, b) in pairs {
+            cluster.join(a, b);
+        }
+        if fault == 0 {
+            cluster.resume(node);
+        }
+        cluster.await_mesh(&[1, 2, 3]);
+        load.await_progress(50);
+    }
+    load.end();
+    load.assert_errors_are(&["ERROR NOQUORUM ", "ERROR TIMEOUT "]);
+    cluster.await_converged();
+    for id in cluster.ids() {
+        load.assert_kept(cluster.client_addr(id));
+        assert_eq!(cluster.status(id).number("divergences"), 0, "n{id}");
+    }
 }
 
 /// A ring of partial views: 1 and 3 never hear each other, and what 1 writes reaches 3 through 2.
