@@ -79,6 +79,11 @@ impl Plan {
         self
     }
 
+    /// For tests that allow no error: a machine that stutters for a second is no fault of the nodes.
+    pub fn patient(self) -> Plan {
+        self.set("peer_timeout_ms", 4_000).set("ack_timeout_ms", 8_000).set("recovery_wait_ms", 10_000)
+    }
+
     /// Configured, nothing started.
     pub fn build(self) -> Cluster {
         let share = if self.alone { Share::Alone(MACHINE.write()) } else { Share::Shared(MACHINE.read()) };

@@ -13,7 +13,7 @@ const REUNION_BOUND: Duration = Duration::from_secs(8);
 
 #[test]
 fn ten_kills_under_load_lose_no_acknowledged_write() {
-    let mut cluster = Cluster::plan(3).alone().start();
+    let mut cluster = Cluster::plan(3).alone().patient().start();
     fill(cluster.client_addr(1), 20_000);
     let mut load = Load::start(&[(cluster.client_addr(1), "majority"), (cluster.client_addr(2), "majority")]);
     for _ in 0..10 {
@@ -37,7 +37,7 @@ fn ten_kills_under_load_lose_no_acknowledged_write() {
 
 #[test]
 fn a_stopped_node_does_not_delay_the_others() {
-    let mut cluster = Cluster::plan(3).alone().start();
+    let mut cluster = Cluster::plan(3).set("ack_timeout_ms", 8_000).alone().start();
     let mut load = Load::start(&[(cluster.client_addr(1), "local"), (cluster.client_addr(2), "majority")]);
     load.await_progress(500);
     let mut idle = cluster.client(3);
@@ -75,7 +75,7 @@ fn a_stopped_node_does_not_delay_the_others() {
 
 #[test]
 fn a_stalled_link_between_two_does_not_delay_the_third() {
-    let mut cluster = Cluster::plan(3).links().alone().start();
+    let mut cluster = Cluster::plan(3).links().set("ack_timeout_ms", 8_000).alone().start();
     let mut load =
         Load::start(&[(cluster.client_addr(1), "majority"), (cluster.client_addr(2), "majority"), (cluster.client_addr(3), "majority")]);
     load.await_progress(200);

@@ -5,7 +5,7 @@ use crate::load::Load;
 
 #[test]
 fn a_rolling_restart_under_load_costs_nothing_but_the_connections_to_the_node_that_restarts() {
-    let mut cluster = Cluster::plan(3).alone().start();
+    let mut cluster = Cluster::plan(3).alone().patient().start();
     let addrs = [1, 2, 3].map(|id| cluster.client_addr(id));
     let load = Load::start(&addrs.map(|addr| (addr, "majority")));
     for id in 1..=3 {
@@ -22,7 +22,7 @@ fn a_rolling_restart_under_load_costs_nothing_but_the_connections_to_the_node_th
 /// From three to four, and back to three: what the README tells an operator to do.
 #[test]
 fn a_member_is_added_and_retired_under_load() {
-    let mut cluster = Cluster::plan(3).alone().start();
+    let mut cluster = Cluster::plan(3).alone().patient().start();
     let addrs = [1, 2, 3].map(|id| cluster.client_addr(id));
     let load = Load::start(&addrs.map(|addr| (addr, "majority")));
     load.await_progress(200);
@@ -55,7 +55,7 @@ fn a_member_is_added_and_retired_under_load() {
 
 #[test]
 fn a_member_is_replaced_by_a_blank_machine_under_load() {
-    let mut cluster = Cluster::plan(3).alone().start();
+    let mut cluster = Cluster::plan(3).alone().patient().start();
     let load = Load::start(&[(cluster.client_addr(1), "majority"), (cluster.client_addr(2), "majority")]);
     load.await_progress(200);
     cluster.kill(3);
