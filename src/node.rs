@@ -124,9 +124,11 @@ impl Node {
 
     /// Sessions finish their round; what they wrote goes to the peers; then everything ends. What is not done by the deadline is left undone.
     pub fn stop(mut self, deadline: Instant) {
-        // 1. No more clients, no more writes.
+        // 1. No more clients, no more writes. Clients that do not read get half of the time.
+        drop(self.stop_tx.take());
         if let Some(server) = self.server.take() {
-            let left = server.stop(deadline);
+            let now = Instant::now();
+            let left = server.stop(now + deadline.saturating_duration_since(now) / 2);
             if left > 0 {
                 log::warn!("{left} clients were still in their round");
             }
@@ -139,7 +141,6 @@ impl Node {
         }
         join_all(std::mem::take(&mut self.peer_outs), deadline, "peer-out");
         // 3. No more peers.
-        drop(self.stop_tx.take());
         join_all(self.heartbeat.take(), deadline, "heartbeat");
         if let Some(accept) = self.peer_accept.take() {
             while !accept.is_finished() && Instant::now() < deadline {

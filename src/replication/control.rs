@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use log::Level;
 
-use crate::clock::{Now, Stamp};
+use crate::clock::Now;
 use crate::config::Config;
 use crate::entry::{NodeId, Origin, SeenVector, Version};
 use crate::protocol::peer::{Hello, Request};
@@ -32,6 +32,9 @@ pub struct Control {
     pub divergences: u64,
     pub collected: u64,
     requests: u64,
+    /// When all was last looked at, and until when a pause of this process itself (a stop signal, a starved machine) excuses the silence of peers.
+    looked: Duration,
+    excused: Duration,
 }
 
 /// Whether clients are served.
@@ -203,6 +206,8 @@ impl Control {
             divergences: 0,
             collected: 0,
             requests: 0,
+            looked: now.elapsed,
+            excused: Duration::ZERO,
         }
     }
 
@@ -312,8 +317,14 @@ impl Control {
 
     /// A peer is up when both directions made progress within the time-out: its bytes arrive, and it answers this node's beats.
     fn review_links(&mut self, config: &Config, heard: &[Duration], now: Now, decisions: &mut Decisions) {
-        let recent = |at: Duration| now.elapsed.saturating_sub(at) < config.peer_timeout;
+        if now.elapsed.saturating_sub(self.looked) > config.peer_timeout / 2 {
+            // What the peers sent meanwhile is still to be read.
+            self.excused = now.elapsed + config.peer_timeout;
+        }
+        self.looked = now.elapsed;
+        let excused = now.elapsed < self.excused;
         for (place, peer) in self.peers.iter_mut().enumerate() {
+            let recent = |at: Duration| now.elapsed.saturating_sub(at) < config.peer_timeout || (excused && peer.up);
             let trouble = match (peer.linked_in, peer.linked_out, peer.echoed) {
                 (false, _, _) => Some("its connection to this node ended"),
                 (_, false, _) => Some("the connection to it ended"),
@@ -431,11 +442,6 @@ impl Peer {
     /// Whether it is proven to cover a version.
     pub fn covers(&self, version: Version) -> bool {
         self.proven.as_ref().is_some_and(|proven| proven.covers(version))
-    }
-
-    /// The last known position of this node's peer itself.
-    pub fn own_position(&self) -> Stamp {
-        self.origin.map_or(Stamp::ZERO, |origin| self.vector.get(origin))
     }
 }
 

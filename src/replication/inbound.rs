@@ -5,6 +5,7 @@
 //! the peer's outbox. Never submits to the replicator, so nothing echoes and no ring of nodes waits on itself.
 
 use std::collections::HashSet;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use crate::clock::{Now, Stamp};
@@ -258,9 +259,10 @@ impl Mesh {
         if dump.header.kind == Kind::Full {
             self.control.lock().horizon.join(&end.horizon);
         }
+        let proven = if dump.header.kind == Kind::Full { dump.header.vector } else { self.without_live(inbound, &dump.header.vector) };
         let gap = {
             let mut seen = self.seen.write();
-            seen.join(&dump.header.vector);
+            seen.join(&proven);
             inbound.join(&mut seen, Stamp::ZERO, Stamp::ZERO)
         };
         self.acknowledge_dump(inbound);
@@ -277,6 +279,14 @@ impl Mesh {
     fn drop_absent(&self, held: &HashSet<Key>, donor: &SeenVector) -> usize {
         let absent = |entry: &Entry| !held.contains(&entry.key) && donor.covers(entry.version);
         (0..self.store.shards_len()).map(|shard| self.store.remove(shard, absent).len()).sum()
+    }
+
+    /// What a dump that drops nothing proves, without the origins whose own frames are coming in without a gap: they say the same in a moment, and name the
+    /// writes that lost, which a third node cannot. (After drops all must be taken: a frame of a write whose tombstone is gone may still be under way.)
+    fn without_live(&self, inbound: &Inbound, proven: &SeenVector) -> SeenVector {
+        let control = self.control.lock();
+        let live = |origin| control.peers.iter().any(|peer| peer.linked_in && !peer.gap && peer.origin == Some(origin));
+        proven.iter().filter(|(origin, _)| *origin == inbound.origin || !live(*origin)).collect()
     }
 
     /// The donor's own writes came from itself, with their losses. Those of others did not: they are here, but nobody knows whether they lost on the way.
@@ -296,7 +306,12 @@ impl Mesh {
         let version = entry.version;
         match self.store.merge(entry, |version| self.covers(version)) {
             // A write that its own origin has superseded did not lose.
-            Merged::Lost { winner } if version.origin == sender && winner.origin != sender => lost.theirs.add(version.stamp, winner.stamp),
+            Merged::Lost { winner } if winner.origin != version.origin => {
+                self.lost.fetch_add(1, Ordering::Relaxed);
+                if version.origin == sender {
+                    lost.theirs.add(version.stamp, winner.stamp);
+                }
+            }
             Merged::Won { replaced: Some(replaced) } if replaced.origin == self.origin => lost.ours.push(replaced.stamp),
             _ => {}
         }

@@ -40,7 +40,8 @@ pub fn run_peer_out(mesh: &Mesh, peer: usize) {
                 pause = PAUSE_MIN;
                 refusal.clear();
                 if let Err(error) = speak(mesh, peer, &mut stream, said) {
-                    log::warn!("connection to node {node} ended: {error}");
+                    // That the node is down is said by the heartbeat, once.
+                    log::debug!("connection to node {node} ended: {error}");
                 }
             }
             // Said once, not at every dial. That a node cannot be reached at all is told by its being down.

@@ -8,7 +8,7 @@ use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::Receiver;
 use parking_lot::Mutex;
@@ -88,10 +88,10 @@ impl PeerLinks {
     /// Expects a HELLO, answers it, and hands the connection to a thread of the peer's name.
     fn welcome(self: &Arc<Self>, stream: TcpStream) -> io::Result<()> {
         stream.set_nodelay(true)?;
-        stream.set_read_timeout(Some(self.mesh.config().peer_timeout))?;
         stream.set_write_timeout(Some(self.mesh.config().peer_timeout))?;
         SockRef::from(&stream).set_recv_buffer_size(SOCKET_BUFFER_LEN)?;
-        let Some(Message::Hello(hello)) = read_message(&mut &stream, &mut Vec::new(), HELLO_LEN_MAX)? else {
+        let mut reader = Hurried { stream: &stream, deadline: Instant::now() + self.mesh.config().peer_timeout };
+        let Some(Message::Hello(hello)) = read_message(&mut reader, &mut Vec::new(), HELLO_LEN_MAX)? else {
             return Err(io::Error::new(io::ErrorKind::InvalidData, "no HELLO"));
         };
         let now = Now::read();
@@ -104,6 +104,7 @@ impl PeerLinks {
                 return Err(io::Error::new(io::ErrorKind::PermissionDenied, format!("refused node {}: {reason}", hello.node)));
             }
         };
+        stream.set_read_timeout(Some(self.mesh.config().peer_timeout))?;
         Message::Hello(self.mesh.hello(now)).encode(&mut answer);
         (&stream).write_all(&answer)?;
         self.spawn(format!("peer-in:{}", hello.node), move |links| links.run_peer_in(stream, peer, &hello))
@@ -141,9 +142,7 @@ impl PeerLinks {
         let _ = stream.shutdown(Shutdown::Both);
         self.present[peer].lock().take_if(|present| Arc::ptr_eq(present, &stream));
         self.mesh.closed(&inbound, Now::read());
-        if !self.stopping.load(Ordering::Acquire) {
-            log::warn!("connection from node {} ended: {end}", self.mesh.config().peers[peer].id);
-        }
+        log::debug!("connection from node {} ended: {end}", self.mesh.config().peers[peer].id);
     }
 }
 
@@ -185,6 +184,24 @@ pub fn run_peer_accept(links: &Arc<PeerLinks>, listener: &TcpListener, stop_rx: 
 
 fn is_timeout(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut)
+}
+
+/// A stranger's HELLO has to be there by the deadline, however its bytes drip.
+struct Hurried<'a> {
+    stream: &'a TcpStream,
+    deadline: Instant,
+}
+
+impl Read for Hurried<'_> {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        let left = self.deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(io::Error::new(io::ErrorKind::TimedOut, "no HELLO in time"));
+        }
+        self.stream.set_read_timeout(Some(left))?;
+        let mut stream = self.stream;
+        stream.read(into)
+    }
 }
 
 /// Notes every arrival of bytes: a large message on a slow link is progress, too.

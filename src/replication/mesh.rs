@@ -38,6 +38,8 @@ pub struct Mesh {
     /// When the last byte of each peer arrived, in microseconds of `Now::elapsed`.
     heard: Vec<AtomicU64>,
     open: AtomicBool,
+    /// Writes that found a greater version of another node when they arrived: last-writer-wins has its price, and this counts it.
+    pub(super) lost: AtomicU64,
 }
 
 impl Mesh {
@@ -57,6 +59,7 @@ impl Mesh {
             control: Mutex::new(Control::new(&config, now)),
             heard: config.peers.iter().map(|_| AtomicU64::new(0)).collect(),
             open: AtomicBool::new(false),
+            lost: AtomicU64::new(0),
             config,
         };
         (mesh, write_rx)

@@ -1,5 +1,6 @@
 //! What a node says of itself and of its peers: the lines of STATUS and PEERS, and how far recovery is.
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use crate::clock::{Now, Stamp};
@@ -46,7 +47,7 @@ impl Mesh {
             ("majority", self.config.majority().to_string()),
             ("keys", counts.keys.to_string()),
             ("tombstones", counts.tombstones.to_string()),
-            ("tombstones_wait_for", if pinning.is_empty() { "nobody".to_owned() } else { names(&pinning) }),
+            ("tombstones_wait_for", waited_for(&pinning, control.serving)),
             ("tombstones_collected", control.collected.to_string()),
             ("memory_bytes", self.store.memory().to_string()),
             ("resident_bytes", resident_len().map_or_else(|| "unknown".to_owned(), |len| len.to_string())),
@@ -55,6 +56,7 @@ impl Mesh {
             ("vector_len", vector.len().to_string()),
             ("horizon_len", control.horizon.len().to_string()),
             ("clock_ahead_ms", clock_ahead.to_string()),
+            ("writes_lost_on_arrival", self.lost.load(Ordering::Relaxed).to_string()),
             ("divergences", control.divergences.to_string()),
             ("dumps_serving", control.serving.to_string()),
             ("dump_from", control.taking.as_ref().map_or_else(|| "nobody".to_owned(), |taking| names(&[control.peers[taking.peer].id]))),
@@ -115,6 +117,14 @@ impl Mesh {
 
 fn missing(control: &Control, which: impl Fn(usize) -> bool) -> Vec<NodeId> {
     (0..control.peers.len()).filter(|peer| which(*peer)).map(|peer| control.peers[peer].id).collect()
+}
+
+fn waited_for(pinning: &[NodeId], serving: usize) -> String {
+    match (pinning, serving) {
+        ([], 0) => "nobody".to_owned(),
+        ([], dumps) => format!("{dumps} dumps that are being served"),
+        (pinning, _) => names(pinning),
+    }
 }
 
 fn stamp(stamp: Stamp) -> String {
