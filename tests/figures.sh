@@ -1,0 +1,110 @@
+#!/usr/bin/env bash
+# The figures of a three-node mesh on this machine, all nodes and the generator on it: throughput, recovery, and what one stopped node costs the others.
+# Usage: tests/figures.sh [throughput|recovery|stopped]...   (all of them without an argument; some minutes in all, on an idle machine)
+# Needs nothing but bash, awk and the release build. Ports 17001-17003 and 17101-17103 on loopback.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+cargo build --release --quiet --bin kvnode --bin kvctl
+bin=$PWD/target/release
+work=$(mktemp -d)
+declare -A pid=()
+nodes=127.0.0.1:17001,127.0.0.1:17002,127.0.0.1:17003
+
+stop_all() {
+    for node in "${!pid[@]}"; do kill -CONT "${pid[$node]}" 2>/dev/null || true; kill "${pid[$node]}" 2>/dev/null || true; done
+    wait
+    rm -rf "$work"
+}
+trap stop_all EXIT
+
+start() { # node
+    local peers="" other
+    for other in 1 2 3; do
+        [ "$other" = "$1" ] || peers="$peers${peers:+,}{\"id\":$other,\"addr\":\"127.0.0.1:1710$other\"}"
+    done
+    echo "{\"id\":$1,\"client_addr\":\"127.0.0.1:1700$1\",\"peer_addr\":\"127.0.0.1:1710$1\",\"peers\":[$peers]}" > "$work/node$1.json"
+    RUST_LOG=kvmesh=info "$bin/kvnode" --config "$work/node$1.json" >> "$work/node$1.log" 2>&1 &
+    pid[$1]=$!
+}
+
+converge() { "$bin/kvctl" -n "$nodes" converge --timeout 120 > /dev/null; }
+ask() { "$bin/kvctl" -n "127.0.0.1:1700$1" "${@:2}"; }
+memory() { awk '/VmRSS/ {printf "%.0f MiB", $2 / 1024}' "/proc/${pid[$1]}/status"; }
+
+# Sends the commands on stdin to a node, as fast as it takes them, and checks that every reply is OK.
+pipe_to() { # node, commands
+    exec 3<> "/dev/tcp/127.0.0.1/1700$1"
+    { echo "ACK local"; cat; echo QUIT; } >&3 &
+    local ok
+    ok=$(grep -c '^OK$' <&3)
+    exec 3>&-
+    [ "$ok" = "$(($2 + 2))" ] || { echo "only $ok of $2 writes were OK" >&2; exit 1; }
+}
+
+bench() { # ack level, nodes, further options: prints operations/s and latencies
+    "$bin/kvctl" -n "$2" --ack "$1" bench "${@:3}" | awk '/^operations/ {ops = $2} /^errors/ {errors = $2} /^round/ {sub(/^round +/, ""); round = $0} END {printf "%9d/s  %d errors  round %s\n", ops, errors, round}'
+}
+
+throughput() {
+    echo "== PUT, 50 connections, 64-byte values, 100000 keys; three runs each"
+    for depth in 16 1; do
+        for ack in local majority; do
+            for _ in 1 2 3; do
+                printf '%-9s depth %-3s' "$ack" "$depth"
+                bench "$ack" "$nodes" --clients 50 --depth "$depth" --seconds 4 --keys 100000 --value-size 64
+                converge
+            done
+        done
+    done
+    echo "== PUT majority, one connection, depth 1"
+    bench majority 127.0.0.1:17001 --clients 1 --depth 1 --seconds 4
+}
+
+recovery() {
+    echo "== a million keys of 16 bytes with values of 64; a blank node takes all of them; three runs"
+    awk 'BEGIN {v = sprintf("%64s", ""); gsub(/ /, "v", v); for (i = 0; i < 1000000; i++) printf "PUT key:%012d %s\n", i, v}' | pipe_to 1 1000000
+    converge
+    for _ in 1 2 3; do
+        kill -9 "${pid[3]}"; wait "${pid[3]}" 2>/dev/null || true
+        : > "$work/node3.log"
+        start 3
+        converge
+        echo "$(grep -o 'took a dump from .*' "$work/node3.log" | head -1); donor $(memory 1), $(memory 2), node 3 $(memory 3)"
+    done
+    echo "== 10000 writes missed while the links to node 3 were dead; three runs"
+    for run in 1 2 3; do
+        kill -STOP "${pid[3]}"
+        # Until both have given the connection up: what follows is not queued for it.
+        for node in 1 2; do until ask "$node" peers | grep -q 'peer 3 .*link_out none'; do sleep 0.2; done; done
+        awk -v run="$run" 'BEGIN {for (i = 0; i < 10000; i++) printf "PUT key:%012d changed %s\n", i * 100, run}' | pipe_to 1 10000
+        # And until no dial is under way that began before these writes: frames are queued from a dial on.
+        sleep 3
+        : > "$work/node3.log"
+        kill -CONT "${pid[3]}"
+        converge
+        grep -o 'took a dump from .*' "$work/node3.log" | sort -t: -k2 -rn | head -1
+    done
+}
+
+stopped() {
+    echo "== 16 connections, depth 4, on nodes 1 and 2 for 14 s; node 3 stopped for 10 s of them, or not; interleaved"
+    for _ in 1 2 3; do
+        for ack in local majority; do
+            for fault in none stopped; do
+                printf '%-9s %-8s' "$ack" "$fault"
+                if [ "$fault" = stopped ]; then
+                    { sleep 2; kill -STOP "${pid[3]}"; sleep 10; kill -CONT "${pid[3]}"; } &
+                fi
+                bench "$ack" 127.0.0.1:17001,127.0.0.1:17002 --clients 16 --depth 4 --seconds 14
+                [ "$fault" = none ] || wait $!
+                converge
+            done
+        done
+    done
+}
+
+for node in 1 2 3; do start "$node"; done
+converge
+for what in "${@:-throughput recovery stopped}"; do
+    for figure in $what; do "$figure"; done
+done
