@@ -91,6 +91,7 @@ pub mod server;
 
 pub mod config;
 pub mod node;
+pub mod threads;
 
 pub mod arguments;
 pub mod client;

@@ -6,7 +6,7 @@ use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use crossbeam_channel::{Sender, bounded};
 
@@ -18,9 +18,7 @@ use crate::replication::listener::{PeerLinks, run_peer_accept};
 use crate::replication::mesh::Mesh;
 use crate::replication::replicator::run_replicator;
 use crate::server::{Server, listen};
-
-/// How often a thread that is to end is asked whether it has.
-const JOIN_PAUSE: Duration = Duration::from_millis(2);
+use crate::threads::{JOIN_PAUSE, join_all};
 
 /// Runs a node until SIGINT or SIGTERM, and then stops it. A second signal ends the process at once.
 pub fn run(config: Config) -> io::Result<()> {
@@ -149,7 +147,7 @@ impl Node {
             }
             join_all(Some(accept), deadline, "peer-accept");
         }
-        self.links.stop();
+        self.links.stop(deadline);
     }
 }
 
@@ -172,20 +170,6 @@ fn bind(field: &str, addr: &str) -> io::Result<TcpListener> {
 
 fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> io::Result<JoinHandle<()>> {
     thread::Builder::new().name(name.to_owned()).spawn(work)
-}
-
-/// Joins threads that have been told to end; those that have not by the deadline are left to the end of the process.
-fn join_all(threads: impl IntoIterator<Item = JoinHandle<()>>, deadline: Instant, name: &str) {
-    for thread in threads {
-        while !thread.is_finished() && Instant::now() < deadline {
-            thread::park_timeout(JOIN_PAUSE);
-        }
-        if !thread.is_finished() {
-            log::warn!("a {name} thread did not end in time");
-            continue;
-        }
-        let _ = thread.join();
-    }
 }
 
 /// A dead node is a case that the mesh handles; a half-dead one is not. So a panic of any thread ends the process, with its message.

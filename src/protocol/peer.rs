@@ -85,6 +85,8 @@ pub struct Beat {
     /// The sender's monotonic milliseconds; comes back in the echo.
     pub sent: u64,
     pub wall_ms: u64,
+    /// Whether the sender serves clients; while it catches up its acks say nothing.
+    pub open: bool,
     /// Every frame of the sender up to here has been sent on this connection before this beat, or was dropped by an overflow.
     pub upto: Stamp,
     /// What changed in the sender's vector since the last beat of this connection, or since its HELLO.
@@ -403,7 +405,7 @@ mod tests {
             (any::<u64>(), any_stamp(), any_vector(), prop::option::of((any::<u64>(), any::<u64>()))).prop_map(
                 |(sent, upto, vector, settled)| {
                     let settled = settled.map(|(sum, keys)| SettledDigest { sum, keys });
-                    Message::Beat(Beat { sent, wall_ms: sent, upto, vector, settled })
+                    Message::Beat(Beat { sent, wall_ms: sent, open: sent % 2 == 0, upto, vector, settled })
                 }
             ),
             any::<u64>().prop_map(|sent| Message::Echo { sent }),

@@ -150,7 +150,7 @@ impl Acks {
         }
     }
 
-    /// Whether the heartbeat finds the peer up.
+    /// Whether the peer is up and open.
     pub fn set_up(&self, peer: usize, up: bool) {
         let mut table = self.table.lock();
         table.peers[peer].up = up;

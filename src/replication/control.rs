@@ -68,7 +68,11 @@ pub struct Peer {
     /// When this node sent the beat that the peer echoed last, on the present connections.
     echoed: Option<Duration>,
     pub round_trip: Duration,
+    /// Whether it serves clients, by its last beat: while it catches up it vouches for nothing, and does not count towards a quorum.
+    pub open: bool,
     pub up: bool,
+    /// Whether it was last reported as one that counts.
+    counts: bool,
     /// Since when it is up or down.
     pub since: Duration,
     /// Frames are missing between what this node has seen and what the peer sends.
@@ -162,8 +166,8 @@ pub fn names(nodes: &[NodeId]) -> String {
 #[derive(Default)]
 pub struct Decisions {
     pub events: Vec<Event>,
-    /// Peers whose state changed.
-    pub up: Vec<(usize, bool)>,
+    /// Peers that begin or cease to count towards a quorum.
+    pub counts: Vec<(usize, bool)>,
     pub ask: Option<(usize, Request)>,
     /// Peers whose outgoing connection leads nowhere.
     pub hang_up: Vec<usize>,
@@ -171,7 +175,7 @@ pub struct Decisions {
 }
 
 impl Control {
-    pub fn new(config: &Config, now: Now) -> Control {
+    pub fn new(config: &Config, nonce: u64, now: Now) -> Control {
         let peer = |id| Peer {
             id,
             epoch: 0,
@@ -186,7 +190,9 @@ impl Control {
             proven: None,
             echoed: None,
             round_trip: Duration::ZERO,
+            open: false,
             up: false,
+            counts: false,
             since: now.elapsed,
             gap: false,
             heal: false,
@@ -205,7 +211,8 @@ impl Control {
             settled: None,
             divergences: 0,
             collected: 0,
-            requests: 0,
+            // Not from 0: what a former life asked for must not be taken for an answer to this one.
+            requests: nonce,
             looked: now.elapsed,
             excused: Duration::ZERO,
         }
@@ -225,6 +232,7 @@ impl Control {
         peer.candidate = None;
         peer.proven = None;
         peer.echoed = None;
+        peer.open = false;
         peer.gap = false;
         peer.heal = false;
         peer.progressed = now.elapsed;
@@ -236,6 +244,10 @@ impl Control {
     /// The peer has answered a beat that was sent at `sent`.
     pub fn echoed(&mut self, peer: usize, sent: Duration, now: Now) {
         let peer = &mut self.peers[peer];
+        if sent > now.elapsed {
+            // Of a former life of this node.
+            return;
+        }
         peer.echoed = peer.echoed.max(Some(sent));
         peer.round_trip = now.elapsed.saturating_sub(sent);
     }
@@ -338,12 +350,16 @@ impl Control {
             if peer.linked_out && now.elapsed.saturating_sub(answered) > HANG_UP_AFTER * config.peer_timeout {
                 decisions.hang_up.push(place);
             }
+            let counts = trouble.is_none() && peer.open;
+            if peer.counts != counts {
+                peer.counts = counts;
+                decisions.counts.push((place, counts));
+            }
             if peer.up == trouble.is_none() {
                 continue;
             }
             peer.up = trouble.is_none();
             peer.since = now.elapsed;
-            decisions.up.push((place, peer.up));
             decisions.events.push(trouble.map_or(Event::Up(peer.id), |why| Event::Down(peer.id, why)));
         }
     }
@@ -365,15 +381,15 @@ impl Control {
         }
         let wishes: Vec<(usize, &'static str)> =
             (0..self.peers.len()).filter_map(|peer| Some((peer, self.wish(peer, origin, vector)?))).collect();
-        if self.taking.is_some() {
-            // Waiting for its turn is no lack of progress.
-            for (peer, _) in wishes {
+        if let Some(taking) = &self.taking {
+            // Waiting for its turn is no lack of progress; not serving is.
+            for (peer, _) in wishes.into_iter().filter(|(peer, _)| *peer != taking.peer) {
                 self.peers[peer].progressed = now.elapsed;
             }
             return;
         }
         if let Some((peer, why)) = wishes.into_iter().find(|(peer, _)| now.elapsed >= self.peers[*peer].ask_after) {
-            self.requests += 1;
+            self.requests = self.requests.wrapping_add(1);
             let Peer { epoch, heal, id: node, .. } = self.peers[peer];
             let id = self.requests;
             self.taking = Some(Taking { peer, epoch, id, heal, started: now.elapsed, progressed: now.elapsed, entries: 0 });
@@ -395,7 +411,9 @@ impl Control {
         if peer.gap {
             return Some("writes of it are missing here");
         }
-        let sends = |other: Origin| self.peers.iter().any(|peer| peer.linked_in && peer.origin == Some(other));
+        // One whose gap cannot be closed, because it cannot be asked, does not count.
+        let sends =
+            |other: Origin| self.peers.iter().any(|peer| peer.linked_in && (peer.linked_out || !peer.gap) && peer.origin == Some(other));
         let ahead = peer.vector.iter().any(|(other, stamp)| stamp > vector.get(other) && other != origin && !sends(other));
         ahead.then_some("it has writes of others that are missing here")
     }
@@ -447,5 +465,5 @@ impl Peer {
 
 /// A wall clock minus this node's.
 pub fn offset_ms(wall_ms: u64, now: Now) -> i64 {
-    wall_ms as i64 - now.wall_ms as i64
+    wall_ms.wrapping_sub(now.wall_ms) as i64
 }

@@ -57,14 +57,17 @@ impl Mesh {
         let mut inbound = Inbound { peer, epoch: 0, origin: hello.origin, run: None, dump: None };
         // What the peer wrote before this connection is a gap like any other.
         let position = hello.vector.get(hello.origin);
-        let gap = inbound.join(&mut self.seen.write(), position, position);
+        let gap = {
+            let mut seen = self.seen.write();
+            self.outboxes[peer].know_origin(hello.origin, seen.get(hello.origin));
+            inbound.join(&mut seen, position, position)
+        };
         let event = self.decide(now, |control| {
             let (epoch, event) = control.accept(peer, hello, now);
             inbound.epoch = epoch;
             control.peers[peer].gap = gap;
             // Its acks, which come on this connection, begin anew.
             self.acks.reset(peer);
-            self.outboxes[peer].know_origin(hello.origin, self.seen.read().get(hello.origin));
             event
         });
         if let Some(event) = event {
@@ -91,9 +94,9 @@ impl Mesh {
             Message::Frame(frame) => self.receive_frame(inbound, frame, now),
             Message::Ack(ack) => self.receive_ack(inbound, &ack, now),
             Message::Beat(beat) => self.receive_beat(inbound, &beat, now),
-            Message::Echo { sent } => self.with_present(inbound, now, |control| {
-                control.echoed(inbound.peer, Duration::from_micros(sent), now);
-            }),
+            Message::Echo { sent } => {
+                self.with_present(inbound, now, |control| control.echoed(inbound.peer, Duration::from_micros(sent), now))
+            }
             Message::Request(request) => {
                 self.check_stamp(request.vector.greatest(), now)?;
                 self.clock.observe(request.vector.greatest());
@@ -124,11 +127,20 @@ impl Mesh {
     /// The sender has passed `upto`, and nothing of it lies between `after` and `upto` but what was merged just now.
     fn pass(&self, inbound: &mut Inbound, after: Stamp, upto: Stamp, lost: &Lost, now: Now) {
         let had_gap = inbound.run.is_some();
-        let (gap, position) = {
+        let outbox = &self.outboxes[inbound.peer];
+        let gap = {
+            // The ack is put into the outbox under the same lock: between the two, another thread's end line could move the vector, and this ack would
+            // vouch for writes that came through a third node.
             let mut seen = self.seen.write();
-            (inbound.join(&mut seen, after, upto), seen.get(inbound.origin))
+            let gap = inbound.join(&mut seen, after, upto);
+            let position = seen.get(inbound.origin);
+            if !self.is_open() {
+                // A node that is catching up may lack the winners that a write has to be held against.
+                outbox.disclaim(inbound.origin, position);
+            }
+            outbox.acknowledge(inbound.origin, position, &lost.theirs);
+            gap
         };
-        self.outboxes[inbound.peer].acknowledge(inbound.origin, position, &lost.theirs);
         // After the ack, so that a peer hears that its write won before it hears the one that this node now stamps above it.
         self.acks.note_beaten(&lost.ours);
         if gap != had_gap {
@@ -154,6 +166,10 @@ impl Mesh {
     fn receive_beat(&self, inbound: &mut Inbound, beat: &Beat, now: Now) -> Result<(), String> {
         self.check_stamp(beat.vector.greatest().max(beat.upto), now)?;
         self.clock.observe(beat.vector.greatest().max(beat.upto));
+        let ahead_ms = offset_ms(beat.wall_ms, now);
+        if ahead_ms > self.config.clock_offset_max.as_millis() as i64 {
+            return Err(format!("its clock has gone {ahead_ms} ms ahead of this node's"));
+        }
         self.outboxes[inbound.peer].echo(beat.sent);
         self.pass(inbound, beat.upto, beat.upto, &Lost::default(), now);
         let vector = self.vector();
@@ -161,6 +177,7 @@ impl Mesh {
         let diverged = self.with_present_value(inbound, now, |control| {
             let peer = &mut control.peers[inbound.peer];
             peer.vector.join(&beat.vector);
+            peer.open = beat.open;
             peer.clock_offset_ms = offset_ms(beat.wall_ms, now);
             let theirs = beat.settled.map(|settled| Digest { sum: settled.sum, keys: settled.keys })?;
             let (settled, ours) = control.settled.as_ref()?;
@@ -244,14 +261,11 @@ impl Mesh {
     fn end_dump(&self, inbound: &mut Inbound, end: &dump::End, now: Now) -> Result<(), String> {
         let dump = inbound.dump.take().ok_or("the end of a dump that never began")?;
         dump.tally.check(end)?;
-        let wanted = {
-            let control = self.control.lock();
-            let asked = control.taking.as_ref();
-            asked.is_some_and(|taking| {
-                taking.peer == inbound.peer && taking.epoch == inbound.epoch && Some(taking.id) == dump.header.request
-            })
+        let (peer, epoch, request) = (inbound.peer, inbound.epoch, dump.header.request);
+        let is_wanted = |control: &Control| {
+            control.taking.as_ref().is_some_and(|taking| taking.peer == peer && taking.epoch == epoch && Some(taking.id) == request)
         };
-        if !wanted {
+        if !is_wanted(&self.control.lock()) {
             // Given up for its slowness, and come after all. Its entries are merged, which is always right; it proves nothing more.
             return Ok(());
         }
@@ -259,17 +273,14 @@ impl Mesh {
         if dump.header.kind == Kind::Full {
             self.control.lock().horizon.join(&end.horizon);
         }
-        let proven = if dump.header.kind == Kind::Full { dump.header.vector } else { self.without_live(inbound, &dump.header.vector) };
-        let gap = {
-            let mut seen = self.seen.write();
-            seen.join(&proven);
-            inbound.join(&mut seen, Stamp::ZERO, Stamp::ZERO)
-        };
-        self.acknowledge_dump(inbound);
+        let vector = &dump.header.vector;
+        let proven = if dump.header.kind == Kind::Full { vector.clone() } else { self.without_live(inbound, vector) };
+        let gap = self.take_over(inbound, proven);
         let count = dump.tally.count();
         let (took, id) = self.decide(now, |control| {
             control.peers[inbound.peer].gap = gap;
-            (control.dump_ended(now).unwrap_or_default(), control.peers[inbound.peer].id)
+            let took = if is_wanted(control) { control.dump_ended(now) } else { None };
+            (took.unwrap_or_default(), control.peers[inbound.peer].id)
         });
         log::info!("took a dump from node {id}: {count} entries in {:.3} s, {dropped} dropped, {} healed", took.as_secs_f64(), dump.healed);
         Ok(())
@@ -289,17 +300,30 @@ impl Mesh {
         proven.iter().filter(|(origin, _)| *origin == inbound.origin || !live(*origin)).collect()
     }
 
-    /// The donor's own writes came from itself, with their losses. Those of others did not: they are here, but nobody knows whether they lost on the way.
-    fn acknowledge_dump(&self, inbound: &Inbound) {
-        let origins: Vec<Option<Origin>> = self.control.lock().peers.iter().map(|peer| peer.origin).collect();
-        let seen = self.seen.read().clone();
-        for (peer, origin) in origins.into_iter().enumerate() {
-            match origin {
-                Some(origin) if peer == inbound.peer => self.outboxes[peer].acknowledge(origin, seen.get(origin), &Losses::default()),
-                Some(origin) => self.outboxes[peer].disclaim(origin, seen.get(origin)),
-                None => {}
+    /// A dump's end line: its vector is seen, and the run of live frames that it joins. Returns whether a gap is left.
+    ///
+    /// A dump hides writes that were superseded, by a winner or by their own origin, before it was made. So what it brings is not vouched for: only the
+    /// donor's writes that came in live frames are, and none of a third node.
+    fn take_over(&self, inbound: &mut Inbound, proven: SeenVector) -> bool {
+        let mut seen = self.seen.write();
+        let position = proven.get(inbound.origin);
+        let run = inbound.run.filter(|(_, end)| *end >= position);
+        seen.join(&proven);
+        for (peer, outbox) in self.outboxes.iter().enumerate() {
+            match (outbox.known_origin(), run) {
+                (Some(origin), Some((start, _))) if peer == inbound.peer => outbox.disclaim(origin, start),
+                (Some(origin), _) => outbox.disclaim(origin, seen.get(origin)),
+                (None, _) => {}
             }
         }
+        let gap = inbound.join(&mut seen, Stamp::ZERO, Stamp::ZERO);
+        let position = seen.get(inbound.origin);
+        let outbox = &self.outboxes[inbound.peer];
+        if !self.is_open() {
+            outbox.disclaim(inbound.origin, position);
+        }
+        outbox.acknowledge(inbound.origin, position, &Losses::default());
+        gap
     }
 
     fn merge(&self, sender: Origin, entry: Entry, lost: &mut Lost) {

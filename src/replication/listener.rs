@@ -18,6 +18,7 @@ use crate::clock::{Now, elapsed};
 use crate::protocol::peer::{HELLO_LEN_MAX, Hello, MESSAGE_LEN_MAX, Message, read_message};
 use crate::replication::link::SOCKET_BUFFER_LEN;
 use crate::replication::mesh::Mesh;
+use crate::threads::join_all;
 
 /// Connections that have not said a good HELLO yet. Beyond this, new ones are closed at once.
 const STRANGERS_MAX: usize = 64;
@@ -50,17 +51,17 @@ impl PeerLinks {
         Arc::new(PeerLinks { mesh, present, threads, strangers, said, stopping })
     }
 
-    /// Closes every link and waits for their threads. The accepting thread must have ended.
-    pub fn stop(&self) {
+    /// Closes every link and waits for their threads, until `deadline`.
+    pub fn stop(&self, deadline: Instant) {
         self.stopping.store(true, Ordering::Release);
         for present in &self.present {
             if let Some(stream) = present.lock().take() {
                 let _ = stream.shutdown(Shutdown::Both);
             }
         }
-        for thread in std::mem::take(&mut *self.threads.lock()) {
-            let _ = thread.join();
-        }
+        // The lock is not held meanwhile: a thread that is joined may still be starting one.
+        let threads = std::mem::take(&mut *self.threads.lock());
+        join_all(threads, deadline, "peer-in");
     }
 
     fn spawn(self: &Arc<Self>, name: String, work: impl FnOnce(&Arc<PeerLinks>) + Send + 'static) -> io::Result<()> {

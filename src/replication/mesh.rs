@@ -56,7 +56,7 @@ impl Mesh {
             acks: Arc::new(Acks::new(config.peers.len(), config.majority(), config.ack_timeout)),
             seen: RwLock::default(),
             outboxes: config.peers.iter().map(|_| Outbox::new(config.link_queue_max)).collect(),
-            control: Mutex::new(Control::new(&config, now)),
+            control: Mutex::new(Control::new(&config, nonce, now)),
             heard: config.peers.iter().map(|_| AtomicU64::new(0)).collect(),
             open: AtomicBool::new(false),
             lost: AtomicU64::new(0),
@@ -165,6 +165,7 @@ impl Mesh {
             return Err(format!("stamp {stamp} is beyond every clock"));
         }
         let offset_max = self.config.clock_offset_max.as_millis() as u64;
+        // A peer whose own clock runs ahead is refused at its HELLO and at its beats.
         let ahead = stamp.wall_ms().saturating_sub(now.wall_ms.max(self.clock.last().wall_ms()));
         if ahead > offset_max && !self.is_blank() {
             return Err(format!("stamp {stamp} is {ahead} ms ahead of this node's clock, and at most {offset_max} are allowed"));
@@ -219,7 +220,7 @@ impl Mesh {
             Some((settled, digest)) if *settled == vector => Some(SettledDigest { sum: digest.sum, keys: digest.keys }),
             _ => None,
         };
-        Beat { sent: now.elapsed.as_micros() as u64, wall_ms: now.wall_ms, upto, vector: changes, settled }
+        Beat { sent: now.elapsed.as_micros() as u64, wall_ms: now.wall_ms, open: self.is_open(), upto, vector: changes, settled }
     }
 
     /// Begins to serve a request. Choosing full or delta by the asker's vector, noting vector and horizon, and stopping the collector (until the result is
@@ -260,10 +261,10 @@ impl Mesh {
         let mut control = self.control.lock();
         let result = change(&mut control);
         let heard = self.last_heard();
-        let Decisions { events, up, ask, hang_up, open } = control.review(&self.config, self.origin, &self.vector(), &heard, now);
+        let Decisions { events, counts, ask, hang_up, open } = control.review(&self.config, self.origin, &self.vector(), &heard, now);
         // Still under the lock, so that two decisions are carried out in the order they were made in.
-        for (peer, up) in up {
-            self.acks.set_up(peer, up);
+        for (peer, counts) in counts {
+            self.acks.set_up(peer, counts);
         }
         if let Some((peer, request)) = ask {
             self.outboxes[peer].request(request);
@@ -273,6 +274,8 @@ impl Mesh {
         }
         if open {
             self.open.store(true, Ordering::Release);
+            // The peers are to know at once: from now on this node counts.
+            self.outboxes.iter().for_each(Outbox::beat);
         }
         drop(control);
         for event in events {

@@ -54,4 +54,6 @@ pub mod listener;
 pub mod report;
 
 #[cfg(test)]
+mod regressions;
+#[cfg(test)]
 mod tests;

@@ -181,9 +181,9 @@ impl Outbox {
     /// All writes of `origin` up to `upto` are here, and `losses` are those that came from the peer itself and lost. Ignored for an origin that
     /// is not the peer's present one.
     pub fn acknowledge(&self, origin: Origin, upto: Stamp, losses: &Losses) {
-        self.change_ack(origin, |ack| {
+        self.change_ack(origin, |ack, open| {
             for stamp in losses.stamps.iter().copied() {
-                if stamp > ack.from && ack.beaten.insert(stamp) {
+                if stamp > ack.from && ack.beaten.insert(stamp) && open {
                     ack.unsent.push(stamp);
                 }
             }
@@ -197,16 +197,22 @@ impl Outbox {
         });
     }
 
-    /// Writes of `origin` up to `upto` are here, but came through another node: those that lost elsewhere are not known, so none is vouched for.
+    /// The peer's writes up to `upto` are here, but did not come one by one: those that lost on the way are not known, so none is vouched for.
     pub fn disclaim(&self, origin: Origin, upto: Stamp) {
-        self.change_ack(origin, |ack| {
+        self.change_ack(origin, |ack, _| {
             if upto > ack.upto {
                 ack.from = upto;
                 ack.upto = upto;
-                ack.beaten.clear();
-                ack.unsent.clear();
+                // Losses above it are still to be named.
+                ack.beaten.retain(|stamp| *stamp > upto);
+                ack.unsent.retain(|stamp| *stamp > upto);
             }
         });
+    }
+
+    /// The life that the peer lives, as far as it has said.
+    pub fn known_origin(&self) -> Option<Origin> {
+        self.waiting.lock().ack.as_ref().map(|ack| ack.origin)
     }
 
     pub fn echo(&self, sent: u64) {
@@ -228,13 +234,13 @@ impl Outbox {
     }
 
     /// Takes out what is to be written next; waits for it until `timeout`. `None` ends the connection: it was
-    /// closed, or the node stops and everything was sent.
+    /// closed, or the node stops and all frames were sent.
     pub fn take(&self, timeout: Duration) -> Option<Batch> {
         let mut waiting = self.waiting.lock();
         if waiting.open && waiting.is_idle() && !waiting.stopping && !timeout.is_zero() {
             self.ready.wait_for(&mut waiting, timeout);
         }
-        if !waiting.open || (waiting.is_idle() && waiting.stopping) { None } else { Some(waiting.take()) }
+        if !waiting.open || (waiting.stopping && waiting.frames.is_empty()) { None } else { Some(waiting.take()) }
     }
 
     /// Bytes of frames that wait, and how often they were dropped.
@@ -248,10 +254,11 @@ impl Outbox {
         self.ready.notify_one();
     }
 
-    fn change_ack(&self, origin: Origin, change: impl FnOnce(&mut AckState)) {
+    fn change_ack(&self, origin: Origin, change: impl FnOnce(&mut AckState, bool)) {
         self.change(|waiting| {
+            let open = waiting.open;
             if let Some(ack) = waiting.ack.as_mut().filter(|ack| ack.origin == origin) {
-                change(ack);
+                change(ack, open);
                 ack.due = true;
             }
         });

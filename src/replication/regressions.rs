@@ -1,0 +1,536 @@
+//! Interleavings that once broke an invariant, each as small as it could be made: what came out of reading the code against the design. The seeds of tests.rs
+//! do not reach them, or rarely.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::Receiver;
+
+use crate::clock::{Now, Stamp};
+use crate::config::Config;
+use crate::protocol::command::AckLevel;
+use crate::protocol::peer::*;
+use crate::replication::acks::Waited;
+use crate::replication::inbound::Inbound;
+use crate::replication::mesh::Mesh;
+use crate::replication::replicator::Framer;
+use crate::replication::submit::Submitted;
+
+const BASE: u64 = 1_700_000_000_000;
+
+fn config(node: usize, nodes: usize) -> Arc<Config> {
+    let peers: Vec<String> =
+        (1..=nodes).filter(|id| *id != node + 1).map(|id| format!(r#"{{"id":{id},"addr":"127.0.0.1:{}"}}"#, 7100 + id)).collect();
+    let json = format!(
+        r#"{{"id":{},"client_addr":"127.0.0.1:0","peer_addr":"127.0.0.1:0","peers":[{}],"key_len_max":16,"value_len_max":16,
+            "link_queue_max":1056,"write_room":4096,"heartbeat_ms":100,"peer_timeout_ms":400,"recovery_wait_ms":1500,"tombstone_age_min_ms":200}}"#,
+        node + 1,
+        peers.join(",")
+    );
+    Arc::new(Config::from_json(&json, "a good configuration").unwrap())
+}
+
+struct Life {
+    mesh: &'static Mesh,
+    rx: Receiver<Submitted>,
+    framer: Framer,
+}
+
+struct Net {
+    lives: Vec<Life>,
+    offsets: Vec<u64>,
+    links: HashMap<(usize, usize), Inbound>,
+    elapsed: Duration,
+    nonce: u64,
+}
+
+fn place(at: usize, of: usize) -> usize {
+    if of > at { of - 1 } else { of }
+}
+
+impl Net {
+    fn new(offsets: &[u64]) -> Net {
+        let mut net =
+            Net { lives: Vec::new(), offsets: offsets.to_vec(), links: HashMap::new(), elapsed: Duration::from_millis(10), nonce: 1 };
+        for node in 0..offsets.len() {
+            let life = net.born(node);
+            net.lives.push(life);
+        }
+        net.elapsed += Duration::from_secs(2);
+        for node in 0..offsets.len() {
+            net.mesh(node).tick(net.now(node));
+            assert!(net.mesh(node).is_open());
+        }
+        net
+    }
+    fn born(&mut self, node: usize) -> Life {
+        self.nonce += 1;
+        let (mesh, rx) = Mesh::new(config(node, self.offsets.len()), self.nonce, self.now(node));
+        let mesh: &'static Mesh = Box::leak(Box::new(mesh));
+        let framer = Framer::new(mesh.origin());
+        Life { mesh, rx, framer }
+    }
+    fn reborn(&mut self, node: usize) {
+        let life = self.born(node);
+        self.lives[node] = life;
+        self.links.retain(|(from, to), _| *from != node && *to != node);
+    }
+    fn now(&self, node: usize) -> Now {
+        Now { wall_ms: BASE + self.elapsed.as_millis() as u64 + self.offsets[node], elapsed: self.elapsed }
+    }
+    fn mesh(&self, node: usize) -> &'static Mesh {
+        self.lives[node].mesh
+    }
+    fn connect(&mut self, from: usize, to: usize) {
+        let (dialer, listener) = (self.mesh(from), self.mesh(to));
+        dialer.dialing(place(from, to));
+        let hello = dialer.hello(self.now(from));
+        let peer = listener.check_hello(&hello, self.now(to)).unwrap();
+        let answer = listener.hello(self.now(to));
+        dialer.check_hello(&answer, self.now(from)).unwrap();
+        let inbound = listener.accept(peer, &hello, self.now(to));
+        dialer.dialed(place(from, to), &answer, self.now(from));
+        self.links.insert((from, to), inbound);
+    }
+    fn both(&mut self, a: usize, b: usize) {
+        self.connect(a, b);
+        self.connect(b, a);
+    }
+    /// What the link's thread writes in one turn; a dump that is asked for is served whole.
+    fn flush(&mut self, from: usize, to: usize) -> Vec<Message> {
+        let mesh = self.mesh(from);
+        // `None` where there is no connection.
+        let Some(batch) = mesh.outbox(place(from, to)).take(Duration::ZERO) else { return Vec::new() };
+        let mut messages = Vec::new();
+        messages.extend(batch.ack.map(Message::Ack));
+        messages.extend(batch.echo.map(|sent| Message::Echo { sent }));
+        messages.extend(batch.request.map(Message::Request));
+        for frame in &batch.frames {
+            messages.push(read_message(&mut &frame.bytes[..], &mut Vec::new(), MESSAGE_LEN_MAX).unwrap().unwrap());
+        }
+        if let Some(upto) = batch.beat {
+            messages.push(Message::Beat(mesh.beat(upto, &mut Default::default(), self.now(from))));
+        }
+        if let Some(request) = batch.serve {
+            let mut serving = mesh.serve(request);
+            let mut lines = Vec::new();
+            while serving.write(1000, &mut lines) {}
+            messages.push(Message::Lines(lines));
+        }
+        messages
+    }
+    fn deliver(&mut self, from: usize, to: usize, messages: Vec<Message>) {
+        let now = self.now(to);
+        let inbound = self.links.get_mut(&(from, to)).unwrap();
+        self.lives[to].mesh.heard(place(to, from), now.elapsed);
+        for message in messages {
+            self.lives[to].mesh.receive(inbound, message, now).unwrap();
+        }
+    }
+    fn pump(&mut self, from: usize, to: usize) {
+        let messages = self.flush(from, to);
+        self.deliver(from, to, messages);
+    }
+    fn put(&mut self, node: usize, key: &str, value: &str) -> Stamp {
+        let now = self.now(node);
+        let mesh = self.mesh(node);
+        let stamp = mesh
+            .submit()
+            .write::<()>(key.as_bytes(), 32, now.wall_ms, Instant::now(), |_| Ok(Some(format!("{value:.<600}").as_bytes().into())))
+            .unwrap();
+        let life = &mut self.lives[node];
+        let taken: Vec<Submitted> = life.rx.try_iter().collect();
+        let writes: Vec<_> = taken.iter().map(|s| s.entry.clone()).collect();
+        life.mesh.hand_over(&Arc::new(life.framer.frame(&writes)));
+        taken.iter().for_each(|s| life.mesh.submit().give_back(s.reserved));
+        stamp
+    }
+    fn get(&self, node: usize, key: &str) -> Option<String> {
+        self.mesh(node).store().get(key.as_bytes()).map(|v| String::from_utf8_lossy(&v).trim_end_matches('.').to_owned())
+    }
+}
+
+const P: usize = 0;
+const T: usize = 1;
+const D: usize = 2;
+
+macro_rules! acked {
+    ($net:expr, $round:expr, $stamp:expr) => {
+        $round.poll(&[$stamp]) == Some(Waited::Met)
+    };
+}
+
+/// Disclaim() forgets losses above what it disclaims.
+#[test]
+fn disclaim_forgets_a_loss_beyond_it() {
+    let mut net = Net::new(&[0, 5000, 5000]);
+    net.both(T, D);
+    net.both(P, D);
+    net.connect(P, T);
+    for (a, b) in [(T, D), (D, T), (P, D), (D, P), (P, T)] {
+        net.pump(a, b);
+    }
+    // X at T, acknowledged at majority {T, D}.
+    let position = net.mesh(T).submit().position();
+    let x = {
+        let s = net.put(T, "k", "X");
+        net.pump(T, D);
+        net.pump(D, T);
+        let round = net.mesh(T).acks().open_round(AckLevel::Majority, position);
+        assert!(acked!(net, round, s), "X is not acked");
+        s
+    };
+    // An overflow on T->D: D asks T for a dump.
+    net.put(T, "y", "1");
+    net.put(T, "z", "2");
+    net.pump(T, D);
+    let request: Vec<_> = net.flush(D, T);
+    assert!(request.iter().any(|m| matches!(m, Message::Request(_))), "{request:?}");
+    // w0 of P reaches T; P->D is slow.
+    let w0 = net.put(P, "a", "w0");
+    net.pump(P, T);
+    net.deliver(D, T, request);
+    let dump = net.flush(T, D);
+    assert!(dump.iter().any(|m| matches!(m, Message::Lines(_))));
+    // w begins after X was acknowledged; its frame pushes w0's out of the queue.
+    let floor = net.mesh(P).submit().position();
+    let w = net.put(P, "k", "w");
+    assert!(w0 < w && w < x);
+    let mesh: &Mesh = net.mesh(P);
+    let round = mesh.acks().open_round(AckLevel::Majority, floor);
+    net.pump(P, D); // w loses to X at D, behind a gap; D->P is not sent yet
+    net.deliver(T, D, dump); // disclaims P up to w0 and forgets that w lost
+    net.mesh(P).tick(net.now(P));
+    net.pump(P, D); // the beat joins the run
+    net.pump(D, P);
+    println!("k at D: {:?}, w: {:?}", net.get(D, "k"), round.poll(&[w]));
+    assert_eq!(net.get(D, "k").as_deref(), Some("X"));
+    assert!(round.poll(&[w]) != Some(Waited::Met), "I8: w is acknowledged at {{P, D}} and lost to X, acknowledged before it began");
+}
+
+/// A write that its own origin superseded is hidden from a dump.
+#[test]
+fn a_write_hidden_by_its_successor_in_a_dump() {
+    let mut net = Net::new(&[5000, 0, 5000]);
+    net.both(P, D);
+    net.both(T, D);
+    for (a, b) in [(T, D), (D, T), (P, D), (D, P)] {
+        net.pump(a, b);
+    }
+    let x = {
+        let s = net.put(P, "k", "X");
+        net.pump(P, D);
+        net.pump(D, P);
+        let round = net.mesh(P).acks().open_round(AckLevel::Majority, Stamp::ZERO);
+        assert!(acked!(net, round, s), "X is not acked");
+        s
+    };
+    let floor = net.mesh(T).submit().position();
+    let mesh: &Mesh = net.mesh(T);
+    let round = mesh.acks().open_round(AckLevel::Majority, floor);
+    let w = net.put(T, "k", "w"); // waits for majority
+    let w2 = net.put(T, "k", "w2"); // of another session, at level local; overflows w's frame
+    assert!(w < w2 && w2 < x);
+    net.pump(T, D);
+    net.pump(D, T); // asks for a dump
+    net.pump(T, D); // which holds w2 only
+    net.pump(D, T);
+    println!("k at D: {:?}, w: {:?}", net.get(D, "k"), round.poll(&[w]));
+    assert_eq!(net.get(D, "k").as_deref(), Some("X"));
+    assert!(round.poll(&[w]) != Some(Waited::Met), "I8: w is acknowledged at {{T, D}} and lost to X, acknowledged before it began");
+}
+
+/// The same, hidden by the winner itself.
+#[test]
+fn a_write_hidden_by_its_winner_in_a_dump() {
+    let mut net = Net::new(&[5000, 0, 5000]);
+    net.both(P, D);
+    net.both(T, D);
+    net.connect(P, T);
+    for (a, b) in [(T, D), (D, T), (P, D), (D, P), (P, T)] {
+        net.pump(a, b);
+    }
+    {
+        let s = net.put(P, "k", "X");
+        net.pump(P, D);
+        net.pump(D, P);
+        let round = net.mesh(P).acks().open_round(AckLevel::Majority, Stamp::ZERO);
+        assert!(acked!(net, round, s), "X is not acked");
+    }
+    let mesh: &Mesh = net.mesh(T);
+    let round = mesh.acks().open_round(AckLevel::Majority, mesh.submit().position());
+    let w = net.put(T, "k", "w");
+    net.put(T, "k", "w2");
+    net.pump(P, T); // X beats w2 at T, and only w2 is noted
+    net.put(T, "o", "other"); // overflows w2's frame
+    net.pump(T, D);
+    net.pump(D, T);
+    net.pump(T, D);
+    net.pump(D, T);
+    println!("k at D: {:?}, w: {:?}", net.get(D, "k"), round.poll(&[w]));
+    assert_eq!(net.get(D, "k").as_deref(), Some("X"));
+    assert!(round.poll(&[w]) != Some(Waited::Met), "I8: w is acknowledged at {{T, D}} and lost to X");
+}
+
+/// Losses in a heal dump are not named.
+#[test]
+fn losses_in_a_heal_dump() {
+    let mut net = Net::new(&[5000, 0, 5000]);
+    net.both(P, D);
+    net.both(T, D);
+    for (a, b) in [(T, D), (D, T), (P, D), (D, P)] {
+        net.pump(a, b);
+    }
+    {
+        let s = net.put(P, "k", "X");
+        net.pump(P, D);
+        net.pump(D, P);
+        let round = net.mesh(P).acks().open_round(AckLevel::Majority, Stamp::ZERO);
+        assert!(acked!(net, round, s), "X is not acked");
+    }
+    let now = net.now(D);
+    assert!(net.mesh(D).control.lock().diverged(place(D, T), Duration::from_secs(1), now));
+    let floor = net.mesh(T).submit().position();
+    let mesh: &Mesh = net.mesh(T);
+    let round = mesh.acks().open_round(AckLevel::Majority, floor);
+    let w = net.put(T, "k", "w");
+    net.put(T, "o", "other"); // overflows w's frame
+    net.pump(T, D);
+    net.mesh(D).tick(now);
+    let m = net.flush(D, T);
+    net.deliver(D, T, m);
+    let m = net.flush(T, D);
+    net.deliver(T, D, m);
+    let m = net.flush(D, T).into_iter().filter(|m| matches!(m, Message::Ack(_))).collect();
+    net.deliver(D, T, m);
+    println!("k at D: {:?}, w: {:?}", net.get(D, "k"), round.poll(&[w]));
+    assert_eq!(net.get(D, "k").as_deref(), Some("X"));
+    assert!(round.poll(&[w]) != Some(Waited::Met), "I8: w is acknowledged at {{T, D}} and lost to X");
+}
+
+/// A blank node vouches before it has caught up.
+#[test]
+fn a_blank_node_vouches() {
+    let mut net = Net::new(&[0, 5000, 5000]);
+    net.both(T, D);
+    for (a, b) in [(T, D), (D, T)] {
+        net.pump(a, b);
+    }
+    let x = net.put(T, "k", "X");
+    net.pump(T, D);
+    net.pump(D, T);
+    {
+        let round = net.mesh(T).acks().open_round(AckLevel::Majority, Stamp::ZERO);
+        assert!(acked!(net, round, x), "X is not acked");
+    }
+    net.reborn(D);
+    net.both(P, D);
+    net.pump(P, D);
+    net.pump(D, P);
+    net.pump(P, D);
+    net.pump(D, P);
+    let mesh: &Mesh = net.mesh(P);
+    assert!(mesh.acks().quorum(AckLevel::Majority).is_err(), "a node that is catching up counts");
+    let round = mesh.acks().open_round(AckLevel::Majority, mesh.submit().position());
+    let w = net.put(P, "k", "w");
+    assert!(w < x);
+    net.pump(P, D);
+    net.pump(D, P);
+    assert!(!net.mesh(D).is_open());
+    assert!(round.poll(&[w]) != Some(Waited::Met), "a node that is RECOVERING, blank, vouched: w is acknowledged and will lose to X");
+}
+
+/// The request of a former life is served to the next one.
+#[test]
+fn a_request_of_a_former_life() {
+    let mut net = Net::new(&[0, 0]);
+    let (a, d) = (0, 1);
+    net.both(a, d);
+    for (x, y) in [(a, d), (d, a)] {
+        net.pump(x, y);
+    }
+    net.put(d, "v1", "1");
+    net.pump(d, a);
+    net.put(d, "v2", "2");
+    net.put(d, "v3", "3");
+    net.pump(d, a); // v2 overflows
+    let request = net.flush(a, d);
+    assert!(request.iter().any(|m| matches!(m, Message::Request(r) if r.id != 0)), "{request:?}");
+    let old_inbound = net.links.remove(&(a, d)).unwrap();
+    // a is killed and comes back blank; d's link to it is dialed anew while d still has the last bytes of the old connection to read.
+    net.mesh(d).hung_up(0, net.now(d));
+    net.reborn(a);
+    net.connect(d, a);
+    net.links.insert((a, d), old_inbound);
+    net.deliver(a, d, request.into_iter().filter(|m| matches!(m, Message::Request(_))).collect());
+    let dump = net.flush(d, a);
+    net.connect(a, d);
+    assert!(net.mesh(a).control.lock().taking.as_ref().is_some_and(|t| t.id != 0));
+    net.deliver(d, a, dump);
+    let (va, vd) = (net.mesh(a).vector(), net.mesh(d).vector());
+    println!("vector of a covers d's: {}, v1 at a: {:?}", va.covers_all(&vd), net.get(a, "v1"));
+    assert!(!(va.covers_all(&vd) && net.get(a, "v1").is_none()), "I1: a claims to have v1 and does not");
+}
+
+/// A donor that never serves.
+#[test]
+fn a_donor_that_never_serves_keeps_a_node_recovering() {
+    let mut net = Net::new(&[0, 0]);
+    let (a, d) = (0, 1);
+    net.put(d, "v1", "1");
+    net.reborn(a);
+    net.both(a, d);
+    for turn in 0..1200 {
+        net.elapsed += Duration::from_millis(50);
+        for node in [a, d] {
+            net.mesh(node).tick(net.now(node));
+        }
+        let to_d = net.flush(a, d).into_iter().filter(|m| !matches!(m, Message::Request(_))).collect();
+        net.deliver(a, d, to_d);
+        net.pump(d, a);
+        if net.mesh(a).is_open() {
+            println!("open after {turn} turns");
+            return;
+        }
+    }
+    panic!("still recovering after 60 s; recovery_wait is 1.5 s");
+}
+
+/// A peer that cannot be dialed hides what others have of its writes.
+#[test]
+fn third_party_request_is_never_sent() {
+    let mut net = Net::new(&[0, 0, 0]);
+    net.both(T, D);
+    for (a, b) in [(T, D), (D, T)] {
+        net.pump(a, b);
+    }
+    net.put(T, "v1", "1");
+    net.pump(T, D);
+    net.connect(T, P);
+    net.both(P, D); // T reaches P, P cannot dial T
+    let mut asked = 0;
+    for _ in 0..1200 {
+        net.elapsed += Duration::from_millis(50);
+        for node in [P, T, D] {
+            net.mesh(node).tick(net.now(node));
+        }
+        net.pump(T, P);
+        net.pump(D, P);
+        net.pump(T, D);
+        net.pump(D, T);
+        let m = net.flush(P, D);
+        asked += m.iter().filter(|m| matches!(m, Message::Request(_))).count();
+        net.deliver(P, D, m);
+    }
+    println!("requests {asked}, P has v1: {:?}, open: {}", net.get(P, "v1"), net.mesh(P).is_open());
+    assert!(net.get(P, "v1").is_some(), "P never asks D for what D has and T cannot give");
+}
+
+/// End_dump advances `seen` before it disclaims.
+#[test]
+fn end_dump_races_with_the_other_peers_thread() {
+    let mut violations = 0;
+    for round in 0..3000 {
+        let mut net = Net::new(&[0, 0, 0]);
+        net.both(T, D);
+        net.both(P, D);
+        net.connect(P, T);
+        for (a, b) in [(T, D), (D, T), (P, D), (D, P), (P, T)] {
+            net.pump(a, b);
+        }
+        net.put(T, "y", "1");
+        net.put(T, "z", "2");
+        net.pump(T, D);
+        let request = net.flush(D, T);
+        let w = net.put(P, "k", "w");
+        net.pump(P, T);
+        net.deliver(D, T, request);
+        let dump = net.flush(T, D);
+        let now = net.now(D);
+        let mut from_t = net.links.remove(&(T, D)).unwrap();
+        let mut from_p = net.links.remove(&(P, D)).unwrap();
+        let mesh = net.mesh(D);
+        let porigin = net.lives[P].mesh.origin();
+        let done = std::sync::atomic::AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !done.load(std::sync::atomic::Ordering::Relaxed) {
+                    mesh.receive(
+                        &mut from_p,
+                        Message::Frame(Frame { origin: porigin, after: Stamp::ZERO, upto: Stamp::ZERO, writes: vec![] }),
+                        now,
+                    )
+                    .unwrap();
+                }
+            });
+            if round % 2 == 0 {
+                std::thread::yield_now();
+            }
+            for m in dump {
+                mesh.receive(&mut from_t, m, now).unwrap();
+            }
+            done.store(true, std::sync::atomic::Ordering::Relaxed);
+        });
+        let ack = mesh.outbox(place(D, P)).take(Duration::ZERO).unwrap().ack.unwrap();
+        if ack.upto >= w && ack.from < w {
+            violations += 1;
+        }
+    }
+    println!("{violations} of 3000 acks vouch for what came through another node");
+    assert_eq!(violations, 0);
+}
+
+fn node_config(peer_addr: &str) -> Config {
+    Config::from_json(
+        &format!(r#"{{"id":1,"client_addr":"127.0.0.1:0","peer_addr":"127.0.0.1:0","peers":[{{"id":2,"addr":"{peer_addr}"}}]}}"#),
+        "a good configuration",
+    )
+    .unwrap()
+}
+
+fn fake_hello(cluster: &str) -> Vec<u8> {
+    use crate::entry::{NodeId, Origin};
+    let hello = Hello {
+        cluster: cluster.to_owned(),
+        protocol: PROTOCOL,
+        node: NodeId(2),
+        origin: Origin { node: NodeId(2), nonce: 5 },
+        members: vec![NodeId(1), NodeId(2)],
+        wall_ms: crate::clock::wall_ms(),
+        vector: Default::default(),
+    };
+    let mut bytes = Vec::new();
+    Message::Hello(hello).encode(&mut bytes);
+    bytes
+}
+
+/// Stop joins under the lock that a thread it joins needs.
+#[test]
+fn stop_deadlocks_with_a_hello_under_way() {
+    use std::io::Write;
+    let config = node_config("127.0.0.1:9");
+    let cluster = config.cluster.clone();
+    let node = crate::node::Node::start(config).unwrap();
+    let mut stream = std::net::TcpStream::connect(node.peer_addr()).unwrap();
+    std::thread::sleep(Duration::from_millis(300));
+    let stopping = std::thread::spawn(move || node.stop(Instant::now() + Duration::from_secs(1)));
+    std::thread::sleep(Duration::from_millis(700));
+    stream.write_all(&fake_hello(&cluster)).unwrap();
+    std::thread::sleep(Duration::from_secs(10));
+    assert!(stopping.is_finished(), "Node::stop hangs 10 s after its deadline of 1 s");
+}
+
+/// An echo of a former life: sent in the future.
+#[test]
+fn an_echo_from_the_future() {
+    let mut net = Net::new(&[0, 0]);
+    net.both(0, 1);
+    net.deliver(1, 0, vec![Message::Echo { sent: 3_600_000_000 }]);
+    for _ in 0..1000 {
+        net.elapsed += Duration::from_millis(100);
+        net.mesh(0).tick(net.now(0));
+        net.deliver(1, 0, vec![]); // heard, but nothing echoed
+    }
+    assert!(!net.mesh(0).control.lock().peers[0].up, "up for 100 s without an echo");
+}
