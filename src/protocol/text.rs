@@ -28,13 +28,13 @@ pub struct Limits {
 impl Limits {
     /// The longest line: every byte of key and value may be escaped as four.
     pub fn line_len_max(&self) -> usize {
-        self.line_len_max_of(Verb::Set)
+        LINE_LEN_MIN.saturating_add(written_len_max(self.key_len_max, true)).saturating_add(written_len_max(self.value_len_max, true))
     }
+}
 
-    fn line_len_max_of(&self, verb: Verb) -> usize {
-        let value_len = if takes_value(verb) { self.value_len_max } else { 0 };
-        self.key_len_max.saturating_add(value_len).saturating_mul(4).saturating_add(LINE_LEN_MIN)
-    }
+/// How long a text of so many bytes can be when it is written: in quotes, every byte may be escaped as four.
+fn written_len_max(len_max: usize, is_quoted: bool) -> usize {
+    if is_quoted { len_max.saturating_mul(4) } else { len_max }
 }
 
 /// What the beginning of a read buffer holds. `consumed` bytes of it are done with then.
@@ -114,21 +114,41 @@ pub fn parse<'a>(buffer: &'a [u8], scanned: usize, limits: &Limits) -> Parsed<'a
     }
 }
 
-/// Checks a line, or the beginning of one, of which `len` bytes count. How long it may be depends on its verb, so that only who sends a
-/// value can make a session hold the memory for one.
+/// Checks a line, or the beginning of one, of which `len` bytes count. How long it may be depends on its verb and on whether key and value
+/// begin with a quote, so that only who sends a value, escaped, can make a session hold the memory for one.
 fn check_line_len(line: &[u8], len: usize, limits: &Limits) -> Result<(), Wrong> {
     if len <= LINE_LEN_MIN {
         return Ok(());
     }
-    let (word, _) = split_word(trim_start(line));
-    match Verb::parse(word) {
-        None => Err(no_command(line)),
-        Some(verb) if len > limits.line_len_max_of(verb) => {
-            let max = limits.line_len_max_of(verb);
-            Err(Wrong::new(ErrorCode::TooBig, format!("the line is longer than the {max} bytes that {} can need", verb.help().name)))
+    let (word, rest) = split_word(trim_start(line));
+    let Some(verb) = Verb::parse(word) else { return Err(no_command(line)) };
+    let rest = trim_start(rest);
+    let is_key_quoted = rest.first() == Some(&b'"');
+    let mut max = LINE_LEN_MIN.saturating_add(written_len_max(limits.key_len_max, is_key_quoted));
+    let mut limit = ("key_len_max", limits.key_len_max);
+    if takes_value(verb) {
+        // Up to here it is a legal line however it goes on; and the key, which may be long, is not read again for every piece that arrives.
+        if len <= max.saturating_add(limits.value_len_max) {
+            return Ok(());
         }
-        Some(_) => Ok(()),
+        if let Some(first) = value_begin(rest) {
+            max = max.saturating_add(written_len_max(limits.value_len_max, first == b'"'));
+            limit = ("value_len_max", limits.value_len_max);
+        }
     }
+    if len <= max {
+        return Ok(());
+    }
+    let (name, (limit, len_max)) = (verb.help().name, limit);
+    let sentence =
+        format!("the line is longer than the {max} bytes that this {name} can need: {limit} is {len_max}; this connection is closed");
+    Err(Wrong::new(ErrorCode::TooBig, sentence))
+}
+
+/// The first byte of the value in what follows the verb, if the line is so far and the key is well-formed.
+fn value_begin(rest: &[u8]) -> Option<u8> {
+    let (_, rest) = if rest.first() == Some(&b'"') { split_quoted(rest).ok()? } else { (Cow::Borrowed(&[][..]), split_word(rest).1) };
+    rest.strip_prefix(b" ")?.first().copied()
 }
 
 fn parse_line<'a>(line: &'a [u8], limits: &Limits) -> Result<Command<'a>, Wrong> {

@@ -26,6 +26,7 @@ use crate::protocol::text::Limits;
 use crate::replication::acks::Acks;
 use crate::replication::mesh::Mesh;
 use crate::replication::submit::Submit;
+use crate::server::buffer::ReadRoom;
 use crate::server::clients::Clients;
 use crate::store::Store;
 
@@ -67,6 +68,7 @@ struct Shared {
     limits: Limits,
     clients: Clients,
     counters: Counters,
+    read_room: ReadRoom,
     /// Once true, sessions end after the round that they are in.
     stopping: AtomicBool,
 }
@@ -88,7 +90,8 @@ impl Server {
         let config = &services.config;
         let limits = Limits { key_len_max: config.key_len_max, value_len_max: config.value_len_max };
         let clients = Clients::new(config.clients_max);
-        let shared = Arc::new(Shared { services, limits, clients, counters: Counters::default(), stopping: AtomicBool::new(false) });
+        let (counters, read_room) = (Counters::default(), ReadRoom::new(buffer::ROOM));
+        let shared = Arc::new(Shared { services, limits, clients, counters, read_room, stopping: AtomicBool::new(false) });
         let addr = listener.local_addr()?;
         let (stop_tx, stop_rx) = bounded(1);
         let accept = Builder::new().name("accept".to_owned()).spawn({

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use crate::protocol::command::{AckLevel, Command, ErrorCode, Reply};
 use crate::protocol::text::{Parsed, encode_reply, parse};
 use crate::server::Shared;
-use crate::server::buffer::ReadBuffer;
+use crate::server::buffer::{NoRoom, ReadBuffer};
 use crate::server::execute::{self, Answer, Long};
 use crate::server::writes::{Place, Refusal, Writes};
 
@@ -40,7 +40,7 @@ struct Session<'a> {
     shared: &'a Shared,
     socket: &'a TcpStream,
     level: AckLevel,
-    buffer: ReadBuffer,
+    buffer: ReadBuffer<'a>,
     replies: Vec<u8>,
     writes: Writes<'a>,
     /// Of the round.
@@ -80,7 +80,7 @@ impl<'a> Session<'a> {
             shared,
             socket,
             level: shared.services.config.ack,
-            buffer: ReadBuffer::new(shared.limits.line_len_max()),
+            buffer: ReadBuffer::new(shared.limits.line_len_max(), &shared.read_room),
             replies: Vec::new(),
             writes: Writes::new(&shared.services, shared.limits),
             tally: Tally::default(),
@@ -91,8 +91,17 @@ impl<'a> Session<'a> {
         let mut scanned = 0;
         // A half command at the end of the stream is dropped: nobody is left to tell.
         while !self.shared.is_stopping() {
-            if scanned == self.buffer.unread().len() && self.buffer.fill(&mut self.socket)? == 0 {
-                return Ok(Farewell::Gone);
+            if scanned == self.buffer.unread().len() {
+                if self.buffer.make_room() == Err(NoRoom) {
+                    let sentence = "the large commands that are arriving take all the memory that this node has for them; nothing of this one \
+                        was written, and this connection is closed; try again later or another node";
+                    encode_reply(&Reply::Error { code: ErrorCode::Busy, sentence: sentence.into() }, &mut self.replies);
+                    self.send()?;
+                    return Ok(Farewell::Closing);
+                }
+                if self.buffer.fill(&mut self.socket)? == 0 {
+                    return Ok(Farewell::Gone);
+                }
             }
             let ended = self.run_round(scanned);
             self.send()?;
@@ -242,6 +251,21 @@ mod tests {
     use crate::server::tests::fixture;
 
     #[test]
+    fn when_large_commands_have_no_room_small_ones_are_served() {
+        let fixture = fixture(0, "");
+        let room = &fixture.server.shared.read_room;
+        room.take(room.left()).unwrap();
+        let mut large = fixture.connect();
+        large.send("SET a 1\nPUT b ".to_owned() + &"v".repeat(300 << 10));
+        large.expect(&["OK", "ERROR BUSY the large commands that are arriving take all the memory"]);
+        large.expect_end();
+        let mut small = fixture.connect();
+        small.send(format!("PUT b {}\nGET a\n", "v".repeat(10 << 10)));
+        small.expect(&["OK", "VALUE 1"]);
+        fixture.stop();
+    }
+
+    #[test]
     fn the_replies_of_a_round_are_bounded_and_their_memory_is_given_back() {
         let fixture = fixture(0, "");
         let value = "v".repeat(200 << 10);
@@ -249,6 +273,7 @@ mod tests {
         let socket = TcpStream::connect(fixture.server.addr()).unwrap();
         let mut session = Session::new(&fixture.server.shared, &socket);
         let commands = "GET a\n".repeat(64);
+        session.buffer.make_room().unwrap();
         assert_eq!(session.buffer.fill(&mut commands.as_bytes()).unwrap(), commands.len());
         let mut rounds = 0;
         while !session.buffer.unread().is_empty() {

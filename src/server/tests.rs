@@ -63,7 +63,7 @@ impl Fixture {
         self.mesh.tick(Now { wall_ms: 0, elapsed: Duration::from_secs(3600) });
     }
 
-    fn connect(&self) -> Client {
+    pub fn connect(&self) -> Client {
         let socket = TcpStream::connect(self.server.addr()).unwrap();
         socket.set_read_timeout(Some(PATIENCE)).unwrap();
         socket.set_write_timeout(Some(PATIENCE)).unwrap();
@@ -92,13 +92,13 @@ impl Fixture {
     }
 }
 
-struct Client {
+pub(super) struct Client {
     socket: TcpStream,
     replies: BufReader<TcpStream>,
 }
 
 impl Client {
-    fn send(&mut self, bytes: impl AsRef<[u8]>) {
+    pub fn send(&mut self, bytes: impl AsRef<[u8]>) {
         self.socket.write_all(bytes.as_ref()).unwrap();
     }
 
@@ -109,7 +109,7 @@ impl Client {
         line.strip_suffix('\n').unwrap_or(&line).to_owned()
     }
 
-    fn expect(&mut self, replies: &[&str]) {
+    pub fn expect(&mut self, replies: &[&str]) {
         for reply in replies {
             let line = self.line();
             // A sentence may go on after what the test names.
@@ -124,7 +124,7 @@ impl Client {
         answered
     }
 
-    fn expect_end(&mut self) {
+    pub fn expect_end(&mut self) {
         assert_eq!(self.line(), "");
     }
 }

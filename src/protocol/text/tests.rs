@@ -100,8 +100,8 @@ fn limits_hold_for_what_is_meant_not_for_how_it_is_written() {
 fn a_line_without_end_and_foreign_bytes_end_the_connection() {
     let line = |verb: &str, len| format!("{verb}{}", "x".repeat(len - verb.len())).into_bytes();
     let max = LIMITS.line_len_max();
-    assert_eq!(parse(&line("SET k ", max), 0, &LIMITS), Parsed::Incomplete { scanned: max });
-    assert_eq!(fatal(&line("SET k ", max + 2)), ErrorCode::TooBig);
+    assert_eq!(parse(&line("SET \"k\" \"", max), 0, &LIMITS), Parsed::Incomplete { scanned: max });
+    assert_eq!(fatal(&line("SET \"k\" \"", max + 2)), ErrorCode::TooBig);
     // Only who sends a value gets the room for one; who sends no command, none.
     assert_eq!(fatal(&line("GET ", 2_000)), ErrorCode::TooBig);
     assert_eq!(fatal(&line("NONSENSE ", 2_000)), ErrorCode::Unknown);
@@ -112,6 +112,36 @@ fn a_line_without_end_and_foreign_bytes_end_the_connection() {
     assert_eq!(fatal(b"GET / HTTP/1.1\r\n"), ErrorCode::Unknown);
     assert_eq!(fatal(b"POST /keys HTTP/1.0\r\n"), ErrorCode::Unknown);
     assert_eq!(one("SET a GET / HTTP/1.1\n"), set(b"a", b"GET / HTTP/1.1"));
+}
+
+#[test]
+fn only_a_quote_makes_room_for_escapes_and_the_limit_is_named() {
+    let (key, value) = (LIMITS.key_len_max, LIMITS.value_len_max);
+    for (begin, max, limit) in [
+        ("SET k ", key + value, "value_len_max is 1000"),
+        ("SET k \"", key + 4 * value, "value_len_max is 1000"),
+        ("PUT \"k k\" v", 4 * key + value, "value_len_max is 1000"),
+        ("PUT \"k \\\" k\" \"", 4 * (key + value), "value_len_max is 1000"),
+        // One space more is the value's own.
+        ("UPD k  \"", key + value, "value_len_max is 1000"),
+        ("GET ", key, "key_len_max is 100"),
+        ("KEYS \"", 4 * key, "key_len_max is 100"),
+        // The value may begin at any later byte: only beyond its length is it plain that none will.
+        ("SET ", key + value, "key_len_max is 100"),
+        ("SET \"", 4 * key + value, "key_len_max is 100"),
+    ] {
+        let max = max + LINE_LEN_MIN;
+        let line = |len: usize| format!("{begin}{}", "x".repeat(len - begin.len())).into_bytes();
+        // One more, which may be the `\r` of the line's end.
+        assert_eq!(parse(&line(max + 1), 0, &LIMITS), Parsed::Incomplete { scanned: max + 1 }, "{begin}");
+        match parse(&line(max + 2), 0, &LIMITS) {
+            Parsed::Fatal { wrong } => {
+                assert_eq!(wrong.code, ErrorCode::TooBig);
+                assert!(wrong.sentence.contains(limit) && wrong.sentence.ends_with("this connection is closed"), "{}", wrong.sentence);
+            }
+            other => panic!("{begin}: {other:?}"),
+        }
+    }
 }
 
 #[test]
