@@ -11,10 +11,12 @@ use std::time::{Duration, Instant};
 
 use memchr::memchr;
 
+use crate::config::{KEY_LEN_MAX, VALUE_LEN_MAX};
 use crate::protocol::quoting;
 
-/// A reply line beyond this is garbage. The longest legal one is a `VALUE` of 16 MiB each of whose bytes is spelt `\xHH`.
-pub const LINE_LEN_MAX: usize = 80 << 20;
+/// A reply line beyond this is garbage. The longest legal one has a value of the greatest size that any node can be configured for, each of whose
+/// bytes is spelt `\xHH`; in a dump, a key as well, and some words.
+pub const LINE_LEN_MAX: usize = 4 * (VALUE_LEN_MAX + KEY_LEN_MAX) as usize + 1024;
 
 const READ_LEN: usize = 16 << 10;
 /// A buffer that one giant reply has grown is given back once it is empty.

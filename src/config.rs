@@ -25,8 +25,9 @@ pub const MEMBERS_MAX: usize = 7;
 const WRITE_OVERHEAD: usize = 1024;
 /// A longer file is no configuration of ours: refused rather than read to its end.
 const FILE_LEN_MAX: u64 = 1 << 20;
-const KEY_LEN_MAX: u64 = 1 << 20;
-const VALUE_LEN_MAX: u64 = 128 << 20;
+/// The greatest `key_len_max` and `value_len_max`: no node takes or sends more.
+pub const KEY_LEN_MAX: u64 = 1 << 20;
+pub const VALUE_LEN_MAX: u64 = 128 << 20;
 /// Low enough that the sum of a few byte counts cannot overflow.
 const BYTES_MAX: u64 = usize::MAX as u64 / 16;
 /// Low enough that a point in time plus a duration cannot overflow.

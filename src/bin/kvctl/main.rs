@@ -1,6 +1,7 @@
 //! kvctl: reads and writes a kvmesh from a shell, a script or a prompt.
 //!
-//! Exit codes: 0 done, 1 refused by the server, 2 bad usage, 3 no connection, 4 unknown outcome. Data goes to stdout, everything else to stderr.
+//! Exit codes: 0 done, 1 refused by the server or not answered in its protocol, 2 bad usage, 3 no connection, 4 unknown outcome. Data goes to
+//! stdout, everything else to stderr.
 
 mod bench;
 mod mesh;
@@ -74,7 +75,7 @@ impl Options {
             match self.agree_on_ack(&mut client) {
                 Ok(()) => return Ok(client),
                 Err(client::Error::NotConnected(_) | client::Error::Unknown(_)) if !left.is_empty() => {}
-                Err(client::Error::Unknown(reason)) => return Err(client::Error::NotConnected(reason)),
+                Err(client::Error::Unknown(reason) | client::Error::Garbled(reason)) => return Err(client::Error::NotConnected(reason)),
                 Err(error) => return Err(error),
             }
         }
@@ -123,7 +124,8 @@ impl Failure {
         Failure { code, text: format!("kvctl: {text}") }
     }
 
-    /// `is_write`: only a write can have an unknown outcome; a read that was not answered has simply not been answered.
+    /// `is_write`: only a write can have an unknown outcome; a read that was not answered has simply not been answered. What answers a read with
+    /// something else is there, and is no connection that can be waited for: the code is that of an answer which is not what was asked for.
     fn of(error: client::Error, is_write: bool) -> Failure {
         match error {
             client::Error::NotConnected(reason) => Failure::new(Code::NoConnection, reason),
@@ -131,7 +133,8 @@ impl Failure {
             client::Error::Unknown(reason) | client::Error::Garbled(reason) if is_write => {
                 Failure::new(Code::Unknown, format_args!("unknown outcome, the write may have happened or may still happen: {reason}"))
             }
-            client::Error::Unknown(reason) | client::Error::Garbled(reason) => Failure::new(Code::NoConnection, reason),
+            client::Error::Unknown(reason) => Failure::new(Code::NoConnection, reason),
+            client::Error::Garbled(reason) => Failure::new(Code::Refused, format_args!("this is no answer of a kvmesh node: {reason}")),
         }
     }
 }

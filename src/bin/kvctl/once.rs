@@ -6,6 +6,7 @@ use std::io::{self, Read, Write};
 use serde_json::{Map, Value, json};
 
 use kvmesh::client::{self, Client, as_key, as_value, unexpected};
+use kvmesh::config::VALUE_LEN_MAX;
 use kvmesh::protocol::command::{Command, Write as Change};
 use kvmesh::protocol::quoting;
 use kvmesh::protocol::text::encode_command;
@@ -15,7 +16,7 @@ use crate::usage::Verb;
 use crate::{Code, Failure, Options, after};
 
 /// A value from stdin beyond this is not read: no server takes it.
-const STDIN_LEN_MAX: u64 = 256 << 20;
+const STDIN_LEN_MAX: u64 = VALUE_LEN_MAX;
 
 pub fn run(options: &Options, verb: Verb) -> Result<(), Failure> {
     let mut out = io::BufWriter::new(io::stdout().lock());
@@ -252,6 +253,9 @@ mod tests {
         let with_ack = Options { ack: Some("all".parse().unwrap()), ..options(&[&breaks]) };
         assert_eq!(put(&with_ack), Err(Code::NoConnection));
         assert_eq!(put(&Options { nodes: vec![breaks, answers], ..with_ack }).as_deref(), Ok("OK\n"));
+        let other = scripted(&[("ACK all", "220 ready\n")]);
+        let with_ack = Options { ack: Some("all".parse().unwrap()), ..options(&[&other]) };
+        assert_eq!(put(&with_ack), Err(Code::NoConnection));
     }
 
     #[test]
@@ -273,6 +277,10 @@ mod tests {
         let (breaks, answers) = (scripted(&[]), scripted(&[("COUNT", "7\n"), ("KEYS \"\" 5", "KEY a\nKEY \"\"\nEND\n")]));
         assert_eq!(read(&options(&[&breaks, &answers]), &Command::Count).unwrap(), b"7");
         assert!(matches!(read(&options(&[&breaks]), &Command::Count), Err(client::Error::Unknown(_))));
+        // A connection there was, and an answer: none that this program knows.
+        let other = scripted(&[("COUNT", "220 ready\n")]);
+        let failure = Failure::from(read(&options(&[&other]), &Command::Count).and_then(|said| number(&said, &said)).unwrap_err());
+        assert_eq!(failure.code, Code::Refused, "{}", failure.text);
 
         let command = Command::Keys { prefix: (&b""[..]).into(), limit: Some(5) };
         let keys = |nodes: &[&str]| {

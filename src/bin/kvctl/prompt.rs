@@ -17,7 +17,7 @@ use kvmesh::protocol::help::{HELP, Verb};
 use crate::{Code, Failure, Options};
 
 /// A line of a script beyond this is refused: no server takes it.
-const LINE_LEN_MAX: u64 = 256 << 20;
+const LINE_LEN_MAX: u64 = client::LINE_LEN_MAX as u64;
 const HISTORY_LEN: usize = 1000;
 
 /// Reads commands from a terminal until `exit` or the end of input. `node_named`: whether the command line says which node.

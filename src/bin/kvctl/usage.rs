@@ -13,7 +13,7 @@ use kvmesh::protocol::command::AckLevel;
     note = "Data is taken as it is once the key has begun: kvctl set k -5 writes -5. A key that begins with a dash stands behind --.",
     example = "kvctl set greeting 'hello world'\nkvctl -n 127.0.0.1:7002 get greeting\nkvctl put photo - < photo.jpg",
     error_code(0, "done"),
-    error_code(1, "refused by the server, or the nodes differ"),
+    error_code(1, "refused by the server, the nodes differ, or what answers is no node"),
     error_code(2, "bad usage"),
     error_code(3, "no connection: nothing was written"),
     error_code(4, "unknown outcome: the write may have happened or may still happen")
