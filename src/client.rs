@@ -148,9 +148,27 @@ impl Client {
         self.lines(each)
     }
 
-    /// Sends one command when nothing else is under way. A server that refuses the connection (`BUSY`) or the command (`TOOBIG`) may close before
+    /// Whether the server has closed the connection, as far as is known here: to be asked before a command is sent after a while. Words that nobody
+    /// asked for are no close; they say why one is coming and are read as the next reply.
+    pub fn is_closed(&self) -> bool {
+        if self.start < self.end {
+            return false;
+        }
+        let peeked = self.stream.set_nonblocking(true).and_then(|()| self.stream.peek(&mut [0]));
+        let is_open = match peeked {
+            Ok(len) => len > 0,
+            Err(error) => matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted),
+        };
+        // A socket that does not go back to blocking is of no use.
+        self.stream.set_nonblocking(false).is_err() || !is_open
+    }
+
+    /// Sends one command when nothing else is under way; on a connection that is known to be closed, nothing. A server that refuses the connection (`BUSY`) or the command (`TOOBIG`) may close before
     /// it has read everything; its words are on the way then and say more than the broken pipe.
     pub fn send_command(&mut self, line: &[u8]) -> Result<(), Error> {
+        if self.is_closed() {
+            return Err(Error::NotConnected(format!("the connection to {} was closed by the server; nothing was sent", self.addr)));
+        }
         let mut request = Vec::with_capacity(line.len() + 1);
         request.extend_from_slice(line);
         request.push(b'\n');
@@ -433,6 +451,20 @@ mod tests {
         server.join().unwrap();
         client.stream.shutdown(Shutdown::Write).unwrap();
         assert!(matches!(client.send(b"SET a 1\n"), Err(Error::NotConnected(_))));
+    }
+
+    #[test]
+    fn on_a_connection_that_the_server_has_closed_nothing_is_sent() {
+        let (mut closed, server) = client(vec![Expect(b"PING\n"), Say(b"PONG\n")]);
+        assert!(!closed.is_closed());
+        assert_eq!(closed.call(b"PING").unwrap(), b"PONG");
+        server.join().unwrap();
+        let deadline = Instant::now() + SOON;
+        while !closed.is_closed() {
+            assert!(Instant::now() < deadline, "the close does not arrive");
+            std::thread::yield_now();
+        }
+        assert!(matches!(closed.call(b"SET a 1"), Err(Error::NotConnected(_))));
     }
 
     #[test]

@@ -106,7 +106,7 @@ pub fn run_script(options: Options) -> Result<(), Failure> {
     }
 }
 
-/// One node at a time; a broken connection is made again for the next command, never for the same one.
+/// One node at a time; a broken connection is made again for the next command, never for one of which a byte may have left.
 struct Session<'a> {
     options: &'a Options,
     client: Option<Client>,
@@ -139,7 +139,8 @@ impl Session<'_> {
         // A verb that this program does not know may be a write of a newer server.
         let is_write = matches!(verb, None | Some(Verb::Set | Verb::Upd | Verb::Put | Verb::Del));
         let is_long = matches!(verb, Some(Verb::Keys | Verb::Status | Verb::Peers | Verb::Dump | Verb::Help));
-        let mut client = match self.client.take() {
+        // A node that was started anew, or has closed for another reason, is no fault of this command: nothing of it has left.
+        let mut client = match self.client.take().filter(|client| !client.is_closed()) {
             Some(client) => client,
             None => self.options.connect(&self.options.nodes)?,
         };
@@ -291,6 +292,18 @@ mod tests {
         assert_eq!(run("UPD x 1"), Err(Code::Unknown));
         assert_eq!(run("COUNT"), Err(Code::NoConnection));
         assert_eq!(run("GET a"), Ok(Answer::Done));
-        assert_eq!(String::from_utf8(out).unwrap(), "VALUE 1\none\nEND\nERROR TIMEOUT here only\nERROR NOTFOUND b\nVALUE 1\n");
+        // It was idle when the node closed it.
+        let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let idle = Client::connect(&[closed.local_addr().unwrap().to_string()], options.timeout).unwrap();
+        drop(closed.accept().unwrap());
+        let deadline = std::time::Instant::now() + options.timeout;
+        while !idle.is_closed() {
+            assert!(std::time::Instant::now() < deadline, "the close does not arrive");
+            std::thread::yield_now();
+        }
+        session.client = Some(idle);
+        assert_eq!(session.run(b"SET a 1", &mut out).map_err(|failure| failure.code), Ok(Answer::Unknown));
+        let expected = "VALUE 1\none\nEND\nERROR TIMEOUT here only\nERROR NOTFOUND b\nVALUE 1\nERROR TIMEOUT here only\n";
+        assert_eq!(String::from_utf8(out).unwrap(), expected);
     }
 }
