@@ -37,7 +37,7 @@ pub fn run(options: &Options, bench: &Bench) -> Result<(), Failure> {
                 Ok(thread) => threads.push(thread),
                 // The barrier would wait for ever for the threads that cannot be had.
                 Err(error) => {
-                    eprintln!("kvctl: cannot start thread {index} of {}: {error}", bench.clients.0);
+                    let _ = writeln!(io::stderr(), "kvctl: cannot start thread {index} of {}: {error}", bench.clients.0);
                     std::process::exit(Code::Usage as i32);
                 }
             }

@@ -1,5 +1,6 @@
 //! kvctl without a command: lines of the text protocol, typed at a prompt or read from a script, and the server's replies as they are.
 
+use std::fmt;
 use std::io::{self, BufRead, Read, Write};
 use std::path::PathBuf;
 
@@ -53,7 +54,7 @@ pub fn run(mut options: Options, node_named: bool) -> Result<(), Failure> {
                 let _ = editor.add_history_entry(line);
                 match session.run(line.as_bytes(), &mut io::stdout().lock()) {
                     Ok(_) => {}
-                    Err(failure) if session.client.is_none() => eprintln!("{}; the next command connects again", failure.text),
+                    Err(failure) if session.client.is_none() => say(format_args!("{}; the next command connects again", failure.text)),
                     Err(failure) => return Err(failure),
                 }
             }
@@ -65,7 +66,7 @@ pub fn run(mut options: Options, node_named: bool) -> Result<(), Failure> {
     if let Some(history) = &history
         && let Err(error) = editor.append_history(history)
     {
-        eprintln!("kvctl: cannot write the history to {}: {error}", history.display());
+        say(format_args!("kvctl: cannot write the history to {}: {error}", history.display()));
     }
     Ok(())
 }
@@ -129,7 +130,7 @@ impl Session<'_> {
     fn say_whether_reachable(&mut self) {
         match self.options.connect(&self.options.nodes) {
             Ok(client) => self.client = Some(client),
-            Err(error) => eprintln!("{}; the next command tries again", Failure::from(error).text),
+            Err(error) => say(format_args!("{}; the next command tries again", Failure::from(error).text)),
         }
     }
 
@@ -169,12 +170,17 @@ impl Session<'_> {
     }
 }
 
+/// For the user, on stderr; if nobody listens there, there is nobody to tell.
+fn say(sentence: fmt::Arguments<'_>) {
+    let _ = writeln!(io::stderr(), "{sentence}");
+}
+
 /// The node to speak with; `None` if the user left instead.
 fn ask_node(editor: &mut Editor<Verbs, FileHistory>) -> Result<Option<String>, Failure> {
     const DEFAULT: &str = "127.0.0.1:7001";
     let configured = configured_nodes();
     for (index, (file, addr)) in configured.iter().enumerate() {
-        println!("{}) {addr}  ({file})", index + 1);
+        writeln!(io::stdout(), "{}) {addr}  ({file})", index + 1)?;
     }
     let choice = if configured.is_empty() { "address" } else { "number or address" };
     loop {
@@ -192,8 +198,8 @@ fn ask_node(editor: &mut Editor<Verbs, FileHistory>) -> Result<Option<String>, F
         }
         match answer.parse::<crate::Nodes>() {
             Ok(nodes) if nodes.0.len() == 1 => return Ok(nodes.0.into_iter().next()),
-            Ok(_) => println!("one node, please"),
-            Err(wrong) => println!("{wrong}"),
+            Ok(_) => writeln!(io::stdout(), "one node, please")?,
+            Err(wrong) => writeln!(io::stdout(), "{wrong}")?,
         }
     }
 }
