@@ -293,6 +293,9 @@ pub fn unexpected(line: &[u8], expected: &str) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::protocol::command::{ErrorCode, Reply};
+    use crate::protocol::text::encode_reply;
+    use proptest::prelude::*;
     use std::net::{Shutdown, TcpListener};
     use std::thread::JoinHandle;
 
@@ -486,5 +489,35 @@ mod tests {
         assert_eq!(client.call(b"PING").unwrap(), b"PONG");
         assert!(client.buffer.len() <= BUFFER_KEPT_MAX);
         server.join().unwrap();
+    }
+
+    proptest! {
+        #[test]
+        fn what_a_server_writes_is_one_line_and_is_read_as_it_was_meant(bytes in any_bytes()) {
+            let said = |reply: Reply<'_>| {
+                let mut line = Vec::new();
+                encode_reply(&reply, &mut line);
+                assert_eq!(line.pop(), Some(b'\n'));
+                assert!(!line.iter().any(|byte| *byte < b' '), "{line:?}");
+                line
+            };
+            prop_assert_eq!(as_value(&said(Reply::Value(bytes.as_slice().into()))).unwrap(), &bytes[..]);
+            prop_assert_eq!(as_key(&said(Reply::Key(&bytes))).unwrap(), &bytes[..]);
+            let sentence = quoting::shown(&bytes);
+            match as_error(&said(Reply::Error { code: ErrorCode::NoQuorum, sentence: sentence.as_str().into() })) {
+                Some(Error::Refused { code, sentence: read }) => prop_assert_eq!((&*code, read), ("NOQUORUM", sentence)),
+                other => panic!("{other:?}"),
+            }
+        }
+
+        #[test]
+        fn nothing_that_a_server_says_panics(bytes in any_bytes()) {
+            let _ = (as_error(&bytes), as_value(&bytes), as_key(&[b"KEY ", &bytes[..]].concat()));
+        }
+    }
+
+    fn any_bytes() -> impl Strategy<Value = Vec<u8>> {
+        let telling = prop::sample::select(b" \"\\\n\r\tax\x00\xc3\xbc".to_vec());
+        prop_oneof![prop::collection::vec(any::<u8>(), 0..300), prop::collection::vec(telling, 0..300)]
     }
 }

@@ -1,7 +1,7 @@
 //! The text protocol of clients: a line a command, readable with telnet.
 //!
 //! Parsing takes what a session has read and returns commands that borrow from it; it knows nothing of sockets or of what a command does.
-//! What is written, and what a client reads, is in encoding.rs: [`encode_reply`], [`encode_command`] and [`parse_answer`].
+//! What is written is in encoding.rs: [`encode_reply`] and [`encode_command`].
 
 mod encoding;
 
@@ -13,7 +13,7 @@ use crate::protocol::command::{AckLevel, Command, ErrorCode, Reply, Write};
 use crate::protocol::help::{Help, Verb};
 use crate::protocol::quoting::{shown, split_quoted, unquote};
 
-pub use encoding::{Answer, OK, encode_command, encode_reply, parse_answer, write_reply};
+pub use encoding::{OK, encode_command, encode_reply, write_reply};
 
 /// What a line may hold beside its key and value; also the longest line that no verb begins.
 const LINE_LEN_MIN: usize = 1024;

@@ -1,12 +1,9 @@
-//! The text protocol as it is written, and as a client reads it.
+//! The text protocol as it is written: replies by a server, commands by a client. What a client reads is client.rs's.
 
 use std::io::{self, Write as _};
 
-use memchr::memchr;
-
-use crate::entry::Value;
-use crate::protocol::command::{AckLevel, Command, ErrorCode, Reply, Write};
-use crate::protocol::quoting::{shown, unquote, write_text, write_word};
+use crate::protocol::command::{Command, Reply, Write};
+use crate::protocol::quoting::{write_text, write_word};
 
 /// What [`Reply::Ok`] looks like: a session that answered too early replaces exactly these bytes.
 pub const OK: &[u8] = b"OK\n";
@@ -87,72 +84,3 @@ fn write_command(out: &mut Vec<u8>, command: &Command<'_>) -> io::Result<()> {
     }
     out.write_all(b"\n")
 }
-
-/// One line of a reply as a client reads it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Answer {
-    Ok,
-    Value(Value),
-    Integer(u64),
-    Pong,
-    Key(Vec<u8>),
-    Ack(AckLevel),
-    Digest {
-        sum: u64,
-        keys: u64,
-    },
-    /// A line of a long answer, and whatever else this client does not know.
-    Line(String),
-    End,
-    Error {
-        code: ErrorCode,
-        sentence: String,
-    },
-}
-
-/// Reads one line of a reply, without its line end. The error says what is wrong with it: then this is no kvmesh node.
-///
-/// What a line means also depends on the command: the lines of STATUS, PEERS, HELP and DUMP are text and never look like another reply but
-/// [`Answer::End`].
-pub fn parse_answer(line: &[u8]) -> Result<Answer, String> {
-    let (word, rest) = line.split_at(memchr(b' ', line).unwrap_or(line.len()));
-    let rest = rest.strip_prefix(b" ").unwrap_or(rest);
-    let text = std::str::from_utf8(rest).unwrap_or_default();
-    let malformed = || format!("{} is no reply of a kvmesh node", shown(line));
-    Ok(match (word, rest) {
-        (b"OK", []) => Answer::Ok,
-        (b"PONG", []) => Answer::Pong,
-        (b"END", []) => Answer::End,
-        (b"VALUE", text) => Answer::Value(unquote(text)?.into()),
-        (b"KEY", text) => Answer::Key(unquote(text)?.into_owned()),
-        (b"ACK", _) => Answer::Ack(text.parse()?),
-        (b"DIGEST", _) => {
-            let (sum, keys) = text.split_once(' ').ok_or_else(malformed)?;
-            let sum = u64::from_str_radix(sum, 16).map_err(|_| malformed())?;
-            Answer::Digest { sum, keys: keys.parse().map_err(|_| malformed())? }
-        }
-        (b"ERROR", _) => {
-            let (code, sentence) = text.split_once(' ').ok_or_else(malformed)?;
-            let code = ERROR_CODES.into_iter().find(|known| known.to_string() == code).ok_or_else(malformed)?;
-            Answer::Error { code, sentence: sentence.to_owned() }
-        }
-        (digits, []) if !digits.is_empty() && digits.iter().all(u8::is_ascii_digit) => {
-            let number = std::str::from_utf8(digits).ok().and_then(|digits| digits.parse().ok());
-            Answer::Integer(number.ok_or_else(malformed)?)
-        }
-        _ => Answer::Line(String::from_utf8(line.to_vec()).map_err(|_| malformed())?),
-    })
-}
-
-pub(super) const ERROR_CODES: [ErrorCode; 10] = [
-    ErrorCode::Syntax,
-    ErrorCode::Unknown,
-    ErrorCode::Exists,
-    ErrorCode::NotFound,
-    ErrorCode::TooBig,
-    ErrorCode::Full,
-    ErrorCode::NoQuorum,
-    ErrorCode::Timeout,
-    ErrorCode::Loading,
-    ErrorCode::Busy,
-];
