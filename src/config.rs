@@ -279,7 +279,7 @@ fn parse_addr(addr: &str, purpose: Use) -> Result<(String, u16), &'static str> {
     Ok((ip.map_or_else(|| host.to_ascii_lowercase(), |ip| ip.to_string()), port))
 }
 
-const FIELDS: &[&str] = &[
+pub(crate) const FIELDS: &[&str] = &[
     "id",
     "cluster",
     "client_addr",

@@ -192,8 +192,14 @@ fn status_counts_what_clients_did_and_shows_the_limits() {
     client.send("SET a 1\nSET a 1\nGET a\nSTATUS\n");
     client.expect(&["OK", "ERROR EXISTS", "VALUE 1"]);
     let status: Vec<String> = std::iter::from_fn(|| Some(client.line()).filter(|line| line != "END")).collect();
-    for line in ["node 1", "clients 1", "clients_max 8", "key_len_max 100", "commands 4", "writes 1", "writes_refused 1"] {
+    for line in ["node 1", "clients 1", "clients_max 8", "key_len_max 100", "commands 4", "writes 1", "writes_refused 1", "ack majority"] {
         assert!(status.iter().any(|shown| shown == line), "{line} is not in {status:?}");
+    }
+    // Whatever bounds something is called as in the configuration.
+    let bounds = crate::config::FIELDS.iter().filter(|field| field.ends_with("_ms") || field.ends_with("_max") || **field == "write_room");
+    for name in bounds {
+        let shown = status.iter().filter(|line| line.split(' ').next() == Some(name));
+        assert_eq!(shown.count(), 1, "{name} in {status:?}");
     }
     fixture.stop();
 }
