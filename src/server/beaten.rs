@@ -14,7 +14,7 @@ use crate::protocol::command::{AckLevel, Command, ErrorCode, Reply, Write};
 use crate::protocol::text::{Limits, OK, Parsed, encode_reply, parse};
 use crate::replication::acks::{Round, Waited};
 use crate::server::Services;
-use crate::server::writes::{Place, Refusal, submit};
+use crate::server::writes::{Place, Refusal, judge, submit};
 
 /// What a round is waiting for, and until when.
 pub(super) struct Waiting<'a> {
@@ -115,10 +115,11 @@ impl<'a> Unmet<'a> {
             (Some(entry), None) => entry.is_tombstone(),
             (None, _) => false,
         };
-        match submit(self.waiting.services, &case.key, &case.write, wall_ms, self.waiting.deadline, is_own) {
+        let judge = |current: Option<&Value>| if is_own(current) { Ok(()) } else { judge(&case.write, current) };
+        match submit(self.waiting.services, &case.key, &case.write, wall_ms, self.waiting.deadline, judge) {
             Ok(stamp) => Standing::Waiting(stamp),
             Err(refusal @ (Refusal::Exists | Refusal::NotFound)) => {
-                Standing::Failed(refusal.into_reply(self.waiting.services, self.waiting.level, &case.key))
+                Standing::Failed(refusal.into_reply(self.waiting.services, self.waiting.level, &case.key, &case.write))
             }
             // It was applied here once, so it cannot be called refused.
             Err(_) => Standing::Failed(self.unknown()),

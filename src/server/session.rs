@@ -164,7 +164,7 @@ impl<'a> Session<'a> {
                     tally.no_quorum |= matches!(written, Err(Refusal::NoQuorum(_)));
                     match written {
                         Ok(()) => encode_reply(&Reply::Ok, replies),
-                        Err(refusal) => encode_reply(&refusal.into_reply(services, *level, &key), replies),
+                        Err(refusal) => encode_reply(&refusal.into_reply(services, *level, &key, &write), replies),
                     }
                 }
                 Command::Ack { level: None } => encode_reply(&Reply::Ack(*level), replies),

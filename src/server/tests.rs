@@ -305,6 +305,26 @@ fn a_full_node_takes_deletes_only() {
 }
 
 #[test]
+fn a_full_node_says_first_what_is_wrong_with_the_command() {
+    let fixture = fixture(0, r#", "memory_max": 1000"#);
+    let mut client = fixture.connect();
+    client.send(format!("PUT a {}\nSET a 1\nUPD b 1\nSET b 1\n", "v".repeat(1000)));
+    client.expect(&["OK", "ERROR EXISTS", "ERROR NOTFOUND", "ERROR FULL"]);
+    fixture.stop();
+}
+
+#[test]
+fn who_misses_a_key_hears_what_fits_the_verb() {
+    let fixture = fixture(0, "");
+    let mut client = fixture.connect();
+    client.send("GET a\nDEL a\nUPD a 1\n");
+    assert_eq!(client.line(), "ERROR NOTFOUND key \"a\" does not exist");
+    assert_eq!(client.line(), "ERROR NOTFOUND key \"a\" does not exist");
+    assert_eq!(client.line(), "ERROR NOTFOUND key \"a\" does not exist; use SET to create it, PUT to set it either way");
+    fixture.stop();
+}
+
+#[test]
 fn a_node_that_catches_up_says_so() {
     let fixture = closed_fixture(any_port(), 0, "");
     let mut client = fixture.connect();

@@ -65,17 +65,20 @@ impl<'a> Writes<'a> {
     /// Applies one write on this node. Unless the level is `local`, it is done only when [`Writes::settle`] has let its `OK` stand.
     pub fn write(&mut self, level: AckLevel, key: &[u8], write: &Write<'_>, place: Place) -> Result<(), Refusal> {
         let services = self.services;
-        let memory_max = services.config.memory_max;
-        if memory_max > 0 && !matches!(write, Write::Delete) && services.store.memory() >= memory_max {
-            return Err(Refusal::Full);
-        }
         if level != AckLevel::Local {
             services.acks.quorum(level).map_err(Refusal::NoQuorum)?;
             self.round.get_or_insert_with(|| (level, services.acks.open_round(level, services.submit.position())));
         }
         let now = || Time { wall_ms: wall_ms(), deadline: Instant::now() + services.config.ack_timeout };
         let time = *self.time.get_or_insert_with(now);
-        let stamp = submit(services, key, write, time.wall_ms, time.deadline, |_| false)?;
+        let memory_max = services.config.memory_max;
+        let is_full = memory_max > 0 && services.store.memory() >= memory_max;
+        let judge = |current: Option<&Value>| match judge(write, current) {
+            // Last: who is refused anyway hears what is wrong with the command.
+            Ok(()) if is_full && !matches!(write, Write::Delete) => Err(Refusal::Full),
+            judged => judged,
+        };
+        let stamp = submit(services, key, write, time.wall_ms, time.deadline, judge)?;
         if level != AckLevel::Local {
             self.stamps.push(stamp);
             self.places.push(place);
@@ -105,15 +108,23 @@ impl<'a> Writes<'a> {
     }
 }
 
-/// Judges and stamps. What `is_own` says yes to is a value that this very write, or one before it in its round, left there: for a write that
-/// is judged again, it does not count as found.
+/// Whether a write may follow what is there.
+pub(super) fn judge(write: &Write<'_>, current: Option<&Value>) -> Result<(), Refusal> {
+    match write {
+        Write::Set(_) if current.is_some() => Err(Refusal::Exists),
+        Write::Update(_) | Write::Delete if current.is_none() => Err(Refusal::NotFound),
+        _ => Ok(()),
+    }
+}
+
+/// Judges and stamps.
 pub(super) fn submit(
     services: &Services,
     key: &[u8],
     write: &Write<'_>,
     wall_ms: u64,
     deadline: Instant,
-    is_own: impl Fn(Option<&Value>) -> bool,
+    judge: impl Fn(Option<&Value>) -> Result<(), Refusal>,
 ) -> Result<Stamp, Refusal> {
     // Copied before any lock is taken: a value may have megabytes.
     let value: Option<Value> = match write {
@@ -121,11 +132,7 @@ pub(super) fn submit(
         Write::Delete => None,
     };
     let len = key.len() + value.as_ref().map_or(0, |value| value.len());
-    let judge = |current: Option<&Value>| match write {
-        Write::Set(_) if current.is_some() && !is_own(current) => Err(Refusal::Exists),
-        Write::Update(_) | Write::Delete if current.is_none() && !is_own(current) => Err(Refusal::NotFound),
-        _ => Ok(value),
-    };
+    let judge = |current: Option<&Value>| judge(current).map(|()| value);
     services.submit.write(key, len, wall_ms, deadline, judge).map_err(|not_written| match not_written {
         NotWritten::Refused(refusal) => refusal,
         NotWritten::NoRoom => Refusal::NoRoom,
@@ -135,10 +142,13 @@ pub(super) fn submit(
 
 impl Refusal {
     /// What the client hears: what was wrong and what would be right.
-    pub fn into_reply(self, services: &Services, level: AckLevel, key: &[u8]) -> Reply<'static> {
+    pub fn into_reply(self, services: &Services, level: AckLevel, key: &[u8], write: &Write<'_>) -> Reply<'static> {
         let (code, sentence) = match self {
             Refusal::Exists => (ErrorCode::Exists, format!("key {} exists; use UPD to change it, PUT to set it either way", shown(key))),
-            Refusal::NotFound => (ErrorCode::NotFound, not_found(key)),
+            Refusal::NotFound => {
+                let advice = if matches!(write, Write::Delete) { "" } else { "; use SET to create it, PUT to set it either way" };
+                (ErrorCode::NotFound, not_found(key) + advice)
+            }
             Refusal::Full => {
                 let (memory, max) = (services.store.memory(), services.config.memory_max);
                 let sentence = format!("the entries take {memory} bytes and memory_max is {max}; nothing was written; DEL still works");
@@ -161,5 +171,5 @@ impl Refusal {
 }
 
 pub(super) fn not_found(key: &[u8]) -> String {
-    format!("key {} does not exist; use SET to create it, PUT to set it either way", shown(key))
+    format!("key {} does not exist", shown(key))
 }
