@@ -167,12 +167,20 @@ build() {
         fi
         return
     fi
-    [[ -x $kvnode ]] || say "Building (the first time takes a minute or two) …"
+    local started=$SECONDS said=
+    if [[ ! -x $kvnode ]]; then
+        say "Building (the first time takes some minutes) …"
+        said=1
+    fi
     in_own_session cargo build --quiet --locked --release --bin kvnode --bin kvctl </dev/null {idle}<&- &
     builder=$!
     while runs "$builder"; do
         heed_signals
         pause 0.1
+        if [[ -z $said ]] && ((SECONDS - started >= 2)); then
+            say "Building what has changed …"
+            said=1
+        fi
     done
     heed_signals
     local code
@@ -217,10 +225,10 @@ refuse_taken_addresses() {
 
 start_node() {
     local n=$1 log
-    # The one that prefixes ignores signals: it ends when the node's last line is through.
+    # The one that prefixes ignores signals: it ends when the node's last line is through, or nobody reads it any more (| head), which it need not say.
     exec {log}> >(
         trap '' INT TERM HUP QUIT
-        exec env LC_ALL=C sed -u "s/^/[$n] /" {idle}<&- {stderr}>&-
+        exec env LC_ALL=C sed -u "s/^/[$n] /" 2>/dev/null {idle}<&- {stderr}>&-
     )
     prefixers[n]=$!
     in_own_session "$kvnode" --config "$(config_of "$n")" </dev/null >&"$log" 2>&1 {log}>&- {idle}<&- {stderr}>&- &
