@@ -303,6 +303,7 @@ pub(crate) const FIELDS: &[&str] = &[
     "link_queue_max",
     "write_room",
 ];
+const PEER_EXPECTED: &str = "{ \"id\": 2, \"addr\": \"127.0.0.1:7102\" }";
 const PEER_FIELDS: &[&str] = &["id", "addr"];
 
 /// JSON as far as a configuration goes. Objects keep a field that is given twice, which `serde_json::Value` would swallow.
@@ -416,10 +417,13 @@ impl Section {
         let objects = match self.fields.remove(field) {
             None => Vec::new(),
             Some(Json::Objects(objects)) => objects,
-            found => {
-                let expected = "a list of objects such as [{ \"id\": 2, \"addr\": \"127.0.0.1:7102\" }]";
-                return Err(self.refusal(field, found.as_ref(), expected));
+            Some(Json::Other(Value::Array(mut elements))) => {
+                // It is there: a list of objects alone is read as such.
+                let index = elements.iter().position(|element| !element.is_object()).unwrap_or_default();
+                let element = Json::Other(elements.swap_remove(index));
+                return Err(self.refusal(&format!("{field}[{index}]"), Some(&element), format_args!("an object such as {PEER_EXPECTED}")));
             }
+            found => return Err(self.refusal(field, found.as_ref(), format_args!("a list of objects such as [{PEER_EXPECTED}]"))),
         };
         let peer = |(index, fields)| {
             let mut peer = Section::new(format!("{field}[{index}]."), fields, PEER_FIELDS)?;
@@ -472,7 +476,9 @@ impl fmt::Display for ConfigError {
             ConfigError::Unreadable { source_name, error } => {
                 write!(f, "{source_name}: cannot be read: {error}; expected a file such as config/node1.json")
             }
-            ConfigError::NotJson { source_name, error } => write!(f, "{source_name}: is not JSON: {error}"),
+            ConfigError::NotJson { source_name, error } => {
+                write!(f, "{source_name}: is not JSON: {error}; expected one JSON object; see config/node1.json")
+            }
             ConfigError::NotAnObject { source_name, found } => {
                 write!(f, "{source_name}: found {found}, expected one object such as config/node1.json holds")
             }
@@ -598,10 +604,13 @@ mod tests {
     #[test]
     fn bad_json_is_located() {
         let refused = |text| Config::from_json(text, "n.json").unwrap_err().to_string();
-        assert_eq!(refused("{\n  \"id\": 1,\n}"), "n.json: is not JSON: trailing comma at line 3 column 1");
-        assert_eq!(refused(""), "n.json: is not JSON: EOF while parsing a value at line 1 column 0");
-        assert_eq!(refused("{} x"), "n.json: is not JSON: trailing characters at line 1 column 4");
-        assert!(refused("{\"peers\": [{\"id\" 2}]}").ends_with("at line 1 column 18"));
+        assert_eq!(
+            refused("{\n  \"id\": 1,\n}"),
+            "n.json: is not JSON: trailing comma at line 3 column 1; expected one JSON object; see config/node1.json"
+        );
+        assert!(refused("").starts_with("n.json: is not JSON: EOF while parsing a value at line 1 column 0; expected"));
+        assert!(refused("{} x").starts_with("n.json: is not JSON: trailing characters at line 1 column 4; expected"));
+        assert!(refused("{\"peers\": [{\"id\" 2}]}").contains("at line 1 column 18; expected"));
         assert_eq!(refused("[1]"), "n.json: found a list, expected one object such as config/node1.json holds");
         assert_eq!(refused("null"), "n.json: found null, expected one object such as config/node1.json holds");
     }
@@ -646,9 +655,15 @@ mod tests {
         for cluster in ["", "two words", "bell\u{7}", &"x".repeat(65)] {
             assert!(node(json!({ "cluster": cluster })).unwrap_err().ends_with("expected a name of 1 to 64 bytes without spaces"));
         }
-        for peers in [json!({}), json!([1]), json!("2"), json!([{ "id": 2, "addr": "b:1" }, 3])] {
+        for peers in [json!({}), json!("2")] {
             assert!(node(json!({ "peers": peers })).unwrap_err().contains("expected a list of objects such as"));
         }
+        assert_refused(
+            json!({ "peers": [5] }),
+            "n.json: field \"peers[0]\": found 5, expected an object such as { \"id\": 2, \"addr\": \"127.0.0.1:7102\" }",
+        );
+        let sentence = node(json!({ "peers": [{ "id": 2, "addr": "b:1" }, [{}]] })).unwrap_err();
+        assert!(sentence.starts_with("n.json: field \"peers[1]\": found a list, expected an object"), "{sentence}");
         let sentence = node(json!({ "ack": "m".repeat(5_000) })).unwrap_err();
         assert!(sentence.len() < 200, "{sentence}");
     }
