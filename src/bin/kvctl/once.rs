@@ -168,7 +168,7 @@ fn number(said: &[u8], digits: &[u8]) -> Result<u64, client::Error> {
 /// The reply of one line to a command that changes nothing.
 fn read(options: &Options, command: &Command) -> Result<Vec<u8>, client::Error> {
     let line = line(command);
-    first_reachable(options, |client| client.call(&line).map(<[u8]>::to_vec), is_broken)
+    first_reachable(options, |client| client.call(&line).map(<[u8]>::to_vec), is_elsewhere)
 }
 
 /// The lines of the reply to a command that changes nothing. Once one has been handed out, no other node is asked.
@@ -191,7 +191,7 @@ fn read_lines(options: &Options, command: &Command, mut each: impl FnMut(&[u8]) 
             }
             Ok(())
         },
-        is_broken,
+        is_elsewhere,
     );
     asked?;
     outcome
@@ -209,8 +209,14 @@ impl From<client::Error> for Stop {
     }
 }
 
-fn is_broken(error: &client::Error) -> bool {
-    matches!(error, client::Error::NotConnected(_) | client::Error::Unknown(_))
+/// Whether a read may be asked of the next node: this one is gone, or says that it does not serve now. (A write that was sent is never sent again, whatever
+/// was answered.)
+fn is_elsewhere(error: &client::Error) -> bool {
+    match error {
+        client::Error::NotConnected(_) | client::Error::Unknown(_) => true,
+        client::Error::Refused { code, .. } => code == "LOADING" || code == "BUSY",
+        client::Error::Garbled(_) => false,
+    }
 }
 
 /// Asks the nodes in turn while `go_on` says of the error that the next one may be asked.
