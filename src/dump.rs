@@ -3,7 +3,7 @@
 //! Used to catch a peer up, and printed by `DUMP`. One object a line: a header, an entry a line, an end line.
 //!
 //! ```text
-//! {"dump":"kvmesh","format":1,"kind":"full","node":1,"origin":"1-9f86d081884c7d65","vector":{"1-9f86d081884c7d65":"116..."}}
+//! {"dump":"kvmesh","format":1,"kind":"full","node":1,"origin":"1-9f86d081884c7d65","vector":{"1-9f86d081884c7d65":"116..."},"entries":2}
 //! {"k":"colour","v":"green","s":"116069418624417792","o":"1-9f86d081884c7d65"}
 //! {"k":"gone","s":"116069418624417793","o":"1-9f86d081884c7d65"}
 //! {"end":"kvmesh","count":2,"digest":"4c1d...","horizon":{}}
@@ -53,14 +53,17 @@ pub struct Header {
     pub node: NodeId,
     pub origin: Origin,
     pub vector: SeenVector,
+    /// How many entries the donor holds, so that a blank reader can make room for them at once; at most so many follow, about.
+    #[serde(default)]
+    pub entries: u64,
     /// The request that it answers, if it answers one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub request: Option<u64>,
 }
 
 impl Header {
-    pub fn new(kind: Kind, origin: Origin, vector: SeenVector, request: Option<u64>) -> Header {
-        Header { dump: NAME.to_owned(), format: FORMAT, kind, node: origin.node, origin, vector, request }
+    pub fn new(kind: Kind, origin: Origin, vector: SeenVector, entries: u64, request: Option<u64>) -> Header {
+        Header { dump: NAME.to_owned(), format: FORMAT, kind, node: origin.node, origin, vector, entries, request }
     }
 }
 
@@ -300,7 +303,7 @@ mod tests {
     }
 
     fn dump(store: &Store, asker: SeenVector) -> Vec<u8> {
-        let mut scan = Scan::new(Header::new(Kind::Full, origin(), SeenVector::default(), Some(3)), asker, SeenVector::default());
+        let mut scan = Scan::new(Header::new(Kind::Full, origin(), SeenVector::default(), 0, Some(3)), asker, SeenVector::default());
         let mut out = Vec::new();
         while scan.write(store, 100, &mut out) {}
         out

@@ -17,6 +17,9 @@ use crate::entry::{Entry, Key, Value, Version};
 /// Enough that two sessions rarely meet, and that one shard of ten million keys is read within a few milliseconds.
 const SHARDS_LEN: usize = 256;
 
+/// The most entries that room is made for on a mere announcement.
+const ENTRIES_BELIEVED: u64 = 1 << 22;
+
 /// What an entry takes beside the bytes of its key and value: the slot with its share of empty ones, and two reference counts with
 /// their allocator's rounding. For [`Store::memory`] only.
 const ENTRY_OVERHEAD: usize = std::mem::size_of::<Entry>() * 8 / 6 + 2 * 24;
@@ -216,9 +219,24 @@ impl Store {
         counts
     }
 
+    /// Entries held, tombstones included.
+    pub fn len(&self) -> u64 {
+        self.shards.iter().map(|shard| shard.read().table.len() as u64).sum()
+    }
+
     /// Whether nothing at all is held, tombstones included.
     pub fn is_empty(&self) -> bool {
-        self.counts() == Counts::default()
+        self.len() == 0
+    }
+
+    /// Makes room for so many entries more, which saves a table from moving them again and again while it grows. Only a hint: far too many are not
+    /// believed.
+    pub fn reserve(&self, entries: u64) {
+        let per_shard = entries.min(ENTRIES_BELIEVED) as usize / SHARDS_LEN;
+        for shard in &self.shards {
+            // An eighth more, as shards do not fill evenly.
+            shard.write().table.reserve(per_shard + per_shard / 8, |entry| self.hash(&entry.key));
+        }
     }
 
     /// Bytes that the entries take, by estimate: what `memory_max` is held against.

@@ -229,6 +229,9 @@ impl Mesh {
         }
         self.check_stamp(header.vector.greatest(), now)?;
         self.clock.observe(header.vector.greatest());
+        if self.store.is_empty() {
+            self.store.reserve(header.entries);
+        }
         let held = (header.kind == Kind::Full).then(HashSet::new);
         inbound.dump = Some(Incoming { header, tally: Tally::default(), held, healed: 0 });
         Ok(())

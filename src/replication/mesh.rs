@@ -234,7 +234,7 @@ impl Mesh {
             (false, true) => Kind::Full,
             (false, false) => Kind::Delta,
         };
-        let header = Header::new(kind, self.origin, self.vector(), Some(request.id));
+        let header = Header::new(kind, self.origin, self.vector(), self.store.len(), Some(request.id));
         let asker = if kind == Kind::Delta { request.vector } else { SeenVector::default() };
         Serving { mesh: self, scan: Scan::new(header, asker, control.horizon.clone()) }
     }
@@ -243,7 +243,7 @@ impl Mesh {
     pub fn dump(&self) -> Serving<'_> {
         let mut control = self.control.lock();
         control.serving += 1;
-        let header = Header::new(Kind::Full, self.origin, self.vector(), None);
+        let header = Header::new(Kind::Full, self.origin, self.vector(), self.store.len(), None);
         Serving { mesh: self, scan: Scan::new(header, SeenVector::default(), control.horizon.clone()) }
     }
 

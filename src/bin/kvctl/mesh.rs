@@ -249,7 +249,7 @@ mod tests {
             let version = Version { stamp: Stamp::from_bits(*stamp), origin: ORIGIN };
             store.merge(Entry { key: key.as_bytes().into(), value: value.map(|value| value.as_bytes().into()), version }, |_| false);
         }
-        let header = Header::new(Kind::Full, ORIGIN, SeenVector::default(), None);
+        let header = Header::new(Kind::Full, ORIGIN, SeenVector::default(), 0, None);
         let mut scan = Scan::new(header, SeenVector::default(), SeenVector::default());
         let mut lines = Vec::new();
         while scan.write(&store, 1 << 20, &mut lines) {}
