@@ -20,7 +20,7 @@ use crate::replication::outbox::Batch;
 const PAUSE_MIN: Duration = Duration::from_millis(25);
 
 /// Bytes of dump lines between two looks into the outbox.
-const LINES_LEN: usize = 256 << 10;
+const LINES_LEN: usize = 64 << 10;
 
 /// What the system may hold of a link's bytes at either end. What waits longer waits in the outbox, where beats and acks overtake frames: with the system's
 /// own megabytes in between, a busy peer answers beats so late that it looks down.
