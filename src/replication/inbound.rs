@@ -174,7 +174,7 @@ impl Mesh {
         self.pass(inbound, beat.upto, beat.upto, &Lost::default(), now);
         let vector = self.vector();
         let pause = 10 * self.config.heartbeat;
-        let diverged = self.with_present_value(inbound, now, |control| {
+        let diverged = self.with_present(inbound, now, |control| {
             let peer = &mut control.peers[inbound.peer];
             peer.vector.join(&beat.vector);
             peer.open = beat.open;
@@ -186,7 +186,7 @@ impl Mesh {
             let (ours, id) = (*ours, control.peers[inbound.peer].id);
             (comparable && ours != theirs && control.diverged(inbound.peer, pause, now)).then_some((id, ours, theirs))
         })?;
-        if let Some((id, ours, theirs)) = diverged.flatten() {
+        if let Some((id, ours, theirs)) = diverged {
             log::error!(
                 "DIVERGED from node {id}: equal vectors, but {} keys with digest {:016x} here and {} with {:016x} there; healing by merging both ways",
                 ours.keys,
@@ -352,16 +352,9 @@ impl Mesh {
     }
 
     /// Changes the control state on behalf of a connection that has not been replaced.
-    fn with_present(&self, inbound: &Inbound, now: Now, change: impl FnOnce(&mut Control)) -> Result<(), String> {
-        self.with_present_value(inbound, now, change).map(|_| ())
-    }
-
-    fn with_present_value<T>(&self, inbound: &Inbound, now: Now, change: impl FnOnce(&mut Control) -> T) -> Result<Option<T>, String> {
+    fn with_present<T>(&self, inbound: &Inbound, now: Now, change: impl FnOnce(&mut Control) -> T) -> Result<T, String> {
         let present = self.decide(now, |control| (control.peers[inbound.peer].epoch == inbound.epoch).then(|| change(control)));
-        if present.is_none() {
-            return Err("a newer connection of the same node has replaced this one".to_owned());
-        }
-        Ok(present)
+        present.ok_or_else(|| "a newer connection of the same node has replaced this one".to_owned())
     }
 }
 

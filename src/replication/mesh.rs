@@ -15,7 +15,7 @@ use parking_lot::{Mutex, RwLock};
 use crate::clock::{Clock, Now, Stamp};
 use crate::config::Config;
 use crate::dump::{Header, Kind, Scan};
-use crate::entry::{NodeId, Origin, SeenVector, Version};
+use crate::entry::{Origin, SeenVector, Version};
 use crate::protocol::peer::{Beat, Hello, PROTOCOL, Request, SettledDigest};
 use crate::replication::acks::Acks;
 use crate::replication::control::{Control, Decisions, Stage, offset_ms};
@@ -287,11 +287,6 @@ impl Mesh {
     /// Whether this node serves clients, and how well.
     pub fn stage(&self) -> Stage {
         self.control.lock().stage
-    }
-
-    /// The members that are configured, this node included.
-    pub fn members(&self) -> Vec<NodeId> {
-        self.config.members()
     }
 }
 
