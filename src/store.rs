@@ -18,7 +18,7 @@ use crate::entry::{Entry, Key, Value, Version};
 const SHARDS_LEN: usize = 256;
 
 /// The most entries that room is made for on a mere announcement.
-const ENTRIES_BELIEVED: u64 = 1 << 22;
+pub const ENTRIES_BELIEVED: u64 = 1 << 22;
 
 /// What an entry takes beside the bytes of its key and value: the slot with its share of empty ones, and two reference counts with
 /// their allocator's rounding. For [`Store::memory`] only.
@@ -112,11 +112,12 @@ impl Store {
     pub fn write<R>(&self, key: &[u8], decide: impl FnOnce(Option<&Entry>) -> Result<Entry, R>) -> Result<Version, R> {
         let hash = self.hash(key);
         let mut shard = self.shard(hash).write();
-        let current = shard.find(hash, key);
+        let slot = self.slot(&mut shard, hash, key);
+        let current = slot.current();
         let entry = decide(current)?;
         debug_assert!(current.is_none_or(|current| current.version < entry.version));
         let version = entry.version;
-        self.put(&mut shard, hash, entry);
+        self.put(slot, entry);
         Ok(version)
     }
 
@@ -128,11 +129,12 @@ impl Store {
         if covered(entry.version) {
             return Merged::Covered;
         }
-        match shard.find(hash, &entry.key).map(|current| current.version) {
+        let slot = self.slot(&mut shard, hash, &entry.key);
+        match slot.current().map(|current| current.version) {
             Some(winner) if winner > entry.version => Merged::Lost { winner },
             Some(same) if same == entry.version => Merged::Same,
             replaced => {
-                self.put(&mut shard, hash, entry);
+                self.put(slot, entry);
                 Merged::Won { replaced }
             }
         }
@@ -143,12 +145,10 @@ impl Store {
     pub fn heal(&self, entry: Entry) -> bool {
         let hash = self.hash(&entry.key);
         let mut shard = self.shard(hash).write();
-        let newer = match shard.find(hash, &entry.key) {
-            None => true,
-            Some(current) => (entry.version, &entry.value) > (current.version, &current.value),
-        };
+        let slot = self.slot(&mut shard, hash, &entry.key);
+        let newer = slot.current().is_none_or(|current| (entry.version, &entry.value) > (current.version, &current.value));
         if newer {
-            self.put(&mut shard, hash, entry);
+            self.put(slot, entry);
         }
         newer
     }
@@ -253,20 +253,41 @@ impl Store {
         &self.shards[(hash >> 32) as usize % SHARDS_LEN]
     }
 
-    fn put(&self, shard: &mut Shard, hash: u64, entry: Entry) {
+    /// The place of a key, looked up once: to see what is there, and to put something else there.
+    fn slot<'a>(&self, shard: &'a mut Shard, hash: u64, key: &[u8]) -> Slot<'a> {
+        let Shard { table, tombstones } = shard;
+        let place = table.entry(hash, |entry| *entry.key == *key, |entry| self.hash(&entry.key));
+        Slot { place, tombstones }
+    }
+
+    fn put(&self, slot: Slot<'_>, entry: Entry) {
         self.memory.fetch_add(footprint(&entry), Ordering::Relaxed);
-        shard.tombstones += usize::from(entry.is_tombstone());
-        let same_key = |other: &Entry| other.key == entry.key;
-        match shard.table.entry(hash, same_key, |other| self.hash(&other.key)) {
-            hash_table::Entry::Vacant(slot) => {
-                slot.insert(entry);
+        *slot.tombstones += usize::from(entry.is_tombstone());
+        match slot.place {
+            hash_table::Entry::Vacant(place) => {
+                place.insert(entry);
             }
-            hash_table::Entry::Occupied(mut slot) => {
-                let key = Key::clone(&slot.get().key);
-                let old = std::mem::replace(slot.get_mut(), Entry { key, ..entry });
-                shard.tombstones -= usize::from(old.is_tombstone());
+            hash_table::Entry::Occupied(mut place) => {
+                let key = Key::clone(&place.get().key);
+                let old = std::mem::replace(place.get_mut(), Entry { key, ..entry });
+                *slot.tombstones -= usize::from(old.is_tombstone());
                 self.memory.fetch_sub(footprint(&old), Ordering::Relaxed);
             }
+        }
+    }
+}
+
+/// The place of one key in its shard, and the count that goes with what is put there.
+struct Slot<'a> {
+    place: hash_table::Entry<'a, Entry>,
+    tombstones: &'a mut usize,
+}
+
+impl Slot<'_> {
+    fn current(&self) -> Option<&Entry> {
+        match &self.place {
+            hash_table::Entry::Occupied(place) => Some(place.get()),
+            hash_table::Entry::Vacant(_) => None,
         }
     }
 }
