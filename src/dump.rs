@@ -127,7 +127,9 @@ pub fn parse_line(line: &[u8]) -> Result<Line, String> {
 }
 
 fn from_json<'a, T: Deserialize<'a>>(line: &'a [u8]) -> Result<T, String> {
-    serde_json::from_slice(line).map_err(|error| format!("a dump line that is not as expected: {error}"))
+    // Validated once as a whole, rather than string by string.
+    let line = std::str::from_utf8(line).map_err(|error| format!("a dump line that is not UTF-8: {error}"))?;
+    serde_json::from_str(line).map_err(|error| format!("a dump line that is not as expected: {error}"))
 }
 
 fn bytes(text: Option<Text>, base64: Option<Text>) -> Result<Option<Arc<[u8]>>, String> {
@@ -161,23 +163,34 @@ fn write_entry(out: &mut Vec<u8>, entry: &Entry) {
         out.push(b',');
         write_bytes(out, b"\"v\":", b"\"v64\":", value);
     }
+    let Version { stamp, origin } = entry.version;
     out.extend_from_slice(b",\"s\":\"");
-    out.extend_from_slice(itoa::Buffer::new().format(entry.version.stamp.to_bits()).as_bytes());
-    // Cannot fail: a Vec takes every write.
-    let _ = writeln!(out, "\",\"o\":\"{}\"}}", entry.version.origin);
+    out.extend_from_slice(itoa::Buffer::new().format(stamp.to_bits()).as_bytes());
+    out.extend_from_slice(b"\",\"o\":\"");
+    out.extend_from_slice(itoa::Buffer::new().format(origin.node.0).as_bytes());
+    out.push(b'-');
+    out.extend((0..16).rev().map(|place| HEXADECIMAL[(origin.nonce >> (4 * place)) as usize & 0xf]));
+    out.extend_from_slice(b"\"}\n");
 }
 
+const HEXADECIMAL: &[u8; 16] = b"0123456789abcdef";
+
 fn write_bytes(out: &mut Vec<u8>, as_text: &[u8], as_base64: &[u8], bytes: &[u8]) {
-    match text(bytes) {
-        Some(text) => {
-            out.extend_from_slice(as_text);
-            // Cannot fail: as above.
-            let _ = serde_json::to_writer(out, text);
-        }
-        None => {
-            out.extend_from_slice(as_base64);
-            let _ = write!(out, "\"{}\"", BASE64.encode(bytes));
-        }
+    // What most keys and values are: ASCII that JSON takes as it is. Looked through without a branch a byte, and not validated once more.
+    let is_plain = bytes.iter().fold(true, |plain, byte| plain & (b' '..=b'~').contains(byte) & (*byte != b'"') & (*byte != b'\\'));
+    if is_plain {
+        out.extend_from_slice(as_text);
+        out.push(b'"');
+        out.extend_from_slice(bytes);
+        out.push(b'"');
+    } else if let Some(text) = text(bytes) {
+        out.extend_from_slice(as_text);
+        // Cannot fail: a Vec takes every write.
+        let _ = serde_json::to_writer(out, text);
+    } else {
+        out.extend_from_slice(as_base64);
+        // Cannot fail: as above.
+        let _ = write!(out, "\"{}\"", BASE64.encode(bytes));
     }
 }
 

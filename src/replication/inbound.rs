@@ -15,7 +15,7 @@ use crate::protocol::peer::{Ack, Beat, Frame, Hello, Message};
 use crate::replication::control::{Control, offset_ms};
 use crate::replication::mesh::Mesh;
 use crate::replication::outbox::Losses;
-use crate::store::{Digest, Merged};
+use crate::store::{Digest, ENTRIES_BELIEVED, Merged};
 
 /// Keys that are named in the log when two nodes are found to differ; beyond this they are only counted.
 const NAMED_MAX: u64 = 20;
@@ -200,8 +200,12 @@ impl Mesh {
 
     fn receive_lines(&self, inbound: &mut Inbound, lines: &[u8], now: Now) -> Result<(), String> {
         let mut lost = Lost::default();
-        for line in lines.split_inclusive(|byte| *byte == b'\n') {
-            let line = line.strip_suffix(b"\n").ok_or("a dump line that is cut off")?;
+        if !lines.is_empty() && !lines.ends_with(b"\n") {
+            return Err("a dump line that is cut off".to_owned());
+        }
+        let mut start = 0;
+        for end in memchr::memchr_iter(b'\n', lines) {
+            let line = &lines[std::mem::replace(&mut start, end + 1)..end];
             match dump::parse_line(line)? {
                 Line::Header(header) => self.begin_dump(inbound, header, now)?,
                 Line::Entry(entry) => self.take_entry(inbound, entry, &mut lost, now)?,
@@ -232,7 +236,7 @@ impl Mesh {
         if self.store.is_empty() {
             self.store.reserve(header.entries);
         }
-        let held = (header.kind == Kind::Full).then(HashSet::new);
+        let held = (header.kind == Kind::Full).then(|| HashSet::with_capacity(header.entries.min(ENTRIES_BELIEVED) as usize));
         inbound.dump = Some(Incoming { header, tally: Tally::default(), held, healed: 0 });
         Ok(())
     }
