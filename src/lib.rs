@@ -84,6 +84,7 @@ pub mod entry;
 pub mod store;
 
 pub mod dump;
+pub mod envelope;
 pub mod protocol;
 
 pub mod replication;

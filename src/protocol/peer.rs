@@ -1,7 +1,7 @@
 //! What peers say to each other: messages, and the envelope that carries them.
 //!
-//! An envelope is `length u32 | crc32 u32 | body`, little-endian; the checksum is over the body, whose first byte names the kind. Frames and acks, of which
-//! there are many, are binary; everything else is JSON, so that a capture of the wire can be read.
+//! Frames and acks, of which there are many, are binary; everything else is JSON, so that a capture of the wire can be read. Each travels in an envelope
+//! (envelope.rs).
 //!
 //! What the messages mean is told in `replication`.
 
@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::clock::Stamp;
 use crate::entry::{Entry, NodeId, Origin, SeenVector, Version};
+use crate::envelope::{self, HEAD_LEN, seal};
 
 /// Changed when a node with the old one could misunderstand a node with the new one; such peers refuse each other.
 pub const PROTOCOL: u16 = 1;
@@ -21,8 +22,6 @@ pub const MESSAGE_LEN_MAX: usize = 320 << 20;
 
 /// The most that is read of a peer that has not said a valid HELLO yet.
 pub const HELLO_LEN_MAX: usize = 1 << 20;
-
-const ENVELOPE_LEN: usize = 8;
 
 /// One message between peers.
 #[derive(Clone, Debug, PartialEq)]
@@ -116,12 +115,12 @@ pub struct Request {
 
 const HELLO: u8 = 1;
 const REFUSED: u8 = 2;
-const FRAME: u8 = 3;
+pub const FRAME: u8 = 3;
 const ACK: u8 = 4;
 const BEAT: u8 = 5;
 const ECHO: u8 = 6;
 const REQUEST: u8 = 7;
-const LINES: u8 = 8;
+pub const LINES: u8 = 8;
 
 const TOMBSTONE: u8 = 0;
 const VALUE: u8 = 1;
@@ -133,7 +132,7 @@ impl Message {
             Message::Hello(hello) => json(out, HELLO, hello),
             Message::Refused(reason) => json(out, REFUSED, reason),
             Message::Frame(frame) => encode_frame(out, frame.origin, frame.after, frame.upto, &frame.writes),
-            Message::Ack(ack) => envelope(out, ACK, |out| {
+            Message::Ack(ack) => seal(out, ACK, |out| {
                 put_origin(out, ack.origin);
                 for stamp in [ack.from, ack.upto, ack.winner] {
                     put_stamp(out, stamp);
@@ -142,9 +141,9 @@ impl Message {
                 ack.beaten.iter().for_each(|stamp| put_stamp(out, *stamp));
             }),
             Message::Beat(beat) => json(out, BEAT, beat),
-            Message::Echo { sent } => envelope(out, ECHO, |out| out.extend_from_slice(&sent.to_le_bytes())),
+            Message::Echo { sent } => seal(out, ECHO, |out| out.extend_from_slice(&sent.to_le_bytes())),
             Message::Request(request) => json(out, REQUEST, request),
-            Message::Lines(lines) => envelope(out, LINES, |out| out.extend_from_slice(lines)),
+            Message::Lines(lines) => seal(out, LINES, |out| out.extend_from_slice(lines)),
         }
     }
 
@@ -173,7 +172,7 @@ impl Message {
 /// Appends a frame in its envelope. Beside [`Message::encode`] because the replicator encodes writes that it does not own; the bytes go to every peer as
 /// they are.
 pub fn encode_frame(out: &mut Vec<u8>, origin: Origin, after: Stamp, upto: Stamp, writes: &[Entry]) {
-    envelope(out, FRAME, |out| {
+    seal(out, FRAME, |out| {
         put_origin(out, origin);
         put_stamp(out, after);
         put_stamp(out, upto);
@@ -192,54 +191,17 @@ pub fn encode_frame(out: &mut Vec<u8>, origin: Origin, after: Stamp, upto: Stamp
 }
 
 /// Reads one message of at most `len_max` bytes. `Ok(None)` is a clean close between messages; a malformed one is `InvalidData` with what was wrong.
-/// `body` is scratch space, kept by the caller from message to message.
-pub fn read_message(reader: &mut impl Read, body: &mut Vec<u8>, len_max: usize) -> io::Result<Option<Message>> {
-    let mut head = [0; ENVELOPE_LEN];
-    match reader.read(&mut head)? {
-        0 => return Ok(None),
-        got => reader.read_exact(&mut head[got..])?,
+/// `envelope` is scratch space, kept by the caller from message to message; it holds the message as it came.
+pub fn read_message(reader: &mut impl Read, envelope: &mut Vec<u8>, len_max: usize) -> io::Result<Option<Message>> {
+    if !envelope::read(reader, envelope, len_max)? {
+        return Ok(None);
     }
-    let [len @ .., _, _, _, _] = head;
-    let [_, _, _, _, crc @ ..] = head;
-    let len = u32::from_le_bytes(len) as usize;
-    if len > len_max {
-        return Err(invalid(format!("a message of {len} bytes; at most {len_max} are taken")));
-    }
-    body.clear();
-    body.shrink_to(BODY_KEPT);
-    // Grows as bytes arrive: a length is only a claim.
-    let got = reader.take(len as u64).read_to_end(body)?;
-    if got < len {
-        return Err(io::ErrorKind::UnexpectedEof.into());
-    }
-    if crc32fast::hash(body) != u32::from_le_bytes(crc) {
-        return Err(invalid("a message whose checksum is wrong".to_owned()));
-    }
-    Message::decode(body).map(Some).map_err(invalid)
-}
-
-/// Scratch space beyond this is given back before the next message.
-const BODY_KEPT: usize = 4 << 20;
-
-fn invalid(what: String) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, what)
-}
-
-fn envelope(out: &mut Vec<u8>, kind: u8, payload: impl FnOnce(&mut Vec<u8>)) {
-    let start = out.len();
-    out.extend_from_slice(&[0; ENVELOPE_LEN]);
-    out.push(kind);
-    payload(out);
-    let body = &out[start + ENVELOPE_LEN..];
-    let len = (body.len() as u32).to_le_bytes();
-    let crc = crc32fast::hash(body).to_le_bytes();
-    out[start..start + 4].copy_from_slice(&len);
-    out[start + 4..start + ENVELOPE_LEN].copy_from_slice(&crc);
+    Message::decode(&envelope[HEAD_LEN..]).map(Some).map_err(|what| io::Error::new(io::ErrorKind::InvalidData, what))
 }
 
 fn json(out: &mut Vec<u8>, kind: u8, value: &impl Serialize) {
     // Cannot fail: these types have string keys and no failing serializer, and a Vec takes every write.
-    envelope(out, kind, |out| serde_json::to_writer(out, value).expect("peer messages are plain JSON"));
+    seal(out, kind, |out| serde_json::to_writer(out, value).expect("peer messages are plain JSON"));
 }
 
 fn from_json<'a, T: Deserialize<'a>>(payload: &'a [u8]) -> Result<T, String> {
@@ -441,9 +403,9 @@ mod tests {
             for len in 1..bytes.len() {
                 prop_assert!(read(&bytes[..len]).is_err());
             }
-            for len in 0..bytes.len() - ENVELOPE_LEN {
+            for len in 0..bytes.len() - HEAD_LEN {
                 // Whatever it says, it does not panic; only a body of raw lines may be cut and still be one.
-                let cut = Message::decode(&bytes[ENVELOPE_LEN..ENVELOPE_LEN + len]);
+                let cut = Message::decode(&bytes[HEAD_LEN..HEAD_LEN + len]);
                 prop_assert!(cut.is_err() || matches!(cut, Ok(Message::Lines(_))));
             }
         }

@@ -21,11 +21,12 @@ const RULES: &[Rule] = &[
     Rule { place: "entry.rs", may: &["clock"], must_not_std: NO_IO },
     Rule { place: "store.rs", may: &["clock", "entry"], must_not_std: NO_IO },
     Rule { place: "dump.rs", may: &["clock", "entry", "store"], must_not_std: NO_IO },
+    Rule { place: "envelope.rs", may: &[], must_not_std: NO_IO },
     Rule { place: "threads.rs", may: &[], must_not_std: &["std::net"] },
     Rule { place: "arguments.rs", may: &[], must_not_std: NO_IO },
     Rule { place: "config.rs", may: &["entry", "protocol::command"], must_not_std: &["std::thread"] },
-    Rule { place: "protocol", may: &["clock", "entry", "dump", "protocol"], must_not_std: NO_IO },
-    Rule { place: "journal", may: &["clock", "entry", "dump", "store", "journal"], must_not_std: &["std::net"] },
+    Rule { place: "protocol", may: &["clock", "entry", "envelope", "dump", "protocol"], must_not_std: NO_IO },
+    Rule { place: "journal", may: &["clock", "entry", "envelope", "dump", "store", "journal"], must_not_std: &["std::net"] },
     Rule {
         place: "replication",
         may: &[

@@ -1,0 +1,70 @@
+//! The envelope of everything binary: `length u32 | crc32 u32 | body`, little-endian; the checksum is over the body, whose first byte names its kind.
+//!
+//! Peers speak in envelopes, and the log on disk is a row of them: what came from a peer is logged as it came. Knows nothing of what a body means.
+
+use std::io::{self, Read};
+
+/// Bytes in front of the body.
+pub const HEAD_LEN: usize = 8;
+
+/// Scratch space beyond this is given back before the next envelope.
+const KEPT_LEN: usize = 4 << 20;
+
+/// Appends an envelope whose body is `kind` and what `payload` appends.
+pub fn seal(out: &mut Vec<u8>, kind: u8, payload: impl FnOnce(&mut Vec<u8>)) {
+    let start = out.len();
+    out.extend_from_slice(&[0; HEAD_LEN]);
+    out.push(kind);
+    payload(out);
+    let body = &out[start + HEAD_LEN..];
+    let len = (body.len() as u32).to_le_bytes();
+    let crc = crc32fast::hash(body).to_le_bytes();
+    out[start..start + 4].copy_from_slice(&len);
+    out[start + 4..start + HEAD_LEN].copy_from_slice(&crc);
+}
+
+/// What the head of an envelope says of its body.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Head {
+    pub len: usize,
+    crc: u32,
+}
+
+impl Head {
+    pub fn decode(head: [u8; HEAD_LEN]) -> Head {
+        let [a, b, c, d, crc @ ..] = head;
+        Head { len: u32::from_le_bytes([a, b, c, d]) as usize, crc: u32::from_le_bytes(crc) }
+    }
+
+    /// Whether this is the body that was sealed.
+    pub fn fits(&self, body: &[u8]) -> bool {
+        body.len() == self.len && crc32fast::hash(body) == self.crc
+    }
+}
+
+/// Reads one envelope whose body has at most `len_max` bytes into `envelope`, which is scratch space of the caller's. `false` is a clean end in front of it; one
+/// that is cut off is `UnexpectedEof`, a malformed one `InvalidData` with what was wrong.
+pub fn read(reader: &mut impl Read, envelope: &mut Vec<u8>, len_max: usize) -> io::Result<bool> {
+    let invalid = |what: String| io::Error::new(io::ErrorKind::InvalidData, what);
+    let mut head = [0; HEAD_LEN];
+    match reader.read(&mut head)? {
+        0 => return Ok(false),
+        got => reader.read_exact(&mut head[got..])?,
+    }
+    envelope.clear();
+    envelope.shrink_to(KEPT_LEN);
+    envelope.extend_from_slice(&head);
+    let head = Head::decode(head);
+    if head.len > len_max {
+        return Err(invalid(format!("a message of {} bytes; at most {len_max} are taken", head.len)));
+    }
+    // Grows as bytes arrive: a length is only a claim.
+    let got = reader.take(head.len as u64).read_to_end(envelope)?;
+    if got < head.len {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
+    if !head.fits(&envelope[HEAD_LEN..]) {
+        return Err(invalid("a message whose checksum is wrong".to_owned()));
+    }
+    Ok(true)
+}
