@@ -1,24 +1,21 @@
 //! What a node does with what a peer sends.
 //!
-//! Owns the state of one incoming connection: the run of frames that is not joined to the vector yet, and the dump being taken. **I5** lives here: `seen` is
-//! advanced only by a contiguous frame or by a dump's end line; on receipt the order is clock, merge, then the advance. Never sends: what there is to say goes into
+//! Owns the state of one incoming connection: the run of frames that is not joined to the vector yet, and the dump being taken (incoming.rs). **I5** lives here: `seen`
+//! is advanced only by a contiguous frame or by a dump's end line; on receipt the order is clock, merge, then the advance. Never sends: what there is to say goes into
 //! the peer's outbox. Never submits to the replicator, so nothing echoes and no ring of nodes waits on itself.
 
-use std::collections::HashSet;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use crate::clock::{Now, Stamp};
-use crate::dump::{self, Header, Kind, Line, Tally};
-use crate::entry::{Entry, Key, Origin, SeenVector};
+use crate::dump::{self, Header, Kind, Line};
+use crate::entry::{Entry, Origin, SeenVector};
 use crate::protocol::peer::{Ack, Beat, Frame, Hello, Message};
 use crate::replication::control::{Control, offset_ms};
+use crate::replication::incoming::Incoming;
 use crate::replication::mesh::Mesh;
 use crate::replication::outbox::Losses;
-use crate::store::{Digest, ENTRIES_BELIEVED, Merged};
-
-/// Keys that are named in the log when two nodes are found to differ; beyond this they are only counted.
-const NAMED_MAX: u64 = 20;
+use crate::store::{Digest, Merged};
 
 /// One incoming connection.
 pub struct Inbound {
@@ -27,26 +24,17 @@ pub struct Inbound {
     origin: Origin,
     /// Frames that were merged but do not join what was seen before: they hold all writes of the origin in (after, upto].
     run: Option<(Stamp, Stamp)>,
+    /// The dump that the peer is sending.
     dump: Option<Incoming>,
-}
-
-/// The dump that the peer is sending.
-struct Incoming {
-    header: Header,
-    tally: Tally,
-    /// A full dump's keys, to find those that it lacks.
-    held: Option<HashSet<Key>>,
-    /// Entries that healing changed.
-    healed: u64,
 }
 
 /// What merging some entries did to writes that somebody waits for.
 #[derive(Default)]
-struct Lost {
+pub(super) struct Lost {
     /// Writes of the sending peer that lost here.
-    theirs: Losses,
+    pub theirs: Losses,
     /// Writes of this node that lost to what came.
-    ours: Vec<Stamp>,
+    pub ours: Vec<Stamp>,
 }
 
 impl Mesh {
@@ -208,7 +196,10 @@ impl Mesh {
             let line = &lines[std::mem::replace(&mut start, end + 1)..end];
             match dump::parse_line(line)? {
                 Line::Header(header) => self.begin_dump(inbound, header, now)?,
-                Line::Entry(entry) => self.take_entry(inbound, entry, &mut lost, now)?,
+                Line::Entry(entry) => {
+                    let dump = inbound.dump.as_mut().ok_or("a dump line outside of a dump")?;
+                    dump.take(self, entry, inbound.origin, &mut lost, now)?;
+                }
                 Line::End(end) => {
                     self.note_losses(inbound, &std::mem::take(&mut lost));
                     self.end_dump(inbound, &end, now)?;
@@ -216,7 +207,7 @@ impl Mesh {
             }
         }
         self.note_losses(inbound, &lost);
-        let entries = inbound.dump.as_ref().map_or(0, |dump| dump.tally.count());
+        let entries = inbound.dump.as_ref().map_or(0, |dump| dump.count());
         self.with_present(inbound, now, |control| {
             if control.taking.as_ref().is_some_and(|taking| taking.peer == inbound.peer) {
                 control.dump_progressed(entries, now);
@@ -231,44 +222,15 @@ impl Mesh {
         if header.origin != inbound.origin {
             return Err(format!("a dump of {}, on a connection of {}", header.origin, inbound.origin));
         }
-        self.check_stamp(header.vector.greatest(), now)?;
-        self.clock.observe(header.vector.greatest());
-        if self.store.is_empty() {
-            self.store.reserve(header.entries);
-        }
-        let held = (header.kind == Kind::Full).then(|| HashSet::with_capacity(header.entries.min(ENTRIES_BELIEVED) as usize));
-        inbound.dump = Some(Incoming { header, tally: Tally::default(), held, healed: 0 });
-        Ok(())
-    }
-
-    fn take_entry(&self, inbound: &mut Inbound, entry: Entry, lost: &mut Lost, now: Now) -> Result<(), String> {
-        let origin = inbound.origin;
-        let dump = inbound.dump.as_mut().ok_or("a dump line outside of a dump")?;
-        dump.tally.add(&entry);
-        if let Some(held) = &mut dump.held {
-            held.insert(Key::clone(&entry.key));
-        }
-        self.check_stamp(entry.version.stamp, now)?;
-        self.clock.observe(entry.version.stamp);
-        if dump.header.kind != Kind::Heal {
-            self.merge(origin, entry, lost);
-            return Ok(());
-        }
-        let key = Key::clone(&entry.key);
-        if self.store.heal(entry) {
-            dump.healed += 1;
-            if dump.healed <= NAMED_MAX {
-                log::error!("healed key \"{}\": it was older here, or missing", key.escape_ascii());
-            }
-        }
+        inbound.dump = Some(Incoming::begin(self, header, now)?);
         Ok(())
     }
 
     /// The end line: the drops, the horizon, and only then the vector.
     fn end_dump(&self, inbound: &mut Inbound, end: &dump::End, now: Now) -> Result<(), String> {
         let dump = inbound.dump.take().ok_or("the end of a dump that never began")?;
-        dump.tally.check(end)?;
-        let (peer, epoch, request) = (inbound.peer, inbound.epoch, dump.header.request);
+        dump.check(end)?;
+        let (peer, epoch, request) = (inbound.peer, inbound.epoch, dump.header().request);
         let is_wanted = |control: &Control| {
             control.taking.as_ref().is_some_and(|taking| taking.peer == peer && taking.epoch == epoch && Some(taking.id) == request)
         };
@@ -276,27 +238,18 @@ impl Mesh {
             // Given up for its slowness, and come after all. Its entries are merged, which is always right; it proves nothing more.
             return Ok(());
         }
-        let dropped = dump.held.as_ref().map_or(0, |held| self.drop_absent(held, &dump.header.vector));
-        if dump.header.kind == Kind::Full {
-            self.control.lock().horizon.join(&end.horizon);
-        }
-        let vector = &dump.header.vector;
-        let proven = if dump.header.kind == Kind::Full { vector.clone() } else { self.without_live(inbound, vector) };
-        let gap = self.take_over(inbound, proven);
-        let count = dump.tally.count();
+        let dropped = dump.drop_absent(self, end);
+        let Header { kind, vector, .. } = dump.header();
+        let proven = if *kind == Kind::Full { vector.clone() } else { self.without_live(inbound, vector) };
+        let gap = self.take_over(inbound, &proven);
+        let (count, healed) = (dump.count(), dump.healed());
         let (took, id) = self.decide(now, |control| {
             control.peers[inbound.peer].gap = gap;
             let took = if is_wanted(control) { control.dump_ended(now) } else { None };
             (took.unwrap_or_default(), control.peers[inbound.peer].id)
         });
-        log::info!("took a dump from node {id}: {count} entries in {:.3} s, {dropped} dropped, {} healed", took.as_secs_f64(), dump.healed);
+        log::info!("took a dump from node {id}: {count} entries in {:.3} s, {dropped} dropped, {healed} healed", took.as_secs_f64());
         Ok(())
-    }
-
-    /// Drops what the donor has proved deleted: what its full dump lacks although its vector covers it.
-    fn drop_absent(&self, held: &HashSet<Key>, donor: &SeenVector) -> usize {
-        let absent = |entry: &Entry| !held.contains(&entry.key) && donor.covers(entry.version);
-        (0..self.store.shards_len()).map(|shard| self.store.remove(shard, absent).len()).sum()
     }
 
     /// What a dump that drops nothing proves, without the origins whose own frames are coming in without a gap: they say the same in a moment, and name the
@@ -307,22 +260,13 @@ impl Mesh {
         proven.iter().filter(|(origin, _)| *origin == inbound.origin || !live(*origin)).collect()
     }
 
-    /// A dump's end line: its vector is seen, and the run of live frames that it joins. Returns whether a gap is left.
-    ///
-    /// A dump hides writes that were superseded, by a winner or by their own origin, before it was made. So what it brings is not vouched for: only the
-    /// donor's writes that came in live frames are, and none of a third node.
-    fn take_over(&self, inbound: &mut Inbound, proven: SeenVector) -> bool {
+    /// A dump's end line: its vector is seen, and the run of live frames that it joins. Of what it brings, only the donor's writes that came in live frames
+    /// are vouched for. Returns whether a gap is left.
+    fn take_over(&self, inbound: &mut Inbound, proven: &SeenVector) -> bool {
         let mut seen = self.seen.write();
         let position = proven.get(inbound.origin);
         let run = inbound.run.filter(|(_, end)| *end >= position);
-        seen.join(&proven);
-        for (peer, outbox) in self.outboxes.iter().enumerate() {
-            match (outbox.known_origin(), run) {
-                (Some(origin), Some((start, _))) if peer == inbound.peer => outbox.disclaim(origin, start),
-                (Some(origin), _) => outbox.disclaim(origin, seen.get(origin)),
-                (None, _) => {}
-            }
-        }
+        self.join_proven(&mut seen, proven, run.map(|(start, _)| (inbound.peer, start)));
         let gap = inbound.join(&mut seen, Stamp::ZERO, Stamp::ZERO);
         let position = seen.get(inbound.origin);
         let outbox = &self.outboxes[inbound.peer];
@@ -333,7 +277,7 @@ impl Mesh {
         gap
     }
 
-    fn merge(&self, sender: Origin, entry: Entry, lost: &mut Lost) {
+    pub(super) fn merge(&self, sender: Origin, entry: Entry, lost: &mut Lost) {
         let version = entry.version;
         match self.store.merge(entry, |version| self.covers(version)) {
             // A write that its own origin has superseded did not lose.

@@ -43,6 +43,7 @@ pub mod control;
 pub mod mesh;
 
 pub mod inbound;
+pub mod incoming;
 
 pub mod acks;
 

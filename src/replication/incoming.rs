@@ -1,0 +1,106 @@
+//! Taking a dump: its entries one by one, and at the end line what it proves.
+//!
+//! Owns what is known of a dump between its header and its end line. The same for a dump that a peer sends ([`inbound`](super::inbound)) and for whatever else
+//! brings one: entries enter through the one door, whose versions the vector does not cover; the end line must agree with what came; then, and not before, a full
+//! dump drops what it proves deleted, hands over its horizon (**I6**), and its vector is joined (**I5**). Never reads a socket or a file.
+
+use std::collections::HashSet;
+
+use crate::clock::{Now, Stamp};
+use crate::dump::{End, Header, Kind, Tally};
+use crate::entry::{Entry, Key, Origin, SeenVector};
+use crate::replication::inbound::Lost;
+use crate::replication::mesh::Mesh;
+use crate::store::ENTRIES_BELIEVED;
+
+/// Keys that are named in the log when two nodes are found to differ; beyond this they are only counted.
+const NAMED_MAX: u64 = 20;
+
+/// A dump that is being taken.
+pub(super) struct Incoming {
+    header: Header,
+    tally: Tally,
+    /// A full dump's keys, to find those that it lacks.
+    held: Option<HashSet<Key>>,
+    /// Entries that healing changed.
+    healed: u64,
+}
+
+impl Incoming {
+    pub fn begin(mesh: &Mesh, header: Header, now: Now) -> Result<Incoming, String> {
+        mesh.check_stamp(header.vector.greatest(), now)?;
+        mesh.clock.observe(header.vector.greatest());
+        if mesh.store.is_empty() {
+            mesh.store.reserve(header.entries);
+        }
+        let held = (header.kind == Kind::Full).then(|| HashSet::with_capacity(header.entries.min(ENTRIES_BELIEVED) as usize));
+        Ok(Incoming { header, tally: Tally::default(), held, healed: 0 })
+    }
+
+    /// One entry: clock, then merge. `sender` is the life that speaks on the connection that it came on, whose writes are named in the ack if they lost.
+    pub fn take(&mut self, mesh: &Mesh, entry: Entry, sender: Origin, lost: &mut Lost, now: Now) -> Result<(), String> {
+        self.tally.add(&entry);
+        if let Some(held) = &mut self.held {
+            held.insert(Key::clone(&entry.key));
+        }
+        mesh.check_stamp(entry.version.stamp, now)?;
+        mesh.clock.observe(entry.version.stamp);
+        if self.header.kind != Kind::Heal {
+            mesh.merge(sender, entry, lost);
+            return Ok(());
+        }
+        let key = Key::clone(&entry.key);
+        if mesh.store.heal(entry) {
+            self.healed += 1;
+            if self.healed <= NAMED_MAX {
+                log::error!("healed key \"{}\": it was older here, or missing", key.escape_ascii());
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the end line is the right one. Until it is, nothing is proven.
+    pub fn check(&self, end: &End) -> Result<(), String> {
+        self.tally.check(end)
+    }
+
+    /// After [`Incoming::check`]: a full dump's drops, and its horizon. Its vector comes last, by [`Mesh::join_proven`]. Returns how many entries were dropped.
+    pub fn drop_absent(&self, mesh: &Mesh, end: &End) -> usize {
+        let Some(held) = &self.held else { return 0 };
+        // What the donor has proved deleted: what it lacks although its vector covers it.
+        let absent = |entry: &Entry| !held.contains(&entry.key) && self.header.vector.covers(entry.version);
+        let dropped = (0..mesh.store.shards_len()).map(|shard| mesh.store.remove(shard, absent).len()).sum();
+        mesh.control.lock().horizon.join(&end.horizon);
+        dropped
+    }
+
+    pub fn header(&self) -> &Header {
+        &self.header
+    }
+
+    /// Entries that came so far.
+    pub fn count(&self) -> u64 {
+        self.tally.count()
+    }
+
+    pub fn healed(&self) -> u64 {
+        self.healed
+    }
+}
+
+impl Mesh {
+    /// What a dump's end line proves is seen from now on. `seen` is locked by the caller.
+    ///
+    /// A dump hides writes that were superseded, by a winner or by their own origin, before it was made. So what it brings is not vouched for, of no peer; but of
+    /// `live`, a peer that sent the dump on the connection of its frames, only up to where those began.
+    pub(super) fn join_proven(&self, seen: &mut SeenVector, proven: &SeenVector, live: Option<(usize, Stamp)>) {
+        seen.join(proven);
+        for (peer, outbox) in self.outboxes.iter().enumerate() {
+            match (outbox.known_origin(), live) {
+                (Some(origin), Some((sender, start))) if peer == sender => outbox.disclaim(origin, start),
+                (Some(origin), _) => outbox.disclaim(origin, seen.get(origin)),
+                (None, _) => {}
+            }
+        }
+    }
+}
