@@ -87,6 +87,8 @@ pub mod dump;
 pub mod envelope;
 pub mod protocol;
 
+pub mod room;
+
 pub mod replication;
 pub mod server;
 

@@ -143,7 +143,7 @@ impl Net {
         let taken: Vec<Submitted> = life.rx.try_iter().collect();
         let writes: Vec<_> = taken.iter().map(|s| s.entry.clone()).collect();
         life.mesh.hand_over(&Arc::new(life.framer.frame(&writes)));
-        taken.iter().for_each(|s| life.mesh.submit().give_back(s.reserved));
+        taken.iter().for_each(|s| drop(life.mesh.submit().held(s.reserved)));
         stamp
     }
     fn get(&self, node: usize, key: &str) -> Option<String> {

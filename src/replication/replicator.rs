@@ -52,8 +52,9 @@ pub fn run_replicator(mesh: &Mesh, write_rx: &Receiver<Submitted>) {
             reserved += next.reserved;
             writes.push(next.entry);
         }
+        // The room is given back when the frame has been handed over.
+        let _room = mesh.submit().held(reserved);
         mesh.hand_over(&Arc::new(framer.frame(&writes)));
         writes.clear();
-        mesh.submit().give_back(reserved);
     }
 }

@@ -6,14 +6,15 @@
 //! taken, and whoever finds none waits there.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use crossbeam_channel::{Receiver, Sender, unbounded};
-use parking_lot::{Condvar, Mutex};
+use parking_lot::Mutex;
 
 use crate::clock::{Clock, Stamp};
 use crate::entry::{Entry, Origin, Value, Version};
+use crate::room::{Reserved, Room};
 use crate::store::Store;
 
 /// What an entry counts in the room and in a link's queue beside its bytes.
@@ -55,7 +56,7 @@ impl Submit {
     /// The face, and the channel that the replicator drains. The channel needs no bound of its own: `room_len` bytes bound what is in it.
     pub fn new(origin: Origin, clock: Arc<Clock>, store: Arc<Store>, room_len: usize) -> (Submit, Receiver<Submitted>) {
         let (write_tx, write_rx) = unbounded();
-        let room = Arc::new(Room::new(room_len));
+        let room = Room::new(room_len);
         let sequencer = Mutex::new(Some(write_tx));
         let submit = Submit { origin, clock, store, sequencer, position: AtomicU64::new(0), written: AtomicU64::new(0), room };
         (submit, write_rx)
@@ -107,59 +108,14 @@ impl Submit {
         self.written.load(Ordering::Relaxed)
     }
 
-    /// The replicator has taken these bytes.
-    pub fn give_back(&self, reserved: usize) {
-        self.room.give_back(reserved);
+    /// What submitted writes hold together; given back when this is dropped, by the last who has taken their bytes.
+    pub fn held(&self, reserved: usize) -> Reserved {
+        self.room.held(reserved)
     }
 
     /// Ends the channel: the replicator hands over what is in it and ends too.
     pub fn close(&self) {
         self.sequencer.lock().take();
-    }
-}
-
-/// Bytes that may be on their way to the replicator. Beyond this, sessions wait.
-struct Room {
-    free: AtomicUsize,
-    waiters: AtomicUsize,
-    lock: Mutex<()>,
-    returned: Condvar,
-}
-
-impl Room {
-    fn new(len: usize) -> Room {
-        Room { free: AtomicUsize::new(len), waiters: AtomicUsize::new(0), lock: Mutex::new(()), returned: Condvar::new() }
-    }
-
-    fn reserve(&self, len: usize, deadline: Instant) -> bool {
-        if self.take(len) {
-            return true;
-        }
-        let mut guard = self.lock.lock();
-        self.waiters.fetch_add(1, Ordering::SeqCst);
-        let taken = loop {
-            if self.take(len) {
-                break true;
-            }
-            if self.returned.wait_until(&mut guard, deadline).timed_out() {
-                break self.take(len);
-            }
-        };
-        self.waiters.fetch_sub(1, Ordering::SeqCst);
-        taken
-    }
-
-    fn take(&self, len: usize) -> bool {
-        self.free.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |free| free.checked_sub(len)).is_ok()
-    }
-
-    fn give_back(&self, len: usize) {
-        self.free.fetch_add(len, Ordering::SeqCst);
-        if self.waiters.load(Ordering::SeqCst) > 0 {
-            // With the lock, so that a waiter that has just found nothing is asleep by now.
-            drop(self.lock.lock());
-            self.returned.notify_all();
-        }
     }
 }
 
@@ -216,12 +172,12 @@ mod tests {
         assert_eq!(put(soon()), Err(NotWritten::NoRoom));
         std::thread::scope(|scope| {
             let waiting = scope.spawn(|| put(Instant::now() + Duration::from_secs(30)));
-            submit.give_back(write_rx.recv().unwrap().reserved);
+            drop(submit.held(write_rx.recv().unwrap().reserved));
             waiting.join().unwrap().unwrap();
         });
         submit.close();
         assert_eq!(put(soon()), Err(NotWritten::NoRoom));
-        submit.give_back(94);
+        drop(submit.held(94));
         assert_eq!(put(soon()), Err(NotWritten::Stopping));
     }
 }

@@ -213,7 +213,7 @@ impl Simulation {
         }
         let writes: Vec<_> = taken.iter().map(|submitted| submitted.entry.clone()).collect();
         life.mesh.hand_over(&Arc::new(life.framer.frame(&writes)));
-        taken.iter().for_each(|submitted| life.mesh.submit().give_back(submitted.reserved));
+        taken.iter().for_each(|submitted| drop(life.mesh.submit().held(submitted.reserved)));
     }
 
     fn connect(&mut self, from: usize, to: usize) {

@@ -37,7 +37,7 @@ fn closed_fixture(listener: TcpListener, peers: usize, settings: &str) -> Fixtur
     let mesh = Arc::new(mesh);
     let replicator = thread::spawn({
         let submit = Arc::clone(mesh.submit());
-        move || write_rx.iter().for_each(|submitted| submit.give_back(submitted.reserved))
+        move || write_rx.iter().for_each(|submitted| drop(submit.held(submitted.reserved)))
     });
     for peer in 0..peers {
         mesh.acks().set_up(peer, true);

@@ -22,15 +22,17 @@ const RULES: &[Rule] = &[
     Rule { place: "store.rs", may: &["clock", "entry"], must_not_std: NO_IO },
     Rule { place: "dump.rs", may: &["clock", "entry", "store"], must_not_std: NO_IO },
     Rule { place: "envelope.rs", may: &[], must_not_std: NO_IO },
+    Rule { place: "room.rs", may: &[], must_not_std: NO_IO },
     Rule { place: "threads.rs", may: &[], must_not_std: &["std::net"] },
     Rule { place: "arguments.rs", may: &[], must_not_std: NO_IO },
     Rule { place: "config.rs", may: &["entry", "protocol::command"], must_not_std: &["std::thread"] },
     Rule { place: "protocol", may: &["clock", "entry", "envelope", "dump", "protocol"], must_not_std: NO_IO },
-    Rule { place: "journal", may: &["clock", "entry", "envelope", "dump", "store", "journal"], must_not_std: &["std::net"] },
+    Rule { place: "journal", may: &["clock", "entry", "envelope", "dump", "store", "room", "journal"], must_not_std: &["std::net"] },
     Rule {
         place: "replication",
         may: &[
             "threads",
+            "room",
             "clock",
             "entry",
             "store",
@@ -76,7 +78,7 @@ const RULES: &[Rule] = &[
 const WIRING: &[&str] = &["lib.rs", "node.rs", "bin"];
 
 /// Files of tests, which may use whatever they test with.
-const TESTS: &[&str] = &["tests.rs", "regressions.rs"];
+const TESTS: &[&str] = &["tests.rs", "regressions.rs", "simulated.rs"];
 
 #[test]
 fn imports_point_down_only() {
