@@ -222,6 +222,12 @@ impl Tally {
         self.count
     }
 
+    /// Of two parts of a dump together.
+    pub fn join(&mut self, other: &Tally) {
+        self.count += other.count;
+        self.digest = self.digest.wrapping_add(other.digest);
+    }
+
     /// Whether an end line is the right one; an error says how it differs.
     pub fn check(&self, end: &End) -> Result<(), String> {
         if (end.count, &end.digest) == (self.count, &self.digest()) {

@@ -87,6 +87,7 @@ pub mod dump;
 pub mod envelope;
 pub mod protocol;
 
+pub mod journal;
 pub mod room;
 
 pub mod replication;

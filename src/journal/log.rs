@@ -1,0 +1,175 @@
+//! The log file: what it looks like, how it grows, and how its end is told from damage.
+//!
+//! ```text
+//! magic  8 bytes  "kvmesh-l"
+//! format u32      1, little-endian; a newer one is refused in words
+//! then records, each an envelope (envelope.rs): length u32 | crc32 u32 | body
+//! ```
+//!
+//! Knows nothing of what a body means. A process or a machine that dies while it appends leaves a *torn tail*: bytes after the last whole record, with no whole record
+//! behind them. It was never acknowledged and is cut off. Damage with whole records behind it is another thing: what was acknowledged may be gone, and the
+//! node must not start as if nothing had happened.
+
+use std::io::{self, BufReader, Read};
+use std::sync::Arc;
+
+use crate::envelope::{self, HEAD_LEN, Head};
+use crate::journal::disk::{Disk, DiskFile};
+
+const MAGIC: &[u8; 8] = b"kvmesh-l";
+const FORMAT: u32 = 1;
+
+/// Bytes in front of the first record.
+pub const HEADER_LEN: u64 = 12;
+
+/// No record is longer: the longest message between peers fits.
+pub const RECORD_LEN_MAX: usize = 320 << 20;
+
+/// Whole records of up to this length are recognised behind damage whatever follows them; longer ones only if another record or the end does, so that a search
+/// need not take the checksum of hundreds of megabytes again and again.
+const RECOGNISED_LEN: usize = 1 << 20;
+
+/// A log file that is open to append.
+pub struct LogFile {
+    file: Box<dyn DiskFile>,
+    /// Bytes of whole records, the header included. Invariant: the file holds so many, unless an append has failed just now.
+    len: u64,
+}
+
+/// Why an append failed.
+#[derive(Debug)]
+pub struct AppendFailed {
+    pub error: io::Error,
+    /// Whether the file was cut back to its last whole record, so that it can go on once the cause is gone.
+    pub was_cut: bool,
+}
+
+impl LogFile {
+    /// A new log, durable by name and header when this returns.
+    pub fn create(disk: &dyn Disk, name: &str) -> io::Result<LogFile> {
+        let mut file = disk.create(name)?;
+        let mut header = MAGIC.to_vec();
+        header.extend_from_slice(&FORMAT.to_le_bytes());
+        file.append(&header)?;
+        file.sync()?;
+        disk.sync_names()?;
+        Ok(LogFile { file, len: HEADER_LEN })
+    }
+
+    /// Goes on with a log that was read; what lies behind its `len` bytes of whole records is cut off.
+    pub fn resume(disk: &dyn Disk, name: &str, found: &Found) -> io::Result<LogFile> {
+        if found.len < HEADER_LEN {
+            return LogFile::create(disk, name);
+        }
+        let mut file = disk.append_to(name)?;
+        if found.torn > 0 {
+            file.truncate(found.len)?;
+        }
+        // What was read may have been in the system's memory only: a process that died does not lose that, the machine would.
+        file.sync()?;
+        disk.sync_names()?;
+        Ok(LogFile { file, len: found.len })
+    }
+
+    /// Appends whole records. When that fails, none of them is there.
+    pub fn append(&mut self, records: &[u8]) -> Result<(), AppendFailed> {
+        match self.file.append(records) {
+            Ok(()) => {
+                self.len += records.len() as u64;
+                Ok(())
+            }
+            Err(error) => Err(AppendFailed { error, was_cut: self.file.truncate(self.len).is_ok() }),
+        }
+    }
+
+    pub fn sync(&mut self) -> io::Result<()> {
+        self.file.sync()
+    }
+
+    pub fn len(&self) -> u64 {
+        self.len
+    }
+}
+
+/// What was found in a log file.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Found {
+    pub records: u64,
+    /// Bytes of header and whole records; less than [`HEADER_LEN`] for a file that died while it was made.
+    pub len: u64,
+    /// Bytes of a torn tail behind them.
+    pub torn: u64,
+}
+
+/// Reads all records. `each` is given every body and the bytes read so far; its error, and damage, are `InvalidData` that names the file and the place.
+pub fn read(disk: &Arc<dyn Disk>, name: &str, mut each: impl FnMut(&[u8], u64) -> Result<(), String>) -> io::Result<Found> {
+    let (source, file_len) = disk.read(name)?;
+    let mut reader = BufReader::with_capacity(1 << 20, source);
+    let damaged = |offset: u64, what: &str| {
+        io::Error::new(io::ErrorKind::InvalidData, format!("{} is damaged at byte {offset} of {file_len}: {what}", disk.path(name)))
+    };
+    let mut found = Found::default();
+    if !read_header(&mut reader, file_len).map_err(|what| damaged(0, &what))? {
+        return Ok(Found { torn: file_len, ..found });
+    }
+    found.len = HEADER_LEN;
+    let mut record = Vec::new();
+    loop {
+        match envelope::read(&mut reader, &mut record, RECORD_LEN_MAX) {
+            Ok(true) => {
+                each(&record[HEAD_LEN..], found.len).map_err(|what| damaged(found.len, &what))?;
+                found.records += 1;
+                found.len += record.len() as u64;
+            }
+            Ok(false) => return Ok(found),
+            Err(error) if matches!(error.kind(), io::ErrorKind::UnexpectedEof | io::ErrorKind::InvalidData) => break,
+            Err(error) => return Err(error),
+        }
+    }
+    found.torn = file_len.saturating_sub(found.len);
+    if found.torn > 2 * RECORD_LEN_MAX as u64 {
+        return Err(damaged(found.len, "no whole record begins there, and no torn end is so long"));
+    }
+    let (mut source, _) = disk.read(name)?;
+    io::copy(&mut (&mut source).take(found.len), &mut io::sink())?;
+    let mut tail = Vec::new();
+    source.read_to_end(&mut tail)?;
+    match whole_record_in(&tail) {
+        Some(at) => Err(damaged(found.len, &format!("no whole record begins there, but one does at byte {}", found.len + at as u64))),
+        None => Ok(found),
+    }
+}
+
+/// Whether there is a whole header; `false` for one that is cut off.
+fn read_header(reader: &mut impl Read, file_len: u64) -> Result<bool, String> {
+    let mut header = Vec::new();
+    reader.take(HEADER_LEN).read_to_end(&mut header).map_err(|error| error.to_string())?;
+    let (magic, format) = header.split_at(header.len().min(MAGIC.len()));
+    if !MAGIC.starts_with(magic) {
+        return Err("it does not begin as a log of kvmesh does".to_owned());
+    }
+    let Ok(format) = format.try_into().map(u32::from_le_bytes) else {
+        return if file_len < HEADER_LEN { Ok(false) } else { Err("its header cannot be read".to_owned()) };
+    };
+    if format != FORMAT {
+        return Err(format!("it is a log of format {format}, and this program reads format {FORMAT}: use the version of kvmesh that wrote it"));
+    }
+    Ok(true)
+}
+
+/// Where a whole record begins, behind the first byte.
+fn whole_record_in(tail: &[u8]) -> Option<usize> {
+    (1..tail.len()).find(|at| {
+        let rest = &tail[*at..];
+        let Some(head) = plausible(rest) else { return false };
+        let (body, behind) = rest[HEAD_LEN..].split_at(head.len);
+        let is_recognised = head.len <= RECOGNISED_LEN || behind.len() < HEAD_LEN || plausible(behind).is_some();
+        is_recognised && head.fits(body)
+    })
+}
+
+/// A head whose record may end within these bytes.
+fn plausible(bytes: &[u8]) -> Option<Head> {
+    let head = Head::decode(*bytes.first_chunk()?);
+    (head.len > 0 && head.len <= bytes.len() - HEAD_LEN).then_some(head)
+}

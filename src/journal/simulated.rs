@@ -1,0 +1,220 @@
+//! A disk that forgets: what was not synced is gone, or partly gone, after [`SimulatedDisk::lose_power`]. And one that fails on request. For tests.
+
+use std::collections::BTreeMap;
+use std::io::{self, Read};
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+use crate::journal::disk::{Disk, DiskFile};
+
+/// Handles share the disk.
+#[derive(Clone, Default)]
+pub struct SimulatedDisk(Arc<Mutex<State>>);
+
+#[derive(Default)]
+struct State {
+    files: Vec<Content>,
+    /// What programs see, and what a loss of power leaves.
+    names: BTreeMap<String, usize>,
+    durable_names: BTreeMap<String, usize>,
+    /// Operations that changed something, so far.
+    operations: u64,
+    /// From this operation on everything fails, and changes nothing.
+    dies_at: Option<u64>,
+    /// Bytes that the disk holds at most.
+    capacity: Option<usize>,
+    syncs_fail: bool,
+}
+
+#[derive(Default)]
+struct Content {
+    bytes: Vec<u8>,
+    synced: usize,
+    /// The content as of the last sync, where it was cut since then.
+    before_cut: Option<Vec<u8>>,
+}
+
+impl SimulatedDisk {
+    pub fn operations(&self) -> u64 {
+        self.0.lock().operations
+    }
+
+    /// The process dies at the operation of this number.
+    pub fn die_at(&self, operation: u64) {
+        self.0.lock().dies_at = Some(operation);
+    }
+
+    pub fn is_dead(&self) -> bool {
+        let state = self.0.lock();
+        state.dies_at.is_some_and(|at| state.operations >= at)
+    }
+
+    pub fn set_capacity(&self, bytes: Option<usize>) {
+        self.0.lock().capacity = bytes;
+    }
+
+    pub fn fail_syncs(&self, fail: bool) {
+        self.0.lock().syncs_fail = fail;
+    }
+
+    /// The process is gone and another one begins: nothing is lost but what it had not written.
+    pub fn restart_process(&self) {
+        self.0.lock().dies_at = None;
+    }
+
+    /// The machine loses power. Of each file's unsynced bytes as many stay as `keep` says, given how many there are.
+    pub fn lose_power(&self, mut keep: impl FnMut(usize) -> usize) {
+        let mut state = self.0.lock();
+        state.dies_at = None;
+        state.names = state.durable_names.clone();
+        for content in &mut state.files {
+            if let Some(before) = content.before_cut.take() {
+                // Whether the cut had reached the disk, nobody knows.
+                if keep(1) == 0 {
+                    content.bytes = before;
+                }
+                content.synced = content.synced.min(content.bytes.len());
+            }
+            let unsynced = content.bytes.len() - content.synced;
+            let kept = keep(unsynced).min(unsynced);
+            content.bytes.truncate(content.synced + kept);
+            content.synced = content.bytes.len();
+        }
+    }
+
+    /// To tamper with.
+    pub fn change(&self, name: &str, change: impl FnOnce(&mut Vec<u8>)) {
+        let mut state = self.0.lock();
+        let file = state.names[name];
+        change(&mut state.files[file].bytes);
+        state.files[file].synced = state.files[file].bytes.len();
+    }
+
+    pub fn bytes(&self, name: &str) -> Vec<u8> {
+        let state = self.0.lock();
+        state.files[state.names[name]].bytes.clone()
+    }
+
+    /// A copy of all that is there, as a backup of the directory would be.
+    pub fn copy(&self) -> SimulatedDisk {
+        let state = self.0.lock();
+        let files = state.files.iter().map(|content| Content { bytes: content.bytes.clone(), synced: content.bytes.len(), before_cut: None });
+        let copy = State { files: files.collect(), names: state.names.clone(), durable_names: state.names.clone(), ..State::default() };
+        SimulatedDisk(Arc::new(Mutex::new(copy)))
+    }
+}
+
+impl State {
+    fn operate(&mut self) -> io::Result<()> {
+        if self.dies_at.is_some_and(|at| self.operations >= at) {
+            return Err(io::Error::other("the process is dead"));
+        }
+        self.operations += 1;
+        Ok(())
+    }
+
+    fn file(&self, name: &str) -> io::Result<usize> {
+        self.names.get(name).copied().ok_or_else(|| io::ErrorKind::NotFound.into())
+    }
+}
+
+impl Disk for SimulatedDisk {
+    fn create(&self, name: &str) -> io::Result<Box<dyn DiskFile>> {
+        let mut state = self.0.lock();
+        state.operate()?;
+        let file = state.files.len();
+        state.files.push(Content::default());
+        state.names.insert(name.to_owned(), file);
+        Ok(Box::new(SimulatedFile { disk: self.clone(), file }))
+    }
+
+    fn append_to(&self, name: &str) -> io::Result<Box<dyn DiskFile>> {
+        let file = self.0.lock().file(name)?;
+        Ok(Box::new(SimulatedFile { disk: self.clone(), file }))
+    }
+
+    fn read(&self, name: &str) -> io::Result<(Box<dyn Read + Send>, u64)> {
+        let state = self.0.lock();
+        let bytes = state.files[state.file(name)?].bytes.clone();
+        let len = bytes.len() as u64;
+        Ok((Box::new(io::Cursor::new(bytes)), len))
+    }
+
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        let mut state = self.0.lock();
+        state.operate()?;
+        let file = state.file(from)?;
+        state.names.remove(from);
+        state.names.insert(to.to_owned(), file);
+        Ok(())
+    }
+
+    fn remove(&self, name: &str) -> io::Result<()> {
+        let mut state = self.0.lock();
+        state.operate()?;
+        state.file(name)?;
+        state.names.remove(name);
+        Ok(())
+    }
+
+    fn names(&self) -> io::Result<Vec<String>> {
+        Ok(self.0.lock().names.keys().cloned().collect())
+    }
+
+    fn sync_names(&self) -> io::Result<()> {
+        let mut state = self.0.lock();
+        state.operate()?;
+        state.durable_names = state.names.clone();
+        Ok(())
+    }
+
+    fn path(&self, name: &str) -> String {
+        name.to_owned()
+    }
+}
+
+struct SimulatedFile {
+    disk: SimulatedDisk,
+    file: usize,
+}
+
+impl DiskFile for SimulatedFile {
+    fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
+        let mut state = self.disk.0.lock();
+        if state.dies_at.is_some_and(|at| state.operations == at) {
+            // Dies in the middle of it.
+            state.files[self.file].bytes.extend_from_slice(&bytes[..bytes.len() / 2]);
+            return Err(io::Error::other("the process is dead"));
+        }
+        state.operate()?;
+        let used: usize = state.names.values().map(|file| state.files[*file].bytes.len()).sum();
+        let fits = state.capacity.map_or(bytes.len(), |capacity| capacity.saturating_sub(used).min(bytes.len()));
+        state.files[self.file].bytes.extend_from_slice(&bytes[..fits]);
+        if fits < bytes.len() { Err(io::ErrorKind::StorageFull.into()) } else { Ok(()) }
+    }
+
+    fn sync(&mut self) -> io::Result<()> {
+        let mut state = self.disk.0.lock();
+        state.operate()?;
+        if state.syncs_fail {
+            return Err(io::Error::other("input/output error"));
+        }
+        let content = &mut state.files[self.file];
+        content.synced = content.bytes.len();
+        content.before_cut = None;
+        Ok(())
+    }
+
+    fn truncate(&mut self, len: u64) -> io::Result<()> {
+        let mut state = self.disk.0.lock();
+        state.operate()?;
+        let content = &mut state.files[self.file];
+        if content.before_cut.is_none() {
+            content.before_cut = Some(content.bytes[..content.synced].to_vec());
+        }
+        content.bytes.truncate(len as usize);
+        content.synced = content.synced.min(len as usize);
+        Ok(())
+    }
+}

@@ -1,0 +1,213 @@
+//! The writer: the one thread that appends to the log.
+//!
+//! It takes everything that waits, writes it with one call, syncs once, and then says how far each origin has got. It alone decides when the disk has failed.
+
+use std::io;
+use std::time::{Duration, Instant};
+
+use crate::clock::Stamp;
+use crate::entry::Origin;
+use crate::journal::files::{Files, log_name, remove_stale, resuming_log_name};
+use crate::journal::log::{AppendFailed, Found, LogFile};
+use crate::journal::{Fsync, Job, Journal, Record, Stopped};
+
+/// Bytes of records that are gathered into one write. A larger record is a write of its own.
+const WRITE_LEN: usize = 1 << 20;
+
+/// Between two syncs of `everysec`.
+const SYNC_PAUSE: Duration = Duration::from_secs(1);
+
+/// Longest wait for something to write; only bounds how late a lost wake-up is noticed.
+const IDLE_WAIT: Duration = Duration::from_secs(1);
+
+/// What the log's thread owns.
+pub struct Writer<'a> {
+    journal: &'a Journal,
+    file: LogFile,
+    generation: u64,
+    /// Bytes of the logs before this one that still count.
+    older_len: u64,
+    buffer: Vec<u8>,
+    /// Written, or in the buffer, and not yet durable.
+    reached: Vec<(Origin, Stamp)>,
+    is_dirty: bool,
+    synced: Instant,
+}
+
+impl<'a> Writer<'a> {
+    /// Goes on with the log that was read last; `lens` are the bytes of all that count, the last one's as it was found.
+    pub fn open(journal: &'a Journal, files: &Files, older_len: u64, last: &Found, snapshot_len: u64) -> io::Result<Writer<'a>> {
+        let disk = &**journal.disk();
+        let generation = files.logs.last().copied().unwrap_or(1);
+        if files.is_resuming && let Some(first) = files.logs.first() {
+            disk.rename(&resuming_log_name(*first), &log_name(*first))?;
+            disk.sync_names()?;
+        }
+        let file = LogFile::resume(disk, &log_name(generation), last)?;
+        remove_stale(disk)?;
+        let writer = Writer {
+            journal,
+            file,
+            generation,
+            older_len,
+            buffer: Vec::new(),
+            reached: Vec::new(),
+            is_dirty: false,
+            synced: Instant::now(),
+        };
+        journal.change(|condition| {
+            condition.generation = generation;
+            condition.snapshot_len = snapshot_len;
+        });
+        writer.note_len();
+        Ok(writer)
+    }
+
+    /// The thread `log`: ends when the journal is closed and everything is written.
+    pub fn run(mut self, mut reached: impl FnMut(Origin, Stamp)) {
+        while self.step(IDLE_WAIT, &mut reached) {}
+    }
+
+    /// One turn: everything that waits. `reached` is told what is durable now. Returns whether there can be more.
+    pub fn step(&mut self, wait: Duration, reached: &mut impl FnMut(Origin, Stamp)) -> bool {
+        let Some(jobs) = self.take(wait) else {
+            self.sync();
+            return false;
+        };
+        for job in jobs {
+            match job {
+                Job::Record(record) => self.add(record),
+                Job::Switch { generation, is_resuming } => self.switch(generation, is_resuming),
+                Job::Snapshot(generation) => self.note_snapshot(generation),
+            }
+        }
+        self.write();
+        let is_due = match self.journal.fsync {
+            Fsync::Always => true,
+            Fsync::EverySecond => self.synced.elapsed() >= SYNC_PAUSE,
+            Fsync::Never => false,
+        };
+        if is_due {
+            self.sync();
+        }
+        let is_counted = self.journal.change(|condition| condition.stopped.is_none() && !condition.is_resuming);
+        if is_counted {
+            self.reached.drain(..).for_each(|(origin, stamp)| reached(origin, stamp));
+        }
+        self.note_len();
+        true
+    }
+
+    /// What waits; `None` once the journal is closed and nothing does.
+    fn take(&self, wait: Duration) -> Option<Vec<Job>> {
+        let mut queue = self.journal.queue.lock();
+        if queue.jobs.is_empty() && !queue.closed && !wait.is_zero() {
+            self.journal.arrived.wait_for(&mut queue, wait);
+        }
+        if queue.jobs.is_empty() && queue.closed { None } else { Some(queue.jobs.drain(..).collect()) }
+    }
+
+    fn add(&mut self, record: Record) {
+        if self.is_stopped() {
+            // Merged, and not logged: a snapshot will hold it, or a peer.
+            return;
+        }
+        if let Some((origin, stamp)) = record.reached {
+            match self.reached.iter_mut().find(|(other, _)| *other == origin) {
+                Some((_, reached)) => *reached = stamp.max(*reached),
+                None => self.reached.push((origin, stamp)),
+            }
+        }
+        self.buffer.extend_from_slice(&record.bytes);
+        if self.buffer.len() >= WRITE_LEN {
+            self.write();
+        }
+    }
+
+    fn write(&mut self) {
+        if self.buffer.is_empty() || self.is_stopped() {
+            return;
+        }
+        let appended = self.file.append(&self.buffer);
+        let len = self.buffer.len() as u64;
+        self.buffer.clear();
+        self.buffer.shrink_to(WRITE_LEN);
+        match appended {
+            Ok(()) => {
+                self.is_dirty = true;
+                self.journal.change(|condition| condition.appended += len);
+            }
+            Err(AppendFailed { error, was_cut: true }) => self.stop(&error, true),
+            Err(AppendFailed { error, was_cut: false }) => self.stop(&error, false),
+        }
+    }
+
+    fn sync(&mut self) {
+        if !self.is_dirty || self.is_stopped() {
+            return;
+        }
+        match self.file.sync() {
+            Ok(()) => {
+                self.is_dirty = false;
+                self.synced = Instant::now();
+                self.journal.change(|condition| condition.syncs += 1);
+            }
+            Err(error) => self.stop(&error, false),
+        }
+    }
+
+    /// Ends the old log, durably whatever the configuration says: the new one must not begin behind a hole. Begins the new one.
+    fn switch(&mut self, generation: u64, is_resuming: bool) {
+        self.write();
+        self.sync();
+        let is_stopped = self.is_stopped();
+        if is_stopped && !is_resuming {
+            return;
+        }
+        let name = if is_resuming { resuming_log_name(generation) } else { log_name(generation) };
+        match LogFile::create(&**self.journal.disk(), &name) {
+            Ok(file) => {
+                self.older_len += self.file.len();
+                self.file = file;
+                self.generation = generation;
+                self.is_dirty = false;
+                self.reached.clear();
+                self.journal.change(|condition| {
+                    condition.generation = generation;
+                    condition.is_resuming = is_resuming;
+                    if is_resuming {
+                        condition.stopped = None;
+                    }
+                });
+            }
+            Err(error) => self.stop(&error, true),
+        }
+    }
+
+    fn note_snapshot(&mut self, generation: u64) {
+        if generation != self.generation {
+            return;
+        }
+        self.older_len = 0;
+        self.journal.change(|condition| condition.is_resuming = false);
+    }
+
+    fn stop(&mut self, error: &io::Error, is_resumable: bool) {
+        let what = if error.kind() == io::ErrorKind::StorageFull { "disk full" } else { "the log cannot be written" };
+        let way_out = if is_resumable { "free space, then `kvctl resume` or restart this node" } else { "restart this node" };
+        let sentence = format!("{what}: {error}; {way_out}");
+        log::error!("{sentence}. Until then this node takes no writes and acknowledges none");
+        self.buffer.clear();
+        self.reached.clear();
+        self.journal.change(|condition| condition.stopped = Some(Stopped { sentence, is_resumable }));
+    }
+
+    fn is_stopped(&self) -> bool {
+        !self.journal.is_writable()
+    }
+
+    fn note_len(&self) {
+        let len = self.older_len + self.file.len();
+        self.journal.change(|condition| condition.log_len = len);
+    }
+}
