@@ -16,6 +16,7 @@ use serde::de::{Deserializer, MapAccess, Visitor};
 use serde_json::Value;
 
 use crate::entry::NodeId;
+use crate::journal::Fsync;
 use crate::protocol::command::AckLevel;
 
 /// A mesh is full: every member holds everything and talks to every other one. Beyond this many that costs more than it gives.
@@ -52,6 +53,8 @@ pub struct Config {
     pub ack: AckLevel,
     /// Relative to where the node is started.
     pub data_dir: PathBuf,
+    /// When what is written to the log is made durable.
+    pub fsync: Fsync,
 
     /// The pause between heartbeats; at most half of `peer_timeout`, so that one late beat takes nobody down.
     pub heartbeat: Duration,
@@ -80,8 +83,12 @@ pub struct Config {
     pub memory_max: usize,
     /// Bytes; beyond this the queue to a peer is dropped, and the peer catches up by a dump. Any legal write fits.
     pub link_queue_max: usize,
-    /// Bytes on their way to the replicator; beyond this, sessions wait. Any legal write fits.
+    /// Bytes on their way to the replicator and the log; beyond this, sessions wait. Any legal write fits.
     pub write_room: usize,
+    /// A snapshot is written when the log is so many times as long as the last one,
+    pub compact_factor: u64,
+    /// and at least so many bytes.
+    pub compact_log_min: usize,
 }
 
 /// One of the others.
@@ -151,6 +158,7 @@ impl Config {
             peers: fields.peers("peers")?,
             ack: fields.ack("ack")?,
             data_dir: fields.text("data_dir", Some(&format!("data/node{id}")), "the path of a directory")?.into(),
+            fsync: fields.fsync("fsync")?,
             heartbeat: fields.duration("heartbeat_ms", 500, DURATION_MAX)?,
             peer_timeout: fields.duration("peer_timeout_ms", 2_000, DURATION_MAX)?,
             ack_timeout: fields.duration("ack_timeout_ms", 2_000, ACK_TIMEOUT_MAX)?,
@@ -166,6 +174,8 @@ impl Config {
             memory_max: fields.number("memory_max", Some(0), 0, BYTES_MAX)? as usize,
             link_queue_max: fields.number("link_queue_max", Some(64 << 20), 1, BYTES_MAX)? as usize,
             write_room: fields.number("write_room", Some(64 << 20), 1, BYTES_MAX)? as usize,
+            compact_factor: fields.number("compact_factor", Some(2), 1, 1_000)?,
+            compact_log_min: fields.number("compact_log_min", Some(64 << 20), 1, BYTES_MAX)? as usize,
         };
         config.check()?;
         Ok(config)
@@ -287,6 +297,7 @@ pub(crate) const FIELDS: &[&str] = &[
     "peers",
     "ack",
     "data_dir",
+    "fsync",
     "heartbeat_ms",
     "peer_timeout_ms",
     "ack_timeout_ms",
@@ -302,6 +313,8 @@ pub(crate) const FIELDS: &[&str] = &[
     "memory_max",
     "link_queue_max",
     "write_room",
+    "compact_factor",
+    "compact_log_min",
 ];
 const PEER_EXPECTED: &str = "{ \"id\": 2, \"addr\": \"127.0.0.1:7102\" }";
 const PEER_FIELDS: &[&str] = &["id", "addr"];
@@ -410,6 +423,11 @@ impl Section {
         let expected = "\"local\", \"majority\" or \"all\"";
         let text = self.text(field, Some("majority"), expected)?;
         text.parse().map_err(|_| Refusal::new(self.name(field), quoted(&text), expected))
+    }
+
+    fn fsync(&mut self, field: &str) -> Result<Fsync, Refusal> {
+        let text = self.text(field, Some("always"), Fsync::NAMES)?;
+        text.parse().map_err(|_| Refusal::new(self.name(field), quoted(&text), Fsync::NAMES))
     }
 
     /// Without the field: none, a mesh of one.

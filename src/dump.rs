@@ -155,8 +155,8 @@ fn write_line(out: &mut Vec<u8>, line: &impl Serialize) {
     out.push(b'\n');
 }
 
-/// By hand, field by field: a million of these are a node's recovery.
-fn write_entry(out: &mut Vec<u8>, entry: &Entry) {
+/// Appends the line of one entry. By hand, field by field: a million of these are a node's recovery.
+pub fn write_entry(out: &mut Vec<u8>, entry: &Entry) {
     out.push(b'{');
     write_bytes(out, b"\"k\":", b"\"k64\":", &entry.key);
     if let Some(value) = &entry.value {

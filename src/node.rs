@@ -12,6 +12,11 @@ use crossbeam_channel::{Sender, bounded};
 
 use crate::clock::Now;
 use crate::config::Config;
+use crate::journal::Journal;
+use crate::journal::disk::{Directory, Disk};
+use crate::journal::files::{self, Files};
+use crate::journal::writer::Writer;
+use crate::replication::compaction::run_snapshots;
 use crate::replication::heartbeat::run_heartbeat;
 use crate::replication::link::run_peer_out;
 use crate::replication::listener::{PeerLinks, run_peer_accept};
@@ -21,7 +26,9 @@ use crate::server::{Server, listen};
 use crate::threads::{JOIN_PAUSE, join_all};
 
 /// Runs a node until SIGINT or SIGTERM, and then stops it. A second signal ends the process at once.
-pub fn run(config: Config) -> io::Result<()> {
+///
+/// `discard`: what the disk knows is put aside first, and the node comes back blank.
+pub fn run(config: Config, discard: bool) -> io::Result<()> {
     die_of_panics();
     let (signal_tx, signal_rx) = bounded(1);
     let on_signal = move || {
@@ -32,7 +39,10 @@ pub fn run(config: Config) -> io::Result<()> {
     };
     ctrlc::set_handler(on_signal).map_err(io::Error::other)?;
     let shutdown_timeout = config.shutdown_timeout;
-    let node = Node::start(config)?;
+    let Some(node) = Node::start(config, discard, || !signal_rx.is_empty())? else {
+        log::info!("stopped while the disk was read");
+        return Ok(());
+    };
     // Closed never: the handler holds the other end.
     let _ = signal_rx.recv();
     drop(signal_rx);
@@ -55,18 +65,28 @@ pub struct Node {
     heartbeat: Option<JoinHandle<()>>,
     replicator: Option<JoinHandle<()>>,
     peer_outs: Vec<JoinHandle<()>>,
+    snapshot: Option<JoinHandle<()>>,
+    journal: Arc<Journal>,
+    log: Option<JoinHandle<()>>,
 }
 
 impl Node {
-    /// Binds both ports before anything else, so that a port in use costs nothing; serves peers before clients, so that nodes that start together find
-    /// each other.
-    pub fn start(config: Config) -> io::Result<Node> {
+    /// Binds both ports before anything else, so that a port in use costs nothing; reads the disk before it speaks to peers, since its vector is the first thing that it
+    /// says; answers clients all along, with LOADING. `None` if `should_stop` said so while the disk was read.
+    pub fn start(config: Config, discard: bool, should_stop: impl Fn() -> bool) -> io::Result<Option<Node>> {
         let client_listener = bind("client_addr", &config.client_addr)?;
         let peer_listener = bind("peer_addr", &config.peer_addr)?;
         let (client_addr, peer_addr) = (client_listener.local_addr()?, peer_listener.local_addr()?);
         let config = Arc::new(config);
         let nonce = getrandom::u64().map_err(io::Error::other)?;
-        let (mesh, write_rx) = Mesh::new(Arc::clone(&config), nonce, Now::read());
+        let disk: Arc<dyn Disk> = Arc::new(Directory::open(&config.data_dir)?);
+        if discard {
+            let discarded = files::discard(&*disk)?;
+            log::warn!("put {discarded} files in {} aside, as *.discarded: this node comes back blank", config.data_dir.display());
+        }
+        let files = Files::find(&*disk)?;
+        let journal = Arc::new(Journal::new(Arc::clone(&disk), config.fsync, config.write_room, &files));
+        let (mesh, write_rx) = Mesh::new(Arc::clone(&config), nonce, Now::read(), Some(Arc::clone(&journal)));
         let mesh = Arc::new(mesh);
         log::info!(
             "node {} of cluster \"{}\" starts as {}: clients on {client_addr}, peers on {peer_addr}",
@@ -87,9 +107,28 @@ impl Node {
             heartbeat: None,
             replicator: None,
             peer_outs: Vec::new(),
+            snapshot: None,
+            journal: Arc::clone(&journal),
+            log: None,
         };
-        let started = (|| {
+        let started = (|| -> io::Result<()> {
             let of = |mesh: &Arc<Mesh>| Arc::clone(mesh);
+            node.server = Some(Server::start(client_listener, Arc::clone(&mesh))?);
+            let began = Instant::now();
+            let replayed = mesh.replay(&disk, &files, &should_stop)?;
+            log::info!(
+                "read {} entries from {} in {:.3} s: a snapshot of {} bytes and {} of logs",
+                replayed.entries,
+                config.data_dir.display(),
+                began.elapsed().as_secs_f64(),
+                replayed.snapshot_len,
+                replayed.older_len + replayed.last.len
+            );
+            let writer = Writer::open(Arc::clone(&journal), &files, replayed.older_len, &replayed.last, replayed.snapshot_len)?;
+            let logging = of(&mesh);
+            node.log = Some(spawn("log", move || writer.run(|origin, upto| logging.durable(Some((origin, upto)))))?);
+            mesh.record_life();
+            mesh.begin_recovery(Now::read());
             let replicating = of(&mesh);
             node.replicator = Some(spawn("replicator", move || run_replicator(&replicating, &write_rx))?);
             let accept_stop = stop_rx.clone();
@@ -98,16 +137,17 @@ impl Node {
                 let speaking = of(&mesh);
                 node.peer_outs.push(spawn(&format!("peer-out:{}", peer.id), move || run_peer_out(&speaking, place))?);
             }
+            let (compacting, to_compact, snapshot_stop) = (of(&mesh), Arc::clone(&journal), stop_rx.clone());
+            node.snapshot = Some(spawn("snapshot", move || run_snapshots(&compacting, &to_compact, &snapshot_stop))?);
             let beating = of(&mesh);
             node.heartbeat = Some(spawn("heartbeat", move || run_heartbeat(&beating, &stop_rx))?);
-            node.server = Some(Server::start(client_listener, Arc::clone(&mesh))?);
             Ok(())
         })();
         match started {
-            Ok(()) => Ok(node),
+            Ok(()) => Ok(Some(node)),
             Err(error) => {
                 node.stop(Instant::now() + config.shutdown_timeout);
-                Err(error)
+                if error.kind() == io::ErrorKind::Interrupted { Ok(None) } else { Err(error) }
             }
         }
     }
@@ -148,6 +188,10 @@ impl Node {
             join_all(Some(accept), deadline, "peer-accept");
         }
         self.links.stop(deadline);
+        // 4. Nothing is handed to the log any more: what waits is written and made durable.
+        join_all(self.snapshot.take(), deadline, "snapshot");
+        self.journal.close();
+        join_all(self.log.take(), deadline, "log");
     }
 }
 

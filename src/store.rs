@@ -12,6 +12,7 @@ use hashbrown::hash_table;
 use parking_lot::RwLock;
 use rapidhash::v3::rapidhash_v3;
 
+use crate::clock::Stamp;
 use crate::entry::{Entry, Key, Value, Version};
 
 /// Enough that two sessions rarely meet, and that one shard of ten million keys is read within a few milliseconds.
@@ -172,12 +173,12 @@ impl Store {
         shard.table.iter().filter(|entry| entry.is_tombstone() && which(entry.version)).count()
     }
 
-    /// Takes the tombstones out of one shard that `which` picks, and returns their versions.
-    pub fn collect(&self, shard: usize, mut which: impl FnMut(Version) -> bool) -> Vec<Version> {
+    /// Takes the tombstones out of one shard that `which` picks, and returns them.
+    pub fn collect(&self, shard: usize, mut which: impl FnMut(Version) -> bool) -> Vec<Entry> {
         if self.shards[shard].read().tombstones == 0 {
             return Vec::new();
         }
-        self.remove(shard, |entry| entry.is_tombstone() && which(entry.version)).iter().map(|entry| entry.version).collect()
+        self.remove(shard, |entry| entry.is_tombstone() && which(entry.version))
     }
 
     /// Takes the entries out of one shard that `which` picks, and returns them.
@@ -187,6 +188,21 @@ impl Store {
         shard.tombstones -= removed.iter().filter(|entry| entry.is_tombstone()).count();
         self.memory.fetch_sub(removed.iter().map(footprint).sum(), Ordering::Relaxed);
         removed
+    }
+
+    /// Takes a key out if this version of it is there, and no other.
+    pub fn remove_version(&self, key: &[u8], version: Version) {
+        let hash = self.hash(key);
+        let mut shard = self.shard(hash).write();
+        let Ok(place) = shard.table.find_entry(hash, |entry| *entry.key == *key && entry.version == version) else { return };
+        let (removed, _) = place.remove();
+        shard.tombstones -= usize::from(removed.is_tombstone());
+        self.memory.fetch_sub(footprint(&removed), Ordering::Relaxed);
+    }
+
+    /// The greatest stamp in one shard.
+    pub fn greatest(&self, shard: usize) -> Stamp {
+        self.shards[shard].read().table.iter().map(|entry| entry.version.stamp).max().unwrap_or_default()
     }
 
     /// The digest of one shard's live entries.
@@ -305,7 +321,6 @@ fn footprint(entry: &Entry) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::clock::Stamp;
     use crate::entry::{NodeId, Origin};
     use proptest::prelude::*;
 

@@ -30,6 +30,9 @@ struct Arguments {
     /// listen here for peers instead of where the file says
     #[argh(option, arg_name = "addr")]
     peer_addr: Option<String>,
+    /// put aside what data_dir holds and come back blank: everything is taken from the peers, and what only this node had is lost
+    #[argh(switch)]
+    discard_local_data: bool,
 }
 
 const REFUSED: u8 = 1;
@@ -55,13 +58,13 @@ fn main() -> ExitCode {
     };
     env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("info")).format_timestamp_millis().init();
     raise_open_files_limit(config.clients_max);
-    match kvmesh::node::run(config) {
+    match kvmesh::node::run(config, arguments.discard_local_data) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => leave(REFUSED, error),
     }
 }
 
-const NO_CONFIG: &str = "which node to run is not said\n\nUsage: kvnode --config FILE [--client-addr ADDR] [--peer-addr ADDR]\n\n\
+const NO_CONFIG: &str = "which node to run is not said\n\nUsage: kvnode --config FILE [--client-addr ADDR] [--peer-addr ADDR] [--discard-local-data]\n\n\
                          Such as: kvnode --config config/node1.json\nMore: kvnode --help";
 
 /// Says why on stderr, if anybody still reads it.

@@ -150,7 +150,14 @@ mod tests {
 
     #[test]
     fn the_last_snapshot_and_all_logs_since_count() {
-        let found = find(&["snapshot-0000000003.jsonl", "snapshot-0000000002.jsonl", "log-0000000002", "log-0000000003", "log-0000000004", "snapshot.tmp"]);
+        let found = find(&[
+            "snapshot-0000000003.jsonl",
+            "snapshot-0000000002.jsonl",
+            "log-0000000002",
+            "log-0000000003",
+            "log-0000000004",
+            "snapshot.tmp",
+        ]);
         let stale = vec!["log-0000000002".to_owned(), "snapshot-0000000002.jsonl".to_owned(), "snapshot.tmp".to_owned()];
         assert_eq!(found.unwrap(), Files { snapshot: Some(3), logs: vec![3, 4], is_resuming: false, stale });
     }
@@ -166,7 +173,12 @@ mod tests {
 
     #[test]
     fn a_missing_log_is_not_passed_over() {
-        for names in [&["snapshot-0000000003.jsonl", "log-0000000004"][..], &["log-0000000001", "log-0000000003"], &["log-0000000002"], &["snapshot-0000000001.jsonl"]] {
+        for names in [
+            &["snapshot-0000000003.jsonl", "log-0000000004"][..],
+            &["log-0000000001", "log-0000000003"],
+            &["log-0000000002"],
+            &["snapshot-0000000001.jsonl"],
+        ] {
             assert_eq!(find(names).unwrap_err().kind(), io::ErrorKind::InvalidData, "{names:?}");
         }
     }

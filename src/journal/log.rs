@@ -117,7 +117,9 @@ pub fn read(disk: &Arc<dyn Disk>, name: &str, mut each: impl FnMut(&[u8], u64) -
     loop {
         match envelope::read(&mut reader, &mut record, RECORD_LEN_MAX) {
             Ok(true) => {
-                each(&record[HEAD_LEN..], found.len).map_err(|what| damaged(found.len, &what))?;
+                each(&record[HEAD_LEN..], found.len).map_err(|what| {
+                    io::Error::new(io::ErrorKind::InvalidData, format!("{}, the record at byte {}: {what}", disk.path(name), found.len))
+                })?;
                 found.records += 1;
                 found.len += record.len() as u64;
             }
@@ -152,7 +154,9 @@ fn read_header(reader: &mut impl Read, file_len: u64) -> Result<bool, String> {
         return if file_len < HEADER_LEN { Ok(false) } else { Err("its header cannot be read".to_owned()) };
     };
     if format != FORMAT {
-        return Err(format!("it is a log of format {format}, and this program reads format {FORMAT}: use the version of kvmesh that wrote it"));
+        return Err(format!(
+            "it is a log of format {format}, and this program reads format {FORMAT}: use the version of kvmesh that wrote it"
+        ));
     }
     Ok(true)
 }

@@ -31,11 +31,13 @@ mod tests;
 
 use std::collections::VecDeque;
 use std::fmt;
+use std::io;
 use std::str::FromStr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use crossbeam_channel::{RecvTimeoutError, Sender, bounded};
 use parking_lot::{Condvar, Mutex};
 
 use crate::clock::Stamp;
@@ -113,9 +115,14 @@ struct Queue {
 enum Job {
     Record(Record),
     /// Records from here on belong to a new log.
-    Switch { generation: u64, is_resuming: bool },
+    Switch {
+        generation: u64,
+        is_resuming: bool,
+    },
     /// The snapshot of this generation is durable.
     Snapshot(u64),
+    /// To be answered when everything before it is durable, and never if it cannot be.
+    Barrier(Sender<()>),
 }
 
 /// How the journal does, for STATUS and for refusals.
@@ -145,6 +152,14 @@ pub struct Stopped {
     pub sentence: String,
     /// Whether `resume` can help; otherwise only a restart does.
     pub is_resumable: bool,
+}
+
+impl Stopped {
+    fn new(error: &io::Error, is_resumable: bool) -> Stopped {
+        let what = if error.kind() == io::ErrorKind::StorageFull { "disk full" } else { "the log cannot be written" };
+        let way_out = if is_resumable { "free space, then RESUME (kvctl resume) or restart this node" } else { "restart this node" };
+        Stopped { sentence: format!("{what}: {error}; {way_out}"), is_resumable }
+    }
 }
 
 impl Journal {
@@ -182,6 +197,19 @@ impl Journal {
         self.push(Job::Record(record));
     }
 
+    /// Waits until everything that was handed over before is written and synced, whatever the configuration says; an error says why it is not.
+    pub fn await_durable(&self, timeout: Duration) -> Result<(), String> {
+        let (done_tx, done_rx) = bounded(1);
+        self.push(Job::Barrier(done_tx));
+        match done_rx.recv_timeout(timeout) {
+            Ok(()) => Ok(()),
+            Err(RecvTimeoutError::Timeout) => Err("the disk is too slow".to_owned()),
+            Err(RecvTimeoutError::Disconnected) => {
+                Err(self.condition().stopped.map_or_else(|| "the log is being resumed".to_owned(), |stopped| stopped.sentence))
+            }
+        }
+    }
+
     /// Begins a new log: what was handed over before goes to the old one, what comes after to the new. Returns its generation. To be called under the lock
     /// under which the vector is read that the snapshot will claim. Never blocks.
     pub fn switch(&self, is_resuming: bool) -> u64 {
@@ -193,9 +221,22 @@ impl Journal {
         generation
     }
 
-    /// The snapshot of this generation is durable: the logs before it may go.
-    pub fn snapshot_written(&self, generation: u64) {
+    /// The snapshot of this generation is durable, and the logs before it are gone.
+    pub fn snapshot_written(&self, generation: u64, len: u64, took: Duration) {
+        self.change(|condition| {
+            condition.snapshot_len = len;
+            condition.snapshots += 1;
+            condition.snapshot_took = took;
+        });
         self.push(Job::Snapshot(generation));
+    }
+
+    /// The snapshot without which the log that resumes says nothing could not be written.
+    pub fn resume_failed(&self, error: &io::Error) {
+        self.change(|condition| {
+            condition.is_resuming = false;
+            condition.stopped.get_or_insert(Stopped::new(error, true));
+        });
     }
 
     /// Waits until the new log of this generation is there; an error says why it will not be.

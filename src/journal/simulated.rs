@@ -99,7 +99,8 @@ impl SimulatedDisk {
     /// A copy of all that is there, as a backup of the directory would be.
     pub fn copy(&self) -> SimulatedDisk {
         let state = self.0.lock();
-        let files = state.files.iter().map(|content| Content { bytes: content.bytes.clone(), synced: content.bytes.len(), before_cut: None });
+        let files =
+            state.files.iter().map(|content| Content { bytes: content.bytes.clone(), synced: content.bytes.len(), before_cut: None });
         let copy = State { files: files.collect(), names: state.names.clone(), durable_names: state.names.clone(), ..State::default() };
         SimulatedDisk(Arc::new(Mutex::new(copy)))
     }

@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 
 use crate::dump::{self, End, Header, Line, Tally};
 use crate::journal::disk::{Disk, DiskFile};
-use crate::journal::files::{SNAPSHOT_TMP, remove_stale, snapshot_name};
+use crate::journal::files::{SNAPSHOT_TMP, log_name, remove_stale, snapshot_name};
 use crate::store::Store;
 
 /// Unsynced bytes while it is written: more of them, synced at once at the end, would hold up the log's own syncs for long.
@@ -47,11 +47,16 @@ impl<'a> SnapshotWriter<'a> {
         Ok(())
     }
 
-    /// Makes it the one that counts: what it supersedes is removed. Returns its length.
-    pub fn finish(mut self) -> io::Result<u64> {
+    /// Makes it the one that counts: what it supersedes is removed. A log that was only to count with this snapshot, whose name is `resuming_log`, counts from now on.
+    /// Returns its length.
+    pub fn finish(mut self, resuming_log: Option<String>) -> io::Result<u64> {
         self.file.sync()?;
         self.disk.rename(SNAPSHOT_TMP, &snapshot_name(self.generation))?;
         self.disk.sync_names()?;
+        if let Some(name) = resuming_log {
+            self.disk.rename(&name, &log_name(self.generation))?;
+            self.disk.sync_names()?;
+        }
         remove_stale(self.disk)?;
         Ok(self.len)
     }

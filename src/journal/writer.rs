@@ -3,6 +3,7 @@
 //! It takes everything that waits, writes it with one call, syncs once, and then says how far each origin has got. It alone decides when the disk has failed.
 
 use std::io;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::clock::Stamp;
@@ -21,8 +22,8 @@ const SYNC_PAUSE: Duration = Duration::from_secs(1);
 const IDLE_WAIT: Duration = Duration::from_secs(1);
 
 /// What the log's thread owns.
-pub struct Writer<'a> {
-    journal: &'a Journal,
+pub struct Writer {
+    journal: Arc<Journal>,
     file: LogFile,
     generation: u64,
     /// Bytes of the logs before this one that still count.
@@ -34,19 +35,21 @@ pub struct Writer<'a> {
     synced: Instant,
 }
 
-impl<'a> Writer<'a> {
+impl Writer {
     /// Goes on with the log that was read last; `lens` are the bytes of all that count, the last one's as it was found.
-    pub fn open(journal: &'a Journal, files: &Files, older_len: u64, last: &Found, snapshot_len: u64) -> io::Result<Writer<'a>> {
+    pub fn open(journal: Arc<Journal>, files: &Files, older_len: u64, last: &Found, snapshot_len: u64) -> io::Result<Writer> {
         let disk = &**journal.disk();
         let generation = files.logs.last().copied().unwrap_or(1);
-        if files.is_resuming && let Some(first) = files.logs.first() {
+        if files.is_resuming
+            && let Some(first) = files.logs.first()
+        {
             disk.rename(&resuming_log_name(*first), &log_name(*first))?;
             disk.sync_names()?;
         }
         let file = LogFile::resume(disk, &log_name(generation), last)?;
         remove_stale(disk)?;
         let writer = Writer {
-            journal,
+            journal: Arc::clone(&journal),
             file,
             generation,
             older_len,
@@ -74,11 +77,13 @@ impl<'a> Writer<'a> {
             self.sync();
             return false;
         };
+        let mut barriers = Vec::new();
         for job in jobs {
             match job {
                 Job::Record(record) => self.add(record),
                 Job::Switch { generation, is_resuming } => self.switch(generation, is_resuming),
                 Job::Snapshot(generation) => self.note_snapshot(generation),
+                Job::Barrier(done_tx) => barriers.push(done_tx),
             }
         }
         self.write();
@@ -87,12 +92,16 @@ impl<'a> Writer<'a> {
             Fsync::EverySecond => self.synced.elapsed() >= SYNC_PAUSE,
             Fsync::Never => false,
         };
-        if is_due {
+        if is_due || !barriers.is_empty() {
             self.sync();
         }
         let is_counted = self.journal.change(|condition| condition.stopped.is_none() && !condition.is_resuming);
         if is_counted {
             self.reached.drain(..).for_each(|(origin, stamp)| reached(origin, stamp));
+            // Fails when nobody waits any more.
+            for done_tx in barriers {
+                let _ = done_tx.try_send(());
+            }
         }
         self.note_len();
         true
@@ -193,13 +202,11 @@ impl<'a> Writer<'a> {
     }
 
     fn stop(&mut self, error: &io::Error, is_resumable: bool) {
-        let what = if error.kind() == io::ErrorKind::StorageFull { "disk full" } else { "the log cannot be written" };
-        let way_out = if is_resumable { "free space, then `kvctl resume` or restart this node" } else { "restart this node" };
-        let sentence = format!("{what}: {error}; {way_out}");
-        log::error!("{sentence}. Until then this node takes no writes and acknowledges none");
+        let stopped = Stopped::new(error, is_resumable);
+        log::error!("{}. Until then this node takes no writes and acknowledges none", stopped.sentence);
         self.buffer.clear();
         self.reached.clear();
-        self.journal.change(|condition| condition.stopped = Some(Stopped { sentence, is_resumable }));
+        self.journal.change(|condition| condition.stopped = Some(stopped));
     }
 
     fn is_stopped(&self) -> bool {

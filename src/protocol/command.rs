@@ -128,6 +128,8 @@ pub enum ErrorCode {
     TooBig,
     /// `memory_max` is reached.
     Full,
+    /// The disk has failed: refused, nothing was written.
+    ReadOnly,
     /// Too few members are up for the ack level: refused, nothing was written.
     NoQuorum,
     /// Not acknowledged in time: the outcome is unknown.
@@ -147,6 +149,7 @@ impl fmt::Display for ErrorCode {
             ErrorCode::NotFound => "NOTFOUND",
             ErrorCode::TooBig => "TOOBIG",
             ErrorCode::Full => "FULL",
+            ErrorCode::ReadOnly => "READONLY",
             ErrorCode::NoQuorum => "NOQUORUM",
             ErrorCode::Timeout => "TIMEOUT",
             ErrorCode::Loading => "LOADING",

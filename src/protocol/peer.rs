@@ -67,13 +67,14 @@ pub struct Frame {
     pub writes: Vec<Entry>,
 }
 
-/// The sender has every write of `origin` in (from, upto]; those in `beaten`, and those that earlier acks of this connection named, lost
-/// there to greater versions, none of them above `winner`.
+/// The sender has every write of `origin` in (from, upto], on its disk if it is configured so; those in `beaten`, and those that earlier acks of this connection
+/// named, lost there to greater versions, none of them above `winner`. It has received those up to `received`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Ack {
     pub origin: Origin,
     pub from: Stamp,
     pub upto: Stamp,
+    pub received: Stamp,
     pub beaten: Vec<Stamp>,
     pub winner: Stamp,
 }
@@ -134,7 +135,7 @@ impl Message {
             Message::Frame(frame) => encode_frame(out, frame.origin, frame.after, frame.upto, &frame.writes),
             Message::Ack(ack) => seal(out, ACK, |out| {
                 put_origin(out, ack.origin);
-                for stamp in [ack.from, ack.upto, ack.winner] {
+                for stamp in [ack.from, ack.upto, ack.received, ack.winner] {
                     put_stamp(out, stamp);
                 }
                 put_len(out, ack.beaten.len());
@@ -255,14 +256,14 @@ fn decode_frame(payload: &[u8]) -> Result<Frame, String> {
 fn decode_ack(payload: &[u8]) -> Result<Ack, String> {
     let mut fields = Fields(payload);
     let origin = fields.origin()?;
-    let (from, upto, winner) = (fields.stamp()?, fields.stamp()?, fields.stamp()?);
+    let (from, upto, received, winner) = (fields.stamp()?, fields.stamp()?, fields.stamp()?, fields.stamp()?);
     let count = fields.len()?;
     if count != fields.0.len() / 8 {
         return Err(format!("an ack with {count} beaten writes in {} bytes", fields.0.len()));
     }
     let beaten = (0..count).map(|_| fields.stamp()).collect::<Result<_, _>>()?;
     fields.end()?;
-    Ok(Ack { origin, from, upto, beaten, winner })
+    Ok(Ack { origin, from, upto, received, beaten, winner })
 }
 
 /// The rest of a payload, read field by field.
@@ -362,8 +363,9 @@ mod tests {
             ),
             any::<String>().prop_map(Message::Refused),
             any_frame().prop_map(Message::Frame),
-            (any_origin(), any_stamp(), any_stamp(), prop::collection::vec(any_stamp(), 0..5))
-                .prop_map(|(origin, from, upto, beaten)| { Message::Ack(Ack { origin, from, upto, beaten, winner: upto }) }),
+            (any_origin(), any_stamp(), any_stamp(), prop::collection::vec(any_stamp(), 0..5)).prop_map(|(origin, from, upto, beaten)| {
+                Message::Ack(Ack { origin, from, upto, received: upto, beaten, winner: upto })
+            }),
             (any::<u64>(), any_stamp(), any_vector(), prop::option::of((any::<u64>(), any::<u64>()))).prop_map(
                 |(sent, upto, vector, settled)| {
                     let settled = settled.map(|(sum, keys)| SettledDigest { sum, keys });

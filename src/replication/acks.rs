@@ -1,6 +1,6 @@
 //! Who has acknowledged what: the table that sessions wait on.
 //!
-//! Owns, per peer, the range of this node's writes that it vouches for; the writes that were *beaten*; and the sessions that wait. A session
+//! Owns, per peer, the range of this node's writes that it vouches for; how far they are durable here; the writes that were *beaten*; and the sessions that wait. A session
 //! opens a [`Round`] before its first write, stamps its writes, and waits for all of them at once. Peers' acks only move positions here and wake
 //! the sessions whose level is met. Never touches the store: a beaten write is judged and stamped again by its session.
 //!
@@ -16,6 +16,7 @@ use parking_lot::{Condvar, Mutex};
 
 use crate::clock::Stamp;
 use crate::protocol::command::AckLevel;
+use crate::protocol::peer::Ack;
 
 /// The table. Peers are numbered by their place in the configuration.
 pub struct Acks {
@@ -23,6 +24,7 @@ pub struct Acks {
     majority: usize,
     /// How long a peer may lag before it stops counting as up, and the longest that a session waits.
     timeout: Duration,
+    waits_for_disk: bool,
     table: Mutex<Table>,
     /// Peers that count as up; read before every write, so kept beside the lock.
     counted: AtomicUsize,
@@ -30,6 +32,8 @@ pub struct Acks {
 
 struct Table {
     peers: Vec<PeerAcks>,
+    /// This node counts itself up to here (**I7**): what is durable on its own disk, or everything where nobody waits for the disk.
+    own: Stamp,
     /// The floors of the open rounds: all their stamps are greater.
     open: BTreeSet<(Stamp, u64)>,
     /// Own writes that lost somewhere. Invariant: each is above the lowest floor, so this is bounded by what open rounds wrote.
@@ -44,12 +48,14 @@ struct Table {
 /// Beyond this, every second sample is forgotten.
 const SAMPLES_MAX: usize = 1024;
 
-#[derive(Clone)]
+#[derive(Clone, Default)]
 struct PeerAcks {
     up: bool,
-    /// The peer has every own write in (from, upto], and has named those of them that lost there.
+    /// The peer has every own write in (from, upto], durably if it is configured so, and has named those of them that lost there.
     from: Stamp,
     upto: Stamp,
+    /// It has received so far.
+    received: Stamp,
     /// Where this node stood at `marked`; the peer lags since then if it has not come so far.
     mark: Stamp,
     marked: Duration,
@@ -85,8 +91,10 @@ pub struct NoQuorum {
 /// What STATUS and PEERS show of one peer's acks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PeerProgress {
-    /// The greatest own stamp that it has acknowledged on this connection.
+    /// The greatest own stamp that it has acknowledged on this connection: durable there, if it is configured so.
     pub upto: Stamp,
+    /// The greatest own stamp that it has received.
+    pub received: Stamp,
     /// Since when it has not caught up with where this node stood; zero when it has.
     pub behind: Duration,
     /// Own writes that it has not acknowledged; to within those of one beat.
@@ -96,17 +104,18 @@ pub struct PeerProgress {
 }
 
 impl Acks {
-    pub fn new(peers: usize, majority: usize, timeout: Duration) -> Acks {
-        let peer = PeerAcks { up: false, from: Stamp::ZERO, upto: Stamp::ZERO, mark: Stamp::ZERO, marked: Duration::ZERO, lagging: false };
+    /// `waits_for_disk`: this node counts itself only as far as [`Acks::durable`] says.
+    pub fn new(peers: usize, majority: usize, timeout: Duration, waits_for_disk: bool) -> Acks {
         let table = Table {
-            peers: vec![peer; peers],
+            peers: vec![PeerAcks::default(); peers],
+            own: if waits_for_disk { Stamp::ZERO } else { Stamp::LIMIT },
             open: BTreeSet::new(),
             beaten: BTreeSet::new(),
             waiting: BTreeMap::new(),
             rounds: 0,
             samples: VecDeque::new(),
         };
-        Acks { majority, timeout, table: Mutex::new(table), counted: AtomicUsize::new(0) }
+        Acks { majority, timeout, waits_for_disk, table: Mutex::new(table), counted: AtomicUsize::new(0) }
     }
 
     /// Whether enough members are up for `level`. To be asked before anything is applied.
@@ -116,6 +125,26 @@ impl Acks {
             return Ok(());
         }
         Err(NoQuorum { up, needed: self.majority, members: 1 + self.table.lock().peers.len() })
+    }
+
+    /// Whether a write at this level is answered without waiting for anybody.
+    pub fn is_done_at_once(&self, level: AckLevel) -> bool {
+        level == AckLevel::Local && !self.waits_for_disk
+    }
+
+    /// Own writes are durable here up to this stamp.
+    pub fn durable(&self, upto: Stamp) {
+        if !self.waits_for_disk {
+            return;
+        }
+        let mut table = self.table.lock();
+        table.own = table.own.max(upto);
+        table.wake_met(self.majority);
+    }
+
+    /// How far own writes are durable; `None` where nobody waits for that.
+    pub fn durable_upto(&self) -> Option<Stamp> {
+        self.waits_for_disk.then(|| self.table.lock().own)
     }
 
     /// Opens a round whose stamps will all be greater than `floor`, the greatest one issued so far.
@@ -130,16 +159,16 @@ impl Acks {
     /// A peer's link begins anew: it vouches for nothing until its first ack.
     pub fn reset(&self, peer: usize) {
         let mut table = self.table.lock();
-        table.peers[peer].from = Stamp::ZERO;
-        table.peers[peer].upto = Stamp::ZERO;
+        let peer = &mut table.peers[peer];
+        (peer.from, peer.upto, peer.received) = (Stamp::ZERO, Stamp::ZERO, Stamp::ZERO);
     }
 
-    /// An ack: the peer has every own write in (from, upto], and those in `beaten` lost there.
-    pub fn acknowledge(&self, peer: usize, from: Stamp, upto: Stamp, beaten: &[Stamp]) {
+    /// An ack of a peer for writes of this node's present life.
+    pub fn acknowledge(&self, peer: usize, ack: &Ack) {
         let mut table = self.table.lock();
-        table.note_beaten(beaten);
-        table.peers[peer].from = from;
-        table.peers[peer].upto = upto;
+        table.note_beaten(&ack.beaten);
+        let peer = &mut table.peers[peer];
+        (peer.from, peer.upto, peer.received) = (ack.from, ack.upto, ack.received);
         table.wake_met(self.majority);
     }
 
@@ -178,7 +207,7 @@ impl Acks {
         let behind = if peer.upto < peer.mark { elapsed.saturating_sub(peer.marked) } else { Duration::ZERO };
         let reached = table.samples.iter().rev().find(|(stamp, _)| *stamp <= peer.upto).map_or(0, |(_, written)| *written);
         let behind_writes = if peer.upto >= position { 0 } else { written.saturating_sub(reached) };
-        PeerProgress { upto: peer.upto, behind, behind_writes, counted: peer.counts() }
+        PeerProgress { upto: peer.upto, received: peer.received, behind, behind_writes, counted: peer.counts() }
     }
 
     /// Sessions that wait for acks right now.
@@ -221,17 +250,18 @@ impl Table {
 
     fn met(&self, majority: usize, level: AckLevel, least: Stamp, greatest: Stamp) -> bool {
         let has = |peer: &&PeerAcks| peer.from < least && peer.upto >= greatest;
-        let holders = 1 + self.peers.iter().filter(has).count();
+        let here = self.own >= greatest;
+        let holders = usize::from(here) + self.peers.iter().filter(has).count();
         match level {
-            AckLevel::Local => true,
+            AckLevel::Local => here,
             AckLevel::Majority => holders >= majority,
-            AckLevel::All => holders >= majority && self.peers.iter().filter(|peer| peer.up).all(|peer| has(&peer)),
+            AckLevel::All => here && holders >= majority && self.peers.iter().filter(|peer| peer.up).all(|peer| has(&peer)),
         }
     }
 
     /// Wakes the rounds whose level is met, and no others: fifty sessions that wait are not all woken by every ack.
     fn wake_met(&self, majority: usize) {
-        let Some(reach) = self.peers.iter().map(|peer| peer.upto).max() else { return };
+        let reach = self.peers.iter().map(|peer| peer.upto).fold(self.own, Stamp::max);
         for ((greatest, _), waiting) in self.waiting.range(..=(reach, u64::MAX)) {
             if self.met(majority, waiting.level, waiting.least, *greatest) {
                 waiting.wake.notify_one();
@@ -286,6 +316,10 @@ impl Round<'_> {
     fn look(&self, table: &Table, stamps: &[Stamp]) -> Option<Waited> {
         let (Some(least), Some(greatest)) = (stamps.first(), stamps.last()) else { return Some(Waited::Met) };
         debug_assert!(stamps.is_sorted() && *least > self.floor);
+        if self.level == AckLevel::Local {
+            // It may lose to whatever was written elsewhere; that is what `local` promises.
+            return table.met(self.acks.majority, self.level, *least, *greatest).then_some(Waited::Met);
+        }
         let beaten: Vec<Stamp> =
             table.beaten.range(*least..=*greatest).filter(|stamp| stamps.binary_search(stamp).is_ok()).copied().collect();
         if !beaten.is_empty() {

@@ -5,6 +5,7 @@
 //! absence is proof.
 
 use crate::clock::Now;
+use crate::entry::Version;
 use crate::replication::mesh::Mesh;
 
 /// Shards that are looked at in one step, under the collector's lock: a few milliseconds at ten million keys.
@@ -25,18 +26,19 @@ impl Collector {
         }
         let vector = mesh.vector();
         let oldest = now.wall_ms.saturating_sub(mesh.config.tombstone_age_min.as_millis() as u64);
-        let mut collected = 0;
+        let mut collected = Vec::new();
         for _ in 0..SHARDS_PER_STEP {
-            let gone = mesh
-                .store
-                .collect(self.shard, |version| version.stamp.wall_ms() < oldest && vector.covers(version) && control.all_cover(version));
-            for version in &gone {
-                control.horizon.advance(version.origin, version.stamp);
-            }
-            collected += gone.len();
+            let may_go = |version: Version| version.stamp.wall_ms() < oldest && vector.covers(version) && control.all_cover(version);
+            collected.extend(mesh.store.collect(self.shard, may_go));
             self.shard = (self.shard + 1) % mesh.store.shards_len();
         }
-        control.collected += collected as u64;
-        collected
+        for tombstone in &collected {
+            control.horizon.advance(tombstone.version.origin, tombstone.version.stamp);
+        }
+        if !collected.is_empty() {
+            mesh.record_removed(&collected, &control.horizon);
+        }
+        control.collected += collected.len() as u64;
+        collected.len()
     }
 }

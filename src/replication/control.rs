@@ -218,6 +218,15 @@ impl Control {
         }
     }
 
+    /// The disk has been read: from now on the peers are waited for.
+    pub fn begin_recovery(&mut self, now: Now) {
+        self.looked = now.elapsed;
+        for peer in &mut self.peers {
+            peer.progressed = now.elapsed;
+            peer.since = now.elapsed;
+        }
+    }
+
     /// An incoming connection whose HELLO was found good. Returns its epoch.
     pub fn accept(&mut self, peer: usize, hello: &Hello, now: Now) -> (u64, Option<Event>) {
         let peer = &mut self.peers[peer];

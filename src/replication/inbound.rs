@@ -4,6 +4,7 @@
 //! is advanced only by a contiguous frame or by a dump's end line; on receipt the order is clock, merge, then the advance. Never sends: what there is to say goes into
 //! the peer's outbox. Never submits to the replicator, so nothing echoes and no ring of nodes waits on itself.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -15,6 +16,8 @@ use crate::replication::control::{Control, offset_ms};
 use crate::replication::incoming::Incoming;
 use crate::replication::mesh::Mesh;
 use crate::replication::outbox::Losses;
+use crate::replication::record::Proven;
+use crate::room::Reserved;
 use crate::store::{Digest, Merged};
 
 /// One incoming connection.
@@ -26,6 +29,31 @@ pub struct Inbound {
     run: Option<(Stamp, Stamp)>,
     /// The dump that the peer is sending.
     dump: Option<Incoming>,
+}
+
+/// A message as it came.
+pub struct Arrived {
+    pub message: Message,
+    /// Its bytes, for the log.
+    pub envelope: Vec<u8>,
+    /// Room in the log's queue.
+    pub room: Option<Reserved>,
+}
+
+impl From<Message> for Arrived {
+    /// As if it had come over a wire.
+    fn from(message: Message) -> Arrived {
+        let mut envelope = Vec::new();
+        message.encode(&mut envelope);
+        Arrived { message, envelope, room: None }
+    }
+}
+
+/// What is logged of a message; nothing of most.
+#[derive(Default)]
+struct Raw {
+    bytes: Arc<Vec<u8>>,
+    room: Option<Reserved>,
 }
 
 /// What merging some entries did to writes that somebody waits for.
@@ -77,9 +105,11 @@ impl Mesh {
     }
 
     /// One message. An error closes the connection and says why.
-    pub fn receive(&self, inbound: &mut Inbound, message: Message, now: Now) -> Result<(), String> {
+    pub fn receive(&self, inbound: &mut Inbound, arrived: impl Into<Arrived>, now: Now) -> Result<(), String> {
+        let Arrived { message, envelope, room } = arrived.into();
+        let raw = Raw { bytes: Arc::new(envelope), room };
         match message {
-            Message::Frame(frame) => self.receive_frame(inbound, frame, now),
+            Message::Frame(frame) => self.receive_frame(inbound, frame, raw, now),
             Message::Ack(ack) => self.receive_ack(inbound, &ack, now),
             Message::Beat(beat) => self.receive_beat(inbound, &beat, now),
             Message::Echo { sent } => {
@@ -93,12 +123,12 @@ impl Mesh {
                     self.outboxes[inbound.peer].serve(request);
                 })
             }
-            Message::Lines(lines) => self.receive_lines(inbound, &lines, now),
+            Message::Lines(lines) => self.receive_lines(inbound, &lines, raw, now),
             Message::Hello(_) | Message::Refused(_) => Err("a second HELLO".to_owned()),
         }
     }
 
-    fn receive_frame(&self, inbound: &mut Inbound, frame: Frame, now: Now) -> Result<(), String> {
+    fn receive_frame(&self, inbound: &mut Inbound, frame: Frame, raw: Raw, now: Now) -> Result<(), String> {
         if frame.origin != inbound.origin {
             return Err(format!("a frame of {}, on a connection of {}", frame.origin, inbound.origin));
         }
@@ -108,12 +138,13 @@ impl Mesh {
         for write in frame.writes {
             self.merge(inbound.origin, write, &mut lost);
         }
-        self.pass(inbound, frame.after, frame.upto, &lost, now);
+        self.pass(inbound, frame.after, frame.upto, &lost, raw, now);
         Ok(())
     }
 
-    /// The sender has passed `upto`, and nothing of it lies between `after` and `upto` but what was merged just now.
-    fn pass(&self, inbound: &mut Inbound, after: Stamp, upto: Stamp, lost: &Lost, now: Now) {
+    /// The sender has passed `upto`, and nothing of it lies between `after` and `upto` but what was merged just now, which `raw` holds. It is acknowledged when the log
+    /// has it: the hand-over and the advance are one step under the vector's lock (**I5**, **I7**).
+    fn pass(&self, inbound: &mut Inbound, after: Stamp, upto: Stamp, lost: &Lost, raw: Raw, now: Now) {
         let had_gap = inbound.run.is_some();
         let outbox = &self.outboxes[inbound.peer];
         let gap = {
@@ -126,7 +157,8 @@ impl Mesh {
                 // A node that is catching up may lack the winners that a write has to be held against.
                 outbox.disclaim(inbound.origin, position);
             }
-            outbox.acknowledge(inbound.origin, position, &lost.theirs);
+            outbox.received(inbound.origin, position, &lost.theirs);
+            self.record(raw.bytes, Some((inbound.origin, position)), raw.room);
             gap
         };
         // After the ack, so that a peer hears that its write won before it hears the one that this node now stamps above it.
@@ -146,7 +178,7 @@ impl Mesh {
         // Under the control lock: a connection that was replaced may not overwrite what the newer one says.
         let control = self.control.lock();
         if control.peers[inbound.peer].epoch == inbound.epoch {
-            self.acks.acknowledge(inbound.peer, ack.from, ack.upto, &ack.beaten);
+            self.acks.acknowledge(inbound.peer, ack);
         }
         Ok(())
     }
@@ -159,7 +191,7 @@ impl Mesh {
             return Err(format!("its clock has gone {ahead_ms} ms ahead of this node's"));
         }
         self.outboxes[inbound.peer].echo(beat.sent);
-        self.pass(inbound, beat.upto, beat.upto, &Lost::default(), now);
+        self.pass(inbound, beat.upto, beat.upto, &Lost::default(), Raw::default(), now);
         let vector = self.vector();
         let pause = 10 * self.config.heartbeat;
         let diverged = self.with_present(inbound, now, |control| {
@@ -186,33 +218,49 @@ impl Mesh {
         Ok(())
     }
 
-    fn receive_lines(&self, inbound: &mut Inbound, lines: &[u8], now: Now) -> Result<(), String> {
+    fn receive_lines(&self, inbound: &mut Inbound, lines: &[u8], raw: Raw, now: Now) -> Result<(), String> {
         let mut lost = Lost::default();
         if !lines.is_empty() && !lines.ends_with(b"\n") {
             return Err("a dump line that is cut off".to_owned());
         }
+        let mut raw = Some(raw);
         let mut start = 0;
         for end in memchr::memchr_iter(b'\n', lines) {
             let line = &lines[std::mem::replace(&mut start, end + 1)..end];
             match dump::parse_line(line)? {
                 Line::Header(header) => self.begin_dump(inbound, header, now)?,
                 Line::Entry(entry) => {
+                    if raw.is_none() {
+                        return Err("a dump line behind the end line".to_owned());
+                    }
                     let dump = inbound.dump.as_mut().ok_or("a dump line outside of a dump")?;
                     dump.take(self, entry, inbound.origin, &mut lost, now)?;
                 }
                 Line::End(end) => {
                     self.note_losses(inbound, &std::mem::take(&mut lost));
+                    // Merged first, so that a snapshot that begins in between has them; and in the log before what the end line proves.
+                    self.record_lines(inbound, raw.take());
                     self.end_dump(inbound, &end, now)?;
                 }
             }
         }
         self.note_losses(inbound, &lost);
+        self.record_lines(inbound, raw);
         let entries = inbound.dump.as_ref().map_or(0, |dump| dump.count());
         self.with_present(inbound, now, |control| {
             if control.taking.as_ref().is_some_and(|taking| taking.peer == inbound.peer) {
                 control.dump_progressed(entries, now);
             }
         })
+    }
+
+    /// Entries are logged as they came; what healing changed was logged by itself.
+    fn record_lines(&self, inbound: &Inbound, raw: Option<Raw>) {
+        if let (Some(raw), Some(dump)) = (raw, &inbound.dump)
+            && dump.header().kind != Kind::Heal
+        {
+            self.record(raw.bytes, None, raw.room);
+        }
     }
 
     fn begin_dump(&self, inbound: &mut Inbound, header: Header, now: Now) -> Result<(), String> {
@@ -238,10 +286,14 @@ impl Mesh {
             // Given up for its slowness, and come after all. Its entries are merged, which is always right; it proves nothing more.
             return Ok(());
         }
-        let dropped = dump.drop_absent(self, end);
+        let dropped = dump.drop_absent(self);
         let Header { kind, vector, .. } = dump.header();
-        let proven = if *kind == Kind::Full { vector.clone() } else { self.without_live(inbound, vector) };
-        let gap = self.take_over(inbound, &proven);
+        let (vector, horizon) = match kind {
+            Kind::Full => (vector.clone(), end.horizon.clone()),
+            _ => (self.without_live(inbound, vector), SeenVector::default()),
+        };
+        let gap = self.take_over(inbound, Proven { vector, horizon }, &dropped);
+        let dropped = dropped.len();
         let (count, healed) = (dump.count(), dump.healed());
         let (took, id) = self.decide(now, |control| {
             control.peers[inbound.peer].gap = gap;
@@ -262,18 +314,21 @@ impl Mesh {
 
     /// A dump's end line: its vector is seen, and the run of live frames that it joins. Of what it brings, only the donor's writes that came in live frames
     /// are vouched for. Returns whether a gap is left.
-    fn take_over(&self, inbound: &mut Inbound, proven: &SeenVector) -> bool {
+    fn take_over(&self, inbound: &mut Inbound, proven: Proven, dropped: &[Entry]) -> bool {
+        let mut control = self.control.lock();
         let mut seen = self.seen.write();
-        let position = proven.get(inbound.origin);
+        let position = proven.vector.get(inbound.origin);
         let run = inbound.run.filter(|(_, end)| *end >= position);
-        self.join_proven(&mut seen, proven, run.map(|(start, _)| (inbound.peer, start)));
+        self.join_proven(&mut control, &mut seen, proven, dropped, run.map(|(start, _)| (inbound.peer, start)));
+        drop(control);
         let gap = inbound.join(&mut seen, Stamp::ZERO, Stamp::ZERO);
         let position = seen.get(inbound.origin);
         let outbox = &self.outboxes[inbound.peer];
         if !self.is_open() {
             outbox.disclaim(inbound.origin, position);
         }
-        outbox.acknowledge(inbound.origin, position, &Losses::default());
+        outbox.received(inbound.origin, position, &Losses::default());
+        self.record(Arc::default(), Some((inbound.origin, position)), None);
         gap
     }
 
@@ -294,7 +349,7 @@ impl Mesh {
 
     fn note_losses(&self, inbound: &Inbound, lost: &Lost) {
         if !lost.theirs.stamps.is_empty() {
-            self.outboxes[inbound.peer].acknowledge(inbound.origin, Stamp::ZERO, &lost.theirs);
+            self.outboxes[inbound.peer].received(inbound.origin, Stamp::ZERO, &lost.theirs);
         }
         self.acks.note_beaten(&lost.ours);
     }

@@ -5,12 +5,15 @@
 //! dump drops what it proves deleted, hands over its horizon (**I6**), and its vector is joined (**I5**). Never reads a socket or a file.
 
 use std::collections::HashSet;
+use std::sync::Arc;
 
 use crate::clock::{Now, Stamp};
 use crate::dump::{End, Header, Kind, Tally};
 use crate::entry::{Entry, Key, Origin, SeenVector};
+use crate::replication::control::Control;
 use crate::replication::inbound::Lost;
 use crate::replication::mesh::Mesh;
+use crate::replication::record::{self, Proven};
 use crate::store::ENTRIES_BELIEVED;
 
 /// Keys that are named in the log when two nodes are found to differ; beyond this they are only counted.
@@ -50,7 +53,8 @@ impl Incoming {
             return Ok(());
         }
         let key = Key::clone(&entry.key);
-        if mesh.store.heal(entry) {
+        if mesh.store.heal(entry.clone()) {
+            mesh.record(Arc::new(record::healed(&[entry])), None, None);
             self.healed += 1;
             if self.healed <= NAMED_MAX {
                 log::error!("healed key \"{}\": it was older here, or missing", key.escape_ascii());
@@ -64,14 +68,12 @@ impl Incoming {
         self.tally.check(end)
     }
 
-    /// After [`Incoming::check`]: a full dump's drops, and its horizon. Its vector comes last, by [`Mesh::join_proven`]. Returns how many entries were dropped.
-    pub fn drop_absent(&self, mesh: &Mesh, end: &End) -> usize {
-        let Some(held) = &self.held else { return 0 };
+    /// After [`Incoming::check`]: a full dump's drops. What it proves comes last, by [`Mesh::join_proven`]. Returns what was dropped.
+    pub fn drop_absent(&self, mesh: &Mesh) -> Vec<Entry> {
+        let Some(held) = &self.held else { return Vec::new() };
         // What the donor has proved deleted: what it lacks although its vector covers it.
         let absent = |entry: &Entry| !held.contains(&entry.key) && self.header.vector.covers(entry.version);
-        let dropped = (0..mesh.store.shards_len()).map(|shard| mesh.store.remove(shard, absent).len()).sum();
-        mesh.control.lock().horizon.join(&end.horizon);
-        dropped
+        (0..mesh.store.shards_len()).flat_map(|shard| mesh.store.remove(shard, absent)).collect()
     }
 
     pub fn header(&self) -> &Header {
@@ -89,12 +91,24 @@ impl Incoming {
 }
 
 impl Mesh {
-    /// What a dump's end line proves is seen from now on. `seen` is locked by the caller.
+    /// What a dump's end line proves is so from now on, here and in the log, where the drops come right before it: a line of a dropped entry that is logged later
+    /// is covered by then. Both locks are held by the caller: the collector's, for the horizon.
     ///
     /// A dump hides writes that were superseded, by a winner or by their own origin, before it was made. So what it brings is not vouched for, of no peer; but of
     /// `live`, a peer that sent the dump on the connection of its frames, only up to where those began.
-    pub(super) fn join_proven(&self, seen: &mut SeenVector, proven: &SeenVector, live: Option<(usize, Stamp)>) {
-        seen.join(proven);
+    pub(super) fn join_proven(
+        &self,
+        control: &mut Control,
+        seen: &mut SeenVector,
+        proven: Proven,
+        dropped: &[Entry],
+        live: Option<(usize, Stamp)>,
+    ) {
+        let mut records = record::removed(dropped);
+        records.extend(record::proven(&proven));
+        self.record(Arc::new(records), None, None);
+        control.horizon.join(&proven.horizon);
+        seen.join(&proven.vector);
         for (peer, outbox) in self.outboxes.iter().enumerate() {
             match (outbox.known_origin(), live) {
                 (Some(origin), Some((sender, start))) if peer == sender => outbox.disclaim(origin, start),
@@ -102,5 +116,12 @@ impl Mesh {
                 (None, _) => {}
             }
         }
+    }
+
+    /// What the collector took away, and the horizon that it has left. Under the collector's lock.
+    pub(super) fn record_removed(&self, removed: &[Entry], horizon: &SeenVector) {
+        let mut records = record::removed(removed);
+        records.extend(record::proven(&Proven { vector: SeenVector::default(), horizon: horizon.clone() }));
+        self.record(Arc::new(records), None, None);
     }
 }

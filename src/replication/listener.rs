@@ -16,6 +16,7 @@ use socket2::SockRef;
 
 use crate::clock::{Now, elapsed};
 use crate::protocol::peer::{HELLO_LEN_MAX, Hello, MESSAGE_LEN_MAX, Message, read_message};
+use crate::replication::inbound::Arrived;
 use crate::replication::link::SOCKET_BUFFER_LEN;
 use crate::replication::mesh::Mesh;
 use crate::threads::join_all;
@@ -28,6 +29,9 @@ const SAY_AGAIN: Duration = Duration::from_secs(600);
 
 /// Buffer of one incoming link.
 const READ_LEN: usize = 64 << 10;
+
+/// Peer time-outs that a connection waits for room in the log's queue: a disk that stalls for longer ends it, and the peer catches up later.
+const ROOM_TIMEOUTS: u32 = 5;
 
 /// Pause after a failed accept: no descriptors, mostly, and none sooner for asking.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -127,11 +131,16 @@ impl PeerLinks {
             let _ = stream.shutdown(Shutdown::Both);
         }
         let mut reader = BufReader::with_capacity(READ_LEN, Hearing { stream: &stream, mesh: &self.mesh, peer });
-        let mut body = Vec::new();
+        let room_wait = self.mesh.config().peer_timeout * ROOM_TIMEOUTS;
         let end = loop {
-            match read_message(&mut reader, &mut body, MESSAGE_LEN_MAX) {
+            let mut envelope = Vec::new();
+            match read_message(&mut reader, &mut envelope, MESSAGE_LEN_MAX) {
                 Ok(Some(message)) => {
-                    if let Err(reason) = self.mesh.receive(&mut inbound, message, Now::read()) {
+                    let received = self
+                        .mesh
+                        .await_room(envelope.len(), Instant::now() + room_wait)
+                        .and_then(|room| self.mesh.receive(&mut inbound, Arrived { message, envelope, room }, Now::read()));
+                    if let Err(reason) = received {
                         break reason;
                     }
                 }

@@ -7,7 +7,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::Receiver;
 use parking_lot::{Mutex, RwLock};
@@ -16,11 +16,14 @@ use crate::clock::{Clock, Now, Stamp};
 use crate::config::Config;
 use crate::dump::{Header, Kind, Scan};
 use crate::entry::{Origin, SeenVector, Version};
+use crate::journal::{self, Journal};
 use crate::protocol::peer::{Beat, Hello, PROTOCOL, Request, SettledDigest};
 use crate::replication::acks::Acks;
 use crate::replication::control::{Control, Decisions, Stage, offset_ms};
 use crate::replication::outbox::{EncodedFrame, Outbox};
+use crate::replication::record::{self, Life};
 use crate::replication::submit::{Submit, Submitted};
+use crate::room::Reserved;
 use crate::store::Store;
 
 /// One node's part of the mesh.
@@ -35,6 +38,12 @@ pub struct Mesh {
     pub(super) seen: RwLock<SeenVector>,
     pub(super) outboxes: Vec<Outbox>,
     pub(super) control: Mutex<Control>,
+    /// `None`: nothing is kept on disk, and nobody waits for one.
+    pub(super) journal: Option<Arc<Journal>>,
+    /// Held while a snapshot is written: one at a time.
+    pub(super) compacting: Mutex<()>,
+    /// While the disk is read at the start: bytes read, and of how many.
+    replaying: Mutex<Option<(u64, u64)>>,
     /// When the last byte of each peer arrived, in microseconds of `Now::elapsed`.
     heard: Vec<AtomicU64>,
     open: AtomicBool,
@@ -43,20 +52,24 @@ pub struct Mesh {
 }
 
 impl Mesh {
-    /// A node that begins a new life: `nonce` must be fresh random bits. Returns the channel for the replicator, too.
-    pub fn new(config: Arc<Config>, nonce: u64, now: Now) -> (Mesh, Receiver<Submitted>) {
+    /// A node that begins a new life: `nonce` must be fresh random bits. Returns the channel for the replicator, too. Without a journal it keeps nothing.
+    pub fn new(config: Arc<Config>, nonce: u64, now: Now, journal: Option<Arc<Journal>>) -> (Mesh, Receiver<Submitted>) {
         let origin = Origin { node: config.id, nonce };
         let (clock, store) = (Arc::new(Clock::default()), Arc::new(Store::new()));
         let (submit, write_rx) = Submit::new(origin, Arc::clone(&clock), Arc::clone(&store), config.write_room);
+        let waits_for_disk = journal.as_ref().is_some_and(|journal| journal.is_waited_for());
         let mesh = Mesh {
             origin,
             clock,
             store,
             submit: Arc::new(submit),
-            acks: Arc::new(Acks::new(config.peers.len(), config.majority(), config.ack_timeout)),
+            acks: Arc::new(Acks::new(config.peers.len(), config.majority(), config.ack_timeout, waits_for_disk)),
             seen: RwLock::default(),
             outboxes: config.peers.iter().map(|_| Outbox::new(config.link_queue_max)).collect(),
             control: Mutex::new(Control::new(&config, nonce, now)),
+            journal,
+            compacting: Mutex::default(),
+            replaying: Mutex::default(),
             heard: config.peers.iter().map(|_| AtomicU64::new(0)).collect(),
             open: AtomicBool::new(false),
             lost: AtomicU64::new(0),
@@ -204,8 +217,10 @@ impl Mesh {
         self.decide(now, |control| control.linked_out(peer, false, now));
     }
 
-    /// Own writes, encoded, to every peer that listens.
-    pub fn hand_over(&self, frame: &Arc<EncodedFrame>) {
+    /// Own writes, encoded: to the log first, so that no peer knows of a write in front of it there; then to every peer that listens. `room` is what they hold until
+    /// the log has taken them, too.
+    pub fn hand_over(&self, frame: &EncodedFrame, room: Reserved) {
+        self.record(Arc::clone(&frame.bytes), Some((self.origin, frame.upto)), Some(room));
         for outbox in &self.outboxes {
             outbox.push(frame);
         }
@@ -220,7 +235,7 @@ impl Mesh {
             Some((settled, digest)) if *settled == vector => Some(SettledDigest { sum: digest.sum, keys: digest.keys }),
             _ => None,
         };
-        Beat { sent: now.elapsed.as_micros() as u64, wall_ms: now.wall_ms, open: self.is_open(), upto, vector: changes, settled }
+        Beat { sent: now.elapsed.as_micros() as u64, wall_ms: now.wall_ms, open: self.vouches(), upto, vector: changes, settled }
     }
 
     /// Begins to serve a request. Choosing full or delta by the asker's vector, noting vector and horizon, and stopping the collector (until the result is
@@ -284,6 +299,66 @@ impl Mesh {
         result
     }
 
+    /// A beginning for the disk to know: who writes from here on.
+    pub fn record_life(&self) {
+        let life = Life { cluster: self.config.cluster.clone(), origin: self.origin, version: env!("CARGO_PKG_VERSION").to_owned() };
+        self.record(Arc::new(record::life(&life)), None, None);
+    }
+
+    /// Hands a record to the log. `reached` is what may be claimed once it, and all before it, are durable. Never blocks: may be called under any lock.
+    pub(super) fn record(&self, bytes: Arc<Vec<u8>>, reached: Option<(Origin, Stamp)>, room: Option<Reserved>) {
+        match &self.journal {
+            Some(journal) if journal.is_waited_for() => journal.append(journal::Record { bytes, reached, room }),
+            Some(journal) => {
+                if !bytes.is_empty() {
+                    journal.append(journal::Record { bytes, reached: None, room });
+                }
+                self.durable(reached);
+            }
+            None => self.durable(reached),
+        }
+    }
+
+    /// Everything of this origin up to this stamp may be claimed: it is durable, or nobody waits for that.
+    pub fn durable(&self, reached: Option<(Origin, Stamp)>) {
+        let Some((origin, upto)) = reached else { return };
+        if origin == self.origin {
+            self.acks.durable(upto);
+        } else {
+            self.outboxes.iter().for_each(|outbox| outbox.durable(origin, upto));
+        }
+    }
+
+    /// Waits until there is room for what a peer has sent; an error says that the log does not keep up.
+    pub fn await_room(&self, len: usize, deadline: Instant) -> Result<Option<Reserved>, String> {
+        let Some(journal) = &self.journal else { return Ok(None) };
+        journal.reserve(len, deadline).map(Some).ok_or_else(|| "the log does not keep up with what it sends".to_owned())
+    }
+
+    /// Whether writes can be logged; an error says why not, and what helps.
+    pub fn writable(&self) -> Result<(), String> {
+        match &self.journal {
+            Some(journal) if !journal.is_writable() => {
+                Err(journal.condition().stopped.map_or_else(|| "the log cannot be written".to_owned(), |stopped| stopped.sentence))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether this node's acks are worth something: it serves clients, and logs.
+    fn vouches(&self) -> bool {
+        self.is_open() && self.journal.as_ref().is_none_or(|journal| journal.is_writable())
+    }
+
+    pub(super) fn note_replay(&self, progress: Option<(u64, u64)>) {
+        *self.replaying.lock() = progress;
+    }
+
+    /// Bytes read of the disk, and of how many, while it is read.
+    pub(super) fn replaying(&self) -> Option<(u64, u64)> {
+        *self.replaying.lock()
+    }
+
     /// Whether this node serves clients, and how well.
     pub fn stage(&self) -> Stage {
         self.control.lock().stage
@@ -296,7 +371,12 @@ pub struct Serving<'a> {
     scan: Scan,
 }
 
-impl Serving<'_> {
+impl<'a> Serving<'a> {
+    /// To be made where `serving` was counted, under the same lock.
+    pub(super) fn new(mesh: &'a Mesh, scan: Scan) -> Serving<'a> {
+        Serving { mesh, scan }
+    }
+
     /// Appends about `len` bytes of whole lines; whether there is more.
     pub fn write(&mut self, len: usize, out: &mut Vec<u8>) -> bool {
         self.scan.write(&self.mesh.store, len, out)

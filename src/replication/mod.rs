@@ -47,7 +47,11 @@ pub mod incoming;
 
 pub mod acks;
 
+pub mod record;
+pub mod replay;
+
 pub mod collector;
+pub mod compaction;
 pub mod heartbeat;
 pub mod rest;
 

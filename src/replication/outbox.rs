@@ -20,9 +20,10 @@ const BEATEN_MAX: usize = 1 << 16;
 /// Frames that are taken out at a time, in bytes: between two such steps acks, beats and dump lines have their turn.
 const STEP_LEN: usize = 256 << 10;
 
-/// A frame in its envelope, encoded once and shared by all links (and the log).
+/// A frame in its envelope, encoded once and shared by all links and the log.
+#[derive(Clone)]
 pub struct EncodedFrame {
-    pub bytes: Vec<u8>,
+    pub bytes: Arc<Vec<u8>>,
     pub upto: Stamp,
 }
 
@@ -39,7 +40,7 @@ struct Waiting {
     open: bool,
     stopping: bool,
     redial: bool,
-    frames: VecDeque<Arc<EncodedFrame>>,
+    frames: VecDeque<EncodedFrame>,
     /// Invariant: the bytes in `frames`.
     frames_len: usize,
     /// Every frame up to here was taken out or dropped.
@@ -54,11 +55,13 @@ struct Waiting {
 
 /// What this node can say about the writes of the peer's present life.
 ///
-/// Invariant: of the peer's writes in (from, upto], which are all here, those that lost to greater versions are in `beaten`.
+/// Invariant: of the peer's writes in (from, upto], which are all here, those that lost to greater versions are in `beaten`. durable ≤ upto.
 struct AckState {
     origin: Origin,
     from: Stamp,
     upto: Stamp,
+    /// What may be acknowledged (**I7**): durable here, or all that came where nobody waits for the disk.
+    durable: Stamp,
     beaten: BTreeSet<Stamp>,
     winner: Stamp,
     unsent: Vec<Stamp>,
@@ -71,7 +74,7 @@ pub struct Batch {
     pub ack: Option<Ack>,
     pub echo: Option<u64>,
     pub request: Option<Request>,
-    pub frames: Vec<Arc<EncodedFrame>>,
+    pub frames: Vec<EncodedFrame>,
     /// A beat, to say that all frames up to here have passed.
     pub beat: Option<Stamp>,
     /// A dump to begin once the one that runs has ended.
@@ -149,7 +152,7 @@ impl Outbox {
     }
 
     /// Queues a frame; an overflow drops what was queued before.
-    pub fn push(&self, frame: &Arc<EncodedFrame>) {
+    pub fn push(&self, frame: &EncodedFrame) {
         self.change(|waiting| {
             if !waiting.open {
                 waiting.passed = frame.upto;
@@ -162,7 +165,7 @@ impl Outbox {
                 waiting.overflows += 1;
             }
             waiting.frames_len += frame.bytes.len();
-            waiting.frames.push_back(Arc::clone(frame));
+            waiting.frames.push_back(frame.clone());
         });
     }
 
@@ -173,14 +176,31 @@ impl Outbox {
             waiting.echo = None;
             if waiting.ack.as_ref().is_none_or(|ack| ack.origin != origin) {
                 let beaten = BTreeSet::new();
-                waiting.ack = Some(AckState { origin, from: seen, upto: seen, beaten, winner: Stamp::ZERO, unsent: Vec::new(), due: true });
+                waiting.ack = Some(AckState {
+                    origin,
+                    from: seen,
+                    upto: seen,
+                    durable: Stamp::ZERO,
+                    beaten,
+                    winner: Stamp::ZERO,
+                    unsent: Vec::new(),
+                    due: true,
+                });
             }
         });
     }
 
-    /// All writes of `origin` up to `upto` are here, and `losses` are those that came from the peer itself and lost. Ignored for an origin that
-    /// is not the peer's present one.
-    pub fn acknowledge(&self, origin: Origin, upto: Stamp, losses: &Losses) {
+    /// Everything of `origin` up to `upto` that is here may be acknowledged. Ignored for an origin that is not the peer's present one.
+    pub fn durable(&self, origin: Origin, upto: Stamp) {
+        self.change_ack(origin, |ack, _| {
+            ack.durable = ack.durable.max(upto.min(ack.upto));
+            ack.due = true;
+        });
+    }
+
+    /// All writes of `origin` up to `upto` are here, and `losses` are those that came from the peer itself and lost. They are acknowledged once they are
+    /// [`Outbox::durable`]. Ignored for an origin that is not the peer's present one.
+    pub fn received(&self, origin: Origin, upto: Stamp, losses: &Losses) {
         self.change_ack(origin, |ack, open| {
             for stamp in losses.stamps.iter().copied() {
                 if stamp > ack.from && ack.beaten.insert(stamp) && open {
@@ -194,6 +214,7 @@ impl Outbox {
             }
             ack.winner = ack.winner.max(losses.winner);
             ack.upto = ack.upto.max(upto);
+            ack.due |= !losses.stamps.is_empty();
         });
     }
 
@@ -259,7 +280,6 @@ impl Outbox {
             let open = waiting.open;
             if let Some(ack) = waiting.ack.as_mut().filter(|ack| ack.origin == origin) {
                 change(ack, open);
-                ack.due = true;
             }
         });
     }
@@ -285,7 +305,7 @@ impl Waiting {
         let ack = self.ack.as_mut().filter(|ack| ack.due).map(|ack| {
             ack.due = false;
             let beaten = std::mem::take(&mut ack.unsent);
-            Ack { origin: ack.origin, from: ack.from, upto: ack.upto, beaten, winner: ack.winner }
+            Ack { origin: ack.origin, from: ack.from, upto: ack.durable, received: ack.upto, beaten, winner: ack.winner }
         });
         let beat = std::mem::take(&mut self.beat).then_some(self.passed);
         Batch { ack, echo: self.echo.take(), request: self.request.take(), frames, beat, serve: self.serve.take() }
@@ -301,8 +321,8 @@ mod tests {
         Stamp::from_bits(bits)
     }
 
-    fn frame(upto: u64, len: usize) -> Arc<EncodedFrame> {
-        Arc::new(EncodedFrame { bytes: vec![0; len], upto: stamp(upto) })
+    fn frame(upto: u64, len: usize) -> EncodedFrame {
+        EncodedFrame { bytes: Arc::new(vec![0; len]), upto: stamp(upto) }
     }
 
     fn origin(nonce: u64) -> Origin {
@@ -347,10 +367,14 @@ mod tests {
         let outbox = Outbox::new(100);
         outbox.know_origin(origin(1), stamp(5));
         outbox.open();
-        outbox.acknowledge(origin(1), stamp(8), &losses(&[4, 7]));
+        outbox.received(origin(1), stamp(8), &losses(&[4, 7]));
         let ack = take(&outbox).ack.unwrap();
-        assert_eq!((ack.from, ack.upto, ack.beaten, ack.winner), (stamp(5), stamp(8), vec![stamp(7)], stamp(99)));
-        outbox.acknowledge(origin(1), stamp(9), &Losses::default());
+        // It came, and is named at once; that it is durable is said later.
+        assert_eq!((ack.from, ack.upto, ack.received), (stamp(5), Stamp::ZERO, stamp(8)));
+        assert_eq!((ack.beaten, ack.winner), (vec![stamp(7)], stamp(99)));
+        outbox.received(origin(1), stamp(9), &Losses::default());
+        assert!(take(&outbox).ack.is_none());
+        outbox.durable(origin(1), stamp(9));
         assert_eq!(take(&outbox).ack.unwrap().beaten, []);
         outbox.close();
         outbox.open();
@@ -363,13 +387,14 @@ mod tests {
         let outbox = Outbox::new(100);
         outbox.open();
         outbox.know_origin(origin(1), stamp(0));
-        outbox.acknowledge(origin(1), stamp(3), &losses(&[2]));
+        outbox.received(origin(1), stamp(3), &losses(&[2]));
         outbox.disclaim(origin(1), stamp(6));
+        outbox.durable(origin(1), stamp(6));
         assert_eq!(take(&outbox).ack.map(|ack| (ack.from, ack.upto)), Some((stamp(6), stamp(6))));
         let many: Vec<u64> = (10..10 + BEATEN_MAX as u64 + 5).collect();
-        outbox.acknowledge(origin(1), stamp(1 << 20), &losses(&many));
+        outbox.received(origin(1), stamp(1 << 20), &losses(&many));
         assert_eq!(take(&outbox).ack.map(|ack| ack.from), Some(stamp(14)));
-        outbox.acknowledge(origin(2), stamp(1 << 30), &losses(&[]));
+        outbox.received(origin(2), stamp(1 << 30), &losses(&[]));
         assert!(take(&outbox).ack.is_none());
     }
 }

@@ -66,7 +66,7 @@ impl Net {
     }
     fn born(&mut self, node: usize) -> Life {
         self.nonce += 1;
-        let (mesh, rx) = Mesh::new(config(node, self.offsets.len()), self.nonce, self.now(node));
+        let (mesh, rx) = Mesh::new(config(node, self.offsets.len()), self.nonce, self.now(node), None);
         let mesh: &'static Mesh = Box::leak(Box::new(mesh));
         let framer = Framer::new(mesh.origin());
         Life { mesh, rx, framer }
@@ -142,8 +142,8 @@ impl Net {
         let life = &mut self.lives[node];
         let taken: Vec<Submitted> = life.rx.try_iter().collect();
         let writes: Vec<_> = taken.iter().map(|s| s.entry.clone()).collect();
-        life.mesh.hand_over(&Arc::new(life.framer.frame(&writes)));
-        taken.iter().for_each(|s| drop(life.mesh.submit().held(s.reserved)));
+        let room = life.mesh.submit().held(taken.iter().map(|submitted| submitted.reserved).sum());
+        life.mesh.hand_over(&life.framer.frame(&writes), room);
         stamp
     }
     fn get(&self, node: usize, key: &str) -> Option<String> {
@@ -472,6 +472,8 @@ fn end_dump_races_with_the_other_peers_thread() {
             }
             done.store(true, std::sync::atomic::Ordering::Relaxed);
         });
+        // As after the next beat.
+        mesh.durable(Some((porigin, w)));
         let ack = mesh.outbox(place(D, P)).take(Duration::ZERO).unwrap().ack.unwrap();
         if ack.upto >= w && ack.from < w {
             violations += 1;
@@ -481,12 +483,10 @@ fn end_dump_races_with_the_other_peers_thread() {
     assert_eq!(violations, 0);
 }
 
-fn node_config(peer_addr: &str) -> Config {
-    Config::from_json(
-        &format!(r#"{{"id":1,"client_addr":"127.0.0.1:0","peer_addr":"127.0.0.1:0","peers":[{{"id":2,"addr":"{peer_addr}"}}]}}"#),
-        "a good configuration",
-    )
-    .unwrap()
+fn node_config(peer_addr: &str, data_dir: &std::path::Path) -> Config {
+    let json = serde_json::json!({ "id": 1, "client_addr": "127.0.0.1:0", "peer_addr": "127.0.0.1:0", "data_dir": data_dir,
+        "peers": [{ "id": 2, "addr": peer_addr }] });
+    Config::from_json(&json.to_string(), "a good configuration").unwrap()
 }
 
 fn fake_hello(cluster: &str) -> Vec<u8> {
@@ -509,9 +509,10 @@ fn fake_hello(cluster: &str) -> Vec<u8> {
 #[test]
 fn stop_deadlocks_with_a_hello_under_way() {
     use std::io::Write;
-    let config = node_config("127.0.0.1:9");
+    let dir = tempfile::tempdir().unwrap();
+    let config = node_config("127.0.0.1:9", dir.path());
     let cluster = config.cluster.clone();
-    let node = crate::node::Node::start(config).unwrap();
+    let node = crate::node::Node::start(config, false, || false).unwrap().unwrap();
     let mut stream = std::net::TcpStream::connect(node.peer_addr()).unwrap();
     std::thread::sleep(Duration::from_millis(300));
     let stopping = std::thread::spawn(move || node.stop(Instant::now() + Duration::from_secs(1)));

@@ -1,6 +1,6 @@
 //! The replicator: the one thread that turns submitted writes into frames.
 //!
-//! It drains the channel, takes everything that waits, encodes *one* frame, and hands the same bytes to every peer's outbox. **I4**: it never touches a socket
+//! It drains the channel, takes everything that waits, encodes *one* frame, and hands the same bytes to the log and to every peer's outbox. **I4**: it never touches a socket
 //! or a disk, so nobody can slow it down.
 
 use std::sync::Arc;
@@ -35,7 +35,7 @@ impl Framer {
         let mut bytes = Vec::with_capacity(writes.iter().map(|write| write.size() + 32).sum::<usize>() + 64);
         encode_frame(&mut bytes, self.origin, self.after, upto, writes);
         self.after = upto;
-        EncodedFrame { bytes, upto }
+        EncodedFrame { bytes: Arc::new(bytes), upto }
     }
 }
 
@@ -52,9 +52,7 @@ pub fn run_replicator(mesh: &Mesh, write_rx: &Receiver<Submitted>) {
             reserved += next.reserved;
             writes.push(next.entry);
         }
-        // The room is given back when the frame has been handed over.
-        let _room = mesh.submit().held(reserved);
-        mesh.hand_over(&Arc::new(framer.frame(&writes)));
+        mesh.hand_over(&framer.frame(&writes), mesh.submit().held(reserved));
         writes.clear();
     }
 }

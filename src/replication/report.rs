@@ -11,6 +11,9 @@ use crate::replication::mesh::Mesh;
 impl Mesh {
     /// While the node does not serve clients: why, in a sentence for the LOADING error.
     pub fn loading(&self) -> String {
+        if let Some((read, total)) = self.replaying() {
+            return format!("this node is reading its disk: {} of {} MiB so far", read >> 20, total >> 20);
+        }
         let vector = self.vector();
         let control = self.control.lock();
         if let Some(taking) = &control.taking {
@@ -62,6 +65,33 @@ impl Mesh {
             ("dump_from", control.taking.as_ref().map_or_else(|| "nobody".to_owned(), |taking| names(&[control.peers[taking.peer].id]))),
             ("sessions_waiting", self.acks.waiting_len().to_string()),
         ]
+        .into_iter()
+        .chain(self.disk_status())
+        .collect()
+    }
+
+    /// What STATUS says of the disk.
+    fn disk_status(&self) -> Vec<(&'static str, String)> {
+        let Some(journal) = &self.journal else { return vec![("log", "none: nothing is kept on disk".to_owned())] };
+        let condition = journal.condition();
+        let log = match &condition.stopped {
+            Some(stopped) => format!("stopped: {}", stopped.sentence),
+            None if condition.is_resuming => "resuming: nothing is acknowledged until a snapshot is written".to_owned(),
+            None => "ok".to_owned(),
+        };
+        let position = self.submit.position();
+        vec![
+            ("log", log),
+            ("fsync", self.config.fsync.to_string()),
+            ("own_received", stamp(position)),
+            ("own_durable", self.acks.durable_upto().map_or_else(|| "not waited for".to_owned(), |upto| stamp(upto.min(position)))),
+            ("log_bytes", condition.log_len.to_string()),
+            ("log_appended_bytes", condition.appended.to_string()),
+            ("log_syncs", condition.syncs.to_string()),
+            ("snapshot_bytes", condition.snapshot_len.to_string()),
+            ("snapshots_written", condition.snapshots.to_string()),
+            ("snapshot_took_ms", condition.snapshot_took.as_millis().to_string()),
+        ]
     }
 
     /// One line a peer, for PEERS.
@@ -88,7 +118,7 @@ impl Mesh {
             format!("clock_offset_ms {}", peer.clock_offset_ms),
             format!("counted {}", if progress.counted { "yes" } else { "no" }),
             format!("lag_writes {} lag_s {:.1}", progress.behind_writes, progress.behind.as_secs_f64()),
-            format!("acked {}", stamp(progress.upto)),
+            format!("received {} durable {}", stamp(progress.received), stamp(progress.upto)),
             format!("queued_bytes {queued} overflows {overflows}"),
             format!("tombstones_waiting {tombstones}"),
         ]

@@ -144,7 +144,7 @@ impl Simulation {
     }
 
     fn be_born(&mut self, node: usize) -> Life {
-        let (mesh, write_rx) = Mesh::new(config(node), self.random.next(), self.now(node));
+        let (mesh, write_rx) = Mesh::new(config(node), self.random.next(), self.now(node), None);
         let mesh: &'static Mesh = Box::leak(Box::new(mesh));
         Life { mesh, write_rx, framer: Framer::new(mesh.origin()), heartbeat: Heartbeat::default(), round: None }
     }
@@ -212,8 +212,8 @@ impl Simulation {
             return;
         }
         let writes: Vec<_> = taken.iter().map(|submitted| submitted.entry.clone()).collect();
-        life.mesh.hand_over(&Arc::new(life.framer.frame(&writes)));
-        taken.iter().for_each(|submitted| drop(life.mesh.submit().held(submitted.reserved)));
+        let room = life.mesh.submit().held(taken.iter().map(|submitted| submitted.reserved).sum());
+        life.mesh.hand_over(&life.framer.frame(&writes), room);
     }
 
     fn connect(&mut self, from: usize, to: usize) {

@@ -9,6 +9,7 @@ use std::time::Duration;
 use super::*;
 use crate::clock::{Now, Stamp};
 use crate::entry::{Entry, Key, NodeId, Origin, Version};
+use crate::protocol::peer::Ack;
 
 /// Long enough that only a fault gets there.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -33,7 +34,7 @@ fn closed_fixture(listener: TcpListener, peers: usize, settings: &str) -> Fixtur
         ids.join(",")
     );
     let config = Arc::new(Config::from_json(&json, "test").unwrap());
-    let (mesh, write_rx) = Mesh::new(config, 7, Now { wall_ms: 0, elapsed: Duration::ZERO });
+    let (mesh, write_rx) = Mesh::new(config, 7, Now { wall_ms: 0, elapsed: Duration::ZERO }, None);
     let mesh = Arc::new(mesh);
     let replicator = thread::spawn({
         let submit = Arc::clone(mesh.submit());
@@ -45,6 +46,12 @@ fn closed_fixture(listener: TcpListener, peers: usize, settings: &str) -> Fixtur
     let server = Server::start(listener, Arc::clone(&mesh)).unwrap();
     let Services { store, submit, acks, .. } = Services::of(Arc::clone(&mesh));
     Fixture { server, mesh, store, submit, acks, replicator }
+}
+
+/// A peer's ack: it has everything up to here, but for what was beaten.
+fn ack(upto: Stamp, beaten: &[Stamp]) -> Ack {
+    let origin = Origin { node: NodeId(1), nonce: 7 };
+    Ack { origin, from: Stamp::ZERO, upto, received: upto, beaten: beaten.to_vec(), winner: Stamp::ZERO }
 }
 
 /// The same once it has given up waiting for its peers, and is open.
@@ -72,7 +79,7 @@ impl Fixture {
 
     /// Every peer acknowledges all that has been written.
     fn acknowledge(&self, peer: usize) {
-        self.acks.acknowledge(peer, Stamp::ZERO, self.submit.position(), &[]);
+        self.acks.acknowledge(peer, &ack(self.submit.position(), &[]));
     }
 
     /// Another node's write arrives, or is known to be somewhere: the clock is above it.
@@ -348,7 +355,7 @@ fn stopping_lets_the_round_finish_and_ends_idle_clients() {
     let Fixture { server, acks, submit, replicator, .. } = fixture;
     let stopping = thread::spawn(move || server.stop(Instant::now() + PATIENCE));
     idle.expect_end();
-    acks.acknowledge(0, Stamp::ZERO, submit.position(), &[]);
+    acks.acknowledge(0, &ack(submit.position(), &[]));
     writing.expect(&["OK", "VALUE 1"]);
     writing.expect_end();
     assert_eq!(stopping.join().unwrap(), 0);
@@ -392,7 +399,7 @@ fn a_round_answers_when_its_level_is_met_and_each_write_has_its_own_outcome() {
     client.send("PUT a 3\nGET a\nPUT b 4\nCOUNT\n");
     fixture.await_waiting();
     let upto = fixture.store.entry(b"a").unwrap().version.stamp;
-    fixture.acks.acknowledge(1, Stamp::ZERO, upto, &[]);
+    fixture.acks.acknowledge(1, &ack(upto, &[]));
     client.expect(&["OK", "VALUE 3"]);
     client.expect(&[
         "ERROR TIMEOUT the write is applied on this node and will still spread, but ack majority was not reached within 1000 ms",
@@ -426,7 +433,7 @@ fn a_beaten_write_is_stamped_again_above_the_winner() {
     fixture.await_waiting();
     let (a, b) = (stamp(&fixture, "a"), stamp(&fixture, "b"));
     let winner = fixture.foreign("a", Some("other"));
-    fixture.acks.acknowledge(0, Stamp::ZERO, fixture.submit.position(), &[a]);
+    fixture.acks.acknowledge(0, &ack(fixture.submit.position(), &[a]));
     until("a is stamped again", || stamp(&fixture, "a") > winner.version.stamp);
     assert_eq!(stamp(&fixture, "b"), b);
     fixture.await_waiting();
@@ -579,7 +586,7 @@ fn a_write_that_is_beaten_until_its_time_is_over_is_unknown() {
     client.send("PUT a 1\nPUT b 1\n");
     fixture.await_waiting();
     until("the session has answered", || {
-        fixture.acks.acknowledge(0, Stamp::ZERO, fixture.submit.position(), &[stamp(&fixture, "a")]);
+        fixture.acks.acknowledge(0, &ack(fixture.submit.position(), &[stamp(&fixture, "a")]));
         client.is_answered()
     });
     client.expect(&["ERROR TIMEOUT", "OK"]);

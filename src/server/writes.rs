@@ -52,6 +52,8 @@ pub(super) enum Refusal {
     Exists,
     NotFound,
     Full,
+    /// Why nothing can be logged, and what helps.
+    ReadOnly(String),
     NoQuorum(NoQuorum),
     NoRoom,
     Stopping,
@@ -62,11 +64,13 @@ impl<'a> Writes<'a> {
         Writes { services, limits, time: None, round: None, stamps: Vec::new(), places: Vec::new() }
     }
 
-    /// Applies one write on this node. Unless the level is `local`, it is done only when [`Writes::settle`] has let its `OK` stand.
+    /// Applies one write on this node. Unless nobody has to be waited for, it is done only when [`Writes::settle`] has let its `OK` stand.
     pub fn write(&mut self, level: AckLevel, key: &[u8], write: &Write<'_>, place: Place) -> Result<(), Refusal> {
         let services = self.services;
-        if level != AckLevel::Local {
-            services.acks.quorum(level).map_err(Refusal::NoQuorum)?;
+        services.mesh.writable().map_err(Refusal::ReadOnly)?;
+        services.acks.quorum(level).map_err(Refusal::NoQuorum)?;
+        let is_waited_for = !services.acks.is_done_at_once(level);
+        if is_waited_for {
             self.round.get_or_insert_with(|| (level, services.acks.open_round(level, services.submit.position())));
         }
         let now = || Time { wall_ms: wall_ms(), deadline: Instant::now() + services.config.ack_timeout };
@@ -79,7 +83,7 @@ impl<'a> Writes<'a> {
             judged => judged,
         };
         let stamp = submit(services, key, write, time.wall_ms, time.deadline, judge)?;
-        if level != AckLevel::Local {
+        if is_waited_for {
             self.stamps.push(stamp);
             self.places.push(place);
         }
@@ -154,6 +158,7 @@ impl Refusal {
                 let sentence = format!("the entries take {memory} bytes and memory_max is {max}; nothing was written; DEL still works");
                 (ErrorCode::Full, sentence)
             }
+            Refusal::ReadOnly(why) => (ErrorCode::ReadOnly, format!("{why}; nothing was written; reads are served")),
             Refusal::NoQuorum(NoQuorum { up, needed, members }) => {
                 let verb = if up == 1 { "is" } else { "are" };
                 let sentence = format!(

@@ -25,7 +25,7 @@ const RULES: &[Rule] = &[
     Rule { place: "room.rs", may: &[], must_not_std: NO_IO },
     Rule { place: "threads.rs", may: &[], must_not_std: &["std::net"] },
     Rule { place: "arguments.rs", may: &[], must_not_std: NO_IO },
-    Rule { place: "config.rs", may: &["entry", "protocol::command"], must_not_std: &["std::thread"] },
+    Rule { place: "config.rs", may: &["entry", "protocol::command", "journal::Fsync"], must_not_std: &["std::thread"] },
     Rule { place: "protocol", may: &["clock", "entry", "envelope", "dump", "protocol"], must_not_std: NO_IO },
     Rule { place: "journal", may: &["clock", "entry", "envelope", "dump", "store", "room", "journal"], must_not_std: &["std::net"] },
     Rule {

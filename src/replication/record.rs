@@ -1,0 +1,193 @@
+//! What the log holds: the records of the journal, and what they mean.
+//!
+//! | kind | payload | on replay |
+//! |---|---|---|
+//! | frame | as it travels between peers | its writes are merged; `seen` advances if it joins |
+//! | lines | dump lines, as they came | entries are merged; header and end lines say nothing here |
+//! | healed | dump lines of entries | merged as when healing: without the covered-skip, the greater bytes win |
+//! | removed | dump lines of keys and versions, without values | that very version is taken out: dropped or collected |
+//! | proven | JSON: a vector and a horizon | both are joined |
+//! | life | JSON: who writes from here on | checked: a directory of another node or cluster is refused |
+//!
+//! Frames and lines are the peers' own messages (protocol/peer.rs); the others exist only here.
+
+use serde::{Deserialize, Serialize};
+
+use crate::dump::{self, Line};
+use crate::entry::{Entry, Origin, SeenVector};
+use crate::envelope::seal;
+use crate::protocol::peer::{FRAME, Frame, LINES, Message};
+
+const HEALED: u8 = 64;
+const REMOVED: u8 = 65;
+const PROVEN: u8 = 66;
+const LIFE: u8 = 67;
+
+/// Bytes of dump lines in one record, about.
+const LINES_LEN: usize = 1 << 20;
+
+/// One record, decoded.
+#[derive(Debug, PartialEq)]
+pub enum Record {
+    Frame(Frame),
+    Lines(Vec<Entry>),
+    Healed(Vec<Entry>),
+    /// Tombstones in form: keys and versions.
+    Removed(Vec<Entry>),
+    Proven(Proven),
+    Life(Life),
+}
+
+/// What is seen from here on, by a dump's end line or because nothing was missing; and what was collected.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Proven {
+    pub vector: SeenVector,
+    pub horizon: SeenVector,
+}
+
+/// The beginning of a process's life.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Life {
+    pub cluster: String,
+    pub origin: Origin,
+    /// Of kvmesh.
+    pub version: String,
+}
+
+impl Record {
+    /// From a body whose checksum was right. An error says what is malformed.
+    pub fn decode(body: &[u8]) -> Result<Record, String> {
+        let (kind, payload) = body.split_first().ok_or("an empty record")?;
+        match *kind {
+            FRAME | LINES => match Message::decode(body)? {
+                Message::Frame(frame) => Ok(Record::Frame(frame)),
+                Message::Lines(lines) => entries(&lines).map(Record::Lines),
+                other => Err(format!("a message that is no record: {other:?}")),
+            },
+            HEALED => entries(payload).map(Record::Healed),
+            REMOVED => entries(payload).map(Record::Removed),
+            PROVEN => from_json(payload).map(Record::Proven),
+            LIFE => from_json(payload).map(Record::Life),
+            other => Err(format!("a record of unknown kind {other}: was it written by a newer version of kvmesh?")),
+        }
+    }
+}
+
+/// Envelopes of what healing changed.
+pub fn healed(entries: &[Entry]) -> Vec<u8> {
+    of_entries(HEALED, entries)
+}
+
+/// Envelopes of what was taken out: keys and versions, tombstones in form.
+pub fn removed(entries: &[Entry]) -> Vec<u8> {
+    let without_values: Vec<Entry> = entries.iter().map(|entry| Entry { value: None, ..entry.clone() }).collect();
+    of_entries(REMOVED, &without_values)
+}
+
+/// The envelope of what was proven.
+pub fn proven(proven: &Proven) -> Vec<u8> {
+    of_json(PROVEN, proven)
+}
+
+/// The envelope of a life's beginning.
+pub fn life(life: &Life) -> Vec<u8> {
+    of_json(LIFE, life)
+}
+
+fn of_entries(kind: u8, mut entries: &[Entry]) -> Vec<u8> {
+    let mut out = Vec::new();
+    while !entries.is_empty() {
+        seal(&mut out, kind, |out| {
+            let full = out.len() + LINES_LEN;
+            while out.len() < full
+                && let Some((entry, rest)) = entries.split_first()
+            {
+                dump::write_entry(out, entry);
+                entries = rest;
+            }
+        });
+    }
+    out
+}
+
+fn of_json(kind: u8, value: &impl Serialize) -> Vec<u8> {
+    let mut out = Vec::new();
+    // Cannot fail: plain types, into a Vec.
+    seal(&mut out, kind, |out| serde_json::to_writer(out, value).expect("records are plain JSON"));
+    out
+}
+
+fn entries(lines: &[u8]) -> Result<Vec<Entry>, String> {
+    let mut entries = Vec::new();
+    let mut start = 0;
+    for end in memchr::memchr_iter(b'\n', lines) {
+        let line = &lines[std::mem::replace(&mut start, end + 1)..end];
+        if let Line::Entry(entry) = dump::parse_line(line)? {
+            entries.push(entry);
+        }
+    }
+    if start == lines.len() { Ok(entries) } else { Err("a dump line that is cut off".to_owned()) }
+}
+
+fn from_json<'a, T: Deserialize<'a>>(payload: &'a [u8]) -> Result<T, String> {
+    serde_json::from_slice(payload).map_err(|error| format!("a record that is not the JSON expected: {error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::Stamp;
+    use crate::entry::{NodeId, Version};
+    use crate::envelope::{self, HEAD_LEN};
+    use proptest::prelude::*;
+
+    fn any_entry() -> impl Strategy<Value = Entry> {
+        (prop::collection::vec(any::<u8>(), 0..9), prop::option::of(prop::collection::vec(any::<u8>(), 0..9)), any::<u64>(), 1..4u16)
+            .prop_map(|(key, value, stamp, node)| Entry {
+                key: key.into(),
+                value: value.map(Into::into),
+                version: Version { stamp: Stamp::from_bits(stamp), origin: Origin { node: NodeId(node), nonce: stamp } },
+            })
+    }
+
+    fn decoded(mut bytes: &[u8]) -> Vec<Record> {
+        let (mut records, mut record) = (Vec::new(), Vec::new());
+        while envelope::read(&mut bytes, &mut record, 1 << 30).unwrap() {
+            records.push(Record::decode(&record[HEAD_LEN..]).unwrap());
+        }
+        records
+    }
+
+    proptest! {
+        #[test]
+        fn entries_survive(entries in prop::collection::vec(any_entry(), 1..9)) {
+            prop_assert_eq!(decoded(&healed(&entries)), [Record::Healed(entries.clone())]);
+            let keys = entries.iter().cloned().map(|entry| Entry { value: None, ..entry }).collect();
+            prop_assert_eq!(decoded(&removed(&entries)), [Record::Removed(keys)]);
+        }
+
+        #[test]
+        fn garbage_never_panics(body in prop::collection::vec(any::<u8>(), 0..60)) {
+            let _ = Record::decode(&body);
+        }
+    }
+
+    #[test]
+    fn many_entries_are_several_records() {
+        let version = Version { stamp: Stamp::from_bits(1), origin: Origin { node: NodeId(1), nonce: 1 } };
+        let entries = vec![Entry { key: vec![b'k'; 1000].into(), value: None, version }; 3000];
+        let records = decoded(&removed(&entries));
+        assert_eq!(records.len(), 3);
+        let total: usize = records.iter().map(|record| if let Record::Removed(entries) = record { entries.len() } else { 0 }).sum();
+        assert_eq!(total, 3000);
+    }
+
+    #[test]
+    fn what_was_proven_and_who_lives_survive() {
+        let origin = Origin { node: NodeId(2), nonce: 9 };
+        let vector: SeenVector = [(origin, Stamp::from_bits(7))].into_iter().collect();
+        let what = Proven { vector: vector.clone(), horizon: vector };
+        let who = Life { cluster: "c".to_owned(), origin, version: "1".to_owned() };
+        assert_eq!(decoded(&[proven(&what), life(&who)].concat()), [Record::Proven(what), Record::Life(who)]);
+    }
+}

@@ -1,0 +1,198 @@
+//! Replay: what the disk knows, into an empty store and vector.
+//!
+//! The same rules as when it was received (**I5**): entries enter by merge, unless covered; `seen` advances by a frame that joins, or by what was proven. Runs behind a
+//! gap are kept by origin, not by connection: what a frame says of its origin's writes stays true.
+
+use std::collections::HashMap;
+use std::io;
+use std::sync::Arc;
+
+use crate::clock::{Now, Stamp};
+use crate::entry::{Entry, Origin, SeenVector};
+use crate::journal::disk::Disk;
+use crate::journal::files::Files;
+use crate::journal::log::{Found, read};
+use crate::journal::snapshot;
+use crate::replication::mesh::Mesh;
+use crate::replication::record::{Life, Record};
+use crate::store::Store;
+
+/// What there is to do about damage. Said behind what and where it is.
+const WAYS_OUT: &str = "put a good copy of the directory back, or start once with --discard-local-data: then this node comes back blank and takes everything from its \
+                        peers, and what only it had is lost";
+
+/// What was found on the disk.
+#[derive(Debug, Default)]
+pub struct Replayed {
+    pub snapshot_len: u64,
+    pub entries: u64,
+    /// Bytes of the logs before the last one.
+    pub older_len: u64,
+    pub last: Found,
+}
+
+/// The state that is built up.
+struct Replay<'a> {
+    store: &'a Store,
+    cluster: &'a str,
+    node: crate::entry::NodeId,
+    seen: SeenVector,
+    horizon: SeenVector,
+    runs: HashMap<Origin, (Stamp, Stamp)>,
+}
+
+impl Mesh {
+    /// Reads the disk into this mesh, which is new: store, vector, horizon, clock. `should_stop` is asked now and then; stopping is `Interrupted`.
+    /// Damage is `InvalidData` with the file, the place, and the ways out.
+    pub fn replay(&self, disk: &Arc<dyn Disk>, files: &Files, should_stop: impl Fn() -> bool) -> io::Result<Replayed> {
+        let mut lens = Vec::new();
+        for generation in &files.logs {
+            lens.push(disk.read(&files.log_name(*generation))?.1);
+        }
+        let snapshot_len =
+            files.snapshot.map_or(Ok(0), |generation| disk.read(&crate::journal::files::snapshot_name(generation)).map(|(_, len)| len))?;
+        let total = lens.iter().sum::<u64>() + snapshot_len;
+        let progress = |read: u64| {
+            self.note_replay(Some((read, total)));
+            if should_stop() { Err(io::Error::from(io::ErrorKind::Interrupted)) } else { Ok(()) }
+        };
+        let replayed = self.replay_files(disk, files, progress).map_err(|error| match error.kind() {
+            io::ErrorKind::InvalidData => io::Error::new(error.kind(), format!("{error}. Two ways out: {WAYS_OUT}")),
+            _ => error,
+        });
+        self.note_replay(None);
+        replayed
+    }
+
+    fn replay_files(&self, disk: &Arc<dyn Disk>, files: &Files, progress: impl Fn(u64) -> io::Result<()>) -> io::Result<Replayed> {
+        let mut replay = Replay {
+            store: &self.store,
+            cluster: &self.config.cluster,
+            node: self.config.id,
+            seen: SeenVector::default(),
+            horizon: SeenVector::default(),
+            runs: HashMap::new(),
+        };
+        let mut replayed = Replayed::default();
+        if let Some(generation) = files.snapshot {
+            let loaded = snapshot::load(disk, generation, &self.store, |read, _| progress(read))?;
+            replay.check_node(loaded.header.origin).map_err(|what| io::Error::new(io::ErrorKind::InvalidData, what))?;
+            replay.seen = loaded.header.vector;
+            replay.horizon = loaded.end.horizon;
+            replayed.snapshot_len = loaded.len;
+        }
+        let mut read_before = replayed.snapshot_len;
+        for (place, generation) in files.logs.iter().enumerate() {
+            let name = files.log_name(*generation);
+            let is_last = place + 1 == files.logs.len();
+            let mut stopped = Ok(());
+            let mut records = 0u64;
+            let found = read(disk, &name, |body, read| {
+                records += 1;
+                if records % 4096 == 1 {
+                    stopped = progress(read_before + read);
+                }
+                if stopped.is_err() {
+                    return Err("the start was interrupted".to_owned());
+                }
+                replay.apply(Record::decode(body)?)
+            });
+            stopped?;
+            let found = found?;
+            if found.torn > 0 {
+                let path = disk.path(&name);
+                if !is_last {
+                    let what = format!("{path} is damaged at byte {}: no whole record begins there, and later files are there", found.len);
+                    return Err(io::Error::new(io::ErrorKind::InvalidData, what));
+                }
+                log::warn!(
+                    "{path}: cut off {} bytes behind the last whole record, at byte {}: they were never acknowledged",
+                    found.torn,
+                    found.len
+                );
+            }
+            read_before += found.len;
+            replayed.older_len += replayed.last.len;
+            replayed.last = found;
+        }
+        replayed.entries = self.store.len();
+        self.take_replayed(replay.seen, replay.horizon);
+        Ok(replayed)
+    }
+
+    /// What the disk knew is known again. The clock is above all of it before anything can be written.
+    fn take_replayed(&self, seen: SeenVector, horizon: SeenVector) {
+        let mut greatest = seen.greatest().max(horizon.greatest());
+        for shard in 0..self.store.shards_len() {
+            greatest = greatest.max(self.store.greatest(shard));
+        }
+        self.clock.observe(greatest);
+        let mut control = self.control.lock();
+        *self.seen.write() = seen;
+        control.horizon = horizon;
+    }
+
+    /// Recovery from the peers begins now: until here nobody could bring this node forward.
+    pub fn begin_recovery(&self, now: Now) {
+        self.control.lock().begin_recovery(now);
+    }
+}
+
+impl Replay<'_> {
+    fn apply(&mut self, record: Record) -> Result<(), String> {
+        match record {
+            Record::Frame(frame) => {
+                frame.writes.into_iter().for_each(|write| self.merge(write));
+                self.join(frame.origin, frame.after, frame.upto);
+            }
+            Record::Lines(entries) => entries.into_iter().for_each(|entry| self.merge(entry)),
+            Record::Healed(entries) => entries.into_iter().for_each(|entry| {
+                self.store.heal(entry);
+            }),
+            Record::Removed(entries) => entries.iter().for_each(|entry| self.store.remove_version(&entry.key, entry.version)),
+            Record::Proven(proven) => {
+                self.seen.join(&proven.vector);
+                self.horizon.join(&proven.horizon);
+                let origins: Vec<Origin> = self.runs.keys().copied().collect();
+                origins.into_iter().for_each(|origin| self.close_run(origin));
+            }
+            Record::Life(Life { cluster, origin, .. }) => {
+                if cluster != self.cluster {
+                    return Err(format!("this directory is one of cluster \"{cluster}\", not of \"{}\": check data_dir", self.cluster));
+                }
+                self.check_node(origin)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn check_node(&self, origin: Origin) -> Result<(), String> {
+        if origin.node == self.node {
+            return Ok(());
+        }
+        Err(format!("this directory is one of node {}, not of node {}: check data_dir", origin.node, self.node))
+    }
+
+    fn merge(&mut self, entry: Entry) {
+        self.store.merge(entry, |version| self.seen.covers(version));
+    }
+
+    fn join(&mut self, origin: Origin, after: Stamp, upto: Stamp) {
+        if self.seen.get(origin) >= after {
+            self.seen.advance(origin, upto);
+        } else {
+            let run = self.runs.entry(origin).or_insert((after, upto));
+            *run = if run.1 >= after { (run.0, run.1.max(upto)) } else { (after, upto) };
+        }
+        self.close_run(origin);
+    }
+
+    fn close_run(&mut self, origin: Origin) {
+        if let Some((start, end)) = self.runs.get(&origin).copied()
+            && self.seen.get(origin) >= start
+        {
+            self.seen.advance(origin, end);
+            self.runs.remove(&origin);
+        }
+    }
+}
