@@ -56,6 +56,15 @@ struct Raw {
     room: Option<Reserved>,
 }
 
+/// What was taken from a message before the sender's place is moved.
+#[derive(Default)]
+struct Taken {
+    /// This node was open before the first of it was merged.
+    vouches: bool,
+    lost: Lost,
+    raw: Raw,
+}
+
 /// What merging some entries did to writes that somebody waits for.
 #[derive(Default)]
 pub(super) struct Lost {
@@ -134,17 +143,20 @@ impl Mesh {
         }
         self.check_stamp(frame.upto, now)?;
         self.clock.observe(frame.upto);
+        // Asked before the first merge: what this node lacks now, it may have by the end of the frame.
+        let vouches = self.is_open();
         let mut lost = Lost::default();
         for write in frame.writes {
             self.merge(inbound.origin, write, &mut lost);
         }
-        self.pass(inbound, frame.after, frame.upto, &lost, raw, now);
+        self.pass(inbound, frame.after, frame.upto, Taken { vouches, lost, raw }, now);
         Ok(())
     }
 
-    /// The sender has passed `upto`, and nothing of it lies between `after` and `upto` but what was merged just now, which `raw` holds. It is acknowledged when the log
-    /// has it: the hand-over and the advance are one step under the vector's lock (**I5**, **I7**).
-    fn pass(&self, inbound: &mut Inbound, after: Stamp, upto: Stamp, lost: &Lost, raw: Raw, now: Now) {
+    /// The sender has passed `upto`, and nothing of it lies between `after` and `upto` but what was taken just now. It is acknowledged when the log has it: the
+    /// hand-over and the advance are one step under the vector's lock (**I5**, **I7**).
+    fn pass(&self, inbound: &mut Inbound, after: Stamp, upto: Stamp, taken: Taken, now: Now) {
+        let Taken { vouches, lost, raw } = taken;
         let had_gap = inbound.run.is_some();
         let outbox = &self.outboxes[inbound.peer];
         let gap = {
@@ -153,9 +165,10 @@ impl Mesh {
             let mut seen = self.seen.write();
             let gap = inbound.join(&mut seen, after, upto);
             let position = seen.get(inbound.origin);
-            if !self.is_open() {
-                // A node that is catching up may lack the winners that a write has to be held against.
-                outbox.disclaim(inbound.origin, position);
+            if !vouches {
+                // A node that is catching up may lack the winners that a write has to be held against. That goes for the run behind a gap, too, which may join
+                // when the node is open.
+                outbox.disclaim(inbound.origin, position.max(upto));
             }
             outbox.received(inbound.origin, position, &lost.theirs);
             self.record(raw.bytes, Some((inbound.origin, position)), raw.room);
@@ -191,7 +204,8 @@ impl Mesh {
             return Err(format!("its clock has gone {ahead_ms} ms ahead of this node's"));
         }
         self.outboxes[inbound.peer].echo(beat.sent);
-        self.pass(inbound, beat.upto, beat.upto, &Lost::default(), Raw::default(), now);
+        let taken = Taken { vouches: self.is_open(), ..Taken::default() };
+        self.pass(inbound, beat.upto, beat.upto, taken, now);
         let vector = self.vector();
         let pause = 10 * self.config.heartbeat;
         let diverged = self.with_present(inbound, now, |control| {
@@ -323,11 +337,7 @@ impl Mesh {
         drop(control);
         let gap = inbound.join(&mut seen, Stamp::ZERO, Stamp::ZERO);
         let position = seen.get(inbound.origin);
-        let outbox = &self.outboxes[inbound.peer];
-        if !self.is_open() {
-            outbox.disclaim(inbound.origin, position);
-        }
-        outbox.received(inbound.origin, position, &Losses::default());
+        self.outboxes[inbound.peer].received(inbound.origin, position, &Losses::default());
         self.record(Arc::default(), Some((inbound.origin, position)), None);
         gap
     }

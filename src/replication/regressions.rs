@@ -9,6 +9,7 @@ use crossbeam_channel::Receiver;
 
 use crate::clock::{Now, Stamp};
 use crate::config::Config;
+use crate::entry::{Entry, Version};
 use crate::protocol::command::AckLevel;
 use crate::protocol::peer::*;
 use crate::replication::acks::Waited;
@@ -146,6 +147,27 @@ impl Net {
         life.mesh.hand_over(&life.framer.frame(&writes), room);
         stamp
     }
+    fn settle(&mut self, rounds: usize, pairs: &[(usize, usize)]) {
+        for _ in 0..rounds {
+            self.elapsed += Duration::from_millis(20);
+            for node in 0..self.lives.len() {
+                self.mesh(node).tick(self.now(node));
+            }
+            for (a, b) in pairs {
+                self.pump(*a, *b);
+            }
+        }
+    }
+    /// A key whose shard may be kept busy while `key` is written.
+    fn key_beside(&self, node: usize, key: &str) -> String {
+        let store = self.mesh(node).store();
+        let shard = |key: &str| {
+            let version = Version { stamp: Stamp::ZERO, origin: self.mesh(node).origin() };
+            store.merge(Entry { key: key.as_bytes().into(), value: None, version }, |_| false);
+            (0..store.shards_len()).find(|shard| !store.remove(*shard, |entry| *entry.key == *key.as_bytes()).is_empty())
+        };
+        (0..).map(|n| format!("busy{n}")).find(|other| shard(other) != shard(key)).unwrap()
+    }
     fn get(&self, node: usize, key: &str) -> Option<String> {
         self.mesh(node).store().get(key.as_bytes()).map(|v| String::from_utf8_lossy(&v).trim_end_matches('.').to_owned())
     }
@@ -155,11 +177,22 @@ const P: usize = 0;
 const T: usize = 1;
 const D: usize = 2;
 
+/// Waits for what another thread does.
+fn wait_until(condition: impl Fn() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while !condition() {
+        assert!(Instant::now() < deadline, "the other thread has not done its part");
+        std::thread::yield_now();
+    }
+}
+
 macro_rules! acked {
     ($net:expr, $round:expr, $stamp:expr) => {
         $round.poll(&[$stamp]) == Some(Waited::Met)
     };
 }
+
+mod recovery;
 
 /// Disclaim() forgets losses above what it disclaims.
 #[test]
