@@ -86,7 +86,8 @@ impl LogFile {
         self.file.sync()
     }
 
-    pub fn len(&self) -> u64 {
+    /// Bytes of header and whole records.
+    pub fn whole_len(&self) -> u64 {
         self.len
     }
 }

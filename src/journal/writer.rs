@@ -176,7 +176,7 @@ impl Writer {
         let name = if is_resuming { resuming_log_name(generation) } else { log_name(generation) };
         match LogFile::create(&**self.journal.disk(), &name) {
             Ok(file) => {
-                self.older_len += self.file.len();
+                self.older_len += self.file.whole_len();
                 self.file = file;
                 self.generation = generation;
                 self.is_dirty = false;
@@ -214,7 +214,7 @@ impl Writer {
     }
 
     fn note_len(&self) {
-        let len = self.older_len + self.file.len();
+        let len = self.older_len + self.file.whole_len();
         self.journal.change(|condition| condition.log_len = len);
     }
 }

@@ -227,8 +227,8 @@ impl Control {
         }
     }
 
-    /// An incoming connection whose HELLO was found good. Returns its epoch.
-    pub fn accept(&mut self, peer: usize, hello: &Hello, now: Now) -> (u64, Option<Event>) {
+    /// An incoming connection whose HELLO was found good. `gap`: the peer has writes of its own that are missing here. Returns its epoch.
+    pub fn accept(&mut self, peer: usize, hello: &Hello, gap: bool, now: Now) -> (u64, Option<Event>) {
         let peer = &mut self.peers[peer];
         let contested = peer.linked_in && peer.origin.is_some_and(|origin| origin != hello.origin);
         peer.replaced = if contested { peer.replaced + 1 } else { 0 };
@@ -242,7 +242,7 @@ impl Control {
         peer.proven = None;
         peer.echoed = None;
         peer.open = false;
-        peer.gap = false;
+        peer.gap = gap;
         peer.heal = false;
         peer.progressed = now.elapsed;
         peer.clock_offset_ms = offset_ms(hello.wall_ms, now);

@@ -82,15 +82,14 @@ impl Mesh {
         let mut inbound = Inbound { peer, epoch: 0, origin: hello.origin, run: None, dump: None };
         // What the peer wrote before this connection is a gap like any other.
         let position = hello.vector.get(hello.origin);
-        let gap = {
+        {
             let mut seen = self.seen.write();
             self.outboxes[peer].know_origin(hello.origin, seen.get(hello.origin));
-            inbound.join(&mut seen, position, position)
-        };
+            inbound.join(&mut seen, position, position);
+        }
         let event = self.decide(now, |control| {
-            let (epoch, event) = control.accept(peer, hello, now);
+            let (epoch, event) = control.accept(peer, hello, inbound.has_gap(), now);
             inbound.epoch = epoch;
-            control.peers[peer].gap = gap;
             // Its acks, which come on this connection, begin anew.
             self.acks.reset(peer);
             event
@@ -157,13 +156,13 @@ impl Mesh {
     /// hand-over and the advance are one step under the vector's lock (**I5**, **I7**).
     fn pass(&self, inbound: &mut Inbound, after: Stamp, upto: Stamp, taken: Taken, now: Now) {
         let Taken { vouches, lost, raw } = taken;
-        let had_gap = inbound.run.is_some();
+        let had_gap = inbound.has_gap();
         let outbox = &self.outboxes[inbound.peer];
-        let gap = {
+        {
             // The ack is put into the outbox under the same lock: between the two, another thread's end line could move the vector, and this ack would
             // vouch for writes that came through a third node.
             let mut seen = self.seen.write();
-            let gap = inbound.join(&mut seen, after, upto);
+            inbound.join(&mut seen, after, upto);
             let position = seen.get(inbound.origin);
             if !vouches {
                 // A node that is catching up may lack the winners that a write has to be held against. That goes for the run behind a gap, too, which may join
@@ -172,13 +171,17 @@ impl Mesh {
             }
             outbox.received(inbound.origin, position, &lost.theirs);
             self.record(raw.bytes, Some((inbound.origin, position)), raw.room);
-            gap
-        };
+        }
         // After the ack, so that a peer hears that its write won before it hears the one that this node now stamps above it.
         self.acks.note_beaten(&lost.ours);
-        if gap != had_gap {
-            let _ = self.with_present(inbound, now, |control| control.peers[inbound.peer].gap = gap);
+        if inbound.has_gap() != had_gap {
+            self.tell_gap(inbound, now);
         }
+    }
+
+    /// Says whether frames of this connection are missing, wherever that may have changed. A connection that was replaced says nothing: the newer one has.
+    fn tell_gap(&self, inbound: &Inbound, now: Now) {
+        let _ = self.with_present(inbound, now, |control| control.peers[inbound.peer].gap = inbound.has_gap());
     }
 
     fn receive_ack(&self, inbound: &Inbound, ack: &Ack, now: Now) -> Result<(), String> {
@@ -306,11 +309,11 @@ impl Mesh {
             Kind::Full => (vector.clone(), end.horizon.clone()),
             _ => (self.without_live(inbound, vector), SeenVector::default()),
         };
-        let gap = self.take_over(inbound, Proven { vector, horizon }, &dropped);
+        self.take_over(inbound, Proven { vector, horizon }, &dropped);
+        self.tell_gap(inbound, now);
         let dropped = dropped.len();
         let (count, healed) = (dump.count(), dump.healed());
         let (took, id) = self.decide(now, |control| {
-            control.peers[inbound.peer].gap = gap;
             let took = if is_wanted(control) { control.dump_ended(now) } else { None };
             (took.unwrap_or_default(), control.peers[inbound.peer].id)
         });
@@ -327,19 +330,18 @@ impl Mesh {
     }
 
     /// A dump's end line: its vector is seen, and the run of live frames that it joins. Of what it brings, only the donor's writes that came in live frames
-    /// are vouched for. Returns whether a gap is left.
-    fn take_over(&self, inbound: &mut Inbound, proven: Proven, dropped: &[Entry]) -> bool {
+    /// are vouched for.
+    fn take_over(&self, inbound: &mut Inbound, proven: Proven, dropped: &[Entry]) {
         let mut control = self.control.lock();
         let mut seen = self.seen.write();
         let position = proven.vector.get(inbound.origin);
         let run = inbound.run.filter(|(_, end)| *end >= position);
         self.join_proven(&mut control, &mut seen, proven, dropped, run.map(|(start, _)| (inbound.peer, start)));
         drop(control);
-        let gap = inbound.join(&mut seen, Stamp::ZERO, Stamp::ZERO);
+        inbound.join(&mut seen, Stamp::ZERO, Stamp::ZERO);
         let position = seen.get(inbound.origin);
         self.outboxes[inbound.peer].received(inbound.origin, position, &Losses::default());
         self.record(Arc::default(), Some((inbound.origin, position)), None);
-        gap
     }
 
     pub(super) fn merge(&self, sender: Origin, entry: Entry, lost: &mut Lost) {
@@ -372,9 +374,13 @@ impl Mesh {
 }
 
 impl Inbound {
-    /// Everything of the origin in (after, upto] has been merged. Advances `seen` as far as that is contiguous, and remembers the rest; whether there is
-    /// a gap.
-    fn join(&mut self, seen: &mut SeenVector, after: Stamp, upto: Stamp) -> bool {
+    /// Whether frames are missing between what was seen and what comes.
+    fn has_gap(&self) -> bool {
+        self.run.is_some()
+    }
+
+    /// Everything of the origin in (after, upto] has been merged. Advances `seen` as far as that is contiguous, and remembers the rest.
+    fn join(&mut self, seen: &mut SeenVector, after: Stamp, upto: Stamp) {
         if seen.get(self.origin) >= after {
             seen.advance(self.origin, upto);
         } else {
@@ -389,6 +395,5 @@ impl Inbound {
             seen.advance(self.origin, end);
             self.run = None;
         }
-        self.run.is_some()
     }
 }

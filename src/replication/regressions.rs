@@ -158,15 +158,15 @@ impl Net {
             }
         }
     }
-    /// A key whose shard may be kept busy while `key` is written.
-    fn key_beside(&self, node: usize, key: &str) -> String {
+    fn shard_of(&self, node: usize, key: &str) -> usize {
         let store = self.mesh(node).store();
-        let shard = |key: &str| {
-            let version = Version { stamp: Stamp::ZERO, origin: self.mesh(node).origin() };
-            store.merge(Entry { key: key.as_bytes().into(), value: None, version }, |_| false);
-            (0..store.shards_len()).find(|shard| !store.remove(*shard, |entry| *entry.key == *key.as_bytes()).is_empty())
-        };
-        (0..).map(|n| format!("busy{n}")).find(|other| shard(other) != shard(key)).unwrap()
+        let version = Version { stamp: Stamp::ZERO, origin: self.mesh(node).origin() };
+        store.merge(Entry { key: key.as_bytes().into(), value: None, version }, |_| false);
+        (0..store.shards_len()).find(|shard| !store.remove(*shard, |entry| *entry.key == *key.as_bytes()).is_empty()).unwrap()
+    }
+    /// A key of another shard, or an earlier or later one: who holds that shard's lock can watch another thread at work.
+    fn key_where(&self, node: usize, fits: impl Fn(usize) -> bool) -> String {
+        (0..).map(|n| format!("key{n}")).find(|key| fits(self.shard_of(node, key))).unwrap()
     }
     fn get(&self, node: usize, key: &str) -> Option<String> {
         self.mesh(node).store().get(key.as_bytes()).map(|v| String::from_utf8_lossy(&v).trim_end_matches('.').to_owned())
@@ -192,6 +192,7 @@ macro_rules! acked {
     };
 }
 
+mod races;
 mod recovery;
 
 /// Disclaim() forgets losses above what it disclaims.

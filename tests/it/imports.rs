@@ -78,7 +78,7 @@ const RULES: &[Rule] = &[
 const WIRING: &[&str] = &["lib.rs", "node.rs", "bin"];
 
 /// Files of tests, which may use whatever they test with.
-const TESTS: &[&str] = &["tests.rs", "regressions.rs", "regressions/recovery.rs", "simulated.rs"];
+const TESTS: &[&str] = &["tests.rs", "regressions.rs", "regressions/races.rs", "regressions/recovery.rs", "simulated.rs"];
 
 #[test]
 fn imports_point_down_only() {

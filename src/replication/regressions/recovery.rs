@@ -82,7 +82,8 @@ fn a_frame_merged_while_recovering_is_not_vouched_for_if_the_node_opens_before_i
     let wall_ms = net.now(P).wall_ms;
     let write = |key: &[u8]| mesh.submit().write::<()>(key, 32, wall_ms, Instant::now(), |_| Ok(Some(b"w"[..].into()))).unwrap();
     let w = write(b"k");
-    let busy = net.key_beside(D, "k");
+    let k = net.shard_of(D, "k");
+    let busy = net.key_where(D, |shard| shard != k);
     write(busy.as_bytes());
     let submitted: Vec<Submitted> = net.lives[P].rx.try_iter().collect();
     let room = mesh.submit().held(submitted.iter().map(|submitted| submitted.reserved).sum());
