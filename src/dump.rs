@@ -106,6 +106,18 @@ struct EntryLine<'a> {
 #[serde(transparent)]
 struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
 
+/// A header's or an end line's vector takes some 50 bytes for every life of every node: this is enough for twenty thousand.
+const VECTOR_LINE_LEN_MAX: usize = 1 << 20;
+
+/// The longest line of a dump whose keys and values are at most so long: text is written with at most two bytes for one, anything else as base64.
+pub fn line_len_max(key_len_max: usize, value_len_max: usize) -> usize {
+    let entry = key_len_max.saturating_add(value_len_max).saturating_mul(2).saturating_add(ENTRY_WORDS_LEN_MAX);
+    entry.max(VECTOR_LINE_LEN_MAX)
+}
+
+/// Of an entry's line, what is neither key nor value.
+const ENTRY_WORDS_LEN_MAX: usize = 128;
+
 /// Parses one line, without its line feed. An error says what is wrong with it.
 pub fn parse_line(line: &[u8]) -> Result<Line, String> {
     match read_entry(line) {
@@ -425,7 +437,7 @@ mod tests {
             write_entry(&mut line, &entry);
             prop_assert_eq!(line.pop(), Some(b'\n'));
             prop_assert!(!line.contains(&b'\n'));
-            prop_assert!(line.len() <= 2 * entry.size() + 100);
+            prop_assert!(line.len() <= 2 * entry.size() + ENTRY_WORDS_LEN_MAX);
             for len in 0..line.len() {
                 prop_assert!(parse_line(&line[..len]).is_err());
             }

@@ -56,7 +56,7 @@
 //! | entries | [`store`] | one per shard |
 //! | the order of own writes | [`replication::submit`] | the sequencer, taken under a shard's lock |
 //! | places of other origins | [`replication::mesh`] | `seen`, read under a shard's lock |
-//! | links, dumps, recovery, horizon | [`replication::control`] | `control` (the collector's lock) |
+//! | links, dumps, restores, recovery, horizon | [`replication::control`] | `control` (the collector's lock) |
 //! | acks, waiting sessions | [`replication::acks`] | the table |
 //! | what waits for a peer | [`replication::outbox`] | one per peer |
 //! | connected clients | `server::clients` | the table |

@@ -70,6 +70,8 @@ pub enum Command<'a> {
     Peers,
     Digest,
     Dump,
+    /// The lines of a dump follow, up to its end line.
+    Restore,
     Ping,
     /// On one command, or on all of them.
     Help {
@@ -91,7 +93,7 @@ pub enum Write<'a> {
     Delete,
 }
 
-/// One answer. Long answers (KEYS, DUMP, STATUS, PEERS, HELP) are several lines and end with [`Reply::End`].
+/// One answer. Long answers (KEYS, DUMP, RESTORE, STATUS, PEERS, HELP) are several lines and end with [`Reply::End`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Reply<'a> {
     Ok,
@@ -138,6 +140,10 @@ pub enum ErrorCode {
     Loading,
     /// A bound of this node is reached; nothing was written.
     Busy,
+    /// RESTORE of a backup that has not seen deletes that were collected since.
+    Stale,
+    /// RESTORE of what is no dump, or no whole one.
+    BadDump,
 }
 
 impl fmt::Display for ErrorCode {
@@ -154,6 +160,8 @@ impl fmt::Display for ErrorCode {
             ErrorCode::Timeout => "TIMEOUT",
             ErrorCode::Loading => "LOADING",
             ErrorCode::Busy => "BUSY",
+            ErrorCode::Stale => "STALE",
+            ErrorCode::BadDump => "BADDUMP",
         })
     }
 }

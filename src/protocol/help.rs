@@ -16,6 +16,7 @@ pub enum Verb {
     Peers,
     Digest,
     Dump,
+    Restore,
     Ping,
     Help,
     Quit,
@@ -34,7 +35,7 @@ pub struct Help {
 }
 
 /// All verbs, in the order of [`Verb`].
-pub const HELP: [Help; 16] = [
+pub const HELP: [Help; 17] = [
     help(Verb::Set, "SET", "SET key value", "creates a key; refuses one that exists"),
     help(Verb::Upd, "UPD", "UPD key value", "changes the value of a key; refuses one that does not exist"),
     help(Verb::Put, "PUT", "PUT key value", "sets a key, whether it exists or not"),
@@ -57,7 +58,13 @@ pub const HELP: [Help; 16] = [
         "DIGEST",
         "shows a fingerprint of all keys and values, the same on nodes that hold the same, and their number",
     ),
-    help(Verb::Dump, "DUMP", "DUMP", "prints everything that this node holds, as lines of JSON"),
+    help(Verb::Dump, "DUMP", "DUMP", "prints everything that this node holds, as lines of JSON: a backup"),
+    help(
+        Verb::Restore,
+        "RESTORE",
+        "RESTORE",
+        "takes the lines of a DUMP, which follow without its END; what is here already or is newer stays; refuses a backup that is too old",
+    ),
     help(Verb::Ping, "PING", "PING", "says PONG"),
     help(Verb::Help, "HELP", "HELP [command]", "explains one command, or lists all of them"),
     help(Verb::Quit, "QUIT", "QUIT", "closes this connection"),
@@ -77,7 +84,7 @@ const fn help(verb: Verb, name: &'static str, usage: &'static str, sentence: &'s
 impl Verb {
     /// In any case; `None` if there is no such verb.
     pub fn parse(word: &[u8]) -> Option<Verb> {
-        let mut upper = [0; 6];
+        let mut upper = [0; 7];
         let upper = upper.get_mut(..word.len())?;
         upper.copy_from_slice(word);
         upper.make_ascii_uppercase();
@@ -95,6 +102,7 @@ impl Verb {
             b"PEERS" => Verb::Peers,
             b"DIGEST" => Verb::Digest,
             b"DUMP" => Verb::Dump,
+            b"RESTORE" => Verb::Restore,
             b"PING" => Verb::Ping,
             b"HELP" => Verb::Help,
             b"QUIT" => Verb::Quit,

@@ -23,6 +23,8 @@ pub struct Control {
     pub stage: Stage,
     /// The dump that this node takes; one at a time.
     pub taking: Option<Taking>,
+    /// Whether a client is restoring one. Invariant: not while `taking`.
+    pub restoring: bool,
     /// Dumps that this node serves.
     pub serving: usize,
     /// The greatest collected stamp of each origin: a node below it can no longer learn every delete from entries alone.
@@ -206,6 +208,7 @@ impl Control {
             peers: config.peers.iter().map(|configured| peer(configured.id)).collect(),
             stage: Stage::Recovering,
             taking: None,
+            restoring: false,
             serving: 0,
             horizon: SeenVector::default(),
             settled: None,
@@ -321,14 +324,19 @@ impl Control {
         peer.up && vector.covers_all(&peer.target)
     }
 
+    /// Whether a dump is being taken, a peer's or a client's.
+    pub fn is_taking(&self) -> bool {
+        self.taking.is_some() || self.restoring
+    }
+
     /// Whether the collector may work at all (I6): nobody is served or taken from, nobody that is up disagrees on the members.
     pub fn may_collect(&self, members: &[NodeId]) -> bool {
-        self.serving == 0 && self.taking.is_none() && self.peers.iter().all(|peer| !peer.up || peer.members == members)
+        self.serving == 0 && !self.is_taking() && self.peers.iter().all(|peer| !peer.up || peer.members == members)
     }
 
     /// Whether data may change although vectors stand still.
     pub fn is_moving(&self) -> bool {
-        self.serving > 0 || self.taking.is_some() || self.peers.iter().any(|peer| peer.gap)
+        self.serving > 0 || self.is_taking() || self.peers.iter().any(|peer| peer.gap)
     }
 
     /// Whether every member is proven to cover a tombstone (I6 a).
@@ -395,6 +403,9 @@ impl Control {
             for (peer, _) in wishes.into_iter().filter(|(peer, _)| *peer != taking.peer) {
                 self.peers[peer].progressed = now.elapsed;
             }
+            return;
+        }
+        if self.restoring {
             return;
         }
         if let Some((peer, why)) = wishes.into_iter().find(|(peer, _)| now.elapsed >= self.peers[*peer].ask_after) {

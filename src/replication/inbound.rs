@@ -219,7 +219,7 @@ impl Mesh {
             let theirs = beat.settled.map(|settled| Digest { sum: settled.sum, keys: settled.keys })?;
             let (settled, ours) = control.settled.as_ref()?;
             let comparable =
-                *settled == vector && control.peers[inbound.peer].vector == vector && control.taking.is_none() && control.serving == 0;
+                *settled == vector && control.peers[inbound.peer].vector == vector && !control.is_taking() && control.serving == 0;
             let (ours, id) = (*ours, control.peers[inbound.peer].id);
             (comparable && ours != theirs && control.diverged(inbound.peer, pause, now)).then_some((id, ours, theirs))
         })?;
@@ -344,9 +344,11 @@ impl Mesh {
         self.record(Arc::default(), Some((inbound.origin, position)), None);
     }
 
-    pub(super) fn merge(&self, sender: Origin, entry: Entry, lost: &mut Lost) {
+    /// Whether the entry is the newest of its key here now.
+    pub(super) fn merge(&self, sender: Origin, entry: Entry, lost: &mut Lost) -> bool {
         let version = entry.version;
-        match self.store.merge(entry, |version| self.covers(version)) {
+        let merged = self.store.merge(entry, |version| self.covers(version));
+        match merged {
             // A write that its own origin has superseded did not lose.
             Merged::Lost { winner } if winner.origin != version.origin => {
                 self.lost.fetch_add(1, Ordering::Relaxed);
@@ -357,6 +359,7 @@ impl Mesh {
             Merged::Won { replaced: Some(replaced) } if replaced.origin == self.origin => lost.ours.push(replaced.stamp),
             _ => {}
         }
+        matches!(merged, Merged::Won { .. })
     }
 
     fn note_losses(&self, inbound: &Inbound, lost: &Lost) {

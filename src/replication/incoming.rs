@@ -1,7 +1,7 @@
 //! Taking a dump: its entries one by one, and at the end line what it proves.
 //!
-//! Owns what is known of a dump between its header and its end line. The same for a dump that a peer sends ([`inbound`](super::inbound)) and for whatever else
-//! brings one: entries enter through the one door, whose versions the vector does not cover; the end line must agree with what came; then, and not before, a full
+//! Owns what is known of a dump between its header and its end line. The same for a dump that a peer sends ([`inbound`](super::inbound)) and for one that a client
+//! restores ([`restore`](super::restore)): entries enter through the one door, whose versions the vector does not cover; the end line must agree with what came; then, and not before, a full
 //! dump drops what it proves deleted, hands over its horizon (**I6**), and its vector is joined (**I5**). Never reads a socket or a file.
 
 use std::collections::HashSet;
@@ -41,26 +41,27 @@ impl Incoming {
     }
 
     /// One entry: clock, then merge. `sender` is the life that speaks on the connection that it came on, whose writes are named in the ack if they lost.
-    pub fn take(&mut self, mesh: &Mesh, entry: Entry, sender: Origin, lost: &mut Lost, now: Now) -> Result<(), String> {
+    /// Returns whether the entry changed anything.
+    pub fn take(&mut self, mesh: &Mesh, entry: Entry, sender: Origin, lost: &mut Lost, now: Now) -> Result<bool, String> {
+        mesh.check_stamp(entry.version.stamp, now)?;
         self.tally.add(&entry);
         if let Some(held) = &mut self.held {
             held.insert(Key::clone(&entry.key));
         }
-        mesh.check_stamp(entry.version.stamp, now)?;
         mesh.clock.observe(entry.version.stamp);
         if self.header.kind != Kind::Heal {
-            mesh.merge(sender, entry, lost);
-            return Ok(());
+            return Ok(mesh.merge(sender, entry, lost));
         }
         let key = Key::clone(&entry.key);
-        if mesh.store.heal(entry.clone()) {
+        let healed = mesh.store.heal(entry.clone());
+        if healed {
             mesh.record(Arc::new(record::healed(&[entry])), None, None);
             self.healed += 1;
             if self.healed <= NAMED_MAX {
                 log::error!("healed key \"{}\": it was older here, or missing", key.escape_ascii());
             }
         }
-        Ok(())
+        Ok(healed)
     }
 
     /// Whether the end line is the right one. Until it is, nothing is proven.

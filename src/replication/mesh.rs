@@ -26,6 +26,9 @@ use crate::replication::submit::{Submit, Submitted};
 use crate::room::Reserved;
 use crate::store::Store;
 
+/// How long somebody who asked for it waits for the disk.
+const DURABLE_WAIT: Duration = Duration::from_secs(30);
+
 /// One node's part of the mesh.
 pub struct Mesh {
     pub(super) config: Arc<Config>,
@@ -333,6 +336,11 @@ impl Mesh {
     pub fn await_room(&self, len: usize, deadline: Instant) -> Result<Option<Reserved>, String> {
         let Some(journal) = &self.journal else { return Ok(None) };
         journal.reserve(len, deadline).map(Some).ok_or_else(|| "the log does not keep up with what it sends".to_owned())
+    }
+
+    /// Waits until everything that was recorded is durable, whatever the configuration says; an error says why it is not.
+    pub(super) fn await_durable(&self) -> Result<(), String> {
+        self.journal.as_ref().map_or(Ok(()), |journal| journal.await_durable(DURABLE_WAIT))
     }
 
     /// Whether writes can be logged; an error says why not, and what helps.

@@ -44,6 +44,7 @@ pub mod mesh;
 
 pub mod inbound;
 pub mod incoming;
+pub mod restore;
 
 pub mod acks;
 

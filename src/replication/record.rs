@@ -73,6 +73,13 @@ impl Record {
     }
 }
 
+/// The envelope of whole dump lines of entries, as a peer would send them.
+pub fn lines(lines: &[u8]) -> Vec<u8> {
+    let mut out = Vec::new();
+    seal(&mut out, LINES, |out| out.extend_from_slice(lines));
+    out
+}
+
 /// Envelopes of what healing changed.
 pub fn healed(entries: &[Entry]) -> Vec<u8> {
     of_entries(HEALED, entries)

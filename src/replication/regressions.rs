@@ -9,7 +9,7 @@ use crossbeam_channel::Receiver;
 
 use crate::clock::{Now, Stamp};
 use crate::config::Config;
-use crate::entry::{Entry, Version};
+use crate::entry::{Entry, Value, Version};
 use crate::protocol::command::AckLevel;
 use crate::protocol::peer::*;
 use crate::replication::acks::Waited;
@@ -32,18 +32,19 @@ fn config(node: usize, nodes: usize) -> Arc<Config> {
     Arc::new(Config::from_json(&json, "a good configuration").unwrap())
 }
 
-struct Life {
+pub(super) struct Life {
     mesh: &'static Mesh,
     rx: Receiver<Submitted>,
     framer: Framer,
 }
 
-struct Net {
+pub(super) struct Net {
     lives: Vec<Life>,
     offsets: Vec<u64>,
     links: HashMap<(usize, usize), Inbound>,
-    elapsed: Duration,
-    nonce: u64,
+    pub elapsed: Duration,
+    /// Of the last life; the next one has the next.
+    pub nonce: u64,
 }
 
 fn place(at: usize, of: usize) -> usize {
@@ -51,7 +52,7 @@ fn place(at: usize, of: usize) -> usize {
 }
 
 impl Net {
-    fn new(offsets: &[u64]) -> Net {
+    pub fn new(offsets: &[u64]) -> Net {
         let mut net =
             Net { lives: Vec::new(), offsets: offsets.to_vec(), links: HashMap::new(), elapsed: Duration::from_millis(10), nonce: 1 };
         for node in 0..offsets.len() {
@@ -72,18 +73,18 @@ impl Net {
         let framer = Framer::new(mesh.origin());
         Life { mesh, rx, framer }
     }
-    fn reborn(&mut self, node: usize) {
+    pub fn reborn(&mut self, node: usize) {
         let life = self.born(node);
         self.lives[node] = life;
         self.links.retain(|(from, to), _| *from != node && *to != node);
     }
-    fn now(&self, node: usize) -> Now {
+    pub fn now(&self, node: usize) -> Now {
         Now { wall_ms: BASE + self.elapsed.as_millis() as u64 + self.offsets[node], elapsed: self.elapsed }
     }
-    fn mesh(&self, node: usize) -> &'static Mesh {
+    pub fn mesh(&self, node: usize) -> &'static Mesh {
         self.lives[node].mesh
     }
-    fn connect(&mut self, from: usize, to: usize) {
+    pub fn connect(&mut self, from: usize, to: usize) {
         let (dialer, listener) = (self.mesh(from), self.mesh(to));
         dialer.dialing(place(from, to));
         let hello = dialer.hello(self.now(from));
@@ -94,12 +95,12 @@ impl Net {
         dialer.dialed(place(from, to), &answer, self.now(from));
         self.links.insert((from, to), inbound);
     }
-    fn both(&mut self, a: usize, b: usize) {
+    pub fn both(&mut self, a: usize, b: usize) {
         self.connect(a, b);
         self.connect(b, a);
     }
     /// What the link's thread writes in one turn; a dump that is asked for is served whole.
-    fn flush(&mut self, from: usize, to: usize) -> Vec<Message> {
+    pub fn flush(&mut self, from: usize, to: usize) -> Vec<Message> {
         let mesh = self.mesh(from);
         // `None` where there is no connection.
         let Some(batch) = mesh.outbox(place(from, to)).take(Duration::ZERO) else { return Vec::new() };
@@ -129,17 +130,17 @@ impl Net {
             self.lives[to].mesh.receive(inbound, message, now).unwrap();
         }
     }
-    fn pump(&mut self, from: usize, to: usize) {
+    pub fn pump(&mut self, from: usize, to: usize) {
         let messages = self.flush(from, to);
         self.deliver(from, to, messages);
     }
-    fn put(&mut self, node: usize, key: &str, value: &str) -> Stamp {
+    pub fn put(&mut self, node: usize, key: &str, value: &str) -> Stamp {
+        self.write(node, key, Some(format!("{value:.<600}").as_bytes().into()))
+    }
+    pub fn write(&mut self, node: usize, key: &str, value: Option<Value>) -> Stamp {
         let now = self.now(node);
         let mesh = self.mesh(node);
-        let stamp = mesh
-            .submit()
-            .write::<()>(key.as_bytes(), 32, now.wall_ms, Instant::now(), |_| Ok(Some(format!("{value:.<600}").as_bytes().into())))
-            .unwrap();
+        let stamp = mesh.submit().write::<()>(key.as_bytes(), 32, now.wall_ms, Instant::now(), |_| Ok(value)).unwrap();
         let life = &mut self.lives[node];
         let taken: Vec<Submitted> = life.rx.try_iter().collect();
         let writes: Vec<_> = taken.iter().map(|s| s.entry.clone()).collect();
@@ -168,7 +169,7 @@ impl Net {
     fn key_where(&self, node: usize, fits: impl Fn(usize) -> bool) -> String {
         (0..).map(|n| format!("key{n}")).find(|key| fits(self.shard_of(node, key))).unwrap()
     }
-    fn get(&self, node: usize, key: &str) -> Option<String> {
+    pub fn get(&self, node: usize, key: &str) -> Option<String> {
         self.mesh(node).store().get(key.as_bytes()).map(|v| String::from_utf8_lossy(&v).trim_end_matches('.').to_owned())
     }
 }

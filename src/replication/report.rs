@@ -62,7 +62,7 @@ impl Mesh {
             ("writes_lost_on_arrival", self.lost.load(Ordering::Relaxed).to_string()),
             ("divergences", control.divergences.to_string()),
             ("dumps_serving", control.serving.to_string()),
-            ("dump_from", control.taking.as_ref().map_or_else(|| "nobody".to_owned(), |taking| names(&[control.peers[taking.peer].id]))),
+            ("dump_from", dump_from(&control)),
             ("sessions_waiting", self.acks.waiting_len().to_string()),
         ]
         .into_iter()
@@ -147,6 +147,14 @@ impl Mesh {
 
 fn missing(control: &Control, which: impl Fn(usize) -> bool) -> Vec<NodeId> {
     (0..control.peers.len()).filter(|peer| which(*peer)).map(|peer| control.peers[peer].id).collect()
+}
+
+fn dump_from(control: &Control) -> String {
+    match &control.taking {
+        Some(taking) => names(&[control.peers[taking.peer].id]),
+        None if control.restoring => "a restore".to_owned(),
+        None => names(&[]),
+    }
 }
 
 fn waited_for(pinning: &[NodeId], serving: usize) -> String {

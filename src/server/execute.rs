@@ -40,7 +40,8 @@ pub(super) enum Long {
 
 /// What may be asked of a node that has not caught up.
 pub(super) fn is_for_closed_nodes(command: &Command<'_>) -> bool {
-    matches!(command, Command::Ping | Command::Status | Command::Help { .. } | Command::Quit | Command::Ack { .. })
+    // RESTORE is refused where the lines behind it are looked after.
+    matches!(command, Command::Ping | Command::Status | Command::Help { .. } | Command::Quit | Command::Ack { .. } | Command::Restore)
 }
 
 /// Answers a command that neither writes nor concerns its own connection only.
@@ -60,7 +61,9 @@ pub(super) fn answer(services: &Services, command: Command<'_>) -> Answer {
         Command::Digest => Long::Digest,
         Command::Dump => Long::Dump,
         Command::Help { verb } => Long::Help(verb),
-        Command::Write { .. } | Command::Ack { .. } | Command::Quit => panic!("the session has not done its part of {command:?}"),
+        Command::Write { .. } | Command::Ack { .. } | Command::Restore | Command::Quit => {
+            panic!("the session has not done its part of {command:?}")
+        }
     };
     Answer::Long(long)
 }

@@ -9,6 +9,7 @@ mod buffer;
 mod clients;
 mod execute;
 mod listener;
+mod restore;
 mod session;
 mod writes;
 

@@ -13,6 +13,7 @@ use crate::protocol::text::{Parsed, encode_reply, parse};
 use crate::server::Shared;
 use crate::server::buffer::{NoRoom, ReadBuffer};
 use crate::server::execute::{self, Answer, Long};
+use crate::server::restore;
 use crate::server::writes::{Place, Refusal, Writes};
 
 /// A round's replies are sent when they reach this, however many commands are left.
@@ -63,6 +64,8 @@ enum Ended {
     Full,
     /// This is to be written next.
     Before(Long),
+    /// A dump comes next, not commands.
+    Restore,
     /// After QUIT, and after bytes that are no commands.
     Close,
 }
@@ -80,7 +83,7 @@ impl<'a> Session<'a> {
             shared,
             socket,
             level: shared.services.config.ack,
-            buffer: ReadBuffer::new(shared.limits.line_len_max(), &shared.read_room),
+            buffer: ReadBuffer::new(shared.limits.line_len_max().max(restore::line_len_max(&shared.limits)), &shared.read_room),
             replies: Vec::new(),
             writes: Writes::new(&shared.services, shared.limits),
             tally: Tally::default(),
@@ -110,6 +113,13 @@ impl<'a> Session<'a> {
                 Ended::NeedsMore { scanned: upto } => scanned = upto,
                 Ended::Full => {}
                 Ended::Before(long) => self.send_long(long)?,
+                Ended::Restore => {
+                    let done = restore::run(self.shared, self.socket, &mut self.buffer, &mut self.replies)?;
+                    self.send()?;
+                    if !done {
+                        return Ok(Farewell::Closing);
+                    }
+                }
                 Ended::Close => return Ok(Farewell::Closing),
             }
         }
@@ -174,6 +184,7 @@ impl<'a> Session<'a> {
                     *level = chosen;
                     encode_reply(&Reply::Ok, replies);
                 }
+                Command::Restore => break Ended::Restore,
                 Command::Quit => {
                     encode_reply(&Reply::Ok, replies);
                     break Ended::Close;

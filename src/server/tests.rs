@@ -14,11 +14,11 @@ use crate::protocol::peer::Ack;
 /// Long enough that only a fault gets there.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-const OTHER: Origin = Origin { node: NodeId(2), nonce: 9 };
+pub(super) const OTHER: Origin = Origin { node: NodeId(2), nonce: 9 };
 
 pub(super) struct Fixture {
     pub server: Server,
-    mesh: Arc<Mesh>,
+    pub mesh: Arc<Mesh>,
     pub store: Arc<Store>,
     submit: Arc<Submit>,
     acks: Arc<Acks>,
@@ -26,7 +26,7 @@ pub(super) struct Fixture {
 }
 
 /// A node with so many peers, that do nothing by themselves, and a replicator that takes writes and forgets them.
-fn closed_fixture(listener: TcpListener, peers: usize, settings: &str) -> Fixture {
+pub(super) fn closed_fixture(listener: TcpListener, peers: usize, settings: &str) -> Fixture {
     let ids: Vec<String> = (2..2 + peers).map(|id| format!(r#"{{"id": {id}, "addr": "127.0.0.1:{id}"}}"#)).collect();
     let json = format!(
         r#"{{"id": 1, "client_addr": "127.0.0.1:0", "peer_addr": "127.0.0.1:0", "peers": [{}], "clients_max": 8,
@@ -61,7 +61,7 @@ pub(super) fn fixture(peers: usize, settings: &str) -> Fixture {
     fixture
 }
 
-fn any_port() -> TcpListener {
+pub(super) fn any_port() -> TcpListener {
     listen("127.0.0.1:0".parse().unwrap()).unwrap()
 }
 
@@ -100,7 +100,7 @@ impl Fixture {
 }
 
 pub(super) struct Client {
-    socket: TcpStream,
+    pub socket: TcpStream,
     replies: BufReader<TcpStream>,
 }
 
@@ -110,7 +110,7 @@ impl Client {
     }
 
     /// The next line, without its end; empty at the end of the stream.
-    fn line(&mut self) -> String {
+    pub fn line(&mut self) -> String {
         let mut line = String::new();
         self.replies.read_line(&mut line).unwrap();
         line.strip_suffix('\n').unwrap_or(&line).to_owned()
@@ -136,7 +136,7 @@ impl Client {
     }
 }
 
-fn until(what: &str, mut condition: impl FnMut() -> bool) {
+pub(super) fn until(what: &str, mut condition: impl FnMut() -> bool) {
     let deadline = Instant::now() + PATIENCE;
     while !condition() {
         assert!(Instant::now() < deadline, "not in time: {what}");

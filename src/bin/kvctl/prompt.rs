@@ -137,6 +137,10 @@ impl Session<'_> {
     /// Sends one command and prints its whole reply. Fails, without a client left, if the reply does not come.
     fn run(&mut self, command: &[u8], out: &mut impl Write) -> Result<Answer, Failure> {
         let verb = Verb::parse(command.split(|byte| *byte == b' ').find(|word| !word.is_empty()).unwrap_or_default());
+        if verb == Some(Verb::Restore) {
+            say(format_args!("kvctl: RESTORE is followed by the lines of a dump; kvctl restore FILE sends them"));
+            return Ok(Answer::Refused);
+        }
         // A verb that this program does not know may be a write of a newer server.
         let is_write = matches!(verb, None | Some(Verb::Set | Verb::Upd | Verb::Put | Verb::Del));
         let is_long = matches!(verb, Some(Verb::Keys | Verb::Status | Verb::Peers | Verb::Dump | Verb::Help));

@@ -77,6 +77,7 @@ fn write_command(out: &mut Vec<u8>, command: &Command<'_>) -> io::Result<()> {
         Command::Peers => out.write_all(b"PEERS")?,
         Command::Digest => out.write_all(b"DIGEST")?,
         Command::Dump => out.write_all(b"DUMP")?,
+        Command::Restore => out.write_all(b"RESTORE")?,
         Command::Ping => out.write_all(b"PING")?,
         Command::Help { verb: None } => out.write_all(b"HELP")?,
         Command::Help { verb: Some(verb) } => key_after(out, b"HELP ", verb.as_bytes())?,

@@ -201,7 +201,7 @@ fn any_command() -> impl Strategy<Value = Command<'static>> {
     let key = any_bytes(100).prop_map(Cow::Owned);
     let value = any_bytes(1000).prop_map(Cow::Owned);
     let level = prop::option::of(prop::sample::select(vec![AckLevel::Local, AckLevel::Majority, AckLevel::All]));
-    (key, value, level, prop::option::of(any::<usize>()), 0..17).prop_map(|(key, value, level, limit, which)| match which {
+    (key, value, level, prop::option::of(any::<usize>()), 0..18).prop_map(|(key, value, level, limit, which)| match which {
         0 => Command::Write { key, write: Write::Set(value) },
         1 => Command::Write { key, write: Write::Update(value) },
         2 => Command::Write { key, write: Write::Put(value) },
@@ -216,7 +216,8 @@ fn any_command() -> impl Strategy<Value = Command<'static>> {
         11 => Command::Peers,
         12 => Command::Digest,
         13 => Command::Dump,
-        14 => Command::Ping,
+        14 => Command::Restore,
+        15 => Command::Ping,
         _ => Command::Quit,
     })
 }
@@ -235,7 +236,7 @@ proptest! {
     }
 
     #[test]
-    fn random_bytes_never_panic_and_never_hold_more_than_a_line(bytes in prop::collection::vec(any::<u8>(), 0..3000), verb in 0..18usize) {
+    fn random_bytes_never_panic_and_never_hold_more_than_a_line(bytes in prop::collection::vec(any::<u8>(), 0..3000), verb in 0..19usize) {
         let verb = crate::protocol::help::HELP.get(verb).map_or("", |help| help.name);
         let stream = [verb.as_bytes(), b" ", &bytes].concat();
         prop_assert_eq!(read_in_pieces(&stream, 1), read_in_pieces(&stream, stream.len()));

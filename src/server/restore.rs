@@ -1,0 +1,190 @@
+//! `RESTORE`: the lines behind it are a dump and not commands, up to its end line.
+//!
+//! Owns the place in that stream. Takes the lines from the session's buffer one by one, so that a dump of any size passes through a bounded amount of memory, and
+//! holds them against this node's limits; what they mean for the data is replication's. After any error that place is lost, since nobody knows where the next
+//! command would begin: the client is told why, and the connection closes.
+
+use std::io;
+use std::net::TcpStream;
+
+use memchr::memchr;
+
+use crate::clock::Now;
+use crate::dump::{self, Line};
+use crate::entry::Entry;
+use crate::protocol::command::{ErrorCode, Reply};
+use crate::protocol::text::{Limits, encode_reply};
+use crate::replication::restore::{NotRestored, Restore, Restored};
+use crate::server::Shared;
+use crate::server::buffer::ReadBuffer;
+
+/// The longest line that a restore can need.
+pub(super) fn line_len_max(limits: &Limits) -> usize {
+    dump::line_len_max(limits.key_len_max, limits.value_len_max)
+}
+
+/// Why a restore ended early.
+enum Failed {
+    /// To be told to the client.
+    Refused(ErrorCode, String),
+    /// The client is gone.
+    Io(io::Error),
+}
+
+/// Takes a dump from the client, and appends what came of it to `replies`. Returns whether a command can follow.
+pub(super) fn run(shared: &Shared, socket: &TcpStream, buffer: &mut ReadBuffer<'_>, replies: &mut Vec<u8>) -> io::Result<bool> {
+    // A client that stalls would hold the collector for as long.
+    socket.set_read_timeout(Some(shared.services.config.write_timeout))?;
+    let taken = shared.services.mesh.begin_restore(Now::read()).map_err(|why| refusal(why, 0, 0)).and_then(|restore| {
+        let taking = Taking { shared, restore, lines: 0 };
+        taking.run(socket, buffer)
+    });
+    let (code, sentence) = match taken {
+        Ok(restored) => {
+            socket.set_read_timeout(None)?;
+            report(restored, replies);
+            return Ok(true);
+        }
+        Err(Failed::Refused(code, sentence)) => (code, sentence + "; this connection is closed"),
+        Err(Failed::Io(error)) => return Err(error),
+    };
+    log::warn!("a restore has failed: {code} {sentence}");
+    encode_reply(&Reply::Error { code, sentence: sentence.into() }, replies);
+    Ok(false)
+}
+
+fn report(restored: Restored, replies: &mut Vec<u8>) {
+    let Restored { entries, merged, dropped } = restored;
+    let covered = entries - merged;
+    for (name, count) in [("entries", entries), ("merged", merged), ("covered", covered), ("dropped", dropped as u64)] {
+        encode_reply(&Reply::Line(&format!("{name} {count}")), replies);
+    }
+    encode_reply(&Reply::End, replies);
+}
+
+/// A restore, and the place in its stream.
+struct Taking<'a> {
+    shared: &'a Shared,
+    restore: Restore<'a>,
+    /// Lines that were taken.
+    lines: u64,
+}
+
+impl Taking<'_> {
+    fn run(mut self, mut socket: &TcpStream, buffer: &mut ReadBuffer<'_>) -> Result<Restored, Failed> {
+        let len_max = line_len_max(&self.shared.limits);
+        // Of what is unread, so much is known to hold no line end.
+        let mut scanned = 0;
+        loop {
+            self.check_node()?;
+            let now = Now::read();
+            while let Some(at) = memchr(b'\n', &buffer.unread()[scanned..]) {
+                let end = scanned + at;
+                let line = &buffer.unread()[..end];
+                let line = dump::parse_line(line.strip_suffix(b"\r").unwrap_or(line)).map_err(|wrong| self.bad(&wrong))?;
+                buffer.consume(end + 1);
+                scanned = 0;
+                match line {
+                    Line::Header(header) => self.restore.begin(header, now),
+                    Line::Entry(entry) => {
+                        self.check_entry(&entry)?;
+                        self.restore.take(entry, now)
+                    }
+                    Line::End(end) => {
+                        let (lines, count) = (self.lines, self.restore.count());
+                        return self.restore.end(&end, now).map_err(|why| refusal(why, lines, count));
+                    }
+                }
+                .map_err(|why| refusal(why, self.lines, self.restore.count()))?;
+                self.lines += 1;
+            }
+            self.restore.settle().map_err(|why| refusal(why, self.lines, self.restore.count()))?;
+            scanned = buffer.unread().len();
+            if scanned > len_max {
+                return Err(self.too_big(&format!("it is longer than the {len_max} bytes that a line can need with this node's limits")));
+            }
+            if buffer.make_room().is_err() {
+                let sentence = "the large commands that are arriving take all the memory that this node has for them; try again later";
+                return Err(Failed::Refused(ErrorCode::Busy, self.given_up(sentence)));
+            }
+            match buffer.fill(&mut socket) {
+                Ok(0) => return Err(self.bad("the dump breaks off before its end line")),
+                Ok(_) => {}
+                Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {
+                    let wait = self.shared.services.config.write_timeout;
+                    return Err(Failed::Refused(ErrorCode::Timeout, self.given_up(&format!("nothing came for {wait:?}"))));
+                }
+                Err(error) => return Err(Failed::Io(error)),
+            }
+        }
+    }
+
+    /// Whether this node can take more at all.
+    fn check_node(&self) -> Result<(), Failed> {
+        let services = &self.shared.services;
+        if self.shared.is_stopping() {
+            return Err(Failed::Refused(ErrorCode::Busy, self.given_up("this node is stopping; use another node")));
+        }
+        let (memory, max) = (services.store.memory(), services.config.memory_max);
+        if max > 0 && memory >= max {
+            return Err(Failed::Refused(
+                ErrorCode::Full,
+                self.given_up(&format!("the entries take {memory} bytes and memory_max is {max}")),
+            ));
+        }
+        Ok(())
+    }
+
+    fn check_entry(&self, entry: &Entry) -> Result<(), Failed> {
+        let Limits { key_len_max, value_len_max } = self.shared.limits;
+        let value_len = entry.value.as_ref().map_or(0, |value| value.len());
+        for (what, len, name, max) in
+            [("key", entry.key.len(), "key_len_max", key_len_max), ("value", value_len, "value_len_max", value_len_max)]
+        {
+            if len > max {
+                return Err(self.too_big(&format!("its {what} has {len} bytes, and {name} of this node is {max}")));
+            }
+        }
+        Ok(())
+    }
+
+    fn too_big(&self, wrong: &str) -> Failed {
+        Failed::Refused(ErrorCode::TooBig, wrong_line(wrong, self.lines, self.restore.count()))
+    }
+
+    fn bad(&self, wrong: &str) -> Failed {
+        Failed::Refused(ErrorCode::BadDump, wrong_line(wrong, self.lines, self.restore.count()))
+    }
+
+    fn given_up(&self, why: &str) -> String {
+        format!("{why}; the restore is given up after line {}: {}", self.lines, so_far(self.restore.count()))
+    }
+}
+
+/// After so many good lines with so many entries.
+fn refusal(why: NotRestored, lines: u64, entries: u64) -> Failed {
+    let nothing = |sentence: String| format!("{sentence}; nothing was restored");
+    match why {
+        NotRestored::Loading(why) => Failed::Refused(ErrorCode::Loading, nothing(why)),
+        NotRestored::ReadOnly(why) => Failed::Refused(ErrorCode::ReadOnly, format!("{why}; {}", so_far(entries))),
+        NotRestored::Busy(why) => Failed::Refused(ErrorCode::Busy, nothing(why) + "; try again later"),
+        NotRestored::Stale(why) => Failed::Refused(ErrorCode::Stale, nothing(why) + "; kvctl restore --as-new-writes writes its keys anew"),
+        NotRestored::Bad(wrong) => Failed::Refused(ErrorCode::BadDump, wrong_line(&wrong, lines, entries)),
+    }
+}
+
+fn wrong_line(wrong: &str, lines: u64, entries: u64) -> String {
+    // A dump's line is all that serde_json sees.
+    let wrong = wrong.replace(" at line 1 column ", " at column ");
+    format!("line {} of the dump: {wrong}; {}", lines + 1, so_far(entries))
+}
+
+fn so_far(entries: u64) -> String {
+    match entries {
+        0 => "nothing was restored".to_owned(),
+        entries => format!("the {entries} entries before it stay merged, and nothing else has changed"),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,185 @@
+//! Restores over real loopback sockets.
+
+use std::net::Shutdown;
+
+use crate::clock::{Now, Stamp};
+use crate::dump::{Header, Kind, Scan};
+use crate::entry::{Entry, NodeId, Origin, SeenVector, Version};
+use crate::server::tests::{Client, Fixture, OTHER, any_port, closed_fixture, fixture, until};
+use crate::store::Store;
+
+/// What a node prints that holds these keys and values, a tombstone where there is none. Its vector covers all of them.
+fn dump_of(entries: &[(&[u8], Option<&[u8]>)], vector: SeenVector) -> Vec<u8> {
+    let (store, mut vector) = (Store::new(), vector);
+    for (at, (key, value)) in entries.iter().enumerate() {
+        let version = Version { stamp: Stamp::from_bits(at as u64 + 1), origin: OTHER };
+        vector.advance(OTHER, version.stamp);
+        store.merge(Entry { key: (*key).into(), value: value.map(Into::into), version }, |_| false);
+    }
+    let header = Header::new(Kind::Full, OTHER, vector, store.len(), None);
+    let mut scan = Scan::new(header, SeenVector::default(), SeenVector::default());
+    let mut lines = Vec::new();
+    while scan.write(&store, 1 << 20, &mut lines) {}
+    lines
+}
+
+fn small() -> Vec<u8> {
+    dump_of(&[(b"a", Some(b"1")), (b"b", Some(b"2")), (b"gone", None)], SeenVector::default())
+}
+
+fn refused(fixture: &Fixture, lines: &[u8], reply: &str) {
+    let mut client = fixture.connect();
+    client.send([b"RESTORE\n", lines].concat());
+    client.socket.shutdown(Shutdown::Write).unwrap();
+    expect_refusal(fixture, &mut client, reply);
+}
+
+fn expect_refusal(fixture: &Fixture, client: &mut Client, reply: &str) {
+    let line = client.line();
+    assert!(line.starts_with(reply) && line.ends_with("; this connection is closed"), "{line:?} instead of {reply:?}");
+    client.expect_end();
+    assert!(fixture.mesh.vector().is_empty(), "{reply}");
+    until("the next restore may begin", || fixture.mesh.begin_restore(Now::read()).is_ok());
+}
+
+#[test]
+fn commands_go_on_behind_a_restore_and_before_it() {
+    let value: Vec<u8> = (0..1 << 20).map(|at| (at % 251) as u8).collect();
+    // More lives than fit into a usual line.
+    let vector = (0..1000).map(|nonce| (Origin { node: NodeId(3), nonce }, Stamp::from_bits(7))).collect();
+    let lines = dump_of(&[(b"a", Some(b"1")), (b"\xff \n", Some(&value)), (b"", Some(b"")), (b"gone", None)], vector);
+    for piece_len in [usize::MAX, 1021] {
+        let fixture = fixture(0, "");
+        let mut client = fixture.connect();
+        let stream =
+            [b"PUT a 0\nPUT gone 0\nrestore\r\n", &lines[..], b"COUNT\nGET \"\"\nRESTORE\n", &lines, b"EXISTS gone\nRESTORE x\nPING\n"];
+        for piece in stream.concat().chunks(piece_len) {
+            client.send(piece);
+        }
+        client.expect(&["OK", "OK", "entries 4", "merged 2", "covered 2", "dropped 0", "END", "4", "VALUE \"\""]);
+        client.expect(&["entries 4", "merged 0", "covered 4", "dropped 0", "END", "1", "ERROR SYNTAX", "PONG"]);
+        assert_eq!(fixture.store.get(b"\xff \n").as_deref(), Some(&value[..]));
+        assert_eq!(fixture.mesh.vector().get(OTHER), Stamp::from_bits(4));
+        fixture.stop();
+    }
+}
+
+#[test]
+fn what_a_node_dumps_it_takes_back() {
+    let before = fixture(0, "");
+    let mut client = before.connect();
+    for (key, value) in [("a", None), ("b", Some("two words")), ("c \"", Some("\0"))] {
+        before.store.merge(before.foreign(key, value), |_| false);
+    }
+    client.send("DUMP\n");
+    let lines: String = std::iter::repeat_with(|| client.line() + "\n").take_while(|line| line != "END\n").collect();
+    let after = fixture(0, "");
+    let mut client = after.connect();
+    client.send(format!("RESTORE\n{lines}"));
+    client.expect(&["entries 3", "merged 3", "covered 0", "dropped 0", "END"]);
+    assert_eq!(after.store.digest(), before.store.digest());
+    assert_eq!(after.store.counts(), before.store.counts());
+    before.stop();
+    after.stop();
+}
+
+#[test]
+fn a_dump_that_is_not_whole_is_refused_with_its_line_and_claims_nothing() {
+    let fixture = fixture(0, "");
+    let whole = small();
+    let lines: Vec<&[u8]> = whole.split_inclusive(|byte| *byte == b'\n').collect();
+    refused(&fixture, b"", "ERROR BADDUMP line 1 of the dump: the dump breaks off before its end line; nothing was restored");
+    refused(
+        &fixture,
+        &lines[..3].concat(),
+        "ERROR BADDUMP line 4 of the dump: the dump breaks off before its end line; the 2 entries before it stay",
+    );
+    refused(&fixture, &whole[..whole.len() - 1], "ERROR BADDUMP line 5 of the dump: the dump breaks off");
+    refused(
+        &fixture,
+        &[lines[0], lines[1], b"{\"k\":\n"].concat(),
+        "ERROR BADDUMP line 3 of the dump: a dump line that is not as expected: EOF while",
+    );
+    refused(&fixture, &[lines[0], lines[1], lines[4]].concat(), "ERROR BADDUMP line 3 of the dump: a dump of 1 entries");
+    refused(&fixture, &[lines[0], lines[0]].concat(), "ERROR BADDUMP line 2 of the dump: a dump within a dump; nothing was restored");
+    refused(&fixture, &lines[1..].concat(), "ERROR BADDUMP line 1 of the dump: an entry where the header");
+    refused(&fixture, b"PUT a 1\n", "ERROR BADDUMP line 1 of the dump: a dump line that is not as expected");
+    let newer = String::from_utf8(lines[0].to_vec()).unwrap().replace("\"format\":1", "\"format\":2");
+    refused(&fixture, newer.as_bytes(), "ERROR BADDUMP line 1 of the dump: a dump of format 2; this program reads format 1");
+    let delta = String::from_utf8(lines[0].to_vec()).unwrap().replace("full", "delta");
+    refused(&fixture, delta.as_bytes(), "ERROR BADDUMP line 1 of the dump: this is a part of a node's data");
+    assert_eq!(fixture.store.counts().keys, 2);
+    fixture.stop();
+}
+
+#[test]
+fn what_is_over_a_limit_is_refused_with_its_name() {
+    let fixture = fixture(0, "");
+    let header = small().split_inclusive(|byte| *byte == b'\n').next().unwrap().to_vec();
+    let dump = dump_of(&[(&[b'k'; 101], None)], SeenVector::default());
+    refused(&fixture, &dump, "ERROR TOOBIG line 2 of the dump: its key has 101 bytes, and key_len_max of this node is 100; nothing was");
+    let dump = dump_of(&[(b"k", Some(&[b'v'; (1 << 20) + 1]))], SeenVector::default());
+    refused(&fixture, &dump, "ERROR TOOBIG line 2 of the dump: its value has 1048577 bytes, and value_len_max of this node is 1048576");
+    let endless = [&header[..], b"{\"k\":\"", &[b'x'; 3 << 20]].concat();
+    refused(&fixture, &endless, "ERROR TOOBIG line 2 of the dump: it is longer than the");
+    assert!(fixture.store.is_empty());
+    fixture.stop();
+}
+
+#[test]
+fn a_client_that_stalls_is_given_up() {
+    let fixture = fixture(0, r#", "write_timeout_ms": 200"#);
+    let mut client = fixture.connect();
+    let lines = small();
+    let third = lines.iter().enumerate().filter(|(_, byte)| **byte == b'\n').nth(1).unwrap().0 + 1;
+    client.send([b"RESTORE\n", &lines[..third + 10]].concat());
+    until("it runs", || matches!(fixture.mesh.begin_restore(Now::read()), Err(why) if format!("{why:?}").contains("another restore")));
+    expect_refusal(&fixture, &mut client, "ERROR TIMEOUT nothing came for 200ms; the restore is given up after line 2: the 1 entries");
+    // Before a restore and after it, a client may be idle for as long as it likes.
+    let mut client = fixture.connect();
+    client.send([b"RESTORE\n", &lines[..]].concat());
+    client.expect(&["entries 3", "merged 2", "covered 1", "dropped 0", "END"]);
+    std::thread::sleep(std::time::Duration::from_millis(400));
+    client.send("PING\n");
+    client.expect(&["PONG"]);
+    fixture.stop();
+}
+
+#[test]
+fn a_node_that_cannot_take_it_says_so_and_takes_no_line_for_a_command() {
+    let lines = [&small()[..], b"PUT x 1\n"].concat();
+    let closed = closed_fixture(any_port(), 2, "");
+    let mut client = closed.connect();
+    client.send([b"RESTORE\n", &lines[..]].concat());
+    client.expect(&["ERROR LOADING this node is catching up"]);
+    client.expect_end();
+    assert!(closed.store.is_empty());
+    closed.stop();
+
+    let busy = fixture(0, "");
+    let running = busy.mesh.begin_restore(Now::read()).ok();
+    let mut client = busy.connect();
+    client.send([b"RESTORE\n", &lines[..]].concat());
+    client
+        .expect(&["ERROR BUSY another restore is running on this node; nothing was restored; try again later; this connection is closed"]);
+    client.expect_end();
+    drop(running);
+    assert!(busy.store.is_empty());
+    busy.stop();
+
+    let full = fixture(0, r#", "memory_max": 1000"#);
+    full.store.merge(full.foreign("k", Some(&"v".repeat(2000))), |_| false);
+    refused(&full, &lines, "ERROR FULL the entries take");
+    assert_eq!(full.store.counts().keys, 1);
+    full.stop();
+}
+
+#[test]
+fn a_server_that_stops_does_not_wait_for_the_end_of_a_dump() {
+    let fixture = fixture(0, "");
+    let mut client = fixture.connect();
+    client.send([b"RESTORE\n", &small()[..200]].concat());
+    until("it runs", || fixture.mesh.begin_restore(Now::read()).is_err());
+    fixture.stop();
+    assert!(client.line().starts_with("ERROR B"));
+}
