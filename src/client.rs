@@ -19,6 +19,8 @@ use crate::protocol::quoting;
 pub const LINE_LEN_MAX: usize = 4 * (VALUE_LEN_MAX + KEY_LEN_MAX) as usize + 1024;
 
 const READ_LEN: usize = 16 << 10;
+/// How long a write may wait before the server's words are looked for.
+const LOOK_PAUSE: Duration = Duration::from_millis(50);
 /// A buffer that one giant reply has grown is given back once it is empty.
 const BUFFER_KEPT_MAX: usize = 1 << 20;
 
@@ -154,13 +156,55 @@ impl Client {
         if self.start < self.end {
             return false;
         }
+        !matches!(self.peek(), Peeked::Nothing | Peeked::Words)
+    }
+
+    fn peek(&self) -> Peeked {
         let peeked = self.stream.set_nonblocking(true).and_then(|()| self.stream.peek(&mut [0]));
-        let is_open = match peeked {
-            Ok(len) => len > 0,
-            Err(error) => matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted),
-        };
         // A socket that does not go back to blocking is of no use.
-        self.stream.set_nonblocking(false).is_err() || !is_open
+        if self.stream.set_nonblocking(false).is_err() {
+            return Peeked::Closed;
+        }
+        match peeked {
+            Ok(1..) => Peeked::Words,
+            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => Peeked::Nothing,
+            _ => Peeked::Closed,
+        }
+    }
+
+    /// Sends a part of something long whose reply comes at its end: unless the server speaks before, or closes, as one does that refuses it. Then the rest is not
+    /// sent, since nobody reads it, and the next line says why. Returns whether all was sent.
+    pub fn send_unless_answered(&mut self, part: &[u8]) -> Result<bool, Error> {
+        let look_pause = Some(LOOK_PAUSE.min(self.timeout));
+        let set = |stream: &TcpStream, timeout| stream.set_write_timeout(timeout).map_err(|error| Error::Unknown(error.to_string()));
+        set(&self.stream, look_pause)?;
+        let sent = self.send_while_silent(part);
+        set(&self.stream, Some(self.timeout))?;
+        sent
+    }
+
+    fn send_while_silent(&mut self, mut part: &[u8]) -> Result<bool, Error> {
+        let mut progressed = Instant::now();
+        while !part.is_empty() {
+            if self.start < self.end || !matches!(self.peek(), Peeked::Nothing) {
+                return Ok(false);
+            }
+            match self.stream.write(part) {
+                Ok(len) => {
+                    part = &part[len..];
+                    progressed = Instant::now();
+                }
+                Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {
+                    if progressed.elapsed() >= self.timeout {
+                        return Err(Error::Unknown(self.lost("while it was being sent", &error)));
+                    }
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                // It has been closed meanwhile; its words may have come.
+                Err(_) => return Ok(false),
+            }
+        }
+        Ok(true)
     }
 
     /// Sends one command when nothing else is under way; on a connection that is known to be closed, nothing. A server that refuses the connection (`BUSY`) or the command (`TOOBIG`) may close before
@@ -232,6 +276,13 @@ impl Client {
             _ => format!("the connection to {} broke {when}: {}", self.addr, in_words(error)),
         }
     }
+}
+
+/// What stands at the front of what the server has sent.
+enum Peeked {
+    Nothing,
+    Words,
+    Closed,
 }
 
 fn dial(addr: &str, timeout: Duration) -> io::Result<TcpStream> {
@@ -446,6 +497,31 @@ mod tests {
             Err(Error::Refused { code, .. }) => assert_eq!(code, "BUSY"),
             other => panic!("{other:?}"),
         }
+    }
+
+    #[test]
+    fn who_refuses_something_long_is_heard_before_all_of_it_is_sent() {
+        let part = vec![b'x'; 16 << 20];
+        // It reads nothing and does not close: only its words can end this.
+        let (mut refused, server) = client(vec![Expect(b"RESTORE\n"), Say(b"ERROR STALE too old\n"), Expect(b"xxxx")]);
+        refused.send_command(b"RESTORE").unwrap();
+        assert!(!refused.send_unless_answered(&part).unwrap());
+        assert!(matches!(refused.reply(), Err(Error::Refused { code, .. }) if code == "STALE"));
+        drop(refused);
+        server.join().unwrap();
+
+        let (addr, server) = scripted(vec![Expect(b"RESTORE\n"), Say(b"PONG\n"), Expect(b"x\n"), Wait]);
+        let mut silent = Client::connect(&[addr], Duration::from_millis(200)).unwrap();
+        assert_eq!(silent.call(b"RESTORE").unwrap(), b"PONG");
+        assert!(silent.send_unless_answered(b"x\n").unwrap());
+        drop(silent);
+        server.join().unwrap();
+
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut stalled = Client::connect(&[listener.local_addr().unwrap().to_string()], Duration::from_millis(200)).unwrap();
+        let begun = Instant::now();
+        assert!(matches!(stalled.send_unless_answered(&part), Err(Error::Unknown(reason)) if reason.contains("did not go on for 200ms")));
+        assert!(begun.elapsed() >= Duration::from_millis(200));
     }
 
     #[test]

@@ -149,7 +149,9 @@ fn parse_json_line(line: &[u8]) -> Result<Line, String> {
 fn from_json<'a, T: Deserialize<'a>>(line: &'a [u8]) -> Result<T, String> {
     // Validated once as a whole, rather than string by string.
     let line = std::str::from_utf8(line).map_err(|error| format!("a dump line that is not UTF-8: {error}"))?;
-    serde_json::from_str(line).map_err(|error| format!("a dump line that is not as expected: {error}"))
+    // This one line is all that serde_json sees.
+    let in_words = |error: serde_json::Error| error.to_string().replace(" at line 1 column ", " at column ");
+    serde_json::from_str(line).map_err(|error| format!("a dump line that is not as expected: {}", in_words(error)))
 }
 
 fn bytes(text: Option<Text>, base64: Option<Text>) -> Result<Option<Arc<[u8]>>, String> {

@@ -174,8 +174,6 @@ fn refusal(why: NotRestored, lines: u64, entries: u64) -> Failed {
 }
 
 fn wrong_line(wrong: &str, lines: u64, entries: u64) -> String {
-    // A dump's line is all that serde_json sees.
-    let wrong = wrong.replace(" at line 1 column ", " at column ");
     format!("line {} of the dump: {wrong}; {}", lines + 1, so_far(entries))
 }
 

@@ -3,11 +3,14 @@
 //! Exit codes: 0 done, 1 refused by the server or not answered in its protocol, 2 bad usage, 3 no connection, 4 unknown outcome. Data goes to
 //! stdout, everything else to stderr.
 
+mod backup;
 mod bench;
 mod mesh;
 mod once;
+mod progress;
 mod prompt;
 mod report;
+mod restore;
 #[cfg(test)]
 mod scripted;
 mod usage;
@@ -60,6 +63,7 @@ fn run(arguments: Arguments) -> Result<(), Failure> {
         }
         Some(Verb::Diff(_)) => mesh::diff(&options),
         Some(Verb::Bench(bench)) => bench::run(&options, &bench),
+        Some(Verb::Restore(wanted)) => restore::run(&options, &wanted),
         Some(verb) => once::run(&options, verb),
     }
 }

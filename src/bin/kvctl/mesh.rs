@@ -8,10 +8,11 @@ use rapidhash::v3::rapidhash_v3;
 use serde_json::{Map, Value, json};
 
 use kvmesh::client::{self, Client, unexpected};
-use kvmesh::dump::{self, Tally};
+use kvmesh::dump::Line;
 use kvmesh::entry::{SeenVector, Version};
 use kvmesh::protocol::quoting;
 
+use crate::backup::Checked;
 use crate::report::put_bytes;
 use crate::{Code, Failure, Options};
 
@@ -198,25 +199,14 @@ fn difference_json(nodes: &[String], key: &[u8], held: &[Option<Held>]) -> Value
 /// Reads one node's dump to its end line, which must be there and right: half a dump would show keys as missing.
 fn read_dump(addr: &str, timeout: Duration, mut each: impl FnMut(&kvmesh::entry::Entry)) -> Result<(), client::Error> {
     let in_dump = |error: String| client::Error::Garbled(format!("{addr}: {error}"));
-    let mut tally = Tally::default();
-    let mut begun = false;
-    let mut ended = false;
+    let mut checked = Checked::default();
     Client::connect(&[addr], timeout)?.call_lines::<client::Error>(b"DUMP", |line| {
-        match dump::parse_line(line).map_err(in_dump)? {
-            dump::Line::Header(_) if !begun => begun = true,
-            dump::Line::Entry(entry) if begun && !ended => {
-                tally.add(&entry);
-                each(&entry);
-            }
-            dump::Line::End(end) if begun && !ended => {
-                tally.check(&end).map_err(in_dump)?;
-                ended = true;
-            }
-            _ => return Err(in_dump("a dump whose lines are out of order".to_string())),
+        if let Line::Entry(entry) = checked.line(line).map_err(in_dump)? {
+            each(&entry);
         }
         Ok(())
     })?;
-    if ended { Ok(()) } else { Err(in_dump("a dump without an end line".to_string())) }
+    checked.whole().map_err(in_dump)
 }
 
 fn several(options: &Options, verb: &str) -> Result<(), Failure> {

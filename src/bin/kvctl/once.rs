@@ -11,6 +11,7 @@ use kvmesh::protocol::command::{Command, Write as Change};
 use kvmesh::protocol::quoting;
 use kvmesh::protocol::text::encode_command;
 
+use crate::backup::Checked;
 use crate::report::{peer, put_bytes, put_line};
 use crate::usage::Verb;
 use crate::{Code, Failure, Options, after};
@@ -66,15 +67,12 @@ pub fn run(options: &Options, verb: Verb) -> Result<(), Failure> {
             let keys: u64 = number(&said, keys.as_bytes())?;
             print(options, out, format!("{sum} {keys}").as_bytes(), json!({ "digest": sum, "keys": keys }))?;
         }
-        Verb::Dump(_) => read_lines(options, &Command::Dump, |line| {
-            out.write_all(line)?;
-            Ok(out.write_all(b"\n")?)
-        })?,
+        Verb::Dump(_) => print_dump(options, out)?,
         Verb::Ping(_) => {
             let said = read(options, &Command::Ping)?;
             print(options, out, &said, json!({ "ping": String::from_utf8_lossy(&said) }))?;
         }
-        Verb::Converge(_) | Verb::Diff(_) | Verb::Bench(_) => unreachable!("these speak with several nodes and are run elsewhere"),
+        Verb::Converge(_) | Verb::Diff(_) | Verb::Bench(_) | Verb::Restore(_) => unreachable!("these are run elsewhere"),
     }
     Ok(out.flush()?)
 }
@@ -125,6 +123,23 @@ fn print_report(options: &Options, out: &mut impl Write, command: &Command, mut 
         out.write_all(line)?;
         Ok(out.write_all(b"\n")?)
     })
+}
+
+/// Prints a dump and checks it as it passes: half a backup must not look like one.
+fn print_dump(options: &Options, out: &mut impl Write) -> Result<(), Failure> {
+    let mut checked = Checked::default();
+    let wrong = |wrong: String| Failure::new(Code::Refused, format_args!("the node's dump is not as it should be: {wrong}"));
+    let printed = read_lines(options, &Command::Dump, |line| {
+        checked.line(line).map_err(wrong)?;
+        out.write_all(line)?;
+        Ok(out.write_all(b"\n")?)
+    });
+    match printed.and_then(|()| checked.whole().map_err(wrong)) {
+        Err(Failure { code, text }) if checked.has_begun() && !text.is_empty() => {
+            Err(Failure { code, text: text + "\nkvctl: what was printed is not whole: it is no backup" })
+        }
+        printed => printed,
+    }
 }
 
 fn print_json(options: &Options, out: &mut impl Write, object: Map<String, Value>) -> io::Result<()> {
@@ -240,6 +255,27 @@ fn first_reachable<T>(
 mod tests {
     use super::*;
     use crate::scripted::{deserted, options, scripted};
+
+    #[test]
+    fn a_dump_that_breaks_off_or_is_wrong_is_no_backup() {
+        let header = r#"{"dump":"kvmesh","format":1,"kind":"full","node":1,"origin":"1-0000000000000007","vector":{}}"#;
+        let end = r#"{"end":"kvmesh","count":0,"digest":"0000000000000000","horizon":{}}"#;
+        let dump = |reply: &str| {
+            let options = Options { timeout: std::time::Duration::from_millis(100), ..options(&[&scripted(&[("DUMP", reply)])]) };
+            let mut out = Vec::new();
+            let printed = print_dump(&options, &mut out).map_err(|Failure { code, text }| (code, text));
+            (printed, String::from_utf8(out).unwrap())
+        };
+        assert_eq!(dump(&format!("{header}\n{end}\nEND\n")), (Ok(()), format!("{header}\n{end}\n")));
+        for (reply, code) in [
+            (format!("{header}\n"), Code::NoConnection),
+            (format!("{header}\nEND\n"), Code::Refused),
+            (format!("{header}\n{}\nEND\n", end.replace("\"count\":0", "\"count\":1")), Code::Refused),
+        ] {
+            let (failed, text) = dump(&reply).0.unwrap_err();
+            assert!(failed == code && text.ends_with("what was printed is not whole: it is no backup"), "{text}");
+        }
+    }
 
     fn put(options: &Options) -> Result<String, Code> {
         let mut out = Vec::new();

@@ -11,7 +11,7 @@ use kvmesh::protocol::command::AckLevel;
 #[argh(
     help_triggers("-h", "--help"),
     note = "Data is taken as it is once the key has begun: kvctl set k -5 writes -5. A key that begins with a dash stands behind --.",
-    example = "kvctl set greeting 'hello world'\nkvctl -n 127.0.0.1:7002 get greeting\nkvctl put photo - < photo.jpg",
+    example = "kvctl set greeting 'hello world'\nkvctl -n 127.0.0.1:7002 get greeting\nkvctl put photo - < photo.jpg\nkvctl dump > backup.jsonl\nkvctl restore backup.jsonl",
     error_code(0, "done"),
     error_code(1, "refused by the server, the nodes differ, or what answers is no node"),
     error_code(2, "bad usage"),
@@ -50,6 +50,7 @@ pub enum Verb {
     Peers(Peers),
     Digest(Digest),
     Dump(Dump),
+    Restore(Restore),
     Ping(Ping),
     Converge(Converge),
     Diff(Diff),
@@ -147,10 +148,23 @@ pub struct Peers {}
 #[argh(subcommand, name = "digest", help_triggers("-h", "--help"))]
 pub struct Digest {}
 
-/// Print a node's whole state as JSON lines: a backup.
+/// Print a node's whole state as JSON lines: a backup, if the exit code is 0. kvctl restore takes it back.
 #[derive(FromArgs, ArgsInfo, Debug)]
 #[argh(subcommand, name = "dump", help_triggers("-h", "--help"))]
 pub struct Dump {}
+
+/// Take a backup back that kvctl dump has printed. What the node knows already, or knows to be newer or deleted, stays as it is; the other nodes get what is new
+/// from this one. Only a whole backup counts.
+#[derive(FromArgs, ArgsInfo, Debug)]
+#[argh(subcommand, name = "restore", help_triggers("-h", "--help"))]
+pub struct Restore {
+    /// write the backup's keys as new writes instead, which win over what is there: for a backup that is refused as too old
+    #[argh(switch)]
+    pub as_new_writes: bool,
+    /// the backup, or - for stdin
+    #[argh(positional)]
+    pub file: String,
+}
 
 /// Ask whether a node answers.
 #[derive(FromArgs, ArgsInfo, Debug)]

@@ -1,0 +1,152 @@
+//! Backups as files: what `kvctl dump` prints and `kvctl restore` reads. Only a whole dump is one, so every line is checked as it passes.
+
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom};
+
+use kvmesh::config::{KEY_LEN_MAX, VALUE_LEN_MAX};
+use kvmesh::dump::{self, Line, Tally};
+
+use crate::{Code, Failure};
+
+/// Read from the file at a time.
+const READ_LEN: usize = 256 << 10;
+
+/// Where the lines of a dump have got to.
+#[derive(Default)]
+pub struct Checked {
+    tally: Tally,
+    begun: bool,
+    ended: bool,
+}
+
+impl Checked {
+    /// The next line, without its line end: a header, then entries, then an end line that agrees with them. An error says what is wrong.
+    pub fn line(&mut self, line: &[u8]) -> Result<Line, String> {
+        let line = dump::parse_line(line)?;
+        match &line {
+            _ if self.ended => return Err("a line behind the end line: this is not one dump".to_string()),
+            Line::Header(_) if !self.begun => self.begun = true,
+            _ if !self.begun => return Err("a dump begins with its header, and this is none".to_string()),
+            Line::Header(_) => return Err("a dump within a dump".to_string()),
+            Line::Entry(entry) => self.tally.add(entry),
+            Line::End(end) => {
+                self.tally.check(end)?;
+                self.ended = true;
+            }
+        }
+        Ok(line)
+    }
+
+    pub fn whole(&self) -> Result<(), String> {
+        if self.ended { Ok(()) } else { Err("the dump breaks off before its end line".to_string()) }
+    }
+
+    pub fn has_begun(&self) -> bool {
+        self.begun
+    }
+
+    /// Entries that have passed.
+    pub fn entries(&self) -> u64 {
+        self.tally.count()
+    }
+}
+
+/// A backup, read from its first line to its last.
+pub struct Backup {
+    name: String,
+    input: Box<dyn BufRead>,
+    /// Of a regular file.
+    size: Option<u64>,
+    checked: Checked,
+    line: Vec<u8>,
+    lines: u64,
+    bytes: u64,
+}
+
+impl Backup {
+    /// Opens a file, or stdin for `-`.
+    pub fn open(path: &str) -> Result<Backup, Failure> {
+        if path == "-" {
+            return Ok(Backup::over("stdin", Box::new(BufReader::with_capacity(READ_LEN, io::stdin())), None));
+        }
+        let opened = File::open(path).and_then(|file| Ok((file.metadata()?, file)));
+        let (metadata, file) = opened.map_err(|error| Failure::new(Code::Usage, format_args!("cannot open {path}: {error}")))?;
+        let size = metadata.is_file().then_some(metadata.len());
+        Ok(Backup::over(path, Box::new(BufReader::with_capacity(READ_LEN, file)), size))
+    }
+
+    fn over(name: &str, input: Box<dyn BufRead>, size: Option<u64>) -> Backup {
+        Backup { name: name.to_string(), input, size, checked: Checked::default(), line: Vec::new(), lines: 0, bytes: 0 }
+    }
+
+    /// The next line, its line end included, and what it says. `None` when the dump has been read and is whole. The end line is handed out only when it is the
+    /// last and right.
+    pub fn next(&mut self) -> Result<Option<(&[u8], Line)>, Failure> {
+        let line_len_max = dump::line_len_max(KEY_LEN_MAX as usize, VALUE_LEN_MAX as usize) as u64;
+        self.line.clear();
+        let read = self.input.by_ref().take(line_len_max + 1).read_until(b'\n', &mut self.line);
+        let read = read.map_err(|error| self.wrong(&error.to_string()))? as u64;
+        if read == 0 {
+            return self.checked.whole().map(|()| None).map_err(|wrong| self.wrong(&wrong));
+        }
+        if read > line_len_max {
+            return Err(self.wrong(&format!("a line of more than {line_len_max} bytes; no dump has such a one")));
+        }
+        let bytes = self.line.strip_suffix(b"\n").unwrap_or(&self.line);
+        let bytes = bytes.strip_suffix(b"\r").unwrap_or(bytes);
+        let line = self.checked.line(bytes).map_err(|wrong| self.wrong(&wrong))?;
+        if !self.line.ends_with(b"\n") {
+            self.line.push(b'\n');
+        }
+        self.bytes += read;
+        self.lines += 1;
+        if matches!(line, Line::End(_)) && self.input.fill_buf().is_ok_and(|more| !more.is_empty()) {
+            return Err(self.wrong("something follows the end line (the END of a reply is not part of a backup)"));
+        }
+        Ok(Some((&self.line, line)))
+    }
+
+    fn wrong(&self, wrong: &str) -> Failure {
+        Failure::new(Code::Refused, format_args!("{}, line {}: {wrong}", self.name, self.lines + 1))
+    }
+
+    pub fn size(&self) -> Option<u64> {
+        self.size
+    }
+
+    /// Bytes that were read.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    pub fn lines(&self) -> u64 {
+        self.lines
+    }
+
+    pub fn entries(&self) -> u64 {
+        self.checked.entries()
+    }
+}
+
+/// Whether the last line of a regular file is an end line: one look that finds most files that were cut off, before anything is sent. True of what cannot be looked
+/// at.
+pub fn seems_whole(path: &str) -> bool {
+    fn last_line(path: &str) -> io::Result<Option<Vec<u8>>> {
+        let mut file = File::open(path)?;
+        let metadata = file.metadata()?;
+        if !metadata.is_file() {
+            return Ok(None);
+        }
+        let tail_len = dump::line_len_max(0, 0) as u64;
+        file.seek(SeekFrom::Start(metadata.len().saturating_sub(tail_len)))?;
+        let mut tail = Vec::new();
+        file.take(tail_len).read_to_end(&mut tail)?;
+        let tail = tail.trim_ascii_end();
+        let start = tail.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
+        Ok(Some(tail[start..].to_vec()))
+    }
+    match last_line(path) {
+        Ok(Some(line)) => matches!(dump::parse_line(&line), Ok(Line::End(_))),
+        Ok(None) | Err(_) => true,
+    }
+}

@@ -1,0 +1,308 @@
+//! `kvctl restore`: a backup back into a node, as it was or as new writes. Streams the file; what is held of it is a piece and one line.
+
+use std::io::{self, Write};
+
+use serde_json::{Map, Value, json};
+
+use kvmesh::client::{self, Client, unexpected};
+use kvmesh::dump::Line;
+use kvmesh::entry::{Entry, Key};
+use kvmesh::protocol::command::{Command, Write as Change};
+use kvmesh::protocol::quoting::shown;
+use kvmesh::protocol::text::encode_command;
+
+use crate::backup::{Backup, seems_whole};
+use crate::progress::Progress;
+use crate::report::put_line;
+use crate::usage::Restore;
+use crate::{Code, Failure, Options};
+
+/// Sent at a time. Between two pieces the node's words are looked for.
+const PIECE_LEN: usize = 64 << 10;
+/// Writes that are sent ahead of their replies: the replies of so many fit into what the system holds for a socket, so that neither side waits for the other.
+const WRITES_AHEAD: usize = 256;
+
+pub fn run(options: &Options, wanted: &Restore) -> Result<(), Failure> {
+    let path = &wanted.file;
+    let is_regular = Backup::open(path)?.size().is_some();
+    // What is merged from half a backup does no harm; what is written anew from one is. And a file that was cut off is best refused before it is sent.
+    if is_regular && (wanted.as_new_writes || !seems_whole(path)) {
+        check(Backup::open(path)?)?;
+    }
+    let backup = Backup::open(path)?;
+    if wanted.as_new_writes { write_anew(options, backup) } else { send(options, backup) }
+}
+
+/// Reads a backup to its end.
+fn check(mut backup: Backup) -> Result<(), Failure> {
+    let mut progress = Progress::new("checking", backup.size());
+    while backup.next()?.is_some() {
+        progress.show(backup.bytes(), backup.entries());
+    }
+    Ok(())
+}
+
+/// `RESTORE`, and prints what the node says of it.
+fn send(options: &Options, mut backup: Backup) -> Result<(), Failure> {
+    // The header first: until the backup has begun to come there is nothing to keep a node waiting for.
+    let mut piece = backup.next()?.map(|(line, _)| line.to_vec()).unwrap_or_default();
+    let mut client = options.connect(&options.nodes)?;
+    client.send_command(b"RESTORE").map_err(not_restored)?;
+    let mut progress = Progress::new("restoring", backup.size());
+    loop {
+        // A backup that turns out to be wrong is never sent to its end: without the end line it proves nothing.
+        let line = backup
+            .next()
+            .map_err(|Failure { code, text }| Failure { code, text: text + "; nothing but entries before it was restored" })?;
+        let is_last = line.is_none();
+        if let Some((line, _)) = line {
+            piece.extend_from_slice(line);
+        }
+        if is_last || piece.len() >= PIECE_LEN {
+            if !client.send_unless_answered(&piece).map_err(not_restored)? {
+                let said = client.reply().map_err(not_restored)?;
+                return Err(not_restored(unexpected(said, "ERROR")));
+            }
+            piece.clear();
+            piece.shrink_to(2 * PIECE_LEN);
+            progress.show(backup.bytes(), backup.entries());
+        }
+        if is_last {
+            break;
+        }
+    }
+    let mut said = Vec::new();
+    client
+        .lines::<client::Error>(|line| {
+            said.push(String::from_utf8_lossy(line).into_owned());
+            Ok(())
+        })
+        .map_err(not_restored)?;
+    drop(progress);
+    let mut out = io::stdout().lock();
+    if options.json {
+        let mut object = Map::new();
+        said.iter().for_each(|line| put_line(&mut object, line));
+        writeln!(out, "{}", Value::Object(object))?;
+    } else {
+        said.iter().try_for_each(|line| writeln!(out, "{line}"))?;
+    }
+    Ok(())
+}
+
+fn not_restored(error: client::Error) -> Failure {
+    match error {
+        client::Error::Unknown(reason) | client::Error::Garbled(reason) => {
+            let advice = "entries of the backup may have been restored, all or some; to restore it once more does no harm";
+            Failure::new(Code::Unknown, format_args!("unknown outcome: {reason}; {advice}"))
+        }
+        error => error.into(),
+    }
+}
+
+/// The live entries as new `PUT`s, and prints how many.
+fn write_anew(options: &Options, mut backup: Backup) -> Result<(), Failure> {
+    let mut client = options.connect(&options.nodes)?;
+    let mut progress = Progress::new("writing", backup.size());
+    let mut ahead = Ahead::default();
+    let mut deleted = 0u64;
+    while let Some((_, line)) = backup.next().map_err(|failure| ahead.stopped(failure))? {
+        match line {
+            Line::Entry(Entry { key, value: Some(value), .. }) => ahead.put(backup.lines(), key, &value),
+            Line::Entry(_) => deleted += 1,
+            Line::Header(_) | Line::End(_) => {}
+        }
+        if ahead.commands.len() >= PIECE_LEN || ahead.keys.len() >= WRITES_AHEAD {
+            ahead.settle(&mut client)?;
+            progress.show(backup.bytes(), backup.entries());
+        }
+    }
+    ahead.settle(&mut client)?;
+    drop(progress);
+    let written = ahead.written;
+    let mut out = io::stdout().lock();
+    if options.json {
+        writeln!(out, "{}", json!({ "written": written, "deleted": deleted }))?;
+    } else {
+        writeln!(out, "written {written}\ndeleted {deleted}")?;
+    }
+    Ok(())
+}
+
+/// Writes that are sent together.
+#[derive(Default)]
+struct Ahead {
+    commands: Vec<u8>,
+    /// Of each, the line in the backup and the key.
+    keys: Vec<(u64, Key)>,
+    /// Answered with `OK`.
+    written: u64,
+}
+
+impl Ahead {
+    fn put(&mut self, line: u64, key: Key, value: &[u8]) {
+        encode_command(&Command::Write { key: (&*key).into(), write: Change::Put(value.into()) }, &mut self.commands);
+        self.keys.push((line, key));
+    }
+
+    /// Sends them, and counts those that are done. Fails at the first that is not, once all have been answered.
+    fn settle(&mut self, client: &mut Client) -> Result<(), Failure> {
+        let sent = client.send(&self.commands);
+        self.commands.clear();
+        self.commands.shrink_to(2 * PIECE_LEN);
+        let mut left = self.keys.len();
+        let mut first = None;
+        // Also when not all could be sent: a node that closes says why before.
+        for (line, key) in std::mem::take(&mut self.keys) {
+            let error = match client.reply() {
+                Ok(b"OK") => {
+                    self.written += 1;
+                    left -= 1;
+                    continue;
+                }
+                Ok(said) => unexpected(said, "OK"),
+                Err(error) => error,
+            };
+            let is_answer = is_answer(&error);
+            left -= usize::from(is_answer);
+            first.get_or_insert((line, key, error));
+            if !is_answer {
+                break;
+            }
+        }
+        let Some((line, key, error)) = first else {
+            return sent.map_err(|error| self.stopped(Failure::of(error, true)));
+        };
+        let Failure { code, mut text } = match (error, sent) {
+            // The connection was found broken before a byte of these had left.
+            (client::Error::Unknown(_), Err(client::Error::NotConnected(reason))) => {
+                left = 0;
+                let code = if self.written == 0 { Code::NoConnection } else { Code::Refused };
+                Failure::new(code, reason)
+            }
+            (error, _) => Failure::of(error, true),
+        };
+        text += &format!("\nkvctl: at key {}, line {line} of the backup", shown(&key));
+        if code == Code::Unknown && left > 0 {
+            text += &format!(", and {left} writes were not answered");
+        }
+        Err(self.stopped(Failure { code, text }))
+    }
+
+    fn stopped(&self, Failure { code, text }: Failure) -> Failure {
+        Failure { code, text: format!("{text}; stopped here: {} keys were written", self.written) }
+    }
+}
+
+/// Whether the node has answered, and may answer the next one too.
+fn is_answer(error: &client::Error) -> bool {
+    match error {
+        client::Error::Refused { .. } => true,
+        client::Error::Unknown(reason) => reason.starts_with("TIMEOUT "),
+        client::Error::NotConnected(_) | client::Error::Garbled(_) => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::scripted::{options, scripted};
+    use kvmesh::clock::Stamp;
+    use kvmesh::dump::{Header, Kind, Scan};
+    use kvmesh::entry::{NodeId, Origin, SeenVector, Version};
+    use kvmesh::store::Store;
+
+    const REPORT: &str = "entries 3\nmerged 3\ncovered 0\ndropped 0\nEND\n";
+
+    /// A backup of `a`, `b` and a deleted key.
+    fn backup() -> Vec<u8> {
+        let (store, origin) = (Store::new(), Origin { node: NodeId(1), nonce: 7 });
+        for (stamp, key, value) in [(1, "a", Some("1")), (2, "b b", Some("2 2")), (3, "gone", None)] {
+            let version = Version { stamp: Stamp::from_bits(stamp), origin };
+            store.merge(Entry { key: key.as_bytes().into(), value: value.map(|value| value.as_bytes().into()), version }, |_| false);
+        }
+        let mut scan =
+            Scan::new(Header::new(Kind::Full, origin, SeenVector::default(), 3, None), SeenVector::default(), SeenVector::default());
+        let mut lines = Vec::new();
+        while scan.write(&store, 1 << 20, &mut lines) {}
+        lines
+    }
+
+    fn restore(node: &str, backup: &[u8], as_new_writes: bool) -> Result<(), (Code, String)> {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), backup).unwrap();
+        let path = file.path().to_str().unwrap();
+        let options = Options { timeout: std::time::Duration::from_millis(300), ..options(&[node]) };
+        let done = run(&options, &Restore { as_new_writes, file: path.to_string() });
+        done.map_err(|Failure { code, text }| (code, text.replace(path, "FILE")))
+    }
+
+    /// A node that takes the dump and says this at its end.
+    fn taking(reply: &str) -> String {
+        let backup = String::from_utf8(backup()).unwrap();
+        let lines = backup.lines().map(|line| (line, if line.starts_with("{\"end") { reply } else { "" }));
+        scripted(&[("RESTORE", "")].into_iter().chain(lines).collect::<Vec<_>>())
+    }
+
+    #[test]
+    fn a_whole_backup_is_sent_and_what_the_node_says_decides_the_exit_code() {
+        assert_eq!(restore(&taking(REPORT), &backup(), false), Ok(()));
+        let (code, text) = restore(&taking("ERROR FULL no more\n"), &backup(), false).unwrap_err();
+        assert_eq!((code, &*text), (Code::Refused, "ERROR FULL no more"));
+        for reply in ["", "entries 3\n", "ERROR TIMEOUT it took too long\n"] {
+            let (code, text) = restore(&taking(reply), &backup(), false).unwrap_err();
+            assert_eq!(code, Code::Unknown, "{reply}: {text}");
+        }
+        assert_eq!(restore(&crate::scripted::deserted(), &backup(), false).unwrap_err().0, Code::NoConnection);
+    }
+
+    /// Nobody listens, so no node has heard of any of it.
+    #[test]
+    fn a_backup_that_is_not_whole_is_refused_before_it_is_sent() {
+        let whole = backup();
+        let lines: Vec<&[u8]> = whole.split_inclusive(|byte| *byte == b'\n').collect();
+        let nowhere = crate::scripted::deserted();
+        let cases = [
+            (whole[..whole.len() - 20].to_vec(), "FILE, line 5: a dump line that is not as expected"),
+            (lines[..4].concat(), "FILE, line 5: the dump breaks off before its end line"),
+            (lines[..2].concat(), "FILE, line 3: the dump breaks off before its end line"),
+            (Vec::new(), "FILE, line 1: the dump breaks off before its end line"),
+            (b"SET a 1\n".to_vec(), "FILE, line 1: a dump line that is not as expected"),
+            ([&whole[..], b"END\n"].concat(), "FILE, line 6: something follows the end line"),
+        ];
+        for (backup, reason) in cases {
+            for as_new_writes in [false, true] {
+                let (code, text) = restore(&nowhere, &backup, as_new_writes).unwrap_err();
+                assert!(code == Code::Refused && text.contains(reason), "{text:?} instead of {reason:?}");
+            }
+        }
+        // Whole to look at: here the end line is held back, so that the node claims nothing.
+        let holed = [lines[0], lines[1], lines[3], lines[4]].concat();
+        let (code, text) = restore(&taking(REPORT), &holed, false).unwrap_err();
+        assert!(code == Code::Refused && text.contains("FILE, line 4: a dump of 2 entries"), "{text}");
+        let (code, text) = restore(&nowhere, &holed, true).unwrap_err();
+        assert!(code == Code::Refused && text.contains("FILE, line 4: a dump of 2 entries"), "{text}");
+        assert_eq!(
+            run(&options(&[&nowhere]), &Restore { as_new_writes: false, file: "/nowhere/at all".into() }).unwrap_err().code,
+            Code::Usage
+        );
+    }
+
+    #[test]
+    fn new_writes_stop_at_the_first_that_is_not_ok() {
+        let node = |a: &str, b: &str| scripted(&[("PUT a 1", a), ("PUT \"b b\" 2 2", b)]);
+        assert_eq!(restore(&node("OK\n", "OK\n"), &backup(), true), Ok(()));
+        for (a, b, wanted, written) in [
+            ("OK\n", "ERROR NOQUORUM 1 of 3\n", Code::Refused, 1),
+            ("ERROR FULL x\n", "ERROR FULL x\n", Code::Refused, 0),
+            ("ERROR FULL x\n", "OK\n", Code::Refused, 1),
+            ("OK\n", "ERROR TIMEOUT 1 of 3\n", Code::Unknown, 1),
+            ("OK\n", "", Code::Unknown, 1),
+        ] {
+            let (code, text) = restore(&node(a, b), &backup(), true).unwrap_err();
+            assert_eq!(code, wanted, "{text}");
+            assert!(text.contains(" of the backup") && text.ends_with(&format!("stopped here: {written} keys were written")), "{text}");
+        }
+        assert_eq!(restore(&crate::scripted::deserted(), &backup(), true).unwrap_err().0, Code::NoConnection);
+    }
+}
