@@ -5,6 +5,7 @@
 //! file, spoken to on its ports, signalled, and its log is read.
 
 mod abuse;
+mod backup;
 mod client;
 mod cluster;
 mod exits;

@@ -1,0 +1,212 @@
+//! Backup and restore: `kvctl dump` and `kvctl restore` against real nodes.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use tempfile::TempDir;
+
+use crate::client::Client;
+use crate::cluster::{Cluster, DEADLINE, until};
+
+struct Done {
+    code: Option<i32>,
+    out: String,
+    err: String,
+}
+
+/// Runs kvctl against one node, with this file as its stdin.
+fn kvctl(cluster: &Cluster, id: u16, args: &[&str], stdin: Option<&Path>) -> Done {
+    let stdin = stdin.map_or_else(Stdio::null, |path| File::open(path).unwrap().into());
+    let mut command = Command::new(env!("CARGO_BIN_EXE_kvctl"));
+    let output = command.args(["-n", &cluster.client_addr(id).to_string(), "--timeout", "30"]).args(args).stdin(stdin).output().unwrap();
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+    Done { code: output.status.code(), out: text(output.stdout), err: text(output.stderr) }
+}
+
+/// What `kvctl dump > backup.jsonl` leaves.
+fn back_up(cluster: &Cluster, id: u16, dir: &TempDir) -> PathBuf {
+    let dump = kvctl(cluster, id, &["dump"], None);
+    assert_eq!((dump.code, &*dump.err), (Some(0), ""));
+    let path = dir.path().join("backup.jsonl");
+    std::fs::write(&path, dump.out).unwrap();
+    path
+}
+
+fn restore(cluster: &Cluster, id: u16, path: &Path, more: &[&str]) -> Done {
+    kvctl(cluster, id, &[&["restore", path.to_str().unwrap()], more].concat(), None)
+}
+
+fn number(report: &str, name: &str) -> u64 {
+    let line = report.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_else(|| panic!("no {name} in {report}"));
+    line.trim().parse().unwrap()
+}
+
+/// `a0` to `a999`, every fifth deleted again, and some that are no text.
+fn fill(client: &mut Client) {
+    let puts: String = (0..1000).map(|n| format!("PUT a{n} value {n}\n")).collect();
+    let deletes: String = (0..1000).step_by(5).map(|n| format!("DEL a{n}\n")).collect();
+    let odd = "PUT \"\" empty\nPUT \"\\xff\\x00\" \"\\x00\\xfe\"\nPUT \"\u{fc} \\\" \\n\" \"\\\\\"\n";
+    client.send(puts + &deletes + odd).unwrap();
+    for _ in 0..1000 + 200 + 3 {
+        assert_eq!(client.line().unwrap(), "OK");
+    }
+}
+
+#[test]
+fn a_cluster_that_has_lost_everything_is_restored_through_one_node() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut cluster = Cluster::plan(3).start();
+    fill(&mut cluster.client(1));
+    cluster.await_converged();
+    let digest = cluster.ask_line(3, "DIGEST");
+    assert!(digest.ends_with(" 803"), "{digest}");
+    let backup = back_up(&cluster, 3, &dir);
+
+    (1..=3).for_each(|id| cluster.kill(id));
+    for id in 1..=3 {
+        cluster.wipe(id);
+        cluster.start(id);
+    }
+    cluster.await_mesh(&[1, 2, 3]);
+    cluster.await_converged();
+    assert_eq!(cluster.ask_line(1, "COUNT"), "0");
+
+    let done = restore(&cluster, 2, &backup, &[]);
+    assert_eq!((done.code, &*done.err), (Some(0), ""));
+    assert_eq!(done.out, "entries 1003\nmerged 1003\ncovered 0\ndropped 0\n");
+    cluster.await_reply(1, "DIGEST", &digest);
+    cluster.await_reply(3, "DIGEST", &digest);
+    cluster.await_converged();
+    for id in 1..=3 {
+        assert_eq!(cluster.ask_line(id, "DIGEST"), digest);
+        assert_eq!(cluster.status(id).number("divergences"), 0);
+    }
+    // And it works as any cluster does.
+    assert_eq!(cluster.ask_line(1, "UPD a1 later"), "OK");
+    assert_eq!(cluster.ask_line(3, "DEL a2"), "OK");
+    assert_eq!(cluster.ask_line(2, "SET a0 again"), "OK");
+    cluster.await_converged();
+
+    // The same backup once more changes nothing of that.
+    let done = kvctl(&cluster, 3, &["--json", "restore", "-"], Some(&backup));
+    assert_eq!(done.code, Some(0), "{}", done.err);
+    assert_eq!(done.out, "{\"covered\":1003,\"dropped\":0,\"entries\":1003,\"merged\":0}\n");
+    cluster.await_converged();
+    for (command, reply) in [("GET a1", "VALUE later"), ("EXISTS a2", "0"), ("GET a0", "VALUE again")] {
+        assert_eq!(cluster.ask_line(1, command), reply);
+    }
+
+    // As new writes, it wins over what is there; what it does not hold stays.
+    let done = restore(&cluster, 1, &backup, &["--as-new-writes"]);
+    assert_eq!((done.code, &*done.out, &*done.err), (Some(0), "written 803\ndeleted 200\n", ""));
+    cluster.await_converged();
+    for (command, reply) in [("GET a1", "VALUE value 1"), ("GET a2", "VALUE value 2"), ("GET a0", "VALUE again")] {
+        assert_eq!(cluster.ask_line(2, command), reply);
+    }
+}
+
+#[test]
+fn a_backup_from_before_collected_deletes_is_refused_and_can_be_written_anew() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut cluster = Cluster::plan(3).set("tombstone_age_min_ms", 300).start();
+    let mut client = cluster.client(1);
+    for command in ["SET gone 1", "SET kept 1"] {
+        assert_eq!(client.ask_line(command).unwrap(), "OK");
+    }
+    cluster.await_converged();
+    let backup = back_up(&cluster, 2, &dir);
+    assert_eq!(client.ask_line("DEL gone").unwrap(), "OK");
+    assert_eq!(client.ask_line("UPD kept 2").unwrap(), "OK");
+
+    // The delete is known and not yet forgotten, or known and forgotten: the key stays deleted.
+    for id in 1..=3 {
+        restore(&cluster, id, &backup, &[]);
+    }
+    for id in 1..=3 {
+        until("the tombstone goes", DEADLINE, || match cluster.status(id).number("tombstones") {
+            0 => Ok(()),
+            left => Err(format!("{left} left")),
+        });
+    }
+    for id in 1..=3 {
+        let done = restore(&cluster, id, &backup, &[]);
+        assert_eq!((done.code, &*done.out), (Some(1), ""), "{}", done.err);
+        for words in ["ERROR STALE", "deletes made by node 1", "could bring deleted keys back", "kvctl restore --as-new-writes"] {
+            assert!(done.err.contains(words), "no {words:?} in {}", done.err);
+        }
+    }
+    cluster.await_converged();
+    for id in 1..=3 {
+        assert_eq!(cluster.ask_line(id, "EXISTS gone"), "0");
+        assert_eq!(cluster.ask_line(id, "GET kept"), "VALUE 2");
+    }
+    let done = restore(&cluster, 3, &backup, &["--as-new-writes"]);
+    assert_eq!((done.code, number(&done.out, "written")), (Some(0), 2), "{}", done.err);
+    cluster.await_converged();
+    for id in 1..=3 {
+        assert_eq!(cluster.ask_line(id, "GET gone"), "VALUE 1");
+        assert_eq!(cluster.ask_line(id, "GET kept"), "VALUE 1");
+    }
+}
+
+#[test]
+fn a_backup_that_was_cut_off_is_refused_and_the_node_claims_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut cluster = Cluster::plan(1).start();
+    fill(&mut cluster.client(1));
+    let digest = cluster.ask_line(1, "DIGEST");
+    let backup = back_up(&cluster, 1, &dir);
+    cluster.kill(1);
+    cluster.wipe(1);
+    cluster.start(1);
+    cluster.await_ready(1);
+    let blank = cluster.ask(1, "STATUS").into_iter().find(|line| line.starts_with("vector "));
+
+    let whole = std::fs::read(&backup).unwrap();
+    let cut = dir.path().join("cut.jsonl");
+    std::fs::write(&cut, &whole[..whole.len() / 2]).unwrap();
+    let done = restore(&cluster, 1, &cut, &[]);
+    assert_eq!(done.code, Some(1));
+    assert!(done.err.contains("cut.jsonl, line 5"), "{}", done.err);
+    assert_eq!(cluster.ask_line(1, "COUNT"), "0");
+    // From stdin it cannot be known before.
+    let done = kvctl(&cluster, 1, &["restore", "-"], Some(&cut));
+    assert_eq!(done.code, Some(1));
+    assert!(done.err.contains("stdin, line 5"), "{}", done.err);
+    until("the node has given it up", DEADLINE, || match cluster.status(1).text("dump_from") {
+        "nobody" => Ok(()),
+        other => Err(other.to_owned()),
+    });
+    assert_eq!(cluster.ask(1, "STATUS").into_iter().find(|line| line.starts_with("vector ")), blank);
+
+    let done = restore(&cluster, 1, &backup, &[]);
+    assert_eq!((done.code, number(&done.out, "entries")), (Some(0), 1003), "{}", done.err);
+    assert_eq!(cluster.ask_line(1, "DIGEST"), digest);
+}
+
+/// It says so and reads no further, and kvctl must notice although it has much to send.
+#[test]
+fn a_node_that_refuses_a_large_backup_is_heard() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut cluster = Cluster::plan(1).start();
+    let mut client = cluster.client(1);
+    let value = "v".repeat(1 << 20);
+    for n in 0..30 {
+        assert_eq!(client.ask_line(&format!("PUT k{n} {value}")).unwrap(), "OK");
+    }
+    let backup = back_up(&cluster, 1, &dir);
+    cluster.kill(1);
+    cluster.wipe(1);
+    cluster.configure(1, "memory_max", 1);
+    cluster.start(1);
+    cluster.await_ready(1);
+    assert_eq!(cluster.ask_line(1, "PUT small 1"), "OK");
+    let done = restore(&cluster, 1, &backup, &[]);
+    assert_eq!(done.code, Some(1), "{}", done.err);
+    assert!(done.err.starts_with("ERROR FULL the entries take"), "{}", done.err);
+    let done = restore(&cluster, 1, &backup, &["--as-new-writes"]);
+    assert_eq!(done.code, Some(1), "{}", done.err);
+    assert!(done.err.starts_with("ERROR FULL") && done.err.trim_end().ends_with("stopped here: 0 keys were written"), "{}", done.err);
+    assert_eq!(cluster.ask_line(1, "COUNT"), "1");
+}
