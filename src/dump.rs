@@ -1,6 +1,6 @@
 //! The dump: a store, or what a vector lacks of it, as newline-delimited JSON.
 //!
-//! Used to catch a peer up, and printed by `DUMP`. One object a line: a header, an entry a line, an end line.
+//! Used to catch a peer up, printed by `DUMP`, and taken back by `RESTORE`. One object a line: a header, an entry a line, an end line.
 //!
 //! ```text
 //! {"dump":"kvmesh","format":1,"kind":"full","node":1,"origin":"1-9f86d081884c7d65","vector":{"1-9f86d081884c7d65":"116..."},"entries":2}
