@@ -111,11 +111,13 @@ impl Mesh {
         control.horizon.join(&proven.horizon);
         seen.join(&proven.vector);
         for (peer, outbox) in self.outboxes.iter().enumerate() {
-            match (outbox.known_origin(), live) {
-                (Some(origin), Some((sender, start))) if peer == sender => outbox.disclaim(origin, start),
-                (Some(origin), _) => outbox.disclaim(origin, seen.get(origin)),
-                (None, _) => {}
-            }
+            let Some(origin) = outbox.known_origin() else { continue };
+            let position = match live {
+                Some((sender, start)) if peer == sender => start,
+                _ => seen.get(origin),
+            };
+            outbox.disclaim(origin, position);
+            self.record(Arc::default(), Some((origin, position)), None);
         }
     }
 

@@ -51,9 +51,10 @@ fn send(options: &Options, mut backup: Backup) -> Result<(), Failure> {
     let mut progress = Progress::new("restoring", backup.size());
     loop {
         // A backup that turns out to be wrong is never sent to its end: without the end line it proves nothing.
-        let line = backup
-            .next()
-            .map_err(|Failure { code, text }| Failure { code, text: text + "; the entries before it may have been restored, and nothing else has changed" })?;
+        let line = backup.next().map_err(|Failure { code, text }| Failure {
+            code,
+            text: text + "; the entries before it may have been restored, and nothing else has changed",
+        })?;
         let is_last = line.is_none();
         if let Some((line, _)) = line {
             piece.extend_from_slice(line);
