@@ -17,6 +17,10 @@ use crate::store::Digest;
 /// Peer time-outs without an answer after which a connection is given up. More than one: a peer that is merely slow should not lose its place in the stream.
 const HANG_UP_AFTER: u32 = 3;
 
+/// Peer time-outs for which the parts of a long message count as progress, although neither a beat is answered nor a line of a dump is whole. With the defaults,
+/// enough for the longest legal message at 1.7 MB a second. Beyond this, whoever sends or takes bytes without end is given up.
+const LONG_MESSAGE_PATIENCE: u32 = 100;
+
 /// All of it.
 pub struct Control {
     pub peers: Vec<Peer>,
@@ -91,6 +95,17 @@ pub struct Peer {
     pub clock_offset_ms: i64,
     /// How often a second process took this peer's place, in a row.
     replaced: u32,
+}
+
+/// When something last moved on the connections with a peer.
+#[derive(Clone, Copy, Default)]
+pub struct Traffic {
+    /// Bytes of it arrived.
+    pub heard: Duration,
+    /// More of a long message of it arrived, which is not whole yet. What comes after it, its echoes too, waits for its end.
+    pub arriving: Duration,
+    /// More of a long message to it left, of which some still waits. What is said after it, this node's beats too, waits for its end.
+    pub leaving: Duration,
 }
 
 /// The dump being taken.
@@ -308,12 +323,12 @@ impl Control {
         news
     }
 
-    /// Everything that follows from the state as it is now. `heard` is when the last byte of each peer arrived; `vector` is this node's own.
-    pub fn review(&mut self, config: &Config, origin: Origin, vector: &SeenVector, heard: &[Duration], now: Now) -> Decisions {
+    /// Everything that follows from the state as it is now. `traffic` is of each peer; `vector` is this node's own.
+    pub fn review(&mut self, config: &Config, origin: Origin, vector: &SeenVector, traffic: &[Traffic], now: Now) -> Decisions {
         let mut decisions = Decisions::default();
-        self.review_links(config, heard, now, &mut decisions);
-        self.review_dumps(config, origin, vector, now, &mut decisions);
-        self.review_stage(config, vector, now, &mut decisions);
+        self.review_links(config, traffic, now, &mut decisions);
+        self.review_dumps(config, origin, vector, traffic, now, &mut decisions);
+        self.review_stage(config, vector, traffic, now, &mut decisions);
         self.review_proofs(vector);
         decisions
     }
@@ -345,7 +360,7 @@ impl Control {
     }
 
     /// A peer is up when both directions made progress within the time-out: its bytes arrive, and it answers this node's beats.
-    fn review_links(&mut self, config: &Config, heard: &[Duration], now: Now, decisions: &mut Decisions) {
+    fn review_links(&mut self, config: &Config, traffic: &[Traffic], now: Now, decisions: &mut Decisions) {
         if now.elapsed.saturating_sub(self.looked) > config.peer_timeout / 2 {
             // What the peers sent meanwhile is still to be read.
             self.excused = now.elapsed + config.peer_timeout;
@@ -357,14 +372,15 @@ impl Control {
             let trouble = match (peer.linked_in, peer.linked_out, peer.echoed) {
                 (false, _, _) => Some("its connection to this node ended"),
                 (_, false, _) => Some("the connection to it ended"),
-                _ if !recent(heard[place]) => Some("nothing heard from it"),
+                _ if !recent(traffic[place].heard) => Some("nothing heard from it"),
                 (_, _, None) => Some("no beat answered yet"),
                 (_, _, Some(echoed)) if !recent(echoed) => Some("it does not answer"),
                 _ => None,
             };
             // A network that swallows what is sent says nothing for as long as the kernel has patience: rather dial anew.
             let answered = peer.linked_out_since.max(peer.echoed.unwrap_or_default());
-            if peer.linked_out && now.elapsed.saturating_sub(answered) > HANG_UP_AFTER * config.peer_timeout {
+            let moved = answered.max(traffic[place].arriving).max(traffic[place].leaving);
+            if peer.linked_out && is_over(config.peer_timeout, HANG_UP_AFTER, answered, moved, now) {
                 decisions.hang_up.push(place);
             }
             let counts = trouble.is_none() && peer.open;
@@ -381,10 +397,19 @@ impl Control {
         }
     }
 
-    fn review_dumps(&mut self, config: &Config, origin: Origin, vector: &SeenVector, now: Now, decisions: &mut Decisions) {
+    fn review_dumps(
+        &mut self,
+        config: &Config,
+        origin: Origin,
+        vector: &SeenVector,
+        traffic: &[Traffic],
+        now: Now,
+        decisions: &mut Decisions,
+    ) {
         if let Some(taking) = &self.taking {
             let peer = &self.peers[taking.peer];
-            let stalled = now.elapsed.saturating_sub(taking.progressed) > config.peer_timeout;
+            let moved = taking.progressed.max(traffic[taking.peer].arriving);
+            let stalled = is_over(config.peer_timeout, 1, taking.progressed, moved, now);
             if stalled {
                 decisions.events.push(Event::Stalled(peer.id));
             }
@@ -438,12 +463,15 @@ impl Control {
         ahead.then_some("it has writes of others that are missing here")
     }
 
-    fn review_stage(&mut self, config: &Config, vector: &SeenVector, now: Now, decisions: &mut Decisions) {
+    fn review_stage(&mut self, config: &Config, vector: &SeenVector, traffic: &[Traffic], now: Now, decisions: &mut Decisions) {
         let (caught_up, missing): (Vec<usize>, Vec<usize>) = (0..self.peers.len()).partition(|peer| self.caught_up(*peer, vector));
         let majority = 1 + caught_up.len() >= config.majority();
         match self.stage {
             Stage::Recovering => {
-                let waits = |peer: &usize| now.elapsed.saturating_sub(self.peers[*peer].progressed) < config.recovery_wait;
+                // A line of the dump that is being taken brings this node forward while it arrives.
+                let arriving = |peer: usize| self.taking.as_ref().filter(|taking| taking.peer == peer).map(|_| traffic[peer].arriving);
+                let progressed = |peer: usize| self.peers[peer].progressed.max(arriving(peer).unwrap_or_default());
+                let waits = |peer: &usize| now.elapsed.saturating_sub(progressed(*peer)) < config.recovery_wait;
                 if missing.iter().any(waits) {
                     return;
                 }
@@ -474,6 +502,12 @@ impl Control {
             }
         }
     }
+}
+
+/// Whether the patience with a peer is over: nothing has `moved` for so many time-outs, or nothing but parts of long messages for far too long.
+fn is_over(timeout: Duration, timeouts: u32, progressed: Duration, moved: Duration, now: Now) -> bool {
+    let ago = |at: Duration| now.elapsed.saturating_sub(at);
+    ago(moved) > timeouts * timeout || ago(progressed) > LONG_MESSAGE_PATIENCE * timeout
 }
 
 impl Peer {

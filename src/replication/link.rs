@@ -124,9 +124,9 @@ fn speak(mesh: &Mesh, peer: usize, stream: &mut TcpStream, mut said: SeenVector)
         // Frames are shared with the other links: small ones are gathered into one write, large ones go out as they are.
         for frame in &frames {
             if bytes.len() + frame.bytes.len() > GATHER_LEN {
-                stream.write_all(&bytes)?;
+                write_pieces(mesh, peer, stream, &bytes)?;
                 bytes.clear();
-                stream.write_all(&frame.bytes)?;
+                write_pieces(mesh, peer, stream, &frame.bytes)?;
             } else {
                 bytes.extend_from_slice(&frame.bytes);
             }
@@ -148,13 +148,34 @@ fn speak(mesh: &Mesh, peer: usize, stream: &mut TcpStream, mut said: SeenVector)
                 dump = None;
             }
         }
-        stream.write_all(&bytes)?;
+        write_pieces(mesh, peer, stream, &bytes)?;
+    }
+    Ok(())
+}
+
+/// Writes everything, piece by piece, and notes each that leaves before the last: the peer takes what it is sent, even if it can answer no beat until it has
+/// all of a long message.
+fn write_pieces(mesh: &Mesh, peer: usize, stream: &mut TcpStream, bytes: &[u8]) -> io::Result<()> {
+    let mut rest = bytes;
+    while !rest.is_empty() {
+        match stream.write(&rest[..rest.len().min(PIECE_LEN)]) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(len) => rest = &rest[len..],
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(error) => return Err(error),
+        }
+        if !rest.is_empty() {
+            mesh.leaving(peer, elapsed());
+        }
     }
     Ok(())
 }
 
 /// Frames up to here are copied into one write.
 const GATHER_LEN: usize = 64 << 10;
+
+/// The most that is written at a time. What is shorter says nothing of the peer when it is written: the system takes it for a peer that is long gone, too.
+const PIECE_LEN: usize = 64 << 10;
 
 /// A quarter more or less, so that nodes that lost each other at once do not dial at once for ever.
 fn jittered(pause: Duration) -> Duration {

@@ -33,6 +33,10 @@ const READ_LEN: usize = 64 << 10;
 /// Peer time-outs that a connection waits for room in the log's queue: a disk that stalls for longer ends it, and the peer catches up later.
 const ROOM_TIMEOUTS: u32 = 5;
 
+/// From here on a message is long: each further part of it that arrives is progress. Beats and acks are shorter, and so is what says nothing but that the peer
+/// lives.
+const LONG_LEN: usize = 4 << 10;
+
 /// Pause after a failed accept: no descriptors, mostly, and none sooner for asking.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -130,12 +134,13 @@ impl PeerLinks {
             // The stop may have looked before this connection was there.
             let _ = stream.shutdown(Shutdown::Both);
         }
-        let mut reader = BufReader::with_capacity(READ_LEN, Hearing { stream: &stream, mesh: &self.mesh, peer });
+        let mut reader = BufReader::with_capacity(READ_LEN, Hearing { stream: &stream, mesh: &self.mesh, peer, unfinished: 0 });
         let room_wait = self.mesh.config().peer_timeout * ROOM_TIMEOUTS;
         let end = loop {
             let mut envelope = Vec::new();
             match read_message(&mut reader, &mut envelope, MESSAGE_LEN_MAX) {
                 Ok(Some(message)) => {
+                    reader.get_mut().unfinished = 0;
                     let received = self
                         .mesh
                         .await_room(envelope.len(), Instant::now() + room_wait)
@@ -219,6 +224,8 @@ struct Hearing<'a> {
     stream: &'a TcpStream,
     mesh: &'a Mesh,
     peer: usize,
+    /// Bytes that have come since the last message that was whole.
+    unfinished: usize,
 }
 
 impl Read for Hearing<'_> {
@@ -229,7 +236,12 @@ impl Read for Hearing<'_> {
                 read => break read?,
             }
         };
-        self.mesh.heard(self.peer, elapsed());
+        let now = elapsed();
+        self.mesh.heard(self.peer, now);
+        if self.unfinished >= LONG_LEN {
+            self.mesh.arriving(self.peer, now);
+        }
+        self.unfinished += len;
         Ok(len)
     }
 }

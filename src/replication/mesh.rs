@@ -19,7 +19,7 @@ use crate::entry::{Origin, SeenVector, Version};
 use crate::journal::{self, Journal};
 use crate::protocol::peer::{Beat, Hello, PROTOCOL, Request, SettledDigest};
 use crate::replication::acks::Acks;
-use crate::replication::control::{Control, Decisions, Stage, offset_ms};
+use crate::replication::control::{Control, Decisions, Stage, Traffic, offset_ms};
 use crate::replication::outbox::{EncodedFrame, Outbox};
 use crate::replication::record::{self, Life};
 use crate::replication::submit::{Submit, Submitted};
@@ -47,11 +47,23 @@ pub struct Mesh {
     pub(super) compacting: Mutex<()>,
     /// While the disk is read at the start: bytes read, and of how many.
     replaying: Mutex<Option<(u64, u64)>>,
-    /// When the last byte of each peer arrived, in microseconds of `Now::elapsed`.
-    heard: Vec<AtomicU64>,
+    /// What moves on the connections with each peer.
+    traffic: Vec<Noted>,
     open: AtomicBool,
     /// Writes that found a greater version of another node when they arrived: last-writer-wins has its price, and this counts it.
     pub(super) lost: AtomicU64,
+}
+
+/// The links' threads note the members of [`Traffic`] here without a lock, in microseconds of `Now::elapsed`.
+#[derive(Default)]
+struct Noted {
+    heard: AtomicU64,
+    arriving: AtomicU64,
+    leaving: AtomicU64,
+}
+
+fn note(at: &AtomicU64, elapsed: Duration) {
+    at.fetch_max(elapsed.as_micros() as u64, Ordering::AcqRel);
 }
 
 impl Mesh {
@@ -73,7 +85,7 @@ impl Mesh {
             journal,
             compacting: Mutex::default(),
             replaying: Mutex::default(),
-            heard: config.peers.iter().map(|_| AtomicU64::new(0)).collect(),
+            traffic: config.peers.iter().map(|_| Noted::default()).collect(),
             open: AtomicBool::new(false),
             lost: AtomicU64::new(0),
             config,
@@ -196,11 +208,23 @@ impl Mesh {
 
     /// Bytes of the peer have arrived.
     pub fn heard(&self, peer: usize, elapsed: Duration) {
-        self.heard[peer].fetch_max(elapsed.as_micros() as u64, Ordering::AcqRel);
+        note(&self.traffic[peer].heard, elapsed);
     }
 
-    pub(super) fn last_heard(&self) -> Vec<Duration> {
-        self.heard.iter().map(|heard| Duration::from_micros(heard.load(Ordering::Acquire))).collect()
+    /// More of a long message of the peer has arrived, and it is not whole yet.
+    pub fn arriving(&self, peer: usize, elapsed: Duration) {
+        note(&self.traffic[peer].arriving, elapsed);
+    }
+
+    /// More of a long message to the peer has left, and some of it still waits.
+    pub fn leaving(&self, peer: usize, elapsed: Duration) {
+        note(&self.traffic[peer].leaving, elapsed);
+    }
+
+    pub(super) fn traffic(&self) -> Vec<Traffic> {
+        let read = |noted: &AtomicU64| Duration::from_micros(noted.load(Ordering::Acquire));
+        let peers = self.traffic.iter();
+        peers.map(|noted| Traffic { heard: read(&noted.heard), arriving: read(&noted.arriving), leaving: read(&noted.leaving) }).collect()
     }
 
     /// The outgoing connection is being made: frames are queued from here on, and the HELLO that is sent next says from where.
@@ -278,8 +302,8 @@ impl Mesh {
     pub(super) fn decide<T>(&self, now: Now, change: impl FnOnce(&mut Control) -> T) -> T {
         let mut control = self.control.lock();
         let result = change(&mut control);
-        let heard = self.last_heard();
-        let Decisions { events, counts, ask, hang_up, open } = control.review(&self.config, self.origin, &self.vector(), &heard, now);
+        let traffic = self.traffic();
+        let Decisions { events, counts, ask, hang_up, open } = control.review(&self.config, self.origin, &self.vector(), &traffic, now);
         // Still under the lock, so that two decisions are carried out in the order they were made in.
         for (peer, counts) in counts {
             self.acks.set_up(peer, counts);

@@ -195,6 +195,7 @@ macro_rules! acked {
 
 mod races;
 mod recovery;
+mod slow_links;
 
 /// Disclaim() forgets losses above what it disclaims.
 #[test]

@@ -96,10 +96,15 @@ impl Mesh {
 
     /// One line a peer, for PEERS.
     pub fn peers(&self, now: Now) -> Vec<String> {
-        let heard = self.last_heard();
+        let traffic = self.traffic();
         let waiting = self.tombstones_waiting();
         let control = self.control.lock();
-        control.peers.iter().enumerate().map(|(place, peer)| self.peer_line(place, peer, heard[place], waiting[place], now)).collect()
+        control
+            .peers
+            .iter()
+            .enumerate()
+            .map(|(place, peer)| self.peer_line(place, peer, traffic[place].heard, waiting[place], now))
+            .collect()
     }
 
     fn peer_line(&self, place: usize, peer: &Peer, heard: Duration, tombstones: usize, now: Now) -> String {

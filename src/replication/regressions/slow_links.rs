@@ -1,0 +1,253 @@
+//! Messages that take longer on their way than any time-out: whoever sends or takes their bytes all the time is neither stalled nor gone.
+
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+
+use socket2::SockRef;
+
+use super::*;
+use crate::dump::{Header, Kind};
+use crate::entry::{NodeId, Origin, SeenVector};
+use crate::node::Node;
+
+/// The longest that a test waits for something that should happen soon.
+const SOON: Duration = Duration::from_secs(20);
+
+/// A line of a dump took longer than `peer_timeout` on the wire, and was taken for a stall, for ever. Nothing overtakes it, no beat and no echo; so the connections
+/// were given up, too.
+#[test]
+fn a_line_that_takes_longer_than_every_time_out_arrives() {
+    let mut net = Net::new(&[0, 0]);
+    let (a, d) = (0, 1);
+    net.put(d, "v1", "1");
+    net.reborn(a);
+    net.both(a, d);
+    let mut under_way = Vec::new();
+    let mut arrives = None;
+    for _ in 0..400 {
+        net.elapsed += Duration::from_millis(25);
+        for node in [a, d] {
+            net.mesh(node).tick(net.now(node));
+        }
+        net.pump(a, d);
+        under_way.extend(net.flush(d, a));
+        if arrives.is_none() && under_way.iter().any(|message| matches!(message, Message::Lines(_))) {
+            // Longer than the 1.2 s after which a connection is given up, and than the 1.5 s of `recovery_wait`.
+            arrives = Some(net.elapsed + Duration::from_secs(3));
+        }
+        match arrives {
+            Some(at) if net.elapsed < at => {
+                net.mesh(a).heard(place(a, d), net.elapsed);
+                net.mesh(a).arriving(place(a, d), net.elapsed);
+                net.mesh(d).leaving(place(d, a), net.elapsed);
+                assert!(!net.mesh(a).is_open(), "open without the dump that is arriving");
+            }
+            _ => net.deliver(d, a, std::mem::take(&mut under_way)),
+        }
+        assert!(net.mesh(a).outbox(place(a, d)).is_open() && net.mesh(d).outbox(place(d, a)).is_open(), "given up at {:?}", net.elapsed);
+        if net.mesh(a).vector().covers_all(&net.mesh(d).vector()) {
+            assert!(arrives.is_some_and(|at| net.elapsed >= at));
+            return;
+        }
+    }
+    panic!("after 10 s a has still not caught up; open: {}", net.mesh(a).is_open());
+}
+
+/// Patience ends: one who sends parts of long messages, and never a line, is not waited for without end; nor is one who takes bytes and never answers.
+#[test]
+fn bytes_without_end_are_not_progress_for_ever() {
+    let mut net = Net::new(&[0, 0]);
+    let (a, d) = (0, 1);
+    net.put(d, "v1", "1");
+    net.reborn(a);
+    net.both(a, d);
+    net.pump(a, d);
+    net.pump(d, a);
+    net.mesh(a).control.lock().peers[place(a, d)].gap = true;
+    net.mesh(a).tick(net.now(a));
+    let id = net.mesh(a).control.lock().taking.as_ref().map(|taking| taking.id);
+    assert!(id.is_some());
+    // 100 time-outs of 400 ms.
+    let given_up = (0..1000).map(|_| {
+        net.elapsed += Duration::from_millis(100);
+        net.mesh(a).heard(place(a, d), net.elapsed);
+        net.mesh(a).arriving(place(a, d), net.elapsed);
+        net.mesh(a).tick(net.now(a));
+        let dump = net.mesh(a).control.lock().taking.as_ref().map(|taking| taking.id) != id;
+        (dump, !net.mesh(a).outbox(place(a, d)).is_open())
+    });
+    let given_up: Vec<_> = given_up.collect();
+    let first = |which: fn(&(bool, bool)) -> bool| given_up.iter().position(which).map(|tenths| tenths / 10);
+    assert_eq!((first(|(dump, _)| *dump), first(|(_, link)| *link)), (Some(40), Some(40)));
+}
+
+/// Another node, as far as node 1 can tell, on real sockets.
+struct Fake {
+    node: Option<Node>,
+    origin: Origin,
+    /// On which it speaks to node 1.
+    out: TcpStream,
+    /// On which node 1 speaks to it.
+    back: TcpStream,
+    _dir: tempfile::TempDir,
+}
+
+const TIMEOUT: Duration = Duration::from_millis(300);
+
+impl Fake {
+    /// `vector`: how far it says that it is.
+    fn meet(vector: SeenVector) -> Fake {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        // Else the system takes megabytes before the reader has read one.
+        SockRef::from(&listener).set_recv_buffer_size(64 << 10).unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let json = serde_json::json!({ "id": 1, "client_addr": "127.0.0.1:0", "peer_addr": "127.0.0.1:0", "data_dir": dir.path(), "ack": "local",
+            "heartbeat_ms": 100, "peer_timeout_ms": TIMEOUT.as_millis() as u64, "recovery_wait_ms": 1000,
+            "peers": [{ "id": 2, "addr": listener.local_addr().unwrap().to_string() }] });
+        let config = Config::from_json(&json.to_string(), "a good configuration").unwrap();
+        let node = Node::start(config, false, || false).unwrap().unwrap();
+        let origin = Origin { node: NodeId(2), nonce: 5 };
+        let hello = || {
+            let mut bytes = fake_hello("kvmesh");
+            let Some(Message::Hello(hello)) = read_message(&mut &bytes[..], &mut Vec::new(), MESSAGE_LEN_MAX).unwrap() else { panic!() };
+            bytes.clear();
+            Message::Hello(Hello { vector: vector.clone(), ..hello }).encode(&mut bytes);
+            bytes
+        };
+        let (mut back, _) = listener.accept().unwrap();
+        back.set_read_timeout(Some(SOON)).unwrap();
+        assert!(matches!(read(&mut back), Message::Hello(_)));
+        back.write_all(&hello()).unwrap();
+        let mut out = TcpStream::connect(node.peer_addr()).unwrap();
+        out.set_nodelay(true).unwrap();
+        out.write_all(&hello()).unwrap();
+        assert!(matches!(read(&mut out), Message::Hello(_)));
+        Fake { node: Some(node), origin, out, back, _dir: dir }
+    }
+
+    fn say(&mut self, message: &Message) {
+        let mut bytes = Vec::new();
+        message.encode(&mut bytes);
+        self.out.write_all(&bytes).unwrap();
+    }
+
+    /// Takes one message and answers as a peer does.
+    fn live(&mut self) -> Message {
+        let message = read(&mut self.back);
+        if let Message::Beat(beat) = &message {
+            self.say(&Message::Echo { sent: beat.sent });
+            self.say(&beat_of_a_peer());
+        }
+        message
+    }
+
+    /// One command, and the first line of its reply.
+    fn client(&self, command: &[u8]) -> String {
+        let mut client = TcpStream::connect(self.node.as_ref().unwrap().client_addr()).unwrap();
+        client.set_read_timeout(Some(SOON)).unwrap();
+        client.write_all(command).unwrap();
+        let mut reply = Vec::new();
+        while !reply.ends_with(b"\n") {
+            let mut byte = [0];
+            client.read_exact(&mut byte).unwrap();
+            reply.extend(byte);
+        }
+        String::from_utf8(reply).unwrap()
+    }
+}
+
+impl Drop for Fake {
+    fn drop(&mut self) {
+        self.node.take().into_iter().for_each(|node| node.stop(Instant::now() + Duration::from_secs(1)));
+    }
+}
+
+fn beat_of_a_peer() -> Message {
+    let (sent, wall_ms) = (0, crate::clock::wall_ms());
+    Message::Beat(Beat { sent, wall_ms, open: true, upto: Stamp::ZERO, vector: SeenVector::default(), settled: None })
+}
+
+fn read(mut stream: impl Read) -> Message {
+    read_message(&mut stream, &mut Vec::new(), MESSAGE_LEN_MAX).unwrap().expect("the connection is given up")
+}
+
+/// The same on a socket: the listener notes the parts of a message that is not whole yet.
+#[test]
+fn a_long_line_that_drips_is_taken() {
+    let origin = Origin { node: NodeId(2), nonce: 5 };
+    let stamp = Stamp::from_bits(crate::clock::wall_ms() << 16);
+    let vector: SeenVector = [(origin, stamp)].into_iter().collect();
+    let mut fake = Fake::meet(vector.clone());
+    let request = loop {
+        if let Message::Request(request) = fake.live() {
+            break request;
+        }
+    };
+    let store = crate::store::Store::new();
+    let value: Vec<u8> = vec![b'v'; 1 << 20];
+    store.merge(Entry { key: b"k"[..].into(), value: Some(value[..].into()), version: Version { stamp, origin } }, |_| false);
+    let header = Header::new(Kind::Full, fake.origin, vector, 1, Some(request.id));
+    let mut scan = crate::dump::Scan::new(header, SeenVector::default(), SeenVector::default());
+    let mut lines = Vec::new();
+    while scan.write(&store, 1, &mut lines) {}
+    let mut bytes = Vec::new();
+    Message::Lines(lines).encode(&mut bytes);
+    // Four times as long as the connections last without an answer, and longer than recovery_wait.
+    let parts = 120;
+    for part in bytes.chunks(bytes.len().div_ceil(parts)) {
+        fake.out.write_all(part).expect("given up");
+        std::thread::sleep(12 * TIMEOUT / parts as u32);
+    }
+    let deadline = Instant::now() + SOON;
+    loop {
+        if let Message::Request(again) = fake.live() {
+            panic!("asked again: {again:?}");
+        }
+        if fake.client(b"EXISTS k\n") == "1\n" {
+            return;
+        }
+        assert!(Instant::now() < deadline, "not taken: {}", fake.client(b"EXISTS k\n"));
+    }
+}
+
+/// And the link notes what leaves of a long message: a peer that takes it slowly, and can answer nothing before it has all of it, is not given up.
+#[test]
+fn a_long_message_that_is_read_slowly_is_written_to_its_end() {
+    let mut fake = Fake::meet(SeenVector::default());
+    let deadline = Instant::now() + SOON;
+    while fake.client(b"PING\n") != "PONG\n" || fake.client(b"COUNT\n") != "0\n" {
+        fake.live();
+        assert!(Instant::now() < deadline, "never open");
+    }
+    let value = vec![b'v'; 8 << 20];
+    let mut out = fake.out.try_clone().unwrap();
+    // Ends when the test does.
+    let (_stop_tx, stop_rx) = crossbeam_channel::bounded::<()>(0);
+    std::thread::spawn(move || {
+        let mut bytes = Vec::new();
+        beat_of_a_peer().encode(&mut bytes);
+        while stop_rx.recv_timeout(TIMEOUT / 6) == Err(crossbeam_channel::RecvTimeoutError::Timeout) && out.write_all(&bytes).is_ok() {}
+    });
+    assert_eq!(fake.client(&[b"PUT k ", &value[..], b"\n"].concat()), "OK\n");
+    // It comes in a frame, is read slowly, and nothing is echoed meanwhile.
+    let began = Instant::now();
+    while !matches!(read(&mut Slow(&fake.back)), Message::Frame(_)) {}
+    assert!(began.elapsed() > 6 * TIMEOUT, "read in {:?}: that was no test", began.elapsed());
+    // The connection is there still.
+    let mut beats = 0;
+    while beats < 5 {
+        beats += usize::from(matches!(fake.live(), Message::Beat(_)));
+    }
+}
+
+/// Takes some ten time-outs for 8 MiB.
+struct Slow<'a>(&'a TcpStream);
+
+impl Read for Slow<'_> {
+    fn read(&mut self, into: &mut [u8]) -> std::io::Result<usize> {
+        let len_max = into.len().min(64 << 10);
+        let len = self.0.read(&mut into[..len_max])?;
+        std::thread::sleep(10 * TIMEOUT * len as u32 / (8 << 20));
+        Ok(len)
+    }
+}
