@@ -92,7 +92,7 @@ struct Fake {
     _dir: tempfile::TempDir,
 }
 
-const TIMEOUT: Duration = Duration::from_millis(300);
+const TIMEOUT: Duration = Duration::from_secs(1);
 
 impl Fake {
     /// `vector`: how far it says that it is.
@@ -102,7 +102,7 @@ impl Fake {
         SockRef::from(&listener).set_recv_buffer_size(64 << 10).unwrap();
         let dir = tempfile::tempdir().unwrap();
         let json = serde_json::json!({ "id": 1, "client_addr": "127.0.0.1:0", "peer_addr": "127.0.0.1:0", "data_dir": dir.path(), "ack": "local",
-            "heartbeat_ms": 100, "peer_timeout_ms": TIMEOUT.as_millis() as u64, "recovery_wait_ms": 1000,
+            "heartbeat_ms": 100, "peer_timeout_ms": TIMEOUT.as_millis() as u64, "recovery_wait_ms": 3000,
             "peers": [{ "id": 2, "addr": listener.local_addr().unwrap().to_string() }] });
         let config = Config::from_json(&json.to_string(), "a good configuration").unwrap();
         let node = Node::start(config, false, || false).unwrap().unwrap();
@@ -192,11 +192,11 @@ fn a_long_line_that_drips_is_taken() {
     while scan.write(&store, 1, &mut lines) {}
     let mut bytes = Vec::new();
     Message::Lines(lines).encode(&mut bytes);
-    // Four times as long as the connections last without an answer, and longer than recovery_wait.
-    let parts = 120;
+    // Longer than the connections last without an answer, and than recovery_wait.
+    let parts = 100;
     for part in bytes.chunks(bytes.len().div_ceil(parts)) {
         fake.out.write_all(part).expect("given up");
-        std::thread::sleep(12 * TIMEOUT / parts as u32);
+        std::thread::sleep(5 * TIMEOUT / parts as u32);
     }
     let deadline = Instant::now() + SOON;
     loop {
@@ -232,7 +232,7 @@ fn a_long_message_that_is_read_slowly_is_written_to_its_end() {
     // It comes in a frame, is read slowly, and nothing is echoed meanwhile.
     let began = Instant::now();
     while !matches!(read(&mut Slow(&fake.back)), Message::Frame(_)) {}
-    assert!(began.elapsed() > 6 * TIMEOUT, "read in {:?}: that was no test", began.elapsed());
+    assert!(began.elapsed() > 4 * TIMEOUT, "read in {:?}: that was no test", began.elapsed());
     // The connection is there still.
     let mut beats = 0;
     while beats < 5 {
@@ -240,14 +240,14 @@ fn a_long_message_that_is_read_slowly_is_written_to_its_end() {
     }
 }
 
-/// Takes some ten time-outs for 8 MiB.
+/// Takes some five time-outs for 8 MiB.
 struct Slow<'a>(&'a TcpStream);
 
 impl Read for Slow<'_> {
     fn read(&mut self, into: &mut [u8]) -> std::io::Result<usize> {
         let len_max = into.len().min(64 << 10);
         let len = self.0.read(&mut into[..len_max])?;
-        std::thread::sleep(10 * TIMEOUT * len as u32 / (8 << 20));
+        std::thread::sleep(5 * TIMEOUT * len as u32 / (8 << 20));
         Ok(len)
     }
 }
