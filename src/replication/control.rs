@@ -87,7 +87,7 @@ pub struct Peer {
     heal: bool,
     /// A divergence is not looked at before.
     heal_after: Duration,
-    /// When it last brought this node forward.
+    /// When it last brought this node forward, or was found to be there at all.
     progressed: Duration,
     /// Not to be asked before.
     ask_after: Duration,
@@ -262,7 +262,10 @@ impl Control {
         peer.open = false;
         peer.gap = gap;
         peer.heal = false;
-        peer.progressed = now.elapsed;
+        if peer.epoch == 1 {
+            // Only the first: one that is restarted again and again brings nobody forward.
+            peer.progressed = now.elapsed;
+        }
         peer.clock_offset_ms = offset_ms(hello.wall_ms, now);
         let event = (peer.replaced >= 3 && peer.replaced % 100 == 3).then_some(Event::Contested(peer.id));
         (peer.epoch, event)
@@ -424,9 +427,10 @@ impl Control {
         let wishes: Vec<(usize, &'static str)> =
             (0..self.peers.len()).filter_map(|peer| Some((peer, self.wish(peer, origin, vector)?))).collect();
         if let Some(taking) = &self.taking {
-            // Waiting for its turn is no lack of progress; not serving is.
+            // Waiting for its turn is no lack of progress while the turn of another gets on; not serving is.
+            let progressed = self.progressed(taking.peer, traffic);
             for (peer, _) in wishes.into_iter().filter(|(peer, _)| *peer != taking.peer) {
-                self.peers[peer].progressed = now.elapsed;
+                self.peers[peer].progressed = progressed.max(self.peers[peer].progressed);
             }
             return;
         }
@@ -463,15 +467,18 @@ impl Control {
         ahead.then_some("it has writes of others that are missing here")
     }
 
+    /// When a peer last brought this node forward. A line of the dump that is being taken does while it arrives.
+    fn progressed(&self, peer: usize, traffic: &[Traffic]) -> Duration {
+        let arriving = self.taking.as_ref().filter(|taking| taking.peer == peer).map(|_| traffic[peer].arriving);
+        self.peers[peer].progressed.max(arriving.unwrap_or_default())
+    }
+
     fn review_stage(&mut self, config: &Config, vector: &SeenVector, traffic: &[Traffic], now: Now, decisions: &mut Decisions) {
         let (caught_up, missing): (Vec<usize>, Vec<usize>) = (0..self.peers.len()).partition(|peer| self.caught_up(*peer, vector));
         let majority = 1 + caught_up.len() >= config.majority();
         match self.stage {
             Stage::Recovering => {
-                // A line of the dump that is being taken brings this node forward while it arrives.
-                let arriving = |peer: usize| self.taking.as_ref().filter(|taking| taking.peer == peer).map(|_| traffic[peer].arriving);
-                let progressed = |peer: usize| self.peers[peer].progressed.max(arriving(peer).unwrap_or_default());
-                let waits = |peer: &usize| now.elapsed.saturating_sub(progressed(*peer)) < config.recovery_wait;
+                let waits = |peer: &usize| now.elapsed.saturating_sub(self.progressed(*peer, traffic)) < config.recovery_wait;
                 if missing.iter().any(waits) {
                     return;
                 }
