@@ -62,7 +62,7 @@ impl Submit {
         (submit, write_rx)
     }
 
-    /// One write. `judge` sees the live value and returns the effect (a new value, or `None` to delete) or refuses. `len_max` is the most bytes
+    /// One write. `judge` sees what is there, a tombstone too, and returns the effect (a new value, or `None` to delete) or refuses. `len_max` is the most bytes
     /// that key and new value can take; `wall_ms` is the time for the stamp. Waits for room until `deadline`.
     pub fn write<R>(
         &self,
@@ -70,14 +70,14 @@ impl Submit {
         len_max: usize,
         wall_ms: u64,
         deadline: Instant,
-        judge: impl FnOnce(Option<&Value>) -> Result<Option<Value>, R>,
+        judge: impl FnOnce(Option<&Entry>) -> Result<Option<Value>, R>,
     ) -> Result<Stamp, NotWritten<R>> {
         let reserved = len_max + WRITE_OVERHEAD;
         if !self.room.reserve(reserved, deadline) {
             return Err(NotWritten::NoRoom);
         }
         let written = self.store.write(key, |current| {
-            let value = judge(current.and_then(|entry| entry.value.as_ref())).map_err(NotWritten::Refused)?;
+            let value = judge(current).map_err(NotWritten::Refused)?;
             let key = current.map_or_else(|| key.into(), |entry| Arc::clone(&entry.key));
             let sequencer = self.sequencer.lock();
             let write_tx = sequencer.as_ref().ok_or(NotWritten::Stopping)?;

@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use std::time::Instant;
 
 use crate::clock::{Stamp, wall_ms};
-use crate::entry::Value;
+use crate::entry::{Entry, Version};
 use crate::protocol::command::{AckLevel, Command, ErrorCode, Reply, Write};
 use crate::protocol::text::{Limits, OK, Parsed, encode_reply, parse};
 use crate::replication::acks::{Round, Waited};
@@ -109,13 +109,10 @@ impl<'a> Unmet<'a> {
     /// The winner may still be on its way here, so that the write finds only what its own round left: a value that a `SET` must not take
     /// for somebody else's, or a tombstone that a `DEL` must not.
     fn judge_again(&self, case: &Case<'_>, own: Option<Stamp>, wall_ms: u64) -> Standing {
-        let found = own.and_then(|own| self.waiting.services.store.entry(&case.key).filter(|entry| entry.version.stamp == own));
-        let is_own = |current: Option<&Value>| match (&found, current) {
-            (Some(entry), Some(current)) => entry.value.as_ref().is_some_and(|value| Value::ptr_eq(value, current)),
-            (Some(entry), None) => entry.is_tombstone(),
-            (None, _) => false,
-        };
-        let judge = |current: Option<&Value>| if is_own(current) { Ok(()) } else { judge(&case.write, current) };
+        // Another node may have taken the same stamp.
+        let own = own.map(|stamp| Version { stamp, origin: self.waiting.services.mesh.origin() });
+        let is_own = |current: Option<&Entry>| own.is_some() && current.map(|entry| entry.version) == own;
+        let judge = |current: Option<&Entry>| if is_own(current) { Ok(()) } else { judge(&case.write, current) };
         match submit(self.waiting.services, &case.key, &case.write, wall_ms, self.waiting.deadline, judge) {
             Ok(stamp) => Standing::Waiting(stamp),
             Err(refusal @ (Refusal::Exists | Refusal::NotFound)) => {

@@ -614,3 +614,24 @@ fn a_write_behind_one_that_is_refused_later_is_unknown() {
     client.expect(&["ERROR TIMEOUT", "ERROR NOTFOUND key \"a\"", "OK"]);
     fixture.stop();
 }
+
+#[test]
+fn a_write_of_another_node_with_the_same_stamp_is_not_taken_for_ones_own() {
+    let fixture = fixture(2, "");
+    let mut client = fixture.connect();
+    client.send("SET k mine\n");
+    fixture.await_waiting();
+    let own = fixture.store.entry(b"k").unwrap().version;
+    // Node 2 created the key in the same millisecond, and its origin is the greater one.
+    let theirs = Entry { version: Version { stamp: own.stamp, origin: OTHER }, ..fixture.foreign("k", Some("theirs")) };
+    fixture.store.merge(theirs, |_| false);
+    assert_eq!(&*fixture.store.get(b"k").unwrap(), b"theirs");
+    fixture.acks.note_beaten(&[own.stamp]);
+    until("the session has answered", || {
+        fixture.acknowledge(0);
+        client.is_answered()
+    });
+    client.expect(&["ERROR EXISTS key \"k\" exists"]);
+    assert_eq!(&*fixture.store.get(b"k").unwrap(), b"theirs");
+    fixture.stop();
+}

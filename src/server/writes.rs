@@ -6,7 +6,7 @@
 use std::time::Instant;
 
 use crate::clock::{Stamp, wall_ms};
-use crate::entry::Value;
+use crate::entry::{Entry, Value};
 use crate::protocol::command::{AckLevel, ErrorCode, Reply, Write};
 use crate::protocol::quoting::shown;
 use crate::protocol::text::Limits;
@@ -77,7 +77,7 @@ impl<'a> Writes<'a> {
         let time = *self.time.get_or_insert_with(now);
         let memory_max = services.config.memory_max;
         let is_full = memory_max > 0 && services.store.memory() >= memory_max;
-        let judge = |current: Option<&Value>| match judge(write, current) {
+        let judge = |current: Option<&Entry>| match judge(write, current) {
             // Last: who is refused anyway hears what is wrong with the command.
             Ok(()) if is_full && !matches!(write, Write::Delete) => Err(Refusal::Full),
             judged => judged,
@@ -113,10 +113,11 @@ impl<'a> Writes<'a> {
 }
 
 /// Whether a write may follow what is there.
-pub(super) fn judge(write: &Write<'_>, current: Option<&Value>) -> Result<(), Refusal> {
+pub(super) fn judge(write: &Write<'_>, current: Option<&Entry>) -> Result<(), Refusal> {
+    let exists = current.is_some_and(|entry| !entry.is_tombstone());
     match write {
-        Write::Set(_) if current.is_some() => Err(Refusal::Exists),
-        Write::Update(_) | Write::Delete if current.is_none() => Err(Refusal::NotFound),
+        Write::Set(_) if exists => Err(Refusal::Exists),
+        Write::Update(_) | Write::Delete if !exists => Err(Refusal::NotFound),
         _ => Ok(()),
     }
 }
@@ -128,7 +129,7 @@ pub(super) fn submit(
     write: &Write<'_>,
     wall_ms: u64,
     deadline: Instant,
-    judge: impl Fn(Option<&Value>) -> Result<(), Refusal>,
+    judge: impl Fn(Option<&Entry>) -> Result<(), Refusal>,
 ) -> Result<Stamp, Refusal> {
     // Copied before any lock is taken: a value may have megabytes.
     let value: Option<Value> = match write {
@@ -136,7 +137,7 @@ pub(super) fn submit(
         Write::Delete => None,
     };
     let len = key.len() + value.as_ref().map_or(0, |value| value.len());
-    let judge = |current: Option<&Value>| judge(current).map(|()| value);
+    let judge = |current: Option<&Entry>| judge(current).map(|()| value);
     services.submit.write(key, len, wall_ms, deadline, judge).map_err(|not_written| match not_written {
         NotWritten::Refused(refusal) => refusal,
         NotWritten::NoRoom => Refusal::NoRoom,
