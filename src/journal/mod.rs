@@ -213,6 +213,9 @@ impl Journal {
     /// Begins a new log: what was handed over before goes to the old one, what comes after to the new. Returns its generation. To be called under the lock
     /// under which the vector is read that the snapshot will claim. Never blocks.
     pub fn switch(&self, is_resuming: bool) -> u64 {
+        if is_resuming {
+            self.change(|condition| condition.is_resuming = true);
+        }
         let mut queue = self.queue.lock();
         queue.generation += 1;
         let generation = queue.generation;

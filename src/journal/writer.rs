@@ -180,10 +180,8 @@ impl Writer {
                 self.file = file;
                 self.generation = generation;
                 self.is_dirty = false;
-                self.reached.clear();
                 self.journal.change(|condition| {
                     condition.generation = generation;
-                    condition.is_resuming = is_resuming;
                     if is_resuming {
                         condition.stopped = None;
                     }
@@ -206,7 +204,10 @@ impl Writer {
         log::error!("{}. Until then this node takes no writes and acknowledges none", stopped.sentence);
         self.buffer.clear();
         self.reached.clear();
-        self.journal.change(|condition| condition.stopped = Some(stopped));
+        self.journal.change(|condition| {
+            condition.stopped = Some(stopped);
+            condition.is_resuming = false;
+        });
     }
 
     fn is_stopped(&self) -> bool {

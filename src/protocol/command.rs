@@ -72,6 +72,10 @@ pub enum Command<'a> {
     Dump,
     /// The lines of a dump follow, up to its end line.
     Restore,
+    /// Writes a snapshot.
+    Compact,
+    /// Logs again after a full disk.
+    Resume,
     Ping,
     /// On one command, or on all of them.
     Help {
@@ -93,7 +97,7 @@ pub enum Write<'a> {
     Delete,
 }
 
-/// One answer. Long answers (KEYS, DUMP, RESTORE, STATUS, PEERS, HELP) are several lines and end with [`Reply::End`].
+/// One answer. Long answers (KEYS, DUMP, RESTORE, COMPACT, RESUME, STATUS, PEERS, HELP) are several lines and end with [`Reply::End`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Reply<'a> {
     Ok,

@@ -17,6 +17,8 @@ pub enum Verb {
     Digest,
     Dump,
     Restore,
+    Compact,
+    Resume,
     Ping,
     Help,
     Quit,
@@ -35,7 +37,7 @@ pub struct Help {
 }
 
 /// All verbs, in the order of [`Verb`].
-pub const HELP: [Help; 17] = [
+pub const HELP: [Help; 19] = [
     help(Verb::Set, "SET", "SET key value", "creates a key; refuses one that exists"),
     help(Verb::Upd, "UPD", "UPD key value", "changes the value of a key; refuses one that does not exist"),
     help(Verb::Put, "PUT", "PUT key value", "sets a key, whether it exists or not"),
@@ -64,6 +66,18 @@ pub const HELP: [Help; 17] = [
         "RESTORE",
         "RESTORE",
         "takes the lines of a DUMP, which follow without its END; what is here already or is newer stays; refuses a backup that is too old",
+    ),
+    help(
+        Verb::Compact,
+        "COMPACT",
+        "COMPACT",
+        "writes a snapshot of this node's data now, and begins a new log; it does so by itself when the log has grown",
+    ),
+    help(
+        Verb::Resume,
+        "RESUME",
+        "RESUME",
+        "takes writes again after a full disk, once there is space: begins a new log behind a new snapshot",
     ),
     help(Verb::Ping, "PING", "PING", "says PONG"),
     help(Verb::Help, "HELP", "HELP [command]", "explains one command, or lists all of them"),
@@ -103,6 +117,8 @@ impl Verb {
             b"DIGEST" => Verb::Digest,
             b"DUMP" => Verb::Dump,
             b"RESTORE" => Verb::Restore,
+            b"COMPACT" => Verb::Compact,
+            b"RESUME" => Verb::Resume,
             b"PING" => Verb::Ping,
             b"HELP" => Verb::Help,
             b"QUIT" => Verb::Quit,

@@ -172,6 +172,8 @@ fn parse_line<'a>(line: &'a [u8], limits: &Limits) -> Result<Command<'a>, Wrong>
         Verb::Digest => Command::Digest,
         Verb::Dump => Command::Dump,
         Verb::Restore => Command::Restore,
+        Verb::Compact => Command::Compact,
+        Verb::Resume => Command::Resume,
         Verb::Ping => Command::Ping,
         Verb::Help => Command::Help { verb: words.next()?.map(|verb| String::from_utf8_lossy(&verb).into_owned()) },
         Verb::Quit => Command::Quit,

@@ -36,28 +36,43 @@ pub struct Compacted {
     pub took: Duration,
 }
 
+/// Why no snapshot was written. In words for whoever asked.
+#[derive(Debug)]
+pub enum NotCompacted {
+    /// The disk has failed: nothing is logged.
+    ReadOnly(String),
+    /// One is being written, or this one could not be; the log goes on.
+    Failed(String),
+}
+
 impl Mesh {
     /// Writes a snapshot and begins a new log behind it; writes go on meanwhile. An error says why not.
-    pub fn compact(&self) -> Result<Compacted, String> {
-        let journal = self.journal.as_deref().ok_or("this node keeps nothing on disk")?;
-        if let Some(stopped) = journal.condition().stopped {
-            return Err(stopped.sentence);
-        }
-        self.write_snapshot(journal, false)
-    }
-
-    /// After a full disk: a new log, and a snapshot of everything, without which that log says nothing. Writes are taken again when it is durable.
-    pub fn resume(&self) -> Result<Compacted, String> {
-        let journal = self.journal.as_deref().ok_or("this node keeps nothing on disk")?;
+    pub fn compact(&self) -> Result<Compacted, NotCompacted> {
+        let journal = self.kept()?;
         match journal.condition().stopped {
-            None => Err("there is nothing to resume: this node writes its log".to_owned()),
-            Some(stopped) if !stopped.is_resumable => Err(stopped.sentence),
-            Some(_) => self.write_snapshot(journal, true),
+            Some(stopped) => Err(NotCompacted::ReadOnly(stopped.sentence)),
+            None => self.write_snapshot(journal, false),
         }
     }
 
-    fn write_snapshot(&self, journal: &Journal, is_resuming: bool) -> Result<Compacted, String> {
-        let Some(_one_at_a_time) = self.compacting.try_lock() else { return Err("a snapshot is being written already".to_owned()) };
+    /// After a full disk: a new log, and a snapshot of everything, without which that log says nothing. Writes are taken again at once, and acknowledged when it is
+    /// durable. Where nothing has failed this is [`Mesh::compact`].
+    pub fn resume(&self) -> Result<Compacted, NotCompacted> {
+        let journal = self.kept()?;
+        match journal.condition().stopped {
+            Some(stopped) if !stopped.is_resumable => Err(NotCompacted::ReadOnly(stopped.sentence)),
+            stopped => self.write_snapshot(journal, stopped.is_some()),
+        }
+    }
+
+    fn kept(&self) -> Result<&Journal, NotCompacted> {
+        self.journal.as_deref().ok_or_else(|| NotCompacted::Failed("this node keeps nothing on disk".to_owned()))
+    }
+
+    fn write_snapshot(&self, journal: &Journal, is_resuming: bool) -> Result<Compacted, NotCompacted> {
+        let Some(_one_at_a_time) = self.compacting.try_lock() else {
+            return Err(NotCompacted::Failed("a snapshot is being written already; try again later".to_owned()));
+        };
         let began = Instant::now();
         // Before any lock: it takes every shard's.
         let entries = self.store.len();
@@ -72,7 +87,7 @@ impl Mesh {
             let header = Header::new(Kind::Full, self.origin, vector, entries, None);
             (generation, Serving::new(self, Scan::new(header, SeenVector::default(), control.horizon.clone())))
         };
-        journal.await_switch(generation, began + SWITCH_TIMEOUT)?;
+        journal.await_switch(generation, began + SWITCH_TIMEOUT).map_err(NotCompacted::ReadOnly)?;
         let written = (|| {
             let mut writer = SnapshotWriter::create(&**journal.disk(), generation)?;
             let mut lines = Vec::new();
@@ -93,10 +108,12 @@ impl Mesh {
                 Ok(Compacted { entries, len, took })
             }
             Err(error) => {
+                let what = format!("the snapshot could not be written: {error}");
                 if is_resuming {
                     journal.resume_failed(&error);
+                    return Err(NotCompacted::ReadOnly(what));
                 }
-                Err(format!("the snapshot could not be written: {error}"))
+                Err(NotCompacted::Failed(what))
             }
         }
     }
@@ -115,7 +132,7 @@ pub fn run_snapshots(mesh: &Mesh, journal: &Journal, stop_rx: &Receiver<()>) {
     while stop_rx.recv_timeout(LOOK_PAUSE) == Err(RecvTimeoutError::Timeout) {
         if elapsed() >= not_before
             && mesh.is_compaction_due(journal)
-            && let Err(what) = mesh.compact()
+            && let Err(NotCompacted::ReadOnly(what) | NotCompacted::Failed(what)) = mesh.compact()
         {
             log::warn!("{what}; the log goes on, and the next try is in {} s", RETRY_PAUSE.as_secs());
             not_before = elapsed() + RETRY_PAUSE;

@@ -11,6 +11,7 @@ use crate::protocol::command::{Command, ErrorCode, Reply};
 use crate::protocol::help::{HELP, Help, Verb, WORDS};
 use crate::protocol::quoting::shown;
 use crate::protocol::text::write_reply;
+use crate::replication::compaction::{Compacted, NotCompacted};
 use crate::server::writes::not_found;
 use crate::server::{Services, Shared};
 
@@ -35,6 +36,8 @@ pub(super) enum Long {
     Peers,
     Digest,
     Dump,
+    Compact,
+    Resume,
     Help(Option<String>),
 }
 
@@ -60,6 +63,8 @@ pub(super) fn answer(services: &Services, command: Command<'_>) -> Answer {
         Command::Peers => Long::Peers,
         Command::Digest => Long::Digest,
         Command::Dump => Long::Dump,
+        Command::Compact => Long::Compact,
+        Command::Resume => Long::Resume,
         Command::Help { verb } => Long::Help(verb),
         Command::Write { .. } | Command::Ack { .. } | Command::Restore | Command::Quit => {
             panic!("the session has not done its part of {command:?}")
@@ -98,6 +103,8 @@ pub(super) fn write_long(out: &mut impl io::Write, shared: &Shared, long: Long) 
                 more
             } {}
         }
+        Long::Compact => return write_compacted(out, services.mesh.compact()),
+        Long::Resume => return write_compacted(out, services.mesh.resume()),
         Long::Help(None) => {
             for help in &HELP {
                 write_reply(out, &Reply::Line(&help_line(help)))?;
@@ -113,6 +120,24 @@ pub(super) fn write_long(out: &mut impl io::Write, shared: &Shared, long: Long) 
                 return write_reply(out, &Reply::Error { code: ErrorCode::Unknown, sentence: sentence.into() });
             }
         },
+    }
+    write_reply(out, &Reply::End)
+}
+
+fn write_compacted(out: &mut impl io::Write, compacted: Result<Compacted, NotCompacted>) -> io::Result<()> {
+    let compacted = match compacted {
+        Ok(compacted) => compacted,
+        Err(why) => {
+            let (code, sentence) = match why {
+                NotCompacted::ReadOnly(why) => (ErrorCode::ReadOnly, why),
+                NotCompacted::Failed(why) => (ErrorCode::Busy, why),
+            };
+            return write_reply(out, &Reply::Error { code, sentence: sentence.into() });
+        }
+    };
+    let Compacted { entries, len, took } = compacted;
+    for (name, number) in [("entries", entries), ("bytes", len), ("took_ms", took.as_millis() as u64)] {
+        write_reply(out, &Reply::Line(&format!("{name} {number}")))?;
     }
     write_reply(out, &Reply::End)
 }

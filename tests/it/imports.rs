@@ -62,6 +62,7 @@ const RULES: &[Rule] = &[
             "replication::acks",
             // For what is asked beside writing: whether the node is open, STATUS, PEERS, DUMP.
             "replication::mesh::Mesh",
+            "replication::compaction",
             "replication::restore",
             "server",
         ],

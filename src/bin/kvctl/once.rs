@@ -48,11 +48,7 @@ pub fn run(options: &Options, verb: Verb) -> Result<(), Failure> {
             let count: u64 = number(&said, &said)?;
             print(options, out, &said, json!({ "count": count }))?;
         }
-        Verb::Status(_) => {
-            let mut object = Map::new();
-            print_report(options, out, &Command::Status, |line| put_line(&mut object, line))?;
-            print_json(options, out, object)?;
-        }
+        Verb::Status(_) => report(options, out, &Command::Status)?,
         Verb::Peers(_) => {
             let mut peers = Vec::new();
             print_report(options, out, &Command::Peers, |line| peers.push(peer(line).unwrap_or_else(|| line.into())))?;
@@ -68,6 +64,8 @@ pub fn run(options: &Options, verb: Verb) -> Result<(), Failure> {
             print(options, out, format!("{sum} {keys}").as_bytes(), json!({ "digest": sum, "keys": keys }))?;
         }
         Verb::Dump(_) => print_dump(options, out)?,
+        Verb::Compact(_) => report(options, out, &Command::Compact)?,
+        Verb::Resume(_) => report(options, out, &Command::Resume)?,
         Verb::Ping(_) => {
             let said = read(options, &Command::Ping)?;
             print(options, out, &said, json!({ "ping": String::from_utf8_lossy(&said) }))?;
@@ -111,6 +109,13 @@ fn print_key(options: &Options, out: &mut impl Write, line: &[u8]) -> Result<(),
         put_bytes(&mut object, "k", &key);
     }
     print(options, out, quoting::text(&key).as_bytes(), Value::Object(object))
+}
+
+/// Prints lines of names and values.
+fn report(options: &Options, out: &mut impl Write, command: &Command) -> Result<(), Failure> {
+    let mut object = Map::new();
+    print_report(options, out, command, |line| put_line(&mut object, line))?;
+    Ok(print_json(options, out, object)?)
 }
 
 /// Prints the lines of a long reply as they are, or hands them to who makes JSON of them.

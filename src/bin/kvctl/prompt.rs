@@ -143,7 +143,8 @@ impl Session<'_> {
         }
         // A verb that this program does not know may be a write of a newer server.
         let is_write = matches!(verb, None | Some(Verb::Set | Verb::Upd | Verb::Put | Verb::Del));
-        let is_long = matches!(verb, Some(Verb::Keys | Verb::Status | Verb::Peers | Verb::Dump | Verb::Help));
+        let is_long =
+            matches!(verb, Some(Verb::Keys | Verb::Status | Verb::Peers | Verb::Dump | Verb::Compact | Verb::Resume | Verb::Help));
         // A node that was started anew, or has closed for another reason, is no fault of this command: nothing of it has left.
         let mut client = match self.client.take().filter(|client| !client.is_closed()) {
             Some(client) => client,

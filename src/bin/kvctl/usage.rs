@@ -51,6 +51,8 @@ pub enum Verb {
     Digest(Digest),
     Dump(Dump),
     Restore(Restore),
+    Compact(Compact),
+    Resume(Resume),
     Ping(Ping),
     Converge(Converge),
     Diff(Diff),
@@ -165,6 +167,16 @@ pub struct Restore {
     #[argh(positional)]
     pub file: String,
 }
+
+/// Write a snapshot on one node now, and begin a new log; nodes do so by themselves when the log has grown.
+#[derive(FromArgs, ArgsInfo, Debug)]
+#[argh(subcommand, name = "compact", help_triggers("-h", "--help"))]
+pub struct Compact {}
+
+/// Take writes again on a node whose disk was full, once there is space.
+#[derive(FromArgs, ArgsInfo, Debug)]
+#[argh(subcommand, name = "resume", help_triggers("-h", "--help"))]
+pub struct Resume {}
 
 /// Ask whether a node answers.
 #[derive(FromArgs, ArgsInfo, Debug)]

@@ -78,6 +78,8 @@ fn write_command(out: &mut Vec<u8>, command: &Command<'_>) -> io::Result<()> {
         Command::Digest => out.write_all(b"DIGEST")?,
         Command::Dump => out.write_all(b"DUMP")?,
         Command::Restore => out.write_all(b"RESTORE")?,
+        Command::Compact => out.write_all(b"COMPACT")?,
+        Command::Resume => out.write_all(b"RESUME")?,
         Command::Ping => out.write_all(b"PING")?,
         Command::Help { verb: None } => out.write_all(b"HELP")?,
         Command::Help { verb: Some(verb) } => key_after(out, b"HELP ", verb.as_bytes())?,

@@ -201,7 +201,7 @@ fn any_command() -> impl Strategy<Value = Command<'static>> {
     let key = any_bytes(100).prop_map(Cow::Owned);
     let value = any_bytes(1000).prop_map(Cow::Owned);
     let level = prop::option::of(prop::sample::select(vec![AckLevel::Local, AckLevel::Majority, AckLevel::All]));
-    (key, value, level, prop::option::of(any::<usize>()), 0..18).prop_map(|(key, value, level, limit, which)| match which {
+    (key, value, level, prop::option::of(any::<usize>()), 0..20).prop_map(|(key, value, level, limit, which)| match which {
         0 => Command::Write { key, write: Write::Set(value) },
         1 => Command::Write { key, write: Write::Update(value) },
         2 => Command::Write { key, write: Write::Put(value) },
@@ -218,6 +218,8 @@ fn any_command() -> impl Strategy<Value = Command<'static>> {
         13 => Command::Dump,
         14 => Command::Restore,
         15 => Command::Ping,
+        16 => Command::Compact,
+        17 => Command::Resume,
         _ => Command::Quit,
     })
 }
