@@ -1,7 +1,7 @@
 //! A whole mesh in one thread: the functions that the threads call, driven by a seed.
 //!
-//! Three nodes over links that delay, break and lose their tail, with writes, deletes, rounds that wait for a majority, overflows, collections, and restarts
-//! of blank nodes. Only the sockets and the clocks are replaced. After every few steps I1 is checked against the full history of writes; at the
+//! Three nodes over links that delay, break and lose their tail, with writes, deletes, rounds that wait for a majority, overflows, collections, restarts
+//! of blank nodes, and restores of backups. Only the sockets and the clocks are replaced. After every few steps I1 is checked against the full history of writes; at the
 //! end the mesh is healed and must converge.
 
 use std::collections::{BTreeMap, VecDeque};
@@ -12,6 +12,7 @@ use crossbeam_channel::Receiver;
 
 use crate::clock::{Now, Stamp};
 use crate::config::Config;
+use crate::dump::{Line, parse_line};
 use crate::entry::{Origin, SeenVector, Version};
 use crate::protocol::command::AckLevel;
 use crate::protocol::peer::{MESSAGE_LEN_MAX, Message, read_message};
@@ -21,10 +22,12 @@ use crate::replication::heartbeat::Heartbeat;
 use crate::replication::inbound::Inbound;
 use crate::replication::mesh::{Mesh, Serving};
 use crate::replication::replicator::Framer;
+use crate::replication::restore::NotRestored;
 use crate::replication::submit::Submitted;
 
 const NODES: usize = 3;
 const KEYS: u64 = 6;
+const BACKUPS_MAX: usize = 3;
 /// Where wall time starts: some day in 2023.
 const WALL_MS: u64 = 1_700_000_000_000;
 
@@ -99,6 +102,8 @@ struct Simulation {
     acknowledged: Vec<(u64, usize, usize, Version)>,
     /// What the others had when a node crashed, and it has not caught up with yet.
     owed: Vec<Option<SeenVector>>,
+    /// Dumps that were kept, older and newer ones.
+    backups: Vec<Vec<u8>>,
     seen_collected: u64,
     tally: BTreeMap<&'static str, usize>,
 }
@@ -127,6 +132,7 @@ impl Simulation {
             history: BTreeMap::new(),
             acknowledged: Vec::new(),
             owed: vec![None; NODES],
+            backups: Vec::new(),
             seen_collected: 0,
             tally: BTreeMap::new(),
         };
@@ -168,6 +174,8 @@ impl Simulation {
             98 => self.break_some(),
             _ => match self.random.below(8) {
                 0 | 1 => self.crash(node),
+                3 | 4 => self.back_up(node),
+                5 | 6 => self.restore(node),
                 2 => (0..30 + self.random.below(60)).for_each(|turn| self.calm(turn)),
                 _ => self.pass_time(),
             },
@@ -412,6 +420,53 @@ impl Simulation {
         self.count("crashes");
     }
 
+    /// What an operator keeps: a dump of one node, made while writes go on, in the place of an older one or not.
+    fn back_up(&mut self, node: usize) {
+        let mesh = self.nodes[node].mesh;
+        let mut dump = mesh.dump();
+        let mut lines = Vec::new();
+        while dump.write(150, &mut lines) {
+            let writer = self.random.below(NODES);
+            self.write(writer);
+            self.replicate(writer);
+        }
+        let place = self.random.below(BACKUPS_MAX);
+        if place < self.backups.len() { self.backups[place] = lines } else { self.backups.push(lines) }
+    }
+
+    /// One of them into some node, as `RESTORE` does it.
+    fn restore(&mut self, node: usize) {
+        if self.backups.is_empty() {
+            return;
+        }
+        let lines = self.backups[self.random.below(self.backups.len())].clone();
+        let now = self.now(node);
+        let Ok(mut restore) = self.nodes[node].mesh.begin_restore(now) else { return };
+        for line in lines.split(|byte| *byte == b'\n') {
+            // Whatever else happens meanwhile.
+            if self.random.one_in(3) {
+                self.deliver_some();
+            }
+            let taken = match parse_line(line).expect("a line of a dump") {
+                Line::Header(header) => restore.begin(header, now),
+                Line::Entry(entry) => restore.take(entry, now),
+                Line::End(end) => {
+                    restore.end(&end, now).expect("a whole dump");
+                    self.count("restores");
+                    return;
+                }
+            };
+            match taken {
+                Ok(()) => {}
+                Err(NotRestored::Stale(_)) => {
+                    self.count("refused restores");
+                    return;
+                }
+                Err(why) => panic!("{why:?}"),
+            }
+        }
+    }
+
     /// I1, against everything that was ever written.
     fn check(&self) {
         for life in &self.nodes {
@@ -539,7 +594,18 @@ fn random_interleavings_of_three_nodes_keep_the_invariants() {
     }
     println!("seeds {first} to {}: {total:?}, {collected} tombstones collected", first + seeds - 1);
     if seeds >= 100 {
-        for what in ["acknowledged", "broken links", "crashes", "full dumps", "refused without quorum", "stamped again", "timed out"] {
+        let needed = [
+            "acknowledged",
+            "broken links",
+            "crashes",
+            "full dumps",
+            "refused restores",
+            "refused without quorum",
+            "restores",
+            "stamped again",
+            "timed out",
+        ];
+        for what in needed {
             assert!(total.get(what).is_some_and(|count| *count > 0), "no {what} in all these seeds: the test is too weak");
         }
         assert!(collected > 0, "nothing was ever collected: the test is too weak");
