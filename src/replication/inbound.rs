@@ -16,7 +16,7 @@ use crate::replication::control::{Control, offset_ms};
 use crate::replication::incoming::Incoming;
 use crate::replication::mesh::Mesh;
 use crate::replication::outbox::Losses;
-use crate::replication::record::Proven;
+use crate::replication::record::{self, Proven};
 use crate::room::Reserved;
 use crate::store::{Digest, Merged};
 
@@ -310,8 +310,11 @@ impl Mesh {
             _ => (self.without_live(inbound, vector), SeenVector::default()),
         };
         self.take_over(inbound, Proven { vector, horizon }, &dropped);
+        // Once more: between its shard's turn and the vector, a live frame may have brought back what is gone. From the vector on, none can.
+        let late = dump.drop_absent(self);
+        self.record(Arc::new(record::removed(&late)), None, None);
         self.tell_gap(inbound, now);
-        let dropped = dropped.len();
+        let dropped = dropped.len() + late.len();
         let (count, healed) = (dump.count(), dump.healed());
         let (took, id) = self.decide(now, |control| {
             let took = if is_wanted(control) { control.dump_ended(now) } else { None };

@@ -137,6 +137,9 @@ impl Net {
     pub fn put(&mut self, node: usize, key: &str, value: &str) -> Stamp {
         self.write(node, key, Some(format!("{value:.<600}").as_bytes().into()))
     }
+    fn delete(&mut self, node: usize, key: &str) -> Stamp {
+        self.write(node, key, None)
+    }
     pub fn write(&mut self, node: usize, key: &str, value: Option<Value>) -> Stamp {
         let now = self.now(node);
         let mesh = self.mesh(node);

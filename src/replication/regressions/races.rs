@@ -1,6 +1,7 @@
 //! Two threads of a node that meet: the end line of a dump, and what another connection does meanwhile.
 
 use super::*;
+use crate::replication::collector::Collector;
 
 /// The end line of a connection that was replaced meanwhile wrote its `gap` over the newer connection's.
 #[test]
@@ -55,4 +56,95 @@ fn the_end_line_of_a_replaced_connection_leaves_the_newer_ones_gap_alone() {
         net.pump(d, t);
     }
     assert!(net.get(d, "v3").is_some(), "for 60 s D has not asked T, whom it hears and who has what it lacks");
+}
+
+/// Between the drops of a full dump and the advance of `seen`, a live frame brought back what the donor had proved deleted.
+#[test]
+fn a_frame_between_the_drops_and_the_vector_brings_back_no_collected_delete() {
+    const T: usize = 0;
+    const P: usize = 1;
+    let mut net = Net::new(&[5000, 0, 0]);
+    net.both(T, D);
+    net.both(P, D);
+    net.both(P, T);
+    let all = [(T, D), (D, T), (P, D), (D, P), (P, T), (T, P)];
+    net.settle(4, &all);
+    net.put(P, "a", "1");
+    for n in 0..150 {
+        net.put(T, &format!("f{n}"), "f");
+        net.pump(T, D);
+        net.pump(T, P);
+    }
+    net.settle(4, &all);
+    // T's delete Z reaches D; the way from T to P is slow.
+    net.put(T, "k", "0");
+    net.pump(T, D);
+    let slow1 = net.flush(T, P);
+    let z = net.delete(T, "k");
+    let slow2 = net.flush(T, P);
+    net.settle(4, &[(T, D), (D, T)]);
+    assert!(net.mesh(D).vector().get(net.mesh(T).origin()) >= z);
+    // D dies and comes back blank; T has not noticed, P dials it.
+    net.reborn(D);
+    while net.shard_of(D, "k") >= 128 {
+        net.reborn(D);
+    }
+    net.connect(P, D);
+    net.pump(P, D);
+    let u = net.put(P, "k", "u");
+    assert!(u < z);
+    let in_flight = net.flush(P, D);
+    net.pump(P, T); // T has u, which lost to Z
+    net.deliver(T, P, slow1);
+    net.deliver(T, P, slow2); // and P has Z
+    net.links.remove(&(T, D));
+    net.settle(4, &[(P, T), (T, P)]);
+    assert_eq!((net.get(P, "k"), net.get(T, "k")), (None, None));
+    // T collects Z: both members were proven to cover it.
+    net.elapsed += Duration::from_secs(1);
+    net.settle(2, &[(P, T), (T, P)]);
+    let mut collector = Collector::default();
+    let collected: usize = (0..16).map(|_| collector.step(net.mesh(T), net.now(T))).sum();
+    assert_eq!(collected, 1);
+    // T and D meet: a full dump.
+    net.both(T, D);
+    net.settle(1, &[(D, T)]);
+    let dump = net.flush(T, D);
+    let mut lines = Vec::new();
+    for message in dump {
+        match message {
+            Message::Lines(more) => lines.extend(more),
+            other => net.deliver(T, D, vec![other]),
+        }
+    }
+    assert!(String::from_utf8_lossy(&lines).contains("\"kind\":\"full\""), "{}", String::from_utf8_lossy(&lines[..200.min(lines.len())]));
+    let end = lines[..lines.len() - 1].iter().rposition(|b| *b == b'\n').unwrap() + 1;
+    net.deliver(T, D, vec![Message::Lines(lines[..end].to_vec())]);
+    let mesh = net.mesh(D);
+    // The drops have passed the shard of k, and something of a later one, when they find a shard busy.
+    let gone = net.key_where(D, |shard| (128..192).contains(&shard));
+    let busy = net.key_where(D, |shard| shard >= 192);
+    let version = Version { stamp: Stamp::from_bits(1), origin: net.mesh(T).origin() };
+    mesh.store().merge(Entry { key: gone.as_bytes().into(), value: Some(b"gone"[..].into()), version }, |_| false);
+    let now = net.now(D);
+    let mut from_t = net.links.remove(&(T, D)).unwrap();
+    std::thread::scope(|scope| {
+        let _ = mesh.store().write::<()>(busy.as_bytes(), |_| {
+            let end = lines[end..].to_vec();
+            let from_t = &mut from_t;
+            scope.spawn(move || mesh.receive(from_t, Message::Lines(end), now).unwrap());
+            wait_until(|| mesh.store().get(gone.as_bytes()).is_none());
+            let inbound = net.links.get_mut(&(P, D)).unwrap();
+            for message in in_flight {
+                mesh.receive(inbound, message, now).unwrap();
+            }
+            assert!(net.get(D, "k").is_some() && !mesh.vector().covers(Version { stamp: u, origin: net.mesh(P).origin() }));
+            Err(())
+        });
+    });
+    net.links.insert((T, D), from_t);
+    net.connect(D, P);
+    net.settle(10, &all);
+    assert!(net.mesh(D).vector().covers_all(&net.mesh(T).vector()));
+    assert!(net.get(D, "k").is_none(), "I6: a collected delete is undone at D");
 }
