@@ -307,7 +307,7 @@ impl Mesh {
         let Header { kind, vector, .. } = dump.header();
         let (vector, horizon) = match kind {
             Kind::Full => (vector.clone(), end.horizon.clone()),
-            _ => (self.without_live(inbound, vector), SeenVector::default()),
+            _ => (self.without_live(vector), SeenVector::default()),
         };
         self.take_over(inbound, Proven { vector, horizon }, &dropped);
         // Once more: between its shard's turn and the vector, a live frame may have brought back what is gone. From the vector on, none can.
@@ -324,12 +324,12 @@ impl Mesh {
         Ok(())
     }
 
-    /// What a dump that drops nothing proves, without the origins whose own frames are coming in without a gap: they say the same in a moment, and name the
-    /// writes that lost, which a third node cannot. (After drops all must be taken: a frame of a write whose tombstone is gone may still be under way.)
-    fn without_live(&self, inbound: &Inbound, proven: &SeenVector) -> SeenVector {
+    /// What a dump that drops nothing proves, without the origins whose own frames are coming in without a gap, the donor's included: they say the same in a moment,
+    /// and vouch for every single write, which a dump cannot. (After drops all must be taken: a frame of a write whose tombstone is gone may still be under way.)
+    fn without_live(&self, proven: &SeenVector) -> SeenVector {
         let control = self.control.lock();
         let live = |origin| control.peers.iter().any(|peer| peer.linked_in && !peer.gap && peer.origin == Some(origin));
-        proven.iter().filter(|(origin, _)| *origin == inbound.origin || !live(*origin)).collect()
+        proven.iter().filter(|(origin, _)| !live(*origin)).collect()
     }
 
     /// A dump's end line: its vector is seen, and the run of live frames that it joins. Of what it brings, only the donor's writes that came in live frames

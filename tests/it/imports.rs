@@ -33,6 +33,7 @@ const RULES: &[Rule] = &[
         may: &[
             "threads",
             "room",
+            "envelope",
             "clock",
             "entry",
             "store",
