@@ -434,6 +434,15 @@ impl Cluster {
         });
     }
 
+    /// No longer waiting for anybody, with a majority or without.
+    #[track_caller]
+    pub fn await_served(&mut self, id: u16) {
+        until(&format!("n{id} no longer recovering"), DEADLINE, || {
+            let found = self.state(id)?;
+            if found == "recovering" { Err(found) } else { Ok(()) }
+        });
+    }
+
     /// From when on it answers at all, open or not.
     #[track_caller]
     pub fn await_answer(&mut self, id: u16) {

@@ -1,13 +1,14 @@
 //! The integration tests: real `kvnode` processes on loopback, driven from outside.
 //!
 //! Read in this order: `cluster` (the harness), `client` and `link` (what it is made of), `golden` (the README's scenarios as scripts), `load`
-//! (steady writers that remember what was acknowledged), then the tests by theme. Nothing here knows the insides of a node: it is configured by a
+//! and `roaming` (writers that remember what was acknowledged), then the tests by theme. Nothing here knows the insides of a node: it is configured by a
 //! file, spoken to on its ports, signalled, and its log is read.
 
 mod abuse;
 mod backup;
 mod client;
 mod cluster;
+mod crashes;
 mod exits;
 mod faults;
 mod golden;
@@ -16,5 +17,6 @@ mod link;
 mod load;
 mod members;
 mod outcomes;
+mod roaming;
 mod strangers;
 mod tombstones;

@@ -1,0 +1,202 @@
+//! Processes that die at any moment: what was acknowledged at `majority` is there afterwards, however many died, and however they return.
+//!
+//! `KVMESH_ROUNDS=200 KVMESH_SEED=1 cargo test --test it kills_at_random -- --nocapture` goes on for longer, and repeats the choices of an earlier run.
+
+use std::fmt;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+
+use crate::cluster::{Cluster, Plan, random_bits};
+use crate::roaming::{Outcomes, Roaming};
+
+/// In the ordinary run: every number of victims with every way to return, and one more.
+const ROUNDS: u64 = 10;
+/// How many earlier rounds are looked at again after each; at the end, all are.
+const LOOKED_AT_AGAIN: usize = 3;
+
+/// Logs that are compacted, and tombstones that are collected, every few rounds.
+fn plan() -> Plan {
+    Cluster::plan(3).set("compact_log_min", 64 << 10).set("tombstone_age_min_ms", 200).set("recovery_wait_ms", 1_500)
+}
+
+#[test]
+fn kills_at_random_moments_lose_no_acknowledged_write() {
+    let rounds = number_from("KVMESH_ROUNDS").unwrap_or(ROUNDS);
+    let seed = number_from("KVMESH_SEED").unwrap_or_else(|| random_bits().into());
+    let mut random = Random(seed);
+    let mut cluster = plan().start();
+    let mut earlier: Vec<Outcomes> = Vec::new();
+    for number in 0..rounds {
+        let began = Instant::now();
+        let round = Round::choose(number + seed, &mut random);
+        // Shown if the test fails, also when nobody asked for the lines of those that pass.
+        println!("seed {seed}, round {number}: {round}");
+        let outcomes = round.run(&mut cluster, &format!("round{number}"), &mut random);
+        for outcomes in earlier.iter().rev().take(LOOKED_AT_AGAIN).chain([&outcomes]) {
+            assert_kept_everywhere(&cluster, outcomes);
+        }
+        println!(
+            "  {} acknowledged, {:?}, {} connections broken, {:.1} s",
+            outcomes.acknowledged,
+            outcomes.codes,
+            outcomes.broken_connections,
+            began.elapsed().as_secs_f64()
+        );
+        earlier.push(outcomes);
+    }
+    earlier.iter().for_each(|outcomes| assert_kept_everywhere(&cluster, outcomes));
+}
+
+/// Nothing has to be caught up from anybody: each has it all on its own disk.
+#[test]
+fn a_cluster_that_is_stopped_as_a_whole_is_there_again() {
+    let mut cluster = plan().start();
+    let load = Roaming::start("before", &cluster.ids().iter().map(|id| cluster.client_addr(*id)).collect::<Vec<_>>());
+    load.await_progress(300);
+    let before = load.end();
+    before.assert_codes_are(&[]);
+    cluster.await_converged();
+    let digest = cluster.ask_line(1, "DIGEST");
+    for id in cluster.ids() {
+        cluster.stop(id);
+    }
+    for id in cluster.ids() {
+        cluster.start(id);
+        // Alone, from its own disk.
+        cluster.await_log(id, &["read", "entries from"]);
+        cluster.await_state(id, "degraded");
+        assert_eq!(cluster.ask_line(id, "DIGEST"), digest, "n{id}");
+        cluster.stop(id);
+    }
+    for id in cluster.ids() {
+        cluster.start(id);
+    }
+    cluster.await_converged();
+    assert_eq!(cluster.ask_line(1, "DIGEST"), digest);
+    assert_kept_everywhere(&cluster, &before);
+    cluster.await_mesh(&[1, 2, 3]);
+    assert_eq!(cluster.ask_line(2, "SET after 1"), "OK");
+    cluster.await_reply(3, "GET after", "VALUE 1");
+}
+
+fn assert_kept_everywhere(cluster: &Cluster, outcomes: &Outcomes) {
+    for id in cluster.ids() {
+        outcomes.assert_kept(cluster.client_addr(id));
+    }
+}
+
+/// What happens in one round.
+struct Round {
+    victims: Vec<u16>,
+    /// Between two kills.
+    gap: Duration,
+    back: Return,
+}
+
+#[derive(Clone, Copy)]
+enum Return {
+    Together,
+    /// The next one starts when the one before it answers, or only when it has given up waiting for others.
+    InTurn {
+        patient: bool,
+    },
+    /// This one only when everything has been looked at without it.
+    Without(u16),
+}
+
+impl Round {
+    fn choose(number: u64, random: &mut Random) -> Round {
+        let mut victims = vec![1, 2, 3];
+        for place in 0..2 {
+            victims.swap(place, place + random.below(3 - place as u64) as usize);
+        }
+        victims.truncate(1 + (number % 3) as usize);
+        let gap = if random.below(2) == 0 { Duration::ZERO } else { random.pause(40) };
+        let back = match number / 3 % 3 {
+            0 => Return::Together,
+            1 => Return::InTurn { patient: random.below(2) == 0 },
+            _ => Return::Without(victims[0]),
+        };
+        Round { victims, gap, back }
+    }
+
+    /// Returns when all nodes are back and hold the same.
+    fn run(&self, cluster: &mut Cluster, label: &str, random: &mut Random) -> Outcomes {
+        let load = Roaming::start(label, &cluster.ids().iter().map(|id| cluster.client_addr(*id)).collect::<Vec<_>>());
+        load.await_progress(50 + random.below(150));
+        thread::sleep(random.pause(300));
+        for victim in &self.victims {
+            // None is waited for before the next one dies.
+            cluster.signal(*victim, Signal::SIGKILL);
+            thread::sleep(self.gap);
+        }
+        self.victims.iter().for_each(|victim| cluster.kill(*victim));
+        thread::sleep(random.pause(500));
+        for victim in &self.victims {
+            match self.back {
+                Return::Without(absent) if absent == *victim => continue,
+                Return::Together | Return::Without(_) => cluster.start(*victim),
+                Return::InTurn { patient } => {
+                    cluster.start(*victim);
+                    cluster.await_answer(*victim);
+                    if patient {
+                        cluster.await_served(*victim);
+                    }
+                }
+            }
+        }
+        // Whoever is back, a majority is, and serves.
+        load.await_progress(100);
+        let outcomes = load.end();
+        outcomes.assert_codes_are(&["NOQUORUM", "TIMEOUT", "LOADING"]);
+        if let Return::Without(absent) = self.back {
+            cluster.await_converged();
+            for id in cluster.ids().into_iter().filter(|id| *id != absent) {
+                outcomes.assert_kept(cluster.client_addr(id));
+            }
+            cluster.start(absent);
+        }
+        cluster.await_converged();
+        cluster.await_mesh(&[1, 2, 3]);
+        outcomes
+    }
+}
+
+impl fmt::Display for Round {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "kill {:?} {} ms apart, back ", self.victims, self.gap.as_millis())?;
+        match self.back {
+            Return::Together => write!(f, "together"),
+            Return::InTurn { patient: false } => write!(f, "one after another"),
+            Return::InTurn { patient: true } => write!(f, "one after another, each when the one before it serves"),
+            Return::Without(absent) => write!(f, "without n{absent}, and that one last"),
+        }
+    }
+}
+
+/// SplitMix64: the same choices for the same seed.
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^ (mixed >> 31)
+    }
+
+    fn below(&mut self, bound: u64) -> u64 {
+        self.next() % bound
+    }
+
+    fn pause(&mut self, ms_max: u64) -> Duration {
+        Duration::from_millis(self.below(ms_max + 1))
+    }
+}
+
+fn number_from(variable: &str) -> Option<u64> {
+    let text = std::env::var(variable).ok()?;
+    Some(text.parse().unwrap_or_else(|_| panic!("{variable}: expected a number, found {text:?}")))
+}
