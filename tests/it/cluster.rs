@@ -133,6 +133,8 @@ struct Node {
     /// Whom its configuration lists, itself included.
     members: Vec<u16>,
     settings: Map<String, Value>,
+    /// Of the command line, beside the configuration.
+    args: Vec<&'static str>,
     process: Option<Child>,
     paused: bool,
     /// Since the last start that a test asked for.
@@ -160,6 +162,7 @@ impl Cluster {
             peer_addr,
             members: members.to_vec(),
             settings: Map::new(),
+            args: Vec::new(),
             process: None,
             paused: false,
             starts: 0,
@@ -179,12 +182,18 @@ impl Cluster {
     }
 
     pub fn start(&mut self, id: u16) {
+        self.start_with(id, &[]);
+    }
+
+    /// With these on the command line, this time.
+    pub fn start_with(&mut self, id: u16, args: &[&'static str]) {
         let node = self.node(id);
         assert!(node.process.is_none(), "n{id} runs already");
         let config = self.config(id);
         fs::write(self.config_path(id), serde_json::to_string_pretty(&config).expect("JSON")).expect("a configuration file");
         let log_start = self.log(id).len();
         let node = self.node_mut(id);
+        node.args = args.to_vec();
         node.starts = 0;
         node.log_start = log_start;
         self.spawn(id);
@@ -197,6 +206,7 @@ impl Cluster {
         let process = Command::new(env!("CARGO_BIN_EXE_kvnode"))
             .arg("--config")
             .arg(self.config_path(id))
+            .args(&self.node(id).args)
             .current_dir(self.dir.path())
             .env("RUST_LOG", "info")
             .stdin(Stdio::null())
@@ -270,7 +280,7 @@ impl Cluster {
     /// Its disk is lost: to be done while it is down.
     pub fn wipe(&mut self, id: u16) {
         assert!(self.node(id).process.is_none(), "n{id} runs");
-        let data = self.dir.path().join(data_dir(id));
+        let data = self.data_path(id);
         if data.exists() {
             fs::remove_dir_all(data).expect("an empty data directory");
         }
@@ -362,6 +372,11 @@ impl Cluster {
 
     pub fn ip(&self) -> IpAddr {
         self.ip
+    }
+
+    /// Where it keeps its files, unless it was configured otherwise.
+    pub fn data_path(&self, id: u16) -> PathBuf {
+        self.dir.path().join(data_dir(id))
     }
 
     pub fn config_path(&self, id: u16) -> PathBuf {

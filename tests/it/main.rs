@@ -9,6 +9,7 @@ mod backup;
 mod client;
 mod cluster;
 mod crashes;
+mod disks;
 mod exits;
 mod faults;
 mod golden;
