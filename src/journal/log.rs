@@ -105,7 +105,7 @@ pub struct Found {
 /// Reads all records. `each` is given every body and the bytes read so far; its error, and damage, are `InvalidData` that names the file and the place.
 pub fn read(disk: &Arc<dyn Disk>, name: &str, mut each: impl FnMut(&[u8], u64) -> Result<(), String>) -> io::Result<Found> {
     let (source, file_len) = disk.read(name)?;
-    let mut reader = BufReader::with_capacity(1 << 20, source);
+    let mut reader = BufReader::with_capacity(file_len.clamp(1, 1 << 20) as usize, source);
     let damaged = |offset: u64, what: &str| {
         io::Error::new(io::ErrorKind::InvalidData, format!("{} is damaged at byte {offset} of {file_len}: {what}", disk.path(name)))
     };
@@ -117,6 +117,8 @@ pub fn read(disk: &Arc<dyn Disk>, name: &str, mut each: impl FnMut(&[u8], u64) -
     let mut record = Vec::new();
     loop {
         match envelope::read(&mut reader, &mut record, RECORD_LEN_MAX) {
+            // Nobody appends an empty record: these are zeros, with which a file may have grown before what belongs there was written.
+            Ok(true) if record.len() == HEAD_LEN => break,
             Ok(true) => {
                 each(&record[HEAD_LEN..], found.len).map_err(|what| {
                     io::Error::new(io::ErrorKind::InvalidData, format!("{}, the record at byte {}: {what}", disk.path(name), found.len))
