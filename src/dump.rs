@@ -139,7 +139,11 @@ fn parse_json_line(line: &[u8]) -> Result<Line, String> {
         return Ok(Line::Header(header));
     }
     if line.starts_with(b"{\"end\"") {
-        return from_json(line).map(Line::End);
+        let end: End = from_json(line)?;
+        if end.end != NAME {
+            return Err(format!("the end of a dump of \"{}\", expected \"{NAME}\"", end.end));
+        }
+        return Ok(Line::End(end));
     }
     let EntryLine { k, k64, v, v64, s, o } = from_json(line)?;
     let key = bytes(k, k64)?.ok_or("an entry without a key")?;
@@ -275,9 +279,10 @@ fn write_bytes(out: &mut Vec<u8>, as_text: &[u8], as_base64: &[u8], bytes: &[u8]
     }
 }
 
-/// Count and digest of a dump's entries: the writer's goes into the end line and the reader's must equal it.
+/// Count and digest of what a dump says: the writer's goes into the end line and the reader's must equal it.
 ///
-/// The digest is the wrapping sum of `rapidhash_v3` over key hash, value hash (none for a tombstone), stamp, node and nonce, as little-endian bytes.
+/// The digest is the wrapping sum of `rapidhash_v3` of the header, as it is written, and of each entry: of key hash, value hash (none for a tombstone), stamp, node and
+/// nonce, as little-endian bytes; and of the end line's horizon, as it is written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Tally {
     count: u64,
@@ -285,6 +290,11 @@ pub struct Tally {
 }
 
 impl Tally {
+    /// A dump that begins with this header.
+    pub fn of(header: &Header) -> Tally {
+        Tally { count: 0, digest: digest_of(header) }
+    }
+
     pub fn add(&mut self, entry: &Entry) {
         let mut fields = [0; 36];
         let len = fields.len() - if entry.is_tombstone() { 8 } else { 0 };
@@ -311,15 +321,22 @@ impl Tally {
 
     /// Whether an end line is the right one; an error says how it differs.
     pub fn check(&self, end: &End) -> Result<(), String> {
-        if (end.count, &end.digest) == (self.count, &self.digest()) {
+        let digest = self.digest(&end.horizon);
+        if (end.count, &end.digest) == (self.count, &digest) {
             return Ok(());
         }
-        Err(format!("a dump of {} entries with digest {} whose end line says {} and {}", self.count, self.digest(), end.count, end.digest))
+        Err(format!("a dump of {} entries with digest {digest} whose end line says {} and {}", self.count, end.count, end.digest))
     }
 
-    fn digest(&self) -> String {
-        format!("{:016x}", self.digest)
+    fn digest(&self, horizon: &SeenVector) -> String {
+        format!("{:016x}", self.digest.wrapping_add(digest_of(horizon)))
     }
+}
+
+fn digest_of(value: &impl Serialize) -> u64 {
+    let mut line = Vec::new();
+    write_line(&mut line, value);
+    rapidhash_v3(&line)
 }
 
 /// A dump being written: a store, scanned shard by shard while writes go on.
@@ -337,7 +354,8 @@ pub struct Scan {
 
 impl Scan {
     pub fn new(header: Header, asker: SeenVector, horizon: SeenVector) -> Scan {
-        Scan { header: Some(header), asker, horizon, shard: 0, entries: Vec::new().into_iter(), tally: Tally::default() }
+        let tally = Tally::of(&header);
+        Scan { header: Some(header), asker, horizon, shard: 0, entries: Vec::new().into_iter(), tally }
     }
 
     /// Appends whole lines, about `len` bytes of them or what a shard gives. Returns whether there is more; the end line has been written when not.
@@ -356,7 +374,7 @@ impl Scan {
                 let end = End {
                     end: NAME.to_owned(),
                     count: self.tally.count,
-                    digest: self.tally.digest(),
+                    digest: self.tally.digest(&self.horizon),
                     horizon: std::mem::take(&mut self.horizon),
                 };
                 write_line(out, &end);
@@ -458,7 +476,10 @@ mod tests {
             for line in dump.split_inclusive(|byte| *byte == b'\n') {
                 prop_assert!(!ended);
                 match parse_line(&line[..line.len() - 1]).unwrap() {
-                    Line::Header(header) => prop_assert_eq!(header.request, Some(3)),
+                    Line::Header(header) => {
+                        prop_assert_eq!(header.request, Some(3));
+                        tally = Tally::of(&header);
+                    }
                     Line::Entry(entry) => {
                         tally.add(&entry);
                         copy.merge(entry, |_| false);

@@ -116,6 +116,7 @@ pub fn load(
                 match dump::parse_line(line).map_err(|what| damaged(offset, &what))? {
                     Line::Header(found) => {
                         store.reserve(found.entries);
+                        sum.lock().0.join(&Tally::of(&found));
                         header = Some(found);
                     }
                     _ => return Err(damaged(offset, "it does not begin with the header of a dump")),
@@ -125,7 +126,7 @@ pub fn load(
             // The end line is the last one of the last chunk.
             let last = chunk[..chunk.len().saturating_sub(1)].iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1).max(from);
             if chunk.len() as u64 + offset == len && chunk[last..].starts_with(b"{\"end\"") {
-                let line = chunk[last..].strip_suffix(b"\n").unwrap_or(&chunk[last..]);
+                let line = chunk[last..].strip_suffix(b"\n").ok_or_else(|| damaged(len, "an end line that is cut off"))?;
                 match dump::parse_line(line).map_err(|what| damaged(offset + last as u64, &what))? {
                     Line::End(found) => end = Some(found),
                     _ => return Err(damaged(offset + last as u64, "no end line")),

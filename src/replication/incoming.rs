@@ -37,7 +37,7 @@ impl Incoming {
             mesh.store.reserve(header.entries);
         }
         let held = (header.kind == Kind::Full).then(|| HashSet::with_capacity(header.entries.min(ENTRIES_BELIEVED) as usize));
-        Ok(Incoming { header, tally: Tally::default(), held, healed: 0 })
+        Ok(Incoming { tally: Tally::of(&header), header, held, healed: 0 })
     }
 
     /// One entry: clock, then merge. `sender` is the life that speaks on the connection that it came on, whose writes are named in the ack if they lost.

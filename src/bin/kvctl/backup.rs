@@ -25,7 +25,10 @@ impl Checked {
         let line = dump::parse_line(line)?;
         match &line {
             _ if self.ended => return Err("a line behind the end line: this is not one dump".to_string()),
-            Line::Header(_) if !self.begun => self.begun = true,
+            Line::Header(header) if !self.begun => {
+                self.tally = Tally::of(header);
+                self.begun = true;
+            }
             _ if !self.begun => return Err("a dump begins with its header, and this is none".to_string()),
             Line::Header(_) => return Err("a dump within a dump".to_string()),
             Line::Entry(entry) => self.tally.add(entry),

@@ -259,12 +259,20 @@ fn first_reachable<T>(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use kvmesh::dump::{Header, Kind, Scan};
+    use kvmesh::entry::SeenVector;
+    use kvmesh::store::Store;
+
     use crate::scripted::{deserted, options, scripted};
 
     #[test]
     fn a_dump_that_breaks_off_or_is_wrong_is_no_backup() {
-        let header = r#"{"dump":"kvmesh","format":1,"kind":"full","node":1,"origin":"1-0000000000000007","vector":{}}"#;
-        let end = r#"{"end":"kvmesh","count":0,"digest":"0000000000000000","horizon":{}}"#;
+        let origin = "1-0000000000000007".parse().unwrap();
+        let header = Header::new(Kind::Full, origin, SeenVector::default(), 0, None);
+        let (mut scan, mut lines) = (Scan::new(header, SeenVector::default(), SeenVector::default()), Vec::new());
+        while scan.write(&Store::new(), 1 << 10, &mut lines) {}
+        let lines = String::from_utf8(lines).unwrap();
+        let (header, end) = lines.trim_end().split_once('\n').unwrap();
         let dump = |reply: &str| {
             let options = Options { timeout: std::time::Duration::from_millis(100), ..options(&[&scripted(&[("DUMP", reply)])]) };
             let mut out = Vec::new();
