@@ -12,22 +12,24 @@ use crate::journal::disk::{Disk, DiskFile};
 #[derive(Clone, Default)]
 pub struct SimulatedDisk(Arc<Mutex<State>>);
 
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct State {
     files: Vec<Content>,
-    /// What programs see, and what a loss of power leaves.
+    /// What programs see.
     names: BTreeMap<String, usize>,
-    durable_names: BTreeMap<String, usize>,
+    /// What a loss of power leaves: the first of these for certain, those after it perhaps. One for every change since the last sync of the names.
+    names_since: Vec<BTreeMap<String, usize>>,
     /// Operations that changed something, so far.
     operations: u64,
-    /// From this operation on everything fails, and changes nothing.
+    /// The operation at which the process dies: it fails, and an append has written half. From then on everything fails, and changes nothing.
     dies_at: Option<u64>,
+    is_dead: bool,
     /// Bytes that the disk holds at most.
     capacity: Option<usize>,
     syncs_fail: bool,
 }
 
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct Content {
     bytes: Vec<u8>,
     synced: usize,
@@ -46,12 +48,16 @@ impl SimulatedDisk {
     }
 
     pub fn is_dead(&self) -> bool {
-        let state = self.0.lock();
-        state.dies_at.is_some_and(|at| state.operations >= at)
+        self.0.lock().is_dead
     }
 
     pub fn set_capacity(&self, bytes: Option<usize>) {
         self.0.lock().capacity = bytes;
+    }
+
+    /// Bytes in all files.
+    pub fn used(&self) -> usize {
+        self.0.lock().used()
     }
 
     pub fn fail_syncs(&self, fail: bool) {
@@ -60,14 +66,16 @@ impl SimulatedDisk {
 
     /// The process is gone and another one begins: nothing is lost but what it had not written.
     pub fn restart_process(&self) {
-        self.0.lock().dies_at = None;
+        self.0.lock().revive();
     }
 
-    /// The machine loses power. Of each file's unsynced bytes as many stay as `keep` says, given how many there are.
+    /// The machine loses power. Of each file's unsynced bytes, and of the changes of names, as many stay as `keep` says, given how many there are.
     pub fn lose_power(&self, mut keep: impl FnMut(usize) -> usize) {
         let mut state = self.0.lock();
-        state.dies_at = None;
-        state.names = state.durable_names.clone();
+        state.revive();
+        let changes = state.names_since.len().saturating_sub(1);
+        state.names = state.names_since.get(keep(changes).min(changes)).cloned().unwrap_or_default();
+        state.names_since = vec![state.names.clone()];
         for content in &mut state.files {
             if let Some(before) = content.before_cut.take() {
                 // Whether the cut had reached the disk, nobody knows.
@@ -96,23 +104,46 @@ impl SimulatedDisk {
         state.files[state.names[name]].bytes.clone()
     }
 
+    /// The same once more, unsynced bytes and all: for another way to go on.
+    pub fn fork(&self) -> SimulatedDisk {
+        SimulatedDisk(Arc::new(Mutex::new(self.0.lock().clone())))
+    }
+
     /// A copy of all that is there, as a backup of the directory would be.
     pub fn copy(&self) -> SimulatedDisk {
         let state = self.0.lock();
         let files =
             state.files.iter().map(|content| Content { bytes: content.bytes.clone(), synced: content.bytes.len(), before_cut: None });
-        let copy = State { files: files.collect(), names: state.names.clone(), durable_names: state.names.clone(), ..State::default() };
+        let copy = State { files: files.collect(), names: state.names.clone(), names_since: vec![state.names.clone()], ..State::default() };
         SimulatedDisk(Arc::new(Mutex::new(copy)))
     }
 }
 
 impl State {
     fn operate(&mut self) -> io::Result<()> {
-        if self.dies_at.is_some_and(|at| self.operations >= at) {
+        self.is_dead |= self.dies_at.is_some_and(|at| self.operations >= at);
+        if self.is_dead {
             return Err(io::Error::other("the process is dead"));
         }
         self.operations += 1;
         Ok(())
+    }
+
+    fn used(&self) -> usize {
+        self.names.values().map(|file| self.files[*file].bytes.len()).sum()
+    }
+
+    fn revive(&mut self) {
+        self.dies_at = None;
+        self.is_dead = false;
+    }
+
+    fn change_names(&mut self, change: impl FnOnce(&mut BTreeMap<String, usize>)) {
+        if self.names_since.is_empty() {
+            self.names_since.push(BTreeMap::new());
+        }
+        change(&mut self.names);
+        self.names_since.push(self.names.clone());
     }
 
     fn file(&self, name: &str) -> io::Result<usize> {
@@ -126,7 +157,9 @@ impl Disk for SimulatedDisk {
         state.operate()?;
         let file = state.files.len();
         state.files.push(Content::default());
-        state.names.insert(name.to_owned(), file);
+        state.change_names(|names| {
+            names.insert(name.to_owned(), file);
+        });
         Ok(Box::new(SimulatedFile { disk: self.clone(), file }))
     }
 
@@ -146,8 +179,10 @@ impl Disk for SimulatedDisk {
         let mut state = self.0.lock();
         state.operate()?;
         let file = state.file(from)?;
-        state.names.remove(from);
-        state.names.insert(to.to_owned(), file);
+        state.change_names(|names| {
+            names.remove(from);
+            names.insert(to.to_owned(), file);
+        });
         Ok(())
     }
 
@@ -155,7 +190,9 @@ impl Disk for SimulatedDisk {
         let mut state = self.0.lock();
         state.operate()?;
         state.file(name)?;
-        state.names.remove(name);
+        state.change_names(|names| {
+            names.remove(name);
+        });
         Ok(())
     }
 
@@ -166,7 +203,7 @@ impl Disk for SimulatedDisk {
     fn sync_names(&self) -> io::Result<()> {
         let mut state = self.0.lock();
         state.operate()?;
-        state.durable_names = state.names.clone();
+        state.names_since = vec![state.names.clone()];
         Ok(())
     }
 
@@ -183,13 +220,15 @@ struct SimulatedFile {
 impl DiskFile for SimulatedFile {
     fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
         let mut state = self.disk.0.lock();
-        if state.dies_at.is_some_and(|at| state.operations == at) {
-            // Dies in the middle of it.
-            state.files[self.file].bytes.extend_from_slice(&bytes[..bytes.len() / 2]);
-            return Err(io::Error::other("the process is dead"));
+        let was_dead = state.is_dead;
+        if let Err(error) = state.operate() {
+            if !was_dead {
+                // Dies in the middle of it.
+                state.files[self.file].bytes.extend_from_slice(&bytes[..bytes.len() / 2]);
+            }
+            return Err(error);
         }
-        state.operate()?;
-        let used: usize = state.names.values().map(|file| state.files[*file].bytes.len()).sum();
+        let used = state.used();
         let fits = state.capacity.map_or(bytes.len(), |capacity| capacity.saturating_sub(used).min(bytes.len()));
         state.files[self.file].bytes.extend_from_slice(&bytes[..fits]);
         if fits < bytes.len() { Err(io::ErrorKind::StorageFull.into()) } else { Ok(()) }

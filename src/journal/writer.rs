@@ -68,20 +68,21 @@ impl Writer {
 
     /// The thread `log`: ends when the journal is closed and everything is written.
     pub fn run(mut self, mut reached: impl FnMut(Origin, Stamp)) {
-        while self.step(IDLE_WAIT, &mut reached) {}
+        while self.step(IDLE_WAIT, Instant::now, &mut reached) {}
     }
 
-    /// One turn: everything that waits. `reached` is told what is durable now. Returns whether there can be more.
-    pub fn step(&mut self, wait: Duration, reached: &mut impl FnMut(Origin, Stamp)) -> bool {
+    /// One turn: everything that waits. `now` is asked what time it is, after the wait; `reached` is told what is durable now. Returns whether there can be more.
+    pub fn step(&mut self, wait: Duration, now: impl Fn() -> Instant, reached: &mut impl FnMut(Origin, Stamp)) -> bool {
         let Some(jobs) = self.take(wait) else {
-            self.sync();
+            self.sync(now());
             return false;
         };
+        let now = now();
         let mut barriers = Vec::new();
         for job in jobs {
             match job {
                 Job::Record(record) => self.add(record),
-                Job::Switch { generation, is_resuming } => self.switch(generation, is_resuming),
+                Job::Switch { generation, is_resuming } => self.switch(generation, is_resuming, now),
                 Job::Snapshot(generation) => self.note_snapshot(generation),
                 Job::Barrier(done_tx) => barriers.push(done_tx),
             }
@@ -89,11 +90,11 @@ impl Writer {
         self.write();
         let is_due = match self.journal.fsync {
             Fsync::Always => true,
-            Fsync::EverySecond => self.synced.elapsed() >= SYNC_PAUSE,
+            Fsync::EverySecond => now.saturating_duration_since(self.synced) >= SYNC_PAUSE,
             Fsync::Never => false,
         };
         if is_due || !barriers.is_empty() {
-            self.sync();
+            self.sync(now);
         }
         let is_counted = self.journal.change(|condition| condition.stopped.is_none() && !condition.is_resuming);
         if is_counted {
@@ -151,14 +152,14 @@ impl Writer {
         }
     }
 
-    fn sync(&mut self) {
+    fn sync(&mut self, now: Instant) {
         if !self.is_dirty || self.is_stopped() {
             return;
         }
         match self.file.sync() {
             Ok(()) => {
                 self.is_dirty = false;
-                self.synced = Instant::now();
+                self.synced = now;
                 self.journal.change(|condition| condition.syncs += 1);
             }
             Err(error) => self.stop(&error, false),
@@ -166,9 +167,9 @@ impl Writer {
     }
 
     /// Ends the old log, durably whatever the configuration says: the new one must not begin behind a hole. Begins the new one.
-    fn switch(&mut self, generation: u64, is_resuming: bool) {
+    fn switch(&mut self, generation: u64, is_resuming: bool, now: Instant) {
         self.write();
-        self.sync();
+        self.sync(now);
         let is_stopped = self.is_stopped();
         if is_stopped && !is_resuming {
             return;
