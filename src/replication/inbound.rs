@@ -12,7 +12,7 @@ use crate::clock::{Now, Stamp};
 use crate::dump::{self, Header, Kind, Line};
 use crate::entry::{Entry, Origin, SeenVector};
 use crate::protocol::peer::{Ack, Beat, Frame, Hello, Message};
-use crate::replication::control::{Control, offset_ms};
+use crate::replication::control::{Control, Taking, offset_ms};
 use crate::replication::incoming::Incoming;
 use crate::replication::mesh::Mesh;
 use crate::replication::outbox::Losses;
@@ -240,6 +240,7 @@ impl Mesh {
         if !lines.is_empty() && !lines.ends_with(b"\n") {
             return Err("a dump line that is cut off".to_owned());
         }
+        self.give_up_if_late(inbound);
         let mut raw = Some(raw);
         let mut start = 0;
         for end in memchr::memchr_iter(b'\n', lines) {
@@ -274,7 +275,7 @@ impl Mesh {
     /// Entries are logged as they came; what healing changed was logged by itself.
     fn record_lines(&self, inbound: &Inbound, raw: Option<Raw>) {
         if let (Some(raw), Some(dump)) = (raw, &inbound.dump)
-            && dump.header().kind != Kind::Heal
+            && !dump.heals()
         {
             self.record(raw.bytes, None, raw.room);
         }
@@ -288,40 +289,52 @@ impl Mesh {
             return Err(format!("a dump of {}, on a connection of {}", header.origin, inbound.origin));
         }
         inbound.dump = Some(Incoming::begin(self, header, now)?);
+        self.give_up_if_late(inbound);
         Ok(())
     }
 
-    /// The end line: the drops, the horizon, and only then the vector.
+    fn give_up_if_late(&self, inbound: &mut Inbound) {
+        let is_late = inbound.dump.as_ref().is_some_and(|dump| !inbound.is_wanted(dump, &self.control.lock()));
+        if is_late && let Some(dump) = &mut inbound.dump {
+            dump.give_up();
+        }
+    }
+
+    /// The end line. That of the dump that was asked for last proves what it can, and ends the request.
     fn end_dump(&self, inbound: &mut Inbound, end: &dump::End, now: Now) -> Result<(), String> {
         let dump = inbound.dump.take().ok_or("the end of a dump that never began")?;
         dump.check(end)?;
-        let (peer, epoch, request) = (inbound.peer, inbound.epoch, dump.header().request);
-        let is_wanted = |control: &Control| {
-            control.taking.as_ref().is_some_and(|taking| taking.peer == peer && taking.epoch == epoch && Some(taking.id) == request)
-        };
-        if !is_wanted(&self.control.lock()) {
+        if !inbound.is_wanted(&dump, &self.control.lock()) {
             // Given up for its slowness, and come after all. Its entries are merged, which is always right; it proves nothing more.
             return Ok(());
         }
-        let dropped = dump.drop_absent(self);
-        let Header { kind, vector, .. } = dump.header();
-        let (vector, horizon) = match kind {
-            Kind::Full => (vector.clone(), end.horizon.clone()),
-            _ => (self.without_live(vector), SeenVector::default()),
-        };
-        self.take_over(inbound, Proven { vector, horizon }, &dropped);
-        // Once more: between its shard's turn and the vector, a live frame may have brought back what is gone. From the vector on, none can.
-        let late = dump.drop_absent(self);
-        self.record(Arc::new(record::removed(&late)), None, None);
+        let dropped = self.prove(inbound, &dump, end);
         self.tell_gap(inbound, now);
-        let dropped = dropped.len() + late.len();
         let (count, healed) = (dump.count(), dump.healed());
         let (took, id) = self.decide(now, |control| {
-            let took = if is_wanted(control) { control.dump_ended(now) } else { None };
+            let took = if inbound.is_wanted(&dump, control) { control.dump_ended(now) } else { None };
             (took.unwrap_or_default(), control.peers[inbound.peer].id)
         });
         log::info!("took a dump from node {id}: {count} entries in {:.3} s, {dropped} dropped, {healed} healed", took.as_secs_f64());
         Ok(())
+    }
+
+    /// What an end line proves: the drops, the horizon, and only then the vector. Returns how many entries were dropped.
+    fn prove(&self, inbound: &mut Inbound, dump: &Incoming, end: &dump::End) -> usize {
+        let vector = &dump.header().vector;
+        let (proven, dropped) = match dump.header().kind {
+            Kind::Full => (Proven { vector: vector.clone(), horizon: end.horizon.clone() }, dump.drop_absent(self)),
+            Kind::Delta => (Proven { vector: self.without_live(vector), horizon: SeenVector::default() }, Vec::new()),
+            // It was asked for at equal vectors. What the donor's has gained since, its frames bring, or another dump.
+            Kind::Heal => return 0,
+        };
+        self.take_over(inbound, proven, &dropped);
+        // Once more: between its shard's turn and the vector, a live frame may have brought back what is gone. From the vector on, none can.
+        let late = dump.drop_absent(self);
+        if !late.is_empty() {
+            self.record(Arc::new(record::removed(&late)), None, None);
+        }
+        dropped.len() + late.len()
     }
 
     /// What a dump that drops nothing proves, without the origins whose own frames are coming in without a gap, the donor's included: they say the same in a moment,
@@ -380,6 +393,12 @@ impl Mesh {
 }
 
 impl Inbound {
+    /// Whether a dump that comes on this connection is the one that was asked for last.
+    fn is_wanted(&self, dump: &Incoming, control: &Control) -> bool {
+        let asked = |taking: &Taking| taking.peer == self.peer && taking.epoch == self.epoch && Some(taking.id) == dump.header().request;
+        control.taking.as_ref().is_some_and(asked)
+    }
+
     /// Whether frames are missing between what was seen and what comes.
     fn has_gap(&self) -> bool {
         self.run.is_some()

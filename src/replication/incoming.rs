@@ -25,6 +25,8 @@ pub(super) struct Incoming {
     tally: Tally,
     /// A full dump's keys, to find those that it lacks.
     held: Option<HashSet<Key>>,
+    /// Entries are merged past the vector, which covers them. Not any more once a dump that heals is given up: what it holds may have been collected since.
+    heals: bool,
     /// Entries that healing changed.
     healed: u64,
 }
@@ -37,7 +39,8 @@ impl Incoming {
             mesh.store.reserve(header.entries);
         }
         let held = (header.kind == Kind::Full).then(|| HashSet::with_capacity(header.entries.min(ENTRIES_BELIEVED) as usize));
-        Ok(Incoming { tally: Tally::of(&header), header, held, healed: 0 })
+        let heals = header.kind == Kind::Heal;
+        Ok(Incoming { tally: Tally::of(&header), header, held, heals, healed: 0 })
     }
 
     /// One entry: clock, then merge. `sender` is the life that speaks on the connection that it came on, whose writes are named in the ack if they lost.
@@ -49,7 +52,7 @@ impl Incoming {
             held.insert(Key::clone(&entry.key));
         }
         mesh.clock.observe(entry.version.stamp);
-        if self.header.kind != Kind::Heal {
+        if !self.heals {
             return Ok(mesh.merge(sender, entry, lost));
         }
         let key = Key::clone(&entry.key);
@@ -62,6 +65,16 @@ impl Incoming {
             }
         }
         Ok(healed)
+    }
+
+    /// Whether its entries are merged as when healing.
+    pub fn heals(&self) -> bool {
+        self.heals
+    }
+
+    /// The dump was given up, and comes after all: what is left of it is merged like anything else.
+    pub fn give_up(&mut self) {
+        self.heals = false;
     }
 
     /// Whether the end line is the right one. Until it is, nothing is proven.

@@ -272,8 +272,9 @@ impl Mesh {
         control.serving += 1;
         let full = !request.vector.covers_all(&control.horizon);
         let kind = match (request.heal, full) {
-            (true, _) => Kind::Heal,
-            (false, true) => Kind::Full,
+            // Below the horizon absence must be proof, which healing does without.
+            (_, true) => Kind::Full,
+            (true, false) => Kind::Heal,
             (false, false) => Kind::Delta,
         };
         let header = Header::new(kind, self.origin, self.vector(), self.store.len(), Some(request.id));

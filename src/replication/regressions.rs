@@ -196,6 +196,7 @@ macro_rules! acked {
     };
 }
 
+mod healing;
 mod races;
 mod recovery;
 mod slow_links;

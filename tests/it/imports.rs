@@ -81,8 +81,15 @@ const RULES: &[Rule] = &[
 const WIRING: &[&str] = &["lib.rs", "node.rs", "bin"];
 
 /// Files of tests, which may use whatever they test with.
-const TESTS: &[&str] =
-    &["tests.rs", "regressions.rs", "regressions/races.rs", "regressions/recovery.rs", "regressions/slow_links.rs", "simulated.rs"];
+const TESTS: &[&str] = &[
+    "tests.rs",
+    "regressions.rs",
+    "regressions/healing.rs",
+    "regressions/races.rs",
+    "regressions/recovery.rs",
+    "regressions/slow_links.rs",
+    "simulated.rs",
+];
 
 #[test]
 fn imports_point_down_only() {

@@ -1,0 +1,92 @@
+//! Dumps that heal: they are merged past the vector, and prove nothing.
+
+use super::*;
+
+const T: usize = 0;
+const D: usize = 1;
+const BOTH: [(usize, usize); 2] = [(T, D), (D, T)];
+
+/// Two nodes of which one is to ask the other for a dump that heals.
+fn diverged(net: &mut Net) {
+    assert!(net.mesh(D).control.lock().diverged(place(D, T), Duration::from_secs(1), net.now(D)));
+}
+
+fn lines_of(messages: &[Message]) -> Option<Vec<u8>> {
+    messages.iter().find_map(|message| if let Message::Lines(lines) = message { Some(lines.clone()) } else { None })
+}
+
+/// The vectors were equal when it was asked for. What the donor's has gained since is for frames and for other dumps to prove.
+#[test]
+fn a_heal_dump_moves_no_vector() {
+    let mut net = Net::new(&[0, 0]);
+    net.both(T, D);
+    net.put(T, "a", "1");
+    net.settle(4, &BOTH);
+    let before = net.mesh(D).vector();
+    assert_eq!(before, net.mesh(T).vector());
+    diverged(&mut net);
+    net.put(T, "b", "2");
+    net.put(T, "c", "3"); // overflows b
+    net.pump(T, D);
+    net.mesh(D).tick(net.now(D));
+    net.pump(D, T);
+    let dump = net.flush(T, D);
+    assert!(lines_of(&dump).is_some_and(|lines| String::from_utf8_lossy(&lines).contains("\"kind\":\"heal\"")), "{dump:?}");
+    net.deliver(T, D, dump);
+    assert_eq!(net.mesh(D).vector(), before);
+    {
+        let control = net.mesh(D).control.lock();
+        assert!(control.peers[place(D, T)].gap && !control.taking.as_ref().is_some_and(|taking| taking.heal));
+    }
+    net.settle(10, &BOTH);
+    assert_eq!(net.mesh(D).vector(), net.mesh(T).vector());
+    assert_eq!(net.mesh(D).store().digest(), net.mesh(T).store().digest());
+}
+
+/// Who is below the horizon needs what a dump's absence of a key proves, and a dump that heals proves nothing.
+#[test]
+fn below_the_horizon_a_heal_dump_is_a_full_one() {
+    let mut net = Net::new(&[0, 0]);
+    net.both(T, D);
+    net.put(T, "k", "1");
+    net.settle(4, &BOTH);
+    diverged(&mut net);
+    let gone = net.delete(T, "k");
+    net.put(T, "a", "1");
+    net.put(T, "b", "1"); // overflows the delete
+    // As if T had collected it.
+    let origin = net.mesh(T).origin();
+    net.mesh(T).control.lock().horizon.advance(origin, gone);
+    (0..net.mesh(T).store().shards_len()).for_each(|shard| drop(net.mesh(T).store().collect(shard, |_| true)));
+    net.settle(10, &BOTH);
+    assert_eq!(net.mesh(D).vector(), net.mesh(T).vector());
+    assert_eq!((net.get(T, "k"), net.get(D, "k")), (None, None));
+}
+
+/// A dump that was given up came after all, and its lines brought back what had been deleted and collected meanwhile.
+#[test]
+fn late_lines_of_a_heal_dump_are_not_merged_past_the_vector() {
+    let mut net = Net::new(&[0, 0]);
+    net.both(T, D);
+    net.put(T, "k", "1");
+    net.settle(4, &BOTH);
+    diverged(&mut net);
+    net.mesh(D).tick(net.now(D));
+    net.pump(D, T);
+    let dump = net.flush(T, D);
+    let lines = lines_of(&dump).expect("a dump");
+    let header = lines.iter().position(|byte| *byte == b'\n').unwrap() + 1;
+    net.deliver(T, D, vec![Message::Lines(lines[..header].to_vec())]);
+    let id = net.mesh(D).control.lock().taking.as_ref().map(|taking| taking.id);
+    // peer_timeout is 400 ms.
+    net.settle(30, &[(D, T)]);
+    assert_ne!(net.mesh(D).control.lock().taking.as_ref().map(|taking| taking.id), id);
+    net.delete(T, "k");
+    let frames = net.flush(T, D).into_iter().filter(|message| !matches!(message, Message::Lines(_))).collect();
+    net.deliver(T, D, frames);
+    assert_eq!(net.get(D, "k"), None);
+    // As if D had collected it.
+    (0..net.mesh(D).store().shards_len()).for_each(|shard| drop(net.mesh(D).store().collect(shard, |_| true)));
+    net.deliver(T, D, vec![Message::Lines(lines[header..].to_vec())]);
+    assert_eq!(net.get(D, "k"), None, "a deleted key is back");
+}
