@@ -354,7 +354,7 @@ impl Mesh {
         let run = inbound.run.filter(|(_, end)| *end >= position);
         self.join_proven(&mut control, &mut seen, proven, dropped, run.map(|(start, _)| (inbound.peer, start)));
         drop(control);
-        inbound.join(&mut seen, Stamp::ZERO, Stamp::ZERO);
+        inbound.close_gap(&mut seen);
         let position = seen.get(inbound.origin);
         self.outboxes[inbound.peer].received(inbound.origin, position, &Losses::default());
         self.record(Arc::default(), Some((inbound.origin, position)), None);
@@ -414,6 +414,11 @@ impl Inbound {
                 _ => Some((after, upto)),
             };
         }
+        self.close_gap(seen);
+    }
+
+    /// Joins the run to what was seen, if that has come so far.
+    fn close_gap(&mut self, seen: &mut SeenVector) {
         if let Some((start, end)) = self.run
             && seen.get(self.origin) >= start
         {
