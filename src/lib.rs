@@ -6,7 +6,8 @@
 //! One register type, one merge, one vector, one dump. A write becomes an [`entry::Entry`] with a version: a [`clock::Stamp`] of a hybrid logical clock and
 //! the [`entry::Origin`] that took it. Everywhere and always the entry with the greater version stays ([`store::Store::merge`]). A [`entry::SeenVector`] says how far a
 //! node has come with every origin, and answers every question that the mesh has: what a returning peer lacks, whether a write has arrived, whether a
-//! tombstone may go, whether two nodes must be equal. What a vector does not cover travels as a [`dump`].
+//! tombstone may go, whether two nodes must be equal. What a vector does not cover travels as a [`dump`]. The disk ([`journal`]) holds a dump, the snapshot, and since then
+//! the very bytes that came and went; reading it at the start is one more merge.
 //!
 //! # A write's way
 //!
@@ -17,13 +18,16 @@
 //!                 crossbeam channel                              bounded by bytes of room; in stamp order (I2)
 //!                       ▼
 //!                   replicator                                   everything that waits becomes ONE encoded frame
-//!                  ╱          ╲  the same bytes, shared
+//!                  ╱    │     ╲  the same bytes, shared
+//!                 │    log     │                                 one write, one sync, for everything that waits; then this node counts itself (I7)
 //!            outbox:2        outbox:3                            bounded; an overflow is dropped, the peer notices the gap
 //!                ▼               ▼
 //!          peer-out:2      peer-out:3                            one thread, one socket, one direction
 //!                │ TCP           │ TCP
 //!                ▼               ▼
-//!       (node 2) peer-in:1   (node 3) peer-in:1                  clock, merge, advance `seen` (I5), put the ack into the outbox
+//!       (node 2) peer-in:1   (node 3) peer-in:1                  clock, merge, hand over to the log and advance `seen` (I5)
+//!                │               │
+//!               log             log                              durable: the ack may leave (I7)
 //!                │               │
 //!          peer-out:1        peer-out:1                          the ack rides on the peer's own connection
 //!                ▼               ▼
@@ -40,6 +44,8 @@
 //! | `accept` | `server::listener::run_accept` | the client port |
 //! | `client-N` | `server::session::run_client` | one client's socket and buffers |
 //! | `replicator` | [`replication::replicator::run_replicator`] | the channel's end, where the last frame ended |
+//! | `log` | [`journal::writer::Writer::run`] | the log file |
+//! | `snapshot` | [`replication::compaction::run_snapshots`] | a snapshot that is being written |
 //! | `peer-out:N` | [`replication::link::run_peer_out`] | the connection on which this node speaks to peer N |
 //! | `peer-accept` | [`replication::listener::run_peer_accept`] | the peer port |
 //! | `peer-hello` | `replication::listener` | a connection that has not said who it is |
@@ -59,9 +65,11 @@
 //! | links, dumps, restores, recovery, horizon | [`replication::control`] | `control` (the collector's lock) |
 //! | acks, waiting sessions | [`replication::acks`] | the table |
 //! | what waits for a peer | [`replication::outbox`] | one per peer |
+//! | what waits for the log, how the disk does | [`journal`] | the queue; the condition |
 //! | connected clients | `server::clients` | the table |
 //!
-//! Order: control, then a shard, then `seen` or the sequencer; the ack table and the outboxes come last. Under a lock there is no I/O, no log line, and no wait.
+//! Order: control, then a shard, then `seen` or the sequencer; the ack table, the outboxes and the journal's come last. Under a lock there is no I/O, no log line,
+//! and no wait.
 //!
 //! # The invariants, and where they are kept
 //!
@@ -73,7 +81,7 @@
 //! | I4 | the replicator never touches a socket or a disk; a slow peer delays nobody | [`replication::replicator`], [`replication::outbox`] |
 //! | I5 | `seen` moves only by a contiguous frame or a dump's end line | [`replication::inbound`], [`replication::incoming`] |
 //! | I6 | absence is a delete only where it is proven | [`replication::collector`], [`replication::control`], [`replication::mesh`], [`replication::incoming`] |
-//! | I7 | an ack never claims more than is true | [`replication::inbound`], [`replication::acks`] |
+//! | I7 | an ack never claims more than is true, nor before it is durable | [`replication::inbound`], [`replication::acks`], [`journal::writer`] |
 //! | I8 | a write acknowledged at `majority` beats all that were acknowledged at `majority` before it began | [`replication::acks`], `server::beaten` |
 //! | I9 | no clock is dragged ahead by a bad one | [`replication::mesh`] |
 //!

@@ -81,6 +81,8 @@ impl Mesh {
             control.serving += 1;
             let seen = self.seen.write();
             let generation = journal.switch(is_resuming);
+            // Every log says whose it is.
+            self.record_life();
             let mut vector = seen.clone();
             vector.advance(self.origin, self.submit.position());
             drop(seen);
