@@ -1,12 +1,14 @@
 #!/usr/bin/env bash
-# The figures of a three-node mesh on this machine, all nodes and the generator on it: throughput, recovery, and what one stopped node costs the others.
-# Usage: tests/figures.sh [throughput|recovery|stopped]...   (all of them without an argument; some minutes in all, on an idle machine)
+# The figures of a three-node mesh on this machine, all nodes and the generator on it: throughput, recovery, the disk, and what one stopped node costs the others.
+# Usage: tests/figures.sh [throughput|recovery|restart|compaction|stopped]...   (all of them without an argument; some minutes in all, on an idle machine)
+# The data directories are made under TMPDIR: put it on the disk that is to be measured.
 # Needs nothing but bash, awk and the release build. Ports 17001-17003 and 17101-17103 on loopback.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 cargo build --release --quiet --bin kvnode --bin kvctl
 bin=$PWD/target/release
 work=$(mktemp -d)
+fsync=always
 declare -A pid=()
 nodes=127.0.0.1:17001,127.0.0.1:17002,127.0.0.1:17003
 
@@ -22,7 +24,7 @@ start() { # node
     for other in 1 2 3; do
         [ "$other" = "$1" ] || peers="$peers${peers:+,}{\"id\":$other,\"addr\":\"127.0.0.1:1710$other\"}"
     done
-    echo "{\"id\":$1,\"client_addr\":\"127.0.0.1:1700$1\",\"peer_addr\":\"127.0.0.1:1710$1\",\"peers\":[$peers]}" > "$work/node$1.json"
+    echo "{\"id\":$1,\"client_addr\":\"127.0.0.1:1700$1\",\"peer_addr\":\"127.0.0.1:1710$1\",\"peers\":[$peers],\"data_dir\":\"$work/data$1\",\"fsync\":\"$fsync\",\"compact_log_min\":${compact_log_min:-67108864}}" > "$work/node$1.json"
     RUST_LOG=kvmesh=info "$bin/kvnode" --config "$work/node$1.json" >> "$work/node$1.log" 2>&1 &
     pid[$1]=$!
 }
@@ -45,27 +47,91 @@ bench() { # ack level, nodes, further options: prints operations/s and latencies
     "$bin/kvctl" -n "$2" --ack "$1" bench "${@:3}" | awk '/^operations/ {ops = $2} /^errors/ {errors = $2} /^round/ {sub(/^round +/, ""); round = $0} END {printf "%9d/s  %d errors  round %s\n", ops, errors, round}'
 }
 
+# Ends all nodes, and starts them anew: with other settings, or without their data.
+start_all() { # keep|wipe
+    local node
+    for node in "${!pid[@]}"; do kill "${pid[$node]}"; wait "${pid[$node]}" || true; done
+    [ "$1" = keep ] || rm -rf "$work"/data*
+    for node in 1 2 3; do start "$node"; done
+    converge
+}
+
 throughput() {
-    echo "== PUT, 50 connections, 64-byte values, 100000 keys; three runs each"
+    echo "== PUT, 50 connections, 64-byte values, 100000 keys; three runs each, interleaved"
     for depth in 16 1; do
-        for ack in local majority; do
-            for _ in 1 2 3; do
-                printf '%-9s depth %-3s' "$ack" "$depth"
-                bench "$ack" "$nodes" --clients 50 --depth "$depth" --seconds 4 --keys 100000 --value-size 64
-                converge
+        for _ in 1 2 3; do
+            for fsync in always everysec; do
+                start_all wipe
+                for ack in local majority; do
+                    printf '%-9s %-9s depth %-3s' "$fsync" "$ack" "$depth"
+                    bench "$ack" "$nodes" --clients 50 --depth "$depth" --seconds 4 --keys 100000 --value-size 64
+                    converge
+                done
+                [ "$depth$fsync" != 16always ] || log_bytes
             done
         done
     done
+    fsync=always
+    start_all wipe
     echo "== PUT majority, one connection, depth 1"
     bench majority 127.0.0.1:17001 --clients 1 --depth 1 --seconds 4
 }
 
-recovery() {
-    echo "== a million keys of 16 bytes with values of 64; a blank node takes all of them; three runs"
+status() { ask "$1" status | awk -v name="$2" '$1 == name {print $2}'; }
+
+# What the runs since the start have put into the log of node 1, a write.
+log_bytes() {
+    awk -v bytes="$(status 1 log_appended_bytes)" -v writes="$(($(status 1 writes) + $(status 2 writes) + $(status 3 writes)))" -v syncs="$(status 1 log_syncs)" \
+        'BEGIN {printf "          log of node 1: %.1f bytes a write (key 16, value 64), %.0f writes a sync\n", bytes / writes, writes / syncs}'
+}
+
+million() {
+    start_all wipe
     awk 'BEGIN {v = sprintf("%64s", ""); gsub(/ /, "v", v); for (i = 0; i < 1000000; i++) printf "PUT key:%012d %s\n", i, v}' | pipe_to 1 1000000
     converge
+}
+
+restart() {
+    echo "== a node with a million keys starts from its disk, killed before; three runs, from the log and then from a snapshot"
+    compact_log_min=1000000000 million
+    local from
+    for from in log snapshot; do
+        [ "$from" = log ] || ask 3 compact | tr '\n' ' '
+        for _ in 1 2 3; do
+            kill -9 "${pid[3]}"; wait "${pid[3]}" 2>/dev/null || true
+            : > "$work/node3.log"
+            compact_log_min=1000000000 start 3
+            converge
+            printf '%-9s' "$from"
+            grep -o 'read .*' "$work/node3.log" | head -1 | sed "s|$work/||"
+        done
+    done
+}
+
+compaction() {
+    echo "== PUT, majority, 16 connections, depth 4, a million keys there; ten seconds without a snapshot, and ten with one after the other; three runs, interleaved"
+    compact_log_min=1000000000 million
+    for _ in 1 2 3; do
+        for during in none snapshots; do
+            printf '%-10s' "$during"
+            local compacting=
+            if [ "$during" = snapshots ]; then
+                # On all three nodes, one after the other, until it is killed.
+                { while :; do for node in 1 2 3; do ask "$node" compact > /dev/null || true; done; done; } &
+                compacting=$!
+            fi
+            bench majority "$nodes" --clients 16 --depth 4 --seconds 10 --value-size 64
+            [ -z "$compacting" ] || { kill "$compacting"; wait "$compacting" 2>/dev/null || true; echo "          $(status 1 snapshots_written) snapshots written by node 1 so far, the last in $(status 1 snapshot_took_ms) ms"; }
+        done
+    done
+}
+
+recovery() {
+    echo "== a million keys of 16 bytes with values of 64; a blank node takes all of them; three runs"
+    million
     for _ in 1 2 3; do
         kill -9 "${pid[3]}"; wait "${pid[3]}" 2>/dev/null || true
+        rm -rf "$work/data3"
         : > "$work/node3.log"
         start 3
         converge
@@ -103,8 +169,7 @@ stopped() {
     done
 }
 
-for node in 1 2 3; do start "$node"; done
-converge
-for what in "${@:-throughput recovery stopped}"; do
+start_all wipe
+for what in "${@:-throughput recovery restart compaction stopped}"; do
     for figure in $what; do "$figure"; done
 done
