@@ -37,6 +37,9 @@ impl<'a> SnapshotWriter<'a> {
     }
 
     pub fn append(&mut self, lines: &[u8]) -> io::Result<()> {
+        if lines.is_empty() {
+            return Ok(());
+        }
         self.file.append(lines)?;
         self.len += lines.len() as u64;
         self.unsynced += lines.len();
