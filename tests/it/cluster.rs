@@ -135,6 +135,8 @@ struct Node {
     settings: Map<String, Value>,
     /// Of the command line, beside the configuration.
     args: Vec<&'static str>,
+    /// Where it is to die, if anywhere: see the feature `failpoints`.
+    failpoint: Option<String>,
     process: Option<Child>,
     paused: bool,
     /// Since the last start that a test asked for.
@@ -163,6 +165,7 @@ impl Cluster {
             members: members.to_vec(),
             settings: Map::new(),
             args: Vec::new(),
+            failpoint: None,
             process: None,
             paused: false,
             starts: 0,
@@ -183,6 +186,18 @@ impl Cluster {
 
     pub fn start(&mut self, id: u16) {
         self.start_with(id, &[]);
+    }
+
+    /// At which operation on its disk it dies from its next start on, such as `before:rename:2`; `None` for nowhere.
+    pub fn set_failpoint(&mut self, id: u16, failpoint: Option<String>) {
+        self.node_mut(id).failpoint = failpoint;
+    }
+
+    /// How it has ended, if it has.
+    pub fn try_exit(&mut self, id: u16) -> Option<ExitStatus> {
+        let process = self.node_mut(id).process.as_mut().unwrap_or_else(|| panic!("n{id} does not run"));
+        process.try_wait().expect("the state of a process")?;
+        Some(self.take_process(id).wait().expect("the end of a process that has ended"))
     }
 
     /// With these on the command line, this time.
@@ -209,6 +224,7 @@ impl Cluster {
             .args(&self.node(id).args)
             .current_dir(self.dir.path())
             .env("RUST_LOG", "info")
+            .envs(self.node(id).failpoint.iter().map(|failpoint| ("KVMESH_FAILPOINT", failpoint)))
             .stdin(Stdio::null())
             .stdout(stdout)
             .stderr(log)

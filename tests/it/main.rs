@@ -11,6 +11,7 @@ mod cluster;
 mod crashes;
 mod disks;
 mod exits;
+mod failpoints;
 mod faults;
 mod golden;
 mod imports;
