@@ -102,7 +102,8 @@ pub struct Found {
     pub torn: u64,
 }
 
-/// Reads all records. `each` is given every body and the bytes read so far; its error, and damage, are `InvalidData` that names the file and the place.
+/// Reads all records. `each` is given every body and the bytes read so far; its error, and damage, are `InvalidData` that names the file and the place; a
+/// log of a newer format is `Unsupported`.
 pub fn read(disk: &Arc<dyn Disk>, name: &str, mut each: impl FnMut(&[u8], u64) -> Result<(), String>) -> io::Result<Found> {
     let (source, file_len) = disk.read(name)?;
     let mut reader = BufReader::with_capacity(file_len.clamp(1, 1 << 20) as usize, source);
@@ -110,7 +111,15 @@ pub fn read(disk: &Arc<dyn Disk>, name: &str, mut each: impl FnMut(&[u8], u64) -
         io::Error::new(io::ErrorKind::InvalidData, format!("{} is damaged at byte {offset} of {file_len}: {what}", disk.path(name)))
     };
     let mut found = Found::default();
-    if !read_header(&mut reader, file_len).map_err(|what| damaged(0, &what))? {
+    if !read_header(&mut reader, file_len).map_err(|unreadable| match unreadable {
+        Unreadable::Damaged(what) => damaged(0, what),
+        Unreadable::Newer(format) => {
+            let what =
+                format!("is a log of format {format}, and this program reads format {FORMAT}: use the version of kvmesh that wrote it");
+            io::Error::new(io::ErrorKind::Unsupported, format!("{} {what}", disk.path(name)))
+        }
+        Unreadable::Failed(error) => error,
+    })? {
         return Ok(Found { torn: file_len, ..found });
     }
     found.len = HEADER_LEN;
@@ -145,23 +154,28 @@ pub fn read(disk: &Arc<dyn Disk>, name: &str, mut each: impl FnMut(&[u8], u64) -
     }
 }
 
+/// Why a log is not read at all.
+enum Unreadable {
+    Damaged(&'static str),
+    /// Nothing is wrong with it.
+    Newer(u32),
+    Failed(io::Error),
+}
+
 /// Whether there is a whole header; `false` for one that is cut off.
-fn read_header(reader: &mut impl Read, file_len: u64) -> Result<bool, String> {
+fn read_header(reader: &mut impl Read, file_len: u64) -> Result<bool, Unreadable> {
     let mut header = Vec::new();
-    reader.take(HEADER_LEN).read_to_end(&mut header).map_err(|error| error.to_string())?;
+    reader.take(HEADER_LEN).read_to_end(&mut header).map_err(Unreadable::Failed)?;
     let (magic, format) = header.split_at(header.len().min(MAGIC.len()));
     if !MAGIC.starts_with(magic) {
-        return Err("it does not begin as a log of kvmesh does".to_owned());
+        return Err(Unreadable::Damaged("it does not begin as a log of kvmesh does"));
     }
-    let Ok(format) = format.try_into().map(u32::from_le_bytes) else {
-        return if file_len < HEADER_LEN { Ok(false) } else { Err("its header cannot be read".to_owned()) };
-    };
-    if format != FORMAT {
-        return Err(format!(
-            "it is a log of format {format}, and this program reads format {FORMAT}: use the version of kvmesh that wrote it"
-        ));
+    match format.try_into().map(u32::from_le_bytes) {
+        Ok(FORMAT) => Ok(true),
+        Ok(newer) if newer > FORMAT => Err(Unreadable::Newer(newer)),
+        Err(_) if file_len < HEADER_LEN => Ok(false),
+        _ => Err(Unreadable::Damaged("its header cannot be read")),
     }
-    Ok(true)
 }
 
 /// Where a whole record begins, behind the first byte.

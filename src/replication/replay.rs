@@ -43,7 +43,7 @@ struct Replay<'a> {
 
 impl Mesh {
     /// Reads the disk into this mesh, which is new: store, vector, horizon, clock. `should_stop` is asked now and then; stopping is `Interrupted`.
-    /// Damage is `InvalidData` with the file, the place, and the ways out.
+    /// Damage is `InvalidData` with the file, the place, and the ways out; what only a look at the configuration or another program helps has another kind.
     pub fn replay(&self, disk: &Arc<dyn Disk>, files: &Files, should_stop: impl Fn() -> bool) -> io::Result<Replayed> {
         let mut lens = Vec::new();
         for generation in &files.logs {
@@ -76,7 +76,7 @@ impl Mesh {
         let mut replayed = Replayed::default();
         if let Some(generation) = files.snapshot {
             let loaded = snapshot::load(disk, generation, &self.store, |read, _| progress(read))?;
-            replay.check_node(loaded.header.origin).map_err(|what| io::Error::new(io::ErrorKind::InvalidData, what))?;
+            replay.check_node(loaded.header.origin)?;
             replay.seen = loaded.header.vector;
             replay.horizon = loaded.end.horizon;
             replayed.snapshot_len = loaded.len;
@@ -92,10 +92,15 @@ impl Mesh {
                 if records % 4096 == 1 {
                     stopped = progress(read_before + read);
                 }
-                if stopped.is_err() {
-                    return Err("the start was interrupted".to_owned());
+                let record = Record::decode(body)?;
+                if let (Ok(()), Record::Life(life)) = (&stopped, &record) {
+                    stopped = replay.check_life(life);
                 }
-                replay.apply(Record::decode(body)?)
+                if stopped.is_err() {
+                    return Err("not read any further".to_owned());
+                }
+                replay.apply(record);
+                Ok(())
             });
             stopped?;
             let found = found?;
@@ -139,7 +144,7 @@ impl Mesh {
 }
 
 impl Replay<'_> {
-    fn apply(&mut self, record: Record) -> Result<(), String> {
+    fn apply(&mut self, record: Record) {
         match record {
             Record::Frame(frame) => {
                 frame.writes.into_iter().for_each(|write| self.merge(write));
@@ -156,21 +161,26 @@ impl Replay<'_> {
                 let origins: Vec<Origin> = self.runs.keys().copied().collect();
                 origins.into_iter().for_each(|origin| self.close_run(origin));
             }
-            Record::Life(Life { cluster, origin, .. }) => {
-                if cluster != self.cluster {
-                    return Err(format!("this directory is one of cluster \"{cluster}\", not of \"{}\": check data_dir", self.cluster));
-                }
-                self.check_node(origin)?;
-            }
+            // Was checked before.
+            Record::Life(_) => {}
         }
-        Ok(())
     }
 
-    fn check_node(&self, origin: Origin) -> Result<(), String> {
+    /// Somebody else's directory is `InvalidInput`: nothing is wrong with it, and it is not to be thrown away.
+    fn check_life(&self, Life { cluster, origin, .. }: &Life) -> io::Result<()> {
+        if cluster != self.cluster {
+            let what = format!("this directory is one of cluster \"{cluster}\", not of \"{}\": check data_dir", self.cluster);
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, what));
+        }
+        self.check_node(*origin)
+    }
+
+    fn check_node(&self, origin: Origin) -> io::Result<()> {
         if origin.node == self.node {
             return Ok(());
         }
-        Err(format!("this directory is one of node {}, not of node {}: check data_dir", origin.node, self.node))
+        let what = format!("this directory is one of node {}, not of node {}: check data_dir", origin.node, self.node);
+        Err(io::Error::new(io::ErrorKind::InvalidInput, what))
     }
 
     fn merge(&mut self, entry: Entry) {

@@ -1,0 +1,321 @@
+//! What a start makes of what it finds on its disk: a torn end is cut, damage and other people's files are refused in words and left as they are, and a blank node
+//! takes everything from its peers.
+
+use std::fs::{self, OpenOptions};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::thread;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use kvmesh::clock::Stamp;
+use kvmesh::dump::{Header, Kind, Scan};
+use kvmesh::entry::{Entry, NodeId, Origin, SeenVector, Version};
+use kvmesh::store::Store;
+use serde_json::json;
+
+use crate::cluster::{Cluster, DEADLINE};
+
+/// Of a log file: 8 bytes that name it, and the format as a little-endian u32.
+const LOG_HEADER_LEN: usize = 12;
+/// Of a record: its length and its checksum.
+const RECORD_HEAD_LEN: usize = 8;
+const KEYS: usize = 50;
+
+#[test]
+fn a_torn_end_is_cut_off_and_its_length_named() {
+    let mut cluster = one_node();
+    let log = only(&cluster.data_path(1), "log-");
+    let bytes = fs::read(&log).unwrap();
+    let record_len = u32::from_le_bytes(bytes[LOG_HEADER_LEN..][..4].try_into().unwrap()) as usize;
+    // What a process leaves that dies in the middle of a write, and what a file system may leave that dies with its machine.
+    let half_record = bytes[LOG_HEADER_LEN..][..RECORD_HEAD_LEN + record_len / 2].to_vec();
+    let half_head = bytes[LOG_HEADER_LEN..][..3].to_vec();
+    for (life, tail) in [half_record, half_head, vec![0xa5; 777], vec![0; 4096]].into_iter().enumerate() {
+        cluster.kill(1);
+        let len = fs::metadata(&log).unwrap().len();
+        OpenOptions::new().append(true).open(&log).unwrap().write_all(&tail).unwrap();
+        cluster.start(1);
+        cluster.await_ready(1);
+        cluster.await_log(1, &["log-", &format!("cut off {} bytes", tail.len()), &format!("at byte {len}")]);
+        assert_all_there(&cluster, 1);
+        // It goes on where it was cut: what is written now is found by the next start.
+        assert_eq!(cluster.ask_line(1, &format!("SET life-{life} 1")), "OK");
+        (0..=life).for_each(|life| assert_eq!(cluster.ask_line(1, &format!("GET life-{life}")), "VALUE 1"));
+    }
+    cluster.kill(1);
+    cluster.start(1);
+    cluster.await_ready(1);
+    assert!(!cluster.log_of_this_start(1).contains("cut off"), "{}", cluster.log_of_this_start(1));
+    assert_eq!(cluster.ask_line(1, "COUNT"), (KEYS + 4).to_string());
+}
+
+#[test]
+fn damage_in_front_of_whole_records_stops_the_start_and_changes_nothing() {
+    let mut cluster = one_node();
+    cluster.kill(1);
+    let log = only(&cluster.data_path(1), "log-");
+    let good = fs::read(&log).unwrap();
+    for place in [LOG_HEADER_LEN + 1, LOG_HEADER_LEN + RECORD_HEAD_LEN + 3, good.len() / 3, good.len() / 2] {
+        let mut bytes = good.clone();
+        bytes[place] ^= 0x10;
+        fs::write(&log, &bytes).unwrap();
+        let offset = refused_at(&mut cluster, &log);
+        // Where the record begins that cannot be read.
+        assert!((LOG_HEADER_LEN..=place).contains(&offset) && place - offset < 400, "flipped {place}, named {offset}");
+        assert_eq!(fs::read(&log).unwrap(), bytes, "a refused start has changed the log");
+    }
+    // One way out: a good copy.
+    fs::write(&log, &good).unwrap();
+    cluster.start(1);
+    cluster.await_ready(1);
+    assert_all_there(&cluster, 1);
+}
+
+#[test]
+fn a_damaged_snapshot_stops_the_start() {
+    let mut cluster = one_node();
+    compact(&cluster);
+    cluster.kill(1);
+    let snapshot = only(&cluster.data_path(1), "snapshot-");
+    let good = fs::read(&snapshot).unwrap();
+    let mut cut = good.clone();
+    cut.truncate(good.len() * 2 / 3);
+    let mut flipped = vec![cut];
+    for place in [3, good.len() / 2, good.len() - 5] {
+        let mut bytes = good.clone();
+        bytes[place] ^= 0x01;
+        flipped.push(bytes);
+    }
+    for bytes in flipped {
+        fs::write(&snapshot, &bytes).unwrap();
+        let offset = refused_at(&mut cluster, &snapshot);
+        assert!(offset <= bytes.len(), "{offset} of {}", bytes.len());
+        assert_eq!(fs::read(&snapshot).unwrap(), bytes, "a refused start has changed the snapshot");
+    }
+    fs::write(&snapshot, &good).unwrap();
+    cluster.start(1);
+    cluster.await_ready(1);
+    assert_all_there(&cluster, 1);
+}
+
+/// The other way out.
+#[test]
+fn a_node_that_discards_its_damaged_data_takes_everything_from_its_peers() {
+    let mut cluster = Cluster::plan(3).start();
+    fill(&cluster, 1);
+    cluster.await_converged();
+    let digest = cluster.ask_line(1, "DIGEST");
+    cluster.kill(3);
+    let log = only(&cluster.data_path(3), "log-");
+    let mut bytes = fs::read(&log).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 0x40;
+    fs::write(&log, &bytes).unwrap();
+    refused_at(&mut cluster, &log);
+
+    cluster.start_with(3, &["--discard-local-data"]);
+    cluster.await_ready(3);
+    cluster.await_log(3, &["comes back blank", "*.discarded"]);
+    cluster.await_mesh(&[1, 2, 3]);
+    cluster.await_converged();
+    assert_eq!(cluster.ask_line(3, "DIGEST"), digest);
+    // Put aside, not destroyed; and what was taken from the peers is on the disk.
+    let aside = only(&cluster.data_path(3), "log-0000000001.discarded");
+    assert_eq!(fs::read(aside).unwrap(), bytes);
+    cluster.restart(3);
+    assert_eq!(cluster.ask_line(3, "DIGEST"), digest);
+}
+
+/// Not damage: what helps is something else than to throw it away.
+#[test]
+fn a_log_of_a_newer_format_and_a_directory_of_somebody_else_are_refused_in_words() {
+    let mut cluster = one_node();
+    cluster.kill(1);
+    let log = only(&cluster.data_path(1), "log-");
+    let good = fs::read(&log).unwrap();
+    let mut newer = good.clone();
+    newer[8..12].copy_from_slice(&2_u32.to_le_bytes());
+    fs::write(&log, &newer).unwrap();
+    let said = refused(&mut cluster, 1);
+    assert!(said.contains(log.file_name().unwrap().to_str().unwrap()) && said.contains("format 2"), "{said}");
+    assert!(said.contains("use the version of kvmesh that wrote it") && !said.contains("damaged"), "{said}");
+    assert!(!said.contains("--discard-local-data"), "{said}");
+    fs::write(&log, &good).unwrap();
+
+    cluster.configure(1, "id", 7);
+    let said = refused(&mut cluster, 1);
+    assert!(said.contains("node 1, not of node 7") && said.contains("check data_dir"), "{said}");
+    assert!(!said.contains("--discard-local-data"), "the data of another node are not to be thrown away: {said}");
+    cluster.configure(1, "id", 1);
+
+    cluster.configure(1, "cluster", "another");
+    let said = refused(&mut cluster, 1);
+    assert!(said.contains("cluster \"kvmesh\", not of \"another\"") && said.contains("check data_dir"), "{said}");
+    assert!(!said.contains("--discard-local-data"), "{said}");
+    assert_eq!(fs::read(&log).unwrap(), good, "a refused start has changed the log");
+    cluster.configure(1, "cluster", "kvmesh");
+    cluster.start(1);
+    cluster.await_ready(1);
+    assert_all_there(&cluster, 1);
+}
+
+/// The same when nothing has been written since the snapshot.
+#[test]
+fn a_compacted_directory_of_somebody_else_is_refused_in_words() {
+    let mut cluster = one_node();
+    compact(&cluster);
+    cluster.kill(1);
+    for (field, value, words) in
+        [("id", json!(7), "node 1, not of node 7"), ("cluster", json!("another"), "cluster \"kvmesh\", not of \"another\"")]
+    {
+        cluster.configure(1, field, value);
+        let said = refused(&mut cluster, 1);
+        assert!(said.contains(words) && said.contains("check data_dir") && !said.contains("--discard-local-data"), "{said}");
+        cluster.configure(1, "id", 1);
+    }
+    cluster.configure(1, "cluster", "kvmesh");
+    cluster.start(1);
+    cluster.await_ready(1);
+    assert_all_there(&cluster, 1);
+}
+
+#[test]
+fn a_node_that_reads_a_large_disk_says_how_far_it_is() {
+    const ROUND: usize = 1_000;
+    let mut cluster = Cluster::plan(1).set("fsync", "never").start();
+    let mut client = cluster.client(1);
+    let padding = "x".repeat(150);
+    for first in (0..300_000).step_by(ROUND) {
+        client.send((first..first + ROUND).map(|key| format!("PUT fill/{key} {padding}\n")).collect::<String>()).unwrap();
+        (0..ROUND).for_each(|_| assert_eq!(client.line().unwrap(), "OK"));
+    }
+    cluster.stop(1);
+    cluster.start(1);
+    let started = Instant::now();
+    let mut heard = Vec::new();
+    let mut asking = None;
+    // Without a pause: it may be a matter of a second.
+    while !heard.iter().any(|reply: &String| !reply.starts_with("ERROR LOADING ")) {
+        assert!(started.elapsed() < 2 * DEADLINE, "n1 does not open: {:?}", heard.last());
+        if asking.is_none() {
+            cluster.revive(1);
+            asking = crate::client::Client::connect(cluster.client_addr(1)).ok();
+        }
+        if let Some(reply) = asking.as_mut().and_then(|client| client.ask_line("GET fill/0").ok()) {
+            heard.push(reply);
+        }
+        thread::sleep(Duration::from_millis(1));
+    }
+    assert_eq!(heard.pop(), Some(format!("VALUE {padding}")));
+    let mut sentences: Vec<&String> = heard.iter().filter(|reply| reply.contains("reading its disk")).collect();
+    sentences.dedup();
+    assert!(sentences.iter().any(|reply| reply.contains(" MiB so far")), "{heard:?}");
+    assert_eq!(cluster.ask_line(1, "COUNT"), "300000");
+}
+
+/// A store from a clock that was an hour ahead: whatever this node writes is newer still, in this life and in the next.
+#[test]
+fn the_clock_starts_above_every_stamp_on_the_disk() {
+    let mut cluster = Cluster::plan(1).start();
+    let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap() + Duration::from_secs(3_600);
+    // A stamp's upper 48 bits are milliseconds.
+    let ahead = (wall.as_millis() as u64) << 16;
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("backup.jsonl");
+    fs::write(&path, backup_of("ahead", ahead)).unwrap();
+    // A blank node takes it: whose clock is right it cannot know.
+    let restored =
+        Command::new(env!("CARGO_BIN_EXE_kvctl")).args(["-n", &cluster.client_addr(1).to_string(), "restore"]).arg(&path).output();
+    let restored = restored.unwrap();
+    assert!(restored.status.success(), "{restored:?}");
+    let mut greatest = ahead;
+    for life in 0..3 {
+        cluster.kill(1);
+        cluster.start(1);
+        cluster.await_ready(1);
+        // Its merge would say OK and keep the older value if the stamp were lower.
+        assert_eq!(cluster.ask_line(1, &format!("PUT ahead {life}")), "OK");
+        assert_eq!(cluster.ask_line(1, "GET ahead"), format!("VALUE {life}"));
+        let stamp = stamp_of(&cluster, "ahead");
+        assert!(stamp > greatest, "{stamp} in life {life}, {greatest} before");
+        greatest = stamp;
+        if life == 1 {
+            compact(&cluster);
+        }
+    }
+    assert!(cluster.status(1).number("clock_ahead_ms") > 3_000_000, "{:?}", cluster.status(1).lines);
+}
+
+fn one_node() -> Cluster {
+    let cluster = Cluster::plan(1).start();
+    fill(&cluster, 1);
+    cluster
+}
+
+/// All that it knows is in the snapshot then.
+#[track_caller]
+fn compact(cluster: &Cluster) {
+    let reply = cluster.ask(1, "COMPACT");
+    assert!(reply[0].starts_with("entries "), "{reply:?}");
+}
+
+fn fill(cluster: &Cluster, id: u16) {
+    let mut client = cluster.client(id);
+    // One by one, so that each is a record of its own.
+    (0..KEYS).for_each(|key| assert_eq!(client.ask_line(&format!("PUT key-{key} value-{key}")).unwrap(), "OK"));
+}
+
+#[track_caller]
+fn assert_all_there(cluster: &Cluster, id: u16) {
+    let mut client = cluster.client(id);
+    (0..KEYS).for_each(|key| assert_eq!(client.ask_line(&format!("GET key-{key}")).unwrap(), format!("VALUE value-{key}")));
+}
+
+/// Starts it, and returns what it says as it refuses to.
+#[track_caller]
+fn refused(cluster: &mut Cluster, id: u16) -> String {
+    cluster.start(id);
+    let log = cluster.await_refused(id);
+    log.lines().find_map(|line| line.strip_prefix("kvnode: ")).unwrap_or_else(|| panic!("no reason in {log}")).to_owned()
+}
+
+/// The start of whose directory this is stops at damage: the offset that it names. Both ways out are said.
+#[track_caller]
+fn refused_at(cluster: &mut Cluster, file: &Path) -> usize {
+    let id = cluster.ids().into_iter().find(|id| file.starts_with(cluster.data_path(*id))).unwrap();
+    let said = refused(cluster, id);
+    let (name, rest) = said.split_once(" is damaged at byte ").unwrap_or_else(|| panic!("{said}"));
+    assert!(file.ends_with(name), "{file:?}: {said}");
+    assert!(said.contains("Two ways out: put a good copy of the directory back, or start once with --discard-local-data"), "{said}");
+    rest.split(' ').next().and_then(|offset| offset.parse().ok()).unwrap_or_else(|| panic!("{said}"))
+}
+
+/// The one file whose name begins so.
+fn only(dir: &Path, start: &str) -> PathBuf {
+    let files = fs::read_dir(dir).unwrap().map(|file| file.unwrap().path());
+    let mut found: Vec<PathBuf> = files.filter(|path| path.file_name().unwrap().to_string_lossy().starts_with(start)).collect();
+    assert_eq!(found.len(), 1, "{found:?}");
+    found.remove(0)
+}
+
+/// As `DUMP` prints it.
+fn stamp_of(cluster: &Cluster, key: &str) -> u64 {
+    let lines = cluster.ask(1, "DUMP");
+    let line = lines.iter().find(|line| line.contains(&format!("{{\"k\":\"{key}\""))).unwrap_or_else(|| panic!("{key}: {lines:?}"));
+    let line: serde_json::Value = serde_json::from_str(line).unwrap();
+    line["s"].as_str().unwrap().parse().unwrap()
+}
+
+/// One entry of another node, with this stamp.
+fn backup_of(key: &str, stamp: u64) -> Vec<u8> {
+    let version = Version { stamp: Stamp::from_bits(stamp), origin: Origin { node: NodeId(2), nonce: 2 } };
+    let store = Store::new();
+    store.merge(Entry { key: key.as_bytes().into(), value: Some(b"old"[..].into()), version }, |_| false);
+    let mut vector = SeenVector::default();
+    vector.advance(version.origin, version.stamp);
+    let mut scan = Scan::new(Header::new(Kind::Full, version.origin, vector, 1, None), SeenVector::default(), SeenVector::default());
+    let mut lines = Vec::new();
+    while scan.write(&store, 1 << 20, &mut lines) {}
+    lines
+}
