@@ -395,6 +395,15 @@ impl Cluster {
         self.dir.path().join(data_dir(id))
     }
 
+    /// Started, and refused in words: what it said.
+    #[track_caller]
+    pub fn await_refused(&mut self, id: u16) -> String {
+        let status = self.await_exit(id, DEADLINE);
+        let log = self.log_of_this_start(id);
+        assert!(status.code() == Some(1) && !log.contains("panicked"), "n{id}: {status}: {log}");
+        log
+    }
+
     pub fn config_path(&self, id: u16) -> PathBuf {
         self.dir.path().join(format!("node{id}.json"))
     }

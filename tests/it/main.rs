@@ -20,5 +20,6 @@ mod load;
 mod members;
 mod outcomes;
 mod roaming;
+mod starts;
 mod strangers;
 mod tombstones;
