@@ -12,7 +12,6 @@ use hashbrown::hash_table;
 use parking_lot::RwLock;
 use rapidhash::v3::rapidhash_v3;
 
-use crate::clock::Stamp;
 use crate::entry::{Entry, Key, Value, Version};
 
 /// Enough that two sessions rarely meet, and that one shard of ten million keys is read within a few milliseconds.
@@ -200,11 +199,6 @@ impl Store {
         self.memory.fetch_sub(footprint(&removed), Ordering::Relaxed);
     }
 
-    /// The greatest stamp in one shard.
-    pub fn greatest(&self, shard: usize) -> Stamp {
-        self.shards[shard].read().table.iter().map(|entry| entry.version.stamp).max().unwrap_or_default()
-    }
-
     /// The digest of one shard's live entries.
     pub fn digest_shard(&self, shard: usize) -> Digest {
         let mut digest = Digest::default();
@@ -321,6 +315,7 @@ fn footprint(entry: &Entry) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::clock::Stamp;
     use crate::entry::{NodeId, Origin};
     use proptest::prelude::*;
 

@@ -7,6 +7,7 @@ use std::thread;
 use crossbeam_channel::bounded;
 use parking_lot::Mutex;
 
+use crate::clock::Stamp;
 use crate::dump::{self, End, Header, Line, Tally};
 use crate::journal::disk::{Disk, DiskFile};
 use crate::journal::files::{SNAPSHOT_TMP, log_name, remove_stale, snapshot_name};
@@ -70,6 +71,8 @@ impl<'a> SnapshotWriter<'a> {
 pub struct Loaded {
     pub header: Header,
     pub end: End,
+    /// The greatest stamp of any entry.
+    pub greatest: Stamp,
     pub len: u64,
 }
 
@@ -87,7 +90,7 @@ pub fn load(
         io::Error::new(io::ErrorKind::InvalidData, format!("{} is damaged at byte {offset} of {len}: {what}", disk.path(&name)))
     };
     let (mut header, mut end): (Option<Header>, Option<End>) = (None, None);
-    let sum = Mutex::new((Tally::default(), None::<(u64, String)>));
+    let sum = Mutex::new(Part::default());
     let mut chunks = Chunks { source, at: 0, rest: Vec::new() };
     let readers = thread::available_parallelism().map_or(1, usize::from).min(READERS_MAX);
     let (chunk_tx, chunk_rx) = bounded::<(u64, Vec<u8>)>(readers);
@@ -97,16 +100,13 @@ pub fn load(
         for _ in 0..readers {
             let (chunk_rx, sum) = (chunk_rx.clone(), &sum);
             thread::Builder::new().name("snapshot".to_owned()).spawn_scoped(scope, move || {
-                let mut tally = Tally::default();
-                let mut first_fault = None;
+                let mut part = Part::default();
                 for (offset, chunk) in chunk_rx {
-                    if let Err(fault) = take_entries(offset, &chunk, store, &mut tally) {
-                        first_fault.get_or_insert(fault);
+                    if let Err(fault) = part.take(offset, &chunk, store) {
+                        part.fault.get_or_insert(fault);
                     }
                 }
-                let mut sum = sum.lock();
-                sum.0.join(&tally);
-                sum.1 = [sum.1.take(), first_fault].into_iter().flatten().min();
+                sum.lock().join(part);
             })?;
         }
         while let Some((offset, mut chunk)) = chunks.next()? {
@@ -119,7 +119,7 @@ pub fn load(
                 match dump::parse_line(line).map_err(|what| damaged(offset, &what))? {
                     Line::Header(found) => {
                         store.reserve(found.entries);
-                        sum.lock().0.join(&Tally::of(&found));
+                        sum.lock().tally.join(&Tally::of(&found));
                         header = Some(found);
                     }
                     _ => return Err(damaged(offset, "it does not begin with the header of a dump")),
@@ -146,31 +146,49 @@ pub fn load(
         }
         Ok(())
     })?;
-    let (tally, fault) = sum.into_inner();
+    let Part { tally, greatest, fault } = sum.into_inner();
     if let Some((offset, what)) = fault {
         return Err(damaged(offset, &what));
     }
     let (Some(header), Some(end)) = (header, end) else { return Err(damaged(len, "it ends without an end line")) };
     tally.check(&end).map_err(|what| damaged(len, &what))?;
-    Ok(Loaded { header, end, len })
+    Ok(Loaded { header, end, greatest, len })
 }
 
-/// The entries of a chunk of whole lines, which begins at `offset`.
-fn take_entries(offset: u64, chunk: &[u8], store: &Store, tally: &mut Tally) -> Result<(), (u64, String)> {
-    let mut start = 0;
-    while start < chunk.len() {
-        let fault = |what: &str| (offset + start as u64, what.to_owned());
-        let Some(len) = memchr::memchr(b'\n', &chunk[start..]) else { return Err(fault("a line that is cut off")) };
-        match dump::parse_line(&chunk[start..start + len]).map_err(|what| fault(&what))? {
-            Line::Entry(entry) => {
-                tally.add(&entry);
-                store.merge(entry, |_| false);
+/// What one reader has found in its chunks, or all of them.
+#[derive(Default)]
+struct Part {
+    tally: Tally,
+    greatest: Stamp,
+    /// The first place that is wrong, and what is.
+    fault: Option<(u64, String)>,
+}
+
+impl Part {
+    /// The entries of a chunk of whole lines, which begins at `offset`.
+    fn take(&mut self, offset: u64, chunk: &[u8], store: &Store) -> Result<(), (u64, String)> {
+        let mut start = 0;
+        while start < chunk.len() {
+            let fault = |what: &str| (offset + start as u64, what.to_owned());
+            let Some(len) = memchr::memchr(b'\n', &chunk[start..]) else { return Err(fault("a line that is cut off")) };
+            match dump::parse_line(&chunk[start..start + len]).map_err(|what| fault(&what))? {
+                Line::Entry(entry) => {
+                    self.tally.add(&entry);
+                    self.greatest = self.greatest.max(entry.version.stamp);
+                    store.merge(entry, |_| false);
+                }
+                _ => return Err(fault("a header or an end line among the entries")),
             }
-            _ => return Err(fault("a header or an end line among the entries")),
+            start += len + 1;
         }
-        start += len + 1;
+        Ok(())
     }
-    Ok(())
+
+    fn join(&mut self, other: Part) {
+        self.tally.join(&other.tally);
+        self.greatest = self.greatest.max(other.greatest);
+        self.fault = [self.fault.take(), other.fault].into_iter().flatten().min();
+    }
 }
 
 /// A source in pieces of whole lines; the last one may lack its line feed.

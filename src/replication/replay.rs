@@ -6,11 +6,14 @@
 use std::collections::HashMap;
 use std::io;
 use std::sync::Arc;
+use std::thread;
+
+use crossbeam_channel::bounded;
 
 use crate::clock::{Now, Stamp};
 use crate::entry::{Entry, Origin, SeenVector};
 use crate::journal::disk::Disk;
-use crate::journal::files::Files;
+use crate::journal::files::{Files, snapshot_name};
 use crate::journal::log::{Found, read};
 use crate::journal::snapshot;
 use crate::replication::mesh::Mesh;
@@ -20,6 +23,9 @@ use crate::store::Store;
 /// What there is to do about damage. Said behind what and where it is.
 const WAYS_OUT: &str = "put a good copy of the directory back, or start once with --discard-local-data: then this node comes back blank and takes everything from its \
                         peers, and what only it had is lost";
+
+/// Records that are read and not merged yet. Beyond this, reading waits.
+const RECORDS_AHEAD: usize = 1024;
 
 /// What was found on the disk.
 #[derive(Debug, Default)]
@@ -34,10 +40,10 @@ pub struct Replayed {
 /// The state that is built up.
 struct Replay<'a> {
     store: &'a Store,
-    cluster: &'a str,
-    node: crate::entry::NodeId,
     seen: SeenVector,
     horizon: SeenVector,
+    /// The greatest stamp of any entry.
+    greatest: Stamp,
     runs: HashMap<Origin, (Stamp, Stamp)>,
 }
 
@@ -49,8 +55,7 @@ impl Mesh {
         for generation in &files.logs {
             lens.push(disk.read(&files.log_name(*generation))?.1);
         }
-        let snapshot_len =
-            files.snapshot.map_or(Ok(0), |generation| disk.read(&crate::journal::files::snapshot_name(generation)).map(|(_, len)| len))?;
+        let snapshot_len = files.snapshot.map_or(Ok(0), |generation| disk.read(&snapshot_name(generation)).map(|(_, len)| len))?;
         let total = lens.iter().sum::<u64>() + snapshot_len;
         let progress = |read: u64| {
             self.note_replay(Some((read, total)));
@@ -67,16 +72,16 @@ impl Mesh {
     fn replay_files(&self, disk: &Arc<dyn Disk>, files: &Files, progress: impl Fn(u64) -> io::Result<()>) -> io::Result<Replayed> {
         let mut replay = Replay {
             store: &self.store,
-            cluster: &self.config.cluster,
-            node: self.config.id,
             seen: SeenVector::default(),
             horizon: SeenVector::default(),
+            greatest: Stamp::ZERO,
             runs: HashMap::new(),
         };
         let mut replayed = Replayed::default();
         if let Some(generation) = files.snapshot {
             let loaded = snapshot::load(disk, generation, &self.store, |read, _| progress(read))?;
-            replay.check_node(loaded.header.origin)?;
+            self.check_node(loaded.header.origin)?;
+            replay.greatest = loaded.greatest;
             replay.seen = loaded.header.vector;
             replay.horizon = loaded.end.horizon;
             replayed.snapshot_len = loaded.len;
@@ -85,25 +90,7 @@ impl Mesh {
         for (place, generation) in files.logs.iter().enumerate() {
             let name = files.log_name(*generation);
             let is_last = place + 1 == files.logs.len();
-            let mut stopped = Ok(());
-            let mut records = 0u64;
-            let found = read(disk, &name, |body, read| {
-                records += 1;
-                if records % 4096 == 1 {
-                    stopped = progress(read_before + read);
-                }
-                let record = Record::decode(body)?;
-                if let (Ok(()), Record::Life(life)) = (&stopped, &record) {
-                    stopped = replay.check_life(life);
-                }
-                if stopped.is_err() {
-                    return Err("not read any further".to_owned());
-                }
-                replay.apply(record);
-                Ok(())
-            });
-            stopped?;
-            let found = found?;
+            let found = replay.read_log(disk, &name, |life| self.check_life(life), |read| progress(read_before + read))?;
             if found.torn > 0 {
                 let path = disk.path(&name);
                 if !is_last {
@@ -121,20 +108,34 @@ impl Mesh {
             replayed.last = found;
         }
         replayed.entries = self.store.len();
-        self.take_replayed(replay.seen, replay.horizon);
+        self.take_replayed(replay);
         Ok(replayed)
     }
 
     /// What the disk knew is known again. The clock is above all of it before anything can be written.
-    fn take_replayed(&self, seen: SeenVector, horizon: SeenVector) {
-        let mut greatest = seen.greatest().max(horizon.greatest());
-        for shard in 0..self.store.shards_len() {
-            greatest = greatest.max(self.store.greatest(shard));
-        }
-        self.clock.observe(greatest);
+    fn take_replayed(&self, replay: Replay<'_>) {
+        let Replay { seen, horizon, greatest, .. } = replay;
+        self.clock.observe(greatest.max(seen.greatest()).max(horizon.greatest()));
         let mut control = self.control.lock();
         *self.seen.write() = seen;
         control.horizon = horizon;
+    }
+
+    /// Somebody else's directory is `InvalidInput`: nothing is wrong with it, and it is not to be thrown away.
+    fn check_life(&self, Life { cluster, origin, .. }: &Life) -> io::Result<()> {
+        if *cluster != self.config.cluster {
+            let what = format!("this directory is one of cluster \"{cluster}\", not of \"{}\": check data_dir", self.config.cluster);
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, what));
+        }
+        self.check_node(*origin)
+    }
+
+    fn check_node(&self, origin: Origin) -> io::Result<()> {
+        if origin.node == self.config.id {
+            return Ok(());
+        }
+        let what = format!("this directory is one of node {}, not of node {}: check data_dir", origin.node, self.config.id);
+        Err(io::Error::new(io::ErrorKind::InvalidInput, what))
     }
 
     /// Recovery from the peers begins now: until here nobody could bring this node forward.
@@ -144,6 +145,41 @@ impl Mesh {
 }
 
 impl Replay<'_> {
+    /// One thread reads and decodes, another one merges.
+    fn read_log(
+        &mut self,
+        disk: &Arc<dyn Disk>,
+        name: &str,
+        check_life: impl Fn(&Life) -> io::Result<()>,
+        progress: impl Fn(u64) -> io::Result<()>,
+    ) -> io::Result<Found> {
+        thread::scope(|scope| {
+            // Dropped when this ends, however it does: then the other thread ends, too.
+            let (record_tx, record_rx) = bounded(RECORDS_AHEAD);
+            thread::Builder::new()
+                .name("replay".to_owned())
+                .spawn_scoped(scope, move || record_rx.into_iter().for_each(|record| self.apply(record)))?;
+            let mut stopped = Ok(());
+            let mut records = 0u64;
+            let found = read(disk, name, |body, read| {
+                records += 1;
+                if records % 4096 == 1 {
+                    stopped = progress(read);
+                }
+                let record = Record::decode(body)?;
+                if let (Ok(()), Record::Life(life)) = (&stopped, &record) {
+                    stopped = check_life(life);
+                }
+                if stopped.is_err() {
+                    return Err("not read any further".to_owned());
+                }
+                // Fails only when the other thread has panicked.
+                record_tx.send(record).map_err(|_| "nobody takes what is read".to_owned())
+            });
+            stopped.and(found)
+        })
+    }
+
     fn apply(&mut self, record: Record) {
         match record {
             Record::Frame(frame) => {
@@ -152,6 +188,7 @@ impl Replay<'_> {
             }
             Record::Lines(entries) => entries.into_iter().for_each(|entry| self.merge(entry)),
             Record::Healed(entries) => entries.into_iter().for_each(|entry| {
+                self.greatest = self.greatest.max(entry.version.stamp);
                 self.store.heal(entry);
             }),
             Record::Removed(entries) => entries.iter().for_each(|entry| self.store.remove_version(&entry.key, entry.version)),
@@ -166,24 +203,8 @@ impl Replay<'_> {
         }
     }
 
-    /// Somebody else's directory is `InvalidInput`: nothing is wrong with it, and it is not to be thrown away.
-    fn check_life(&self, Life { cluster, origin, .. }: &Life) -> io::Result<()> {
-        if cluster != self.cluster {
-            let what = format!("this directory is one of cluster \"{cluster}\", not of \"{}\": check data_dir", self.cluster);
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, what));
-        }
-        self.check_node(*origin)
-    }
-
-    fn check_node(&self, origin: Origin) -> io::Result<()> {
-        if origin.node == self.node {
-            return Ok(());
-        }
-        let what = format!("this directory is one of node {}, not of node {}: check data_dir", origin.node, self.node);
-        Err(io::Error::new(io::ErrorKind::InvalidInput, what))
-    }
-
     fn merge(&mut self, entry: Entry) {
+        self.greatest = self.greatest.max(entry.version.stamp);
         self.store.merge(entry, |version| self.seen.covers(version));
     }
 
