@@ -22,7 +22,7 @@ pub const ENTRIES_BELIEVED: u64 = 1 << 22;
 
 /// What an entry takes beside the bytes of its key and value: the slot with its share of empty ones, and two reference counts with
 /// their allocator's rounding. For [`Store::memory`] only.
-const ENTRY_OVERHEAD: usize = std::mem::size_of::<Entry>() * 8 / 6 + 2 * 24;
+const ENTRY_OVERHEAD: usize = std::mem::size_of::<Held>() * 8 / 6 + 2 * 24;
 
 /// All entries of one node.
 pub struct Store {
@@ -33,9 +33,15 @@ pub struct Store {
 
 #[derive(Default)]
 struct Shard {
-    table: HashTable<Entry>,
+    table: HashTable<Held>,
     /// Invariant: the number of tombstones in `table`.
     tombstones: usize,
+}
+
+/// An entry where it is held. With its hash: a table that grows moves its slots without a look at their keys, which lie all over the memory.
+struct Held {
+    hash: u64,
+    entry: Entry,
 }
 
 /// What became of an entry that arrived from elsewhere.
@@ -160,7 +166,7 @@ impl Store {
 
     /// Copies out of one shard what `keep` picks. Holds the shard's read lock meanwhile.
     pub fn scan(&self, shard: usize, mut keep: impl FnMut(&Entry) -> bool) -> Vec<Entry> {
-        self.shards[shard].read().table.iter().filter(|entry| keep(entry)).cloned().collect()
+        self.shards[shard].read().entries().filter(|entry| keep(entry)).cloned().collect()
     }
 
     /// Counts the tombstones of one shard that `which` picks; costs nothing where there are none.
@@ -169,7 +175,7 @@ impl Store {
         if shard.tombstones == 0 {
             return 0;
         }
-        shard.table.iter().filter(|entry| entry.is_tombstone() && which(entry.version)).count()
+        shard.entries().filter(|entry| entry.is_tombstone() && which(entry.version)).count()
     }
 
     /// Takes the tombstones out of one shard that `which` picks, and returns them.
@@ -183,7 +189,7 @@ impl Store {
     /// Takes the entries out of one shard that `which` picks, and returns them.
     pub fn remove(&self, shard: usize, mut which: impl FnMut(&Entry) -> bool) -> Vec<Entry> {
         let mut shard = self.shards[shard].write();
-        let removed: Vec<Entry> = shard.table.extract_if(|entry| which(entry)).collect();
+        let removed: Vec<Entry> = shard.table.extract_if(|held| which(&held.entry)).map(|held| held.entry).collect();
         shard.tombstones -= removed.iter().filter(|entry| entry.is_tombstone()).count();
         self.memory.fetch_sub(removed.iter().map(footprint).sum(), Ordering::Relaxed);
         removed
@@ -193,8 +199,9 @@ impl Store {
     pub fn remove_version(&self, key: &[u8], version: Version) {
         let hash = self.hash(key);
         let mut shard = self.shard(hash).write();
-        let Ok(place) = shard.table.find_entry(hash, |entry| *entry.key == *key && entry.version == version) else { return };
-        let (removed, _) = place.remove();
+        let is_it = |held: &Held| held.is(hash, key) && held.entry.version == version;
+        let Ok(place) = shard.table.find_entry(hash, is_it) else { return };
+        let (Held { entry: removed, .. }, _) = place.remove();
         shard.tombstones -= usize::from(removed.is_tombstone());
         self.memory.fetch_sub(footprint(&removed), Ordering::Relaxed);
     }
@@ -202,7 +209,7 @@ impl Store {
     /// The digest of one shard's live entries.
     pub fn digest_shard(&self, shard: usize) -> Digest {
         let mut digest = Digest::default();
-        for entry in self.shards[shard].read().table.iter() {
+        for entry in self.shards[shard].read().entries() {
             if let Some(value) = &entry.value {
                 digest.add(&entry.key, value);
             }
@@ -245,7 +252,7 @@ impl Store {
         let per_shard = entries.min(ENTRIES_BELIEVED) as usize / SHARDS_LEN;
         for shard in &self.shards {
             // An eighth more, as shards do not fill evenly.
-            shard.write().table.reserve(per_shard + per_shard / 8, |entry| self.hash(&entry.key));
+            shard.write().table.reserve(per_shard + per_shard / 8, |held| held.hash);
         }
     }
 
@@ -266,8 +273,8 @@ impl Store {
     /// The place of a key, looked up once: to see what is there, and to put something else there.
     fn slot<'a>(&self, shard: &'a mut Shard, hash: u64, key: &[u8]) -> Slot<'a> {
         let Shard { table, tombstones } = shard;
-        let place = table.entry(hash, |entry| *entry.key == *key, |entry| self.hash(&entry.key));
-        Slot { place, tombstones }
+        let place = table.entry(hash, |held| held.is(hash, key), |held| held.hash);
+        Slot { place, hash, tombstones }
     }
 
     fn put(&self, slot: Slot<'_>, entry: Entry) {
@@ -275,11 +282,12 @@ impl Store {
         *slot.tombstones += usize::from(entry.is_tombstone());
         match slot.place {
             hash_table::Entry::Vacant(place) => {
-                place.insert(entry);
+                place.insert(Held { hash: slot.hash, entry });
             }
             hash_table::Entry::Occupied(mut place) => {
-                let key = Key::clone(&place.get().key);
-                let old = std::mem::replace(place.get_mut(), Entry { key, ..entry });
+                let held = &mut place.get_mut().entry;
+                let key = Key::clone(&held.key);
+                let old = std::mem::replace(held, Entry { key, ..entry });
                 *slot.tombstones -= usize::from(old.is_tombstone());
                 self.memory.fetch_sub(footprint(&old), Ordering::Relaxed);
             }
@@ -289,14 +297,15 @@ impl Store {
 
 /// The place of one key in its shard, and the count that goes with what is put there.
 struct Slot<'a> {
-    place: hash_table::Entry<'a, Entry>,
+    place: hash_table::Entry<'a, Held>,
+    hash: u64,
     tombstones: &'a mut usize,
 }
 
 impl Slot<'_> {
     fn current(&self) -> Option<&Entry> {
         match &self.place {
-            hash_table::Entry::Occupied(place) => Some(place.get()),
+            hash_table::Entry::Occupied(place) => Some(&place.get().entry),
             hash_table::Entry::Vacant(_) => None,
         }
     }
@@ -304,7 +313,17 @@ impl Slot<'_> {
 
 impl Shard {
     fn find(&self, hash: u64, key: &[u8]) -> Option<&Entry> {
-        self.table.find(hash, |entry| *entry.key == *key)
+        self.table.find(hash, |held| held.is(hash, key)).map(|held| &held.entry)
+    }
+
+    fn entries(&self) -> impl Iterator<Item = &Entry> {
+        self.table.iter().map(|held| &held.entry)
+    }
+}
+
+impl Held {
+    fn is(&self, hash: u64, key: &[u8]) -> bool {
+        self.hash == hash && *self.entry.key == *key
     }
 }
 
