@@ -13,6 +13,7 @@ mod disks;
 mod exits;
 mod failpoints;
 mod faults;
+mod full_disk;
 mod golden;
 mod imports;
 mod link;

@@ -1,0 +1,252 @@
+//! A disk that is full: writes are refused there and nowhere else, nothing acknowledged is lost, and everything goes on when there is space again.
+//!
+//! The disk is a small tmpfs in a mount namespace of the test's own. Where that is refused the test says SKIPPED on stderr, and `.ci/run` fails on that word.
+
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader, Write, stderr};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use crate::client::Client;
+use crate::cluster::{Cluster, DEADLINE, until};
+use crate::roaming::{Outcomes, Roaming};
+
+const DISK_KIB: usize = 4 << 10;
+/// What the load has to fill.
+const FREE_KIB: usize = 200;
+/// What a fault of this kind may be answered with: refused by the full node, unknown while it happens, refused while a node is away or starts.
+const CODES: [&str; 4] = ["READONLY", "TIMEOUT", "NOQUORUM", "LOADING"];
+
+#[test]
+fn a_full_disk_refuses_writes_until_a_restart_finds_space() {
+    let Some(disk) = SmallDisk::mount() else { return };
+    let (mut cluster, before) = filled(&disk);
+
+    // A restart alone is no help, but it is no harm either: it reads, and what it hears it serves.
+    cluster.kill(3);
+    cluster.start(3);
+    cluster.await_ready(3);
+    await_full(&cluster);
+    assert_refuses_writes(&cluster);
+    before.assert_kept(cluster.client_addr(3));
+
+    disk.free();
+    cluster.kill(3);
+    cluster.start(3);
+    cluster.await_ready(3);
+    writes_again(&mut cluster, &before);
+}
+
+#[test]
+fn a_full_disk_refuses_writes_until_it_is_told_to_resume() {
+    let Some(disk) = SmallDisk::mount() else { return };
+    let (mut cluster, before) = filled(&disk);
+
+    // Too early: nothing has changed.
+    let reply = cluster.ask(3, "RESUME");
+    assert!(reply.len() == 1 && reply[0].starts_with("ERROR READONLY "), "{reply:?}");
+    await_full(&cluster);
+    assert_refuses_writes(&cluster);
+
+    disk.free();
+    let reply = cluster.ask(3, "RESUME");
+    assert!(reply[0].starts_with("entries "), "{reply:?}");
+    assert_eq!(cluster.status(3).text("log"), "ok");
+    writes_again(&mut cluster, &before);
+}
+
+/// Three nodes under load until the disk of the third is full; the rest of what is true of such a cluster is looked at on the way.
+fn filled(disk: &SmallDisk) -> (Cluster, Outcomes) {
+    let mut cluster = Cluster::plan(3).set("recovery_wait_ms", 1_500).build();
+    cluster.configure(3, "data_dir", disk.data_dir.to_str().unwrap());
+    cluster.ids().into_iter().for_each(|id| cluster.start(id));
+    cluster.await_converged();
+    cluster.await_mesh(&[1, 2, 3]);
+    let addrs = [1, 2, 3].map(|id| cluster.client_addr(id));
+    let load = Roaming::start("before", &addrs);
+    load.await_progress(20);
+    disk.leave(FREE_KIB);
+    await_full(&cluster);
+    // The others go on, and so do the clients.
+    load.await_progress(100);
+    let before = load.end();
+    before.assert_codes_are(&CODES);
+    cluster.await_log(3, &["disk full", "takes no writes"]);
+    assert_refuses_writes(&cluster);
+
+    // It hears and serves what the others write.
+    await_ok(&cluster, 1, "PUT colour green");
+    cluster.await_reply(3, "GET colour", "VALUE green");
+    cluster.await_converged();
+    before.assert_kept(cluster.client_addr(3));
+    // It is up, and counts for nothing.
+    for id in 1..=2 {
+        await_counted(&cluster, id, "no");
+    }
+    await_ok(&cluster, 1, "PUT colour blue");
+    cluster.kill(2);
+    cluster.await_sees(1, 2, "down");
+    let reply = cluster.ask_line(1, "PUT colour red");
+    assert!(reply.starts_with("ERROR NOQUORUM "), "{reply}");
+    assert_eq!(cluster.ask_line(1, "GET colour"), "VALUE blue");
+    cluster.start(2);
+    cluster.await_ready(2);
+    cluster.await_mesh(&[1, 2, 3]);
+    await_ok(&cluster, 2, "PUT colour yellow");
+    cluster.await_reply(3, "GET colour", "VALUE yellow");
+    (cluster, before)
+}
+
+/// The third node takes writes, and counts; what it missed on its disk is on it.
+fn writes_again(cluster: &mut Cluster, before: &Outcomes) {
+    cluster.await_mesh(&[1, 2, 3]);
+    for id in 1..=2 {
+        await_counted(cluster, id, "yes");
+    }
+    cluster.await_converged();
+    let load = Roaming::start("after", &[3, 1, 2].map(|id| cluster.client_addr(id)));
+    load.await_progress(50);
+    let after = load.end();
+    after.assert_codes_are(&["TIMEOUT"]);
+    // Its ack is one again.
+    cluster.kill(2);
+    cluster.await_sees(1, 2, "down");
+    await_ok(cluster, 1, "PUT colour white");
+    await_ok(cluster, 3, "PUT colour black");
+    // And its disk alone tells it all.
+    cluster.kill(1);
+    cluster.kill(3);
+    cluster.start(3);
+    cluster.await_state(3, "degraded");
+    assert_eq!(cluster.ask_line(3, "GET colour"), "VALUE black");
+    before.assert_kept(cluster.client_addr(3));
+    after.assert_kept(cluster.client_addr(3));
+    cluster.start(1);
+    cluster.start(2);
+    cluster.await_converged();
+    for id in 1..=3 {
+        assert_eq!(cluster.ask_line(id, "GET colour"), "VALUE black");
+        before.assert_kept(cluster.client_addr(id));
+        after.assert_kept(cluster.client_addr(id));
+    }
+}
+
+#[track_caller]
+fn await_full(cluster: &Cluster) {
+    until("n3: log stopped: disk full", DEADLINE, || {
+        let status = Client::connect(cluster.client_addr(3)).and_then(|mut client| client.status()).map_err(|error| error.to_string())?;
+        let log = status.text("log");
+        if log.starts_with("stopped: disk full") { Ok(()) } else { Err(log.to_owned()) }
+    });
+}
+
+/// At every level, and before anything is applied. Everything else goes on.
+#[track_caller]
+fn assert_refuses_writes(cluster: &Cluster) {
+    let mut client = cluster.client(3);
+    let keys = client.ask_line("COUNT").unwrap();
+    for level in ["local", "majority", "all"] {
+        assert_eq!(client.ask_line(&format!("ACK {level}")).unwrap(), "OK");
+        for command in ["SET refused 1", "PUT refused 1", "UPD refused 1", "DEL refused"] {
+            let reply = client.ask_line(command).unwrap();
+            assert!(reply.starts_with("ERROR READONLY disk full"), "{command} at {level}: {reply}");
+            assert!(reply.contains("RESUME") && reply.contains("nothing was written"), "{command} at {level}: {reply}");
+        }
+    }
+    assert!(client.ask_line("GET refused").unwrap().starts_with("ERROR NOTFOUND "));
+    assert_eq!(client.ask_line("COUNT").unwrap(), keys);
+}
+
+#[track_caller]
+fn await_counted(cluster: &Cluster, id: u16, wanted: &str) {
+    until(&format!("n{id}: peer 3 up, counted {wanted}"), DEADLINE, || {
+        let lines = cluster.ask(id, "PEERS");
+        let line = lines.into_iter().find(|line| line.starts_with("peer 3 ")).ok_or("no such peer")?;
+        if line.starts_with("peer 3 up ") && line.contains(&format!(" counted {wanted} ")) { Ok(()) } else { Err(line) }
+    });
+}
+
+/// On a machine that stutters a node may seem to be down for a moment, and a write be refused.
+#[track_caller]
+fn await_ok(cluster: &Cluster, id: u16, command: &str) {
+    until(&format!("n{id}> {command}"), DEADLINE, || match cluster.ask_line(id, command) {
+        reply if reply == "OK" => Ok(()),
+        reply => Err(reply),
+    });
+}
+
+/// A tmpfs that this process alone sees, by way of another one whose mount namespace it is in.
+struct SmallDisk {
+    holder: Child,
+    /// Inside.
+    data_dir: PathBuf,
+    ballast: PathBuf,
+    _mount_point: tempfile::TempDir,
+}
+
+impl SmallDisk {
+    /// `None`, and a line on stderr, if this machine does not allow it.
+    fn mount() -> Option<SmallDisk> {
+        let mut refusals = Vec::new();
+        for namespaces in [&["--mount"][..], &["--user", "--map-root-user", "--mount"]] {
+            match SmallDisk::mount_in(namespaces) {
+                Ok(disk) => return Some(disk),
+                Err(why) => refusals.push(format!("unshare {}: {}", namespaces.join(" "), why.trim().replace('\n', " "))),
+            }
+        }
+        // Not captured, as what is printed with macros would be.
+        let name = std::thread::current().name().unwrap_or_default().to_owned();
+        let line = format!("\nSKIPPED {name}: no file system of its own can be mounted here: {}\n", refusals.join("; "));
+        stderr().write_all(line.as_bytes()).unwrap();
+        None
+    }
+
+    fn mount_in(namespaces: &[&str]) -> Result<SmallDisk, String> {
+        let mount_point = tempfile::Builder::new().prefix("kvmesh-disk-").tempdir().map_err(|error| error.to_string())?;
+        // Until its stdin is closed: it does not outlive this process.
+        let script = "mount -t tmpfs -o size=$1 kvmesh-test \"$2\" && echo mounted && exec cat";
+        let size = format!("{DISK_KIB}k");
+        let mut holder = Command::new("unshare")
+            .args(namespaces)
+            .args(["sh", "-c", script, "sh", &size])
+            .arg(mount_point.path())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .map_err(|error| error.to_string())?;
+        let mut said = String::new();
+        let stdout = holder.stdout.take().ok_or("no stdout")?;
+        let heard = BufReader::new(stdout).read_line(&mut said).map_err(|error| error.to_string());
+        let inside =
+            PathBuf::from(format!("/proc/{}/root", holder.id())).join(mount_point.path().strip_prefix("/").unwrap_or(Path::new("")));
+        let ballast = inside.join("ballast");
+        let is_reached =
+            heard.and_then(|_| if said == "mounted\n" { File::create(&ballast).map_err(|error| error.to_string()) } else { Err(said) });
+        match is_reached {
+            Ok(_) => Ok(SmallDisk { holder, data_dir: inside.join("data"), ballast, _mount_point: mount_point }),
+            Err(why) => {
+                let _ = holder.kill();
+                let output = holder.wait_with_output().map_err(|error| error.to_string())?;
+                Err(format!("{why}{}", String::from_utf8_lossy(&output.stderr)))
+            }
+        }
+    }
+
+    /// Fills it up to this. What else is on it is little.
+    fn leave(&self, free_kib: usize) {
+        fs::write(&self.ballast, vec![0; (DISK_KIB - free_kib) << 10]).unwrap_or_else(|error| panic!("{:?}: {error}", self.ballast));
+    }
+
+    fn free(&self) {
+        fs::write(&self.ballast, []).unwrap();
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.holder.kill();
+        let _ = self.holder.wait();
+    }
+}
