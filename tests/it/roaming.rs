@@ -1,6 +1,7 @@
 //! Load that outlives the nodes: clients that turn to the next node when theirs is gone or refuses, that write and delete, and that know of every key what it may hold.
 //!
-//! Every key has one writer, which numbers what it sends; every eighth is a delete. A key may hold what was acknowledged last, or a later write of which the outcome
+//! A writer goes through keys of its own: each is written a few times and then left alone for ever, and so are those that were being written when something
+//! went wrong. So what is lost stays lost: nothing later hides it. A key may hold what was acknowledged last, or a later write of which the outcome
 //! is unknown. Anything older is a lost write; anything else is one that was refused and applied all the same.
 
 use std::collections::BTreeMap;
@@ -15,19 +16,19 @@ use parking_lot::Mutex;
 use crate::client::Client;
 use crate::cluster::{DEADLINE, until};
 
-/// Commands in flight on a connection; fewer than a writer has keys, so that no key is twice among them.
-const DEPTH: usize = 8;
-const KEYS_PER_WRITER: usize = 40;
-/// This number, and its multiples, delete.
-const DELETES: u64 = 8;
+/// Commands in flight on a connection, each of another key.
+const DEPTH: u64 = 8;
+/// Keys that a round leaves behind: the others are in the next one as well.
+const STEP: u64 = 2;
 /// Between two rounds: steady, and the machine is not saturated by it. Also what makes a later write later by the clock.
 const ROUND_PAUSE: Duration = Duration::from_millis(2);
 /// Before the next node is tried.
 const TURN_PAUSE: Duration = Duration::from_millis(20);
 
-/// One key, as its writer knows it.
+/// One key, as its writer knows it: it writes rising numbers.
 #[derive(Clone, Debug, Default)]
 struct Place {
+    key: u64,
     sent: u64,
     acknowledged: u64,
     /// Sent after what was acknowledged last, with an unknown outcome.
@@ -66,12 +67,12 @@ impl Roaming {
     pub fn start(label: &str, addrs: &[SocketAddr]) -> Roaming {
         let ends = Arc::new(AtomicBool::new(false));
         let writers = (0..addrs.len()).map(|number| {
-            let keys = (0..KEYS_PER_WRITER).map(|key| (format!("{label}/{number}/{key}"), Place::default()));
-            let ledger = Arc::new(Mutex::new(Ledger { places: keys.collect(), ..Ledger::default() }));
+            let ledger = Arc::new(Mutex::new(Ledger::default()));
+            let label = format!("{label}/{number}");
             let mut addrs = addrs.to_vec();
             addrs.rotate_left(number);
             let (writing, ends) = (Arc::clone(&ledger), Arc::clone(&ends));
-            Writer { ledger, thread: Some(thread::spawn(move || run_writer(&addrs, &writing, &ends))) }
+            Writer { ledger, thread: Some(thread::spawn(move || run_writer(&label, &addrs, &writing, &ends))) }
         });
         Roaming { writers: writers.collect(), ends }
     }
@@ -141,19 +142,22 @@ impl Outcomes {
 }
 
 impl Place {
+    /// Deletes are the last of a few writes, or in their middle, or there is none.
+    fn is_delete(&self, number: u64) -> bool {
+        number > 0 && (self.key + number).is_multiple_of(4)
+    }
+
     fn may_be(&self, reply: &str) -> bool {
         let mut numbers = self.unknown.iter().copied().chain([self.acknowledged]);
         match reply.strip_prefix("VALUE ").and_then(|value| value.parse::<u64>().ok()) {
-            Some(found) => numbers.any(|number| number == found),
-            // Nothing yet, or a delete.
-            None => reply.starts_with("ERROR NOTFOUND ") && numbers.any(|number| number.is_multiple_of(DELETES)),
+            Some(found) => numbers.any(|number| number == found && !self.is_delete(number)),
+            None => reply.starts_with("ERROR NOTFOUND ") && numbers.any(|number| number == 0 || self.is_delete(number)),
         }
     }
 }
 
-fn run_writer(addrs: &[SocketAddr], ledger: &Mutex<Ledger>, ends: &AtomicBool) {
-    let keys: Vec<String> = ledger.lock().places.keys().cloned().collect();
-    let mut next_keys = keys.iter().cycle();
+fn run_writer(label: &str, addrs: &[SocketAddr], ledger: &Mutex<Ledger>, ends: &AtomicBool) {
+    let mut first = 0;
     let mut next_addrs = addrs.iter().cycle();
     let mut client: Option<Client> = None;
     while !ends.load(Ordering::Relaxed) {
@@ -167,10 +171,12 @@ fn run_writer(addrs: &[SocketAddr], ledger: &Mutex<Ledger>, ends: &AtomicBool) {
             }
             continue;
         };
-        let round: Vec<&String> = next_keys.by_ref().take(DEPTH).collect();
+        let round: Vec<(u64, String)> = (first..first + DEPTH).map(|key| (key, format!("{label}/{key}"))).collect();
         let is_served = write_round(open, &round, ledger);
         ledger.lock().broken_connections += u64::from(is_served.is_err());
+        first += STEP;
         if !is_served.unwrap_or(false) {
+            first += DEPTH;
             client = None;
             thread::sleep(TURN_PAUSE);
         }
@@ -178,22 +184,22 @@ fn run_writer(addrs: &[SocketAddr], ledger: &Mutex<Ledger>, ends: &AtomicBool) {
 }
 
 /// Whether this node does what it is asked.
-fn write_round(client: &mut Client, round: &[&String], ledger: &Mutex<Ledger>) -> std::io::Result<bool> {
+fn write_round(client: &mut Client, round: &[(u64, String)], ledger: &Mutex<Ledger>) -> std::io::Result<bool> {
     let mut commands = String::new();
-    for key in round {
+    for (key, name) in round {
         let mut ledger = ledger.lock();
-        let place = ledger.places.get_mut(*key).expect("a key of this writer");
+        let place = ledger.places.entry(name.clone()).or_insert(Place { key: *key, ..Place::default() });
         place.sent += 1;
         // Until the reply says otherwise.
         place.unknown.push(place.sent);
-        commands += &if place.sent.is_multiple_of(DELETES) { format!("DEL {key}\n") } else { format!("PUT {key} {}\n", place.sent) };
+        commands += &if place.is_delete(place.sent) { format!("DEL {name}\n") } else { format!("PUT {name} {}\n", place.sent) };
     }
     client.send(&commands)?;
     let mut is_served = true;
-    for key in round {
+    for (_, name) in round {
         let reply = client.line()?;
         let mut ledger = ledger.lock();
-        let place = ledger.places.get_mut(*key).expect("a key of this writer");
+        let place = ledger.places.get_mut(name).expect("a key of this writer");
         if reply == "OK" {
             place.acknowledged = place.sent;
             place.unknown.clear();
@@ -204,7 +210,7 @@ fn write_round(client: &mut Client, round: &[&String], ledger: &Mutex<Ledger>) -
         if code != "TIMEOUT" {
             place.unknown.pop();
         }
-        // A delete of what is not there, because an earlier write was refused, is an answer like any other.
+        // A delete of what is not there is an answer like any other.
         is_served &= code == "NOTFOUND";
         if code != "NOTFOUND" {
             *ledger.codes.entry(code).or_default() += 1;
