@@ -81,7 +81,7 @@
 //! | I4 | the replicator never touches a socket or a disk; a slow peer delays nobody | [`replication::replicator`], [`replication::outbox`] |
 //! | I5 | `seen` moves only by a contiguous frame or a dump's end line | [`replication::inbound`], [`replication::incoming`] |
 //! | I6 | absence is a delete only where it is proven | [`replication::collector`], [`replication::control`], [`replication::mesh`], [`replication::incoming`] |
-//! | I7 | an ack never claims more than is true, nor before it is durable | [`replication::inbound`], [`replication::acks`], [`journal::writer`] |
+//! | I7 | an ack never claims more than is true, nor before it is durable | [`replication::durable`], [`replication::acks`], [`journal::writer`] |
 //! | I8 | a write acknowledged at `majority` beats all that were acknowledged at `majority` before it began | [`replication::acks`], `server::beaten` |
 //! | I9 | no clock is dragged ahead by a bad one | [`replication::mesh`] |
 //!

@@ -7,7 +7,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crossbeam_channel::Receiver;
 use parking_lot::{Mutex, RwLock};
@@ -16,18 +16,14 @@ use crate::clock::{Clock, Now, Stamp};
 use crate::config::Config;
 use crate::dump::{Header, Kind, Scan};
 use crate::entry::{Origin, SeenVector, Version};
-use crate::journal::{self, Journal};
+use crate::journal::Journal;
 use crate::protocol::peer::{Beat, Hello, PROTOCOL, Request, SettledDigest};
 use crate::replication::acks::Acks;
 use crate::replication::control::{Control, Decisions, Stage, Traffic, offset_ms};
 use crate::replication::outbox::{EncodedFrame, Outbox};
-use crate::replication::record::{self, Life};
 use crate::replication::submit::{Submit, Submitted};
 use crate::room::Reserved;
 use crate::store::Store;
-
-/// How long somebody who asked for it waits for the disk.
-const DURABLE_WAIT: Duration = Duration::from_secs(30);
 
 /// One node's part of the mesh.
 pub struct Mesh {
@@ -46,7 +42,7 @@ pub struct Mesh {
     /// Held while a snapshot is written: one at a time.
     pub(super) compacting: Mutex<()>,
     /// While the disk is read at the start: bytes read, and of how many.
-    replaying: Mutex<Option<(u64, u64)>>,
+    pub(super) replaying: Mutex<Option<(u64, u64)>>,
     /// What moves on the connections with each peer.
     traffic: Vec<Noted>,
     open: AtomicBool,
@@ -325,71 +321,6 @@ impl Mesh {
             log::log!(event.level(), "{event}");
         }
         result
-    }
-
-    /// A beginning for the disk to know: who writes from here on.
-    pub fn record_life(&self) {
-        let life = Life { cluster: self.config.cluster.clone(), origin: self.origin, version: env!("CARGO_PKG_VERSION").to_owned() };
-        self.record(Arc::new(record::life(&life)), None, None);
-    }
-
-    /// Hands a record to the log. `reached` is what may be claimed once it, and all before it, are durable. Never blocks: may be called under any lock.
-    pub(super) fn record(&self, bytes: Arc<Vec<u8>>, reached: Option<(Origin, Stamp)>, room: Option<Reserved>) {
-        match &self.journal {
-            Some(journal) if journal.is_waited_for() => journal.append(journal::Record { bytes, reached, room }),
-            Some(journal) => {
-                if !bytes.is_empty() {
-                    journal.append(journal::Record { bytes, reached: None, room });
-                }
-                self.durable(reached);
-            }
-            None => self.durable(reached),
-        }
-    }
-
-    /// Everything of this origin up to this stamp may be claimed: it is durable, or nobody waits for that.
-    pub fn durable(&self, reached: Option<(Origin, Stamp)>) {
-        let Some((origin, upto)) = reached else { return };
-        if origin == self.origin {
-            self.acks.durable(upto);
-        } else {
-            self.outboxes.iter().for_each(|outbox| outbox.durable(origin, upto));
-        }
-    }
-
-    /// Waits until there is room for what a peer has sent; an error says that the log does not keep up.
-    pub fn await_room(&self, len: usize, deadline: Instant) -> Result<Option<Reserved>, String> {
-        let Some(journal) = &self.journal else { return Ok(None) };
-        journal.reserve(len, deadline).map(Some).ok_or_else(|| "the log does not keep up with what it sends".to_owned())
-    }
-
-    /// Waits until everything that was recorded is durable, whatever the configuration says; an error says why it is not.
-    pub(super) fn await_durable(&self) -> Result<(), String> {
-        self.journal.as_ref().map_or(Ok(()), |journal| journal.await_durable(DURABLE_WAIT))
-    }
-
-    /// Whether writes can be logged; an error says why not, and what helps.
-    pub fn writable(&self) -> Result<(), String> {
-        match &self.journal {
-            Some(journal) if !journal.is_writable() => {
-                Err(journal.condition().stopped.map_or_else(|| "the log cannot be written".to_owned(), |stopped| stopped.sentence))
-            }
-            _ => Ok(()),
-        }
-    }
-
-    /// Whether this node's acks are worth something: it serves clients, and logs.
-    fn vouches(&self) -> bool {
-        self.is_open() && self.journal.as_ref().is_none_or(|journal| journal.is_writable())
-    }
-
-    pub(super) fn note_replay(&self, progress: Option<(u64, u64)>) {
-        *self.replaying.lock() = progress;
-    }
-
-    /// Bytes read of the disk, and of how many, while it is read.
-    pub(super) fn replaying(&self) -> Option<(u64, u64)> {
-        *self.replaying.lock()
     }
 
     /// Whether this node serves clients, and how well.

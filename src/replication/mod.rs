@@ -48,6 +48,7 @@ pub mod restore;
 
 pub mod acks;
 
+pub mod durable;
 pub mod record;
 pub mod replay;
 

@@ -182,6 +182,8 @@ fn status(shared: &Shared) -> impl Iterator<Item = (&'static str, String)> {
         ("memory_max", config.memory_max as u64),
         ("link_queue_max", config.link_queue_max as u64),
         ("write_room", config.write_room as u64),
+        ("compact_factor", config.compact_factor),
+        ("compact_log_min", config.compact_log_min as u64),
         ("heartbeat_ms", ms(config.heartbeat)),
         ("peer_timeout_ms", ms(config.peer_timeout)),
         ("ack_timeout_ms", ms(config.ack_timeout)),
