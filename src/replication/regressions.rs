@@ -141,15 +141,22 @@ impl Net {
         self.write(node, key, None)
     }
     pub fn write(&mut self, node: usize, key: &str, value: Option<Value>) -> Stamp {
-        let now = self.now(node);
-        let mesh = self.mesh(node);
-        let stamp = mesh.submit().write::<()>(key.as_bytes(), 32, now.wall_ms, Instant::now(), |_| Ok(value)).unwrap();
+        let stamp = self.submit(node, key, value);
+        self.replicate(node);
+        stamp
+    }
+    /// The session's part of a write.
+    fn submit(&self, node: usize, key: &str, value: Option<Value>) -> Stamp {
+        let wall_ms = self.now(node).wall_ms;
+        self.mesh(node).submit().write::<()>(key.as_bytes(), 32, wall_ms, Instant::now(), |_| Ok(value)).unwrap()
+    }
+    /// The replicator's.
+    fn replicate(&mut self, node: usize) {
         let life = &mut self.lives[node];
         let taken: Vec<Submitted> = life.rx.try_iter().collect();
         let writes: Vec<_> = taken.iter().map(|s| s.entry.clone()).collect();
         let room = life.mesh.submit().held(taken.iter().map(|submitted| submitted.reserved).sum());
         life.mesh.hand_over(&life.framer.frame(&writes), room);
-        stamp
     }
     fn settle(&mut self, rounds: usize, pairs: &[(usize, usize)]) {
         for _ in 0..rounds {

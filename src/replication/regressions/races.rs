@@ -148,3 +148,32 @@ fn a_frame_between_the_drops_and_the_vector_brings_back_no_collected_delete() {
     assert!(net.mesh(D).vector().covers_all(&net.mesh(T).vector()));
     assert!(net.get(D, "k").is_none(), "I6: a collected delete is undone at D");
 }
+
+/// A delta ran ahead of its donor's own frames: a write that was stamped and not yet sent when the header was made came in the dump, was not vouched for when its frame
+/// came, and its session waited out the ack time-out over a link that was whole.
+#[test]
+fn a_write_on_its_way_while_its_node_serves_a_delta_is_vouched_for() {
+    let mut net = Net::new(&[0, 0, 0]);
+    net.both(T, D);
+    net.both(P, T);
+    let linked = [(T, D), (D, T), (P, T), (T, P)];
+    net.settle(4, &linked);
+    // D hears of P's writes through T alone, and asks T for them.
+    net.put(P, "p", "1");
+    net.pump(P, T);
+    net.settle(1, &[(T, D)]);
+    let request = net.flush(D, T);
+    assert!(request.iter().any(|message| matches!(message, Message::Request(_))));
+    net.deliver(D, T, request);
+    let mesh: &Mesh = net.mesh(T);
+    let round = mesh.acks().open_round(AckLevel::Majority, mesh.submit().position());
+    let w = net.submit(T, "k", Some(b"w"[..].into()));
+    let dump = net.flush(T, D);
+    assert!(dump.iter().any(|message| matches!(message, Message::Lines(_))));
+    net.deliver(T, D, dump);
+    assert!(net.get(D, "p").is_some() && net.get(D, "k").is_some());
+    net.replicate(T);
+    net.pump(T, D);
+    net.pump(D, T);
+    assert_eq!(round.poll(&[w]), Some(Waited::Met));
+}
