@@ -51,6 +51,12 @@ impl<'a> SnapshotWriter<'a> {
         Ok(())
     }
 
+    /// Gives back the space of one that could not be written: the log may need it.
+    pub fn give_up(disk: &dyn Disk) {
+        // What stays in spite of this is found stale at the next start.
+        let _ = disk.remove(SNAPSHOT_TMP);
+    }
+
     /// Makes it the one that counts: what it supersedes is removed. A log that was only to count with this snapshot, whose name is `resuming_log`, counts from now on.
     /// Returns its length.
     pub fn finish(mut self, resuming_log: Option<String>) -> io::Result<u64> {

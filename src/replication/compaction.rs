@@ -4,16 +4,18 @@
 //! step under the control lock and the vector's: what the vector covers is in the store by then, so the scan finds it or what superseded it; everything else goes to the
 //! new log.
 
+use std::io;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError};
+use parking_lot::MutexGuard;
 
 use crate::clock::elapsed;
 use crate::dump::{Header, Kind, Scan};
 use crate::entry::SeenVector;
-use crate::journal::Journal;
 use crate::journal::files::resuming_log_name;
 use crate::journal::snapshot::SnapshotWriter;
+use crate::journal::{Condition, Journal};
 use crate::replication::mesh::{Mesh, Serving};
 
 /// Bytes of lines between two writes to the file.
@@ -48,20 +50,31 @@ pub enum NotCompacted {
 impl Mesh {
     /// Writes a snapshot and begins a new log behind it; writes go on meanwhile. An error says why not.
     pub fn compact(&self) -> Result<Compacted, NotCompacted> {
-        let journal = self.kept()?;
-        match journal.condition().stopped {
-            Some(stopped) => Err(NotCompacted::ReadOnly(stopped.sentence)),
-            None => self.write_snapshot(journal, false),
-        }
+        self.begin_compaction()?.write()
     }
 
     /// After a full disk: a new log, and a snapshot of everything, without which that log says nothing. Writes are taken again at once, and acknowledged when it is
     /// durable. Where nothing has failed this is [`Mesh::compact`].
     pub fn resume(&self) -> Result<Compacted, NotCompacted> {
+        self.begin_resume()?.write()
+    }
+
+    pub(super) fn begin_compaction(&self) -> Result<Snapshot<'_>, NotCompacted> {
         let journal = self.kept()?;
-        match journal.condition().stopped {
+        let Condition { stopped, is_resuming, .. } = journal.condition();
+        match stopped {
+            Some(stopped) => Err(NotCompacted::ReadOnly(stopped.sentence)),
+            // Not in a row with the logs before, as long as the resumed one has no snapshot in front.
+            None => self.begin_snapshot(journal, is_resuming),
+        }
+    }
+
+    pub(super) fn begin_resume(&self) -> Result<Snapshot<'_>, NotCompacted> {
+        let journal = self.kept()?;
+        let Condition { stopped, is_resuming, .. } = journal.condition();
+        match stopped {
             Some(stopped) if !stopped.is_resumable => Err(NotCompacted::ReadOnly(stopped.sentence)),
-            stopped => self.write_snapshot(journal, stopped.is_some()),
+            stopped => self.begin_snapshot(journal, stopped.is_some() || is_resuming),
         }
     }
 
@@ -69,14 +82,14 @@ impl Mesh {
         self.journal.as_deref().ok_or_else(|| NotCompacted::Failed("this node keeps nothing on disk".to_owned()))
     }
 
-    fn write_snapshot(&self, journal: &Journal, is_resuming: bool) -> Result<Compacted, NotCompacted> {
-        let Some(_one_at_a_time) = self.compacting.try_lock() else {
+    fn begin_snapshot<'a>(&'a self, journal: &'a Journal, is_resuming: bool) -> Result<Snapshot<'a>, NotCompacted> {
+        let Some(one_at_a_time) = self.compacting.try_lock() else {
             return Err(NotCompacted::Failed("a snapshot is being written already; try again later".to_owned()));
         };
         let began = Instant::now();
         // Before any lock: it takes every shard's.
         let entries = self.store.len();
-        let (generation, mut serving) = {
+        let (generation, serving) = {
             let mut control = self.control.lock();
             control.serving += 1;
             let seen = self.seen.write();
@@ -89,35 +102,7 @@ impl Mesh {
             let header = Header::new(Kind::Full, self.origin, vector, entries, None);
             (generation, Serving::new(self, Scan::new(header, SeenVector::default(), control.horizon.clone())))
         };
-        journal.await_switch(generation, began + SWITCH_TIMEOUT).map_err(NotCompacted::ReadOnly)?;
-        let written = (|| {
-            let mut writer = SnapshotWriter::create(&**journal.disk(), generation)?;
-            let mut lines = Vec::new();
-            while {
-                lines.clear();
-                let more = serving.write(STEP_LEN, &mut lines);
-                writer.append(&lines)?;
-                more
-            } {}
-            writer.finish(is_resuming.then(|| resuming_log_name(generation)))
-        })();
-        let (entries, took) = (serving.count(), began.elapsed());
-        drop(serving);
-        match written {
-            Ok(len) => {
-                journal.snapshot_written(generation, len, took);
-                log::info!("wrote a snapshot of {entries} entries, {len} bytes, in {:.3} s", took.as_secs_f64());
-                Ok(Compacted { entries, len, took })
-            }
-            Err(error) => {
-                let what = format!("the snapshot could not be written: {error}");
-                if is_resuming {
-                    journal.resume_failed(&error);
-                    return Err(NotCompacted::ReadOnly(what));
-                }
-                Err(NotCompacted::Failed(what))
-            }
-        }
+        Ok(Snapshot { journal, generation, is_resuming, began, serving, file: None, _one_at_a_time: one_at_a_time })
     }
 
     /// Whether the log has outgrown the snapshot.
@@ -125,6 +110,73 @@ impl Mesh {
         let condition = journal.condition();
         let outgrown = condition.snapshot_len.saturating_mul(self.config.compact_factor).max(self.config.compact_log_min as u64);
         condition.stopped.is_none() && !condition.is_resuming && condition.log_len > outgrown
+    }
+}
+
+/// A snapshot that is being written. The collector rests while it lives.
+pub(super) struct Snapshot<'a> {
+    journal: &'a Journal,
+    generation: u64,
+    is_resuming: bool,
+    began: Instant,
+    serving: Serving<'a>,
+    /// `None` before the first step.
+    file: Option<SnapshotWriter<'a>>,
+    _one_at_a_time: MutexGuard<'a, ()>,
+}
+
+impl Snapshot<'_> {
+    fn write(mut self) -> Result<Compacted, NotCompacted> {
+        self.await_log(self.began + SWITCH_TIMEOUT)?;
+        loop {
+            match self.step() {
+                Ok(None) => {}
+                Ok(Some(len)) => return self.end(Ok(len)),
+                Err(error) => return self.end(Err(error)),
+            }
+        }
+    }
+
+    /// Waits for the new log, without which there is no snapshot in front of it.
+    pub(super) fn await_log(&self, deadline: Instant) -> Result<(), NotCompacted> {
+        self.journal.await_switch(self.generation, deadline).map_err(NotCompacted::ReadOnly)
+    }
+
+    /// Writes some lines, once the new log is there; the length of the whole when that is durable under its name.
+    pub(super) fn step(&mut self) -> io::Result<Option<u64>> {
+        let mut file = match self.file.take() {
+            Some(file) => file,
+            None => SnapshotWriter::create(&**self.journal.disk(), self.generation)?,
+        };
+        let mut lines = Vec::new();
+        let more = self.serving.write(STEP_LEN, &mut lines);
+        file.append(&lines)?;
+        if more {
+            self.file = Some(file);
+            return Ok(None);
+        }
+        file.finish(self.is_resuming.then(|| resuming_log_name(self.generation))).map(Some)
+    }
+
+    /// After the last step, or one that failed.
+    pub(super) fn end(self, written: io::Result<u64>) -> Result<Compacted, NotCompacted> {
+        let (entries, took) = (self.serving.count(), self.began.elapsed());
+        match written {
+            Ok(len) => {
+                self.journal.snapshot_written(self.generation, len, took);
+                log::info!("wrote a snapshot of {entries} entries, {len} bytes, in {:.3} s", took.as_secs_f64());
+                Ok(Compacted { entries, len, took })
+            }
+            Err(error) => {
+                SnapshotWriter::give_up(&**self.journal.disk());
+                let what = format!("the snapshot could not be written: {error}");
+                if self.is_resuming {
+                    self.journal.resume_failed(&error);
+                    return Err(NotCompacted::ReadOnly(what));
+                }
+                Err(NotCompacted::Failed(what))
+            }
+        }
     }
 }
 
