@@ -134,10 +134,11 @@ impl Mesh {
         }
     }
 
-    /// What the collector took away, and the horizon that it has left. Under the collector's lock.
+    /// What the collector took away, and the horizon that it has left. Under the collector's lock. The horizon comes first: a power cut may leave the one without the
+    /// other, and a node that lacks a tombstone and does not know it would let a peer keep the deleted key.
     pub(super) fn record_removed(&self, removed: &[Entry], horizon: &SeenVector) {
-        let mut records = record::removed(removed);
-        records.extend(record::proven(&Proven { vector: SeenVector::default(), horizon: horizon.clone() }));
+        let mut records = record::proven(&Proven { vector: SeenVector::default(), horizon: horizon.clone() });
+        records.extend(record::removed(removed));
         self.record(Arc::new(records), None, None);
     }
 }

@@ -1,0 +1,256 @@
+//! What a node makes of its own disk: logs that are cut and damaged, and records of which only a part was durable.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::clock::{Now, Stamp};
+use crate::config::Config;
+use crate::dump;
+use crate::entry::{Entry, NodeId, Origin, SeenVector, Version};
+use crate::journal::Journal;
+use crate::journal::disk::Disk;
+use crate::journal::files::{Files, SNAPSHOT_TMP, log_name};
+use crate::journal::simulated::SimulatedDisk;
+use crate::journal::writer::Writer;
+use crate::replication::compaction::NotCompacted;
+use crate::replication::mesh::Mesh;
+use crate::replication::record::{self, Proven};
+use crate::replication::replicator::Framer;
+
+const WALL_MS: u64 = 1_700_000_000_000;
+/// Who wrote what this node has from elsewhere.
+const OTHER: Origin = Origin { node: NodeId(2), nonce: 9 };
+
+/// A life on a disk, its threads' turns taken by hand.
+struct Life {
+    mesh: Mesh,
+    write_rx: crossbeam_channel::Receiver<crate::replication::submit::Submitted>,
+    framer: Framer,
+    writer: Writer,
+    reached: Vec<(Origin, Stamp)>,
+}
+
+fn start(disk: &SimulatedDisk, nonce: u64) -> std::io::Result<Life> {
+    let json = r#"{"id":1,"client_addr":"127.0.0.1:0","peer_addr":"127.0.0.1:0","peers":[{"id":2,"addr":"127.0.0.1:7102"}]}"#;
+    let config = Arc::new(Config::from_json(json, "a test").expect("a good configuration"));
+    let shared: Arc<dyn Disk> = Arc::new(disk.clone());
+    let files = Files::find(&*shared)?;
+    let journal = Arc::new(Journal::new(Arc::clone(&shared), config.fsync, config.write_room, &files));
+    let now = Now { wall_ms: WALL_MS, elapsed: Duration::ZERO };
+    let (mesh, write_rx) = Mesh::new(config, nonce, now, Some(Arc::clone(&journal)));
+    let replayed = mesh.replay(&shared, &files, || false)?;
+    let writer = Writer::open(Arc::clone(&journal), &files, replayed.older_len, &replayed.last, replayed.snapshot_len)?;
+    mesh.record_life();
+    let framer = Framer::new(mesh.origin());
+    Ok(Life { mesh, write_rx, framer, writer, reached: Vec::new() })
+}
+
+impl Life {
+    fn write(&mut self, key: &str, value: Option<&str>) -> Version {
+        let effect = value.map(|value| Arc::from(value.as_bytes()));
+        let stamp = self.mesh.submit().write::<()>(key.as_bytes(), 64, WALL_MS, Instant::now(), |_| Ok(effect)).expect("room");
+        let submitted = self.write_rx.try_recv().expect("what was written");
+        let room = self.mesh.submit().held(submitted.reserved);
+        self.mesh.hand_over(&self.framer.frame(&[submitted.entry]), room);
+        Version { stamp, origin: self.mesh.origin() }
+    }
+
+    fn log(&mut self) {
+        let reached = &mut self.reached;
+        self.writer.step(Duration::ZERO, Instant::now, &mut |origin, stamp| reached.push((origin, stamp)));
+    }
+
+    fn compact(&mut self, resume: bool) -> Result<(), NotCompacted> {
+        let mesh = &self.mesh;
+        let mut snapshot = if resume { mesh.begin_resume()? } else { mesh.begin_compaction()? };
+        self.writer.step(Duration::ZERO, Instant::now, &mut |_, _| ());
+        snapshot.await_log(Instant::now())?;
+        let written = loop {
+            match snapshot.step() {
+                Ok(None) => {}
+                Ok(Some(len)) => break Ok(len),
+                Err(error) => break Err(error),
+            }
+        };
+        snapshot.end(written)?;
+        self.log();
+        Ok(())
+    }
+}
+
+fn entry(key: &str, value: Option<&str>, stamp: u64) -> Entry {
+    let stamp = Stamp::from_bits(Stamp::from_wall_ms(WALL_MS).to_bits() - 1_000 + stamp);
+    let value = value.map(|value| value.as_bytes().into());
+    Entry { key: key.as_bytes().into(), value, version: Version { stamp, origin: OTHER } }
+}
+
+fn entries(mesh: &Mesh) -> BTreeMap<Vec<u8>, Entry> {
+    let store = mesh.store();
+    let all = (0..store.shards_len()).flat_map(|shard| store.scan(shard, |_| true));
+    all.map(|entry| (entry.key.to_vec(), entry)).collect()
+}
+
+/// What a node has from its disk: entries and vector.
+type Known = (BTreeMap<Vec<u8>, Entry>, SeenVector);
+
+/// A log of every kind of record, and what a node knows that has read so many bytes of it, by where a record ends.
+fn log_of_every_kind() -> (SimulatedDisk, String, BTreeMap<usize, Known>) {
+    let disk = SimulatedDisk::default();
+    let mut life = start(&disk, 1).unwrap();
+    life.log();
+    let name = log_name(1);
+    let (old, new) = (entry("dumped", Some("by a peer"), 1), entry("healed", Some("better than none"), 2));
+    life.write("own", Some("first"));
+    life.log();
+    life.write("gone", Some("soon"));
+    life.log();
+    let mut lines = Vec::new();
+    dump::write_entry(&mut lines, &old);
+    dump::write_entry(&mut lines, &entry("dropped", None, 3));
+    life.mesh.record(Arc::new(record::lines(&lines)), None, None);
+    life.log();
+    life.mesh.record(Arc::new(record::healed(&[new])), None, None);
+    life.log();
+    let vector: SeenVector = [(OTHER, old.version.stamp)].into_iter().collect();
+    life.mesh.record(Arc::new(record::proven(&Proven { vector, horizon: SeenVector::default() })), None, None);
+    life.log();
+    life.mesh.record(Arc::new(record::removed(&[entry("dropped", None, 3)])), None, None);
+    life.log();
+    life.write("own", None);
+    life.log();
+    drop(life);
+    let len = disk.bytes(&name).len();
+    let mut known: BTreeMap<usize, Known> = BTreeMap::new();
+    for end in 0..=len {
+        let cut = disk.copy();
+        cut.change(&name, |bytes| bytes.truncate(end));
+        let shared: Arc<dyn Disk> = Arc::new(cut.clone());
+        if crate::journal::log::read(&shared, &name, |_, _| Ok(())).unwrap().torn == 0 {
+            let life = start(&cut, 2).unwrap();
+            known.insert(end, (entries(&life.mesh), life.mesh.vector()));
+        }
+    }
+    assert_eq!(known.len(), 1 + 1 + 8, "an empty file, a header, and eight records behind it");
+    (disk, name, known)
+}
+
+#[test]
+fn a_node_whose_log_is_cut_or_damaged_anywhere_starts_with_what_was_whole_or_says_why_not() {
+    let (disk, name, known) = log_of_every_kind();
+    let ends: Vec<usize> = known.keys().copied().collect();
+    let len = disk.bytes(&name).len();
+    let (third_last, last) = (ends[ends.len() - 4], ends[ends.len() - 2]);
+    for cut in third_last..=len {
+        let torn = disk.copy();
+        torn.change(&name, |bytes| bytes.truncate(cut));
+        let life = start(&torn, 2).unwrap_or_else(|error| panic!("cut at {cut}: {error}"));
+        let whole = ends.iter().rfind(|end| **end <= cut).unwrap();
+        assert_eq!((entries(&life.mesh), life.mesh.vector()), known[whole], "cut at {cut}");
+    }
+    for place in third_last..len {
+        for bit in 0..8 {
+            let damaged = disk.copy();
+            damaged.change(&name, |bytes| bytes[place] ^= 1 << bit);
+            match start(&damaged, 2) {
+                Ok(life) => {
+                    assert!(place >= last, "bit {bit} of byte {place} is passed over");
+                    assert_eq!((entries(&life.mesh), life.mesh.vector()), known[&last], "bit {bit} of byte {place}");
+                }
+                Err(error) => {
+                    let said = error.to_string();
+                    assert!(place < last && said.contains(&name) && said.contains("at byte "), "bit {bit} of byte {place}: {said}");
+                    assert!(said.contains("put a good copy") && said.contains("--discard-local-data"), "{said}");
+                }
+            }
+        }
+    }
+}
+
+/// A collected tombstone whose going is durable, and the horizon not: a peer that comes back with the key would be given a delta, and keep it.
+#[test]
+fn a_tombstone_is_never_gone_without_a_horizon_that_says_so() {
+    let disk = SimulatedDisk::default();
+    let mut life = start(&disk, 1).unwrap();
+    let tombstone = Entry { key: b"k"[..].into(), value: None, version: life.write("k", None) };
+    life.log();
+    let durable = disk.bytes(&log_name(1)).len();
+    life.mesh.store().remove_version(b"k", tombstone.version);
+    let horizon: SeenVector = [(tombstone.version.origin, tombstone.version.stamp)].into_iter().collect();
+    life.mesh.record_removed(std::slice::from_ref(&tombstone), &horizon);
+    life.log();
+    drop(life);
+    let len = disk.bytes(&log_name(1)).len();
+    for cut in durable..=len {
+        let torn = disk.copy();
+        torn.change(&log_name(1), |bytes| bytes.truncate(cut));
+        let life = start(&torn, 2).unwrap();
+        let is_there = entries(&life.mesh).contains_key(&b"k"[..]);
+        let is_said = life.mesh.control.lock().horizon.covers(tombstone.version);
+        assert!(is_there || is_said, "cut at {cut} of {durable} to {len}");
+        assert!(cut < len || !is_there);
+    }
+}
+
+#[test]
+fn a_snapshot_that_finds_no_space_gives_back_what_it_took_and_the_log_goes_on() {
+    let disk = SimulatedDisk::default();
+    let mut life = start(&disk, 1).unwrap();
+    for n in 0..20 {
+        life.write(&format!("key{n}"), Some("a value of some length"));
+    }
+    life.log();
+    disk.set_capacity(Some(disk.used() + 600));
+    let failed = life.compact(false).expect_err("no space");
+    assert!(matches!(failed, NotCompacted::Failed(_)), "{failed:?}");
+    assert!(!disk.names().unwrap().contains(&SNAPSHOT_TMP.to_owned()), "{:?}", disk.names());
+    let version = life.write("later", Some("there is space for this"));
+    life.log();
+    assert!(life.mesh.writable().is_ok());
+    assert_eq!(life.reached.last(), Some(&(version.origin, version.stamp)));
+    disk.lose_power(|_| 0);
+    assert_eq!(entries(&start(&disk, 2).unwrap().mesh).len(), 21);
+}
+
+/// A disk so slow that the new log came after everybody had given up on it: it counts for nothing, and nothing is acknowledged, until there is a snapshot in front.
+#[test]
+fn a_resumption_that_was_given_up_is_begun_anew() {
+    let given_up = || {
+        let disk = SimulatedDisk::default();
+        let mut life = start(&disk, 1).unwrap();
+        life.write("before", Some("1"));
+        life.log();
+        disk.set_capacity(Some(disk.used()));
+        life.write("meanwhile", Some("2"));
+        life.log();
+        assert!(life.mesh.writable().is_err());
+        disk.set_capacity(None);
+        drop(life.mesh.begin_resume().expect("a snapshot that begins"));
+        life.log();
+        let reached = life.reached.len();
+        life.write("behind", Some("3"));
+        life.log();
+        assert_eq!(life.reached.len(), reached, "acknowledged by a log without its snapshot");
+        (disk, life)
+    };
+    for resume in [false, true] {
+        // Whatever is asked for now, at every operation of it the disk is one that a node starts from.
+        for at in 0.. {
+            let (disk, mut life) = given_up();
+            disk.die_at(disk.operations() + at);
+            let done = life.compact(resume);
+            if !disk.is_dead() {
+                done.expect("a disk without a fault");
+                disk.restart_process();
+                life.write("after", Some("4"));
+                life.log();
+                disk.lose_power(|_| 0);
+                assert_eq!(entries(&start(&disk, 2).unwrap().mesh).len(), 4);
+                break;
+            }
+            disk.restart_process();
+            let left = entries(&start(&disk, 2).unwrap_or_else(|error| panic!("operation {at}: {error}")).mesh);
+            assert!(left.contains_key(&b"before"[..]), "operation {at}: {left:?}");
+        }
+    }
+}
