@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use crate::clock::Now;
 use crate::dump::{self, End, Header, Kind};
-use crate::entry::Entry;
+use crate::entry::{Entry, NodeId};
 use crate::replication::control::names;
 use crate::replication::inbound::Lost;
 use crate::replication::incoming::Incoming;
@@ -141,6 +141,20 @@ impl Restore<'_> {
 
     /// The end line: the drops, the horizon, and only then the vector, from which the other members see that they lack something.
     pub fn end(mut self, end: &End, now: Now) -> Result<Restored, NotRestored> {
+        let (node, restored) = self.prove(end)?;
+        self.mesh.await_durable().map_err(NotRestored::ReadOnly)?;
+        log::info!(
+            "restored a dump of node {node}: {} entries in {:.3} s, {} of them new here, {} dropped",
+            restored.entries,
+            now.elapsed.saturating_sub(self.started).as_secs_f64(),
+            restored.merged,
+            restored.dropped
+        );
+        Ok(restored)
+    }
+
+    /// All that the end line means, but for waiting until it is durable.
+    pub(super) fn prove(&mut self, end: &End) -> Result<(NodeId, Restored), NotRestored> {
         self.settle()?;
         let dump = self.dump.take().ok_or_else(|| "an end line where the header of a dump should be".to_owned())?;
         dump.check(end)?;
@@ -148,17 +162,8 @@ impl Restore<'_> {
         let proven = Proven { vector: dump.header().vector.clone(), horizon: end.horizon.clone() };
         self.mesh.join_proven(&mut self.mesh.control.lock(), &mut self.mesh.seen.write(), proven, &dropped, None);
         self.mesh.outboxes.iter().for_each(Outbox::beat);
-        self.mesh.await_durable().map_err(NotRestored::ReadOnly)?;
-        let dropped = dropped.len();
-        let restored = Restored { entries: dump.count(), merged: self.merged, dropped };
-        log::info!(
-            "restored a dump of node {}: {} entries in {:.3} s, {} of them new here, {dropped} dropped",
-            dump.header().node,
-            restored.entries,
-            now.elapsed.saturating_sub(self.started).as_secs_f64(),
-            restored.merged
-        );
-        Ok(restored)
+        let restored = Restored { entries: dump.count(), merged: self.merged, dropped: dropped.len() };
+        Ok((dump.header().node, restored))
     }
 }
 
