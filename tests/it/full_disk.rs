@@ -55,13 +55,37 @@ fn a_full_disk_refuses_writes_until_it_is_told_to_resume() {
     writes_again(&mut cluster, &before);
 }
 
+/// While the disk fills, it is one of the two that every ack needs. What was acknowledged is on it, and the other one is not asked.
+#[test]
+fn what_a_filling_disk_has_acknowledged_is_on_it() {
+    let Some(disk) = SmallDisk::mount() else { return };
+    let mut cluster = started(&disk);
+    cluster.kill(2);
+    cluster.await_sees(1, 2, "down");
+    let load = Roaming::start("filling", &[cluster.client_addr(1), cluster.client_addr(1), cluster.client_addr(1)]);
+    load.await_progress(20);
+    disk.leave(FREE_KIB);
+    await_full(&cluster);
+    await_counted(&cluster, 1, "no");
+    let outcomes = load.end();
+    outcomes.assert_codes_are(&["TIMEOUT", "NOQUORUM"]);
+    cluster.kill(1);
+    cluster.kill(3);
+    disk.free();
+    cluster.start(3);
+    cluster.await_state(3, "degraded");
+    outcomes.assert_kept(cluster.client_addr(3));
+    cluster.start(1);
+    cluster.start(2);
+    cluster.await_converged();
+    for id in 1..=3 {
+        outcomes.assert_kept(cluster.client_addr(id));
+    }
+}
+
 /// Three nodes under load until the disk of the third is full; the rest of what is true of such a cluster is looked at on the way.
 fn filled(disk: &SmallDisk) -> (Cluster, Outcomes) {
-    let mut cluster = Cluster::plan(3).set("recovery_wait_ms", 1_500).build();
-    cluster.configure(3, "data_dir", disk.data_dir.to_str().unwrap());
-    cluster.ids().into_iter().for_each(|id| cluster.start(id));
-    cluster.await_converged();
-    cluster.await_mesh(&[1, 2, 3]);
+    let mut cluster = started(disk);
     let addrs = [1, 2, 3].map(|id| cluster.client_addr(id));
     let load = Roaming::start("before", &addrs);
     load.await_progress(20);
@@ -95,6 +119,16 @@ fn filled(disk: &SmallDisk) -> (Cluster, Outcomes) {
     await_ok(&cluster, 2, "PUT colour yellow");
     cluster.await_reply(3, "GET colour", "VALUE yellow");
     (cluster, before)
+}
+
+/// The disk is the third node's.
+fn started(disk: &SmallDisk) -> Cluster {
+    let mut cluster = Cluster::plan(3).set("recovery_wait_ms", 1_500).build();
+    cluster.configure(3, "data_dir", disk.data_dir.to_str().unwrap());
+    cluster.ids().into_iter().for_each(|id| cluster.start(id));
+    cluster.await_converged();
+    cluster.await_mesh(&[1, 2, 3]);
+    cluster
 }
 
 /// The third node takes writes, and counts; what it missed on its disk is on it.
