@@ -17,8 +17,9 @@ struct State {
     files: Vec<Content>,
     /// What programs see.
     names: BTreeMap<String, usize>,
-    /// What a loss of power leaves: the first of these for certain, those after it perhaps. One for every change since the last sync of the names.
-    names_since: Vec<BTreeMap<String, usize>>,
+    /// What a loss of power leaves of them for certain, and what was changed since: of that any part, in order.
+    durable_names: BTreeMap<String, usize>,
+    changes: Vec<Change>,
     /// Operations that changed something, so far.
     operations: u64,
     /// The operation at which the process dies: it fails, and an append has written half. From then on everything fails, and changes nothing.
@@ -27,6 +28,30 @@ struct State {
     /// Bytes that the disk holds at most.
     capacity: Option<usize>,
     syncs_fail: bool,
+}
+
+#[derive(Clone)]
+enum Change {
+    Created(String, usize),
+    Renamed(String, String, usize),
+    Removed(String),
+}
+
+impl Change {
+    fn apply(&self, names: &mut BTreeMap<String, usize>) {
+        match self {
+            Change::Created(name, file) => {
+                names.insert(name.clone(), *file);
+            }
+            Change::Renamed(from, to, file) => {
+                names.remove(from);
+                names.insert(to.clone(), *file);
+            }
+            Change::Removed(name) => {
+                names.remove(name);
+            }
+        }
+    }
 }
 
 #[derive(Clone, Default)]
@@ -69,13 +94,14 @@ impl SimulatedDisk {
         self.0.lock().revive();
     }
 
-    /// The machine loses power. Of each file's unsynced bytes, and of the changes of names, as many stay as `keep` says, given how many there are.
+    /// The machine loses power. Of each file's unsynced bytes, and of each change of a name, as much stays as `keep` says, given how much there is.
     pub fn lose_power(&self, mut keep: impl FnMut(usize) -> usize) {
         let mut state = self.0.lock();
         state.revive();
-        let changes = state.names_since.len().saturating_sub(1);
-        state.names = state.names_since.get(keep(changes).min(changes)).cloned().unwrap_or_default();
-        state.names_since = vec![state.names.clone()];
+        let (mut names, changes) = (std::mem::take(&mut state.durable_names), std::mem::take(&mut state.changes));
+        changes.iter().filter(|_| keep(1) == 1).for_each(|change| change.apply(&mut names));
+        state.durable_names = names.clone();
+        state.names = names;
         for content in &mut state.files {
             if let Some(before) = content.before_cut.take() {
                 // Whether the cut had reached the disk, nobody knows.
@@ -114,7 +140,7 @@ impl SimulatedDisk {
         let state = self.0.lock();
         let files =
             state.files.iter().map(|content| Content { bytes: content.bytes.clone(), synced: content.bytes.len(), before_cut: None });
-        let copy = State { files: files.collect(), names: state.names.clone(), names_since: vec![state.names.clone()], ..State::default() };
+        let copy = State { files: files.collect(), names: state.names.clone(), durable_names: state.names.clone(), ..State::default() };
         SimulatedDisk(Arc::new(Mutex::new(copy)))
     }
 }
@@ -138,12 +164,9 @@ impl State {
         self.is_dead = false;
     }
 
-    fn change_names(&mut self, change: impl FnOnce(&mut BTreeMap<String, usize>)) {
-        if self.names_since.is_empty() {
-            self.names_since.push(BTreeMap::new());
-        }
-        change(&mut self.names);
-        self.names_since.push(self.names.clone());
+    fn change_names(&mut self, change: Change) {
+        change.apply(&mut self.names);
+        self.changes.push(change);
     }
 
     fn file(&self, name: &str) -> io::Result<usize> {
@@ -157,9 +180,7 @@ impl Disk for SimulatedDisk {
         state.operate()?;
         let file = state.files.len();
         state.files.push(Content::default());
-        state.change_names(|names| {
-            names.insert(name.to_owned(), file);
-        });
+        state.change_names(Change::Created(name.to_owned(), file));
         Ok(Box::new(SimulatedFile { disk: self.clone(), file }))
     }
 
@@ -179,10 +200,7 @@ impl Disk for SimulatedDisk {
         let mut state = self.0.lock();
         state.operate()?;
         let file = state.file(from)?;
-        state.change_names(|names| {
-            names.remove(from);
-            names.insert(to.to_owned(), file);
-        });
+        state.change_names(Change::Renamed(from.to_owned(), to.to_owned(), file));
         Ok(())
     }
 
@@ -190,9 +208,7 @@ impl Disk for SimulatedDisk {
         let mut state = self.0.lock();
         state.operate()?;
         state.file(name)?;
-        state.change_names(|names| {
-            names.remove(name);
-        });
+        state.change_names(Change::Removed(name.to_owned()));
         Ok(())
     }
 
@@ -203,7 +219,8 @@ impl Disk for SimulatedDisk {
     fn sync_names(&self) -> io::Result<()> {
         let mut state = self.0.lock();
         state.operate()?;
-        state.names_since = vec![state.names.clone()];
+        state.durable_names = state.names.clone();
+        state.changes.clear();
         Ok(())
     }
 
