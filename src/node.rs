@@ -6,7 +6,7 @@ use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Sender, bounded};
 
@@ -24,6 +24,9 @@ use crate::replication::mesh::Mesh;
 use crate::replication::replicator::run_replicator;
 use crate::server::{Server, listen};
 use crate::threads::{JOIN_PAUSE, join_all};
+
+/// What the log's thread has at the end to make everything durable, however long the others took.
+const LOG_GRACE: Duration = Duration::from_secs(1);
 
 /// Runs a node until SIGINT or SIGTERM, and then stops it. A second signal ends the process at once.
 ///
@@ -189,9 +192,9 @@ impl Node {
         }
         self.links.stop(deadline);
         // 4. Nothing is handed to the log any more: what waits is written and made durable.
-        join_all(self.snapshot.take(), deadline, "snapshot");
         self.journal.close();
-        join_all(self.log.take(), deadline, "log");
+        join_all(self.log.take(), deadline.max(Instant::now() + LOG_GRACE), "log");
+        join_all(self.snapshot.take(), deadline, "snapshot");
     }
 }
 

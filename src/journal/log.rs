@@ -25,9 +25,8 @@ pub const HEADER_LEN: u64 = 12;
 /// No record is longer: the longest message between peers fits.
 pub const RECORD_LEN_MAX: usize = 320 << 20;
 
-/// Whole records of up to this length are recognised behind damage whatever follows them; longer ones only if another record or the end does, so that a search
-/// need not take the checksum of hundreds of megabytes again and again.
-const RECOGNISED_LEN: usize = 1 << 20;
+/// Bytes whose checksum is taken while whole records are looked for behind damage: some seconds. Beyond this nobody knows whether there are any.
+const SEARCH_LEN_MAX: u64 = 16 << 30;
 
 /// A log file that is open to append.
 pub struct LogFile {
@@ -148,9 +147,10 @@ pub fn read(disk: &Arc<dyn Disk>, name: &str, mut each: impl FnMut(&[u8], u64) -
     io::copy(&mut (&mut source).take(found.len), &mut io::sink())?;
     let mut tail = Vec::new();
     source.read_to_end(&mut tail)?;
-    match whole_record_in(&tail) {
-        Some(at) => Err(damaged(found.len, &format!("no whole record begins there, but one does at byte {}", found.len + at as u64))),
-        None => Ok(found),
+    match whole_record_in(&tail, SEARCH_LEN_MAX) {
+        Ok(None) => Ok(found),
+        Ok(Some(at)) => Err(damaged(found.len, &format!("no whole record begins there, but one does at byte {}", found.len + at as u64))),
+        Err(Undecided) => Err(damaged(found.len, "no whole record begins there, and whether one follows would take too long to find out")),
     }
 }
 
@@ -178,19 +178,48 @@ fn read_header(reader: &mut impl Read, file_len: u64) -> Result<bool, Unreadable
     }
 }
 
-/// Where a whole record begins, behind the first byte.
-fn whole_record_in(tail: &[u8]) -> Option<usize> {
-    (1..tail.len()).find(|at| {
-        let rest = &tail[*at..];
-        let Some(head) = plausible(rest) else { return false };
-        let (body, behind) = rest[HEAD_LEN..].split_at(head.len);
-        let is_recognised = head.len <= RECOGNISED_LEN || behind.len() < HEAD_LEN || plausible(behind).is_some();
-        is_recognised && head.fits(body)
-    })
+/// The search has taken too long.
+#[derive(Debug, PartialEq, Eq)]
+struct Undecided;
+
+/// Where a whole record begins, behind the first byte. Almost nothing looks like a head that fits; what was made to, or happens to (a value that is a row of small numbers),
+/// would take the square of its length, and is given up after checksums of `search_len` bytes.
+fn whole_record_in(tail: &[u8], mut search_len: u64) -> Result<Option<usize>, Undecided> {
+    for at in 1..tail.len() {
+        let Some(head) = plausible(&tail[at..]) else { continue };
+        search_len = search_len.checked_sub(head.len as u64).ok_or(Undecided)?;
+        if head.fits(&tail[at + HEAD_LEN..at + HEAD_LEN + head.len]) {
+            return Ok(Some(at));
+        }
+    }
+    Ok(None)
 }
 
 /// A head whose record may end within these bytes.
 fn plausible(bytes: &[u8]) -> Option<Head> {
     let head = Head::decode(*bytes.first_chunk()?);
     (head.len > 0 && head.len <= bytes.len() - HEAD_LEN).then_some(head)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::envelope::seal;
+
+    #[test]
+    fn a_search_that_would_take_too_long_is_given_up() {
+        let mut torn = Vec::new();
+        seal(&mut torn, 1, |out| (0..20_000).for_each(|_| out.extend_from_slice(&1_000u32.to_le_bytes())));
+        torn.pop();
+        assert_eq!(whole_record_in(&torn, SEARCH_LEN_MAX), Ok(None));
+        assert_eq!(whole_record_in(&torn, 1 << 20), Err(Undecided));
+    }
+
+    #[test]
+    fn a_long_whole_record_is_found_whatever_follows_it() {
+        let mut tail = vec![b'x'];
+        seal(&mut tail, 1, |out| out.resize((1 << 20) + 10, b'y'));
+        tail.extend_from_slice(b"torn");
+        assert_eq!(whole_record_in(&tail, SEARCH_LEN_MAX), Ok(Some(1)));
+    }
 }

@@ -121,6 +121,11 @@ enum Job {
     },
     /// The snapshot of this generation is durable.
     Snapshot(u64),
+    /// The one without which the log of this generation says nothing could not be written.
+    ResumeFailed {
+        generation: u64,
+        error: io::Error,
+    },
     /// To be answered when everything before it is durable, and never if it cannot be.
     Barrier(Sender<()>),
 }
@@ -235,11 +240,8 @@ impl Journal {
     }
 
     /// The snapshot without which the log that resumes says nothing could not be written.
-    pub fn resume_failed(&self, error: &io::Error) {
-        self.change(|condition| {
-            condition.is_resuming = false;
-            condition.stopped.get_or_insert(Stopped::new(error, true));
-        });
+    pub fn resume_failed(&self, generation: u64, error: io::Error) {
+        self.push(Job::ResumeFailed { generation, error });
     }
 
     /// Waits until the new log of this generation is there; an error says why it will not be.
@@ -258,7 +260,7 @@ impl Journal {
         }
     }
 
-    /// Whether writes may be taken.
+    /// Whether writes may be taken, and peers' acknowledged: everything is logged, in a log that counts.
     pub fn is_writable(&self) -> bool {
         self.writable.load(Ordering::Acquire)
     }
@@ -281,7 +283,7 @@ impl Journal {
     fn change<T>(&self, change: impl FnOnce(&mut Condition) -> T) -> T {
         let mut condition = self.condition.lock();
         let result = change(&mut condition);
-        self.writable.store(condition.stopped.is_none(), Ordering::Release);
+        self.writable.store(condition.stopped.is_none() && !condition.is_resuming, Ordering::Release);
         drop(condition);
         self.changed.notify_all();
         result

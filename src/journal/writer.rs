@@ -33,6 +33,10 @@ pub struct Writer {
     reached: Vec<(Origin, Stamp)>,
     is_dirty: bool,
     synced: Instant,
+    /// Nothing is logged: what comes is dropped.
+    is_stopped: bool,
+    /// The log says nothing yet: its snapshot is not durable.
+    is_resuming: bool,
 }
 
 impl Writer {
@@ -46,8 +50,10 @@ impl Writer {
             disk.rename(&resuming_log_name(*first), &log_name(*first))?;
             disk.sync_names()?;
         }
-        let file = LogFile::resume(disk, &log_name(generation), last)?;
+        // What a full disk holds and nobody needs goes first; and what makes it needless is durable by then.
+        disk.sync_names()?;
         remove_stale(disk)?;
+        let file = LogFile::resume(disk, &log_name(generation), last)?;
         let writer = Writer {
             journal: Arc::clone(&journal),
             file,
@@ -57,6 +63,8 @@ impl Writer {
             reached: Vec::new(),
             is_dirty: false,
             synced: Instant::now(),
+            is_stopped: false,
+            is_resuming: false,
         };
         journal.change(|condition| {
             condition.generation = generation;
@@ -84,6 +92,8 @@ impl Writer {
                 Job::Record(record) => self.add(record),
                 Job::Switch { generation, is_resuming } => self.switch(generation, is_resuming, now),
                 Job::Snapshot(generation) => self.note_snapshot(generation),
+                Job::ResumeFailed { generation, error } if generation == self.generation => self.stop(&error, true),
+                Job::ResumeFailed { .. } => {}
                 Job::Barrier(done_tx) => barriers.push(done_tx),
             }
         }
@@ -96,8 +106,7 @@ impl Writer {
         if is_due || !barriers.is_empty() {
             self.sync(now);
         }
-        let is_counted = self.journal.change(|condition| condition.stopped.is_none() && !condition.is_resuming);
-        if is_counted {
+        if !self.is_stopped && !self.is_resuming {
             self.reached.drain(..).for_each(|(origin, stamp)| reached(origin, stamp));
             // Fails when nobody waits any more.
             for done_tx in barriers {
@@ -118,7 +127,7 @@ impl Writer {
     }
 
     fn add(&mut self, record: Record) {
-        if self.is_stopped() {
+        if self.is_stopped {
             // Merged, and not logged: a snapshot will hold it, or a peer.
             return;
         }
@@ -135,7 +144,7 @@ impl Writer {
     }
 
     fn write(&mut self) {
-        if self.buffer.is_empty() || self.is_stopped() {
+        if self.buffer.is_empty() || self.is_stopped {
             return;
         }
         let appended = self.file.append(&self.buffer);
@@ -153,7 +162,7 @@ impl Writer {
     }
 
     fn sync(&mut self, now: Instant) {
-        if !self.is_dirty || self.is_stopped() {
+        if !self.is_dirty || self.is_stopped {
             return;
         }
         match self.file.sync() {
@@ -170,8 +179,8 @@ impl Writer {
     fn switch(&mut self, generation: u64, is_resuming: bool, now: Instant) {
         self.write();
         self.sync(now);
-        let is_stopped = self.is_stopped();
-        if is_stopped && !is_resuming {
+        let is_resumable = self.journal.condition().stopped.is_none_or(|stopped| stopped.is_resumable);
+        if self.is_stopped && !(is_resuming && is_resumable) {
             return;
         }
         let name = if is_resuming { resuming_log_name(generation) } else { log_name(generation) };
@@ -181,11 +190,12 @@ impl Writer {
                 self.file = file;
                 self.generation = generation;
                 self.is_dirty = false;
+                self.is_stopped = false;
+                self.is_resuming = is_resuming;
                 self.journal.change(|condition| {
                     condition.generation = generation;
-                    if is_resuming {
-                        condition.stopped = None;
-                    }
+                    condition.stopped = None;
+                    condition.is_resuming = is_resuming;
                 });
             }
             Err(error) => self.stop(&error, true),
@@ -197,7 +207,9 @@ impl Writer {
             return;
         }
         self.older_len = 0;
-        self.journal.change(|condition| condition.is_resuming = false);
+        if std::mem::take(&mut self.is_resuming) {
+            self.journal.change(|condition| condition.is_resuming = false);
+        }
     }
 
     fn stop(&mut self, error: &io::Error, is_resumable: bool) {
@@ -205,14 +217,11 @@ impl Writer {
         log::error!("{}. Until then this node takes no writes and acknowledges none", stopped.sentence);
         self.buffer.clear();
         self.reached.clear();
+        (self.is_stopped, self.is_resuming) = (true, false);
         self.journal.change(|condition| {
             condition.stopped = Some(stopped);
             condition.is_resuming = false;
         });
-    }
-
-    fn is_stopped(&self) -> bool {
-        !self.journal.is_writable()
     }
 
     fn note_len(&self) {

@@ -53,28 +53,29 @@ impl Mesh {
         self.begin_compaction()?.write()
     }
 
-    /// After a full disk: a new log, and a snapshot of everything, without which that log says nothing. Writes are taken again at once, and acknowledged when it is
-    /// durable. Where nothing has failed this is [`Mesh::compact`].
+    /// After a full disk: a new log, and a snapshot of everything, without which that log says nothing. Writes are taken again when it is durable. Where nothing has failed this is [`Mesh::compact`].
     pub fn resume(&self) -> Result<Compacted, NotCompacted> {
         self.begin_resume()?.write()
     }
 
     pub(super) fn begin_compaction(&self) -> Result<Snapshot<'_>, NotCompacted> {
         let journal = self.kept()?;
+        let one_at_a_time = self.only_snapshot()?;
         let Condition { stopped, is_resuming, .. } = journal.condition();
         match stopped {
             Some(stopped) => Err(NotCompacted::ReadOnly(stopped.sentence)),
             // Not in a row with the logs before, as long as the resumed one has no snapshot in front.
-            None => self.begin_snapshot(journal, is_resuming),
+            None => Ok(self.begin_snapshot(journal, is_resuming, one_at_a_time)),
         }
     }
 
     pub(super) fn begin_resume(&self) -> Result<Snapshot<'_>, NotCompacted> {
         let journal = self.kept()?;
+        let one_at_a_time = self.only_snapshot()?;
         let Condition { stopped, is_resuming, .. } = journal.condition();
         match stopped {
             Some(stopped) if !stopped.is_resumable => Err(NotCompacted::ReadOnly(stopped.sentence)),
-            stopped => self.begin_snapshot(journal, stopped.is_some() || is_resuming),
+            stopped => Ok(self.begin_snapshot(journal, stopped.is_some() || is_resuming, one_at_a_time)),
         }
     }
 
@@ -82,10 +83,13 @@ impl Mesh {
         self.journal.as_deref().ok_or_else(|| NotCompacted::Failed("this node keeps nothing on disk".to_owned()))
     }
 
-    fn begin_snapshot<'a>(&'a self, journal: &'a Journal, is_resuming: bool) -> Result<Snapshot<'a>, NotCompacted> {
-        let Some(one_at_a_time) = self.compacting.try_lock() else {
-            return Err(NotCompacted::Failed("a snapshot is being written already; try again later".to_owned()));
-        };
+    /// To be had before the journal's condition is looked at: another one may be about to change it.
+    fn only_snapshot(&self) -> Result<MutexGuard<'_, ()>, NotCompacted> {
+        let busy = || NotCompacted::Failed("a snapshot is being written already; try again later".to_owned());
+        self.compacting.try_lock().ok_or_else(busy)
+    }
+
+    fn begin_snapshot<'a>(&'a self, journal: &'a Journal, is_resuming: bool, one_at_a_time: MutexGuard<'a, ()>) -> Snapshot<'a> {
         let began = Instant::now();
         // Before any lock: it takes every shard's.
         let entries = self.store.len();
@@ -102,7 +106,7 @@ impl Mesh {
             let header = Header::new(Kind::Full, self.origin, vector, entries, None);
             (generation, Serving::new(self, Scan::new(header, SeenVector::default(), control.horizon.clone())))
         };
-        Ok(Snapshot { journal, generation, is_resuming, began, serving, file: None, _one_at_a_time: one_at_a_time })
+        Snapshot { journal, generation, is_resuming, began, serving, file: None, _one_at_a_time: one_at_a_time }
     }
 
     /// Whether the log has outgrown the snapshot.
@@ -171,7 +175,7 @@ impl Snapshot<'_> {
                 SnapshotWriter::give_up(&**self.journal.disk());
                 let what = format!("the snapshot could not be written: {error}");
                 if self.is_resuming {
-                    self.journal.resume_failed(&error);
+                    self.journal.resume_failed(self.generation, error);
                     return Err(NotCompacted::ReadOnly(what));
                 }
                 Err(NotCompacted::Failed(what))

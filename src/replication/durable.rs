@@ -31,7 +31,10 @@ impl Mesh {
                 if !bytes.is_empty() {
                     journal.append(journal::Record { bytes, reached: None, room });
                 }
-                self.durable(reached);
+                // Nobody waits for the disk, but nobody is told of what will never be there either.
+                if journal.is_writable() {
+                    self.durable(reached);
+                }
             }
             None => self.durable(reached),
         }
@@ -61,9 +64,10 @@ impl Mesh {
     /// Whether writes can be logged; an error says why not, and what helps.
     pub fn writable(&self) -> Result<(), String> {
         match &self.journal {
-            Some(journal) if !journal.is_writable() => {
-                Err(journal.condition().stopped.map_or_else(|| "the log cannot be written".to_owned(), |stopped| stopped.sentence))
-            }
+            Some(journal) if !journal.is_writable() => Err(journal.condition().stopped.map_or_else(
+                || "the log is being resumed: a snapshot is on its way to the disk; try again later".to_owned(),
+                |stopped| stopped.sentence,
+            )),
             _ => Ok(()),
         }
     }

@@ -25,7 +25,7 @@ const WAYS_OUT: &str = "put a good copy of the directory back, or start once wit
                         peers, and what only it had is lost";
 
 /// Records that are read and not merged yet. Beyond this, reading waits.
-const RECORDS_AHEAD: usize = 1024;
+const RECORDS_AHEAD: usize = 64;
 
 /// What was found on the disk.
 #[derive(Debug, Default)]
@@ -163,7 +163,7 @@ impl Replay<'_> {
             let mut records = 0u64;
             let found = read(disk, name, |body, read| {
                 records += 1;
-                if records % 4096 == 1 {
+                if records % 256 == 1 {
                     stopped = progress(read);
                 }
                 let record = Record::decode(body)?;

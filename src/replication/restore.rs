@@ -1,6 +1,6 @@
 //! Taking a dump from a client: `RESTORE`.
 //!
-//! A restored dump is a peer's full dump that comes from a file: the same doors, the same proofs ([`Incoming`]), and one dump at a time with the peers'. What is
+//! A restored dump is a peer's full dump that comes from a file: the same doors, the same proofs (incoming.rs), and one dump at a time with the peers'. What is
 //! its own is what must be asked before anything is merged: whether the backup has seen every delete that was collected here (**I6**). A restore that is given up
 //! half-way keeps what was merged, which is always right, and claims nothing. Never reads a socket or a file.
 

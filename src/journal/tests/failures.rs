@@ -246,8 +246,9 @@ fn a_disk_that_is_full_again_while_the_journal_resumes_loses_nothing() {
         assert_eq!(promised.reached, 9);
         disk.set_capacity(Some(disk.used() + room));
         let resumed = life.write_snapshot(true, &mut promised);
-        if let Err(error) = &resumed {
-            life.journal.resume_failed(error);
+        if let Err(error) = resumed {
+            life.journal.resume_failed(life.journal.condition().generation, error);
+            life.step(&mut promised).unwrap();
             assert_eq!((promised.reached, life.journal.is_writable()), (9, false), "room for {room}");
         }
         if life.journal.is_writable() {
