@@ -3,6 +3,7 @@
 
 mod damage;
 mod failures;
+mod resumes;
 
 use std::io;
 use std::sync::Arc;

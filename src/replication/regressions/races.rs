@@ -177,3 +177,37 @@ fn a_write_on_its_way_while_its_node_serves_a_delta_is_vouched_for() {
     net.pump(D, T);
     assert_eq!(round.poll(&[w]), Some(Waited::Met));
 }
+
+/// With `everysec` or `never`: a node whose log has stopped.
+#[test]
+fn a_node_that_logs_nothing_acknowledges_nothing() {
+    use crate::journal::disk::Disk;
+    use crate::journal::files::Files;
+    use crate::journal::log::Found;
+    use crate::journal::simulated::SimulatedDisk;
+    use crate::journal::writer::Writer;
+    use crate::journal::{Fsync, Journal};
+    let disk = SimulatedDisk::default();
+    let shared: Arc<dyn Disk> = Arc::new(disk.clone());
+    let journal = Arc::new(Journal::new(Arc::clone(&shared), Fsync::EverySecond, 1 << 20, &Files::default()));
+    let mut writer = Writer::open(Arc::clone(&journal), &Files::default(), 0, &Found::default(), 0).unwrap();
+    let mut net = Net::new(&[0, 0]);
+    // Node 1 keeps a log.
+    let (mesh, rx) = Mesh::new(config(1, 2), 77, net.now(1), Some(Arc::clone(&journal)));
+    let mesh: &'static Mesh = Box::leak(Box::new(mesh));
+    net.lives[1] = Life { mesh, rx, framer: Framer::new(mesh.origin()) };
+    net.both(0, 1);
+    net.settle(4, &[(0, 1), (1, 0)]);
+    assert!(mesh.is_open());
+    disk.set_capacity(Some(disk.used()));
+    mesh.record_life();
+    let mut step = || writer.step(Duration::ZERO, Instant::now, &mut |origin, upto| mesh.durable(Some((origin, upto))));
+    step();
+    assert!(!journal.is_writable(), "the disk is full");
+    let round = net.mesh(0).acks().open_round(AckLevel::Majority, net.mesh(0).submit().position());
+    let stamp = net.put(0, "k", "v");
+    net.pump(0, 1);
+    step();
+    net.pump(1, 0);
+    assert_eq!(round.poll(&[stamp]), None, "acknowledged by a node whose log has stopped; {} bytes on its disk", disk.used());
+}

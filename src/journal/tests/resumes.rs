@@ -1,0 +1,81 @@
+//! Snapshots and resumptions that come too soon behind each other, or find no space.
+
+use super::*;
+use crate::journal::disk::Disk;
+
+/// RESUME right behind a compaction whose log ran full while its snapshot was finished.
+#[test]
+fn a_resume_behind_a_finished_compaction_acknowledges_nothing_before_its_snapshot() {
+    let (disk, mut promised) = (SimulatedDisk::default(), Promised::default());
+    let mut life = Life::start(&disk, Fsync::Always).unwrap();
+    life.append(3, &mut promised);
+    life.step(&mut promised).unwrap();
+    // COMPACT: a new log.
+    let generation = life.journal.switch(false);
+    let vector: SeenVector = [(ORIGIN, Stamp::from_bits(life.last))].into_iter().collect();
+    let mut scan = Scan::new(Header::new(Kind::Full, ORIGIN, vector, 0, None), SeenVector::default(), SeenVector::default());
+    life.step(&mut promised).unwrap();
+    let mut lines = Vec::new();
+    while scan.write(&life.store, 1 << 20, &mut lines) {}
+    let shared = Arc::clone(life.journal.disk());
+    let mut writer = SnapshotWriter::create(&*shared, generation).unwrap();
+    writer.append(&lines).unwrap();
+    // The log runs full meanwhile.
+    disk.set_capacity(Some(disk.used()));
+    life.append(1, &mut promised);
+    life.step(&mut promised).unwrap();
+    assert!(!life.journal.is_writable());
+    // The snapshot is finished all the same, and frees space.
+    disk.set_capacity(None);
+    let len = writer.finish(None).unwrap();
+    life.journal.snapshot_written(generation, len, Duration::ZERO);
+    // RESUME, before the log's thread has had its turn.
+    life.journal.switch(true);
+    life.append(2, &mut promised);
+    life.step(&mut promised).unwrap();
+    // kill -9.
+    disk.restart_process();
+    let left = Life::start(&disk, Fsync::Always).unwrap().last;
+    assert!(left >= promised.reached, "{} were acknowledged and {left} are left", promised.reached);
+}
+
+/// Two RESUMEs that both saw the log stopped: the second one's switch comes when the first is done, and the disk is full again right in front of it.
+#[test]
+fn a_late_resume_acknowledges_nothing_before_its_snapshot() {
+    let (disk, mut promised) = (SimulatedDisk::default(), Promised::default());
+    let mut life = Life::start(&disk, Fsync::Always).unwrap();
+    life.append(1, &mut promised);
+    life.step(&mut promised).unwrap();
+    disk.set_capacity(Some(disk.used() + 100));
+    life.append(1, &mut promised);
+    life.journal.switch(true);
+    life.append(1, &mut promised);
+    life.step(&mut promised).unwrap();
+    disk.restart_process();
+    let left = Life::start(&disk, Fsync::Always).unwrap().last;
+    assert!(left >= promised.reached, "{} were acknowledged and {left} are left", promised.reached);
+}
+
+fn compaction_that_fills_the_disk(free: usize) -> (SimulatedDisk, Life, Promised) {
+    let (disk, mut promised) = (SimulatedDisk::default(), Promised::default());
+    let mut life = Life::start(&disk, Fsync::Always).unwrap();
+    life.append(400, &mut promised);
+    life.step(&mut promised).unwrap();
+    disk.set_capacity(Some(disk.used() + free));
+    assert!(life.write_snapshot(false, &mut promised).is_err());
+    (disk, life, promised)
+}
+
+#[test]
+fn a_restart_helps_a_disk_that_a_given_up_snapshot_has_filled() {
+    let (disk, mut life, mut promised) = compaction_that_fills_the_disk(20_000);
+    // COMPACT again, by whoever asked.
+    life.journal.switch(false);
+    life.step(&mut promised).unwrap();
+    // RESUME.
+    life.journal.switch(true);
+    life.step(&mut promised).unwrap();
+    drop(life);
+    disk.restart_process();
+    Life::start(&disk, Fsync::Always).map(|life| life.last).unwrap();
+}
