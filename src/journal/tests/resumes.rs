@@ -1,7 +1,6 @@
 //! Snapshots and resumptions that come too soon behind each other, or find no space.
 
 use super::*;
-use crate::journal::disk::Disk;
 
 /// RESUME right behind a compaction whose log ran full while its snapshot was finished.
 #[test]
