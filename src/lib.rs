@@ -46,6 +46,7 @@
 //! | `replicator` | [`replication::replicator::run_replicator`] | the channel's end, where the last frame ended |
 //! | `log` | [`journal::writer::Writer::run`] | the log file |
 //! | `snapshot` | [`replication::compaction::run_snapshots`] | a snapshot that is being written |
+//! | `replay` | [`replication::replay`] | at the start only: merges what another thread reads of the disk |
 //! | `peer-out:N` | [`replication::link::run_peer_out`] | the connection on which this node speaks to peer N |
 //! | `peer-accept` | [`replication::listener::run_peer_accept`] | the peer port |
 //! | `peer-hello` | `replication::listener` | a connection that has not said who it is |
