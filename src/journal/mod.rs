@@ -280,12 +280,11 @@ impl Journal {
         self.arrived.notify_one();
     }
 
-    fn change<T>(&self, change: impl FnOnce(&mut Condition) -> T) -> T {
+    fn change(&self, change: impl FnOnce(&mut Condition)) {
         let mut condition = self.condition.lock();
-        let result = change(&mut condition);
+        change(&mut condition);
         self.writable.store(condition.stopped.is_none() && !condition.is_resuming, Ordering::Release);
         drop(condition);
         self.changed.notify_all();
-        result
     }
 }

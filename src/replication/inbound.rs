@@ -16,7 +16,7 @@ use crate::replication::control::{Control, Taking, offset_ms};
 use crate::replication::incoming::Incoming;
 use crate::replication::mesh::Mesh;
 use crate::replication::outbox::Losses;
-use crate::replication::record::{self, Proven};
+use crate::replication::record::Proven;
 use crate::room::Reserved;
 use crate::store::{Digest, Merged};
 
@@ -329,12 +329,7 @@ impl Mesh {
             Kind::Heal => return 0,
         };
         self.take_over(inbound, proven, &dropped);
-        // Once more: between its shard's turn and the vector, a live frame may have brought back what is gone. From the vector on, none can.
-        let late = dump.drop_absent(self);
-        if !late.is_empty() {
-            self.record(Arc::new(record::removed(&late)), None, None);
-        }
-        dropped.len() + late.len()
+        dropped.len() + dump.drop_late(self)
     }
 
     /// What a dump that drops nothing proves, without the origins whose own frames are coming in without a gap, the donor's included: they say the same in a moment,

@@ -90,6 +90,16 @@ impl Incoming {
         (0..mesh.store.shards_len()).flat_map(|shard| mesh.store.remove(shard, absent)).collect()
     }
 
+    /// Once more, when the vector is joined: between its shard's turn and that, a live frame may have brought back what is gone. From the vector on, none can.
+    /// Returns how many that were.
+    pub fn drop_late(&self, mesh: &Mesh) -> usize {
+        let late = self.drop_absent(mesh);
+        if !late.is_empty() {
+            mesh.record(Arc::new(record::removed(&late)), None, None);
+        }
+        late.len()
+    }
+
     pub fn header(&self) -> &Header {
         &self.header
     }

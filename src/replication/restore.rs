@@ -161,8 +161,9 @@ impl Restore<'_> {
         let dropped = dump.drop_absent(self.mesh);
         let proven = Proven { vector: dump.header().vector.clone(), horizon: end.horizon.clone() };
         self.mesh.join_proven(&mut self.mesh.control.lock(), &mut self.mesh.seen.write(), proven, &dropped, None);
+        let dropped = dropped.len() + dump.drop_late(self.mesh);
         self.mesh.outboxes.iter().for_each(Outbox::beat);
-        let restored = Restored { entries: dump.count(), merged: self.merged, dropped: dropped.len() };
+        let restored = Restored { entries: dump.count(), merged: self.merged, dropped };
         Ok((dump.header().node, restored))
     }
 }
