@@ -6,11 +6,12 @@
 //! {"dump":"kvmesh","format":1,"kind":"full","node":1,"origin":"1-9f86d081884c7d65","vector":{"1-9f86d081884c7d65":"116..."},"entries":2}
 //! {"k":"colour","v":"green","s":"116069418624417792","o":"1-9f86d081884c7d65"}
 //! {"k":"gone","s":"116069418624417793","o":"1-9f86d081884c7d65"}
+//! {"k":"session","v":"7","x":"1771078165000","s":"116069418624417794","o":"1-9f86d081884c7d65"}
 //! {"end":"kvmesh","count":2,"digest":"4c1d...","horizon":{}}
 //! ```
 //!
-//! Keys and values that are not clean UTF-8 are carried as base64, under `k64` and `v64`; an entry without a value is a tombstone. Stamps are strings:
-//! JSON numbers lose bits above 2^53. Lines in, values out, and back; no sockets, no files, no merging.
+//! Keys and values that are not clean UTF-8 are carried as base64, under `k64` and `v64`; an entry without a value is a tombstone; one with an
+//! `x` expires then, in milliseconds since 1970. Stamps and expiries are strings: JSON numbers lose bits above 2^53. Lines in, values out, and back; no sockets, no files, no merging.
 
 use std::borrow::Cow;
 use std::io::Write;
@@ -23,7 +24,7 @@ use rapidhash::v3::rapidhash_v3;
 use serde::{Deserialize, Serialize};
 
 use crate::clock::Stamp;
-use crate::entry::{Entry, NodeId, Origin, SeenVector, Version};
+use crate::entry::{Entry, Expiry, NodeId, Origin, SeenVector, Version};
 use crate::store::Store;
 
 /// A newer format is refused in words.
@@ -97,6 +98,8 @@ struct EntryLine<'a> {
     v: Option<Text<'a>>,
     #[serde(borrow, default)]
     v64: Option<Text<'a>>,
+    #[serde(borrow, default)]
+    x: Option<Text<'a>>,
     s: Stamp,
     o: Origin,
 }
@@ -145,9 +148,10 @@ fn parse_json_line(line: &[u8]) -> Result<Line, String> {
         }
         return Ok(Line::End(end));
     }
-    let EntryLine { k, k64, v, v64, s, o } = from_json(line)?;
+    let EntryLine { k, k64, v, v64, x, s, o } = from_json(line)?;
     let key = bytes(k, k64)?.ok_or("an entry without a key")?;
-    Ok(Line::Entry(Entry { key, value: bytes(v, v64)?, version: Version { stamp: s, origin: o } }))
+    let expires = x.map(|Text(x)| expiry(&x)).transpose()?;
+    Ok(Line::Entry(Entry { key, value: bytes(v, v64)?, expires, version: Version { stamp: s, origin: o } }))
 }
 
 fn from_json<'a, T: Deserialize<'a>>(line: &'a [u8]) -> Result<T, String> {
@@ -156,6 +160,12 @@ fn from_json<'a, T: Deserialize<'a>>(line: &'a [u8]) -> Result<T, String> {
     // This one line is all that serde_json sees.
     let in_words = |error: serde_json::Error| error.to_string().replace(" at line 1 column ", " at column ");
     serde_json::from_str(line).map_err(|error| format!("a dump line that is not as expected: {}", in_words(error)))
+}
+
+fn expiry(text: &str) -> Result<Expiry, String> {
+    let wall_ms = text.parse().map_err(|_| format!("\"{text}\" is no expiry; expected milliseconds since 1970"))?;
+    // As it is written, so that what is read is what was written.
+    if wall_ms == 0 { Err("an expiry of 0".to_owned()) } else { Ok(Expiry::from_wall_ms(wall_ms)) }
 }
 
 fn bytes(text: Option<Text>, base64: Option<Text>) -> Result<Option<Arc<[u8]>>, String> {
@@ -177,12 +187,16 @@ fn read_entry(line: &[u8]) -> Option<Entry> {
         true => read_bytes(rest, b",\"v\":\"", b",\"v64\":\"").map(|(value, rest)| (Some(value), rest))?,
         false => (None, rest),
     };
+    let (expires, rest) = match rest.strip_prefix(b",\"x\":\"") {
+        Some(rest) => split_at_quote(rest).and_then(|(digits, rest)| Some((Some(Expiry::from_wall_ms(read_decimal(digits)?)), rest)))?,
+        None => (None, rest),
+    };
     let (stamp, rest) = split_at_quote(rest.strip_prefix(b",\"s\":\"")?)?;
     let (node, nonce) = rest.strip_prefix(b",\"o\":\"")?.strip_suffix(b"\"}")?.split_last_chunk::<16>()?;
     let stamp = Stamp::from_bits(read_decimal(stamp)?);
     let node = NodeId(read_decimal(node.strip_suffix(b"-")?)?.try_into().ok()?);
     let origin = Origin { node, nonce: read_digits::<16>(nonce)? };
-    Some(Entry { key: key.into(), value: value.map(Arc::from), version: Version { stamp, origin } })
+    Some(Entry { key: key.into(), value: value.map(Arc::from), expires, version: Version { stamp, origin } })
 }
 
 fn read_bytes<'a>(line: &'a [u8], as_text: &[u8], as_base64: &[u8]) -> Option<(Cow<'a, [u8]>, &'a [u8])> {
@@ -250,6 +264,11 @@ pub fn write_entry(out: &mut Vec<u8>, entry: &Entry) {
         out.push(b',');
         write_bytes(out, b"\"v\":", b"\"v64\":", value);
     }
+    if let Some(expires) = entry.expires {
+        out.extend_from_slice(b",\"x\":\"");
+        out.extend_from_slice(itoa::Buffer::new().format(expires.wall_ms()).as_bytes());
+        out.push(b'"');
+    }
     let Version { stamp, origin } = entry.version;
     out.extend_from_slice(b",\"s\":\"");
     out.extend_from_slice(itoa::Buffer::new().format(stamp.to_bits()).as_bytes());
@@ -281,8 +300,8 @@ fn write_bytes(out: &mut Vec<u8>, as_text: &[u8], as_base64: &[u8], bytes: &[u8]
 
 /// Count and digest of what a dump says: the writer's goes into the end line and the reader's must equal it.
 ///
-/// The digest is the wrapping sum of `rapidhash_v3` of the header, as it is written, and of each entry: of key hash, value hash (none for a tombstone), stamp, node and
-/// nonce, as little-endian bytes; and of the end line's horizon, as it is written.
+/// The digest is the wrapping sum of `rapidhash_v3` of the header, as it is written, and of each entry: of key hash, stamp, nonce, node,
+/// value hash (none for a tombstone) and expiry (none for most), as little-endian bytes; and of the end line's horizon, as it is written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Tally {
     count: u64,
@@ -296,14 +315,19 @@ impl Tally {
     }
 
     pub fn add(&mut self, entry: &Entry) {
-        let mut fields = [0; 36];
-        let len = fields.len() - if entry.is_tombstone() { 8 } else { 0 };
+        let mut fields = [0; 44];
+        let mut len = 28;
         fields[..8].copy_from_slice(&rapidhash_v3(&entry.key).to_le_bytes());
         fields[8..16].copy_from_slice(&entry.version.stamp.to_bits().to_le_bytes());
         fields[16..24].copy_from_slice(&entry.version.origin.nonce.to_le_bytes());
         fields[24..26].copy_from_slice(&entry.version.origin.node.0.to_le_bytes());
         if let Some(value) = &entry.value {
-            fields[28..].copy_from_slice(&rapidhash_v3(value).to_le_bytes());
+            fields[len..len + 8].copy_from_slice(&rapidhash_v3(value).to_le_bytes());
+            len += 8;
+        }
+        if let Some(expires) = entry.expires {
+            fields[len..len + 8].copy_from_slice(&expires.wall_ms().to_le_bytes());
+            len += 8;
         }
         self.count += 1;
         self.digest = self.digest.wrapping_add(rapidhash_v3(&fields[..len]));
@@ -382,7 +406,7 @@ impl Scan {
             } else if self.shard == last_shard {
                 break;
             } else {
-                self.entries = store.scan(self.shard, |entry| !self.asker.covers(entry.version)).into_iter();
+                self.entries = store.scan_shard(self.shard, |entry| !self.asker.covers(entry.version)).into_iter();
                 self.shard += 1;
             }
         }
@@ -400,6 +424,7 @@ const SHARDS_PER_STEP: usize = 16;
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::Keyspace;
     use proptest::prelude::*;
 
     fn any_bytes() -> impl Strategy<Value = Arc<[u8]>> {
@@ -410,9 +435,11 @@ mod tests {
     }
 
     fn any_entry() -> impl Strategy<Value = Entry> {
-        (any_bytes(), prop::option::of(any_bytes()), any::<u64>(), 1..5u16, any::<u64>()).prop_map(|(key, value, stamp, node, nonce)| {
+        let fields = (any_bytes(), prop::option::of(any_bytes()), prop::option::of(1..u64::MAX), any::<u64>(), 1..5u16, any::<u64>());
+        fields.prop_map(|(key, value, expires, stamp, node, nonce)| {
             let origin = Origin { node: NodeId(node), nonce };
-            Entry { key, value, version: Version { stamp: Stamp::from_bits(stamp), origin } }
+            let version = Version { stamp: Stamp::from_bits(stamp), origin };
+            Entry { key, value, expires: expires.map(Expiry::from_wall_ms), version }
         })
     }
 
@@ -423,10 +450,11 @@ mod tests {
             Just(Some(Arc::from(&b"\xff\0"[..]))),
             Just(None)
         ];
-        ("[ !#-\\[\\]-~]{0,20}", value, 1..Stamp::LIMIT.to_bits(), 1..=u16::MAX, any::<u64>()).prop_map(
-            |(key, value, stamp, node, nonce)| {
+        let expires = prop::option::of(1..i64::MAX as u64);
+        ("[ !#-\\[\\]-~]{0,20}", value, expires, 1..Stamp::LIMIT.to_bits(), 1..=u16::MAX, any::<u64>()).prop_map(
+            |(key, value, expires, stamp, node, nonce)| {
                 let version = Version { stamp: Stamp::from_bits(stamp), origin: Origin { node: NodeId(node), nonce } };
-                Entry { key: key.as_bytes().into(), value, version }
+                Entry { key: key.as_bytes().into(), value, expires: expires.map(Expiry::from_wall_ms), version }
             },
         )
     }
@@ -493,8 +521,8 @@ mod tests {
                 }
             }
             prop_assert!(ended);
-            prop_assert_eq!(copy.digest(), store.digest());
-            prop_assert_eq!(copy.counts(), store.counts());
+            prop_assert_eq!(copy.digest(0), store.digest(0));
+            prop_assert_eq!(copy.counts(0), store.counts(0));
         }
 
         #[test]
@@ -547,8 +575,8 @@ mod tests {
     fn lines_look_as_documented() {
         let mut out = Vec::new();
         let version = Version { stamp: Stamp::from_bits(7), origin: origin() };
-        write_entry(&mut out, &Entry { key: b"a"[..].into(), value: Some(b"\xff"[..].into()), version });
-        write_entry(&mut out, &Entry { key: b""[..].into(), value: None, version });
+        write_entry(&mut out, &Entry { key: b"a"[..].into(), value: Some(b"\xff"[..].into()), expires: None, version });
+        write_entry(&mut out, &Entry { key: b""[..].into(), value: None, expires: None, version });
         let expected = "{\"k\":\"a\",\"v64\":\"/w==\",\"s\":\"7\",\"o\":\"1-0000000000009f86\"}\n{\"k\":\"\",\"s\":\"7\",\"o\":\"1-0000000000009f86\"}\n";
         assert_eq!(String::from_utf8(out).unwrap(), expected);
     }
@@ -558,7 +586,7 @@ mod tests {
         let store = Store::new();
         for stamp in 1..=10 {
             let version = Version { stamp: Stamp::from_bits(stamp), origin: origin() };
-            store.merge(Entry { key: stamp.to_string().as_bytes().into(), value: None, version }, |_| false);
+            store.merge(Entry { key: stamp.to_string().as_bytes().into(), value: None, expires: None, version }, |_| false);
         }
         let asker = [(origin(), Stamp::from_bits(8))].into_iter().collect();
         assert_eq!(dump(&store, asker).iter().filter(|byte| **byte == b'\n').count(), 1 + 2 + 1);

@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::num::NonZeroU64;
 use std::str::FromStr;
 use std::sync::Arc;
 
@@ -59,18 +60,70 @@ pub struct Version {
     pub origin: Origin,
 }
 
+/// When an entry expires: milliseconds since 1970, by the wall clock of whoever looks. Part of the write, so that every node agrees on it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Expiry(NonZeroU64);
+
+impl Expiry {
+    /// The first millisecond of 1970 is the earliest.
+    pub fn from_wall_ms(wall_ms: u64) -> Expiry {
+        Expiry(NonZeroU64::new(wall_ms).unwrap_or(NonZeroU64::MIN))
+    }
+
+    pub const fn wall_ms(self) -> u64 {
+        self.0.get()
+    }
+
+    /// Whether it is over at this time.
+    pub const fn is_over(self, wall_ms: u64) -> bool {
+        self.wall_ms() <= wall_ms
+    }
+}
+
+/// What a write leaves under its key (**I3**): a value that may expire, or nothing.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Effect {
+    pub value: Option<Value>,
+    /// Invariant: `None` where there is no value.
+    pub expires: Option<Expiry>,
+}
+
+impl Effect {
+    pub const DELETE: Effect = Effect { value: None, expires: None };
+
+    pub fn put(value: Value, expires: Option<Expiry>) -> Effect {
+        Effect { value: Some(value), expires }
+    }
+
+    /// Bytes of the value.
+    pub fn len(&self) -> usize {
+        self.value.as_ref().map_or(0, |value| value.len())
+    }
+
+    pub fn is_delete(&self) -> bool {
+        self.value.is_none()
+    }
+}
+
 /// One register: a key and the newest thing known about it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
     pub key: Key,
-    /// `None` is a tombstone: the key was deleted at this version.
+    /// `None` is a tombstone: the key was deleted at this version, or has expired and its value was let go.
     pub value: Option<Value>,
+    /// From then on it is like a tombstone to everybody who reads, and later becomes one in place, under the same version: that is no write, so it can beat none.
+    pub expires: Option<Expiry>,
     pub version: Version,
 }
 
 impl Entry {
     pub fn is_tombstone(&self) -> bool {
         self.value.is_none()
+    }
+
+    /// Whether there is something for readers at this time, which is asked for only where it matters.
+    pub fn is_live(&self, wall_ms: impl FnOnce() -> u64) -> bool {
+        self.value.is_some() && self.expires.is_none_or(|expires| !expires.is_over(wall_ms()))
     }
 
     /// Bytes of key and value.

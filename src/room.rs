@@ -29,6 +29,11 @@ impl Room {
         Arc::new(Room { len, free: AtomicUsize::new(len), waiters: AtomicUsize::new(0), lock: Mutex::new(()), returned: Condvar::new() })
     }
 
+    /// All the room that there is.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
     /// Takes so many bytes of room, and waits for them until `deadline`. Whether there were as many.
     pub fn reserve(&self, len: usize, deadline: Instant) -> bool {
         if self.take(len) {

@@ -11,11 +11,11 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::clock::Stamp;
-use crate::entry::{Entry, NodeId, Origin, SeenVector, Version};
+use crate::entry::{Entry, Expiry, NodeId, Origin, SeenVector, Version};
 use crate::envelope::{self, HEAD_LEN, seal};
 
 /// Changed when a node with the old one could misunderstand a node with the new one; such peers refuse each other.
-pub const PROTOCOL: u16 = 1;
+pub const PROTOCOL: u16 = 2;
 
 /// No message is longer: the largest legal value fits twice, as JSON may escape every byte. Beyond this, the link is closed.
 pub const MESSAGE_LEN_MAX: usize = 320 << 20;
@@ -125,6 +125,8 @@ pub const LINES: u8 = 8;
 
 const TOMBSTONE: u8 = 0;
 const VALUE: u8 = 1;
+/// A value behind its expiry, in milliseconds since 1970.
+const EXPIRING: u8 = 2;
 
 impl Message {
     /// Appends the message in its envelope.
@@ -180,10 +182,17 @@ pub fn encode_frame(out: &mut Vec<u8>, origin: Origin, after: Stamp, upto: Stamp
         put_len(out, writes.len());
         for write in writes {
             put_stamp(out, write.version.stamp);
-            out.push(if write.is_tombstone() { TOMBSTONE } else { VALUE });
+            out.push(match (&write.value, write.expires) {
+                (None, _) => TOMBSTONE,
+                (Some(_), None) => VALUE,
+                (Some(_), Some(_)) => EXPIRING,
+            });
             put_len(out, write.key.len());
             out.extend_from_slice(&write.key);
             if let Some(value) = &write.value {
+                if let Some(expires) = write.expires {
+                    out.extend_from_slice(&expires.wall_ms().to_le_bytes());
+                }
                 put_len(out, value.len());
                 out.extend_from_slice(value);
             }
@@ -239,15 +248,16 @@ fn decode_frame(payload: &[u8]) -> Result<Frame, String> {
         let kind = fields.bytes(1)?[0];
         let len = fields.len()?;
         let key = Arc::from(fields.bytes(len)?);
+        let expires = if kind == EXPIRING { Some(fields.expiry()?) } else { None };
         let value = match kind {
             TOMBSTONE => None,
-            VALUE => {
+            VALUE | EXPIRING => {
                 let len = fields.len()?;
                 Some(Arc::from(fields.bytes(len)?))
             }
             other => return Err(format!("a write of unknown kind {other}")),
         };
-        writes.push(Entry { key, value, version: Version { stamp, origin } });
+        writes.push(Entry { key, value, expires, version: Version { stamp, origin } });
     }
     fields.end()?;
     Ok(Frame { origin, after, upto, writes })
@@ -288,6 +298,13 @@ impl<'a> Fields<'a> {
 
     fn stamp(&mut self) -> Result<Stamp, String> {
         self.number().map(Stamp::from_bits)
+    }
+
+    fn expiry(&mut self) -> Result<Expiry, String> {
+        match self.number()? {
+            0 => Err("an expiry of 0".to_owned()),
+            wall_ms => Ok(Expiry::from_wall_ms(wall_ms)),
+        }
     }
 
     fn len(&mut self) -> Result<usize, String> {
@@ -339,19 +356,23 @@ mod tests {
     }
 
     fn any_frame() -> impl Strategy<Value = Frame> {
-        (any_origin(), 0..1u64 << 40, prop::collection::vec((1..1000u64, any_bytes(), prop::option::of(any_bytes())), 0..5)).prop_map(
-            |(origin, after, writes)| {
+        (
+            any_origin(),
+            0..1u64 << 40,
+            prop::collection::vec((1..1000u64, any_bytes(), prop::option::of(any_bytes()), prop::option::of(1..u64::MAX)), 0..5),
+        )
+            .prop_map(|(origin, after, writes)| {
                 let mut stamp = after;
                 let writes = writes
                     .into_iter()
-                    .map(|(step, key, value)| {
+                    .map(|(step, key, value, expires)| {
                         stamp += step;
-                        Entry { key, value, version: Version { stamp: Stamp::from_bits(stamp), origin } }
+                        let expires = expires.filter(|_| value.is_some()).map(Expiry::from_wall_ms);
+                        Entry { key, value, expires, version: Version { stamp: Stamp::from_bits(stamp), origin } }
                     })
                     .collect();
                 Frame { origin, after: Stamp::from_bits(after), upto: Stamp::from_bits(stamp + 3), writes }
-            },
-        )
+            })
     }
 
     fn any_message() -> impl Strategy<Value = Message> {
@@ -437,7 +458,8 @@ mod tests {
     #[test]
     fn a_frame_out_of_stamp_order_is_refused() {
         let origin = Origin { node: NodeId(1), nonce: 1 };
-        let write = |stamp| Entry { key: b"k"[..].into(), value: None, version: Version { stamp: Stamp::from_bits(stamp), origin } };
+        let write =
+            |stamp| Entry { key: b"k"[..].into(), value: None, expires: None, version: Version { stamp: Stamp::from_bits(stamp), origin } };
         for stamps in [[2, 2], [3, 2], [1, 9], [0, 1]] {
             let mut bytes = Vec::new();
             encode_frame(&mut bytes, origin, Stamp::from_bits(0), Stamp::from_bits(5), &stamps.map(write));

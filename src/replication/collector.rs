@@ -1,11 +1,15 @@
-//! The tombstone collector.
+//! The collector of what is over: tombstones, and values that have expired.
+//!
+//! Nobody deletes what has expired, for no node's clock may decide over another's write: that it is over is part of the write, and everybody who reads knows. What is
+//! left to do is to free memory. A value is let go when the clocks of a majority agree that it is over, by more than clocks may be apart; what is left is a
+//! tombstone in place, under the same version.
 //!
 //! **I6**: a tombstone goes only when every configured member is proven to cover it, when it is older than `tombstone_age_min`, and while no dump is served or taken
 //! and all members that are up agree on who the members are. What was collected is remembered as the *horizon*: a node below it is given a full dump, in which
-//! absence is proof.
+//! absence is proof. A tombstone that has been a value must, besides, have expired by the clock of every member, by its own word.
 
 use crate::clock::Now;
-use crate::entry::Version;
+use crate::entry::Entry;
 use crate::replication::mesh::Mesh;
 
 /// Shards that are looked at in one step, under the collector's lock: a few milliseconds at ten million keys.
@@ -18,17 +22,24 @@ pub struct Collector {
 }
 
 impl Collector {
-    /// Collects in the next few shards what may be collected; how many tombstones that were.
+    /// Lets go of what has expired, and collects in the next few shards what may be collected; how many tombstones that were.
     pub fn step(&mut self, mesh: &Mesh, now: Now) -> usize {
+        spend(mesh, now);
         let mut control = mesh.control.lock();
         if !control.may_collect(&mesh.config.members()) {
             return 0;
         }
         let vector = mesh.vector();
-        let oldest = now.wall_ms.saturating_sub(mesh.config.tombstone_age_min.as_millis() as u64);
+        let age_min = mesh.config.tombstone_age_min.as_millis() as u64;
+        let oldest = now.wall_ms.saturating_sub(age_min);
+        let expired = control.all_clocks_ms(now).saturating_sub(age_min);
         let mut collected = Vec::new();
         for _ in 0..SHARDS_PER_STEP {
-            let may_go = |version: Version| version.stamp.wall_ms() < oldest && vector.covers(version) && control.all_cover(version);
+            let may_go = |entry: &Entry| {
+                let version = entry.version;
+                let is_over = version.stamp.wall_ms() < oldest && entry.expires.is_none_or(|expires| expires.is_over(expired));
+                is_over && vector.covers(version) && control.all_cover(version)
+            };
             collected.extend(mesh.store.collect(self.shard, may_go));
             self.shard = (self.shard + 1) % mesh.store.shards_len();
         }
@@ -40,5 +51,13 @@ impl Collector {
         }
         control.collected += collected.len() as u64;
         collected.len()
+    }
+}
+
+fn spend(mesh: &Mesh, now: Now) {
+    let Some(clocks) = mesh.control.lock().majority_clocks_ms(mesh.config.majority(), now) else { return };
+    let upto_ms = clocks.saturating_sub(mesh.config.clock_offset_max.as_millis() as u64);
+    for shard in 0..mesh.store.shards_len() {
+        mesh.store.spend(shard, upto_ms);
     }
 }

@@ -93,6 +93,8 @@ pub struct Peer {
     ask_after: Duration,
     /// Its wall clock minus this node's.
     pub clock_offset_ms: i64,
+    /// Its wall clock when it was heard last, milliseconds since 1970; 0 if never. A HELLO replaces it, lower or not.
+    pub wall_ms: u64,
     /// How often a second process took this peer's place, in a row.
     replaced: u32,
 }
@@ -217,6 +219,7 @@ impl Control {
             progressed: now.elapsed,
             ask_after: Duration::ZERO,
             clock_offset_ms: 0,
+            wall_ms: 0,
             replaced: 0,
         };
         Control {
@@ -267,6 +270,7 @@ impl Control {
             peer.progressed = now.elapsed;
         }
         peer.clock_offset_ms = offset_ms(hello.wall_ms, now);
+        peer.wall_ms = hello.wall_ms;
         let event = (peer.replaced >= 3 && peer.replaced % 100 == 3).then_some(Event::Contested(peer.id));
         (peer.epoch, event)
     }
@@ -360,6 +364,17 @@ impl Control {
     /// Whether every member is proven to cover a tombstone (I6 a).
     pub fn all_cover(&self, version: Version) -> bool {
         self.peers.iter().all(|peer| peer.covers(version))
+    }
+
+    /// How late it is by the clocks of all members, each as it was heard last: what expires before then has expired for everybody.
+    pub fn all_clocks_ms(&self, now: Now) -> u64 {
+        self.peers.iter().map(|peer| peer.wall_ms).fold(now.wall_ms, u64::min)
+    }
+
+    /// The same by those that are up, who must be a majority together with this node.
+    pub fn majority_clocks_ms(&self, majority: usize, now: Now) -> Option<u64> {
+        let up = || self.peers.iter().filter(|peer| peer.up);
+        (1 + up().count() >= majority).then(|| up().map(|peer| peer.wall_ms).fold(now.wall_ms, u64::min))
     }
 
     /// A peer is up when both directions made progress within the time-out: its bytes arrive, and it answers this node's beats.

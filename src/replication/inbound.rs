@@ -216,6 +216,7 @@ impl Mesh {
             peer.vector.join(&beat.vector);
             peer.open = beat.open;
             peer.clock_offset_ms = offset_ms(beat.wall_ms, now);
+            peer.wall_ms = beat.wall_ms;
             let theirs = beat.settled.map(|settled| Digest { sum: settled.sum, keys: settled.keys })?;
             let (settled, ours) = control.settled.as_ref()?;
             let comparable =

@@ -9,7 +9,7 @@ use crossbeam_channel::Receiver;
 
 use crate::clock::{Now, Stamp};
 use crate::config::Config;
-use crate::entry::{Entry, Value, Version};
+use crate::entry::{Effect, Entry, Value, Version};
 use crate::protocol::command::AckLevel;
 use crate::protocol::peer::*;
 use crate::replication::acks::Waited;
@@ -147,8 +147,9 @@ impl Net {
     }
     /// The session's part of a write.
     fn submit(&self, node: usize, key: &str, value: Option<Value>) -> Stamp {
+        let effect = Effect { value, expires: None };
         let wall_ms = self.now(node).wall_ms;
-        self.mesh(node).submit().write::<()>(key.as_bytes(), 32, wall_ms, Instant::now(), |_| Ok(value)).unwrap()
+        self.mesh(node).submit().write::<()>(key.as_bytes(), 32, wall_ms, Instant::now(), |_| Ok(effect.clone())).unwrap()
     }
     /// The replicator's.
     fn replicate(&mut self, node: usize) {
@@ -172,7 +173,7 @@ impl Net {
     fn shard_of(&self, node: usize, key: &str) -> usize {
         let store = self.mesh(node).store();
         let version = Version { stamp: Stamp::ZERO, origin: self.mesh(node).origin() };
-        store.merge(Entry { key: key.as_bytes().into(), value: None, version }, |_| false);
+        store.merge(Entry { key: key.as_bytes().into(), value: None, expires: None, version }, |_| false);
         (0..store.shards_len()).find(|shard| !store.remove(*shard, |entry| *entry.key == *key.as_bytes()).is_empty()).unwrap()
     }
     /// A key of another shard, or an earlier or later one: who holds that shard's lock can watch another thread at work.

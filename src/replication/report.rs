@@ -7,6 +7,7 @@ use crate::clock::{Now, Stamp};
 use crate::entry::NodeId;
 use crate::replication::control::{Control, Peer, Stage, names};
 use crate::replication::mesh::Mesh;
+use crate::store::Keyspace;
 
 impl Mesh {
     /// While the node does not serve clients: why, in a sentence for the LOADING error.
@@ -27,7 +28,7 @@ impl Mesh {
     /// Names and values for STATUS.
     pub fn status(&self, now: Now) -> Vec<(&'static str, String)> {
         let vector = self.vector();
-        let counts = self.store.counts();
+        let counts = self.store.counts(now.wall_ms);
         let pinning = if counts.tombstones == 0 { Vec::new() } else { self.pinning() };
         let control = self.control.lock();
         let state = match control.stage {

@@ -1,7 +1,7 @@
 //! How a write enters the mesh: the one face of replication that sessions see.
 //!
 //! Owns the sequencer and the room. **I2** is kept here: a stamp is taken while the key's shard is locked, and enters the replicator's channel in
-//! the same order, because both happen under the one small sequencer lock; a stamp taken is always sent. **I3** too: what is sent is the entry
+//! the same order, because both happen under the one small sequencer lock; a stamp taken is always sent. **I3** too: what is sent is the effect
 //! that the judged write produced, never the command. Nothing under a lock can block: room for the bytes is reserved before any lock is
 //! taken, and whoever finds none waits there.
 
@@ -13,9 +13,9 @@ use crossbeam_channel::{Receiver, Sender, unbounded};
 use parking_lot::Mutex;
 
 use crate::clock::{Clock, Stamp};
-use crate::entry::{Entry, Origin, Value, Version};
+use crate::entry::{Effect, Entry, Key, Origin, Version};
 use crate::room::{Reserved, Room};
-use crate::store::Store;
+use crate::store::{Span, Store, View};
 
 /// What an entry counts in the room and in a link's queue beside its bytes.
 const WRITE_OVERHEAD: usize = 64;
@@ -41,15 +41,24 @@ pub struct Submitted {
     pub reserved: usize,
 }
 
-/// Why a write was not taken. Nothing was written.
+/// Why nothing was written.
 #[derive(Debug, PartialEq, Eq)]
 pub enum NotWritten<R> {
     /// The judge refused it.
     Refused(R),
+    /// It would take so many bytes, and so many are all the room that there is.
+    TooLarge { len: usize, room: usize },
     /// No room was returned before the deadline: the replicator does not keep up.
     NoRoom,
     /// The node stops.
     Stopping,
+}
+
+/// Why an attempt has led to nothing.
+enum Pass<R> {
+    /// So much room is needed.
+    Again(usize),
+    Not(NotWritten<R>),
 }
 
 impl Submit {
@@ -62,40 +71,103 @@ impl Submit {
         (submit, write_rx)
     }
 
-    /// One write. `judge` sees what is there, a tombstone too, and returns the effect (a new value, or `None` to delete) or refuses. `len_max` is the most bytes
-    /// that key and new value can take; `wall_ms` is the time for the stamp. Waits for room until `deadline`.
+    /// One write. `judge` sees what is there, a tombstone and what has expired too, and returns the effect or refuses. `len` is the guess how many bytes
+    /// key and new value take; when they are more, `judge` is asked again. `wall_ms` is the time for the stamp. Waits for room until `deadline`.
     pub fn write<R>(
         &self,
         key: &[u8],
-        len_max: usize,
+        len: usize,
         wall_ms: u64,
         deadline: Instant,
-        judge: impl FnOnce(Option<&Entry>) -> Result<Option<Value>, R>,
+        mut judge: impl FnMut(Option<&Entry>) -> Result<Effect, R>,
     ) -> Result<Stamp, NotWritten<R>> {
-        let reserved = len_max + WRITE_OVERHEAD;
-        if !self.room.reserve(reserved, deadline) {
-            return Err(NotWritten::NoRoom);
-        }
-        let written = self.store.write(key, |current| {
-            let value = judge(current).map_err(NotWritten::Refused)?;
-            let key = current.map_or_else(|| key.into(), |entry| Arc::clone(&entry.key));
-            let sequencer = self.sequencer.lock();
-            let write_tx = sequencer.as_ref().ok_or(NotWritten::Stopping)?;
-            let stamp = self.clock.issue(wall_ms);
-            let entry = Entry { key, value, version: Version { stamp, origin: self.origin } };
-            self.position.store(stamp.to_bits(), Ordering::Release);
-            self.written.fetch_add(1, Ordering::Relaxed);
-            // Fails only when the replicator is gone, and then the process is going down.
-            let _ = write_tx.send(Submitted { entry: entry.clone(), reserved });
-            Ok(entry)
-        });
-        match written {
-            Ok(version) => Ok(version.stamp),
-            Err(not_written) => {
-                self.room.give_back(reserved);
-                Err(not_written)
+        self.with_room(len + WRITE_OVERHEAD, deadline, |reserved| {
+            let written = self.store.write(key, |current| {
+                let effect = judge(current).map_err(|refused| Pass::Not(NotWritten::Refused(refused)))?;
+                let taken = key.len() + effect.len() + WRITE_OVERHEAD;
+                if taken > reserved {
+                    return Err(Pass::Again(taken));
+                }
+                let key = current.map_or_else(|| key.into(), |entry| Arc::clone(&entry.key));
+                let sequencer = self.sequencer.lock();
+                let write_tx = sequencer.as_ref().ok_or(Pass::Not(NotWritten::Stopping))?;
+                Ok(self.send(write_tx, key, effect, wall_ms, reserved))
+            });
+            written.map(|version| (version.stamp, reserved))
+        })
+    }
+
+    /// Several writes in one step on this node: nobody here sees some of them without the others. `plan` sees what is there and returns the effects, in order and at most
+    /// one for a key, beside what it finds; it refuses, or is asked again, as in [`Submit::write`]. Returns their stamps, in the same order.
+    pub fn transact<T, R>(
+        &self,
+        span: Span<'_>,
+        len: usize,
+        wall_ms: u64,
+        deadline: Instant,
+        mut plan: impl FnMut(&View<'_>) -> Result<(Vec<(Key, Effect)>, T), R>,
+    ) -> Result<(Vec<Stamp>, T), NotWritten<R>> {
+        self.with_room(len + WRITE_OVERHEAD, deadline, |reserved| {
+            self.store.transact(span, |view| {
+                let (effects, found) = plan(view).map_err(|refused| Pass::Not(NotWritten::Refused(refused)))?;
+                let len = |key: &Key, effect: &Effect| key.len() + effect.len() + WRITE_OVERHEAD;
+                let taken = effects.iter().map(|(key, effect)| len(key, effect)).sum();
+                if taken > reserved {
+                    return Err(Pass::Again(taken));
+                }
+                let sequencer = self.sequencer.lock();
+                let write_tx = sequencer.as_ref().ok_or(Pass::Not(NotWritten::Stopping))?;
+                let mut stamps = Vec::with_capacity(effects.len());
+                for (key, effect) in effects {
+                    let reserved = len(&key, &effect);
+                    let entry = self.send(write_tx, key, effect, wall_ms, reserved);
+                    stamps.push(entry.version.stamp);
+                    view.put(entry);
+                }
+                Ok(((stamps, found), taken))
+            })
+        })
+    }
+
+    /// Reserves room, before any lock, and tries; more room, and once more, when it turns out to be too little. What was not used is given back.
+    fn with_room<T, R>(
+        &self,
+        guess: usize,
+        deadline: Instant,
+        mut attempt: impl FnMut(usize) -> Result<(T, usize), Pass<R>>,
+    ) -> Result<T, NotWritten<R>> {
+        let mut reserved = guess.min(self.room.len());
+        loop {
+            if !self.room.reserve(reserved, deadline) {
+                return Err(NotWritten::NoRoom);
+            }
+            let (used, done) = match attempt(reserved) {
+                Ok((done, used)) => (used, Ok(done)),
+                Err(why) => (0, Err(why)),
+            };
+            if used < reserved {
+                self.room.give_back(reserved - used);
+            }
+            match done {
+                Ok(done) => return Ok(done),
+                Err(Pass::Again(len)) if len > self.room.len() => return Err(NotWritten::TooLarge { len, room: self.room.len() }),
+                // What is there changes meanwhile: a little more, so that an end is near.
+                Err(Pass::Again(len)) => reserved = (len + len / 8).min(self.room.len()),
+                Err(Pass::Not(why)) => return Err(why),
             }
         }
+    }
+
+    /// Stamps and sends, under the sequencer's lock and the key's.
+    fn send(&self, write_tx: &Sender<Submitted>, key: Key, effect: Effect, wall_ms: u64, reserved: usize) -> Entry {
+        let stamp = self.clock.issue(wall_ms);
+        let Effect { value, expires } = effect;
+        let entry = Entry { key, value, expires, version: Version { stamp, origin: self.origin } };
+        self.position.store(stamp.to_bits(), Ordering::Release);
+        self.written.fetch_add(1, Ordering::Relaxed);
+        // Fails only when the replicator is gone, and then the process is going down.
+        let _ = write_tx.send(Submitted { entry: entry.clone(), reserved });
+        entry
     }
 
     /// This node's own place in its vector: it holds every write of its own up to here.
@@ -143,7 +215,7 @@ mod tests {
                 scope.spawn(move || {
                     for n in 0..500 {
                         let key = format!("{writer}/{n}");
-                        submit.write::<()>(key.as_bytes(), 10, 1_000, soon(), |_| Ok(Some(b"v"[..].into()))).unwrap();
+                        submit.write::<()>(key.as_bytes(), 10, 1_000, soon(), |_| Ok(Effect::put(b"v"[..].into(), None))).unwrap();
                     }
                 });
             }
@@ -167,7 +239,7 @@ mod tests {
     #[test]
     fn without_room_a_write_waits_and_goes_on_when_it_is_returned() {
         let (submit, write_rx) = submit(100);
-        let put = |deadline| submit.write::<()>(b"k", 30, 1, deadline, |_| Ok(Some(b"v"[..].into())));
+        let put = |deadline| submit.write::<()>(b"k", 30, 1, deadline, |_| Ok(Effect::put(b"v"[..].into(), None)));
         put(soon()).unwrap();
         assert_eq!(put(soon()), Err(NotWritten::NoRoom));
         std::thread::scope(|scope| {

@@ -15,7 +15,7 @@ use crossbeam_channel::Receiver;
 use crate::clock::{Now, Stamp};
 use crate::config::Config;
 use crate::dump::{Line, parse_line};
-use crate::entry::{Origin, SeenVector, Version};
+use crate::entry::{Effect, Expiry, Origin, SeenVector, Version};
 use crate::journal::Journal;
 use crate::journal::disk::Disk;
 use crate::journal::files::Files;
@@ -38,6 +38,8 @@ const KEYS: u64 = 6;
 const BACKUPS_MAX: usize = 3;
 /// Where wall time starts: some day in 2023.
 const WALL_MS: u64 = 1_700_000_000_000;
+/// Further than any run lasts.
+const FAR_MS: u64 = 3_600_000;
 
 /// splitmix64, by Sebastiano Vigna: small, and good enough to choose steps.
 struct Random(u64);
@@ -88,7 +90,7 @@ struct Pending {
     round: Round<'static>,
     stamp: Stamp,
     key: u64,
-    value: Option<Vec<u8>>,
+    effect: Effect,
     /// The step at which the client asked.
     began: usize,
 }
@@ -119,7 +121,7 @@ struct Simulation {
     offsets_ms: Vec<u64>,
     connections: Vec<Connection>,
     /// Every write that any node ever issued.
-    history: BTreeMap<Version, (u64, Option<Vec<u8>>)>,
+    history: BTreeMap<Version, (u64, Effect)>,
     /// Acknowledged at `majority`: the key, when its client asked and when it heard, and the version.
     acknowledged: Vec<(u64, usize, usize, Version)>,
     disks: Vec<SimulatedDisk>,
@@ -140,7 +142,8 @@ fn config(node: usize) -> Arc<Config> {
         (1..=NODES).filter(|id| *id != node + 1).map(|id| format!(r#"{{"id":{id},"addr":"127.0.0.1:{}"}}"#, 7100 + id)).collect();
     let json = format!(
         r#"{{"id":{},"client_addr":"127.0.0.1:0","peer_addr":"127.0.0.1:0","peers":[{}],"key_len_max":16,"value_len_max":16,
-            "link_queue_max":1200,"write_room":4096,"heartbeat_ms":100,"peer_timeout_ms":400,"recovery_wait_ms":500,"tombstone_age_min_ms":200}}"#,
+            "link_queue_max":1200,"write_room":4096,"heartbeat_ms":100,"peer_timeout_ms":400,"recovery_wait_ms":500,"tombstone_age_min_ms":200,
+            "clock_offset_max_ms":400}}"#,
         node + 1,
         peers.join(",")
     );
@@ -269,7 +272,7 @@ impl Simulation {
     fn write(&mut self, node: usize) {
         let key = self.random.next() % KEYS;
         let delete = self.random.one_in(3);
-        let value = (!delete).then(|| format!("{}", self.step).into_bytes());
+        let effect = if delete { Effect::DELETE } else { self.effect(node) };
         let waits = self.random.one_in(2) && self.nodes[node].round.is_none();
         let mesh = self.nodes[node].mesh;
         if mesh.writable().is_err() {
@@ -281,21 +284,32 @@ impl Simulation {
             return;
         }
         let round = waits.then(|| mesh.acks().open_round(AckLevel::Majority, mesh.submit().position()));
-        let Some(stamp) = self.submit(node, key, value.clone()) else { return };
+        let Some(stamp) = self.submit(node, key, effect.clone()) else { return };
         self.count(if delete { "deletes" } else { "writes" });
         if let Some(round) = round {
-            self.nodes[node].round = Some(Pending { round, stamp, key, value, began: self.step });
+            self.nodes[node].round = Some(Pending { round, stamp, key, effect, began: self.step });
         }
     }
 
-    fn submit(&mut self, node: usize, key: u64, value: Option<Vec<u8>>) -> Option<Stamp> {
+    /// A value that says when it was written; some expire soon, some are over when they come, some stay for long.
+    fn effect(&mut self, node: usize) -> Effect {
+        let expires = match self.random.below(6) {
+            0 => Some(self.now(node).wall_ms + self.random.next() % 1_000),
+            1 => Some(self.now(node).wall_ms - self.random.next() % 1_000),
+            2 => Some(self.now(node).wall_ms + FAR_MS),
+            _ => None,
+        };
+        Effect::put(self.step.to_string().as_bytes().into(), expires.map(Expiry::from_wall_ms))
+    }
+
+    fn submit(&mut self, node: usize, key: u64, effect: Effect) -> Option<Stamp> {
         let mesh = self.nodes[node].mesh;
-        let effect = value.as_deref().map(Arc::from);
-        let written = mesh.submit().write::<()>(key.to_string().as_bytes(), 32, self.now(node).wall_ms, Instant::now(), |_| Ok(effect));
+        let written =
+            mesh.submit().write::<()>(key.to_string().as_bytes(), 32, self.now(node).wall_ms, Instant::now(), |_| Ok(effect.clone()));
         // No room: the replicator has not had its turn for long.
         let stamp = written.ok()?;
         let version = Version { stamp, origin: mesh.origin() };
-        assert!(self.history.insert(version, (key, value)).is_none(), "version {version:?} was issued twice");
+        assert!(self.history.insert(version, (key, effect)).is_none(), "version {version:?} was issued twice");
         Some(stamp)
     }
 
@@ -474,7 +488,7 @@ impl Simulation {
             }
             Some(Waited::Beaten(_)) => {
                 self.count("stamped again");
-                if let Some(stamp) = self.submit(node, pending.key, pending.value.clone()) {
+                if let Some(stamp) = self.submit(node, pending.key, pending.effect.clone()) {
                     self.nodes[node].round = Some(Pending { stamp, ..pending });
                 }
             }
@@ -677,18 +691,26 @@ impl Simulation {
                 match entry {
                     Some(entry) => {
                         assert!(entry.version >= *version, "{} claims {version:?} of key {key} and holds {entry:?}", life.mesh.origin());
-                        let written = &self.history[&entry.version];
-                        assert_eq!((*key, entry.value.as_deref()), (written.0, written.1.as_deref()), "a value that nobody wrote");
+                        let (written_key, written) = &self.history[&entry.version];
+                        let is_spent = entry.value.is_none() && self.has_expired(written);
+                        let is_whole = (&entry.value, entry.expires) == (&written.value, written.expires);
+                        assert!(key == written_key && (is_whole || is_spent), "nobody wrote {entry:?}, but {written:?}");
                     }
                     None => {
-                        let deleted = |(later, (other, value)): (&Version, &(u64, Option<Vec<u8>>))| {
-                            other == key && value.is_none() && later >= version
+                        let deleted = |(later, (other, effect)): (&Version, &(u64, Effect))| {
+                            other == key && (effect.is_delete() || self.has_expired(effect)) && later >= version
                         };
                         assert!(self.history.range(version..).any(deleted), "{} lost {version:?} of key {key}", life.mesh.origin());
                     }
                 }
             }
         }
+    }
+
+    /// By every clock.
+    fn has_expired(&self, effect: &Effect) -> bool {
+        let clocks = (0..NODES).map(|node| self.now(node).wall_ms).min().unwrap_or_default();
+        effect.expires.is_some_and(|expires| expires.is_over(clocks))
     }
 
     /// Lets everything work, without faults, until all are equal.
@@ -735,11 +757,13 @@ impl Simulation {
 
     fn is_converged(&self) -> bool {
         let first = self.nodes[0].mesh;
+        // What expires before is let go by each in its time.
+        let soon = self.now(0).wall_ms + FAR_MS / 2;
         self.nodes.iter().all(|life| {
             matches!(life.mesh.stage(), Stage::Open { degraded: false })
                 && life.write_rx.is_empty()
                 && life.mesh.vector() == first.vector()
-                && life.mesh.store().digest() == first.store().digest()
+                && life.mesh.store().digest(soon) == first.store().digest(soon)
         })
     }
 

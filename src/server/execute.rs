@@ -5,7 +5,7 @@ use std::io;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use crate::clock::Now;
+use crate::clock::{Now, wall_ms};
 use crate::entry::Value;
 use crate::protocol::command::{Command, ErrorCode, Reply};
 use crate::protocol::help::{HELP, Help, Verb, WORDS};
@@ -14,6 +14,7 @@ use crate::protocol::text::write_reply;
 use crate::replication::compaction::{Compacted, NotCompacted};
 use crate::server::writes::not_found;
 use crate::server::{Services, Shared};
+use crate::store::Keyspace;
 
 /// Values from here on are written from where they are stored instead of being copied into the replies of a round.
 const VALUE_LEN_LONG: usize = 256 << 10;
@@ -50,13 +51,13 @@ pub(super) fn is_for_closed_nodes(command: &Command<'_>) -> bool {
 /// Answers a command that neither writes nor concerns its own connection only.
 pub(super) fn answer(services: &Services, command: Command<'_>) -> Answer {
     let long = match command {
-        Command::Get { key } => match services.store.get(&key) {
+        Command::Get { key } => match live_value(services, &key) {
             Some(value) if value.len() >= VALUE_LEN_LONG => Long::Value(value),
             Some(value) => return Answer::Reply(Reply::Value(value)),
             None => return Answer::Reply(Reply::Error { code: ErrorCode::NotFound, sentence: not_found(&key).into() }),
         },
-        Command::Exists { key } => return Answer::Reply(Reply::Integer(services.store.get(&key).is_some().into())),
-        Command::Count => return Answer::Reply(Reply::Integer(services.store.counts().keys as u64)),
+        Command::Exists { key } => return Answer::Reply(Reply::Integer(live_value(services, &key).is_some().into())),
+        Command::Count => return Answer::Reply(Reply::Integer(services.store.counts(wall_ms()).keys as u64)),
         Command::Ping => return Answer::Reply(Reply::Pong),
         Command::Keys { prefix, limit } => Long::Keys { prefix: prefix.into_owned(), limit: limit.unwrap_or(usize::MAX) },
         Command::Status => Long::Status,
@@ -73,13 +74,17 @@ pub(super) fn answer(services: &Services, command: Command<'_>) -> Answer {
     Answer::Long(long)
 }
 
+fn live_value(services: &Services, key: &[u8]) -> Option<Value> {
+    services.store.read(key, |entry| entry.filter(|entry| entry.is_live(wall_ms)).and_then(|entry| entry.value.clone()))
+}
+
 /// Writes a long answer. `out` is buffered.
 pub(super) fn write_long(out: &mut impl io::Write, shared: &Shared, long: Long) -> io::Result<()> {
     let services = &shared.services;
     match long {
         Long::Value(value) => return write_reply(out, &Reply::Value(value)),
         Long::Digest => {
-            let digest = services.store.digest();
+            let digest = services.store.digest(wall_ms() + services.config.clock_offset_max.as_millis() as u64);
             return write_reply(out, &Reply::Digest { sum: digest.sum, keys: digest.keys });
         }
         Long::Keys { prefix, limit } => write_keys(out, services, &prefix, limit)?,
@@ -144,13 +149,13 @@ fn write_compacted(out: &mut impl io::Write, compacted: Result<Compacted, NotCom
 
 /// Shard by shard: no lock is held while the client takes its time, and a key that is there all along is listed once.
 fn write_keys(out: &mut impl io::Write, services: &Services, prefix: &[u8], limit: usize) -> io::Result<()> {
-    let mut left = limit;
+    let (mut left, now_ms) = (limit, wall_ms());
     for shard in 0..services.store.shards_len() {
         if left == 0 {
             break;
         }
-        let entries = services.store.scan(shard, |entry| {
-            let listed = left > 0 && !entry.is_tombstone() && entry.key.starts_with(prefix);
+        let entries = services.store.scan_shard(shard, |entry| {
+            let listed = left > 0 && entry.is_live(|| now_ms) && entry.key.starts_with(prefix);
             left -= usize::from(listed);
             listed
         });

@@ -10,6 +10,7 @@ use super::*;
 use crate::clock::{Now, Stamp};
 use crate::entry::{Entry, Key, NodeId, Origin, Version};
 use crate::protocol::peer::Ack;
+use crate::store::Keyspace;
 
 /// Long enough that only a fault gets there.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -85,7 +86,7 @@ impl Fixture {
     /// Another node's write arrives, or is known to be somewhere: the clock is above it.
     pub fn foreign(&self, key: &str, value: Option<&str>) -> Entry {
         let version = Version { stamp: self.mesh.clock().issue(crate::clock::wall_ms()), origin: OTHER };
-        Entry { key: Key::from(key.as_bytes()), value: value.map(|value| value.as_bytes().into()), version }
+        Entry { key: Key::from(key.as_bytes()), value: value.map(|value| value.as_bytes().into()), expires: None, version }
     }
 
     fn await_waiting(&self) {
@@ -229,7 +230,7 @@ fn garbage_is_answered_and_closed_and_half_a_command_dropped() {
     client.expect(&["OK"]);
     drop(client);
     until("all are gone", || fixture.server.clients_len() == 0);
-    assert_eq!(fixture.store.counts().keys, 1);
+    assert_eq!(fixture.store.counts(0).keys, 1);
     fixture.stop();
 }
 
@@ -536,7 +537,7 @@ fn many_clients_come_and_go() {
         }
     });
     assert_eq!(done.into_inner(), 200);
-    assert_eq!(fixture.store.counts().keys, 200);
+    assert_eq!(fixture.store.counts(0).keys, 200);
     fixture.stop();
 }
 

@@ -6,7 +6,7 @@
 use std::time::Instant;
 
 use crate::clock::{Stamp, wall_ms};
-use crate::entry::{Entry, Value};
+use crate::entry::{Effect, Entry};
 use crate::protocol::command::{AckLevel, ErrorCode, Reply, Write};
 use crate::protocol::quoting::shown;
 use crate::protocol::text::Limits;
@@ -114,7 +114,7 @@ impl<'a> Writes<'a> {
 
 /// Whether a write may follow what is there.
 pub(super) fn judge(write: &Write<'_>, current: Option<&Entry>) -> Result<(), Refusal> {
-    let exists = current.is_some_and(|entry| !entry.is_tombstone());
+    let exists = current.is_some_and(|entry| entry.is_live(wall_ms));
     match write {
         Write::Set(_) if exists => Err(Refusal::Exists),
         Write::Update(_) | Write::Delete if !exists => Err(Refusal::NotFound),
@@ -132,15 +132,15 @@ pub(super) fn submit(
     judge: impl Fn(Option<&Entry>) -> Result<(), Refusal>,
 ) -> Result<Stamp, Refusal> {
     // Copied before any lock is taken: a value may have megabytes.
-    let value: Option<Value> = match write {
-        Write::Set(value) | Write::Update(value) | Write::Put(value) => Some(value.as_ref().into()),
-        Write::Delete => None,
+    let effect = match write {
+        Write::Set(value) | Write::Update(value) | Write::Put(value) => Effect::put(value.as_ref().into(), None),
+        Write::Delete => Effect::DELETE,
     };
-    let len = key.len() + value.as_ref().map_or(0, |value| value.len());
-    let judge = |current: Option<&Entry>| judge(current).map(|()| value);
+    let len = key.len() + effect.len();
+    let judge = |current: Option<&Entry>| judge(current).map(|()| effect.clone());
     services.submit.write(key, len, wall_ms, deadline, judge).map_err(|not_written| match not_written {
         NotWritten::Refused(refusal) => refusal,
-        NotWritten::NoRoom => Refusal::NoRoom,
+        NotWritten::TooLarge { .. } | NotWritten::NoRoom => Refusal::NoRoom,
         NotWritten::Stopping => Refusal::Stopping,
     })
 }

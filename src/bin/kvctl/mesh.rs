@@ -237,7 +237,10 @@ mod tests {
         let store = Store::new();
         for (key, value, stamp) in entries {
             let version = Version { stamp: Stamp::from_bits(*stamp), origin: ORIGIN };
-            store.merge(Entry { key: key.as_bytes().into(), value: value.map(|value| value.as_bytes().into()), version }, |_| false);
+            store.merge(
+                Entry { key: key.as_bytes().into(), value: value.map(|value| value.as_bytes().into()), expires: None, version },
+                |_| false,
+            );
         }
         let header = Header::new(Kind::Full, ORIGIN, SeenVector::default(), 0, None);
         let mut scan = Scan::new(header, SeenVector::default(), SeenVector::default());

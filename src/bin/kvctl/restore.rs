@@ -220,7 +220,10 @@ mod tests {
         let (store, origin) = (Store::new(), Origin { node: NodeId(1), nonce: 7 });
         for (stamp, key, value) in [(1, "a", Some("1")), (2, "b b", Some("2 2")), (3, "gone", None)] {
             let version = Version { stamp: Stamp::from_bits(stamp), origin };
-            store.merge(Entry { key: key.as_bytes().into(), value: value.map(|value| value.as_bytes().into()), version }, |_| false);
+            store.merge(
+                Entry { key: key.as_bytes().into(), value: value.map(|value| value.as_bytes().into()), expires: None, version },
+                |_| false,
+            );
         }
         let mut scan =
             Scan::new(Header::new(Kind::Full, origin, SeenVector::default(), 3, None), SeenVector::default(), SeenVector::default());

@@ -146,7 +146,7 @@ fn snapshot_of_all_kinds() -> (SimulatedDisk, String) {
     ];
     for (place, (key, value)) in entries.into_iter().enumerate() {
         let version = Version { stamp: Stamp::from_bits(116_069_418_624_417_792 + place as u64), origin: origin(1, 0x9f86_d081_884c_7d65) };
-        store.merge(Entry { key: key.into(), value: value.map(Into::into), version }, |_| false);
+        store.merge(Entry { key: key.into(), value: value.map(Into::into), expires: None, version }, |_| false);
     }
     let vector: SeenVector =
         [(origin(1, 0x9f86_d081_884c_7d65), Stamp::from_bits(116_069_418_624_417_799)), (origin(2, 5), Stamp::from_bits(9))]
@@ -168,7 +168,7 @@ fn load(disk: &SimulatedDisk) -> io::Result<(Header, SeenVector, Vec<Entry>)> {
     let shared: Arc<dyn Disk> = Arc::new(disk.clone());
     let store = Store::new();
     let loaded = snapshot::load(&shared, 1, &store, |_, _| Ok(()))?;
-    let mut entries: Vec<Entry> = (0..store.shards_len()).flat_map(|shard| store.scan(shard, |_| true)).collect();
+    let mut entries: Vec<Entry> = (0..store.shards_len()).flat_map(|shard| store.scan_shard(shard, |_| true)).collect();
     entries.sort_by_key(|entry| entry.version);
     Ok((loaded.header, loaded.end.horizon, entries))
 }

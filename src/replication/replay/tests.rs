@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use crate::clock::{Now, Stamp};
 use crate::config::Config;
 use crate::dump;
-use crate::entry::{Entry, NodeId, Origin, SeenVector, Version};
+use crate::entry::{Effect, Entry, NodeId, Origin, SeenVector, Version};
 use crate::journal::Journal;
 use crate::journal::disk::Disk;
 use crate::journal::files::{Files, SNAPSHOT_TMP, log_name};
@@ -48,8 +48,8 @@ fn start(disk: &SimulatedDisk, nonce: u64) -> std::io::Result<Life> {
 
 impl Life {
     fn write(&mut self, key: &str, value: Option<&str>) -> Version {
-        let effect = value.map(|value| Arc::from(value.as_bytes()));
-        let stamp = self.mesh.submit().write::<()>(key.as_bytes(), 64, WALL_MS, Instant::now(), |_| Ok(effect)).expect("room");
+        let effect = value.map_or(Effect::DELETE, |value| Effect::put(value.as_bytes().into(), None));
+        let stamp = self.mesh.submit().write::<()>(key.as_bytes(), 64, WALL_MS, Instant::now(), |_| Ok(effect.clone())).expect("room");
         let submitted = self.write_rx.try_recv().expect("what was written");
         let room = self.mesh.submit().held(submitted.reserved);
         self.mesh.hand_over(&self.framer.frame(&[submitted.entry]), room);
@@ -82,12 +82,12 @@ impl Life {
 fn entry(key: &str, value: Option<&str>, stamp: u64) -> Entry {
     let stamp = Stamp::from_bits(Stamp::from_wall_ms(WALL_MS).to_bits() - 1_000 + stamp);
     let value = value.map(|value| value.as_bytes().into());
-    Entry { key: key.as_bytes().into(), value, version: Version { stamp, origin: OTHER } }
+    Entry { key: key.as_bytes().into(), value, expires: None, version: Version { stamp, origin: OTHER } }
 }
 
 fn entries(mesh: &Mesh) -> BTreeMap<Vec<u8>, Entry> {
     let store = mesh.store();
-    let all = (0..store.shards_len()).flat_map(|shard| store.scan(shard, |_| true));
+    let all = (0..store.shards_len()).flat_map(|shard| store.scan_shard(shard, |_| true));
     all.map(|entry| (entry.key.to_vec(), entry)).collect()
 }
 
@@ -172,7 +172,7 @@ fn a_node_whose_log_is_cut_or_damaged_anywhere_starts_with_what_was_whole_or_say
 fn a_tombstone_is_never_gone_without_a_horizon_that_says_so() {
     let disk = SimulatedDisk::default();
     let mut life = start(&disk, 1).unwrap();
-    let tombstone = Entry { key: b"k"[..].into(), value: None, version: life.write("k", None) };
+    let tombstone = Entry { key: b"k"[..].into(), value: None, expires: None, version: life.write("k", None) };
     life.log();
     let durable = disk.bytes(&log_name(1)).len();
     life.mesh.store().remove_version(b"k", tombstone.version);

@@ -8,6 +8,7 @@ use crate::replication::collector::Collector;
 use crate::replication::mesh::Mesh;
 use crate::replication::regressions::Net;
 use crate::replication::restore::{NotRestored, Restored};
+use crate::store::Keyspace;
 
 const NODES: usize = 3;
 
@@ -56,7 +57,7 @@ fn settle(net: &mut Net) {
 fn assert_converged(net: &Net) {
     for node in 1..NODES {
         assert_eq!(net.mesh(node).vector(), net.mesh(0).vector());
-        assert_eq!(net.mesh(node).store().digest(), net.mesh(0).store().digest());
+        assert_eq!(net.mesh(node).store().digest(0), net.mesh(0).store().digest(0));
     }
     assert!((0..NODES).all(|node| net.mesh(node).control.lock().divergences == 0));
 }
@@ -121,7 +122,7 @@ fn a_restore_into_a_blank_cluster_reaches_every_node() {
     for (key, value) in [("k0", Some("1")), ("k1", None), ("k2", Some("1"))] {
         assert_eq!(shown(&net, key), everywhere(value));
     }
-    assert!((0..NODES).all(|node| net.mesh(node).store().counts().tombstones == 1));
+    assert!((0..NODES).all(|node| net.mesh(node).store().counts(0).tombstones == 1));
     // Once more, and at another node: nothing is new.
     assert_eq!(restore(&net, 1, &backup), Ok(Restored { entries: 3, merged: 0, dropped: 0 }));
     // And life goes on above what was restored.

@@ -6,7 +6,7 @@ use crate::clock::{Now, Stamp};
 use crate::dump::{Header, Kind, Scan};
 use crate::entry::{Entry, NodeId, Origin, SeenVector, Version};
 use crate::server::tests::{Client, Fixture, OTHER, any_port, closed_fixture, fixture, until};
-use crate::store::Store;
+use crate::store::{Keyspace, Store};
 
 /// What a node prints that holds these keys and values, a tombstone where there is none. Its vector covers all of them.
 fn dump_of(entries: &[(&[u8], Option<&[u8]>)], vector: SeenVector) -> Vec<u8> {
@@ -14,7 +14,7 @@ fn dump_of(entries: &[(&[u8], Option<&[u8]>)], vector: SeenVector) -> Vec<u8> {
     for (at, (key, value)) in entries.iter().enumerate() {
         let version = Version { stamp: Stamp::from_bits(at as u64 + 1), origin: OTHER };
         vector.advance(OTHER, version.stamp);
-        store.merge(Entry { key: (*key).into(), value: value.map(Into::into), version }, |_| false);
+        store.merge(Entry { key: (*key).into(), value: value.map(Into::into), expires: None, version }, |_| false);
     }
     let header = Header::new(Kind::Full, OTHER, vector, store.len(), None);
     let mut scan = Scan::new(header, SeenVector::default(), SeenVector::default());
@@ -77,8 +77,8 @@ fn what_a_node_dumps_it_takes_back() {
     let mut client = after.connect();
     client.send(format!("RESTORE\n{lines}"));
     client.expect(&["entries 3", "merged 3", "covered 0", "dropped 0", "END"]);
-    assert_eq!(after.store.digest(), before.store.digest());
-    assert_eq!(after.store.counts(), before.store.counts());
+    assert_eq!(after.store.digest(0), before.store.digest(0));
+    assert_eq!(after.store.counts(0), before.store.counts(0));
     before.stop();
     after.stop();
 }
@@ -108,7 +108,7 @@ fn a_dump_that_is_not_whole_is_refused_with_its_line_and_claims_nothing() {
     refused(&fixture, newer.as_bytes(), "ERROR BADDUMP line 1 of the dump: a dump of format 2; this program reads format 1");
     let delta = String::from_utf8(lines[0].to_vec()).unwrap().replace("full", "delta");
     refused(&fixture, delta.as_bytes(), "ERROR BADDUMP line 1 of the dump: this is a part of a node's data");
-    assert_eq!(fixture.store.counts().keys, 2);
+    assert_eq!(fixture.store.counts(0).keys, 2);
     fixture.stop();
 }
 
@@ -170,7 +170,7 @@ fn a_node_that_cannot_take_it_says_so_and_takes_no_line_for_a_command() {
     let full = fixture(0, r#", "memory_max": 1000"#);
     full.store.merge(full.foreign("k", Some(&"v".repeat(2000))), |_| false);
     refused(&full, &lines, "ERROR FULL the entries take");
-    assert_eq!(full.store.counts().keys, 1);
+    assert_eq!(full.store.counts(0).keys, 1);
     full.stop();
 }
 

@@ -1,0 +1,282 @@
+//! The map: every key with the newest thing known about it, behind one door.
+//!
+//! Owns the shards and their locks; no guard leaves this folder. Local writes go through [`Store::write`] and [`Store::transact`], everything that arrives from
+//! elsewhere through [`Store::merge`], and all keep the greater version. No sockets, no log lines, no vector, no clock: whether an entry is *covered* is
+//! the caller's question, asked here under the shard's lock so that the answer cannot go stale, and the time is an argument.
+
+mod digest;
+mod keyspace;
+mod shard;
+mod view;
+
+use std::hash::{BuildHasher, RandomState};
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use parking_lot::RwLock;
+
+use crate::entry::{Entry, Version};
+use crate::store::shard::{Shard, Slot, footprint};
+
+pub use digest::Digest;
+pub use keyspace::{Cursor, Keyspace};
+pub use view::{Span, View};
+
+/// Enough that two sessions rarely meet, and that one shard of ten million keys is read within a few milliseconds.
+const SHARDS_LEN: usize = 256;
+
+/// The most entries that room is made for on a mere announcement.
+pub const ENTRIES_BELIEVED: u64 = 1 << 22;
+
+/// Values that are let go under one lock hold.
+const SPENT_PER_STEP: usize = 1024;
+
+/// All entries of one node.
+pub struct Store {
+    shards: Box<[RwLock<Shard>]>,
+    hasher: RandomState,
+    memory: AtomicUsize,
+}
+
+/// What became of an entry that arrived from elsewhere.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Merged {
+    /// It is the newest now; what it replaced, if there was anything.
+    Won { replaced: Option<Version> },
+    /// A greater version was here already.
+    Lost { winner: Version },
+    /// This very version was here already.
+    Same,
+    /// The caller's vector covers it: not looked at.
+    Covered,
+}
+
+/// How much there is, at about the moment of asking.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Live keys.
+    pub keys: usize,
+    /// Tombstones; among them what has expired and let its value go.
+    pub tombstones: usize,
+}
+
+impl Default for Store {
+    fn default() -> Store {
+        Store::new()
+    }
+}
+
+impl Store {
+    pub fn new() -> Store {
+        Store { shards: (0..SHARDS_LEN).map(|_| RwLock::default()).collect(), hasher: RandomState::new(), memory: AtomicUsize::new(0) }
+    }
+
+    /// Looks at what is known of a key: a tombstone and what has expired, too. Under the shard's read lock.
+    pub fn read<T>(&self, key: &[u8], look: impl FnOnce(Option<&Entry>) -> T) -> T {
+        let hash = self.hash(key);
+        look(self.shards[place_of(hash)].read().find(hash, key))
+    }
+
+    /// What is known of a key.
+    pub fn entry(&self, key: &[u8]) -> Option<Entry> {
+        self.read(key, |entry| entry.cloned())
+    }
+
+    /// The value that is held, expired or not.
+    #[cfg(test)]
+    pub fn get(&self, key: &[u8]) -> Option<crate::entry::Value> {
+        self.entry(key).and_then(|entry| entry.value)
+    }
+
+    /// A local write. `decide` sees what is there, under the shard's lock, and returns the entry to put in its place, whose version
+    /// must be greater (it has just been stamped), or a refusal.
+    pub fn write<R>(&self, key: &[u8], decide: impl FnOnce(Option<&Entry>) -> Result<Entry, R>) -> Result<Version, R> {
+        let hash = self.hash(key);
+        let mut shard = self.shards[place_of(hash)].write();
+        let slot = shard.slot(hash, key);
+        let current = slot.current();
+        let entry = decide(current)?;
+        debug_assert!(current.is_none_or(|current| current.version < entry.version));
+        let version = entry.version;
+        self.put(slot, entry);
+        Ok(version)
+    }
+
+    /// Several keys in one step: nobody reads or writes any key of `span` meanwhile. Nothing may be awaited in `run`.
+    pub fn transact<T>(&self, span: Span<'_>, run: impl FnOnce(&mut View<'_>) -> T) -> T {
+        let mut shards: Vec<usize> = match span {
+            Span::Keys(keys) => keys.iter().map(|key| place_of(self.hash(key))).collect(),
+            Span::All => (0..SHARDS_LEN).collect(),
+        };
+        // Always in the same order, so that two of them cannot wait for each other.
+        shards.sort_unstable();
+        shards.dedup();
+        run(&mut View::new(self, shards.into_iter().map(|shard| (shard, self.shards[shard].write())).collect()))
+    }
+
+    /// An entry from elsewhere: the greater version stays. `covered` is asked under the shard's lock: a tombstone that the collector takes away
+    /// is covered by then, so an older line that was already on its way cannot slip in behind it.
+    pub fn merge(&self, entry: Entry, covered: impl FnOnce(Version) -> bool) -> Merged {
+        let hash = self.hash(&entry.key);
+        let mut shard = self.shards[place_of(hash)].write();
+        if covered(entry.version) {
+            return Merged::Covered;
+        }
+        let slot = shard.slot(hash, &entry.key);
+        match slot.current().map(|current| current.version) {
+            Some(winner) if winner > entry.version => Merged::Lost { winner },
+            Some(same) if same == entry.version => Merged::Same,
+            replaced => {
+                self.put(slot, entry);
+                Merged::Won { replaced }
+            }
+        }
+    }
+
+    /// Merges for healing: as [`Store::merge`], but at equal versions, which then hold different data, the greater bytes win and any value
+    /// beats a tombstone. Returns whether anything changed.
+    pub fn heal(&self, entry: Entry) -> bool {
+        let hash = self.hash(&entry.key);
+        let mut shard = self.shards[place_of(hash)].write();
+        let slot = shard.slot(hash, &entry.key);
+        let newer = slot.current().is_none_or(|current| (entry.version, &entry.value) > (current.version, &current.value));
+        if newer {
+            self.put(slot, entry);
+        }
+        newer
+    }
+
+    /// How many shards there are: they are scanned one by one, each under one lock hold, so that no key is skipped by a resize.
+    pub fn shards_len(&self) -> usize {
+        self.shards.len()
+    }
+
+    /// Copies out of one shard what `keep` picks. Holds the shard's read lock meanwhile.
+    pub fn scan_shard(&self, shard: usize, mut keep: impl FnMut(&Entry) -> bool) -> Vec<Entry> {
+        self.shards[shard].read().entries().filter(|entry| keep(entry)).cloned().collect()
+    }
+
+    /// Counts the tombstones of one shard that `which` picks; costs nothing where there are none.
+    pub fn count_tombstones(&self, shard: usize, mut which: impl FnMut(Version) -> bool) -> usize {
+        let shard = self.shards[shard].read();
+        if shard.tombstones() == 0 {
+            return 0;
+        }
+        shard.entries().filter(|entry| entry.is_tombstone() && which(entry.version)).count()
+    }
+
+    /// The values in one shard that have expired by then are let go; what is left of each is a tombstone of the same version. Returns how many.
+    pub fn spend(&self, shard: usize, upto_ms: u64) -> usize {
+        let mut spent = 0;
+        while self.shards[shard].read().has_expired(upto_ms) {
+            let mut freed = 0;
+            let each = |bytes| {
+                freed += bytes;
+                spent += 1;
+            };
+            self.shards[shard].write().spend(upto_ms, SPENT_PER_STEP, |key| self.hash(key), each);
+            self.memory.fetch_sub(freed, Ordering::Relaxed);
+        }
+        spent
+    }
+
+    /// Takes the tombstones out of one shard that `which` picks, and returns them.
+    pub fn collect(&self, shard: usize, mut which: impl FnMut(&Entry) -> bool) -> Vec<Entry> {
+        if self.shards[shard].read().tombstones() == 0 {
+            return Vec::new();
+        }
+        self.remove(shard, |entry| entry.is_tombstone() && which(entry))
+    }
+
+    /// Takes the entries out of one shard that `which` picks, and returns them.
+    pub fn remove(&self, shard: usize, which: impl FnMut(&Entry) -> bool) -> Vec<Entry> {
+        let removed = self.shards[shard].write().remove(which);
+        self.memory.fetch_sub(removed.iter().map(footprint).sum(), Ordering::Relaxed);
+        removed
+    }
+
+    /// Takes a key out if this version of it is there, and no other.
+    pub fn remove_version(&self, key: &[u8], version: Version) {
+        let hash = self.hash(key);
+        let removed = self.shards[place_of(hash)].write().remove_version(hash, key, version);
+        self.memory.fetch_sub(removed.as_ref().map_or(0, footprint), Ordering::Relaxed);
+    }
+
+    /// The digest of what never expires in one shard: of two nodes it can be compared at any time, whatever their clocks say.
+    pub fn digest_shard(&self, shard: usize) -> Digest {
+        let mut digest = Digest::default();
+        for entry in self.shards[shard].read().entries() {
+            if let (Some(value), None) = (&entry.value, entry.expires) {
+                digest.add(&entry.key, value, None);
+            }
+        }
+        digest
+    }
+
+    /// The digest of all that does not expire before then, shard by shard: exact once writes pause.
+    pub fn digest(&self, before_ms: u64) -> Digest {
+        let mut digest = Digest::default();
+        for shard in &self.shards {
+            for entry in shard.read().entries().filter(|entry| entry.is_live(|| before_ms)) {
+                if let Some(value) = &entry.value {
+                    digest.add(&entry.key, value, entry.expires);
+                }
+            }
+        }
+        digest
+    }
+
+    /// Entries held, tombstones included.
+    pub fn len(&self) -> u64 {
+        self.shards.iter().map(|shard| shard.read().len() as u64).sum()
+    }
+
+    /// Whether nothing at all is held, tombstones included.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Makes room for so many entries more, which saves a table from moving them again and again while it grows. Only a hint: far too many are not
+    /// believed.
+    pub fn reserve(&self, entries: u64) {
+        let per_shard = entries.min(ENTRIES_BELIEVED) as usize / SHARDS_LEN;
+        for shard in &self.shards {
+            // An eighth more, as shards do not fill evenly.
+            shard.write().reserve(per_shard + per_shard / 8);
+        }
+    }
+
+    /// Bytes that the entries take, by estimate: what `memory_max` is held against.
+    pub fn memory(&self) -> usize {
+        self.memory.load(Ordering::Relaxed)
+    }
+
+    fn hash(&self, key: &[u8]) -> u64 {
+        self.hasher.hash_one(key)
+    }
+
+    fn put(&self, slot: Slot<'_>, entry: Entry) {
+        self.memory.fetch_add(footprint(&entry), Ordering::Relaxed);
+        if let Some(old) = slot.put(entry) {
+            self.memory.fetch_sub(footprint(&old), Ordering::Relaxed);
+        }
+    }
+}
+
+impl Keyspace for Store {
+    fn with_shard<T>(&self, shard: usize, look: impl FnOnce(&Shard) -> T) -> T {
+        look(&self.shards[shard].read())
+    }
+}
+
+/// Bytes that an entry takes, by estimate.
+pub fn entry_footprint(entry: &Entry) -> usize {
+    footprint(entry)
+}
+
+/// The table inside uses the low and the top seven bits of the hash; the shard comes from bits between.
+fn place_of(hash: u64) -> usize {
+    (hash >> 32) as usize % SHARDS_LEN
+}
+
+#[cfg(test)]
+mod tests;

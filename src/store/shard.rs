@@ -1,0 +1,198 @@
+//! One shard: a hash table, and what must be known of it without a look at every entry.
+//!
+//! Every change goes through [`Slot::put`], [`Shard::remove`] or [`Shard::spend`], so that the counts and the index of expiries are always those of the table.
+
+use std::collections::BTreeSet;
+
+use hashbrown::HashTable;
+use hashbrown::hash_table;
+
+use crate::entry::{Entry, Expiry, Key, Version};
+
+/// What an entry takes beside the bytes of its key and value: the slot with its share of empty ones, and two reference counts with
+/// their allocator's rounding. For [`footprint`] only.
+const ENTRY_OVERHEAD: usize = std::mem::size_of::<Held>() * 8 / 6 + 2 * 24;
+/// What its place in the index takes, if it expires.
+const EXPIRY_OVERHEAD: usize = std::mem::size_of::<(Expiry, Key)>() * 3 / 2;
+
+#[derive(Default)]
+pub struct Shard {
+    table: HashTable<Held>,
+    /// Invariant: the number of tombstones in `table`.
+    tombstones: usize,
+    /// Invariant: the values in `table` that expire.
+    expiring: BTreeSet<(Expiry, Key)>,
+    /// Changes whenever entries may have changed their places in the table.
+    moves: u16,
+}
+
+/// An entry where it is held. With its hash: a table that grows moves its slots without a look at their keys, which lie all over the memory.
+struct Held {
+    hash: u64,
+    entry: Entry,
+}
+
+impl Held {
+    fn is(&self, hash: u64, key: &[u8]) -> bool {
+        self.hash == hash && *self.entry.key == *key
+    }
+}
+
+/// Bytes that an entry takes, by estimate.
+pub(super) fn footprint(entry: &Entry) -> usize {
+    let index = if entry.value.is_some() && entry.expires.is_some() { EXPIRY_OVERHEAD } else { 0 };
+    entry.size() + ENTRY_OVERHEAD + index
+}
+
+impl Shard {
+    /// Entries, tombstones included.
+    pub fn len(&self) -> usize {
+        self.table.len()
+    }
+
+    pub fn tombstones(&self) -> usize {
+        self.tombstones
+    }
+
+    /// Keys that readers can see at this time.
+    pub fn live(&self, wall_ms: u64) -> usize {
+        self.table.len() - self.tombstones - self.expiring.iter().take_while(|(expires, _)| expires.is_over(wall_ms)).count()
+    }
+
+    /// Live keys that expire, at this time; and the sum of what is left to them, in milliseconds.
+    pub fn expiring(&self, wall_ms: u64) -> (usize, u128) {
+        let live = self.expiring.iter().rev().take_while(|(expires, _)| !expires.is_over(wall_ms));
+        live.fold((0, 0), |(count, left), (expires, _)| (count + 1, left + u128::from(expires.wall_ms() - wall_ms)))
+    }
+
+    pub fn find(&self, hash: u64, key: &[u8]) -> Option<&Entry> {
+        self.table.find(hash, |held| held.is(hash, key)).map(|held| &held.entry)
+    }
+
+    pub fn entries(&self) -> impl Iterator<Item = &Entry> {
+        self.table.iter().map(|held| &held.entry)
+    }
+
+    /// Places in the table; the entry in one of them stays there as long as [`Shard::moves`] does not change.
+    pub fn places(&self) -> usize {
+        self.table.num_buckets()
+    }
+
+    pub fn at(&self, place: usize) -> Option<&Entry> {
+        self.table.get_bucket(place).map(|held| &held.entry)
+    }
+
+    pub fn moves(&self) -> u16 {
+        self.moves
+    }
+
+    /// The place of a key, looked up once: to see what is there, and to put something else there.
+    pub fn slot(&mut self, hash: u64, key: &[u8]) -> Slot<'_> {
+        let Shard { table, tombstones, expiring, moves } = self;
+        let is_tight = table.len() == table.capacity();
+        let place = table.entry(hash, |held| held.is(hash, key), |held| held.hash);
+        if is_tight && matches!(place, hash_table::Entry::Vacant(_)) {
+            *moves = moves.wrapping_add(1);
+        }
+        Slot { place, hash, tombstones, expiring }
+    }
+
+    pub fn reserve(&mut self, more: usize) {
+        self.table.reserve(more, |held| held.hash);
+        self.moves = self.moves.wrapping_add(1);
+    }
+
+    /// Takes the entries out that `which` picks.
+    pub fn remove(&mut self, mut which: impl FnMut(&Entry) -> bool) -> Vec<Entry> {
+        let removed: Vec<Entry> = self.table.extract_if(|held| which(&held.entry)).map(|held| held.entry).collect();
+        for entry in &removed {
+            self.forget(entry);
+        }
+        removed
+    }
+
+    /// Takes a key out if this version of it is there, and no other.
+    pub fn remove_version(&mut self, hash: u64, key: &[u8], version: Version) -> Option<Entry> {
+        let is_it = |held: &Held| held.is(hash, key) && held.entry.version == version;
+        let (Held { entry, .. }, _) = self.table.find_entry(hash, is_it).ok()?.remove();
+        self.forget(&entry);
+        Some(entry)
+    }
+
+    fn forget(&mut self, removed: &Entry) {
+        self.tombstones -= usize::from(removed.is_tombstone());
+        if let (Some(_), Some(expires)) = (&removed.value, removed.expires) {
+            self.expiring.remove(&(expires, Key::clone(&removed.key)));
+        }
+    }
+
+    /// Whether a value has expired by then.
+    pub fn has_expired(&self, upto_ms: u64) -> bool {
+        self.expiring.first().is_some_and(|(expires, _)| expires.is_over(upto_ms))
+    }
+
+    /// The values of at most `max` entries that have expired by then are let go: they are tombstones in place. Calls `each` with the bytes that went. `hash` is that
+    /// of a key.
+    pub fn spend(&mut self, upto_ms: u64, max: usize, hash: impl Fn(&[u8]) -> u64, mut each: impl FnMut(usize)) {
+        for _ in 0..max {
+            if !self.has_expired(upto_ms) {
+                return;
+            }
+            let Some((_, key)) = self.expiring.pop_first() else { return };
+            let hash = hash(&key);
+            if let Some(held) = self.table.find_mut(hash, |held| held.is(hash, &key)) {
+                let before = footprint(&held.entry);
+                held.entry.value = None;
+                self.tombstones += 1;
+                each(before - footprint(&held.entry));
+            }
+        }
+    }
+}
+
+/// The place of one key in its shard, and the counts that go with what is put there.
+pub(super) struct Slot<'a> {
+    place: hash_table::Entry<'a, Held>,
+    hash: u64,
+    tombstones: &'a mut usize,
+    expiring: &'a mut BTreeSet<(Expiry, Key)>,
+}
+
+impl Slot<'_> {
+    pub fn current(&self) -> Option<&Entry> {
+        match &self.place {
+            hash_table::Entry::Occupied(place) => Some(&place.get().entry),
+            hash_table::Entry::Vacant(_) => None,
+        }
+    }
+
+    /// Puts an entry there; returns what it replaced.
+    pub fn put(self, entry: Entry) -> Option<Entry> {
+        *self.tombstones += usize::from(entry.is_tombstone());
+        match self.place {
+            hash_table::Entry::Vacant(place) => {
+                index(self.expiring, &entry);
+                place.insert(Held { hash: self.hash, entry });
+                None
+            }
+            hash_table::Entry::Occupied(mut place) => {
+                let held = &mut place.get_mut().entry;
+                // The key that is there already: one allocation for the table and the index.
+                let entry = Entry { key: Key::clone(&held.key), ..entry };
+                if let (Some(_), Some(expires)) = (&held.value, held.expires) {
+                    self.expiring.remove(&(expires, Key::clone(&held.key)));
+                }
+                index(self.expiring, &entry);
+                let old = std::mem::replace(held, entry);
+                *self.tombstones -= usize::from(old.is_tombstone());
+                Some(old)
+            }
+        }
+    }
+}
+
+fn index(expiring: &mut BTreeSet<(Expiry, Key)>, entry: &Entry) {
+    if let (Some(_), Some(expires)) = (&entry.value, entry.expires) {
+        expiring.insert((expires, Key::clone(&entry.key)));
+    }
+}

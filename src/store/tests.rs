@@ -1,0 +1,269 @@
+use super::*;
+use crate::clock::Stamp;
+use crate::entry::{Expiry, Key, NodeId, Origin};
+use proptest::prelude::*;
+use rapidhash::v3::rapidhash_v3;
+
+fn entry(key: &str, value: Option<&str>, stamp: u64, node: u16) -> Entry {
+    let origin = Origin { node: NodeId(node), nonce: u64::from(node) };
+    let version = Version { stamp: Stamp::from_bits(stamp), origin };
+    Entry { key: key.as_bytes().into(), value: value.map(|value| value.as_bytes().into()), expires: None, version }
+}
+
+fn expiring(key: &str, value: Option<&str>, stamp: u64, expires: u64) -> Entry {
+    Entry { expires: Some(Expiry::from_wall_ms(expires)), ..entry(key, value, stamp, 1) }
+}
+
+fn contents(store: &Store) -> Vec<Entry> {
+    let mut all: Vec<Entry> = (0..store.shards_len()).flat_map(|shard| store.scan_shard(shard, |_| true)).collect();
+    all.sort_by(|a, b| a.key.cmp(&b.key));
+    all
+}
+
+/// Few keys, stamps and nodes, so that collisions are common; the value follows from the version, as in the mesh.
+fn any_entry() -> impl Strategy<Value = Entry> {
+    (0..4u8, 0..8u64, 1..4u16).prop_map(|(key, stamp, node)| {
+        let value = format!("{stamp}/{node}");
+        entry(&format!("key{key}"), (stamp % 3 != 0).then_some(value.as_str()), stamp, node)
+    })
+}
+
+fn merged(entries: &[Entry]) -> Store {
+    let store = Store::new();
+    for entry in entries {
+        store.merge(entry.clone(), |_| false);
+    }
+    store
+}
+
+proptest! {
+    #[test]
+    fn merge_commutes_and_is_idempotent(entries in prop::collection::vec(any_entry(), 0..40), seed in any::<u64>()) {
+        let store = merged(&entries);
+        let mut shuffled = entries.clone();
+        shuffled.sort_by_key(|entry| rapidhash_v3(format!("{seed}{entry:?}").as_bytes()));
+        shuffled.extend(entries.iter().take(7).cloned());
+        let other = merged(&shuffled);
+        prop_assert_eq!(contents(&store), contents(&other));
+        prop_assert_eq!(store.digest(0), other.digest(0));
+        prop_assert_eq!(store.counts(0), other.counts(0));
+        prop_assert_eq!(store.memory(), other.memory());
+    }
+
+    #[test]
+    fn merge_associates(a in prop::collection::vec(any_entry(), 0..20), b in prop::collection::vec(any_entry(), 0..20), c in prop::collection::vec(any_entry(), 0..20)) {
+        let left = merged(&[contents(&merged(&[a.clone(), b.clone()].concat())), c.clone()].concat());
+        let right = merged(&[a, contents(&merged(&[b, c].concat()))].concat());
+        prop_assert_eq!(contents(&left), contents(&right));
+    }
+
+    #[test]
+    fn the_counts_and_the_digest_are_those_of_a_plain_map(entries in prop::collection::vec(any_entry(), 0..60)) {
+        let store = merged(&entries);
+        let mut plain = std::collections::BTreeMap::new();
+        for entry in entries {
+            let newest = plain.entry(entry.key.clone()).or_insert(entry.clone());
+            if entry.version > newest.version {
+                *newest = entry;
+            }
+        }
+        let mut digest = Digest::default();
+        for entry in plain.values() {
+            if let Some(value) = &entry.value {
+                digest.add(&entry.key, value, None);
+            }
+        }
+        prop_assert_eq!(store.digest(0), digest);
+        prop_assert_eq!(store.counts(0).keys, digest.keys as usize);
+        prop_assert_eq!(store.counts(0).tombstones, plain.len() - digest.keys as usize);
+        prop_assert_eq!(contents(&store), plain.into_values().collect::<Vec<_>>());
+    }
+}
+
+#[test]
+fn merge_says_what_became_of_the_entry() {
+    let store = Store::new();
+    let (old, new) = (entry("k", Some("old"), 1, 1), entry("k", None, 2, 1));
+    assert_eq!(store.merge(new.clone(), |_| true), Merged::Covered);
+    assert_eq!(store.merge(old.clone(), |_| false), Merged::Won { replaced: None });
+    assert_eq!(store.merge(new.clone(), |_| false), Merged::Won { replaced: Some(old.version) });
+    assert_eq!(store.merge(new.clone(), |_| false), Merged::Same);
+    assert_eq!(store.merge(old, |_| false), Merged::Lost { winner: new.version });
+    assert_eq!(store.get(b"k"), None);
+}
+
+#[test]
+fn healing_adds_and_prefers_the_greater_bytes() {
+    let store = merged(&[entry("k", Some("b"), 5, 1), entry("gone", None, 6, 1)]);
+    assert!(!store.heal(entry("k", Some("a"), 5, 1)));
+    assert!(store.heal(entry("k", Some("c"), 5, 1)));
+    assert!(store.heal(entry("gone", Some("back"), 6, 1)));
+    assert!(!store.heal(entry("gone", None, 6, 1)));
+    assert_eq!(store.get(b"k").as_deref(), Some(&b"c"[..]));
+}
+
+#[test]
+fn a_refused_write_changes_nothing_and_a_removed_entry_is_gone() {
+    let store = merged(&[entry("k", Some("v"), 1, 1), entry("dead", None, 1, 1)]);
+    assert_eq!(store.write(b"k", |current| Err::<Entry, _>(current.cloned())), Err(Some(entry("k", Some("v"), 1, 1))));
+    for shard in 0..store.shards_len() {
+        store.collect(shard, |_| true);
+    }
+    assert_eq!(store.counts(0), Counts { keys: 1, tombstones: 0 });
+    for shard in 0..store.shards_len() {
+        store.remove(shard, |_| true);
+    }
+    assert!(store.is_empty());
+    assert_eq!(store.memory(), 0);
+}
+
+#[test]
+fn the_digest_is_the_specified_one() {
+    // Written down so that a change of the hash, which would make old and new nodes disagree, fails here.
+    let store = merged(&[entry("a", Some("1"), 1, 1), entry("b", Some(""), 2, 1)]);
+    assert_eq!((store.digest(0).sum, store.digest(0).keys), (DIGEST_OF_A1_AND_B, 2));
+}
+const DIGEST_OF_A1_AND_B: u64 = 14_149_382_231_522_247_967;
+
+#[test]
+fn what_has_expired_is_not_counted_and_its_value_is_let_go_in_place() {
+    let store = merged(&[entry("a", Some("1"), 1, 1), expiring("b", Some("22"), 2, 100), expiring("c", Some("3"), 3, 200)]);
+    let full = store.memory();
+    assert_eq!(store.counts(99), Counts { keys: 3, tombstones: 0 });
+    assert_eq!(store.counts(100), Counts { keys: 2, tombstones: 0 });
+    assert_eq!(store.counts(200).keys, 1);
+    assert_eq!((store.expiring(99), store.expiring(100), store.expiring(200)), ((2, 51), (1, 100), (0, 0)));
+    assert_eq!((store.digest(99).keys, store.digest(100).keys), (3, 2));
+    let endless: u64 = (0..store.shards_len()).map(|shard| store.digest_shard(shard).keys).sum();
+    assert_eq!(endless, 1);
+    let spend = |upto| (0..store.shards_len()).map(|shard| store.spend(shard, upto)).sum::<usize>();
+    assert_eq!((spend(99), spend(150), spend(150)), (0, 1, 0));
+    assert!(store.memory() < full);
+    assert_eq!(store.counts(150), Counts { keys: 2, tombstones: 1 });
+    assert_eq!(store.entry(b"b"), Some(expiring("b", None, 2, 100)));
+    // The same version once more, with its value, changes nothing; and the next write is like any other.
+    assert_eq!(store.merge(expiring("b", Some("22"), 2, 100), |_| false), Merged::Same);
+    store.merge(entry("b", Some("22"), 4, 1), |_| false);
+    assert_eq!(store.counts(1000), Counts { keys: 2, tombstones: 0 });
+    for shard in 0..store.shards_len() {
+        store.remove(shard, |_| true);
+    }
+    assert_eq!((store.memory(), store.counts(0)), (0, Counts::default()));
+    assert_eq!(spend(u64::MAX), 0);
+}
+
+#[test]
+fn the_counts_follow_every_change_of_an_expiry() {
+    let store = Store::new();
+    let mut stamp = 0;
+    for value in [Some("v"), None] {
+        for expires in [None, Some(10), Some(20)] {
+            for (other_value, other_expires) in [(Some("w"), None), (Some("w"), Some(10)), (None, None), (Some("w"), Some(20))] {
+                for (value, expires) in [(value, expires), (other_value, other_expires)] {
+                    stamp += 1;
+                    let expires = expires.filter(|_| value.is_some()).map(Expiry::from_wall_ms);
+                    store.merge(Entry { expires, ..entry("k", value, stamp, 1) }, |_| false);
+                    let live = |now| usize::from(value.is_some() && expires.is_none_or(|expires| !expires.is_over(now)));
+                    for now in [0, 10, 20] {
+                        assert_eq!(store.counts(now).keys, live(now));
+                    }
+                }
+            }
+        }
+    }
+    assert_eq!(store.memory(), entry_footprint(&store.entry(b"k").unwrap()));
+}
+
+fn keys_from(store: &Store, count: usize, mut between: impl FnMut(&Store)) -> Vec<(Option<Cursor>, Vec<Key>)> {
+    let (mut cursor, mut steps) = (Cursor::default(), Vec::new());
+    loop {
+        let mut keys = Vec::new();
+        let next = store.scan(cursor, count, 0, |entry| keys.push(Key::clone(&entry.key)));
+        steps.push((next, keys));
+        match next {
+            Some(next) => cursor = Cursor::from_bits(next.to_bits()),
+            None => return steps,
+        }
+        between(store);
+    }
+}
+
+#[test]
+fn a_scan_meets_every_key_once_while_nothing_moves_and_keeps_to_its_count() {
+    let all: Vec<Entry> = (0..5000).map(|n| entry(&n.to_string(), (n % 4 != 0).then_some("v"), n + 1, 1)).collect();
+    let store = merged(&all);
+    for count in [1, 7, 1000, 100_000] {
+        let steps = keys_from(&store, count, |_| {});
+        let met: Vec<&Key> = steps.iter().flat_map(|(_, keys)| keys).collect();
+        let mut distinct = met.clone();
+        distinct.sort();
+        distinct.dedup();
+        assert_eq!((met.len(), distinct.len()), (3750, 3750));
+        assert!(steps[..steps.len() - 1].iter().all(|(next, keys)| keys.len() == count && next.unwrap().to_bits() < 1 << 53));
+    }
+}
+
+#[test]
+fn a_scan_meets_every_key_that_stays_while_others_come_and_go() {
+    let stays: Vec<Entry> = (0..2000).map(|n| entry(&format!("stays{n}"), Some("v"), n + 1, 1)).collect();
+    let store = merged(&stays);
+    let mut stamp = 10_000;
+    // Far more than there was room for: tables grow, are cleaned in place, and their entries move.
+    let between = |store: &Store| {
+        for n in 0..40 {
+            stamp += 1;
+            store.merge(entry(&format!("comes{stamp}"), Some("v"), stamp, 1), |_| false);
+            if n % 2 == 0 {
+                let gone = format!("comes{}", stamp - 20);
+                let version = Version { stamp: Stamp::from_bits(stamp - 20), origin: Origin { node: NodeId(1), nonce: 1 } };
+                store.remove_version(gone.as_bytes(), version);
+            }
+        }
+    };
+    let steps = keys_from(&store, 10, between);
+    let met: std::collections::HashSet<&Key> = steps.iter().flat_map(|(_, keys)| keys).collect();
+    assert!(stays.iter().all(|entry| met.contains(&entry.key)));
+}
+
+#[test]
+fn any_number_is_a_cursor() {
+    let store = merged(&(0..100).map(|n| entry(&n.to_string(), Some("v"), n + 1, 1)).collect::<Vec<_>>());
+    for bits in [u64::MAX, 1, 255, 1 << 52, 0xdead_beef_dead] {
+        let mut met = 0;
+        store.scan(Cursor::from_bits(bits), 10, 0, |_| met += 1);
+        assert!(met <= 10);
+    }
+    assert!((0..1000_u64).all(|random| store.random_key(random.wrapping_mul(0x9e37_79b9_7f4a_7c15), 0).is_some()));
+    assert_eq!(Store::new().random_key(7, 0), None);
+}
+
+#[test]
+fn a_transaction_sees_and_changes_all_its_keys_in_one_step() {
+    let store = merged(&[entry("a", Some("1"), 1, 1), entry("b", Some("2"), 2, 1)]);
+    std::thread::scope(|scope| {
+        let store = &store;
+        for writer in 1..3 {
+            scope.spawn(move || {
+                for step in 0..500 {
+                    let keys: [&[u8]; 2] = if writer == 1 { [b"a", b"b"] } else { [b"b", b"a"] };
+                    store.transact(Span::Keys(&keys), |view| {
+                        let stamp = keys.iter().map(|key| view.entry(key).unwrap().version.stamp.to_bits()).max().unwrap();
+                        let value = format!("{writer}/{step}");
+                        for key in ["a", "b"] {
+                            view.put(entry(key, Some(&value), stamp + 1, 1));
+                        }
+                    });
+                }
+            });
+        }
+        scope.spawn(move || {
+            for _ in 0..500 {
+                store.transact(Span::All, |view| {
+                    let value = |key: &[u8]| view.entry(key).unwrap().value.clone().unwrap();
+                    assert!(view.counts(0).keys == 2 && (*value(b"a") == *value(b"b") || *value(b"a") == *b"1"));
+                });
+            }
+        });
+    });
+    assert_eq!(store.entry(b"a").unwrap().version.stamp.to_bits(), 1002);
+}
