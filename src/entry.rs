@@ -96,7 +96,7 @@ impl Effect {
     }
 
     /// Bytes of the value.
-    pub fn len(&self) -> usize {
+    pub fn size(&self) -> usize {
         self.value.as_ref().map_or(0, |value| value.len())
     }
 

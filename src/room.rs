@@ -30,7 +30,7 @@ impl Room {
     }
 
     /// All the room that there is.
-    pub fn len(&self) -> usize {
+    pub fn size(&self) -> usize {
         self.len
     }
 

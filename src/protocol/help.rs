@@ -7,8 +7,13 @@ pub enum Verb {
     Upd,
     Put,
     Get,
+    Mget,
     Del,
     Exists,
+    Incr,
+    Expire,
+    Ttl,
+    Persist,
     Keys,
     Count,
     Ack,
@@ -37,13 +42,28 @@ pub struct Help {
 }
 
 /// All verbs, in the order of [`Verb`].
-pub const HELP: [Help; 19] = [
+pub const HELP: [Help; 24] = [
     help(Verb::Set, "SET", "SET key value", "creates a key; refuses one that exists"),
     help(Verb::Upd, "UPD", "UPD key value", "changes the value of a key; refuses one that does not exist"),
     help(Verb::Put, "PUT", "PUT key value", "sets a key, whether it exists or not"),
     help(Verb::Get, "GET", "GET key", "shows the value of a key, as this node knows it"),
+    help(Verb::Mget, "MGET", "MGET key [key ...]", "shows the values of several keys, as they are at one moment on this node"),
     help(Verb::Del, "DEL", "DEL key", "deletes a key; refuses one that does not exist"),
     help(Verb::Exists, "EXISTS", "EXISTS key", "says 1 if the key exists and 0 if it does not"),
+    help(
+        Verb::Incr,
+        "INCR",
+        "INCR key [by]",
+        "adds 1, or so much, to the number that a key holds, and says the sum; a key that does not exist counts as 0",
+    ),
+    help(
+        Verb::Expire,
+        "EXPIRE",
+        "EXPIRE key seconds",
+        "has a key expire after so many seconds, and says 1; or 0 if the key does not exist",
+    ),
+    help(Verb::Ttl, "TTL", "TTL key", "says after how many seconds a key expires; -1 if it never does, -2 if it does not exist"),
+    help(Verb::Persist, "PERSIST", "PERSIST key", "has a key never expire, and says 1; or 0 if it does not exist or never would"),
     help(Verb::Keys, "KEYS", "KEYS [prefix] [limit]", "lists the keys that begin with the prefix, in no order, and at most so many"),
     help(Verb::Count, "COUNT", "COUNT", "says how many keys there are"),
     help(
@@ -57,8 +77,8 @@ pub const HELP: [Help; 19] = [
     help(
         Verb::Digest,
         "DIGEST",
-        "DIGEST",
-        "shows a fingerprint of all keys and values, the same on nodes that hold the same, and their number",
+        "DIGEST [time]",
+        "shows a fingerprint of all keys and values, the same on nodes that hold the same, and their number; without what expires before that time (milliseconds since 1970), or soon",
     ),
     help(Verb::Dump, "DUMP", "DUMP", "prints everything that this node holds, as lines of JSON: a backup"),
     help(
@@ -107,6 +127,11 @@ impl Verb {
             b"UPD" => Verb::Upd,
             b"PUT" => Verb::Put,
             b"GET" => Verb::Get,
+            b"MGET" => Verb::Mget,
+            b"INCR" => Verb::Incr,
+            b"EXPIRE" => Verb::Expire,
+            b"TTL" => Verb::Ttl,
+            b"PERSIST" => Verb::Persist,
             b"DEL" => Verb::Del,
             b"EXISTS" => Verb::Exists,
             b"KEYS" => Verb::Keys,

@@ -1,4 +1,4 @@
-//! What is on the wire: typed commands and replies, the text protocol of clients, and the messages between peers.
+//! What is on the wire: typed commands and replies, the two protocols of clients (text, and RESP as Redis clients speak it), and the messages between peers.
 //!
 //! Bytes in, values out, and back. No sockets, no threads, no store.
 
@@ -6,4 +6,5 @@ pub mod command;
 pub mod help;
 pub mod peer;
 pub mod quoting;
+pub mod resp;
 pub mod text;

@@ -53,6 +53,8 @@ pub struct Hello {
     /// The members that it is configured with, itself included.
     pub members: Vec<NodeId>,
     pub wall_ms: u64,
+    /// Its acks wait for its disk.
+    pub durable: bool,
     pub vector: SeenVector,
 }
 
@@ -379,7 +381,16 @@ mod tests {
         prop_oneof![
             (any::<String>(), any::<u16>(), any_origin(), any::<u64>(), any_vector()).prop_map(
                 |(cluster, protocol, origin, wall_ms, vector)| {
-                    Message::Hello(Hello { cluster, protocol, node: origin.node, origin, members: vec![origin.node], wall_ms, vector })
+                    Message::Hello(Hello {
+                        cluster,
+                        protocol,
+                        node: origin.node,
+                        origin,
+                        members: vec![origin.node],
+                        wall_ms,
+                        durable: protocol % 2 == 0,
+                        vector,
+                    })
                 }
             ),
             any::<String>().prop_map(Message::Refused),

@@ -9,27 +9,18 @@ use std::borrow::Cow;
 
 use memchr::memchr;
 
-use crate::protocol::command::{AckLevel, Command, ErrorCode, Reply, Write};
+use crate::protocol::command::{Action, Bytes, Command, ErrorCode, ExpireOnly, ExpiryUnit, Limits, Only, Several, Wrong};
 use crate::protocol::help::{Help, Verb};
 use crate::protocol::quoting::{shown, split_quoted, unquote};
 
-pub use encoding::{OK, encode_command, encode_reply, write_reply};
+pub use encoding::{encode_command, encode_reply, write_reply};
 
 /// What a line may hold beside its key and value; also the longest line that no verb begins.
 const LINE_LEN_MIN: usize = 1024;
 
-/// The most bytes that a client may name.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Limits {
-    pub key_len_max: usize,
-    pub value_len_max: usize,
-}
-
-impl Limits {
-    /// The longest line: every byte of key and value may be escaped as four.
-    pub fn line_len_max(&self) -> usize {
-        LINE_LEN_MIN.saturating_add(written_len_max(self.key_len_max, true)).saturating_add(written_len_max(self.value_len_max, true))
-    }
+/// The longest line: every byte of key and value may be escaped as four.
+pub fn line_len_max(limits: &Limits) -> usize {
+    LINE_LEN_MIN.saturating_add(written_len_max(limits.key_len_max, true)).saturating_add(written_len_max(limits.value_len_max, true))
 }
 
 /// How long a text of so many bytes can be when it is written: in quotes, every byte may be escaped as four.
@@ -62,29 +53,12 @@ pub enum Parsed<'a> {
     },
 }
 
-/// What was wrong with a line, and what would be right.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Wrong {
-    pub code: ErrorCode,
-    pub sentence: String,
+fn syntax(help: &Help, wrong: impl AsRef<str>) -> Wrong {
+    Wrong::new(ErrorCode::Syntax, format!("{}; usage: {}", wrong.as_ref(), help.usage))
 }
 
-impl Wrong {
-    fn new(code: ErrorCode, sentence: impl Into<String>) -> Wrong {
-        Wrong { code, sentence: sentence.into() }
-    }
-
-    fn syntax(help: &Help, wrong: impl AsRef<str>) -> Wrong {
-        Wrong::new(ErrorCode::Syntax, format!("{}; usage: {}", wrong.as_ref(), help.usage))
-    }
-
-    pub fn into_reply(self) -> Reply<'static> {
-        Reply::Error { code: self.code, sentence: Cow::Owned(self.sentence) }
-    }
-}
-
-/// Looks at the first line of `buffer`, of which `scanned` bytes are known to hold no line end.
-pub fn parse<'a>(buffer: &'a [u8], scanned: usize, limits: &Limits) -> Parsed<'a> {
+/// Looks at the first line of `buffer`, of which `scanned` bytes are known to hold no line end. `now_ms` is asked where something is to expire.
+pub fn parse<'a>(buffer: &'a [u8], scanned: usize, limits: &Limits, now_ms: impl Fn() -> u64) -> Parsed<'a> {
     let Some(first) = buffer.first() else { return Parsed::Incomplete { scanned: 0 } };
     if is_binary(*first) {
         return Parsed::Fatal { wrong: no_command(buffer) };
@@ -107,7 +81,7 @@ pub fn parse<'a>(buffer: &'a [u8], scanned: usize, limits: &Limits) -> Parsed<'a
     if line.is_empty() {
         return Parsed::Empty { consumed };
     }
-    match parse_line(line, limits) {
+    match parse_line(line, limits, now_ms) {
         Ok(command) => Parsed::Command { command, consumed },
         Err(wrong) if is_foreign(line, &wrong) => Parsed::Fatal { wrong: no_command(line) },
         Err(wrong) => Parsed::Wrong { wrong, consumed },
@@ -151,30 +125,41 @@ fn value_begin(rest: &[u8]) -> Option<u8> {
     rest.strip_prefix(b" ")?.first().copied()
 }
 
-fn parse_line<'a>(line: &'a [u8], limits: &Limits) -> Result<Command<'a>, Wrong> {
+fn parse_line<'a>(line: &'a [u8], limits: &Limits, now_ms: impl Fn() -> u64) -> Result<Command<'a>, Wrong> {
     let (word, rest) = split_word(line);
     let Some(verb) = Verb::parse(word) else {
         return Err(Wrong::new(ErrorCode::Unknown, format!("{} is no command; HELP lists them", shown(word))));
     };
     let mut words = Words { help: verb.help(), rest, limits };
     let command = match verb {
-        Verb::Set => words.write(Write::Set)?,
-        Verb::Upd => words.write(Write::Update)?,
-        Verb::Put => words.write(Write::Put)?,
-        Verb::Del => Command::Write { key: words.key()?, write: Write::Delete },
-        Verb::Get => Command::Get { key: words.key()? },
-        Verb::Exists => Command::Exists { key: words.key()? },
-        Verb::Keys => Command::Keys { prefix: words.next()?.unwrap_or_default(), limit: words.limit()? },
+        Verb::Set => words.write(Only::IfAbsent)?,
+        Verb::Upd => words.write(Only::IfPresent)?,
+        Verb::Put => words.write(Only::Always)?,
+        Verb::Del => words.one(Action::Delete { strict: true })?,
+        Verb::Get => words.one(Action::Get)?,
+        Verb::Mget => Command::Several(Several::Get(words.keys()?)),
+        Verb::Exists => words.one(Action::Exists)?,
+        Verb::Incr => Command::One { key: words.key()?, action: Action::Add { by: words.number()?.unwrap_or(1) } },
+        Verb::Expire => {
+            let key = words.key()?;
+            let seconds = words.number()?.ok_or_else(|| syntax(words.help, "EXPIRE needs a number of seconds after the key"))?;
+            let at = seconds.checked_mul(1000).and_then(|ms| ms.checked_add_unsigned(now_ms()));
+            let at = at.ok_or_else(|| syntax(words.help, format!("{seconds} seconds are further away than any clock counts")))?;
+            Command::One { key, action: Action::Expire { at, only: ExpireOnly::default() } }
+        }
+        Verb::Ttl => words.one(Action::Expiry(ExpiryUnit { absolute: false, milliseconds: false }))?,
+        Verb::Persist => words.one(Action::Persist)?,
+        Verb::Keys => Command::Keys { prefix: words.next()?.unwrap_or_default(), limit: words.parsed("limit; expected a number")? },
         Verb::Count => Command::Count,
-        Verb::Ack => Command::Ack { level: words.level()? },
+        Verb::Ack => Command::Ack { level: words.parsed("ack level; expected local, majority or all")? },
         Verb::Status => Command::Status,
         Verb::Peers => Command::Peers,
-        Verb::Digest => Command::Digest,
+        Verb::Digest => Command::Digest { before: words.time()? },
         Verb::Dump => Command::Dump,
         Verb::Restore => Command::Restore,
         Verb::Compact => Command::Compact,
         Verb::Resume => Command::Resume,
-        Verb::Ping => Command::Ping,
+        Verb::Ping => Command::Ping { message: None },
         Verb::Help => Command::Help { verb: words.next()?.map(|verb| String::from_utf8_lossy(&verb).into_owned()) },
         Verb::Quit => Command::Quit,
     };
@@ -195,7 +180,7 @@ impl<'a> Words<'a, '_> {
         let rest = trim_start(self.rest);
         let (word, rest) = match rest.first() {
             None => return Ok(None),
-            Some(b'"') => split_quoted(rest).map_err(|wrong| Wrong::syntax(self.help, wrong))?,
+            Some(b'"') => split_quoted(rest).map_err(|wrong| syntax(self.help, wrong))?,
             Some(_) => {
                 let (word, rest) = split_word(rest);
                 (Cow::Borrowed(word), rest)
@@ -203,7 +188,7 @@ impl<'a> Words<'a, '_> {
         };
         if rest.first().is_some_and(|byte| *byte != b' ') {
             let wrong = format!("{} follows the closing quote; a space must (a quote inside is written \\\")", shown(rest));
-            return Err(Wrong::syntax(self.help, wrong));
+            return Err(syntax(self.help, wrong));
         }
         self.rest = rest;
         Ok(Some(word))
@@ -211,7 +196,7 @@ impl<'a> Words<'a, '_> {
 
     fn key(&mut self) -> Result<Cow<'a, [u8]>, Wrong> {
         let Some(key) = self.next()? else {
-            return Err(Wrong::syntax(self.help, format!("{} needs a key (the empty one is \"\")", self.help.name)));
+            return Err(syntax(self.help, format!("{} needs a key (the empty one is \"\")", self.help.name)));
         };
         if key.len() > self.limits.key_len_max {
             let sentence = format!("the key has {} bytes; at most {} are allowed", key.len(), self.limits.key_len_max);
@@ -220,35 +205,47 @@ impl<'a> Words<'a, '_> {
         Ok(key)
     }
 
+    fn keys(&mut self) -> Result<Vec<Bytes<'a>>, Wrong> {
+        let mut keys = vec![self.key()?];
+        while !trim_start(self.rest).is_empty() {
+            keys.push(self.key()?);
+        }
+        Ok(keys)
+    }
+
+    fn one(&mut self, action: Action<'a>) -> Result<Command<'a>, Wrong> {
+        Ok(Command::One { key: self.key()?, action })
+    }
+
     /// A key, one space, and the rest of the line or one quoted string.
-    fn write(&mut self, write: impl FnOnce(Cow<'a, [u8]>) -> Write<'a>) -> Result<Command<'a>, Wrong> {
+    fn write(&mut self, only: Only) -> Result<Command<'a>, Wrong> {
         let key = self.key()?;
         let rest = self.rest.strip_prefix(b" ").unwrap_or_default();
         if rest.is_empty() {
             let wrong = format!("{} needs a value after the key (the empty one is \"\")", self.help.name);
-            return Err(Wrong::syntax(self.help, wrong));
+            return Err(syntax(self.help, wrong));
         }
-        let value = unquote(rest).map_err(|wrong| Wrong::syntax(self.help, wrong))?;
+        let value = unquote(rest).map_err(|wrong| syntax(self.help, wrong))?;
         if value.len() > self.limits.value_len_max {
             let sentence = format!("the value has {} bytes; at most {} are allowed", value.len(), self.limits.value_len_max);
             return Err(Wrong::new(ErrorCode::TooBig, sentence));
         }
         self.rest = &[];
-        Ok(Command::Write { key, write: write(value) })
+        Ok(Command::set(key, value, only))
     }
 
-    fn limit(&mut self) -> Result<Option<usize>, Wrong> {
-        let Some(word) = self.next()? else { return Ok(None) };
-        let limit = std::str::from_utf8(&word).ok().and_then(|word| word.parse().ok());
-        limit.map(Some).ok_or_else(|| Wrong::syntax(self.help, format!("{} is no limit; expected a number", shown(&word))))
+    fn number(&mut self) -> Result<Option<i64>, Wrong> {
+        self.parsed("integer; expected one between -9223372036854775808 and 9223372036854775807")
     }
 
-    fn level(&mut self) -> Result<Option<AckLevel>, Wrong> {
+    fn time(&mut self) -> Result<Option<u64>, Wrong> {
+        self.parsed("time; expected milliseconds since 1970")
+    }
+
+    fn parsed<T: std::str::FromStr>(&mut self, what: &str) -> Result<Option<T>, Wrong> {
         let Some(word) = self.next()? else { return Ok(None) };
-        let level = std::str::from_utf8(&word).ok().and_then(|word| word.parse().ok());
-        level
-            .map(Some)
-            .ok_or_else(|| Wrong::syntax(self.help, format!("{} is no ack level; expected local, majority or all", shown(&word))))
+        let parsed = std::str::from_utf8(&word).ok().and_then(|word| word.parse().ok());
+        parsed.map(Some).ok_or_else(|| syntax(self.help, format!("{} is no {what}", shown(&word))))
     }
 
     fn end(&self) -> Result<(), Wrong> {
@@ -256,7 +253,7 @@ impl<'a> Words<'a, '_> {
             [] => Ok(()),
             rest => {
                 let wrong = format!("{} is too much after {} (a key with spaces is quoted)", shown(rest), self.help.name);
-                Err(Wrong::syntax(self.help, wrong))
+                Err(syntax(self.help, wrong))
             }
         }
     }

@@ -26,6 +26,8 @@ pub struct Acks {
     timeout: Duration,
     waits_for_disk: bool,
     table: Mutex<Table>,
+    /// Somebody counts who holds what, and something has moved.
+    moved: Condvar,
     /// Peers that count as up; read before every write, so kept beside the lock.
     counted: AtomicUsize,
 }
@@ -41,6 +43,8 @@ struct Table {
     /// The rounds that wait, by their greatest stamp.
     waiting: BTreeMap<(Stamp, u64), Waiting>,
     rounds: u64,
+    /// Sessions that count who holds what.
+    counting: usize,
     /// Where this node stood from beat to beat, and how many writes it had issued by then: what tells a lag in writes.
     samples: VecDeque<(Stamp, u64)>,
 }
@@ -51,11 +55,15 @@ const SAMPLES_MAX: usize = 1024;
 #[derive(Clone, Default)]
 struct PeerAcks {
     up: bool,
+    /// Its acks wait for its disk.
+    is_durable: bool,
     /// The peer has every own write in (from, upto], durably if it is configured so, and has named those of them that lost there.
     from: Stamp,
     upto: Stamp,
     /// It has received so far.
     received: Stamp,
+    /// Its vector covers every own write up to here (I1), whether it vouches for them or not.
+    covered: Stamp,
     /// Where this node stood at `marked`; the peer lags since then if it has not come so far.
     mark: Stamp,
     marked: Duration,
@@ -66,6 +74,23 @@ struct Waiting {
     level: AckLevel,
     least: Stamp,
     wake: Arc<Condvar>,
+}
+
+/// What it means that a member holds a write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Held {
+    /// In its memory.
+    Received,
+    /// On its disk.
+    Durable,
+}
+
+/// Who holds a write.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Holders {
+    pub here: bool,
+    /// Of those that are up.
+    pub peers: usize,
 }
 
 /// How waiting for a round ended.
@@ -113,9 +138,10 @@ impl Acks {
             beaten: BTreeSet::new(),
             waiting: BTreeMap::new(),
             rounds: 0,
+            counting: 0,
             samples: VecDeque::new(),
         };
-        Acks { majority, timeout, waits_for_disk, table: Mutex::new(table), counted: AtomicUsize::new(0) }
+        Acks { majority, timeout, waits_for_disk, table: Mutex::new(table), moved: Condvar::new(), counted: AtomicUsize::new(0) }
     }
 
     /// Whether enough members are up for `level`. To be asked before anything is applied.
@@ -140,6 +166,7 @@ impl Acks {
         let mut table = self.table.lock();
         table.own = table.own.max(upto);
         table.wake_met(self.majority);
+        self.wake_counting(&table);
     }
 
     /// How far own writes are durable; `None` where nobody waits for that.
@@ -156,11 +183,41 @@ impl Acks {
         Round { acks: self, level, floor, id, wake: Arc::default() }
     }
 
-    /// A peer's link begins anew: it vouches for nothing until its first ack.
-    pub fn reset(&self, peer: usize) {
+    /// A peer's link begins anew: it vouches for nothing until its first ack. `is_durable`: its acks wait for its disk.
+    pub fn reset(&self, peer: usize, is_durable: bool) {
         let mut table = self.table.lock();
         let peer = &mut table.peers[peer];
         (peer.from, peer.upto, peer.received) = (Stamp::ZERO, Stamp::ZERO, Stamp::ZERO);
+        (peer.covered, peer.is_durable) = (Stamp::ZERO, is_durable);
+    }
+
+    /// A peer's vector covers all own writes up to here.
+    pub fn covered(&self, peer: usize, upto: Stamp) {
+        let mut table = self.table.lock();
+        table.peers[peer].covered = table.peers[peer].covered.max(upto);
+        self.wake_counting(&table);
+    }
+
+    /// Who holds all own writes up to this stamp. Waits until `enough` says so, or `deadline` has passed.
+    pub fn await_holders(&self, what: Held, stamp: Stamp, deadline: Instant, enough: impl Fn(Holders) -> bool) -> Holders {
+        let mut table = self.table.lock();
+        table.counting += 1;
+        let mut late = false;
+        let holders = loop {
+            let holders = table.holders(what, stamp);
+            if enough(holders) || late {
+                break holders;
+            }
+            late = self.moved.wait_until(&mut table, deadline).timed_out();
+        };
+        table.counting -= 1;
+        holders
+    }
+
+    fn wake_counting(&self, table: &Table) {
+        if table.counting > 0 {
+            self.moved.notify_all();
+        }
     }
 
     /// An ack of a peer for writes of this node's present life.
@@ -170,6 +227,7 @@ impl Acks {
         let peer = &mut table.peers[peer];
         (peer.from, peer.upto, peer.received) = (ack.from, ack.upto, ack.received);
         table.wake_met(self.majority);
+        self.wake_counting(&table);
     }
 
     /// Own writes that lost to peers' writes in this node's own store.
@@ -246,6 +304,19 @@ impl Table {
                 }
             }
         }
+    }
+
+    fn holders(&self, what: Held, stamp: Stamp) -> Holders {
+        let holds = |peer: &&PeerAcks| {
+            // What it does not vouch for it may have received only in part.
+            let covers = |upto: Stamp| peer.covered >= stamp || peer.from < stamp && upto >= stamp;
+            let is_held = match what {
+                Held::Received => covers(peer.received),
+                Held::Durable => peer.is_durable && peer.upto >= stamp && covers(peer.upto),
+            };
+            peer.up && is_held
+        };
+        Holders { here: self.own >= stamp, peers: self.peers.iter().filter(holds).count() }
     }
 
     fn met(&self, majority: usize, level: AckLevel, least: Stamp, greatest: Stamp) -> bool {

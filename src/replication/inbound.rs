@@ -91,7 +91,8 @@ impl Mesh {
             let (epoch, event) = control.accept(peer, hello, inbound.has_gap(), now);
             inbound.epoch = epoch;
             // Its acks, which come on this connection, begin anew.
-            self.acks.reset(peer);
+            self.acks.reset(peer, hello.durable);
+            self.acks.covered(peer, hello.vector.get(self.origin));
             event
         });
         if let Some(event) = event {
@@ -214,6 +215,7 @@ impl Mesh {
         let diverged = self.with_present(inbound, now, |control| {
             let peer = &mut control.peers[inbound.peer];
             peer.vector.join(&beat.vector);
+            self.acks.covered(inbound.peer, beat.vector.get(self.origin));
             peer.open = beat.open;
             peer.clock_offset_ms = offset_ms(beat.wall_ms, now);
             peer.wall_ms = beat.wall_ms;

@@ -144,6 +144,7 @@ impl Mesh {
             origin: self.origin,
             members: self.config.members(),
             wall_ms: now.wall_ms,
+            durable: self.acks.durable_upto().is_some(),
             vector: self.vector(),
         }
     }

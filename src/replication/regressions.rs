@@ -546,6 +546,7 @@ fn fake_hello(cluster: &str) -> Vec<u8> {
         origin: Origin { node: NodeId(2), nonce: 5 },
         members: vec![NodeId(1), NodeId(2)],
         wall_ms: crate::clock::wall_ms(),
+        durable: true,
         vector: Default::default(),
     };
     let mut bytes = Vec::new();

@@ -84,7 +84,7 @@ impl Submit {
         self.with_room(len + WRITE_OVERHEAD, deadline, |reserved| {
             let written = self.store.write(key, |current| {
                 let effect = judge(current).map_err(|refused| Pass::Not(NotWritten::Refused(refused)))?;
-                let taken = key.len() + effect.len() + WRITE_OVERHEAD;
+                let taken = key.len() + effect.size() + WRITE_OVERHEAD;
                 if taken > reserved {
                     return Err(Pass::Again(taken));
                 }
@@ -108,24 +108,25 @@ impl Submit {
         mut plan: impl FnMut(&View<'_>) -> Result<(Vec<(Key, Effect)>, T), R>,
     ) -> Result<(Vec<Stamp>, T), NotWritten<R>> {
         self.with_room(len + WRITE_OVERHEAD, deadline, |reserved| {
-            self.store.transact(span, |view| {
+            let mut taken = 0;
+            let done = self.store.transact(span, |view| {
                 let (effects, found) = plan(view).map_err(|refused| Pass::Not(NotWritten::Refused(refused)))?;
-                let len = |key: &Key, effect: &Effect| key.len() + effect.len() + WRITE_OVERHEAD;
-                let taken = effects.iter().map(|(key, effect)| len(key, effect)).sum();
+                let len = |key: &Key, effect: &Effect| key.len() + effect.size() + WRITE_OVERHEAD;
+                taken = effects.iter().map(|(key, effect)| len(key, effect)).sum();
                 if taken > reserved {
                     return Err(Pass::Again(taken));
                 }
                 let sequencer = self.sequencer.lock();
                 let write_tx = sequencer.as_ref().ok_or(Pass::Not(NotWritten::Stopping))?;
-                let mut stamps = Vec::with_capacity(effects.len());
-                for (key, effect) in effects {
+                let send = |(key, effect)| {
                     let reserved = len(&key, &effect);
-                    let entry = self.send(write_tx, key, effect, wall_ms, reserved);
-                    stamps.push(entry.version.stamp);
-                    view.put(entry);
-                }
-                Ok(((stamps, found), taken))
-            })
+                    self.send(write_tx, key, effect, wall_ms, reserved)
+                };
+                let entries: Vec<Entry> = effects.into_iter().map(send).collect();
+                let stamps = entries.iter().map(|entry| entry.version.stamp).collect();
+                Ok((entries, (stamps, found)))
+            });
+            done.map(|done| (done, taken))
         })
     }
 
@@ -136,7 +137,7 @@ impl Submit {
         deadline: Instant,
         mut attempt: impl FnMut(usize) -> Result<(T, usize), Pass<R>>,
     ) -> Result<T, NotWritten<R>> {
-        let mut reserved = guess.min(self.room.len());
+        let mut reserved = guess.min(self.room.size());
         loop {
             if !self.room.reserve(reserved, deadline) {
                 return Err(NotWritten::NoRoom);
@@ -150,9 +151,9 @@ impl Submit {
             }
             match done {
                 Ok(done) => return Ok(done),
-                Err(Pass::Again(len)) if len > self.room.len() => return Err(NotWritten::TooLarge { len, room: self.room.len() }),
+                Err(Pass::Again(len)) if len > self.room.size() => return Err(NotWritten::TooLarge { len, room: self.room.size() }),
                 // What is there changes meanwhile: a little more, so that an end is near.
-                Err(Pass::Again(len)) => reserved = (len + len / 8).min(self.room.len()),
+                Err(Pass::Again(len)) => reserved = (len + len / 8).min(self.room.size()),
                 Err(Pass::Not(why)) => return Err(why),
             }
         }

@@ -3,22 +3,27 @@
 //! **I8** is carried out here. A write that lost to a greater version is judged and stamped again, now above the winner, and waited for again,
 //! until the deadline of its round. If a later write of the same key in the same round stands, the earlier one is *not* stamped again: it would
 //! overtake its successor; its outcome is that of its successor. Three outcomes, never confused: done, refused, unknown.
+//!
+//! A command on one key is judged anew where the winner is here, and so may answer something else than before. The effects of one on several keys are
+//! stamped again as they are: to judge one key of several by itself would tear the command apart.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
 use std::time::Instant;
 
 use crate::clock::{Stamp, wall_ms};
-use crate::entry::{Entry, Version};
-use crate::protocol::command::{AckLevel, Command, ErrorCode, Reply, Write};
-use crate::protocol::text::{Limits, OK, Parsed, encode_reply, parse};
+use crate::entry::{Effect, Entry, Version};
+use crate::protocol::command::{AckLevel, Action, Command, ErrorCode, Limits, Reply};
 use crate::replication::acks::{Round, Waited};
 use crate::server::Services;
-use crate::server::writes::{Place, Refusal, judge, submit};
+use crate::server::judge::Moment;
+use crate::server::wire::{Wire, parse_again};
+use crate::server::writes::{Desk, Pending, Unwritten};
 
 /// What a round is waiting for, and until when.
 pub(super) struct Waiting<'a> {
     pub services: &'a Services,
+    pub limits: &'a Limits,
     pub round: &'a Round<'a>,
     pub level: AckLevel,
     pub deadline: Instant,
@@ -27,14 +32,26 @@ pub(super) struct Waiting<'a> {
 /// The writes of such a round.
 pub(super) struct Unmet<'a> {
     waiting: Waiting<'a>,
-    /// In the order of the commands. Invariant: of the cases with equal keys that wait, the later one has the greater stamp.
+    /// In the order in which they were written. Invariant: of the cases with equal keys that wait, the later one has the greater stamp.
     cases: Vec<Case<'a>>,
+    /// How many of the cases belong to each command.
+    commands: Vec<(usize, Wire)>,
+    /// The greatest stamp that was taken.
+    last: Stamp,
 }
 
 struct Case<'a> {
     key: Cow<'a, [u8]>,
-    write: Write<'a>,
+    redo: Redo<'a>,
     standing: Standing,
+    /// What the command answers since it was judged again.
+    reply: Option<Reply<'static>>,
+}
+
+/// How a write is done again.
+enum Redo<'a> {
+    Judge(Box<Action<'a>>),
+    Put(Effect),
 }
 
 enum Standing {
@@ -42,34 +59,61 @@ enum Standing {
     /// It was beaten, and this later case overwrites it whatever becomes of it.
     Behind(usize),
     Done,
-    /// Judged again and refused, or unknown.
+    /// Judged again, and there was nothing to write.
+    Decided,
+    Unknown,
+}
+
+/// What becomes of a command whose reply was written already.
+pub(super) enum Outcome {
+    Stands,
+    /// It answers this instead.
+    Answer(Reply<'static>),
+    /// Not done, for all that is known.
     Failed(Reply<'static>),
 }
 
 impl<'a> Unmet<'a> {
-    /// Finds the writes again: they are parsed a second time, so that the rounds without trouble need not keep them.
-    pub fn new(waiting: Waiting<'a>, limits: &Limits, commands: &'a [u8], stamps: &[Stamp], places: &[Place]) -> Unmet<'a> {
-        let find = |(place, stamp): (&Place, &Stamp)| match parse(&commands[place.command..], 0, limits) {
-            Parsed::Command { command: Command::Write { key, write }, .. } => Case { key, write, standing: Standing::Waiting(*stamp) },
-            other => panic!("a line that was a write is now {other:?}"),
-        };
-        Unmet { waiting, cases: places.iter().zip(stamps).map(find).collect() }
+    /// Finds the writes again: those on one key are parsed a second time, so that the rounds without trouble need not keep them.
+    pub fn new(waiting: Waiting<'a>, commands: &'a [u8], stamps: &[Stamp], pending: &'a [Pending]) -> Unmet<'a> {
+        let mut cases = Vec::with_capacity(stamps.len());
+        let mut stamps = stamps.iter().copied();
+        for command in pending {
+            match &command.effects {
+                None => {
+                    let (key, redo) = match parse_again(&commands[command.place.command..], waiting.limits, &Moment::default()) {
+                        (Ok(Command::One { key, action }), _) => (key, Redo::Judge(Box::new(action))),
+                        other => panic!("a request that wrote to one key is now {other:?}"),
+                    };
+                    let stamp = stamps.next().unwrap_or_default();
+                    cases.push(Case { key, redo, standing: Standing::Waiting(stamp), reply: None });
+                }
+                Some(effects) => cases.extend(effects.iter().zip(&mut stamps).map(|((key, effect), stamp)| Case {
+                    key: Cow::Borrowed(key),
+                    redo: Redo::Put(effect.clone()),
+                    standing: Standing::Waiting(stamp),
+                    reply: None,
+                })),
+            }
+        }
+        let commands = pending.iter().map(|command| (command.stamps, command.place.wire)).collect();
+        Unmet { waiting, cases, commands, last: Stamp::ZERO }
     }
 
-    /// Waits until every write has an outcome; `None` is done.
-    pub fn settle(mut self, mut waited: Waited) -> Vec<Option<Reply<'static>>> {
-        loop {
+    /// Waits until every write has an outcome. Returns that of every command, and the greatest stamp that was taken meanwhile.
+    pub fn settle(mut self, mut waited: Waited) -> (Vec<Outcome>, Stamp) {
+        let waiting = loop {
             match waited {
-                Waited::Met => break self.resolve(Standing::Done),
+                Waited::Met => break Standing::Done,
                 Waited::Beaten(beaten) if Instant::now() < self.waiting.deadline => self.stamp_again(&beaten),
                 Waited::Beaten(_) | Waited::TimedOut => {
                     self.note_met();
-                    let unknown = self.unknown();
-                    break self.resolve(Standing::Failed(unknown));
+                    break Standing::Unknown;
                 }
             }
             waited = self.waiting.round.wait(&self.stamps(), self.waiting.deadline);
-        }
+        };
+        (self.resolve(matches!(waiting, Standing::Done)), self.last)
     }
 
     /// What is waited for, in rising order.
@@ -83,44 +127,76 @@ impl<'a> Unmet<'a> {
         let is_beaten = |case: &Case<'_>| case.standing.waiting().is_some_and(|stamp| beaten.binary_search(&stamp).is_ok());
         let standing = self.cases.iter().enumerate().filter(|(_, case)| case.standing.waiting().is_some() && !is_beaten(case));
         let last_standing: HashMap<Vec<u8>, usize> = standing.map(|(place, case)| (case.key.to_vec(), place)).collect();
-        let again: Vec<usize> = (0..self.cases.len()).filter(|place| is_beaten(&self.cases[*place])).collect();
-        let wall_ms = wall_ms();
-        // What this round left under a key until now: the first of its writes that is judged again must not stumble over it.
-        let mut own: HashMap<Vec<u8>, Stamp> = HashMap::new();
-        for place in &again {
-            let case = &self.cases[*place];
-            let stamp = case.standing.waiting().unwrap_or_default();
-            own.entry(case.key.to_vec()).and_modify(|greatest| *greatest = stamp.max(*greatest)).or_insert(stamp);
+        let mut again: HashMap<Vec<u8>, Vec<usize>> = HashMap::new();
+        for place in 0..self.cases.len() {
+            let case = &mut self.cases[place];
+            if !is_beaten(case) {
+                continue;
+            }
+            match last_standing.get(&*case.key) {
+                Some(later) if *later > place => case.standing = Standing::Behind(*later),
+                _ => again.entry(case.key.to_vec()).or_default().push(place),
+            }
         }
-        for place in again {
-            let case = &self.cases[place];
-            let standing = match last_standing.get(&*case.key) {
-                Some(later) if *later > place => Standing::Behind(*later),
-                _ => {
-                    // Only the first of a key: what the next one finds then is what the first has just left, as when they were judged before.
-                    let own = own.remove(&*case.key);
-                    self.judge_again(case, own, wall_ms)
-                }
-            };
-            self.cases[place].standing = standing;
+        for places in again.into_values() {
+            self.write_again(&places);
         }
     }
 
-    /// The winner may still be on its way here, so that the write finds only what its own round left: a value that a `SET` must not take
-    /// for somebody else's, or a tombstone that a `DEL` must not.
-    fn judge_again(&self, case: &Case<'_>, own: Option<Stamp>, wall_ms: u64) -> Standing {
-        // Another node may have taken the same stamp.
-        let own = own.map(|stamp| Version { stamp, origin: self.waiting.services.mesh.origin() });
-        let is_own = |current: Option<&Entry>| own.is_some() && current.map(|entry| entry.version) == own;
-        let judge = |current: Option<&Entry>| if is_own(current) { Ok(()) } else { judge(&case.write, current) };
-        match submit(self.waiting.services, &case.key, &case.write, wall_ms, self.waiting.deadline, judge) {
-            Ok(stamp) => Standing::Waiting(stamp),
-            Err(refusal @ (Refusal::Exists | Refusal::NotFound)) => {
-                Standing::Failed(refusal.into_reply(self.waiting.services, self.waiting.level, &case.key, &case.write))
+    /// The beaten writes of one key, in their order.
+    ///
+    /// The winner may still be on its way here, so that what is found is what the last of them has left: then that is stamped again as it is, and those before it are
+    /// behind it. Judged again, a `SET` would take its own value for somebody else's, and an `INCR` would count twice.
+    fn write_again(&mut self, places: &[usize]) {
+        let Some((last, earlier)) = places.split_last() else { return };
+        let moment = Moment::default();
+        if let Some(stamp) = self.reissue(*last) {
+            self.cases[*last].standing = Standing::Waiting(stamp);
+            self.last = self.last.max(stamp);
+            for place in earlier {
+                self.cases[*place].standing = Standing::Behind(*last);
             }
-            // It was applied here once, so it cannot be called refused.
-            Err(_) => Standing::Failed(self.unknown()),
+            return;
         }
+        for place in places {
+            self.judge_again(*place, &moment);
+        }
+    }
+
+    /// Stamps again what the case has left, if that is still there.
+    fn reissue(&self, place: usize) -> Option<Stamp> {
+        let case = &self.cases[place];
+        let Waiting { services, deadline, .. } = self.waiting;
+        // Another node may have taken the same stamp.
+        let own = Version { stamp: case.standing.waiting()?, origin: services.mesh.origin() };
+        let size = services.store.read(&case.key, |entry| entry.map_or(0, Entry::size));
+        let same = |current: Option<&Entry>| {
+            let current = current.filter(|current| current.version == own).ok_or(())?;
+            let expires = current.expires.filter(|_| current.value.is_some());
+            Ok(Effect { value: current.value.clone(), expires })
+        };
+        services.submit.write::<()>(&case.key, size, wall_ms(), deadline, same).ok()
+    }
+
+    fn judge_again(&mut self, place: usize, moment: &Moment) {
+        let Waiting { services, limits, deadline, .. } = self.waiting;
+        let case = &mut self.cases[place];
+        // It was applied here once: neither can it be refused for want of memory now, nor can any other refusal be the end of it.
+        let desk = Desk { services, limits, moment, deadline, is_bounded: false };
+        let (standing, reply) = match &case.redo {
+            Redo::Judge(action) => match desk.write(&case.key, action) {
+                Ok((stamp, reply)) => (Standing::Waiting(stamp), Some(reply.into_owned())),
+                Err(Unwritten::Answered(reply)) => (Standing::Decided, Some(reply.into_owned())),
+                Err(Unwritten::Refused(_)) => (Standing::Unknown, None),
+            },
+            Redo::Put(effect) => {
+                let len = case.key.len() + effect.size();
+                let written = services.submit.write::<()>(&case.key, len, wall_ms(), deadline, |_| Ok(effect.clone()));
+                (written.map_or(Standing::Unknown, Standing::Waiting), None)
+            }
+        };
+        self.last = self.last.max(standing.waiting().unwrap_or_default());
+        (case.standing, case.reply) = (standing, reply.or(case.reply.take()));
     }
 
     /// After the deadline: what is done although others of the round are not.
@@ -132,20 +208,35 @@ impl<'a> Unmet<'a> {
         }
     }
 
-    /// Gives what still waits this outcome, and what is behind another write that one's.
-    fn resolve(mut self, waiting: Standing) -> Vec<Option<Reply<'static>>> {
+    /// Gives what still waits its outcome, and what is behind another write that one's.
+    fn resolve(&mut self, is_met: bool) -> Vec<Outcome> {
         let unknown = self.unknown();
-        let waiting = waiting.into_outcome();
-        let mut outcomes: Vec<Option<Reply<'static>>> = Vec::new();
-        outcomes.resize_with(self.cases.len(), || None);
-        for (place, case) in self.cases.iter_mut().enumerate().rev() {
-            outcomes[place] = match std::mem::replace(&mut case.standing, Standing::Done) {
-                Standing::Waiting(_) => waiting.clone(),
-                // Its successor was refused when it was judged again: whether this one ever won is not known.
-                Standing::Behind(later) => outcomes[later].as_ref().map(|_| unknown.clone()),
-                decided => decided.into_outcome(),
-            };
+        // From the last to the first: whether each is done.
+        let mut done = vec![false; self.cases.len()];
+        let mut places = (0..self.cases.len()).rev();
+        let mut outcomes: Vec<Outcome> = Vec::with_capacity(self.commands.len());
+        for (cases, _) in self.commands.iter().rev() {
+            let (mut is_done, mut reply) = (true, None);
+            for place in places.by_ref().take(*cases) {
+                let case = &mut self.cases[place];
+                done[place] = match case.standing {
+                    Standing::Waiting(_) => is_met,
+                    // Its successor's fate, unless that was judged again and had nothing to write: whether this one ever won is not known.
+                    Standing::Behind(later) => done[later],
+                    Standing::Done => true,
+                    Standing::Decided | Standing::Unknown => false,
+                };
+                is_done &= done[place] || matches!(case.standing, Standing::Decided);
+                reply = case.reply.take().or(reply);
+            }
+            outcomes.push(match (is_done, reply) {
+                (false, _) => Outcome::Failed(unknown.clone()),
+                (true, None) => Outcome::Stands,
+                (true, Some(error @ Reply::Error { .. })) => Outcome::Failed(error),
+                (true, Some(reply)) => Outcome::Answer(reply),
+            });
         }
+        outcomes.reverse();
         outcomes
     }
 
@@ -165,30 +256,27 @@ impl Standing {
             _ => None,
         }
     }
-
-    fn into_outcome(self) -> Option<Reply<'static>> {
-        match self {
-            Standing::Failed(reply) => Some(reply),
-            _ => None,
-        }
-    }
 }
 
-/// Puts the outcomes in the place of the `OK`s that turned out to be false. Returns how many.
-pub(super) fn replace(replies: &mut Vec<u8>, places: &[Place], outcomes: Vec<Option<Reply<'static>>>) -> usize {
+/// Puts the outcomes in the place of the replies that turned out to be false. Returns how many commands were not done.
+pub(super) fn replace(replies: &mut Vec<u8>, pending: &[Pending], outcomes: Vec<Outcome>) -> usize {
     let mut replaced = Vec::with_capacity(replies.len());
     let (mut copied, mut failed) = (0, 0);
-    for (place, outcome) in places.iter().zip(outcomes) {
-        if let Some(reply) = outcome {
-            replaced.extend_from_slice(&replies[copied..place.reply]);
-            encode_reply(&reply, &mut replaced);
-            copied = place.reply + OK.len();
-            failed += 1;
-        }
+    for (command, outcome) in pending.iter().zip(outcomes) {
+        let place = &command.place;
+        let reply = match outcome {
+            Outcome::Stands => continue,
+            Outcome::Answer(reply) => reply,
+            Outcome::Failed(reply) => {
+                failed += 1;
+                reply
+            }
+        };
+        replaced.extend_from_slice(&replies[copied..place.reply.start]);
+        place.wire.encode(&reply, &mut replaced);
+        copied = place.reply.end;
     }
-    if failed > 0 {
-        replaced.extend_from_slice(&replies[copied..]);
-        *replies = replaced;
-    }
+    replaced.extend_from_slice(&replies[copied..]);
+    *replies = replaced;
     failed
 }

@@ -3,7 +3,7 @@
 //! Owns the thread handles. A thread cannot join itself, so one that ends now and then joins those that ended before it: only a few ended threads
 //! are unjoined at any time, however clients come and go.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::io;
 use std::net::{Shutdown, TcpStream};
 use std::sync::Arc;
@@ -11,6 +11,8 @@ use std::thread::{Builder, JoinHandle};
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
+
+use crate::server::client::Client;
 
 /// A session holds its buffers on the heap; its stack stays shallow.
 const STACK_LEN: usize = 256 << 10;
@@ -28,7 +30,7 @@ pub(super) struct Clients {
 
 #[derive(Default)]
 struct Table {
-    connected: HashMap<u64, Client>,
+    connected: BTreeMap<u64, Connected>,
     /// Sessions that have left: their threads have ended or are about to.
     ended: Vec<JoinHandle<()>>,
     /// When so many have, those that have ended are joined. Grows with those that are only about to, so that many clients that leave
@@ -38,8 +40,8 @@ struct Table {
     admitted: u64,
 }
 
-struct Client {
-    socket: Arc<TcpStream>,
+struct Connected {
+    client: Arc<Client>,
     thread: JoinHandle<()>,
 }
 
@@ -60,8 +62,18 @@ impl Clients {
         self.table.lock().connected.len()
     }
 
-    /// Starts a thread for a client; `run` is its session and ends with [`Clients::leave`] of the number that it is given.
-    pub fn admit(&self, socket: &Arc<TcpStream>, run: impl FnOnce(u64) + Send + 'static) -> Result<(), NotAdmitted> {
+    /// All of them, in the order in which they came.
+    pub fn all(&self) -> Vec<Arc<Client>> {
+        self.table.lock().connected.values().map(|connected| Arc::clone(&connected.client)).collect()
+    }
+
+    /// How many have come since the start.
+    pub fn admitted(&self) -> u64 {
+        self.table.lock().admitted
+    }
+
+    /// Starts a thread for a client; `run` is its session and ends with [`Clients::leave`] of its number.
+    pub fn admit(&self, socket: &Arc<TcpStream>, run: impl FnOnce(&Arc<Client>) + Send + 'static) -> Result<(), NotAdmitted> {
         let mut table = self.table.lock();
         if table.connected.len() >= self.len_max {
             return Err(NotAdmitted::Full);
@@ -70,8 +82,13 @@ impl Clients {
         let number = table.admitted;
         let thread = Builder::new().name(format!("client-{number}")).stack_size(STACK_LEN);
         // Under the lock, so that a session that ends at once finds itself in the table.
-        let thread = thread.spawn(move || run(number)).map_err(NotAdmitted::NoThread)?;
-        table.connected.insert(number, Client { socket: Arc::clone(socket), thread });
+        let client = Client::of(Arc::clone(socket), number);
+        let thread = thread.spawn({
+            let client = Arc::clone(&client);
+            move || run(&client)
+        });
+        let thread = thread.map_err(NotAdmitted::NoThread)?;
+        table.connected.insert(number, Connected { client, thread });
         Ok(())
     }
 
@@ -106,9 +123,9 @@ impl Clients {
     }
 
     fn shutdown_all(&self, how: Shutdown) {
-        for client in self.table.lock().connected.values() {
+        for connected in self.table.lock().connected.values() {
             // Fails where the client has closed: then its session ends anyway.
-            let _ = client.socket.shutdown(how);
+            let _ = connected.client.socket().shutdown(how);
         }
     }
 

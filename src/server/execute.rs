@@ -1,204 +1,378 @@
-//! What commands other than writes come to. Short answers are values; long ones are written piece by piece, so that no answer is ever held
-//! as a whole.
+//! From a command to its reply.
+//!
+//! The one place where every command ends up, by whichever protocol it came. Owns what a connection has chosen and what it has written; never touches its socket.
 
-use std::io;
-use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::clock::{Now, wall_ms};
-use crate::entry::Value;
-use crate::protocol::command::{Command, ErrorCode, Reply};
-use crate::protocol::help::{HELP, Help, Verb, WORDS};
-use crate::protocol::quoting::shown;
-use crate::protocol::text::write_reply;
-use crate::replication::compaction::{Compacted, NotCompacted};
-use crate::server::writes::not_found;
-use crate::server::{Services, Shared};
-use crate::store::Keyspace;
+use crate::protocol::command::{AckLevel, Action, Command, ErrorCode, Reply, RespVersion, Several, Wrong};
+use crate::protocol::resp::catalogue;
+use crate::protocol::resp::request::request_len_max;
+use crate::server::Shared;
+use crate::server::client::Client;
+use crate::server::judge::{self, Live, Moment};
+use crate::server::long::Long;
+use crate::server::plan::{self, Plan, scanned};
+use crate::server::transaction::{Queued, Transaction, Watch};
+use crate::server::wire::Wire;
+use crate::server::writes::{Place, Refusal, Writes};
+use crate::server::{introspect, long};
+use crate::store::{Cursor, Keyspace, Span};
 
-/// Values from here on are written from where they are stored instead of being copied into the replies of a round.
-const VALUE_LEN_LONG: usize = 256 << 10;
-
-/// Bytes of a dump that are made ready at a time.
-const DUMP_STEP_LEN: usize = 64 << 10;
+/// Before a refusal for want of a quorum is sent: clients that try again at once would take the time that the peers need to come back.
+const NO_QUORUM_PAUSE: std::time::Duration = std::time::Duration::from_millis(20);
 
 /// What a command comes to.
-pub(super) enum Answer {
-    Reply(Reply<'static>),
+pub(super) enum Done<'c> {
+    Reply(Reply<'c>),
     /// To be written when all replies before it are.
-    Long(Long),
+    Before(Long),
+    /// A dump comes next, not commands.
+    Restore,
+    /// The last reply.
+    Close(Reply<'c>),
 }
 
-/// An answer that takes space or time.
-pub(super) enum Long {
-    Value(Value),
-    Keys { prefix: Vec<u8>, limit: usize },
-    Status,
-    Peers,
-    Digest,
-    Dump,
-    Compact,
-    Resume,
-    Help(Option<String>),
+pub(super) struct Executor<'a> {
+    pub shared: &'a Shared,
+    pub client: &'a Arc<Client>,
+    pub writes: Writes<'a>,
+    pub level: AckLevel,
+    version: RespVersion,
+    transaction: Transaction,
+    /// Of the round.
+    tally: Tally,
 }
 
-/// What may be asked of a node that has not caught up.
-pub(super) fn is_for_closed_nodes(command: &Command<'_>) -> bool {
-    // RESTORE is refused where the lines behind it are looked after.
-    matches!(command, Command::Ping | Command::Status | Command::Help { .. } | Command::Quit | Command::Ack { .. } | Command::Restore)
+#[derive(Default)]
+struct Tally {
+    commands: u64,
+    writes: u64,
+    refused: u64,
+    no_quorum: bool,
 }
 
-/// Answers a command that neither writes nor concerns its own connection only.
-pub(super) fn answer(services: &Services, command: Command<'_>) -> Answer {
-    let long = match command {
-        Command::Get { key } => match live_value(services, &key) {
-            Some(value) if value.len() >= VALUE_LEN_LONG => Long::Value(value),
-            Some(value) => return Answer::Reply(Reply::Value(value)),
-            None => return Answer::Reply(Reply::Error { code: ErrorCode::NotFound, sentence: not_found(&key).into() }),
-        },
-        Command::Exists { key } => return Answer::Reply(Reply::Integer(live_value(services, &key).is_some().into())),
-        Command::Count => return Answer::Reply(Reply::Integer(services.store.counts(wall_ms()).keys as u64)),
-        Command::Ping => return Answer::Reply(Reply::Pong),
-        Command::Keys { prefix, limit } => Long::Keys { prefix: prefix.into_owned(), limit: limit.unwrap_or(usize::MAX) },
-        Command::Status => Long::Status,
-        Command::Peers => Long::Peers,
-        Command::Digest => Long::Digest,
-        Command::Dump => Long::Dump,
-        Command::Compact => Long::Compact,
-        Command::Resume => Long::Resume,
-        Command::Help { verb } => Long::Help(verb),
-        Command::Write { .. } | Command::Ack { .. } | Command::Restore | Command::Quit => {
-            panic!("the session has not done its part of {command:?}")
+impl<'a> Executor<'a> {
+    pub fn new(shared: &'a Shared, client: &'a Arc<Client>) -> Executor<'a> {
+        Executor {
+            shared,
+            client,
+            writes: Writes::new(&shared.services, shared.limits),
+            level: shared.services.config.ack,
+            version: RespVersion::default(),
+            transaction: Transaction::default(),
+            tally: Tally::default(),
         }
-    };
-    Answer::Long(long)
-}
-
-fn live_value(services: &Services, key: &[u8]) -> Option<Value> {
-    services.store.read(key, |entry| entry.filter(|entry| entry.is_live(wall_ms)).and_then(|entry| entry.value.clone()))
-}
-
-/// Writes a long answer. `out` is buffered.
-pub(super) fn write_long(out: &mut impl io::Write, shared: &Shared, long: Long) -> io::Result<()> {
-    let services = &shared.services;
-    match long {
-        Long::Value(value) => return write_reply(out, &Reply::Value(value)),
-        Long::Digest => {
-            let digest = services.store.digest(wall_ms() + services.config.clock_offset_max.as_millis() as u64);
-            return write_reply(out, &Reply::Digest { sum: digest.sum, keys: digest.keys });
-        }
-        Long::Keys { prefix, limit } => write_keys(out, services, &prefix, limit)?,
-        Long::Status => {
-            for (name, value) in services.mesh.status(Now::read()).into_iter().chain(status(shared)) {
-                write_reply(out, &Reply::Line(&format!("{name} {value}")))?;
-            }
-        }
-        Long::Peers => {
-            for line in services.mesh.peers(Now::read()) {
-                write_reply(out, &Reply::Line(&line))?;
-            }
-        }
-        Long::Dump => {
-            let mut dump = services.mesh.dump();
-            let mut lines = Vec::new();
-            while {
-                lines.clear();
-                let more = dump.write(DUMP_STEP_LEN, &mut lines);
-                out.write_all(&lines)?;
-                more
-            } {}
-        }
-        Long::Compact => return write_compacted(out, services.mesh.compact()),
-        Long::Resume => return write_compacted(out, services.mesh.resume()),
-        Long::Help(None) => {
-            for help in &HELP {
-                write_reply(out, &Reply::Line(&help_line(help)))?;
-            }
-            for line in WORDS {
-                write_reply(out, &Reply::Line(line))?;
-            }
-        }
-        Long::Help(Some(word)) => match Verb::parse(word.as_bytes()) {
-            Some(verb) => write_reply(out, &Reply::Line(&help_line(verb.help())))?,
-            None => {
-                let sentence = format!("{} is no command; HELP lists them", shown(word.as_bytes()));
-                return write_reply(out, &Reply::Error { code: ErrorCode::Unknown, sentence: sentence.into() });
-            }
-        },
     }
-    write_reply(out, &Reply::End)
-}
 
-fn write_compacted(out: &mut impl io::Write, compacted: Result<Compacted, NotCompacted>) -> io::Result<()> {
-    let compacted = match compacted {
-        Ok(compacted) => compacted,
-        Err(why) => {
-            let (code, sentence) = match why {
-                NotCompacted::ReadOnly(why) => (ErrorCode::ReadOnly, why),
-                NotCompacted::Failed(why) => (ErrorCode::Busy, why),
-            };
-            return write_reply(out, &Reply::Error { code, sentence: sentence.into() });
-        }
-    };
-    let Compacted { entries, len, took } = compacted;
-    for (name, number) in [("entries", entries), ("bytes", len), ("took_ms", took.as_millis() as u64)] {
-        write_reply(out, &Reply::Line(&format!("{name} {number}")))?;
+    /// How the client speaks here.
+    pub fn wire_of(&self, request: &[u8]) -> Wire {
+        Wire::of(request.first(), self.version)
     }
-    write_reply(out, &Reply::End)
-}
 
-/// Shard by shard: no lock is held while the client takes its time, and a key that is there all along is listed once.
-fn write_keys(out: &mut impl io::Write, services: &Services, prefix: &[u8], limit: usize) -> io::Result<()> {
-    let (mut left, now_ms) = (limit, wall_ms());
-    for shard in 0..services.store.shards_len() {
-        if left == 0 {
-            break;
+    /// Whether requests are kept until EXEC.
+    pub fn queues(&self) -> bool {
+        self.transaction.is_open()
+    }
+
+    pub fn choose(&mut self, level: AckLevel) -> Reply<'static> {
+        self.tally.commands += 1;
+        self.level = level;
+        Reply::Ok
+    }
+
+    /// What was wrong with a request is its reply.
+    pub fn refuse(&mut self, wrong: Wrong, wire: Wire) -> Reply<'static> {
+        match wire {
+            Wire::Resp(_) if wrong.code == ErrorCode::ExecAbort => drop(self.transaction.discard()),
+            Wire::Resp(_) => self.transaction.spoil(),
+            Wire::Text => {}
         }
-        let entries = services.store.scan_shard(shard, |entry| {
-            let listed = left > 0 && entry.is_live(|| now_ms) && entry.key.starts_with(prefix);
-            left -= usize::from(listed);
-            listed
+        wrong.into_reply()
+    }
+
+    pub fn queue(&mut self, request: &[u8]) -> Reply<'static> {
+        self.tally.commands += 1;
+        if !self.shared.services.mesh.is_open() {
+            self.transaction.spoil();
+            return self.loading();
+        }
+        self.transaction.queue(request, request_len_max(&self.shared.limits))
+    }
+
+    /// To be called behind every command; whether it waits for acks.
+    pub fn place(&mut self, place: Place) -> bool {
+        self.writes.place(place)
+    }
+
+    /// Waits until the writes of the round are acknowledged. Whether the reply to the last of them stands.
+    pub fn settle(&mut self, commands: &[u8], replies: &mut Vec<u8>) -> bool {
+        let failed = self.writes.settle(commands, replies);
+        self.shared.count_unknown(failed);
+        self.writes.last_stands()
+    }
+
+    /// What is left unread belongs to the next one.
+    pub fn end_round(&mut self, unread: &[u8]) {
+        let tally = std::mem::take(&mut self.tally);
+        if tally.no_quorum {
+            std::thread::park_timeout(NO_QUORUM_PAUSE);
+        }
+        self.client.note_round(unread.len(), self.transaction.size());
+        self.shared.count(tally);
+    }
+
+    pub fn write_long(&mut self, out: &mut impl std::io::Write, long: Long, wire: Wire) -> std::io::Result<()> {
+        long::write(out, self, long, wire)
+    }
+
+    pub fn execute<'c>(&mut self, command: &'c Command<'_>, wire: Wire, moment: &Moment) -> Done<'c> {
+        self.tally.commands += 1;
+        let services = &self.shared.services;
+        if !services.mesh.is_open() && !catalogue::answers_while_loading(command) {
+            return Done::Reply(self.loading());
+        }
+        if wire == Wire::Text && self.queues() {
+            let sentence = "MULTI was said on this connection: say EXEC or DISCARD, as a Redis client does, before lines of text";
+            return Done::Reply(Reply::error(ErrorCode::Err, sentence));
+        }
+        let reply = match command {
+            Command::One { key, action } if action.may_write() => self.write_one(key, action, moment),
+            Command::One { key, action } => self.read_one(key, action, moment),
+            Command::Several(several) => self.several(command, several, moment),
+            Command::Count => Reply::Integer(services.store.counts(moment.wall_ms()).keys as i64),
+            Command::Scan { cursor, pattern, count, strings } => self.scan(*cursor, pattern.as_deref(), *count, *strings, moment),
+            Command::RandomKey => {
+                let random = getrandom::u64().unwrap_or_else(|_| moment.wall_ms());
+                services.store.random_key(random, moment.wall_ms()).map_or(Reply::Null, Reply::Value)
+            }
+            Command::Multi => self.transaction.begin(),
+            Command::Exec => self.exec(moment),
+            Command::Discard => self.transaction.discard(),
+            Command::Watch { keys } => self.transaction.watch(&services.store, keys, moment),
+            Command::Unwatch => {
+                self.transaction.unwatch();
+                Reply::Ok
+            }
+            Command::Ack { level: None } => Reply::Ack(self.level),
+            Command::Restore => return Done::Restore,
+            Command::Quit => return Done::Close(Reply::Ok),
+            Command::Reset => {
+                self.transaction = Transaction::default();
+                self.version = RespVersion::default();
+                self.level = services.config.ack;
+                self.client.reset();
+                Reply::Status("RESET")
+            }
+            Command::Keys { .. }
+            | Command::Matching { .. }
+            | Command::Flush
+            | Command::Digest { .. }
+            | Command::Wait { .. }
+            | Command::WaitDurable { .. }
+            | Command::Sleep { .. }
+            | Command::Status
+            | Command::Peers
+            | Command::Dump
+            | Command::Compact
+            | Command::Resume
+            | Command::Info { .. }
+            | Command::Help { .. } => return Done::Before(Long::of(command)),
+            other => self.about_connection(other),
+        };
+        Done::Reply(reply)
+    }
+
+    /// What neither reads nor writes data.
+    fn about_connection<'c>(&mut self, command: &'c Command<'_>) -> Reply<'c> {
+        match command {
+            Command::Ping { message: None } => Reply::Status("PONG"),
+            Command::Ping { message: Some(message) } | Command::Echo { message } => Reply::Bytes((&**message).into()),
+            Command::Nothing => Reply::Ok,
+            Command::Ack { level: Some(level) } => self.choose(*level),
+            Command::Ack { level: None } => Reply::Ack(self.level),
+            Command::Unwatch => Reply::Ok,
+            Command::Hello { version, name } => {
+                self.version = version.unwrap_or(self.version);
+                self.client.note_version(self.version);
+                if let Some(name) = name {
+                    self.client.set_name(name);
+                }
+                introspect::hello(self.client, self.version)
+            }
+            Command::Client(command) => introspect::client(self.shared, self.client, command),
+            Command::Catalogue(query) => catalogue::answer(query),
+            Command::Config { patterns } => introspect::config(self.shared, patterns),
+            Command::Role => introspect::role(self.shared),
+            Command::Time => introspect::time(),
+            Command::Lolwut => introspect::lolwut(),
+            other => panic!("{other:?} is executed elsewhere"),
+        }
+    }
+
+    fn loading(&self) -> Reply<'static> {
+        Reply::error(ErrorCode::Loading, self.shared.services.mesh.loading())
+    }
+
+    pub fn refused(&mut self, refusal: Refusal) -> Reply<'static> {
+        self.tally.refused += 1;
+        self.tally.no_quorum |= matches!(refusal, Refusal::NoQuorum(_));
+        refusal.into_reply(&self.shared.services, self.level)
+    }
+
+    fn read_one<'c>(&self, key: &'c [u8], action: &Action<'_>, moment: &Moment) -> Reply<'c> {
+        let Shared { services, limits, .. } = self.shared;
+        services.store.read(key, |entry| judge::judge(key, action, None, Live::of(entry, moment), limits, moment).reply)
+    }
+
+    fn write_one<'c>(&mut self, key: &'c [u8], action: &Action<'_>, moment: &Moment) -> Reply<'c> {
+        match self.writes.one(self.level, key, action, moment) {
+            Ok(reply) => {
+                let is_refused = matches!(reply, Reply::Error { .. } | Reply::Absent(_));
+                *(if is_refused { &mut self.tally.refused } else { &mut self.tally.writes }) += 1;
+                reply
+            }
+            Err(refusal) => self.refused(refusal),
+        }
+    }
+
+    fn several<'c>(&mut self, command: &'c Command<'_>, several: &'c Several<'_>, moment: &Moment) -> Reply<'c> {
+        let (keys, limits) = (several.keys(), &self.shared.limits);
+        let answered = "a command on several keys is answered";
+        if !several.may_write() {
+            return self
+                .shared
+                .services
+                .store
+                .look(Span::Keys(&keys), |view| Plan::new(view, limits, moment).run(command, &[]).expect(answered));
+        }
+        let brought = plan::brought(command);
+        let written = self.writes.several(self.level, Span::Keys(&keys), plan::size(command), moment, |view| {
+            let mut plan = Plan::new(view, limits, moment);
+            let reply = plan.run(command, &brought).expect(answered);
+            (plan.into_effects(), reply)
         });
-        for entry in entries {
-            write_reply(out, &Reply::Key(&entry.key))?;
+        match written {
+            Ok(reply) => {
+                self.tally.writes += 1;
+                reply
+            }
+            Err(refusal) => self.refused(refusal),
         }
     }
-    Ok(())
+
+    fn scan(&self, cursor: u64, pattern: Option<&[u8]>, count: usize, strings: bool, moment: &Moment) -> Reply<'static> {
+        let mut keys = Vec::new();
+        let next = self.shared.services.store.scan(Cursor::from_bits(cursor), count, moment.wall_ms(), |entry| {
+            if strings && pattern.is_none_or(|pattern| crate::protocol::resp::glob::matches(pattern, &entry.key)) {
+                keys.push(Reply::Value(entry.key.clone()));
+            }
+        });
+        scanned(next, keys)
+    }
+
+    fn exec(&mut self, moment: &Moment) -> Reply<'static> {
+        let (requests, watch) = match self.transaction.take() {
+            Ok(taken) => taken,
+            Err(reply) => return reply,
+        };
+        let limits = &self.shared.limits;
+        let commands = requests.commands(limits, moment);
+        match self.exec_data(&commands, &watch, moment) {
+            Ok(Some(replies)) => {
+                let mut all = Vec::with_capacity(replies.len());
+                for (command, reply) in commands.iter().zip(replies) {
+                    all.push(match (reply, command) {
+                        (Some(reply), _) => reply,
+                        (None, Ok(command)) => self.exec_other(command),
+                        (None, Err(wrong)) => wrong.clone().into_reply(),
+                    });
+                }
+                Reply::Array(all)
+            }
+            Ok(None) => Reply::NullArray,
+            Err(refusal) => self.refused(refusal),
+        }
+    }
+
+    /// The commands that concern data, in one step. `None` where a watched key has changed; for each other command, too.
+    fn exec_data(
+        &mut self,
+        commands: &[Queued<'_>],
+        watch: &Watch,
+        moment: &Moment,
+    ) -> Result<Option<Vec<Option<Reply<'static>>>>, Refusal> {
+        let mut keys: Vec<&[u8]> = watch.keys().collect();
+        let mut is_all = false;
+        for command in commands.iter().flatten() {
+            match command {
+                Command::One { key, .. } => keys.push(key),
+                Command::Several(several) => keys.extend(several.keys()),
+                other => is_all |= is_of_all_keys(other),
+            }
+        }
+        let span = if is_all { Span::All } else { Span::Keys(&keys) };
+        let brought: Vec<_> = commands.iter().map(|command| command.as_ref().map_or_else(|_| Vec::new(), plan::brought)).collect();
+        let limits = self.shared.limits;
+        let run = |view: &crate::store::View<'_>| {
+            if watch.has_changed(view, moment) {
+                return (Vec::new(), None);
+            }
+            let mut plan = Plan::new(view, &limits, moment);
+            let replies = commands.iter().zip(&brought).map(|(command, brought)| {
+                let reply = command.as_ref().ok().and_then(|command| plan.run(command, brought));
+                reply.map(Reply::into_owned)
+            });
+            let replies = replies.collect();
+            (plan.into_effects(), Some(replies))
+        };
+        if !commands.iter().flatten().any(Command::may_write) {
+            return Ok(self.shared.services.store.look(span, |view| run(view).1));
+        }
+        let len = commands.iter().flatten().map(plan::size).sum();
+        let done = self.writes.several(self.level, span, len, moment, run)?;
+        self.tally.writes += 1;
+        Ok(done)
+    }
+
+    /// In a transaction, behind what concerned data.
+    fn exec_other(&mut self, command: &Command<'_>) -> Reply<'static> {
+        match command {
+            Command::Wait { .. }
+            | Command::WaitDurable { .. }
+            | Command::Sleep { .. }
+            | Command::Status
+            | Command::Peers
+            | Command::Digest { .. }
+            | Command::Compact
+            | Command::Resume
+            | Command::Info { .. } => long::answer(self, Long::of(command), false),
+            other => self.about_connection(other).into_owned(),
+        }
+    }
 }
 
-fn help_line(help: &Help) -> String {
-    format!("{:<25} {}", help.usage, help.sentence)
+/// Whether it looks at all keys in a transaction.
+fn is_of_all_keys(command: &Command<'_>) -> bool {
+    matches!(command, Command::Count | Command::Matching { .. } | Command::Scan { .. } | Command::RandomKey | Command::Flush)
 }
 
-/// What the server itself adds to STATUS: what clients did, and every choice of the configuration that bounds something.
-fn status(shared: &Shared) -> impl Iterator<Item = (&'static str, String)> {
-    let (config, counters) = (&shared.services.config, &shared.counters);
-    let ms = |duration: Duration| duration.as_millis() as u64;
-    let lines = [
-        ("clients", shared.clients.len() as u64),
-        ("commands", counters.commands.load(Ordering::Relaxed)),
-        ("writes", counters.writes.load(Ordering::Relaxed)),
-        ("writes_refused", counters.writes_refused.load(Ordering::Relaxed)),
-        ("writes_unknown", counters.writes_unknown.load(Ordering::Relaxed)),
-        ("accept_errors", counters.accept_errors.load(Ordering::Relaxed)),
-        ("clients_max", config.clients_max as u64),
-        ("key_len_max", config.key_len_max as u64),
-        ("value_len_max", config.value_len_max as u64),
-        ("memory_max", config.memory_max as u64),
-        ("link_queue_max", config.link_queue_max as u64),
-        ("write_room", config.write_room as u64),
-        ("compact_factor", config.compact_factor),
-        ("compact_log_min", config.compact_log_min as u64),
-        ("heartbeat_ms", ms(config.heartbeat)),
-        ("peer_timeout_ms", ms(config.peer_timeout)),
-        ("ack_timeout_ms", ms(config.ack_timeout)),
-        ("recovery_wait_ms", ms(config.recovery_wait)),
-        ("write_timeout_ms", ms(config.write_timeout)),
-        ("clock_offset_max_ms", ms(config.clock_offset_max)),
-        ("tombstone_age_min_ms", ms(config.tombstone_age_min)),
-        ("reconnect_pause_max_ms", ms(config.reconnect_pause_max)),
-        ("shutdown_timeout_ms", ms(config.shutdown_timeout)),
-    ];
-    let ack = ("ack", config.ack.to_string());
-    lines.into_iter().map(|(name, value)| (name, value.to_string())).chain([ack])
+impl Shared {
+    fn count(&self, tally: Tally) {
+        let add = |counter: &AtomicU64, more: u64| {
+            if more > 0 {
+                counter.fetch_add(more, Ordering::Relaxed);
+            }
+        };
+        add(&self.counters.commands, tally.commands);
+        add(&self.counters.writes, tally.writes);
+        add(&self.counters.writes_refused, tally.refused);
+    }
+
+    /// Writes that were applied, and then not acknowledged in time or refused when they were judged again.
+    pub(super) fn count_unknown(&self, writes: usize) {
+        if writes > 0 {
+            self.counters.writes_unknown.fetch_add(writes as u64, Ordering::Relaxed);
+        }
+    }
 }

@@ -12,6 +12,7 @@ use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 
 use crate::protocol::command::{ErrorCode, Reply};
 use crate::protocol::text::encode_reply;
+use crate::server::client::Client;
 use crate::server::clients::NotAdmitted;
 use crate::server::{Shared, session};
 
@@ -90,10 +91,10 @@ fn admit(socket: TcpStream, addr: SocketAddr, shared: &Arc<Shared>) {
     }
     let socket = Arc::new(socket);
     let run = {
-        let (shared, socket) = (Arc::clone(shared), Arc::clone(&socket));
-        move |number| {
-            session::run_client(&shared, &socket, addr);
-            shared.clients.leave(number);
+        let shared = Arc::clone(shared);
+        move |client: &Arc<Client>| {
+            session::run_client(&shared, client);
+            shared.clients.leave(client.number());
         }
     };
     match shared.clients.admit(&socket, run) {

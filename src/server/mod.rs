@@ -6,11 +6,18 @@
 
 mod beaten;
 mod buffer;
+mod client;
 mod clients;
 mod execute;
+mod introspect;
+mod judge;
 mod listener;
+mod long;
+mod plan;
 mod restore;
 mod session;
+mod transaction;
+mod wire;
 mod writes;
 
 use std::io;
@@ -23,7 +30,7 @@ use std::time::Instant;
 use crossbeam_channel::{Sender, bounded};
 
 use crate::config::Config;
-use crate::protocol::text::Limits;
+use crate::protocol::command::Limits;
 use crate::replication::acks::Acks;
 use crate::replication::mesh::Mesh;
 use crate::replication::submit::Submit;

@@ -1,72 +1,65 @@
 //! One client: reads, executes everything that has come as one round, waits once, answers with one write.
 //!
-//! Owns its two buffers. A round ends when the read buffer holds no whole command any more, when the replies reach their bound, or in front of an
-//! answer that is too long to be held; nothing of a round's replies leaves before its writes are acknowledged.
+//! Owns its two buffers. A round ends when the read buffer holds no whole request any more, when the replies reach their bound, or in front of an
+//! answer that takes space or time; nothing of a round's replies leaves before its writes are acknowledged.
 
 use std::io::{self, BufWriter, Read, Write as _};
-use std::net::{Shutdown, SocketAddr, TcpStream};
-use std::sync::atomic::Ordering;
+use std::net::{Shutdown, TcpStream};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::protocol::command::{AckLevel, Command, ErrorCode, Reply};
-use crate::protocol::text::{Parsed, encode_reply, parse};
+use crate::protocol::command::{Command, ErrorCode, Reply};
 use crate::server::Shared;
 use crate::server::buffer::{NoRoom, ReadBuffer};
-use crate::server::execute::{self, Answer, Long};
+use crate::server::client::Client;
+use crate::server::execute::{Done, Executor};
+use crate::server::judge::Moment;
+use crate::server::long::Long;
 use crate::server::restore;
-use crate::server::writes::{Place, Refusal, Writes};
+use crate::server::wire::{Asked, Requests, Wire};
+use crate::server::writes::Place;
 
 /// A round's replies are sent when they reach this, however many commands are left.
 const REPLIES_LEN_MAX: usize = 1 << 20;
 /// Of the memory for replies, kept between rounds.
 const REPLIES_LEN_KEPT: usize = 16 << 10;
+/// A reply from here on is written from where its values are stored instead of being copied into the replies of a round.
+const REPLY_LEN_LONG: usize = 256 << 10;
 /// Long answers leave in pieces of this size.
 const LONG_CHUNK_LEN: usize = 64 << 10;
-/// Before a refusal for want of a quorum is sent: clients that try again at once would take the time that the peers need to come back.
-const NO_QUORUM_PAUSE: Duration = Duration::from_millis(20);
 /// How long a client may take to notice that it is being closed.
 const LINGER: Duration = Duration::from_secs(1);
 
 /// The life of a thread `client-N`, from the first byte to the last.
-pub(super) fn run_client(shared: &Shared, socket: &TcpStream, addr: SocketAddr) {
-    let mut session = Session::new(shared, socket);
+pub(super) fn run_client(shared: &Shared, client: &Arc<Client>) {
+    let mut session = Session::new(shared, client);
     match session.serve() {
         Ok(Farewell::Gone) => {}
-        Ok(Farewell::Closing) => linger(socket),
-        Err(error) => log::debug!("client {addr} is closed: {error}"),
+        Ok(Farewell::Closing) => linger(client.socket()),
+        Err(error) => log::debug!("client {} is closed: {error}", client.number()),
     }
 }
 
 struct Session<'a> {
     shared: &'a Shared,
     socket: &'a TcpStream,
-    level: AckLevel,
     buffer: ReadBuffer<'a>,
+    requests: Requests,
     replies: Vec<u8>,
-    writes: Writes<'a>,
-    /// Of the round.
-    tally: Tally,
-}
-
-#[derive(Default)]
-struct Tally {
-    commands: u64,
-    writes: u64,
-    refused: u64,
-    no_quorum: bool,
+    executor: Executor<'a>,
 }
 
 /// Why a round ended.
 enum Ended {
-    /// What is left is not a whole line; so much of it is known to hold no line end.
-    NeedsMore { scanned: usize },
+    /// What is left is not a whole request.
+    NeedsMore,
     /// The replies have reached their bound.
     Full,
     /// This is to be written next.
-    Before(Long),
+    Before(Long, Wire),
     /// A dump comes next, not commands.
     Restore,
-    /// After QUIT, and after bytes that are no commands.
+    /// After QUIT, and after bytes that are no requests.
     Close,
 }
 
@@ -78,27 +71,28 @@ enum Farewell {
 }
 
 impl<'a> Session<'a> {
-    fn new(shared: &'a Shared, socket: &'a TcpStream) -> Session<'a> {
+    fn new(shared: &'a Shared, client: &'a Arc<Client>) -> Session<'a> {
+        let len_max = Requests::len_max(&shared.limits).max(restore::line_len_max(&shared.limits));
         Session {
             shared,
-            socket,
-            level: shared.services.config.ack,
-            buffer: ReadBuffer::new(shared.limits.line_len_max().max(restore::line_len_max(&shared.limits)), &shared.read_room),
+            socket: client.socket(),
+            buffer: ReadBuffer::new(len_max, &shared.read_room),
+            requests: Requests::default(),
             replies: Vec::new(),
-            writes: Writes::new(&shared.services, shared.limits),
-            tally: Tally::default(),
+            executor: Executor::new(shared, client),
         }
     }
 
     fn serve(&mut self) -> io::Result<Farewell> {
-        let mut scanned = 0;
-        // A half command at the end of the stream is dropped: nobody is left to tell.
+        let mut needs_more = true;
+        // A half request at the end of the stream is dropped: nobody is left to tell.
         while !self.shared.is_stopping() {
-            if scanned == self.buffer.unread().len() {
+            if needs_more {
                 if self.buffer.make_room() == Err(NoRoom) {
                     let sentence = "the large commands that are arriving take all the memory that this node has for them; nothing of this one \
                         was written, and this connection is closed; try again later or another node";
-                    encode_reply(&Reply::Error { code: ErrorCode::Busy, sentence: sentence.into() }, &mut self.replies);
+                    let wire = self.executor.wire_of(self.buffer.unread());
+                    wire.encode(&Reply::Error { code: ErrorCode::Busy, sentence: sentence.into() }, &mut self.replies);
                     self.send()?;
                     return Ok(Farewell::Closing);
                 }
@@ -106,13 +100,12 @@ impl<'a> Session<'a> {
                     return Ok(Farewell::Gone);
                 }
             }
-            let ended = self.run_round(scanned);
+            let ended = self.run_round();
             self.send()?;
-            scanned = 0;
+            needs_more = matches!(ended, Ended::NeedsMore) || self.buffer.unread().is_empty();
             match ended {
-                Ended::NeedsMore { scanned: upto } => scanned = upto,
-                Ended::Full => {}
-                Ended::Before(long) => self.send_long(long)?,
+                Ended::NeedsMore | Ended::Full => {}
+                Ended::Before(long, wire) => self.send_long(long, wire)?,
                 Ended::Restore => {
                     let done = restore::run(self.shared, self.socket, &mut self.buffer, &mut self.replies)?;
                     self.send()?;
@@ -127,79 +120,67 @@ impl<'a> Session<'a> {
     }
 
     /// Executes what has been read, and waits until the writes among it are acknowledged: then the replies may be sent.
-    fn run_round(&mut self, mut scanned: usize) -> Ended {
-        let Session { shared, buffer, replies, writes, level, tally, .. } = self;
-        let services = &shared.services;
-        let is_open = services.mesh.is_open();
+    fn run_round(&mut self) -> Ended {
+        let Session { shared, buffer, requests, replies, executor, .. } = self;
+        let moment = Moment::default();
         let unread = buffer.unread();
-        let mut at = 0;
-        let ended = loop {
+        let (mut at, mut waits) = (0, false);
+        let mut ended = loop {
             if replies.len() >= REPLIES_LEN_MAX {
                 break Ended::Full;
             }
-            let parsed = parse(&unread[at..], std::mem::take(&mut scanned), &shared.limits);
-            let start = at;
-            let command = match parsed {
-                Parsed::Incomplete { scanned } => break Ended::NeedsMore { scanned },
-                Parsed::Empty { consumed } => {
-                    at += consumed;
-                    continue;
-                }
-                Parsed::Wrong { wrong, consumed } => {
-                    at += consumed;
-                    encode_reply(&wrong.into_reply(), replies);
-                    continue;
-                }
-                Parsed::Fatal { wrong } => {
-                    encode_reply(&wrong.into_reply(), replies);
+            let rest = &unread[at..];
+            let wire = executor.wire_of(rest);
+            let (asked, consumed) = requests.next(rest, executor.queues(), &shared.limits, &moment);
+            let start = replies.len();
+            let mut place = Place { command: at, reply: start..start, wire };
+            at += consumed;
+            let command;
+            let done = match asked {
+                Asked::Incomplete => break Ended::NeedsMore,
+                Asked::Empty => continue,
+                Asked::Fatal(wrong) => {
+                    wire.encode(&wrong.into_reply(), replies);
                     break Ended::Close;
                 }
-                Parsed::Command { command, consumed } => {
-                    at += consumed;
-                    command
+                Asked::Wrong(wrong) => Done::Reply(executor.refuse(wrong, wire)),
+                Asked::Queued => Done::Reply(executor.queue(&rest[..consumed])),
+                Asked::Command(Command::Ack { level: Some(level) }) => {
+                    // The writes before it were sent under the level before it.
+                    executor.settle(unread, replies);
+                    Done::Reply(executor.choose(level))
+                }
+                Asked::Command(asked) => {
+                    command = asked;
+                    executor.execute(&command, wire, &moment)
                 }
             };
-            tally.commands += 1;
-            if !is_open && !execute::is_for_closed_nodes(&command) {
-                let sentence = services.mesh.loading().into();
-                encode_reply(&Reply::Error { code: ErrorCode::Loading, sentence }, replies);
-                continue;
-            }
-            match command {
-                Command::Write { key, write } => {
-                    let place = Place { command: start, reply: replies.len() };
-                    let written = writes.write(*level, &key, &write, place);
-                    tally.writes += u64::from(written.is_ok());
-                    tally.refused += u64::from(written.is_err());
-                    tally.no_quorum |= matches!(written, Err(Refusal::NoQuorum(_)));
-                    match written {
-                        Ok(()) => encode_reply(&Reply::Ok, replies),
-                        Err(refusal) => encode_reply(&refusal.into_reply(services, *level, &key, &write), replies),
-                    }
+            match done {
+                // Written from where its values are, but only when it is known to be true.
+                Done::Reply(reply) if reply.size() >= REPLY_LEN_LONG => {
+                    waits = executor.place(place);
+                    break Ended::Before(Long::Reply(reply.into_owned()), wire);
                 }
-                Command::Ack { level: None } => encode_reply(&Reply::Ack(*level), replies),
-                Command::Ack { level: Some(chosen) } => {
-                    // The writes before it were sent under the level before it.
-                    shared.count_unknown(writes.settle(unread, replies));
-                    *level = chosen;
-                    encode_reply(&Reply::Ok, replies);
+                Done::Reply(reply) => {
+                    // RESET and HELLO are answered in the version that they choose.
+                    executor.wire_of(rest).encode(&reply, replies);
+                    place.reply.end = replies.len();
+                    executor.place(place);
                 }
-                Command::Restore => break Ended::Restore,
-                Command::Quit => {
-                    encode_reply(&Reply::Ok, replies);
+                Done::Before(long) => break Ended::Before(long, wire),
+                Done::Restore => break Ended::Restore,
+                Done::Close(reply) => {
+                    wire.encode(&reply, replies);
                     break Ended::Close;
                 }
-                command => match execute::answer(services, command) {
-                    Answer::Reply(reply) => encode_reply(&reply, replies),
-                    Answer::Long(long) => break Ended::Before(long),
-                },
             }
         };
-        shared.count_unknown(writes.settle(unread, replies));
-        if tally.no_quorum {
-            std::thread::park_timeout(NO_QUORUM_PAUSE);
+        let stands = executor.settle(unread, replies);
+        if waits && !stands {
+            // What became of the command with the long answer is in the replies already.
+            ended = Ended::Full;
         }
-        shared.count(std::mem::take(tally));
+        executor.end_round(&unread[at..]);
         buffer.consume(at);
         ended
     }
@@ -213,32 +194,12 @@ impl<'a> Session<'a> {
         Ok(())
     }
 
-    fn send_long(&mut self, long: Long) -> io::Result<()> {
+    fn send_long(&mut self, long: Long, wire: Wire) -> io::Result<()> {
         let mut out = BufWriter::with_capacity(LONG_CHUNK_LEN, self.socket);
-        let written = execute::write_long(&mut out, self.shared, long).and_then(|()| out.flush());
+        let written = self.executor.write_long(&mut out, long, wire).and_then(|()| out.flush());
         // Without another try at what could not be written: that would wait for the client once more.
         drop(out.into_parts());
         written
-    }
-}
-
-impl Shared {
-    fn count(&self, tally: Tally) {
-        let add = |counter: &std::sync::atomic::AtomicU64, more: u64| {
-            if more > 0 {
-                counter.fetch_add(more, Ordering::Relaxed);
-            }
-        };
-        add(&self.counters.commands, tally.commands);
-        add(&self.counters.writes, tally.writes);
-        add(&self.counters.writes_refused, tally.refused);
-    }
-
-    /// Writes that were applied, and then not acknowledged in time or refused when they were judged again.
-    fn count_unknown(&self, writes: usize) {
-        if writes > 0 {
-            self.counters.writes_unknown.fetch_add(writes as u64, Ordering::Relaxed);
-        }
     }
 }
 
@@ -282,13 +243,14 @@ mod tests {
         let value = "v".repeat(200 << 10);
         fixture.store.merge(fixture.foreign("a", Some(&value)), |_| false);
         let socket = TcpStream::connect(fixture.server.addr()).unwrap();
-        let mut session = Session::new(&fixture.server.shared, &socket);
+        let client = Client::of(Arc::new(socket), 1);
+        let mut session = Session::new(&fixture.server.shared, &client);
         let commands = "GET a\n".repeat(64);
         session.buffer.make_room().unwrap();
         assert_eq!(session.buffer.fill(&mut commands.as_bytes()).unwrap(), commands.len());
         let mut rounds = 0;
         while !session.buffer.unread().is_empty() {
-            session.run_round(0);
+            session.run_round();
             rounds += 1;
             assert!(session.replies.len() <= REPLIES_LEN_MAX + value.len() + 7);
             session.replies.clear();

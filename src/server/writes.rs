@@ -1,19 +1,21 @@
 //! The writes of one round: judged and stamped one by one, acknowledged together.
 //!
-//! The common path does as little as can be: a stamp and two offsets are remembered for a write, and its `OK` is in the replies before it is
+//! The common path does as little as can be: for a write its stamp and two places are remembered, and its reply is there before it is
 //! known to be true; nothing leaves before it is. Only when the level is not met at once for all of them does beaten.rs take the round apart.
 
+use std::ops::Range;
 use std::time::Instant;
 
-use crate::clock::{Stamp, wall_ms};
-use crate::entry::{Effect, Entry};
-use crate::protocol::command::{AckLevel, ErrorCode, Reply, Write};
-use crate::protocol::quoting::shown;
-use crate::protocol::text::Limits;
+use crate::clock::Stamp;
+use crate::entry::{Effect, Entry, Key};
+use crate::protocol::command::{AckLevel, Action, ErrorCode, Limits, Reply};
 use crate::replication::acks::{NoQuorum, Round, Waited};
 use crate::replication::submit::NotWritten;
 use crate::server::Services;
-use crate::server::beaten::{self, Unmet, Waiting};
+use crate::server::beaten::{self, Outcome, Unmet, Waiting};
+use crate::server::judge::{self, Live, Moment};
+use crate::server::wire::Wire;
+use crate::store::{Span, View};
 
 /// A round with more writes gives the memory back that it took to remember them.
 const PLACES_KEPT: usize = 1024;
@@ -21,139 +23,256 @@ const PLACES_KEPT: usize = 1024;
 pub(super) struct Writes<'a> {
     services: &'a Services,
     limits: Limits,
-    /// Both are of the round's first write.
-    time: Option<Time>,
+    /// For room on the way to the replicator; of the round's first write.
+    deadline: Option<Instant>,
     round: Option<(AckLevel, Round<'a>)>,
     /// Of the writes that wait for acks, in rising order.
     stamps: Vec<Stamp>,
-    /// Invariant: as many as there are stamps, in the same order.
-    places: Vec<Place>,
+    /// Of the commands that they belong to, in the same order. Invariant: together they have all stamps but the last `fresh` ones.
+    pending: Vec<Pending>,
+    /// Stamps whose command has no place yet.
+    fresh: usize,
+    /// What several effects of one command were: they cannot be judged one by one.
+    fresh_effects: Option<Box<[(Key, Effect)]>>,
+    /// The greatest stamp of this connection.
+    last: Stamp,
+    /// Whether what the last command that was waited for has answered is true.
+    last_stands: bool,
 }
 
-#[derive(Clone, Copy)]
-struct Time {
-    wall_ms: u64,
-    /// For room on the way to the replicator.
-    deadline: Instant,
+/// A command that waits for acks.
+pub(super) struct Pending {
+    pub place: Place,
+    /// How many of the stamps are its own.
+    pub stamps: usize,
+    /// In the order of the stamps. `None`: the command stands at its place in the round and concerns one key; it can be judged again.
+    pub effects: Option<Box<[(Key, Effect)]>>,
 }
 
-/// Where a write is to be found again.
-#[derive(Clone, Copy)]
+/// Where a command and its reply are to be found again.
 pub(super) struct Place {
-    /// Offset of its line in what the round executes.
+    /// Offset of the request in what the round executes.
     pub command: usize,
-    /// Offset of its `OK` in the round's replies.
-    pub reply: usize,
+    /// Where its reply lies in the round's replies, and how it is written.
+    pub reply: Range<usize>,
+    pub wire: Wire,
 }
 
-/// Why nothing was written.
+/// Why nothing was written, whatever the command says.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Refusal {
-    Exists,
-    NotFound,
     Full,
     /// Why nothing can be logged, and what helps.
     ReadOnly(String),
     NoQuorum(NoQuorum),
+    TooLarge {
+        len: usize,
+        room: usize,
+    },
     NoRoom,
     Stopping,
 }
 
 impl<'a> Writes<'a> {
     pub fn new(services: &'a Services, limits: Limits) -> Writes<'a> {
-        Writes { services, limits, time: None, round: None, stamps: Vec::new(), places: Vec::new() }
+        let (stamps, pending) = (Vec::new(), Vec::new());
+        Writes {
+            services,
+            limits,
+            deadline: None,
+            round: None,
+            stamps,
+            pending,
+            fresh: 0,
+            fresh_effects: None,
+            last: Stamp::ZERO,
+            last_stands: true,
+        }
     }
 
-    /// Applies one write on this node. Unless nobody has to be waited for, it is done only when [`Writes::settle`] has let its `OK` stand.
-    pub fn write(&mut self, level: AckLevel, key: &[u8], write: &Write<'_>, place: Place) -> Result<(), Refusal> {
-        let services = self.services;
-        services.mesh.writable().map_err(Refusal::ReadOnly)?;
-        services.acks.quorum(level).map_err(Refusal::NoQuorum)?;
-        let is_waited_for = !services.acks.is_done_at_once(level);
-        if is_waited_for {
-            self.round.get_or_insert_with(|| (level, services.acks.open_round(level, services.submit.position())));
+    /// Whether something can be written at this level at all. To be asked before anything is applied.
+    pub fn check(&self, level: AckLevel) -> Result<(), Refusal> {
+        self.services.mesh.writable().map_err(Refusal::ReadOnly)?;
+        self.services.acks.quorum(level).map_err(Refusal::NoQuorum)
+    }
+
+    /// A command that may write to one key. Unless nobody has to be waited for, what it answers is true only when [`Writes::settle`] has let it stand.
+    pub fn one<'c>(&mut self, level: AckLevel, key: &'c [u8], action: &Action<'_>, moment: &Moment) -> Result<Reply<'c>, Refusal> {
+        self.check(level)?;
+        self.open(level);
+        let deadline = self.deadline();
+        let desk = Desk { services: self.services, limits: &self.limits, moment, deadline, is_bounded: true };
+        match desk.write(key, action) {
+            Ok((stamp, reply)) => {
+                self.note(level, &[stamp], None);
+                Ok(reply)
+            }
+            Err(Unwritten::Answered(reply)) => Ok(reply),
+            Err(Unwritten::Refused(refusal)) => Err(refusal),
         }
-        let now = || Time { wall_ms: wall_ms(), deadline: Instant::now() + services.config.ack_timeout };
-        let time = *self.time.get_or_insert_with(now);
-        let memory_max = services.config.memory_max;
-        let is_full = memory_max > 0 && services.store.memory() >= memory_max;
-        let judge = |current: Option<&Entry>| match judge(write, current) {
-            // Last: who is refused anyway hears what is wrong with the command.
-            Ok(()) if is_full && !matches!(write, Write::Delete) => Err(Refusal::Full),
-            judged => judged,
+    }
+
+    /// Several writes in one step; `plan` as in [`Submit::transact`](crate::replication::submit::Submit::transact).
+    pub fn several<T>(
+        &mut self,
+        level: AckLevel,
+        span: Span<'_>,
+        len: usize,
+        moment: &Moment,
+        mut plan: impl FnMut(&View<'_>) -> (Vec<(Key, Effect)>, T),
+    ) -> Result<T, Refusal> {
+        self.check(level)?;
+        self.open(level);
+        let (services, deadline) = (self.services, self.deadline());
+        let is_full = is_full(services);
+        let plan = |view: &View<'_>| {
+            let (effects, found) = plan(view);
+            if is_full && effects.iter().any(|(key, effect)| grows(view.entry(key), effect)) {
+                return Err(Refusal::Full);
+            }
+            Ok((effects.clone(), (effects, found)))
         };
-        let stamp = submit(services, key, write, time.wall_ms, time.deadline, judge)?;
-        if is_waited_for {
-            self.stamps.push(stamp);
-            self.places.push(place);
-        }
-        Ok(())
+        let done = services.submit.transact(span, len, moment.wall_ms(), deadline, plan);
+        let (stamps, (effects, found)) = done.map_err(|not_written| not_written.refused_by(|refusal| refusal, |refusal| refusal))?;
+        self.note(level, &stamps, Some(effects.into()));
+        Ok(found)
     }
 
-    /// Ends the round: waits until its writes are acknowledged. The `OK` of each that is not done is replaced in `replies`. `commands` is what
+    /// To be called behind every command that may have written: where it is to be found again, if it waits for acks; whether it does.
+    pub fn place(&mut self, place: Place) -> bool {
+        let waits = self.fresh > 0;
+        if waits {
+            self.pending.push(Pending { place, stamps: std::mem::take(&mut self.fresh), effects: self.fresh_effects.take() });
+        }
+        waits
+    }
+
+    /// The greatest stamp that this connection's writes were given.
+    pub fn last(&self) -> Stamp {
+        self.last
+    }
+
+    /// Whether the last [`Writes::settle`] let stand what the round's last write has answered.
+    pub fn last_stands(&self) -> bool {
+        self.last_stands
+    }
+
+    /// Ends the round: waits until its writes are acknowledged. The reply of each that is not done is replaced in `replies`. `commands` is what
     /// the places point into. Returns how many were not done.
     pub fn settle(&mut self, commands: &[u8], replies: &mut Vec<u8>) -> usize {
-        self.time = None;
+        self.deadline = None;
+        self.last_stands = true;
         let Some((level, round)) = self.round.take() else { return 0 };
+        debug_assert_eq!(self.fresh, 0);
         let deadline = Instant::now() + self.services.config.ack_timeout;
         let failed = match round.wait(&self.stamps, deadline) {
             Waited::Met => 0,
             waited => {
-                let waiting = Waiting { services: self.services, round: &round, level, deadline };
-                let unmet = Unmet::new(waiting, &self.limits, commands, &self.stamps, &self.places);
-                beaten::replace(replies, &self.places, unmet.settle(waited))
+                let waiting = Waiting { services: self.services, limits: &self.limits, round: &round, level, deadline };
+                let unmet = Unmet::new(waiting, commands, &self.stamps, &self.pending);
+                let (outcomes, last) = unmet.settle(waited);
+                self.last = self.last.max(last);
+                self.last_stands = matches!(outcomes.last(), None | Some(Outcome::Stands));
+                beaten::replace(replies, &self.pending, outcomes)
             }
         };
         self.stamps.clear();
-        self.places.clear();
+        self.pending.clear();
         self.stamps.shrink_to(PLACES_KEPT);
-        self.places.shrink_to(PLACES_KEPT);
+        self.pending.shrink_to(PLACES_KEPT);
         failed
     }
-}
 
-/// Whether a write may follow what is there.
-pub(super) fn judge(write: &Write<'_>, current: Option<&Entry>) -> Result<(), Refusal> {
-    let exists = current.is_some_and(|entry| entry.is_live(wall_ms));
-    match write {
-        Write::Set(_) if exists => Err(Refusal::Exists),
-        Write::Update(_) | Write::Delete if !exists => Err(Refusal::NotFound),
-        _ => Ok(()),
+    fn open(&mut self, level: AckLevel) {
+        let services = self.services;
+        if !services.acks.is_done_at_once(level) {
+            self.round.get_or_insert_with(|| (level, services.acks.open_round(level, services.submit.position())));
+        }
+    }
+
+    fn deadline(&mut self) -> Instant {
+        *self.deadline.get_or_insert_with(|| Instant::now() + self.services.config.ack_timeout)
+    }
+
+    fn note(&mut self, level: AckLevel, stamps: &[Stamp], effects: Option<Box<[(Key, Effect)]>>) {
+        self.last = stamps.last().copied().unwrap_or(self.last);
+        if !self.services.acks.is_done_at_once(level) {
+            self.stamps.extend_from_slice(stamps);
+            self.fresh = stamps.len();
+            self.fresh_effects = effects;
+        }
     }
 }
 
-/// Judges and stamps.
-pub(super) fn submit(
-    services: &Services,
-    key: &[u8],
-    write: &Write<'_>,
-    wall_ms: u64,
-    deadline: Instant,
-    judge: impl Fn(Option<&Entry>) -> Result<(), Refusal>,
-) -> Result<Stamp, Refusal> {
-    // Copied before any lock is taken: a value may have megabytes.
-    let effect = match write {
-        Write::Set(value) | Write::Update(value) | Write::Put(value) => Effect::put(value.as_ref().into(), None),
-        Write::Delete => Effect::DELETE,
-    };
-    let len = key.len() + effect.len();
-    let judge = |current: Option<&Entry>| judge(current).map(|()| effect.clone());
-    services.submit.write(key, len, wall_ms, deadline, judge).map_err(|not_written| match not_written {
-        NotWritten::Refused(refusal) => refusal,
-        NotWritten::TooLarge { .. } | NotWritten::NoRoom => Refusal::NoRoom,
-        NotWritten::Stopping => Refusal::Stopping,
-    })
+/// What a write to one key is judged with.
+pub(super) struct Desk<'a> {
+    pub services: &'a Services,
+    pub limits: &'a Limits,
+    pub moment: &'a Moment,
+    /// Until when room is waited for.
+    pub deadline: Instant,
+    /// Whether it is refused where `memory_max` is reached.
+    pub is_bounded: bool,
+}
+
+/// Why a write to one key did not come about.
+pub(super) enum Unwritten<'c> {
+    /// It was judged, and has nothing to write.
+    Answered(Reply<'c>),
+    Refused(Refusal),
+}
+
+impl Desk<'_> {
+    /// Judges and stamps.
+    pub fn write<'c>(&self, key: &'c [u8], action: &Action<'_>) -> Result<(Stamp, Reply<'c>), Unwritten<'c>> {
+        let brought = judge::brought(action);
+        let is_full = self.is_bounded && is_full(self.services);
+        let mut answer = Reply::Null;
+        let judge = |current: Option<&Entry>| {
+            let live = Live::of(current, self.moment);
+            let verdict = judge::judge(key, action, brought.as_ref(), live, self.limits, self.moment);
+            let Some(effect) = verdict.effect else { return Err(Unwritten::Answered(verdict.reply)) };
+            // Last: who is refused anyway hears what is wrong with the command.
+            if is_full && grows(current, &effect) {
+                return Err(Unwritten::Refused(Refusal::Full));
+            }
+            answer = verdict.reply;
+            Ok(effect)
+        };
+        let size = key.len() + judge::size(action);
+        match self.services.submit.write(key, size, self.moment.wall_ms(), self.deadline, judge) {
+            Ok(stamp) => Ok((stamp, answer)),
+            Err(not_written) => Err(not_written.refused_by(|unwritten| unwritten, Unwritten::Refused)),
+        }
+    }
+}
+
+fn is_full(services: &Services) -> bool {
+    let memory_max = services.config.memory_max;
+    memory_max > 0 && services.store.memory() >= memory_max
+}
+
+/// Whether an effect takes more than what is there: with the same value and another lifetime it does not.
+fn grows(current: Option<&Entry>, effect: &Effect) -> bool {
+    effect.value.is_some() && current.is_none_or(|current| current.value != effect.value)
+}
+
+impl<R> NotWritten<R> {
+    /// The judge's word, or this node's.
+    fn refused_by<T>(self, judge: impl FnOnce(R) -> T, node: impl FnOnce(Refusal) -> T) -> T {
+        match self {
+            NotWritten::Refused(refused) => judge(refused),
+            NotWritten::TooLarge { len, room } => node(Refusal::TooLarge { len, room }),
+            NotWritten::NoRoom => node(Refusal::NoRoom),
+            NotWritten::Stopping => node(Refusal::Stopping),
+        }
+    }
 }
 
 impl Refusal {
     /// What the client hears: what was wrong and what would be right.
-    pub fn into_reply(self, services: &Services, level: AckLevel, key: &[u8], write: &Write<'_>) -> Reply<'static> {
+    pub fn into_reply(self, services: &Services, level: AckLevel) -> Reply<'static> {
         let (code, sentence) = match self {
-            Refusal::Exists => (ErrorCode::Exists, format!("key {} exists; use UPD to change it, PUT to set it either way", shown(key))),
-            Refusal::NotFound => {
-                let advice = if matches!(write, Write::Delete) { "" } else { "; use SET to create it, PUT to set it either way" };
-                (ErrorCode::NotFound, not_found(key) + advice)
-            }
             Refusal::Full => {
                 let (memory, max) = (services.store.memory(), services.config.memory_max);
                 let sentence = format!("the entries take {memory} bytes and memory_max is {max}; nothing was written; DEL still works");
@@ -167,6 +286,10 @@ impl Refusal {
                 );
                 (ErrorCode::NoQuorum, sentence)
             }
+            Refusal::TooLarge { len, room } => {
+                let sentence = format!("this would write {len} bytes in one step, and write_room is {room}; nothing was written; split it");
+                (ErrorCode::TooBig, sentence)
+            }
             Refusal::NoRoom => {
                 (ErrorCode::Busy, "more is written than this node can hand on; nothing was written; try again later".to_owned())
             }
@@ -174,8 +297,4 @@ impl Refusal {
         };
         Reply::Error { code, sentence: sentence.into() }
     }
-}
-
-pub(super) fn not_found(key: &[u8]) -> String {
-    format!("key {} does not exist", shown(key))
 }

@@ -19,6 +19,7 @@ use crate::store::shard::{Shard, Slot, footprint};
 
 pub use digest::Digest;
 pub use keyspace::{Cursor, Keyspace};
+pub use shard::footprint_of;
 pub use view::{Span, View};
 
 /// Enough that two sessions rarely meet, and that one shard of ten million keys is read within a few milliseconds.
@@ -101,16 +102,36 @@ impl Store {
         Ok(version)
     }
 
-    /// Several keys in one step: nobody reads or writes any key of `span` meanwhile. Nothing may be awaited in `run`.
-    pub fn transact<T>(&self, span: Span<'_>, run: impl FnOnce(&mut View<'_>) -> T) -> T {
+    /// Looks at several keys as they are at one moment. Nothing may be awaited in `look`.
+    pub fn look<T>(&self, span: Span<'_>, look: impl FnOnce(&View<'_>) -> T) -> T {
+        let guards: Vec<_> = self.span(span).into_iter().map(|shard| (shard, self.shards[shard].read())).collect();
+        look(&View::new(self, guards.iter().map(|(shard, guard)| (*shard, &**guard)).collect()))
+    }
+
+    /// Local writes to several keys in one step: nobody reads or writes any key of `span` meanwhile. `decide` sees what is there and returns the entries to put in its
+    /// place, as in [`Store::write`]. Nothing may be awaited in it.
+    pub fn transact<T, R>(&self, span: Span<'_>, decide: impl FnOnce(&View<'_>) -> Result<(Vec<Entry>, T), R>) -> Result<T, R> {
+        let mut guards: Vec<_> = self.span(span).into_iter().map(|shard| (shard, self.shards[shard].write())).collect();
+        let (entries, found) = decide(&View::new(self, guards.iter().map(|(shard, guard)| (*shard, &**guard)).collect()))?;
+        for entry in entries {
+            let hash = self.hash(&entry.key);
+            let index = guards.binary_search_by_key(&place_of(hash), |(shard, _)| *shard).expect("only what is locked is written");
+            let slot = guards[index].1.slot(hash, &entry.key);
+            debug_assert!(slot.current().is_none_or(|current| current.version < entry.version));
+            self.put(slot, entry);
+        }
+        Ok(found)
+    }
+
+    /// The shards of these keys. Always in the same order, so that two who lock several cannot wait for each other.
+    fn span(&self, span: Span<'_>) -> Vec<usize> {
         let mut shards: Vec<usize> = match span {
             Span::Keys(keys) => keys.iter().map(|key| place_of(self.hash(key))).collect(),
             Span::All => (0..SHARDS_LEN).collect(),
         };
-        // Always in the same order, so that two of them cannot wait for each other.
         shards.sort_unstable();
         shards.dedup();
-        run(&mut View::new(self, shards.into_iter().map(|shard| (shard, self.shards[shard].write())).collect()))
+        shards
     }
 
     /// An entry from elsewhere: the greater version stays. `covered` is asked under the shard's lock: a tombstone that the collector takes away
@@ -266,11 +287,6 @@ impl Keyspace for Store {
     fn with_shard<T>(&self, shard: usize, look: impl FnOnce(&Shard) -> T) -> T {
         look(&self.shards[shard].read())
     }
-}
-
-/// Bytes that an entry takes, by estimate.
-pub fn entry_footprint(entry: &Entry) -> usize {
-    footprint(entry)
 }
 
 /// The table inside uses the low and the top seven bits of the hash; the shard comes from bits between.

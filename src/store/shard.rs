@@ -40,8 +40,13 @@ impl Held {
 
 /// Bytes that an entry takes, by estimate.
 pub(super) fn footprint(entry: &Entry) -> usize {
-    let index = if entry.value.is_some() && entry.expires.is_some() { EXPIRY_OVERHEAD } else { 0 };
-    entry.size() + ENTRY_OVERHEAD + index
+    let value_len = entry.size() - entry.key.len();
+    footprint_of(entry.key.len(), value_len, entry.value.is_some() && entry.expires.is_some())
+}
+
+/// The same of an entry whose key and value are so long.
+pub fn footprint_of(key_len: usize, value_len: usize, expires: bool) -> usize {
+    key_len + value_len + ENTRY_OVERHEAD + if expires { EXPIRY_OVERHEAD } else { 0 }
 }
 
 impl Shard {
@@ -151,7 +156,7 @@ impl Shard {
 }
 
 /// The place of one key in its shard, and the counts that go with what is put there.
-pub(super) struct Slot<'a> {
+pub struct Slot<'a> {
     place: hash_table::Entry<'a, Held>,
     hash: u64,
     tombstones: &'a mut usize,

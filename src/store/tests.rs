@@ -171,7 +171,7 @@ fn the_counts_follow_every_change_of_an_expiry() {
             }
         }
     }
-    assert_eq!(store.memory(), entry_footprint(&store.entry(b"k").unwrap()));
+    assert_eq!(store.memory(), footprint(&store.entry(b"k").unwrap()));
 }
 
 fn keys_from(store: &Store, count: usize, mut between: impl FnMut(&Store)) -> Vec<(Option<Cursor>, Vec<Key>)> {
@@ -246,19 +246,19 @@ fn a_transaction_sees_and_changes_all_its_keys_in_one_step() {
             scope.spawn(move || {
                 for step in 0..500 {
                     let keys: [&[u8]; 2] = if writer == 1 { [b"a", b"b"] } else { [b"b", b"a"] };
-                    store.transact(Span::Keys(&keys), |view| {
-                        let stamp = keys.iter().map(|key| view.entry(key).unwrap().version.stamp.to_bits()).max().unwrap();
-                        let value = format!("{writer}/{step}");
-                        for key in ["a", "b"] {
-                            view.put(entry(key, Some(&value), stamp + 1, 1));
-                        }
-                    });
+                    store
+                        .transact(Span::Keys(&keys), |view| {
+                            let stamp = keys.iter().map(|key| view.entry(key).unwrap().version.stamp.to_bits()).max().unwrap();
+                            let value = format!("{writer}/{step}");
+                            Ok::<_, ()>((["a", "b"].map(|key| entry(key, Some(&value), stamp + 1, 1)).to_vec(), ()))
+                        })
+                        .unwrap();
                 }
             });
         }
         scope.spawn(move || {
             for _ in 0..500 {
-                store.transact(Span::All, |view| {
+                store.look(Span::All, |view| {
                     let value = |key: &[u8]| view.entry(key).unwrap().value.clone().unwrap();
                     assert!(view.counts(0).keys == 2 && (*value(b"a") == *value(b"b") || *value(b"a") == *b"1"));
                 });

@@ -1,6 +1,4 @@
-//! Several shards, locked together.
-
-use parking_lot::RwLockWriteGuard;
+//! Several shards, as they are at one moment.
 
 use crate::entry::Entry;
 use crate::store::keyspace::Keyspace;
@@ -14,41 +12,32 @@ pub enum Span<'a> {
     All,
 }
 
-/// What is locked, to be read and written. Every key that is asked for must be within its span.
+/// What is locked: every key that is asked for must be within its span.
 pub struct View<'a> {
     store: &'a Store,
     /// In rising order of their numbers.
-    shards: Vec<(usize, RwLockWriteGuard<'a, Shard>)>,
+    shards: Vec<(usize, &'a Shard)>,
 }
 
 impl<'a> View<'a> {
-    pub(super) fn new(store: &'a Store, shards: Vec<(usize, RwLockWriteGuard<'a, Shard>)>) -> View<'a> {
+    pub(super) fn new(store: &'a Store, shards: Vec<(usize, &'a Shard)>) -> View<'a> {
         View { store, shards }
     }
 
-    /// What is known of a key.
-    pub fn entry(&self, key: &[u8]) -> Option<&Entry> {
+    /// What is known of a key: a tombstone and what has expired, too.
+    pub fn entry(&self, key: &[u8]) -> Option<&'a Entry> {
         let hash = self.store.hash(key);
-        self.shards[self.index(place_of(hash))].1.find(hash, key)
+        self.shard(place_of(hash)).find(hash, key)
     }
 
-    /// A local write: its version must be greater than what is there.
-    pub fn put(&mut self, entry: Entry) {
-        let hash = self.store.hash(&entry.key);
-        let index = self.index(place_of(hash));
-        let slot = self.shards[index].1.slot(hash, &entry.key);
-        debug_assert!(slot.current().is_none_or(|current| current.version < entry.version));
-        self.store.put(slot, entry);
-    }
-
-    fn index(&self, shard: usize) -> usize {
-        let found = self.shards.binary_search_by_key(&shard, |(shard, _)| *shard);
-        found.expect("only what is locked is asked for")
+    fn shard(&self, shard: usize) -> &'a Shard {
+        let index = self.shards.binary_search_by_key(&shard, |(shard, _)| *shard);
+        self.shards[index.expect("only what is locked is asked for")].1
     }
 }
 
 impl Keyspace for View<'_> {
     fn with_shard<T>(&self, shard: usize, look: impl FnOnce(&Shard) -> T) -> T {
-        look(&self.shards[self.index(shard)].1)
+        look(self.shard(shard))
     }
 }

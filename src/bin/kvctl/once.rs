@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 
 use kvmesh::client::{self, Client, as_key, as_value, unexpected};
 use kvmesh::config::VALUE_LEN_MAX;
-use kvmesh::protocol::command::{Command, Write as Change};
+use kvmesh::protocol::command::{Action, Command, Only};
 use kvmesh::protocol::quoting;
 use kvmesh::protocol::text::encode_command;
 
@@ -24,12 +24,12 @@ pub fn run(options: &Options, verb: Verb) -> Result<(), Failure> {
     let out = &mut out;
     match verb {
         Verb::Get(get) => print_value(options, out, &get.key, get.raw)?,
-        Verb::Set(set) => write(options, out, &set.key, Change::Set(value(&set.value)?))?,
-        Verb::Upd(upd) => write(options, out, &upd.key, Change::Update(value(&upd.value)?))?,
-        Verb::Put(put) => write(options, out, &put.key, Change::Put(value(&put.value)?))?,
-        Verb::Del(del) => write(options, out, &del.key, Change::Delete)?,
+        Verb::Set(set) => write(options, out, &Command::set(set.key.as_bytes().into(), value(&set.value)?, Only::IfAbsent))?,
+        Verb::Upd(upd) => write(options, out, &Command::set(upd.key.as_bytes().into(), value(&upd.value)?, Only::IfPresent))?,
+        Verb::Put(put) => write(options, out, &Command::set(put.key.as_bytes().into(), value(&put.value)?, Only::Always))?,
+        Verb::Del(del) => write(options, out, &Command::delete(del.key.as_bytes().into()))?,
         Verb::Exists(exists) => {
-            let said = read(options, &Command::Exists { key: exists.key.as_bytes().into() })?;
+            let said = read(options, &Command::One { key: exists.key.as_bytes().into(), action: Action::Exists })?;
             let there = match &*said {
                 b"1" => true,
                 b"0" => false,
@@ -55,7 +55,7 @@ pub fn run(options: &Options, verb: Verb) -> Result<(), Failure> {
             print_json(options, out, [("peers".to_string(), peers.into())].into_iter().collect())?;
         }
         Verb::Digest(_) => {
-            let said = read(options, &Command::Digest)?;
+            let said = read(options, &Command::Digest { before: None })?;
             let text = String::from_utf8_lossy(&said);
             let Some((sum, keys)) = text.strip_prefix("DIGEST ").and_then(|rest| rest.split_once(' ')) else {
                 return Err(unexpected(&said, "DIGEST <hex> <keys>").into());
@@ -67,7 +67,7 @@ pub fn run(options: &Options, verb: Verb) -> Result<(), Failure> {
         Verb::Compact(_) => report(options, out, &Command::Compact)?,
         Verb::Resume(_) => report(options, out, &Command::Resume)?,
         Verb::Ping(_) => {
-            let said = read(options, &Command::Ping)?;
+            let said = read(options, &Command::Ping { message: None })?;
             print(options, out, &said, json!({ "ping": String::from_utf8_lossy(&said) }))?;
         }
         Verb::Converge(_) | Verb::Diff(_) | Verb::Bench(_) | Verb::Restore(_) => unreachable!("these are run elsewhere"),
@@ -86,7 +86,7 @@ fn print(options: &Options, out: &mut impl Write, plain: &[u8], json: Value) -> 
 }
 
 fn print_value(options: &Options, out: &mut impl Write, key: &str, raw: bool) -> Result<(), Failure> {
-    let value = as_value(&read(options, &Command::Get { key: key.as_bytes().into() })?)?;
+    let value = as_value(&read(options, &Command::One { key: key.as_bytes().into(), action: Action::Get })?)?;
     if options.json {
         let mut object = Map::new();
         put_bytes(&mut object, "k", key.as_bytes());
@@ -151,8 +151,8 @@ fn print_json(options: &Options, out: &mut impl Write, object: Map<String, Value
     if options.json { writeln!(out, "{}", Value::Object(object)) } else { Ok(()) }
 }
 
-fn write(options: &Options, out: &mut impl Write, key: &str, change: Change) -> Result<(), Failure> {
-    let line = line(&Command::Write { key: key.as_bytes().into(), write: change });
+fn write(options: &Options, out: &mut impl Write, command: &Command) -> Result<(), Failure> {
+    let line = line(command);
     let only_if_nothing_left = |error: &client::Error| matches!(error, client::Error::NotConnected(_));
     let said = first_reachable(options, |client| client.call(&line).map(<[u8]>::to_vec), only_if_nothing_left)
         .and_then(|said| if said == b"OK" { Ok(said) } else { Err(unexpected(&said, "OK")) })
@@ -292,7 +292,7 @@ mod tests {
 
     fn put(options: &Options) -> Result<String, Code> {
         let mut out = Vec::new();
-        let written = write(options, &mut out, "a b", Change::Put((&b"1"[..]).into()));
+        let written = write(options, &mut out, &Command::set((&b"a b"[..]).into(), (&b"1"[..]).into(), Only::Always));
         written.map(|()| String::from_utf8(out).unwrap()).map_err(|failure| failure.code)
     }
 

@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 use kvmesh::client::{self, Client, unexpected};
 use kvmesh::dump::Line;
 use kvmesh::entry::{Entry, Key};
-use kvmesh::protocol::command::{Command, Write as Change};
+use kvmesh::protocol::command::{Command, Only};
 use kvmesh::protocol::quoting::shown;
 use kvmesh::protocol::text::encode_command;
 
@@ -142,7 +142,7 @@ struct Ahead {
 
 impl Ahead {
     fn put(&mut self, line: u64, key: Key, value: &[u8]) {
-        encode_command(&Command::Write { key: (&*key).into(), write: Change::Put(value.into()) }, &mut self.commands);
+        encode_command(&Command::set((&*key).into(), value.into(), Only::Always), &mut self.commands);
         self.keys.push((line, key));
     }
 

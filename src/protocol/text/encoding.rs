@@ -2,11 +2,8 @@
 
 use std::io::{self, Write as _};
 
-use crate::protocol::command::{Command, Reply, Write};
-use crate::protocol::quoting::{write_text, write_word};
-
-/// What [`Reply::Ok`] looks like: a session that answered too early replaces exactly these bytes.
-pub const OK: &[u8] = b"OK\n";
+use crate::protocol::command::{Action, Command, ErrorCode, Only, Reply, Several};
+use crate::protocol::quoting::{shown, write_text, write_word};
 
 /// Appends a reply with its line end.
 pub fn encode_reply(reply: &Reply<'_>, out: &mut Vec<u8>) {
@@ -17,13 +14,28 @@ pub fn encode_reply(reply: &Reply<'_>, out: &mut Vec<u8>) {
 /// Writes a reply with its line end.
 pub fn write_reply(out: &mut impl io::Write, reply: &Reply<'_>) -> io::Result<()> {
     match reply {
-        Reply::Ok => return out.write_all(OK),
-        Reply::Value(value) => {
-            out.write_all(b"VALUE ")?;
-            write_text(out, value)?;
+        Reply::Ok => out.write_all(b"OK")?,
+        Reply::Status(word) => out.write_all(word.as_bytes())?,
+        Reply::Value(value) => write_value(out, value)?,
+        Reply::Bytes(bytes) => write_value(out, bytes)?,
+        Reply::Text(text) => {
+            for line in text.lines() {
+                out.write_all(line.as_bytes())?;
+                out.write_all(b"\n")?;
+            }
+            out.write_all(b"END")?;
         }
         Reply::Integer(number) => write!(out, "{number}")?,
-        Reply::Pong => out.write_all(b"PONG")?,
+        Reply::Absent(key) => write!(out, "ERROR {} key {} does not exist", ErrorCode::NotFound, shown(key))?,
+        Reply::Null | Reply::NullArray => out.write_all(b"NONE")?,
+        Reply::Array(replies) | Reply::Set(replies) => {
+            replies.iter().try_for_each(|reply| write_reply(out, reply))?;
+            out.write_all(b"END")?;
+        }
+        Reply::Map(pairs) => {
+            pairs.iter().try_for_each(|(key, value)| write_reply(out, key).and_then(|()| write_reply(out, value)))?;
+            out.write_all(b"END")?;
+        }
         Reply::Key(key) => {
             out.write_all(b"KEY ")?;
             write_text(out, key)?;
@@ -37,7 +49,13 @@ pub fn write_reply(out: &mut impl io::Write, reply: &Reply<'_>) -> io::Result<()
     out.write_all(b"\n")
 }
 
-/// Appends a command with its line end, quoted where needed: what [`parse`](super::parse) makes of it is equal.
+fn write_value(out: &mut impl io::Write, value: &[u8]) -> io::Result<()> {
+    out.write_all(b"VALUE ")?;
+    write_text(out, value)
+}
+
+/// Appends a command with its line end, quoted where needed: what [`parse`](super::parse) makes of it is equal. For those that the text protocol has; it panics at any
+/// other one.
 pub fn encode_command(command: &Command<'_>, out: &mut Vec<u8>) {
     // Writing to memory does not fail.
     let _ = write_command(out, command);
@@ -49,20 +67,30 @@ fn write_command(out: &mut Vec<u8>, command: &Command<'_>) -> io::Result<()> {
         write_word(out, key)
     };
     match command {
-        Command::Get { key } => key_after(out, b"GET ", key)?,
-        Command::Exists { key } => key_after(out, b"EXISTS ", key)?,
-        Command::Write { key, write } => {
-            let (verb, value) = match write {
-                Write::Set(value) => (&b"SET "[..], Some(value)),
-                Write::Update(value) => (&b"UPD "[..], Some(value)),
-                Write::Put(value) => (&b"PUT "[..], Some(value)),
-                Write::Delete => (&b"DEL "[..], None),
+        Command::One { key, action } => {
+            let (verb, value) = match action {
+                Action::Get => (&b"GET "[..], None),
+                Action::Exists => (&b"EXISTS "[..], None),
+                Action::Set(set) => (verb_of(set.only), Some(&set.value)),
+                Action::Delete { .. } => (&b"DEL "[..], None),
+                Action::Add { by } => {
+                    key_after(out, b"INCR ", key)?;
+                    write!(out, " {by}")?;
+                    return out.write_all(b"\n");
+                }
+                Action::Expiry(_) => (&b"TTL "[..], None),
+                Action::Persist => (&b"PERSIST "[..], None),
+                other => panic!("the text protocol has no verb for {other:?}"),
             };
             key_after(out, verb, key)?;
             if let Some(value) = value {
                 out.write_all(b" ")?;
                 write_text(out, value)?;
             }
+        }
+        Command::Several(Several::Get(keys)) => {
+            out.write_all(b"MGET")?;
+            keys.iter().try_for_each(|key| key_after(out, b" ", key))?;
         }
         Command::Keys { prefix, limit } => {
             key_after(out, b"KEYS ", prefix)?;
@@ -75,15 +103,25 @@ fn write_command(out: &mut Vec<u8>, command: &Command<'_>) -> io::Result<()> {
         Command::Ack { level: Some(level) } => write!(out, "ACK {level}")?,
         Command::Status => out.write_all(b"STATUS")?,
         Command::Peers => out.write_all(b"PEERS")?,
-        Command::Digest => out.write_all(b"DIGEST")?,
+        Command::Digest { before: None } => out.write_all(b"DIGEST")?,
+        Command::Digest { before: Some(time) } => write!(out, "DIGEST {time}")?,
         Command::Dump => out.write_all(b"DUMP")?,
         Command::Restore => out.write_all(b"RESTORE")?,
         Command::Compact => out.write_all(b"COMPACT")?,
         Command::Resume => out.write_all(b"RESUME")?,
-        Command::Ping => out.write_all(b"PING")?,
+        Command::Ping { .. } => out.write_all(b"PING")?,
         Command::Help { verb: None } => out.write_all(b"HELP")?,
         Command::Help { verb: Some(verb) } => key_after(out, b"HELP ", verb.as_bytes())?,
         Command::Quit => out.write_all(b"QUIT")?,
+        other => panic!("the text protocol has no verb for {other:?}"),
     }
     out.write_all(b"\n")
+}
+
+fn verb_of(only: Only) -> &'static [u8] {
+    match only {
+        Only::IfAbsent => b"SET ",
+        Only::IfPresent => b"UPD ",
+        Only::Always => b"PUT ",
+    }
 }

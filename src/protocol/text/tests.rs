@@ -1,8 +1,11 @@
 //! The codec of the text protocol: what is legal, what is refused, and that nothing depends on how the bytes arrive.
 
 use super::*;
+use crate::protocol::command::AckLevel;
 use proptest::prelude::*;
 
+/// Some day in 2023.
+const NOW_MS: u64 = 1_700_000_000_000;
 const LIMITS: Limits = Limits { key_len_max: 100, value_len_max: 1000 };
 
 fn cow(bytes: &[u8]) -> Cow<'_, [u8]> {
@@ -10,28 +13,28 @@ fn cow(bytes: &[u8]) -> Cow<'_, [u8]> {
 }
 
 fn one(line: &str) -> Command<'_> {
-    match parse(line.as_bytes(), 0, &LIMITS) {
+    match parse(line.as_bytes(), 0, &LIMITS, || NOW_MS) {
         Parsed::Command { command, consumed } if consumed == line.len() => command,
         other => panic!("{line:?} gave {other:?}"),
     }
 }
 
 fn wrong(line: &[u8]) -> (String, String) {
-    match parse(line, 0, &LIMITS) {
+    match parse(line, 0, &LIMITS, || NOW_MS) {
         Parsed::Wrong { wrong, consumed } if consumed == line.len() => (wrong.code.to_string(), wrong.sentence),
         other => panic!("{:?} gave {other:?}", String::from_utf8_lossy(line)),
     }
 }
 
 fn fatal(bytes: &[u8]) -> ErrorCode {
-    match parse(bytes, 0, &LIMITS) {
+    match parse(bytes, 0, &LIMITS, || NOW_MS) {
         Parsed::Fatal { wrong } => wrong.code,
         other => panic!("{:?} gave {other:?}", String::from_utf8_lossy(bytes)),
     }
 }
 
 fn set<'a>(key: &'a [u8], value: &'a [u8]) -> Command<'a> {
-    Command::Write { key: cow(key), write: Write::Set(cow(value)) }
+    Command::set(cow(key), cow(value), Only::IfAbsent)
 }
 
 #[test]
@@ -43,10 +46,10 @@ fn the_rest_of_the_line_is_the_value_and_quotes_hold_the_rest() {
     assert_eq!(one("SET a x\"y\n"), set(b"a", b"x\"y"));
     assert_eq!(one("SET \"a b\" \"c\\n\\x00\\\"\"\r\n"), set(b"a b", b"c\n\0\""));
     assert_eq!(one("SET \"\" \"\"\n"), set(b"", b""));
-    assert_eq!(one("  PUT a 1\n"), Command::Write { key: cow(b"a"), write: Write::Put(cow(b"1")) });
-    assert_eq!(one("uPd a 1\n"), Command::Write { key: cow(b"a"), write: Write::Update(cow(b"1")) });
-    assert_eq!(one("DEL a \n"), Command::Write { key: cow(b"a"), write: Write::Delete });
-    assert_eq!(one("GET \"a\"\n"), Command::Get { key: cow(b"a") });
+    assert_eq!(one("  PUT a 1\n"), Command::set(cow(b"a"), cow(b"1"), Only::Always));
+    assert_eq!(one("uPd a 1\n"), Command::set(cow(b"a"), cow(b"1"), Only::IfPresent));
+    assert_eq!(one("DEL a \n"), Command::delete(cow(b"a")));
+    assert_eq!(one("GET \"a\"\n"), Command::One { key: cow(b"a"), action: Action::Get });
 }
 
 #[test]
@@ -58,6 +61,21 @@ fn the_other_commands_take_the_words_that_they_may() {
     assert_eq!(one("ACK\n"), Command::Ack { level: None });
     assert_eq!(one("HELP set\n"), Command::Help { verb: Some("set".to_owned()) });
     assert_eq!(one("quit\n"), Command::Quit);
+    assert_eq!(one("INCR a\n"), Command::One { key: cow(b"a"), action: Action::Add { by: 1 } });
+    assert_eq!(one("INCR a -5\n"), Command::One { key: cow(b"a"), action: Action::Add { by: -5 } });
+    let expire = |at| Command::One { key: cow(b"a"), action: Action::Expire { at, only: ExpireOnly::default() } };
+    assert_eq!(one("EXPIRE a 10\n"), expire(NOW_MS as i64 + 10_000));
+    assert_eq!(one("EXPIRE a -1\n"), expire(NOW_MS as i64 - 1_000));
+    assert_eq!(one("mget a \"b c\"\n"), Command::Several(Several::Get(vec![cow(b"a"), cow(b"b c")])));
+    assert_eq!(one("DIGEST 17\n"), Command::Digest { before: Some(17) });
+    for (line, sentence) in [
+        ("INCR a b\n", "\"b\" is no integer; expected one between -9223372036854775808 and 9223372036854775807; usage: INCR key [by]"),
+        ("EXPIRE a\n", "EXPIRE needs a number of seconds after the key; usage: EXPIRE key seconds"),
+        ("EXPIRE a 9223372036854775807\n", "9223372036854775807 seconds are further away than any clock counts; usage: EXPIRE key seconds"),
+        ("MGET\n", "MGET needs a key (the empty one is \"\"); usage: MGET key [key ...]"),
+    ] {
+        assert_eq!(wrong(line.as_bytes()), ("SYNTAX".to_owned(), sentence.to_owned()));
+    }
 }
 
 #[test]
@@ -98,8 +116,8 @@ fn limits_hold_for_what_is_meant_not_for_how_it_is_written() {
 #[test]
 fn a_line_without_end_and_foreign_bytes_end_the_connection() {
     let line = |verb: &str, len| format!("{verb}{}", "x".repeat(len - verb.len())).into_bytes();
-    let max = LIMITS.line_len_max();
-    assert_eq!(parse(&line("SET \"k\" \"", max), 0, &LIMITS), Parsed::Incomplete { scanned: max });
+    let max = line_len_max(&LIMITS);
+    assert_eq!(parse(&line("SET \"k\" \"", max), 0, &LIMITS, || NOW_MS), Parsed::Incomplete { scanned: max });
     assert_eq!(fatal(&line("SET \"k\" \"", max + 2)), ErrorCode::TooBig);
     // Only who sends a value gets the room for one; who sends no command, none.
     assert_eq!(fatal(&line("GET ", 2_000)), ErrorCode::TooBig);
@@ -132,8 +150,8 @@ fn only_a_quote_makes_room_for_escapes_and_the_limit_is_named() {
         let max = max + LINE_LEN_MIN;
         let line = |len: usize| format!("{begin}{}", "x".repeat(len - begin.len())).into_bytes();
         // One more, which may be the `\r` of the line's end.
-        assert_eq!(parse(&line(max + 1), 0, &LIMITS), Parsed::Incomplete { scanned: max + 1 }, "{begin}");
-        match parse(&line(max + 2), 0, &LIMITS) {
+        assert_eq!(parse(&line(max + 1), 0, &LIMITS, || NOW_MS), Parsed::Incomplete { scanned: max + 1 }, "{begin}");
+        match parse(&line(max + 2), 0, &LIMITS, || NOW_MS) {
             Parsed::Fatal { wrong } => {
                 assert_eq!(wrong.code, ErrorCode::TooBig);
                 assert!(wrong.sentence.contains(limit) && wrong.sentence.ends_with("this connection is closed"), "{}", wrong.sentence);
@@ -146,7 +164,7 @@ fn only_a_quote_makes_room_for_escapes_and_the_limit_is_named() {
 #[test]
 fn empty_lines_are_not_commands() {
     for line in ["\n", "\r\n", "   \n", " \r\n"] {
-        assert_eq!(parse(line.as_bytes(), 0, &LIMITS), Parsed::Empty { consumed: line.len() });
+        assert_eq!(parse(line.as_bytes(), 0, &LIMITS, || NOW_MS), Parsed::Empty { consumed: line.len() });
     }
 }
 
@@ -156,7 +174,7 @@ fn read_in_pieces(stream: &[u8], len: usize) -> Vec<String> {
     for piece in stream.chunks(len) {
         buffer.extend_from_slice(piece);
         loop {
-            let parsed = parse(&buffer, scanned, &LIMITS);
+            let parsed = parse(&buffer, scanned, &LIMITS, || NOW_MS);
             let consumed = match &parsed {
                 Parsed::Incomplete { scanned: upto } => {
                     scanned = *upto;
@@ -201,25 +219,29 @@ fn any_command() -> impl Strategy<Value = Command<'static>> {
     let key = any_bytes(100).prop_map(Cow::Owned);
     let value = any_bytes(1000).prop_map(Cow::Owned);
     let level = prop::option::of(prop::sample::select(vec![AckLevel::Local, AckLevel::Majority, AckLevel::All]));
-    (key, value, level, prop::option::of(any::<usize>()), 0..20).prop_map(|(key, value, level, limit, which)| match which {
-        0 => Command::Write { key, write: Write::Set(value) },
-        1 => Command::Write { key, write: Write::Update(value) },
-        2 => Command::Write { key, write: Write::Put(value) },
-        3 => Command::Write { key, write: Write::Delete },
-        4 => Command::Get { key },
-        5 => Command::Exists { key },
+    (key, value, level, prop::option::of(any::<usize>()), 0..24).prop_map(|(key, value, level, limit, which)| match which {
+        0 => Command::set(key, value, Only::IfAbsent),
+        1 => Command::set(key, value, Only::IfPresent),
+        2 => Command::set(key, value, Only::Always),
+        3 => Command::delete(key),
+        4 => Command::One { key, action: Action::Get },
+        5 => Command::One { key, action: Action::Exists },
         6 => Command::Keys { prefix: key, limit },
         7 => Command::Ack { level },
         8 => Command::Help { verb: limit.map(|word| word.to_string()) },
         9 => Command::Count,
         10 => Command::Status,
         11 => Command::Peers,
-        12 => Command::Digest,
+        12 => Command::Digest { before: limit.map(|time| time as u64) },
         13 => Command::Dump,
         14 => Command::Restore,
-        15 => Command::Ping,
+        15 => Command::Ping { message: None },
         16 => Command::Compact,
         17 => Command::Resume,
+        18 => Command::One { key, action: Action::Add { by: limit.map_or(1, |by| by as i64) } },
+        19 => Command::One { key, action: Action::Persist },
+        20 => Command::One { key, action: Action::Expiry(ExpiryUnit { absolute: false, milliseconds: false }) },
+        21 => Command::Several(Several::Get(vec![key.clone(), key])),
         _ => Command::Quit,
     })
 }
@@ -238,7 +260,7 @@ proptest! {
     }
 
     #[test]
-    fn random_bytes_never_panic_and_never_hold_more_than_a_line(bytes in prop::collection::vec(any::<u8>(), 0..3000), verb in 0..19usize) {
+    fn random_bytes_never_panic_and_never_hold_more_than_a_line(bytes in prop::collection::vec(any::<u8>(), 0..3000), verb in 0..24usize) {
         let verb = crate::protocol::help::HELP.get(verb).map_or("", |help| help.name);
         let stream = [verb.as_bytes(), b" ", &bytes].concat();
         prop_assert_eq!(read_in_pieces(&stream, 1), read_in_pieces(&stream, stream.len()));

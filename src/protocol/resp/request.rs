@@ -1,0 +1,210 @@
+//! Requests of RESP clients: arrays of bulk strings, as Redis takes them, in whatever pieces they arrive.
+//!
+//! What is refused, and in which words, is Redis's `processMultibulkBuffer` (networking.c, 7.0), accidents included: a line ends at its `\r`,
+//! and neither the byte behind that nor the two behind a bulk are looked at. Knows no command; copies and keeps no bytes of the buffer.
+
+use std::ops::Range;
+
+use super::Words;
+use crate::protocol::command::{ErrorCode, Limits, Wrong};
+
+/// A line without its end; one that is longer is fatal.
+const LINE_LEN_MAX: usize = 64 * 1024;
+/// Words of one request; more are fatal. Far more than fit into the bytes that one may have.
+const WORDS_MAX: i64 = i32::MAX as i64;
+/// A bulk of this length is taken whatever the limits: it may be no key and no value, but the message of an ECHO.
+const BULK_LEN_MAX_LEAST: usize = 64 * 1024;
+/// Room for so many spans is kept from one request to the next; more is given back.
+const SPANS_KEPT_MAX: usize = 1024;
+
+/// The longest request that is taken; a longer one is fatal. A few of the largest values fit. While a request is incomplete its buffer needs
+/// at most this, a line and what was read behind it.
+pub fn request_len_max(limits: &Limits) -> usize {
+    limits.key_len_max.saturating_add(limits.value_len_max).saturating_mul(2).saturating_add(1024 * 1024)
+}
+
+/// The longest word that is taken.
+fn bulk_len_max(limits: &Limits) -> usize {
+    BULK_LEN_MAX_LEAST.max(limits.key_len_max).max(limits.value_len_max)
+}
+
+/// What the beginning of a buffer is.
+#[derive(Debug)]
+pub enum Parsed<'a, 's> {
+    /// Of a request, not all is there. More bytes must come.
+    Incomplete,
+    /// An array of no words, which asks for nothing and is not answered.
+    Empty { consumed: usize },
+    /// At least one word.
+    Request { words: Words<'a, 's>, consumed: usize },
+    /// What follows cannot be made sense of: the client is told and the connection closed.
+    Fatal { wrong: Wrong },
+}
+
+/// How far the request at the buffer's start has been parsed. One for each connection.
+#[derive(Debug, Default)]
+pub struct Partial {
+    stage: Stage,
+    /// What is in front of this is done with, and never looked at again.
+    at: usize,
+    /// So many bytes from `at` on hold no line end.
+    searched: usize,
+    /// Words that are still to come.
+    missing: usize,
+    /// The words that have come.
+    spans: Vec<Range<usize>>,
+}
+
+/// What is expected next.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Stage {
+    /// The line that says how many words there are.
+    #[default]
+    Count,
+    /// The line that says how long the next word is.
+    Length,
+    /// A word of this length.
+    Bulk(usize),
+    /// Nothing: the request was handed out, and the next call begins another.
+    Done,
+}
+
+/// Parses the request that `buffer` begins with. Between two calls for the same request the buffer may have moved and grown, no more; after
+/// [`Parsed::Empty`] and [`Parsed::Request`] the caller takes `consumed` bytes off its front. Nothing is parsed twice, and a call that finds
+/// nothing new costs the same for a word of a megabyte as for one of a byte.
+pub fn parse<'a, 's>(buffer: &'a [u8], partial: &'s mut Partial, limits: &Limits) -> Parsed<'a, 's> {
+    if partial.stage == Stage::Done {
+        partial.reset();
+    }
+    match partial.advance(buffer, limits) {
+        Ok(false) => Parsed::Incomplete,
+        Ok(true) => {
+            partial.stage = Stage::Done;
+            let consumed = partial.at;
+            match partial.spans.as_slice() {
+                [] => Parsed::Empty { consumed },
+                spans => Parsed::Request { words: Words::new(buffer, spans), consumed },
+            }
+        }
+        Err(sentence) => {
+            partial.reset();
+            Parsed::Fatal { wrong: Wrong::new(ErrorCode::Err, format!("Protocol error: {sentence}")) }
+        }
+    }
+}
+
+impl Partial {
+    fn reset(&mut self) {
+        self.spans.clear();
+        self.spans.shrink_to(SPANS_KEPT_MAX);
+        *self = Partial { spans: std::mem::take(&mut self.spans), ..Partial::default() };
+    }
+
+    /// Goes on as far as the bytes go. Whether the request is whole.
+    fn advance(&mut self, buffer: &[u8], limits: &Limits) -> Result<bool, String> {
+        loop {
+            match self.stage {
+                Stage::Count => {
+                    let Some(line) = self.line(buffer, "too big mbulk count string")? else { return Ok(false) };
+                    self.missing = word_count(line)?;
+                    self.stage = Stage::Length;
+                }
+                Stage::Length if self.missing == 0 => return Ok(true),
+                Stage::Length => {
+                    let Some(line) = self.line(buffer, "too big bulk count string")? else { return Ok(false) };
+                    let len = bulk_len(line, bulk_len_max(limits))?;
+                    let len_max = request_len_max(limits);
+                    if self.at.saturating_add(len).saturating_add(2) > len_max {
+                        return Err(format!("request longer than {len_max} bytes; split it into several"));
+                    }
+                    self.stage = Stage::Bulk(len);
+                }
+                Stage::Bulk(len) => {
+                    let end = self.at + len;
+                    if buffer.len() < end + 2 {
+                        return Ok(false);
+                    }
+                    // Grows with the words that came, not with those that were announced.
+                    self.spans.push(self.at..end);
+                    self.at = end + 2;
+                    self.missing -= 1;
+                    self.stage = Stage::Length;
+                }
+                Stage::Done => return Ok(true),
+            }
+        }
+    }
+
+    /// Takes the next line, if its end has come, and the byte behind that.
+    fn line<'a>(&mut self, buffer: &'a [u8], too_long: &str) -> Result<Option<&'a [u8]>, String> {
+        let rest = buffer.get(self.at..).unwrap_or_default();
+        let window = &rest[..rest.len().min(LINE_LEN_MAX + 1)];
+        let unsearched = window.get(self.searched..).unwrap_or_default();
+        match memchr::memchr(b'\r', unsearched) {
+            Some(place) => {
+                let len = self.searched + place;
+                if rest.len() < len + 2 {
+                    self.searched = len;
+                    return Ok(None);
+                }
+                self.searched = 0;
+                self.at += len + 2;
+                Ok(Some(&rest[..len]))
+            }
+            None if window.len() > LINE_LEN_MAX => Err(too_long.to_owned()),
+            None => {
+                self.searched = window.len();
+                Ok(None)
+            }
+        }
+    }
+}
+
+/// `*3`. Redis takes every count below one for an empty request.
+fn word_count(line: &[u8]) -> Result<usize, String> {
+    let [b'*', digits @ ..] = line else { return Err(unexpected('*', line)) };
+    match integer(digits) {
+        Some(count) if count <= WORDS_MAX => Ok(usize::try_from(count).unwrap_or(0)),
+        _ => Err("invalid multibulk length".to_owned()),
+    }
+}
+
+/// `$3`
+fn bulk_len(line: &[u8], len_max: usize) -> Result<usize, String> {
+    let [b'$', digits @ ..] = line else { return Err(unexpected('$', line)) };
+    match integer(digits).and_then(|len| usize::try_from(len).ok()) {
+        Some(len) if len <= len_max => Ok(len),
+        _ => Err("invalid bulk length".to_owned()),
+    }
+}
+
+/// Redis sends the byte as it is. A sentence here is text, so a byte that is none is spelt out.
+fn unexpected(wanted: char, line: &[u8]) -> String {
+    match line.first() {
+        // The line was empty, and what Redis looks at is its end, which no error can hold.
+        None | Some(b'\n') => format!("expected '{wanted}', got ' '"),
+        Some(byte @ (0 | 0x80..)) => format!("expected '{wanted}', got '\\x{byte:02x}'"),
+        Some(byte) => format!("expected '{wanted}', got '{}'", char::from(*byte)),
+    }
+}
+
+/// What Redis takes for an integer wherever it wants one (`string2ll`): as it would be printed, and nothing else.
+pub fn integer(text: &[u8]) -> Option<i64> {
+    /// So many digits fit 64 bits, and no number of 63 bits has more.
+    const LEN_MAX: usize = 19;
+    let (negative, digits) = match text {
+        [b'-', digits @ ..] => (true, digits),
+        _ => (false, text),
+    };
+    match digits {
+        b"0" if !negative => Some(0),
+        [b'1'..=b'9', rest @ ..] if digits.len() <= LEN_MAX && rest.iter().all(u8::is_ascii_digit) => {
+            let size = digits.iter().fold(0, |size: u64, digit| size * 10 + u64::from(digit - b'0'));
+            if negative { 0_i64.checked_sub_unsigned(size) } else { i64::try_from(size).ok() }
+        }
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,301 @@
+//! What a command does to one key: a pure function of the command, of what is there, and of the time.
+//!
+//! The one definition of every such command, whichever protocol it came by and whether it stands alone or in a transaction. Called under the key's lock: it never waits
+//! and never looks anywhere else. The meaning and the words of errors are Redis's, but for the *strict* forms, which are those of the text protocol.
+
+use std::cell::Cell;
+
+use crate::clock;
+use crate::entry::{Effect, Entry, Expiry, Value};
+use crate::protocol::command::{Action, Bytes, ErrorCode, ExpireOnly, ExpiryUnit, Lifetime, Limits, Only, Reply, Set, SetAnswer};
+use crate::protocol::quoting::shown;
+use crate::protocol::resp::decimal::{self, NotAdded};
+use crate::protocol::resp::request::integer;
+use crate::store;
+
+/// The time of a round: read when it is first asked for, and the same from then on.
+#[derive(Default)]
+pub(super) struct Moment {
+    wall_ms: Cell<Option<u64>>,
+}
+
+impl Moment {
+    pub fn wall_ms(&self) -> u64 {
+        let wall_ms = self.wall_ms.get().unwrap_or_else(clock::wall_ms);
+        self.wall_ms.set(Some(wall_ms));
+        wall_ms
+    }
+}
+
+/// A key that is there.
+#[derive(Clone, Copy)]
+pub(super) struct Live<'e> {
+    pub value: &'e Value,
+    pub expires: Option<Expiry>,
+}
+
+impl<'e> Live<'e> {
+    pub fn of(entry: Option<&'e Entry>, moment: &Moment) -> Option<Live<'e>> {
+        let entry = entry.filter(|entry| entry.is_live(|| moment.wall_ms()))?;
+        entry.value.as_ref().map(|value| Live { value, expires: entry.expires })
+    }
+
+    pub fn of_effect(effect: &'e Effect, moment: &Moment) -> Option<Live<'e>> {
+        let is_over = effect.expires.is_some_and(|expires| expires.is_over(moment.wall_ms()));
+        effect.value.as_ref().filter(|_| !is_over).map(|value| Live { value, expires: effect.expires })
+    }
+}
+
+/// What a command comes to.
+pub(super) struct Verdict<'c> {
+    /// `None`: nothing is written.
+    pub effect: Option<Effect>,
+    pub reply: Reply<'c>,
+}
+
+impl<'c> Verdict<'c> {
+    fn reply(reply: Reply<'c>) -> Verdict<'c> {
+        Verdict { effect: None, reply }
+    }
+
+    fn write(effect: Effect, reply: Reply<'c>) -> Verdict<'c> {
+        Verdict { effect: Some(effect), reply }
+    }
+}
+
+/// The value that a command brings, copied before any lock is taken: it may have megabytes.
+pub(super) fn brought(action: &Action<'_>) -> Option<Value> {
+    match action {
+        Action::Set(set) => Some(set.value.as_ref().into()),
+        _ => None,
+    }
+}
+
+/// The bytes of the value that a command leaves, as far as the command tells.
+pub(super) fn size(action: &Action<'_>) -> usize {
+    /// An integer's digits, or those of a usual fraction.
+    const NUMBER_LEN: usize = 32;
+    match action {
+        Action::Set(set) => set.value.len(),
+        Action::Append { tail } => tail.len(),
+        Action::Overwrite { offset, bytes } => offset.saturating_add(bytes.len()),
+        Action::Add { .. } | Action::AddDecimal { .. } => NUMBER_LEN,
+        _ => 0,
+    }
+}
+
+/// `brought` is what [`brought`] made of the same action.
+pub(super) fn judge<'c>(
+    key: &'c [u8],
+    action: &Action<'_>,
+    brought: Option<&Value>,
+    current: Option<Live<'_>>,
+    limits: &Limits,
+    moment: &Moment,
+) -> Verdict<'c> {
+    let absent = || Verdict::reply(Reply::Absent(Bytes::Borrowed(key)));
+    let number = |number: usize| Verdict::reply(Reply::Integer(number as i64));
+    match action {
+        Action::Get => current.map_or_else(absent, |live| Verdict::reply(Reply::Value(Value::clone(live.value)))),
+        Action::Exists => number(usize::from(current.is_some())),
+        Action::Len => number(current.map_or(0, |live| live.value.len())),
+        Action::Range { start, end } => {
+            let range = current.map_or(&[][..], |live| range(live.value, *start, *end));
+            Verdict::reply(Reply::Bytes(range.to_vec().into()))
+        }
+        Action::Expiry(unit) => Verdict::reply(Reply::Integer(left(current, *unit, moment))),
+        Action::Type => Verdict::reply(Reply::Status(if current.is_some() { "string" } else { "none" })),
+        Action::Encoding => current.map_or_else(absent, |live| Verdict::reply(Reply::Bytes(encoding(live.value).as_bytes().into()))),
+        Action::Footprint => {
+            current.map_or_else(absent, |live| number(store::footprint_of(key.len(), live.value.len(), live.expires.is_some())))
+        }
+        Action::Set(set) => judge_set(key, set, brought, current, moment),
+        Action::Delete { strict: true } => match current {
+            Some(_) => Verdict::write(Effect::DELETE, Reply::Ok),
+            None => absent(),
+        },
+        Action::Delete { strict: false } => match current {
+            Some(_) => Verdict::write(Effect::DELETE, Reply::Integer(1)),
+            None => number(0),
+        },
+        Action::GetDelete => match current {
+            Some(live) => Verdict::write(Effect::DELETE, Reply::Value(Value::clone(live.value))),
+            None => absent(),
+        },
+        Action::GetWrong { wrong } => current.map_or_else(absent, |_| Verdict::reply(wrong.clone().into_reply())),
+        Action::GetExpire { lifetime } => {
+            let Some(live) = current else { return absent() };
+            Verdict { effect: expire(live, *lifetime, moment), reply: Reply::Value(Value::clone(live.value)) }
+        }
+        Action::Append { tail } => match current {
+            // Nothing is there either way, or it stays as it is.
+            Some(live) if tail.is_empty() => number(live.value.len()),
+            _ => {
+                let before = current.map_or(&[][..], |live| live.value);
+                let Some(len) = checked_len(before.len(), tail.len(), limits) else { return too_long() };
+                let value = [before, tail].concat();
+                Verdict::write(kept(current, value.into()), Reply::Integer(len))
+            }
+        },
+        Action::Overwrite { offset, bytes } => {
+            let before = current.map_or(&[][..], |live| live.value);
+            if bytes.is_empty() {
+                return number(before.len());
+            }
+            let Some(end) = checked_len(*offset, bytes.len(), limits) else { return too_long() };
+            let end = end as usize;
+            let mut value = before.to_vec();
+            value.resize(before.len().max(end), 0);
+            value[*offset..end].copy_from_slice(bytes);
+            let len = value.len() as i64;
+            Verdict::write(kept(current, value.into()), Reply::Integer(len))
+        }
+        Action::Add { by } => {
+            let not = |sentence: &'static str| Verdict::reply(Reply::Error { code: ErrorCode::NotNumber, sentence: sentence.into() });
+            let Some(before) = current.map_or(Some(0), |live| integer(live.value)) else {
+                return not("value is not an integer or out of range");
+            };
+            let Some(sum) = before.checked_add(*by) else { return not("increment or decrement would overflow") };
+            let mut digits = itoa::Buffer::new();
+            Verdict::write(kept(current, digits.format(sum).as_bytes().into()), Reply::Integer(sum))
+        }
+        Action::AddDecimal { by } => match decimal::add(current.map_or(&b"0"[..], |live| live.value), by) {
+            Ok(sum) => {
+                let value: Value = sum.into();
+                Verdict::write(kept(current, Value::clone(&value)), Reply::Value(value))
+            }
+            Err(why) => {
+                let sentence = match why {
+                    NotAdded::CurrentIsNoNumber | NotAdded::IncrementIsNoNumber => "value is not a valid float",
+                    NotAdded::NotFinite => "increment would produce NaN or Infinity",
+                };
+                Verdict::reply(Reply::Error { code: ErrorCode::NotNumber, sentence: sentence.into() })
+            }
+        },
+        Action::Expire { at, only } => match current {
+            Some(live) if may_expire(live, *at, *only) => {
+                Verdict { effect: expire(live, Lifetime::Until(*at), moment), reply: Reply::Integer(1) }
+            }
+            _ => number(0),
+        },
+        Action::Persist => match current {
+            Some(live) if live.expires.is_some() => Verdict { effect: expire(live, Lifetime::Endless, moment), reply: Reply::Integer(1) },
+            _ => number(0),
+        },
+    }
+}
+
+fn judge_set<'c>(key: &'c [u8], set: &Set<'_>, brought: Option<&Value>, current: Option<Live<'_>>, moment: &Moment) -> Verdict<'c> {
+    let refused = match set.only {
+        Only::Always => false,
+        Only::IfAbsent => current.is_some(),
+        Only::IfPresent => current.is_none(),
+    };
+    let former = || current.map_or(Reply::Absent(Bytes::Borrowed(key)), |live| Reply::Value(Value::clone(live.value)));
+    if refused {
+        return Verdict::reply(match set.answer {
+            SetAnswer::Strict => strict_refusal(key, set.only),
+            SetAnswer::OkOrNull => Reply::Null,
+            SetAnswer::Number => Reply::Integer(0),
+            SetAnswer::Former => former(),
+        });
+    }
+    let reply = match set.answer {
+        SetAnswer::Strict | SetAnswer::OkOrNull => Reply::Ok,
+        SetAnswer::Number => Reply::Integer(1),
+        SetAnswer::Former => former(),
+    };
+    let value = || brought.map_or_else(|| set.value.as_ref().into(), Value::clone);
+    let effect = match set.lifetime {
+        Lifetime::Endless => Some(Effect::put(value(), None)),
+        Lifetime::Kept => Some(Effect::put(value(), current.and_then(|live| live.expires))),
+        Lifetime::Until(at) => match future(at, moment) {
+            Some(expires) => Some(Effect::put(value(), Some(expires))),
+            // Over before it has begun: nobody could ever see it.
+            None => current.map(|_| Effect::DELETE),
+        },
+    };
+    Verdict { effect, reply }
+}
+
+fn strict_refusal(key: &[u8], only: Only) -> Reply<'static> {
+    match only {
+        Only::IfAbsent => {
+            Reply::error(ErrorCode::Exists, format!("key {} exists; use UPD to change it, PUT to set it either way", shown(key)))
+        }
+        _ => {
+            Reply::error(ErrorCode::NotFound, format!("key {} does not exist; use SET to create it, PUT to set it either way", shown(key)))
+        }
+    }
+}
+
+/// The value with the lifetime that it has.
+fn kept(current: Option<Live<'_>>, value: Value) -> Effect {
+    Effect::put(value, current.and_then(|live| live.expires))
+}
+
+/// The same value with another lifetime; `None` where that is the one that it has.
+fn expire(live: Live<'_>, lifetime: Lifetime, moment: &Moment) -> Option<Effect> {
+    let expires = match lifetime {
+        Lifetime::Kept => live.expires,
+        Lifetime::Endless => None,
+        Lifetime::Until(at) => match future(at, moment) {
+            Some(expires) => Some(expires),
+            None => return Some(Effect::DELETE),
+        },
+    };
+    (expires != live.expires).then(|| Effect::put(Value::clone(live.value), expires))
+}
+
+/// `None` for what is over.
+fn future(at: i64, moment: &Moment) -> Option<Expiry> {
+    let at = u64::try_from(at).ok().filter(|at| *at > moment.wall_ms())?;
+    Some(Expiry::from_wall_ms(at))
+}
+
+fn may_expire(live: Live<'_>, at: i64, only: ExpireOnly) -> bool {
+    let present = live.expires.map(|expires| i64::try_from(expires.wall_ms()).unwrap_or(i64::MAX));
+    !(only.endless && present.is_some()
+        || only.expiring && present.is_none()
+        || only.later && present.is_none_or(|present| at <= present)
+        || only.earlier && present.is_some_and(|present| at >= present))
+}
+
+fn left(current: Option<Live<'_>>, unit: ExpiryUnit, moment: &Moment) -> i64 {
+    let Some(live) = current else { return -2 };
+    let Some(expires) = live.expires else { return -1 };
+    let ms = if unit.absolute { expires.wall_ms() } else { expires.wall_ms().saturating_sub(moment.wall_ms()) };
+    let ms = i64::try_from(ms).unwrap_or(i64::MAX);
+    if unit.milliseconds { ms } else { ms.saturating_add(500) / 1000 }
+}
+
+/// Both ends are included; negative ones count from the end.
+fn range(value: &[u8], start: i64, end: i64) -> &[u8] {
+    let len = value.len() as i64;
+    if start < 0 && end < 0 && start > end {
+        return &[];
+    }
+    let from_end = |place: i64| if place < 0 { len.saturating_add(place).max(0) } else { place };
+    let (start, end) = (from_end(start), from_end(end).min(len - 1));
+    if start > end { &[] } else { &value[start as usize..=end as usize] }
+}
+
+/// As Redis would keep it.
+fn encoding(value: &[u8]) -> &'static str {
+    const EMBEDDED_LEN_MAX: usize = 44;
+    if integer(value).is_some() {
+        "int"
+    } else if value.len() <= EMBEDDED_LEN_MAX {
+        "embstr"
+    } else {
+        "raw"
+    }
+}
+
+fn checked_len(before: usize, more: usize, limits: &Limits) -> Option<i64> {
+    before.checked_add(more).filter(|len| *len <= limits.value_len_max).map(|len| len as i64)
+}
+
+fn too_long() -> Verdict<'static> {
+    Verdict::reply(Reply::Error { code: ErrorCode::TooBig, sentence: "string exceeds maximum allowed size (proto-max-bulk-len)".into() })
+}

@@ -1,0 +1,309 @@
+//! Answers that take space or time: written when everything before them is, and piece by piece where they would be too long to be held
+//! as a whole.
+
+use std::fmt::Write as _;
+use std::io;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use crate::clock::{Now, wall_ms};
+use crate::entry::{Effect, Key};
+use crate::protocol::command::{Command, ErrorCode, Reply};
+use crate::protocol::help::{HELP, Help, Verb, WORDS};
+use crate::protocol::quoting::shown;
+use crate::protocol::resp::glob;
+use crate::protocol::text::write_reply;
+use crate::replication::acks::Held;
+use crate::replication::compaction::{Compacted, NotCompacted};
+use crate::server::execute::Executor;
+use crate::server::judge::{Live, Moment};
+use crate::server::wire::Wire;
+use crate::server::writes::Place;
+use crate::server::{Services, Shared, introspect};
+use crate::store::{Cursor, Keyspace, Span};
+
+/// Bytes of a dump that are made ready at a time.
+const DUMP_STEP_LEN: usize = 64 << 10;
+/// Keys that FLUSHALL deletes in one step.
+const FLUSH_STEP: usize = 512;
+/// Who waits for long looks up this often: whether the client is still there, whether the node stops.
+const LOOK_PAUSE: Duration = Duration::from_millis(200);
+
+/// Such an answer.
+pub(super) enum Long {
+    /// Known, and large.
+    Reply(Reply<'static>),
+    Keys {
+        prefix: Vec<u8>,
+        limit: usize,
+    },
+    Matching {
+        pattern: Vec<u8>,
+    },
+    Flush,
+    Digest {
+        before: Option<u64>,
+    },
+    Wait {
+        peers: usize,
+        timeout: Option<Duration>,
+    },
+    WaitDurable {
+        local: bool,
+        peers: usize,
+        timeout: Option<Duration>,
+    },
+    Sleep(Duration),
+    Status,
+    Peers,
+    Info(Vec<String>),
+    Dump,
+    Compact,
+    Resume,
+    Help(Option<String>),
+}
+
+impl Long {
+    /// Of the commands whose answer is one.
+    pub fn of(command: &Command<'_>) -> Long {
+        match command {
+            Command::Keys { prefix, limit } => Long::Keys { prefix: prefix.to_vec(), limit: limit.unwrap_or(usize::MAX) },
+            Command::Matching { pattern } => Long::Matching { pattern: pattern.to_vec() },
+            Command::Flush => Long::Flush,
+            Command::Digest { before } => Long::Digest { before: *before },
+            Command::Wait { peers, timeout } => Long::Wait { peers: *peers, timeout: *timeout },
+            Command::WaitDurable { local, peers, timeout } => Long::WaitDurable { local: *local, peers: *peers, timeout: *timeout },
+            Command::Sleep { time } => Long::Sleep(*time),
+            Command::Status => Long::Status,
+            Command::Peers => Long::Peers,
+            Command::Info { sections } => Long::Info(sections.clone()),
+            Command::Dump => Long::Dump,
+            Command::Compact => Long::Compact,
+            Command::Resume => Long::Resume,
+            Command::Help { verb } => Long::Help(verb.clone()),
+            other => panic!("the answer to {other:?} is a short one"),
+        }
+    }
+}
+
+/// Writes a long answer. `out` is buffered.
+pub(super) fn write(out: &mut impl io::Write, executor: &mut Executor<'_>, long: Long, wire: Wire) -> io::Result<()> {
+    let services = &executor.shared.services;
+    match (long, wire) {
+        (Long::Keys { prefix, limit }, Wire::Text) => write_keys(out, services, &prefix, limit)?,
+        (Long::Dump, Wire::Text) => {
+            let mut dump = services.mesh.dump();
+            let mut lines = Vec::new();
+            while {
+                lines.clear();
+                let more = dump.write(DUMP_STEP_LEN, &mut lines);
+                out.write_all(&lines)?;
+                more
+            } {}
+        }
+        (long, wire) => {
+            let reply = answer(executor, long, true);
+            return wire.write(out, &reply);
+        }
+    }
+    write_reply(out, &Reply::End)
+}
+
+/// The answer as a value. Without `may_wait` a command that waits says how it stands now.
+pub(super) fn answer(executor: &mut Executor<'_>, long: Long, may_wait: bool) -> Reply<'static> {
+    let shared = executor.shared;
+    let services = &shared.services;
+    match long {
+        Long::Reply(reply) => reply,
+        Long::Keys { prefix, limit } => {
+            let mut keys = keys(services, |key| key.starts_with(&prefix));
+            keys.truncate(limit);
+            Reply::Array(keys)
+        }
+        Long::Matching { pattern } => Reply::Array(keys(services, |key| glob::matches(&pattern, key))),
+        Long::Flush => flush(executor),
+        Long::Digest { before } => {
+            let soon = || wall_ms().saturating_add(services.config.clock_offset_max.as_millis() as u64);
+            let digest = services.store.digest(before.unwrap_or_else(soon));
+            Reply::Digest { sum: digest.sum, keys: digest.keys }
+        }
+        Long::Wait { peers, timeout } => {
+            let held = wait(executor, Held::Received, 0, peers, timeout, may_wait);
+            Reply::Integer(held.peers as i64)
+        }
+        Long::WaitDurable { local, peers, timeout } => match services.acks.durable_upto() {
+            None => {
+                let sentence = format!(
+                    "WAITAOF needs fsync \"always\": this node has \"{}\", and nobody is told when the disk has a write",
+                    services.config.fsync
+                );
+                Reply::error(ErrorCode::Err, sentence)
+            }
+            Some(_) => {
+                let held = wait(executor, Held::Durable, usize::from(local), peers, timeout, may_wait);
+                Reply::Array(vec![Reply::Integer(i64::from(held.here)), Reply::Integer(held.peers as i64)])
+            }
+        },
+        Long::Sleep(time) => {
+            let until = Instant::now() + if may_wait { time } else { Duration::ZERO };
+            while !is_over(executor) && Instant::now() < until {
+                std::thread::park_timeout(until.saturating_duration_since(Instant::now()).min(LOOK_PAUSE));
+            }
+            Reply::Ok
+        }
+        Long::Status => {
+            let lines = services.mesh.status(Now::read()).into_iter().chain(status(shared));
+            Reply::Text(lines.fold(String::new(), |mut text, (name, value)| {
+                let _ = writeln!(text, "{name} {value}");
+                text
+            }))
+        }
+        Long::Peers => Reply::Text(services.mesh.peers(Now::read()).into_iter().map(|line| line + "\n").collect()),
+        Long::Info(sections) => introspect::info(shared, &sections),
+        Long::Compact => compacted(services.mesh.compact()),
+        Long::Resume => compacted(services.mesh.resume()),
+        Long::Help(None) => {
+            let lines = HELP.iter().map(help_line).chain(WORDS.map(str::to_owned));
+            Reply::Text(lines.map(|line| line + "\n").collect())
+        }
+        Long::Help(Some(word)) => match Verb::parse(word.as_bytes()) {
+            Some(verb) => Reply::Text(help_line(verb.help()) + "\n"),
+            None => Reply::error(ErrorCode::Unknown, format!("{} is no command; HELP lists them", shown(word.as_bytes()))),
+        },
+        Long::Dump => Reply::error(ErrorCode::Err, "DUMP is a command of the text protocol: it prints lines"),
+    }
+}
+
+fn compacted(compacted: Result<Compacted, NotCompacted>) -> Reply<'static> {
+    match compacted {
+        Ok(Compacted { entries, len, took }) => Reply::Text(format!("entries {entries}\nbytes {len}\ntook_ms {}\n", took.as_millis())),
+        Err(NotCompacted::ReadOnly(why)) => Reply::error(ErrorCode::ReadOnly, why),
+        Err(NotCompacted::Failed(why)) => Reply::error(ErrorCode::Busy, why),
+    }
+}
+
+/// Shard by shard: no lock is held while the client takes its time, and a key that is there all along is listed once.
+fn write_keys(out: &mut impl io::Write, services: &Services, prefix: &[u8], limit: usize) -> io::Result<()> {
+    let (mut left, now_ms) = (limit, wall_ms());
+    for shard in 0..services.store.shards_len() {
+        if left == 0 {
+            break;
+        }
+        let entries = services.store.scan_shard(shard, |entry| {
+            let listed = left > 0 && entry.is_live(|| now_ms) && entry.key.starts_with(prefix);
+            left -= usize::from(listed);
+            listed
+        });
+        for entry in entries {
+            write_reply(out, &Reply::Key(&entry.key))?;
+        }
+    }
+    Ok(())
+}
+
+/// All at once, as an array says first how long it is.
+fn keys(services: &Services, wanted: impl Fn(&[u8]) -> bool) -> Vec<Reply<'static>> {
+    let mut keys = Vec::new();
+    services.store.scan(Cursor::default(), usize::MAX, wall_ms(), |entry| {
+        if wanted(&entry.key) {
+            keys.push(Reply::Value(Key::clone(&entry.key)));
+        }
+    });
+    keys
+}
+
+/// Deletes all keys, in steps: each is one step on this node, and waited for before the next one. A key that is made meanwhile may stay.
+fn flush(executor: &mut Executor<'_>) -> Reply<'static> {
+    let store = &executor.shared.services.store;
+    let mut next = Some(Cursor::default());
+    while let Some(cursor) = next {
+        let moment = Moment::default();
+        let mut keys = Vec::with_capacity(FLUSH_STEP);
+        next = store.scan(cursor, FLUSH_STEP, moment.wall_ms(), |entry| keys.push(Key::clone(&entry.key)));
+        let span: Vec<&[u8]> = keys.iter().map(|key| &**key).collect();
+        let len = keys.iter().map(|key| key.len() + 64).sum();
+        let plan = |view: &crate::store::View<'_>| {
+            let live = keys.iter().filter(|key| Live::of(view.entry(key), &moment).is_some());
+            (live.map(|key| (Key::clone(key), Effect::DELETE)).collect(), ())
+        };
+        if let Err(refusal) = executor.writes.several(executor.level, Span::Keys(&span), len, &moment, plan) {
+            return executor.refused(refusal);
+        }
+        let mut replies = Vec::new();
+        executor.place(Place { command: 0, reply: 0..0, wire: Wire::Text });
+        if !executor.settle(&[], &mut replies) {
+            let sentence =
+                "the deletes so far are applied on this node and will still spread, but were not acknowledged in time; keys may be left";
+            return Reply::error(ErrorCode::Timeout, sentence);
+        }
+        if is_over(executor) {
+            return Reply::error(ErrorCode::Busy, "this node is stopping; keys may be left");
+        }
+    }
+    Reply::Ok
+}
+
+/// Waits until this connection's writes are held by so many peers, and by this node if `local`.
+fn wait(
+    executor: &Executor<'_>,
+    what: Held,
+    local: usize,
+    peers: usize,
+    timeout: Option<Duration>,
+    may_wait: bool,
+) -> crate::replication::acks::Holders {
+    let acks = &executor.shared.services.acks;
+    let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
+    loop {
+        let look = Instant::now() + if may_wait { LOOK_PAUSE } else { Duration::ZERO };
+        let until = deadline.map_or(look, |deadline| deadline.min(look));
+        let holders =
+            acks.await_holders(what, executor.writes.last(), until, |holders| holders.peers >= peers && usize::from(holders.here) >= local);
+        let is_met = holders.peers >= peers && usize::from(holders.here) >= local;
+        if is_met || !may_wait || deadline.is_some_and(|deadline| Instant::now() >= deadline) || is_over(executor) {
+            return holders;
+        }
+    }
+}
+
+/// Nobody is there any more who could hear an answer.
+fn is_over(executor: &Executor<'_>) -> bool {
+    executor.shared.is_stopping() || executor.client.is_gone()
+}
+
+fn help_line(help: &Help) -> String {
+    format!("{:<25} {}", help.usage, help.sentence)
+}
+
+/// What the server itself adds to STATUS: what clients did, and every choice of the configuration that bounds something.
+fn status(shared: &Shared) -> impl Iterator<Item = (&'static str, String)> {
+    let (config, counters) = (&shared.services.config, &shared.counters);
+    let ms = |duration: Duration| duration.as_millis() as u64;
+    let lines = [
+        ("clients", shared.clients.len() as u64),
+        ("commands", counters.commands.load(Ordering::Relaxed)),
+        ("writes", counters.writes.load(Ordering::Relaxed)),
+        ("writes_refused", counters.writes_refused.load(Ordering::Relaxed)),
+        ("writes_unknown", counters.writes_unknown.load(Ordering::Relaxed)),
+        ("accept_errors", counters.accept_errors.load(Ordering::Relaxed)),
+        ("clients_max", config.clients_max as u64),
+        ("key_len_max", config.key_len_max as u64),
+        ("value_len_max", config.value_len_max as u64),
+        ("memory_max", config.memory_max as u64),
+        ("link_queue_max", config.link_queue_max as u64),
+        ("write_room", config.write_room as u64),
+        ("compact_factor", config.compact_factor),
+        ("compact_log_min", config.compact_log_min as u64),
+        ("heartbeat_ms", ms(config.heartbeat)),
+        ("peer_timeout_ms", ms(config.peer_timeout)),
+        ("ack_timeout_ms", ms(config.ack_timeout)),
+        ("recovery_wait_ms", ms(config.recovery_wait)),
+        ("write_timeout_ms", ms(config.write_timeout)),
+        ("clock_offset_max_ms", ms(config.clock_offset_max)),
+        ("tombstone_age_min_ms", ms(config.tombstone_age_min)),
+        ("reconnect_pause_max_ms", ms(config.reconnect_pause_max)),
+        ("shutdown_timeout_ms", ms(config.shutdown_timeout)),
+    ];
+    let ack = ("ack", config.ack.to_string());
+    lines.into_iter().map(|(name, value)| (name, value.to_string())).chain([ack])
+}

@@ -1,0 +1,186 @@
+//! Commands that concern several keys, or several commands as one: what they come to, before anything is written.
+//!
+//! A plan sees the store as it is at one moment, with what the commands before have left, and collects the effects: at most one a key. They are applied together or not at
+//! all, while every key that was looked at is locked: on this node nobody sees half of them. To the peers each effect travels by itself, like any other write.
+
+use std::collections::HashMap;
+
+use crate::entry::{Effect, Key, Value};
+use crate::protocol::command::{Action, Bytes, Command, ErrorCode, Limits, Reply, Several};
+use crate::protocol::resp::glob;
+use crate::server::judge::{self, Live, Moment};
+use crate::store::{Cursor, Keyspace, View};
+
+pub(super) struct Plan<'v> {
+    view: &'v View<'v>,
+    limits: &'v Limits,
+    moment: &'v Moment,
+    /// In the order in which their keys were written first.
+    effects: Vec<(Key, Effect)>,
+    places: HashMap<Key, usize>,
+}
+
+/// The values that a command brings, copied before any lock is taken.
+pub(super) fn brought(command: &Command<'_>) -> Vec<Value> {
+    match command {
+        Command::One { action, .. } => judge::brought(action).into_iter().collect(),
+        Command::Several(Several::Set { pairs, .. }) => pairs.iter().map(|(_, value)| value.as_ref().into()).collect(),
+        _ => Vec::new(),
+    }
+}
+
+/// Bytes that a command's effects take, as far as it tells.
+pub(super) fn size(command: &Command<'_>) -> usize {
+    /// What each takes beside, about.
+    const OVERHEAD: usize = 64;
+    match command {
+        Command::One { key, action } => key.len() + judge::size(action) + OVERHEAD,
+        Command::Several(several) => {
+            let values: usize = match several {
+                Several::Set { pairs, .. } => pairs.iter().map(|(_, value)| value.len()).sum(),
+                _ => 0,
+            };
+            values + several.keys().iter().map(|key| key.len() + OVERHEAD).sum::<usize>()
+        }
+        _ => 0,
+    }
+}
+
+impl<'v> Plan<'v> {
+    pub fn new(view: &'v View<'v>, limits: &'v Limits, moment: &'v Moment) -> Plan<'v> {
+        Plan { view, limits, moment, effects: Vec::new(), places: HashMap::new() }
+    }
+
+    pub fn into_effects(self) -> Vec<(Key, Effect)> {
+        self.effects
+    }
+
+    /// What a command comes to; `None` for those that do not concern data. `brought` is what [`brought`] made of it.
+    pub fn run<'c>(&mut self, command: &'c Command<'_>, brought: &[Value]) -> Option<Reply<'c>> {
+        Some(match command {
+            Command::One { key, action } => self.one(key, action, brought.first()),
+            Command::Several(several) => self.several(several, brought),
+            Command::Count => Reply::Integer(self.live_keys(|_| true).len() as i64),
+            Command::Matching { pattern } => {
+                let keys = self.live_keys(|key| glob::matches(pattern, key));
+                Reply::Array(keys.into_iter().map(Reply::Value).collect())
+            }
+            Command::Scan { cursor, pattern, count, strings } => self.scan(*cursor, pattern.as_deref(), *count, *strings),
+            Command::RandomKey => self.live_keys(|_| true).into_iter().next().map_or(Reply::Null, Reply::Value),
+            Command::Flush => {
+                for key in self.live_keys(|_| true) {
+                    self.note(key, Effect::DELETE);
+                }
+                Reply::Ok
+            }
+            _ => return None,
+        })
+    }
+
+    fn one<'c>(&mut self, key: &'c [u8], action: &Action<'_>, brought: Option<&Value>) -> Reply<'c> {
+        let verdict = judge::judge(key, action, brought, self.current(key), self.limits, self.moment);
+        if let Some(effect) = verdict.effect {
+            self.note(self.shared(key), effect);
+        }
+        verdict.reply
+    }
+
+    fn several<'c>(&mut self, several: &'c Several<'_>, brought: &[Value]) -> Reply<'c> {
+        match several {
+            Several::Get(keys) => Reply::Array(keys.iter().map(|key| self.one(key, &Action::Get, None)).collect()),
+            Several::Exists(keys) => Reply::Integer(keys.iter().filter(|key| self.current(key).is_some()).count() as i64),
+            Several::Delete(keys) => {
+                let mut deleted = 0;
+                for key in keys {
+                    if self.current(key).is_some() {
+                        self.note(self.shared(key), Effect::DELETE);
+                        deleted += 1;
+                    }
+                }
+                Reply::Integer(deleted)
+            }
+            Several::Set { pairs, only_absent } => {
+                if *only_absent && pairs.iter().any(|(key, _)| self.current(key).is_some()) {
+                    return Reply::Integer(0);
+                }
+                for (place, (key, value)) in pairs.iter().enumerate() {
+                    let value = brought.get(place).map_or_else(|| value.as_ref().into(), Value::clone);
+                    self.note(self.shared(key), Effect::put(value, None));
+                }
+                if *only_absent { Reply::Integer(1) } else { Reply::Ok }
+            }
+            Several::Rename { from, to, only_absent } => self.rename(from, to, *only_absent),
+        }
+    }
+
+    fn rename(&mut self, from: &[u8], to: &[u8], only_absent: bool) -> Reply<'static> {
+        let Some(live) = self.current(from) else { return Reply::error(ErrorCode::Err, "no such key") };
+        let moved = Effect::put(Value::clone(live.value), live.expires);
+        let done = || if only_absent { Reply::Integer(1) } else { Reply::Ok };
+        if only_absent && self.current(to).is_some() {
+            return Reply::Integer(0);
+        }
+        if from != to {
+            self.note(self.shared(to), moved);
+            self.note(self.shared(from), Effect::DELETE);
+        }
+        done()
+    }
+
+    fn scan(&self, cursor: u64, pattern: Option<&[u8]>, count: usize, strings: bool) -> Reply<'static> {
+        let wanted = |key: &[u8]| strings && pattern.is_none_or(|pattern| glob::matches(pattern, key));
+        let mut keys = Vec::new();
+        let next = self.view.scan(Cursor::from_bits(cursor), count, self.moment.wall_ms(), |entry| {
+            if wanted(&entry.key) && self.current(&entry.key).is_some() {
+                keys.push(Reply::Value(Key::clone(&entry.key)));
+            }
+        });
+        if next.is_none() {
+            // What was made before in this transaction has no place yet.
+            let made = self.effects.iter().filter(|(key, _)| Live::of(self.view.entry(key), self.moment).is_none());
+            let live = made.filter(|(key, effect)| Live::of_effect(effect, self.moment).is_some() && wanted(key));
+            keys.extend(live.map(|(key, _)| Reply::Value(Key::clone(key))));
+        }
+        scanned(next, keys)
+    }
+
+    fn live_keys(&self, wanted: impl Fn(&[u8]) -> bool) -> Vec<Key> {
+        let mut keys = Vec::new();
+        self.view.scan(Cursor::default(), usize::MAX, self.moment.wall_ms(), |entry| {
+            if !self.places.contains_key(&entry.key) && wanted(&entry.key) {
+                keys.push(Key::clone(&entry.key));
+            }
+        });
+        let made = self.effects.iter().filter(|(key, effect)| Live::of_effect(effect, self.moment).is_some() && wanted(key));
+        keys.extend(made.map(|(key, _)| Key::clone(key)));
+        keys
+    }
+
+    fn current(&self, key: &[u8]) -> Option<Live<'_>> {
+        match self.places.get(key) {
+            Some(place) => Live::of_effect(&self.effects[*place].1, self.moment),
+            None => Live::of(self.view.entry(key), self.moment),
+        }
+    }
+
+    /// The key as it is stored, if it is.
+    fn shared(&self, key: &[u8]) -> Key {
+        self.view.entry(key).map_or_else(|| key.into(), |entry| Key::clone(&entry.key))
+    }
+
+    fn note(&mut self, key: Key, effect: Effect) {
+        match self.places.get(&key) {
+            Some(place) => self.effects[*place].1 = effect,
+            None => {
+                self.places.insert(Key::clone(&key), self.effects.len());
+                self.effects.push((key, effect));
+            }
+        }
+    }
+}
+
+/// What a step of SCAN answers.
+pub(super) fn scanned(next: Option<Cursor>, keys: Vec<Reply<'static>>) -> Reply<'static> {
+    let cursor = next.map_or(0, Cursor::to_bits);
+    Reply::Array(vec![Reply::Bytes(Bytes::Owned(cursor.to_string().into_bytes())), Reply::Array(keys)])
+}

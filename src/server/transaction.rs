@@ -1,0 +1,155 @@
+//! MULTI to EXEC: what one connection has queued, and the keys that it watches.
+//!
+//! The requests are kept as they came and parsed once more at EXEC; then they become one [`Plan`](crate::server::plan::Plan).
+
+use crate::entry::{Key, Version};
+use crate::protocol::command::{Command, ErrorCode, Limits, Reply, Wrong};
+use crate::protocol::quoting::shown;
+use crate::server::judge::Moment;
+use crate::server::wire::parse_again;
+use crate::store::{Store, View};
+
+/// Keys that one connection may watch. Beyond this, WATCH is refused.
+const WATCHED_MAX: usize = 1 << 16;
+
+#[derive(Default)]
+pub(super) struct Transaction {
+    queue: Option<Queue>,
+    watched: Vec<Watched>,
+}
+
+#[derive(Default)]
+struct Queue {
+    /// As they came, one behind the other.
+    requests: Vec<u8>,
+    len: usize,
+    /// One of them was wrong: EXEC will refuse them all.
+    is_spoiled: bool,
+}
+
+struct Watched {
+    key: Key,
+    /// Of what was there for readers.
+    version: Option<Version>,
+}
+
+/// One of the commands that EXEC executes; what was wrong with it is its reply.
+pub(super) type Queued<'a> = Result<Command<'a>, Wrong>;
+
+impl Transaction {
+    /// Whether MULTI was said.
+    pub fn is_open(&self) -> bool {
+        self.queue.is_some()
+    }
+
+    /// Bytes that are queued.
+    pub fn size(&self) -> usize {
+        self.queue.as_ref().map_or(0, |queue| queue.requests.len())
+    }
+
+    pub fn watched_len(&self) -> usize {
+        self.watched.len()
+    }
+
+    pub fn begin(&mut self) -> Reply<'static> {
+        if self.is_open() {
+            return Reply::error(ErrorCode::Err, "MULTI calls can not be nested");
+        }
+        self.queue = Some(Queue::default());
+        Reply::Ok
+    }
+
+    /// Keeps a request; all of them together may be as long as one may be.
+    pub fn queue(&mut self, request: &[u8], len_max: usize) -> Reply<'static> {
+        let Some(queue) = &mut self.queue else { return Reply::error(ErrorCode::Err, "MULTI was not said") };
+        if queue.requests.len() + request.len() > len_max {
+            queue.is_spoiled = true;
+            return Reply::error(ErrorCode::TooBig, format!("the transaction is longer than {len_max} bytes; split it into several"));
+        }
+        queue.requests.extend_from_slice(request);
+        queue.len += 1;
+        Reply::Status("QUEUED")
+    }
+
+    /// A command could not be queued.
+    pub fn spoil(&mut self) {
+        if let Some(queue) = &mut self.queue {
+            queue.is_spoiled = true;
+        }
+    }
+
+    pub fn discard(&mut self) -> Reply<'static> {
+        if !self.is_open() {
+            return Reply::error(ErrorCode::Err, "DISCARD without MULTI");
+        }
+        *self = Transaction::default();
+        Reply::Ok
+    }
+
+    pub fn watch(&mut self, store: &Store, keys: &[impl AsRef<[u8]>], moment: &Moment) -> Reply<'static> {
+        if self.is_open() {
+            return Reply::error(ErrorCode::Err, "WATCH inside MULTI is not allowed");
+        }
+        for key in keys {
+            let key = key.as_ref();
+            if self.watched.iter().any(|watched| *watched.key == *key) {
+                continue;
+            }
+            if self.watched.len() == WATCHED_MAX {
+                return Reply::error(ErrorCode::Err, format!("{WATCHED_MAX} keys are watched, and no more can be; {} is not", shown(key)));
+            }
+            let version = store.read(key, |entry| entry.filter(|entry| entry.is_live(|| moment.wall_ms())).map(|entry| entry.version));
+            self.watched.push(Watched { key: key.into(), version });
+        }
+        Reply::Ok
+    }
+
+    pub fn unwatch(&mut self) {
+        self.watched.clear();
+    }
+
+    /// Ends it: what was queued and what is watched, or why nothing is executed.
+    pub fn take(&mut self) -> Result<(Requests, Watch), Reply<'static>> {
+        let Transaction { queue, watched } = std::mem::take(self);
+        match queue {
+            None => {
+                self.watched = watched;
+                Err(Reply::error(ErrorCode::Err, "EXEC without MULTI"))
+            }
+            Some(queue) if queue.is_spoiled => Err(Reply::error(ErrorCode::ExecAbort, "Transaction discarded because of previous errors.")),
+            Some(queue) => Ok((Requests(queue.requests), Watch(watched))),
+        }
+    }
+}
+
+/// What was queued.
+pub(super) struct Requests(Vec<u8>);
+
+impl Requests {
+    pub fn commands(&self, limits: &Limits, moment: &Moment) -> Vec<Queued<'_>> {
+        let mut rest = &self.0[..];
+        let mut commands = Vec::new();
+        while !rest.is_empty() {
+            let (command, consumed) = parse_again(rest, limits, moment);
+            commands.push(command);
+            rest = &rest[consumed..];
+        }
+        commands
+    }
+}
+
+/// What is watched.
+pub(super) struct Watch(Vec<Watched>);
+
+impl Watch {
+    pub fn keys(&self) -> impl Iterator<Item = &[u8]> {
+        self.0.iter().map(|watched| &*watched.key)
+    }
+
+    pub fn has_changed(&self, view: &View<'_>, moment: &Moment) -> bool {
+        self.0.iter().any(|watched| {
+            let entry = view.entry(&watched.key).filter(|entry| entry.is_live(|| moment.wall_ms()));
+            entry.map(|entry| entry.version) != watched.version
+        })
+    }
+}

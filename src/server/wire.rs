@@ -1,0 +1,119 @@
+//! Which protocol a request speaks, told by its first byte; and its reply in the same words.
+//!
+//! Owns how far an unfinished request has been looked at. From here on a command is a [`Command`], whoever asked.
+
+use std::io;
+
+use crate::protocol::command::{Command, Limits, Reply, RespVersion, Wrong};
+use crate::protocol::resp::request::{self, Partial};
+use crate::protocol::resp::{arguments, encoding};
+use crate::protocol::text;
+use crate::server::judge::Moment;
+
+/// A protocol.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Wire {
+    Text,
+    Resp(RespVersion),
+}
+
+/// What the beginning of a read buffer holds.
+pub(super) enum Asked<'a> {
+    /// Not all of a request.
+    Incomplete,
+    /// Nothing to be answered.
+    Empty,
+    Command(Command<'a>),
+    /// To be kept until EXEC.
+    Queued,
+    /// To be answered, and the next request may be right.
+    Wrong(Wrong),
+    /// To be answered, and the connection closed: where the next request begins cannot be known.
+    Fatal(Wrong),
+}
+
+/// The requests of one connection.
+#[derive(Default)]
+pub(super) struct Requests {
+    partial: Partial,
+    /// Of a text line that is not whole, so much is known to hold no end.
+    scanned: usize,
+}
+
+impl Wire {
+    /// No text command begins with an asterisk, and every request of a Redis client does.
+    pub fn of(first: Option<&u8>, version: RespVersion) -> Wire {
+        if first == Some(&b'*') { Wire::Resp(version) } else { Wire::Text }
+    }
+
+    /// Appends a reply.
+    pub fn encode(self, reply: &Reply<'_>, out: &mut Vec<u8>) {
+        match self {
+            Wire::Text => text::encode_reply(reply, out),
+            Wire::Resp(version) => encoding::encode_reply(reply, version, out),
+        }
+    }
+
+    pub fn write(self, out: &mut impl io::Write, reply: &Reply<'_>) -> io::Result<()> {
+        match self {
+            Wire::Text => text::write_reply(out, reply),
+            Wire::Resp(version) => encoding::write_reply(out, reply, version),
+        }
+    }
+}
+
+impl Requests {
+    /// Bytes that the longest request can need.
+    pub fn len_max(limits: &Limits) -> usize {
+        text::line_len_max(limits).max(request::request_len_max(limits))
+    }
+
+    /// The first request in `buffer`, and how many bytes of it are done with. After [`Asked::Incomplete`] the next call gets the same bytes and more. `queues`:
+    /// MULTI was said.
+    pub fn next<'a>(&mut self, buffer: &'a [u8], queues: bool, limits: &Limits, moment: &Moment) -> (Asked<'a>, usize) {
+        match buffer.first() {
+            Some(b'*') => self.next_resp(buffer, queues, limits, moment),
+            _ => self.next_line(buffer, limits, moment),
+        }
+    }
+
+    fn next_resp<'a>(&mut self, buffer: &'a [u8], queues: bool, limits: &Limits, moment: &Moment) -> (Asked<'a>, usize) {
+        let (words, consumed) = match request::parse(buffer, &mut self.partial, limits) {
+            request::Parsed::Incomplete => return (Asked::Incomplete, 0),
+            request::Parsed::Empty { consumed } => return (Asked::Empty, consumed),
+            request::Parsed::Fatal { wrong } => return (Asked::Fatal(wrong), 0),
+            request::Parsed::Request { words, consumed } => (words, consumed),
+        };
+        let asked = match arguments::check(words) {
+            Ok(spec) if queues && spec.is_queued_in_multi() => Asked::Queued,
+            Ok(_) => match arguments::command(words, limits, || moment.wall_ms() as i64) {
+                Ok(command) => Asked::Command(command),
+                Err(wrong) => Asked::Wrong(wrong),
+            },
+            Err(wrong) => Asked::Wrong(wrong),
+        };
+        (asked, consumed)
+    }
+
+    fn next_line<'a>(&mut self, buffer: &'a [u8], limits: &Limits, moment: &Moment) -> (Asked<'a>, usize) {
+        match text::parse(buffer, std::mem::take(&mut self.scanned), limits, || moment.wall_ms()) {
+            text::Parsed::Incomplete { scanned } => {
+                self.scanned = scanned;
+                (Asked::Incomplete, 0)
+            }
+            text::Parsed::Empty { consumed } => (Asked::Empty, consumed),
+            text::Parsed::Command { command, consumed } => (Asked::Command(command), consumed),
+            text::Parsed::Wrong { wrong, consumed } => (Asked::Wrong(wrong), consumed),
+            text::Parsed::Fatal { wrong } => (Asked::Fatal(wrong), 0),
+        }
+    }
+}
+
+/// A request once more that was whole when it came, and how long it is.
+pub(super) fn parse_again<'a>(buffer: &'a [u8], limits: &Limits, moment: &Moment) -> (Result<Command<'a>, Wrong>, usize) {
+    match Requests::default().next(buffer, false, limits, moment) {
+        (Asked::Command(command), consumed) => (Ok(command), consumed),
+        (Asked::Wrong(wrong), consumed) => (Err(wrong), consumed),
+        _ => panic!("what was a request is none: {}", buffer[..buffer.len().min(100)].escape_ascii()),
+    }
+}
