@@ -20,6 +20,7 @@ mod link;
 mod load;
 mod members;
 mod outcomes;
+mod redis;
 mod roaming;
 mod starts;
 mod strangers;

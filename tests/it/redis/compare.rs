@@ -1,0 +1,83 @@
+//! When two replies are equal, and which differences are meant.
+
+use super::wire::{Answer, Reply};
+
+/// How the replies to a command are compared.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Compare {
+    /// Byte for byte.
+    Exact,
+    /// Arrays whose elements come in no order.
+    Unordered,
+    /// Numbers that were taken from two clocks: this far apart at most, and byte for byte if one of them is negative.
+    Near(i64),
+    /// Decimal numbers, whose first fifteen digits are equal.
+    Decimal,
+    /// A null, or a bulk string: any key.
+    AnyKey,
+    /// A step of SCAN: a cursor and some keys, or an error byte for byte.
+    ScanStep,
+    /// What EXEC gives: as its commands are compared.
+    Queued,
+}
+
+pub fn equal(compare: Compare, redis: &Answer, tested: &Answer) -> bool {
+    if redis.raw == tested.raw {
+        return true;
+    }
+    match compare {
+        Compare::Exact | Compare::Queued => false,
+        Compare::Unordered => same_kind(redis, tested) && sorted(redis).is_some() && sorted(redis) == sorted(tested),
+        Compare::Near(tolerance) => match (redis.int(), tested.int()) {
+            (Some(a), Some(b)) => a >= 0 && b >= 0 && a.abs_diff(b) <= tolerance.unsigned_abs(),
+            _ => false,
+        },
+        Compare::Decimal => same_kind(redis, tested) && decimal(redis).is_some() && decimal(redis) == decimal(tested),
+        Compare::AnyKey => same_kind(redis, tested) && matches!(redis.reply, Reply::Bulk(_)),
+        Compare::ScanStep => is_scan_step(redis) && is_scan_step(tested),
+    }
+}
+
+/// Arrays, sets, bulk strings…: the byte that says what follows.
+fn same_kind(a: &Answer, b: &Answer) -> bool {
+    a.raw[0] == b.raw[0]
+}
+
+fn sorted(answer: &Answer) -> Option<Vec<Vec<u8>>> {
+    let mut raw: Vec<Vec<u8>> = answer.elements()?.into_iter().map(|element| element.raw).collect();
+    raw.sort();
+    Some(raw)
+}
+
+/// Redis computes in a binary format of 64 digits and prints what it got: `1000.1` is `1000.09999999999999998` there. To fifteen decimal digits
+/// that is the number that was meant.
+fn decimal(answer: &Answer) -> Option<String> {
+    let number: f64 = answer.text()?.parse().ok()?;
+    Some(format!("{number:.14e}"))
+}
+
+fn is_scan_step(answer: &Answer) -> bool {
+    let Reply::Array(parts) = &answer.reply else { return false };
+    let [cursor, keys] = &parts[..] else { return false };
+    let keys_are = |keys: &[Answer]| keys.iter().all(|key| matches!(key.reply, Reply::Bulk(_)));
+    let Reply::Bulk(digits) = &cursor.reply else { return false };
+    std::str::from_utf8(digits).is_ok_and(|digits| digits.parse::<u64>().is_ok())
+        && matches!(&keys.reply, Reply::Array(keys) if keys_are(keys))
+}
+
+/// The differences that are meant, and no others: the README's table "What differs from Redis" has a row for each of these lines.
+///
+/// A difference that leaves other data behind than Redis has cannot be listed here alone: every later reply would differ, too. Such commands are left
+/// out where commands are made up.
+pub fn is_listed_difference(command: &[Vec<u8>], redis: &Answer, kvmesh: &Answer) -> bool {
+    let Some(name) = command.first() else { return false };
+    let name = String::from_utf8_lossy(name).to_ascii_lowercase();
+    let Reply::Error(sentence) = &kvmesh.reply else { return false };
+    match name.as_str() {
+        // Keys and values have limits of their own.
+        _ if !redis.is_error() && (sentence.starts_with("ERR the key has ") || sentence.starts_with("ERR the value has ")) => true,
+        // What the mesh cannot keep is refused in a sentence that names the command, where Redis would have done it or found fault with its words.
+        name if super::refused::NAMES.contains(&name) => super::refused::is_refusal(name, sentence),
+        _ => false,
+    }
+}
