@@ -1,7 +1,8 @@
 //! The integration tests: real `kvnode` processes on loopback, driven from outside.
 //!
 //! Read in this order: `cluster` (the harness), `client` and `link` (what it is made of), `golden` (the README's scenarios as scripts), `load`
-//! and `roaming` (writers that remember what was acknowledged), then the tests by theme. Nothing here knows the insides of a node: it is configured by a
+//! and `roaming` (writers that remember what was acknowledged), then the tests by theme; `redis` holds a node
+//! against a real redis-server. Nothing here knows the insides of a node: it is configured by a
 //! file, spoken to on its ports, signalled, and its log is read.
 
 mod abuse;
