@@ -11,6 +11,7 @@ mod malformed;
 mod options;
 mod refused;
 mod servers;
+mod transactions;
 mod wire;
 
 use std::collections::{BTreeSet, VecDeque};

@@ -249,7 +249,10 @@ fn config_and_role_and_time() {
             let answer = say(connection, &format!("CONFIG GET {pattern}"));
             assert_eq!(matches!(answer.reply, Reply::Map(_)), version == 3, "{name}: {answer:?}");
             let pairs = answer.elements().unwrap_or_else(|| panic!("{name}: {answer:?}"));
-            assert!(pairs.len() % 2 == 0 && pairs.len() >= 2 * least && (least > 0 || pairs.is_empty()), "{name}: {pattern}: {answer:?}");
+            assert!(
+                pairs.len().is_multiple_of(2) && pairs.len() >= 2 * least && (least > 0 || pairs.is_empty()),
+                "{name}: {pattern}: {answer:?}"
+            );
             assert!(pairs.iter().all(|word| matches!(word.reply, Reply::Bulk(_))), "{name}: {answer:?}");
         }
         let two = say(connection, "CONFIG GET databases maxmemory");
