@@ -310,7 +310,9 @@ fn in_words(error: &io::Error) -> String {
 
 /// What an `ERROR` line means; `None` for any other line.
 pub fn as_error(line: &[u8]) -> Option<Error> {
-    let line = String::from_utf8_lossy(line.strip_prefix(b"ERROR ")?);
+    // A request in RESP is answered in RESP; a number may be negative, but no code begins with a digit.
+    let resp = || line.strip_prefix(b"-").filter(|rest| rest.first().is_some_and(u8::is_ascii_uppercase));
+    let line = String::from_utf8_lossy(line.strip_prefix(b"ERROR ").or_else(resp)?);
     let (code, sentence) = line.split_once(' ').unwrap_or((&line, ""));
     Some(match code {
         "TIMEOUT" => Error::Unknown(format!("TIMEOUT {sentence}")),

@@ -99,7 +99,7 @@ fn a_cluster_that_has_lost_everything_is_restored_through_one_node() {
 
     // As new writes, it wins over what is there; what it does not hold stays.
     let done = restore(&cluster, 1, &backup, &["--as-new-writes"]);
-    assert_eq!((done.code, &*done.out, &*done.err), (Some(0), "written 803\ndeleted 200\n", ""));
+    assert_eq!((done.code, &*done.out, &*done.err), (Some(0), "written 803\ndeleted 200\nexpired 0\n", ""));
     cluster.await_converged();
     for (command, reply) in [("GET a1", "VALUE value 1"), ("GET a2", "VALUE value 2"), ("GET a0", "VALUE again")] {
         assert_eq!(cluster.ask_line(2, command), reply);

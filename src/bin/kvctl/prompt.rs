@@ -143,8 +143,10 @@ impl Session<'_> {
         }
         // A verb that this program does not know may be a write of a newer server.
         let is_write = matches!(verb, None | Some(Verb::Set | Verb::Upd | Verb::Put | Verb::Del));
-        let is_long =
-            matches!(verb, Some(Verb::Keys | Verb::Status | Verb::Peers | Verb::Dump | Verb::Compact | Verb::Resume | Verb::Help));
+        let is_long = matches!(
+            verb,
+            Some(Verb::Keys | Verb::Status | Verb::Peers | Verb::Dump | Verb::Compact | Verb::Resume | Verb::Help | Verb::Mget)
+        );
         // A node that was started anew, or has closed for another reason, is no fault of this command: nothing of it has left.
         let mut client = match self.client.take().filter(|client| !client.is_closed()) {
             Some(client) => client,
@@ -276,8 +278,8 @@ mod tests {
     #[test]
     fn the_first_word_is_completed_in_the_case_it_is_typed_in() {
         assert_eq!(completions("sta"), ["status "]);
-        assert_eq!(completions("P"), ["PUT ", "PEERS ", "PING "]);
-        assert_eq!(completions("ex"), ["exists ", "exit "]);
+        assert_eq!(completions("P"), ["PUT ", "PERSIST ", "PEERS ", "PING "]);
+        assert_eq!(completions("ex"), ["exists ", "expire ", "exit "]);
         assert_eq!(completions("help st"), ["help status "]);
         assert!(completions("get st").is_empty());
         assert!(completions("zzz").is_empty());

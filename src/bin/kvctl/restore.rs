@@ -5,10 +5,12 @@ use std::io::{self, Write};
 use serde_json::{Map, Value, json};
 
 use kvmesh::client::{self, Client, unexpected};
+use kvmesh::clock;
 use kvmesh::dump::Line;
-use kvmesh::entry::{Entry, Key};
+use kvmesh::entry::{Entry, Expiry, Key};
 use kvmesh::protocol::command::{Command, Only};
 use kvmesh::protocol::quoting::shown;
+use kvmesh::protocol::resp::encoding::request;
 use kvmesh::protocol::text::encode_command;
 
 use crate::backup::{Backup, seems_whole};
@@ -106,10 +108,12 @@ fn write_anew(options: &Options, mut backup: Backup) -> Result<(), Failure> {
     let mut client = options.connect(&options.nodes)?;
     let mut progress = Progress::new("writing", backup.size());
     let mut ahead = Ahead::default();
-    let mut deleted = 0u64;
+    let (mut deleted, mut expired) = (0u64, 0u64);
+    let now_ms = clock::wall_ms();
     while let Some((_, line)) = backup.next().map_err(|failure| ahead.stopped(failure))? {
         match line {
-            Line::Entry(Entry { key, value: Some(value), .. }) => ahead.put(backup.lines(), key, &value),
+            Line::Entry(entry) if entry.expires.is_some_and(|expires| expires.is_over(now_ms)) => expired += 1,
+            Line::Entry(Entry { key, value: Some(value), expires, .. }) => ahead.put(backup.lines(), key, &value, expires),
             Line::Entry(_) => deleted += 1,
             Line::Header(_) | Line::End(_) => {}
         }
@@ -123,9 +127,9 @@ fn write_anew(options: &Options, mut backup: Backup) -> Result<(), Failure> {
     let written = ahead.written;
     let mut out = io::stdout().lock();
     if options.json {
-        writeln!(out, "{}", json!({ "written": written, "deleted": deleted }))?;
+        writeln!(out, "{}", json!({ "written": written, "deleted": deleted, "expired": expired }))?;
     } else {
-        writeln!(out, "written {written}\ndeleted {deleted}")?;
+        writeln!(out, "written {written}\ndeleted {deleted}\nexpired {expired}")?;
     }
     Ok(())
 }
@@ -141,8 +145,15 @@ struct Ahead {
 }
 
 impl Ahead {
-    fn put(&mut self, line: u64, key: Key, value: &[u8]) {
-        encode_command(&Command::set((&*key).into(), value.into(), Only::Always), &mut self.commands);
+    fn put(&mut self, line: u64, key: Key, value: &[u8], expires: Option<Expiry>) {
+        match expires {
+            None => encode_command(&Command::set((&*key).into(), value.into(), Only::Always), &mut self.commands),
+            // Value and expiry in one write, which the text protocol has no verb for.
+            Some(expires) => {
+                let at = expires.wall_ms().to_string();
+                request(&[&b"SET"[..], &key, value, b"PXAT", at.as_bytes()], &mut self.commands);
+            }
+        }
         self.keys.push((line, key));
     }
 
@@ -156,7 +167,7 @@ impl Ahead {
         // Also when not all could be sent: a node that closes says why before.
         for (line, key) in std::mem::take(&mut self.keys) {
             let error = match client.reply() {
-                Ok(b"OK") => {
+                Ok(b"OK" | b"+OK") => {
                     self.written += 1;
                     left -= 1;
                     continue;

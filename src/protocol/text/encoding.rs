@@ -29,7 +29,13 @@ pub fn write_reply(out: &mut impl io::Write, reply: &Reply<'_>) -> io::Result<()
         Reply::Absent(key) => write!(out, "ERROR {} key {} does not exist", ErrorCode::NotFound, shown(key))?,
         Reply::Null | Reply::NullArray => out.write_all(b"NONE")?,
         Reply::Array(replies) | Reply::Set(replies) => {
-            replies.iter().try_for_each(|reply| write_reply(out, reply))?;
+            for reply in replies {
+                match reply {
+                    // Not an error: that would be the answer to the whole command.
+                    Reply::Absent(_) => out.write_all(b"NONE\n")?,
+                    reply => write_reply(out, reply)?,
+                }
+            }
             out.write_all(b"END")?;
         }
         Reply::Map(pairs) => {
