@@ -11,7 +11,9 @@ exec </dev/null
 
 # What was tried last. A newer one is welcome here, when it was tried.
 REDIS_PY=8.1.0
-IOREDIS=6.0.0
+# Both that are in use; the second needs a newer node than some systems have.
+IOREDIS=(5.9.2)
+IOREDIS_FOR_NODE_20=6.0.0
 DEADLINE_S=30
 CLIENT_DEADLINE_S=120
 
@@ -79,8 +81,12 @@ install_clients() {
     # Those that are there already are left alone, without a look elsewhere.
     "$home/venv/bin/python" -c "import redis, sys; sys.exit(redis.__version__ != '$REDIS_PY')" 2>/dev/null ||
         quietly "pip" "$home/venv/bin/pip" install --quiet --disable-pip-version-check "redis==$REDIS_PY"
-    [[ $(node -p "require('$home/node/node_modules/ioredis/package.json').version" 2>/dev/null) == "$IOREDIS" ]] ||
-        quietly "npm" npm install --silent --no-fund --no-audit --no-save --prefix "$home/node" "ioredis@$IOREDIS"
+    (($(node -p 'process.versions.node.split(".")[0]') < 20)) || IOREDIS+=("$IOREDIS_FOR_NODE_20")
+    local version
+    for version in "${IOREDIS[@]}"; do
+        [[ $(node -p "require('$home/ioredis-$version/node_modules/ioredis/package.json').version" 2>/dev/null) == "$version" ]] ||
+            quietly "npm" npm install --silent --no-fund --no-audit --no-save --prefix "$home/ioredis-$version" "ioredis@$version"
+    done
 }
 
 # ---------------------------------------------------------------------------------------------------------------- the nodes
@@ -190,7 +196,9 @@ redis_cli_pipe
 benchmark 1 1 5000
 benchmark 3 16 20000
 client redis-py "$home/venv/bin/python" tests/clients/redis_py.py "${addrs[0]}" "${addrs[1]}"
-client ioredis node tests/clients/ioredis.mjs "${addrs[1]}" "${addrs[2]}" "$home/node"
+for version in "${IOREDIS[@]}"; do
+    client "ioredis $version" node tests/clients/ioredis.mjs "${addrs[1]}" "${addrs[2]}" "$home/ioredis-$version"
+done
 client ruby-redis /usr/bin/ruby tests/clients/redis.rb "${addrs[2]}" "${addrs[0]}"
 printf 'Passed: redis-cli on a terminal, --pipe and --scan, redis-benchmark, redis-py, ioredis, ruby-redis, in %d s (%d s before that to install and start).\n' \
     $((SECONDS - ready)) $((ready - started))
