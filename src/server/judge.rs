@@ -127,16 +127,12 @@ pub(super) fn judge<'c>(
             let Some(live) = current else { return absent() };
             Verdict { effect: expire(live, *lifetime, moment), reply: Reply::Value(Value::clone(live.value)) }
         }
-        Action::Append { tail } => match current {
-            // Nothing is there either way, or it stays as it is.
-            Some(live) if tail.is_empty() => number(live.value.len()),
-            _ => {
-                let before = current.map_or(&[][..], |live| live.value);
-                let Some(len) = checked_len(before.len(), tail.len(), limits) else { return too_long() };
-                let value = [before, tail].concat();
-                Verdict::write(kept(current, value.into()), Reply::Integer(len))
-            }
-        },
+        Action::Append { tail } => {
+            let before = current.map_or(&[][..], |live| live.value);
+            let Some(len) = checked_len(before.len(), tail.len(), limits) else { return too_long() };
+            let value = [before, tail].concat();
+            Verdict::write(kept(current, value.into()), Reply::Integer(len))
+        }
         Action::Overwrite { offset, bytes } => {
             let before = current.map_or(&[][..], |live| live.value);
             if bytes.is_empty() {
@@ -160,6 +156,7 @@ pub(super) fn judge<'c>(
             Verdict::write(kept(current, digits.format(sum).as_bytes().into()), Reply::Integer(sum))
         }
         Action::AddDecimal { by } => match decimal::add(current.map_or(&b"0"[..], |live| live.value), by) {
+            Ok(sum) if sum.len() > limits.value_len_max => too_long(),
             Ok(sum) => {
                 let value: Value = sum.into();
                 Verdict::write(kept(current, Value::clone(&value)), Reply::Value(value))
@@ -234,17 +231,20 @@ fn kept(current: Option<Live<'_>>, value: Value) -> Effect {
     Effect::put(value, current.and_then(|live| live.expires))
 }
 
-/// The same value with another lifetime; `None` where that is the one that it has.
+/// The same value with another lifetime.
 fn expire(live: Live<'_>, lifetime: Lifetime, moment: &Moment) -> Option<Effect> {
     let expires = match lifetime {
-        Lifetime::Kept => live.expires,
-        Lifetime::Endless => None,
+        Lifetime::Kept => return None,
+        Lifetime::Endless => {
+            live.expires?;
+            None
+        }
         Lifetime::Until(at) => match future(at, moment) {
             Some(expires) => Some(expires),
             None => return Some(Effect::DELETE),
         },
     };
-    (expires != live.expires).then(|| Effect::put(Value::clone(live.value), expires))
+    Some(Effect::put(Value::clone(live.value), expires))
 }
 
 /// `None` for what is over.

@@ -170,7 +170,7 @@ fn short_lives() {
     }
 }
 
-/// INCRBYFLOAT of any decimals of up to fifteen digits, as numbers: how Redis writes them depends on its machine.
+/// INCRBYFLOAT of any decimals of up to fifteen digits: Redis computes in 80 bits, and prints what it got.
 #[test]
 fn decimals_of_fifteen_digits() {
     const SUMS: usize = 1_000;
@@ -179,7 +179,6 @@ fn decimals_of_fifteen_digits() {
     println!("KVMESH_SEED={seed}");
     let mut random = Random(seed);
     let mut comparison = Comparison::new(&servers, 2, format!("KVMESH_SEED={seed}"));
-    let mut same_bytes = 0;
     for _ in 0..SUMS {
         // Fifteen digits in all: what cancels out leaves fewer of them than were there.
         let places = random.below(8);
@@ -193,10 +192,8 @@ fn decimals_of_fifteen_digits() {
         let sign = if random.once_in(2) { "-" } else { "" };
         comparison.step(0, exact(words(&format!("SET decimal {sign}{}", numbers[0]))));
         let sum = words(&format!("INCRBYFLOAT decimal {sign}{}", numbers[1]));
-        let (redis, tested) = comparison.step(0, Made { words: sum, compare: Compare::Decimal });
-        same_bytes += usize::from(redis.raw == tested.raw);
+        comparison.step(0, exact(sum));
     }
-    println!("{same_bytes} of {SUMS} sums were equal byte for byte");
 }
 
 /// Values at the limit, and one byte beyond it.

@@ -174,6 +174,7 @@ pub fn answers_while_loading(command: &Command<'_>) -> bool {
         | Command::Digest { .. }
         | Command::Wait { .. }
         | Command::WaitDurable { .. }
+        | Command::Peers
         | Command::Dump
         | Command::Compact
         | Command::Resume
@@ -185,7 +186,6 @@ pub fn answers_while_loading(command: &Command<'_>) -> bool {
         | Command::Unwatch
         | Command::Ack { .. }
         | Command::Status
-        | Command::Peers
         | Command::Ping { .. }
         | Command::Echo { .. }
         | Command::Nothing

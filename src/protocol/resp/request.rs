@@ -178,12 +178,12 @@ fn bulk_len(line: &[u8], len_max: usize) -> Result<usize, String> {
     }
 }
 
-/// Redis sends the byte as it is. A sentence here is text, so a byte that is none is spelt out.
+/// Redis sends the byte as it is. A sentence here is text, in which a byte that is none is shown as U+FFFD.
 fn unexpected(wanted: char, line: &[u8]) -> String {
     match line.first() {
         // The line was empty, and what Redis looks at is its end, which no error can hold.
         None | Some(b'\n') => format!("expected '{wanted}', got ' '"),
-        Some(byte @ (0 | 0x80..)) => format!("expected '{wanted}', got '\\x{byte:02x}'"),
+        Some(0x80..) => format!("expected '{wanted}', got '\u{fffd}'"),
         Some(byte) => format!("expected '{wanted}', got '{}'", char::from(*byte)),
     }
 }

@@ -59,7 +59,7 @@ pub(super) static COMMANDS: &[Spec] = &[
     Spec::new(Verb::Status, "status", 1, "loading stale")
         .docs("server", "0.1.0", "O(1)")
         .help("", "Returns the state, the sizes and the limits of this node."),
-    Spec::new(Verb::Peers, "peers", 1, "loading stale")
+    Spec::new(Verb::Peers, "peers", 1, "stale")
         .docs("server", "0.1.0", "O(N) where N is the number of nodes")
         .help("", "Returns how this node stands with each of the others."),
     Spec::new(Verb::Digest, "digest", 1, "readonly")
