@@ -273,6 +273,12 @@ impl Acks {
         self.table.lock().waiting.len()
     }
 
+    /// The same, and those that count who holds what.
+    pub fn blocked_len(&self) -> usize {
+        let table = self.table.lock();
+        table.waiting.len() + table.counting
+    }
+
     fn recount(&self, table: &mut Table) {
         self.counted.store(table.peers.iter().filter(|peer| peer.counts()).count(), Ordering::Release);
         // `all` asks for fewer peers when one goes down.

@@ -8,6 +8,8 @@
 //! and all members that are up agree on who the members are. What was collected is remembered as the *horizon*: a node below it is given a full dump, in which
 //! absence is proof. A tombstone that has been a value must, besides, have expired by the clock of every member, by its own word.
 
+use std::sync::atomic::Ordering;
+
 use crate::clock::Now;
 use crate::entry::Entry;
 use crate::replication::mesh::Mesh;
@@ -57,7 +59,6 @@ impl Collector {
 fn spend(mesh: &Mesh, now: Now) {
     let Some(clocks) = mesh.control.lock().majority_clocks_ms(mesh.config.majority(), now) else { return };
     let upto_ms = clocks.saturating_sub(mesh.config.clock_offset_max.as_millis() as u64);
-    for shard in 0..mesh.store.shards_len() {
-        mesh.store.spend(shard, upto_ms);
-    }
+    let spent: usize = (0..mesh.store.shards_len()).map(|shard| mesh.store.spend(shard, upto_ms)).sum();
+    mesh.expired.fetch_add(spent as u64, Ordering::Relaxed);
 }

@@ -48,6 +48,8 @@ pub struct Mesh {
     open: AtomicBool,
     /// Writes that found a greater version of another node when they arrived: last-writer-wins has its price, and this counts it.
     pub(super) lost: AtomicU64,
+    /// Values that were let go because they had expired.
+    pub(super) expired: AtomicU64,
 }
 
 /// The links' threads note the members of [`Traffic`] here without a lock, in microseconds of `Now::elapsed`.
@@ -84,6 +86,7 @@ impl Mesh {
             traffic: config.peers.iter().map(|_| Noted::default()).collect(),
             open: AtomicBool::new(false),
             lost: AtomicU64::new(0),
+            expired: AtomicU64::new(0),
             config,
         };
         (mesh, write_rx)

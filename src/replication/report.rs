@@ -5,9 +5,38 @@ use std::time::Duration;
 
 use crate::clock::{Now, Stamp};
 use crate::entry::NodeId;
+use crate::journal::Condition;
 use crate::replication::control::{Control, Peer, Stage, names};
 use crate::replication::mesh::Mesh;
 use crate::store::Keyspace;
+
+/// How the mesh is, seen from here.
+pub struct Figures {
+    pub state: &'static str,
+    /// This node included.
+    pub members_up: usize,
+    pub divergences: u64,
+    /// Those that are up.
+    pub peers: Vec<PeerFigures>,
+}
+
+pub struct PeerFigures {
+    /// As it is dialled: `host:port`.
+    pub addr: String,
+    /// The greatest stamp of this node that it has received.
+    pub received: Stamp,
+    pub heard_ago: Duration,
+}
+
+/// How the disk is.
+pub struct DiskFigures {
+    pub condition: Condition,
+    /// Whether what is written now gets there.
+    pub is_writable: bool,
+    pub is_snapshotting: bool,
+    /// While it is read at the start: bytes read, and of how many.
+    pub replaying: Option<(u64, u64)>,
+}
 
 impl Mesh {
     /// While the node does not serve clients: why, in a sentence for the LOADING error.
@@ -31,12 +60,7 @@ impl Mesh {
         let counts = self.store.counts(now.wall_ms);
         let pinning = if counts.tombstones == 0 { Vec::new() } else { self.pinning() };
         let control = self.control.lock();
-        let state = match control.stage {
-            Stage::Recovering => "recovering",
-            Stage::Open { degraded: false } => "open",
-            Stage::Open { degraded: true } => "degraded",
-        };
-        let up = 1 + control.peers.iter().filter(|peer| peer.up).count();
+        let (state, up) = (state(&control), members_up(&control));
         let members: Vec<String> = self.config.members().iter().map(NodeId::to_string).collect();
         let clock_ahead = self.clock.last().wall_ms().saturating_sub(now.wall_ms);
         let vector_json = serde_json::to_string(&vector).unwrap_or_default();
@@ -69,6 +93,35 @@ impl Mesh {
         .into_iter()
         .chain(self.disk_status())
         .collect()
+    }
+
+    /// What INFO and ROLE say of the mesh.
+    pub fn figures(&self, now: Now) -> Figures {
+        let traffic = self.traffic();
+        let control = self.control.lock();
+        let up = control.peers.iter().enumerate().filter(|(_, peer)| peer.up);
+        let peers = up.map(|(place, _)| {
+            let progress = self.acks.progress(place, self.submit.position(), self.submit.written(), now.elapsed);
+            let heard_ago = now.elapsed.saturating_sub(traffic[place].heard);
+            PeerFigures { addr: self.config.peers[place].addr.clone(), received: progress.received, heard_ago }
+        });
+        Figures { state: state(&control), members_up: members_up(&control), divergences: control.divergences, peers: peers.collect() }
+    }
+
+    /// What INFO says of the disk; `None` if nothing is kept on one.
+    pub fn disk_figures(&self) -> Option<DiskFigures> {
+        let journal = self.journal.as_ref()?;
+        Some(DiskFigures {
+            condition: journal.condition(),
+            is_writable: journal.is_writable(),
+            is_snapshotting: self.compacting.is_locked(),
+            replaying: self.replaying(),
+        })
+    }
+
+    /// Values of this node that were let go because they had expired, since it started.
+    pub fn expired(&self) -> u64 {
+        self.expired.load(Ordering::Relaxed)
     }
 
     /// What STATUS says of the disk.
@@ -151,6 +204,19 @@ impl Mesh {
     }
 }
 
+fn state(control: &Control) -> &'static str {
+    match control.stage {
+        Stage::Recovering => "recovering",
+        Stage::Open { degraded: false } => "open",
+        Stage::Open { degraded: true } => "degraded",
+    }
+}
+
+/// This node included.
+fn members_up(control: &Control) -> usize {
+    1 + control.peers.iter().filter(|peer| peer.up).count()
+}
+
 fn missing(control: &Control, which: impl Fn(usize) -> bool) -> Vec<NodeId> {
     (0..control.peers.len()).filter(|peer| which(*peer)).map(|peer| control.peers[peer].id).collect()
 }
@@ -177,13 +243,13 @@ fn stamp(stamp: Stamp) -> String {
 
 /// This process's resident set, in bytes. Only Linux tells.
 #[cfg(target_os = "linux")]
-fn resident_len() -> Option<usize> {
+pub fn resident_len() -> Option<usize> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
     line.trim().strip_suffix(" kB")?.trim().parse::<usize>().ok().map(|kib| kib << 10)
 }
 
 #[cfg(not(target_os = "linux"))]
-fn resident_len() -> Option<usize> {
+pub fn resident_len() -> Option<usize> {
     None
 }

@@ -1,9 +1,9 @@
 //! What is known of one connected client: what its session has noted, for CLIENT and INFO, and the socket, for who closes it.
 
 use std::io;
-use std::net::{SocketAddr, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
@@ -16,13 +16,34 @@ pub(super) struct Client {
     socket: Arc<TcpStream>,
     addr: Option<SocketAddr>,
     connected: Instant,
-    /// When its last round ended, in milliseconds of [`elapsed`].
+    /// When something was read of it or its last round ended, in milliseconds of [`elapsed`].
     active_ms: AtomicU64,
-    /// Bytes that were read and not executed then.
+    /// Bytes that were read and not executed when its last round ended.
     unread_len: AtomicUsize,
-    /// Bytes that wait for EXEC.
-    queued_len: AtomicUsize,
+    transaction: NotedTransaction,
+    /// Somebody has closed it: its session ends, and nobody sees it any more.
+    killed: AtomicBool,
     said: Mutex<Said>,
+}
+
+/// The members of [`Queued`], each for itself: read by others while it changes, it may be of two moments.
+#[derive(Default)]
+struct NotedTransaction {
+    /// One more than there are requests; 0 outside of MULTI.
+    requests: AtomicUsize,
+    size: AtomicUsize,
+    watched: AtomicUsize,
+}
+
+/// What waits for EXEC.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Queued {
+    /// How many requests; `None` if MULTI was not said.
+    pub requests: Option<usize>,
+    /// Their bytes.
+    pub size: usize,
+    /// Keys.
+    pub watched: usize,
 }
 
 /// What the client has said of itself.
@@ -32,6 +53,11 @@ pub(super) struct Said {
     pub name: Vec<u8>,
     pub lib_name: Vec<u8>,
     pub lib_version: Vec<u8>,
+    /// Nothing is evicted and nothing touched here, whoever asks: these are shown to those who look, and nothing else.
+    pub no_evict: bool,
+    pub no_touch: bool,
+    /// Its last command by name; `None` if that was a line of text.
+    pub command: Option<&'static str>,
 }
 
 impl Client {
@@ -44,7 +70,8 @@ impl Client {
             connected: Instant::now(),
             active_ms: AtomicU64::new(elapsed().as_millis() as u64),
             unread_len: AtomicUsize::new(0),
-            queued_len: AtomicUsize::new(0),
+            transaction: NotedTransaction::default(),
+            killed: AtomicBool::new(false),
             said: Mutex::default(),
         })
     }
@@ -63,6 +90,11 @@ impl Client {
         self.addr
     }
 
+    /// This node's end of the connection.
+    pub fn local_addr(&self) -> Option<SocketAddr> {
+        self.socket.local_addr().ok()
+    }
+
     pub fn age(&self) -> Duration {
         self.connected.elapsed()
     }
@@ -75,19 +107,36 @@ impl Client {
         self.unread_len.load(Ordering::Relaxed)
     }
 
-    pub fn queued_len(&self) -> usize {
-        self.queued_len.load(Ordering::Relaxed)
+    pub fn queued(&self) -> Queued {
+        let read = |noted: &AtomicUsize| noted.load(Ordering::Relaxed);
+        let NotedTransaction { requests, size, watched } = &self.transaction;
+        Queued { requests: read(requests).checked_sub(1), size: read(size), watched: read(watched) }
     }
 
     pub fn said(&self) -> Said {
         self.said.lock().clone()
     }
 
-    /// A round of its session has ended.
-    pub fn note_round(&self, unread_len: usize, queued_len: usize) {
+    /// Something was read of it.
+    pub fn note_active(&self) {
         self.active_ms.store(elapsed().as_millis() as u64, Ordering::Relaxed);
+    }
+
+    /// A round of its session has ended.
+    pub fn note_round(&self, unread_len: usize, queued: Queued) {
+        self.note_active();
         self.unread_len.store(unread_len, Ordering::Relaxed);
-        self.queued_len.store(queued_len, Ordering::Relaxed);
+        self.note_queued(queued);
+    }
+
+    pub fn note_queued(&self, Queued { requests, size, watched }: Queued) {
+        self.transaction.requests.store(requests.map_or(0, |requests| requests + 1), Ordering::Relaxed);
+        self.transaction.size.store(size, Ordering::Relaxed);
+        self.transaction.watched.store(watched, Ordering::Relaxed);
+    }
+
+    pub fn note_command(&self, command: Option<&'static str>) {
+        self.said.lock().command = command;
     }
 
     pub fn note_version(&self, version: RespVersion) {
@@ -106,10 +155,33 @@ impl Client {
         self.said.lock().lib_version = version.to_vec();
     }
 
+    pub fn set_no_evict(&self, no_evict: bool) {
+        self.said.lock().no_evict = no_evict;
+    }
+
+    pub fn set_no_touch(&self, no_touch: bool) {
+        self.said.lock().no_touch = no_touch;
+    }
+
     /// RESET: all but the library is as at the beginning.
     pub fn reset(&self) {
         let mut said = self.said.lock();
-        (said.version, said.name) = (RespVersion::default(), Vec::new());
+        let (lib_name, lib_version) = (std::mem::take(&mut said.lib_name), std::mem::take(&mut said.lib_version));
+        *said = Said { lib_name, lib_version, command: said.command, ..Said::default() };
+    }
+
+    /// Cuts the connection; its session ends when it next looks at it. Whether nobody has done so before. Never waits.
+    pub fn kill(&self) -> bool {
+        let is_first = !self.killed.swap(true, Ordering::AcqRel);
+        if is_first {
+            // Fails where the client has closed: then its session ends anyway.
+            let _ = self.socket.shutdown(Shutdown::Both);
+        }
+        is_first
+    }
+
+    pub fn is_killed(&self) -> bool {
+        self.killed.load(Ordering::Acquire)
     }
 
     /// Whether the client has closed its end. For a session that waits and does not read.

@@ -3,7 +3,7 @@
 //! Owns the thread handles. A thread cannot join itself, so one that ends now and then joins those that ended before it: only a few ended threads
 //! are unjoined at any time, however clients come and go.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::io;
 use std::net::{Shutdown, TcpStream};
 use std::sync::Arc;
@@ -62,9 +62,18 @@ impl Clients {
         self.table.lock().connected.len()
     }
 
-    /// All of them, in the order in which they came.
+    /// All of them but those that were killed, in the order in which they came. The lock is held while they are counted out, and no longer.
     pub fn all(&self) -> Vec<Arc<Client>> {
-        self.table.lock().connected.values().map(|connected| Arc::clone(&connected.client)).collect()
+        let table = self.table.lock();
+        table.connected.values().filter(|connected| !connected.client.is_killed()).map(|connected| Arc::clone(&connected.client)).collect()
+    }
+
+    /// Those with these numbers, in this order, each once.
+    pub fn these(&self, numbers: &[u64]) -> Vec<Arc<Client>> {
+        let mut met = HashSet::new();
+        let table = self.table.lock();
+        let found = numbers.iter().filter_map(|number| table.connected.get(number).filter(|_| met.insert(*number)));
+        found.filter(|connected| !connected.client.is_killed()).map(|connected| Arc::clone(&connected.client)).collect()
     }
 
     /// How many have come since the start.
@@ -78,8 +87,7 @@ impl Clients {
         if table.connected.len() >= self.len_max {
             return Err(NotAdmitted::Full);
         }
-        table.admitted += 1;
-        let number = table.admitted;
+        let number = table.admitted + 1;
         let thread = Builder::new().name(format!("client-{number}")).stack_size(STACK_LEN);
         // Under the lock, so that a session that ends at once finds itself in the table.
         let client = Client::of(Arc::clone(socket), number);
@@ -88,6 +96,7 @@ impl Clients {
             move || run(&client)
         });
         let thread = thread.map_err(NotAdmitted::NoThread)?;
+        table.admitted = number;
         table.connected.insert(number, Connected { client, thread });
         Ok(())
     }

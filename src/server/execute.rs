@@ -38,8 +38,14 @@ pub(super) struct Executor<'a> {
     pub client: &'a Arc<Client>,
     pub writes: Writes<'a>,
     pub level: AckLevel,
+    /// What the command that is executed is called; `None` if it is a line of text.
+    pub name: Option<&'static str>,
+    /// The name that others see.
+    noted: Option<&'static str>,
     version: RespVersion,
     transaction: Transaction,
+    /// The client has killed itself: it still hears what came of the command.
+    closes: bool,
     /// Of the round.
     tally: Tally,
 }
@@ -59,8 +65,11 @@ impl<'a> Executor<'a> {
             client,
             writes: Writes::new(&shared.services, shared.limits),
             level: shared.services.config.ack,
+            name: None,
+            noted: None,
             version: RespVersion::default(),
             transaction: Transaction::default(),
+            closes: false,
             tally: Tally::default(),
         }
     }
@@ -118,8 +127,17 @@ impl<'a> Executor<'a> {
         if tally.no_quorum {
             std::thread::park_timeout(NO_QUORUM_PAUSE);
         }
-        self.client.note_round(unread.len(), self.transaction.size());
+        self.client.note_round(unread.len(), self.transaction.queued());
+        self.note_name();
         self.shared.count(tally);
+    }
+
+    /// Clients say the same again and again: only what is new is noted.
+    fn note_name(&mut self) {
+        if self.noted != self.name {
+            self.noted = self.name;
+            self.client.note_command(self.name);
+        }
     }
 
     pub fn write_long(&mut self, out: &mut impl std::io::Write, long: Long, wire: Wire) -> std::io::Result<()> {
@@ -180,7 +198,7 @@ impl<'a> Executor<'a> {
             | Command::Help { .. } => return Done::Before(Long::of(command)),
             other => self.about_connection(other),
         };
-        Done::Reply(reply)
+        if self.closes { Done::Close(reply) } else { Done::Reply(reply) }
     }
 
     /// What neither reads nor writes data.
@@ -200,7 +218,13 @@ impl<'a> Executor<'a> {
                 }
                 introspect::hello(self.client, self.version)
             }
-            Command::Client(command) => introspect::client(self.shared, self.client, command),
+            Command::Client(command) => {
+                self.client.note_queued(self.transaction.queued());
+                self.note_name();
+                let answered = introspect::client(self.shared, self.client, command);
+                self.closes |= answered.closes;
+                answered.reply
+            }
             Command::Catalogue(query) => catalogue::answer(query),
             Command::Config { patterns } => introspect::config(self.shared, patterns),
             Command::Role => introspect::role(self.shared),

@@ -17,14 +17,14 @@ use crate::server::clients::NotAdmitted;
 use crate::server::{Shared, session};
 
 /// Connections that the system holds until they are accepted; beyond this it lets clients try again.
-const BACKLOG: i32 = 1024;
+pub(super) const BACKLOG: i32 = 1024;
 /// After a failed accept: long enough not to spin, short enough for clients in the backlog.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// How often stopping tries to wake the accepting thread.
 const WAKE_PAUSE: Duration = Duration::from_millis(50);
 
 /// A dead client is found after about a minute and a half.
-const KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
+pub(super) const KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
 #[cfg(target_os = "linux")]
 const KEEPALIVE_PROBES: u32 = 3;
@@ -100,6 +100,7 @@ fn admit(socket: TcpStream, addr: SocketAddr, shared: &Arc<Shared>) {
     match shared.clients.admit(&socket, run) {
         Ok(()) => {}
         Err(NotAdmitted::Full) => {
+            shared.counters.clients_refused.fetch_add(1, Ordering::Relaxed);
             let max = shared.services.config.clients_max;
             turn_away(&socket, format!("{max} clients are connected, which is as many as this node takes; try another node or later"));
         }

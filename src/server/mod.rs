@@ -65,7 +65,6 @@ impl Services {
 /// The running server; [`Server::stop`] ends it.
 pub struct Server {
     shared: Arc<Shared>,
-    addr: SocketAddr,
     accept: JoinHandle<()>,
     stop_tx: Sender<()>,
 }
@@ -73,6 +72,8 @@ pub struct Server {
 /// What the accepting thread and all sessions share.
 struct Shared {
     services: Services,
+    /// Where clients are listened for.
+    addr: SocketAddr,
     limits: Limits,
     clients: Clients,
     counters: Counters,
@@ -81,7 +82,7 @@ struct Shared {
     stopping: AtomicBool,
 }
 
-/// For STATUS. Sessions add to them once a round.
+/// For STATUS and INFO. Sessions add to them once a round.
 #[derive(Default)]
 struct Counters {
     commands: AtomicU64,
@@ -89,6 +90,8 @@ struct Counters {
     writes_refused: AtomicU64,
     writes_unknown: AtomicU64,
     accept_errors: AtomicU64,
+    /// Clients that were one too many.
+    clients_refused: AtomicU64,
 }
 
 impl Server {
@@ -99,19 +102,19 @@ impl Server {
         let limits = Limits { key_len_max: config.key_len_max, value_len_max: config.value_len_max };
         let clients = Clients::new(config.clients_max);
         let (counters, read_room) = (Counters::default(), ReadRoom::new(buffer::ROOM));
-        let shared = Arc::new(Shared { services, limits, clients, counters, read_room, stopping: AtomicBool::new(false) });
-        let addr = listener.local_addr()?;
+        let (addr, stopping) = (listener.local_addr()?, AtomicBool::new(false));
+        let shared = Arc::new(Shared { services, addr, limits, clients, counters, read_room, stopping });
         let (stop_tx, stop_rx) = bounded(1);
         let accept = Builder::new().name("accept".to_owned()).spawn({
             let shared = Arc::clone(&shared);
             move || listener::run_accept(&listener, &shared, &stop_rx)
         })?;
-        Ok(Server { shared, addr, accept, stop_tx })
+        Ok(Server { shared, accept, stop_tx })
     }
 
     /// Where it listens.
     pub fn addr(&self) -> SocketAddr {
-        self.addr
+        self.shared.addr
     }
 
     /// Clients that are connected now.
@@ -125,7 +128,7 @@ impl Server {
         self.shared.stopping.store(true, Ordering::Release);
         // Refused only when it holds one already.
         let _ = self.stop_tx.try_send(());
-        listener::wake(self.addr, &self.accept);
+        listener::wake(self.shared.addr, &self.accept);
         if let Err(panic) = self.accept.join() {
             std::panic::resume_unwind(panic);
         }

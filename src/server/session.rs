@@ -87,6 +87,9 @@ impl<'a> Session<'a> {
         let mut needs_more = true;
         // A half request at the end of the stream is dropped: nobody is left to tell.
         while !self.shared.is_stopping() {
+            if self.executor.client.is_killed() {
+                return Ok(Farewell::Gone);
+            }
             if needs_more {
                 if self.buffer.make_room() == Err(NoRoom) {
                     let sentence = "the large commands that are arriving take all the memory that this node has for them; nothing of this one \
@@ -99,6 +102,7 @@ impl<'a> Session<'a> {
                 if self.buffer.fill(&mut self.socket)? == 0 {
                     return Ok(Farewell::Gone);
                 }
+                self.executor.client.note_active();
             }
             let ended = self.run_round();
             self.send()?;
@@ -152,6 +156,7 @@ impl<'a> Session<'a> {
                 }
                 Asked::Command(asked) => {
                     command = asked;
+                    executor.name = requests.command();
                     executor.execute(&command, wire, &moment)
                 }
             };
@@ -171,6 +176,8 @@ impl<'a> Session<'a> {
                 Done::Restore => break Ended::Restore,
                 Done::Close(reply) => {
                     wire.encode(&reply, replies);
+                    place.reply.end = replies.len();
+                    executor.place(place);
                     break Ended::Close;
                 }
             }

@@ -5,6 +5,7 @@
 use crate::entry::{Key, Version};
 use crate::protocol::command::{Command, ErrorCode, Limits, Reply, Wrong};
 use crate::protocol::quoting::shown;
+use crate::server::client;
 use crate::server::judge::Moment;
 use crate::server::wire::parse_again;
 use crate::store::{Store, View};
@@ -42,13 +43,10 @@ impl Transaction {
         self.queue.is_some()
     }
 
-    /// Bytes that are queued.
-    pub fn size(&self) -> usize {
-        self.queue.as_ref().map_or(0, |queue| queue.requests.len())
-    }
-
-    pub fn watched_len(&self) -> usize {
-        self.watched.len()
+    /// What waits, for who looks at the connection.
+    pub fn queued(&self) -> client::Queued {
+        let (requests, size) = self.queue.as_ref().map_or((None, 0), |queue| (Some(queue.len), queue.requests.len()));
+        client::Queued { requests, size, watched: self.watched.len() }
     }
 
     pub fn begin(&mut self) -> Reply<'static> {

@@ -38,6 +38,8 @@ pub(super) struct Requests {
     partial: Partial,
     /// Of a text line that is not whole, so much is known to hold no end.
     scanned: usize,
+    /// The command that was asked for last, by name; `None` if that was a line of text.
+    command: Option<&'static str>,
 }
 
 impl Wire {
@@ -77,6 +79,10 @@ impl Requests {
         }
     }
 
+    pub fn command(&self) -> Option<&'static str> {
+        self.command
+    }
+
     fn next_resp<'a>(&mut self, buffer: &'a [u8], queues: bool, limits: &Limits, moment: &Moment) -> (Asked<'a>, usize) {
         let (words, consumed) = match request::parse(buffer, &mut self.partial, limits) {
             request::Parsed::Incomplete => return (Asked::Incomplete, 0),
@@ -84,7 +90,9 @@ impl Requests {
             request::Parsed::Fatal { wrong } => return (Asked::Fatal(wrong), 0),
             request::Parsed::Request { words, consumed } => (words, consumed),
         };
-        let asked = match arguments::check(words) {
+        let spec = arguments::check(words);
+        self.command = spec.as_ref().ok().map(|spec| spec.name).or(self.command);
+        let asked = match spec {
             Ok(spec) if queues && spec.is_queued_in_multi() => Asked::Queued,
             Ok(_) => match arguments::command(words, limits, || moment.wall_ms() as i64) {
                 Ok(command) => Asked::Command(command),
@@ -102,7 +110,10 @@ impl Requests {
                 (Asked::Incomplete, 0)
             }
             text::Parsed::Empty { consumed } => (Asked::Empty, consumed),
-            text::Parsed::Command { command, consumed } => (Asked::Command(command), consumed),
+            text::Parsed::Command { command, consumed } => {
+                self.command = None;
+                (Asked::Command(command), consumed)
+            }
             text::Parsed::Wrong { wrong, consumed } => (Asked::Wrong(wrong), consumed),
             text::Parsed::Fatal { wrong } => (Asked::Fatal(wrong), 0),
         }

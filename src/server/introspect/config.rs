@@ -1,0 +1,56 @@
+//! CONFIG GET: those of Redis's parameters that have a true answer here.
+//!
+//! Kvmesh's own choices are in the configuration file, and STATUS shows them.
+
+use crate::journal::Fsync;
+use crate::protocol::command::{Bytes, Reply};
+use crate::protocol::resp::glob;
+use crate::server::introspect::text;
+use crate::server::{Shared, listener};
+
+/// Each parameter that one of the patterns matches, once. Patterns are in lower case, as names are.
+pub(in crate::server) fn config(shared: &Shared, patterns: &[Bytes<'_>]) -> Reply<'static> {
+    let wanted = |name: &str| patterns.iter().any(|pattern| glob::matches(pattern, name.as_bytes()));
+    let parameters = parameters(shared).into_iter().filter(|(name, _)| wanted(name));
+    Reply::Map(parameters.map(|(name, value)| (text(name), text(value))).collect())
+}
+
+fn parameters(shared: &Shared) -> Vec<(&'static str, String)> {
+    let (config, addr) = (&shared.services.config, shared.addr);
+    let fsync = match config.fsync {
+        Fsync::Always => "always",
+        Fsync::EverySecond => "everysec",
+        Fsync::Never => "no",
+    };
+    let keeps = if shared.services.mesh.disk_figures().is_some() { "yes" } else { "no" };
+    // As Redis has it: from the root.
+    let dir = std::path::absolute(&config.data_dir).unwrap_or_else(|_| config.data_dir.clone());
+    let known = [
+        ("appendfsync", fsync),
+        ("appendonly", keeps),
+        ("cluster-enabled", "no"),
+        ("daemonize", "no"),
+        ("maxmemory-policy", "noeviction"),
+        // There are no events to hear of.
+        ("notify-keyspace-events", ""),
+        ("protected-mode", "no"),
+        ("requirepass", ""),
+        // Snapshots are written when the log has grown, never after a time.
+        ("save", ""),
+        // Nobody is closed for being idle.
+        ("timeout", "0"),
+        ("tls-port", "0"),
+    ];
+    let measured = [
+        ("bind", addr.ip().to_string()),
+        ("databases", 1.to_string()),
+        ("dir", dir.display().to_string()),
+        ("maxclients", config.clients_max.to_string()),
+        ("maxmemory", config.memory_max.to_string()),
+        ("port", addr.port().to_string()),
+        ("proto-max-bulk-len", config.value_len_max.to_string()),
+        ("tcp-backlog", listener::BACKLOG.to_string()),
+        ("tcp-keepalive", listener::KEEPALIVE_IDLE.as_secs().to_string()),
+    ];
+    known.into_iter().map(|(name, value)| (name, value.to_owned())).chain(measured).collect()
+}
