@@ -38,7 +38,7 @@ pub(super) struct Executor<'a> {
     pub client: &'a Arc<Client>,
     pub writes: Writes<'a>,
     pub level: AckLevel,
-    /// What the command that is executed is called; `None` if it is a line of text.
+    /// What the last command was called; `None` if it was a line of text.
     pub name: Option<&'static str>,
     /// The name that others see.
     noted: Option<&'static str>,

@@ -136,6 +136,7 @@ impl<'a> Session<'a> {
             let rest = &unread[at..];
             let wire = executor.wire_of(rest);
             let (asked, consumed) = requests.next(rest, executor.queues(), &shared.limits, &moment);
+            executor.name = requests.command();
             let start = replies.len();
             let mut place = Place { command: at, reply: start..start, wire };
             at += consumed;
@@ -156,7 +157,6 @@ impl<'a> Session<'a> {
                 }
                 Asked::Command(asked) => {
                     command = asked;
-                    executor.name = requests.command();
                     executor.execute(&command, wire, &moment)
                 }
             };
