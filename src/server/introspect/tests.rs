@@ -312,13 +312,15 @@ fn figures_are_those_of_this_node() {
     assert_eq!(one(&mut client, "SET b 1 PX 100000"), "+OK");
     assert_eq!(one(&mut client, "SET c 1"), "+OK");
     assert_eq!(one(&mut client, "DEL c"), ":1");
-    drop(fixture.connect());
+    let mut other = fixture.connect();
+    assert_eq!(id(&mut other), "2");
+    drop(other);
     await_left(&fixture, 1);
     let after = info(&mut client, "INFO");
     let ttl = after["db0"].strip_prefix("keys=2,expires=1,avg_ttl=").unwrap().parse::<u64>().unwrap();
     assert!((1..=100_000).contains(&ttl), "{after:?}");
     assert_eq!(number(&after, "used_memory"), fixture.store.memory() as u64);
-    assert_eq!((number(&after, "total_connections_received"), number(&after, "total_commands_processed")), (2, 6));
+    assert_eq!((number(&after, "total_connections_received"), number(&after, "total_commands_processed")), (2, 7));
     assert_eq!(number(&after, "master_repl_offset"), fixture.mesh.submit().position().to_bits());
     assert_eq!(ask(&mut client, "ROLE"), ["master", &format!(":{}", after["master_repl_offset"])]);
     let cpu = |fields: &BTreeMap<String, String>| fields["used_cpu_user"].parse::<f64>().unwrap() + fields["used_cpu_sys"].parse::<f64>().unwrap();
