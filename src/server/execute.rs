@@ -2,6 +2,7 @@
 //!
 //! The one place where every command ends up, by whichever protocol it came. Owns what a connection has chosen and what it has written; never touches its socket.
 
+use std::cell::Cell;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -12,6 +13,7 @@ use crate::server::Shared;
 use crate::server::client::Client;
 use crate::server::judge::{self, Live, Moment};
 use crate::server::long::Long;
+use crate::server::lookups::Lookups;
 use crate::server::plan::{self, Plan, scanned};
 use crate::server::transaction::{Queued, Transaction, Watch};
 use crate::server::wire::Wire;
@@ -55,6 +57,7 @@ struct Tally {
     commands: u64,
     writes: u64,
     refused: u64,
+    lookups: Lookups,
     no_quorum: bool,
 }
 
@@ -244,15 +247,22 @@ impl<'a> Executor<'a> {
         refusal.into_reply(&self.shared.services, self.level)
     }
 
-    fn read_one<'c>(&self, key: &'c [u8], action: &Action<'_>, moment: &Moment) -> Reply<'c> {
+    fn read_one<'c>(&mut self, key: &'c [u8], action: &Action<'_>, moment: &Moment) -> Reply<'c> {
         let Shared { services, limits, .. } = self.shared;
-        services.store.read(key, |entry| judge::judge(key, action, None, Live::of(entry, moment), limits, moment).reply)
+        let lookups = &mut self.tally.lookups;
+        services.store.read(key, |entry| {
+            let current = Live::of(entry, moment);
+            lookups.note_action(action, current.is_some());
+            judge::judge(key, action, None, current, limits, moment).reply
+        })
     }
 
     fn write_one<'c>(&mut self, key: &'c [u8], action: &Action<'_>, moment: &Moment) -> Reply<'c> {
         match self.writes.one(self.level, key, action, moment) {
             Ok(reply) => {
                 let is_refused = matches!(reply, Reply::Error { .. } | Reply::Absent(_));
+                // Those that write and look, too, say in this way alone that nothing is there.
+                self.tally.lookups.note_action(action, !matches!(reply, Reply::Absent(_)));
                 *(if is_refused { &mut self.tally.refused } else { &mut self.tally.writes }) += 1;
                 reply
             }
@@ -264,11 +274,13 @@ impl<'a> Executor<'a> {
         let (keys, limits) = (several.keys(), &self.shared.limits);
         let answered = "a command on several keys is answered";
         if !several.may_write() {
-            return self
-                .shared
-                .services
-                .store
-                .look(Span::Keys(&keys), |view| Plan::new(view, limits, moment).run(command, &[]).expect(answered));
+            let lookups = &mut self.tally.lookups;
+            return self.shared.services.store.look(Span::Keys(&keys), |view| {
+                let mut plan = Plan::new(view, limits, moment);
+                let reply = plan.run(command, &[]).expect(answered);
+                lookups.add(plan.lookups);
+                reply
+            });
         }
         let brought = plan::brought(command);
         let written = self.writes.several(self.level, Span::Keys(&keys), plan::size(command), moment, |view| {
@@ -338,6 +350,7 @@ impl<'a> Executor<'a> {
         let span = if is_all { Span::All } else { Span::Keys(&keys) };
         let brought: Vec<_> = commands.iter().map(|command| command.as_ref().map_or_else(|_| Vec::new(), plan::brought)).collect();
         let limits = self.shared.limits;
+        let lookups = Cell::new(Lookups::default());
         let run = |view: &crate::store::View<'_>| {
             if watch.has_changed(view, moment) {
                 return (Vec::new(), None);
@@ -348,13 +361,18 @@ impl<'a> Executor<'a> {
                 reply.map(Reply::into_owned)
             });
             let replies = replies.collect();
+            // Of the last run, if there are several: only that one counts.
+            lookups.set(plan.lookups);
             (plan.into_effects(), Some(replies))
         };
         if !commands.iter().flatten().any(Command::may_write) {
-            return Ok(self.shared.services.store.look(span, |view| run(view).1));
+            let done = self.shared.services.store.look(span, |view| run(view).1);
+            self.tally.lookups.add(lookups.get());
+            return Ok(done);
         }
         let len = commands.iter().flatten().map(plan::size).sum();
         let done = self.writes.several(self.level, span, len, moment, run)?;
+        self.tally.lookups.add(lookups.get());
         self.tally.writes += 1;
         Ok(done)
     }
@@ -391,6 +409,8 @@ impl Shared {
         add(&self.counters.commands, tally.commands);
         add(&self.counters.writes, tally.writes);
         add(&self.counters.writes_refused, tally.refused);
+        add(&self.counters.hits, tally.lookups.hits);
+        add(&self.counters.misses, tally.lookups.misses);
     }
 
     /// Writes that were applied, and then not acknowledged in time or refused when they were judged again.

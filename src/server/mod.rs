@@ -13,6 +13,7 @@ mod introspect;
 mod judge;
 mod listener;
 mod long;
+mod lookups;
 mod plan;
 mod restore;
 mod session;
@@ -89,6 +90,8 @@ struct Counters {
     writes: AtomicU64,
     writes_refused: AtomicU64,
     writes_unknown: AtomicU64,
+    hits: AtomicU64,
+    misses: AtomicU64,
     accept_errors: AtomicU64,
     /// Clients that were one too many.
     clients_refused: AtomicU64,

@@ -9,6 +9,7 @@ use crate::entry::{Effect, Key, Value};
 use crate::protocol::command::{Action, Bytes, Command, ErrorCode, Limits, Reply, Several};
 use crate::protocol::resp::glob;
 use crate::server::judge::{self, Live, Moment};
+use crate::server::lookups::Lookups;
 use crate::store::{Cursor, Keyspace, View};
 
 pub(super) struct Plan<'v> {
@@ -18,6 +19,8 @@ pub(super) struct Plan<'v> {
     /// In the order in which their keys were written first.
     effects: Vec<(Key, Effect)>,
     places: HashMap<Key, usize>,
+    /// What the commands so far have looked for.
+    pub lookups: Lookups,
 }
 
 /// The values that a command brings, copied before any lock is taken.
@@ -48,7 +51,7 @@ pub(super) fn size(command: &Command<'_>) -> usize {
 
 impl<'v> Plan<'v> {
     pub fn new(view: &'v View<'v>, limits: &'v Limits, moment: &'v Moment) -> Plan<'v> {
-        Plan { view, limits, moment, effects: Vec::new(), places: HashMap::new() }
+        Plan { view, limits, moment, effects: Vec::new(), places: HashMap::new(), lookups: Lookups::default() }
     }
 
     pub fn into_effects(self) -> Vec<(Key, Effect)> {
@@ -78,7 +81,10 @@ impl<'v> Plan<'v> {
     }
 
     fn one<'c>(&mut self, key: &'c [u8], action: &Action<'_>, brought: Option<&Value>) -> Reply<'c> {
-        let verdict = judge::judge(key, action, brought, self.current(key), self.limits, self.moment);
+        let current = self.current(key);
+        let is_there = current.is_some();
+        let verdict = judge::judge(key, action, brought, current, self.limits, self.moment);
+        self.lookups.note_action(action, is_there);
         if let Some(effect) = verdict.effect {
             self.note(self.shared(key), effect);
         }
@@ -88,7 +94,11 @@ impl<'v> Plan<'v> {
     fn several<'c>(&mut self, several: &'c Several<'_>, brought: &[Value]) -> Reply<'c> {
         match several {
             Several::Get(keys) => Reply::Array(keys.iter().map(|key| self.one(key, &Action::Get, None)).collect()),
-            Several::Exists(keys) => Reply::Integer(keys.iter().filter(|key| self.current(key).is_some()).count() as i64),
+            Several::Exists(keys) => {
+                let there = keys.iter().filter(|key| self.current(key).is_some()).count();
+                self.lookups.add(Lookups { hits: there as u64, misses: (keys.len() - there) as u64 });
+                Reply::Integer(there as i64)
+            }
             Several::Delete(keys) => {
                 let mut deleted = 0;
                 for key in keys {

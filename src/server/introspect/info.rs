@@ -133,6 +133,8 @@ fn stats(shared: &Shared, lines: &mut Lines) {
     lines.put("rejected_connections", read(&counters.clients_refused));
     lines.put("expired_keys", shared.services.mesh.expired());
     lines.put("evicted_keys", 0);
+    lines.put("keyspace_hits", read(&counters.hits));
+    lines.put("keyspace_misses", read(&counters.misses));
 }
 
 fn replication(shared: &Shared, lines: &mut Lines) {

@@ -402,3 +402,37 @@ fn an_address_is_taken_apart() {
     assert_eq!(host_and_port("node-2.example:7101"), ("node-2.example", "7101"));
     assert_eq!(host_and_port("[::1]:7101"), ("::1", "7101"));
 }
+
+#[test]
+fn hits_and_misses_are_counted_as_redis_counts_them() {
+    let fixture = fixture(0, "");
+    let mut client = fixture.connect();
+    let mut change = |words: &str| {
+        let read = |client: &mut Client| {
+            let stats = info(client, "INFO stats");
+            (number(&stats, "keyspace_hits"), number(&stats, "keyspace_misses"))
+        };
+        let before = read(&mut client);
+        words.split(" | ").for_each(|words| drop(ask(&mut client, words)));
+        let after = read(&mut client);
+        (after.0 - before.0, after.1 - before.1)
+    };
+    assert_eq!(change("SET k abc | SET empty ''"), (0, 0));
+    // Something empty is there.
+    for words in ["GET k", "GET empty", "STRLEN empty", "GETRANGE empty 0 1", "TTL k", "TYPE k", "OBJECT ENCODING k", "GETEX k", "GETEX k PERSIST"] {
+        assert_eq!(change(words), (1, 0), "{words}");
+    }
+    for words in ["GET no", "STRLEN no", "GETRANGE no 0 1", "TTL no", "TYPE no", "GETDEL no", "GETEX no EX 0", "GETEX no EX 5", "SET no 1 XX GET"] {
+        assert_eq!(change(words), (0, 1), "{words}");
+    }
+    assert_eq!((change("EXISTS k no k"), change("MGET k no empty"), change("TOUCH k no")), ((2, 1), (2, 1), (1, 1)));
+    assert_eq!((change("GETSET g 1"), change("SET g 2 GET"), change("GETDEL g")), ((0, 1), (1, 0), (1, 0)));
+    for words in ["MEMORY USAGE k", "APPEND k x", "INCR n", "SETRANGE k 0 x", "EXPIRE k 9", "PERSIST k", "DEL no", "RENAME k k2", "RENAME k2 k", "KEYS *", "WATCH k"] {
+        assert_eq!(change(words), (0, 0), "{words}");
+    }
+    // What a transaction has made itself is there for what comes behind it.
+    assert_eq!(change("MULTI | GET k | GET no | STRLEN empty | EXISTS k no | MGET k no | GETDEL k | GET k | SET q 1 GET | SET q 1 GET | EXEC"), (6, 5));
+    assert_eq!(change("MULTI | GET empty | GET no | EXEC"), (1, 1));
+    assert_eq!(change("MULTI | GET empty | DISCARD"), (0, 0));
+    fixture.stop();
+}
