@@ -80,7 +80,8 @@ fn hello_says_what_redis_says() {
     let id = id(&mut client);
     let fields = |proto: &str| {
         let number = format!(":{id}");
-        let fields = ["server", "redis", "version", "7.0.15", "proto", proto, "id", &number, "mode", "standalone", "role", "master", "modules"];
+        let fields =
+            ["server", "redis", "version", "7.0.15", "proto", proto, "id", &number, "mode", "standalone", "role", "master", "modules"];
         fields.map(str::to_owned)
     };
     assert_eq!(ask(&mut client, "HELLO"), fields(":2"));
@@ -272,7 +273,8 @@ fn who_waits_for_long_can_be_killed() {
 fn info_has_the_sections_that_are_asked_for() {
     let fixture = fixture(0, "");
     let mut client = fixture.connect();
-    let titles = |text: String| -> Vec<String> { text.split("\r\n").filter_map(|line| line.strip_prefix("# ")).map(str::to_owned).collect() };
+    let titles =
+        |text: String| -> Vec<String> { text.split("\r\n").filter_map(|line| line.strip_prefix("# ")).map(str::to_owned).collect() };
     let all = ["Server", "Clients", "Memory", "Persistence", "Stats", "Replication", "CPU", "Cluster", "Keyspace", "Kvmesh"];
     for words in ["INFO", "INFO all", "INFO default", "INFO everything", "info EVERYTHING"] {
         assert_eq!(titles(one(&mut client, words)), all, "{words}");
@@ -323,7 +325,9 @@ fn figures_are_those_of_this_node() {
     assert_eq!((number(&after, "total_connections_received"), number(&after, "total_commands_processed")), (2, 7));
     assert_eq!(number(&after, "master_repl_offset"), fixture.mesh.submit().position().to_bits());
     assert_eq!(ask(&mut client, "ROLE"), ["master", &format!(":{}", after["master_repl_offset"])]);
-    let cpu = |fields: &BTreeMap<String, String>| fields["used_cpu_user"].parse::<f64>().unwrap() + fields["used_cpu_sys"].parse::<f64>().unwrap();
+    let cpu = |fields: &BTreeMap<String, String>| {
+        fields["used_cpu_user"].parse::<f64>().unwrap() + fields["used_cpu_sys"].parse::<f64>().unwrap()
+    };
     until("time is spent", || cpu(&info(&mut client, "INFO cpu")) > cpu(&after));
     fixture.stop();
 }
@@ -377,7 +381,10 @@ fn config_get_answers_what_has_an_answer() {
     ] {
         assert_eq!(ask(&mut client, &format!("CONFIG GET {name}")), [name, value]);
     }
-    assert_eq!(ask(&mut client, "CONFIG GET MAXmemory* s?ve maxmemory"), ["maxmemory-policy", "noeviction", "save", "", "maxmemory", "4096"]);
+    assert_eq!(
+        ask(&mut client, "CONFIG GET MAXmemory* s?ve maxmemory"),
+        ["maxmemory-policy", "noeviction", "save", "", "maxmemory", "4096"]
+    );
     assert!(ask(&mut client, "CONFIG GET lua-time-limit").is_empty());
     assert!(ask(&mut client, "CONFIG GET *").len() >= 2 * 15);
     ask(&mut client, "HELLO 3");
@@ -419,19 +426,38 @@ fn hits_and_misses_are_counted_as_redis_counts_them() {
     };
     assert_eq!(change("SET k abc | SET empty ''"), (0, 0));
     // Something empty is there.
-    for words in ["GET k", "GET empty", "STRLEN empty", "GETRANGE empty 0 1", "TTL k", "TYPE k", "OBJECT ENCODING k", "GETEX k", "GETEX k PERSIST"] {
+    for words in
+        ["GET k", "GET empty", "STRLEN empty", "GETRANGE empty 0 1", "TTL k", "TYPE k", "OBJECT ENCODING k", "GETEX k", "GETEX k PERSIST"]
+    {
         assert_eq!(change(words), (1, 0), "{words}");
     }
-    for words in ["GET no", "STRLEN no", "GETRANGE no 0 1", "TTL no", "TYPE no", "GETDEL no", "GETEX no EX 0", "GETEX no EX 5", "SET no 1 XX GET"] {
+    for words in
+        ["GET no", "STRLEN no", "GETRANGE no 0 1", "TTL no", "TYPE no", "GETDEL no", "GETEX no EX 0", "GETEX no EX 5", "SET no 1 XX GET"]
+    {
         assert_eq!(change(words), (0, 1), "{words}");
     }
     assert_eq!((change("EXISTS k no k"), change("MGET k no empty"), change("TOUCH k no")), ((2, 1), (2, 1), (1, 1)));
     assert_eq!((change("GETSET g 1"), change("SET g 2 GET"), change("GETDEL g")), ((0, 1), (1, 0), (1, 0)));
-    for words in ["MEMORY USAGE k", "APPEND k x", "INCR n", "SETRANGE k 0 x", "EXPIRE k 9", "PERSIST k", "DEL no", "RENAME k k2", "RENAME k2 k", "KEYS *", "WATCH k"] {
+    for words in [
+        "MEMORY USAGE k",
+        "APPEND k x",
+        "INCR n",
+        "SETRANGE k 0 x",
+        "EXPIRE k 9",
+        "PERSIST k",
+        "DEL no",
+        "RENAME k k2",
+        "RENAME k2 k",
+        "KEYS *",
+        "WATCH k",
+    ] {
         assert_eq!(change(words), (0, 0), "{words}");
     }
     // What a transaction has made itself is there for what comes behind it.
-    assert_eq!(change("MULTI | GET k | GET no | STRLEN empty | EXISTS k no | MGET k no | GETDEL k | GET k | SET q 1 GET | SET q 1 GET | EXEC"), (6, 5));
+    assert_eq!(
+        change("MULTI | GET k | GET no | STRLEN empty | EXISTS k no | MGET k no | GETDEL k | GET k | SET q 1 GET | SET q 1 GET | EXEC"),
+        (6, 5)
+    );
     assert_eq!(change("MULTI | GET empty | GET no | EXEC"), (1, 1));
     assert_eq!(change("MULTI | GET empty | DISCARD"), (0, 0));
     fixture.stop();
