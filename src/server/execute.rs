@@ -10,7 +10,7 @@ use crate::protocol::command::{AckLevel, Action, Command, ErrorCode, Reply, Resp
 use crate::protocol::resp::catalogue;
 use crate::protocol::resp::request::request_len_max;
 use crate::server::Shared;
-use crate::server::client::Client;
+use crate::server::client::{Client, NAME_LEN_MAX};
 use crate::server::judge::{self, Live, Moment};
 use crate::server::long::Long;
 use crate::server::lookups::Lookups;
@@ -213,6 +213,7 @@ impl<'a> Executor<'a> {
             Command::Ack { level: Some(level) } => self.choose(*level),
             Command::Ack { level: None } => Reply::Ack(self.level),
             Command::Unwatch => Reply::Ok,
+            Command::Hello { name: Some(name), .. } if name.len() > NAME_LEN_MAX => introspect::name_too_long(),
             Command::Hello { version, name } => {
                 self.version = version.unwrap_or(self.version);
                 self.client.note_version(self.version);

@@ -13,7 +13,7 @@ use crate::protocol::command::{Reply, RespVersion};
 use crate::server::Shared;
 use crate::server::client::Client;
 
-pub(super) use client::client;
+pub(super) use client::{client, name_too_long};
 pub(super) use config::config;
 pub(super) use info::info;
 

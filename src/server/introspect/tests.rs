@@ -118,6 +118,22 @@ fn names_are_kept_shown_and_taken_back() {
 }
 
 #[test]
+fn names_have_a_bound() {
+    let fixture = fixture(0, "");
+    let mut client = fixture.connect();
+    let (longest, longer) = ("n".repeat(1024), "n".repeat(1025));
+    let refused = "-ERR Client names cannot be longer than 1024 bytes.";
+    for words in ["CLIENT SETNAME", "HELLO 3 SETNAME", "CLIENT SETINFO lib-name", "CLIENT SETINFO lib-ver"] {
+        assert_eq!(one(&mut client, &format!("{words} {longer}")), refused, "{words}");
+    }
+    // Nothing of it was done.
+    assert_eq!(fields(&one(&mut client, "CLIENT INFO"))["resp"], "2");
+    assert_eq!(one(&mut client, &format!("CLIENT SETNAME {longest}")), "+OK");
+    assert_eq!(one(&mut client, "CLIENT GETNAME"), longest);
+    fixture.stop();
+}
+
+#[test]
 fn a_line_tells_of_a_connection_what_is_true() {
     let fixture = fixture(0, "");
     let (mut watcher, mut watched) = (fixture.connect(), fixture.connect());
