@@ -209,7 +209,7 @@ fn judge_set<'c>(key: &'c [u8], set: &Set<'_>, brought: Option<&Value>, current:
         Lifetime::Until(at) => match future(at, moment) {
             Some(expires) => Some(Effect::put(value(), Some(expires))),
             // Over before it has begun: nobody could ever see it.
-            None => current.map(|_| Effect::DELETE),
+            None => Some(Effect::DELETE),
         },
     };
     Verdict { effect, reply }

@@ -2,7 +2,7 @@
 //!
 //! The requests are kept as they came and parsed once more at EXEC; then they become one [`Plan`](crate::server::plan::Plan).
 
-use crate::entry::{Key, Version};
+use crate::entry::{Entry, Key, Version};
 use crate::protocol::command::{Command, ErrorCode, Limits, Reply, Wrong};
 use crate::protocol::quoting::shown;
 use crate::server::client;
@@ -30,8 +30,26 @@ struct Queue {
 
 struct Watched {
     key: Key,
-    /// Of what was there for readers.
+    was: Seen,
+}
+
+/// What was known of a key.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Seen {
+    /// A tombstone's, too: a key that was made and deleted again has changed.
     version: Option<Version>,
+    is_live: bool,
+}
+
+impl Seen {
+    fn of(entry: Option<&Entry>, moment: &Moment) -> Seen {
+        Seen { version: entry.map(|entry| entry.version), is_live: entry.is_some_and(|entry| entry.is_live(|| moment.wall_ms())) }
+    }
+
+    /// That a tombstone has been collected is no change.
+    fn has_become(self, now: Seen) -> bool {
+        self.is_live != now.is_live || now.version.is_some() && now.version != self.version
+    }
 }
 
 /// One of the commands that EXEC executes; what was wrong with it is its reply.
@@ -96,8 +114,8 @@ impl Transaction {
             if self.watched.len() == WATCHED_MAX {
                 return Reply::error(ErrorCode::Err, format!("{WATCHED_MAX} keys are watched, and no more can be; {} is not", shown(key)));
             }
-            let version = store.read(key, |entry| entry.filter(|entry| entry.is_live(|| moment.wall_ms())).map(|entry| entry.version));
-            self.watched.push(Watched { key: key.into(), version });
+            let was = store.read(key, |entry| Seen::of(entry, moment));
+            self.watched.push(Watched { key: key.into(), was });
         }
         Reply::Ok
     }
@@ -145,9 +163,6 @@ impl Watch {
     }
 
     pub fn has_changed(&self, view: &View<'_>, moment: &Moment) -> bool {
-        self.0.iter().any(|watched| {
-            let entry = view.entry(&watched.key).filter(|entry| entry.is_live(|| moment.wall_ms()));
-            entry.map(|entry| entry.version) != watched.version
-        })
+        self.0.iter().any(|watched| watched.was.has_become(Seen::of(view.entry(&watched.key), moment)))
     }
 }

@@ -62,14 +62,24 @@ fn is_scan_step(answer: &Answer) -> bool {
 pub fn is_listed_difference(command: &[Vec<u8>], redis: &Answer, kvmesh: &Answer) -> bool {
     let Some(name) = command.first() else { return false };
     let name = String::from_utf8_lossy(name).to_ascii_lowercase();
+    if name == "exec"
+        && let (Some(redis), Some(kvmesh)) = (redis.elements(), kvmesh.elements())
+    {
+        let mut pairs = redis.iter().zip(&kvmesh);
+        return redis.len() == kvmesh.len() && pairs.all(|(redis, kvmesh)| redis.raw == kvmesh.raw || is_shown_as_text(redis, kvmesh));
+    }
     let Reply::Error(sentence) = &kvmesh.reply else { return false };
     match name.as_str() {
         // Sentences are text: bytes in them that are not UTF-8 are shown as U+FFFD.
-        _ if redis.is_error() && sentence.contains('\u{fffd}') => *sentence == String::from_utf8_lossy(&redis.raw)[1..].trim_end(),
+        _ if is_shown_as_text(redis, kvmesh) => true,
         // Keys and values have limits of their own.
         _ if !redis.is_error() && (sentence.starts_with("ERR the key has ") || sentence.starts_with("ERR the value has ")) => true,
         // What the mesh cannot keep is refused in a sentence that names the command, where Redis would have done it or found fault with its words.
         name if super::refused::NAMES.contains(&name) => super::refused::is_refusal(name, sentence),
         _ => false,
     }
+}
+
+fn is_shown_as_text(redis: &Answer, kvmesh: &Answer) -> bool {
+    redis.is_error() && kvmesh.is_error() && String::from_utf8_lossy(&redis.raw).as_bytes() == kvmesh.raw
 }
