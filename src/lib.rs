@@ -9,11 +9,15 @@
 //! tombstone may go, whether two nodes must be equal. What a vector does not cover travels as a [`dump`]. The disk ([`journal`]) holds a dump, the snapshot, and since then
 //! the very bytes that came and went; reading it at the start is one more merge.
 //!
+//! Clients speak text or RESP, as Redis clients do, told apart by the first byte of each request ([`protocol`]). Both make the same typed commands, and each is executed in one
+//! place: on one key by `server::judge`, a pure function of the command, what is there and the time; on several keys, and from MULTI to EXEC, by `server::plan`, whose effects are
+//! applied in one step. A value may expire at a time that is part of its entry: readers look at the clock, and nobody writes a delete because of it.
+//!
 //! # A write's way
 //!
 //! ```text
 //!  client ── TCP ──▶ client-N                                    a session executes all commands that have come as one round
-//!                       │  submit: room, shard lock, judge, sequencer lock: stamp + send, insert
+//!                       │  submit: room, shard lock, judge, sequencer lock: stamp + send, insert (several keys: all their shards, one plan)
 //!                       ▼
 //!                 crossbeam channel                              bounded by bytes of room; in stamp order (I2)
 //!                       ▼
@@ -67,9 +71,9 @@
 //! | acks, waiting sessions | [`replication::acks`] | the table |
 //! | what waits for a peer | [`replication::outbox`] | one per peer |
 //! | what waits for the log, how the disk does | [`journal`] | the queue; the condition |
-//! | connected clients | `server::clients` | the table |
+//! | connected clients; what each has said of itself | `server::clients`, `server::client` | the table; one per client |
 //!
-//! Order: control, then a shard, then `seen` or the sequencer; the ack table, the outboxes and the journal's come last. Under a lock there is no I/O, no log line,
+//! Order: control, then a shard (of several, the lower number first), then `seen` or the sequencer; the ack table, the outboxes and the journal's come last. Under a lock there is no I/O, no log line,
 //! and no wait.
 //!
 //! # The invariants, and where they are kept

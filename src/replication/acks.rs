@@ -279,6 +279,12 @@ impl Acks {
         table.waiting.len() + table.counting
     }
 
+    /// Sessions that count who holds what, right now.
+    #[cfg(test)]
+    pub fn counting_len(&self) -> usize {
+        self.table.lock().counting
+    }
+
     fn recount(&self, table: &mut Table) {
         self.counted.store(table.peers.iter().filter(|peer| peer.counts()).count(), Ordering::Release);
         // `all` asks for fewer peers when one goes down.

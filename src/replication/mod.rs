@@ -33,6 +33,9 @@
 //!
 //! A tombstone may be collected when all members are proven to have it ([`collector`]). A node that was away for longer than that is *below the horizon*: it gets a full
 //! dump, and drops what the donor has proven deleted. So nothing deleted comes back, and a blank node blanks nobody.
+//!
+//! A value that has expired is a tombstone to every reader, and nobody writes one: a clock is never a reason to overwrite. What is left to do is to free memory, which the
+//! [`collector`] does.
 
 pub mod submit;
 

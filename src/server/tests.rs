@@ -6,6 +6,8 @@ use std::sync::atomic::AtomicUsize;
 use std::thread;
 use std::time::Duration;
 
+mod resp;
+
 use super::*;
 use crate::clock::{Now, Stamp};
 use crate::entry::{Entry, Key, NodeId, Origin, Version};

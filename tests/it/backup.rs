@@ -9,14 +9,14 @@ use tempfile::TempDir;
 use crate::client::Client;
 use crate::cluster::{Cluster, DEADLINE, until};
 
-struct Done {
-    code: Option<i32>,
-    out: String,
-    err: String,
+pub struct Done {
+    pub code: Option<i32>,
+    pub out: String,
+    pub err: String,
 }
 
 /// Runs kvctl against one node, with this file as its stdin.
-fn kvctl(cluster: &Cluster, id: u16, args: &[&str], stdin: Option<&Path>) -> Done {
+pub fn kvctl(cluster: &Cluster, id: u16, args: &[&str], stdin: Option<&Path>) -> Done {
     let stdin = stdin.map_or_else(Stdio::null, |path| File::open(path).unwrap().into());
     let mut command = Command::new(env!("CARGO_BIN_EXE_kvctl"));
     let output = command.args(["-n", &cluster.client_addr(id).to_string(), "--timeout", "30"]).args(args).stdin(stdin).output().unwrap();

@@ -98,7 +98,7 @@ impl Client {
 /// Whether the reply to this command ends with `END`.
 fn is_long(command: &str) -> bool {
     let verb = command.split(' ').next().unwrap_or_default();
-    ["STATUS", "PEERS", "KEYS", "DUMP", "HELP", "COMPACT", "RESUME"].iter().any(|long| long.eq_ignore_ascii_case(verb))
+    ["STATUS", "PEERS", "KEYS", "DUMP", "HELP", "COMPACT", "RESUME", "MGET"].iter().any(|long| long.eq_ignore_ascii_case(verb))
 }
 
 #[derive(Debug)]

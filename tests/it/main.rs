@@ -12,6 +12,7 @@ mod cluster;
 mod crashes;
 mod disks;
 mod exits;
+mod expiry;
 mod failpoints;
 mod faults;
 mod full_disk;

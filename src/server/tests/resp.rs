@@ -1,0 +1,202 @@
+//! Redis clients: which errors of the mesh they hear, and what becomes of their commands when a write of them is beaten.
+
+use super::*;
+use crate::protocol::resp::encoding::request;
+
+impl Client {
+    fn ask(&mut self, words: &[&str]) {
+        self.ask_all(&[words]);
+    }
+
+    /// In one piece, so that they are one round.
+    fn ask_all(&mut self, requests: &[&[&str]]) {
+        let mut bytes = Vec::new();
+        requests.iter().for_each(|words| request(words, &mut bytes));
+        self.send(bytes);
+    }
+
+    /// The next lines, without their ends; one that begins an error may go on.
+    fn hear(&mut self, lines: &[&str]) {
+        for wanted in lines {
+            let line = self.line();
+            let line = line.strip_suffix('\r').unwrap_or(&line);
+            let is_it = if wanted.starts_with('-') { line.starts_with(wanted) } else { line == *wanted };
+            assert!(is_it, "{line:?} instead of {wanted:?}");
+        }
+    }
+}
+
+#[test]
+fn a_node_that_has_not_caught_up_says_so_and_answers_what_clients_need_to_wait() {
+    let fixture = closed_fixture(any_port(), 2, "");
+    let mut client = fixture.connect();
+    client.ask(&["PING"]);
+    client.ask(&["SELECT", "0"]);
+    client.ask(&["AUTH", "default", "any"]);
+    client.ask(&["CLIENT", "SETNAME", "me"]);
+    client.ask(&["GET", "a"]);
+    client.ask(&["SET", "a", "1"]);
+    client.hear(&["+PONG", "+OK", "+OK", "+OK", "-LOADING this node is catching up", "-LOADING this node is catching up"]);
+    // What cannot be executed is not queued.
+    client.ask(&["MULTI"]);
+    client.ask(&["SET", "a", "1"]);
+    client.ask(&["EXEC"]);
+    client.hear(&["+OK", "-LOADING", "-EXECABORT"]);
+    client.ask(&["INFO", "persistence"]);
+    client.hear(&[]);
+    until("loading", || client.line().trim_end() == "loading:1");
+    fixture.stop();
+}
+
+#[test]
+fn without_a_quorum_and_without_room_redis_clients_hear_what_redis_says() {
+    let fixture = fixture(2, r#", "memory_max": 400"#);
+    let mut client = fixture.connect();
+    client.ask(&["ACK", "local"]);
+    client.ask(&["SET", "a", &"v".repeat(300)]);
+    client.ask(&["SET", "b", "1"]);
+    client.ask(&["MSET", "b", "1", "c", "2"]);
+    client.ask(&["INCR", "n"]);
+    client.ask(&["EXPIRE", "a", "100"]);
+    client.ask(&["DEL", "a"]);
+    client.hear(&["+OK", "+OK", "-OOM the entries take", "-OOM", "-OOM", ":1", ":1"]);
+    client.ask(&["ACK", "majority"]);
+    fixture.acks.set_up(0, false);
+    fixture.acks.set_up(1, false);
+    for command in [&["SET", "a", "1"][..], &["INCR", "a"], &["MSET", "a", "1", "b", "2"], &["FLUSHALL"]] {
+        client.ask(command);
+    }
+    client.ask(&["MULTI"]);
+    client.ask(&["SET", "a", "1"]);
+    client.ask(&["EXEC"]);
+    client.hear(&["+OK", "-NOREPLICAS 1 of 3 members is up", "-NOREPLICAS", "-NOREPLICAS", "-NOREPLICAS", "+OK", "+QUEUED", "-NOREPLICAS"]);
+    assert_eq!(fixture.store.counts(0).keys, 0);
+    fixture.stop();
+}
+
+#[test]
+fn what_is_not_acknowledged_in_time_is_unknown_as_a_whole() {
+    let fixture = fixture(2, r#", "ack_timeout_ms": 300"#);
+    let mut client = fixture.connect();
+    client.ask(&["MULTI"]);
+    client.ask(&["SET", "a", "1"]);
+    client.ask(&["GET", "a"]);
+    client.ask(&["EXEC"]);
+    client.ask(&["MSET", "b", "1", "c", "2"]);
+    client.ask(&["INCR", "a"]);
+    client.ask(&["GET", "a"]);
+    client.hear(&["+OK", "+QUEUED", "+QUEUED", "-TIMEOUT the write is applied on this node", "-TIMEOUT", "-TIMEOUT", "$1", "2"]);
+    // A long answer of a command that wrote is not given either.
+    let value = "v".repeat(400 << 10);
+    fixture.store.merge(fixture.foreign("long", Some(&value)), |_| false);
+    client.ask(&["GETSET", "long", "short"]);
+    client.ask(&["GET", "long"]);
+    client.hear(&["-TIMEOUT", "$5", "short"]);
+    fixture.stop();
+}
+
+#[test]
+fn a_beaten_command_counts_once_whatever_has_arrived() {
+    let fixture = fixture(2, r#", "ack_timeout_ms": 30000"#);
+    let mut client = fixture.connect();
+    fixture.store.merge(fixture.foreign("n", Some("5")), |_| false);
+    fixture.store.merge(fixture.foreign("text", Some("x")), |_| false);
+
+    // The winners are still on their way: what the round has left is stamped again as it is.
+    client.ask_all(&[&["INCR", "n"], &["INCRBY", "n", "10"], &["APPEND", "text", "y"]]);
+    fixture.await_waiting();
+    let (n, text) = (stamp(&fixture, "n"), stamp(&fixture, "text"));
+    let first = Stamp::from_bits(n.to_bits() - 1);
+    fixture.acks.note_beaten(&[first, n, text]);
+    until("they are stamped again", || stamp(&fixture, "n") > text && stamp(&fixture, "text") > text);
+    until("the session has answered", || {
+        fixture.acknowledge(0);
+        client.is_answered()
+    });
+    client.hear(&[":6", ":16", ":2"]);
+    assert_eq!(fixture.store.get(b"n").as_deref(), Some(&b"16"[..]));
+    assert_eq!(fixture.store.get(b"text").as_deref(), Some(&b"xy"[..]));
+
+    // The winners are here: the commands are judged anew, each upon what the one before has left.
+    client.ask_all(&[&["INCR", "n"], &["INCRBY", "n", "10"], &["SET", "new", "mine", "NX"], &["GETSET", "text", "z"], &["GETDEL", "text"]]);
+    fixture.await_waiting();
+    let last = stamp(&fixture, "text");
+    let beaten: Vec<Stamp> = (0..5).rev().map(|back| Stamp::from_bits(last.to_bits() - back)).collect();
+    for (key, value) in [("n", Some("100")), ("new", Some("theirs")), ("text", Some("t"))] {
+        fixture.store.merge(fixture.foreign(key, value), |_| false);
+    }
+    fixture.acks.note_beaten(&beaten);
+    until("the session has answered", || {
+        fixture.acknowledge(0);
+        client.is_answered()
+    });
+    client.hear(&[":101", ":111", "$-1", "$1", "t", "$1", "z"]);
+    assert_eq!(fixture.store.get(b"new").as_deref(), Some(&b"theirs"[..]));
+    fixture.stop();
+}
+
+#[test]
+fn the_effects_of_one_step_are_stamped_again_as_they_were() {
+    let fixture = fixture(2, r#", "ack_timeout_ms": 30000"#);
+    let mut client = fixture.connect();
+    fixture.store.merge(fixture.foreign("from", Some("moved")), |_| false);
+    client.ask_all(&[&["RENAME", "from", "to"], &["MULTI"], &["SET", "x", "1"], &["INCR", "x"], &["EXEC"]]);
+    fixture.await_waiting();
+    let (to, x) = (stamp(&fixture, "to"), stamp(&fixture, "x"));
+    // One of the winners has come, the other has not.
+    fixture.store.merge(fixture.foreign("to", Some("theirs")), |_| false);
+    fixture.acks.note_beaten(&[to, x]);
+    until("they are stamped again", || stamp(&fixture, "to") > x && stamp(&fixture, "x") > x);
+    until("the session has answered", || {
+        fixture.acknowledge(0);
+        client.is_answered()
+    });
+    client.hear(&["+OK", "+OK", "+QUEUED", "+QUEUED", "*2", "+OK", ":2"]);
+    assert_eq!(fixture.store.get(b"to").as_deref(), Some(&b"moved"[..]));
+    assert_eq!(fixture.store.get(b"x").as_deref(), Some(&b"2"[..]));
+    fixture.stop();
+}
+
+#[test]
+fn wait_counts_the_peers_that_have_it() {
+    let fixture = fixture(2, r#", "ack": "local""#);
+    let mut client = fixture.connect();
+    client.ask(&["WAIT", "2", "0"]);
+    client.hear(&[":2"]);
+    client.ask(&["SET", "a", "1"]);
+    client.ask(&["WAIT", "0", "0"]);
+    client.ask(&["WAIT", "1", "50"]);
+    client.hear(&["+OK", ":0", ":0"]);
+    fixture.acknowledge(1);
+    client.ask(&["WAIT", "2", "50"]);
+    client.hear(&[":1"]);
+    // Without a bound: until it is so.
+    client.ask(&["WAIT", "2", "0"]);
+    until("it waits", || fixture.acks.counting_len() > 0);
+    assert!(!client.is_answered());
+    fixture.acknowledge(0);
+    client.hear(&[":2"]);
+    // A peer that has it, but vouches only for what came later.
+    fixture.acks.reset(0, true);
+    client.ask(&["WAIT", "2", "20"]);
+    client.hear(&[":1"]);
+    fixture.acks.covered(0, fixture.submit.position());
+    client.ask(&["WAIT", "2", "0"]);
+    client.hear(&[":2"]);
+    client.ask(&["WAITAOF", "1", "1", "0"]);
+    client.hear(&["-ERR WAITAOF needs fsync"]);
+    fixture.stop();
+}
+
+#[test]
+fn a_client_that_goes_while_it_waits_is_let_go() {
+    let fixture = fixture(2, r#", "ack": "local""#);
+    let mut client = fixture.connect();
+    client.ask(&["SET", "a", "1"]);
+    client.ask(&["WAIT", "2", "0"]);
+    client.hear(&["+OK"]);
+    until("it waits", || fixture.acks.counting_len() > 0);
+    client.socket.shutdown(Shutdown::Both).unwrap();
+    until("its session has ended", || fixture.server.clients_len() == 0);
+    fixture.stop();
+}
