@@ -346,7 +346,7 @@ pub fn unexpected(line: &[u8], expected: &str) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::protocol::command::{ErrorCode, Reply};
+    use crate::protocol::reply::{ErrorCode, Reply};
     use crate::protocol::text::encode_reply;
     use proptest::prelude::*;
     use std::net::{Shutdown, TcpListener};

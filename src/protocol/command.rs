@@ -1,6 +1,6 @@
-//! What clients ask and what they are told, whichever protocol carries it.
+//! What clients ask, whichever protocol carries it.
 //!
-//! Parsing (text.rs, resp/) makes a [`Command`] out of bytes; execution (server/execute.rs) makes [`Reply`]s out of it; neither knows the other.
+//! Parsing (text.rs, resp/) makes a [`Command`] out of bytes; execution (server/execute.rs) makes [`Reply`](super::reply::Reply)s out of it; neither knows the other.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::entry::Value;
+use crate::protocol::reply::Wrong;
 
 /// How many members must hold a write before the client hears `OK`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -385,132 +385,11 @@ pub enum ListFilter {
     Module,
 }
 
-/// One answer. RESP knows all of them. The text protocol writes an array, and every long answer, as several lines and [`Reply::End`].
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Reply<'a> {
-    Ok,
-    /// A word that is no data: `PONG`, `QUEUED`, `string`.
-    Status(&'static str),
-    /// What is stored.
-    Value(Value),
-    /// Other data.
-    Bytes(Bytes<'a>),
-    /// Text for people, perhaps of several lines.
-    Text(String),
-    Integer(i64),
-    /// There is no such key: null in RESP, the error NOTFOUND in text.
-    Absent(Bytes<'a>),
-    Null,
-    /// EXEC whose watched keys have changed.
-    NullArray,
-    Array(Vec<Reply<'a>>),
-    /// Two replies a pair. Flat in RESP2.
-    Map(Vec<(Reply<'a>, Reply<'a>)>),
-    /// Without an order. An array in RESP2.
-    Set(Vec<Reply<'a>>),
-    Key(&'a [u8]),
-    Ack(AckLevel),
-    Digest {
-        sum: u64,
-        keys: u64,
-    },
-    /// A line of a long answer, as it is.
-    Line(&'a str),
-    End,
-    Error {
-        code: ErrorCode,
-        sentence: Cow<'a, str>,
-    },
-}
-
-/// The first word after `ERROR`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ErrorCode {
-    /// The command is known, its words are wrong.
-    Syntax,
-    /// No such command.
-    Unknown,
-    /// SET of a key that exists.
-    Exists,
-    /// GET, UPD or DEL of a key that does not.
-    NotFound,
-    /// A key, a value or a line over its limit.
-    TooBig,
-    /// `memory_max` is reached.
-    Full,
-    /// The disk has failed: refused, nothing was written.
-    ReadOnly,
-    /// Too few members are up for the ack level: refused, nothing was written.
-    NoQuorum,
-    /// Not acknowledged in time: the outcome is unknown.
-    Timeout,
-    /// The node has not caught up yet.
-    Loading,
-    /// A bound of this node is reached; nothing was written.
-    Busy,
-    /// RESTORE of a backup that has not seen deletes that were collected since.
-    Stale,
-    /// RESTORE of what is no dump, or no whole one.
-    BadDump,
-    /// The value is no number, or the sum would be none.
-    NotNumber,
-    /// What Redis calls `ERR`: anything else that is wrong with a request.
-    Err,
-    /// EXEC after a command that could not be queued.
-    ExecAbort,
-    /// HELLO with a version that is not spoken.
-    NoProto,
-    /// AUTH with a password that is not right.
-    WrongPass,
-}
-
-impl fmt::Display for ErrorCode {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            ErrorCode::Syntax => "SYNTAX",
-            ErrorCode::Unknown => "UNKNOWN",
-            ErrorCode::Exists => "EXISTS",
-            ErrorCode::NotFound => "NOTFOUND",
-            ErrorCode::TooBig => "TOOBIG",
-            ErrorCode::Full => "FULL",
-            ErrorCode::ReadOnly => "READONLY",
-            ErrorCode::NoQuorum => "NOQUORUM",
-            ErrorCode::Timeout => "TIMEOUT",
-            ErrorCode::Loading => "LOADING",
-            ErrorCode::Busy => "BUSY",
-            ErrorCode::Stale => "STALE",
-            ErrorCode::BadDump => "BADDUMP",
-            ErrorCode::NotNumber => "NOTNUMBER",
-            ErrorCode::Err => "ERR",
-            ErrorCode::ExecAbort => "EXECABORT",
-            ErrorCode::NoProto => "NOPROTO",
-            ErrorCode::WrongPass => "WRONGPASS",
-        })
-    }
-}
-
 /// The most bytes that a client may name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
     pub key_len_max: usize,
     pub value_len_max: usize,
-}
-
-/// What was wrong with a request, and what would be right.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Wrong {
-    pub code: ErrorCode,
-    pub sentence: String,
-}
-
-impl Wrong {
-    pub fn new(code: ErrorCode, sentence: impl Into<String>) -> Wrong {
-        Wrong { code, sentence: sentence.into() }
-    }
-
-    pub fn into_reply(self) -> Reply<'static> {
-        Reply::Error { code: self.code, sentence: Cow::Owned(self.sentence) }
-    }
 }
 
 impl Action<'_> {
@@ -580,52 +459,6 @@ impl Command<'_> {
             Command::Several(several) => several.may_write(),
             Command::Flush => true,
             _ => false,
-        }
-    }
-}
-
-impl Reply<'_> {
-    pub fn error(code: ErrorCode, sentence: impl Into<String>) -> Reply<'static> {
-        Reply::Error { code, sentence: Cow::Owned(sentence.into()) }
-    }
-
-    /// Bytes of data in it, about.
-    pub fn size(&self) -> usize {
-        const OVERHEAD: usize = 16;
-        OVERHEAD
-            + match self {
-                Reply::Value(value) => value.len(),
-                Reply::Bytes(bytes) => bytes.len(),
-                Reply::Text(text) => text.len(),
-                Reply::Key(key) => key.len(),
-                Reply::Array(replies) | Reply::Set(replies) => replies.iter().map(Reply::size).sum(),
-                Reply::Map(pairs) => pairs.iter().map(|(key, value)| key.size() + value.size()).sum(),
-                _ => 0,
-            }
-    }
-
-    /// The same, borrowing nothing.
-    pub fn into_owned(self) -> Reply<'static> {
-        let all = |replies: Vec<Reply<'_>>| replies.into_iter().map(Reply::into_owned).collect();
-        match self {
-            Reply::Ok => Reply::Ok,
-            Reply::Status(word) => Reply::Status(word),
-            Reply::Value(value) => Reply::Value(value),
-            Reply::Bytes(bytes) => Reply::Bytes(Cow::Owned(bytes.into_owned())),
-            Reply::Text(text) => Reply::Text(text),
-            Reply::Integer(number) => Reply::Integer(number),
-            Reply::Absent(key) => Reply::Absent(Cow::Owned(key.into_owned())),
-            Reply::Null => Reply::Null,
-            Reply::NullArray => Reply::NullArray,
-            Reply::Array(replies) => Reply::Array(all(replies)),
-            Reply::Map(pairs) => Reply::Map(pairs.into_iter().map(|(key, value)| (key.into_owned(), value.into_owned())).collect()),
-            Reply::Set(replies) => Reply::Set(all(replies)),
-            Reply::Key(key) => Reply::Bytes(Cow::Owned(key.to_vec())),
-            Reply::Ack(level) => Reply::Ack(level),
-            Reply::Digest { sum, keys } => Reply::Digest { sum, keys },
-            Reply::Line(line) => Reply::Text(line.to_owned()),
-            Reply::End => Reply::End,
-            Reply::Error { code, sentence } => Reply::Error { code, sentence: Cow::Owned(sentence.into_owned()) },
         }
     }
 }

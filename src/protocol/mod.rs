@@ -6,5 +6,6 @@ pub mod command;
 pub mod help;
 pub mod peer;
 pub mod quoting;
+pub mod reply;
 pub mod resp;
 pub mod text;

@@ -9,9 +9,10 @@ use std::borrow::Cow;
 
 use memchr::memchr;
 
-use crate::protocol::command::{Action, Bytes, Command, ErrorCode, ExpireOnly, ExpiryUnit, Limits, Only, Several, Wrong};
+use crate::protocol::command::{Action, Bytes, Command, ExpireOnly, ExpiryUnit, Limits, Only, Several};
 use crate::protocol::help::{Help, Verb};
 use crate::protocol::quoting::{shown, split_quoted, unquote};
+use crate::protocol::reply::{ErrorCode, Wrong};
 
 pub use encoding::{encode_command, encode_reply, write_reply};
 

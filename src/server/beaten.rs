@@ -13,7 +13,8 @@ use std::time::Instant;
 
 use crate::clock::{Stamp, wall_ms};
 use crate::entry::{Effect, Entry, Version};
-use crate::protocol::command::{AckLevel, Action, Command, ErrorCode, Limits, Reply};
+use crate::protocol::command::{AckLevel, Action, Command, Limits};
+use crate::protocol::reply::{ErrorCode, Reply};
 use crate::replication::acks::{Round, Waited};
 use crate::server::Services;
 use crate::server::judge::Moment;

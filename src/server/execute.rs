@@ -6,7 +6,8 @@ use std::cell::Cell;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::protocol::command::{AckLevel, Action, Command, ErrorCode, Reply, RespVersion, Several, Wrong};
+use crate::protocol::command::{AckLevel, Action, Command, RespVersion, Several};
+use crate::protocol::reply::{ErrorCode, Reply, Wrong};
 use crate::protocol::resp::catalogue;
 use crate::protocol::resp::request::request_len_max;
 use crate::server::Shared;

@@ -7,8 +7,9 @@ use std::cell::Cell;
 
 use crate::clock;
 use crate::entry::{Effect, Entry, Expiry, Value};
-use crate::protocol::command::{Action, Bytes, ErrorCode, ExpireOnly, ExpiryUnit, Lifetime, Limits, Only, Reply, Set, SetAnswer};
+use crate::protocol::command::{Action, Bytes, ExpireOnly, ExpiryUnit, Lifetime, Limits, Only, Set, SetAnswer};
 use crate::protocol::quoting::shown;
+use crate::protocol::reply::{ErrorCode, Reply};
 use crate::protocol::resp::decimal::{self, NotAdded};
 use crate::protocol::resp::request::integer;
 use crate::store;

@@ -10,7 +10,7 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 
-use crate::protocol::command::{ErrorCode, Reply};
+use crate::protocol::reply::{ErrorCode, Reply};
 use crate::protocol::text::encode_reply;
 use crate::server::client::Client;
 use crate::server::clients::NotAdmitted;

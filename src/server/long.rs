@@ -8,9 +8,10 @@ use std::time::{Duration, Instant};
 
 use crate::clock::{Now, wall_ms};
 use crate::entry::{Effect, Key};
-use crate::protocol::command::{Command, ErrorCode, Reply};
+use crate::protocol::command::Command;
 use crate::protocol::help::{HELP, Help, Verb, WORDS};
 use crate::protocol::quoting::shown;
+use crate::protocol::reply::{ErrorCode, Reply};
 use crate::protocol::resp::glob;
 use crate::protocol::text::write_reply;
 use crate::replication::acks::Held;

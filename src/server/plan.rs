@@ -6,7 +6,8 @@
 use std::collections::HashMap;
 
 use crate::entry::{Effect, Key, Value};
-use crate::protocol::command::{Action, Bytes, Command, ErrorCode, Limits, Reply, Several};
+use crate::protocol::command::{Action, Bytes, Command, Limits, Several};
+use crate::protocol::reply::{ErrorCode, Reply};
 use crate::protocol::resp::glob;
 use crate::server::judge::{self, Live, Moment};
 use crate::server::lookups::Lookups;

@@ -13,7 +13,7 @@ use crate::clock::Now;
 use crate::dump::{self, Line};
 use crate::entry::Entry;
 use crate::protocol::command::Limits;
-use crate::protocol::command::{ErrorCode, Reply};
+use crate::protocol::reply::{ErrorCode, Reply};
 use crate::protocol::text::encode_reply;
 use crate::replication::restore::{NotRestored, Restore, Restored};
 use crate::server::Shared;

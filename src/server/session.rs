@@ -8,7 +8,8 @@ use std::net::{Shutdown, TcpStream};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::protocol::command::{Command, ErrorCode, Reply};
+use crate::protocol::command::Command;
+use crate::protocol::reply::{ErrorCode, Reply};
 use crate::server::Shared;
 use crate::server::buffer::{NoRoom, ReadBuffer};
 use crate::server::client::Client;

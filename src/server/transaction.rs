@@ -3,8 +3,9 @@
 //! The requests are kept as they came and parsed once more at EXEC; then they become one [`Plan`](crate::server::plan::Plan).
 
 use crate::entry::{Entry, Key, Version};
-use crate::protocol::command::{Command, ErrorCode, Limits, Reply, Wrong};
+use crate::protocol::command::{Command, Limits};
 use crate::protocol::quoting::shown;
+use crate::protocol::reply::{ErrorCode, Reply, Wrong};
 use crate::server::client;
 use crate::server::judge::Moment;
 use crate::server::wire::parse_again;

@@ -4,7 +4,8 @@
 
 use std::io;
 
-use crate::protocol::command::{Command, Limits, Reply, RespVersion, Wrong};
+use crate::protocol::command::{Command, Limits, RespVersion};
+use crate::protocol::reply::{Reply, Wrong};
 use crate::protocol::resp::request::{self, Partial};
 use crate::protocol::resp::{arguments, encoding};
 use crate::protocol::text;

@@ -8,7 +8,8 @@ use std::time::Instant;
 
 use crate::clock::Stamp;
 use crate::entry::{Effect, Entry, Key};
-use crate::protocol::command::{AckLevel, Action, ErrorCode, Limits, Reply};
+use crate::protocol::command::{AckLevel, Action, Limits};
+use crate::protocol::reply::{ErrorCode, Reply};
 use crate::replication::acks::{NoQuorum, Round, Waited};
 use crate::replication::submit::NotWritten;
 use crate::server::Services;

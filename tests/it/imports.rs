@@ -55,6 +55,7 @@ const RULES: &[Rule] = &[
             "dump",
             "config",
             "protocol::command",
+            "protocol::reply",
             "protocol::text",
             "protocol::help",
             "protocol::quoting",

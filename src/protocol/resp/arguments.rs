@@ -11,7 +11,8 @@ mod strings;
 
 use std::borrow::Cow;
 
-use crate::protocol::command::{Bytes, Command, ErrorCode, Limits, Wrong};
+use crate::protocol::command::{Bytes, Command, Limits};
+use crate::protocol::reply::{ErrorCode, Wrong};
 use crate::protocol::resp::Words;
 use crate::protocol::resp::catalogue::{self, Spec, Verb};
 use crate::protocol::resp::refused;

@@ -2,7 +2,8 @@
 
 use std::io::{self, Write};
 
-use crate::protocol::command::{ErrorCode, Reply, RespVersion};
+use crate::protocol::command::RespVersion;
+use crate::protocol::reply::{ErrorCode, Reply};
 
 /// Writes one reply.
 pub fn write_reply(out: &mut impl Write, reply: &Reply<'_>, version: RespVersion) -> io::Result<()> {

@@ -6,7 +6,8 @@
 use std::ops::Range;
 
 use super::Words;
-use crate::protocol::command::{ErrorCode, Limits, Wrong};
+use crate::protocol::command::Limits;
+use crate::protocol::reply::{ErrorCode, Wrong};
 
 /// A line without its end; one that is longer is fatal.
 const LINE_LEN_MAX: usize = 64 * 1024;

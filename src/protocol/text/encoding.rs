@@ -2,8 +2,9 @@
 
 use std::io::{self, Write as _};
 
-use crate::protocol::command::{Action, Command, ErrorCode, Only, Reply, Several};
+use crate::protocol::command::{Action, Command, Only, Several};
 use crate::protocol::quoting::{shown, write_text, write_word};
+use crate::protocol::reply::{ErrorCode, Reply};
 
 /// Appends a reply with its line end.
 pub fn encode_reply(reply: &Reply<'_>, out: &mut Vec<u8>) {

@@ -7,7 +7,8 @@ use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use crate::protocol::command::{ClientCommand, ClientKind, ErrorCode, KillClients, Reply, RespVersion};
+use crate::protocol::command::{ClientCommand, ClientKind, KillClients, RespVersion};
+use crate::protocol::reply::{ErrorCode, Reply};
 use crate::server::Shared;
 use crate::server::client::{Client, NAME_LEN_MAX};
 

@@ -3,7 +3,8 @@
 //! Kvmesh's own choices are in the configuration file, and STATUS shows them.
 
 use crate::journal::Fsync;
-use crate::protocol::command::{Bytes, Reply};
+use crate::protocol::command::Bytes;
+use crate::protocol::reply::Reply;
 use crate::protocol::resp::glob;
 use crate::server::introspect::text;
 use crate::server::{Shared, listener};

@@ -8,7 +8,7 @@ use nix::sys::resource::{Usage, UsageWho, getrusage};
 use nix::sys::time::TimeValLike;
 
 use crate::clock::{Now, wall_ms};
-use crate::protocol::command::Reply;
+use crate::protocol::reply::Reply;
 use crate::replication::report::resident_len;
 use crate::server::Shared;
 use crate::server::introspect::{REDIS_VERSION, VERSION, host_and_port};

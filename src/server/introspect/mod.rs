@@ -9,7 +9,8 @@ mod info;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::clock::Now;
-use crate::protocol::command::{Reply, RespVersion};
+use crate::protocol::command::RespVersion;
+use crate::protocol::reply::Reply;
 use crate::server::Shared;
 use crate::server::client::Client;
 

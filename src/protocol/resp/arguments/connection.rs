@@ -1,7 +1,8 @@
 //! Commands that concern the connection: who is there, and how they speak.
 
 use super::{Call, is, shown, syntax, within, wrong, wrong_arity};
-use crate::protocol::command::{Bytes, ClientCommand, ClientKind, Command, ErrorCode, KillClients, RespVersion, Wrong};
+use crate::protocol::command::{Bytes, ClientCommand, ClientKind, Command, KillClients, RespVersion};
+use crate::protocol::reply::{ErrorCode, Wrong};
 use crate::protocol::resp::request::integer;
 
 /// What a client says of itself is kept as long as it is connected; beyond this it is refused.

@@ -2,7 +2,8 @@
 
 use super::strings::one;
 use super::{Call, is, shown, wrong};
-use crate::protocol::command::{Action, Command, ExpireOnly, ExpiryUnit, Lifetime, Wrong};
+use crate::protocol::command::{Action, Command, ExpireOnly, ExpiryUnit, Lifetime};
+use crate::protocol::reply::Wrong;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Unit {

@@ -2,7 +2,8 @@
 
 use super::strings::one;
 use super::{Call, is, syntax, up_to_zero, within, wrong};
-use crate::protocol::command::{Action, Bytes, Command, Several, Wrong};
+use crate::protocol::command::{Action, Bytes, Command, Several};
+use crate::protocol::reply::Wrong;
 
 /// What SCAN looks at where nothing is said.
 const SCAN_COUNT: usize = 10;

@@ -4,7 +4,8 @@ use std::borrow::Cow;
 use std::time::Duration;
 
 use super::{Call, is, shown, syntax, wrong};
-use crate::protocol::command::{Catalogue, Command, ListFilter, Wrong};
+use crate::protocol::command::{Catalogue, Command, ListFilter};
+use crate::protocol::reply::Wrong;
 
 /// Beyond this DEBUG SLEEP is refused: a connection that sleeps is one that nobody else has.
 const SLEEP_MAX: Duration = Duration::from_secs(60);

@@ -2,7 +2,8 @@
 
 use super::expiry::{self, Since, Unit};
 use super::{Call, is, syntax, wrong, wrong_arity};
-use crate::protocol::command::{Action, Bytes, Command, Lifetime, Only, Set, SetAnswer, Several, Wrong};
+use crate::protocol::command::{Action, Bytes, Command, Lifetime, Only, Set, SetAnswer, Several};
+use crate::protocol::reply::Wrong;
 
 pub fn get<'a>(call: &Call<'a, '_>) -> Result<Command<'a>, Wrong> {
     one(call.key(1)?, Action::Get)

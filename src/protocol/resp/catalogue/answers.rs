@@ -5,7 +5,8 @@ use std::iter;
 
 use super::usage::{self, Argument, Kind};
 use super::{Keys, Spec, commands, lookup};
-use crate::protocol::command::{Catalogue, ListFilter, Reply};
+use crate::protocol::command::{Catalogue, ListFilter};
+use crate::protocol::reply::Reply;
 use crate::protocol::resp::glob;
 
 /// ACL categories in Redis's order, each with the flags that make a command one of it. `!` means without that flag.

@@ -2,7 +2,8 @@ use std::collections::HashSet;
 
 use super::usage::{Argument, Kind};
 use super::*;
-use crate::protocol::command::{Catalogue, Limits, ListFilter, Reply};
+use crate::protocol::command::{Catalogue, Limits, ListFilter};
+use crate::protocol::reply::Reply;
 use crate::protocol::resp::{Words, arguments};
 
 /// With subcommands.
