@@ -1,14 +1,17 @@
 //! From a command to its reply.
 //!
-//! The one place where every command ends up, by whichever protocol it came. Owns what a connection has chosen and what it has written; never touches its socket.
+//! The one place where every command ends up, by whichever protocol it came. Owns what a connection has chosen and what it has written; never touches its socket. What EXEC
+//! does with what was queued is in exec.rs.
 
-use std::cell::Cell;
+mod exec;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::protocol::command::{AckLevel, Action, Command, RespVersion, Several};
 use crate::protocol::reply::{ErrorCode, Reply, Wrong};
 use crate::protocol::resp::catalogue;
+use crate::protocol::resp::glob;
 use crate::protocol::resp::request::request_len_max;
 use crate::server::Shared;
 use crate::server::client::{Client, NAME_LEN_MAX};
@@ -16,7 +19,7 @@ use crate::server::judge::{self, Live, Moment};
 use crate::server::long::Long;
 use crate::server::lookups::Lookups;
 use crate::server::plan::{self, Plan, scanned};
-use crate::server::transaction::{Queued, Transaction, Watch};
+use crate::server::transaction::Transaction;
 use crate::server::wire::Wire;
 use crate::server::writes::{Place, Refusal, Writes};
 use crate::server::{introspect, long};
@@ -302,103 +305,12 @@ impl<'a> Executor<'a> {
     fn scan(&self, cursor: u64, pattern: Option<&[u8]>, count: usize, strings: bool, moment: &Moment) -> Reply<'static> {
         let mut keys = Vec::new();
         let next = self.shared.services.store.scan(Cursor::from_bits(cursor), count, moment.wall_ms(), |entry| {
-            if strings && pattern.is_none_or(|pattern| crate::protocol::resp::glob::matches(pattern, &entry.key)) {
+            if strings && pattern.is_none_or(|pattern| glob::matches(pattern, &entry.key)) {
                 keys.push(Reply::Value(entry.key.clone()));
             }
         });
         scanned(next, keys)
     }
-
-    fn exec(&mut self, moment: &Moment) -> Reply<'static> {
-        let (requests, watch) = match self.transaction.take() {
-            Ok(taken) => taken,
-            Err(reply) => return reply,
-        };
-        let limits = &self.shared.limits;
-        let commands = requests.commands(limits, moment);
-        match self.exec_data(&commands, &watch, moment) {
-            Ok(Some(replies)) => {
-                let mut all = Vec::with_capacity(replies.len());
-                for (command, reply) in commands.iter().zip(replies) {
-                    all.push(match (reply, command) {
-                        (Some(reply), _) => reply,
-                        (None, Ok(command)) => self.exec_other(command),
-                        (None, Err(wrong)) => wrong.clone().into_reply(),
-                    });
-                }
-                Reply::Array(all)
-            }
-            Ok(None) => Reply::NullArray,
-            Err(refusal) => self.refused(refusal),
-        }
-    }
-
-    /// The commands that concern data, in one step. `None` where a watched key has changed; for each other command, too.
-    fn exec_data(
-        &mut self,
-        commands: &[Queued<'_>],
-        watch: &Watch,
-        moment: &Moment,
-    ) -> Result<Option<Vec<Option<Reply<'static>>>>, Refusal> {
-        let mut keys: Vec<&[u8]> = watch.keys().collect();
-        let mut is_all = false;
-        for command in commands.iter().flatten() {
-            match command {
-                Command::One { key, .. } => keys.push(key),
-                Command::Several(several) => keys.extend(several.keys()),
-                other => is_all |= is_of_all_keys(other),
-            }
-        }
-        let span = if is_all { Span::All } else { Span::Keys(&keys) };
-        let brought: Vec<_> = commands.iter().map(|command| command.as_ref().map_or_else(|_| Vec::new(), plan::brought)).collect();
-        let limits = self.shared.limits;
-        let lookups = Cell::new(Lookups::default());
-        let run = |view: &crate::store::View<'_>| {
-            if watch.has_changed(view, moment) {
-                return (Vec::new(), None);
-            }
-            let mut plan = Plan::new(view, &limits, moment);
-            let replies = commands.iter().zip(&brought).map(|(command, brought)| {
-                let reply = command.as_ref().ok().and_then(|command| plan.run(command, brought));
-                reply.map(Reply::into_owned)
-            });
-            let replies = replies.collect();
-            // Of the last run, if there are several: only that one counts.
-            lookups.set(plan.lookups);
-            (plan.into_effects(), Some(replies))
-        };
-        if !commands.iter().flatten().any(Command::may_write) {
-            let done = self.shared.services.store.look(span, |view| run(view).1);
-            self.tally.lookups.add(lookups.get());
-            return Ok(done);
-        }
-        let len = commands.iter().flatten().map(plan::size).sum();
-        let done = self.writes.several(self.level, span, len, moment, run)?;
-        self.tally.lookups.add(lookups.get());
-        self.tally.writes += 1;
-        Ok(done)
-    }
-
-    /// In a transaction, behind what concerned data.
-    fn exec_other(&mut self, command: &Command<'_>) -> Reply<'static> {
-        match command {
-            Command::Wait { .. }
-            | Command::WaitDurable { .. }
-            | Command::Sleep { .. }
-            | Command::Status
-            | Command::Peers
-            | Command::Digest { .. }
-            | Command::Compact
-            | Command::Resume
-            | Command::Info { .. } => long::answer(self, Long::of(command), false),
-            other => self.about_connection(other).into_owned(),
-        }
-    }
-}
-
-/// Whether it looks at all keys in a transaction.
-fn is_of_all_keys(command: &Command<'_>) -> bool {
-    matches!(command, Command::Count | Command::Matching { .. } | Command::Scan { .. } | Command::RandomKey | Command::Flush)
 }
 
 impl Shared {
