@@ -95,7 +95,7 @@ impl Requests {
         self.command = spec.as_ref().ok().map(|spec| spec.name).or(self.command);
         let asked = match spec {
             Ok(spec) if queues && spec.is_queued_in_multi() => Asked::Queued,
-            Ok(_) => match arguments::command(words, limits, || moment.wall_ms() as i64) {
+            Ok(spec) => match arguments::checked(spec, words, limits, || moment.wall_ms() as i64) {
                 Ok(command) => Asked::Command(command),
                 Err(wrong) => Asked::Wrong(wrong),
             },

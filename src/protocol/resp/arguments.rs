@@ -20,7 +20,11 @@ use crate::protocol::resp::request::integer;
 
 /// The command that a request asks for. `now_ms`: milliseconds since 1970.
 pub fn command<'a>(words: Words<'a, '_>, limits: &Limits, now_ms: impl Fn() -> i64) -> Result<Command<'a>, Wrong> {
-    let spec = check(words)?;
+    checked(check(words)?, words, limits, now_ms)
+}
+
+/// The same where `spec` is known to be what [`check`] says of these words.
+pub fn checked<'a>(spec: &'static Spec, words: Words<'a, '_>, limits: &Limits, now_ms: impl Fn() -> i64) -> Result<Command<'a>, Wrong> {
     dispatch(&Call { spec, words, limits, now_ms: &now_ms })
 }
 
