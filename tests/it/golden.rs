@@ -27,6 +27,11 @@ fn quoting() {
 }
 
 #[test]
+fn numbers_and_expiry() {
+    run("numbers-and-expiry");
+}
+
+#[test]
 fn fault_and_recovery() {
     run("fault-and-recovery");
 }
@@ -42,7 +47,10 @@ fn every_script_is_run() {
     let dir = fs::read_dir(repository_path("tests/it/scripts")).unwrap();
     let mut names: Vec<String> = dir.map(|file| file.unwrap().file_name().into_string().unwrap()).collect();
     names.sort();
-    assert_eq!(names, ["basic-operations.txt", "cut-link.txt", "errors.txt", "fault-and-recovery.txt", "quoting.txt"]);
+    assert_eq!(
+        names,
+        ["basic-operations.txt", "cut-link.txt", "errors.txt", "fault-and-recovery.txt", "numbers-and-expiry.txt", "quoting.txt"]
+    );
 }
 
 fn run(name: &str) {
@@ -74,7 +82,7 @@ fn run(name: &str) {
 
 /// Replies begin with a capital or a digit, everything else in a script does not.
 fn is_reply(line: &str) -> bool {
-    line.starts_with(|first: char| first.is_ascii_uppercase() || first.is_ascii_digit() || first == '{')
+    line.starts_with(|first: char| first.is_ascii_uppercase() || first.is_ascii_digit() || matches!(first, '{' | '-'))
 }
 
 struct Script {
