@@ -64,6 +64,16 @@ impl Reply<'_> {
             }
     }
 
+    /// Of these, those that are not shared with the store.
+    pub fn own_size(&self) -> usize {
+        match self {
+            Reply::Value(_) => 0,
+            Reply::Array(replies) | Reply::Set(replies) => replies.iter().map(|reply| reply.own_size() + size_of::<Reply<'_>>()).sum(),
+            Reply::Map(pairs) => pairs.iter().map(|(key, value)| key.own_size() + value.own_size() + 2 * size_of::<Reply<'_>>()).sum(),
+            reply => reply.size(),
+        }
+    }
+
     /// The same, borrowing nothing.
     pub fn into_owned(self) -> Reply<'static> {
         let all = |replies: Vec<Reply<'_>>| replies.into_iter().map(Reply::into_owned).collect();

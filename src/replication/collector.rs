@@ -1,7 +1,7 @@
 //! The collector of what is over: tombstones, and values that have expired.
 //!
 //! Nobody deletes what has expired, for no node's clock may decide over another's write: that it is over is part of the write, and everybody who reads knows. What is
-//! left to do is to free memory. A value is let go when the clocks of a majority agree that it is over, by more than clocks may be apart; what is left is a
+//! left to do is to free memory. A value is let go when the clocks of all who are up, and who are a majority, agree that it is over, by more than clocks may be apart; what is left is a
 //! tombstone in place, under the same version.
 //!
 //! **I6**: a tombstone goes only when every configured member is proven to cover it, when it is older than `tombstone_age_min`, and while no dump is served or taken

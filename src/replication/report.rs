@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use crate::clock::{Now, Stamp};
-use crate::entry::NodeId;
+use crate::entry::{Entry, NodeId};
 use crate::journal::Condition;
 use crate::replication::control::{Control, Peer, Stage, names};
 use crate::replication::mesh::Mesh;
@@ -58,7 +58,7 @@ impl Mesh {
     pub fn status(&self, now: Now) -> Vec<(&'static str, String)> {
         let vector = self.vector();
         let counts = self.store.counts(now.wall_ms);
-        let pinning = if counts.tombstones == 0 { Vec::new() } else { self.pinning() };
+        let pinning = if counts.tombstones == 0 { Vec::new() } else { self.pinning(now) };
         let control = self.control.lock();
         let (state, up) = (state(&control), members_up(&control));
         let members: Vec<String> = self.config.members().iter().map(NodeId::to_string).collect();
@@ -151,7 +151,7 @@ impl Mesh {
     /// One line a peer, for PEERS.
     pub fn peers(&self, now: Now) -> Vec<String> {
         let traffic = self.traffic();
-        let waiting = self.tombstones_waiting();
+        let waiting = self.tombstones_waiting(now);
         let control = self.control.lock();
         control
             .peers
@@ -185,20 +185,26 @@ impl Mesh {
     }
 
     /// For each peer, how many tombstones it is not proven to cover.
-    fn tombstones_waiting(&self) -> Vec<usize> {
-        let proven: Vec<_> = self.control.lock().peers.iter().map(|peer| peer.proven.clone().unwrap_or_default()).collect();
-        let mut waiting = vec![0; proven.len()];
+    fn tombstones_waiting(&self, now: Now) -> Vec<usize> {
+        let age_min = self.config.tombstone_age_min.as_millis() as u64;
+        let known: Vec<_> = self.control.lock().peers.iter().map(|peer| (peer.proven.clone().unwrap_or_default(), peer.wall_ms)).collect();
+        let mut waiting = vec![0; known.len()];
         for shard in 0..self.store.shards_len() {
-            for (count, proven) in waiting.iter_mut().zip(&proven) {
-                *count += self.store.count_tombstones(shard, |version| !proven.covers(version));
+            for (count, (proven, wall_ms)) in waiting.iter_mut().zip(&known) {
+                // What is long over here must be so by the peer's clock, too.
+                let is_over =
+                    |entry: &Entry, wall_ms: u64| entry.expires.is_none_or(|expires| expires.is_over(wall_ms.saturating_sub(age_min)));
+                *count += self.store.count_tombstones(shard, |entry| {
+                    !proven.covers(entry.version) || is_over(entry, now.wall_ms) && !is_over(entry, *wall_ms)
+                });
             }
         }
         waiting
     }
 
     /// The members that tombstones wait for although they are away.
-    fn pinning(&self) -> Vec<NodeId> {
-        let waiting = self.tombstones_waiting();
+    fn pinning(&self, now: Now) -> Vec<NodeId> {
+        let waiting = self.tombstones_waiting(now);
         let control = self.control.lock();
         missing(&control, |peer| waiting[peer] > 0 && !control.peers[peer].up)
     }

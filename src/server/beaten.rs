@@ -4,8 +4,9 @@
 //! until the deadline of its round. If a later write of the same key in the same round stands, the earlier one is *not* stamped again: it would
 //! overtake its successor; its outcome is that of its successor. Three outcomes, never confused: done, refused, unknown.
 //!
-//! A command on one key is judged anew where the winner is here, and so may answer something else than before. The effects of one on several keys are
-//! stamped again as they are: to judge one key of several by itself would tear the command apart.
+//! A command on one key is judged anew where the winner is here, and so may answer something else than before; but not where another client of this node has written
+//! since, and may have built on it: then its outcome is unknown. To judge one key of several by itself would tear the command apart: its effects are stamped again as they are, if they are
+//! still there or did not depend on what was there before them, and else its outcome is unknown.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -16,10 +17,11 @@ use crate::entry::{Effect, Entry, Version};
 use crate::protocol::command::{AckLevel, Action, Command, Limits};
 use crate::protocol::reply::{ErrorCode, Reply};
 use crate::replication::acks::{Round, Waited};
+use crate::replication::submit::NotWritten;
 use crate::server::Services;
 use crate::server::judge::Moment;
 use crate::server::wire::{Wire, parse_again};
-use crate::server::writes::{Desk, Pending, Unwritten};
+use crate::server::writes::{Again, Desk, Pending, Unwritten};
 
 /// What a round is waiting for, and until when.
 pub(super) struct Waiting<'a> {
@@ -52,7 +54,16 @@ struct Case<'a> {
 /// How a write is done again.
 enum Redo<'a> {
     Judge(Box<Action<'a>>),
-    Put(Effect),
+    Put { effect: Effect, is_blind: bool },
+}
+
+/// What became of stamping again what was left.
+enum Reissued {
+    Stamped(Stamp),
+    /// Something else is there by now.
+    Gone,
+    /// No room, or the node stops.
+    Refused,
 }
 
 enum Standing {
@@ -63,6 +74,8 @@ enum Standing {
     /// Judged again, and there was nothing to write.
     Decided,
     Unknown,
+    /// It lost, and cannot be judged again.
+    Unclear,
 }
 
 /// What becomes of a command whose reply was written already.
@@ -76,22 +89,22 @@ pub(super) enum Outcome {
 
 impl<'a> Unmet<'a> {
     /// Finds the writes again: those on one key are parsed a second time, so that the rounds without trouble need not keep them.
-    pub fn new(waiting: Waiting<'a>, commands: &'a [u8], stamps: &[Stamp], pending: &'a [Pending]) -> Unmet<'a> {
+    pub fn new(waiting: Waiting<'a>, commands: &'a [u8], moment: &Moment, stamps: &[Stamp], pending: &'a [Pending]) -> Unmet<'a> {
         let mut cases = Vec::with_capacity(stamps.len());
         let mut stamps = stamps.iter().copied();
         for command in pending {
             match &command.effects {
                 None => {
-                    let (key, redo) = match parse_again(&commands[command.place.command..], waiting.limits, &Moment::default()) {
+                    let (key, redo) = match parse_again(&commands[command.place.command..], waiting.limits, moment) {
                         (Ok(Command::One { key, action }), _) => (key, Redo::Judge(Box::new(action))),
                         other => panic!("a request that wrote to one key is now {other:?}"),
                     };
                     let stamp = stamps.next().unwrap_or_default();
                     cases.push(Case { key, redo, standing: Standing::Waiting(stamp), reply: None });
                 }
-                Some(effects) => cases.extend(effects.iter().zip(&mut stamps).map(|((key, effect), stamp)| Case {
+                Some(effects) => cases.extend(effects.of_keys.iter().zip(&mut stamps).map(|((key, effect), stamp)| Case {
                     key: Cow::Borrowed(key),
-                    redo: Redo::Put(effect.clone()),
+                    redo: Redo::Put { effect: effect.clone(), is_blind: effects.are_blind },
                     standing: Standing::Waiting(stamp),
                     reply: None,
                 })),
@@ -151,53 +164,68 @@ impl<'a> Unmet<'a> {
     fn write_again(&mut self, places: &[usize]) {
         let Some((last, earlier)) = places.split_last() else { return };
         let moment = Moment::default();
-        if let Some(stamp) = self.reissue(*last) {
-            self.cases[*last].standing = Standing::Waiting(stamp);
-            self.last = self.last.max(stamp);
-            for place in earlier {
-                self.cases[*place].standing = Standing::Behind(*last);
+        let standing = match self.reissue(*last) {
+            Reissued::Stamped(stamp) => Standing::Waiting(stamp),
+            Reissued::Refused => Standing::Unknown,
+            Reissued::Gone => {
+                let mut own = None;
+                for place in places {
+                    own = self.judge_again(*place, own, &moment).or(own);
+                }
+                return;
             }
-            return;
-        }
-        for place in places {
-            self.judge_again(*place, &moment);
+        };
+        self.last = self.last.max(standing.waiting().unwrap_or_default());
+        self.cases[*last].standing = standing;
+        for place in earlier {
+            self.cases[*place].standing = Standing::Behind(*last);
         }
     }
 
     /// Stamps again what the case has left, if that is still there.
-    fn reissue(&self, place: usize) -> Option<Stamp> {
+    fn reissue(&self, place: usize) -> Reissued {
         let case = &self.cases[place];
         let Waiting { services, deadline, .. } = self.waiting;
         // Another node may have taken the same stamp.
-        let own = Version { stamp: case.standing.waiting()?, origin: services.mesh.origin() };
+        let own = Version { stamp: case.standing.waiting().unwrap_or_default(), origin: services.mesh.origin() };
         let size = services.store.read(&case.key, |entry| entry.map_or(0, Entry::size));
         let same = |current: Option<&Entry>| {
             let current = current.filter(|current| current.version == own).ok_or(())?;
             let expires = current.expires.filter(|_| current.value.is_some());
             Ok(Effect { value: current.value.clone(), expires })
         };
-        services.submit.write::<()>(&case.key, size, wall_ms(), deadline, same).ok()
+        match services.submit.write::<()>(&case.key, size, wall_ms(), deadline, same) {
+            Ok(stamp) => Reissued::Stamped(stamp),
+            Err(NotWritten::Refused(())) => Reissued::Gone,
+            Err(_) => Reissued::Refused,
+        }
     }
 
-    fn judge_again(&mut self, place: usize, moment: &Moment) {
+    /// `own` is what this round has left under the key just now. Returns the stamp that the case waits for, if it does.
+    fn judge_again(&mut self, place: usize, own: Option<Stamp>, moment: &Moment) -> Option<Stamp> {
         let Waiting { services, limits, deadline, .. } = self.waiting;
         let case = &mut self.cases[place];
-        // It was applied here once: neither can it be refused for want of memory now, nor can any other refusal be the end of it.
-        let desk = Desk { services, limits, moment, deadline, is_bounded: false };
+        let version = Version { stamp: case.standing.waiting().unwrap_or_default(), origin: services.mesh.origin() };
+        let desk = Desk { services, limits, moment, deadline, again: Some(Again { version, own }) };
         let (standing, reply) = match &case.redo {
             Redo::Judge(action) => match desk.write(&case.key, action) {
                 Ok((stamp, reply)) => (Standing::Waiting(stamp), Some(reply.into_owned())),
                 Err(Unwritten::Answered(reply)) => (Standing::Decided, Some(reply.into_owned())),
+                // It was applied here once, so it cannot be called refused.
                 Err(Unwritten::Refused(_)) => (Standing::Unknown, None),
+                Err(Unwritten::Unclear) => (Standing::Unclear, None),
             },
-            Redo::Put(effect) => {
+            Redo::Put { is_blind: false, .. } => (Standing::Unclear, None),
+            Redo::Put { effect, .. } => {
                 let len = case.key.len() + effect.size();
                 let written = services.submit.write::<()>(&case.key, len, wall_ms(), deadline, |_| Ok(effect.clone()));
                 (written.map_or(Standing::Unknown, Standing::Waiting), None)
             }
         };
-        self.last = self.last.max(standing.waiting().unwrap_or_default());
+        let stamp = standing.waiting();
+        self.last = self.last.max(stamp.unwrap_or_default());
         (case.standing, case.reply) = (standing, reply.or(case.reply.take()));
+        stamp
     }
 
     /// After the deadline: what is done although others of the round are not.
@@ -211,13 +239,13 @@ impl<'a> Unmet<'a> {
 
     /// Gives what still waits its outcome, and what is behind another write that one's.
     fn resolve(&mut self, is_met: bool) -> Vec<Outcome> {
-        let unknown = self.unknown();
+        let (unknown, unclear) = (self.unknown(), self.unclear());
         // From the last to the first: whether each is done.
         let mut done = vec![false; self.cases.len()];
         let mut places = (0..self.cases.len()).rev();
         let mut outcomes: Vec<Outcome> = Vec::with_capacity(self.commands.len());
         for (cases, _) in self.commands.iter().rev() {
-            let (mut is_done, mut reply) = (true, None);
+            let (mut is_done, mut is_unclear, mut reply) = (true, false, None);
             for place in places.by_ref().take(*cases) {
                 let case = &mut self.cases[place];
                 done[place] = match case.standing {
@@ -225,13 +253,14 @@ impl<'a> Unmet<'a> {
                     // Its successor's fate, unless that was judged again and had nothing to write: whether this one ever won is not known.
                     Standing::Behind(later) => done[later],
                     Standing::Done => true,
-                    Standing::Decided | Standing::Unknown => false,
+                    Standing::Decided | Standing::Unknown | Standing::Unclear => false,
                 };
+                is_unclear |= matches!(case.standing, Standing::Unclear);
                 is_done &= done[place] || matches!(case.standing, Standing::Decided);
                 reply = case.reply.take().or(reply);
             }
             outcomes.push(match (is_done, reply) {
-                (false, _) => Outcome::Failed(unknown.clone()),
+                (false, _) => Outcome::Failed(if is_unclear { unclear.clone() } else { unknown.clone() }),
                 (true, None) => Outcome::Stands,
                 (true, Some(error @ Reply::Error { .. })) => Outcome::Failed(error),
                 (true, Some(reply)) => Outcome::Answer(reply),
@@ -239,6 +268,15 @@ impl<'a> Unmet<'a> {
         }
         outcomes.reverse();
         outcomes
+    }
+
+    fn unclear(&self) -> Reply<'static> {
+        let sentence = format!(
+            "the write is applied on this node and may still spread, but lost to a concurrent one before ack {} was reached, and others may have built on it; \
+             read it before writing again",
+            self.waiting.level
+        );
+        Reply::Error { code: ErrorCode::Timeout, sentence: sentence.into() }
     }
 
     fn unknown(&self) -> Reply<'static> {

@@ -32,7 +32,7 @@ impl ReadRoom {
         self.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).map(|_| ()).map_err(|_| NoRoom)
     }
 
-    fn give_back(&self, len: usize) {
+    pub fn give_back(&self, len: usize) {
         self.left.fetch_add(len, Ordering::Relaxed);
     }
 

@@ -11,9 +11,6 @@ use parking_lot::Mutex;
 use crate::clock::elapsed;
 use crate::protocol::command::RespVersion;
 
-/// Bytes of what a client may say of itself, each: it is kept as long as the client is there, and no `memory_max` counts it.
-pub(super) const NAME_LEN_MAX: usize = 1024;
-
 pub(super) struct Client {
     number: u64,
     socket: Arc<TcpStream>,

@@ -8,13 +8,14 @@ mod exec;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use crate::entry::{Entry, Key};
 use crate::protocol::command::{AckLevel, Action, Command, RespVersion, Several};
 use crate::protocol::reply::{ErrorCode, Reply, Wrong};
 use crate::protocol::resp::catalogue;
 use crate::protocol::resp::glob;
 use crate::protocol::resp::request::request_len_max;
 use crate::server::Shared;
-use crate::server::client::{Client, NAME_LEN_MAX};
+use crate::server::client::Client;
 use crate::server::judge::{self, Live, Moment};
 use crate::server::long::Long;
 use crate::server::lookups::Lookups;
@@ -27,6 +28,13 @@ use crate::store::{Cursor, Keyspace, Span};
 
 /// Before a refusal for want of a quorum is sent: clients that try again at once would take the time that the peers need to come back.
 const NO_QUORUM_PAUSE: std::time::Duration = std::time::Duration::from_millis(20);
+
+/// Keys that may be named in one step, which all of them are locked for. Beyond this, who shares one of their shards would wait for longer than a peer may.
+const KEYS_PER_STEP_MAX: usize = 1 << 16;
+
+pub(super) fn too_many_keys(keys: usize) -> String {
+    format!("{keys} keys in one step; at most {KEYS_PER_STEP_MAX} are taken; nothing was written; split it")
+}
 
 /// What a command comes to.
 pub(super) enum Done<'c> {
@@ -49,7 +57,7 @@ pub(super) struct Executor<'a> {
     /// The name that others see.
     noted: Option<&'static str>,
     version: RespVersion,
-    transaction: Transaction,
+    transaction: Transaction<'a>,
     /// The client has killed itself: it still hears what came of the command.
     closes: bool,
     /// Of the round.
@@ -75,7 +83,7 @@ impl<'a> Executor<'a> {
             name: None,
             noted: None,
             version: RespVersion::default(),
-            transaction: Transaction::default(),
+            transaction: Transaction::new(&shared.read_room),
             closes: false,
             tally: Tally::default(),
         }
@@ -89,12 +97,6 @@ impl<'a> Executor<'a> {
     /// Whether requests are kept until EXEC.
     pub fn queues(&self) -> bool {
         self.transaction.is_open()
-    }
-
-    pub fn choose(&mut self, level: AckLevel) -> Reply<'static> {
-        self.tally.commands += 1;
-        self.level = level;
-        Reply::Ok
     }
 
     /// What was wrong with a request is its reply.
@@ -157,7 +159,7 @@ impl<'a> Executor<'a> {
         if !services.mesh.is_open() && !catalogue::answers_while_loading(command) {
             return Done::Reply(self.loading());
         }
-        if wire == Wire::Text && self.queues() {
+        if wire == Wire::Text && self.queues() && !matches!(command, Command::Ack { .. }) {
             let sentence = "MULTI was said on this connection: say EXEC or DISCARD, as a Redis client does, before lines of text";
             return Done::Reply(Reply::error(ErrorCode::Err, sentence));
         }
@@ -180,10 +182,14 @@ impl<'a> Executor<'a> {
                 Reply::Ok
             }
             Command::Ack { level: None } => Reply::Ack(self.level),
+            Command::Ack { level: Some(level) } => {
+                self.level = *level;
+                Reply::Ok
+            }
             Command::Restore => return Done::Restore,
             Command::Quit => return Done::Close(Reply::Ok),
             Command::Reset => {
-                self.transaction = Transaction::default();
+                self.transaction = Transaction::new(&self.shared.read_room);
                 self.version = RespVersion::default();
                 self.level = services.config.ack;
                 self.client.reset();
@@ -214,10 +220,7 @@ impl<'a> Executor<'a> {
             Command::Ping { message: None } => Reply::Status("PONG"),
             Command::Ping { message: Some(message) } | Command::Echo { message } => Reply::Bytes((&**message).into()),
             Command::Nothing => Reply::Ok,
-            Command::Ack { level: Some(level) } => self.choose(*level),
-            Command::Ack { level: None } => Reply::Ack(self.level),
             Command::Unwatch => Reply::Ok,
-            Command::Hello { name: Some(name), .. } if name.len() > NAME_LEN_MAX => introspect::name_too_long(),
             Command::Hello { version, name } => {
                 self.version = version.unwrap_or(self.version);
                 self.client.note_version(self.version);
@@ -277,21 +280,24 @@ impl<'a> Executor<'a> {
 
     fn several<'c>(&mut self, command: &'c Command<'_>, several: &'c Several<'_>, moment: &Moment) -> Reply<'c> {
         let (keys, limits) = (several.keys(), &self.shared.limits);
+        if keys.len() > KEYS_PER_STEP_MAX {
+            return Reply::error(ErrorCode::TooBig, too_many_keys(keys.len()));
+        }
         let answered = "a command on several keys is answered";
         if !several.may_write() {
             let lookups = &mut self.tally.lookups;
             return self.shared.services.store.look(Span::Keys(&keys), |view| {
-                let mut plan = Plan::new(view, limits, moment);
+                let mut plan = Plan::new(view, limits, moment, usize::MAX);
                 let reply = plan.run(command, &[]).expect(answered);
                 lookups.add(plan.lookups);
                 reply
             });
         }
         let brought = plan::brought(command);
-        let written = self.writes.several(self.level, Span::Keys(&keys), plan::size(command), moment, |view| {
-            let mut plan = Plan::new(view, limits, moment);
+        let written = self.writes.several(self.level, Span::Keys(&keys), plan::size(command), moment, several.is_blind(), |view| {
+            let mut plan = Plan::new(view, limits, moment, usize::MAX);
             let reply = plan.run(command, &brought).expect(answered);
-            (plan.into_effects(), reply)
+            Ok((plan.into_effects(), reply))
         });
         match written {
             Ok(reply) => {
@@ -304,11 +310,11 @@ impl<'a> Executor<'a> {
 
     fn scan(&self, cursor: u64, pattern: Option<&[u8]>, count: usize, strings: bool, moment: &Moment) -> Reply<'static> {
         let mut keys = Vec::new();
-        let next = self.shared.services.store.scan(Cursor::from_bits(cursor), count, moment.wall_ms(), |entry| {
-            if strings && pattern.is_none_or(|pattern| glob::matches(pattern, &entry.key)) {
-                keys.push(Reply::Value(entry.key.clone()));
-            }
-        });
+        let met = |entry: &Entry| keys.push(Key::clone(&entry.key));
+        let next = self.shared.services.store.scan(Cursor::from_bits(cursor), count, moment.wall_ms(), met);
+        // Outside of the locks: matching a pattern takes time.
+        keys.retain(|key| strings && pattern.is_none_or(|pattern| glob::matches(pattern, key)));
+        let keys = keys.into_iter().map(Reply::Value).collect();
         scanned(next, keys)
     }
 }

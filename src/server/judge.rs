@@ -21,6 +21,11 @@ pub(super) struct Moment {
 }
 
 impl Moment {
+    /// The time of an earlier round once more.
+    pub fn at(wall_ms: u64) -> Moment {
+        Moment { wall_ms: Cell::new(Some(wall_ms)) }
+    }
+
     pub fn wall_ms(&self) -> u64 {
         let wall_ms = self.wall_ms.get().unwrap_or_else(clock::wall_ms);
         self.wall_ms.set(Some(wall_ms));
@@ -79,6 +84,7 @@ pub(super) fn size(action: &Action<'_>) -> usize {
     match action {
         Action::Set(set) => set.value.len(),
         Action::Append { tail } => tail.len(),
+        Action::Overwrite { bytes, .. } if bytes.is_empty() => 0,
         Action::Overwrite { offset, bytes } => offset.saturating_add(bytes.len()),
         Action::Add { .. } | Action::AddDecimal { .. } => NUMBER_LEN,
         _ => 0,

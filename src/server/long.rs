@@ -27,6 +27,10 @@ use crate::store::{Cursor, Keyspace, Span};
 const DUMP_STEP_LEN: usize = 64 << 10;
 /// Keys that FLUSHALL deletes in one step.
 const FLUSH_STEP: usize = 512;
+/// What each of them takes of the room beside its bytes, about.
+const FLUSH_OVERHEAD: usize = 64;
+/// Keys that KEYS looks at under one hold of a shard's lock.
+const KEYS_STEP: usize = 4096;
 /// Who waits for long looks up this often: whether the client is still there, whether the node stops.
 const LOOK_PAUSE: Duration = Duration::from_millis(200);
 
@@ -125,7 +129,7 @@ pub(super) fn answer(executor: &mut Executor<'_>, long: Long, may_wait: bool) ->
         Long::Flush => flush(executor),
         Long::Digest { before } => {
             let soon = || wall_ms().saturating_add(services.config.clock_offset_max.as_millis() as u64);
-            let digest = services.store.digest(before.unwrap_or_else(soon));
+            let digest = services.store.digest(before.unwrap_or_default().max(soon()));
             Reply::Digest { sum: digest.sum, keys: digest.keys }
         }
         Long::Wait { peers, timeout } => {
@@ -202,43 +206,53 @@ fn write_keys(out: &mut impl io::Write, services: &Services, prefix: &[u8], limi
     Ok(())
 }
 
-/// All at once, as an array says first how long it is.
+/// All at once, as an array says first how long it is. Looked at in steps, outside of every lock: matching a pattern takes time.
 fn keys(services: &Services, wanted: impl Fn(&[u8]) -> bool) -> Vec<Reply<'static>> {
-    let mut keys = Vec::new();
-    services.store.scan(Cursor::default(), usize::MAX, wall_ms(), |entry| {
-        if wanted(&entry.key) {
-            keys.push(Reply::Value(Key::clone(&entry.key)));
-        }
-    });
+    let (mut keys, mut next) = (Vec::new(), Some(Cursor::default()));
+    while let Some(cursor) = next {
+        let mut step = Vec::with_capacity(KEYS_STEP);
+        next = services.store.scan(cursor, KEYS_STEP, wall_ms(), |entry| step.push(Key::clone(&entry.key)));
+        keys.extend(step.into_iter().filter(|key| wanted(key)).map(Reply::Value));
+    }
     keys
 }
 
 /// Deletes all keys, in steps: each is one step on this node, and waited for before the next one. A key that is made meanwhile may stay.
 fn flush(executor: &mut Executor<'_>) -> Reply<'static> {
-    let store = &executor.shared.services.store;
-    let mut next = Some(Cursor::default());
+    let shared = executor.shared;
+    let step_len = shared.services.config.write_room / 2;
+    let (mut next, mut has_begun) = (Some(Cursor::default()), false);
+    let so_far = "the deletes so far are applied on this node and will still spread, and keys are left";
     while let Some(cursor) = next {
         let moment = Moment::default();
-        let mut keys = Vec::with_capacity(FLUSH_STEP);
-        next = store.scan(cursor, FLUSH_STEP, moment.wall_ms(), |entry| keys.push(Key::clone(&entry.key)));
+        let (mut keys, mut len) = (Vec::with_capacity(FLUSH_STEP), 0);
+        next = shared.services.store.scan_while(cursor, moment.wall_ms(), |entry| {
+            let more = entry.key.len() + FLUSH_OVERHEAD;
+            let fits = keys.is_empty() || keys.len() < FLUSH_STEP && len + more <= step_len;
+            if fits {
+                len += more;
+                keys.push(Key::clone(&entry.key));
+            }
+            fits
+        });
         let span: Vec<&[u8]> = keys.iter().map(|key| &**key).collect();
-        let len = keys.iter().map(|key| key.len() + 64).sum();
         let plan = |view: &crate::store::View<'_>| {
             let live = keys.iter().filter(|key| Live::of(view.entry(key), &moment).is_some());
-            (live.map(|key| (Key::clone(key), Effect::DELETE)).collect(), ())
+            Ok((live.map(|key| (Key::clone(key), Effect::DELETE)).collect(), ()))
         };
-        if let Err(refusal) = executor.writes.several(executor.level, Span::Keys(&span), len, &moment, plan) {
-            return executor.refused(refusal);
+        if let Err(refusal) = executor.writes.several(executor.level, Span::Keys(&span), len, &moment, true, plan) {
+            let refused = executor.refused(refusal);
+            let Reply::Error { code, sentence } = refused else { return refused };
+            let sentence = if has_begun { sentence.replace("nothing was written", so_far).into() } else { sentence };
+            return Reply::Error { code, sentence };
         }
-        let mut replies = Vec::new();
+        has_begun = true;
         executor.place(Place { command: 0, reply: 0..0, wire: Wire::Text });
-        if !executor.settle(&[], &mut replies) {
-            let sentence =
-                "the deletes so far are applied on this node and will still spread, but were not acknowledged in time; keys may be left";
-            return Reply::error(ErrorCode::Timeout, sentence);
+        if !executor.settle(&[], &mut Vec::new()) {
+            return Reply::error(ErrorCode::Timeout, format!("{so_far}; they were not acknowledged in time"));
         }
-        if is_over(executor) {
-            return Reply::error(ErrorCode::Busy, "this node is stopping; keys may be left");
+        if shared.is_stopping() && next.is_some() {
+            return Reply::error(ErrorCode::Busy, format!("this node is stopping; {so_far}"));
         }
     }
     Reply::Ok
@@ -269,7 +283,7 @@ fn wait(
 
 /// Nobody is there any more who could hear an answer.
 fn is_over(executor: &Executor<'_>) -> bool {
-    executor.shared.is_stopping() || executor.client.is_gone()
+    executor.shared.is_stopping() || executor.client.is_killed() || executor.client.is_gone()
 }
 
 fn help_line(help: &Help) -> String {

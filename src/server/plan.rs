@@ -22,7 +22,12 @@ pub(super) struct Plan<'v> {
     places: HashMap<Key, usize>,
     /// What the commands so far have looked for.
     pub lookups: Lookups,
+    /// Bytes that effects and replies may still take, and what was looked at counts for.
+    left: usize,
 }
+
+/// What a reply or a key that was walked over counts for, about.
+const STEP_COST: usize = 64;
 
 /// The values that a command brings, copied before any lock is taken.
 pub(super) fn brought(command: &Command<'_>) -> Vec<Value> {
@@ -51,8 +56,14 @@ pub(super) fn size(command: &Command<'_>) -> usize {
 }
 
 impl<'v> Plan<'v> {
-    pub fn new(view: &'v View<'v>, limits: &'v Limits, moment: &'v Moment) -> Plan<'v> {
-        Plan { view, limits, moment, effects: Vec::new(), places: HashMap::new(), lookups: Lookups::default() }
+    /// `bound`: bytes that effects and replies may take together. All keys are locked meanwhile, so this bounds the time as well.
+    pub fn new(view: &'v View<'v>, limits: &'v Limits, moment: &'v Moment, bound: usize) -> Plan<'v> {
+        Plan { view, limits, moment, effects: Vec::new(), places: HashMap::new(), lookups: Lookups::default(), left: bound }
+    }
+
+    /// Whether the bound was passed: what was planned is not to be applied.
+    pub fn is_too_large(&self) -> bool {
+        self.left == 0
     }
 
     pub fn into_effects(self) -> Vec<(Key, Effect)> {
@@ -61,16 +72,28 @@ impl<'v> Plan<'v> {
 
     /// What a command comes to; `None` for those that do not concern data. `brought` is what [`brought`] made of it.
     pub fn run<'c>(&mut self, command: &'c Command<'_>, brought: &[Value]) -> Option<Reply<'c>> {
+        if self.is_too_large() {
+            return Some(Reply::Null);
+        }
+        let reply = self.answer(command, brought)?;
+        self.spend(reply.own_size());
+        Some(reply)
+    }
+
+    fn answer<'c>(&mut self, command: &'c Command<'_>, brought: &[Value]) -> Option<Reply<'c>> {
         Some(match command {
             Command::One { key, action } => self.one(key, action, brought.first()),
             Command::Several(several) => self.several(several, brought),
-            Command::Count => Reply::Integer(self.live_keys(|_| true).len() as i64),
+            Command::Count => Reply::Integer(self.count()),
             Command::Matching { pattern } => {
-                let keys = self.live_keys(|key| glob::matches(pattern, key));
-                Reply::Array(keys.into_iter().map(Reply::Value).collect())
+                let keys = self.live_keys(|_| true);
+                // Under the locks, so what it takes is counted.
+                self.spend(keys.iter().map(|key| key.len().saturating_mul(pattern.len()) / STEP_COST).sum());
+                let is_wanted = |key: &Key| !self.is_too_large() && glob::matches(pattern, key);
+                Reply::Array(keys.into_iter().filter(is_wanted).map(Reply::Value).collect())
             }
             Command::Scan { cursor, pattern, count, strings } => self.scan(*cursor, pattern.as_deref(), *count, *strings),
-            Command::RandomKey => self.live_keys(|_| true).into_iter().next().map_or(Reply::Null, Reply::Value),
+            Command::RandomKey => self.random_key().map_or(Reply::Null, Reply::Value),
             Command::Flush => {
                 for key in self.live_keys(|_| true) {
                     self.note(key, Effect::DELETE);
@@ -138,14 +161,16 @@ impl<'v> Plan<'v> {
         done()
     }
 
-    fn scan(&self, cursor: u64, pattern: Option<&[u8]>, count: usize, strings: bool) -> Reply<'static> {
+    fn scan(&mut self, cursor: u64, pattern: Option<&[u8]>, count: usize, strings: bool) -> Reply<'static> {
         let wanted = |key: &[u8]| strings && pattern.is_none_or(|pattern| glob::matches(pattern, key));
-        let mut keys = Vec::new();
+        let (mut keys, mut met) = (Vec::new(), 0);
         let next = self.view.scan(Cursor::from_bits(cursor), count, self.moment.wall_ms(), |entry| {
+            met += 1;
             if wanted(&entry.key) && self.current(&entry.key).is_some() {
                 keys.push(Reply::Value(Key::clone(&entry.key)));
             }
         });
+        self.spend(met * STEP_COST);
         if next.is_none() {
             // What was made before in this transaction has no place yet.
             let made = self.effects.iter().filter(|(key, _)| Live::of(self.view.entry(key), self.moment).is_none());
@@ -155,8 +180,32 @@ impl<'v> Plan<'v> {
         scanned(next, keys)
     }
 
-    fn live_keys(&self, wanted: impl Fn(&[u8]) -> bool) -> Vec<Key> {
+    fn count(&self) -> i64 {
+        let live = |is_live: bool| i64::from(is_live);
+        let difference = |(key, effect): &(Key, Effect)| {
+            let before = Live::of(self.view.entry(key), self.moment).is_some();
+            live(Live::of_effect(effect, self.moment).is_some()) - live(before)
+        };
+        self.view.counts(self.moment.wall_ms()).keys as i64 + self.effects.iter().map(difference).sum::<i64>()
+    }
+
+    fn random_key(&mut self) -> Option<Key> {
+        let random = getrandom::u64().unwrap_or_else(|_| self.moment.wall_ms());
+        let found = self.view.random_key(random, self.moment.wall_ms()).filter(|key| self.current(key).is_some());
+        // Only a transaction that has written needs more than one look.
+        found.or_else(|| if self.effects.is_empty() { None } else { self.live_keys(|_| true).into_iter().next() })
+    }
+
+    fn spend(&mut self, cost: usize) {
+        self.left = self.left.saturating_sub(cost + STEP_COST);
+    }
+
+    fn live_keys(&mut self, wanted: impl Fn(&[u8]) -> bool) -> Vec<Key> {
         let mut keys = Vec::new();
+        self.spend(self.view.counts(self.moment.wall_ms()).keys * STEP_COST);
+        if self.is_too_large() {
+            return keys;
+        }
         self.view.scan(Cursor::default(), usize::MAX, self.moment.wall_ms(), |entry| {
             if !self.places.contains_key(&entry.key) && wanted(&entry.key) {
                 keys.push(Key::clone(&entry.key));
@@ -180,6 +229,7 @@ impl<'v> Plan<'v> {
     }
 
     fn note(&mut self, key: Key, effect: Effect) {
+        self.spend(key.len() + effect.size());
         match self.places.get(&key) {
             Some(place) => self.effects[*place].1 = effect,
             None => {

@@ -8,7 +8,6 @@ use std::net::{Shutdown, TcpStream};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::protocol::command::Command;
 use crate::protocol::reply::{ErrorCode, Reply};
 use crate::server::Shared;
 use crate::server::buffer::{NoRoom, ReadBuffer};
@@ -141,37 +140,33 @@ impl<'a> Session<'a> {
             let start = replies.len();
             let mut place = Place { command: at, reply: start..start, wire };
             at += consumed;
-            let command;
-            let done = match asked {
+            let (command, level) = (asked, executor.level);
+            let done = match &command {
                 Asked::Incomplete => break Ended::NeedsMore,
                 Asked::Empty => continue,
                 Asked::Fatal(wrong) => {
-                    wire.encode(&wrong.into_reply(), replies);
+                    wire.encode(&wrong.clone().into_reply(), replies);
                     break Ended::Close;
                 }
-                Asked::Wrong(wrong) => Done::Reply(executor.refuse(wrong, wire)),
+                Asked::Wrong(wrong) => Done::Reply(executor.refuse(wrong.clone(), wire)),
                 Asked::Queued => Done::Reply(executor.queue(&rest[..consumed])),
-                Asked::Command(Command::Ack { level: Some(level) }) => {
-                    // The writes before it were sent under the level before it.
-                    executor.settle(unread, replies);
-                    Done::Reply(executor.choose(level))
-                }
-                Asked::Command(asked) => {
-                    command = asked;
-                    executor.execute(&command, wire, &moment)
-                }
+                Asked::Command(command) => executor.execute(command, wire, &moment),
             };
             match done {
                 // Written from where its values are, but only when it is known to be true.
                 Done::Reply(reply) if reply.size() >= REPLY_LEN_LONG => {
                     waits = executor.place(place);
-                    break Ended::Before(Long::Reply(reply.into_owned()), wire);
+                    break Ended::Before(Long::Reply(reply.into_owned()), executor.wire_of(rest));
                 }
                 Done::Reply(reply) => {
                     // RESET and HELLO are answered in the version that they choose.
                     executor.wire_of(rest).encode(&reply, replies);
                     place.reply.end = replies.len();
                     executor.place(place);
+                    if executor.level != level {
+                        // The writes so far were sent under the level before it, whatever has changed it.
+                        executor.settle(unread, replies);
+                    }
                 }
                 Done::Before(long) => break Ended::Before(long, wire),
                 Done::Restore => break Ended::Restore,

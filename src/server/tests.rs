@@ -7,6 +7,7 @@ use std::thread;
 use std::time::Duration;
 
 mod resp;
+mod steps;
 
 use super::*;
 use crate::clock::{Now, Stamp};

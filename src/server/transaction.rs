@@ -2,22 +2,27 @@
 //!
 //! The requests are kept as they came and parsed once more at EXEC; then they become one [`Plan`](crate::server::plan::Plan).
 
+use std::collections::HashMap;
+
 use crate::entry::{Entry, Key, Version};
 use crate::protocol::command::{Command, Limits};
-use crate::protocol::quoting::shown;
 use crate::protocol::reply::{ErrorCode, Reply, Wrong};
+use crate::server::buffer::ReadRoom;
 use crate::server::client;
 use crate::server::judge::Moment;
 use crate::server::wire::parse_again;
 use crate::store::{Store, View};
 
-/// Keys that one connection may watch. Beyond this, WATCH is refused.
-const WATCHED_MAX: usize = 1 << 16;
+/// What a watched key takes beside its bytes, about.
+const WATCHED_OVERHEAD: usize = 128;
 
-#[derive(Default)]
-pub(super) struct Transaction {
+pub(super) struct Transaction<'a> {
     queue: Option<Queue>,
-    watched: Vec<Watched>,
+    watched: HashMap<Key, Seen>,
+    /// What is queued and watched shares the memory for large commands, for as long as it takes.
+    room: &'a ReadRoom,
+    /// Invariant: so much of it is taken.
+    taken: usize,
 }
 
 #[derive(Default)]
@@ -27,11 +32,6 @@ struct Queue {
     len: usize,
     /// One of them was wrong: EXEC will refuse them all.
     is_spoiled: bool,
-}
-
-struct Watched {
-    key: Key,
-    was: Seen,
 }
 
 /// What was known of a key.
@@ -56,7 +56,11 @@ impl Seen {
 /// One of the commands that EXEC executes; what was wrong with it is its reply.
 pub(super) type Queued<'a> = Result<Command<'a>, Wrong>;
 
-impl Transaction {
+impl<'a> Transaction<'a> {
+    pub fn new(room: &'a ReadRoom) -> Transaction<'a> {
+        Transaction { queue: None, watched: HashMap::new(), room, taken: 0 }
+    }
+
     /// Whether MULTI was said.
     pub fn is_open(&self) -> bool {
         self.queue.is_some()
@@ -83,6 +87,11 @@ impl Transaction {
             queue.is_spoiled = true;
             return Reply::error(ErrorCode::TooBig, format!("the transaction is longer than {len_max} bytes; split it into several"));
         }
+        if self.room.take(request.len()).is_err() {
+            queue.is_spoiled = true;
+            return no_room();
+        }
+        self.taken += request.len();
         queue.requests.extend_from_slice(request);
         queue.len += 1;
         Reply::Status("QUEUED")
@@ -99,8 +108,13 @@ impl Transaction {
         if !self.is_open() {
             return Reply::error(ErrorCode::Err, "DISCARD without MULTI");
         }
-        *self = Transaction::default();
+        self.end();
         Reply::Ok
+    }
+
+    fn end(&mut self) -> (Option<Queue>, HashMap<Key, Seen>) {
+        self.room.give_back(std::mem::take(&mut self.taken));
+        (self.queue.take(), std::mem::take(&mut self.watched))
     }
 
     pub fn watch(&mut self, store: &Store, keys: &[impl AsRef<[u8]>], moment: &Moment) -> Reply<'static> {
@@ -109,34 +123,48 @@ impl Transaction {
         }
         for key in keys {
             let key = key.as_ref();
-            if self.watched.iter().any(|watched| *watched.key == *key) {
+            if self.watched.contains_key(key) {
                 continue;
             }
-            if self.watched.len() == WATCHED_MAX {
-                return Reply::error(ErrorCode::Err, format!("{WATCHED_MAX} keys are watched, and no more can be; {} is not", shown(key)));
+            let len = key.len() + WATCHED_OVERHEAD;
+            if self.room.take(len).is_err() {
+                return no_room();
             }
-            let was = store.read(key, |entry| Seen::of(entry, moment));
-            self.watched.push(Watched { key: key.into(), was });
+            self.taken += len;
+            self.watched.insert(key.into(), store.read(key, |entry| Seen::of(entry, moment)));
         }
         Reply::Ok
     }
 
     pub fn unwatch(&mut self) {
+        let len = self.watched.keys().map(|key| key.len() + WATCHED_OVERHEAD).sum();
         self.watched.clear();
+        self.taken -= len;
+        self.room.give_back(len);
     }
 
     /// Ends it: what was queued and what is watched, or why nothing is executed.
     pub fn take(&mut self) -> Result<(Requests, Watch), Reply<'static>> {
-        let Transaction { queue, watched } = std::mem::take(self);
-        match queue {
-            None => {
-                self.watched = watched;
-                Err(Reply::error(ErrorCode::Err, "EXEC without MULTI"))
-            }
-            Some(queue) if queue.is_spoiled => Err(Reply::error(ErrorCode::ExecAbort, "Transaction discarded because of previous errors.")),
-            Some(queue) => Ok((Requests(queue.requests), Watch(watched))),
+        if !self.is_open() {
+            return Err(Reply::error(ErrorCode::Err, "EXEC without MULTI"));
+        }
+        let (queue, watched) = self.end();
+        match queue.unwrap_or_default() {
+            queue if queue.is_spoiled => Err(Reply::error(ErrorCode::ExecAbort, "Transaction discarded because of previous errors.")),
+            queue => Ok((Requests(queue.requests), Watch(watched))),
         }
     }
+}
+
+impl Drop for Transaction<'_> {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+fn no_room() -> Reply<'static> {
+    let sentence = "the large commands and the transactions that are under way take all the memory that this node has for them; nothing was written; try again later";
+    Reply::error(ErrorCode::Busy, sentence)
 }
 
 /// What was queued.
@@ -156,14 +184,18 @@ impl Requests {
 }
 
 /// What is watched.
-pub(super) struct Watch(Vec<Watched>);
+pub(super) struct Watch(HashMap<Key, Seen>);
 
 impl Watch {
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     pub fn keys(&self) -> impl Iterator<Item = &[u8]> {
-        self.0.iter().map(|watched| &*watched.key)
+        self.0.keys().map(|key| &**key)
     }
 
     pub fn has_changed(&self, view: &View<'_>, moment: &Moment) -> bool {
-        self.0.iter().any(|watched| watched.was.has_become(Seen::of(view.entry(&watched.key), moment)))
+        self.0.iter().any(|(key, was)| was.has_become(Seen::of(view.entry(key), moment)))
     }
 }

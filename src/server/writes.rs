@@ -7,13 +7,14 @@ use std::ops::Range;
 use std::time::Instant;
 
 use crate::clock::Stamp;
-use crate::entry::{Effect, Entry, Key};
+use crate::entry::{Effect, Entry, Key, Version};
 use crate::protocol::command::{AckLevel, Action, Limits};
 use crate::protocol::reply::{ErrorCode, Reply};
 use crate::replication::acks::{NoQuorum, Round, Waited};
 use crate::replication::submit::NotWritten;
 use crate::server::Services;
 use crate::server::beaten::{self, Outcome, Unmet, Waiting};
+use crate::server::execute::too_many_keys;
 use crate::server::judge::{self, Live, Moment};
 use crate::server::wire::Wire;
 use crate::store::{Span, View};
@@ -26,6 +27,8 @@ pub(super) struct Writes<'a> {
     limits: Limits,
     /// For room on the way to the replicator; of the round's first write.
     deadline: Option<Instant>,
+    /// The time that the round was given, to which its expiries belong.
+    wall_ms: u64,
     round: Option<(AckLevel, Round<'a>)>,
     /// Of the writes that wait for acks, in rising order.
     stamps: Vec<Stamp>,
@@ -34,7 +37,7 @@ pub(super) struct Writes<'a> {
     /// Stamps whose command has no place yet.
     fresh: usize,
     /// What several effects of one command were: they cannot be judged one by one.
-    fresh_effects: Option<Box<[(Key, Effect)]>>,
+    fresh_effects: Option<Effects>,
     /// The greatest stamp of this connection.
     last: Stamp,
     /// Whether what the last command that was waited for has answered is true.
@@ -47,7 +50,14 @@ pub(super) struct Pending {
     /// How many of the stamps are its own.
     pub stamps: usize,
     /// In the order of the stamps. `None`: the command stands at its place in the round and concerns one key; it can be judged again.
-    pub effects: Option<Box<[(Key, Effect)]>>,
+    pub effects: Option<Effects>,
+}
+
+/// What several writes of one command were.
+pub(super) struct Effects {
+    pub of_keys: Box<[(Key, Effect)]>,
+    /// They would have been the same whatever had been there.
+    pub are_blind: bool,
 }
 
 /// Where a command and its reply are to be found again.
@@ -66,10 +76,12 @@ pub(super) enum Refusal {
     /// Why nothing can be logged, and what helps.
     ReadOnly(String),
     NoQuorum(NoQuorum),
+    /// In one step; `len` if it is known.
     TooLarge {
-        len: usize,
+        len: Option<usize>,
         room: usize,
     },
+    TooManyKeys(usize),
     NoRoom,
     Stopping,
 }
@@ -81,6 +93,7 @@ impl<'a> Writes<'a> {
             services,
             limits,
             deadline: None,
+            wall_ms: 0,
             round: None,
             stamps,
             pending,
@@ -101,8 +114,9 @@ impl<'a> Writes<'a> {
     pub fn one<'c>(&mut self, level: AckLevel, key: &'c [u8], action: &Action<'_>, moment: &Moment) -> Result<Reply<'c>, Refusal> {
         self.check(level)?;
         self.open(level);
+        self.wall_ms = moment.wall_ms();
         let deadline = self.deadline();
-        let desk = Desk { services: self.services, limits: &self.limits, moment, deadline, is_bounded: true };
+        let desk = Desk { services: self.services, limits: &self.limits, moment, deadline, again: None };
         match desk.write(key, action) {
             Ok((stamp, reply)) => {
                 self.note(level, &[stamp], None);
@@ -110,6 +124,7 @@ impl<'a> Writes<'a> {
             }
             Err(Unwritten::Answered(reply)) => Ok(reply),
             Err(Unwritten::Refused(refusal)) => Err(refusal),
+            Err(Unwritten::Unclear) => panic!("a write that is judged for the first time has left nothing"),
         }
     }
 
@@ -120,14 +135,16 @@ impl<'a> Writes<'a> {
         span: Span<'_>,
         len: usize,
         moment: &Moment,
-        mut plan: impl FnMut(&View<'_>) -> (Vec<(Key, Effect)>, T),
+        are_blind: bool,
+        mut plan: impl FnMut(&View<'_>) -> Result<(Vec<(Key, Effect)>, T), Refusal>,
     ) -> Result<T, Refusal> {
         self.check(level)?;
         self.open(level);
+        self.wall_ms = moment.wall_ms();
         let (services, deadline) = (self.services, self.deadline());
         let is_full = is_full(services);
         let plan = |view: &View<'_>| {
-            let (effects, found) = plan(view);
+            let (effects, found) = plan(view)?;
             if is_full && effects.iter().any(|(key, effect)| grows(view.entry(key), effect)) {
                 return Err(Refusal::Full);
             }
@@ -135,7 +152,7 @@ impl<'a> Writes<'a> {
         };
         let done = services.submit.transact(span, len, moment.wall_ms(), deadline, plan);
         let (stamps, (effects, found)) = done.map_err(|not_written| not_written.refused_by(|refusal| refusal, |refusal| refusal))?;
-        self.note(level, &stamps, Some(effects.into()));
+        self.note(level, &stamps, Some(Effects { of_keys: effects.into(), are_blind }));
         Ok(found)
     }
 
@@ -170,7 +187,7 @@ impl<'a> Writes<'a> {
             Waited::Met => 0,
             waited => {
                 let waiting = Waiting { services: self.services, limits: &self.limits, round: &round, level, deadline };
-                let unmet = Unmet::new(waiting, commands, &self.stamps, &self.pending);
+                let unmet = Unmet::new(waiting, commands, &Moment::at(self.wall_ms), &self.stamps, &self.pending);
                 let (outcomes, last) = unmet.settle(waited);
                 self.last = self.last.max(last);
                 self.last_stands = matches!(outcomes.last(), None | Some(Outcome::Stands));
@@ -195,7 +212,7 @@ impl<'a> Writes<'a> {
         *self.deadline.get_or_insert_with(|| Instant::now() + self.services.config.ack_timeout)
     }
 
-    fn note(&mut self, level: AckLevel, stamps: &[Stamp], effects: Option<Box<[(Key, Effect)]>>) {
+    fn note(&mut self, level: AckLevel, stamps: &[Stamp], effects: Option<Effects>) {
         self.last = stamps.last().copied().unwrap_or(self.last);
         if !self.services.acks.is_done_at_once(level) {
             self.stamps.extend_from_slice(stamps);
@@ -212,8 +229,26 @@ pub(super) struct Desk<'a> {
     pub moment: &'a Moment,
     /// Until when room is waited for.
     pub deadline: Instant,
-    /// Whether it is refused where `memory_max` is reached.
-    pub is_bounded: bool,
+    /// Of a write that was judged before, and beaten. It is not refused for want of memory now.
+    pub again: Option<Again>,
+}
+
+/// What is known of a write that is judged again.
+pub(super) struct Again {
+    /// Its version until now.
+    pub version: Version,
+    /// What its own round has left under its key since, if anything.
+    pub own: Option<Stamp>,
+}
+
+impl Again {
+    /// Another client of this node has written since, and may have built on what this write had left: judged again, that would count twice.
+    fn is_built_on(&self, current: Option<&Entry>) -> bool {
+        current.is_some_and(|current| {
+            let Version { stamp, origin } = current.version;
+            origin == self.version.origin && stamp > self.version.stamp && Some(stamp) != self.own
+        })
+    }
 }
 
 /// Why a write to one key did not come about.
@@ -221,15 +256,20 @@ pub(super) enum Unwritten<'c> {
     /// It was judged, and has nothing to write.
     Answered(Reply<'c>),
     Refused(Refusal),
+    /// Whether its effect is part of what is there is not known.
+    Unclear,
 }
 
 impl Desk<'_> {
     /// Judges and stamps.
     pub fn write<'c>(&self, key: &'c [u8], action: &Action<'_>) -> Result<(Stamp, Reply<'c>), Unwritten<'c>> {
         let brought = judge::brought(action);
-        let is_full = self.is_bounded && is_full(self.services);
+        let is_full = self.again.is_none() && is_full(self.services);
         let mut answer = Reply::Null;
         let judge = |current: Option<&Entry>| {
+            if !action.is_blind() && self.again.as_ref().is_some_and(|again| again.is_built_on(current)) {
+                return Err(Unwritten::Unclear);
+            }
             let live = Live::of(current, self.moment);
             let verdict = judge::judge(key, action, brought.as_ref(), live, self.limits, self.moment);
             let Some(effect) = verdict.effect else { return Err(Unwritten::Answered(verdict.reply)) };
@@ -263,7 +303,7 @@ impl<R> NotWritten<R> {
     fn refused_by<T>(self, judge: impl FnOnce(R) -> T, node: impl FnOnce(Refusal) -> T) -> T {
         match self {
             NotWritten::Refused(refused) => judge(refused),
-            NotWritten::TooLarge { len, room } => node(Refusal::TooLarge { len, room }),
+            NotWritten::TooLarge { len, room } => node(Refusal::TooLarge { len: Some(len), room }),
             NotWritten::NoRoom => node(Refusal::NoRoom),
             NotWritten::Stopping => node(Refusal::Stopping),
         }
@@ -288,9 +328,12 @@ impl Refusal {
                 (ErrorCode::NoQuorum, sentence)
             }
             Refusal::TooLarge { len, room } => {
-                let sentence = format!("this would write {len} bytes in one step, and write_room is {room}; nothing was written; split it");
+                let takes = len.map_or_else(|| "more than that".to_owned(), |len| format!("{len} bytes"));
+                let sentence =
+                    format!("write_room, which bounds one step, is {room} bytes, and this takes {takes}; nothing was written; split it");
                 (ErrorCode::TooBig, sentence)
             }
+            Refusal::TooManyKeys(keys) => (ErrorCode::TooBig, too_many_keys(keys)),
             Refusal::NoRoom => {
                 (ErrorCode::Busy, "more is written than this node can hand on; nothing was written; try again later".to_owned())
             }

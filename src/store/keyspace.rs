@@ -71,17 +71,26 @@ pub trait Keyspace {
     /// Meets the next `count` live keys, fewer only at the end. Returns where to go on; `None` at the end.
     fn scan(&self, from: Cursor, count: usize, wall_ms: u64, mut meet: impl FnMut(&Entry)) -> Option<Cursor> {
         let mut left = count.max(1);
+        self.scan_while(from, wall_ms, |entry| {
+            let has_room = left > 0;
+            if has_room {
+                left -= 1;
+                meet(entry);
+            }
+            has_room
+        })
+    }
+
+    /// Meets live keys until `meet` will not take one, with which the next step begins. Returns where that is; `None` at the end.
+    fn scan_while(&self, from: Cursor, wall_ms: u64, mut meet: impl FnMut(&Entry) -> bool) -> Option<Cursor> {
         let mut place = from.place;
         for shard in from.shard..SHARDS_LEN {
             let next = self.with_shard(shard, |table| {
                 let start = if shard == from.shard && table.moves() != from.moves { 0 } else { place };
                 for place in start..table.places() {
-                    if let Some(entry) = table.at(place).filter(|entry| entry.is_live(|| wall_ms)) {
-                        meet(entry);
-                        left -= 1;
-                        if left == 0 {
-                            return Some(Cursor { shard, moves: table.moves(), place: place + 1 });
-                        }
+                    let entry = table.at(place).filter(|entry| entry.is_live(|| wall_ms));
+                    if entry.is_some_and(|entry| !meet(entry)) {
+                        return Some(Cursor { shard, moves: table.moves(), place });
                     }
                 }
                 None

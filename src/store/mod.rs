@@ -159,7 +159,11 @@ impl Store {
         let hash = self.hash(&entry.key);
         let mut shard = self.shards[place_of(hash)].write();
         let slot = shard.slot(hash, &entry.key);
-        let newer = slot.current().is_none_or(|current| (entry.version, &entry.value) > (current.version, &current.value));
+        // The same write, of which only the value has been let go.
+        let is_spent = |current: &Entry| current.version == entry.version && current.value.is_none() && current.expires.is_some();
+        let newer = slot.current().is_none_or(|current| {
+            (entry.version, &entry.value) > (current.version, &current.value) && !(is_spent(current) && current.expires == entry.expires)
+        });
         if newer {
             self.put(slot, entry);
         }
@@ -177,12 +181,12 @@ impl Store {
     }
 
     /// Counts the tombstones of one shard that `which` picks; costs nothing where there are none.
-    pub fn count_tombstones(&self, shard: usize, mut which: impl FnMut(Version) -> bool) -> usize {
+    pub fn count_tombstones(&self, shard: usize, mut which: impl FnMut(&Entry) -> bool) -> usize {
         let shard = self.shards[shard].read();
         if shard.tombstones() == 0 {
             return 0;
         }
-        shard.entries().filter(|entry| entry.is_tombstone() && which(entry.version)).count()
+        shard.entries().filter(|entry| entry.is_tombstone() && which(entry)).count()
     }
 
     /// The values in one shard that have expired by then are let go; what is left of each is a tombstone of the same version. Returns how many.

@@ -94,11 +94,11 @@ impl Shard {
     /// The place of a key, looked up once: to see what is there, and to put something else there.
     pub fn slot(&mut self, hash: u64, key: &[u8]) -> Slot<'_> {
         let Shard { table, tombstones, expiring, moves } = self;
-        let is_tight = table.len() == table.capacity();
-        let place = table.entry(hash, |held| held.is(hash, key), |held| held.hash);
-        if is_tight && matches!(place, hash_table::Entry::Vacant(_)) {
+        if table.len() == table.capacity() {
+            // Room for one more is made before the key is looked for, also if it is found.
             *moves = moves.wrapping_add(1);
         }
+        let place = table.entry(hash, |held| held.is(hash, key), |held| held.hash);
         Slot { place, hash, tombstones, expiring }
     }
 

@@ -267,3 +267,43 @@ fn a_transaction_sees_and_changes_all_its_keys_in_one_step() {
     });
     assert_eq!(store.entry(b"a").unwrap().version.stamp.to_bits(), 1002);
 }
+
+/// A table that is full moves its entries before it looks for the key that is written, also where it finds it.
+#[test]
+fn a_scan_meets_every_key_while_one_of_a_full_table_is_overwritten() {
+    for _ in 0..8 {
+        let store = Store::new();
+        let (mut keys, mut n) = (Vec::new(), 0);
+        while keys.len() < 1792 {
+            n += 1;
+            let key = format!("k{n}");
+            if place_of(store.hash(key.as_bytes())) == 7 {
+                store.merge(entry(&key, Some("v"), n, 1), |_| false);
+                keys.push(key);
+            }
+        }
+        let mut met = std::collections::HashSet::new();
+        let next = store.scan(Cursor::default(), keys.len() / 2, 0, |entry| {
+            met.insert(Key::clone(&entry.key));
+        });
+        store.merge(entry(&keys[0], Some("w"), n + 1, 1), |_| false);
+        let next = Cursor::from_bits(next.unwrap().to_bits());
+        assert_eq!(
+            store.scan(next, usize::MAX, 0, |entry| {
+                met.insert(Key::clone(&entry.key));
+            }),
+            None
+        );
+        assert_eq!(met.len(), keys.len());
+    }
+}
+
+#[test]
+fn healing_leaves_what_has_only_let_its_value_go() {
+    let store = merged(&[expiring("k", Some("v"), 1, 100)]);
+    for shard in 0..store.shards_len() {
+        store.spend(shard, 100);
+    }
+    assert!(!store.heal(expiring("k", Some("v"), 1, 100)));
+    assert!(store.heal(expiring("k", Some("v"), 1, 200)));
+}

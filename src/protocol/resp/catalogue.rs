@@ -110,7 +110,7 @@ impl Spec {
 
     /// Whether it waits for EXEC on a connection where MULTI was said; the others are executed at once even there.
     pub fn is_queued_in_multi(&self) -> bool {
-        !matches!(self.verb, Verb::Multi | Verb::Exec | Verb::Discard | Verb::Watch | Verb::Quit | Verb::Reset)
+        !matches!(self.verb, Verb::Multi | Verb::Exec | Verb::Discard | Verb::Watch | Verb::Quit | Verb::Reset | Verb::Ack)
     }
 
     fn has_flag(&self, flag: &str) -> bool {

@@ -6,8 +6,8 @@
 use std::cell::Cell;
 
 use crate::protocol::command::Command;
-use crate::protocol::reply::Reply;
-use crate::server::execute::Executor;
+use crate::protocol::reply::{ErrorCode, Reply};
+use crate::server::execute::{Executor, KEYS_PER_STEP_MAX};
 use crate::server::judge::Moment;
 use crate::server::long::{self, Long};
 use crate::server::lookups::Lookups;
@@ -27,10 +27,18 @@ impl Executor<'_> {
         match self.exec_data(&commands, &watch, moment) {
             Ok(Some(replies)) => {
                 let mut all = Vec::with_capacity(replies.len());
+                let mut left = self.shared.services.config.write_room;
                 for (command, reply) in commands.iter().zip(replies) {
                     all.push(match (reply, command) {
                         (Some(reply), _) => reply,
-                        (None, Ok(command)) => self.exec_other(command),
+                        (None, Ok(_)) if left == 0 => {
+                            Reply::error(ErrorCode::TooBig, "the replies of this transaction take too much; this command is not executed")
+                        }
+                        (None, Ok(command)) => {
+                            let reply = self.exec_other(command);
+                            left = left.saturating_sub(reply.own_size());
+                            reply
+                        }
                         (None, Err(wrong)) => wrong.clone().into_reply(),
                     });
                 }
@@ -57,31 +65,38 @@ impl Executor<'_> {
                 other => is_all |= is_of_all_keys(other),
             }
         }
+        if keys.len() > KEYS_PER_STEP_MAX {
+            return Err(Refusal::TooManyKeys(keys.len()));
+        }
         let span = if is_all { Span::All } else { Span::Keys(&keys) };
         let brought: Vec<_> = commands.iter().map(|command| command.as_ref().map_or_else(|_| Vec::new(), plan::brought)).collect();
-        let limits = self.shared.limits;
+        let (limits, room) = (self.shared.limits, self.shared.services.config.write_room);
         let lookups = Cell::new(Lookups::default());
-        let run = |view: &View<'_>| {
+        let run = |view: &View<'_>| -> Result<_, Refusal> {
             if watch.has_changed(view, moment) {
-                return (Vec::new(), None);
+                return Ok((Vec::new(), None));
             }
-            let mut plan = Plan::new(view, &limits, moment);
+            let mut plan = Plan::new(view, &limits, moment, room);
             let replies = commands.iter().zip(&brought).map(|(command, brought)| {
                 let reply = command.as_ref().ok().and_then(|command| plan.run(command, brought));
                 reply.map(Reply::into_owned)
             });
             let replies = replies.collect();
+            if plan.is_too_large() {
+                return Err(Refusal::TooLarge { len: None, room });
+            }
             // Of the last run, if there are several: only that one counts.
             lookups.set(plan.lookups);
-            (plan.into_effects(), Some(replies))
+            Ok((plan.into_effects(), Some(replies)))
         };
         if !commands.iter().flatten().any(Command::may_write) {
-            let done = self.shared.services.store.look(span, |view| run(view).1);
+            let done = self.shared.services.store.look(span, |view| run(view).map(|(_, replies)| replies));
             self.tally.lookups.add(lookups.get());
-            return Ok(done);
+            return done;
         }
-        let len = commands.iter().flatten().map(plan::size).sum();
-        let done = self.writes.several(self.level, span, len, moment, run)?;
+        let len = commands.iter().flatten().map(plan::size).fold(0, usize::saturating_add);
+        let are_blind = watch.is_empty() && commands.iter().flatten().all(Command::is_blind);
+        let done = self.writes.several(self.level, span, len, moment, are_blind, run)?;
         self.tally.lookups.add(lookups.get());
         self.tally.writes += 1;
         Ok(done)

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use crate::protocol::command::{ClientCommand, ClientKind, KillClients, RespVersion};
 use crate::protocol::reply::{ErrorCode, Reply};
 use crate::server::Shared;
-use crate::server::client::{Client, NAME_LEN_MAX};
+use crate::server::client::Client;
 
 /// The only user there is.
 const USER: &str = "default";
@@ -36,8 +36,6 @@ pub(in crate::server) fn client(shared: &Shared, me: &Arc<Client>, command: &Cli
             name if name.is_empty() => Reply::Null,
             name => Reply::Bytes(name.into()),
         },
-        ClientCommand::SetName(name) if name.len() > NAME_LEN_MAX => name_too_long(),
-        ClientCommand::SetInfo { value, .. } if value.len() > NAME_LEN_MAX => name_too_long(),
         ClientCommand::SetName(name) => {
             me.set_name(name);
             Reply::Ok
@@ -61,11 +59,6 @@ pub(in crate::server) fn client(shared: &Shared, me: &Arc<Client>, command: &Cli
         }
     };
     Answered { reply, closes: false }
-}
-
-/// Redis takes any length, and counts it as the client's memory.
-pub(in crate::server) fn name_too_long() -> Reply<'static> {
-    Reply::error(ErrorCode::TooBig, format!("Client names cannot be longer than {NAME_LEN_MAX} bytes."))
 }
 
 fn kill(shared: &Shared, me: &Arc<Client>, which: &KillClients<'_>) -> Answered {

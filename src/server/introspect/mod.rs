@@ -14,7 +14,7 @@ use crate::protocol::reply::Reply;
 use crate::server::Shared;
 use crate::server::client::Client;
 
-pub(super) use client::{client, name_too_long};
+pub(super) use client::client;
 pub(super) use config::config;
 pub(super) use info::info;
 

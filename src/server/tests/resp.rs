@@ -143,8 +143,7 @@ fn the_effects_of_one_step_are_stamped_again_as_they_were() {
     client.ask_all(&[&["RENAME", "from", "to"], &["MULTI"], &["SET", "x", "1"], &["INCR", "x"], &["EXEC"]]);
     fixture.await_waiting();
     let (to, x) = (stamp(&fixture, "to"), stamp(&fixture, "x"));
-    // One of the winners has come, the other has not.
-    fixture.store.merge(fixture.foreign("to", Some("theirs")), |_| false);
+    // The winners are still on their way.
     fixture.acks.note_beaten(&[to, x]);
     until("they are stamped again", || stamp(&fixture, "to") > x && stamp(&fixture, "x") > x);
     until("the session has answered", || {
@@ -154,6 +153,28 @@ fn the_effects_of_one_step_are_stamped_again_as_they_were() {
     client.hear(&["+OK", "+OK", "+QUEUED", "+QUEUED", "*2", "+OK", ":2"]);
     assert_eq!(fixture.store.get(b"to").as_deref(), Some(&b"moved"[..]));
     assert_eq!(fixture.store.get(b"x").as_deref(), Some(&b"2"[..]));
+
+    // A winner has come: what did not depend on it is put over it, and what did is not.
+    for (request, answer, left) in [
+        (&["MSET", "to", "set", "y", "1"][..], "+OK", "set"),
+        (&["MSETNX", "to", "new", "z", "1"], "-TIMEOUT the write is applied", "theirs"),
+    ] {
+        let before = fixture.submit.position();
+        if request[0] == "MSETNX" {
+            fixture.store.merge(fixture.foreign("to", None), |_| false);
+        }
+        client.ask(request);
+        until("it waits", || fixture.submit.position() > before && fixture.acks.waiting_len() > 0);
+        let to = stamp(&fixture, "to");
+        fixture.store.merge(fixture.foreign("to", Some("theirs")), |_| false);
+        fixture.acks.note_beaten(&[to]);
+        until("the session has answered", || {
+            fixture.acknowledge(0);
+            client.is_answered()
+        });
+        client.hear(&[answer]);
+        assert_eq!(fixture.store.get(b"to").as_deref(), Some(left.as_bytes()));
+    }
     fixture.stop();
 }
 

@@ -70,9 +70,11 @@ pub fn scan<'a>(call: &Call<'a, '_>) -> Result<Command<'a>, Wrong> {
     Ok(Command::Scan { cursor, pattern: matching, count, strings })
 }
 
-/// Matching takes time that grows with its length, for every key.
+/// Matching takes time that grows with its length, for every byte of every key.
+const PATTERN_LEN_MAX: usize = 1024;
+
 fn pattern<'a>(call: &Call<'a, '_>, place: usize) -> Result<Bytes<'a>, Wrong> {
-    within("pattern", call.word(place), call.limits.key_len_max)
+    within("pattern", call.word(place), PATTERN_LEN_MAX)
 }
 
 /// FLUSHALL [ASYNC | SYNC]: it is the same for kvmesh.

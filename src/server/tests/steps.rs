@@ -1,0 +1,304 @@
+//! Several writes at once, and writes that others have built on: interleavings and bounds that were once wrong.
+use super::*;
+
+fn resp(words: &[&str]) -> String {
+    words.iter().fold(format!("*{}\r\n", words.len()), |all, word| all + &format!("${}\r\n{word}\r\n", word.len()))
+}
+
+fn batch(requests: &[&[&str]]) -> String {
+    requests.iter().map(|words| resp(words)).collect()
+}
+
+#[test]
+fn relative_expiry_near_the_end_of_time_survives_a_timeout() {
+    let fixture = fixture(2, r#", "ack_timeout_ms": 300"#);
+    let mut client = fixture.connect();
+    let px = i64::MAX - crate::clock::wall_ms() as i64 - 100;
+    client.send(resp(&["SET", "k", "v", "PX", &px.to_string()]));
+    let line = client.line();
+    assert!(line.starts_with("-TIMEOUT"), "{line:?}");
+    fixture.stop();
+}
+
+#[test]
+fn flushall_that_loses_its_quorum_does_not_say_that_nothing_was_written() {
+    let fixture = fixture(2, "");
+    for n in 0..2000 {
+        fixture.store.merge(fixture.foreign(&format!("k{n}"), Some("v")), |_| false);
+    }
+    let mut client = fixture.connect();
+    client.send(resp(&["FLUSHALL"]));
+    fixture.await_waiting();
+    fixture.acks.set_up(0, false);
+    fixture.acks.set_up(1, false);
+    fixture.acknowledge(0);
+    let line = client.line();
+    let left = fixture.store.counts(crate::clock::wall_ms()).keys;
+    assert!(left == 2000 || !line.contains("nothing was written"), "{} keys were deleted; the reply: {line:?}", 2000 - left);
+    fixture.stop();
+}
+
+#[test]
+fn flushall_of_a_client_that_has_closed_its_sending_side_is_carried_out() {
+    let fixture = fixture(1, "");
+    for n in 0..2000 {
+        fixture.store.merge(fixture.foreign(&format!("k{n}"), Some("v")), |_| false);
+    }
+    let mut client = fixture.connect();
+    client.send(resp(&["FLUSHALL"]));
+    fixture.await_waiting();
+    client.socket.shutdown(Shutdown::Write).unwrap();
+    let acks = Arc::clone(&fixture.acks);
+    let submit = Arc::clone(&fixture.submit);
+    let over = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let thread = thread::spawn({
+        let over = Arc::clone(&over);
+        move || {
+            while !over.load(std::sync::atomic::Ordering::Relaxed) {
+                acks.acknowledge(0, &ack(submit.position(), &[]));
+                thread::sleep(Duration::from_millis(1));
+            }
+        }
+    });
+    let line = client.line();
+    over.store(true, std::sync::atomic::Ordering::Relaxed);
+    thread.join().unwrap();
+    let left = fixture.store.counts(crate::clock::wall_ms()).keys;
+    assert!(line.starts_with("+OK"), "{left} of 2000 keys are left; the reply: {line:?}");
+    fixture.stop();
+}
+
+/// Two clients of one node append; a third node's write lies between their stamps, and has not come here yet.
+#[test]
+fn an_append_that_was_beaten_is_not_applied_twice_when_a_client_of_this_node_has_built_on_it() {
+    let fixture = fixture(2, "");
+    let (mut one, mut two) = (fixture.connect(), fixture.connect());
+    one.send(resp(&["APPEND", "k", "a"]));
+    fixture.await_waiting();
+    let first = fixture.submit.position();
+    two.send(resp(&["APPEND", "k", "b"]));
+    until("both wait", || fixture.acks.waiting_len() == 2);
+    let second = fixture.submit.position();
+    fixture.acks.acknowledge(0, &ack(second, &[first]));
+    assert_eq!(two.line(), ":2\r");
+    let answer = one.line();
+    assert!(answer.starts_with("-TIMEOUT the write is applied on this node and may still spread, but lost"), "{answer}");
+    let value = String::from_utf8(fixture.store.get(b"k").unwrap().to_vec()).unwrap();
+    assert!(value == "ab", "two appends have made {value:?}; the first was answered {answer:?}");
+    fixture.stop();
+}
+
+/// The same where the third node's write is greater than both.
+#[test]
+fn two_incrs_that_were_beaten_are_not_four() {
+    let fixture = fixture(2, "");
+    let (mut one, mut two) = (fixture.connect(), fixture.connect());
+    one.send(resp(&["INCR", "k"]));
+    fixture.await_waiting();
+    let first = fixture.submit.position();
+    two.send(resp(&["INCR", "k"]));
+    until("both wait", || fixture.acks.waiting_len() == 2);
+    let second = fixture.submit.position();
+    fixture.acks.acknowledge(0, &ack(second, &[first, second]));
+    until("the second is stamped again", || fixture.submit.position() > second && fixture.acks.waiting_len() == 1);
+    fixture.acknowledge(0);
+    let (a, b) = (one.line(), two.line());
+    // Which of them looked first decides who is built on.
+    assert!(a.starts_with("-TIMEOUT") && b == ":2\r", "{a} {b}");
+    let value = String::from_utf8(fixture.store.get(b"k").unwrap().to_vec()).unwrap();
+    assert!(value == "2", "two INCRs of a key that nobody else has here have made {value}; they were answered {a:?} and {b:?}");
+    fixture.stop();
+}
+
+/// What a transaction read is gone, another client of the same node has written since and was told OK: the transaction's old effect is put over it.
+#[test]
+fn a_beaten_transaction_does_not_undo_what_a_client_of_this_node_was_acknowledged_after_it() {
+    let fixture = fixture(2, "");
+    let (mut one, mut two) = (fixture.connect(), fixture.connect());
+    one.send(batch(&[&["WATCH", "k"], &["MULTI"], &["INCR", "k"], &["EXEC"]]));
+    fixture.await_waiting();
+    let first = fixture.submit.position();
+    fixture.store.merge(fixture.foreign("k", Some("10")), |_| false);
+    two.send(resp(&["INCR", "k"]));
+    until("both wait", || fixture.acks.waiting_len() == 2);
+    let second = fixture.submit.position();
+    fixture.acks.acknowledge(0, &ack(second, &[first]));
+    assert_eq!(two.line(), ":11\r");
+    let answer: Vec<String> = (0..4).map(|_| one.line()).collect();
+    assert!(answer[3].starts_with("-TIMEOUT"), "{answer:?}");
+    let value = String::from_utf8(fixture.store.get(b"k").unwrap().to_vec()).unwrap();
+    assert!(value.parse::<u32>().unwrap() >= 11, "k was 11, acknowledged, and is {value}; the transaction: {answer:?}");
+    fixture.stop();
+}
+
+/// I8: a create-only SET that finds the key alive says so.
+#[test]
+fn set_nx_in_a_transaction_does_not_take_a_lock_that_it_has_lost() {
+    let fixture = fixture(2, "");
+    let mut one = fixture.connect();
+    one.send(batch(&[&["MULTI"], &["SET", "lock", "mine", "NX"], &["EXEC"]]));
+    fixture.await_waiting();
+    let first = fixture.submit.position();
+    fixture.store.merge(fixture.foreign("lock", Some("theirs")), |_| false);
+    fixture.acks.acknowledge(0, &ack(first, &[first]));
+    let answer: Vec<String> = (0..3).map(|_| one.line()).collect();
+    assert!(answer[2].starts_with("-TIMEOUT"), "{answer:?}");
+    let value = String::from_utf8(fixture.store.get(b"lock").unwrap().to_vec()).unwrap();
+    assert!(value == "theirs", "the lock is {value:?}; {answer:?}");
+    fixture.stop();
+}
+
+#[test]
+fn a_transaction_of_few_bytes_takes_little_memory() {
+    let fixture = fixture(0, "");
+    let mut client = fixture.connect();
+    client.send(resp(&["SET", "k", &"v".repeat(1 << 20)]));
+    assert_eq!(client.line(), "+OK\r");
+    for words in [&["GETRANGE", "k", "0", "-1"][..], &["APPEND", "k", ""]] {
+        client.send(resp(&["MULTI"]) + &resp(&["SET", "other", "1"]) + &resp(words).repeat(600) + &resp(&["EXEC"]));
+        client.expect(&["+OK\r"]);
+        (0..601).for_each(|_| client.expect(&["+QUEUED\r"]));
+        let line = client.line();
+        assert!(
+            line.starts_with(
+                "-ERR write_room, which bounds one step, is 67108864 bytes, and this takes more than that; nothing was written"
+            ),
+            "{line}"
+        );
+    }
+    assert_eq!(fixture.store.get(b"other"), None);
+    // What the others answer is bounded as well.
+    client.send(resp(&["MULTI"]) + &resp(&["COMMAND", "DOCS"]).repeat(2000) + &resp(&["EXEC"]) + &resp(&["PING"]));
+    let mut refused = 0;
+    loop {
+        match client.line().trim_end() {
+            "+PONG" => break,
+            line => refused += usize::from(line.starts_with("-ERR the replies of this transaction take too much")),
+        }
+    }
+    assert!((1..2000).contains(&refused), "{refused} of 2000");
+    fixture.stop();
+}
+
+#[test]
+fn setrange_of_nothing_far_away_reserves_nothing() {
+    let fixture = fixture(0, "");
+    let mut client = fixture.connect();
+    let far = i64::MAX.to_string();
+    client.send(batch(&[&["MULTI"], &["SETRANGE", "k", &far, ""], &["SETRANGE", "k", &far, ""], &["EXEC"]]));
+    client.expect(&["+OK\r", "+QUEUED\r", "+QUEUED\r", "*2\r", ":0\r", ":0\r"]);
+    fixture.stop();
+}
+
+#[test]
+fn what_is_watched_and_queued_shares_the_memory_for_large_commands() {
+    let fixture = fixture(0, "");
+    let room = &fixture.server.shared.read_room;
+    let all = room.left();
+    room.take(all - 1000).unwrap();
+    let mut client = fixture.connect();
+    let key = "k".repeat(99);
+    client.send(batch(&[
+        &["WATCH", &key],
+        &["WATCH", &key],
+        &["MULTI"],
+        &["SET", "a", &"v".repeat(300)],
+        &["SET", "b", &"v".repeat(600)],
+        &["EXEC"],
+    ]));
+    client.expect(&["+OK\r", "+OK\r", "+OK\r", "+QUEUED\r"]);
+    assert!(client.line().starts_with("-BUSY the large commands and the transactions"));
+    assert!(client.line().starts_with("-EXECABORT"));
+    client.send(batch(&[&["WATCH", &key, &(key.clone() + "2")], &["UNWATCH"], &["WATCH", &key], &["MULTI"], &["DISCARD"]]));
+    client.expect(&["+OK\r"; 5]);
+    assert_eq!(room.left(), 1000);
+    client.send(batch(&[&["WATCH", &key], &["MULTI"], &["GET", "a"], &["PING"]]));
+    client.expect(&["+OK\r", "+OK\r", "+QUEUED\r", "+QUEUED\r"]);
+    assert!(room.left() < 1000);
+    drop(client);
+    until("what it held is given back", || room.left() == 1000);
+    fixture.stop();
+}
+
+#[test]
+fn a_transaction_counts_what_it_has_made_and_deleted() {
+    let fixture = fixture(0, "");
+    for n in 0..500 {
+        fixture.store.merge(fixture.foreign(&format!("k{n}"), Some("v")), |_| false);
+    }
+    let mut client = fixture.connect();
+    client.send(batch(&[
+        &["MULTI"],
+        &["DBSIZE"],
+        &["SET", "new", "1"],
+        &["DEL", "k1", "k2"],
+        &["SET", "k3", "2"],
+        &["DBSIZE"],
+        &["RANDOMKEY"],
+        &["FLUSHALL"],
+        &["DBSIZE"],
+        &["RANDOMKEY"],
+        &["SET", "only", "1"],
+        &["RANDOMKEY"],
+        &["EXEC"],
+    ]));
+    client.expect(&["+OK\r"]);
+    (0..11).for_each(|_| client.expect(&["+QUEUED\r"]));
+    client.expect(&["*11\r", ":500\r", "+OK\r", ":2\r", "+OK\r", ":499\r"]);
+    client.line();
+    client.line();
+    client.expect(&["+OK\r", ":0\r", "$-1\r", "+OK\r", "$4\r", "only\r"]);
+    fixture.stop();
+}
+
+#[test]
+fn a_level_that_changes_ends_the_round_however_it_changes() {
+    let fixture = fixture(2, r#", "ack_timeout_ms": 300"#);
+    for requests in [
+        &[&["ACK", "local"][..], &["SET", "a", "1"], &["RESET"], &["SET", "b", "1"]][..],
+        // Said at once, even between MULTI and EXEC.
+        &[&["ACK", "local"], &["MULTI"], &["SET", "a", "1"], &["ACK", "majority"], &["EXEC"], &["SET", "b", "1"]],
+    ] {
+        let mut client = fixture.connect();
+        client.send(batch(requests));
+        let mut lines: Vec<String> = requests.iter().map(|_| client.line()).collect();
+        assert!(lines.pop().unwrap().starts_with("-TIMEOUT"), "{lines:?}");
+    }
+    fixture.stop();
+}
+
+/// HELLO in a transaction: a short reply to EXEC comes in the version that it chose, a long one in that before it.
+#[test]
+fn a_long_reply_to_exec_speaks_as_a_short_one_does() {
+    let fixture = fixture(0, "");
+    let mut heads = Vec::new();
+    for len in [10, 300 << 10] {
+        let mut client = fixture.connect();
+        client.send(batch(&[&["SET", "k", &"v".repeat(len)], &["MULTI"], &["GET", "none"], &["HELLO", "3"], &["GET", "k"], &["EXEC"]]));
+        client.expect(&["+OK\r", "+OK\r", "+QUEUED\r", "+QUEUED\r", "+QUEUED\r", "*3\r"]);
+        heads.push((client.line(), client.line()));
+        drop(client);
+    }
+    assert_eq!(heads[0], heads[1]);
+    fixture.stop();
+}
+
+/// Under a chain of clients of one node, with one write of another node that has come here before the second client's.
+#[test]
+fn a_getdel_that_was_beaten_does_not_take_the_next_element() {
+    let fixture = fixture(2, "");
+    fixture.store.merge(fixture.foreign("job", Some("one")), |_| false);
+    let (mut worker, mut producer) = (fixture.connect(), fixture.connect());
+    worker.send(resp(&["GETDEL", "job"]));
+    fixture.await_waiting();
+    let first = fixture.submit.position();
+    producer.send(resp(&["SET", "job", "two", "NX"]));
+    until("both wait", || fixture.acks.waiting_len() == 2);
+    let second = fixture.submit.position();
+    // A third node's write between the two stamps: it beats the first and loses to the second.
+    fixture.acks.acknowledge(0, &ack(second, &[first]));
+    assert_eq!(producer.line(), "+OK\r");
+    assert!(worker.line().starts_with("-TIMEOUT"));
+    assert_eq!(fixture.store.get(b"job").as_deref(), Some(&b"two"[..]));
+    fixture.stop();
+}
