@@ -1,15 +1,22 @@
 //! What is known of one connected client: what its session has noted, for CLIENT and INFO, and the socket, for who closes it.
 
-use std::io;
 use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use parking_lot::Mutex;
 
 use crate::clock::elapsed;
 use crate::protocol::command::RespVersion;
+
+/// The other end has closed its direction. Elsewhere only a connection that is broken both ways is noticed.
+#[cfg(target_os = "linux")]
+const CLOSED: PollFlags = PollFlags::from_bits_retain(nix::libc::POLLRDHUP);
+#[cfg(not(target_os = "linux"))]
+const CLOSED: PollFlags = PollFlags::empty();
 
 pub(super) struct Client {
     number: u64,
@@ -184,13 +191,9 @@ impl Client {
         self.killed.load(Ordering::Acquire)
     }
 
-    /// Whether the client has closed its end. For a session that waits and does not read.
+    /// Whether the client has closed its end. For a session that waits and does not read, whatever lies behind what it has read.
     pub fn is_gone(&self) -> bool {
-        let peeked = self.socket.set_nonblocking(true).and_then(|()| self.socket.peek(&mut [0]));
-        let is_gone = match &peeked {
-            Ok(len) => *len == 0,
-            Err(error) => error.kind() != io::ErrorKind::WouldBlock,
-        };
-        self.socket.set_nonblocking(false).is_err() || is_gone
+        let mut socket = [PollFd::new(self.socket.as_fd(), CLOSED)];
+        poll(&mut socket, PollTimeout::ZERO).is_ok_and(|ready| ready > 0)
     }
 }

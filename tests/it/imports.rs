@@ -64,6 +64,9 @@ const RULES: &[Rule] = &[
             "replication::acks",
             // For what is asked beside writing: whether the node is open, STATUS, PEERS, DUMP.
             "replication::mesh::Mesh",
+            "replication::report",
+            // Of the configuration, for CONFIG GET.
+            "journal::Fsync",
             "replication::compaction",
             "replication::restore",
             "server",

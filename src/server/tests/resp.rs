@@ -214,9 +214,11 @@ fn a_client_that_goes_while_it_waits_is_let_go() {
     let fixture = fixture(2, r#", "ack": "local""#);
     let mut client = fixture.connect();
     client.ask(&["SET", "a", "1"]);
+    // Something lies behind it that is not read meanwhile.
     client.ask(&["WAIT", "2", "0"]);
     client.hear(&["+OK"]);
     until("it waits", || fixture.acks.counting_len() > 0);
+    client.ask(&["PING"]);
     client.socket.shutdown(Shutdown::Both).unwrap();
     until("its session has ended", || fixture.server.clients_len() == 0);
     fixture.stop();
