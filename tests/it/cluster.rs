@@ -111,6 +111,12 @@ impl Plan {
             cluster.start(id);
         }
         cluster.await_converged();
+        let ids = cluster.ids();
+        for id in &ids {
+            for peer in ids.iter().filter(|peer| *peer != id) {
+                cluster.await_counted(*id, *peer, "yes");
+            }
+        }
         cluster
     }
 }
@@ -551,6 +557,17 @@ impl Cluster {
             } else {
                 Err(format!("{lines:?}"))
             }
+        });
+    }
+
+    /// `wanted`: whether this node counts the peer for a majority, "yes" or "no". A peer that has just opened is counted once its word of that has come.
+    #[track_caller]
+    pub fn await_counted(&self, id: u16, peer: u16, wanted: &str) {
+        until(&format!("n{id}: peer {peer} up, counted {wanted}"), DEADLINE, || {
+            let lines = Client::connect(self.client_addr(id)).and_then(|mut client| client.ask("PEERS"));
+            let lines = lines.map_err(|error| error.to_string())?;
+            let is_it = |line: &String| line.starts_with(&format!("peer {peer} up ")) && line.contains(&format!(" counted {wanted} "));
+            if lines.iter().any(is_it) { Ok(()) } else { Err(format!("{lines:?}")) }
         });
     }
 

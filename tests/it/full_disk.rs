@@ -66,7 +66,7 @@ fn what_a_filling_disk_has_acknowledged_is_on_it() {
     load.await_progress(20);
     disk.leave(FREE_KIB);
     await_full(&cluster);
-    await_counted(&cluster, 1, "no");
+    cluster.await_counted(1, 3, "no");
     let outcomes = load.end();
     outcomes.assert_codes_are(&["TIMEOUT", "NOQUORUM"]);
     cluster.kill(1);
@@ -105,7 +105,7 @@ fn filled(disk: &SmallDisk) -> (Cluster, Outcomes) {
     before.assert_kept(cluster.client_addr(3));
     // It is up, and counts for nothing.
     for id in 1..=2 {
-        await_counted(&cluster, id, "no");
+        cluster.await_counted(id, 3, "no");
     }
     await_ok(&cluster, 1, "PUT colour blue");
     cluster.kill(2);
@@ -135,7 +135,7 @@ fn started(disk: &SmallDisk) -> Cluster {
 fn writes_again(cluster: &mut Cluster, before: &Outcomes) {
     cluster.await_mesh(&[1, 2, 3]);
     for id in 1..=2 {
-        await_counted(cluster, id, "yes");
+        cluster.await_counted(id, 3, "yes");
     }
     cluster.await_converged();
     let load = Roaming::start("after", &[3, 1, 2].map(|id| cluster.client_addr(id)));
@@ -189,15 +189,6 @@ fn assert_refuses_writes(cluster: &Cluster) {
     }
     assert!(client.ask_line("GET refused").unwrap().starts_with("ERROR NOTFOUND "));
     assert_eq!(client.ask_line("COUNT").unwrap(), keys);
-}
-
-#[track_caller]
-fn await_counted(cluster: &Cluster, id: u16, wanted: &str) {
-    until(&format!("n{id}: peer 3 up, counted {wanted}"), DEADLINE, || {
-        let lines = cluster.ask(id, "PEERS");
-        let line = lines.into_iter().find(|line| line.starts_with("peer 3 ")).ok_or("no such peer")?;
-        if line.starts_with("peer 3 up ") && line.contains(&format!(" counted {wanted} ")) { Ok(()) } else { Err(line) }
-    });
 }
 
 /// On a machine that stutters a node may seem to be down for a moment, and a write be refused.

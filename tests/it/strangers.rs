@@ -18,6 +18,7 @@ fn a_node_of_another_cluster_is_refused() {
     cluster.await_ready(2);
     cluster.await_log(1, &["another-mesh"]);
     cluster.await_log(3, &["another-mesh"]);
+    cluster.await_counted(1, 2, "yes");
     assert_eq!(cluster.ask_line(1, "SET a 1"), "OK");
     cluster.await_state(3, "degraded");
     cluster.await_sees(1, 3, "down");
@@ -57,6 +58,7 @@ fn a_node_that_does_not_list_me_is_refused() {
     // The two that list each other talk, and what they have in common spreads through the one that both list.
     cluster.await_sees(1, 2, "up");
     cluster.await_sees(1, 3, "up");
+    cluster.await_counted(2, 1, "yes");
     assert_eq!(cluster.ask_line(2, "SET a 1"), "OK");
     cluster.await_reply(3, "GET a", "VALUE 1");
 }
