@@ -397,11 +397,11 @@ impl Maker<'_> {
     fn lifetimes(&mut self) -> Made {
         let key = self.key();
         match self.random.below(8) {
-            0 => made(vec![b"TTL".to_vec(), key], Compare::Near(2)),
-            1 => made(vec![b"PTTL".to_vec(), key], Compare::Near(2_000)),
-            2 => made(vec![b"EXPIRETIME".to_vec(), key], if self.times == Times::Absolute { Compare::Exact } else { Compare::Near(2) }),
+            0 => made(vec![b"TTL".to_vec(), key], Compare::Near(60)),
+            1 => made(vec![b"PTTL".to_vec(), key], Compare::Near(60_000)),
+            2 => made(vec![b"EXPIRETIME".to_vec(), key], if self.times == Times::Absolute { Compare::Exact } else { Compare::Near(60) }),
             3 => {
-                made(vec![b"PEXPIRETIME".to_vec(), key], if self.times == Times::Absolute { Compare::Exact } else { Compare::Near(2_000) })
+                made(vec![b"PEXPIRETIME".to_vec(), key], if self.times == Times::Absolute { Compare::Exact } else { Compare::Near(60_000) })
             }
             4 | 5 => exact(vec![b"PERSIST".to_vec(), key]),
             _ => {

@@ -142,7 +142,7 @@ fn every_set_of_options_of_expire() {
                 for state in STATES {
                     prepare(comparison, state, later_ms);
                     comparison.step(0, exact(words(&format!("{name} a {number}"))));
-                    comparison.step(0, Made { words: words(compare), compare: Compare::Near(2_000) });
+                    comparison.step(0, Made { words: words(compare), compare: Compare::Near(60_000) });
                     comparison.step(0, exact(words("GET a")));
                 }
             }
@@ -177,10 +177,10 @@ fn follow(comparison: &mut Comparison, state: &[&str], command: &str, relative: 
     comparison.step(0, exact(words(&with_times(command, later_ms))));
     comparison.step(0, exact(words("GET a")));
     let tolerance = |near| if relative { Compare::Near(near) } else { Compare::Exact };
-    comparison.step(0, Made { words: words("PEXPIRETIME a"), compare: tolerance(2_000) });
-    comparison.step(0, Made { words: words("EXPIRETIME a"), compare: tolerance(2) });
-    comparison.step(0, Made { words: words("TTL a"), compare: Compare::Near(2) });
-    comparison.step(0, Made { words: words("PTTL a"), compare: Compare::Near(2_000) });
+    comparison.step(0, Made { words: words("PEXPIRETIME a"), compare: tolerance(60_000) });
+    comparison.step(0, Made { words: words("EXPIRETIME a"), compare: tolerance(60) });
+    comparison.step(0, Made { words: words("TTL a"), compare: Compare::Near(60) });
+    comparison.step(0, Made { words: words("PTTL a"), compare: Compare::Near(60_000) });
 }
 
 /// SOONER is before LATER, which is what a key has that expires; SECONDS and AFTER are behind it.
