@@ -18,7 +18,7 @@ use crate::room::{Reserved, Room};
 use crate::store::{Span, Store, View};
 
 /// What an entry counts in the room and in a link's queue beside its bytes.
-const WRITE_OVERHEAD: usize = 64;
+pub const WRITE_OVERHEAD: usize = 64;
 
 /// The way in for local writes.
 pub struct Submit {

@@ -14,23 +14,20 @@ use crate::protocol::quoting::shown;
 use crate::protocol::reply::{ErrorCode, Reply};
 use crate::protocol::resp::glob;
 use crate::protocol::text::write_reply;
-use crate::replication::acks::Held;
+use crate::replication::acks::{Held, Holders};
 use crate::replication::compaction::{Compacted, NotCompacted};
+use crate::replication::submit::WRITE_OVERHEAD;
 use crate::server::execute::Executor;
 use crate::server::judge::{Live, Moment};
 use crate::server::wire::Wire;
 use crate::server::writes::Place;
 use crate::server::{Services, Shared, introspect};
-use crate::store::{Cursor, Keyspace, Span};
+use crate::store::{Cursor, Keyspace, Span, View};
 
 /// Bytes of a dump that are made ready at a time.
 const DUMP_STEP_LEN: usize = 64 << 10;
 /// Keys that FLUSHALL deletes in one step.
 const FLUSH_STEP: usize = 512;
-/// What each of them takes of the room beside its bytes, about.
-const FLUSH_OVERHEAD: usize = 64;
-/// Keys that KEYS looks at under one hold of a shard's lock.
-const KEYS_STEP: usize = 4096;
 /// Who waits for long looks up this often: whether the client is still there, whether the node stops.
 const LOOK_PAUSE: Duration = Duration::from_millis(200);
 
@@ -94,9 +91,9 @@ impl Long {
 /// Writes a long answer. `out` is buffered.
 pub(super) fn write(out: &mut impl io::Write, executor: &mut Executor<'_>, long: Long, wire: Wire) -> io::Result<()> {
     let services = &executor.shared.services;
-    match (long, wire) {
-        (Long::Keys { prefix, limit }, Wire::Text) => write_keys(out, services, &prefix, limit)?,
-        (Long::Dump, Wire::Text) => {
+    match long {
+        Long::Keys { prefix, limit } => write_keys(out, services, &prefix, limit)?,
+        Long::Dump => {
             let mut dump = services.mesh.dump();
             let mut lines = Vec::new();
             while {
@@ -106,7 +103,7 @@ pub(super) fn write(out: &mut impl io::Write, executor: &mut Executor<'_>, long:
                 more
             } {}
         }
-        (long, wire) => {
+        long => {
             let reply = answer(executor, long, true);
             return wire.write(out, &reply);
         }
@@ -120,12 +117,7 @@ pub(super) fn answer(executor: &mut Executor<'_>, long: Long, may_wait: bool) ->
     let services = &shared.services;
     match long {
         Long::Reply(reply) => reply,
-        Long::Keys { prefix, limit } => {
-            let mut keys = keys(services, |key| key.starts_with(&prefix));
-            keys.truncate(limit);
-            Reply::Array(keys)
-        }
-        Long::Matching { pattern } => Reply::Array(keys(services, |key| glob::matches(&pattern, key))),
+        Long::Matching { pattern } => Reply::Array(matching_keys(services, &pattern)),
         Long::Flush => flush(executor),
         Long::Digest { before } => {
             let soon = || wall_ms().saturating_add(services.config.clock_offset_max.as_millis() as u64);
@@ -175,7 +167,8 @@ pub(super) fn answer(executor: &mut Executor<'_>, long: Long, may_wait: bool) ->
             Some(verb) => Reply::Text(help_line(verb.help()) + "\n"),
             None => Reply::error(ErrorCode::Unknown, format!("{} is no command; HELP lists them", shown(word.as_bytes()))),
         },
-        Long::Dump => Reply::error(ErrorCode::Err, "DUMP is a command of the text protocol: it prints lines"),
+        // Those of which only the text protocol has a verb are written piece by piece.
+        Long::Keys { .. } | Long::Dump => Reply::error(ErrorCode::Err, "this is a command of the text protocol: it prints lines"),
     }
 }
 
@@ -187,34 +180,32 @@ fn compacted(compacted: Result<Compacted, NotCompacted>) -> Reply<'static> {
     }
 }
 
-/// Shard by shard: no lock is held while the client takes its time, and a key that is there all along is listed once.
+/// The live keys of one shard, copied out of it at one moment: so a key that is there all along is met once, whatever moves meanwhile, and what is done with them
+/// happens outside of the lock.
+fn live_keys(services: &Services, shard: usize, now_ms: u64) -> impl Iterator<Item = Key> {
+    services.store.scan_shard(shard, |entry| entry.is_live(|| now_ms)).into_iter().map(|entry| entry.key)
+}
+
+/// Shard by shard, while the client takes its time.
 fn write_keys(out: &mut impl io::Write, services: &Services, prefix: &[u8], limit: usize) -> io::Result<()> {
     let (mut left, now_ms) = (limit, wall_ms());
     for shard in 0..services.store.shards_len() {
         if left == 0 {
             break;
         }
-        let entries = services.store.scan_shard(shard, |entry| {
-            let listed = left > 0 && entry.is_live(|| now_ms) && entry.key.starts_with(prefix);
-            left -= usize::from(listed);
-            listed
-        });
-        for entry in entries {
-            write_reply(out, &Reply::Key(&entry.key))?;
+        for key in live_keys(services, shard, now_ms).filter(|key| key.starts_with(prefix)).take(left) {
+            write_reply(out, &Reply::Key(&key))?;
+            left -= 1;
         }
     }
     Ok(())
 }
 
-/// All at once, as an array says first how long it is. Looked at in steps, outside of every lock: matching a pattern takes time.
-fn keys(services: &Services, wanted: impl Fn(&[u8]) -> bool) -> Vec<Reply<'static>> {
-    let (mut keys, mut next) = (Vec::new(), Some(Cursor::default()));
-    while let Some(cursor) = next {
-        let mut step = Vec::with_capacity(KEYS_STEP);
-        next = services.store.scan(cursor, KEYS_STEP, wall_ms(), |entry| step.push(Key::clone(&entry.key)));
-        keys.extend(step.into_iter().filter(|key| wanted(key)).map(Reply::Value));
-    }
-    keys
+/// All at once, as an array says first how long it is.
+fn matching_keys(services: &Services, pattern: &[u8]) -> Vec<Reply<'static>> {
+    let now_ms = wall_ms();
+    let keys = (0..services.store.shards_len()).flat_map(|shard| live_keys(services, shard, now_ms));
+    keys.filter(|key| glob::matches(pattern, key)).map(Reply::Value).collect()
 }
 
 /// Deletes all keys, in steps: each is one step on this node, and waited for before the next one. A key that is made meanwhile may stay.
@@ -227,7 +218,7 @@ fn flush(executor: &mut Executor<'_>) -> Reply<'static> {
         let moment = Moment::default();
         let (mut keys, mut len) = (Vec::with_capacity(FLUSH_STEP), 0);
         next = shared.services.store.scan_while(cursor, moment.wall_ms(), |entry| {
-            let more = entry.key.len() + FLUSH_OVERHEAD;
+            let more = entry.key.len() + WRITE_OVERHEAD;
             let fits = keys.is_empty() || keys.len() < FLUSH_STEP && len + more <= step_len;
             if fits {
                 len += more;
@@ -236,7 +227,7 @@ fn flush(executor: &mut Executor<'_>) -> Reply<'static> {
             fits
         });
         let span: Vec<&[u8]> = keys.iter().map(|key| &**key).collect();
-        let plan = |view: &crate::store::View<'_>| {
+        let plan = |view: &View<'_>| {
             let live = keys.iter().filter(|key| Live::of(view.entry(key), &moment).is_some());
             Ok((live.map(|key| (Key::clone(key), Effect::DELETE)).collect(), ()))
         };
@@ -259,14 +250,7 @@ fn flush(executor: &mut Executor<'_>) -> Reply<'static> {
 }
 
 /// Waits until this connection's writes are held by so many peers, and by this node if `local`.
-fn wait(
-    executor: &Executor<'_>,
-    what: Held,
-    local: usize,
-    peers: usize,
-    timeout: Option<Duration>,
-    may_wait: bool,
-) -> crate::replication::acks::Holders {
+fn wait(executor: &Executor<'_>, what: Held, local: usize, peers: usize, timeout: Option<Duration>, may_wait: bool) -> Holders {
     let acks = &executor.shared.services.acks;
     let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
     loop {

@@ -302,3 +302,34 @@ fn a_getdel_that_was_beaten_does_not_take_the_next_element() {
     assert_eq!(fixture.store.get(b"job").as_deref(), Some(&b"two"[..]));
     fixture.stop();
 }
+
+/// Each step of SCAN may meet a key once more when a table has moved its entries; KEYS names every key once.
+#[test]
+fn keys_names_every_key_once_while_tables_grow() {
+    const STAY: usize = 20_000;
+    let fixture = fixture(0, "");
+    for n in 0..STAY {
+        fixture.store.merge(fixture.foreign(&format!("stays{n}"), Some("v")), |_| false);
+    }
+    let done = std::sync::atomic::AtomicBool::new(false);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            // Bounded, should the other thread fail.
+            for n in 0..400_000 {
+                if done.load(Ordering::Relaxed) {
+                    break;
+                }
+                fixture.store.merge(fixture.foreign(&format!("comes{n}"), Some("v")), |_| false);
+            }
+        });
+        let mut client = fixture.connect();
+        for _ in 0..3 {
+            client.send(resp(&["KEYS", "stays*"]));
+            let head = client.line();
+            (0..2 * STAY).for_each(|_| drop(client.line()));
+            assert_eq!(head, format!("*{STAY}\r"));
+        }
+        done.store(true, Ordering::Relaxed);
+    });
+    fixture.stop();
+}
