@@ -20,7 +20,7 @@ use crate::replication::acks::{Round, Waited};
 use crate::replication::submit::NotWritten;
 use crate::server::Services;
 use crate::server::judge::Moment;
-use crate::server::wire::{Wire, parse_again};
+use crate::server::wire::parse_again;
 use crate::server::writes::{Again, Desk, Pending, Unwritten};
 
 /// What a round is waiting for, and until when.
@@ -38,7 +38,7 @@ pub(super) struct Unmet<'a> {
     /// In the order in which they were written. Invariant: of the cases with equal keys that wait, the later one has the greater stamp.
     cases: Vec<Case<'a>>,
     /// How many of the cases belong to each command.
-    commands: Vec<(usize, Wire)>,
+    commands: Vec<usize>,
     /// The greatest stamp that was taken.
     last: Stamp,
 }
@@ -110,24 +110,24 @@ impl<'a> Unmet<'a> {
                 })),
             }
         }
-        let commands = pending.iter().map(|command| (command.stamps, command.place.wire)).collect();
+        let commands = pending.iter().map(|command| command.stamps).collect();
         Unmet { waiting, cases, commands, last: Stamp::ZERO }
     }
 
     /// Waits until every write has an outcome. Returns that of every command, and the greatest stamp that was taken meanwhile.
     pub fn settle(mut self, mut waited: Waited) -> (Vec<Outcome>, Stamp) {
-        let waiting = loop {
+        let is_met = loop {
             match waited {
-                Waited::Met => break Standing::Done,
+                Waited::Met => break true,
                 Waited::Beaten(beaten) if Instant::now() < self.waiting.deadline => self.stamp_again(&beaten),
                 Waited::Beaten(_) | Waited::TimedOut => {
                     self.note_met();
-                    break Standing::Unknown;
+                    break false;
                 }
             }
             waited = self.waiting.round.wait(&self.stamps(), self.waiting.deadline);
         };
-        (self.resolve(matches!(waiting, Standing::Done)), self.last)
+        (self.resolve(is_met), self.last)
     }
 
     /// What is waited for, in rising order.
@@ -244,7 +244,7 @@ impl<'a> Unmet<'a> {
         let mut done = vec![false; self.cases.len()];
         let mut places = (0..self.cases.len()).rev();
         let mut outcomes: Vec<Outcome> = Vec::with_capacity(self.commands.len());
-        for (cases, _) in self.commands.iter().rev() {
+        for cases in self.commands.iter().rev() {
             let (mut is_done, mut is_unclear, mut reply) = (true, false, None);
             for place in places.by_ref().take(*cases) {
                 let case = &mut self.cases[place];

@@ -16,6 +16,7 @@ use crate::protocol::resp::glob;
 use crate::protocol::resp::request::request_len_max;
 use crate::server::Shared;
 use crate::server::client::Client;
+use crate::server::introspect;
 use crate::server::judge::{self, Live, Moment};
 use crate::server::long::Long;
 use crate::server::lookups::Lookups;
@@ -23,18 +24,10 @@ use crate::server::plan::{self, Plan, scanned};
 use crate::server::transaction::Transaction;
 use crate::server::wire::Wire;
 use crate::server::writes::{Place, Refusal, Writes};
-use crate::server::{introspect, long};
 use crate::store::{Cursor, Keyspace, Span};
 
 /// Before a refusal for want of a quorum is sent: clients that try again at once would take the time that the peers need to come back.
 const NO_QUORUM_PAUSE: std::time::Duration = std::time::Duration::from_millis(20);
-
-/// Keys that may be named in one step, which all of them are locked for. Beyond this, who shares one of their shards would wait for longer than a peer may.
-const KEYS_PER_STEP_MAX: usize = 1 << 16;
-
-pub(super) fn too_many_keys(keys: usize) -> String {
-    format!("{keys} keys in one step; at most {KEYS_PER_STEP_MAX} are taken; nothing was written; split it")
-}
 
 /// What a command comes to.
 pub(super) enum Done<'c> {
@@ -149,10 +142,6 @@ impl<'a> Executor<'a> {
         }
     }
 
-    pub fn write_long(&mut self, out: &mut impl std::io::Write, long: Long, wire: Wire) -> std::io::Result<()> {
-        long::write(out, self, long, wire)
-    }
-
     pub fn execute<'c>(&mut self, command: &'c Command<'_>, wire: Wire, moment: &Moment) -> Done<'c> {
         self.tally.commands += 1;
         let services = &self.shared.services;
@@ -169,10 +158,7 @@ impl<'a> Executor<'a> {
             Command::Several(several) => self.several(command, several, moment),
             Command::Count => Reply::Integer(services.store.counts(moment.wall_ms()).keys as i64),
             Command::Scan { cursor, pattern, count, strings } => self.scan(*cursor, pattern.as_deref(), *count, *strings, moment),
-            Command::RandomKey => {
-                let random = getrandom::u64().unwrap_or_else(|_| moment.wall_ms());
-                services.store.random_key(random, moment.wall_ms()).map_or(Reply::Null, Reply::Value)
-            }
+            Command::RandomKey => services.store.random_key(plan::random_bits(moment), moment.wall_ms()).map_or(Reply::Null, Reply::Value),
             Command::Multi => self.transaction.begin(),
             Command::Exec => self.exec(moment),
             Command::Discard => self.transaction.discard(),
@@ -280,8 +266,8 @@ impl<'a> Executor<'a> {
 
     fn several<'c>(&mut self, command: &'c Command<'_>, several: &'c Several<'_>, moment: &Moment) -> Reply<'c> {
         let (keys, limits) = (several.keys(), &self.shared.limits);
-        if keys.len() > KEYS_PER_STEP_MAX {
-            return Reply::error(ErrorCode::TooBig, too_many_keys(keys.len()));
+        if keys.len() > plan::KEYS_MAX {
+            return Refusal::TooManyKeys(keys.len()).into_reply(&self.shared.services, self.level);
         }
         let answered = "a command on several keys is answered";
         if !several.may_write() {

@@ -9,6 +9,7 @@ use crate::entry::{Effect, Key, Value};
 use crate::protocol::command::{Action, Bytes, Command, Limits, Several};
 use crate::protocol::reply::{ErrorCode, Reply};
 use crate::protocol::resp::glob;
+use crate::replication::submit::WRITE_OVERHEAD;
 use crate::server::judge::{self, Live, Moment};
 use crate::server::lookups::Lookups;
 use crate::store::{Cursor, Keyspace, View};
@@ -26,6 +27,9 @@ pub(super) struct Plan<'v> {
     left: usize,
 }
 
+/// Keys that may be named in one step, which all of them are locked for. Beyond this, who shares one of their shards would wait for longer than a peer may.
+pub(super) const KEYS_MAX: usize = 1 << 16;
+
 /// What a reply or a key that was walked over counts for, about.
 const STEP_COST: usize = 64;
 
@@ -40,16 +44,14 @@ pub(super) fn brought(command: &Command<'_>) -> Vec<Value> {
 
 /// Bytes that a command's effects take, as far as it tells.
 pub(super) fn size(command: &Command<'_>) -> usize {
-    /// What each takes beside, about.
-    const OVERHEAD: usize = 64;
     match command {
-        Command::One { key, action } => key.len() + judge::size(action) + OVERHEAD,
+        Command::One { key, action } => key.len() + judge::size(action) + WRITE_OVERHEAD,
         Command::Several(several) => {
             let values: usize = match several {
                 Several::Set { pairs, .. } => pairs.iter().map(|(_, value)| value.len()).sum(),
                 _ => 0,
             };
-            values + several.keys().iter().map(|key| key.len() + OVERHEAD).sum::<usize>()
+            values + several.keys().iter().map(|key| key.len() + WRITE_OVERHEAD).sum::<usize>()
         }
         _ => 0,
     }
@@ -86,7 +88,7 @@ impl<'v> Plan<'v> {
             Command::Several(several) => self.several(several, brought),
             Command::Count => Reply::Integer(self.count()),
             Command::Matching { pattern } => {
-                let keys = self.live_keys(|_| true);
+                let keys = self.live_keys();
                 // Under the locks, so what it takes is counted.
                 self.spend(keys.iter().map(|key| key.len().saturating_mul(pattern.len()) / STEP_COST).sum());
                 let is_wanted = |key: &Key| !self.is_too_large() && glob::matches(pattern, key);
@@ -95,7 +97,7 @@ impl<'v> Plan<'v> {
             Command::Scan { cursor, pattern, count, strings } => self.scan(*cursor, pattern.as_deref(), *count, *strings),
             Command::RandomKey => self.random_key().map_or(Reply::Null, Reply::Value),
             Command::Flush => {
-                for key in self.live_keys(|_| true) {
+                for key in self.live_keys() {
                     self.note(key, Effect::DELETE);
                 }
                 Reply::Ok
@@ -181,37 +183,35 @@ impl<'v> Plan<'v> {
     }
 
     fn count(&self) -> i64 {
-        let live = |is_live: bool| i64::from(is_live);
         let difference = |(key, effect): &(Key, Effect)| {
             let before = Live::of(self.view.entry(key), self.moment).is_some();
-            live(Live::of_effect(effect, self.moment).is_some()) - live(before)
+            i64::from(Live::of_effect(effect, self.moment).is_some()) - i64::from(before)
         };
         self.view.counts(self.moment.wall_ms()).keys as i64 + self.effects.iter().map(difference).sum::<i64>()
     }
 
     fn random_key(&mut self) -> Option<Key> {
-        let random = getrandom::u64().unwrap_or_else(|_| self.moment.wall_ms());
-        let found = self.view.random_key(random, self.moment.wall_ms()).filter(|key| self.current(key).is_some());
+        let found = self.view.random_key(random_bits(self.moment), self.moment.wall_ms()).filter(|key| self.current(key).is_some());
         // Only a transaction that has written needs more than one look.
-        found.or_else(|| if self.effects.is_empty() { None } else { self.live_keys(|_| true).into_iter().next() })
+        found.or_else(|| if self.effects.is_empty() { None } else { self.live_keys().into_iter().next() })
     }
 
     fn spend(&mut self, cost: usize) {
         self.left = self.left.saturating_sub(cost + STEP_COST);
     }
 
-    fn live_keys(&mut self, wanted: impl Fn(&[u8]) -> bool) -> Vec<Key> {
+    fn live_keys(&mut self) -> Vec<Key> {
         let mut keys = Vec::new();
         self.spend(self.view.counts(self.moment.wall_ms()).keys * STEP_COST);
         if self.is_too_large() {
             return keys;
         }
         self.view.scan(Cursor::default(), usize::MAX, self.moment.wall_ms(), |entry| {
-            if !self.places.contains_key(&entry.key) && wanted(&entry.key) {
+            if !self.places.contains_key(&entry.key) {
                 keys.push(Key::clone(&entry.key));
             }
         });
-        let made = self.effects.iter().filter(|(key, effect)| Live::of_effect(effect, self.moment).is_some() && wanted(key));
+        let made = self.effects.iter().filter(|(_, effect)| Live::of_effect(effect, self.moment).is_some());
         keys.extend(made.map(|(key, _)| Key::clone(key)));
         keys
     }
@@ -238,6 +238,11 @@ impl<'v> Plan<'v> {
             }
         }
     }
+}
+
+/// What decides which key RANDOMKEY names. Where the system gives no random bits, the time must do.
+pub(super) fn random_bits(moment: &Moment) -> u64 {
+    getrandom::u64().unwrap_or_else(|_| moment.wall_ms())
 }
 
 /// What a step of SCAN answers.

@@ -14,7 +14,7 @@ use crate::server::buffer::{NoRoom, ReadBuffer};
 use crate::server::client::Client;
 use crate::server::execute::{Done, Executor};
 use crate::server::judge::Moment;
-use crate::server::long::Long;
+use crate::server::long::{self, Long};
 use crate::server::restore;
 use crate::server::wire::{Asked, Requests, Wire};
 use crate::server::writes::Place;
@@ -199,7 +199,7 @@ impl<'a> Session<'a> {
 
     fn send_long(&mut self, long: Long, wire: Wire) -> io::Result<()> {
         let mut out = BufWriter::with_capacity(LONG_CHUNK_LEN, self.socket);
-        let written = self.executor.write_long(&mut out, long, wire).and_then(|()| out.flush());
+        let written = long::write(&mut out, &mut self.executor, long, wire).and_then(|()| out.flush());
         // Without another try at what could not be written: that would wait for the client once more.
         drop(out.into_parts());
         written

@@ -14,8 +14,8 @@ use crate::replication::acks::{NoQuorum, Round, Waited};
 use crate::replication::submit::NotWritten;
 use crate::server::Services;
 use crate::server::beaten::{self, Outcome, Unmet, Waiting};
-use crate::server::execute::too_many_keys;
 use crate::server::judge::{self, Live, Moment};
+use crate::server::plan::KEYS_MAX;
 use crate::server::wire::Wire;
 use crate::store::{Span, View};
 
@@ -333,7 +333,9 @@ impl Refusal {
                     format!("write_room, which bounds one step, is {room} bytes, and this takes {takes}; nothing was written; split it");
                 (ErrorCode::TooBig, sentence)
             }
-            Refusal::TooManyKeys(keys) => (ErrorCode::TooBig, too_many_keys(keys)),
+            Refusal::TooManyKeys(keys) => {
+                (ErrorCode::TooBig, format!("{keys} keys in one step; at most {KEYS_MAX} are taken; nothing was written; split it"))
+            }
             Refusal::NoRoom => {
                 (ErrorCode::Busy, "more is written than this node can hand on; nothing was written; try again later".to_owned())
             }

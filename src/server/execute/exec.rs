@@ -7,7 +7,7 @@ use std::cell::Cell;
 
 use crate::protocol::command::Command;
 use crate::protocol::reply::{ErrorCode, Reply};
-use crate::server::execute::{Executor, KEYS_PER_STEP_MAX};
+use crate::server::execute::Executor;
 use crate::server::judge::Moment;
 use crate::server::long::{self, Long};
 use crate::server::lookups::Lookups;
@@ -65,7 +65,7 @@ impl Executor<'_> {
                 other => is_all |= is_of_all_keys(other),
             }
         }
-        if keys.len() > KEYS_PER_STEP_MAX {
+        if keys.len() > plan::KEYS_MAX {
             return Err(Refusal::TooManyKeys(keys.len()));
         }
         let span = if is_all { Span::All } else { Span::Keys(&keys) };
