@@ -129,9 +129,9 @@ fn at<T>(operation: &str, work: impl FnOnce() -> io::Result<T>) -> io::Result<T>
     done
 }
 
-/// With the feature `failpoints`, which only tests switch on: the process dies, as by `kill -9`, at the operation that `KVMESH_FAILPOINT` names, such as
+/// With the feature `testing`, which only tests switch on: the process dies, as by `kill -9`, at the operation that `KVMESH_FAILPOINT` names, such as
 /// `before:rename:2` for the second one.
-#[cfg(feature = "failpoints")]
+#[cfg(feature = "testing")]
 fn failpoint(when: &str, operation: &str) {
     use std::sync::OnceLock;
     use std::sync::atomic::{AtomicU64, Ordering};
@@ -151,5 +151,5 @@ fn failpoint(when: &str, operation: &str) {
     }
 }
 
-#[cfg(not(feature = "failpoints"))]
+#[cfg(not(feature = "testing"))]
 fn failpoint(_when: &str, _operation: &str) {}

@@ -8,13 +8,12 @@
 //! since, and may have built on it: then its outcome is unknown. To judge one key of several by itself would tear the command apart: its effects are stamped again as they are, if they are
 //! still there or did not depend on what was there before them, and else its outcome is unknown.
 
-use std::borrow::Cow;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::time::Instant;
 
-use crate::clock::{Stamp, wall_ms};
-use crate::entry::{Effect, Entry, Version};
-use crate::protocol::command::{AckLevel, Action, Command, Limits};
+use crate::clock::Stamp;
+use crate::entry::{Effect, Entry, Key, Version};
+use crate::protocol::command::{AckLevel, Command, Limits};
 use crate::protocol::reply::{ErrorCode, Reply};
 use crate::replication::acks::{Round, Waited};
 use crate::replication::submit::NotWritten;
@@ -23,38 +22,51 @@ use crate::server::judge::Moment;
 use crate::server::wire::parse_again;
 use crate::server::writes::{Again, Desk, Pending, Unwritten};
 
-/// What a round is waiting for, and until when.
+/// What a round is waiting for, and how it stands with that.
 pub(super) struct Waiting<'a> {
     pub services: &'a Services,
     pub limits: &'a Limits,
     pub round: &'a Round<'a>,
     pub level: AckLevel,
+    /// What the round has executed, and the time that it was given.
+    pub commands: &'a [u8],
+    pub moment: &'a Moment,
+    /// The time of what is judged and stamped again.
+    pub now: &'a Moment,
+    /// Until when room for it is waited for.
     pub deadline: Instant,
+    /// Nothing is stamped again any more.
+    pub is_late: bool,
 }
 
 /// The writes of such a round.
-pub(super) struct Unmet<'a> {
-    waiting: Waiting<'a>,
+pub(super) struct Unmet {
     /// In the order in which they were written. Invariant: of the cases with equal keys that wait, the later one has the greater stamp.
-    cases: Vec<Case<'a>>,
+    cases: Vec<Case>,
     /// How many of the cases belong to each command.
     commands: Vec<usize>,
     /// The greatest stamp that was taken.
     last: Stamp,
 }
 
-struct Case<'a> {
-    key: Cow<'a, [u8]>,
-    redo: Redo<'a>,
+struct Case {
+    key: Key,
+    redo: Redo,
     standing: Standing,
     /// What the command answers since it was judged again.
     reply: Option<Reply<'static>>,
 }
 
 /// How a write is done again.
-enum Redo<'a> {
-    Judge(Box<Action<'a>>),
-    Put { effect: Effect, is_blind: bool },
+enum Redo {
+    /// The command that stands at this offset of the round, on one key.
+    Judge {
+        command: usize,
+    },
+    Put {
+        effect: Effect,
+        is_blind: bool,
+    },
 }
 
 /// What became of stamping again what was left.
@@ -87,23 +99,24 @@ pub(super) enum Outcome {
     Failed(Reply<'static>),
 }
 
-impl<'a> Unmet<'a> {
+impl Unmet {
     /// Finds the writes again: those on one key are parsed a second time, so that the rounds without trouble need not keep them.
-    pub fn new(waiting: Waiting<'a>, commands: &'a [u8], moment: &Moment, stamps: &[Stamp], pending: &'a [Pending]) -> Unmet<'a> {
+    pub fn new(waiting: &Waiting<'_>, stamps: &[Stamp], pending: &[Pending]) -> Unmet {
         let mut cases = Vec::with_capacity(stamps.len());
         let mut stamps = stamps.iter().copied();
-        for command in pending {
-            match &command.effects {
+        for pending in pending {
+            match &pending.effects {
                 None => {
-                    let (key, redo) = match parse_again(&commands[command.place.command..], waiting.limits, moment) {
-                        (Ok(Command::One { key, action }), _) => (key, Redo::Judge(Box::new(action))),
+                    let command = pending.place.command;
+                    let key = match waiting.parse_again(command) {
+                        Command::One { key, .. } => Key::from(&*key),
                         other => panic!("a request that wrote to one key is now {other:?}"),
                     };
                     let stamp = stamps.next().unwrap_or_default();
-                    cases.push(Case { key, redo, standing: Standing::Waiting(stamp), reply: None });
+                    cases.push(Case { key, redo: Redo::Judge { command }, standing: Standing::Waiting(stamp), reply: None });
                 }
                 Some(effects) => cases.extend(effects.of_keys.iter().zip(&mut stamps).map(|((key, effect), stamp)| Case {
-                    key: Cow::Borrowed(key),
+                    key: Key::clone(key),
                     redo: Redo::Put { effect: effect.clone(), is_blind: effects.are_blind },
                     standing: Standing::Waiting(stamp),
                     reply: None,
@@ -111,49 +124,54 @@ impl<'a> Unmet<'a> {
             }
         }
         let commands = pending.iter().map(|command| command.stamps).collect();
-        Unmet { waiting, cases, commands, last: Stamp::ZERO }
+        Unmet { cases, commands, last: Stamp::ZERO }
     }
 
-    /// Waits until every write has an outcome. Returns that of every command, and the greatest stamp that was taken meanwhile.
-    pub fn settle(mut self, mut waited: Waited) -> (Vec<Outcome>, Stamp) {
-        let is_met = loop {
-            match waited {
-                Waited::Met => break true,
-                Waited::Beaten(beaten) if Instant::now() < self.waiting.deadline => self.stamp_again(&beaten),
-                Waited::Beaten(_) | Waited::TimedOut => {
-                    self.note_met();
-                    break false;
-                }
+    /// Waiting for [`Unmet::stamps`] has come to this. The outcome of every command, in their order; `None` if those stamps, other ones by now, are to be waited for again.
+    pub fn turn(&mut self, waiting: &Waiting<'_>, waited: Waited) -> Option<Vec<Outcome>> {
+        let is_met = match waited {
+            Waited::Met => true,
+            Waited::Beaten(beaten) if !waiting.is_late => {
+                self.stamp_again(waiting, &beaten);
+                return None;
             }
-            waited = self.waiting.round.wait(&self.stamps(), self.waiting.deadline);
+            Waited::Beaten(_) | Waited::TimedOut => {
+                self.note_met(waiting);
+                false
+            }
         };
-        (self.resolve(is_met), self.last)
+        Some(self.resolve(waiting, is_met))
     }
 
     /// What is waited for, in rising order.
-    fn stamps(&self) -> Vec<Stamp> {
+    pub fn stamps(&self) -> Vec<Stamp> {
         let mut stamps: Vec<Stamp> = self.cases.iter().filter_map(|case| case.standing.waiting()).collect();
         stamps.sort();
         stamps
     }
 
-    fn stamp_again(&mut self, beaten: &[Stamp]) {
-        let is_beaten = |case: &Case<'_>| case.standing.waiting().is_some_and(|stamp| beaten.binary_search(&stamp).is_ok());
+    /// The greatest stamp that was taken here; [`Stamp::ZERO`] if none was.
+    pub fn last(&self) -> Stamp {
+        self.last
+    }
+
+    fn stamp_again(&mut self, waiting: &Waiting<'_>, beaten: &[Stamp]) {
+        let is_beaten = |case: &Case| case.standing.waiting().is_some_and(|stamp| beaten.binary_search(&stamp).is_ok());
         let standing = self.cases.iter().enumerate().filter(|(_, case)| case.standing.waiting().is_some() && !is_beaten(case));
-        let last_standing: HashMap<Vec<u8>, usize> = standing.map(|(place, case)| (case.key.to_vec(), place)).collect();
-        let mut again: HashMap<Vec<u8>, Vec<usize>> = HashMap::new();
+        let last_standing: HashMap<Key, usize> = standing.map(|(place, case)| (Key::clone(&case.key), place)).collect();
+        let mut again: BTreeMap<Key, Vec<usize>> = BTreeMap::new();
         for place in 0..self.cases.len() {
             let case = &mut self.cases[place];
             if !is_beaten(case) {
                 continue;
             }
-            match last_standing.get(&*case.key) {
+            match last_standing.get(&case.key) {
                 Some(later) if *later > place => case.standing = Standing::Behind(*later),
-                _ => again.entry(case.key.to_vec()).or_default().push(place),
+                _ => again.entry(Key::clone(&case.key)).or_default().push(place),
             }
         }
         for places in again.into_values() {
-            self.write_again(&places);
+            self.write_again(waiting, &places);
         }
     }
 
@@ -161,16 +179,15 @@ impl<'a> Unmet<'a> {
     ///
     /// The winner may still be on its way here, so that what is found is what the last of them has left: then that is stamped again as it is, and those before it are
     /// behind it. Judged again, a `SET` would take its own value for somebody else's, and an `INCR` would count twice.
-    fn write_again(&mut self, places: &[usize]) {
+    fn write_again(&mut self, waiting: &Waiting<'_>, places: &[usize]) {
         let Some((last, earlier)) = places.split_last() else { return };
-        let moment = Moment::default();
-        let standing = match self.reissue(*last) {
+        let standing = match self.reissue(waiting, *last) {
             Reissued::Stamped(stamp) => Standing::Waiting(stamp),
             Reissued::Refused => Standing::Unknown,
             Reissued::Gone => {
                 let mut own = None;
                 for place in places {
-                    own = self.judge_again(*place, own, &moment).or(own);
+                    own = self.judge_again(waiting, *place, own).or(own);
                 }
                 return;
             }
@@ -183,9 +200,9 @@ impl<'a> Unmet<'a> {
     }
 
     /// Stamps again what the case has left, if that is still there.
-    fn reissue(&self, place: usize) -> Reissued {
+    fn reissue(&self, waiting: &Waiting<'_>, place: usize) -> Reissued {
         let case = &self.cases[place];
-        let Waiting { services, deadline, .. } = self.waiting;
+        let Waiting { services, now, deadline, .. } = *waiting;
         // Another node may have taken the same stamp.
         let own = Version { stamp: case.standing.waiting().unwrap_or_default(), origin: services.mesh.origin() };
         let size = services.store.read(&case.key, |entry| entry.map_or(0, Entry::size));
@@ -194,7 +211,7 @@ impl<'a> Unmet<'a> {
             let expires = current.expires.filter(|_| current.value.is_some());
             Ok(Effect { value: current.value.clone(), expires })
         };
-        match services.submit.write::<()>(&case.key, size, wall_ms(), deadline, same) {
+        match services.submit.write::<()>(&case.key, size, now.wall_ms(), deadline, same) {
             Ok(stamp) => Reissued::Stamped(stamp),
             Err(NotWritten::Refused(())) => Reissued::Gone,
             Err(_) => Reissued::Refused,
@@ -202,23 +219,27 @@ impl<'a> Unmet<'a> {
     }
 
     /// `own` is what this round has left under the key just now. Returns the stamp that the case waits for, if it does.
-    fn judge_again(&mut self, place: usize, own: Option<Stamp>, moment: &Moment) -> Option<Stamp> {
-        let Waiting { services, limits, deadline, .. } = self.waiting;
+    fn judge_again(&mut self, waiting: &Waiting<'_>, place: usize, own: Option<Stamp>) -> Option<Stamp> {
+        let Waiting { services, limits, now, deadline, .. } = *waiting;
         let case = &mut self.cases[place];
         let version = Version { stamp: case.standing.waiting().unwrap_or_default(), origin: services.mesh.origin() };
-        let desk = Desk { services, limits, moment, deadline, again: Some(Again { version, own }) };
+        let desk = Desk { services, limits, moment: now, deadline, again: Some(Again { version, own }) };
         let (standing, reply) = match &case.redo {
-            Redo::Judge(action) => match desk.write(&case.key, action) {
-                Ok((stamp, reply)) => (Standing::Waiting(stamp), Some(reply.into_owned())),
-                Err(Unwritten::Answered(reply)) => (Standing::Decided, Some(reply.into_owned())),
-                // It was applied here once, so it cannot be called refused.
-                Err(Unwritten::Refused(_)) => (Standing::Unknown, None),
-                Err(Unwritten::Unclear) => (Standing::Unclear, None),
-            },
+            Redo::Judge { command } => {
+                let command = waiting.parse_again(*command);
+                let Command::One { key, action } = &command else { panic!("a request that wrote to one key is now {command:?}") };
+                match desk.write(key, action) {
+                    Ok((stamp, reply)) => (Standing::Waiting(stamp), Some(reply.into_owned())),
+                    Err(Unwritten::Answered(reply)) => (Standing::Decided, Some(reply.into_owned())),
+                    // It was applied here once, so it cannot be called refused.
+                    Err(Unwritten::Refused(_)) => (Standing::Unknown, None),
+                    Err(Unwritten::Unclear) => (Standing::Unclear, None),
+                }
+            }
             Redo::Put { is_blind: false, .. } => (Standing::Unclear, None),
             Redo::Put { effect, .. } => {
                 let len = case.key.len() + effect.size();
-                let written = services.submit.write::<()>(&case.key, len, wall_ms(), deadline, |_| Ok(effect.clone()));
+                let written = services.submit.write::<()>(&case.key, len, now.wall_ms(), deadline, |_| Ok(effect.clone()));
                 (written.map_or(Standing::Unknown, Standing::Waiting), None)
             }
         };
@@ -229,17 +250,17 @@ impl<'a> Unmet<'a> {
     }
 
     /// After the deadline: what is done although others of the round are not.
-    fn note_met(&mut self) {
+    fn note_met(&mut self, waiting: &Waiting<'_>) {
         for case in &mut self.cases {
-            if case.standing.waiting().is_some_and(|stamp| self.waiting.round.is_met(stamp)) {
+            if case.standing.waiting().is_some_and(|stamp| waiting.round.is_met(stamp)) {
                 case.standing = Standing::Done;
             }
         }
     }
 
     /// Gives what still waits its outcome, and what is behind another write that one's.
-    fn resolve(&mut self, is_met: bool) -> Vec<Outcome> {
-        let (unknown, unclear) = (self.unknown(), self.unclear());
+    fn resolve(&mut self, waiting: &Waiting<'_>, is_met: bool) -> Vec<Outcome> {
+        let (unknown, unclear) = (waiting.unknown(), waiting.unclear());
         // From the last to the first: whether each is done.
         let mut done = vec![false; self.cases.len()];
         let mut places = (0..self.cases.len()).rev();
@@ -269,18 +290,27 @@ impl<'a> Unmet<'a> {
         outcomes.reverse();
         outcomes
     }
+}
+
+impl<'a> Waiting<'a> {
+    fn parse_again(&self, command: usize) -> Command<'a> {
+        match parse_again(&self.commands[command..], self.limits, self.moment) {
+            (Ok(command), _) => command,
+            (Err(wrong), _) => panic!("a request that was right is now {wrong:?}"),
+        }
+    }
 
     fn unclear(&self) -> Reply<'static> {
         let sentence = format!(
             "the write is applied on this node and may still spread, but lost to a concurrent one before ack {} was reached, and others may have built on it; \
              read it before writing again",
-            self.waiting.level
+            self.level
         );
         Reply::Error { code: ErrorCode::Timeout, sentence: sentence.into() }
     }
 
     fn unknown(&self) -> Reply<'static> {
-        let (level, ms) = (self.waiting.level, self.waiting.services.config.ack_timeout.as_millis());
+        let (level, ms) = (self.level, self.services.config.ack_timeout.as_millis());
         let sentence = format!(
             "the write is applied on this node and will still spread, but ack {level} was not reached within {ms} ms; read it before writing again"
         );

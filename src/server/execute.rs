@@ -26,9 +26,6 @@ use crate::server::wire::Wire;
 use crate::server::writes::{Place, Refusal, Writes};
 use crate::store::{Cursor, Keyspace, Span};
 
-/// Before a refusal for want of a quorum is sent: clients that try again at once would take the time that the peers need to come back.
-const NO_QUORUM_PAUSE: std::time::Duration = std::time::Duration::from_millis(20);
-
 /// What a command comes to.
 pub(super) enum Done<'c> {
     Reply(Reply<'c>),
@@ -119,19 +116,29 @@ impl<'a> Executor<'a> {
     /// Waits until the writes of the round are acknowledged. Whether the reply to the last of them stands.
     pub fn settle(&mut self, commands: &[u8], replies: &mut Vec<u8>) -> bool {
         let failed = self.writes.settle(commands, replies);
+        self.settled(failed)
+    }
+
+    /// The same without waiting; `None` as long as there is something to wait for. `is_late`: nothing is waited for any more.
+    #[cfg(feature = "testing")]
+    pub fn try_settle(&mut self, now: &Moment, is_late: bool, commands: &[u8], replies: &mut Vec<u8>) -> Option<bool> {
+        let failed = self.writes.try_settle(now, is_late, commands, replies)?;
+        Some(self.settled(failed))
+    }
+
+    fn settled(&self, failed: usize) -> bool {
         self.shared.count_unknown(failed);
         self.writes.last_stands()
     }
 
-    /// What is left unread belongs to the next one.
-    pub fn end_round(&mut self, unread: &[u8]) {
+    /// What is left unread, so many bytes, belongs to the next one. Whether something was refused for want of a quorum.
+    pub fn end_round(&mut self, unread_len: usize) -> bool {
         let tally = std::mem::take(&mut self.tally);
-        if tally.no_quorum {
-            std::thread::park_timeout(NO_QUORUM_PAUSE);
-        }
-        self.client.note_round(unread.len(), self.transaction.queued());
+        let no_quorum = tally.no_quorum;
+        self.client.note_round(unread_len, self.transaction.queued());
         self.note_name();
         self.shared.count(tally);
+        no_quorum
     }
 
     /// Clients say the same again and again: only what is new is noted.

@@ -16,6 +16,7 @@ mod long;
 mod lookups;
 mod plan;
 mod restore;
+mod rounds;
 mod session;
 mod transaction;
 mod wire;

@@ -3,6 +3,7 @@
 //! The common path does as little as can be: for a write its stamp and two places are remembered, and its reply is there before it is
 //! known to be true; nothing leaves before it is. Only when the level is not met at once for all of them does beaten.rs take the round apart.
 
+use std::borrow::Cow;
 use std::ops::Range;
 use std::time::Instant;
 
@@ -38,6 +39,8 @@ pub(super) struct Writes<'a> {
     fresh: usize,
     /// What several effects of one command were: they cannot be judged one by one.
     fresh_effects: Option<Effects>,
+    /// What became of the round once its level was not met at once.
+    unmet: Option<Unmet>,
     /// The greatest stamp of this connection.
     last: Stamp,
     /// Whether what the last command that was waited for has answered is true.
@@ -99,6 +102,7 @@ impl<'a> Writes<'a> {
             pending,
             fresh: 0,
             fresh_effects: None,
+            unmet: None,
             last: Stamp::ZERO,
             last_stands: true,
         }
@@ -178,27 +182,62 @@ impl<'a> Writes<'a> {
     /// Ends the round: waits until its writes are acknowledged. The reply of each that is not done is replaced in `replies`. `commands` is what
     /// the places point into. Returns how many were not done.
     pub fn settle(&mut self, commands: &[u8], replies: &mut Vec<u8>) -> usize {
-        self.deadline = None;
-        self.last_stands = true;
-        let Some((level, round)) = self.round.take() else { return 0 };
-        debug_assert_eq!(self.fresh, 0);
+        (self.deadline, self.last_stands) = (None, true);
+        if self.round.is_none() {
+            return 0;
+        }
         let deadline = Instant::now() + self.services.config.ack_timeout;
-        let failed = match round.wait(&self.stamps, deadline) {
-            Waited::Met => 0,
-            waited => {
-                let waiting = Waiting { services: self.services, limits: &self.limits, round: &round, level, deadline };
-                let unmet = Unmet::new(waiting, commands, &Moment::at(self.wall_ms), &self.stamps, &self.pending);
-                let (outcomes, last) = unmet.settle(waited);
-                self.last = self.last.max(last);
-                self.last_stands = matches!(outcomes.last(), None | Some(Outcome::Stands));
-                beaten::replace(replies, &self.pending, outcomes)
+        loop {
+            let Some((_, round)) = &self.round else { return 0 };
+            let waited = round.wait(&self.awaited(), deadline);
+            let is_late = waited != Waited::Met && Instant::now() >= deadline;
+            if let Some(failed) = self.conclude(waited, &Moment::default(), deadline, is_late, commands, replies) {
+                return failed;
             }
-        };
+        }
+    }
+
+    /// The same without waiting; `None` as long as there is something to wait for. `is_late`: nothing is waited for any more. For who drives a whole mesh in one thread.
+    #[cfg(feature = "testing")]
+    pub fn try_settle(&mut self, now: &Moment, is_late: bool, commands: &[u8], replies: &mut Vec<u8>) -> Option<usize> {
+        (self.deadline, self.last_stands) = (None, true);
+        let Some((_, round)) = &self.round else { return Some(0) };
+        let waited = round.poll(&self.awaited()).or(is_late.then_some(Waited::TimedOut))?;
+        self.conclude(waited, now, Instant::now(), is_late, commands, replies)
+    }
+
+    fn awaited(&self) -> Cow<'_, [Stamp]> {
+        self.unmet.as_ref().map_or(Cow::Borrowed(&self.stamps), |unmet| Cow::Owned(unmet.stamps()))
+    }
+
+    /// What waiting for the round has come to. `None` if there is more to wait for.
+    fn conclude(
+        &mut self,
+        waited: Waited,
+        now: &Moment,
+        deadline: Instant,
+        is_late: bool,
+        commands: &[u8],
+        replies: &mut Vec<u8>,
+    ) -> Option<usize> {
+        debug_assert_eq!(self.fresh, 0);
+        let (level, round) = self.round.as_ref()?;
+        let mut failed = 0;
+        if waited != Waited::Met || self.unmet.is_some() {
+            let (services, limits, level, moment) = (self.services, &self.limits, *level, &Moment::at(self.wall_ms));
+            let waiting = Waiting { services, limits, round, level, commands, moment, now, deadline, is_late };
+            let unmet = self.unmet.get_or_insert_with(|| Unmet::new(&waiting, &self.stamps, &self.pending));
+            let outcomes = unmet.turn(&waiting, waited)?;
+            self.last = self.last.max(unmet.last());
+            self.last_stands = matches!(outcomes.last(), None | Some(Outcome::Stands));
+            failed = beaten::replace(replies, &self.pending, outcomes);
+        }
+        (self.round, self.unmet) = (None, None);
         self.stamps.clear();
         self.pending.clear();
         self.stamps.shrink_to(PLACES_KEPT);
         self.pending.shrink_to(PLACES_KEPT);
-        failed
+        Some(failed)
     }
 
     fn open(&mut self, level: AckLevel) {

@@ -141,7 +141,7 @@ struct Node {
     settings: Map<String, Value>,
     /// Of the command line, beside the configuration.
     args: Vec<&'static str>,
-    /// Where it is to die, if anywhere: see the feature `failpoints`.
+    /// Where it is to die, if anywhere: see the feature `testing`.
     failpoint: Option<String>,
     process: Option<Child>,
     paused: bool,

@@ -75,7 +75,7 @@ fn die_everywhere(operations: &[&str]) {
         }
     }
     println!("deaths: {deaths:?}");
-    assert!(operations.iter().all(|operation| deaths[operation] > 0), "nothing died: {deaths:?}; is the feature failpoints on?");
+    assert!(operations.iter().all(|operation| deaths[operation] > 0), "nothing died: {deaths:?}; is the feature testing on?");
 }
 
 /// A directory with a snapshot, a log of some length, and a torn tail behind it.
