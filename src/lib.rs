@@ -94,6 +94,7 @@
 
 pub mod clock;
 pub mod entry;
+pub mod sabotage;
 pub mod store;
 
 pub mod dump;

@@ -23,6 +23,7 @@ use crate::replication::listener::{PeerLinks, run_peer_accept};
 use crate::replication::mesh::Mesh;
 use crate::replication::replicator::run_replicator;
 use crate::server::{Server, listen};
+use crate::store::Store;
 use crate::threads::{JOIN_PAUSE, join_all};
 
 /// What the log's thread has at the end to make everything durable, however long the others took.
@@ -89,7 +90,7 @@ impl Node {
         }
         let files = Files::find(&*disk)?;
         let journal = Arc::new(Journal::new(Arc::clone(&disk), config.fsync, config.write_room, &files));
-        let (mesh, write_rx) = Mesh::new(Arc::clone(&config), nonce, Now::read(), Some(Arc::clone(&journal)));
+        let (mesh, write_rx) = Mesh::new(Arc::clone(&config), Store::new(), nonce, Now::read(), Some(Arc::clone(&journal)));
         let mesh = Arc::new(mesh);
         log::info!(
             "node {} of cluster \"{}\" starts as {}: clients on {client_addr}, peers on {peer_addr}",
@@ -127,7 +128,8 @@ impl Node {
                 replayed.snapshot_len,
                 replayed.older_len + replayed.last.len
             );
-            let writer = Writer::open(Arc::clone(&journal), &files, replayed.older_len, &replayed.last, replayed.snapshot_len)?;
+            let writer =
+                Writer::open(Arc::clone(&journal), &files, replayed.older_len, &replayed.last, replayed.snapshot_len, Instant::now())?;
             let logging = of(&mesh);
             node.log = Some(spawn("log", move || writer.run(|origin, upto| logging.durable(Some((origin, upto)))))?);
             mesh.record_life();

@@ -91,7 +91,7 @@ impl Life {
                 Ok(())
             })?;
         }
-        let writer = Writer::open(Arc::clone(&journal), &files, older_len, &found, snapshot_len)?;
+        let writer = Writer::open(Arc::clone(&journal), &files, older_len, &found, snapshot_len, Instant::now())?;
         Ok(Life { disk: disk.clone(), journal, writer, store, last, now: Instant::now() })
     }
 

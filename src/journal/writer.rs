@@ -11,6 +11,7 @@ use crate::entry::Origin;
 use crate::journal::files::{Files, log_name, remove_stale, resuming_log_name};
 use crate::journal::log::{AppendFailed, Found, LogFile};
 use crate::journal::{Fsync, Job, Journal, Record, Stopped};
+use crate::sabotage::Sabotage;
 
 /// Bytes of records that are gathered into one write. A larger record is a write of its own.
 const WRITE_LEN: usize = 1 << 20;
@@ -41,7 +42,7 @@ pub struct Writer {
 
 impl Writer {
     /// Goes on with the log that was read last; `lens` are the bytes of all that count, the last one's as it was found.
-    pub fn open(journal: Arc<Journal>, files: &Files, older_len: u64, last: &Found, snapshot_len: u64) -> io::Result<Writer> {
+    pub fn open(journal: Arc<Journal>, files: &Files, older_len: u64, last: &Found, snapshot_len: u64, now: Instant) -> io::Result<Writer> {
         let disk = &**journal.disk();
         let generation = files.logs.last().copied().unwrap_or(1);
         if files.is_resuming
@@ -62,7 +63,7 @@ impl Writer {
             buffer: Vec::new(),
             reached: Vec::new(),
             is_dirty: false,
-            synced: Instant::now(),
+            synced: now,
             is_stopped: false,
             is_resuming: false,
         };
@@ -99,8 +100,8 @@ impl Writer {
         }
         self.write();
         let is_due = match self.journal.fsync {
-            Fsync::Always => true,
-            Fsync::EverySecond => now.saturating_duration_since(self.synced) >= SYNC_PAUSE,
+            Fsync::Always if !Sabotage::AckBeforeFsync.is_on() => true,
+            Fsync::Always | Fsync::EverySecond => now.saturating_duration_since(self.synced) >= SYNC_PAUSE,
             Fsync::Never => false,
         };
         if is_due || !barriers.is_empty() {

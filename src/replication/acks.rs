@@ -17,6 +17,7 @@ use parking_lot::{Condvar, Mutex};
 use crate::clock::Stamp;
 use crate::protocol::command::AckLevel;
 use crate::protocol::peer::Ack;
+use crate::sabotage::Sabotage;
 
 /// The table. Peers are numbered by their place in the configuration.
 pub struct Acks {
@@ -405,7 +406,7 @@ impl Round<'_> {
         }
         let beaten: Vec<Stamp> =
             table.beaten.range(*least..=*greatest).filter(|stamp| stamps.binary_search(stamp).is_ok()).copied().collect();
-        if !beaten.is_empty() {
+        if !beaten.is_empty() && !Sabotage::NoSecondStamp.is_on() {
             return Some(Waited::Beaten(beaten));
         }
         table.met(self.acks.majority, self.level, *least, *greatest).then_some(Waited::Met)

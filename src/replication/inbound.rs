@@ -18,6 +18,7 @@ use crate::replication::mesh::Mesh;
 use crate::replication::outbox::Losses;
 use crate::replication::record::Proven;
 use crate::room::Reserved;
+use crate::sabotage::Sabotage;
 use crate::store::{Digest, Merged};
 
 /// One incoming connection.
@@ -291,6 +292,9 @@ impl Mesh {
         if header.origin != inbound.origin {
             return Err(format!("a dump of {}, on a connection of {}", header.origin, inbound.origin));
         }
+        if Sabotage::SeenBeforeEnd.is_on() {
+            self.seen.write().join(&header.vector);
+        }
         inbound.dump = Some(Incoming::begin(self, header, now)?);
         self.give_up_if_late(inbound);
         Ok(())
@@ -361,7 +365,7 @@ impl Mesh {
     /// Whether the entry is the newest of its key here now.
     pub(super) fn merge(&self, sender: Origin, entry: Entry, lost: &mut Lost) -> bool {
         let version = entry.version;
-        let merged = self.store.merge(entry, |version| self.covers(version));
+        let merged = self.store.merge(entry, |version| self.covers(version) && !Sabotage::MergeCovered.is_on());
         match merged {
             // A write that its own origin has superseded did not lose.
             Merged::Lost { winner } if winner.origin != version.origin => {

@@ -14,6 +14,7 @@ use crate::replication::control::Control;
 use crate::replication::inbound::Lost;
 use crate::replication::mesh::Mesh;
 use crate::replication::record::{self, Proven};
+use crate::sabotage::Sabotage;
 use crate::store::ENTRIES_BELIEVED;
 
 /// Keys that are named in the log when two nodes are found to differ; beyond this they are only counted.
@@ -94,7 +95,7 @@ impl Incoming {
     /// Returns how many that were.
     pub fn drop_late(&self, mesh: &Mesh) -> usize {
         let late = self.drop_absent(mesh);
-        if !late.is_empty() {
+        if !late.is_empty() && !Sabotage::DropsNotLogged.is_on() {
             mesh.record(Arc::new(record::removed(&late)), None, None);
         }
         late.len()
@@ -128,7 +129,7 @@ impl Mesh {
         dropped: &[Entry],
         live: Option<(usize, Stamp)>,
     ) {
-        let mut records = record::removed(dropped);
+        let mut records = if Sabotage::DropsNotLogged.is_on() { Vec::new() } else { record::removed(dropped) };
         records.extend(record::proven(&proven));
         self.record(Arc::new(records), None, None);
         control.horizon.join(&proven.horizon);

@@ -12,7 +12,7 @@ use socket2::SockRef;
 
 use crate::clock::{Now, elapsed};
 use crate::entry::SeenVector;
-use crate::protocol::peer::{HELLO_LEN_MAX, Hello, Message, read_message};
+use crate::protocol::peer::{HELLO_LEN_MAX, Hello, Message, Request, read_message};
 use crate::replication::mesh::{Mesh, Serving};
 use crate::replication::outbox::Batch;
 
@@ -111,46 +111,73 @@ fn read_answer(stream: &mut TcpStream) -> io::Result<Hello> {
 }
 
 /// Writes what there is to say until the connection breaks or the node stops.
-fn speak(mesh: &Mesh, peer: usize, stream: &mut TcpStream, mut said: SeenVector) -> io::Result<()> {
-    let mut dump: Option<Serving> = None;
-    let mut next_dump = None;
-    let mut bytes = Vec::new();
-    while let Some(batch) = mesh.outbox(peer).take(if dump.is_some() { Duration::ZERO } else { IDLE_WAIT }) {
-        let Batch { ack, echo, request, frames, beat, serve } = batch;
+fn speak(mesh: &Mesh, peer: usize, stream: &mut TcpStream, said: SeenVector) -> io::Result<()> {
+    let mut speech = Speech::new(mesh, peer, said);
+    while speech.next(IDLE_WAIT, Now::read, |bytes| write_pieces(mesh, peer, stream, bytes))? {}
+    Ok(())
+}
+
+/// What this node says on one connection, and in which order. Where it goes is the caller's affair.
+pub struct Speech<'a> {
+    mesh: &'a Mesh,
+    peer: usize,
+    /// What the peer was told of this node's vector.
+    said: SeenVector,
+    dump: Option<Serving<'a>>,
+    next_dump: Option<Request>,
+    bytes: Vec<u8>,
+}
+
+impl<'a> Speech<'a> {
+    /// `said`: the vector of this node's HELLO.
+    pub fn new(mesh: &'a Mesh, peer: usize, said: SeenVector) -> Speech<'a> {
+        Speech { mesh, peer, said, dump: None, next_dump: None, bytes: Vec::new() }
+    }
+
+    /// Whether there is something to say although the outbox is empty.
+    pub fn is_dumping(&self) -> bool {
+        self.dump.is_some()
+    }
+
+    /// Says what waits, and waits for it until `wait`. Whether there can be more: the connection is to be closed if not.
+    pub fn next(&mut self, wait: Duration, now: impl FnOnce() -> Now, mut write: impl FnMut(&[u8]) -> io::Result<()>) -> io::Result<bool> {
+        let Speech { mesh, peer, said, dump, next_dump, bytes } = self;
+        let wait = if dump.is_some() { Duration::ZERO } else { wait };
+        let Some(Batch { ack, echo, request, frames, beat, serve }) = mesh.outbox(*peer).take(wait) else { return Ok(false) };
         bytes.clear();
-        ack.map(Message::Ack).iter().for_each(|message| message.encode(&mut bytes));
-        echo.map(|sent| Message::Echo { sent }).iter().for_each(|message| message.encode(&mut bytes));
-        request.map(Message::Request).iter().for_each(|message| message.encode(&mut bytes));
+        ack.map(Message::Ack).iter().for_each(|message| message.encode(bytes));
+        echo.map(|sent| Message::Echo { sent }).iter().for_each(|message| message.encode(bytes));
+        request.map(Message::Request).iter().for_each(|message| message.encode(bytes));
         // Frames are shared with the other links: small ones are gathered into one write, large ones go out as they are.
         for frame in &frames {
             if bytes.len() + frame.bytes.len() > GATHER_LEN {
-                write_pieces(mesh, peer, stream, &bytes)?;
+                write(bytes)?;
                 bytes.clear();
-                write_pieces(mesh, peer, stream, &frame.bytes)?;
+                write(&frame.bytes)?;
             } else {
                 bytes.extend_from_slice(&frame.bytes);
             }
         }
         if let Some(upto) = beat {
-            Message::Beat(mesh.beat(upto, &mut said, Now::read())).encode(&mut bytes);
+            Message::Beat(mesh.beat(upto, said, now())).encode(bytes);
         }
         // A dump that runs is finished first: a newer request comes after it.
-        next_dump = serve.or(next_dump);
+        *next_dump = serve.or(next_dump.take());
         if dump.is_none() {
-            dump = next_dump.take().map(|request| mesh.serve(request));
+            *dump = next_dump.take().map(|request| mesh.serve(request));
         }
-        if let Some(serving) = &mut dump {
+        if let Some(serving) = dump {
             let mut lines = Vec::with_capacity(LINES_LEN * 2);
             let more = serving.write(LINES_LEN, &mut lines);
-            Message::Lines(lines).encode(&mut bytes);
+            Message::Lines(lines).encode(bytes);
             if !more {
-                log::info!("served node {} a dump of {} entries", mesh.config().peers[peer].id, serving.count());
-                dump = None;
+                log::info!("served node {} a dump of {} entries", mesh.config().peers[*peer].id, serving.count());
+                *dump = None;
             }
         }
-        write_pieces(mesh, peer, stream, &bytes)?;
+        write(bytes)?;
+        Ok(true)
     }
-    Ok(())
 }
 
 /// Writes everything, piece by piece, and notes each that leaves before the last: the peer takes what it is sent, even if it can answer no beat until it has

@@ -23,6 +23,7 @@ use crate::replication::control::{Control, Decisions, Stage, Traffic, offset_ms}
 use crate::replication::outbox::{EncodedFrame, Outbox};
 use crate::replication::submit::{Submit, Submitted};
 use crate::room::Reserved;
+use crate::sabotage::Sabotage;
 use crate::store::Store;
 
 /// One node's part of the mesh.
@@ -65,10 +66,12 @@ fn note(at: &AtomicU64, elapsed: Duration) {
 }
 
 impl Mesh {
-    /// A node that begins a new life: `nonce` must be fresh random bits. Returns the channel for the replicator, too. Without a journal it keeps nothing.
-    pub fn new(config: Arc<Config>, nonce: u64, now: Now, journal: Option<Arc<Journal>>) -> (Mesh, Receiver<Submitted>) {
+    /// A node that begins a new life, with a store that is empty: `nonce` must be fresh random bits. Returns the channel for the replicator, too. Without a journal it keeps
+    /// nothing.
+    pub fn new(config: Arc<Config>, store: Store, nonce: u64, now: Now, journal: Option<Arc<Journal>>) -> (Mesh, Receiver<Submitted>) {
+        let nonce = if Sabotage::KeepOrigin.is_on() { config.id.0.into() } else { nonce };
         let origin = Origin { node: config.id, nonce };
-        let (clock, store) = (Arc::new(Clock::default()), Arc::new(Store::new()));
+        let (clock, store) = (Arc::new(Clock::default()), Arc::new(store));
         let (submit, write_rx) = Submit::new(origin, Arc::clone(&clock), Arc::clone(&store), config.write_room);
         let waits_for_disk = journal.as_ref().is_some_and(|journal| journal.is_waited_for());
         let mesh = Mesh {

@@ -17,6 +17,7 @@ use crate::replication::inbound::Inbound;
 use crate::replication::mesh::Mesh;
 use crate::replication::replicator::Framer;
 use crate::replication::submit::Submitted;
+use crate::store::Store;
 
 const BASE: u64 = 1_700_000_000_000;
 
@@ -68,7 +69,7 @@ impl Net {
     }
     fn born(&mut self, node: usize) -> Life {
         self.nonce += 1;
-        let (mesh, rx) = Mesh::new(config(node, self.offsets.len()), self.nonce, self.now(node), None);
+        let (mesh, rx) = Mesh::new(config(node, self.offsets.len()), Store::new(), self.nonce, self.now(node), None);
         let mesh: &'static Mesh = Box::leak(Box::new(mesh));
         let framer = Framer::new(mesh.origin());
         Life { mesh, rx, framer }

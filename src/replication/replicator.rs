@@ -39,20 +39,37 @@ impl Framer {
     }
 }
 
-/// Ends when the channel is closed and empty.
-pub fn run_replicator(mesh: &Mesh, write_rx: &Receiver<Submitted>) {
-    let mut framer = Framer::new(mesh.origin());
-    let mut writes = Vec::new();
-    while let Ok(first) = write_rx.recv() {
+/// What the replicator owns.
+pub struct Replicator {
+    framer: Framer,
+    /// Those of the frame that is being made; kept for its memory.
+    writes: Vec<Entry>,
+}
+
+impl Replicator {
+    pub fn new(origin: Origin) -> Replicator {
+        Replicator { framer: Framer::new(origin), writes: Vec::new() }
+    }
+
+    /// One frame of `first` and what waits behind it.
+    pub fn forward(&mut self, mesh: &Mesh, first: Submitted, write_rx: &Receiver<Submitted>) {
         let mut reserved = first.reserved;
-        writes.push(first.entry);
+        self.writes.push(first.entry);
         while reserved < FRAME_LEN
             && let Ok(next) = write_rx.try_recv()
         {
             reserved += next.reserved;
-            writes.push(next.entry);
+            self.writes.push(next.entry);
         }
-        mesh.hand_over(&framer.frame(&writes), mesh.submit().held(reserved));
-        writes.clear();
+        mesh.hand_over(&self.framer.frame(&self.writes), mesh.submit().held(reserved));
+        self.writes.clear();
+    }
+}
+
+/// Ends when the channel is closed and empty.
+pub fn run_replicator(mesh: &Mesh, write_rx: &Receiver<Submitted>) {
+    let mut replicator = Replicator::new(mesh.origin());
+    while let Ok(first) = write_rx.recv() {
+        replicator.forward(mesh, first, write_rx);
     }
 }

@@ -32,6 +32,9 @@ pub struct Submit {
     /// Writes sent so far.
     written: AtomicU64,
     room: Arc<Room>,
+    /// For [`Sabotage::SendOutOfOrder`]: it has its stamp, and is overtaken by the next one.
+    #[cfg(feature = "testing")]
+    overtaken: Mutex<Option<Submitted>>,
 }
 
 /// A write on its way to the replicator.
@@ -67,7 +70,17 @@ impl Submit {
         let (write_tx, write_rx) = unbounded();
         let room = Room::new(room_len);
         let sequencer = Mutex::new(Some(write_tx));
-        let submit = Submit { origin, clock, store, sequencer, position: AtomicU64::new(0), written: AtomicU64::new(0), room };
+        let submit = Submit {
+            origin,
+            clock,
+            store,
+            sequencer,
+            position: AtomicU64::new(0),
+            written: AtomicU64::new(0),
+            room,
+            #[cfg(feature = "testing")]
+            overtaken: Mutex::default(),
+        };
         (submit, write_rx)
     }
 
@@ -91,7 +104,7 @@ impl Submit {
                 let key = current.map_or_else(|| key.into(), |entry| Arc::clone(&entry.key));
                 let sequencer = self.sequencer.lock();
                 let write_tx = sequencer.as_ref().ok_or(Pass::Not(NotWritten::Stopping))?;
-                Ok(self.send(write_tx, key, effect, wall_ms, reserved))
+                Ok(self.send(write_tx, key, effect, current, wall_ms, reserved))
             });
             written.map(|version| (version.stamp, reserved))
         })
@@ -120,7 +133,7 @@ impl Submit {
                 let write_tx = sequencer.as_ref().ok_or(Pass::Not(NotWritten::Stopping))?;
                 let send = |(key, effect)| {
                     let reserved = len(&key, &effect);
-                    self.send(write_tx, key, effect, wall_ms, reserved)
+                    self.send(write_tx, key, effect, None, wall_ms, reserved)
                 };
                 let entries: Vec<Entry> = effects.into_iter().map(send).collect();
                 let stamps = entries.iter().map(|entry| entry.version.stamp).collect();
@@ -160,15 +173,29 @@ impl Submit {
     }
 
     /// Stamps and sends, under the sequencer's lock and the key's.
-    fn send(&self, write_tx: &Sender<Submitted>, key: Key, effect: Effect, wall_ms: u64, reserved: usize) -> Entry {
+    fn send(&self, write_tx: &Sender<Submitted>, key: Key, effect: Effect, before: Option<&Entry>, wall_ms: u64, reserved: usize) -> Entry {
         let stamp = self.clock.issue(wall_ms);
         let Effect { value, expires } = effect;
         let entry = Entry { key, value, expires, version: Version { stamp, origin: self.origin } };
         self.position.store(stamp.to_bits(), Ordering::Release);
         self.written.fetch_add(1, Ordering::Relaxed);
-        // Fails only when the replicator is gone, and then the process is going down.
-        let _ = write_tx.send(Submitted { entry: entry.clone(), reserved });
+        self.hand_on(write_tx, Submitted { entry: travelling(&entry, before), reserved });
         entry
+    }
+
+    fn hand_on(&self, write_tx: &Sender<Submitted>, submitted: Submitted) {
+        #[cfg(feature = "testing")]
+        if crate::sabotage::Sabotage::SendOutOfOrder.is_on() {
+            let mut overtaken = self.overtaken.lock();
+            let Some(earlier) = overtaken.take() else {
+                *overtaken = Some(submitted);
+                return;
+            };
+            let _ = (write_tx.send(submitted), write_tx.send(earlier));
+            return;
+        }
+        // Fails only when the replicator is gone, and then the process is going down.
+        let _ = write_tx.send(submitted);
     }
 
     /// This node's own place in its vector: it holds every write of its own up to here.
@@ -190,6 +217,19 @@ impl Submit {
     pub fn close(&self) {
         self.sequencer.lock().take();
     }
+}
+
+/// What travels of a write.
+#[cfg_attr(not(feature = "testing"), expect(unused_variables))]
+fn travelling(entry: &Entry, before: Option<&Entry>) -> Entry {
+    #[cfg(feature = "testing")]
+    if crate::sabotage::Sabotage::ReplicateCommands.is_on()
+        && let Some(value) = &entry.value
+    {
+        let before = before.and_then(|before| before.value.as_deref());
+        return Entry { value: Some(crate::sabotage::command::of(before, value)), ..entry.clone() };
+    }
+    entry.clone()
 }
 
 #[cfg(test)]

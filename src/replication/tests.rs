@@ -32,6 +32,7 @@ use crate::replication::mesh::{Mesh, Serving};
 use crate::replication::replicator::Framer;
 use crate::replication::restore::NotRestored;
 use crate::replication::submit::Submitted;
+use crate::store::Store;
 
 const NODES: usize = 3;
 const KEYS: u64 = 6;
@@ -206,10 +207,10 @@ impl Simulation {
         let config = config(node);
         let files = Files::find(&*shared)?;
         let journal = Arc::new(Journal::new(Arc::clone(&shared), config.fsync, config.write_room, &files));
-        let (mesh, write_rx) = Mesh::new(config, self.random.next(), self.now(node), Some(Arc::clone(&journal)));
+        let (mesh, write_rx) = Mesh::new(config, Store::new(), self.random.next(), self.now(node), Some(Arc::clone(&journal)));
         let mesh: &'static Mesh = Box::leak(Box::new(mesh));
         let replayed = mesh.replay(&shared, &files, || false)?;
-        let writer = Writer::open(Arc::clone(&journal), &files, replayed.older_len, &replayed.last, replayed.snapshot_len)?;
+        let writer = Writer::open(Arc::clone(&journal), &files, replayed.older_len, &replayed.last, replayed.snapshot_len, Instant::now())?;
         mesh.record_life();
         mesh.begin_recovery(self.now(node));
         let (framer, durable) = (Framer::new(mesh.origin()), mesh.vector());

@@ -38,7 +38,7 @@ pub(super) fn closed_fixture(listener: TcpListener, peers: usize, settings: &str
         ids.join(",")
     );
     let config = Arc::new(Config::from_json(&json, "test").unwrap());
-    let (mesh, write_rx) = Mesh::new(config, 7, Now { wall_ms: 0, elapsed: Duration::ZERO }, None);
+    let (mesh, write_rx) = Mesh::new(config, Store::new(), 7, Now { wall_ms: 0, elapsed: Duration::ZERO }, None);
     let mesh = Arc::new(mesh);
     let replicator = thread::spawn({
         let submit = Arc::clone(mesh.submit());

@@ -9,12 +9,13 @@ mod keyspace;
 mod shard;
 mod view;
 
-use std::hash::{BuildHasher, RandomState};
+use std::hash::{BuildHasher, DefaultHasher, Hash, Hasher, RandomState};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use parking_lot::RwLock;
 
 use crate::entry::{Entry, Version};
+use crate::sabotage::Sabotage;
 use crate::store::shard::{Shard, Slot, footprint};
 
 pub use digest::Digest;
@@ -34,7 +35,8 @@ const SPENT_PER_STEP: usize = 1024;
 /// All entries of one node.
 pub struct Store {
     shards: Box<[RwLock<Shard>]>,
-    hasher: RandomState,
+    /// Keys are chosen by clients, so where they lie is not to be foreseen. `None` in a simulation, which must be repeatable.
+    hasher: Option<RandomState>,
     memory: AtomicUsize,
 }
 
@@ -68,7 +70,17 @@ impl Default for Store {
 
 impl Store {
     pub fn new() -> Store {
-        Store { shards: (0..SHARDS_LEN).map(|_| RwLock::default()).collect(), hasher: RandomState::new(), memory: AtomicUsize::new(0) }
+        Store {
+            shards: (0..SHARDS_LEN).map(|_| RwLock::default()).collect(),
+            hasher: Some(RandomState::new()),
+            memory: AtomicUsize::new(0),
+        }
+    }
+
+    /// One in which every key lies where it lies in every run.
+    #[cfg(feature = "testing")]
+    pub fn repeatable() -> Store {
+        Store { hasher: None, ..Store::new() }
     }
 
     /// Looks at what is known of a key: a tombstone and what has expired, too. Under the shard's read lock.
@@ -143,6 +155,8 @@ impl Store {
             return Merged::Covered;
         }
         let slot = shard.slot(hash, &entry.key);
+        #[cfg(feature = "testing")]
+        let entry = executed(slot.current(), entry);
         match slot.current().map(|current| current.version) {
             Some(winner) if winner > entry.version => Merged::Lost { winner },
             Some(same) if same == entry.version => Merged::Same,
@@ -276,12 +290,26 @@ impl Store {
     }
 
     fn hash(&self, key: &[u8]) -> u64 {
-        self.hasher.hash_one(key)
+        match &self.hasher {
+            Some(hasher) => hasher.hash_one(key),
+            None => {
+                let mut hasher = DefaultHasher::new();
+                key.hash(&mut hasher);
+                hasher.finish()
+            }
+        }
     }
 
     fn put(&self, slot: Slot<'_>, entry: Entry) {
         self.memory.fetch_add(footprint(&entry), Ordering::Relaxed);
-        if let Some(old) = slot.put(entry) {
+        let is_to_leave_nothing = Sabotage::NoTombstones.is_on() && entry.is_tombstone();
+        let old = if is_to_leave_nothing {
+            self.memory.fetch_sub(footprint(&entry), Ordering::Relaxed);
+            slot.take()
+        } else {
+            slot.put(entry)
+        };
+        if let Some(old) = old {
             self.memory.fetch_sub(footprint(&old), Ordering::Relaxed);
         }
     }
@@ -291,6 +319,16 @@ impl Keyspace for Store {
     fn with_shard<T>(&self, shard: usize, look: impl FnOnce(&Shard) -> T) -> T {
         look(&self.shards[shard].read())
     }
+}
+
+/// For [`Sabotage::ReplicateCommands`]: what arrives is a command.
+#[cfg(feature = "testing")]
+fn executed(current: Option<&Entry>, arrived: Entry) -> Entry {
+    if !Sabotage::ReplicateCommands.is_on() {
+        return arrived;
+    }
+    let here = current.and_then(|current| current.value.as_deref());
+    Entry { value: arrived.value.as_ref().map(|value| crate::sabotage::command::execute(here, value)), ..arrived }
 }
 
 /// The table inside uses the low and the top seven bits of the hash; the shard comes from bits between.

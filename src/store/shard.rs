@@ -171,6 +171,17 @@ impl Slot<'_> {
         }
     }
 
+    /// Leaves nothing there; returns what was. For [`Sabotage::NoTombstones`](crate::sabotage::Sabotage::NoTombstones) alone.
+    pub fn take(self) -> Option<Entry> {
+        let hash_table::Entry::Occupied(place) = self.place else { return None };
+        let (Held { entry, .. }, _) = place.remove();
+        *self.tombstones -= usize::from(entry.is_tombstone());
+        if let (Some(_), Some(expires)) = (&entry.value, entry.expires) {
+            self.expiring.remove(&(expires, Key::clone(&entry.key)));
+        }
+        Some(entry)
+    }
+
     /// Puts an entry there; returns what it replaced.
     pub fn put(self, entry: Entry) -> Option<Entry> {
         *self.tombstones += usize::from(entry.is_tombstone());

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::replication::collector::Collector;
+use crate::store::Store;
 
 /// The end line of a connection that was replaced meanwhile wrote its `gap` over the newer connection's.
 #[test]
@@ -190,10 +191,10 @@ fn a_node_that_logs_nothing_acknowledges_nothing() {
     let disk = SimulatedDisk::default();
     let shared: Arc<dyn Disk> = Arc::new(disk.clone());
     let journal = Arc::new(Journal::new(Arc::clone(&shared), Fsync::EverySecond, 1 << 20, &Files::default()));
-    let mut writer = Writer::open(Arc::clone(&journal), &Files::default(), 0, &Found::default(), 0).unwrap();
+    let mut writer = Writer::open(Arc::clone(&journal), &Files::default(), 0, &Found::default(), 0, Instant::now()).unwrap();
     let mut net = Net::new(&[0, 0]);
     // Node 1 keeps a log.
-    let (mesh, rx) = Mesh::new(config(1, 2), 77, net.now(1), Some(Arc::clone(&journal)));
+    let (mesh, rx) = Mesh::new(config(1, 2), Store::new(), 77, net.now(1), Some(Arc::clone(&journal)));
     let mesh: &'static Mesh = Box::leak(Box::new(mesh));
     net.lives[1] = Life { mesh, rx, framer: Framer::new(mesh.origin()) };
     net.both(0, 1);

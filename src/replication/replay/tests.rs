@@ -17,6 +17,7 @@ use crate::replication::compaction::NotCompacted;
 use crate::replication::mesh::Mesh;
 use crate::replication::record::{self, Proven};
 use crate::replication::replicator::Framer;
+use crate::store::Store;
 
 const WALL_MS: u64 = 1_700_000_000_000;
 /// Who wrote what this node has from elsewhere.
@@ -38,9 +39,9 @@ fn start(disk: &SimulatedDisk, nonce: u64) -> std::io::Result<Life> {
     let files = Files::find(&*shared)?;
     let journal = Arc::new(Journal::new(Arc::clone(&shared), config.fsync, config.write_room, &files));
     let now = Now { wall_ms: WALL_MS, elapsed: Duration::ZERO };
-    let (mesh, write_rx) = Mesh::new(config, nonce, now, Some(Arc::clone(&journal)));
+    let (mesh, write_rx) = Mesh::new(config, Store::new(), nonce, now, Some(Arc::clone(&journal)));
     let replayed = mesh.replay(&shared, &files, || false)?;
-    let writer = Writer::open(Arc::clone(&journal), &files, replayed.older_len, &replayed.last, replayed.snapshot_len)?;
+    let writer = Writer::open(Arc::clone(&journal), &files, replayed.older_len, &replayed.last, replayed.snapshot_len, Instant::now())?;
     mesh.record_life();
     let framer = Framer::new(mesh.origin());
     Ok(Life { mesh, write_rx, framer, writer, reached: Vec::new() })

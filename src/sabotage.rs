@@ -1,0 +1,138 @@
+//! Negative controls: rules of the design that a test breaks, one at a time, to see that the suite finds it.
+//!
+//! Only with the feature `testing`; without it every rule is kept, and nothing of this is compiled. A process breaks the rule that `KVMESH_BREAK` names; a simulator, whose
+//! nodes live in one thread, that of its thread. Each switch changes what its rule says and nothing else, and no check knows of any.
+
+/// A rule that is broken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sabotage {
+    /// A delete takes the entry out and leaves nothing.
+    NoTombstones,
+    /// A tombstone is collected at the next beat, whoever lacks it (I6 a, b, c).
+    CollectAtOnce,
+    /// What is written to the log counts as durable before it is synced (I7).
+    AckBeforeFsync,
+    /// A dump's vector is joined at its header (I5).
+    SeenBeforeEnd,
+    /// A stamp is taken, and another one is sent before it (I2).
+    SendOutOfOrder,
+    /// What arrives is merged although the vector covers it.
+    MergeCovered,
+    /// A peer's newest vector counts as proof for the collector although this node's own does not cover it (I6 a).
+    CollectUncovered,
+    /// What a full dump has proved deleted is dropped in memory, and the log does not hear of it.
+    DropsNotLogged,
+    /// A write that lost is acknowledged all the same (I8).
+    NoSecondStamp,
+    /// A node's origin is the same in every life.
+    KeepOrigin,
+    /// Stamps are of the wall clock: what others have stamped does not move it.
+    WallClock,
+    /// What was appended travels instead of the value that this has led to (I3).
+    ReplicateCommands,
+}
+
+impl Sabotage {
+    pub const ALL: [Sabotage; 12] = [
+        Sabotage::NoTombstones,
+        Sabotage::CollectAtOnce,
+        Sabotage::AckBeforeFsync,
+        Sabotage::SeenBeforeEnd,
+        Sabotage::SendOutOfOrder,
+        Sabotage::MergeCovered,
+        Sabotage::CollectUncovered,
+        Sabotage::DropsNotLogged,
+        Sabotage::NoSecondStamp,
+        Sabotage::KeepOrigin,
+        Sabotage::WallClock,
+        Sabotage::ReplicateCommands,
+    ];
+
+    /// As `KVMESH_BREAK` and the simulator's `--break` have it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Sabotage::NoTombstones => "no-tombstones",
+            Sabotage::CollectAtOnce => "collect-at-once",
+            Sabotage::AckBeforeFsync => "ack-before-fsync",
+            Sabotage::SeenBeforeEnd => "seen-before-end",
+            Sabotage::SendOutOfOrder => "send-out-of-order",
+            Sabotage::MergeCovered => "merge-covered",
+            Sabotage::CollectUncovered => "collect-uncovered",
+            Sabotage::DropsNotLogged => "drops-not-logged",
+            Sabotage::NoSecondStamp => "no-second-stamp",
+            Sabotage::KeepOrigin => "keep-origin",
+            Sabotage::WallClock => "wall-clock",
+            Sabotage::ReplicateCommands => "replicate-commands",
+        }
+    }
+
+    pub fn from_name(name: &str) -> Option<Sabotage> {
+        Sabotage::ALL.into_iter().find(|sabotage| sabotage.name() == name)
+    }
+
+    #[cfg(not(feature = "testing"))]
+    #[inline(always)]
+    pub const fn is_on(self) -> bool {
+        false
+    }
+
+    #[cfg(feature = "testing")]
+    #[inline]
+    pub fn is_on(self) -> bool {
+        chosen::current() == Some(self)
+    }
+}
+
+#[cfg(feature = "testing")]
+pub use chosen::break_in_this_thread;
+
+#[cfg(feature = "testing")]
+mod chosen {
+    use std::cell::Cell;
+    use std::sync::LazyLock;
+
+    use super::Sabotage;
+
+    static OF_PROCESS: LazyLock<Option<Sabotage>> = LazyLock::new(|| {
+        let name = std::env::var("KVMESH_BREAK").ok()?;
+        let named = Sabotage::from_name(&name);
+        Some(named.unwrap_or_else(|| panic!("KVMESH_BREAK: there is no rule \"{name}\" to break")))
+    });
+
+    thread_local! {
+        static OF_THREAD: Cell<Option<Sabotage>> = Cell::new(*OF_PROCESS);
+    }
+
+    pub fn current() -> Option<Sabotage> {
+        OF_THREAD.get()
+    }
+
+    /// From now on, in this thread; `None` keeps them all.
+    pub fn break_in_this_thread(sabotage: Option<Sabotage>) {
+        OF_THREAD.set(sabotage);
+    }
+}
+
+/// For [`Sabotage::ReplicateCommands`]: commands in the place of values.
+#[cfg(feature = "testing")]
+pub mod command {
+    use crate::entry::Value;
+
+    const MARK: &[u8] = b"\0append\0";
+
+    /// What travels of a write that has made `after` of `before`.
+    pub fn of(before: Option<&[u8]>, after: &Value) -> Value {
+        match before.and_then(|before| after.strip_prefix(before)) {
+            Some(appended) if before.is_some_and(|before| !before.is_empty()) => [MARK, appended].concat().into(),
+            _ => Value::clone(after),
+        }
+    }
+
+    /// What has arrived, executed on what is here.
+    pub fn execute(here: Option<&[u8]>, arrived: &Value) -> Value {
+        match arrived.strip_prefix(MARK) {
+            Some(appended) => [here.unwrap_or_default(), appended].concat().into(),
+            None => Value::clone(arrived),
+        }
+    }
+}
