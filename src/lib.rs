@@ -113,3 +113,6 @@ pub mod threads;
 
 pub mod arguments;
 pub mod client;
+
+#[cfg(feature = "testing")]
+pub mod simulation;

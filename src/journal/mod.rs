@@ -24,7 +24,7 @@ pub mod log;
 pub mod snapshot;
 pub mod writer;
 
-#[cfg(test)]
+#[cfg(feature = "testing")]
 pub mod simulated;
 #[cfg(test)]
 mod tests;
@@ -258,6 +258,12 @@ impl Journal {
                 return Err("the disk is too slow to begin a new log".to_owned());
             }
         }
+    }
+
+    /// Whether there is something to write.
+    #[cfg(feature = "testing")]
+    pub fn has_waiting(&self) -> bool {
+        !self.queue.lock().jobs.is_empty()
     }
 
     /// Whether writes may be taken, and peers' acknowledged: everything is logged, in a log that counts.

@@ -85,6 +85,12 @@ impl SimulatedDisk {
         self.0.lock().used()
     }
 
+    /// Whether it has no space, or fails to sync.
+    pub fn fails(&self) -> bool {
+        let state = self.0.lock();
+        state.syncs_fail || state.capacity.is_some()
+    }
+
     pub fn fail_syncs(&self, fail: bool) {
         self.0.lock().syncs_fail = fail;
     }

@@ -58,7 +58,8 @@ impl Mesh {
         self.begin_resume()?.write()
     }
 
-    pub(super) fn begin_compaction(&self) -> Result<Snapshot<'_>, NotCompacted> {
+    /// Begins a snapshot; the caller takes its steps. An error says why not.
+    pub fn begin_compaction(&self) -> Result<Snapshot<'_>, NotCompacted> {
         let journal = self.kept()?;
         let one_at_a_time = self.only_snapshot()?;
         let Condition { stopped, is_resuming, .. } = journal.condition();
@@ -69,7 +70,8 @@ impl Mesh {
         }
     }
 
-    pub(super) fn begin_resume(&self) -> Result<Snapshot<'_>, NotCompacted> {
+    /// Begins that of [`Mesh::resume`].
+    pub fn begin_resume(&self) -> Result<Snapshot<'_>, NotCompacted> {
         let journal = self.kept()?;
         let one_at_a_time = self.only_snapshot()?;
         let Condition { stopped, is_resuming, .. } = journal.condition();
@@ -110,7 +112,8 @@ impl Mesh {
     }
 
     /// Whether the log has outgrown the snapshot.
-    fn is_compaction_due(&self, journal: &Journal) -> bool {
+    /// Whether the log has outgrown its snapshot.
+    pub fn is_compaction_due(&self, journal: &Journal) -> bool {
         let condition = journal.condition();
         let outgrown = condition.snapshot_len.saturating_mul(self.config.compact_factor).max(self.config.compact_log_min as u64);
         condition.stopped.is_none() && !condition.is_resuming && condition.log_len > outgrown
@@ -118,7 +121,7 @@ impl Mesh {
 }
 
 /// A snapshot that is being written. The collector rests while it lives.
-pub(super) struct Snapshot<'a> {
+pub struct Snapshot<'a> {
     journal: &'a Journal,
     generation: u64,
     is_resuming: bool,
@@ -142,12 +145,12 @@ impl Snapshot<'_> {
     }
 
     /// Waits for the new log, without which there is no snapshot in front of it.
-    pub(super) fn await_log(&self, deadline: Instant) -> Result<(), NotCompacted> {
+    pub fn await_log(&self, deadline: Instant) -> Result<(), NotCompacted> {
         self.journal.await_switch(self.generation, deadline).map_err(NotCompacted::ReadOnly)
     }
 
     /// Writes some lines, once the new log is there; the length of the whole when that is durable under its name.
-    pub(super) fn step(&mut self) -> io::Result<Option<u64>> {
+    pub fn step(&mut self) -> io::Result<Option<u64>> {
         let mut file = match self.file.take() {
             Some(file) => file,
             None => SnapshotWriter::create(&**self.journal.disk(), self.generation)?,
@@ -163,7 +166,7 @@ impl Snapshot<'_> {
     }
 
     /// After the last step, or one that failed.
-    pub(super) fn end(self, written: io::Result<u64>) -> Result<Compacted, NotCompacted> {
+    pub fn end(self, written: io::Result<u64>) -> Result<Compacted, NotCompacted> {
         let (entries, took) = (self.serving.count(), self.began.elapsed());
         match written {
             Ok(len) => {

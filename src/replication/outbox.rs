@@ -254,6 +254,19 @@ impl Outbox {
         self.change(|waiting| waiting.serve = Some(request));
     }
 
+    /// Whether [`Outbox::take`] would return at once.
+    #[cfg(feature = "testing")]
+    pub fn has_waiting(&self) -> bool {
+        let waiting = self.waiting.lock();
+        !waiting.open || !waiting.is_idle() || waiting.stopping
+    }
+
+    /// Whether somebody has asked to dial at once, since this was asked last.
+    #[cfg(feature = "testing")]
+    pub fn takes_redial(&self) -> bool {
+        std::mem::take(&mut self.waiting.lock().redial)
+    }
+
     /// Takes out what is to be written next; waits for it until `timeout`. `None` ends the connection: it was
     /// closed, or the node stops and all frames were sent.
     pub fn take(&self, timeout: Duration) -> Option<Batch> {

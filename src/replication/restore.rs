@@ -154,7 +154,7 @@ impl Restore<'_> {
     }
 
     /// All that the end line means, but for waiting until it is durable.
-    pub(super) fn prove(&mut self, end: &End) -> Result<(NodeId, Restored), NotRestored> {
+    pub fn prove(&mut self, end: &End) -> Result<(NodeId, Restored), NotRestored> {
         self.settle()?;
         let dump = self.dump.take().ok_or_else(|| "an end line where the header of a dump should be".to_owned())?;
         dump.check(end)?;

@@ -18,6 +18,8 @@ mod plan;
 mod restore;
 mod rounds;
 mod session;
+#[cfg(feature = "testing")]
+pub mod simulated;
 mod transaction;
 mod wire;
 mod writes;

@@ -1,0 +1,124 @@
+//! `kvsim`: runs seeds of the simulator, and says of each that fails what was not as it must be.
+//!
+//! `cargo run --release --features testing --bin kvsim -- --seeds 1000`
+
+use std::collections::BTreeMap;
+use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use argh::{ArgsInfo, FromArgs};
+use kvmesh::arguments;
+use kvmesh::sabotage::{self, Sabotage};
+use kvmesh::simulation::{self, CHECKS, Report};
+use parking_lot::Mutex;
+
+/// Run a whole mesh in one thread, with faults, from seeds: the same seed is always the same run.
+#[derive(FromArgs, ArgsInfo)]
+struct Arguments {
+    /// how many seeds; default 100
+    #[argh(option, default = "100")]
+    seeds: u64,
+
+    /// the first of them; default 1
+    #[argh(option, default = "1")]
+    from: u64,
+
+    /// begin no further seed after so many minutes
+    #[argh(option)]
+    minutes: Option<f64>,
+
+    /// threads; default as many as there are processors
+    #[argh(option)]
+    jobs: Option<usize>,
+
+    /// break this rule, and expect to be told of it
+    #[argh(option, long = "break")]
+    breaks: Option<String>,
+
+    /// go on after a seed has failed
+    #[argh(switch)]
+    keep_going: bool,
+}
+
+/// What all seeds came to.
+#[derive(Default)]
+struct Sum {
+    seeds: u64,
+    simulated: Duration,
+    events: u64,
+    tally: BTreeMap<&'static str, u64>,
+    failed: Vec<Report>,
+}
+
+fn main() -> ExitCode {
+    let arguments: Arguments = arguments::from_env("kvsim");
+    let broken = match arguments.breaks.as_deref().map(|name| (name, Sabotage::from_name(name))) {
+        Some((name, None)) => {
+            let names: Vec<&str> = Sabotage::ALL.into_iter().map(Sabotage::name).collect();
+            eprintln!("kvsim: there is no rule \"{name}\" to break; expected one of {}", names.join(", "));
+            return ExitCode::from(2);
+        }
+        Some((_, broken)) => broken,
+        None => None,
+    };
+    let jobs = arguments.jobs.unwrap_or_else(|| thread::available_parallelism().map_or(1, usize::from)).max(1);
+    let began = Instant::now();
+    let is_over = || arguments.minutes.is_some_and(|minutes| began.elapsed().as_secs_f64() > minutes * 60.0);
+    let (next, stops, sum) = (AtomicU64::new(arguments.from), AtomicBool::new(false), Mutex::new(Sum::default()));
+    thread::scope(|scope| {
+        for _ in 0..jobs {
+            scope.spawn(|| {
+                sabotage::break_in_this_thread(broken);
+                while !stops.load(Ordering::Relaxed) && !is_over() {
+                    let seed = next.fetch_add(1, Ordering::Relaxed);
+                    if seed >= arguments.from.saturating_add(arguments.seeds) {
+                        return;
+                    }
+                    let report = simulation::run(seed);
+                    let failed = sum.lock().add(report);
+                    if failed && !arguments.keep_going {
+                        stops.store(true, Ordering::Relaxed);
+                    }
+                }
+            });
+        }
+    });
+    let sum = sum.into_inner();
+    sum.print(began.elapsed());
+    if sum.failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+impl Sum {
+    /// Whether the seed has failed.
+    fn add(&mut self, report: Report) -> bool {
+        self.seeds += 1;
+        self.simulated += report.simulated;
+        self.events += report.events;
+        report.tally.iter().for_each(|(what, count)| *self.tally.entry(what).or_default() += count);
+        let Some(violation) = &report.violation else { return false };
+        println!("seed {} failed at {:.3} s: {}: {}", report.seed, violation.at.as_secs_f64(), violation.check, violation.what);
+        self.failed.push(report);
+        true
+    }
+
+    fn print(&self, took: Duration) {
+        let (seconds, minutes) = (took.as_secs_f64(), self.simulated.as_secs_f64() / 60.0);
+        let counts: Vec<String> = self.tally.iter().map(|(what, count)| format!("{what} {count}")).collect();
+        println!("{}", counts.join(", "));
+        println!(
+            "{} seeds, {:.0} simulated minutes, {} events in {seconds:.1} s: {:.1} seeds a second, {:.0} simulated minutes a minute",
+            self.seeds,
+            minutes,
+            self.events,
+            self.seeds as f64 / seconds,
+            minutes / seconds * 60.0
+        );
+        for (check, says) in CHECKS {
+            let failed =
+                self.failed.iter().filter(|report| report.violation.as_ref().is_some_and(|violation| violation.check == check)).count();
+            println!("{} {check}: {says}", if failed == 0 { "held".to_owned() } else { format!("FAILED in {failed} seeds") });
+        }
+    }
+}

@@ -1,0 +1,81 @@
+//! Clients without sockets, for who drives a whole mesh in one thread: the shipped rounds, from the bytes of requests to the bytes of replies.
+
+use std::io;
+use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::sync::{Arc, OnceLock};
+
+use crate::protocol::command::Limits;
+use crate::replication::mesh::Mesh;
+use crate::server::buffer::{self, ReadRoom};
+use crate::server::client::Client;
+use crate::server::clients::Clients;
+use crate::server::judge::Moment;
+use crate::server::rounds::{Executed, Rounds};
+use crate::server::{Counters, Services, Shared};
+
+/// What the clients of one node share.
+pub struct SimulatedServer {
+    shared: Shared,
+    /// One for all: nobody who is simulated asks who is connected.
+    client: Arc<Client>,
+}
+
+/// One connection. Its round is executed at once and settled later.
+pub struct SimulatedClient<'a> {
+    rounds: Rounds<'a>,
+    executed: Option<Executed>,
+}
+
+impl SimulatedServer {
+    pub fn new(mesh: Arc<Mesh>) -> io::Result<SimulatedServer> {
+        let services = Services::of(mesh);
+        let limits = Limits { key_len_max: services.config.key_len_max, value_len_max: services.config.value_len_max };
+        let socket = socket()?;
+        let addr = socket.local_addr()?;
+        let shared = Shared {
+            services,
+            addr,
+            limits,
+            clients: Clients::new(0),
+            counters: Counters::default(),
+            read_room: ReadRoom::new(buffer::ROOM),
+            stopping: false.into(),
+        };
+        Ok(SimulatedServer { shared, client: Client::of(socket, 1) })
+    }
+
+    pub fn connect(&self) -> SimulatedClient<'_> {
+        SimulatedClient { rounds: Rounds::new(&self.shared, &self.client), executed: None }
+    }
+}
+
+impl SimulatedClient<'_> {
+    /// Executes whole requests, which must make one round; [`SimulatedClient::poll`] has their replies.
+    pub fn send(&mut self, requests: &[u8], wall_ms: u64) {
+        assert!(self.executed.is_none(), "a round is sent when the one before it is answered");
+        let buffer = &mut self.rounds.buffer;
+        let fits = buffer.make_room().is_ok() && buffer.fill(&mut &*requests).is_ok_and(|len| len == requests.len());
+        assert!(fits, "requests of {} bytes do not fit into one read", requests.len());
+        self.executed = Some(self.rounds.execute(&Moment::at(wall_ms)));
+    }
+
+    /// The replies, once they may leave. `is_late`: the ack time-out of the round is over.
+    pub fn poll(&mut self, wall_ms: u64, is_late: bool) -> Option<Vec<u8>> {
+        let Rounds { buffer, replies, executor, .. } = &mut self.rounds;
+        let stands = executor.try_settle(&Moment::at(wall_ms), is_late, buffer.unread(), replies)?;
+        self.rounds.end(self.executed.take()?, stands);
+        assert!(self.rounds.buffer.unread().is_empty(), "the requests did not make one round");
+        Some(std::mem::take(&mut self.rounds.replies))
+    }
+}
+
+/// A client has a socket to be closed by; this one is never used.
+fn socket() -> io::Result<Arc<TcpStream>> {
+    static SOCKET: OnceLock<Arc<TcpStream>> = OnceLock::new();
+    if let Some(socket) = SOCKET.get() {
+        return Ok(Arc::clone(socket));
+    }
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+    let socket = Arc::new(TcpStream::connect(listener.local_addr()?)?);
+    Ok(Arc::clone(SOCKET.get_or_init(|| socket)))
+}

@@ -1,0 +1,286 @@
+//! What must be true, whatever happens.
+//!
+//! Held against the full history, which no node has. Knows the promises (README, GUARANTEES.md) and the invariants, and nothing of how they are kept.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use crate::entry::{Effect, Entry, Key, SeenVector, Version};
+use crate::protocol::command::AckLevel;
+use crate::replication::control::Stage;
+use crate::simulation::history::{Operation, Outcome};
+use crate::simulation::{Event, Simulation};
+use crate::store::Keyspace;
+
+/// The checks, by name, and what each says.
+pub const CHECKS: [(&str, &str); 14] = [
+    ("vectors-hold", "a node that claims a version holds it, or a greater one, or what was deleted or has expired since (I1)"),
+    ("deleted-stays-deleted", "no node shows what a delete that it knows of has taken away"),
+    ("nothing-invented", "every entry is one that somebody wrote, under its key and version"),
+    ("versions-are-unique", "no version is issued twice"),
+    ("reads-never-go-back", "readers of one life of a node are never shown an older version than before"),
+    ("reads-are-true", "a GET answers what its node holds"),
+    ("refused-left-nothing", "what was refused at once has written nothing"),
+    ("acknowledged-kept", "every acknowledged write is there, or superseded, unless only its level's promise was lost with a disk"),
+    ("later-acknowledged-wins", "of two writes acknowledged at majority the one that began after the other was acknowledged wins (I8)"),
+    ("converges", "once everything is mended all nodes are open, with equal vectors and equal data"),
+    ("tombstones-go", "once all nodes have been equal for long enough no tombstone is left, and the data is still equal"),
+    ("starts", "a node starts on whatever a crash has left of its disk"),
+    ("replies", "every request has one reply, in order; what was whole is restored"),
+    ("no-panic", "nothing of the shipped code panics, and every run ends"),
+];
+
+/// What does not expire in a run expires later than this.
+pub const FAR_MS: u64 = 3_600_000;
+
+/// Something that was not as it must be.
+#[derive(Clone, Debug)]
+pub struct Violation {
+    /// By name, one of [`CHECKS`].
+    pub check: &'static str,
+    pub what: String,
+    /// Since the run began.
+    pub at: Duration,
+}
+
+/// What a node's claim of a key came to.
+enum Held {
+    Well,
+    /// The check that has failed, and how.
+    Badly(&'static str, String),
+}
+
+impl<'a> Simulation<'a> {
+    /// Of every node that runs, at any moment: what it claims it holds.
+    pub fn check_now(&mut self) {
+        let walls = self.machines.iter().filter(|machine| !machine.clock.is_bad).map(|machine| machine.wall_ms(self.now));
+        self.latest_wall_ms = walls.fold(self.latest_wall_ms, u64::max);
+        let mut found = None;
+        for (id, machine) in self.machines.iter().enumerate() {
+            let Some(life) = &machine.life else { continue };
+            let vector = life.mesh().vector();
+            for (key, versions) in &self.history.keys {
+                let entry = life.mesh().store().entry(key);
+                if let Held::Badly(check, what) = self.check_key(key, versions, entry.as_ref(), &vector) {
+                    found.get_or_insert((check, format!("node {}: {what}", id + 1)));
+                }
+            }
+        }
+        if let Some((check, what)) = found {
+            self.violate(check, what);
+        }
+    }
+
+    fn check_key(&self, key: &Key, versions: &BTreeMap<Version, Effect>, entry: Option<&Entry>, vector: &SeenVector) -> Held {
+        let name = key.escape_ascii();
+        if let Some(entry) = entry {
+            let Some(written) = versions.get(&entry.version) else {
+                return Held::Badly("nothing-invented", format!("key {name}: nobody wrote {entry:?}"));
+            };
+            let is_spent = entry.value.is_none() && self.has_expired(written);
+            if (&entry.value, entry.expires) != (&written.value, written.expires) && !is_spent {
+                return Held::Badly("nothing-invented", format!("key {name}: holds {entry:?}, and what was written is {written:?}"));
+            }
+        }
+        let Some((claimed, effect)) = versions.iter().rev().find(|(version, _)| vector.covers(**version)) else { return Held::Well };
+        match entry {
+            Some(entry) if entry.version >= *claimed || self.history.lost.contains(&entry.version) => Held::Well,
+            Some(entry) if effect.is_delete() && !entry.is_tombstone() => {
+                Held::Badly("deleted-stays-deleted", format!("key {name}: {entry:?} is there, and {claimed:?} has deleted it"))
+            }
+            Some(entry) => Held::Badly("vectors-hold", format!("key {name}: claims {claimed:?}, {effect:?}, and holds {entry:?}")),
+            None => {
+                let is_over = |effect: &Effect| effect.is_delete() || self.has_expired(effect);
+                if versions.range(claimed..).any(|(_, effect)| is_over(effect)) {
+                    Held::Well
+                } else {
+                    Held::Badly("vectors-hold", format!("key {name}: claims {claimed:?}, {effect:?}, and holds nothing"))
+                }
+            }
+        }
+    }
+
+    /// By some clock that was right, at some time.
+    fn has_expired(&self, effect: &Effect) -> bool {
+        effect.expires.is_some_and(|expires| expires.is_over(self.latest_wall_ms))
+    }
+
+    /// A round was executed: what its reads have found.
+    pub fn check_asked(&mut self, operation: usize, machine: usize) {
+        let Some(life) = self.life(machine) else { return };
+        let (process, store) = (life.process, life.mesh().store());
+        let wall_ms = self.machines[machine].wall_ms(self.now);
+        let asked = &self.history.operations[operation];
+        let is_written = |key: &Key| asked.writes.contains_key(key);
+        let read = asked.commands.iter().enumerate().filter(|(_, command)| !command.asked.may_write);
+        let reads: Vec<(usize, Key, Option<Entry>)> = read
+            .flat_map(|(place, command)| command.asked.keys.iter().map(move |key| (place, key)))
+            .filter(|(_, key)| !is_written(key))
+            .map(|(place, key)| (place, Key::clone(key), store.entry(key)))
+            .collect();
+        for (place, key, entry) in reads {
+            let value = entry.as_ref().filter(|entry| entry.is_live(|| wall_ms)).and_then(|entry| entry.value.as_ref());
+            let value = value.map(|value| value.to_vec());
+            self.history.operations[operation].reads.push((place, value));
+            let Some(entry) = entry else { continue };
+            if let Some(newer) = self.history.show(machine, process.life, &key, entry.version) {
+                let what = format!("node {}, key {}: {:?} after {newer:?}", machine + 1, key.escape_ascii(), entry.version);
+                self.violate("reads-never-go-back", what);
+            }
+        }
+    }
+
+    /// The replies of a round are there.
+    pub fn check_heard(&mut self, operation: usize, machine: usize, outcomes: &[Outcome]) {
+        let asked = &self.history.operations[operation];
+        let mut found = None;
+        for (place, value) in &asked.reads {
+            let is_true = match &outcomes[*place] {
+                Outcome::Done(read) => read == value,
+                Outcome::Refused(code) => code != "NOTFOUND" || value.is_none(),
+                Outcome::Unknown | Outcome::Nothing => false,
+            };
+            if !is_true {
+                found = Some(("reads-are-true", format!("command {place} answers {:?}, and there was {value:?}", outcomes[*place])));
+            }
+        }
+        for (place, (command, outcome)) in asked.commands.iter().zip(outcomes).enumerate() {
+            let Outcome::Refused(code) = outcome else { continue };
+            let at_once = ["NOQUORUM", "READONLY", "LOADING", "BUSY", "FULL"].contains(&code.as_str());
+            let others = asked.commands.iter().zip(outcomes).filter(|(_, outcome)| !matches!(outcome, Outcome::Refused(_)));
+            let keys: Vec<&Key> = others.flat_map(|(other, _)| &other.asked.keys).collect();
+            let wrote = command.asked.keys.iter().find(|key| asked.writes.contains_key(*key) && !keys.contains(key));
+            if let (true, Some(key)) = (at_once, wrote) {
+                found = Some(("refused-left-nothing", format!("command {place} heard {code}, and wrote key {}", key.escape_ascii())));
+            }
+        }
+        if let Some((check, what)) = found {
+            self.violate(check, format!("node {}, operation {operation}: {what}", machine + 1));
+        }
+    }
+
+    pub fn is_converged(&self) -> bool {
+        let Some(first) = self.life(0).map(|life| life.mesh()) else { return false };
+        // What expires before is let go by each in its time.
+        let soon = self.machines[0].wall_ms(self.now) + FAR_MS / 2;
+        let (vector, digest) = (first.vector(), first.store().digest(soon));
+        self.machines.iter().all(|machine| {
+            machine.life.as_ref().is_some_and(|life| {
+                matches!(life.mesh().stage(), Stage::Open { degraded: false })
+                    && life.is_well()
+                    && life.write_rx.is_empty()
+                    && life.mesh().vector() == vector
+                    && life.mesh().store().digest(soon) == digest
+            })
+        })
+    }
+
+    /// All is healed and equal: what must be true now, and stay true when what is over has been forgotten.
+    pub fn check_healed(&mut self) {
+        if self.violation.is_some() {
+            return;
+        }
+        self.check_now();
+        self.check_acknowledged();
+        self.check_order();
+        let deadline = self.now + 3 * self.plan.tombstone_patience() + Duration::from_secs(30);
+        while self.violation.is_none() {
+            let until = self.now + Duration::from_secs(1);
+            self.after(Duration::from_secs(1), Event::Check);
+            self.run_until(|simulation| simulation.now >= until);
+            let left: usize = (0..self.plan.nodes).filter_map(|id| Some(self.life(id)?.mesh().store().counts(0).tombstones)).sum();
+            if left == 0 && self.is_converged() {
+                break;
+            }
+            if self.now > deadline {
+                let states = self.describe();
+                self.violate("tombstones-go", format!("{left} tombstones at rest: {states}"));
+            }
+        }
+        self.check_now();
+    }
+
+    fn check_acknowledged(&mut self) {
+        let Some(vector) = self.life(0).map(|life| life.mesh().vector()) else { return };
+        let mut found = None;
+        for (number, operation) in self.history.operations.iter().enumerate() {
+            for (key, version) in operation.acknowledged() {
+                if !vector.covers(version) && !self.is_excused(operation, version) {
+                    let (key, level) = (key.escape_ascii(), operation.level);
+                    found.get_or_insert(format!(
+                        "operation {number}, acknowledged at {level}, wrote {version:?} to key {key}, which is nowhere"
+                    ));
+                }
+            }
+        }
+        if let Some(what) = found {
+            self.violate("acknowledged-kept", what);
+        }
+    }
+
+    /// What was only promised to be on one node went with that node's disk.
+    fn is_excused(&self, operation: &Operation, version: Version) -> bool {
+        let lost_disk = |loss: &crate::simulation::history::DiskLoss| loss.machine == operation.machine && loss.at >= operation.began;
+        operation.level == AckLevel::Local && self.history.lost.contains(&version) && self.history.disk_losses.iter().any(lost_disk)
+    }
+
+    /// I8: of each key, the acknowledged writes in the order in which they began, against the greatest version acknowledged before.
+    fn check_order(&mut self) {
+        let mut writes: BTreeMap<&Key, Vec<Acknowledged>> = BTreeMap::new();
+        for operation in self.history.operations.iter().filter(|operation| operation.level != AckLevel::Local) {
+            let Some(heard) = operation.heard else { continue };
+            for (key, version) in operation.acknowledged() {
+                writes.entry(key).or_default().push(Acknowledged { began: operation.began, heard, version });
+            }
+        }
+        let mut found = None;
+        for (key, writes) in &writes {
+            for later in writes {
+                let beaten_by = writes.iter().find(|earlier| {
+                    earlier.heard < later.began && earlier.version > later.version && !self.lost_disk_between(earlier.heard, later.heard)
+                });
+                if let Some(earlier) = beaten_by {
+                    let key = key.escape_ascii();
+                    found.get_or_insert(format!("key {key}: {later:?} lost to {earlier:?}, which was acknowledged before it began"));
+                }
+            }
+        }
+        if let Some(what) = found {
+            self.violate("later-acknowledged-wins", what);
+        }
+    }
+
+    /// A member that has lost what it held may vouch for a write that loses to one which only an absent member still holds: README says so.
+    fn lost_disk_between(&self, from: Duration, to: Duration) -> bool {
+        self.history.disk_losses.iter().any(|loss| loss.at <= to && loss.until.is_none_or(|until| until >= from))
+    }
+
+    /// For whoever has to find out why.
+    pub fn describe(&self) -> String {
+        let states = self.machines.iter().enumerate().map(|(id, machine)| match &machine.life {
+            Some(life) => {
+                let soon = machine.wall_ms(self.now) + FAR_MS / 2;
+                let digest = life.mesh().store().digest(soon);
+                let (mesh, now) = (life.mesh(), self.now_at(id));
+                let status: Vec<String> = mesh.status(now).iter().map(|(name, value)| format!("{name} {value}")).collect();
+                format!(
+                    "\nnode {}: {digest:?}, {} writes not forwarded, {}\n  {}",
+                    id + 1,
+                    life.write_rx.len(),
+                    status.join(", "),
+                    mesh.peers(now).join("\n  ")
+                )
+            }
+            None => format!("\nnode {}: down", id + 1),
+        });
+        let waiting = self.clients.iter().filter(|client| !client.is_idle()).count();
+        format!("{waiting} clients wait{}", states.collect::<String>())
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Acknowledged {
+    began: Duration,
+    heard: Duration,
+    version: Version,
+}

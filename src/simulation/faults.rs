@@ -1,0 +1,308 @@
+//! What goes wrong: when, where, and for how long.
+
+use std::time::Duration;
+
+use crate::simulation::machine::{Death, WallClock};
+use crate::simulation::{Event, Process, Simulation};
+
+/// The kinds. A run meets some of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// A process, or several at about the same time.
+    Kill,
+    PowerLoss,
+    /// At the operation of the disk that comes next but some.
+    DieAtOperation,
+    Wipe,
+    PutBack,
+    /// A node that is away for longer than a tombstone has to be kept.
+    Away,
+    Pause,
+    /// One direction between two, both, everything of one node, or all but one node, which alone sees both halves.
+    OneWay,
+    Cut,
+    Isolate,
+    Bridge,
+    /// Cuts that are shorter than anybody's patience, one after another.
+    Flap,
+    Slow,
+    Break,
+    Flip,
+    ClockStep,
+    ClockDrift,
+    /// A clock that is further off than is allowed.
+    BadClock,
+    FullDisk,
+    SlowDisk,
+    FailedSync,
+    /// Operators: they copy a directory, keep a dump, restore one.
+    Copy,
+    BackUp,
+    Restore,
+}
+
+pub const FAULTS: [Fault; 24] = [
+    Fault::Kill,
+    Fault::PowerLoss,
+    Fault::DieAtOperation,
+    Fault::Wipe,
+    Fault::PutBack,
+    Fault::Away,
+    Fault::Pause,
+    Fault::OneWay,
+    Fault::Cut,
+    Fault::Isolate,
+    Fault::Bridge,
+    Fault::Flap,
+    Fault::Slow,
+    Fault::Break,
+    Fault::Flip,
+    Fault::ClockStep,
+    Fault::ClockDrift,
+    Fault::BadClock,
+    Fault::FullDisk,
+    Fault::SlowDisk,
+    Fault::FailedSync,
+    Fault::Copy,
+    Fault::BackUp,
+    Fault::Restore,
+];
+
+/// What is over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum End {
+    Pause(Process),
+    Slowness(usize, usize),
+    BadClock(usize),
+    FullDisk(usize),
+    SlowDisk(usize),
+    /// An operator has looked at a node whose disk had failed.
+    FailedSync(usize),
+    /// The next cut of a row of them.
+    Flap {
+        from: usize,
+        to: usize,
+        left: u32,
+    },
+}
+
+impl Simulation<'_> {
+    pub fn schedule_fault(&mut self) {
+        let mean = self.plan.fault_pause.as_micros() as u64;
+        // Often soon after the one before, sometimes long after it.
+        let wait = self.random.u64(0..=mean) * self.random.u64(0..=4);
+        self.after(Duration::from_micros(wait), Event::Fault);
+    }
+
+    pub fn fault(&mut self) {
+        if self.is_healing || self.plan.faults.is_empty() {
+            return;
+        }
+        let fault = self.plan.faults[self.random.usize(0..self.plan.faults.len())];
+        let id = self.random.usize(0..self.plan.nodes);
+        let other = (id + self.random.usize(1..self.plan.nodes)) % self.plan.nodes;
+        self.commit(fault, id, other);
+        self.schedule_fault();
+    }
+
+    fn commit(&mut self, fault: Fault, id: usize, other: usize) {
+        // From far shorter than a time-out to some time-outs.
+        let scale = self.plan.peer_timeout().as_millis() as u64;
+        let most = scale / 10 + self.random.u64(0..scale * 3);
+        let time = self.between(1, most);
+        match fault {
+            Fault::Kill => {
+                self.kill(id, Death::Process, time);
+                if self.one_in(4) {
+                    self.kill(other, Death::Process, time);
+                }
+            }
+            Fault::PowerLoss if self.may_lose_power() => {
+                self.kill(id, Death::PowerLoss, time);
+                if self.one_in(4) {
+                    (0..self.plan.nodes).for_each(|id| self.kill(id, Death::PowerLoss, time));
+                }
+            }
+            Fault::DieAtOperation if self.may_lose_power() => {
+                let disk = self.machines[id].disk.clone();
+                let operation = disk.operations() + self.random.u64(0..12);
+                disk.die_at(operation);
+            }
+            Fault::Wipe if self.may_lose_disk(id) => self.kill(id, Death::Wiped, time),
+            Fault::PutBack if self.may_lose_disk(id) && !self.machines[id].copies.is_empty() => self.kill(id, Death::PutBack, time),
+            Fault::Away => {
+                let long = self.plan.tombstone_patience() + time;
+                self.kill(id, Death::Process, long.min(self.plan.duration / 3));
+            }
+            Fault::Pause => {
+                if let Some(process) = self.life(id).map(|life| life.process) {
+                    self.count("pauses");
+                    self.pause(id);
+                    self.after(time, Event::End(End::Pause(process)));
+                }
+            }
+            Fault::OneWay => self.swallow(id, other, time),
+            Fault::Cut => {
+                self.swallow(id, other, time);
+                self.swallow(other, id, time);
+            }
+            Fault::Isolate => self.split(time, |node| node == id),
+            Fault::Bridge => {
+                let halves: Vec<bool> = (0..self.plan.nodes).map(|_| self.random.bool()).collect();
+                for from in 0..self.plan.nodes {
+                    for to in 0..self.plan.nodes {
+                        if from != to && from != id && to != id && halves[from] != halves[to] {
+                            self.swallow(from, to, time);
+                        }
+                    }
+                }
+            }
+            Fault::Flap => self.flap(id, other, 8),
+            Fault::Slow => {
+                self.count("slow links");
+                self.links[id][other].slowness = self.random.u32(5..200);
+                self.after(time * 2, Event::End(End::Slowness(id, other)));
+            }
+            Fault::Break => self.break_one(),
+            Fault::Flip => {
+                let numbers: Vec<u64> = self.connections.keys().copied().collect();
+                if numbers.into_iter().any(|number| self.flip(number)) {
+                    self.count("flipped bits");
+                }
+            }
+            Fault::ClockStep => {
+                if !self.machines[id].clock.is_bad {
+                    self.count("clock steps");
+                    let drift_ppm = self.machines[id].clock.drift_ppm;
+                    self.machines[id].clock = WallClock { drift_ppm, ..WallClock::draw(&self.plan, &mut self.random) };
+                }
+            }
+            Fault::ClockDrift => {
+                self.count("clock drifts");
+                // From here on: what it is off by now stays.
+                let drifted = self.now.as_millis() as i64 * self.machines[id].clock.drift_ppm / 1_000_000;
+                let drift_ppm = self.random.i64(-400..=400);
+                let again = self.now.as_millis() as i64 * drift_ppm / 1_000_000;
+                let clock = &mut self.machines[id].clock;
+                (clock.offset_ms, clock.drift_ppm) = (clock.offset_ms + drifted - again, drift_ppm);
+            }
+            Fault::BadClock => {
+                if self.machines.iter().all(|machine| !machine.clock.is_bad) {
+                    self.count("bad clocks");
+                    let most = self.plan.clock_offset_max().as_millis() as i64;
+                    let off = self.random.i64(most * 3 / 2..most * 3);
+                    self.machines[id].clock.offset_ms = if self.random.bool() { off } else { -off };
+                    self.machines[id].clock.is_bad = true;
+                    self.after(time * 3, Event::End(End::BadClock(id)));
+                }
+            }
+            Fault::FullDisk if self.may_lose_power() => {
+                self.count("full disks");
+                let disk = self.machines[id].disk.clone();
+                let left = self.random.usize(0..600);
+                disk.set_capacity(Some(disk.used() + left));
+                self.after(time * 2, Event::End(End::FullDisk(id)));
+            }
+            Fault::SlowDisk => {
+                self.count("slow disks");
+                self.machines[id].disk_slowness = self.random.u64(5..100);
+                self.after(time, Event::End(End::SlowDisk(id)));
+            }
+            Fault::FailedSync if self.may_lose_power() => {
+                self.count("failed syncs");
+                self.machines[id].disk.fail_syncs(true);
+                self.after(time, Event::End(End::FailedSync(id)));
+            }
+            Fault::Copy => self.copy_directory(id),
+            Fault::BackUp => self.back_up(id),
+            Fault::Restore => self.restore_backup(id),
+            // More than a node with this `fsync` is promised to survive, or nothing to put back.
+            Fault::PowerLoss | Fault::DieAtOperation | Fault::Wipe | Fault::PutBack | Fault::FullDisk | Fault::FailedSync => {}
+        }
+    }
+
+    pub fn end_fault(&mut self, end: End) {
+        match end {
+            End::Pause(process) => {
+                if self.life(process.machine).is_some_and(|life| life.process == process) {
+                    self.resume(process.machine);
+                }
+            }
+            End::Slowness(from, to) => self.links[from][to].slowness = 1,
+            End::BadClock(id) => self.set_clock_right(id),
+            End::FullDisk(id) => {
+                self.machines[id].disk.set_capacity(None);
+                if let Some(life) = self.life_mut(id) {
+                    life.is_to_resume = true;
+                }
+            }
+            End::SlowDisk(id) => self.machines[id].disk_slowness = 1,
+            End::FailedSync(id) => {
+                self.machines[id].disk.fail_syncs(false);
+                // Only a restart helps, if one has failed.
+                if self.life(id).is_some_and(|life| life.mesh().writable().is_err()) {
+                    self.count("restarts of nodes whose disk had failed");
+                    self.kill(id, Death::Process, Duration::from_millis(50));
+                }
+            }
+            End::Flap { from, to, left } => self.flap(from, to, left),
+        }
+    }
+
+    pub fn set_clock_right(&mut self, id: usize) {
+        self.machines[id].clock = WallClock::draw(&self.plan, &mut self.random);
+    }
+
+    fn kill(&mut self, id: usize, death: Death, back_after: Duration) {
+        // Without a sync at every write each death loses something, and more than one such loss at a time is not promised to be survived.
+        if self.life(id).is_none() || !self.may_lose_power() && !self.may_lose_disk(id) {
+            return;
+        }
+        self.count(match death {
+            Death::Process => "kills",
+            Death::PowerLoss => "power losses",
+            Death::Wiped => "disks wiped",
+            Death::PutBack => "old disks put back",
+        });
+        self.die(id, death);
+        self.after(back_after, Event::Start(id));
+    }
+
+    fn swallow(&mut self, from: usize, to: usize, time: Duration) {
+        self.count("links that swallow");
+        let until = self.now + time;
+        let link = &mut self.links[from][to];
+        link.swallows_until = link.swallows_until.max(until);
+    }
+
+    /// Between those that `is_inside` picks and the others.
+    fn split(&mut self, time: Duration, is_inside: impl Fn(usize) -> bool) {
+        for from in 0..self.plan.nodes {
+            for to in 0..self.plan.nodes {
+                if is_inside(from) != is_inside(to) {
+                    self.swallow(from, to, time);
+                }
+            }
+        }
+    }
+
+    fn flap(&mut self, from: usize, to: usize, left: u32) {
+        let scale = self.plan.peer_timeout().as_millis() as u64;
+        let time = self.between(scale / 20, scale * 4 / 5);
+        self.swallow(from, to, time);
+        self.swallow(to, from, time);
+        if left > 0 && !self.is_healing {
+            let wait = self.between(scale / 20, scale / 3);
+            self.after(time + wait, Event::End(End::Flap { from, to, left: left - 1 }));
+        }
+    }
+
+    fn break_one(&mut self) {
+        let numbers: Vec<u64> = self.connections.keys().copied().collect();
+        if !numbers.is_empty() {
+            self.count("broken connections");
+            let number = numbers[self.random.usize(0..numbers.len())];
+            self.break_connection(number);
+        }
+    }
+}

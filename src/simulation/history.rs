@@ -1,0 +1,179 @@
+//! What clients asked, wrote and heard, and what the nodes made of it: every version that was ever issued.
+//!
+//! Versions are seen where they leave the sequencer, so the history holds all of them, in the order in which they were issued. What is known of a run that no node knows: which versions are nowhere
+//! any more, and when disks were lost.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use crate::clock::Stamp;
+use crate::entry::{Effect, Entry, Key, Origin, SeenVector, Version};
+use crate::protocol::command::AckLevel;
+use crate::simulation::Simulation;
+use crate::simulation::clients::Command;
+
+#[derive(Default)]
+pub struct History {
+    /// Of each key, everything that was ever written under it.
+    pub keys: BTreeMap<Key, BTreeMap<Version, Effect>>,
+    pub operations: Vec<Operation>,
+    /// What each life has written, in rising order.
+    written: BTreeMap<Origin, Vec<Stamp>>,
+    /// Versions that no node knows any more: of a life that ended before they were on a disk, or whose disk was lost.
+    pub lost: BTreeSet<Version>,
+    pub disk_losses: Vec<DiskLoss>,
+    /// The newest version that readers of a life have been shown.
+    shown: BTreeMap<(usize, u64, Key), Version>,
+}
+
+/// A round of a client.
+pub struct Operation {
+    pub machine: usize,
+    pub level: AckLevel,
+    pub began: Duration,
+    /// `None` as long as nothing was heard; for ever, if the connection broke.
+    pub heard: Option<Duration>,
+    pub commands: Vec<Command>,
+    /// Of each command.
+    pub outcomes: Vec<Outcome>,
+    /// The last version that was issued for it under each key.
+    pub writes: BTreeMap<Key, Version>,
+    /// What the store held for the reads of it, by their place among the commands.
+    pub reads: Vec<(usize, Option<Vec<u8>>)>,
+}
+
+/// What a command concerns.
+pub struct Asked {
+    pub keys: Vec<Key>,
+    pub may_write: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// With the value of the reply, if it has one.
+    Done(Option<Vec<u8>>),
+    /// It was to write, and says that there was nothing to write; also when it had written before, lost, and was judged again.
+    Nothing,
+    /// With the code of the error.
+    Refused(String),
+    Unknown,
+}
+
+/// A member that has lost what was on its disk, or the end of it; until it has caught up.
+pub struct DiskLoss {
+    pub machine: usize,
+    pub at: Duration,
+    pub until: Option<Duration>,
+}
+
+impl Asked {
+    pub fn write(keys: &[&str]) -> Asked {
+        Asked { keys: keys.iter().map(|key| Key::from(key.as_bytes())).collect(), may_write: true }
+    }
+
+    pub fn read(key: &str) -> Asked {
+        Asked { keys: vec![key.as_bytes().into()], may_write: false }
+    }
+}
+
+impl Operation {
+    /// The version under which a key was written, if all commands that concern it are done.
+    pub fn acknowledged(&self) -> impl Iterator<Item = (&Key, Version)> {
+        self.writes.iter().filter(|(key, _)| self.is_done(key)).map(|(key, version)| (key, *version))
+    }
+
+    fn is_done(&self, key: &Key) -> bool {
+        let mut outcomes = self.commands.iter().zip(&self.outcomes).filter(|(command, _)| command.asked.concerns(key));
+        self.heard.is_some() && outcomes.all(|(_, outcome)| matches!(outcome, Outcome::Done(_)))
+    }
+}
+
+impl Asked {
+    fn concerns(&self, key: &Key) -> bool {
+        self.may_write && self.keys.contains(key)
+    }
+}
+
+impl History {
+    pub fn next_operation(&self) -> usize {
+        self.operations.len()
+    }
+
+    pub fn ask(&mut self, machine: usize, level: AckLevel, began: Duration, commands: Vec<Command>) {
+        let (outcomes, writes, reads) = (Vec::new(), BTreeMap::new(), Vec::new());
+        self.operations.push(Operation { machine, level, began, heard: None, commands, outcomes, writes, reads });
+    }
+
+    pub fn hear(&mut self, operation: usize, heard: Duration, outcomes: Vec<Outcome>) {
+        self.operations[operation].heard = Some(heard);
+        self.operations[operation].outcomes = outcomes;
+    }
+
+    pub fn commands(&self, operation: usize) -> &[Command] {
+        &self.operations[operation].commands
+    }
+
+    /// A version was issued. `false` if it had been issued before.
+    pub fn record(&mut self, entry: &Entry, operation: Option<usize>) -> bool {
+        let Entry { key, value, expires, version } = entry;
+        let effect = Effect { value: value.clone(), expires: *expires };
+        if let Some(operation) = operation {
+            self.operations[operation].writes.insert(Key::clone(key), *version);
+        }
+        self.written.entry(version.origin).or_default().push(version.stamp);
+        self.keys.entry(Key::clone(key)).or_default().insert(*version, effect).is_none()
+    }
+
+    /// What readers of a life are shown now; what they were shown before, if that was newer.
+    pub fn show(&mut self, machine: usize, life: u64, key: &Key, version: Version) -> Option<Version> {
+        let shown = self.shown.entry((machine, life, Key::clone(key))).or_insert(version);
+        let newer = (*shown > version).then_some(*shown);
+        *shown = (*shown).max(version);
+        newer
+    }
+
+    pub fn note_disk_lost(&mut self, machine: usize, at: Duration) {
+        self.disk_losses.push(DiskLoss { machine, at, until: None });
+    }
+
+    pub fn note_caught_up(&mut self, machine: usize, now: Duration) {
+        self.disk_losses.iter_mut().filter(|loss| loss.machine == machine && loss.until.is_none()).for_each(|loss| loss.until = Some(now));
+    }
+
+    /// Of the lives that have ended, what none of these vectors covers is nowhere any more.
+    fn note_lost(&mut self, known: &[SeenVector], is_alive: impl Fn(Origin) -> bool) {
+        for (origin, stamps) in self.written.iter_mut().filter(|(origin, _)| !is_alive(**origin)) {
+            let covered = known.iter().map(|vector| vector.get(*origin)).max().unwrap_or(Stamp::ZERO);
+            let first = stamps.iter().position(|stamp| *stamp > covered).unwrap_or(stamps.len());
+            self.lost.extend(stamps.drain(first..).map(|stamp| Version { stamp, origin: *origin }));
+        }
+    }
+}
+
+impl Simulation<'_> {
+    /// What has been submitted at a machine since this was asked last, for this operation or for nobody's, goes on to the replicator.
+    pub fn note_submitted(&mut self, machine: usize, operation: Option<usize>) {
+        let Some(life) = self.machines[machine].life.as_ref() else { return };
+        let (mesh, mut twice) = (life.mesh(), None);
+        while let Ok(submitted) = life.submit_rx.try_recv() {
+            // As the client's node holds it, whatever travels.
+            let version = submitted.entry.version;
+            let held = mesh.store().entry(&submitted.entry.key).filter(|entry| entry.version == version);
+            if !self.history.record(held.as_ref().unwrap_or(&submitted.entry), operation) {
+                twice = Some(version);
+            }
+            // Cannot fail: this life holds the other end.
+            let _ = life.write_tx.send(submitted);
+        }
+        if let Some(version) = twice {
+            self.violate("versions-are-unique", format!("{version:?} was issued twice"));
+        }
+    }
+
+    /// After a life has begun: what of former ones is nowhere any more.
+    pub fn note_lost(&mut self) {
+        let known: Vec<SeenVector> = self.machines.iter().map(|machine| machine.known()).collect();
+        let alive: Vec<Origin> = self.machines.iter().filter_map(|machine| Some(machine.life.as_ref()?.mesh().origin())).collect();
+        self.history.note_lost(&known, |origin| alive.contains(&origin));
+    }
+}

@@ -1,0 +1,112 @@
+//! What a run is like: drawn from its seed, before anything happens.
+//!
+//! Every run has a character of its own: some faults and not others, product-like or hurried time-outs, roomy or tight bounds. A mixture of everything in every run would find less: one fault
+//! hides what another one shows.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::config::Config;
+use crate::journal::Fsync;
+use crate::simulation::faults::{FAULTS, Fault};
+
+#[derive(Debug)]
+pub struct Plan {
+    pub nodes: usize,
+    pub clients: usize,
+    /// Keys of each sort.
+    pub keys: u32,
+    /// Between two requests of a client, on average.
+    pub think: Duration,
+    /// How long faults are drawn for.
+    pub duration: Duration,
+    pub faults: Vec<Fault>,
+    /// Between two faults, on average.
+    pub fault_pause: Duration,
+    pub fsync: Fsync,
+    /// Of a step of the disk, usually, in microseconds.
+    pub disk_us: u64,
+    timing: Timing,
+    tombstone_age_min_ms: u64,
+    link_queue_max: usize,
+    compact_log_min: usize,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Timing {
+    heartbeat_ms: u64,
+    peer_timeout_ms: u64,
+    ack_timeout_ms: u64,
+    recovery_wait_ms: u64,
+    clock_offset_max_ms: u64,
+}
+
+/// The product's defaults; and a tenth of them, about.
+const PATIENT: Timing =
+    Timing { heartbeat_ms: 500, peer_timeout_ms: 2_000, ack_timeout_ms: 2_000, recovery_wait_ms: 5_000, clock_offset_max_ms: 10_000 };
+const HURRIED: Timing =
+    Timing { heartbeat_ms: 100, peer_timeout_ms: 400, ack_timeout_ms: 600, recovery_wait_ms: 800, clock_offset_max_ms: 600 };
+
+impl Plan {
+    pub fn draw(random: &mut fastrand::Rng) -> Plan {
+        let nodes = [3, 3, 3, 3, 4, 5][random.usize(0..6)];
+        // About a third of all kinds, and in some runs almost none.
+        let share = random.u32(1..=6);
+        let faults = FAULTS.into_iter().filter(|_| random.u32(0..10) < share).collect();
+        let fsync = [Fsync::Always, Fsync::Always, Fsync::Always, Fsync::Always, Fsync::EverySecond, Fsync::Never][random.usize(0..6)];
+        let hurried = random.u32(0..3) == 0;
+        Plan {
+            nodes,
+            clients: random.usize(2..=6),
+            keys: random.u32(1..=6),
+            think: Duration::from_millis([60, 200, 400, 1_000][random.usize(0..4)]) / if hurried { 3 } else { 1 },
+            duration: Duration::from_secs(if hurried { random.u64(10..=30) } else { random.u64(40..=90) }),
+            faults,
+            fault_pause: Duration::from_millis([1_000, 3_000, 6_000][random.usize(0..3)]) / if hurried { 4 } else { 1 },
+            fsync,
+            disk_us: [60, 400, 4_000][random.usize(0..3)],
+            timing: if hurried { HURRIED } else { PATIENT },
+            tombstone_age_min_ms: [200, 1_000, 5_000][random.usize(0..3)],
+            link_queue_max: [1_300, 4_000, 1 << 20][random.usize(0..3)],
+            compact_log_min: [3_000, 20_000, 1 << 20][random.usize(0..3)],
+        }
+    }
+
+    pub fn config(&self, id: usize) -> Arc<Config> {
+        let peers = (0..self.nodes).filter(|peer| *peer != id);
+        let peers: Vec<String> = peers.map(|peer| format!(r#"{{"id":{},"addr":"127.0.0.1:{}"}}"#, peer + 1, 7101 + peer)).collect();
+        let Timing { heartbeat_ms, peer_timeout_ms, ack_timeout_ms, recovery_wait_ms, clock_offset_max_ms } = self.timing;
+        let Plan { tombstone_age_min_ms, link_queue_max, compact_log_min, fsync, .. } = self;
+        let json = format!(
+            r#"{{"id":{},"client_addr":"127.0.0.1:0","peer_addr":"127.0.0.1:0","peers":[{}],"key_len_max":16,"value_len_max":200,
+                "heartbeat_ms":{heartbeat_ms},"peer_timeout_ms":{peer_timeout_ms},"ack_timeout_ms":{ack_timeout_ms},
+                "recovery_wait_ms":{recovery_wait_ms},"clock_offset_max_ms":{clock_offset_max_ms},
+                "tombstone_age_min_ms":{tombstone_age_min_ms},"link_queue_max":{link_queue_max},"compact_log_min":{compact_log_min},
+                "write_room":65536,"fsync":"{fsync}"}}"#,
+            id + 1,
+            peers.join(",")
+        );
+        Arc::new(Config::from_json(&json, "simulation").expect("a good configuration"))
+    }
+
+    pub fn clock_offset_max(&self) -> Duration {
+        Duration::from_millis(self.timing.clock_offset_max_ms)
+    }
+
+    pub fn peer_timeout(&self) -> Duration {
+        Duration::from_millis(self.timing.peer_timeout_ms)
+    }
+
+    pub fn ack_timeout(&self) -> Duration {
+        Duration::from_millis(self.timing.ack_timeout_ms)
+    }
+
+    pub fn heartbeat(&self) -> Duration {
+        Duration::from_millis(self.timing.heartbeat_ms)
+    }
+
+    /// Longer than it takes until a tombstone of now may be collected.
+    pub fn tombstone_patience(&self) -> Duration {
+        Duration::from_millis(self.tombstone_age_min_ms + 4 * self.timing.clock_offset_max_ms) + 40 * self.heartbeat()
+    }
+}
