@@ -16,7 +16,7 @@ use crate::replication::control::{Control, Taking, offset_ms};
 use crate::replication::incoming::Incoming;
 use crate::replication::mesh::Mesh;
 use crate::replication::outbox::Losses;
-use crate::replication::record::Proven;
+use crate::replication::record::{self, Proven};
 use crate::room::Reserved;
 use crate::sabotage::Sabotage;
 use crate::store::{Digest, Merged};
@@ -164,7 +164,7 @@ impl Mesh {
             // The ack is put into the outbox under the same lock: between the two, another thread's end line could move the vector, and this ack would
             // vouch for writes that came through a third node.
             let mut seen = self.seen.write();
-            inbound.join(&mut seen, after, upto);
+            let joins = inbound.join(&mut seen, after, upto);
             let position = seen.get(inbound.origin);
             if !vouches {
                 // A node that is catching up may lack the winners that a write has to be held against. That goes for the run behind a gap, too, which may join
@@ -172,7 +172,12 @@ impl Mesh {
                 outbox.disclaim(inbound.origin, position.max(upto));
             }
             outbox.received(inbound.origin, position, &lost.theirs);
-            self.record(raw.bytes, Some((inbound.origin, position)), raw.room);
+            if joins {
+                self.record(raw.bytes, None, raw.room);
+                self.record_joined(inbound.origin, position);
+            } else {
+                self.record(raw.bytes, Some((inbound.origin, position)), raw.room);
+            }
         }
         // After the ack, so that a peer hears that its write won before it hears the one that this node now stamps above it.
         self.acks.note_beaten(&lost.ours);
@@ -356,10 +361,22 @@ impl Mesh {
         let run = inbound.run.filter(|(_, end)| *end >= position);
         self.join_proven(&mut control, &mut seen, proven, dropped, run.map(|(start, _)| (inbound.peer, start)));
         drop(control);
-        inbound.close_gap(&mut seen);
+        let joins = inbound.close_gap(&mut seen);
         let position = seen.get(inbound.origin);
         self.outboxes[inbound.peer].received(inbound.origin, position, &Losses::default());
-        self.record(Arc::default(), Some((inbound.origin, position)), None);
+        if joins {
+            self.record_joined(inbound.origin, position);
+        } else {
+            self.record(Arc::default(), Some((inbound.origin, position)), None);
+        }
+    }
+
+    /// A run behind a gap was joined. The log says so in words of its own: the frames of the run may be in a log before the present one, of which a snapshot is being written that
+    /// claims none of them.
+    fn record_joined(&self, origin: Origin, position: Stamp) {
+        let vector = [(origin, position)].into_iter().collect();
+        let bytes = record::proven(&Proven { vector, horizon: SeenVector::default() });
+        self.record(Arc::new(bytes), Some((origin, position)), None);
     }
 
     /// Whether the entry is the newest of its key here now.
@@ -406,8 +423,8 @@ impl Inbound {
         self.run.is_some()
     }
 
-    /// Everything of the origin in (after, upto] has been merged. Advances `seen` as far as that is contiguous, and remembers the rest.
-    fn join(&mut self, seen: &mut SeenVector, after: Stamp, upto: Stamp) {
+    /// Everything of the origin in (after, upto] has been merged. Advances `seen` as far as that is contiguous, and remembers the rest. Whether the run was joined.
+    fn join(&mut self, seen: &mut SeenVector, after: Stamp, upto: Stamp) -> bool {
         if seen.get(self.origin) >= after {
             seen.advance(self.origin, upto);
         } else {
@@ -416,16 +433,15 @@ impl Inbound {
                 _ => Some((after, upto)),
             };
         }
-        self.close_gap(seen);
+        self.close_gap(seen)
     }
 
-    /// Joins the run to what was seen, if that has come so far.
-    fn close_gap(&mut self, seen: &mut SeenVector) {
-        if let Some((start, end)) = self.run
-            && seen.get(self.origin) >= start
-        {
+    /// Joins the run to what was seen, if that has come so far; whether it has.
+    fn close_gap(&mut self, seen: &mut SeenVector) -> bool {
+        let joined = self.run.take_if(|(start, _)| seen.get(self.origin) >= *start);
+        if let Some((_, end)) = joined {
             seen.advance(self.origin, end);
-            self.run = None;
         }
+        joined.is_some()
     }
 }

@@ -6,13 +6,14 @@ use std::time::{Duration, Instant};
 
 use crate::clock::{Now, Stamp};
 use crate::config::Config;
-use crate::dump;
+use crate::dump::{self, Header, Kind, Scan};
 use crate::entry::{Effect, Entry, NodeId, Origin, SeenVector, Version};
 use crate::journal::Journal;
 use crate::journal::disk::Disk;
 use crate::journal::files::{Files, SNAPSHOT_TMP, log_name};
 use crate::journal::simulated::SimulatedDisk;
 use crate::journal::writer::Writer;
+use crate::protocol::peer::{Frame, Message};
 use crate::replication::compaction::NotCompacted;
 use crate::replication::mesh::Mesh;
 use crate::replication::record::{self, Proven};
@@ -191,6 +192,43 @@ fn a_tombstone_is_never_gone_without_a_horizon_that_says_so() {
         assert!(is_there || is_said, "cut at {cut} of {durable} to {len}");
         assert!(cut < len || !is_there);
     }
+}
+
+/// The frames of a run behind a gap are in the log before the snapshot, which claims none of them; the dump's end line, which joins the run, is in the log behind it. Found by the simulator.
+#[test]
+fn a_run_that_was_joined_after_a_snapshot_is_joined_after_a_restart() {
+    let disk = SimulatedDisk::default();
+    let mut life = start(&disk, 1).unwrap();
+    let (now, other) = (Now { wall_ms: WALL_MS, elapsed: Duration::ZERO }, NodeId(2));
+    let written: Vec<Entry> = (1..=4).map(|n| entry(&format!("key{n}"), Some("a value"), n)).collect();
+    let stamps: Vec<Stamp> = written.iter().map(|entry| entry.version.stamp).collect();
+    let at = |n: usize| -> SeenVector { [(OTHER, stamps[n - 1])].into_iter().collect() };
+    let mut hello = life.mesh.hello(now);
+    (hello.node, hello.origin, hello.vector) = (other, OTHER, at(1));
+    life.mesh.dialing(0);
+    life.mesh.dialed(0, &hello, now);
+    let mut inbound = life.mesh.accept(0, &hello, now);
+    let request = life.mesh.outbox(0).take(Duration::ZERO).and_then(|batch| batch.request).expect("a request for what is missing");
+    // The second joins the gap's far end, the third comes when the gap is closed.
+    let frame = |from: usize| Frame { origin: OTHER, after: stamps[from - 1], upto: stamps[from], writes: vec![written[from].clone()] };
+    life.mesh.receive(&mut inbound, Message::Frame(frame(1)), now).unwrap();
+    life.log();
+    life.compact(false).unwrap();
+    let header = Header::new(Kind::Delta, OTHER, at(1), 1, Some(request.id));
+    let donor = Store::new();
+    donor.merge(written[0].clone(), |_| false);
+    let mut scan = Scan::new(header, SeenVector::default(), SeenVector::default());
+    let mut lines = Vec::new();
+    while scan.write(&donor, 1 << 10, &mut lines) {}
+    life.mesh.receive(&mut inbound, Message::Lines(lines), now).unwrap();
+    life.mesh.receive(&mut inbound, Message::Frame(frame(2)), now).unwrap();
+    life.log();
+    let known = (entries(&life.mesh), life.mesh.vector());
+    assert_eq!(known.1.get(OTHER), stamps[2]);
+    assert_eq!(life.reached.last(), Some(&(OTHER, stamps[2])));
+    disk.lose_power(|_| 0);
+    let life = start(&disk, 2).unwrap();
+    assert_eq!((entries(&life.mesh), life.mesh.vector()), known);
 }
 
 #[test]
