@@ -1,7 +1,7 @@
 //! Negative controls: rules of the design that a test breaks, one at a time, to see that the suite finds it.
 //!
-//! Only with the feature `testing`; without it every rule is kept, and nothing of this is compiled. A process breaks the rule that `KVMESH_BREAK` names; a simulator, whose
-//! nodes live in one thread, that of its thread. Each switch changes what its rule says and nothing else, and no check knows of any.
+//! Only with the feature `testing`; without it every rule is kept, and nothing of this is compiled. A process breaks the rule that `KVMESH_BREAK` names, be it a node or a
+//! simulator. Each switch changes what its rule says and nothing else, and no check knows of any.
 
 /// A rule that is broken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,7 +48,7 @@ impl Sabotage {
         Sabotage::ReplicateCommands,
     ];
 
-    /// As `KVMESH_BREAK` and the simulator's `--break` have it.
+    /// As `KVMESH_BREAK` has it.
     pub const fn name(self) -> &'static str {
         match self {
             Sabotage::NoTombstones => "no-tombstones",
@@ -66,7 +66,8 @@ impl Sabotage {
         }
     }
 
-    pub fn from_name(name: &str) -> Option<Sabotage> {
+    #[cfg(feature = "testing")]
+    fn from_name(name: &str) -> Option<Sabotage> {
         Sabotage::ALL.into_iter().find(|sabotage| sabotage.name() == name)
     }
 
@@ -79,39 +80,16 @@ impl Sabotage {
     #[cfg(feature = "testing")]
     #[inline]
     pub fn is_on(self) -> bool {
-        chosen::current() == Some(self)
+        *BROKEN == Some(self)
     }
 }
 
 #[cfg(feature = "testing")]
-pub use chosen::break_in_this_thread;
-
-#[cfg(feature = "testing")]
-mod chosen {
-    use std::cell::Cell;
-    use std::sync::LazyLock;
-
-    use super::Sabotage;
-
-    static OF_PROCESS: LazyLock<Option<Sabotage>> = LazyLock::new(|| {
-        let name = std::env::var("KVMESH_BREAK").ok()?;
-        let named = Sabotage::from_name(&name);
-        Some(named.unwrap_or_else(|| panic!("KVMESH_BREAK: there is no rule \"{name}\" to break")))
-    });
-
-    thread_local! {
-        static OF_THREAD: Cell<Option<Sabotage>> = Cell::new(*OF_PROCESS);
-    }
-
-    pub fn current() -> Option<Sabotage> {
-        OF_THREAD.get()
-    }
-
-    /// From now on, in this thread; `None` keeps them all.
-    pub fn break_in_this_thread(sabotage: Option<Sabotage>) {
-        OF_THREAD.set(sabotage);
-    }
-}
+static BROKEN: std::sync::LazyLock<Option<Sabotage>> = std::sync::LazyLock::new(|| {
+    let name = std::env::var("KVMESH_BREAK").ok()?;
+    let named = Sabotage::from_name(&name);
+    Some(named.unwrap_or_else(|| panic!("KVMESH_BREAK: there is no rule \"{name}\" to break")))
+});
 
 /// For [`Sabotage::ReplicateCommands`]: commands in the place of values.
 #[cfg(feature = "testing")]

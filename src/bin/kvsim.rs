@@ -10,7 +10,6 @@ use std::time::{Duration, Instant};
 
 use argh::{ArgsInfo, FromArgs};
 use kvmesh::arguments;
-use kvmesh::sabotage::{self, Sabotage};
 use kvmesh::simulation::{self, CHECKS, Report};
 use parking_lot::Mutex;
 
@@ -33,10 +32,6 @@ struct Arguments {
     #[argh(option)]
     jobs: Option<usize>,
 
-    /// break this rule, and expect to be told of it
-    #[argh(option, long = "break")]
-    breaks: Option<String>,
-
     /// go on after a seed has failed
     #[argh(switch)]
     keep_going: bool,
@@ -54,15 +49,8 @@ struct Sum {
 
 fn main() -> ExitCode {
     let arguments: Arguments = arguments::from_env("kvsim");
-    let broken = match arguments.breaks.as_deref().map(|name| (name, Sabotage::from_name(name))) {
-        Some((name, None)) => {
-            let names: Vec<&str> = Sabotage::ALL.into_iter().map(Sabotage::name).collect();
-            eprintln!("kvsim: there is no rule \"{name}\" to break; expected one of {}", names.join(", "));
-            return ExitCode::from(2);
-        }
-        Some((_, broken)) => broken,
-        None => None,
-    };
+    // What nodes log is shown where RUST_LOG asks for it.
+    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("off")).format_timestamp(None).init();
     let jobs = arguments.jobs.unwrap_or_else(|| thread::available_parallelism().map_or(1, usize::from)).max(1);
     let began = Instant::now();
     let is_over = || arguments.minutes.is_some_and(|minutes| began.elapsed().as_secs_f64() > minutes * 60.0);
@@ -70,7 +58,6 @@ fn main() -> ExitCode {
     thread::scope(|scope| {
         for _ in 0..jobs {
             scope.spawn(|| {
-                sabotage::break_in_this_thread(broken);
                 while !stops.load(Ordering::Relaxed) && !is_over() {
                     let seed = next.fetch_add(1, Ordering::Relaxed);
                     if seed >= arguments.from.saturating_add(arguments.seeds) {

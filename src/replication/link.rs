@@ -112,7 +112,7 @@ fn read_answer(stream: &mut TcpStream) -> io::Result<Hello> {
 
 /// Writes what there is to say until the connection breaks or the node stops.
 fn speak(mesh: &Mesh, peer: usize, stream: &mut TcpStream, said: SeenVector) -> io::Result<()> {
-    let mut speech = Speech::new(mesh, peer, said);
+    let mut speech = Speech::new(mesh, peer, said, LINES_LEN);
     while speech.next(IDLE_WAIT, Now::read, |bytes| write_pieces(mesh, peer, stream, bytes))? {}
     Ok(())
 }
@@ -125,13 +125,15 @@ pub struct Speech<'a> {
     said: SeenVector,
     dump: Option<Serving<'a>>,
     next_dump: Option<Request>,
+    /// Bytes of dump lines between two looks into the outbox.
+    lines_len: usize,
     bytes: Vec<u8>,
 }
 
 impl<'a> Speech<'a> {
     /// `said`: the vector of this node's HELLO.
-    pub fn new(mesh: &'a Mesh, peer: usize, said: SeenVector) -> Speech<'a> {
-        Speech { mesh, peer, said, dump: None, next_dump: None, bytes: Vec::new() }
+    pub fn new(mesh: &'a Mesh, peer: usize, said: SeenVector, lines_len: usize) -> Speech<'a> {
+        Speech { mesh, peer, said, dump: None, next_dump: None, lines_len, bytes: Vec::new() }
     }
 
     /// Whether there is something to say although the outbox is empty.
@@ -141,7 +143,7 @@ impl<'a> Speech<'a> {
 
     /// Says what waits, and waits for it until `wait`. Whether there can be more: the connection is to be closed if not.
     pub fn next(&mut self, wait: Duration, now: impl FnOnce() -> Now, mut write: impl FnMut(&[u8]) -> io::Result<()>) -> io::Result<bool> {
-        let Speech { mesh, peer, said, dump, next_dump, bytes } = self;
+        let Speech { mesh, peer, said, dump, next_dump, lines_len, bytes } = self;
         let wait = if dump.is_some() { Duration::ZERO } else { wait };
         let Some(Batch { ack, echo, request, frames, beat, serve }) = mesh.outbox(*peer).take(wait) else { return Ok(false) };
         bytes.clear();
@@ -167,8 +169,8 @@ impl<'a> Speech<'a> {
             *dump = next_dump.take().map(|request| mesh.serve(request));
         }
         if let Some(serving) = dump {
-            let mut lines = Vec::with_capacity(LINES_LEN * 2);
-            let more = serving.write(LINES_LEN, &mut lines);
+            let mut lines = Vec::with_capacity(*lines_len * 2);
+            let more = serving.write(*lines_len, &mut lines);
             Message::Lines(lines).encode(bytes);
             if !more {
                 log::info!("served node {} a dump of {} entries", mesh.config().peers[*peer].id, serving.count());

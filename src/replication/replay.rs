@@ -18,6 +18,7 @@ use crate::journal::log::{Found, read};
 use crate::journal::snapshot;
 use crate::replication::mesh::Mesh;
 use crate::replication::record::{Life, Record};
+use crate::sabotage::Sabotage;
 use crate::store::Store;
 
 /// What there is to do about damage. Said behind what and where it is.
@@ -205,7 +206,7 @@ impl Replay<'_> {
 
     fn merge(&mut self, entry: Entry) {
         self.greatest = self.greatest.max(entry.version.stamp);
-        self.store.merge(entry, |version| self.seen.covers(version));
+        self.store.merge(entry, |version| self.seen.covers(version) && !Sabotage::MergeCovered.is_on());
     }
 
     fn join(&mut self, origin: Origin, after: Stamp, upto: Stamp) {

@@ -50,24 +50,30 @@ enum Held {
     Badly(&'static str, String),
 }
 
-impl<'a> Simulation<'a> {
+impl Held {
+    fn fault(self) -> Option<(&'static str, String)> {
+        match self {
+            Held::Well => None,
+            Held::Badly(check, what) => Some((check, what)),
+        }
+    }
+}
+
+impl Simulation<'_> {
     /// Of every node that runs, at any moment: what it claims it holds.
     pub fn check_now(&mut self) {
+        (0..self.plan.nodes).for_each(|id| self.check_machine(id));
+    }
+
+    /// Of one of them.
+    pub fn check_machine(&mut self, id: usize) {
         let walls = self.machines.iter().filter(|machine| !machine.clock.is_bad).map(|machine| machine.wall_ms(self.now));
         self.latest_wall_ms = walls.fold(self.latest_wall_ms, u64::max);
-        let mut found = None;
-        for (id, machine) in self.machines.iter().enumerate() {
-            let Some(life) = &machine.life else { continue };
-            let vector = life.mesh().vector();
-            for (key, versions) in &self.history.keys {
-                let entry = life.mesh().store().entry(key);
-                if let Held::Badly(check, what) = self.check_key(key, versions, entry.as_ref(), &vector) {
-                    found.get_or_insert((check, format!("node {}: {what}", id + 1)));
-                }
-            }
-        }
-        if let Some((check, what)) = found {
-            self.violate(check, what);
+        let Some(life) = self.life(id) else { return };
+        let (vector, store) = (life.mesh().vector(), life.mesh().store());
+        let held = self.history.keys.iter().map(|(key, versions)| self.check_key(key, versions, store.entry(key).as_ref(), &vector));
+        if let Some((check, what)) = held.filter_map(Held::fault).next() {
+            self.violate(check, format!("node {}: {what}", id + 1));
         }
     }
 

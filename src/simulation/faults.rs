@@ -101,6 +101,7 @@ impl Simulation<'_> {
         let fault = self.plan.faults[self.random.usize(0..self.plan.faults.len())];
         let id = self.random.usize(0..self.plan.nodes);
         let other = (id + self.random.usize(1..self.plan.nodes)) % self.plan.nodes;
+        self.tell(&format!("{fault:?}, node {}, node {}", id + 1, other + 1));
         self.commit(fault, id, other);
         self.schedule_fault();
     }
@@ -160,8 +161,10 @@ impl Simulation<'_> {
             Fault::Flap => self.flap(id, other, 8),
             Fault::Slow => {
                 self.count("slow links");
-                self.links[id][other].slowness = self.random.u32(5..200);
-                self.after(time * 2, Event::End(End::Slowness(id, other)));
+                // A little; or so much that an answer is late, but not so late that the connection is given up.
+                let least = if self.one_in(2) { scale / 50 } else { scale };
+                self.links[id][other].delay_more = self.between(least, scale * 3 / 2);
+                self.after(time * 6, Event::End(End::Slowness(id, other)));
             }
             Fault::Break => self.break_one(),
             Fault::Flip => {
@@ -228,7 +231,7 @@ impl Simulation<'_> {
                     self.resume(process.machine);
                 }
             }
-            End::Slowness(from, to) => self.links[from][to].slowness = 1,
+            End::Slowness(from, to) => self.links[from][to].delay_more = Duration::ZERO,
             End::BadClock(id) => self.set_clock_right(id),
             End::FullDisk(id) => {
                 self.machines[id].disk.set_capacity(None);

@@ -19,6 +19,8 @@ pub struct History {
     pub operations: Vec<Operation>,
     /// What each life has written, in rising order.
     written: BTreeMap<Origin, Vec<Stamp>>,
+    /// Versions that a node holds as its own, and that have not left its sequencer yet.
+    held_back: BTreeSet<Version>,
     /// Versions that no node knows any more: of a life that ended before they were on a disk, or whose disk was lost.
     pub lost: BTreeSet<Version>,
     pub disk_losses: Vec<DiskLoss>,
@@ -113,15 +115,30 @@ impl History {
         &self.operations[operation].commands
     }
 
-    /// A version was issued. `false` if it had been issued before.
-    pub fn record(&mut self, entry: &Entry, operation: Option<usize>) -> bool {
+    /// A version was issued: it is on its way, or is only held by its node so far. `false` if it had been issued before.
+    pub fn record(&mut self, entry: &Entry, operation: Option<usize>, is_sent: bool) -> bool {
         let Entry { key, value, expires, version } = entry;
+        if is_sent && self.held_back.remove(version) {
+            return true;
+        }
+        if !is_sent {
+            self.held_back.insert(*version);
+        }
         let effect = Effect { value: value.clone(), expires: *expires };
         if let Some(operation) = operation {
             self.operations[operation].writes.insert(Key::clone(key), *version);
         }
         self.written.entry(version.origin).or_default().push(version.stamp);
         self.keys.entry(Key::clone(key)).or_default().insert(*version, effect).is_none()
+    }
+
+    fn keys_of(&self, operation: usize) -> Vec<Key> {
+        let commands = self.operations[operation].commands.iter();
+        commands.filter(|command| command.asked.may_write).flat_map(|command| command.asked.keys.iter().cloned()).collect()
+    }
+
+    fn knows(&self, key: &Key, version: Version) -> bool {
+        self.keys.get(key).is_some_and(|versions| versions.contains_key(&version))
     }
 
     /// What readers of a life are shown now; what they were shown before, if that was newer.
@@ -159,11 +176,18 @@ impl Simulation<'_> {
             // As the client's node holds it, whatever travels.
             let version = submitted.entry.version;
             let held = mesh.store().entry(&submitted.entry.key).filter(|entry| entry.version == version);
-            if !self.history.record(held.as_ref().unwrap_or(&submitted.entry), operation) {
+            if !self.history.record(held.as_ref().unwrap_or(&submitted.entry), operation, true) {
                 twice = Some(version);
             }
             // Cannot fail: this life holds the other end.
             let _ = life.write_tx.send(submitted);
+        }
+        // What its clients can read is written, whether it has been sent or not.
+        for key in operation.map(|operation| self.history.keys_of(operation)).unwrap_or_default() {
+            let own = mesh.store().entry(&key).filter(|entry| entry.version.origin == mesh.origin());
+            if let Some(entry) = own.filter(|entry| !self.history.knows(&key, entry.version)) {
+                self.history.record(&entry, operation, false);
+            }
         }
         if let Some(version) = twice {
             self.violate("versions-are-unique", format!("{version:?} was issued twice"));

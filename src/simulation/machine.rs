@@ -221,6 +221,7 @@ impl<'a> Simulation<'a> {
         match born {
             Ok(life) => {
                 let process = life.process;
+                self.tell(&format!("node {} begins as {}", id + 1, life.mesh().origin()));
                 self.machines[id].life = Some(life);
                 self.note_lost();
                 let heartbeat = self.plan.heartbeat();
@@ -433,6 +434,7 @@ impl<'a> Simulation<'a> {
     pub fn die(&mut self, id: usize, death: Death) {
         let Some(life) = self.life(id) else { return };
         let vector = life.mesh().vector();
+        self.tell(&format!("node {} dies: {death:?}", id + 1));
         self.machines[id].vector = vector;
         self.machines[id].paused = None;
         self.machines[id].is_off = death == Death::PowerLoss;
@@ -483,6 +485,7 @@ impl<'a> Simulation<'a> {
         let Some(life) = self.life(id) else { return };
         if owed.iter().all(|(origin, stamp)| life.durable.get(origin) >= stamp.min(somewhere.get(origin))) {
             self.machines[id].owed = None;
+            self.tell(&format!("node {} has caught up with what the others had when it lost its disk", id + 1));
             self.history.note_caught_up(id, self.now);
         }
     }

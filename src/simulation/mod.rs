@@ -287,6 +287,11 @@ impl<'a> Simulation<'a> {
         self.random.u32(0..n) == 0
     }
 
+    /// For whoever follows a run by its log.
+    fn tell(&self, what: &str) {
+        log::info!("-- seed {}, {:.6} s: {what}", self.seed, self.now.as_secs_f64());
+    }
+
     fn count(&mut self, what: &'static str) {
         *self.tally.entry(what).or_default() += 1;
     }

@@ -15,8 +15,8 @@ use crate::simulation::{Event, Process, Simulation};
 #[derive(Clone, Copy, Debug)]
 pub struct Link {
     delay: Duration,
-    /// So many times as slow as usual.
-    pub slowness: u32,
+    /// So much slower than usual.
+    pub delay_more: Duration,
     /// Packets are swallowed until then.
     pub swallows_until: Duration,
 }
@@ -56,7 +56,7 @@ impl Link {
             0 => random.u64(5_000..40_000),
             _ => random.u64(30..1_500),
         });
-        Link { delay, slowness: 1, swallows_until: Duration::ZERO }
+        Link { delay, delay_more: Duration::ZERO, swallows_until: Duration::ZERO }
     }
 }
 
@@ -73,7 +73,7 @@ impl<'a> Simulation<'a> {
     /// When something that is sent now is there.
     fn arrival(&mut self, from: usize, to: usize) -> Duration {
         let link = self.links[from][to];
-        let delay = link.delay * link.slowness;
+        let delay = link.delay + link.delay_more;
         let jitter = Duration::from_nanos(self.random.u64(0..=delay.as_nanos() as u64 / 2));
         self.now.max(link.swallows_until) + delay + jitter
     }
@@ -220,6 +220,13 @@ impl<'a> Simulation<'a> {
         }
         if is_empty && let Some(connection) = self.connections.get_mut(&number) {
             connection.segments.pop_front();
+            let from = connection.from;
+            if self.life(from.machine).is_some_and(|life| life.process == from) && self.machines[from.machine].paused.is_none() {
+                self.wake_link(from.machine, place(id, from.machine));
+            }
+        }
+        if self.one_in(8) {
+            self.check_machine(id);
         }
         // One message a turn: others have theirs between.
         let wait = self.short_wait();
@@ -307,7 +314,7 @@ impl<'a> Simulation<'a> {
         match connection.answer.take() {
             Some(Message::Hello(answer)) if mesh.check_hello(&answer, now) == Ok(place_of_peer) => {
                 mesh.dialed(place_of_peer, &answer, now);
-                connection.speaker = Some(Speaker::Speaking(Speech::new(mesh, place_of_peer, hello.vector)));
+                connection.speaker = Some(Speaker::Speaking(Speech::new(mesh, place_of_peer, hello.vector, 120)));
                 self.count("connections");
             }
             _ => {
@@ -343,11 +350,17 @@ impl<'a> Simulation<'a> {
         if life.is_speaking[place_of_peer] {
             return;
         }
-        let Some(Speaker::Speaking(speech)) = self.connections.get(&number).and_then(|connection| connection.speaker.as_ref()) else {
+        let Some(connection) = self.connections.get(&number) else { return };
+        let Some(Speaker::Speaking(speech)) = &connection.speaker else { return };
+        let under_way: usize = connection.segments.iter().map(|(_, bytes)| bytes.len()).sum();
+        if under_way > self.plan.window && !connection.is_reset && outbox.is_open() {
+            // It waits in its write, until some of that has arrived.
             return;
-        };
-        if speech.is_dumping() || outbox.has_waiting() {
-            let wait = self.short_wait();
+        }
+        let is_dumping = speech.is_dumping();
+        if is_dumping || outbox.has_waiting() {
+            let pause = if is_dumping { self.random.u64(0..=self.plan.dump_pause_us) } else { 0 };
+            let wait = self.short_wait() + Duration::from_micros(pause);
             self.after(wait, Event::Speak(process, place_of_peer));
             if let Some(life) = self.life_mut(id) {
                 life.is_speaking[place_of_peer] = true;

@@ -26,6 +26,10 @@ pub struct Plan {
     pub fsync: Fsync,
     /// Of a step of the disk, usually, in microseconds.
     pub disk_us: u64,
+    /// The longest pause between two pieces of a dump, in microseconds.
+    pub dump_pause_us: u64,
+    /// Bytes that a connection holds, beyond which who writes to it waits.
+    pub window: usize,
     timing: Timing,
     tombstone_age_min_ms: u64,
     link_queue_max: usize,
@@ -55,7 +59,7 @@ impl Plan {
         let faults = FAULTS.into_iter().filter(|_| random.u32(0..10) < share).collect();
         let fsync = [Fsync::Always, Fsync::Always, Fsync::Always, Fsync::Always, Fsync::EverySecond, Fsync::Never][random.usize(0..6)];
         let hurried = random.u32(0..3) == 0;
-        Plan {
+        let plan = Plan {
             nodes,
             clients: random.usize(2..=6),
             keys: random.u32(1..=6),
@@ -65,10 +69,37 @@ impl Plan {
             fault_pause: Duration::from_millis([1_000, 3_000, 6_000][random.usize(0..3)]) / if hurried { 4 } else { 1 },
             fsync,
             disk_us: [60, 400, 4_000][random.usize(0..3)],
+            dump_pause_us: [0, 2_000, 100_000][random.usize(0..3)],
+            window: [1_500, 20_000, 256 << 10][random.usize(0..3)],
             timing: if hurried { HURRIED } else { PATIENT },
             tombstone_age_min_ms: [200, 1_000, 5_000][random.usize(0..3)],
             link_queue_max: [1_300, 4_000, 1 << 20][random.usize(0..3)],
             compact_log_min: [3_000, 20_000, 1 << 20][random.usize(0..3)],
+        };
+        if random.u32(0..4) == 0 { plan.starve(random) } else { plan }
+    }
+
+    /// Links that are so slow and so narrow that dumps are given up and come after all, of nodes that die and leave writes behind, while keys are deleted and forgotten as fast as the rules
+    /// allow.
+    fn starve(self, random: &mut fastrand::Rng) -> Plan {
+        let others = [Fault::Break, Fault::Pause, Fault::Wipe, Fault::ClockStep, Fault::OneWay, Fault::Cut];
+        let mut faults = vec![Fault::Slow, Fault::Slow, Fault::Slow, Fault::Kill, Fault::Kill];
+        faults.extend(others.into_iter().filter(|_| random.u32(0..3) == 0));
+        Plan {
+            clients: random.usize(3..=6),
+            keys: random.u32(4..=8),
+            think: Duration::from_millis(random.u64(15..=60)),
+            duration: Duration::from_secs(random.u64(10..=25)),
+            faults,
+            fault_pause: Duration::from_millis(random.u64(200..=800)),
+            dump_pause_us: [5_000, 30_000, 100_000][random.usize(0..3)],
+            window: [600, 1_500, 4_000][random.usize(0..3)],
+            timing: HURRIED,
+            tombstone_age_min_ms: 200,
+            link_queue_max: [1_300, 1 << 20, 1 << 20][random.usize(0..3)],
+            fsync: Fsync::Always,
+            disk_us: 60,
+            ..self
         }
     }
 

@@ -295,7 +295,8 @@ impl Store {
             None => {
                 let mut hasher = DefaultHasher::new();
                 key.hash(&mut hasher);
-                hasher.finish()
+                // In four of the shards: with few keys, there is still more than one in each.
+                hasher.finish() & !(0x3f << 32)
             }
         }
     }
