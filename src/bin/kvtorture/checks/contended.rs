@@ -1,0 +1,38 @@
+//! Keys that are written through all nodes at the same time: of two writes that a majority acknowledged, one before the other began, the earlier one is never
+//! what is left (I8).
+
+use crate::checks::{Evidence, Held, Verdict};
+use crate::history::Op;
+use crate::keys::Group;
+use crate::wire::Action;
+
+pub fn check(evidence: &Evidence) -> Verdict {
+    let mut verdict = Verdict::new("later acknowledged writes win");
+    let (mut keys, mut acknowledged) = (0, 0);
+    for (key, ops) in evidence.group(Group::Contended) {
+        let writes: Vec<&Op> = ops.iter().copied().filter(|op| op.may_have_happened()).collect();
+        keys += 1;
+        acknowledged += writes.iter().filter(|op| op.is_majority_acked()).count();
+        let last_begun = writes.iter().filter(|op| op.is_majority_acked()).map(|op| op.invoked).max().unwrap_or(0);
+        for dump in evidence.dumps {
+            let held = dump.held(key, evidence.dumped_wall_ms);
+            // Those that may have left this: one of them must not be beaten by what is promised.
+            let left_it: Vec<&&Op> = writes.iter().filter(|op| left_by(op) == held).collect();
+            let was_never_written = held == Held::Nothing && !writes.iter().any(|op| op.is_done());
+            let stands = left_it.iter().any(|op| !op.is_majority_acked() || op.completed >= last_begun);
+            verdict.require(stands || was_never_written, || {
+                let by = left_it.last().map_or("no write".to_owned(), |op| format!("{} at n{}, acknowledged at {} us", op.action, op.node, op.completed));
+                format!("n{} holds {held:?} under {key}, left by {by}, and a later write began at {last_begun} us and was acknowledged by a majority", dump.node)
+            });
+        }
+    }
+    verdict.looked_at = format!("{acknowledged} writes of {keys} keys");
+    verdict
+}
+
+fn left_by(op: &Op) -> Held {
+    match op.action {
+        Action::Del => Held::Nothing,
+        action => action.number().map_or(Held::Nothing, Held::Value),
+    }
+}

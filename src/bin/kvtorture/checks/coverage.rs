@@ -1,0 +1,120 @@
+//! I1, from outside: a node's vector claims no write that the node cannot show, or show to be superseded.
+//!
+//! The *universe* is every version that was ever seen anywhere: in the logs of all nodes in all their lives, which are read while they grow, and in every dump.
+//! What a vector covers of it must be in that node's dump under this or a greater version, or not be there at all because some known version that is no
+//! older deleted the key or has expired (tombstones are collected).
+
+use std::collections::HashMap;
+
+use kvmesh::entry::{Entry, Expiry, Key, Version};
+
+use crate::checks::{Dumped, Verdict};
+
+#[derive(Clone, Copy)]
+struct Known {
+    version: Version,
+    /// When it leaves nothing to read: always for a tombstone (0), never for a plain value.
+    ends_ms: u64,
+}
+
+/// Every version known of every key.
+#[derive(Default)]
+pub struct Universe {
+    /// In rising order of version, each once.
+    versions: HashMap<Key, Vec<Known>>,
+    len: usize,
+}
+
+impl Universe {
+    pub fn add(&mut self, entry: &Entry) {
+        let ends_ms = if entry.is_tombstone() { 0 } else { entry.expires.map_or(u64::MAX, Expiry::wall_ms) };
+        let known = Known { version: entry.version, ends_ms };
+        let versions = self.versions.entry(entry.key.clone()).or_default();
+        match versions.binary_search_by_key(&entry.version, |known| known.version) {
+            // An expired value becomes a tombstone in place, under its version.
+            Ok(place) => versions[place].ends_ms = versions[place].ends_ms.min(ends_ms),
+            Err(place) => {
+                versions.insert(place, known);
+                self.len += 1;
+            }
+        }
+    }
+
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Holds one dump against everything that is known. Returns how many versions the vector claims.
+    pub fn compare(&self, dump: &Dumped, wall_ms: u64, verdict: &mut Verdict) -> usize {
+        let mut claimed = 0;
+        for (key, versions) in &self.versions {
+            claimed += versions.iter().filter(|known| dump.vector.covers(known.version)).count();
+            let Some(newest) = versions.iter().rev().find(|known| dump.vector.covers(known.version)) else { continue };
+            match dump.entries.get(key) {
+                Some(entry) if entry.version >= newest.version => {}
+                Some(entry) => verdict.fault(format!(
+                    "n{} claims to have seen {:?} of {}, and holds the older {:?}",
+                    dump.node,
+                    newest.version,
+                    String::from_utf8_lossy(key),
+                    entry.version
+                )),
+                None => {
+                    let is_gone = versions.iter().any(|known| known.version >= newest.version && known.ends_ms <= wall_ms);
+                    verdict.require(is_gone, || {
+                        format!(
+                            "n{} claims to have seen {:?} of {}, and holds nothing",
+                            dump.node,
+                            newest.version,
+                            String::from_utf8_lossy(key)
+                        )
+                    });
+                }
+            }
+        }
+        claimed
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use kvmesh::clock::Stamp;
+    use kvmesh::entry::{NodeId, Origin};
+
+    fn entry(stamp: u64, value: Option<&str>) -> Entry {
+        let version = Version { stamp: Stamp::from_bits(stamp), origin: Origin { node: NodeId(1), nonce: 7 } };
+        Entry { key: b"k"[..].into(), value: value.map(|value| value.as_bytes().into()), expires: None, version }
+    }
+
+    fn faults(known: &[Entry], seen: u64, held: Option<Entry>) -> usize {
+        let mut universe = Universe::default();
+        known.iter().chain(known).for_each(|entry| universe.add(entry));
+        assert_eq!(universe.len(), known.len());
+        let vector = [(entry(seen, None).version.origin, Stamp::from_bits(seen))].into_iter().collect();
+        let dump = Dumped { node: 1, vector, entries: held.into_iter().map(|entry| (entry.key.clone(), entry)).collect() };
+        let mut verdict = Verdict::new("test");
+        universe.compare(&dump, 1_000, &mut verdict);
+        verdict.faults().len()
+    }
+
+    #[test]
+    fn a_claim_needs_the_write_or_what_superseded_it() {
+        let known = [entry(5, Some("a")), entry(9, Some("b"))];
+        assert_eq!(faults(&known, 9, Some(entry(9, Some("b")))), 0);
+        assert_eq!(faults(&known, 5, Some(entry(9, Some("b")))), 0);
+        assert_eq!(faults(&known, 4, None), 0);
+        assert_eq!(faults(&known, 9, Some(entry(5, Some("a")))), 1);
+        assert_eq!(faults(&known, 9, None), 1);
+    }
+
+    #[test]
+    fn what_is_not_there_must_have_been_deleted_or_have_expired() {
+        assert_eq!(faults(&[entry(5, Some("a")), entry(9, None)], 9, None), 0);
+        assert_eq!(faults(&[entry(5, None), entry(9, Some("a"))], 9, None), 1);
+        let expired = Entry { expires: Some(Expiry::from_wall_ms(900)), ..entry(9, Some("a")) };
+        assert_eq!(faults(&[expired], 9, None), 0);
+        let lasting = Entry { expires: Some(Expiry::from_wall_ms(1_100)), ..entry(9, Some("a")) };
+        assert_eq!(faults(&[lasting], 9, None), 1);
+    }
+}

@@ -1,0 +1,103 @@
+//! What reads may show, and that everything is answered.
+
+use std::collections::HashMap;
+
+use crate::checks::survival::{is_delete, numbered};
+use crate::checks::{Evidence, Held, Verdict};
+use crate::history::Op;
+use crate::keys::{Group, Key};
+use crate::wire::{Answer, OTHER, Outcome, REPLY_TIMEOUT, Why};
+
+/// Every value that was read, and every one that is left, was written under its key, by a write that was not refused and had begun by then.
+pub fn nobody_wrote(evidence: &Evidence) -> Verdict {
+    let mut verdict = Verdict::new("no value nobody wrote");
+    let writes: HashMap<(Key, u64), &Op> = evidence.ops.iter().filter_map(|op| Some(((op.key, op.action.number()?), op))).collect();
+    let mut looks = 0_u64;
+    for op in evidence.ops {
+        if let Outcome::Done(Answer::Foreign(text)) = &op.outcome {
+            verdict.fault(format!("n{} answered {} of {} with {text:?}", op.node, op.action, op.key));
+        }
+        let Some(Some(number)) = op.shown() else { continue };
+        looks += 1;
+        let was_written = writes.get(&(op.key, number)).is_some_and(|write| write.may_have_happened() && write.invoked <= op.completed);
+        verdict.require(was_written, || {
+            let write =
+                writes.get(&(op.key, number)).map_or("nobody wrote it".to_owned(), |write| format!("its write was {}", write.outcome));
+            format!("n{} showed number {number} under {} at {} us: {write}", op.node, op.key, op.completed)
+        });
+    }
+    for dump in evidence.dumps {
+        for name in dump.entries.keys() {
+            let Some(key) = std::str::from_utf8(name).ok().and_then(|name| name.parse::<Key>().ok()) else {
+                verdict.fault(format!("n{} holds a key that nobody wrote: {:?}", dump.node, String::from_utf8_lossy(name)));
+                continue;
+            };
+            looks += 1;
+            let is_known = match dump.held(key, evidence.dumped_wall_ms) {
+                Held::Nothing => true,
+                Held::Foreign(_) => false,
+                Held::Value(_) if key.group == Group::Counter => true,
+                Held::Value(number) => writes.get(&(key, number)).is_some_and(|write| write.may_have_happened()),
+            };
+            verdict.require(is_known, || format!("n{} holds {:?} under {key}", dump.node, dump.held(key, evidence.dumped_wall_ms)));
+        }
+    }
+    verdict.looked_at = format!("{looks} values");
+    verdict
+}
+
+/// On one connection, and so on one node, a key that one writer writes rising numbers to never shows an older one.
+pub fn never_go_back(evidence: &Evidence) -> Verdict {
+    let mut verdict = Verdict::new("reads never go back");
+    let mut looks = 0;
+    for (key, ops) in evidence.group(Group::Ledger) {
+        let writes = numbered(ops);
+        let mut floors: HashMap<u32, u64> = HashMap::new();
+        for read in ops.iter() {
+            let Some(shown) = read.shown() else { continue };
+            looks += 1;
+            let floor = floors.entry(read.connection).or_default();
+            let now = match shown {
+                Some(number) => Some(number),
+                None if *floor == 0 => Some(0),
+                // The next delete, if there was one by then.
+                None => writes
+                    .iter()
+                    .find(|(number, write)| {
+                        number >= floor && is_delete(write) && write.may_have_happened() && write.invoked <= read.completed
+                    })
+                    .map(|(number, _)| *number),
+            };
+            match now {
+                Some(number) if number >= *floor => *floor = number,
+                _ => verdict.fault(format!(
+                    "n{} showed {shown:?} under {key} at {} us, after number {floor} on the same connection",
+                    read.node, read.invoked
+                )),
+            }
+        }
+    }
+    verdict.looked_at = format!("{looks} reads");
+    verdict
+}
+
+/// Nobody waits for ever, and nobody hears an error that no fault explains.
+pub fn are_answered(evidence: &Evidence) -> Verdict {
+    let mut verdict = Verdict::new("every request is answered");
+    for op in evidence.ops {
+        match op.outcome {
+            Outcome::Unknown(Why::Silent) => {
+                let until = op.invoked + REPLY_TIMEOUT.as_micros() as u64;
+                let pauses = evidence.pauses.get(&op.node).map_or(&[][..], Vec::as_slice);
+                let was_paused = pauses.iter().any(|(from, to)| *from <= until && *to >= op.invoked);
+                verdict.require(was_paused, || {
+                    format!("n{} did not answer {} of {} within {REPLY_TIMEOUT:?}, from {} us", op.node, op.action, op.key, op.invoked)
+                });
+            }
+            Outcome::Refused(OTHER) => verdict.fault(format!("n{} refused {} of {} for no known reason", op.node, op.action, op.key)),
+            _ => {}
+        }
+    }
+    verdict.looked_at = format!("{} requests", evidence.ops.len());
+    verdict
+}

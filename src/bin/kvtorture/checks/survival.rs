@@ -1,0 +1,69 @@
+//! Acknowledged writes: each is there at the end, or a later one of its key is.
+
+use crate::checks::{Evidence, Held, Verdict};
+use crate::history::Op;
+use crate::keys::Group;
+use crate::wire::Action;
+
+/// Of writers that wrote at `majority`, through node after node.
+pub fn majority(evidence: &Evidence) -> Verdict {
+    check(evidence, Group::Ledger, "acknowledged writes survive", |_| true)
+}
+
+/// Of writers that wrote at `local`. A node that lost its disk (or, without `fsync: always`, was killed) may have lost what had not reached another one.
+pub fn local(evidence: &Evidence) -> Verdict {
+    let is_safe = |op: &Op| !evidence.losses.iter().any(|loss| (loss.node, loss.life) == (op.node, op.life) && op.completed >= loss.safe);
+    check(evidence, Group::Local, "acknowledged local writes survive", is_safe)
+}
+
+fn check(evidence: &Evidence, group: Group, name: &'static str, is_safe: impl Fn(&Op) -> bool) -> Verdict {
+    let mut verdict = Verdict::new(name);
+    let (mut keys, mut acknowledged, mut excused) = (0, 0, 0);
+    for (key, ops) in evidence.group(group) {
+        keys += 1;
+        let writes: Vec<&Op> = ops.iter().copied().filter(|op| op.action.is_write()).collect();
+        let done = writes.iter().filter(|op| op.is_done());
+        acknowledged += done.clone().count();
+        excused += done.filter(|op| !is_safe(op)).count();
+        let allowed = allowed(&writes, &is_safe);
+        for dump in evidence.dumps {
+            let held = dump.held(key, evidence.dumped_wall_ms);
+            verdict.require(allowed.contains(&held), || {
+                format!("n{} holds {held:?} under {key}, allowed are {allowed:?}: {}", dump.node, told(&writes))
+            });
+        }
+    }
+    verdict.looked_at = format!("{acknowledged} acknowledged writes of {keys} keys, {excused} of them excused");
+    verdict
+}
+
+/// The last one that must be there, and every later one that may be.
+fn allowed(writes: &[&Op], is_safe: impl Fn(&Op) -> bool) -> Vec<Held> {
+    let last = writes.iter().rposition(|op| op.is_done() && is_safe(op));
+    let nothing_before = last.is_none().then_some(Held::Nothing);
+    let from = last.unwrap_or(0);
+    let possible = writes[from..].iter().filter(|op| op.may_have_happened()).map(|op| left_by(op));
+    nothing_before.into_iter().chain(possible).collect()
+}
+
+fn left_by(op: &Op) -> Held {
+    op.action.number().map_or(Held::Nothing, Held::Value)
+}
+
+/// The last operations, for the report.
+fn told(writes: &[&Op]) -> String {
+    const SHOWN: usize = 5;
+    let last = &writes[writes.len().saturating_sub(SHOWN)..];
+    let one = |op: &&Op| format!("{} at n{} life {}, {} us: {}", op.action, op.node, op.life, op.invoked, op.outcome);
+    last.iter().map(one).collect::<Vec<_>>().join("; ")
+}
+
+/// The number of a write, where each writer numbers its writes of a key from 1, deletes included.
+pub fn numbered<'a>(ops: &[&'a Op]) -> Vec<(u64, &'a Op)> {
+    ops.iter().filter(|op| op.action.is_write()).enumerate().map(|(place, op)| (place as u64 + 1, *op)).collect()
+}
+
+/// Whether a write of this key is a delete.
+pub fn is_delete(op: &Op) -> bool {
+    op.action == Action::Del
+}

@@ -1,0 +1,198 @@
+//! What the clients of each group of keys do, until the run is over.
+
+use std::sync::atomic::Ordering;
+use std::thread;
+use std::time::Duration;
+
+use fastrand::Rng;
+
+use crate::clients::Shared;
+use crate::clients::session::Session;
+use crate::keys::{Group, Key};
+use crate::wire::{Action, Answer, Level, Outcome};
+
+/// Registers of a node that are in use at the same time, and operations after which new ones are taken: a search through all orders must end.
+const REGISTERS: u32 = 3;
+const REGISTER_OPS_MAX: u32 = 300;
+/// Keys of a ledger or local writer in use at the same time, and writes after which one is left as it is for ever: so what is lost stays lost, nothing later
+/// hides it. Some end with a value, others, which have up to two writes more, with a delete.
+const KEYS: u32 = 4;
+const WRITES_MIN: u64 = 10;
+/// A ledger's deletes: every so many-th write of a key.
+pub const DELETE_EVERY: u64 = 4;
+/// A ledger moves to another node of its own accord after so many rounds.
+const ROUNDS_AT_ONE_NODE: u32 = 40;
+/// Before a writer goes on at another node: what it writes there is later by any clock.
+const MOVE_PAUSE: Duration = Duration::from_millis(30);
+/// Contended keys in use at the same time, and for how long.
+const CONTENDED: u32 = 3;
+const CONTENDED_FOR: Duration = Duration::from_secs(3);
+
+fn pause(rng: &mut Rng, ms_max: u64) {
+    thread::sleep(Duration::from_millis(rng.u64(ms_max / 2..=ms_max)));
+}
+
+/// Several of these write and read the same keys through the same node; those at `majority` count as well.
+pub fn run_registers(mut session: Session, shared: &Shared, mut rng: Rng) {
+    let node = session.node();
+    let registers = &shared.registers[usize::from(node) - 1];
+    let counts = session.level() != Level::Local;
+    while !shared.is_over() {
+        if counts && rng.u8(..8) == 0 {
+            session.ask(Key { group: Group::Counter, owner: node, number: 0 }, Action::Incr);
+        }
+        if registers.used.fetch_add(1, Ordering::Relaxed) == REGISTER_OPS_MAX {
+            registers.first.fetch_add(REGISTERS, Ordering::Relaxed);
+            registers.used.store(0, Ordering::Relaxed);
+        }
+        let number = registers.first.load(Ordering::Relaxed) + rng.u32(..REGISTERS);
+        let action = match rng.u8(..20) {
+            0..8 => Action::Get,
+            8..13 => Action::Set(shared.number()),
+            13..17 => Action::Upd(shared.number()),
+            _ => Action::Del,
+        };
+        session.ask(Key { group: Group::Register, owner: node, number }, action);
+        pause(&mut rng, 20);
+    }
+}
+
+/// One key of a writer of rising numbers.
+struct Row {
+    key: Key,
+    written: u64,
+}
+
+impl Row {
+    fn is_unfinished(&self) -> bool {
+        self.written < WRITES_MIN + u64::from(self.key.number % 3)
+    }
+
+    fn next(&mut self) -> (Key, Action) {
+        self.written += 1;
+        let is_delete = self.key.group == Group::Ledger && self.written.is_multiple_of(DELETE_EVERY);
+        (self.key, if is_delete { Action::Del } else { Action::Put(self.written) })
+    }
+}
+
+/// Writes rising numbers at majority, deletes among them, through one node after the other.
+pub fn run_ledger(mut session: Session, shared: &Shared, mut rng: Rng) {
+    let (owner, mut next) = (session.client(), 0);
+    let mut rows: Vec<Row> = Vec::new();
+    let mut rounds = 0;
+    while !shared.is_over() {
+        rows.retain(Row::is_unfinished);
+        while rows.len() < KEYS as usize {
+            let key = Key { group: Group::Ledger, owner, number: next };
+            rows.push(Row { key, written: 0 });
+            shared.ledger.add(key);
+            next += 1;
+        }
+        let requests: Vec<(Key, Action)> = rows.iter_mut().map(Row::next).collect();
+        let Some(outcomes) = session.round(&requests) else {
+            rows.iter_mut().for_each(|row| row.written -= 1);
+            session.turn();
+            continue;
+        };
+        rounds += 1;
+        // A delete of what is not there yet at this node is an answer like any other.
+        let is_served = |outcome: &Outcome| matches!(outcome, Outcome::Done(_) | Outcome::Refused("NOTFOUND"));
+        if !outcomes.iter().all(is_served) {
+            rows.clear();
+        }
+        if rows.is_empty() || rounds == ROUNDS_AT_ONE_NODE {
+            rounds = 0;
+            session.turn();
+            thread::sleep(MOVE_PAUSE);
+        }
+        pause(&mut rng, 30);
+    }
+}
+
+/// Steady writes at `local`, always at the same node: what this node alone promises, and what it takes.
+pub fn run_local(mut session: Session, shared: &Shared, mut rng: Rng) {
+    let (owner, mut next) = (session.node(), 0);
+    let mut rows: Vec<Row> = Vec::new();
+    while !shared.is_over() {
+        rows.retain(Row::is_unfinished);
+        while rows.len() < KEYS as usize {
+            rows.push(Row { key: Key { group: Group::Local, owner, number: next }, written: 0 });
+            next += 1;
+        }
+        let place = rng.usize(..rows.len());
+        let (key, action) = rows[place].next();
+        match session.ask(key, action) {
+            Some(Outcome::Done(_)) => {}
+            // Every key has one life of its node.
+            _ => rows.clear(),
+        }
+        pause(&mut rng, 15);
+    }
+}
+
+/// Writes the same keys as its fellows at the other nodes do.
+pub fn run_contended(mut session: Session, shared: &Shared, mut rng: Rng) {
+    while !shared.is_over() {
+        let turn = (shared.began.elapsed().as_millis() / CONTENDED_FOR.as_millis()) as u32;
+        let key = Key { group: Group::Contended, owner: 0, number: turn * CONTENDED + rng.u32(..CONTENDED) };
+        let action = match rng.u8(..10) {
+            0 => Action::Get,
+            1 => Action::Del,
+            _ => Action::Put(shared.number()),
+        };
+        session.ask(key, action);
+        pause(&mut rng, 20);
+    }
+}
+
+/// Creates keys and deletes them, some at another node, and never writes them again.
+pub fn run_gone(mut session: Session, shared: &Shared, mut rng: Rng) {
+    let mut number = 0;
+    while !shared.is_over() {
+        number += 1;
+        let key = Key { group: Group::Gone, owner: 0, number };
+        match session.ask(key, Action::Put(1)) {
+            Some(Outcome::Done(_)) => {}
+            _ => {
+                session.turn();
+                continue;
+            }
+        }
+        shared.gone.add(key);
+        pause(&mut rng, 40);
+        if rng.u8(..4) == 0 {
+            session.turn();
+        }
+        session.ask(key, Action::Del);
+    }
+}
+
+/// Creates keys that expire, and looks at them.
+pub fn run_expiring(mut session: Session, shared: &Shared, mut rng: Rng) {
+    let mut number = 0;
+    while !shared.is_over() {
+        number += 1;
+        let key = Key { group: Group::Expiring, owner: 0, number };
+        match session.ask(key, Action::PutExpiring(1, rng.u32(200..1_500))) {
+            Some(Outcome::Done(Answer::Written)) => {
+                shared.expiring.add(key);
+                session.ask(key, Action::Get);
+            }
+            _ => session.turn(),
+        }
+        pause(&mut rng, 60);
+    }
+}
+
+/// Reads what others write, on one connection for as long as that holds.
+pub fn run_reader(mut session: Session, shared: &Shared, mut rng: Rng) {
+    while !shared.is_over() {
+        let turn = (shared.began.elapsed().as_millis() / CONTENDED_FOR.as_millis()) as u32;
+        let contended = Key { group: Group::Contended, owner: 0, number: turn * CONTENDED + rng.u32(..CONTENDED) };
+        let chosen = [&shared.ledger, &shared.ledger, &shared.ledger, &shared.gone, &shared.gone, &shared.expiring];
+        let keys = chosen.into_iter().filter_map(|shown| shown.choose(&mut rng)).chain([contended]);
+        let requests: Vec<(Key, Action)> = keys.map(|key| (key, Action::Get)).collect();
+        session.round(&requests);
+        pause(&mut rng, 40);
+    }
+}

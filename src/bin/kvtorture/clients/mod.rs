@@ -1,0 +1,135 @@
+//! The load: clients of both protocols at every node, each group of keys with its own, paced so that the machine is not saturated and a long run's history fits
+//! into memory.
+//!
+//! Which client does what is decided by the seed; how often, by how fast the nodes answer.
+
+mod groups;
+mod session;
+
+use std::collections::VecDeque;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use fastrand::Rng;
+use parking_lot::Mutex;
+
+use crate::history::History;
+use crate::keys::Key;
+use crate::nodes::Place;
+use crate::wire::{Level, Protocol};
+
+use session::Session;
+
+/// Keys that readers choose from, of each kind.
+const SHOWN_MAX: usize = 64;
+
+/// What all clients share.
+pub struct Shared {
+    pub history: History,
+    pub places: Vec<Arc<Place>>,
+    ends: AtomicBool,
+    /// Of registers and contended keys: no number twice.
+    next_number: AtomicU64,
+    /// Where each node's registers are, and how many operations they have had.
+    registers: Vec<Registers>,
+    /// What readers look at.
+    ledger: Shown,
+    gone: Shown,
+    expiring: Shown,
+    /// When the clients began, for the keys that change with time.
+    began: Instant,
+}
+
+#[derive(Default)]
+struct Registers {
+    first: AtomicU32,
+    used: AtomicU32,
+}
+
+/// The newest keys of a kind.
+#[derive(Default)]
+struct Shown(Mutex<VecDeque<Key>>);
+
+impl Shown {
+    fn add(&self, key: Key) {
+        let mut keys = self.0.lock();
+        if keys.len() == SHOWN_MAX {
+            keys.pop_front();
+        }
+        keys.push_back(key);
+    }
+
+    fn choose(&self, rng: &mut Rng) -> Option<Key> {
+        let keys = self.0.lock();
+        if keys.is_empty() { None } else { keys.get(rng.usize(..keys.len())).copied() }
+    }
+}
+
+impl Shared {
+    fn is_over(&self) -> bool {
+        self.ends.load(Ordering::Relaxed) || self.history.is_full()
+    }
+
+    fn number(&self) -> u64 {
+        self.next_number.fetch_add(1, Ordering::Relaxed)
+    }
+}
+
+pub struct Clients {
+    pub shared: Arc<Shared>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Clients {
+    pub fn start(places: Vec<Arc<Place>>, seed: u64) -> io::Result<Clients> {
+        let nodes = places.len();
+        let shared = Arc::new(Shared {
+            history: History::default(),
+            registers: places.iter().map(|_| Registers::default()).collect(),
+            places,
+            ends: AtomicBool::new(false),
+            next_number: AtomicU64::new(1),
+            ledger: Shown::default(),
+            gone: Shown::default(),
+            expiring: Shown::default(),
+            began: Instant::now(),
+        });
+        let mut clients = Clients { shared, threads: Vec::new() };
+        let mut add = |at: usize, protocol: Protocol, level: Level, run: fn(Session, &Shared, Rng)| {
+            let client = clients.threads.len() as u16;
+            let session = Session::new(&clients.shared, client, at, protocol, level);
+            let shared = Arc::clone(&clients.shared);
+            let rng = Rng::with_seed(seed ^ (u64::from(client) << 32));
+            let thread = thread::Builder::new().name(format!("client-{client}")).spawn(move || run(session, &shared, rng))?;
+            clients.threads.push(thread);
+            io::Result::Ok(())
+        };
+        for at in 0..nodes {
+            let protocol = |number: usize| if (at + number).is_multiple_of(2) { Protocol::Text } else { Protocol::Resp };
+            add(at, Protocol::Text, Level::Majority, groups::run_registers)?;
+            add(at, Protocol::Resp, Level::Majority, groups::run_registers)?;
+            add(at, protocol(0), Level::Local, groups::run_registers)?;
+            add(at, Protocol::Text, Level::Local, groups::run_local)?;
+            add(at, protocol(1), Level::Majority, groups::run_ledger)?;
+            add(at, protocol(0), if at == 0 { Level::All } else { Level::Majority }, groups::run_contended)?;
+            add(at, protocol(1), Level::Local, groups::run_reader)?;
+        }
+        add(0, Protocol::Text, Level::Majority, groups::run_gone)?;
+        add(nodes - 1, Protocol::Resp, Level::Majority, groups::run_expiring)?;
+        Ok(clients)
+    }
+
+    /// Asks all clients to end and waits for them. Those that are still there at the deadline have no part in what follows: how many.
+    pub fn end(&mut self, deadline: Instant) -> usize {
+        self.shared.ends.store(true, Ordering::Relaxed);
+        while self.threads.iter().any(|thread| !thread.is_finished()) && Instant::now() < deadline {
+            thread::sleep(Duration::from_millis(10));
+        }
+        let (ended, hung): (Vec<_>, Vec<_>) = self.threads.drain(..).partition(JoinHandle::is_finished);
+        let panicked = ended.into_iter().map(JoinHandle::join).filter(Result::is_err).count();
+        hung.len() + panicked
+    }
+}

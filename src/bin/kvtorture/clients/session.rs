@@ -1,0 +1,124 @@
+//! One client: a connection to one node at a time, and everything that is asked on it recorded.
+
+use std::io::ErrorKind;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::thread;
+use std::time::Duration;
+
+use crate::clients::Shared;
+use crate::history::{Op, Recorder};
+use crate::keys::Key;
+use crate::now;
+use crate::wire::{Action, Connection, Level, Outcome, Protocol, Why};
+
+/// Before a node that was not there is tried again.
+const DIAL_PAUSE: Duration = Duration::from_millis(50);
+
+pub struct Session {
+    shared: Arc<Shared>,
+    recorder: Recorder,
+    client: u16,
+    protocol: Protocol,
+    level: Level,
+    /// Which of the nodes, from 0.
+    at: usize,
+    open: Option<Open>,
+}
+
+struct Open {
+    connection: Connection,
+    number: u32,
+    life: u32,
+}
+
+impl Session {
+    pub fn new(shared: &Arc<Shared>, client: u16, at: usize, protocol: Protocol, level: Level) -> Session {
+        let recorder = shared.history.recorder();
+        Session { shared: Arc::clone(shared), recorder, client, protocol, level, at, open: None }
+    }
+
+    pub fn node(&self) -> u16 {
+        self.shared.places[self.at].id
+    }
+
+    pub fn client(&self) -> u16 {
+        self.client
+    }
+
+    pub fn level(&self) -> Level {
+        self.level
+    }
+
+    /// To the next node.
+    pub fn turn(&mut self) {
+        self.open = None;
+        self.at = (self.at + 1) % self.shared.places.len();
+    }
+
+    /// All requests in one write, then all replies. `None` if nothing was sent: there is no connection. Otherwise an outcome for each; after a connection broke,
+    /// those that are missing are unknown.
+    pub fn round(&mut self, requests: &[(Key, Action)]) -> Option<Vec<Outcome>> {
+        if self.open.is_none() && !self.connect() {
+            thread::sleep(DIAL_PAUSE);
+            return None;
+        }
+        if !self.shared.history.takes(requests.len()) {
+            return None;
+        }
+        let open = self.open.as_mut()?;
+        let places: Vec<usize> = requests
+            .iter()
+            .map(|(key, action)| {
+                self.recorder.invoke(Op {
+                    client: self.client,
+                    connection: open.number,
+                    node: self.shared.places[self.at].id,
+                    life: open.life,
+                    key: *key,
+                    action: *action,
+                    level: self.level,
+                    invoked: now(),
+                    completed: u64::MAX,
+                    outcome: Outcome::Unknown(Why::Pending),
+                })
+            })
+            .collect();
+        let mut broken = open.connection.send(requests).err();
+        let mut outcomes = Vec::with_capacity(requests.len());
+        for (place, (key, action)) in places.into_iter().zip(requests) {
+            let received = match broken.take() {
+                None => open.connection.receive(*key, *action),
+                Some(error) => Err(error),
+            };
+            let outcome = received.unwrap_or_else(|error| {
+                let is_silent = matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut);
+                broken = Some(error);
+                Outcome::Unknown(if is_silent { Why::Silent } else { Why::Broken })
+            });
+            self.recorder.complete(place, outcome.clone());
+            outcomes.push(outcome);
+        }
+        if broken.is_some() {
+            self.open = None;
+        }
+        Some(outcomes)
+    }
+
+    /// One request.
+    pub fn ask(&mut self, key: Key, action: Action) -> Option<Outcome> {
+        self.round(&[(key, action)])?.pop()
+    }
+
+    fn connect(&mut self) -> bool {
+        let place = &self.shared.places[self.at];
+        let life = place.life.load(Ordering::SeqCst);
+        let Ok(connection) = Connection::open(place.addr, self.protocol, self.level) else { return false };
+        // A node is down before its next life is counted, so both looks at the same number mean that this life answers.
+        if place.life.load(Ordering::SeqCst) != life {
+            return false;
+        }
+        self.open = Some(Open { connection, number: self.shared.history.next_connection(), life });
+        true
+    }
+}

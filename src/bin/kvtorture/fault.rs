@@ -1,0 +1,260 @@
+//! A fault being done: begun, kept up, ended, and what came of it.
+//!
+//! An effect is what was seen, not what was asked for: a process that died of the signal, a connection that broke, a frame that did not come, a write that
+//! was refused. A fault without effect has tested nothing.
+
+use std::fs;
+use std::io::{self, Read, Write};
+use std::net::TcpStream;
+use std::os::unix::fs::MetadataExt;
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit};
+use socket2::{Domain, Socket, Type};
+
+use crate::nodes::{Nodes, WRITE_TIMEOUT};
+use crate::plan::{Fault, Kind};
+use crate::proxy::{Effects, Mode};
+use crate::survey;
+
+/// A node that a signal has stopped does not answer in this time; neither does one that is merely slow, which is why it is asked while it stands still.
+const PING_TIMEOUT: Duration = Duration::from_millis(300);
+/// Until a node has closed a connection on which a corrupted frame came.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(4);
+/// What a log may still grow by until the disk is full.
+const DISK_LEFT: u64 = 2_000;
+/// Until a write has met the full disk.
+const FILL_TIMEOUT: Duration = Duration::from_secs(6);
+/// Enough dumps that no buffer between holds their replies.
+const DUMPS_ASKED: usize = 2_000;
+const RECEIVE_BUFFER: usize = 4 << 10;
+
+/// What came of a fault.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Effect {
+    pub count: u64,
+    pub noun: &'static str,
+}
+
+pub struct Ongoing {
+    pub fault: Fault,
+    began: Instant,
+    before: Effects,
+    /// What was seen of it so far, where the proxies do not count it.
+    seen: u64,
+    is_cut: bool,
+    next_turn: Instant,
+    client: Option<TcpStream>,
+    refused_before: u64,
+    /// What must not be.
+    pub complaints: Vec<String>,
+}
+
+impl Ongoing {
+    pub fn begin(fault: Fault, nodes: &mut Nodes) -> io::Result<Ongoing> {
+        let now = Instant::now();
+        let mut ongoing = Ongoing {
+            before: nodes.effects(&fault.links),
+            began: now,
+            seen: 0,
+            is_cut: false,
+            next_turn: now,
+            client: None,
+            refused_before: 0,
+            complaints: Vec::new(),
+            fault,
+        };
+        let fault = ongoing.fault.clone();
+        match (fault.kind, fault.victims.first().copied()) {
+            (Kind::Kill, _) => ongoing.seen = nodes.kill(&fault.victims),
+            (Kind::Stop, Some(victim)) => nodes.pause(victim),
+            (Kind::Restart, Some(victim)) => {
+                match nodes.stop(victim) {
+                    Ok(()) => ongoing.seen = 1,
+                    Err(how) => ongoing.complaints.push(how),
+                }
+                if fault.other_way {
+                    nodes.start(victim)?;
+                }
+            }
+            (Kind::Wipe, Some(victim)) => {
+                nodes.kill(&[victim]);
+                ongoing.seen = nodes.wipe(victim)?;
+            }
+            (Kind::DeafClient, Some(victim)) => ongoing.client = Some(deaf_client(nodes, victim)?),
+            (Kind::DiskFull, Some(victim)) => {
+                ongoing.refused_before = survey::status(nodes.place(victim)).map_or(0, |status| status.number("writes_refused"));
+                limit_files(nodes, victim, Some(log_len(nodes, victim)? + DISK_LEFT))?;
+            }
+            _ => nodes.set_links(&fault.links, ongoing.mode()),
+        }
+        Ok(ongoing)
+    }
+
+    /// What its links do. A flapping one is cut in its first step.
+    fn mode(&self) -> Mode {
+        match (self.fault.kind, self.fault.other_way) {
+            (Kind::CutOneWay, false) => Mode::Swallow,
+            (Kind::CutOneWay, true) | (Kind::CutTwoWay | Kind::Hub, _) => Mode::Cut,
+            (Kind::Delay, _) => Mode::Delay(self.fault.pace),
+            (Kind::DeafPeer, _) => Mode::Deaf,
+            (Kind::Reset, _) => Mode::Reset,
+            (Kind::Flip, _) => Mode::Flip,
+            (Kind::Duplicate, false) => Mode::DuplicateFrames,
+            (Kind::Duplicate, true) => Mode::DuplicateBytes,
+            _ => Mode::Pass,
+        }
+    }
+
+    /// To be called every now and then while it lasts.
+    pub fn step(&mut self, nodes: &Nodes) {
+        if self.fault.kind == Kind::Flap && Instant::now() >= self.next_turn {
+            self.is_cut = !self.is_cut;
+            nodes.set_links(&self.fault.links, if self.is_cut { Mode::Cut } else { Mode::Pass });
+            self.next_turn = Instant::now() + self.fault.pace;
+        }
+    }
+
+    /// Whether it has lasted long enough.
+    pub fn is_due(&self, nodes: &Nodes) -> bool {
+        let lasted = self.began.elapsed();
+        match (self.fault.kind, self.fault.victims.first()) {
+            // A full disk counts from when it was met.
+            (Kind::DiskFull, Some(victim)) if lasted < FILL_TIMEOUT => {
+                lasted >= self.fault.duration && self.refusals(nodes, *victim).is_ok_and(|refused| refused > 0)
+            }
+            (Kind::DeafClient, _) => lasted >= self.fault.duration.max(WRITE_TIMEOUT * 3),
+            _ => lasted >= self.fault.duration,
+        }
+    }
+
+    /// Ends it. What is broken mends by itself from here on.
+    pub fn end(&mut self, nodes: &mut Nodes) -> io::Result<()> {
+        let fault = self.fault.clone();
+        match (fault.kind, fault.victims.first().copied()) {
+            (Kind::Kill | Kind::Wipe, _) => fault.victims.iter().try_for_each(|victim| nodes.start(*victim))?,
+            (Kind::Restart, Some(victim)) if !fault.other_way => nodes.start(victim)?,
+            (Kind::Stop, Some(victim)) => {
+                self.seen = u64::from(!survey::answers(nodes.place(victim), PING_TIMEOUT));
+                nodes.resume(victim);
+            }
+            (Kind::DeafClient, _) => self.seen = u64::from(self.client.take().is_some_and(was_closed)),
+            (Kind::DiskFull, Some(victim)) => self.free_disk(nodes, victim)?,
+            _ => {}
+        }
+        if matches!(fault.kind, Kind::Flip | Kind::Duplicate) {
+            self.await_closes(nodes);
+        }
+        nodes.set_links(&fault.links, Mode::Pass);
+        Ok(())
+    }
+
+    /// What has come of it, once it has ended.
+    pub fn effect(&self, nodes: &Nodes) -> Effect {
+        let effects = nodes.effects(&self.fault.links).since(&self.before);
+        let (count, noun) = match (self.fault.kind, self.fault.other_way) {
+            (Kind::Kill, _) => (self.seen, "processes killed"),
+            (Kind::Stop, _) => (self.seen, "nodes silent"),
+            (Kind::Restart, _) => (self.seen, "processes stopped in order"),
+            (Kind::Wipe, _) => (self.seen, "files lost"),
+            (Kind::CutOneWay, false) => (effects.frames_dropped, "frames dropped or connections broken"),
+            (Kind::CutOneWay, true) => (effects.broken + effects.refused, "frames dropped or connections broken"),
+            (Kind::CutTwoWay | Kind::Hub | Kind::Flap, _) => (effects.broken + effects.refused, "connections broken or refused"),
+            (Kind::Delay, _) => (effects.bytes_delayed, "bytes delayed"),
+            (Kind::DeafPeer, _) => (effects.bytes_held, "bytes held back"),
+            (Kind::DeafClient, _) => (self.seen, "clients closed by the node"),
+            (Kind::Reset, _) => (effects.resets, "connections reset in mid-frame"),
+            (Kind::Flip, _) => (effects.closed_by_node, "connections closed by the node"),
+            (Kind::Duplicate, _) => (effects.duplicated, "frames or parts of them sent twice"),
+            (Kind::DiskFull, _) => (self.seen, "writes refused"),
+        };
+        Effect { count, noun }
+    }
+
+    /// Every connection that carried a wrong byte is closed by who received it, and not by the end of the fault.
+    fn await_closes(&mut self, nodes: &Nodes) {
+        // Nothing more is corrupted from here on.
+        nodes.set_links(&self.fault.links, Mode::Pass);
+        let all_closed = survey::until(Instant::now() + CLOSE_TIMEOUT, || {
+            let effects = nodes.effects(&self.fault.links).since(&self.before);
+            let open = effects.corrupted - effects.closed_by_node;
+            if open == 0 { Ok(()) } else { Err(format!("{} left {open} of {} corrupted connections open", self.fault, effects.corrupted)) }
+        });
+        self.complaints.extend(all_closed.err());
+    }
+
+    /// Writes that the full disk has refused so far; an error is a log that goes on.
+    fn refusals(&self, nodes: &Nodes, victim: u16) -> Result<u64, String> {
+        let status = survey::status(nodes.place(victim))?;
+        match status.text("log").starts_with("stopped") {
+            true => Ok(status.number("writes_refused").saturating_sub(self.refused_before)),
+            false => Err(format!("the log of n{victim} is {}", status.text("log"))),
+        }
+    }
+
+    fn free_disk(&mut self, nodes: &mut Nodes, victim: u16) -> io::Result<()> {
+        match self.refusals(nodes, victim) {
+            Ok(refused) => self.seen = refused,
+            Err(why) => self.complaints.push(format!("the disk of n{victim} did not get full: {why}")),
+        }
+        limit_files(nodes, victim, None)?;
+        if self.fault.other_way {
+            let resumed = survey::until(Instant::now() + CLOSE_TIMEOUT, || survey::resume(nodes.place(victim)));
+            self.complaints.extend(resumed.err().map(|why| format!("RESUME with space on the disk: {why}")));
+        } else {
+            self.complaints.extend(nodes.stop(victim).err());
+            nodes.start(victim)?;
+        }
+        Ok(())
+    }
+}
+
+/// Asks for far more than it takes, and reads nothing.
+fn deaf_client(nodes: &Nodes, victim: u16) -> io::Result<TcpStream> {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
+    socket.set_recv_buffer_size(RECEIVE_BUFFER)?;
+    socket.connect_timeout(&nodes.place(victim).addr.into(), Duration::from_secs(2))?;
+    let mut stream: TcpStream = socket.into();
+    stream.set_write_timeout(Some(Duration::from_secs(1)))?;
+    stream.write_all("DUMP\n".repeat(DUMPS_ASKED).as_bytes())?;
+    Ok(stream)
+}
+
+/// Whether the node has closed the connection, behind what it had sent by then.
+fn was_closed(mut stream: TcpStream) -> bool {
+    let _ = stream.set_read_timeout(Some(Duration::from_millis(300)));
+    let deadline = Instant::now() + CLOSE_TIMEOUT;
+    let mut bytes = vec![0; 64 << 10];
+    while Instant::now() < deadline {
+        match stream.read(&mut bytes) {
+            Ok(0) => return true,
+            Ok(_) => {}
+            Err(error) => return !matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut),
+        }
+    }
+    false
+}
+
+/// Bytes of the log that is written now.
+fn log_len(nodes: &Nodes, victim: u16) -> io::Result<u64> {
+    let mut newest = (String::new(), 0);
+    for file in fs::read_dir(nodes.data_dir(victim))? {
+        let file = file?;
+        let name = file.file_name().to_string_lossy().into_owned();
+        if name.starts_with("log-") && name > newest.0 {
+            newest = (name, file.metadata()?.size());
+        }
+    }
+    Ok(newest.1)
+}
+
+/// No file of this process grows beyond so many bytes; `None` lifts that. To the process it is a disk that takes no more.
+fn limit_files(nodes: &Nodes, victim: u16, len: Option<u64>) -> io::Result<()> {
+    let own = getrlimit(Resource::Fsize);
+    let limit = Rlimit { current: len.or(own.current), maximum: own.maximum };
+    let process = nodes.process_id(victim).and_then(Pid::from_raw);
+    // Without a process the limit would be this one's.
+    let process = process.ok_or_else(|| io::Error::other(format!("n{victim} does not run")))?;
+    prlimit(Some(process), Resource::Fsize, limit)?;
+    Ok(())
+}

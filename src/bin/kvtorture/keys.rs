@@ -1,0 +1,111 @@
+//! The keys that clients write, and values that prove who wrote them.
+//!
+//! A value names its key and its number, and is padded to a length that follows from the number: a value that was cut, mixed up or invented is not taken
+//! for one that was written.
+
+use std::fmt;
+use std::str::FromStr;
+
+/// What a key is for: each group has its own writers, and its own promises.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Group {
+    /// Written by several clients through one node only.
+    Register,
+    /// One writer that moves from node to node, at `majority`.
+    Ledger,
+    /// One writer at one node, at `local`.
+    Local,
+    /// Written through all nodes at the same time.
+    Contended,
+    /// Counted through one node only, at `majority`.
+    Counter,
+    /// Written once, deleted once, and never written again.
+    Gone,
+    /// Written once, with an expiry.
+    Expiring,
+}
+
+impl Group {
+    const ALL: [(Group, &'static str); 7] = [
+        (Group::Register, "register"),
+        (Group::Ledger, "ledger"),
+        (Group::Local, "local"),
+        (Group::Contended, "contended"),
+        (Group::Counter, "counter"),
+        (Group::Gone, "gone"),
+        (Group::Expiring, "expiring"),
+    ];
+
+    fn name(self) -> &'static str {
+        Group::ALL.iter().find(|(group, _)| *group == self).map_or("", |(_, name)| name)
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Key {
+    pub group: Group,
+    /// The node or the writer that it belongs to.
+    pub owner: u16,
+    pub number: u32,
+}
+
+impl fmt::Display for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}/{}", self.group.name(), self.owner, self.number)
+    }
+}
+
+impl FromStr for Key {
+    type Err = ();
+    fn from_str(text: &str) -> Result<Key, ()> {
+        let mut parts = text.split('/');
+        let name = parts.next().ok_or(())?;
+        let (group, _) = Group::ALL.into_iter().find(|(_, group)| *group == name).ok_or(())?;
+        let owner = parts.next().and_then(|owner| owner.parse().ok()).ok_or(())?;
+        let number = parts.next().and_then(|number| number.parse().ok()).ok_or(())?;
+        if parts.next().is_some() { Err(()) } else { Ok(Key { group, owner, number }) }
+    }
+}
+
+impl Key {
+    /// The value with this number.
+    pub fn value(self, number: u64) -> String {
+        if self.group == Group::Counter {
+            return number.to_string();
+        }
+        let padding = match number {
+            number if number.is_multiple_of(61) => 3_000,
+            number if number.is_multiple_of(7) => 300,
+            number => number as usize % 32,
+        };
+        format!("{number} {self}:{}", ".".repeat(padding))
+    }
+
+    /// The number of a value that somebody may have written under this key; none for any other bytes.
+    pub fn number_in(self, value: &[u8]) -> Option<u64> {
+        let digits = value.split(|byte| *byte == b' ').next()?;
+        let number = std::str::from_utf8(digits).ok()?.parse().ok()?;
+        (self.value(number).as_bytes() == value).then_some(number)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_value_is_known_by_its_key_and_number_and_nothing_else_is_taken_for_one() {
+        for (group, _) in Group::ALL {
+            let key = Key { group, owner: 2, number: 9 };
+            assert_eq!(key.to_string().parse(), Ok(key));
+            for number in [0, 7, 61, 1 << 40] {
+                let value = key.value(number);
+                assert_eq!(key.number_in(value.as_bytes()), Some(number));
+                assert_eq!(key.number_in(&value.as_bytes()[1..value.len() - 1]).filter(|_| group != Group::Counter), None);
+                let other = Key { number: 8, ..key };
+                assert_eq!(other.number_in(value.as_bytes()).filter(|_| group != Group::Counter), None);
+            }
+        }
+        assert!("ledger/1".parse::<Key>().is_err() && "ledger/1/2/3".parse::<Key>().is_err() && "other/1/2".parse::<Key>().is_err());
+    }
+}

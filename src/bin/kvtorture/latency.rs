@@ -1,0 +1,73 @@
+//! What one faulty node costs the others: how long `local` writes take there, beside the same load without any fault.
+
+use hdrhistogram::Histogram;
+
+use crate::checks::Verdict;
+use crate::history::Op;
+use crate::keys::Group;
+
+/// Coarse, because the machine may be small and busy: a node that waited for its faulty peer would exceed it.
+const P99_MAX_US: u64 = 2_000_000;
+/// Too few of them say nothing of the hundredth part.
+const SAMPLES_MIN: u64 = 100;
+
+/// A time in which one node was faulty, or none.
+#[derive(Clone, Copy, Debug)]
+pub struct Phase {
+    pub from: u64,
+    pub until: u64,
+    pub faulty: Option<u16>,
+}
+
+#[derive(Default)]
+pub struct Phases(Vec<Phase>);
+
+impl Phases {
+    pub fn add(&mut self, phase: Phase) {
+        self.0.push(phase);
+    }
+
+    pub fn check(&self, ops: &[Op]) -> Verdict {
+        let mut verdict = Verdict::new("a faulty peer does not slow local writes");
+        let (Ok(mut calm), Ok(mut faulty)) = (Histogram::<u64>::new(3), Histogram::<u64>::new(3)) else { return verdict };
+        for op in ops.iter().filter(|op| op.key.group == Group::Local && op.is_done()) {
+            // Phases are in order and do not overlap.
+            let place = self.0.partition_point(|phase| phase.until < op.invoked);
+            let Some(phase) = self.0.get(place).filter(|phase| phase.from <= op.invoked) else { continue };
+            match phase.faulty {
+                None => calm.saturating_record(op.completed - op.invoked),
+                Some(node) if node != op.node => faulty.saturating_record(op.completed - op.invoked),
+                Some(_) => {}
+            }
+        }
+        let (beside, without) = (faulty.value_at_quantile(0.99), calm.value_at_quantile(0.99));
+        verdict.looked_at =
+            format!("p99 {beside} us of {} writes beside one faulty node, {without} us of {} without faults", faulty.len(), calm.len());
+        verdict.require(faulty.len() < SAMPLES_MIN || beside <= P99_MAX_US, || {
+            format!("p99 is {beside} us, at most {P99_MAX_US} are accepted")
+        });
+        verdict
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::keys::Key;
+    use crate::wire::{Action, Answer, Level, Outcome};
+
+    fn write(node: u16, invoked: u64, took: u64) -> Op {
+        let key = Key { group: Group::Local, owner: node, number: 0 };
+        let (action, outcome) = (Action::Put(1), Outcome::Done(Answer::Written));
+        Op { client: 0, connection: 0, node, life: 1, key, action, level: Level::Local, invoked, completed: invoked + took, outcome }
+    }
+
+    #[test]
+    fn slow_writes_count_only_at_the_other_nodes_while_one_is_faulty() {
+        let phases = Phases(vec![Phase { from: 0, until: 1_000, faulty: None }, Phase { from: 1_001, until: 2_000, faulty: Some(2) }]);
+        let slow = 3_000_000;
+        let ops = |node: u16, from: u64| (0..200).map(move |number| write(node, from + number, slow)).collect::<Vec<_>>();
+        assert!(!phases.check(&ops(1, 1_100)).holds());
+        assert!(phases.check(&ops(2, 1_100)).holds() && phases.check(&ops(1, 100)).holds() && phases.check(&ops(1, 2_100)).holds());
+    }
+}

@@ -1,0 +1,129 @@
+//! kvtorture: nodes as real processes, clients that remember what they were promised, and faults drawn from a seed.
+//!
+//! Read in this order: `plan` (what is done to whom), `nodes` and `proxy` (what it is done to), `fault` (how, and what came of it), `clients` (the load), `wire`
+//! and `history` (what they heard), `run` (the order of it all), `checks` (what must hold of it), `report`.
+//!
+//! Exit codes: 0 every check held, 1 one failed or nothing could be run, 2 bad usage. What a run finds out goes to stdout, why there is none to stderr.
+
+mod checks;
+mod clients;
+mod fault;
+mod history;
+mod keys;
+mod latency;
+mod logs;
+mod nodes;
+mod plan;
+mod proxy;
+mod report;
+mod run;
+mod survey;
+mod usage;
+mod wire;
+
+use std::fmt;
+use std::fs;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::atomic::Ordering;
+use std::thread;
+use std::time::Instant;
+
+use plan::Plan;
+use run::{CHECKS_TIMEOUT, INTERRUPTED, Wanted};
+use usage::{Arguments, Kinds, Minutes, NodesLen};
+
+const FAILED: u8 = 1;
+const USAGE: u8 = 2;
+
+/// Microseconds of the clock by which the history is told.
+fn now() -> u64 {
+    kvmesh::clock::elapsed().as_micros() as u64
+}
+
+fn main() -> ExitCode {
+    let began = Instant::now();
+    let arguments: Arguments = kvmesh::arguments::from_env("kvtorture");
+    let Minutes(length) = arguments.minutes;
+    let Kinds(kinds) = arguments.faults;
+    let seed = arguments.seed.unwrap_or_else(|| fastrand::u64(..1 << 32));
+    let program = match beside_this_one() {
+        Ok(program) => program,
+        Err(why) => return leave(FAILED, why),
+    };
+    let plan = Plan::new(seed, arguments.nodes.map(|NodesLen(len)| len), kinds);
+    println!("seed {seed}: {}", plan.setting());
+    let (dir, is_own) = match directory(arguments.dir, seed) {
+        Ok(dir) => dir,
+        Err((code, why)) => return leave(code, why),
+    };
+    // Where that fails, Ctrl-C ends the nodes with this process: they are of one terminal.
+    let _ = ctrlc::set_handler(|| INTERRUPTED.store(true, Ordering::Relaxed));
+    watch_the_time(began + length + CHECKS_TIMEOUT, seed, dir.clone());
+    let report = match run::run(Wanted { seed, length, program, is_quiet: arguments.quiet }, &dir, plan) {
+        Ok(report) => report,
+        Err(error) => return leave(FAILED, format_args!("the run broke off: {error}; its files are in {}", dir.display())),
+    };
+    let mut out = io::stdout().lock();
+    if !arguments.quiet || !report.holds() {
+        // A reader who has left has seen enough.
+        let _ = report.write(&mut out);
+    }
+    let _ = writeln!(out, "{}", report.verdict());
+    if report.holds() {
+        if is_own {
+            let _ = fs::remove_dir_all(&dir);
+        }
+        return ExitCode::SUCCESS;
+    }
+    match report.save(&dir) {
+        Ok(()) => drop(writeln!(out, "evidence: {} (report.txt, history.jsonl, nodeN.log, data)", dir.display())),
+        Err(error) => drop(writeln!(out, "evidence: {}, which is not whole: {error}", dir.display())),
+    }
+    ExitCode::from(FAILED)
+}
+
+fn leave(code: u8, reason: impl fmt::Display) -> ExitCode {
+    let _ = writeln!(io::stderr(), "kvtorture: {reason}");
+    ExitCode::from(code)
+}
+
+/// The server that is tortured: the one that was built with this program.
+fn beside_this_one() -> Result<PathBuf, String> {
+    let own = std::env::current_exe().map_err(|error| format!("where this program is cannot be told: {error}"))?;
+    let program = own.with_file_name("kvnode");
+    match program.is_file() {
+        true => Ok(program),
+        false => Err(format!("there is no kvnode beside this program, at {}; build both: cargo build --release --bins", program.display())),
+    }
+}
+
+/// Where everything goes, and whether it may be removed afterwards.
+fn directory(asked: Option<PathBuf>, seed: u64) -> Result<(PathBuf, bool), (u8, String)> {
+    let named = |path: &Path, error: io::Error| (FAILED, format!("{}: {error}", path.display()));
+    if let Some(path) = asked {
+        fs::create_dir_all(&path).map_err(|error| named(&path, error))?;
+        let mut files = fs::read_dir(&path).map_err(|error| named(&path, error))?;
+        if files.next().is_some() {
+            return Err((USAGE, format!("{} is not empty; the nodes of a run begin without data", path.display())));
+        }
+        // Nodes are told where their data is, whatever directory they are started in.
+        return path.canonicalize().map(|path| (path.clone(), false)).map_err(|error| named(&path, error));
+    }
+    let path = std::env::temp_dir().join(format!("kvtorture-{seed}-{}", std::process::id()));
+    fs::create_dir(&path).map_err(|error| named(&path, error))?;
+    Ok((path, true))
+}
+
+/// The last resort: every wait of a run has a deadline, but a machine can be so slow that their sum is too much, and checks search.
+fn watch_the_time(deadline: Instant, seed: u64, dir: PathBuf) {
+    let watch = move || {
+        thread::sleep(deadline.saturating_duration_since(Instant::now()));
+        println!("verdict: FAILED, seed {seed}: the checks were not done in time; its files are in {}", dir.display());
+        nodes::end_all();
+        std::process::exit(FAILED.into());
+    };
+    // Without it the run may take longer than it says.
+    let _ = thread::Builder::new().name("watch".into()).spawn(watch);
+}

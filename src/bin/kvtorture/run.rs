@@ -1,0 +1,412 @@
+//! One run, from the first node's start to the last check: whole and quiet, then load, then round after round of faults, then healing.
+//!
+//! Every wait has a deadline; what is not there in time is a failed check with its name. Faults and load end with the minutes asked for, and half a minute is
+//! left for the rest.
+
+use std::collections::{BTreeMap, HashMap};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use kvmesh::clock::wall_ms;
+use kvmesh::entry::SeenVector;
+
+use crate::checks::{self, Dumped, Evidence, Loss, Settled, Verdict};
+use crate::clients::Clients;
+use crate::fault::Ongoing;
+use crate::history::Tally;
+use crate::latency::{Phase, Phases};
+use crate::logs::Logs;
+use crate::nodes::Nodes;
+use crate::now;
+use crate::plan::{Fault, Kind, Plan};
+use crate::report::{FaultTally, Report};
+use crate::survey::{self, Size, until};
+
+/// A node that starts, or has been out of reach, is whole again in this time, on a machine that is small and busy.
+const HEAL_TIMEOUT: Duration = Duration::from_secs(20);
+/// Load without faults: before the first one, and between two rounds.
+const WARM_UP: Duration = Duration::from_millis(1_500);
+const CALM: Duration = Duration::from_millis(500);
+/// What a round may take beside its faults, in the judgement whether there is time for one more.
+const ROUND_REST: Duration = Duration::from_millis(1_500);
+/// No fault lasts longer, its own end aside.
+const FAULT_LEN_MAX: Duration = Duration::from_secs(8);
+const STEP_PAUSE: Duration = Duration::from_millis(20);
+/// From the end of the faults to the end of everything.
+pub const CHECKS_TIMEOUT: Duration = Duration::from_secs(30);
+/// Parts of that: until the clients have ended, the nodes are whole, they hold the same, and their threads have ended.
+const CLIENTS_TIMEOUT: Duration = Duration::from_secs(11);
+const CONVERGE_TIMEOUT: Duration = Duration::from_secs(10);
+const THREADS_TIMEOUT: Duration = Duration::from_secs(5);
+/// With more entries than this, dumps are compared in fewer rounds.
+const COMPARED_EACH_ROUND: usize = 5_000;
+/// What expires within this time is left out of digests: the nodes are asked one after the other.
+const EXPIRES_SOON_MS: u64 = 10_000;
+/// Least acknowledged writes a second of load, whatever the machine.
+const ACKNOWLEDGED_MIN: u64 = 5;
+/// What a node may take at the end beside what it took when the load had just begun: so much, and so many times the bytes of its entries. Allocators keep what was
+/// freed, dumps pass through buffers, tombstones and maps have room to grow.
+const MEMORY_SLACK_KIB: u64 = 64 << 10;
+const MEMORY_FACTOR: u64 = 16;
+
+/// Somebody wants this to end: Ctrl-C, or SIGTERM.
+pub static INTERRUPTED: AtomicBool = AtomicBool::new(false);
+
+pub struct Wanted {
+    pub seed: u64,
+    pub length: Duration,
+    pub program: PathBuf,
+    pub is_quiet: bool,
+}
+
+struct Run {
+    wanted: Wanted,
+    faults_end: Instant,
+    nodes: Nodes,
+    logs: Logs,
+    settled: Vec<Settled>,
+    losses: Vec<Loss>,
+    phases: Phases,
+    tallies: BTreeMap<Kind, FaultTally>,
+    whole: Verdict,
+    claims: Verdict,
+    alive: Verdict,
+    closes: Verdict,
+    claimed: usize,
+}
+
+/// Runs, and returns what came of it. An error is this machine's: a process that cannot be started, a file that cannot be written.
+pub fn run(wanted: Wanted, dir: &Path, mut plan: Plan) -> io::Result<Report> {
+    let began = Instant::now();
+    let nodes = Nodes::new(wanted.program.clone(), dir, plan.setting())?;
+    let logs = Logs::watch(nodes.ids().into_iter().map(|id| nodes.data_dir(id)).collect())?;
+    let mut run = Run {
+        faults_end: began + wanted.length,
+        nodes,
+        logs,
+        settled: Vec::new(),
+        losses: Vec::new(),
+        phases: Phases::default(),
+        tallies: BTreeMap::new(),
+        whole: Verdict::new("the mesh is whole again after each fault"),
+        claims: Verdict::new("vectors claim no more than is there"),
+        alive: Verdict::new("no node ends by itself"),
+        closes: Verdict::new("nodes stop, close and resume as they should"),
+        claimed: 0,
+        wanted,
+    };
+    for id in run.nodes.ids() {
+        run.nodes.start(id)?;
+    }
+    run.await_whole(began + HEAL_TIMEOUT);
+    let before = run.steady_sizes();
+    let mut clients = Clients::start(run.nodes.places(), run.wanted.seed)?;
+    let load_began = Instant::now();
+    run.sleep(WARM_UP);
+    let loaded = run.sizes();
+    run.settle();
+    let mut number = 0;
+    while run.goes_on() {
+        let faults = plan.draw();
+        let longest = faults.iter().map(|fault| fault.duration).max().unwrap_or_default();
+        if Instant::now() + longest + ROUND_REST > run.faults_end {
+            break;
+        }
+        number += 1;
+        run.round(number, faults)?;
+    }
+    run.sleep(run.faults_end.saturating_duration_since(Instant::now()));
+    let load_took = load_began.elapsed();
+    let report = run.finish(clients.end(Instant::now() + CLIENTS_TIMEOUT), &clients, load_took, &before, &loaded);
+    Ok(report)
+}
+
+impl Run {
+    fn say(&self, line: impl FnOnce() -> String) {
+        if !self.wanted.is_quiet {
+            println!("{}", line());
+        }
+    }
+
+    fn goes_on(&self) -> bool {
+        !INTERRUPTED.load(Ordering::Relaxed) && self.whole.holds() && self.alive.holds() && Instant::now() < self.faults_end
+    }
+
+    fn sleep(&self, length: Duration) {
+        let until = Instant::now() + length;
+        while Instant::now() < until && !INTERRUPTED.load(Ordering::Relaxed) {
+            thread::sleep(STEP_PAUSE.min(until.saturating_duration_since(Instant::now())));
+        }
+    }
+
+    /// Faults done together, ended together, and healed.
+    fn round(&mut self, number: u32, faults: Vec<Fault>) -> io::Result<()> {
+        let lone_victim = match &faults[..] {
+            [Fault { victims, .. }] if victims.len() == 1 => Some(victims[0]),
+            _ => None,
+        };
+        self.say(|| format!("round {number}: {}", faults.iter().map(Fault::to_string).collect::<Vec<_>>().join(", and ")));
+        let from = now();
+        let mut ongoing = Vec::new();
+        for fault in faults {
+            self.note_losses(&fault);
+            ongoing.push(Ongoing::begin(fault, &mut self.nodes)?);
+        }
+        let began = Instant::now();
+        let mut is_compared = !self.is_compared_in(number);
+        while began.elapsed() < FAULT_LEN_MAX && !INTERRUPTED.load(Ordering::Relaxed) {
+            ongoing.iter_mut().for_each(|fault| fault.step(&self.nodes));
+            if ongoing.iter().all(|fault| fault.is_due(&self.nodes)) {
+                break;
+            }
+            if !is_compared && ongoing.iter().all(|fault| began.elapsed() > fault.fault.duration / 2) {
+                is_compared = true;
+                let victims: Vec<u16> = ongoing.iter().flat_map(|fault| fault.fault.victims.clone()).collect();
+                self.compare(|id| !victims.contains(&id));
+            }
+            thread::sleep(STEP_PAUSE);
+        }
+        for fault in &mut ongoing {
+            fault.end(&mut self.nodes)?;
+        }
+        for mut fault in ongoing {
+            let effect = fault.effect(&self.nodes);
+            self.say(|| format!("  {}: {} {}", fault.fault.kind, effect.count, effect.noun));
+            self.tallies.entry(fault.fault.kind).or_insert(FaultTally::new(effect.noun)).add(effect.count);
+            fault.complaints.drain(..).for_each(|complaint| self.closes.fault(format!("round {number}: {complaint}")));
+        }
+        self.await_whole(Instant::now() + HEAL_TIMEOUT);
+        if let Some(victim) = lone_victim {
+            self.phases.add(Phase { from, until: now(), faulty: Some(victim) });
+        }
+        self.settle();
+        let calm_from = now();
+        self.sleep(CALM);
+        self.phases.add(Phase { from: calm_from, until: now(), faulty: None });
+        Ok(())
+    }
+
+    /// What the end of a life takes with it, of writes that one node alone has promised.
+    fn note_losses(&mut self, fault: &Fault) {
+        let loses = match fault.kind {
+            Kind::Wipe => true,
+            // What waits for the log, where nobody waits for the disk.
+            Kind::Kill | Kind::DiskFull => !self.nodes.setting().fsyncs_always,
+            _ => false,
+        };
+        if loses {
+            let safe = self.settled.last().map_or(0, |settled| settled.from);
+            let life = |node: u16| self.nodes.place(node).life.load(Ordering::SeqCst);
+            self.losses.extend(fault.victims.iter().map(|node| Loss { node: *node, life: life(*node), safe }));
+        }
+    }
+
+    /// Everybody is open and connected with everybody.
+    fn await_whole(&mut self, deadline: Instant) {
+        let places = self.nodes.places();
+        let whole = until(deadline, || {
+            if INTERRUPTED.load(Ordering::Relaxed) {
+                return Ok(());
+            }
+            places.iter().try_for_each(|place| survey::is_whole(place))
+        });
+        self.nodes.ended_by_themselves().into_iter().for_each(|how| self.alive.fault(how));
+        if let Err(why) = whole {
+            self.whole.fault(why);
+        }
+    }
+
+    /// Waits until every node has what any of them has now. Returns once that is so, or will not be.
+    fn settle(&mut self) {
+        if !self.goes_on() {
+            return;
+        }
+        let from = now();
+        let places = self.nodes.places();
+        let mut joined = SeenVector::default();
+        for place in &places {
+            match survey::status(place).and_then(|status| status.vector()) {
+                Ok(vector) => joined.join(&vector),
+                Err(why) => return self.whole.fault(why),
+            }
+        }
+        let settled = until(Instant::now() + HEAL_TIMEOUT, || {
+            places.iter().try_for_each(|place| match survey::status(place)?.vector()?.covers_all(&joined) {
+                true => Ok(()),
+                false => Err(format!("n{} does not catch up", place.id)),
+            })
+        });
+        match settled {
+            Ok(()) => self.settled.push(Settled { from, until: now() }),
+            Err(why) => self.whole.fault(why),
+        }
+    }
+
+    fn is_compared_in(&self, number: u32) -> bool {
+        let known = self.logs.with_universe(|universe| universe.len());
+        (number as usize).is_multiple_of(1 + known / COMPARED_EACH_ROUND / 4)
+    }
+
+    /// Holds the dumps of these nodes against everything that is known. Nodes that do not answer now are looked at another time.
+    fn compare(&mut self, which: impl Fn(u16) -> bool) -> Vec<Dumped> {
+        let places = self.nodes.places();
+        let dumps: Vec<Dumped> = places.iter().filter(|place| which(place.id)).filter_map(|place| survey::dump(place).ok()).collect();
+        let (claims, claimed) = (&mut self.claims, &mut self.claimed);
+        self.logs.with_universe(|universe| {
+            dumps.iter().flat_map(|dump| dump.entries.values()).for_each(|entry| universe.add(entry));
+            for dump in &dumps {
+                *claimed += universe.compare(dump, wall_ms(), claims);
+            }
+        });
+        dumps
+    }
+
+    fn sizes(&self) -> HashMap<u16, Size> {
+        let of = |id: u16| Some((id, survey::size(self.nodes.process_id(id)?).ok()?));
+        self.nodes.ids().into_iter().filter_map(of).collect()
+    }
+
+    /// Of nodes without clients: once two looks see as many threads.
+    fn steady_sizes(&self) -> HashMap<u16, Size> {
+        let mut last = self.sizes();
+        let threads = |sizes: &HashMap<u16, Size>| sizes.iter().map(|(id, size)| (*id, size.threads)).collect::<BTreeMap<_, _>>();
+        // Whatever is seen in the end is what later looks are held against.
+        let _ = until(Instant::now() + THREADS_TIMEOUT, || {
+            self.sleep(Duration::from_millis(300));
+            let next = self.sizes();
+            let is_same = threads(&next) == threads(&last);
+            last = next;
+            if is_same { Ok(()) } else { Err(String::new()) }
+        });
+        last
+    }
+
+    /// Heals, checks and reports.
+    fn finish(
+        mut self,
+        hung: usize,
+        clients: &Clients,
+        load_took: Duration,
+        before: &HashMap<u16, Size>,
+        loaded: &HashMap<u16, Size>,
+    ) -> Report {
+        let ops = clients.shared.history.take();
+        let mut ended = Verdict::new("every client ends");
+        ended.require(hung == 0, || format!("{hung} clients have not ended after {CLIENTS_TIMEOUT:?}"));
+        self.await_whole(Instant::now() + CONVERGE_TIMEOUT);
+        let equal = self.equal_digests();
+        let sizes = self.sizes_return(before, loaded);
+        let dumps = self.compare(|_| true);
+        self.claims.require(dumps.len() == self.nodes.ids().len(), || format!("only {} nodes gave a dump at the end", dumps.len()));
+        self.nodes.ended_by_themselves().into_iter().for_each(|how| self.alive.fault(how));
+        let dumped_wall_ms = wall_ms();
+        self.nodes.end();
+
+        self.claims.looked_at = format!("{} claims of {} known versions", self.claimed, self.logs.with_universe(|universe| universe.len()));
+        self.whole.looked_at = format!("{} times", self.settled.len());
+        self.note_panics();
+        let pauses = self.nodes.places().iter().map(|place| (place.id, place.pauses.lock().clone())).collect();
+        let evidence = Evidence {
+            ops: &ops,
+            by_key: Evidence::index(&ops),
+            dumps: &dumps,
+            dumped_wall_ms,
+            losses: &self.losses,
+            settled: &self.settled,
+            pauses: &pauses,
+        };
+        let tally = Tally::of(&ops);
+        let mut enough = Verdict::new("enough writes are acknowledged");
+        let least = ACKNOWLEDGED_MIN * load_took.as_secs();
+        enough.looked_at = format!("{} in {:.0} s", tally.done_writes, load_took.as_secs_f64());
+        enough.require(tally.done_writes >= least, || format!("at least {least} were expected"));
+        let mut verdicts = vec![self.whole, equal];
+        verdicts.extend(checks::all(&evidence));
+        verdicts.extend([self.claims, self.alive, self.closes, ended, sizes, self.phases.check(&ops), enough, effects(&self.tallies)]);
+        drop(evidence);
+        Report { seed: self.wanted.seed, verdicts, tallies: self.tallies, tally, ops, was_interrupted: INTERRUPTED.load(Ordering::Relaxed) }
+    }
+
+    fn equal_digests(&mut self) -> Verdict {
+        let mut verdict = Verdict::new("equal digests after healing");
+        let places = self.nodes.places();
+        let equal = until(Instant::now() + CONVERGE_TIMEOUT, || {
+            let before_ms = wall_ms() + EXPIRES_SOON_MS;
+            let look = |place: &crate::nodes::Place| Ok::<_, String>((survey::status(place)?.vector()?, survey::digest(place, before_ms)?));
+            let seen = places.iter().map(|place| look(place)).collect::<Result<Vec<_>, _>>()?;
+            match seen.iter().find(|one| **one != seen[0]) {
+                None => Ok(seen[0].1.clone()),
+                Some(other) => Err(format!(
+                    "the nodes differ: {} and {}, vectors {}",
+                    seen[0].1,
+                    other.1,
+                    if seen[0].0 == other.0 { "equal" } else { "unequal" }
+                )),
+            }
+        });
+        match equal {
+            Ok(digest) => verdict.looked_at = format!("{} nodes, {digest}", places.len()),
+            Err(why) => verdict.fault(why),
+        }
+        for place in &places {
+            let divergences = survey::status(place).map_or(0, |status| status.number("divergences"));
+            verdict.require(divergences == 0, || format!("n{} has counted {divergences} divergences", place.id));
+        }
+        verdict
+    }
+
+    /// Without clients, the nodes have as many threads as before there were any, and no more memory than their data explains.
+    fn sizes_return(&mut self, before: &HashMap<u16, Size>, loaded: &HashMap<u16, Size>) -> Verdict {
+        let mut verdict = Verdict::new("memory and threads return");
+        for place in self.nodes.places() {
+            let id = place.id;
+            let (Some(quiet), Some(loaded)) = (before.get(&id), loaded.get(&id)) else {
+                verdict.fault(format!("n{id} was never measured"));
+                continue;
+            };
+            // Asked first, and the connection closed: it takes a thread.
+            let entries_kib = survey::status(&place).map_or(0, |status| status.number("memory_bytes")) / 1024;
+            let process_id = self.nodes.process_id(id).unwrap_or(-1);
+            let returned = until(Instant::now() + THREADS_TIMEOUT, || match survey::size(process_id)? {
+                size if size.threads <= quiet.threads => Ok(size),
+                size => Err(format!("n{id} has {} threads, and had {} before there were clients", size.threads, quiet.threads)),
+            });
+            match returned {
+                Ok(size) => {
+                    let most = loaded.resident_kib + MEMORY_SLACK_KIB + MEMORY_FACTOR * entries_kib;
+                    verdict.require(size.resident_kib <= most, || {
+                        format!("n{id} takes {} KiB, at most {most} are explained by {entries_kib} KiB of entries", size.resident_kib)
+                    });
+                    let looked_at = format!(
+                        "n{id} {} threads (loaded {}), {} KiB (loaded {})",
+                        size.threads, loaded.threads, size.resident_kib, loaded.resident_kib
+                    );
+                    verdict.looked_at =
+                        if verdict.looked_at.is_empty() { looked_at } else { format!("{}, {looked_at}", verdict.looked_at) };
+                }
+                Err(why) => verdict.fault(why),
+            }
+        }
+        verdict
+    }
+
+    fn note_panics(&mut self) {
+        for id in self.nodes.ids() {
+            let log = self.nodes.log(id).unwrap_or_default();
+            log.lines().filter(|line| line.contains("panicked")).for_each(|line| self.alive.fault(format!("n{id} says: {line}")));
+        }
+    }
+}
+
+fn effects(tallies: &BTreeMap<Kind, FaultTally>) -> Verdict {
+    let mut verdict = Verdict::new("every fault has an effect");
+    verdict.looked_at = format!("{} faults of {} kinds", tallies.values().map(|tally| tally.drawn).sum::<u64>(), tallies.len());
+    for (kind, tally) in tallies {
+        verdict.require(tally.without == 0, || format!("{} of {} times {kind} had none", tally.without, tally.drawn));
+    }
+    verdict.require(!tallies.is_empty(), || "no fault was drawn: the run is too short".to_owned());
+    verdict
+}

@@ -1,0 +1,137 @@
+//! What the nodes say of themselves, and what the system says of their processes. Every question has a deadline.
+
+use std::collections::HashMap;
+use std::fs;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use kvmesh::client::{self, Client};
+use kvmesh::dump::{Line, parse_line};
+use kvmesh::entry::SeenVector;
+
+use crate::checks::Dumped;
+use crate::nodes::Place;
+
+const ASK_TIMEOUT: Duration = Duration::from_secs(2);
+const DUMP_TIMEOUT: Duration = Duration::from_secs(5);
+const POLL_PAUSE: Duration = Duration::from_millis(25);
+
+/// Polls until `probe` gives a value; what it said last when the deadline passes.
+pub fn until<T>(deadline: Instant, mut probe: impl FnMut() -> Result<T, String>) -> Result<T, String> {
+    loop {
+        match probe() {
+            Ok(value) => return Ok(value),
+            Err(last) if Instant::now() >= deadline => return Err(last),
+            Err(_) => thread::sleep(POLL_PAUSE),
+        }
+    }
+}
+
+/// STATUS by its names.
+pub struct Status(HashMap<String, String>);
+
+impl Status {
+    pub fn text(&self, name: &str) -> &str {
+        self.0.get(name).map_or("", String::as_str)
+    }
+
+    pub fn number(&self, name: &str) -> u64 {
+        self.text(name).parse().unwrap_or(0)
+    }
+
+    pub fn vector(&self) -> Result<SeenVector, String> {
+        serde_json::from_str(self.text("vector")).map_err(|error| format!("a vector that cannot be read: {error}"))
+    }
+}
+
+fn connect(place: &Place, timeout: Duration) -> Result<Client, String> {
+    Client::connect(&[place.addr.to_string()], timeout).map_err(|error| format!("n{}: {error}", place.id))
+}
+
+fn lines(place: &Place, command: &str) -> Result<Vec<String>, String> {
+    let mut lines = Vec::new();
+    connect(place, ASK_TIMEOUT)?
+        .call_lines::<client::Error>(command.as_bytes(), |line| {
+            lines.push(String::from_utf8_lossy(line).into_owned());
+            Ok(())
+        })
+        .map_err(|error| format!("n{} {command}: {error}", place.id))?;
+    Ok(lines)
+}
+
+pub fn status(place: &Place) -> Result<Status, String> {
+    let lines = lines(place, "STATUS")?;
+    Ok(Status(
+        lines.iter().filter_map(|line| line.split_once(' ')).map(|(name, value)| (name.to_owned(), value.trim().to_owned())).collect(),
+    ))
+}
+
+/// The fingerprint of what does not expire before this time.
+pub fn digest(place: &Place, before_ms: u64) -> Result<String, String> {
+    let mut client = connect(place, ASK_TIMEOUT)?;
+    let said = client.call(format!("DIGEST {before_ms}").as_bytes()).map_err(|error| format!("n{} DIGEST: {error}", place.id))?;
+    Ok(String::from_utf8_lossy(said).into_owned())
+}
+
+/// A PING that is answered in this time.
+pub fn answers(place: &Place, timeout: Duration) -> bool {
+    connect(place, timeout).is_ok_and(|mut client| client.call(b"PING").is_ok_and(|reply| reply == b"PONG"))
+}
+
+/// RESUME; an error is the node's refusal.
+pub fn resume(place: &Place) -> Result<(), String> {
+    lines(place, "RESUME").map(|_| ())
+}
+
+pub fn dump(place: &Place) -> Result<Dumped, String> {
+    let (mut vector, mut entries, mut is_whole) = (None, HashMap::new(), false);
+    let mut wrong = None;
+    connect(place, DUMP_TIMEOUT)?
+        .call_lines::<client::Error>(b"DUMP", |line| {
+            match parse_line(line) {
+                Ok(Line::Header(header)) => vector = Some(header.vector),
+                Ok(Line::Entry(entry)) => drop(entries.insert(entry.key.clone(), entry)),
+                Ok(Line::End(_)) => is_whole = true,
+                Err(what) => wrong = Some(what),
+            }
+            Ok(())
+        })
+        .map_err(|error| format!("n{} DUMP: {error}", place.id))?;
+    match (wrong, vector) {
+        (None, Some(vector)) if is_whole => Ok(Dumped { node: place.id, vector, entries }),
+        (wrong, _) => Err(format!("n{}: a dump that is not whole {}", place.id, wrong.unwrap_or_default())),
+    }
+}
+
+/// Open, logging, and connected both ways with every peer, each of which counts. An error says what is missing.
+pub fn is_whole(place: &Place) -> Result<(), String> {
+    let status = status(place)?;
+    if status.text("state") != "open" || status.text("log") != "ok" {
+        return Err(format!("n{} is {}, its log is {}", place.id, status.text("state"), status.text("log")));
+    }
+    let lame =
+        |line: &&String| !(line.contains(" up ") && line.contains("link_out connected link_in connected") && line.contains("counted yes"));
+    match lines(place, "PEERS")?.iter().find(lame) {
+        None => Ok(()),
+        Some(line) => Err(format!("n{} says: {line}", place.id)),
+    }
+}
+
+/// Of a process, as the system counts.
+#[derive(Clone, Copy, Debug)]
+pub struct Size {
+    pub threads: u64,
+    pub resident_kib: u64,
+}
+
+pub fn size(process_id: i32) -> Result<Size, String> {
+    let text = fs::read_to_string(format!("/proc/{process_id}/status")).map_err(|error| format!("process {process_id}: {error}"))?;
+    let number = |name: &str| {
+        let line = text.lines().find_map(|line| line.strip_prefix(name))?;
+        line.split_ascii_whitespace().next()?.parse().ok()
+    };
+    match (number("Threads:"), number("VmRSS:")) {
+        (Some(threads), Some(resident_kib)) => Ok(Size { threads, resident_kib }),
+        _ => Err(format!("process {process_id} has no size")),
+    }
+}

@@ -1,0 +1,339 @@
+//! One client connection, in text or in RESP: requests out, outcomes in, a deadline on every wait.
+//!
+//! Not the client of the library: what is judged here is what the wire said.
+
+use std::fmt;
+use std::io::{self, BufRead, BufReader, ErrorKind, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::time::Duration;
+
+use kvmesh::protocol::quoting;
+use kvmesh::protocol::resp::encoding::request;
+
+use crate::keys::{Group, Key};
+
+/// Far longer than `ack_timeout`: who waits so long is not answered at all.
+pub const REPLY_TIMEOUT: Duration = Duration::from_secs(10);
+const DIAL_TIMEOUT: Duration = Duration::from_millis(500);
+/// No reply to what is asked here is longer.
+const LINE_LEN_MAX: u64 = 1 << 20;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Protocol {
+    Text,
+    Resp,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Level {
+    Local,
+    Majority,
+    All,
+}
+
+impl Level {
+    pub fn name(self) -> &'static str {
+        match self {
+            Level::Local => "local",
+            Level::Majority => "majority",
+            Level::All => "all",
+        }
+    }
+}
+
+/// What is asked of a key. Numbers are those of values.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Creates, and is refused where the key exists.
+    Set(u64),
+    /// Changes, and is refused where it does not.
+    Upd(u64),
+    Put(u64),
+    /// Milliseconds until it expires. In RESP only.
+    PutExpiring(u64, u32),
+    Del,
+    Get,
+    Incr,
+}
+
+impl Action {
+    pub fn is_write(self) -> bool {
+        self != Action::Get
+    }
+
+    /// The number that it writes.
+    pub fn number(self) -> Option<u64> {
+        match self {
+            Action::Set(number) | Action::Upd(number) | Action::Put(number) | Action::PutExpiring(number, _) => Some(number),
+            Action::Del | Action::Get | Action::Incr => None,
+        }
+    }
+}
+
+/// What became of a request, as its client knows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    Done(Answer),
+    /// It has not happened.
+    Refused(&'static str),
+    Unknown(Why),
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Answer {
+    Written,
+    /// The value's number; `None` where there is no key.
+    Value(Option<u64>),
+    Count(u64),
+    /// Nobody can have written that.
+    Foreign(Box<str>),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Why {
+    /// The node says so.
+    TimedOut,
+    Broken,
+    /// No reply within [`REPLY_TIMEOUT`].
+    Silent,
+    /// The run was over before.
+    Pending,
+}
+
+/// The codes that a fault, or what was there, explains.
+const CODES: [&str; 8] = ["EXISTS", "NOTFOUND", "NOQUORUM", "NOREPLICAS", "READONLY", "LOADING", "BUSY", OTHER];
+/// Any other.
+pub const OTHER: &str = "OTHER";
+
+fn refused(code: &str) -> Outcome {
+    match code {
+        "TIMEOUT" => Outcome::Unknown(Why::TimedOut),
+        code => Outcome::Refused(CODES.into_iter().find(|known| *known == code).unwrap_or(OTHER)),
+    }
+}
+
+impl fmt::Display for Action {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Action::Set(number) => write!(f, "SET {number}"),
+            Action::Upd(number) => write!(f, "UPD {number}"),
+            Action::Put(number) => write!(f, "PUT {number}"),
+            Action::PutExpiring(number, ms) => write!(f, "PUT {number} PX {ms}"),
+            Action::Del => f.write_str("DEL"),
+            Action::Get => f.write_str("GET"),
+            Action::Incr => f.write_str("INCR"),
+        }
+    }
+}
+
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Outcome::Done(Answer::Written) => f.write_str("done"),
+            Outcome::Done(Answer::Value(Some(number)) | Answer::Count(number)) => write!(f, "{number}"),
+            Outcome::Done(Answer::Value(None)) => f.write_str("none"),
+            Outcome::Done(Answer::Foreign(text)) => write!(f, "foreign {text:?}"),
+            Outcome::Refused(code) => write!(f, "refused {code}"),
+            Outcome::Unknown(why) => write!(f, "unknown ({why:?})"),
+        }
+    }
+}
+
+pub struct Connection {
+    reader: BufReader<TcpStream>,
+    protocol: Protocol,
+}
+
+impl Connection {
+    /// Connected, and writing at this level.
+    pub fn open(addr: SocketAddr, protocol: Protocol, level: Level) -> io::Result<Connection> {
+        let stream = TcpStream::connect_timeout(&addr, DIAL_TIMEOUT)?;
+        stream.set_nodelay(true)?;
+        stream.set_read_timeout(Some(REPLY_TIMEOUT))?;
+        stream.set_write_timeout(Some(REPLY_TIMEOUT))?;
+        let mut connection = Connection { reader: BufReader::new(stream), protocol };
+        let mut asked = Vec::new();
+        match protocol {
+            Protocol::Text => asked.extend_from_slice(format!("ACK {}\n", level.name()).as_bytes()),
+            Protocol::Resp => request(&["ACK", level.name()], &mut asked),
+        }
+        connection.reader.get_ref().write_all(&asked)?;
+        match connection.line()?.as_slice() {
+            b"OK" | b"+OK" => Ok(connection),
+            other => Err(io::Error::other(format!("ACK was answered with {:?}", String::from_utf8_lossy(other)))),
+        }
+    }
+
+    pub fn send(&self, requests: &[(Key, Action)]) -> io::Result<()> {
+        let mut out = Vec::new();
+        for (key, action) in requests {
+            self.encode(*key, *action, &mut out);
+        }
+        self.reader.get_ref().write_all(&out)
+    }
+
+    fn encode(&self, key: Key, action: Action, out: &mut Vec<u8>) {
+        let name = key.to_string();
+        let value = action.number().map(|number| key.value(number)).unwrap_or_default();
+        if self.protocol == Protocol::Text {
+            let verb = match action {
+                Action::Set(_) => "SET",
+                Action::Upd(_) => "UPD",
+                Action::Put(_) | Action::PutExpiring(..) => "PUT",
+                Action::Del => "DEL",
+                Action::Get => "GET",
+                Action::Incr => "INCR",
+            };
+            let space = if value.is_empty() { "" } else { " " };
+            out.extend_from_slice(format!("{verb} {name}{space}{value}\n").as_bytes());
+            return;
+        }
+        match action {
+            Action::Set(_) => request(&["SET", &name, &value, "NX"], out),
+            Action::Upd(_) => request(&["SET", &name, &value, "XX"], out),
+            Action::Put(_) => request(&["SET", &name, &value], out),
+            Action::PutExpiring(_, ms) => request(&["SET", &name, &value, "PX", &ms.to_string()], out),
+            Action::Del => request(&["DEL", &name], out),
+            Action::Get => request(&["GET", &name], out),
+            Action::Incr => request(&["INCR", &name], out),
+        }
+    }
+
+    /// The reply to the oldest request that has none yet. An error leaves its outcome unknown, and that of all later ones.
+    pub fn receive(&mut self, key: Key, action: Action) -> io::Result<Outcome> {
+        let line = self.line()?;
+        match self.protocol {
+            Protocol::Text => Ok(from_text(key, action, &line)),
+            Protocol::Resp => self.rest_of_resp(key, action, &line),
+        }
+    }
+
+    fn rest_of_resp(&mut self, key: Key, action: Action, line: &[u8]) -> io::Result<Outcome> {
+        let text = String::from_utf8_lossy(&line[1..]).into_owned();
+        let foreign = || Ok(Outcome::Done(Answer::Foreign(String::from_utf8_lossy(line).into())));
+        Ok(match (line[0], action) {
+            (b'-', _) => refused(text.split(' ').next().unwrap_or_default()),
+            (b'$', Action::Get) if text == "-1" => Outcome::Done(Answer::Value(None)),
+            (b'$', Action::Set(_)) if text == "-1" => Outcome::Refused("EXISTS"),
+            (b'$', Action::Upd(_)) if text == "-1" => Outcome::Refused("NOTFOUND"),
+            (b'$', Action::Get) => {
+                let Some(len) = text.parse::<usize>().ok().filter(|len| *len as u64 <= LINE_LEN_MAX) else { return foreign() };
+                let mut bytes = vec![0; len + 2];
+                self.reader.read_exact(&mut bytes)?;
+                bytes.truncate(len);
+                value(key, &bytes)
+            }
+            (b'+', action) if text == "OK" && action.number().is_some() => Outcome::Done(Answer::Written),
+            (b':', Action::Del) if text == "1" => Outcome::Done(Answer::Written),
+            (b':', Action::Del) if text == "0" => Outcome::Refused("NOTFOUND"),
+            (b':', Action::Incr) => match text.parse() {
+                Ok(count) => Outcome::Done(Answer::Count(count)),
+                Err(_) => return foreign(),
+            },
+            _ => return foreign(),
+        })
+    }
+
+    /// Without its end; never empty.
+    fn line(&mut self) -> io::Result<Vec<u8>> {
+        let mut line = Vec::new();
+        (&mut self.reader).take(LINE_LEN_MAX).read_until(b'\n', &mut line)?;
+        if line.pop() != Some(b'\n') {
+            return Err(ErrorKind::UnexpectedEof.into());
+        }
+        line.pop_if(|byte| *byte == b'\r');
+        if line.is_empty() { Err(io::Error::other("an empty reply")) } else { Ok(line) }
+    }
+}
+
+fn from_text(key: Key, action: Action, line: &[u8]) -> Outcome {
+    let foreign = || Outcome::Done(Answer::Foreign(String::from_utf8_lossy(line).into()));
+    if let Some(error) = line.strip_prefix(b"ERROR ") {
+        let code = String::from_utf8_lossy(error.split(|byte| *byte == b' ').next().unwrap_or_default()).into_owned();
+        return if code == "NOTFOUND" && action == Action::Get { Outcome::Done(Answer::Value(None)) } else { refused(&code) };
+    }
+    match action {
+        Action::Get => match line.strip_prefix(b"VALUE ").map(quoting::unquote) {
+            Some(Ok(bytes)) => value(key, &bytes),
+            _ => foreign(),
+        },
+        Action::Incr => match std::str::from_utf8(line).ok().and_then(|text| text.parse().ok()) {
+            Some(count) => Outcome::Done(Answer::Count(count)),
+            None => foreign(),
+        },
+        _ if line == b"OK" => Outcome::Done(Answer::Written),
+        _ => foreign(),
+    }
+}
+
+fn value(key: Key, bytes: &[u8]) -> Outcome {
+    Outcome::Done(match key.number_in(bytes) {
+        Some(number) if key.group == Group::Counter => Answer::Count(number),
+        Some(number) => Answer::Value(Some(number)),
+        None => Answer::Foreign(String::from_utf8_lossy(&bytes[..bytes.len().min(200)]).into()),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::TcpListener;
+    use std::thread;
+
+    const KEY: Key = Key { group: Group::Register, owner: 1, number: 2 };
+
+    /// A connection to a server that has these bytes for it, behind the reply to ACK.
+    fn answered(protocol: Protocol, replies: &'static [u8]) -> Connection {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let addr = listener.local_addr().unwrap();
+        thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            let _ = stream.read(&mut [0; 256]).unwrap();
+            stream.write_all(if protocol == Protocol::Text { b"OK\n" } else { b"+OK\r\n" }).unwrap();
+            stream.write_all(replies).unwrap();
+        });
+        Connection::open(addr, protocol, Level::Majority).unwrap()
+    }
+
+    #[test]
+    fn text_replies_are_one_of_three_outcomes() {
+        let replies = b"OK\nERROR EXISTS it does\nERROR NOTFOUND none\nERROR NOTFOUND none\nERROR TIMEOUT x\nVALUE 1 register/1/2:.\nVALUE nonsense\nERROR SYNTAX x\n7\n";
+        let mut connection = answered(Protocol::Text, replies);
+        let expected = [
+            (Action::Put(1), Outcome::Done(Answer::Written)),
+            (Action::Set(1), Outcome::Refused("EXISTS")),
+            (Action::Upd(1), Outcome::Refused("NOTFOUND")),
+            (Action::Get, Outcome::Done(Answer::Value(None))),
+            (Action::Del, Outcome::Unknown(Why::TimedOut)),
+            (Action::Get, Outcome::Done(Answer::Value(Some(1)))),
+            (Action::Get, Outcome::Done(Answer::Foreign("nonsense".into()))),
+            (Action::Get, Outcome::Refused(OTHER)),
+            (Action::Incr, Outcome::Done(Answer::Count(7))),
+        ];
+        for (action, outcome) in expected {
+            assert_eq!(connection.receive(KEY, action).unwrap(), outcome, "{action}");
+        }
+        assert_eq!(connection.receive(KEY, Action::Get).unwrap_err().kind(), ErrorKind::UnexpectedEof);
+    }
+
+    #[test]
+    fn resp_replies_are_one_of_three_outcomes() {
+        let replies = b"+OK\r\n$-1\r\n$-1\r\n$-1\r\n-TIMEOUT x\r\n$16\r\n1 register/1/2:.\r\n:0\r\n:1\r\n:7\r\n-NOREPLICAS x\r\n";
+        let mut connection = answered(Protocol::Resp, replies);
+        let expected = [
+            (Action::PutExpiring(1, 5), Outcome::Done(Answer::Written)),
+            (Action::Set(1), Outcome::Refused("EXISTS")),
+            (Action::Upd(1), Outcome::Refused("NOTFOUND")),
+            (Action::Get, Outcome::Done(Answer::Value(None))),
+            (Action::Del, Outcome::Unknown(Why::TimedOut)),
+            (Action::Get, Outcome::Done(Answer::Value(Some(1)))),
+            (Action::Del, Outcome::Refused("NOTFOUND")),
+            (Action::Del, Outcome::Done(Answer::Written)),
+            (Action::Incr, Outcome::Done(Answer::Count(7))),
+            (Action::Put(1), Outcome::Refused("NOREPLICAS")),
+        ];
+        for (action, outcome) in expected {
+            assert_eq!(connection.receive(KEY, action).unwrap(), outcome, "{action}");
+        }
+    }
+}
