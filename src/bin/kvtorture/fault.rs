@@ -4,7 +4,7 @@
 //! was refused. A fault without effect has tested nothing.
 
 use std::fs;
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 use std::net::TcpStream;
 use std::os::unix::fs::MetadataExt;
 use std::time::{Duration, Instant};
@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit};
 use socket2::{Domain, Socket, Type};
 
-use crate::nodes::{Nodes, WRITE_TIMEOUT};
+use crate::nodes::Nodes;
 use crate::plan::{Fault, Kind};
 use crate::proxy::{Effects, Mode};
 use crate::survey;
@@ -28,6 +28,8 @@ const FILL_TIMEOUT: Duration = Duration::from_secs(6);
 /// Enough dumps that no buffer between holds their replies.
 const DUMPS_ASKED: usize = 2_000;
 const RECEIVE_BUFFER: usize = 4 << 10;
+/// Until a node has given up on a client that reads nothing: `write_timeout`, for each piece that the system has taken before.
+const DEAF_TIMEOUT: Duration = Duration::from_secs(8);
 
 /// What came of a fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -116,14 +118,19 @@ impl Ongoing {
     }
 
     /// Whether it has lasted long enough.
-    pub fn is_due(&self, nodes: &Nodes) -> bool {
+    pub fn is_due(&mut self, nodes: &Nodes) -> bool {
         let lasted = self.began.elapsed();
         match (self.fault.kind, self.fault.victims.first()) {
             // A full disk counts from when it was met.
             (Kind::DiskFull, Some(victim)) if lasted < FILL_TIMEOUT => {
                 lasted >= self.fault.duration && self.refusals(nodes, *victim).is_ok_and(|refused| refused > 0)
             }
-            (Kind::DeafClient, _) => lasted >= self.fault.duration.max(WRITE_TIMEOUT * 3),
+            (Kind::DeafClient, _) if lasted < DEAF_TIMEOUT => {
+                // The node resets it, with requests unread.
+                let is_reset = self.client.as_ref().is_some_and(|client| matches!(client.take_error(), Ok(Some(_))));
+                self.seen = self.seen.max(is_reset.into());
+                lasted >= self.fault.duration && self.seen > 0
+            }
             _ => lasted >= self.fault.duration,
         }
     }
@@ -138,7 +145,7 @@ impl Ongoing {
                 self.seen = u64::from(!survey::answers(nodes.place(victim), PING_TIMEOUT));
                 nodes.resume(victim);
             }
-            (Kind::DeafClient, _) => self.seen = u64::from(self.client.take().is_some_and(was_closed)),
+            (Kind::DeafClient, _) => self.client = None,
             (Kind::DiskFull, Some(victim)) => self.free_disk(nodes, victim)?,
             _ => {}
         }
@@ -218,21 +225,6 @@ fn deaf_client(nodes: &Nodes, victim: u16) -> io::Result<TcpStream> {
     stream.set_write_timeout(Some(Duration::from_secs(1)))?;
     stream.write_all("DUMP\n".repeat(DUMPS_ASKED).as_bytes())?;
     Ok(stream)
-}
-
-/// Whether the node has closed the connection, behind what it had sent by then.
-fn was_closed(mut stream: TcpStream) -> bool {
-    let _ = stream.set_read_timeout(Some(Duration::from_millis(300)));
-    let deadline = Instant::now() + CLOSE_TIMEOUT;
-    let mut bytes = vec![0; 64 << 10];
-    while Instant::now() < deadline {
-        match stream.read(&mut bytes) {
-            Ok(0) => return true,
-            Ok(_) => {}
-            Err(error) => return !matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut),
-        }
-    }
-    false
 }
 
 /// Bytes of the log that is written now.

@@ -27,8 +27,6 @@ use crate::proxy::{Effects, Link, Mode};
 const POLL_PAUSE: Duration = Duration::from_millis(10);
 /// From SIGTERM to the end; a node takes `shutdown_timeout_ms` and a little more.
 const STOP_TIMEOUT: Duration = Duration::from_secs(8);
-/// A client that takes none of its replies for this long is closed.
-pub const WRITE_TIMEOUT: Duration = Duration::from_secs(1);
 /// With these, logs are compacted every few seconds, or never.
 const COMPACT_OFTEN: u64 = 192 << 10;
 const COMPACT_NEVER: u64 = 1 << 40;
@@ -123,7 +121,7 @@ impl Nodes {
             "fsync": if self.setting.fsyncs_always { "always" } else { "everysec" },
             "compact_log_min": if self.setting.compacts { COMPACT_OFTEN } else { COMPACT_NEVER },
             "heartbeat_ms": 100, "peer_timeout_ms": 1_000, "ack_timeout_ms": 2_000, "recovery_wait_ms": 2_000,
-            "write_timeout_ms": WRITE_TIMEOUT.as_millis() as u64, "reconnect_pause_max_ms": 200, "shutdown_timeout_ms": 1_000, "tombstone_age_min_ms": 300,
+            "write_timeout_ms": 1_000, "reconnect_pause_max_ms": 200, "shutdown_timeout_ms": 1_000, "tombstone_age_min_ms": 300,
         })
     }
 

@@ -33,7 +33,7 @@ const CALM: Duration = Duration::from_millis(500);
 /// What a round may take beside its faults, in the judgement whether there is time for one more.
 const ROUND_REST: Duration = Duration::from_millis(1_500);
 /// No fault lasts longer, its own end aside.
-const FAULT_LEN_MAX: Duration = Duration::from_secs(8);
+const FAULT_LEN_MAX: Duration = Duration::from_secs(9);
 const STEP_PAUSE: Duration = Duration::from_millis(20);
 /// From the end of the faults to the end of everything.
 pub const CHECKS_TIMEOUT: Duration = Duration::from_secs(30);
@@ -159,7 +159,7 @@ impl Run {
         let mut is_compared = !self.is_compared_in(number);
         while began.elapsed() < FAULT_LEN_MAX && !INTERRUPTED.load(Ordering::Relaxed) {
             ongoing.iter_mut().for_each(|fault| fault.step(&self.nodes));
-            if ongoing.iter().all(|fault| fault.is_due(&self.nodes)) {
+            if ongoing.iter_mut().all(|fault| fault.is_due(&self.nodes)) {
                 break;
             }
             if !is_compared && ongoing.iter().all(|fault| began.elapsed() > fault.fault.duration / 2) {
