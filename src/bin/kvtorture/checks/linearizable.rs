@@ -11,8 +11,8 @@ use crate::wire::{Action, Answer, Outcome};
 
 /// Operations of one search. The clients take new keys long before.
 const CALLS_MAX: usize = 512;
-/// Sets and states looked at in one search: some hundred megabytes.
-const STEPS_MAX: usize = 2_000_000;
+/// Sets and states looked at in one search: a hundred megabytes.
+const STEPS_MAX: usize = 1_000_000;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Found {
@@ -63,7 +63,7 @@ pub fn check(ops: &[&Op], earlier: Option<&HashSet<u64>>) -> Found {
     if calls.len() > CALLS_MAX {
         return Found::Undecided;
     }
-    search(&calls, earlier)
+    search(&calls, earlier, STEPS_MAX)
 }
 
 fn call(op: &Op) -> Option<Call> {
@@ -94,7 +94,7 @@ struct Step {
     untried: Vec<usize>,
 }
 
-fn search(calls: &[Call], earlier: Option<&HashSet<u64>>) -> Found {
+fn search(calls: &[Call], earlier: Option<&HashSet<u64>>, steps_max: usize) -> Found {
     let state = if earlier.is_some() { State::Any } else { State::Nothing };
     let left = calls.iter().filter(|call| call.completed != u64::MAX).count();
     if left == 0 {
@@ -115,7 +115,7 @@ fn search(calls: &[Call], earlier: Option<&HashSet<u64>>) -> Found {
             return Found::Legal;
         }
         if seen.insert((taken, state)) {
-            if seen.len() > STEPS_MAX {
+            if seen.len() > steps_max {
                 return Found::Undecided;
             }
             steps.push(Step { taken, state, left, untried: next_calls(calls, &taken) });
@@ -167,7 +167,7 @@ mod tests {
         let calls: Vec<Call> =
             calls.iter().map(|(invoked, completed, effect)| Call { invoked: *invoked, completed: *completed, effect: *effect }).collect();
         assert!(calls.is_sorted_by_key(|call| call.invoked));
-        search(&calls, earlier.map(|earlier| earlier.iter().copied().collect()).as_ref())
+        search(&calls, earlier.map(|earlier| earlier.iter().copied().collect()).as_ref(), 10_000)
     }
 
     #[test]

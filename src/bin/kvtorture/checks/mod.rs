@@ -8,6 +8,8 @@ mod gone;
 pub mod linearizable;
 mod reads;
 mod survival;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{HashMap, HashSet};
 

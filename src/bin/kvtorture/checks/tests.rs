@@ -1,0 +1,227 @@
+//! Each check is given a history in which it must hold, and one with the very fault that it is there for.
+
+use kvmesh::clock::Stamp;
+use kvmesh::entry::{NodeId, Origin, Version};
+
+use super::*;
+use crate::wire::{Action, Answer, Level, OTHER, Outcome, Why};
+
+const DONE: Outcome = Outcome::Done(Answer::Written);
+const UNKNOWN: Outcome = Outcome::Unknown(Why::Broken);
+const REFUSED: Outcome = Outcome::Refused("NOQUORUM");
+
+fn key(group: Group) -> Key {
+    Key { group, owner: 1, number: 1 }
+}
+
+fn shows(number: Option<u64>) -> Outcome {
+    Outcome::Done(Answer::Value(number))
+}
+
+/// Operations of one key, each a millisecond and a half after the one before it began, and half a millisecond long; at node 1, in its first life, at majority.
+struct Told {
+    group: Group,
+    ops: Vec<Op>,
+    held: Option<u64>,
+    losses: Vec<Loss>,
+    settled: Vec<Settled>,
+}
+
+fn told(group: Group) -> Told {
+    Told { group, ops: Vec::new(), held: None, losses: Vec::new(), settled: Vec::new() }
+}
+
+impl Told {
+    fn op(mut self, action: Action, outcome: Outcome) -> Told {
+        let invoked = 1_000 + 1_500 * self.ops.len() as u64;
+        let completed = if matches!(outcome, Outcome::Unknown(_)) { u64::MAX } else { invoked + 500 };
+        let key = key(self.group);
+        self.ops.push(Op { client: 1, connection: 1, node: 1, life: 1, key, action, level: Level::Majority, invoked, completed, outcome });
+        self
+    }
+
+    /// Changes the last one.
+    fn but(mut self, change: impl FnOnce(&mut Op)) -> Told {
+        change(self.ops.last_mut().unwrap());
+        self
+    }
+
+    /// What the node holds at the end; nothing, unless this is called.
+    fn left(mut self, number: u64) -> Told {
+        self.held = Some(number);
+        self
+    }
+
+    fn verdict(&self, check: fn(&Evidence) -> Verdict) -> bool {
+        let name: Bytes = key(self.group).to_string().as_bytes().into();
+        let version = Version { stamp: Stamp::from_bits(1), origin: Origin { node: NodeId(1), nonce: 1 } };
+        let entry = |number| {
+            let value = key(self.group).value(number);
+            Entry { key: name.clone(), value: Some(value.as_bytes().into()), expires: None, version }
+        };
+        let entries = self.held.map(|number| (name.clone(), entry(number))).into_iter().collect();
+        let dumps = [Dumped { node: 1, vector: SeenVector::default(), entries }];
+        let pauses = HashMap::from([(2, vec![(0, u64::MAX)])]);
+        check(&Evidence {
+            ops: &self.ops,
+            by_key: Evidence::index(&self.ops),
+            dumps: &dumps,
+            dumped_wall_ms: 0,
+            losses: &self.losses,
+            settled: &self.settled,
+            pauses: &pauses,
+        })
+        .holds()
+    }
+
+    #[track_caller]
+    fn holds(&self, check: fn(&Evidence) -> Verdict) {
+        assert!(self.verdict(check), "{:?}", self.ops);
+    }
+
+    #[track_caller]
+    fn fails(&self, check: fn(&Evidence) -> Verdict) {
+        assert!(!self.verdict(check), "{:?}", self.ops);
+    }
+}
+
+#[test]
+fn a_lost_acknowledged_write_is_found() {
+    let two = || told(Group::Ledger).op(Action::Put(1), DONE).op(Action::Put(2), DONE);
+    two().left(2).holds(survival::majority);
+    two().left(1).fails(survival::majority);
+    two().fails(survival::majority);
+    two().op(Action::Put(3), UNKNOWN).left(3).holds(survival::majority);
+    two().op(Action::Put(3), UNKNOWN).left(2).holds(survival::majority);
+    two().op(Action::Put(3), UNKNOWN).left(1).fails(survival::majority);
+    two().op(Action::Put(3), DONE).op(Action::Del, DONE).holds(survival::majority);
+    two().op(Action::Put(3), DONE).op(Action::Del, DONE).left(3).fails(survival::majority);
+}
+
+#[test]
+fn a_write_that_was_refused_and_applied_all_the_same_is_found() {
+    let refused = || told(Group::Ledger).op(Action::Put(1), DONE).op(Action::Put(2), REFUSED);
+    refused().left(1).holds(survival::majority);
+    refused().left(2).fails(survival::majority);
+    refused().op(Action::Get, shows(Some(2))).fails(reads::nobody_wrote);
+    refused().op(Action::Get, shows(Some(1))).holds(reads::nobody_wrote);
+}
+
+#[test]
+fn a_local_write_is_excused_only_where_its_node_lost_it() {
+    let two = || told(Group::Local).op(Action::Put(1), DONE).op(Action::Put(2), DONE);
+    two().left(2).holds(survival::local);
+    two().left(1).fails(survival::local);
+    let between = 2_100;
+    for (loss, is_excused) in
+        [((1, 1, between), true), ((1, 2, between), false), ((2, 1, between), false), ((1, 1, between + 2_000), false)]
+    {
+        let (node, life, safe) = loss;
+        let mut told = two().left(1);
+        told.losses.push(Loss { node, life, safe });
+        assert_eq!(told.verdict(survival::local), is_excused, "{loss:?}");
+        // The first one was safe.
+        told.held = None;
+        told.fails(survival::local);
+    }
+}
+
+#[test]
+fn a_deleted_key_that_is_back_is_found() {
+    let deleted = || told(Group::Gone).op(Action::Put(1), DONE).op(Action::Get, shows(Some(1))).op(Action::Del, DONE);
+    deleted().holds(gone::check);
+    deleted().left(1).fails(gone::check);
+    // A node that has not heard of it yet.
+    deleted().op(Action::Get, shows(Some(1))).op(Action::Get, shows(None)).holds(gone::check);
+    deleted().op(Action::Get, shows(None)).op(Action::Get, shows(Some(1))).fails(gone::check);
+    deleted().op(Action::Get, shows(None)).op(Action::Get, shows(Some(1))).but(|op| op.life = 2).holds(gone::check);
+    let mut settled = deleted().op(Action::Get, shows(Some(1))).but(|op| op.life = 2);
+    settled.settled.push(Settled { from: 4_600, until: 5_000 });
+    settled.fails(gone::check);
+    settled.settled = vec![Settled { from: 4_400, until: 5_000 }];
+    settled.holds(gone::check);
+}
+
+#[test]
+fn a_value_that_nobody_wrote_is_found_wherever_it_shows() {
+    let one = || told(Group::Contended).op(Action::Put(1), DONE);
+    one().op(Action::Get, shows(Some(1))).left(1).holds(reads::nobody_wrote);
+    one().op(Action::Get, shows(Some(2))).left(1).fails(reads::nobody_wrote);
+    one().left(2).fails(reads::nobody_wrote);
+    one().op(Action::Get, Outcome::Done(Answer::Foreign("x".into()))).left(1).fails(reads::nobody_wrote);
+    // Before it was written.
+    told(Group::Contended).op(Action::Get, shows(Some(1))).op(Action::Put(1), DONE).left(1).fails(reads::nobody_wrote);
+}
+
+#[test]
+fn a_read_that_goes_back_is_found_on_the_same_connection() {
+    let writes = || told(Group::Ledger).op(Action::Put(1), DONE).op(Action::Put(2), DONE).op(Action::Get, shows(Some(2)));
+    writes().op(Action::Get, shows(Some(2))).holds(reads::never_go_back);
+    writes().op(Action::Get, shows(Some(1))).fails(reads::never_go_back);
+    writes().op(Action::Get, shows(Some(1))).but(|op| op.connection = 2).holds(reads::never_go_back);
+    writes().op(Action::Get, shows(None)).fails(reads::never_go_back);
+    let deleted = || writes().op(Action::Del, DONE).op(Action::Get, shows(None));
+    deleted().holds(reads::never_go_back);
+    deleted().op(Action::Get, shows(Some(2))).fails(reads::never_go_back);
+    writes().op(Action::Del, REFUSED).op(Action::Get, shows(None)).fails(reads::never_go_back);
+}
+
+#[test]
+fn an_order_that_cannot_be_is_found_in_each_life_by_itself() {
+    let two = || told(Group::Register).op(Action::Set(1), DONE).op(Action::Upd(2), DONE);
+    two().op(Action::Get, shows(Some(2))).holds(linearizable);
+    two().op(Action::Get, shows(Some(1))).fails(linearizable);
+    two().op(Action::Get, shows(Some(1))).but(|op| op.life = 2).holds(linearizable);
+    two().op(Action::Get, shows(Some(3))).but(|op| op.life = 2).fails(linearizable);
+    two().op(Action::Set(3), DONE).fails(linearizable);
+    two().op(Action::Set(3), Outcome::Refused("EXISTS")).holds(linearizable);
+}
+
+#[test]
+fn a_count_that_is_lost_or_comes_twice_is_found() {
+    let count = |number| Outcome::Done(Answer::Count(number));
+    let two = || told(Group::Counter).op(Action::Incr, count(1)).op(Action::Incr, count(2));
+    two().left(2).holds(counters::check);
+    two().left(1).fails(counters::check);
+    two().left(3).fails(counters::check);
+    two().op(Action::Incr, UNKNOWN).left(3).holds(counters::check);
+    two().op(Action::Incr, UNKNOWN).left(4).fails(counters::check);
+    two().op(Action::Incr, count(2)).left(3).fails(counters::check);
+    told(Group::Counter).op(Action::Incr, count(2)).op(Action::Incr, count(1)).left(2).fails(counters::check);
+}
+
+#[test]
+fn an_earlier_acknowledged_write_that_wins_is_found() {
+    let two = || told(Group::Contended).op(Action::Put(1), DONE).op(Action::Put(2), DONE);
+    two().left(2).holds(contended::check);
+    two().left(1).fails(contended::check);
+    two().fails(contended::check);
+    // At the same time, or without a majority, either may win.
+    two().but(|op| op.invoked = 1_200).left(1).holds(contended::check);
+    two().but(|op| op.level = Level::Local).left(1).holds(contended::check);
+    two().op(Action::Del, DONE).holds(contended::check);
+    two().op(Action::Del, DONE).left(2).fails(contended::check);
+    two().op(Action::Put(3), UNKNOWN).left(3).holds(contended::check);
+}
+
+#[test]
+fn a_key_that_outlives_its_expiry_or_goes_before_it_is_found() {
+    let put = || told(Group::Expiring).op(Action::PutExpiring(1, 1_000), DONE);
+    put().op(Action::Get, shows(Some(1))).holds(expiring::check);
+    put().op(Action::Get, shows(None)).fails(expiring::check);
+    put().op(Action::Get, shows(None)).but(|op| op.connection = 2).holds(expiring::check);
+    let late = |op: &mut Op| (op.invoked, op.completed) = (2_000_000, 2_000_500);
+    put().op(Action::Get, shows(None)).but(late).holds(expiring::check);
+    put().op(Action::Get, shows(Some(1))).but(late).fails(expiring::check);
+}
+
+#[test]
+fn a_request_without_an_answer_is_found_unless_its_node_stood_still() {
+    let asked = |outcome| told(Group::Local).op(Action::Put(1), outcome);
+    asked(DONE).holds(reads::are_answered);
+    asked(UNKNOWN).holds(reads::are_answered);
+    asked(Outcome::Unknown(Why::Silent)).fails(reads::are_answered);
+    asked(Outcome::Unknown(Why::Silent)).but(|op| op.node = 2).holds(reads::are_answered);
+    asked(Outcome::Refused("NOQUORUM")).holds(reads::are_answered);
+    asked(Outcome::Refused(OTHER)).fails(reads::are_answered);
+}
