@@ -39,6 +39,15 @@ enum Share {
     Alone(RwLockWriteGuard<'static, ()>),
 }
 
+/// For what loads the machine without a [`Cluster`]: no cluster runs until this is dropped.
+pub fn machine_alone() -> impl Drop {
+    struct Alone(#[expect(dead_code)] RwLockWriteGuard<'static, ()>);
+    impl Drop for Alone {
+        fn drop(&mut self) {}
+    }
+    Alone(MACHINE.write())
+}
+
 /// Polls until `probe` gives a value; panics with what it said last when `deadline` has passed.
 #[track_caller]
 pub fn until<T>(what: &str, deadline: Duration, mut probe: impl FnMut() -> Result<T, String>) -> T {

@@ -27,3 +27,4 @@ mod roaming;
 mod starts;
 mod strangers;
 mod tombstones;
+mod torture;

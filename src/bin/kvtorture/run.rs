@@ -37,6 +37,8 @@ const FAULT_LEN_MAX: Duration = Duration::from_secs(9);
 const STEP_PAUSE: Duration = Duration::from_millis(20);
 /// From the end of the faults to the end of everything.
 pub const CHECKS_TIMEOUT: Duration = Duration::from_secs(30);
+/// From the end of the faults to the end of every wait for nodes.
+const LAST_WAIT: Duration = Duration::from_secs(24);
 /// Parts of that: until the clients have ended, the nodes are whole, they hold the same, and their threads have ended.
 const CLIENTS_TIMEOUT: Duration = Duration::from_secs(11);
 const CONVERGE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -101,7 +103,7 @@ pub fn run(wanted: Wanted, dir: &Path, mut plan: Plan) -> io::Result<Report> {
     for id in run.nodes.ids() {
         run.nodes.start(id)?;
     }
-    run.await_whole(began + HEAL_TIMEOUT);
+    run.await_whole(run.within(HEAL_TIMEOUT));
     let before = run.steady_sizes();
     let mut clients = Clients::start(run.nodes.places(), run.wanted.seed)?;
     let load_began = Instant::now();
@@ -118,7 +120,9 @@ pub fn run(wanted: Wanted, dir: &Path, mut plan: Plan) -> io::Result<Report> {
         number += 1;
         run.round(number, faults)?;
     }
-    run.sleep(run.faults_end.saturating_duration_since(Instant::now()));
+    if run.goes_on() {
+        run.sleep(run.faults_end.saturating_duration_since(Instant::now()));
+    }
     let load_took = load_began.elapsed();
     let report = run.finish(clients.end(Instant::now() + CLIENTS_TIMEOUT), &clients, load_took, &before, &loaded);
     Ok(report)
@@ -178,7 +182,7 @@ impl Run {
             self.tallies.entry(fault.fault.kind).or_insert(FaultTally::new(effect.noun)).add(effect.count);
             fault.complaints.drain(..).for_each(|complaint| self.closes.fault(format!("round {number}: {complaint}")));
         }
-        self.await_whole(Instant::now() + HEAL_TIMEOUT);
+        self.await_whole(self.within(HEAL_TIMEOUT));
         if let Some(victim) = lone_victim {
             self.phases.add(Phase { from, until: now(), faulty: Some(victim) });
         }
@@ -187,6 +191,12 @@ impl Run {
         self.sleep(CALM);
         self.phases.add(Phase { from: calm_from, until: now(), faulty: None });
         Ok(())
+    }
+
+    /// So long from now, as far as there is time; no time where nothing will come of waiting: a node has ended, or somebody wants this to end.
+    fn within(&self, timeout: Duration) -> Instant {
+        let now = Instant::now();
+        if self.alive.holds() && !INTERRUPTED.load(Ordering::Relaxed) { (now + timeout).min(self.faults_end + LAST_WAIT) } else { now }
     }
 
     /// What the end of a life takes with it, of writes that one node alone has promised.
@@ -208,12 +218,14 @@ impl Run {
     fn await_whole(&mut self, deadline: Instant) {
         let places = self.nodes.places();
         let whole = until(deadline, || {
-            if INTERRUPTED.load(Ordering::Relaxed) {
-                return Ok(());
+            let ended = self.nodes.ended_by_themselves();
+            if !ended.is_empty() || INTERRUPTED.load(Ordering::Relaxed) {
+                // Nothing that is waited for will come.
+                return Ok(ended);
             }
-            places.iter().try_for_each(|place| survey::is_whole(place))
+            places.iter().try_for_each(|place| survey::is_whole(place)).map(|()| ended)
         });
-        self.nodes.ended_by_themselves().into_iter().for_each(|how| self.alive.fault(how));
+        whole.iter().flatten().for_each(|how| self.alive.fault(how.clone()));
         if let Err(why) = whole {
             self.whole.fault(why);
         }
@@ -233,7 +245,7 @@ impl Run {
                 Err(why) => return self.whole.fault(why),
             }
         }
-        let settled = until(Instant::now() + HEAL_TIMEOUT, || {
+        let settled = until(self.within(HEAL_TIMEOUT), || {
             places.iter().try_for_each(|place| match survey::status(place)?.vector()?.covers_all(&joined) {
                 true => Ok(()),
                 false => Err(format!("n{} does not catch up", place.id)),
@@ -296,12 +308,11 @@ impl Run {
         let ops = clients.shared.history.take();
         let mut ended = Verdict::new("every client ends");
         ended.require(hung == 0, || format!("{hung} clients have not ended after {CLIENTS_TIMEOUT:?}"));
-        self.await_whole(Instant::now() + CONVERGE_TIMEOUT);
+        self.await_whole(self.within(CONVERGE_TIMEOUT));
         let equal = self.equal_digests();
         let sizes = self.sizes_return(before, loaded);
         let dumps = self.compare(|_| true);
         self.claims.require(dumps.len() == self.nodes.ids().len(), || format!("only {} nodes gave a dump at the end", dumps.len()));
-        self.nodes.ended_by_themselves().into_iter().for_each(|how| self.alive.fault(how));
         let dumped_wall_ms = wall_ms();
         self.nodes.end();
 
@@ -333,7 +344,7 @@ impl Run {
     fn equal_digests(&mut self) -> Verdict {
         let mut verdict = Verdict::new("equal digests after healing");
         let places = self.nodes.places();
-        let equal = until(Instant::now() + CONVERGE_TIMEOUT, || {
+        let equal = until(self.within(CONVERGE_TIMEOUT), || {
             let before_ms = wall_ms() + EXPIRES_SOON_MS;
             let look = |place: &crate::nodes::Place| Ok::<_, String>((survey::status(place)?.vector()?, survey::digest(place, before_ms)?));
             let seen = places.iter().map(|place| look(place)).collect::<Result<Vec<_>, _>>()?;
@@ -370,7 +381,7 @@ impl Run {
             // Asked first, and the connection closed: it takes a thread.
             let entries_kib = survey::status(&place).map_or(0, |status| status.number("memory_bytes")) / 1024;
             let process_id = self.nodes.process_id(id).unwrap_or(-1);
-            let returned = until(Instant::now() + THREADS_TIMEOUT, || match survey::size(process_id)? {
+            let returned = until(self.within(THREADS_TIMEOUT), || match survey::size(process_id)? {
                 size if size.threads <= quiet.threads => Ok(size),
                 size => Err(format!("n{id} has {} threads, and had {} before there were clients", size.threads, quiet.threads)),
             });

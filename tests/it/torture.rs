@@ -1,0 +1,145 @@
+//! The torture run as a user starts it: a short one passes and names every check, and one that cannot pass says why and leaves its evidence.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use tempfile::TempDir;
+
+use crate::cluster::{machine_alone, random_bits};
+
+/// A run ends half a minute after the minutes that it was given; the machine may be busy.
+const LONGEST: Duration = Duration::from_secs(150);
+/// In minutes: with the checks, about 25 seconds.
+const SHORT: &str = "0.33";
+
+const CHECKS: [&str; 21] = [
+    "the mesh is whole again after each fault",
+    "equal digests after healing",
+    "acknowledged writes survive",
+    "acknowledged local writes survive",
+    "no deleted key is back",
+    "no value nobody wrote",
+    "reads never go back",
+    "linearizable through one node",
+    "counts are exact",
+    "later acknowledged writes win",
+    "expired keys are gone, others are not",
+    "every request is answered",
+    "vectors claim no more than is there",
+    "no node ends by itself",
+    "nodes stop, close and resume as they should",
+    "every client ends",
+    "memory and threads return",
+    "a faulty peer does not slow local writes",
+    "enough writes are acknowledged",
+    "every fault has an effect",
+    "verdict: ",
+];
+
+#[test]
+fn a_short_run_passes_and_names_every_check() {
+    let _alone = machine_alone();
+    let seed = random_bits().to_string();
+    let dir = tempfile::tempdir().unwrap();
+    let ended = run(Path::new(env!("CARGO_BIN_EXE_kvtorture")), &["--seed", &seed, "--minutes", SHORT], &dir);
+    println!("{}{}", ended.said, ended.complained);
+    assert_eq!(ended.code, Some(0), "seed {seed}");
+    assert!(ended.said.starts_with(&format!("seed {seed}: ")) && ended.said.contains(&format!("verdict: PASSED, seed {seed}\n")));
+    for check in CHECKS {
+        assert!(ended.said.contains(check), "the report does not name \"{check}\"");
+    }
+    let left: Vec<_> = fs::read_dir(dir.path()).unwrap().collect();
+    assert!(left.is_empty(), "a run that has passed has left {left:?}");
+}
+
+/// Nodes that end at once stand for whatever may go wrong.
+#[test]
+fn a_run_that_fails_says_so_and_leaves_its_evidence() {
+    let dir = tempfile::tempdir().unwrap();
+    let copied = copy(&dir);
+    let server = dir.path().join("kvnode");
+    fs::write(&server, "#!/bin/sh\necho out of order\nexit 3\n").unwrap();
+    fs::set_permissions(&server, fs::Permissions::from_mode(0o755)).unwrap();
+    let evidence = dir.path().join("evidence");
+    let ended = run(&copied, &["--seed", "7", "--minutes", "0.1", "--dir", evidence.to_str().unwrap()], &dir);
+    assert_eq!(ended.code, Some(1), "{}{}", ended.said, ended.complained);
+    assert!(ended.said.contains("verdict: FAILED, seed 7: ") && ended.said.contains("n1 has ended by itself"), "{}", ended.said);
+    assert!(ended.said.contains(&format!("evidence: {}", evidence.canonicalize().unwrap().display())), "{}", ended.said);
+    for file in ["report.txt", "history.jsonl", "node1.log", "node3.json"] {
+        assert!(evidence.join(file).is_file(), "there is no {file}");
+    }
+    assert!(fs::read_to_string(evidence.join("node1.log")).unwrap().contains("out of order"));
+
+    // What an earlier run has left is not written over.
+    let ended = run(&copied, &["--dir", evidence.to_str().unwrap()], &dir);
+    assert!(ended.code == Some(2) && ended.complained.contains("is not empty"), "{:?}: {}", ended.code, ended.complained);
+}
+
+#[test]
+fn bad_usage_and_a_missing_server_are_said_in_words() {
+    let dir = tempfile::tempdir().unwrap();
+    let program = Path::new(env!("CARGO_BIN_EXE_kvtorture"));
+    for (args, words) in [
+        (&["--faults", "kill,nonsense"][..], &["nonsense", "flap", "disk-full"][..]),
+        (&["--nodes", "6"], &["3, 4 or 5"]),
+        (&["--minutes", "soon"], &["minutes"]),
+        (&["--seed"], &["--seed"]),
+    ] {
+        let ended = run(program, args, &dir);
+        assert_eq!(ended.code, Some(2), "{args:?}: {}", ended.complained);
+        assert!(words.iter().all(|word| ended.complained.contains(word)), "{args:?}: {}", ended.complained);
+    }
+    let ended = run(&copy(&dir), &["--minutes", SHORT], &dir);
+    assert!(ended.code == Some(1) && ended.complained.contains("cargo build"), "{:?}: {}", ended.code, ended.complained);
+}
+
+/// The program without the server beside it.
+fn copy(dir: &TempDir) -> PathBuf {
+    let copied = dir.path().join("kvtorture");
+    fs::copy(env!("CARGO_BIN_EXE_kvtorture"), &copied).unwrap();
+    copied
+}
+
+struct Ended {
+    code: Option<i32>,
+    said: String,
+    complained: String,
+}
+
+/// To its end; files for temporary use go to `dir`, the outputs to a place of their own.
+fn run(program: &Path, args: &[&str], dir: &TempDir) -> Ended {
+    let outputs = tempfile::tempdir().unwrap();
+    let [said, complained] = ["said", "complained"].map(|name| outputs.path().join(name));
+    let mut process = Command::new(program)
+        .args(args)
+        .env("TMPDIR", dir.path())
+        .stdin(Stdio::null())
+        .stdout(fs::File::create(&said).unwrap())
+        .stderr(fs::File::create(&complained).unwrap())
+        .spawn()
+        .expect("kvtorture starts");
+    let code = await_end(&mut process);
+    let [said, complained] = [said, complained].map(|path| fs::read_to_string(path).unwrap());
+    assert!(code.is_some(), "kvtorture has not ended after {LONGEST:?}: {said}{complained}");
+    Ended { code, said, complained }
+}
+
+/// None if it does not end in time: then it is asked to, so that it ends its nodes.
+fn await_end(process: &mut Child) -> Option<i32> {
+    let began = Instant::now();
+    while began.elapsed() < LONGEST {
+        if let Some(status) = process.try_wait().unwrap() {
+            return status.code();
+        }
+        thread::sleep(Duration::from_millis(20));
+    }
+    kill(Pid::from_raw(i32::try_from(process.id()).unwrap()), Signal::SIGTERM).unwrap();
+    process.wait().unwrap();
+    None
+}
