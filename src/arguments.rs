@@ -1,4 +1,4 @@
-//! The command line of both programs: argv in, a struct that argh derived out, or the words and the code to leave with.
+//! The command line of all programs: argv in, a struct that argh derived out, or the words and the code to leave with.
 //!
 //! Owns what argh leaves open: `-h`, `--version`, `--option=value`, exit code 2 for bad usage, arguments that are not UTF-8, and data that looks
 //! like an option or like `help`. It reads the shape of the command line from argh's own description of the struct ([`ArgsInfo`]), so there is
