@@ -3,6 +3,8 @@
 //! It knows of the peers' protocol only where an envelope ends, so that it can drop and duplicate whole frames and flip a bit inside one. What the
 //! dialled side answers on the same connection is copied as it comes.
 
+mod effects;
+
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
@@ -13,6 +15,8 @@ use std::time::{Duration, Instant};
 use kvmesh::envelope::{HEAD_LEN, Head};
 use parking_lot::{Condvar, Mutex};
 use socket2::SockRef;
+
+pub use effects::Effects;
 
 /// A frame that is longer is passed on in pieces, as the rest of its connection is: nothing that the clients write makes one.
 const FRAME_LEN_MAX: usize = 64 << 20;
@@ -43,58 +47,6 @@ pub enum Mode {
     DuplicateBytes,
     /// For ever: the run is over.
     Closed,
-}
-
-/// What came of it, counted since the link was made.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Effects {
-    /// Open connections that the proxy broke.
-    pub broken: u64,
-    /// Dials that were closed at once.
-    pub refused: u64,
-    pub frames_dropped: u64,
-    pub bytes_delayed: u64,
-    /// Bytes that waited until the link was read again.
-    pub bytes_held: u64,
-    pub resets: u64,
-    /// Frames of which a bit was flipped.
-    pub flipped: u64,
-    pub duplicated: u64,
-    /// Connections that carried a corrupted frame, or bytes that came twice,
-    pub corrupted: u64,
-    /// and those of them that the dialled node closed.
-    pub closed_by_node: u64,
-}
-
-impl Effects {
-    /// What has happened since `before`.
-    pub fn since(&self, before: &Effects) -> Effects {
-        Effects {
-            broken: self.broken - before.broken,
-            refused: self.refused - before.refused,
-            frames_dropped: self.frames_dropped - before.frames_dropped,
-            bytes_delayed: self.bytes_delayed - before.bytes_delayed,
-            bytes_held: self.bytes_held - before.bytes_held,
-            resets: self.resets - before.resets,
-            flipped: self.flipped - before.flipped,
-            duplicated: self.duplicated - before.duplicated,
-            corrupted: self.corrupted - before.corrupted,
-            closed_by_node: self.closed_by_node - before.closed_by_node,
-        }
-    }
-
-    pub fn add(&mut self, other: &Effects) {
-        self.broken += other.broken;
-        self.refused += other.refused;
-        self.frames_dropped += other.frames_dropped;
-        self.bytes_delayed += other.bytes_delayed;
-        self.bytes_held += other.bytes_held;
-        self.resets += other.resets;
-        self.flipped += other.flipped;
-        self.duplicated += other.duplicated;
-        self.corrupted += other.corrupted;
-        self.closed_by_node += other.closed_by_node;
-    }
 }
 
 /// Closed when dropped.

@@ -10,6 +10,9 @@ use kvmesh::entry::{Entry, Expiry, Key, Version};
 
 use crate::checks::{Dumped, Verdict};
 
+/// With more versions than this of one key, the superseded ones are forgotten, so that a long run fits into memory.
+const VERSIONS_KEPT: usize = 32;
+
 #[derive(Clone, Copy)]
 struct Known {
     version: Version,
@@ -42,6 +45,18 @@ impl Universe {
 
     pub fn len(&self) -> usize {
         self.len
+    }
+
+    /// Of keys with many versions, forgets those that are older than one that every node has seen: only a vector that goes back could still claim one of them alone.
+    /// `dumps` are those of all nodes.
+    pub fn forget_superseded(&mut self, dumps: &[Dumped]) {
+        for versions in self.versions.values_mut().filter(|versions| versions.len() > VERSIONS_KEPT) {
+            let is_everywhere = |known: &Known| dumps.iter().all(|dump| dump.vector.covers(known.version));
+            if let Some(newest) = versions.iter().rposition(is_everywhere) {
+                versions.drain(..newest);
+                versions.shrink_to_fit();
+            }
+        }
     }
 
     /// Holds one dump against everything that is known. Returns how many versions the vector claims.
@@ -116,5 +131,20 @@ mod tests {
         assert_eq!(faults(&[expired], 9, None), 0);
         let lasting = Entry { expires: Some(Expiry::from_wall_ms(1_100)), ..entry(9, Some("a")) };
         assert_eq!(faults(&[lasting], 9, None), 1);
+    }
+
+    #[test]
+    fn what_every_node_has_seen_superseded_is_forgotten_and_nothing_else() {
+        let mut universe = Universe::default();
+        (1..=100).for_each(|stamp| universe.add(&entry(stamp, Some("a"))));
+        let seen = |stamp: u64| {
+            let vector = [(entry(stamp, None).version.origin, Stamp::from_bits(stamp))].into_iter().collect();
+            Dumped { node: 1, vector, entries: HashMap::new() }
+        };
+        universe.forget_superseded(&[seen(90), seen(80)]);
+        assert_eq!(universe.versions.values().next().unwrap().first().unwrap().version, entry(80, None).version);
+        let mut verdict = Verdict::new("test");
+        assert_eq!(universe.compare(&seen(90), 0, &mut verdict), 11);
+        assert!(!verdict.holds());
     }
 }

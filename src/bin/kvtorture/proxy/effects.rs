@@ -1,0 +1,53 @@
+//! What links have done, in numbers.
+
+/// What came of it, counted since the link was made.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Effects {
+    /// Open connections that the proxy broke.
+    pub broken: u64,
+    /// Dials that were closed at once.
+    pub refused: u64,
+    pub frames_dropped: u64,
+    pub bytes_delayed: u64,
+    /// Bytes that waited until the link was read again.
+    pub bytes_held: u64,
+    pub resets: u64,
+    /// Frames of which a bit was flipped.
+    pub flipped: u64,
+    pub duplicated: u64,
+    /// Connections that carried a corrupted frame, or bytes that came twice,
+    pub corrupted: u64,
+    /// and those of them that the dialled node closed.
+    pub closed_by_node: u64,
+}
+
+impl Effects {
+    /// What has happened since `before`.
+    pub fn since(&self, before: &Effects) -> Effects {
+        Effects {
+            broken: self.broken - before.broken,
+            refused: self.refused - before.refused,
+            frames_dropped: self.frames_dropped - before.frames_dropped,
+            bytes_delayed: self.bytes_delayed - before.bytes_delayed,
+            bytes_held: self.bytes_held - before.bytes_held,
+            resets: self.resets - before.resets,
+            flipped: self.flipped - before.flipped,
+            duplicated: self.duplicated - before.duplicated,
+            corrupted: self.corrupted - before.corrupted,
+            closed_by_node: self.closed_by_node - before.closed_by_node,
+        }
+    }
+
+    pub fn add(&mut self, other: &Effects) {
+        self.broken += other.broken;
+        self.refused += other.refused;
+        self.frames_dropped += other.frames_dropped;
+        self.bytes_delayed += other.bytes_delayed;
+        self.bytes_held += other.bytes_held;
+        self.resets += other.resets;
+        self.flipped += other.flipped;
+        self.duplicated += other.duplicated;
+        self.corrupted += other.corrupted;
+        self.closed_by_node += other.closed_by_node;
+    }
+}

@@ -1,0 +1,152 @@
+//! The end of a run: what was broken heals, the nodes are looked at a last time and ended, and the history is checked.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use kvmesh::clock::wall_ms;
+
+use crate::checks::{self, Evidence, Verdict};
+use crate::clients::Clients;
+use crate::history::Tally;
+use crate::nodes::Place;
+use crate::plan::Kind;
+use crate::report::{FaultTally, Report};
+use crate::run::{CLIENTS_TIMEOUT, CONVERGE_TIMEOUT, INTERRUPTED, Run, THREADS_TIMEOUT};
+use crate::survey::{self, Size, until};
+
+/// What expires within this time is left out of digests: the nodes are asked one after the other.
+const EXPIRES_SOON_MS: u64 = 10_000;
+/// Least acknowledged writes a second of load, whatever the machine.
+const ACKNOWLEDGED_MIN: u64 = 5;
+/// What a node may take at the end beside what it took when the load had just begun: so much, and so many times the bytes of its entries. Allocators keep what was
+/// freed, dumps pass through buffers, tombstones and maps have room to grow.
+const MEMORY_SLACK_KIB: u64 = 64 << 10;
+const MEMORY_FACTOR: u64 = 16;
+
+impl Run {
+    /// Heals, checks and reports.
+    pub(super) fn finish(
+        mut self,
+        hung: usize,
+        clients: &Clients,
+        load_took: Duration,
+        before: &HashMap<u16, Size>,
+        loaded: &HashMap<u16, Size>,
+    ) -> Report {
+        let ops = clients.shared.history.take();
+        let mut ended = Verdict::new("every client ends");
+        ended.require(hung == 0, || format!("{hung} clients have not ended after {CLIENTS_TIMEOUT:?}"));
+        self.await_whole(self.within(CONVERGE_TIMEOUT));
+        let equal = self.equal_digests();
+        let sizes = self.sizes_return(before, loaded);
+        let dumps = self.compare(|_| true);
+        self.claims.require(dumps.len() == self.nodes.ids().len(), || format!("only {} nodes gave a dump at the end", dumps.len()));
+        let dumped_wall_ms = wall_ms();
+        self.nodes.end();
+
+        self.claims.looked_at = format!("{} claims of {} known versions", self.claimed, self.logs.with_universe(|universe| universe.len()));
+        self.whole.looked_at = format!("{} times", self.settled.len());
+        self.note_panics();
+        let pauses = self.nodes.places().iter().map(|place| (place.id, place.pauses.lock().clone())).collect();
+        let evidence = Evidence {
+            ops: &ops,
+            by_key: Evidence::index(&ops),
+            dumps: &dumps,
+            dumped_wall_ms,
+            losses: &self.losses,
+            settled: &self.settled,
+            pauses: &pauses,
+        };
+        let tally = Tally::of(&ops);
+        let mut enough = Verdict::new("enough writes are acknowledged");
+        let least = ACKNOWLEDGED_MIN * load_took.as_secs();
+        enough.looked_at = format!("{} in {:.0} s", tally.done_writes, load_took.as_secs_f64());
+        enough.require(tally.done_writes >= least, || format!("at least {least} were expected"));
+        let mut verdicts = vec![self.whole, equal];
+        verdicts.extend(checks::all(&evidence));
+        verdicts.extend([self.claims, self.alive, self.closes, ended, sizes, self.phases.check(&ops), enough, effects(&self.tallies)]);
+        drop(evidence);
+        Report { seed: self.wanted.seed, verdicts, tallies: self.tallies, tally, ops, was_interrupted: INTERRUPTED.load(Ordering::Relaxed) }
+    }
+
+    fn equal_digests(&mut self) -> Verdict {
+        let mut verdict = Verdict::new("equal digests after healing");
+        let places = self.nodes.places();
+        let equal = until(self.within(CONVERGE_TIMEOUT), || {
+            let before_ms = wall_ms() + EXPIRES_SOON_MS;
+            let look = |place: &Place| Ok::<_, String>((survey::status(place)?.vector()?, survey::digest(place, before_ms)?));
+            let seen = places.iter().map(|place| look(place)).collect::<Result<Vec<_>, _>>()?;
+            match seen.iter().find(|one| **one != seen[0]) {
+                None => Ok(seen[0].1.clone()),
+                Some(other) => Err(format!(
+                    "the nodes differ: {} and {}, vectors {}",
+                    seen[0].1,
+                    other.1,
+                    if seen[0].0 == other.0 { "equal" } else { "unequal" }
+                )),
+            }
+        });
+        match equal {
+            Ok(digest) => verdict.looked_at = format!("{} nodes, {digest}", places.len()),
+            Err(why) => verdict.fault(why),
+        }
+        for place in &places {
+            let divergences = survey::status(place).map_or(0, |status| status.number("divergences"));
+            verdict.require(divergences == 0, || format!("n{} has counted {divergences} divergences", place.id));
+        }
+        verdict
+    }
+
+    /// Without clients, the nodes have as many threads as before there were any, and no more memory than their data explains.
+    fn sizes_return(&mut self, before: &HashMap<u16, Size>, loaded: &HashMap<u16, Size>) -> Verdict {
+        let mut verdict = Verdict::new("memory and threads return");
+        for place in self.nodes.places() {
+            let id = place.id;
+            let (Some(quiet), Some(loaded)) = (before.get(&id), loaded.get(&id)) else {
+                verdict.fault(format!("n{id} was never measured"));
+                continue;
+            };
+            // Asked first, and the connection closed: it takes a thread.
+            let entries_kib = survey::status(&place).map_or(0, |status| status.number("memory_bytes")) / 1024;
+            let process_id = self.nodes.process_id(id).unwrap_or(-1);
+            let returned = until(self.within(THREADS_TIMEOUT), || match survey::size(process_id)? {
+                size if size.threads <= quiet.threads => Ok(size),
+                size => Err(format!("n{id} has {} threads, and had {} before there were clients", size.threads, quiet.threads)),
+            });
+            match returned {
+                Ok(size) => {
+                    let most = loaded.resident_kib + MEMORY_SLACK_KIB + MEMORY_FACTOR * entries_kib;
+                    verdict.require(size.resident_kib <= most, || {
+                        format!("n{id} takes {} KiB, at most {most} are explained by {entries_kib} KiB of entries", size.resident_kib)
+                    });
+                    let looked_at = format!(
+                        "n{id} {} threads (loaded {}), {} KiB (loaded {})",
+                        size.threads, loaded.threads, size.resident_kib, loaded.resident_kib
+                    );
+                    verdict.looked_at =
+                        if verdict.looked_at.is_empty() { looked_at } else { format!("{}, {looked_at}", verdict.looked_at) };
+                }
+                Err(why) => verdict.fault(why),
+            }
+        }
+        verdict
+    }
+
+    fn note_panics(&mut self) {
+        for id in self.nodes.ids() {
+            let log = self.nodes.log(id).unwrap_or_default();
+            log.lines().filter(|line| line.contains("panicked")).for_each(|line| self.alive.fault(format!("n{id} says: {line}")));
+        }
+    }
+}
+
+fn effects(tallies: &BTreeMap<Kind, FaultTally>) -> Verdict {
+    let mut verdict = Verdict::new("every fault has an effect");
+    verdict.looked_at = format!("{} faults of {} kinds", tallies.values().map(|tally| tally.drawn).sum::<u64>(), tallies.len());
+    for (kind, tally) in tallies {
+        verdict.require(tally.without == 0, || format!("{} of {} times {kind} had none", tally.without, tally.drawn));
+    }
+    verdict.require(!tallies.is_empty(), || "no fault was drawn: the run is too short".to_owned());
+    verdict
+}
