@@ -115,12 +115,13 @@ impl Nodes {
         let peers = self.ids().into_iter().filter(|peer| *peer != id);
         let peers: Vec<Value> = peers.map(|peer| json!({ "id": peer, "addr": self.links[&(id, peer)].addr().to_string() })).collect();
         let node = self.node(id);
+        // Fast, but for `recovery_wait_ms`: a node that comes back must not open without what its peers hold because the machine is busy.
         json!({
             "id": id, "cluster": "torture", "client_addr": node.place.addr.to_string(), "peer_addr": node.peer_addr.to_string(),
             "data_dir": self.data_dir(id), "peers": peers,
             "fsync": if self.setting.fsyncs_always { "always" } else { "everysec" },
             "compact_log_min": if self.setting.compacts { COMPACT_OFTEN } else { COMPACT_NEVER },
-            "heartbeat_ms": 100, "peer_timeout_ms": 1_000, "ack_timeout_ms": 2_000, "recovery_wait_ms": 2_000,
+            "heartbeat_ms": 100, "peer_timeout_ms": 1_000, "ack_timeout_ms": 2_000, "recovery_wait_ms": 4_000,
             "write_timeout_ms": 1_000, "reconnect_pause_max_ms": 200, "shutdown_timeout_ms": 1_000, "tombstone_age_min_ms": 300,
         })
     }

@@ -56,6 +56,10 @@ impl Report {
         for (kind, FaultTally { drawn, effects, noun, .. }) in &self.tallies {
             writeln!(out, "  {kind:<12} drawn {drawn}, {effects} {noun}")?;
         }
+        if self.was_interrupted {
+            // What had not healed by then says nothing.
+            return writeln!(out, "interrupted: nothing is checked");
+        }
         writeln!(out, "checks")?;
         for verdict in &self.verdicts {
             let colon = if verdict.looked_at.is_empty() { "" } else { ": " };

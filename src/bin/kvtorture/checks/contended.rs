@@ -8,10 +8,11 @@ use crate::wire::Action;
 
 pub fn check(evidence: &Evidence) -> Verdict {
     let mut verdict = Verdict::new("later acknowledged writes win");
-    let (mut keys, mut acknowledged) = (0, 0);
+    let (mut keys, mut acknowledged, mut longest) = (0, 0, 0);
     for (key, ops) in evidence.group(Group::Contended) {
         let writes: Vec<&Op> = ops.iter().copied().filter(|op| op.may_have_happened()).collect();
         keys += 1;
+        longest = writes.iter().filter(|op| op.is_done()).map(|op| op.completed - op.invoked).max().unwrap_or(0).max(longest);
         acknowledged += writes.iter().filter(|op| op.is_majority_acked()).count();
         let last_begun = writes.iter().filter(|op| op.is_majority_acked()).map(|op| op.invoked).max().unwrap_or(0);
         for dump in evidence.dumps {
@@ -26,7 +27,7 @@ pub fn check(evidence: &Evidence) -> Verdict {
             });
         }
     }
-    verdict.looked_at = format!("{acknowledged} writes of {keys} keys");
+    verdict.looked_at = format!("{acknowledged} writes of {keys} keys, the longest took {} ms", longest / 1_000);
     verdict
 }
 
