@@ -35,11 +35,13 @@ const CALM: Duration = Duration::from_millis(500);
 const ROUND_REST: Duration = Duration::from_millis(1_500);
 /// No fault lasts longer, its own end aside.
 const FAULT_LEN_MAX: Duration = Duration::from_secs(9);
+/// Until what a node had in memory is in its log, on a disk that is slow.
+const LOGS_TIMEOUT: Duration = Duration::from_secs(5);
 const STEP_PAUSE: Duration = Duration::from_millis(20);
 /// From the end of the faults to the end of everything.
 pub const CHECKS_TIMEOUT: Duration = Duration::from_secs(30);
 /// From the end of the faults to the end of every wait for nodes.
-const LAST_WAIT: Duration = Duration::from_secs(24);
+const LAST_WAIT: Duration = Duration::from_secs(17);
 /// Parts of that: until the clients have ended, the nodes are whole, they hold the same, and their threads have ended.
 const CLIENTS_TIMEOUT: Duration = Duration::from_secs(11);
 const CONVERGE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -154,6 +156,7 @@ impl Run {
         }
         let began = Instant::now();
         let mut is_compared = !self.is_compared_in(number);
+        let mut dumps = Vec::new();
         while began.elapsed() < FAULT_LEN_MAX && !INTERRUPTED.load(Ordering::Relaxed) {
             ongoing.iter_mut().for_each(|fault| fault.step(&self.nodes));
             if ongoing.iter_mut().all(|fault| fault.is_due(&self.nodes)) {
@@ -162,7 +165,7 @@ impl Run {
             if !is_compared && ongoing.iter().all(|fault| began.elapsed() > fault.fault.duration / 2) {
                 is_compared = true;
                 let victims: Vec<u16> = ongoing.iter().flat_map(|fault| fault.fault.victims.clone()).collect();
-                self.compare(|id| !victims.contains(&id));
+                dumps = self.dumps(|id| !victims.contains(&id));
             }
             thread::sleep(STEP_PAUSE);
         }
@@ -180,16 +183,21 @@ impl Run {
             self.phases.add(Phase { from, until: now(), faulty: Some(victim) });
         }
         self.settle();
+        self.compare(&dumps);
         let calm_from = now();
         self.sleep(CALM);
         self.phases.add(Phase { from: calm_from, until: now(), faulty: None });
         Ok(())
     }
 
-    /// So long from now, as far as there is time; no time where nothing will come of waiting: a node has ended, or somebody wants this to end.
+    /// So long from now, as far as there is time; no time where nothing will come of waiting: a node has ended or does not heal, or somebody wants this to end.
     fn within(&self, timeout: Duration) -> Instant {
         let now = Instant::now();
-        if self.alive.holds() && !INTERRUPTED.load(Ordering::Relaxed) { (now + timeout).min(self.faults_end + LAST_WAIT) } else { now }
+        if self.alive.holds() && self.whole.holds() && !INTERRUPTED.load(Ordering::Relaxed) {
+            (now + timeout).min(self.faults_end + LAST_WAIT)
+        } else {
+            now
+        }
     }
 
     /// What the end of a life takes with it, of writes that one node alone has promised.
@@ -256,21 +264,29 @@ impl Run {
         (number as usize).is_multiple_of(1 + known / COMPARED_EACH_ROUND / 4)
     }
 
-    /// Holds the dumps of these nodes against everything that is known. Nodes that do not answer now are looked at another time.
-    fn compare(&mut self, which: impl Fn(u16) -> bool) -> Vec<Dumped> {
-        let places = self.nodes.places();
-        let dumps: Vec<Dumped> = places.iter().filter(|place| which(place.id)).filter_map(|place| survey::dump(place).ok()).collect();
-        let (claims, claimed) = (&mut self.claims, &mut self.claimed);
-        self.logs.with_universe(|universe| {
-            dumps.iter().flat_map(|dump| dump.entries.values()).for_each(|entry| universe.add(entry));
-            for dump in &dumps {
-                *claimed += universe.compare(dump, wall_ms(), claims);
-            }
-            if dumps.len() == places.len() {
-                universe.forget_superseded(&dumps);
-            }
-        });
-        dumps
+    /// Of these nodes. Those that do not answer now are looked at another time.
+    fn dumps(&self, which: impl Fn(u16) -> bool) -> Vec<Dumped> {
+        self.nodes.places().iter().filter(|place| which(place.id)).filter_map(|place| survey::dump(place).ok()).collect()
+    }
+
+    /// Holds dumps against everything that is known. What seems wrong is looked at again until the logs have caught up with what the nodes had in memory.
+    fn compare(&mut self, dumps: &[Dumped]) {
+        let wall_ms = wall_ms();
+        self.logs.with_universe(|universe| dumps.iter().flat_map(|dump| dump.entries.values()).for_each(|entry| universe.add(entry)));
+        let deadline = Instant::now() + LOGS_TIMEOUT;
+        for dump in dumps {
+            let (logs, mut claimed) = (&self.logs, 0);
+            let compared = until(deadline, || {
+                let compared = logs.with_universe(|universe| universe.compare(dump, wall_ms));
+                claimed = compared.claimed;
+                if compared.faults.is_empty() { Ok(()) } else { Err(compared.faults) }
+            });
+            self.claimed += claimed;
+            compared.err().into_iter().flatten().for_each(|fault| self.claims.fault(fault));
+        }
+        if dumps.len() == self.nodes.ids().len() {
+            self.logs.with_universe(|universe| universe.forget_superseded(dumps));
+        }
     }
 
     fn sizes(&self) -> HashMap<u16, Size> {

@@ -13,11 +13,11 @@ use crate::checks::Dumped;
 use crate::nodes::Place;
 
 const ASK_TIMEOUT: Duration = Duration::from_secs(2);
-const DUMP_TIMEOUT: Duration = Duration::from_secs(5);
+const DUMP_TIMEOUT: Duration = Duration::from_secs(3);
 const POLL_PAUSE: Duration = Duration::from_millis(25);
 
 /// Polls until `probe` gives a value; what it said last when the deadline passes.
-pub fn until<T>(deadline: Instant, mut probe: impl FnMut() -> Result<T, String>) -> Result<T, String> {
+pub fn until<T, E>(deadline: Instant, mut probe: impl FnMut() -> Result<T, E>) -> Result<T, E> {
     loop {
         match probe() {
             Ok(value) => return Ok(value),

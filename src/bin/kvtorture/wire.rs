@@ -15,6 +15,8 @@ use crate::keys::{Group, Key};
 /// Far longer than `ack_timeout`: who waits so long is not answered at all.
 pub const REPLY_TIMEOUT: Duration = Duration::from_secs(10);
 const DIAL_TIMEOUT: Duration = Duration::from_millis(500);
+/// For the level, which waits for nothing: a node that stands still takes connections, too, and is tried again.
+const GREETING_TIMEOUT: Duration = Duration::from_secs(1);
 /// No reply to what is asked here is longer.
 const LINE_LEN_MAX: u64 = 1 << 20;
 
@@ -149,7 +151,7 @@ impl Connection {
     pub fn open(addr: SocketAddr, protocol: Protocol, level: Level) -> io::Result<Connection> {
         let stream = TcpStream::connect_timeout(&addr, DIAL_TIMEOUT)?;
         stream.set_nodelay(true)?;
-        stream.set_read_timeout(Some(REPLY_TIMEOUT))?;
+        stream.set_read_timeout(Some(GREETING_TIMEOUT))?;
         stream.set_write_timeout(Some(REPLY_TIMEOUT))?;
         let mut connection = Connection { reader: BufReader::new(stream), protocol };
         let mut asked = Vec::new();
@@ -159,7 +161,7 @@ impl Connection {
         }
         connection.reader.get_ref().write_all(&asked)?;
         match connection.line()?.as_slice() {
-            b"OK" | b"+OK" => Ok(connection),
+            b"OK" | b"+OK" => connection.reader.get_ref().set_read_timeout(Some(REPLY_TIMEOUT)).map(|()| connection),
             other => Err(io::Error::other(format!("ACK was answered with {:?}", String::from_utf8_lossy(other)))),
         }
     }

@@ -40,7 +40,8 @@ impl Run {
         self.await_whole(self.within(CONVERGE_TIMEOUT));
         let equal = self.equal_digests();
         let sizes = self.sizes_return(before, loaded);
-        let dumps = self.compare(|_| true);
+        let dumps = self.dumps(|_| true);
+        self.compare(&dumps);
         self.claims.require(dumps.len() == self.nodes.ids().len(), || format!("only {} nodes gave a dump at the end", dumps.len()));
         let dumped_wall_ms = wall_ms();
         self.nodes.end();
