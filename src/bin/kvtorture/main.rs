@@ -53,7 +53,7 @@ fn main() -> ExitCode {
         Err(why) => return leave(FAILED, why),
     };
     let plan = Plan::new(seed, arguments.nodes.map(|NodesLen(len)| len), kinds);
-    println!("seed {seed}: {}", plan.setting());
+    let _ = writeln!(io::stdout(), "seed {seed}: {}", plan.setting());
     let (dir, is_own) = match directory(arguments.dir, seed) {
         Ok(dir) => dir,
         Err((code, why)) => return leave(code, why),
@@ -120,7 +120,8 @@ fn directory(asked: Option<PathBuf>, seed: u64) -> Result<(PathBuf, bool), (u8, 
 fn watch_the_time(deadline: Instant, seed: u64, dir: PathBuf) {
     let watch = move || {
         thread::sleep(deadline.saturating_duration_since(Instant::now()));
-        println!("verdict: FAILED, seed {seed}: the checks were not done in time; its files are in {}", dir.display());
+        let _ =
+            writeln!(io::stdout(), "verdict: FAILED, seed {seed}: the checks were not done in time; its files are in {}", dir.display());
         nodes::end_all();
         std::process::exit(FAILED.into());
     };

@@ -6,7 +6,7 @@
 mod ending;
 
 use std::collections::{BTreeMap, HashMap};
-use std::io;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -113,7 +113,7 @@ pub fn run(wanted: Wanted, dir: &Path, mut plan: Plan) -> io::Result<Report> {
             break;
         }
         number += 1;
-        run.round(number, faults)?;
+        run.round(number, faults);
     }
     if run.goes_on() {
         run.sleep(run.faults_end.saturating_duration_since(Instant::now()));
@@ -126,7 +126,8 @@ pub fn run(wanted: Wanted, dir: &Path, mut plan: Plan) -> io::Result<Report> {
 impl Run {
     fn say(&self, line: impl FnOnce() -> String) {
         if !self.wanted.is_quiet {
-            println!("{}", line());
+            // A reader who has left does not end the run: its verdict is its exit code as well.
+            let _ = writeln!(io::stdout(), "{}", line());
         }
     }
 
@@ -142,7 +143,7 @@ impl Run {
     }
 
     /// Faults done together, ended together, and healed.
-    fn round(&mut self, number: u32, faults: Vec<Fault>) -> io::Result<()> {
+    fn round(&mut self, number: u32, faults: Vec<Fault>) {
         let lone_victim = match &faults[..] {
             [Fault { victims, .. }] if victims.len() == 1 => Some(victims[0]),
             _ => None,
@@ -152,7 +153,11 @@ impl Run {
         let mut ongoing = Vec::new();
         for fault in faults {
             self.note_losses(&fault);
-            ongoing.push(Ongoing::begin(fault, &mut self.nodes)?);
+            let name = fault.to_string();
+            match Ongoing::begin(fault, &mut self.nodes) {
+                Ok(begun) => ongoing.push(begun),
+                Err(error) => self.closes.fault(format!("round {number}: {name} could not be done: {error}")),
+            }
         }
         let began = Instant::now();
         let mut is_compared = !self.is_compared_in(number);
@@ -170,7 +175,9 @@ impl Run {
             thread::sleep(STEP_PAUSE);
         }
         for fault in &mut ongoing {
-            fault.end(&mut self.nodes)?;
+            if let Err(error) = fault.end(&mut self.nodes) {
+                self.closes.fault(format!("round {number}: {} could not be ended: {error}", fault.fault));
+            }
         }
         for mut fault in ongoing {
             let effect = fault.effect(&self.nodes);
@@ -187,7 +194,6 @@ impl Run {
         let calm_from = now();
         self.sleep(CALM);
         self.phases.add(Phase { from: calm_from, until: now(), faulty: None });
-        Ok(())
     }
 
     /// So long from now, as far as there is time; no time where nothing will come of waiting: a node has ended or does not heal, or somebody wants this to end.
@@ -240,13 +246,15 @@ impl Run {
         }
         let from = now();
         let places = self.nodes.places();
-        let mut joined = SeenVector::default();
-        for place in &places {
-            match survey::status(place).and_then(|status| status.vector()) {
-                Ok(vector) => joined.join(&vector),
-                Err(why) => return self.whole.fault(why),
-            }
-        }
+        let joined = until(self.within(HEAL_TIMEOUT), || {
+            let mut joined = SeenVector::default();
+            places.iter().try_for_each(|place| survey::status(place)?.vector().map(|vector| joined.join(&vector)))?;
+            Ok::<_, String>(joined)
+        });
+        let joined = match joined {
+            Ok(joined) => joined,
+            Err(why) => return self.whole.fault(why),
+        };
         let settled = until(self.within(HEAL_TIMEOUT), || {
             places.iter().try_for_each(|place| match survey::status(place)?.vector()?.covers_all(&joined) {
                 true => Ok(()),

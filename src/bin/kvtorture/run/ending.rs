@@ -24,6 +24,9 @@ const ACKNOWLEDGED_MIN: u64 = 5;
 const MEMORY_SLACK_KIB: u64 = 64 << 10;
 const MEMORY_FACTOR: u64 = 16;
 
+/// Until all nodes have given a dump.
+const DUMPS_TIMEOUT: Duration = Duration::from_secs(5);
+
 impl Run {
     /// Heals, checks and reports.
     pub(super) fn finish(
@@ -40,9 +43,14 @@ impl Run {
         self.await_whole(self.within(CONVERGE_TIMEOUT));
         let equal = self.equal_digests();
         let sizes = self.sizes_return(before, loaded);
-        let dumps = self.dumps(|_| true);
+        let all = self.nodes.ids().len();
+        let dumps = until(self.within(DUMPS_TIMEOUT), || match self.dumps(|_| true) {
+            dumps if dumps.len() == all => Ok(dumps),
+            fewer => Err(fewer),
+        });
+        let dumps = dumps.unwrap_or_else(|fewer| fewer);
         self.compare(&dumps);
-        self.claims.require(dumps.len() == self.nodes.ids().len(), || format!("only {} nodes gave a dump at the end", dumps.len()));
+        self.claims.require(dumps.len() == all, || format!("only {} nodes gave a dump at the end", dumps.len()));
         let dumped_wall_ms = wall_ms();
         self.nodes.end();
 
