@@ -130,7 +130,8 @@ impl Nodes {
     pub fn start(&mut self, id: u16) -> io::Result<()> {
         let mut log = OpenOptions::new().create(true).append(true).open(self.path(id, "log"))?;
         let place = Arc::clone(&self.node(id).place);
-        writeln!(log, "--- life {}", place.life.load(Ordering::SeqCst) + 1)?;
+        // Counted before it can answer anybody.
+        writeln!(log, "--- life {}", place.life.fetch_add(1, Ordering::SeqCst) + 1)?;
         // The shell ignores the signal of a file that reaches its limit, and so does what it becomes: the node is to see an error, as on a full disk.
         let mut child = Command::new("sh")
             .args(["-c", "trap '' XFSZ; exec \"$0\" \"$@\" 2>&1"])
@@ -158,7 +159,6 @@ impl Nodes {
             }
         };
         RUNNING.lock().extend(i32::try_from(child.id()));
-        place.life.fetch_add(1, Ordering::SeqCst);
         self.node_mut(id).process = Some(Process { child, logging });
         place.end_pause();
         Ok(())

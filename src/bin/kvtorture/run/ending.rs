@@ -39,6 +39,9 @@ impl Run {
     ) -> Report {
         let ops = clients.shared.history.take();
         let mut ended = Verdict::new("every client ends");
+        if clients.shared.history.is_full() {
+            ended.looked_at = "before the end of the run, because the history was full".to_owned();
+        }
         ended.require(hung == 0, || format!("{hung} clients have not ended after {CLIENTS_TIMEOUT:?}"));
         self.await_whole(self.within(CONVERGE_TIMEOUT));
         let equal = self.equal_digests();
