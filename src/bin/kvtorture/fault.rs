@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit};
 use socket2::{Domain, Socket, Type};
 
+use crate::ahead;
 use crate::nodes::Nodes;
 use crate::plan::{Fault, Kind};
 use crate::proxy::{Effects, Mode};
@@ -27,6 +28,9 @@ const DISK_LEFT: u64 = 2_000;
 const FILL_TIMEOUT: Duration = Duration::from_secs(6);
 /// Enough dumps that no buffer between holds their replies.
 const DUMPS_ASKED: usize = 2_000;
+/// How far ahead of the end of the fault the clock is pushed; less than `clock_offset_max`, in all.
+const CLOCK_AHEAD: Duration = Duration::from_secs(3);
+const PUSH_TIMEOUT: Duration = Duration::from_secs(3);
 const RECEIVE_BUFFER: usize = 4 << 10;
 /// Until a node has given up on a client that reads nothing: `write_timeout`, for each piece that the system has taken before.
 const DEAF_TIMEOUT: Duration = Duration::from_secs(8);
@@ -83,6 +87,14 @@ impl Ongoing {
                 nodes.kill(&[victim]);
                 ongoing.seen = nodes.wipe(victim)?;
             }
+            (Kind::ClockAhead, Some(victim)) => {
+                nodes.set_links(&fault.links, ongoing.mode());
+                // A node takes one dump at a time, and says so while another one is on its way.
+                let ahead = fault.duration + CLOCK_AHEAD;
+                let pushed = survey::until(now + PUSH_TIMEOUT, || ahead::push(nodes.place(victim), ahead));
+                ongoing.complaints.extend(pushed.err());
+                ongoing.seen = survey::status(nodes.place(victim)).map_or(0, |status| status.number("clock_ahead_ms"));
+            }
             (Kind::DeafClient, Some(victim)) => ongoing.client = Some(deaf_client(nodes, victim)?),
             (Kind::DiskFull, Some(victim)) => {
                 ongoing.refused_before = survey::status(nodes.place(victim)).map_or(0, |status| status.number("writes_refused"));
@@ -98,7 +110,7 @@ impl Ongoing {
         match (self.fault.kind, self.fault.other_way) {
             (Kind::CutOneWay, false) => Mode::Swallow,
             (Kind::CutOneWay, true) | (Kind::CutTwoWay | Kind::Hub, _) => Mode::Cut,
-            (Kind::Delay, _) => Mode::Delay(self.fault.pace),
+            (Kind::Delay | Kind::ClockAhead, _) => Mode::Delay(self.fault.pace),
             (Kind::DeafPeer, _) => Mode::Deaf,
             (Kind::Reset, _) => Mode::Reset,
             (Kind::Flip, _) => Mode::Flip,
@@ -168,6 +180,7 @@ impl Ongoing {
             (Kind::CutOneWay, true) => (effects.broken + effects.refused, "frames dropped or connections broken"),
             (Kind::CutTwoWay | Kind::Hub | Kind::Flap, _) => (effects.broken + effects.refused, "connections broken or refused"),
             (Kind::Delay, _) => (effects.bytes_delayed, "bytes delayed"),
+            (Kind::ClockAhead, _) => (self.seen, "milliseconds ahead"),
             (Kind::DeafPeer, _) => (effects.bytes_held, "bytes held back"),
             (Kind::DeafClient, _) => (self.seen, "clients closed by the node"),
             (Kind::Reset, _) => (effects.resets, "connections reset in mid-frame"),

@@ -23,10 +23,12 @@ pub enum Group {
     Gone,
     /// Written once, with an expiry.
     Expiring,
+    /// Of no client: what a clock is pushed ahead with.
+    Ahead,
 }
 
 impl Group {
-    const ALL: [(Group, &'static str); 7] = [
+    const ALL: [(Group, &'static str); 8] = [
         (Group::Register, "register"),
         (Group::Ledger, "ledger"),
         (Group::Local, "local"),
@@ -34,6 +36,7 @@ impl Group {
         (Group::Counter, "counter"),
         (Group::Gone, "gone"),
         (Group::Expiring, "expiring"),
+        (Group::Ahead, "ahead"),
     ];
 
     fn name(self) -> &'static str {

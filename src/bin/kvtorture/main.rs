@@ -5,6 +5,7 @@
 //!
 //! Exit codes: 0 every check held, 1 one failed or nothing could be run, 2 bad usage. What a run finds out goes to stdout, why there is none to stderr.
 
+mod ahead;
 mod checks;
 mod clients;
 mod fault;

@@ -21,6 +21,8 @@ pub enum Kind {
     Hub,
     Flap,
     Delay,
+    /// The stamps of one node run ahead of the wall clock, and what it says is late at another one.
+    ClockAhead,
     DeafPeer,
     DeafClient,
     Reset,
@@ -30,7 +32,7 @@ pub enum Kind {
 }
 
 impl Kind {
-    pub const ALL: [Kind; 15] = [
+    pub const ALL: [Kind; 16] = [
         Kind::Kill,
         Kind::Stop,
         Kind::Restart,
@@ -40,6 +42,7 @@ impl Kind {
         Kind::Hub,
         Kind::Flap,
         Kind::Delay,
+        Kind::ClockAhead,
         Kind::DeafPeer,
         Kind::DeafClient,
         Kind::Reset,
@@ -59,6 +62,7 @@ impl Kind {
             Kind::Hub => "hub",
             Kind::Flap => "flap",
             Kind::Delay => "delay",
+            Kind::ClockAhead => "clock-ahead",
             Kind::DeafPeer => "deaf-peer",
             Kind::DeafClient => "deaf-client",
             Kind::Reset => "reset",
@@ -142,7 +146,7 @@ impl fmt::Display for Fault {
         }
         write!(f, " for {} ms", self.duration.as_millis())?;
         match self.kind {
-            Kind::Delay | Kind::Flap => write!(f, " by {} ms", self.pace.as_millis()),
+            Kind::Delay | Kind::Flap | Kind::ClockAhead => write!(f, " by {} ms", self.pace.as_millis()),
             _ => Ok(()),
         }
     }
@@ -213,6 +217,7 @@ impl Plan {
             Kind::CutTwoWay if self.rng.bool() => (Vec::new(), around(one, &ids)),
             Kind::CutTwoWay | Kind::Flap | Kind::Delay => (Vec::new(), both),
             Kind::CutOneWay | Kind::DeafPeer | Kind::Reset | Kind::Flip | Kind::Duplicate => (Vec::new(), vec![(one, two)]),
+            Kind::ClockAhead => (vec![one], vec![(one, two)]),
             Kind::Hub => (Vec::new(), between_halves(&shuffled)),
         };
         let duration = Duration::from_millis(match kind {
@@ -221,7 +226,11 @@ impl Plan {
             // Shorter and longer than it takes to be called down.
             _ => self.rng.u64(500..2_800),
         });
-        let pace = Duration::from_millis(if kind == Kind::Delay { self.rng.u64(20..200) } else { self.rng.u64(50..300) });
+        let pace = Duration::from_millis(if matches!(kind, Kind::Delay | Kind::ClockAhead) {
+            self.rng.u64(20..200)
+        } else {
+            self.rng.u64(50..300)
+        });
         Fault { kind, victims, links, duration, pace, other_way: self.rng.bool() }
     }
 
@@ -269,7 +278,7 @@ mod tests {
     #[test]
     fn every_kind_comes_before_any_comes_again() {
         for seed in 0..50 {
-            let drawn: Vec<Kind> = rounds(seed, 15).concat().into_iter().map(|fault| fault.kind).collect();
+            let drawn: Vec<Kind> = rounds(seed, 16).concat().into_iter().map(|fault| fault.kind).collect();
             assert!(Kind::ALL.iter().all(|kind| drawn.contains(kind)), "seed {seed}: {drawn:?}");
         }
     }

@@ -1,0 +1,49 @@
+//! A node whose stamps run ahead of the wall clock, and soon those of all nodes: then only what they hear of each other orders their writes, and no longer the one
+//! clock of this machine.
+//!
+//! It is done as a user could: a backup of the node is restored into it, with one entry more, the stamp of which is some seconds from now.
+
+use std::time::Duration;
+
+use kvmesh::client::{self, Client};
+use kvmesh::clock::{Stamp, wall_ms};
+use kvmesh::dump::{Header, Kind, Scan};
+use kvmesh::entry::{Entry, NodeId, Origin, SeenVector, Version};
+use kvmesh::store::Store;
+
+use crate::keys::{Group, Key};
+use crate::nodes::Place;
+use crate::survey;
+
+const RESTORE_TIMEOUT: Duration = Duration::from_secs(5);
+/// Bytes of the backup that are written in one step.
+const STEP_LEN: usize = 1 << 20;
+
+/// An error is the node's refusal.
+pub fn push(place: &Place, ahead: Duration) -> Result<(), String> {
+    let backup = survey::dump(place)?;
+    let origin = Origin { node: NodeId(place.id), nonce: fastrand::u64(..) };
+    let stamp = Stamp::from_wall_ms(wall_ms() + ahead.as_millis() as u64);
+    let key = Key { group: Group::Ahead, owner: place.id, number: origin.nonce as u32 };
+    let store = Store::new();
+    let entry = Entry {
+        key: key.to_string().as_bytes().into(),
+        value: Some(key.value(1).as_bytes().into()),
+        expires: None,
+        version: Version { stamp, origin },
+    };
+    let mut vector = backup.vector;
+    vector.advance(origin, stamp);
+    let entries = backup.entries.len() as u64 + 1;
+    for entry in backup.entries.into_values().chain([entry]) {
+        store.merge(entry, |_| false);
+    }
+    let header = Header::new(Kind::Full, origin, vector, entries, None);
+    let mut scan = Scan::new(header, SeenVector::default(), SeenVector::default());
+    let mut lines = b"RESTORE\n".to_vec();
+    while scan.write(&store, STEP_LEN, &mut lines) {}
+    let in_words = |error: client::Error| format!("n{} RESTORE: {error}", place.id);
+    let mut client = Client::connect(&[place.addr.to_string()], RESTORE_TIMEOUT).map_err(in_words)?;
+    client.send(&lines).map_err(in_words)?;
+    client.lines::<client::Error>(|_| Ok(())).map_err(in_words)
+}
