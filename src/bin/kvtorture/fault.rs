@@ -83,10 +83,9 @@ impl Ongoing {
                     nodes.start(victim)?;
                 }
             }
-            (Kind::Wipe, Some(victim)) => {
-                nodes.kill(&[victim]);
-                ongoing.seen = nodes.wipe(victim)?;
-            }
+            // Writes that it takes after the cut are on its disk alone, and nobody may have been promised more.
+            (Kind::Wipe, Some(_)) if fault.other_way => nodes.set_links(&fault.links, Mode::Cut),
+            (Kind::Wipe, Some(victim)) => ongoing.lose_disk(nodes, victim)?,
             (Kind::ClockAhead, Some(victim)) => {
                 nodes.set_links(&fault.links, ongoing.mode());
                 // A node takes one dump at a time, and says so while another one is on its way.
@@ -120,6 +119,12 @@ impl Ongoing {
         }
     }
 
+    fn lose_disk(&mut self, nodes: &mut Nodes, victim: u16) -> io::Result<()> {
+        nodes.kill(&[victim]);
+        self.seen = nodes.wipe(victim)?;
+        Ok(())
+    }
+
     /// To be called every now and then while it lasts.
     pub fn step(&mut self, nodes: &Nodes) {
         if self.fault.kind == Kind::Flap && Instant::now() >= self.next_turn {
@@ -151,7 +156,14 @@ impl Ongoing {
     pub fn end(&mut self, nodes: &mut Nodes) -> io::Result<()> {
         let fault = self.fault.clone();
         match (fault.kind, fault.victims.first().copied()) {
-            (Kind::Kill | Kind::Wipe, _) => fault.victims.iter().try_for_each(|victim| nodes.start(*victim))?,
+            (Kind::Wipe, Some(victim)) => {
+                if self.seen == 0 {
+                    self.lose_disk(nodes, victim)?;
+                }
+                nodes.set_links(&fault.links, Mode::Pass);
+                nodes.start(victim)?;
+            }
+            (Kind::Kill, _) => fault.victims.iter().try_for_each(|victim| nodes.start(*victim))?,
             (Kind::Restart, Some(victim)) if !fault.other_way => nodes.start(victim)?,
             (Kind::Stop, Some(victim)) => {
                 self.seen = u64::from(!survey::answers(nodes.place(victim), PING_TIMEOUT));

@@ -211,7 +211,9 @@ impl Plan {
         let both = vec![(one, two), (two, one)];
         // Of `always`, any number of killed processes is survived.
         let killed = if self.setting.fsyncs_always && self.rng.u8(..4) == 0 { self.rng.usize(2..=shuffled.len()) } else { 1 };
+        let other_way = self.rng.bool();
         let (victims, links) = match kind {
+            Kind::Wipe if other_way => (vec![one], around(one, &ids)),
             Kind::Kill => (shuffled[..killed].to_vec(), Vec::new()),
             Kind::Stop | Kind::Restart | Kind::Wipe | Kind::DeafClient | Kind::DiskFull => (vec![one], Vec::new()),
             Kind::CutTwoWay if self.rng.bool() => (Vec::new(), around(one, &ids)),
@@ -231,7 +233,7 @@ impl Plan {
         } else {
             self.rng.u64(50..300)
         });
-        Fault { kind, victims, links, duration, pace, other_way: self.rng.bool() }
+        Fault { kind, victims, links, duration, pace, other_way }
     }
 
     /// A fault of this kind on a link that the first one leaves whole; none if there is no such link.
@@ -287,6 +289,7 @@ mod tests {
     fn a_disk_is_lost_or_full_only_while_everything_else_is_well() {
         for round in (0..200).flat_map(|seed| rounds(seed, 30)) {
             assert!(round.iter().all(|fault| !fault.victims.is_empty() || !fault.links.is_empty()), "{round:?}");
+            // Where it is cut off before it loses its disk, it is cut off from all.
             let disk = round.iter().find(|fault| matches!(fault.kind, Kind::Wipe | Kind::DiskFull));
             if let Some(disk) = disk {
                 assert!(round.len() == 1 && disk.victims.len() == 1, "{round:?}");
