@@ -24,9 +24,9 @@ pub const DELETE_EVERY: u64 = 4;
 const ROUNDS_AT_ONE_NODE: u32 = 40;
 /// Before a writer goes on at another node: what it writes there is later by any clock.
 const MOVE_PAUSE: Duration = Duration::from_millis(30);
-/// Contended keys in use at the same time, and for how long.
-const CONTENDED: u32 = 3;
-const CONTENDED_FOR: Duration = Duration::from_secs(3);
+/// Contended keys in use at the same time, and for how long: it is the last writes of a key that show whether the right one has won, so there are to be many.
+const CONTENDED: u32 = 2;
+const CONTENDED_FOR: Duration = Duration::from_millis(500);
 
 fn pause(rng: &mut Rng, ms_max: u64) {
     thread::sleep(Duration::from_millis(rng.u64(ms_max / 2..=ms_max)));
