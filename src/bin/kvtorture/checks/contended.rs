@@ -1,5 +1,5 @@
 //! Keys that are written through all nodes at the same time: of two writes that a majority acknowledged, one before the other began, the earlier one is never
-//! what is left (I8).
+//! what is left (I8), and it is not shown any more where the later one was acknowledged.
 
 use crate::checks::{Evidence, Held, Verdict};
 use crate::history::Op;
@@ -8,13 +8,24 @@ use crate::wire::Action;
 
 pub fn check(evidence: &Evidence) -> Verdict {
     let mut verdict = Verdict::new("later acknowledged writes win");
-    let (mut keys, mut acknowledged, mut longest) = (0, 0, 0);
+    let (mut keys, mut acknowledged, mut looks, mut longest) = (0, 0, 0, 0);
     for (key, ops) in evidence.group(Group::Contended) {
         let writes: Vec<&Op> = ops.iter().copied().filter(|op| op.may_have_happened()).collect();
         keys += 1;
         longest = writes.iter().filter(|op| op.is_done()).map(|op| op.completed - op.invoked).max().unwrap_or(0).max(longest);
         acknowledged += writes.iter().filter(|op| op.is_majority_acked()).count();
         let last_begun = writes.iter().filter(|op| op.is_majority_acked()).map(|op| op.invoked).max().unwrap_or(0);
+        for read in ops {
+            let Some(shown) = read.shown() else { continue };
+            looks += 1;
+            let shown = shown.map_or(Held::Nothing, Held::Value);
+            verdict.require(may_show(&writes, read, &shown), || {
+                format!(
+                    "n{} showed {shown:?} under {key} at {} us, although it had acknowledged a later write at a majority",
+                    read.node, read.invoked
+                )
+            });
+        }
         for dump in evidence.dumps {
             let held = dump.held(key, evidence.dumped_wall_ms);
             // Those that may have left this: one of them must not be beaten by what is promised.
@@ -27,8 +38,18 @@ pub fn check(evidence: &Evidence) -> Verdict {
             });
         }
     }
-    verdict.looked_at = format!("{acknowledged} writes of {keys} keys, the longest took {} ms", longest / 1_000);
+    verdict.looked_at =
+        format!("{acknowledged} writes of {keys} keys, {looks} reads of them, the longest write took {} ms", longest / 1_000);
     verdict
+}
+
+/// A node that has acknowledged a write at a majority holds that one or a greater version from then on, in this life; and those that a majority had acknowledged
+/// before it began are lesser ones.
+fn may_show(writes: &[&Op], read: &Op, shown: &Held) -> bool {
+    let is_known_here = |op: &&&Op| op.is_majority_acked() && (op.node, op.life) == (read.node, read.life) && op.completed < read.invoked;
+    let Some(last_begun) = writes.iter().filter(is_known_here).map(|op| op.invoked).max() else { return true };
+    let mut left_it = writes.iter().filter(|op| left_by(op) == *shown && op.invoked <= read.completed);
+    left_it.any(|op| !op.is_majority_acked() || op.completed >= last_begun)
 }
 
 fn left_by(op: &Op) -> Held {

@@ -202,6 +202,14 @@ fn an_earlier_acknowledged_write_that_wins_is_found() {
     two().op(Action::Del, DONE).holds(contended::check);
     two().op(Action::Del, DONE).left(2).fails(contended::check);
     two().op(Action::Put(3), UNKNOWN).left(3).holds(contended::check);
+
+    // Where the later one was acknowledged, the earlier one is not shown any more.
+    two().op(Action::Get, shows(Some(2))).left(2).holds(contended::check);
+    two().op(Action::Get, shows(Some(1))).left(2).fails(contended::check);
+    two().op(Action::Get, shows(None)).left(2).fails(contended::check);
+    two().op(Action::Get, shows(Some(1))).but(|op| op.node = 2).left(2).holds(contended::check);
+    two().op(Action::Get, shows(Some(1))).but(|op| op.life = 2).left(2).holds(contended::check);
+    two().op(Action::Del, UNKNOWN).op(Action::Get, shows(None)).left(2).holds(contended::check);
 }
 
 #[test]

@@ -140,7 +140,11 @@ pub fn run_contended(mut session: Session, shared: &Shared, mut rng: Rng) {
             1 => Action::Del,
             _ => Action::Put(shared.number()),
         };
-        session.ask(key, action);
+        let outcome = session.ask(key, action);
+        // What was acknowledged here must not give way to what was acknowledged before it.
+        if outcome == Some(Outcome::Done(Answer::Written)) && rng.bool() {
+            session.ask(key, Action::Get);
+        }
         pause(&mut rng, 20);
     }
 }
