@@ -149,6 +149,28 @@ pub fn run_contended(mut session: Session, shared: &Shared, mut rng: Rng) {
     }
 }
 
+/// Writes a key at one node and, once that is acknowledged, at another one, and leaves it: however the clocks go, the second write wins.
+pub fn run_pairs(mut session: Session, shared: &Shared, mut rng: Rng) {
+    let mut other = session.beside();
+    let mut number = 0;
+    while !shared.is_over() {
+        number += 1;
+        let key = Key { group: Group::Contended, owner: 1, number };
+        if session.node() == other.node() {
+            other.turn();
+        }
+        if let Some(Outcome::Done(_)) = session.ask(key, Action::Put(shared.number())) {
+            other.ask(key, Action::Put(shared.number()));
+        }
+        match rng.u8(..16) {
+            0 => session.turn(),
+            1 => other.turn(),
+            _ => {}
+        }
+        pause(&mut rng, 30);
+    }
+}
+
 /// Creates keys and deletes them, some at another node, and never writes them again.
 pub fn run_gone(mut session: Session, shared: &Shared, mut rng: Rng) {
     let mut number = 0;

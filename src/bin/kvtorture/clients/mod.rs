@@ -118,6 +118,7 @@ impl Clients {
             add(at, protocol(1), Level::Local, groups::run_reader)?;
         }
         add(0, Protocol::Text, Level::Majority, groups::run_gone)?;
+        add(1, Protocol::Resp, Level::Majority, groups::run_pairs)?;
         add(nodes - 1, Protocol::Resp, Level::Majority, groups::run_expiring)?;
         Ok(clients)
     }

@@ -42,6 +42,12 @@ impl Session {
         self.shared.places[self.at].id
     }
 
+    /// Another one of the same client, at the next node.
+    pub fn beside(&self) -> Session {
+        let at = (self.at + 1) % self.shared.places.len();
+        Session::new(&self.shared, self.client, at, self.protocol, self.level)
+    }
+
     pub fn client(&self) -> u16 {
         self.client
     }
