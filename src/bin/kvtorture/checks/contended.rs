@@ -4,7 +4,7 @@
 use crate::checks::{Evidence, Held, Verdict};
 use crate::history::Op;
 use crate::keys::Group;
-use crate::wire::Action;
+use crate::wire::{Action, Outcome};
 
 pub fn check(evidence: &Evidence) -> Verdict {
     let mut verdict = Verdict::new("later acknowledged writes win");
@@ -19,7 +19,7 @@ pub fn check(evidence: &Evidence) -> Verdict {
             let Some(shown) = read.shown() else { continue };
             looks += 1;
             let shown = shown.map_or(Held::Nothing, Held::Value);
-            verdict.require(may_show(&writes, read, &shown), || {
+            verdict.require(may_show(&writes, read, &shown) || showed_a_refused_delete(ops, read, &shown), || {
                 format!(
                     "n{} showed {shown:?} under {key} at {} us, although it had acknowledged a later write at a majority",
                     read.node, read.invoked
@@ -50,6 +50,12 @@ fn may_show(writes: &[&Op], read: &Op, shown: &Held) -> bool {
     let Some(last_begun) = writes.iter().filter(is_known_here).map(|op| op.invoked).max() else { return true };
     let mut left_it = writes.iter().filter(|op| left_by(op) == *shown && op.invoked <= read.completed);
     left_it.any(|op| !op.is_majority_acked() || op.completed >= last_begun)
+}
+
+/// A delete that lost to a concurrent write is judged again, and refused where another one has been quicker by then; it may have shown for a moment.
+fn showed_a_refused_delete(ops: &[&Op], read: &Op, shown: &Held) -> bool {
+    let may_show = |op: &&Op| op.action == Action::Del && op.outcome == Outcome::Refused("NOTFOUND");
+    *shown == Held::Nothing && ops.iter().copied().filter(may_show).any(|op| op.invoked <= read.completed && op.completed >= read.invoked)
 }
 
 fn left_by(op: &Op) -> Held {

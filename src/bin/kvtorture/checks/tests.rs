@@ -210,6 +210,10 @@ fn an_earlier_acknowledged_write_that_wins_is_found() {
     two().op(Action::Get, shows(Some(1))).but(|op| op.node = 2).left(2).holds(contended::check);
     two().op(Action::Get, shows(Some(1))).but(|op| op.life = 2).left(2).holds(contended::check);
     two().op(Action::Del, UNKNOWN).op(Action::Get, shows(None)).left(2).holds(contended::check);
+    // A delete that is refused in the end may have shown until then.
+    let not_found = || two().op(Action::Del, Outcome::Refused("NOTFOUND"));
+    not_found().but(|op| op.completed = 9_000).op(Action::Get, shows(None)).left(2).holds(contended::check);
+    not_found().op(Action::Get, shows(None)).left(2).fails(contended::check);
 }
 
 #[test]
