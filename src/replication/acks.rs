@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use parking_lot::{Condvar, Mutex};
 
 use crate::clock::Stamp;
+use crate::entry::Origin;
 use crate::protocol::command::AckLevel;
 use crate::protocol::peer::Ack;
 use crate::sabotage::Sabotage;
@@ -41,6 +42,8 @@ struct Table {
     open: BTreeSet<(Stamp, u64)>,
     /// Own writes that lost somewhere. Invariant: each is above the lowest floor, so this is bounded by what open rounds wrote.
     beaten: BTreeSet<Stamp>,
+    /// Own writes that lost here to writes of an origin, once that is durable up to a place: until then its node has not heard that it has won.
+    losing: Vec<Losing>,
     /// The rounds that wait, by their greatest stamp.
     waiting: BTreeMap<(Stamp, u64), Waiting>,
     rounds: u64,
@@ -74,7 +77,16 @@ struct PeerAcks {
 struct Waiting {
     level: AckLevel,
     least: Stamp,
+    /// The level was met when nothing of it had lost. What loses later has lost to writes that were stamped above it.
+    is_met: bool,
     wake: Arc<Condvar>,
+}
+
+/// See [`Acks::note_losing`].
+struct Losing {
+    winner: Origin,
+    upto: Stamp,
+    stamps: Vec<Stamp>,
 }
 
 /// What it means that a member holds a write.
@@ -137,6 +149,7 @@ impl Acks {
             own: if waits_for_disk { Stamp::ZERO } else { Stamp::LIMIT },
             open: BTreeSet::new(),
             beaten: BTreeSet::new(),
+            losing: Vec::new(),
             waiting: BTreeMap::new(),
             rounds: 0,
             counting: 0,
@@ -236,6 +249,24 @@ impl Acks {
         if !beaten.is_empty() {
             self.table.lock().note_beaten(beaten);
         }
+    }
+
+    /// Own writes have lost here to writes of another origin up to `upto`. They count as beaten when those are acknowledged, which [`Acks::acknowledged`] says: a write that is stamped above
+    /// them before that would overtake their ack, its node would find them beaten, and so on for ever.
+    pub fn note_losing(&self, winner: Origin, upto: Stamp, stamps: Vec<Stamp>) {
+        let mut table = self.table.lock();
+        let Some((floor, _)) = table.open.first().copied() else { return };
+        let stamps: Vec<Stamp> = stamps.into_iter().filter(|stamp| *stamp > floor).collect();
+        if !stamps.is_empty() {
+            table.losing.push(Losing { winner, upto, stamps });
+        }
+    }
+
+    /// The ack of all writes of another origin up to here is on its way to its node, in front of everything that is written from now on.
+    pub fn acknowledged(&self, winner: Origin, upto: Stamp) {
+        let mut table = self.table.lock();
+        let lost: Vec<Losing> = table.losing.extract_if(.., |losing| losing.winner == winner && losing.upto <= upto).collect();
+        lost.iter().for_each(|losing| table.note_beaten(&losing.stamps));
     }
 
     /// Whether the peer is up and open.
@@ -344,13 +375,18 @@ impl Table {
     }
 
     /// Wakes the rounds whose level is met, and no others: fifty sessions that wait are not all woken by every ack.
-    fn wake_met(&self, majority: usize) {
+    fn wake_met(&mut self, majority: usize) {
         let reach = self.peers.iter().map(|peer| peer.upto).fold(self.own, Stamp::max);
-        for ((greatest, _), waiting) in self.waiting.range(..=(reach, u64::MAX)) {
+        // Aside, so that the rest of the table can be looked at.
+        let mut waiting = std::mem::take(&mut self.waiting);
+        for ((greatest, _), waiting) in waiting.range_mut(..=(reach, u64::MAX)) {
             if self.met(majority, waiting.level, waiting.least, *greatest) {
+                // Those in between may be of other rounds.
+                waiting.is_met |= self.beaten.range(waiting.least..=*greatest).next().is_none();
                 waiting.wake.notify_one();
             }
         }
+        self.waiting = waiting;
     }
 }
 
@@ -382,12 +418,18 @@ impl Round<'_> {
         let place = (*greatest, self.id);
         let mut late = false;
         loop {
-            let waited = self.look(&table, stamps).or(late.then_some(Waited::TimedOut));
+            let is_met = table.waiting.get(&place).is_some_and(|waiting| waiting.is_met);
+            let waited = if is_met { Some(Waited::Met) } else { self.look(&table, stamps).or(late.then_some(Waited::TimedOut)) };
             if let Some(waited) = waited {
                 table.waiting.remove(&place);
                 return waited;
             }
-            table.waiting.entry(place).or_insert_with(|| Waiting { level: self.level, least: *least, wake: Arc::clone(&self.wake) });
+            table.waiting.entry(place).or_insert_with(|| Waiting {
+                level: self.level,
+                least: *least,
+                is_met: false,
+                wake: Arc::clone(&self.wake),
+            });
             late = self.wake.wait_until(&mut table, deadline).timed_out();
         }
     }
@@ -418,8 +460,62 @@ impl Drop for Round<'_> {
         let mut table = self.acks.table.lock();
         table.open.remove(&(self.floor, self.id));
         match table.open.first().copied() {
-            None => table.beaten.clear(),
+            None => {
+                table.beaten.clear();
+                table.losing.clear();
+            }
             Some((floor, _)) => table.beaten = table.beaten.split_off(&floor),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::entry::NodeId;
+
+    const WINNER: Origin = Origin { node: NodeId(2), nonce: 1 };
+
+    fn stamp(bits: u64) -> Stamp {
+        Stamp::from_bits(bits)
+    }
+
+    fn ack(upto: u64) -> Ack {
+        let origin = Origin { node: NodeId(1), nonce: 1 };
+        let (upto, none) = (stamp(upto), Stamp::ZERO);
+        Ack { origin, from: none, upto, received: upto, beaten: Vec::new(), winner: none }
+    }
+
+    fn acks() -> Acks {
+        Acks::new(2, 2, Duration::from_secs(60), false)
+    }
+
+    #[test]
+    fn a_write_that_lost_here_counts_as_beaten_when_its_winner_is_acknowledged() {
+        let acks = acks();
+        let round = acks.open_round(AckLevel::Majority, stamp(1));
+        acks.note_losing(WINNER, stamp(9), vec![stamp(1), stamp(3)]);
+        acks.acknowledged(WINNER, stamp(8));
+        assert_eq!(round.poll(&[stamp(3)]), None);
+        acks.acknowledged(WINNER, stamp(9));
+        assert_eq!(round.poll(&[stamp(3)]), Some(Waited::Beaten(vec![stamp(3)])));
+    }
+
+    /// The session is woken, and has not looked yet when a write is stamped above its own.
+    #[test]
+    fn what_has_met_its_level_is_done_whatever_beats_it_before_its_session_looks() {
+        let acks = acks();
+        for n in 1..50 {
+            std::thread::scope(|scope| {
+                let round = acks.open_round(AckLevel::Majority, stamp(10 * n));
+                let waits = scope.spawn(move || round.wait(&[stamp(10 * n + 1)], Instant::now() + Duration::from_secs(60)));
+                while acks.waiting_len() == 0 {
+                    std::thread::yield_now();
+                }
+                acks.acknowledge(0, &ack(10 * n + 1));
+                acks.note_beaten(&[stamp(10 * n + 1)]);
+                assert_eq!(waits.join().unwrap(), Waited::Met);
+            });
         }
     }
 }

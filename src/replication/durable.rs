@@ -47,6 +47,7 @@ impl Mesh {
             self.acks.durable(upto);
         } else {
             self.outboxes.iter().for_each(|outbox| outbox.durable(origin, upto));
+            self.acks.acknowledged(origin, upto);
         }
     }
 

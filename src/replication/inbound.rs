@@ -172,6 +172,8 @@ impl Mesh {
                 outbox.disclaim(inbound.origin, position.max(upto));
             }
             outbox.received(inbound.origin, position, &lost.theirs);
+            // Before the record: when that is durable, the ack leaves, and these count as beaten.
+            self.acks.note_losing(inbound.origin, position, lost.ours);
             if joins {
                 self.record(raw.bytes, None, raw.room);
                 self.record_joined(inbound.origin, position);
@@ -179,8 +181,6 @@ impl Mesh {
                 self.record(raw.bytes, Some((inbound.origin, position)), raw.room);
             }
         }
-        // After the ack, so that a peer hears that its write won before it hears the one that this node now stamps above it.
-        self.acks.note_beaten(&lost.ours);
         if inbound.has_gap() != had_gap {
             self.tell_gap(inbound, now);
         }

@@ -30,7 +30,10 @@ pub struct Command {
 }
 
 impl ClientState<'_> {
-    pub fn draw<'a>(plan: &Plan, random: &mut fastrand::Rng) -> ClientState<'a> {
+    pub fn draw<'a>(number: usize, plan: &Plan, random: &mut fastrand::Rng) -> ClientState<'a> {
+        if plan.are_rivals {
+            return ClientState { home: number, roams: false, level: AckLevel::Majority, session: None, pending: None };
+        }
         let level = [AckLevel::Local, AckLevel::Majority, AckLevel::Majority, AckLevel::Majority, AckLevel::All][random.usize(0..5)];
         ClientState { home: random.usize(0..plan.nodes), roams: random.bool(), level, session: None, pending: None }
     }
@@ -79,30 +82,30 @@ impl<'a> Simulation<'a> {
 
     fn connect(&mut self, number: usize) {
         let home = self.clients[number].home;
-        let machine = if self.one_in(3) { self.random.usize(0..self.plan.nodes) } else { home };
+        let machine = if !self.plan.are_rivals && self.one_in(3) { self.random.usize(0..self.plan.nodes) } else { home };
         if self.machines[machine].paused.is_some() {
             return;
         }
         let level = self.clients[number].level;
-        let wall_ms = self.machines[machine].wall_ms(self.now);
+        let now = self.now_at(machine);
         let Some(life) = self.life(machine).filter(|life| life.is_well()) else { return };
         let mut session = life.ground.server.connect();
-        session.send(format!("ACK {level}\n").as_bytes(), wall_ms);
-        let reply = session.poll(wall_ms, false);
+        session.send(format!("ACK {level}\n").as_bytes(), now);
+        let reply = session.poll(now, false);
         assert_eq!(reply.as_deref(), Some(&b"OK\n"[..]), "the answer to ACK");
         self.clients[number].session = Some((machine, session));
     }
 
     fn request(&mut self, number: usize, machine: usize) {
-        let count = if self.one_in(6) { self.random.usize(2..=4) } else { 1 };
+        let count = if !self.plan.are_rivals && self.one_in(6) { self.random.usize(2..=4) } else { 1 };
         let operation = self.history.next_operation();
         let commands: Vec<Command> = (0..count).map(|place| self.command(operation, place, machine)).collect();
         let bytes: Vec<u8> = commands.iter().flat_map(|command| command.bytes.iter().copied()).collect();
         self.note_bytes(&bytes);
-        let wall_ms = self.machines[machine].wall_ms(self.now);
+        let now = self.now_at(machine);
         let level = self.clients[number].level;
         let Some((_, session)) = &mut self.clients[number].session else { return };
-        session.send(&bytes, wall_ms);
+        session.send(&bytes, now);
         self.history.ask(machine, level, self.now, commands);
         self.note_submitted(machine, Some(operation));
         self.check_asked(operation, machine);
@@ -119,7 +122,7 @@ impl<'a> Simulation<'a> {
         let key = |sort: char, random: &mut fastrand::Rng| format!("{sort}{}", random.u32(0..keys));
         let value = format!("v{operation}.{place}");
         let register = key('r', random);
-        match random.u32(0..24) {
+        match random.u32(0..if self.plan.are_rivals { 4 } else { 24 }) {
             0..4 => text(format!("PUT {register} {value}"), Asked::write(&[&register])),
             4..6 => text(format!("SET {register} {value}"), Asked::write(&[&register])),
             6..8 => text(format!("UPD {register} {value}"), Asked::write(&[&register])),
@@ -165,10 +168,10 @@ impl<'a> Simulation<'a> {
     pub fn poll_clients(&mut self, machine: usize) {
         for number in 0..self.clients.len() {
             let Some((operation, deadline)) = self.clients[number].pending else { continue };
-            let wall_ms = self.machines[machine].wall_ms(self.now);
+            let now = self.now_at(machine);
             let is_late = self.now >= deadline;
             let Some((_, session)) = self.clients[number].session.as_mut().filter(|(at, _)| *at == machine) else { continue };
-            let replies = session.poll(wall_ms, is_late);
+            let replies = session.poll(now, is_late);
             // What was stamped again meanwhile is this operation's.
             self.note_submitted(machine, Some(operation));
             let Some(replies) = replies else { continue };

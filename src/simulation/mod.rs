@@ -184,9 +184,13 @@ impl<'a> Simulation<'a> {
     fn new(arena: &'a Arena, seed: u64) -> Simulation<'a> {
         let mut random = fastrand::Rng::with_seed(seed);
         let plan = Plan::draw(&mut random);
+        Simulation::of(arena, seed, plan, random)
+    }
+
+    fn of(arena: &'a Arena, seed: u64, plan: Plan, mut random: fastrand::Rng) -> Simulation<'a> {
         let machines = (0..plan.nodes).map(|id| Machine::new(id, &plan, &mut random)).collect();
-        let links = (0..plan.nodes).map(|_| (0..plan.nodes).map(|_| Link::draw(&mut random)).collect()).collect();
-        let clients = (0..plan.clients).map(|_| ClientState::draw(&plan, &mut random)).collect();
+        let links = (0..plan.nodes).map(|_| (0..plan.nodes).map(|_| Link::draw(&plan, &mut random)).collect()).collect();
+        let clients = (0..plan.clients).map(|number| ClientState::draw(number, &plan, &mut random)).collect();
         let mut simulation = Simulation {
             arena,
             seed,

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use crate::protocol::peer::{HELLO_LEN_MAX, Hello, MESSAGE_LEN_MAX, Message, read_message};
 use crate::replication::inbound::{Arrived, Inbound};
 use crate::replication::link::Speech;
+use crate::simulation::plan::Plan;
 use crate::simulation::{Event, Process, Simulation};
 
 /// One direction between two machines.
@@ -51,9 +52,9 @@ enum Listener {
 }
 
 impl Link {
-    pub fn draw(random: &mut fastrand::Rng) -> Link {
+    pub fn draw(plan: &Plan, random: &mut fastrand::Rng) -> Link {
         let delay = Duration::from_micros(match random.u32(0..4) {
-            0 => random.u64(5_000..40_000),
+            0 if !plan.are_rivals => random.u64(5_000..40_000),
             _ => random.u64(30..1_500),
         });
         Link { delay, delay_more: Duration::ZERO, swallows_until: Duration::ZERO }

@@ -26,6 +26,8 @@ pub struct Plan {
     pub fsync: Fsync,
     /// Of a step of the disk, usually, in microseconds.
     pub disk_us: u64,
+    /// Clients do nothing but write one key, each at a node of its own.
+    pub are_rivals: bool,
     /// The longest pause between two pieces of a dump, in microseconds.
     pub dump_pause_us: u64,
     /// Bytes that a connection holds, beyond which who writes to it waits.
@@ -69,6 +71,7 @@ impl Plan {
             fault_pause: Duration::from_millis([1_000, 3_000, 6_000][random.usize(0..3)]) / if hurried { 4 } else { 1 },
             fsync,
             disk_us: [60, 400, 4_000][random.usize(0..3)],
+            are_rivals: false,
             dump_pause_us: [0, 2_000, 100_000][random.usize(0..3)],
             window: [1_500, 20_000, 256 << 10][random.usize(0..3)],
             timing: if hurried { HURRIED } else { PATIENT },
@@ -100,6 +103,26 @@ impl Plan {
             fsync: Fsync::Always,
             disk_us: 60,
             ..self
+        }
+    }
+
+    /// Nothing goes wrong; so many clients, each at a node of its own, write one key as fast as they are answered, and the disks take ten times as long as the links.
+    #[cfg(test)]
+    pub fn of_rivals(clients: usize, random: &mut fastrand::Rng) -> Plan {
+        Plan {
+            nodes: 3,
+            clients,
+            keys: 1,
+            think: Duration::from_millis(4),
+            duration: Duration::from_secs(20),
+            faults: Vec::new(),
+            fsync: Fsync::Always,
+            disk_us: 8_000,
+            timing: PATIENT,
+            link_queue_max: 1 << 20,
+            window: 256 << 10,
+            are_rivals: true,
+            ..Plan::draw(random)
         }
     }
 

@@ -7,3 +7,22 @@ fn a_seed_run_twice_is_the_same_run() {
         assert_eq!((first.trace, first.events, first.tally), (second.trace, second.events, second.tally), "seed {seed}");
     }
 }
+
+/// Without any fault, two or three clients write one key through different nodes, whose disks are far slower than their links. A write that lost was stamped again at once, and had beaten the
+/// other one before that was on a disk; and so on, until time-outs. Found by kvtorture.
+#[test]
+fn writers_of_one_key_do_not_hold_each_other_up() {
+    for (seed, clients) in [(1, 2), (2, 2), (3, 3), (4, 3)] {
+        let (arena, mut random) = (Arena::default(), fastrand::Rng::with_seed(seed));
+        let plan = Plan::of_rivals(clients, &mut random);
+        let mut simulation = Simulation::of(&arena, seed, plan, random);
+        simulation.run();
+        assert!(simulation.violation.is_none(), "{:?}", simulation.violation);
+        let versions: usize = simulation.history.keys.values().map(|versions| versions.len()).sum();
+        let done = simulation.tally["done"];
+        let slowest = simulation.history.operations.iter().filter_map(|operation| Some(operation.heard? - operation.began)).max();
+        println!("seed {seed}, {clients} clients: {versions} versions for {done} writes, the slowest took {slowest:?}");
+        assert_eq!(simulation.tally.get("unknown"), None, "{:?}", simulation.tally);
+        assert!(versions < 4 * done as usize, "{versions} versions for {done} writes");
+    }
+}
