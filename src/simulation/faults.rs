@@ -118,13 +118,13 @@ impl Simulation<'_> {
                     self.kill(other, Death::Process, time);
                 }
             }
-            Fault::PowerLoss if self.may_lose_power() => {
+            Fault::PowerLoss => {
                 self.kill(id, Death::PowerLoss, time);
-                if self.one_in(4) {
+                if self.is_always_synced() && self.one_in(4) {
                     (0..self.plan.nodes).for_each(|id| self.kill(id, Death::PowerLoss, time));
                 }
             }
-            Fault::DieAtOperation if self.may_lose_power() => {
+            Fault::DieAtOperation if self.is_always_synced() => {
                 let disk = self.machines[id].disk.clone();
                 let operation = disk.operations() + self.random.u64(0..12);
                 disk.die_at(operation);
@@ -199,7 +199,7 @@ impl Simulation<'_> {
                     self.after(time * 3, Event::End(End::BadClock(id)));
                 }
             }
-            Fault::FullDisk if self.may_lose_power() => {
+            Fault::FullDisk if self.is_always_synced() => {
                 self.count("full disks");
                 let disk = self.machines[id].disk.clone();
                 let left = self.random.usize(0..600);
@@ -211,7 +211,7 @@ impl Simulation<'_> {
                 self.machines[id].disk_slowness = self.random.u64(5..100);
                 self.after(time, Event::End(End::SlowDisk(id)));
             }
-            Fault::FailedSync if self.may_lose_power() => {
+            Fault::FailedSync if self.is_always_synced() => {
                 self.count("failed syncs");
                 self.machines[id].disk.fail_syncs(true);
                 self.after(time, Event::End(End::FailedSync(id)));
@@ -220,7 +220,7 @@ impl Simulation<'_> {
             Fault::BackUp => self.back_up(id),
             Fault::Restore => self.restore_backup(id),
             // More than a node with this `fsync` is promised to survive, or nothing to put back.
-            Fault::PowerLoss | Fault::DieAtOperation | Fault::Wipe | Fault::PutBack | Fault::FullDisk | Fault::FailedSync => {}
+            Fault::DieAtOperation | Fault::Wipe | Fault::PutBack | Fault::FullDisk | Fault::FailedSync => {}
         }
     }
 
@@ -258,7 +258,7 @@ impl Simulation<'_> {
 
     fn kill(&mut self, id: usize, death: Death, back_after: Duration) {
         // Without a sync at every write each death loses something, and more than one such loss at a time is not promised to be survived.
-        if self.life(id).is_none() || !self.may_lose_power() && !self.may_lose_disk(id) {
+        if self.life(id).is_none() || !self.is_always_synced() && !self.may_lose_disk(id) {
             return;
         }
         self.count(match death {

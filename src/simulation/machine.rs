@@ -203,7 +203,7 @@ impl<'a> Simulation<'a> {
             return;
         }
         let disk = self.machines[id].disk.clone();
-        if !self.is_healing && self.plan.faults.contains(&Fault::DieAtOperation) && self.may_lose_power() && self.one_in(8) {
+        if !self.is_healing && self.plan.faults.contains(&Fault::DieAtOperation) && self.is_always_synced() && self.one_in(8) {
             let operations = self.random.u64(0..8);
             disk.die_at(disk.operations() + operations);
         }
@@ -211,7 +211,7 @@ impl<'a> Simulation<'a> {
         if disk.is_dead() {
             self.count("deaths in a start");
             drop(born);
-            let death = if self.may_lose_power() { Death::PowerLoss } else { Death::Process };
+            let death = if self.is_always_synced() { Death::PowerLoss } else { Death::Process };
             self.lose_disk(id, death);
             let wait = self.between(1, 500);
             self.after(wait, Event::Start(id));
@@ -418,15 +418,15 @@ impl<'a> Simulation<'a> {
     pub fn die_if_dead(&mut self, id: usize) {
         if self.life(id).is_some() && self.machines[id].disk.is_dead() {
             self.count("deaths at an operation");
-            let death = if self.may_lose_power() && self.one_in(2) { Death::PowerLoss } else { Death::Process };
+            let death = if self.is_always_synced() && self.one_in(2) { Death::PowerLoss } else { Death::Process };
             self.die(id, death);
             let wait = self.between(1, 3_000);
             self.after(wait, Event::Start(id));
         }
     }
 
-    /// Without a sync nobody knows what is on the disk.
-    pub fn may_lose_power(&self) -> bool {
+    /// Otherwise whoever dies loses something.
+    pub fn is_always_synced(&self) -> bool {
         self.plan.fsync == Fsync::Always
     }
 

@@ -129,7 +129,7 @@ impl Simulation<'_> {
     fn mend_what_fails(&mut self) {
         for id in 0..self.plan.nodes {
             let fails = self.life(id).is_some_and(|life| life.mesh().writable().is_err() && life.snapshot.is_none() && !life.is_to_resume);
-            if fails && (self.may_lose_power() || self.may_lose_disk(id)) {
+            if fails && (self.is_always_synced() || self.may_lose_disk(id)) {
                 self.die(id, Death::Process);
             }
             if self.life(id).is_none() {

@@ -85,8 +85,8 @@ impl Plan {
     /// Links that are so slow and so narrow that dumps are given up and come after all, of nodes that die and leave writes behind, while keys are deleted and forgotten as fast as the rules
     /// allow.
     fn starve(self, random: &mut fastrand::Rng) -> Plan {
-        let others = [Fault::Break, Fault::Pause, Fault::Wipe, Fault::ClockStep, Fault::OneWay, Fault::Cut];
-        let mut faults = vec![Fault::Slow, Fault::Slow, Fault::Slow, Fault::Kill, Fault::Kill];
+        let others = [Fault::Break, Fault::Pause, Fault::Wipe, Fault::ClockStep, Fault::Cut, Fault::Copy, Fault::PutBack];
+        let mut faults = vec![Fault::Slow, Fault::Slow, Fault::OneWay, Fault::PowerLoss, Fault::Kill];
         faults.extend(others.into_iter().filter(|_| random.u32(0..3) == 0));
         Plan {
             clients: random.usize(3..=6),
@@ -100,7 +100,7 @@ impl Plan {
             timing: HURRIED,
             tombstone_age_min_ms: 200,
             link_queue_max: [1_300, 1 << 20, 1 << 20][random.usize(0..3)],
-            fsync: Fsync::Always,
+            fsync: [Fsync::Always, Fsync::EverySecond, Fsync::Never][random.usize(0..3)],
             disk_us: 60,
             ..self
         }
