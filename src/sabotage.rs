@@ -1,6 +1,6 @@
 //! Negative controls: rules of the design that a test breaks, one at a time, to see that the suite finds it.
 //!
-//! Only with the feature `testing`; without it every rule is kept, and nothing of this is compiled. A process breaks the rule that `KVMESH_BREAK` names, be it a node or a
+//! Only with the feature `testing`; without it every rule is kept, for certain and at no cost. A process breaks the rule that `KVMESH_BREAK` names, be it a node or a
 //! simulator. Each switch changes what its rule says and nothing else, and no check knows of any.
 
 /// A rule that is broken.
@@ -14,7 +14,7 @@ pub enum Sabotage {
     AckBeforeFsync,
     /// A dump's vector is joined at its header (I5).
     SeenBeforeEnd,
-    /// A stamp is taken, and another one is sent before it (I2).
+    /// A stamp is taken, and another one is sent before it (I2). What comes of it peers refuse to read, and the node itself its own log.
     SendOutOfOrder,
     /// What arrives is merged although the vector covers it.
     MergeCovered,

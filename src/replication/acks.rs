@@ -4,12 +4,13 @@
 //! opens a [`Round`] before its first write, stamps its writes, and waits for all of them at once. Peers' acks only move positions here and wake
 //! the sessions whose level is met. Never touches the store: a beaten write is judged and stamped again by its session.
 //!
-//! **I8** lives here: a write that lost to a greater version anywhere (at a peer, which its ack names, or here, while it waited) is not
-//! done. Its session stamps it again, above the winner. So of two writes that were both acknowledged at `majority`, the later one wins.
+//! **I8** lives here: a write that lost to a greater version at a peer, which its ack names, is not done. Its session stamps it again, above the winner. So of two writes that were both
+//! acknowledged at `majority`, the later one wins. One that lost in this node's own store while it waited is stamped again, too, if its level was not met before: I8 could do without, but a
+//! command that counts on what was there (`INCR`, a create-only `SET`) is judged again, and not two of them told that they were first.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
@@ -32,6 +33,8 @@ pub struct Acks {
     moved: Condvar,
     /// Peers that count as up; read before every write, so kept beside the lock.
     counted: AtomicUsize,
+    /// Whether the table holds any that are losing; asked at every ack that leaves, so kept beside the lock.
+    has_losing: AtomicBool,
 }
 
 struct Table {
@@ -155,7 +158,15 @@ impl Acks {
             counting: 0,
             samples: VecDeque::new(),
         };
-        Acks { majority, timeout, waits_for_disk, table: Mutex::new(table), moved: Condvar::new(), counted: AtomicUsize::new(0) }
+        Acks {
+            majority,
+            timeout,
+            waits_for_disk,
+            table: Mutex::new(table),
+            moved: Condvar::new(),
+            counted: AtomicUsize::new(0),
+            has_losing: AtomicBool::new(false),
+        }
     }
 
     /// Whether enough members are up for `level`. To be asked before anything is applied.
@@ -251,21 +262,39 @@ impl Acks {
         }
     }
 
-    /// Own writes have lost here to writes of another origin up to `upto`. They count as beaten when those are acknowledged, which [`Acks::acknowledged`] says: a write that is stamped above
-    /// them before that would overtake their ack, its node would find them beaten, and so on for ever.
+    /// Own writes have lost here to writes of another origin, of which all up to `upto` are here. They count as beaten when that is acknowledged, which [`Acks::acknowledged`] says: a write
+    /// that is stamped above the winner before that would overtake the ack that the winner waits for, beat it, and so on for ever. (Behind a gap the winner lies above `upto`, and its ack waits for a
+    /// dump. Nobody waits for that here.)
     pub fn note_losing(&self, winner: Origin, upto: Stamp, stamps: Vec<Stamp>) {
+        if stamps.is_empty() {
+            return;
+        }
         let mut table = self.table.lock();
         let Some((floor, _)) = table.open.first().copied() else { return };
         let stamps: Vec<Stamp> = stamps.into_iter().filter(|stamp| *stamp > floor).collect();
         if !stamps.is_empty() {
             table.losing.push(Losing { winner, upto, stamps });
+            self.has_losing.store(true, Ordering::Release);
         }
     }
 
     /// The ack of all writes of another origin up to here is on its way to its node, in front of everything that is written from now on.
     pub fn acknowledged(&self, winner: Origin, upto: Stamp) {
+        self.note_lost(|losing| losing.winner == winner && losing.upto <= upto);
+    }
+
+    /// Nothing is acknowledged any more: those that are losing have lost.
+    pub fn acknowledged_last(&self) {
+        self.note_lost(|_| true);
+    }
+
+    fn note_lost(&self, which: impl Fn(&Losing) -> bool) {
+        if !self.has_losing.load(Ordering::Acquire) {
+            return;
+        }
         let mut table = self.table.lock();
-        let lost: Vec<Losing> = table.losing.extract_if(.., |losing| losing.winner == winner && losing.upto <= upto).collect();
+        let lost: Vec<Losing> = table.losing.extract_if(.., |losing| which(losing)).collect();
+        self.has_losing.store(!table.losing.is_empty(), Ordering::Release);
         lost.iter().for_each(|losing| table.note_beaten(&losing.stamps));
     }
 

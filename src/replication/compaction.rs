@@ -111,7 +111,6 @@ impl Mesh {
         Snapshot { journal, generation, is_resuming, began, serving, file: None, _one_at_a_time: one_at_a_time }
     }
 
-    /// Whether the log has outgrown the snapshot.
     /// Whether the log has outgrown its snapshot.
     pub fn is_compaction_due(&self, journal: &Journal) -> bool {
         let condition = journal.condition();

@@ -296,6 +296,9 @@ impl Mesh {
     /// The regular look at everything: who lags, who is up, whom to ask, whether to open.
     pub fn tick(&self, now: Now) {
         self.acks.observe_lag(self.submit.position(), self.submit.written(), now.elapsed);
+        if self.writable().is_err() {
+            self.acks.acknowledged_last();
+        }
         self.decide(now, |_| ());
         for outbox in &self.outboxes {
             outbox.beat();

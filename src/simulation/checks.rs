@@ -8,7 +8,7 @@ use std::time::Duration;
 use crate::entry::{Effect, Entry, Key, SeenVector, Version};
 use crate::protocol::command::AckLevel;
 use crate::replication::control::Stage;
-use crate::simulation::history::{Operation, Outcome};
+use crate::simulation::history::{DiskLoss, Operation, Outcome};
 use crate::simulation::{Event, Simulation};
 use crate::store::Store;
 
@@ -153,7 +153,8 @@ impl Simulation<'_> {
         for (place, (command, outcome)) in asked.commands.iter().zip(outcomes).enumerate() {
             let Outcome::Refused(code) = outcome else { continue };
             let at_once = ["NOQUORUM", "READONLY", "LOADING", "BUSY", "FULL"].contains(&code.as_str());
-            let others = asked.commands.iter().zip(outcomes).filter(|(_, outcome)| !matches!(outcome, Outcome::Refused(_)));
+            let others = asked.commands.iter().zip(outcomes);
+            let others = others.filter(|(other, outcome)| other.asked.may_write && !matches!(outcome, Outcome::Refused(_)));
             let keys: Vec<&Key> = others.flat_map(|(other, _)| &other.asked.keys).collect();
             let wrote = command.asked.keys.iter().find(|key| asked.writes.contains_key(*key) && !keys.contains(key));
             if let (true, Some(key)) = (at_once, wrote) {
@@ -235,8 +236,8 @@ impl Simulation<'_> {
 
     /// What was only promised to be on one node went with that node's disk.
     fn is_excused(&self, operation: &Operation, version: Version) -> bool {
-        let lost_disk = |loss: &crate::simulation::history::DiskLoss| loss.machine == operation.machine && loss.at >= operation.began;
-        operation.level == AckLevel::Local && self.history.lost.contains(&version) && self.history.disk_losses.iter().any(lost_disk)
+        let lost_with = |loss: &DiskLoss| loss.machine == operation.machine && loss.vector.covers(version);
+        operation.level == AckLevel::Local && self.history.lost.contains(&version) && self.history.disk_losses.iter().any(lost_with)
     }
 
     /// I8: of each key, the acknowledged writes in the order in which they began, against the greatest version acknowledged before.

@@ -15,6 +15,8 @@ pub enum Fault {
     DieAtOperation,
     Wipe,
     PutBack,
+    /// A node dies whose last writes a third one has not heard: that one hears the others late, or cannot ask them. Another, which has them, may be rolled back.
+    Orphan,
     /// A node that is away for longer than a tombstone has to be kept.
     Away,
     Pause,
@@ -41,12 +43,13 @@ pub enum Fault {
     Restore,
 }
 
-pub const FAULTS: [Fault; 24] = [
+pub const FAULTS: [Fault; 25] = [
     Fault::Kill,
     Fault::PowerLoss,
     Fault::DieAtOperation,
     Fault::Wipe,
     Fault::PutBack,
+    Fault::Orphan,
     Fault::Away,
     Fault::Pause,
     Fault::OneWay,
@@ -78,6 +81,12 @@ pub enum End {
     SlowDisk(usize),
     /// An operator has looked at a node whose disk had failed.
     FailedSync(usize),
+    /// The writer of an orphan dies; who has its writes is rolled back to then.
+    Writer {
+        writer: usize,
+        holder: usize,
+    },
+    Holder(usize),
     /// The next cut of a row of them.
     Flap {
         from: usize,
@@ -131,6 +140,7 @@ impl Simulation<'_> {
             }
             Fault::Wipe if self.may_lose_disk(id) => self.kill(id, Death::Wiped, time),
             Fault::PutBack if self.may_lose_disk(id) && !self.machines[id].copies.is_empty() => self.kill(id, Death::PutBack, time),
+            Fault::Orphan => self.orphan(id, other),
             Fault::Away => {
                 let long = self.plan.tombstone_patience() + time;
                 self.kill(id, Death::Process, long.min(self.plan.duration / 3));
@@ -248,6 +258,18 @@ impl Simulation<'_> {
                     self.kill(id, Death::Process, Duration::from_millis(50));
                 }
             }
+            End::Writer { writer, holder } => {
+                let scale = self.plan.peer_timeout().as_millis() as u64;
+                let back = self.between(1, scale / 2);
+                self.kill(writer, Death::Process, back);
+                if self.one_in(2) {
+                    self.copy_directory(holder);
+                    let wait = self.between(scale / 2, scale * 3);
+                    self.after(wait, Event::End(End::Holder(holder)));
+                }
+            }
+            End::Holder(holder) if self.may_lose_disk(holder) => self.kill(holder, Death::PutBack, Duration::from_millis(20)),
+            End::Holder(_) => {}
             End::Flap { from, to, left } => self.flap(from, to, left),
         }
     }
@@ -297,6 +319,26 @@ impl Simulation<'_> {
         if left > 0 && !self.is_healing {
             let wait = self.between(scale / 20, scale / 3);
             self.after(time + wait, Event::End(End::Flap { from, to, left: left - 1 }));
+        }
+    }
+
+    fn orphan(&mut self, writer: usize, holder: usize) {
+        let third = (0..self.plan.nodes).filter(|node| *node != writer && *node != holder).nth(self.random.usize(0..self.plan.nodes - 2));
+        let Some(third) = third else { return };
+        self.count("orphans");
+        let scale = self.plan.peer_timeout().as_millis() as u64;
+        let deaf = self.between(scale / 3, scale);
+        self.swallow(writer, third, deaf);
+        let dies = self.between(scale / 10, scale * 2 / 3);
+        self.after(dies, Event::End(End::Writer { writer, holder }));
+        if self.one_in(2) {
+            let (from, to) = if self.one_in(4) { (third, holder) } else { (holder, third) };
+            self.links[from][to].delay_more = self.between(scale, scale * 3 / 2);
+            self.after(Duration::from_millis(scale * 10), Event::End(End::Slowness(from, to)));
+        } else {
+            // It hears the others, and they do not hear it.
+            let mute = self.between(scale * 2, scale * 4);
+            (0..self.plan.nodes).filter(|other| *other != third).for_each(|other| self.swallow(third, other, mute));
         }
     }
 

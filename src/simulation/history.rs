@@ -65,6 +65,8 @@ pub enum Outcome {
 pub struct DiskLoss {
     pub machine: usize,
     pub at: Duration,
+    /// What it knew until then.
+    pub vector: SeenVector,
     pub until: Option<Duration>,
 }
 
@@ -149,8 +151,8 @@ impl History {
         newer
     }
 
-    pub fn note_disk_lost(&mut self, machine: usize, at: Duration) {
-        self.disk_losses.push(DiskLoss { machine, at, until: None });
+    pub fn note_disk_lost(&mut self, machine: usize, at: Duration, vector: SeenVector) {
+        self.disk_losses.push(DiskLoss { machine, at, vector, until: None });
     }
 
     pub fn note_caught_up(&mut self, machine: usize, now: Duration) {

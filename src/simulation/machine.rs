@@ -198,7 +198,7 @@ impl<'a> Simulation<'a> {
             return;
         }
         self.machines[id].is_off = false;
-        if self.arena.is_full() {
+        if !self.is_healing && self.arena.is_full() {
             self.count("not started any more");
             return;
         }
@@ -445,7 +445,8 @@ impl<'a> Simulation<'a> {
             let mut owed = SeenVector::default();
             (0..self.plan.nodes).filter(|other| *other != id).for_each(|other| owed.join(&self.machines[other].known()));
             self.machines[id].owed = Some(owed);
-            self.history.note_disk_lost(id, self.now);
+            let vector = self.machines[id].vector.clone();
+            self.history.note_disk_lost(id, self.now, vector);
         }
         self.lose_disk(id, death);
     }

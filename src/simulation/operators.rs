@@ -40,7 +40,7 @@ impl Simulation<'_> {
 
     /// `RESTORE`, line by line, while everything goes on.
     pub fn restore_backup(&mut self, id: usize) {
-        if self.backups.is_empty() {
+        if self.backups.is_empty() || self.machines[id].paused.is_some() {
             return;
         }
         let lines = self.backups[self.random.usize(0..self.backups.len())].clone();
@@ -61,7 +61,7 @@ impl Simulation<'_> {
                 Line::Entry(entry) => restore.take(entry, now),
                 Line::End(end) => {
                     if let Err(why) = restore.prove(&end) {
-                        self.violate("restores", format!("a whole dump is refused at its end: {why:?}"));
+                        self.violate("replies", format!("a whole dump is refused at its end: {why:?}"));
                     }
                     self.count("restores");
                     self.wake(id);

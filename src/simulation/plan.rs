@@ -86,7 +86,7 @@ impl Plan {
     /// allow.
     fn starve(self, random: &mut fastrand::Rng) -> Plan {
         let others = [Fault::Break, Fault::Pause, Fault::Wipe, Fault::ClockStep, Fault::Cut, Fault::Copy, Fault::PutBack];
-        let mut faults = vec![Fault::Slow, Fault::Slow, Fault::OneWay, Fault::PowerLoss, Fault::Kill];
+        let mut faults = vec![Fault::Orphan, Fault::Orphan, Fault::Slow, Fault::PowerLoss];
         faults.extend(others.into_iter().filter(|_| random.u32(0..3) == 0));
         Plan {
             clients: random.usize(3..=6),
@@ -94,8 +94,8 @@ impl Plan {
             think: Duration::from_millis(random.u64(15..=60)),
             duration: Duration::from_secs(random.u64(10..=25)),
             faults,
-            fault_pause: Duration::from_millis(random.u64(200..=800)),
-            dump_pause_us: [5_000, 30_000, 100_000][random.usize(0..3)],
+            fault_pause: Duration::from_millis(random.u64(400..=1_500)),
+            dump_pause_us: [5_000, 100_000, 250_000][random.usize(0..3)],
             window: [600, 1_500, 4_000][random.usize(0..3)],
             timing: HURRIED,
             tombstone_age_min_ms: 200,

@@ -9,7 +9,7 @@ mod keyspace;
 mod shard;
 mod view;
 
-use std::hash::{BuildHasher, DefaultHasher, Hash, Hasher, RandomState};
+use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use parking_lot::RwLock;
@@ -35,8 +35,11 @@ const SPENT_PER_STEP: usize = 1024;
 /// All entries of one node.
 pub struct Store {
     shards: Box<[RwLock<Shard>]>,
-    /// Keys are chosen by clients, so where they lie is not to be foreseen. `None` in a simulation, which must be repeatable.
-    hasher: Option<RandomState>,
+    /// Keys are chosen by clients, so where they lie is not to be foreseen.
+    hasher: RandomState,
+    /// But in a simulation.
+    #[cfg(feature = "testing")]
+    is_repeatable: bool,
     memory: AtomicUsize,
 }
 
@@ -72,7 +75,9 @@ impl Store {
     pub fn new() -> Store {
         Store {
             shards: (0..SHARDS_LEN).map(|_| RwLock::default()).collect(),
-            hasher: Some(RandomState::new()),
+            hasher: RandomState::new(),
+            #[cfg(feature = "testing")]
+            is_repeatable: false,
             memory: AtomicUsize::new(0),
         }
     }
@@ -80,7 +85,7 @@ impl Store {
     /// One in which every key lies where it lies in every run.
     #[cfg(feature = "testing")]
     pub fn repeatable() -> Store {
-        Store { hasher: None, ..Store::new() }
+        Store { is_repeatable: true, ..Store::new() }
     }
 
     /// Looks at what is known of a key: a tombstone and what has expired, too. Under the shard's read lock.
@@ -290,15 +295,11 @@ impl Store {
     }
 
     fn hash(&self, key: &[u8]) -> u64 {
-        match &self.hasher {
-            Some(hasher) => hasher.hash_one(key),
-            None => {
-                let mut hasher = DefaultHasher::new();
-                key.hash(&mut hasher);
-                // In four of the shards: with few keys, there is still more than one in each.
-                hasher.finish() & !(0x3f << 32)
-            }
+        #[cfg(feature = "testing")]
+        if self.is_repeatable {
+            return repeatable_hash(key);
         }
+        self.hasher.hash_one(key)
     }
 
     fn put(&self, slot: Slot<'_>, entry: Entry) {
@@ -320,6 +321,15 @@ impl Keyspace for Store {
     fn with_shard<T>(&self, shard: usize, look: impl FnOnce(&Shard) -> T) -> T {
         look(&self.shards[shard].read())
     }
+}
+
+/// In four of the shards: with few keys, there is still more than one in each.
+#[cfg(feature = "testing")]
+fn repeatable_hash(key: &[u8]) -> u64 {
+    use std::hash::{DefaultHasher, Hash, Hasher};
+    let mut hasher = DefaultHasher::new();
+    key.hash(&mut hasher);
+    hasher.finish() & !(0x3f << 32)
 }
 
 /// For [`Sabotage::ReplicateCommands`]: what arrives is a command.
