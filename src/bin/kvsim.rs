@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use argh::{ArgsInfo, FromArgs};
 use kvmesh::arguments;
-use kvmesh::simulation::{self, CHECKS, Report};
+use kvmesh::simulation::{self, CHECKS, Character, Report};
 use parking_lot::Mutex;
 
 /// Run a whole mesh in one thread, with faults, from seeds: the same seed is always the same run.
@@ -31,6 +31,10 @@ struct Arguments {
     /// threads; default as many as there are processors
     #[argh(option)]
     jobs: Option<usize>,
+
+    /// draw only runs with slow and narrow links, fast deletes, and writers that die
+    #[argh(switch)]
+    starved: bool,
 
     /// go on after a seed has failed
     #[argh(switch)]
@@ -54,6 +58,7 @@ fn main() -> ExitCode {
     let jobs = arguments.jobs.unwrap_or_else(|| thread::available_parallelism().map_or(1, usize::from)).max(1);
     let began = Instant::now();
     let is_over = || arguments.minutes.is_some_and(|minutes| began.elapsed().as_secs_f64() > minutes * 60.0);
+    let character = if arguments.starved { Character::Starved } else { Character::Any };
     let (next, stops, sum) = (AtomicU64::new(arguments.from), AtomicBool::new(false), Mutex::new(Sum::default()));
     thread::scope(|scope| {
         for _ in 0..jobs {
@@ -63,7 +68,7 @@ fn main() -> ExitCode {
                     if seed >= arguments.from.saturating_add(arguments.seeds) {
                         return;
                     }
-                    let report = simulation::run(seed);
+                    let report = simulation::run(seed, character);
                     let failed = sum.lock().add(report);
                     if failed && !arguments.keep_going {
                         stops.store(true, Ordering::Relaxed);

@@ -331,14 +331,19 @@ impl Simulation<'_> {
         self.swallow(writer, third, deaf);
         let dies = self.between(scale / 10, scale * 2 / 3);
         self.after(dies, Event::End(End::Writer { writer, holder }));
-        if self.one_in(2) {
-            let (from, to) = if self.one_in(4) { (third, holder) } else { (holder, third) };
-            self.links[from][to].delay_more = self.between(scale, scale * 3 / 2);
-            self.after(Duration::from_millis(scale * 10), Event::End(End::Slowness(from, to)));
-        } else {
-            // It hears the others, and they do not hear it.
-            let mute = self.between(scale * 2, scale * 4);
-            (0..self.plan.nodes).filter(|other| *other != third).for_each(|other| self.swallow(third, other, mute));
+        match self.random.u32(0..4) {
+            0 => {
+                let (from, to) = if self.one_in(4) { (third, holder) } else { (holder, third) };
+                self.links[from][to].delay_more = self.between(scale, scale * 3 / 2);
+                self.after(Duration::from_millis(scale * 10), Event::End(End::Slowness(from, to)));
+            }
+            1 => {
+                // It hears the others, and they do not hear it.
+                let mute = self.between(scale * 2, scale * 4);
+                (0..self.plan.nodes).filter(|other| *other != third).for_each(|other| self.swallow(third, other, mute));
+            }
+            // After a dump that took long it does not ask for another one for as long.
+            _ => {}
         }
     }
 

@@ -25,6 +25,7 @@ use std::time::{Duration, Instant};
 use rapidhash::v3::rapidhash_v3;
 
 pub use checks::{CHECKS, Violation};
+pub use plan::Character;
 
 use clients::ClientState;
 use faults::End;
@@ -53,9 +54,9 @@ pub struct Report {
 }
 
 /// Runs one seed to its end, or to the first violation. A panic of the shipped code is a violation, too.
-pub fn run(seed: u64) -> Report {
+pub fn run(seed: u64, character: Character) -> Report {
     let arena = Arena::default();
-    let mut simulation = Simulation::new(&arena, seed);
+    let mut simulation = Simulation::new(&arena, seed, character);
     let panic = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| simulation.run())).err();
     if let Some(panic) = panic {
         let words = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
@@ -181,9 +182,9 @@ impl Ord for EventBox {
 }
 
 impl<'a> Simulation<'a> {
-    fn new(arena: &'a Arena, seed: u64) -> Simulation<'a> {
+    fn new(arena: &'a Arena, seed: u64, character: Character) -> Simulation<'a> {
         let mut random = fastrand::Rng::with_seed(seed);
-        let plan = Plan::draw(&mut random);
+        let plan = Plan::draw(character, &mut random);
         Simulation::of(arena, seed, plan, random)
     }
 

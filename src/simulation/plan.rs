@@ -10,6 +10,15 @@ use crate::config::Config;
 use crate::journal::Fsync;
 use crate::simulation::faults::{FAULTS, Fault};
 
+/// What sort of run is drawn.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Character {
+    #[default]
+    Any,
+    /// Links so slow and narrow, and deletes so fast, that what is late is late by much. One of four is so anyway.
+    Starved,
+}
+
 #[derive(Debug)]
 pub struct Plan {
     pub nodes: usize,
@@ -54,7 +63,7 @@ const HURRIED: Timing =
     Timing { heartbeat_ms: 100, peer_timeout_ms: 400, ack_timeout_ms: 600, recovery_wait_ms: 800, clock_offset_max_ms: 600 };
 
 impl Plan {
-    pub fn draw(random: &mut fastrand::Rng) -> Plan {
+    pub fn draw(character: Character, random: &mut fastrand::Rng) -> Plan {
         let nodes = [3, 3, 3, 3, 4, 5][random.usize(0..6)];
         // About a third of all kinds, and in some runs almost none.
         let share = random.u32(1..=6);
@@ -79,14 +88,15 @@ impl Plan {
             link_queue_max: [1_300, 4_000, 1 << 20][random.usize(0..3)],
             compact_log_min: [3_000, 20_000, 1 << 20][random.usize(0..3)],
         };
-        if random.u32(0..4) == 0 { plan.starve(random) } else { plan }
+        let is_starved = random.u32(0..4) == 0 || character == Character::Starved;
+        if is_starved { plan.starve(random) } else { plan }
     }
 
     /// Links that are so slow and so narrow that dumps are given up and come after all, of nodes that die and leave writes behind, while keys are deleted and forgotten as fast as the rules
     /// allow.
     fn starve(self, random: &mut fastrand::Rng) -> Plan {
         let others = [Fault::Break, Fault::Pause, Fault::Wipe, Fault::ClockStep, Fault::Cut, Fault::Copy, Fault::PutBack];
-        let mut faults = vec![Fault::Orphan, Fault::Orphan, Fault::Slow, Fault::PowerLoss];
+        let mut faults = vec![Fault::Orphan, Fault::Orphan, Fault::Orphan, Fault::Orphan, Fault::Slow, Fault::PowerLoss];
         faults.extend(others.into_iter().filter(|_| random.u32(0..3) == 0));
         Plan {
             clients: random.usize(3..=6),
@@ -122,7 +132,7 @@ impl Plan {
             link_queue_max: 1 << 20,
             window: 256 << 10,
             are_rivals: true,
-            ..Plan::draw(random)
+            ..Plan::draw(Character::Any, random)
         }
     }
 
