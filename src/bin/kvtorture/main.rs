@@ -28,8 +28,9 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::atomic::Ordering;
+use std::sync::mpsc;
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use plan::Plan;
 use run::{CHECKS_TIMEOUT, INTERRUPTED, Wanted};
@@ -37,6 +38,8 @@ use usage::{Arguments, Kinds, Minutes, NodesLen};
 
 const FAILED: u8 = 1;
 const USAGE: u8 = 2;
+/// Until the process ends all the same, though nobody takes what it says last.
+const LAST_WORDS_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Microseconds of the clock by which the history is told.
 fn now() -> u64 {
@@ -121,11 +124,61 @@ fn directory(asked: Option<PathBuf>, seed: u64) -> Result<(PathBuf, bool), (u8, 
 fn watch_the_time(deadline: Instant, seed: u64, dir: PathBuf) {
     let watch = move || {
         thread::sleep(deadline.saturating_duration_since(Instant::now()));
-        let _ =
-            writeln!(io::stdout(), "verdict: FAILED, seed {seed}: the checks were not done in time; its files are in {}", dir.display());
+        // Before anything that may wait: who is to read what this says may be the reason for which it is late.
+        nodes::end_all();
+        // Not on stdout: whoever fills that pipe holds its lock.
+        let line = format!("kvtorture: FAILED, seed {seed}: the checks were not done in time; its files are in {}", dir.display());
+        say_within(LAST_WORDS_TIMEOUT, line, io::stderr());
+        // The run goes on meanwhile, and may have started another one.
         nodes::end_all();
         std::process::exit(FAILED.into());
     };
     // Without it the run may take longer than it says.
     let _ = thread::Builder::new().name("watch".into()).spawn(watch);
+}
+
+/// Says it to somebody who may have stopped reading: returns by then, whether it was said or not.
+fn say_within(timeout: Duration, line: String, mut out: impl Write + Send + 'static) {
+    let (said_tx, said_rx) = mpsc::channel();
+    let say = move || {
+        let _ = writeln!(out, "{line}");
+        // Nobody waits any more: then it was too late.
+        let _ = said_tx.send(());
+    };
+    // Without a thread it is not said, and the channel is closed already.
+    let _ = thread::Builder::new().name("last-words".into()).spawn(say);
+    let _ = said_rx.recv_timeout(timeout);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A pipe that is full until the other end of this channel is dropped, and then takes everything.
+    struct Full(mpsc::Receiver<()>, mpsc::Sender<Vec<u8>>);
+
+    impl Write for Full {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            let _ = self.0.recv();
+            let _ = self.1.send(bytes.to_vec());
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn last_words_wait_for_nobody_who_does_not_read() {
+        let (full_tx, full_rx) = mpsc::channel();
+        let (heard_tx, heard_rx) = mpsc::channel();
+        say_within(Duration::from_millis(20), "late".into(), Full(full_rx, heard_tx.clone()));
+        assert!(heard_rx.try_recv().is_err());
+        drop(full_tx);
+        let (_, empty_rx) = mpsc::channel();
+        say_within(Duration::from_secs(10), "in time".into(), Full(empty_rx, heard_tx));
+        let heard: Vec<u8> = heard_rx.iter().flatten().collect();
+        assert!(String::from_utf8(heard).unwrap().contains("in time"));
+    }
 }
