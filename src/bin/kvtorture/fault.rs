@@ -209,7 +209,7 @@ impl Ongoing {
         nodes.set_links(&self.fault.links, Mode::Pass);
         let all_closed = survey::until(Instant::now() + CLOSE_TIMEOUT, || {
             let effects = nodes.effects(&self.fault.links).since(&self.before);
-            let open = effects.corrupted - effects.closed_by_node;
+            let open = effects.corrupted_open();
             if open == 0 { Ok(()) } else { Err(format!("{} left {open} of {} corrupted connections open", self.fault, effects.corrupted)) }
         });
         self.complaints.extend(all_closed.err());

@@ -38,6 +38,12 @@ impl Effects {
         }
     }
 
+    /// Corrupted connections that nobody has closed. One that an earlier fault gave up on may close now and is no longer among the corrupted ones: then there are
+    /// more closes than connections. That earlier fault has failed the run.
+    pub fn corrupted_open(&self) -> u64 {
+        self.corrupted.saturating_sub(self.closed_by_node)
+    }
+
     pub fn add(&mut self, other: &Effects) {
         self.broken += other.broken;
         self.refused += other.refused;
@@ -49,5 +55,17 @@ impl Effects {
         self.duplicated += other.duplicated;
         self.corrupted += other.corrupted;
         self.closed_by_node += other.closed_by_node;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_connection_that_closes_after_it_was_given_up_on_leaves_none_open() {
+        let before = Effects { corrupted: 1, ..Effects::default() };
+        let late = Effects { closed_by_node: 1, ..before };
+        assert_eq!((before.corrupted_open(), late.since(&before).corrupted_open()), (1, 0));
     }
 }
