@@ -203,7 +203,7 @@ impl Ongoing {
         Effect { count, noun }
     }
 
-    /// Every connection that carried a wrong byte is closed by who received it, and not by the end of the fault.
+    /// Every connection that carried a wrong byte is closed by who received it, unless who dialled ends it first, and not by the end of the fault.
     fn await_closes(&mut self, nodes: &Nodes) {
         // Nothing more is corrupted from here on.
         nodes.set_links(&self.fault.links, Mode::Pass);

@@ -79,6 +79,12 @@ struct Connection {
     is_corrupted: AtomicBool,
 }
 
+/// Which side took no more, or said no more, as the thread saw it that reads one and writes to the other.
+enum Ended {
+    ByDialled,
+    ByDialler,
+}
+
 impl Link {
     pub fn to(target: SocketAddr, listener: TcpListener) -> io::Result<Link> {
         let addr = listener.local_addr()?;
@@ -171,9 +177,7 @@ fn carry(near: TcpStream, shared: &Arc<Shared>) {
         let answers = || copy_answers(&connection, shared);
         if thread::Builder::new().name("link-answers".into()).spawn_scoped(scope, answers).is_ok() {
             // However it ends, so does the other direction: no peer uses half a connection.
-            if carry_frames(&connection, shared).is_err() {
-                shared.note_closed_by_node(&connection);
-            }
+            shared.note_end(&connection, carry_frames(&connection, shared));
         }
         connection.end();
     });
@@ -182,27 +186,30 @@ fn carry(near: TcpStream, shared: &Arc<Shared>) {
 
 fn copy_answers(connection: &Connection, shared: &Shared) {
     let mut bytes = vec![0; 16 << 10];
-    loop {
+    let ended = loop {
         match (&connection.far).read(&mut bytes) {
-            Ok(len) if len > 0 && (&connection.near).write_all(&bytes[..len]).is_ok() => {}
+            Ok(len) if len > 0 => {
+                if (&connection.near).write_all(&bytes[..len]).is_err() {
+                    break Ended::ByDialler;
+                }
+            }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            _ => break,
+            _ => break Ended::ByDialled,
         }
-    }
-    shared.note_closed_by_node(connection);
+    };
+    shared.note_end(connection, ended);
 }
 
-/// Reads whole frames of the dialling side and hands them on as the mode of the moment says. An error is the dialled side's: it takes no more.
-fn carry_frames(connection: &Connection, shared: &Shared) -> io::Result<()> {
+/// Reads whole frames of the dialling side and hands them on as the mode of the moment says, until a side takes or says no more.
+fn carry_frames(connection: &Connection, shared: &Shared) -> Ended {
     let mut buffer = Vec::new();
     let mut bytes = vec![0; READ_LEN];
     while !connection.is_broken.load(Ordering::Relaxed) {
         shared.wait_while_deaf(connection, 0);
         let len = match (&connection.near).read(&mut bytes) {
-            Ok(0) => return Ok(()),
-            Ok(len) => len,
+            Ok(len) if len > 0 => len,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-            Err(_) => return Ok(()),
+            _ => return Ended::ByDialler,
         };
         buffer.extend_from_slice(&bytes[..len]);
         let whole = whole_frames_len(&buffer);
@@ -211,10 +218,13 @@ fn carry_frames(connection: &Connection, shared: &Shared) -> io::Result<()> {
         }
         let rest = if whole > 0 { buffer.split_off(whole) } else { Vec::new() };
         shared.wait_while_deaf(connection, buffer.len());
-        shared.hand_on(connection, &buffer)?;
+        if shared.hand_on(connection, &buffer).is_err() {
+            return Ended::ByDialled;
+        }
         buffer = rest;
     }
-    Ok(())
+    // By the link itself, which has noted it.
+    Ended::ByDialled
 }
 
 /// Bytes of the frames that are there to their end.
@@ -241,10 +251,14 @@ impl Shared {
         }
     }
 
-    /// The dialled side has ended the connection, unless it was broken already.
-    fn note_closed_by_node(&self, connection: &Connection) {
+    /// A side has ended the connection, unless it was broken already: then what that side saw is what the other one, or the link, has done to it.
+    fn note_end(&self, connection: &Connection, ended: Ended) {
         if connection.end() && connection.is_corrupted.load(Ordering::Relaxed) {
-            self.state.lock().effects.closed_by_node += 1;
+            let effects = &mut self.state.lock().effects;
+            match ended {
+                Ended::ByDialled => effects.closed_by_node += 1,
+                Ended::ByDialler => effects.ended_by_dialler += 1,
+            }
         }
     }
 

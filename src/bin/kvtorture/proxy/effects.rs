@@ -17,8 +17,10 @@ pub struct Effects {
     pub duplicated: u64,
     /// Connections that carried a corrupted frame, or bytes that came twice,
     pub corrupted: u64,
-    /// and those of them that the dialled node closed.
+    /// those of them that the dialled node closed,
     pub closed_by_node: u64,
+    /// and those that the dialling node ended before it: it stopped, or has dialled anew.
+    pub ended_by_dialler: u64,
 }
 
 impl Effects {
@@ -35,13 +37,14 @@ impl Effects {
             duplicated: self.duplicated - before.duplicated,
             corrupted: self.corrupted - before.corrupted,
             closed_by_node: self.closed_by_node - before.closed_by_node,
+            ended_by_dialler: self.ended_by_dialler - before.ended_by_dialler,
         }
     }
 
-    /// Corrupted connections that nobody has closed. One that an earlier fault gave up on may close now and is no longer among the corrupted ones: then there are
+    /// Corrupted connections that the dialled node has not closed, though it could have. One that an earlier fault gave up on may close now and is no longer among the corrupted ones: then there are
     /// more closes than connections. That earlier fault has failed the run.
     pub fn corrupted_open(&self) -> u64 {
-        self.corrupted.saturating_sub(self.closed_by_node)
+        self.corrupted.saturating_sub(self.closed_by_node + self.ended_by_dialler)
     }
 
     pub fn add(&mut self, other: &Effects) {
@@ -55,6 +58,7 @@ impl Effects {
         self.duplicated += other.duplicated;
         self.corrupted += other.corrupted;
         self.closed_by_node += other.closed_by_node;
+        self.ended_by_dialler += other.ended_by_dialler;
     }
 }
 

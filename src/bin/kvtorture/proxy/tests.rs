@@ -201,3 +201,19 @@ fn frames_come_twice_and_bytes_that_come_twice_are_no_frames() {
     await_effect(&link, |effects| effects.closed_by_node == 1);
     assert_eq!(link.effects().duplicated, 2);
 }
+
+#[test]
+fn a_corrupted_connection_that_its_dialling_side_ends_is_not_left_open_by_the_other() {
+    // Who is dialled reads nothing, and so never finds out.
+    let dialled = listener();
+    let link = Link::to(dialled.local_addr().unwrap(), listener()).unwrap();
+    link.set(Mode::Flip);
+    let stream = dial(&link);
+    let (_deaf, _) = dialled.accept().unwrap();
+    (&stream).write_all(&frame(1)).unwrap();
+    await_effect(&link, |effects| effects.corrupted == 1);
+    assert_eq!(link.effects().corrupted_open(), 1);
+    drop(stream);
+    await_effect(&link, |effects| effects.ended_by_dialler == 1);
+    assert_eq!((link.effects().closed_by_node, link.effects().corrupted_open()), (0, 0));
+}
