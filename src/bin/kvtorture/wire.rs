@@ -5,14 +5,14 @@
 use std::fmt;
 use std::io::{self, BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use kvmesh::protocol::quoting;
 use kvmesh::protocol::resp::encoding::request;
 
 use crate::keys::{Group, Key};
 
-/// Far longer than `ack_timeout`: who waits so long is not answered at all.
+/// From the first byte of a round of requests to the last one of its replies. Far longer than `ack_timeout`: who waits so long is not answered at all.
 pub const REPLY_TIMEOUT: Duration = Duration::from_secs(10);
 const DIAL_TIMEOUT: Duration = Duration::from_millis(500);
 /// For the level, which waits for nothing: a node that stands still takes connections, too, and is tried again.
@@ -96,7 +96,7 @@ pub enum Why {
     /// The node says so.
     TimedOut,
     Broken,
-    /// No reply within [`REPLY_TIMEOUT`].
+    /// No whole reply within [`REPLY_TIMEOUT`].
     Silent,
     /// The run was over before.
     Pending,
@@ -142,8 +142,42 @@ impl fmt::Display for Outcome {
 }
 
 pub struct Connection {
-    reader: BufReader<TcpStream>,
+    reader: BufReader<Timed>,
     protocol: Protocol,
+}
+
+/// A stream on which everything ends by a deadline, however many reads and writes it takes: who drips is never silent, and does not answer either.
+struct Timed {
+    stream: TcpStream,
+    deadline: Instant,
+}
+
+impl Timed {
+    fn left(&self) -> io::Result<Duration> {
+        match self.deadline.saturating_duration_since(Instant::now()) {
+            // A socket takes that for no time-out at all.
+            Duration::ZERO => Err(ErrorKind::TimedOut.into()),
+            left => Ok(left),
+        }
+    }
+}
+
+impl Read for Timed {
+    fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
+        self.stream.set_read_timeout(Some(self.left()?))?;
+        self.stream.read(bytes)
+    }
+}
+
+impl Write for Timed {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.stream.set_write_timeout(Some(self.left()?))?;
+        self.stream.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.stream.flush()
+    }
 }
 
 impl Connection {
@@ -151,27 +185,29 @@ impl Connection {
     pub fn open(addr: SocketAddr, protocol: Protocol, level: Level) -> io::Result<Connection> {
         let stream = TcpStream::connect_timeout(&addr, DIAL_TIMEOUT)?;
         stream.set_nodelay(true)?;
-        stream.set_read_timeout(Some(GREETING_TIMEOUT))?;
-        stream.set_write_timeout(Some(REPLY_TIMEOUT))?;
-        let mut connection = Connection { reader: BufReader::new(stream), protocol };
+        let timed = Timed { stream, deadline: Instant::now() + GREETING_TIMEOUT };
+        let mut connection = Connection { reader: BufReader::new(timed), protocol };
         let mut asked = Vec::new();
         match protocol {
             Protocol::Text => asked.extend_from_slice(format!("ACK {}\n", level.name()).as_bytes()),
             Protocol::Resp => request(&["ACK", level.name()], &mut asked),
         }
-        connection.reader.get_ref().write_all(&asked)?;
+        connection.reader.get_mut().write_all(&asked)?;
         match connection.line()?.as_slice() {
-            b"OK" | b"+OK" => connection.reader.get_ref().set_read_timeout(Some(REPLY_TIMEOUT)).map(|()| connection),
+            b"OK" | b"+OK" => Ok(connection),
             other => Err(io::Error::other(format!("ACK was answered with {:?}", String::from_utf8_lossy(other)))),
         }
     }
 
-    pub fn send(&self, requests: &[(Key, Action)]) -> io::Result<()> {
+    /// A round of requests, whose replies are all there [`REPLY_TIMEOUT`] from now, or never.
+    pub fn send(&mut self, requests: &[(Key, Action)]) -> io::Result<()> {
         let mut out = Vec::new();
         for (key, action) in requests {
             self.encode(*key, *action, &mut out);
         }
-        self.reader.get_ref().write_all(&out)
+        let timed = self.reader.get_mut();
+        timed.deadline = Instant::now() + REPLY_TIMEOUT;
+        timed.write_all(&out)
     }
 
     fn encode(&self, key: Key, action: Action, out: &mut Vec<u8>) {
@@ -294,7 +330,34 @@ mod tests {
             stream.write_all(if protocol == Protocol::Text { b"OK\n" } else { b"+OK\r\n" }).unwrap();
             stream.write_all(replies).unwrap();
         });
-        Connection::open(addr, protocol, Level::Majority).unwrap()
+        let mut connection = Connection::open(addr, protocol, Level::Majority).unwrap();
+        connection.reader.get_mut().deadline = Instant::now() + REPLY_TIMEOUT;
+        connection
+    }
+
+    #[test]
+    fn a_reply_that_drips_is_given_up_as_one_that_does_not_come() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let addr = listener.local_addr().unwrap();
+        thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            stream.set_nodelay(true).unwrap();
+            stream.write_all(b"OK\n").unwrap();
+            // Until the client has closed.
+            while stream.write_all(b"1").is_ok() {
+                thread::sleep(Duration::from_millis(5));
+            }
+        });
+        let mut connection = Connection::open(addr, Protocol::Text, Level::Majority).unwrap();
+        let bound = Duration::from_millis(200);
+        let began = Instant::now();
+        connection.reader.get_mut().deadline = began + bound;
+        // The second one has no time of its own.
+        for _ in 0..2 {
+            let error = connection.receive(KEY, Action::Incr).unwrap_err();
+            assert!(matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut), "{error}");
+        }
+        assert!(began.elapsed() >= bound && began.elapsed() < REPLY_TIMEOUT / 2, "{:?}", began.elapsed());
     }
 
     #[test]
