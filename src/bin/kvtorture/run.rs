@@ -25,6 +25,7 @@ use crate::now;
 use crate::plan::{Fault, Kind, Plan};
 use crate::report::{FaultTally, Report};
 use crate::survey::{self, Size, until};
+use crate::wire::REPLY_TIMEOUT;
 
 /// A node that starts, or has been out of reach, is whole again in this time, on a machine that is small and busy.
 const HEAL_TIMEOUT: Duration = Duration::from_secs(20);
@@ -42,8 +43,9 @@ const STEP_PAUSE: Duration = Duration::from_millis(20);
 pub const CHECKS_TIMEOUT: Duration = Duration::from_secs(30);
 /// From the end of the faults to the end of every wait for nodes.
 const LAST_WAIT: Duration = Duration::from_secs(17);
-/// Parts of that: until the clients have ended, the nodes are whole, they hold the same, and their threads have ended.
-const CLIENTS_TIMEOUT: Duration = Duration::from_secs(11);
+/// Parts of that: until the clients have ended (one that was asking hears a whole round of replies first, and asks no more), the nodes are whole, they hold the
+/// same, and their threads have ended.
+const CLIENTS_TIMEOUT: Duration = REPLY_TIMEOUT.saturating_add(Duration::from_secs(1));
 const CONVERGE_TIMEOUT: Duration = Duration::from_secs(10);
 const THREADS_TIMEOUT: Duration = Duration::from_secs(5);
 /// With more entries than this, dumps are compared in fewer rounds.

@@ -69,6 +69,20 @@ impl Shown {
 }
 
 impl Shared {
+    fn new(places: Vec<Arc<Place>>) -> Shared {
+        Shared {
+            history: History::default(),
+            registers: places.iter().map(|_| Registers::default()).collect(),
+            places,
+            ends: AtomicBool::new(false),
+            next_number: AtomicU64::new(1),
+            ledger: Shown::default(),
+            gone: Shown::default(),
+            expiring: Shown::default(),
+            began: Instant::now(),
+        }
+    }
+
     fn is_over(&self) -> bool {
         self.ends.load(Ordering::Relaxed) || self.history.is_full()
     }
@@ -86,17 +100,7 @@ pub struct Clients {
 impl Clients {
     pub fn start(places: Vec<Arc<Place>>, seed: u64) -> io::Result<Clients> {
         let nodes = places.len();
-        let shared = Arc::new(Shared {
-            history: History::default(),
-            registers: places.iter().map(|_| Registers::default()).collect(),
-            places,
-            ends: AtomicBool::new(false),
-            next_number: AtomicU64::new(1),
-            ledger: Shown::default(),
-            gone: Shown::default(),
-            expiring: Shown::default(),
-            began: Instant::now(),
-        });
+        let shared = Arc::new(Shared::new(places));
         let mut clients = Clients { shared, threads: Vec::new() };
         let mut add = |at: usize, protocol: Protocol, level: Level, run: fn(Session, &Shared, Rng)| {
             let client = clients.threads.len() as u16;

@@ -62,11 +62,15 @@ impl Session {
         self.at = (self.at + 1) % self.shared.places.len();
     }
 
-    /// All requests in one write, then all replies. `None` if nothing was sent: there is no connection. Otherwise an outcome for each; after a connection broke,
-    /// those that are missing are unknown.
+    /// All requests in one write, then all replies. `None` if nothing was sent: there is no connection, or the run is over. Otherwise an outcome for each; after a
+    /// connection broke, those that are missing are unknown.
     pub fn round(&mut self, requests: &[(Key, Action)]) -> Option<Vec<Outcome>> {
         if self.open.is_none() && !self.connect() {
             thread::sleep(DIAL_PAUSE);
+            return None;
+        }
+        // Here, and not only between two turns of a client: some ask more than once in a turn, and the end of the run waits for one round of each.
+        if self.shared.is_over() {
             return None;
         }
         if !self.shared.history.takes(requests.len()) {
@@ -126,5 +130,35 @@ impl Session {
         }
         self.open = Some(Open { connection, number: self.shared.history.next_connection(), life });
         true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::keys::Group;
+    use crate::nodes::Place;
+    use crate::wire::Answer;
+    use std::io::{Read, Write};
+    use std::net::TcpListener;
+    use std::sync::atomic::AtomicU32;
+
+    #[test]
+    fn nothing_more_is_asked_once_the_run_is_over() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let addr = listener.local_addr().unwrap();
+        thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            while stream.read(&mut [0; 256]).is_ok_and(|len| len > 0) {
+                stream.write_all(b"OK\n").unwrap();
+            }
+        });
+        let shared = Arc::new(Shared::new(vec![Arc::new(Place { id: 1, addr, life: AtomicU32::new(1), pauses: Default::default() })]));
+        let mut session = Session::new(&shared, 0, 0, Protocol::Text, Level::Majority);
+        let (key, action) = (Key { group: Group::Gone, owner: 0, number: 1 }, Action::Put(1));
+        assert_eq!(session.ask(key, action), Some(Outcome::Done(Answer::Written)));
+        shared.ends.store(true, Ordering::Relaxed);
+        assert_eq!(session.ask(key, Action::Del), None);
+        assert_eq!(shared.history.take().len(), 1);
     }
 }
