@@ -1,7 +1,7 @@
 //! kvtorture: nodes as real processes, clients that remember what they were promised, and faults drawn from a seed.
 //!
 //! Read in this order: `plan` (what is done to whom), `nodes` and `proxy` (what it is done to), `fault` (how, and what came of it), `clients` (the load), `wire`
-//! and `history` (what they heard), `run` (the order of it all), `checks` (what must hold of it), `report`.
+//! and `history` (what they heard), `run` (the order of it all), `quiet` (when nothing was amiss), `checks` (what must hold of it), `report`.
 //!
 //! Exit codes: 0 every check held, 1 one failed or nothing could be run, 2 bad usage. What a run finds out goes to stdout, why there is none to stderr.
 
@@ -16,6 +16,7 @@ mod logs;
 mod nodes;
 mod plan;
 mod proxy;
+mod quiet;
 mod report;
 mod run;
 mod survey;

@@ -24,6 +24,8 @@ use crate::now;
 use crate::plan::Setting;
 use crate::proxy::{Effects, Link, Mode};
 
+/// How long a write waits for acks, and how long a peer may be behind before it does not count.
+pub const ACK_TIMEOUT: Duration = Duration::from_secs(2);
 const POLL_PAUSE: Duration = Duration::from_millis(10);
 /// From SIGTERM to the end; a node takes `shutdown_timeout_ms` and a little more.
 const STOP_TIMEOUT: Duration = Duration::from_secs(8);
@@ -121,7 +123,7 @@ impl Nodes {
             "data_dir": self.data_dir(id), "peers": peers,
             "fsync": if self.setting.fsyncs_always { "always" } else { "everysec" },
             "compact_log_min": if self.setting.compacts { COMPACT_OFTEN } else { COMPACT_NEVER },
-            "heartbeat_ms": 100, "peer_timeout_ms": 1_000, "ack_timeout_ms": 2_000, "recovery_wait_ms": 4_000,
+            "heartbeat_ms": 100, "peer_timeout_ms": 1_000, "ack_timeout_ms": ACK_TIMEOUT.as_millis() as u64, "recovery_wait_ms": 4_000,
             "write_timeout_ms": 1_000, "reconnect_pause_max_ms": 200, "shutdown_timeout_ms": 1_000, "tombstone_age_min_ms": 300,
         })
     }

@@ -23,6 +23,7 @@ use crate::logs::Logs;
 use crate::nodes::Nodes;
 use crate::now;
 use crate::plan::{Fault, Kind, Plan};
+use crate::quiet::{Hush, Quiet};
 use crate::report::{FaultTally, Report};
 use crate::survey::{self, Size, until};
 use crate::wire::REPLY_TIMEOUT;
@@ -67,6 +68,7 @@ struct Run {
     nodes: Nodes,
     logs: Logs,
     settled: Vec<Settled>,
+    quiet: Vec<Quiet>,
     losses: Vec<Loss>,
     phases: Phases,
     tallies: BTreeMap<Kind, FaultTally>,
@@ -87,6 +89,7 @@ pub fn run(wanted: Wanted, dir: &Path, mut plan: Plan) -> io::Result<Report> {
         nodes,
         logs,
         settled: Vec::new(),
+        quiet: Vec::new(),
         losses: Vec::new(),
         phases: Phases::default(),
         tallies: BTreeMap::new(),
@@ -104,7 +107,7 @@ pub fn run(wanted: Wanted, dir: &Path, mut plan: Plan) -> io::Result<Report> {
     let before = run.steady_sizes();
     let mut clients = Clients::start(run.nodes.places(), run.wanted.seed)?;
     let load_began = Instant::now();
-    run.sleep(WARM_UP);
+    run.sleep_in_quiet(WARM_UP);
     let loaded = run.sizes();
     run.settle();
     let mut number = 0;
@@ -118,7 +121,7 @@ pub fn run(wanted: Wanted, dir: &Path, mut plan: Plan) -> io::Result<Report> {
         run.round(number, faults);
     }
     if run.goes_on() {
-        run.sleep(run.faults_end.saturating_duration_since(Instant::now()));
+        run.sleep_in_quiet(run.faults_end.saturating_duration_since(Instant::now()));
     }
     let load_took = load_began.elapsed();
     let report = run.finish(clients.end(Instant::now() + CLIENTS_TIMEOUT), &clients, load_took, &before, &loaded);
@@ -142,6 +145,14 @@ impl Run {
         while Instant::now() < until && !INTERRUPTED.load(Ordering::Relaxed) {
             thread::sleep(STEP_PAUSE.min(until.saturating_duration_since(Instant::now())));
         }
+    }
+
+    /// The same while nothing is being done to any node.
+    fn sleep_in_quiet(&mut self, length: Duration) {
+        let places = self.nodes.places();
+        let hush = Hush::begin(&places);
+        self.sleep(length);
+        self.quiet.extend(hush.and_then(|hush| hush.end(&places)));
     }
 
     /// Faults done together, ended together, and healed.
@@ -194,7 +205,7 @@ impl Run {
         self.settle();
         self.compare(&dumps);
         let calm_from = now();
-        self.sleep(CALM);
+        self.sleep_in_quiet(CALM);
         self.phases.add(Phase { from: calm_from, until: now(), faulty: None });
     }
 
@@ -233,7 +244,7 @@ impl Run {
                 // Nothing that is waited for will come.
                 return Ok(ended);
             }
-            places.iter().try_for_each(|place| survey::is_whole(place)).map(|()| ended)
+            places.iter().try_for_each(|place| survey::is_whole(place).map(drop)).map(|()| ended)
         });
         whole.iter().flatten().for_each(|how| self.alive.fault(how.clone()));
         if let Err(why) = whole {

@@ -103,18 +103,39 @@ pub fn dump(place: &Place) -> Result<Dumped, String> {
     }
 }
 
+/// How a node stands with its peers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Linked {
+    /// Since the last of them came up.
+    pub up_for: Duration,
+    /// How far the slowest of them is behind.
+    pub behind: Duration,
+}
+
 /// Open, logging, and connected both ways with every peer, each of which counts. An error says what is missing.
-pub fn is_whole(place: &Place) -> Result<(), String> {
+pub fn is_whole(place: &Place) -> Result<Linked, String> {
     let status = status(place)?;
     if status.text("state") != "open" || status.text("log") != "ok" {
         return Err(format!("n{} is {}, its log is {}", place.id, status.text("state"), status.text("log")));
     }
-    let lame =
-        |line: &&String| !(line.contains(" up ") && line.contains("link_out connected link_in connected") && line.contains("counted yes"));
-    match lines(place, "PEERS")?.iter().find(lame) {
-        None => Ok(()),
-        Some(line) => Err(format!("n{} says: {line}", place.id)),
+    linked(&lines(place, "PEERS")?).map_err(|line| format!("n{} says: {line}", place.id))
+}
+
+/// An error is the line of a peer with which something is amiss.
+fn linked(peers: &[String]) -> Result<Linked, &String> {
+    let mut linked = Linked { up_for: Duration::MAX, behind: Duration::ZERO };
+    for line in peers {
+        let is_well = line.contains(" up ") && line.contains("link_out connected link_in connected") && line.contains("counted yes");
+        let (Some(up_for), Some(behind), true) = (seconds(line, " for_s "), seconds(line, " lag_s "), is_well) else { return Err(line) };
+        linked = Linked { up_for: linked.up_for.min(up_for), behind: linked.behind.max(behind) };
     }
+    Ok(linked)
+}
+
+/// What a line says behind this name.
+fn seconds(line: &str, name: &str) -> Option<Duration> {
+    let (_, rest) = line.split_once(name)?;
+    Duration::try_from_secs_f64(rest.split(' ').next()?.parse().ok()?).ok()
 }
 
 /// Of a process, as the system counts.
@@ -133,5 +154,27 @@ pub fn size(process_id: i32) -> Result<Size, String> {
     match (number("Threads:"), number("VmRSS:")) {
         (Some(threads), Some(resident_kib)) => Ok(Size { threads, resident_kib }),
         _ => Err(format!("process {process_id} has no size")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn peer(up: &str, for_s: &str, counted: &str, lag_s: &str) -> String {
+        format!(
+            "peer 2 {up} for_s {for_s} addr 127.0.0.1:1 link_out connected link_in connected heard_s_ago 0.1 round_trip_ms 0.20 clock_offset_ms 0 \
+             counted {counted} lag_writes 3 lag_s {lag_s} received none durable none queued_bytes 0 overflows 0 tombstones_waiting 0"
+        )
+    }
+
+    #[test]
+    fn the_peer_that_is_worst_off_is_what_counts() {
+        let (one, other) = (peer("up", "12.3", "yes", "0.0"), peer("up", "0.8", "yes", "1.4"));
+        let expected = Linked { up_for: Duration::from_millis(800), behind: Duration::from_millis(1_400) };
+        assert_eq!(linked(&[one.clone(), other]), Ok(expected));
+        for lame in [peer("down", "1.0", "no", "0.0"), peer("up", "1.0", "no", "3.0"), peer("up", "x", "yes", "0.0")] {
+            assert_eq!(linked(&[one.clone(), lame.clone()]), Err(&lame));
+        }
     }
 }

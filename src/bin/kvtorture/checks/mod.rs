@@ -17,6 +17,7 @@ use kvmesh::entry::{Entry, Key as Bytes, SeenVector};
 
 use crate::history::Op;
 use crate::keys::{Group, Key};
+use crate::quiet::Quiet;
 
 use linearizable::Found;
 
@@ -117,6 +118,8 @@ pub struct Evidence<'a> {
     pub settled: &'a [Settled],
     /// When each node could not answer: it stood still, or was down.
     pub pauses: &'a HashMap<u16, Vec<(u64, u64)>>,
+    /// When nothing was amiss with any of them.
+    pub quiet: &'a [Quiet],
 }
 
 impl<'a> Evidence<'a> {

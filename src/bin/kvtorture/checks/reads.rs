@@ -8,6 +8,9 @@ use crate::history::Op;
 use crate::keys::{Group, Key};
 use crate::wire::{Answer, OTHER, Outcome, REPLY_TIMEOUT, Why};
 
+/// Refusals of a node with which something is amiss, and of no other: NOREPLICAS is NOQUORUM in RESP. BUSY is among them because the clients are paced.
+const EXPLAINED_BY_FAULTS: [&str; 5] = ["NOQUORUM", "NOREPLICAS", "READONLY", "LOADING", "BUSY"];
+
 /// Every value that was read, and every one that is left, was written under its key, by a write that was not refused and had begun by then.
 pub fn nobody_wrote(evidence: &Evidence) -> Verdict {
     let mut verdict = Verdict::new("no value nobody wrote");
@@ -88,7 +91,11 @@ pub fn never_go_back(evidence: &Evidence) -> Verdict {
 /// Nobody waits for ever, and nobody hears an error that no fault explains.
 pub fn are_answered(evidence: &Evidence) -> Verdict {
     let mut verdict = Verdict::new("every request is answered");
+    let is_quiet = |op: &Op| evidence.quiet.iter().any(|quiet| quiet.from <= op.invoked && op.completed <= quiet.until);
+    let mut in_quiet = 0;
     for op in evidence.ops {
+        let was_quiet = is_quiet(op);
+        in_quiet += u64::from(was_quiet);
         match op.outcome {
             Outcome::Unknown(Why::Silent) => {
                 let until = op.invoked + REPLY_TIMEOUT.as_micros() as u64;
@@ -99,9 +106,12 @@ pub fn are_answered(evidence: &Evidence) -> Verdict {
                 });
             }
             Outcome::Refused(OTHER) => verdict.fault(format!("n{} refused {} of {} for no known reason", op.node, op.action, op.key)),
+            Outcome::Refused(code) if EXPLAINED_BY_FAULTS.contains(&code) => verdict.require(!was_quiet, || {
+                format!("n{} refused {} of {} with {code} at {} us, while nothing was amiss", op.node, op.action, op.key, op.invoked)
+            }),
             _ => {}
         }
     }
-    verdict.looked_at = format!("{} requests", evidence.ops.len());
+    verdict.looked_at = format!("{} requests, {in_quiet} of them while nothing was amiss", evidence.ops.len());
     verdict
 }

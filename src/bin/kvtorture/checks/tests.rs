@@ -25,10 +25,11 @@ struct Told {
     held: Option<u64>,
     losses: Vec<Loss>,
     settled: Vec<Settled>,
+    quiet: Vec<Quiet>,
 }
 
 fn told(group: Group) -> Told {
-    Told { group, ops: Vec::new(), held: None, losses: Vec::new(), settled: Vec::new() }
+    Told { group, ops: Vec::new(), held: None, losses: Vec::new(), settled: Vec::new(), quiet: Vec::new() }
 }
 
 impl Told {
@@ -70,6 +71,7 @@ impl Told {
             losses: &self.losses,
             settled: &self.settled,
             pauses: &pauses,
+            quiet: &self.quiet,
         })
         .holds()
     }
@@ -236,4 +238,20 @@ fn a_request_without_an_answer_is_found_unless_its_node_stood_still() {
     asked(Outcome::Unknown(Why::Silent)).but(|op| op.node = 2).holds(reads::are_answered);
     asked(Outcome::Refused("NOQUORUM")).holds(reads::are_answered);
     asked(Outcome::Refused(OTHER)).fails(reads::are_answered);
+}
+
+#[test]
+fn a_refusal_that_a_fault_would_explain_is_found_while_there_is_none() {
+    // The request goes from 1 000 to 1 500 us.
+    let refused = |code, from, until| {
+        let mut told = told(Group::Local).op(Action::Put(1), Outcome::Refused(code));
+        told.quiet = vec![Quiet { from: 0, until: 10 }, Quiet { from, until }];
+        told
+    };
+    for code in ["NOQUORUM", "NOREPLICAS", "READONLY", "LOADING", "BUSY"] {
+        refused(code, 1_000, 1_500).fails(reads::are_answered);
+        refused(code, 1_001, 1_500).holds(reads::are_answered);
+        refused(code, 1_000, 1_499).holds(reads::are_answered);
+    }
+    refused("EXISTS", 1_000, 1_500).holds(reads::are_answered);
 }

@@ -69,6 +69,7 @@ impl Run {
             losses: &self.losses,
             settled: &self.settled,
             pauses: &pauses,
+            quiet: &self.quiet,
         };
         let tally = Tally::of(&ops);
         let mut enough = Verdict::new("enough writes are acknowledged");
