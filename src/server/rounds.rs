@@ -88,7 +88,7 @@ impl<'a> Rounds<'a> {
             }
             let rest = &unread[at..];
             let wire = executor.wire_of(rest);
-            let (asked, consumed) = requests.next(rest, executor.queues(), limits, &moment);
+            let (asked, consumed) = requests.next(rest, executor.queues(), limits, moment);
             executor.name = requests.command();
             let start = replies.len();
             let mut place = Place { command: at, reply: start..start, wire };
@@ -103,7 +103,7 @@ impl<'a> Rounds<'a> {
                 }
                 Asked::Wrong(wrong) => Done::Reply(executor.refuse(wrong.clone(), wire)),
                 Asked::Queued => Done::Reply(executor.queue(&rest[..consumed])),
-                Asked::Command(command) => executor.execute(command, wire, &moment),
+                Asked::Command(command) => executor.execute(command, wire, moment),
             };
             match done {
                 // Written from where its values are, but only when it is known to be true.

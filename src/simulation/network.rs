@@ -43,7 +43,7 @@ pub struct Connection<'a> {
 enum Speaker<'a> {
     /// Waits for the answer to its HELLO.
     Dialing(Hello),
-    Speaking(Speech<'a>),
+    Speaking(Box<Speech<'a>>),
 }
 
 enum Listener {
@@ -315,7 +315,7 @@ impl<'a> Simulation<'a> {
         match connection.answer.take() {
             Some(Message::Hello(answer)) if mesh.check_hello(&answer, now) == Ok(place_of_peer) => {
                 mesh.dialed(place_of_peer, &answer, now);
-                connection.speaker = Some(Speaker::Speaking(Speech::new(mesh, place_of_peer, hello.vector, 120)));
+                connection.speaker = Some(Speaker::Speaking(Box::new(Speech::new(mesh, place_of_peer, hello.vector, 120))));
                 self.count("connections");
             }
             _ => {
