@@ -114,5 +114,6 @@ pub mod threads;
 pub mod arguments;
 pub mod client;
 
+/// For tests: a whole mesh in one thread.
 #[cfg(feature = "testing")]
 pub mod simulation;

@@ -88,7 +88,7 @@ const RULES: &[Rule] = &[
 ];
 
 /// They wire the rest together, so they may know everyone.
-const WIRING: &[&str] = &["lib.rs", "node.rs", "bin"];
+const WIRING: &[&str] = &["lib.rs", "node.rs", "bin", "simulation"];
 
 /// Files of tests, which may use whatever they test with.
 const TESTS: &[&str] = &[
