@@ -13,9 +13,10 @@ use crate::simulation::{Event, Simulation};
 use crate::store::Store;
 
 /// The checks, by name, and what each says.
-pub const CHECKS: [(&str, &str); 14] = [
+pub const CHECKS: [(&str, &str); 15] = [
     ("vectors-hold", "a node that claims a version holds it, or a greater one, or what was deleted or has expired since (I1)"),
     ("deleted-stays-deleted", "no node shows what a delete that it knows of has taken away"),
+    ("forgotten-when-complete", "a delete is forgotten only by who has all that it deleted (I6 a)"),
     ("nothing-invented", "every entry is one that somebody wrote, under its key and version"),
     ("versions-are-unique", "no version is issued twice"),
     ("reads-never-go-back", "readers of one life of a node are never shown an older version than before"),
@@ -95,6 +96,10 @@ impl Simulation<'_> {
                 Held::Badly("deleted-stays-deleted", format!("key {name}: {entry:?} is there, and {claimed:?} has deleted it"))
             }
             Some(entry) => Held::Badly("vectors-hold", format!("key {name}: claims {claimed:?}, {effect:?}, and holds {entry:?}")),
+            None if effect.is_delete() && self.lacks_older(versions, *claimed, vector) => Held::Badly(
+                "forgotten-when-complete",
+                format!("key {name}: the delete {claimed:?} is forgotten, and what it deleted is not all here"),
+            ),
             None => {
                 let is_over = |effect: &Effect| effect.is_delete() || self.has_expired(effect);
                 if versions.range(claimed..).any(|(_, effect)| is_over(effect)) {
@@ -104,6 +109,12 @@ impl Simulation<'_> {
                 }
             }
         }
+    }
+
+    /// Whether the vector lacks a value that is older than this version and that some node may still bring.
+    fn lacks_older(&self, versions: &BTreeMap<Version, Effect>, version: Version, vector: &SeenVector) -> bool {
+        let mut older = versions.range(..version);
+        older.any(|(older, effect)| !vector.covers(*older) && !effect.is_delete() && !self.history.lost.contains(older))
     }
 
     /// By some clock that was right, at some time.
