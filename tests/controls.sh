@@ -34,6 +34,7 @@ keep-origin 50
 wall-clock 50
 replicate-commands 50
 merge-covered 4000
+collect-uncovered 100
 RULES
 if ((failed > 0)); then
     printf '%d controls were not found: the simulator is too weak.\n' "$failed" >&2
