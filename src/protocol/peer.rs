@@ -15,7 +15,7 @@ use crate::entry::{Entry, Expiry, NodeId, Origin, SeenVector, Version};
 use crate::envelope::{self, HEAD_LEN, seal};
 
 /// Changed when a node with the old one could misunderstand a node with the new one; such peers refuse each other.
-pub const PROTOCOL: u16 = 2;
+pub const PROTOCOL: u16 = 3;
 
 /// No message is longer: the largest legal value fits twice, as JSON may escape every byte. Beyond this, the link is closed.
 pub const MESSAGE_LEN_MAX: usize = 320 << 20;
@@ -104,6 +104,8 @@ pub struct SettledDigest {
     #[serde(with = "hexadecimal")]
     pub sum: u64,
     pub keys: u64,
+    /// What expires earlier is not in it; milliseconds since 1970.
+    pub before_ms: u64,
 }
 
 /// Asks for what `vector` does not cover.
@@ -400,7 +402,7 @@ mod tests {
             }),
             (any::<u64>(), any_stamp(), any_vector(), prop::option::of((any::<u64>(), any::<u64>()))).prop_map(
                 |(sent, upto, vector, settled)| {
-                    let settled = settled.map(|(sum, keys)| SettledDigest { sum, keys });
+                    let settled = settled.map(|(sum, keys)| SettledDigest { sum, keys, before_ms: keys });
                     Message::Beat(Beat { sent, wall_ms: sent, open: sent % 2 == 0, upto, vector, settled })
                 }
             ),

@@ -34,14 +34,22 @@ pub struct Control {
     pub serving: usize,
     /// The greatest collected stamp of each origin: a node below it can no longer learn every delete from entries alone.
     pub horizon: SeenVector,
-    /// The vector and its digest, when the data was last at rest.
-    pub settled: Option<(SeenVector, Digest)>,
+    /// When the data was last at rest.
+    pub settled: Option<Settled>,
     pub divergences: u64,
     pub collected: u64,
     requests: u64,
     /// When all was last looked at, and until when a pause of this process itself (a stop signal, a starved machine) excuses the silence of peers.
     looked: Duration,
     excused: Duration,
+}
+
+/// Data at rest.
+pub struct Settled {
+    pub vector: SeenVector,
+    /// Of all that does not expire before `before_ms`.
+    pub digest: Digest,
+    pub before_ms: u64,
 }
 
 /// Whether clients are served.

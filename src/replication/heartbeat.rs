@@ -20,7 +20,7 @@ impl Heartbeat {
     pub fn beat(&mut self, mesh: &Mesh, now: Now) {
         mesh.tick(now);
         self.collector.step(mesh, now);
-        self.rest.step(mesh);
+        self.rest.step(mesh, now);
     }
 }
 

@@ -11,8 +11,8 @@ use std::time::Duration;
 use crate::clock::{Now, Stamp};
 use crate::dump::{self, Header, Kind, Line};
 use crate::entry::{Entry, Origin, SeenVector};
-use crate::protocol::peer::{Ack, Beat, Frame, Hello, Message};
-use crate::replication::control::{Control, Taking, offset_ms};
+use crate::protocol::peer::{Ack, Beat, Frame, Hello, Message, SettledDigest};
+use crate::replication::control::{Control, Settled, Taking, offset_ms};
 use crate::replication::incoming::Incoming;
 use crate::replication::mesh::Mesh;
 use crate::replication::outbox::Losses;
@@ -225,8 +225,10 @@ impl Mesh {
             peer.open = beat.open;
             peer.clock_offset_ms = offset_ms(beat.wall_ms, now);
             peer.wall_ms = beat.wall_ms;
-            let theirs = beat.settled.map(|settled| Digest { sum: settled.sum, keys: settled.keys })?;
-            let (settled, ours) = control.settled.as_ref()?;
+            let SettledDigest { sum, keys, before_ms } = beat.settled?;
+            let theirs = Digest { sum, keys };
+            let Settled { vector: settled, digest: ours, .. } =
+                control.settled.as_ref().filter(|settled| settled.before_ms == before_ms)?;
             let comparable =
                 *settled == vector && control.peers[inbound.peer].vector == vector && !control.is_taking() && control.serving == 0;
             let (ours, id) = (*ours, control.peers[inbound.peer].id);

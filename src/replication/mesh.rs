@@ -19,7 +19,7 @@ use crate::entry::{Origin, SeenVector, Version};
 use crate::journal::Journal;
 use crate::protocol::peer::{Beat, Hello, PROTOCOL, Request, SettledDigest};
 use crate::replication::acks::Acks;
-use crate::replication::control::{Control, Decisions, Stage, Traffic, offset_ms};
+use crate::replication::control::{Control, Decisions, Settled, Stage, Traffic, offset_ms};
 use crate::replication::outbox::{EncodedFrame, Outbox};
 use crate::replication::submit::{Submit, Submitted};
 use crate::room::Reserved;
@@ -262,7 +262,9 @@ impl Mesh {
         let changes = vector.ahead_of(said);
         said.join(&changes);
         let settled = match &self.control.lock().settled {
-            Some((settled, digest)) if *settled == vector => Some(SettledDigest { sum: digest.sum, keys: digest.keys }),
+            Some(Settled { vector: settled, digest, before_ms }) if *settled == vector => {
+                Some(SettledDigest { sum: digest.sum, keys: digest.keys, before_ms: *before_ms })
+            }
             _ => None,
         };
         Beat { sent: now.elapsed.as_micros() as u64, wall_ms: now.wall_ms, open: self.vouches(), upto, vector: changes, settled }

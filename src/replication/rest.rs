@@ -1,14 +1,20 @@
 //! Whether the data is at rest, and its digest then.
 //!
 //! Two nodes with equal, resting vectors must hold equal data. Each says the digest of its data on its beats once its vector has stood still; who finds another one at an
-//! equal vector raises the alarm (see inbound.rs). Reads the store a few shards at a time and never holds a lock of the mesh meanwhile.
+//! equal vector raises the alarm (see inbound.rs). What is about to expire is left out, since clocks differ: what they compare must be there for both. Reads the store a few shards at a time and never holds a lock of the mesh meanwhile.
 
+use crate::clock::Now;
 use crate::entry::SeenVector;
+use crate::replication::control::Settled;
 use crate::replication::mesh::Mesh;
 use crate::store::Digest;
 
 /// Beats without a change after which the data counts as resting.
 const BEATS: u32 = 2;
+
+/// What expires within this is not compared, and soon needs not be. From time to time the digest is taken anew, for another span of this length: long enough that nodes whose clocks differ take the
+/// same one nearly always.
+const SPAN_MS: u64 = 600_000;
 
 /// Shards that are read at one beat.
 const SHARDS_PER_STEP: usize = 64;
@@ -20,15 +26,19 @@ pub struct Rest {
     beats: u32,
     shard: usize,
     digest: Digest,
+    before_ms: u64,
 }
 
 impl Rest {
     /// Called at every beat.
-    pub fn step(&mut self, mesh: &Mesh) {
+    pub fn step(&mut self, mesh: &Mesh, now: Now) {
         let vector = mesh.vector();
+        // Later than any member's clock, as far as they may differ.
+        let soon = now.wall_ms.saturating_add(2 * mesh.config.clock_offset_max.as_millis() as u64);
+        let before_ms = soon.next_multiple_of(SPAN_MS);
         let (moving, settled) = {
             let control = mesh.control.lock();
-            (control.is_moving(), control.settled.is_some())
+            (control.is_moving(), control.settled.as_ref().is_some_and(|settled| settled.before_ms == before_ms))
         };
         if moving || vector != self.vector {
             *self = Rest { vector, ..Rest::default() };
@@ -39,8 +49,11 @@ impl Rest {
         if settled || self.beats < BEATS {
             return;
         }
+        if self.before_ms != before_ms {
+            (self.before_ms, self.shard, self.digest) = (before_ms, 0, Digest::default());
+        }
         for _ in 0..SHARDS_PER_STEP {
-            self.digest.join(mesh.store.digest_shard(self.shard));
+            self.digest.join(mesh.store.digest_shard(self.shard, before_ms));
             self.shard += 1;
             if self.shard == mesh.store.shards_len() {
                 let digest = std::mem::take(&mut self.digest);
@@ -48,7 +61,7 @@ impl Rest {
                 let mut control = mesh.control.lock();
                 // A write that came while this was read is in some shards and not in others.
                 if !control.is_moving() && mesh.vector() == self.vector {
-                    control.settled = Some((self.vector.clone(), digest));
+                    control.settled = Some(Settled { vector: self.vector.clone(), digest, before_ms });
                 }
                 return;
             }

@@ -245,27 +245,21 @@ impl Store {
         self.memory.fetch_sub(removed.as_ref().map_or(0, footprint), Ordering::Relaxed);
     }
 
-    /// The digest of what never expires in one shard: of two nodes it can be compared at any time, whatever their clocks say.
-    pub fn digest_shard(&self, shard: usize) -> Digest {
+    /// The digest of what does not expire before then in one shard.
+    pub fn digest_shard(&self, shard: usize, before_ms: u64) -> Digest {
         let mut digest = Digest::default();
-        for entry in self.shards[shard].read().entries() {
-            if let (Some(value), None) = (&entry.value, entry.expires) {
-                digest.add(&entry.key, value, None);
+        for entry in self.shards[shard].read().entries().filter(|entry| entry.is_live(|| before_ms)) {
+            if let Some(value) = &entry.value {
+                digest.add(&entry.key, value, entry.expires);
             }
         }
         digest
     }
 
-    /// The digest of all that does not expire before then, shard by shard: exact once writes pause.
+    /// The same of all of them, one after the other: exact once writes pause.
     pub fn digest(&self, before_ms: u64) -> Digest {
         let mut digest = Digest::default();
-        for shard in &self.shards {
-            for entry in shard.read().entries().filter(|entry| entry.is_live(|| before_ms)) {
-                if let Some(value) = &entry.value {
-                    digest.add(&entry.key, value, entry.expires);
-                }
-            }
-        }
+        (0..self.shards.len()).for_each(|shard| digest.join(self.digest_shard(shard, before_ms)));
         digest
     }
 
