@@ -25,8 +25,11 @@ use crate::store::Store;
 const WAYS_OUT: &str = "put a good copy of the directory back, or start once with --discard-local-data: then this node comes back blank and takes everything from its \
                         peers, and what only it had is lost";
 
-/// Records that are read and not merged yet. Beyond this, reading waits.
-const RECORDS_AHEAD: usize = 64;
+/// Bytes of records that are handed over at a time. Each time may cost both threads a turn of the scheduler, which is long on a machine that is busy.
+const BATCH_LEN: usize = 256 << 10;
+
+/// Batches that are read and not merged yet. Beyond this, reading waits.
+const BATCHES_AHEAD: usize = 4;
 
 /// What was found on the disk.
 #[derive(Debug, Default)]
@@ -156,10 +159,11 @@ impl Replay<'_> {
     ) -> io::Result<Found> {
         thread::scope(|scope| {
             // Dropped when this ends, however it does: then the other thread ends, too.
-            let (record_tx, record_rx) = bounded(RECORDS_AHEAD);
+            let (batch_tx, batch_rx) = bounded(BATCHES_AHEAD);
             thread::Builder::new()
                 .name("replay".to_owned())
-                .spawn_scoped(scope, move || record_rx.into_iter().for_each(|record| self.apply(record)))?;
+                .spawn_scoped(scope, move || batch_rx.into_iter().flatten().for_each(|record| self.apply(record)))?;
+            let (mut batch, mut batch_len) = (Vec::new(), 0);
             let mut stopped = Ok(());
             let mut records = 0u64;
             let found = read(disk, name, |body, read| {
@@ -174,9 +178,17 @@ impl Replay<'_> {
                 if stopped.is_err() {
                     return Err("not read any further".to_owned());
                 }
-                // Fails only when the other thread has panicked.
-                record_tx.send(record).map_err(|_| "nobody takes what is read".to_owned())
+                batch.push(record);
+                batch_len += body.len();
+                if batch_len >= BATCH_LEN {
+                    batch_len = 0;
+                    // Fails only when the other thread has panicked.
+                    batch_tx.send(std::mem::take(&mut batch)).map_err(|_| "nobody takes what is read".to_owned())?;
+                }
+                Ok(())
             });
+            // If it fails, the scope tells of the panic.
+            let _ = batch_tx.send(batch);
             stopped.and(found)
         })
     }
