@@ -11,6 +11,7 @@ use kvmesh::dump::{Header, Kind, Scan};
 use kvmesh::entry::{Entry, NodeId, Origin, SeenVector, Version};
 use kvmesh::store::Store;
 
+use crate::checks::Dumped;
 use crate::keys::{Group, Key};
 use crate::nodes::Place;
 use crate::survey;
@@ -21,10 +22,20 @@ const STEP_LEN: usize = 1 << 20;
 
 /// An error is the node's refusal.
 pub fn push(place: &Place, ahead: Duration) -> Result<(), String> {
+    let in_words = |error: client::Error| format!("n{} RESTORE: {error}", place.id);
+    let mut client = Client::connect(&[place.addr.to_string()], RESTORE_TIMEOUT).map_err(in_words)?;
+    // Begun before the backup is made, so that the collector rests meanwhile: a node takes no backup that is older than what it has forgotten.
+    client.send(b"RESTORE\n").map_err(in_words)?;
     let backup = survey::dump(place)?;
-    let origin = Origin { node: NodeId(place.id), nonce: fastrand::u64(..) };
-    let stamp = Stamp::from_wall_ms(wall_ms() + ahead.as_millis() as u64);
-    let key = Key { group: Group::Ahead, owner: place.id, number: origin.nonce as u32 };
+    let lines = with_one_more(backup, place.id, Stamp::from_wall_ms(wall_ms() + ahead.as_millis() as u64));
+    client.send(&lines).map_err(in_words)?;
+    client.lines::<client::Error>(|_| Ok(())).map_err(in_words)
+}
+
+/// The backup with an entry more, of this stamp, by a life of the node that never was.
+fn with_one_more(backup: Dumped, node: u16, stamp: Stamp) -> Vec<u8> {
+    let origin = Origin { node: NodeId(node), nonce: fastrand::u64(..) };
+    let key = Key { group: Group::Ahead, owner: node, number: origin.nonce as u32 };
     let store = Store::new();
     let entry = Entry {
         key: key.to_string().as_bytes().into(),
@@ -40,10 +51,7 @@ pub fn push(place: &Place, ahead: Duration) -> Result<(), String> {
     }
     let header = Header::new(Kind::Full, origin, vector, entries, None);
     let mut scan = Scan::new(header, SeenVector::default(), SeenVector::default());
-    let mut lines = b"RESTORE\n".to_vec();
+    let mut lines = Vec::new();
     while scan.write(&store, STEP_LEN, &mut lines) {}
-    let in_words = |error: client::Error| format!("n{} RESTORE: {error}", place.id);
-    let mut client = Client::connect(&[place.addr.to_string()], RESTORE_TIMEOUT).map_err(in_words)?;
-    client.send(&lines).map_err(in_words)?;
-    client.lines::<client::Error>(|_| Ok(())).map_err(in_words)
+    lines
 }

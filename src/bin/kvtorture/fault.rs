@@ -30,7 +30,7 @@ const FILL_TIMEOUT: Duration = Duration::from_secs(6);
 const DUMPS_ASKED: usize = 2_000;
 /// How far ahead of the end of the fault the clock is pushed; less than `clock_offset_max`, in all.
 const CLOCK_AHEAD: Duration = Duration::from_secs(3);
-const PUSH_TIMEOUT: Duration = Duration::from_secs(3);
+const PUSH_TIMEOUT: Duration = Duration::from_secs(6);
 const RECEIVE_BUFFER: usize = 4 << 10;
 /// Until a node has given up on a client that reads nothing: `write_timeout`, for each piece that the system has taken before.
 const DEAF_TIMEOUT: Duration = Duration::from_secs(8);

@@ -29,7 +29,7 @@ use crate::survey::{self, Size, until};
 use crate::wire::REPLY_TIMEOUT;
 
 /// A node that starts, or has been out of reach, is whole again in this time, on a machine that is small and busy.
-const HEAL_TIMEOUT: Duration = Duration::from_secs(20);
+const HEAL_TIMEOUT: Duration = Duration::from_secs(60);
 /// Load without faults: before the first one, and between two rounds.
 const WARM_UP: Duration = Duration::from_millis(1_500);
 const CALM: Duration = Duration::from_millis(500);
