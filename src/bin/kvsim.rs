@@ -36,6 +36,10 @@ struct Arguments {
     #[argh(switch)]
     starved: bool,
 
+    /// draw only runs with dumps that come after they were given up
+    #[argh(switch)]
+    late: bool,
+
     /// go on after a seed has failed
     #[argh(switch)]
     keep_going: bool,
@@ -58,7 +62,15 @@ fn main() -> ExitCode {
     let jobs = arguments.jobs.unwrap_or_else(|| thread::available_parallelism().map_or(1, usize::from)).max(1);
     let began = Instant::now();
     let is_over = || arguments.minutes.is_some_and(|minutes| began.elapsed().as_secs_f64() > minutes * 60.0);
-    let character = if arguments.starved { Character::Starved } else { Character::Any };
+    let character = match (arguments.starved, arguments.late) {
+        (false, false) => Character::Any,
+        (true, false) => Character::Starved,
+        (false, true) => Character::Late,
+        (true, true) => {
+            eprintln!("kvsim: --starved and --late are different runs: give one of them");
+            return ExitCode::from(2);
+        }
+    };
     let (next, stops, sum) = (AtomicU64::new(arguments.from), AtomicBool::new(false), Mutex::new(Sum::default()));
     thread::scope(|scope| {
         for _ in 0..jobs {

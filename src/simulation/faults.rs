@@ -17,6 +17,8 @@ pub enum Fault {
     PutBack,
     /// A node dies whose last writes a third one has not heard: that one hears the others late, or cannot ask them. Another, which has them, may be rolled back.
     Orphan,
+    /// A node returns that one of the others answers late and sends a dump for long, while the other one is fast.
+    LateDump,
     /// A node that is away for longer than a tombstone has to be kept.
     Away,
     Pause,
@@ -43,13 +45,14 @@ pub enum Fault {
     Restore,
 }
 
-pub const FAULTS: [Fault; 25] = [
+pub const FAULTS: [Fault; 26] = [
     Fault::Kill,
     Fault::PowerLoss,
     Fault::DieAtOperation,
     Fault::Wipe,
     Fault::PutBack,
     Fault::Orphan,
+    Fault::LateDump,
     Fault::Away,
     Fault::Pause,
     Fault::OneWay,
@@ -87,6 +90,12 @@ pub enum End {
         holder: usize,
     },
     Holder(usize),
+    /// Two nodes are connected, at last: from now on the answers of the one are slow. Not waited for beyond `until`.
+    Unlinked {
+        donor: usize,
+        asker: usize,
+        until: Duration,
+    },
     /// The next cut of a row of them.
     Flap {
         from: usize,
@@ -141,6 +150,7 @@ impl Simulation<'_> {
             Fault::Wipe if self.may_lose_disk(id) => self.kill(id, Death::Wiped, time),
             Fault::PutBack if self.may_lose_disk(id) && !self.machines[id].copies.is_empty() => self.kill(id, Death::PutBack, time),
             Fault::Orphan => self.orphan(id, other),
+            Fault::LateDump => self.delay_dump(id, other),
             Fault::Away => {
                 let long = self.plan.tombstone_patience() + time;
                 self.kill(id, Death::Process, long.min(self.plan.duration / 3));
@@ -241,7 +251,7 @@ impl Simulation<'_> {
                     self.resume(process.machine);
                 }
             }
-            End::Slowness(from, to) => self.links[from][to].delay_more = Duration::ZERO,
+            End::Slowness(from, to) => self.links[from][to].speed_up(&self.plan),
             End::BadClock(id) => self.set_clock_right(id),
             End::FullDisk(id) => {
                 self.machines[id].disk.set_capacity(None);
@@ -270,6 +280,13 @@ impl Simulation<'_> {
             }
             End::Holder(holder) if self.may_lose_disk(holder) => self.kill(holder, Death::PutBack, Duration::from_millis(20)),
             End::Holder(_) => {}
+            End::Unlinked { until, .. } if self.now >= until || self.is_healing => {}
+            End::Unlinked { donor, asker, .. } if self.is_connected(donor, asker) && self.is_connected(asker, donor) => {
+                let scale = self.plan.peer_timeout().as_millis() as u64;
+                self.links[donor][asker].delay_more = self.between(scale * 3 / 10, scale * 5 / 10);
+                self.links[donor][asker].dump_pause = Duration::from_millis(scale * 2 / 5);
+            }
+            End::Unlinked { .. } => self.after(Duration::from_millis(1), Event::End(end)),
             End::Flap { from, to, left } => self.flap(from, to, left),
         }
     }
@@ -345,6 +362,24 @@ impl Simulation<'_> {
             // After a dump that took long it does not ask for another one for as long.
             _ => {}
         }
+    }
+
+    /// A node returns and asks one of the others, the donor, before all: question and answer take longer than its patience, though neither falls silent for so long. When it has given up, the
+    /// rest can reach it, and it has everything from them before the donor's lines begin to trickle in.
+    fn delay_dump(&mut self, id: usize, donor: usize) {
+        self.count("late dumps");
+        let patience = self.plan.peer_timeout();
+        let scale = patience.as_millis() as u64;
+        let death = if self.one_in(2) && self.may_lose_disk(id) { Death::Wiped } else { Death::Process };
+        let back = self.between(scale / 2, scale * 5);
+        let until = self.now + back + 40 * patience;
+        self.kill(id, death, back);
+        let others = (0..self.plan.nodes).filter(|other| *other != donor && *other != id);
+        others.for_each(|other| self.swallow(other, id, back + patience));
+        self.links[id][donor].delay_more = self.between(scale * 9 / 20, scale * 12 / 20);
+        self.after(back, Event::End(End::Unlinked { donor, asker: id, until }));
+        self.at(until, Event::End(End::Slowness(id, donor)));
+        self.at(until, Event::End(End::Slowness(donor, id)));
     }
 
     fn break_one(&mut self) {

@@ -251,7 +251,7 @@ impl<'a> Simulation<'a> {
         let files = Files::find(&*shared)?;
         let journal = Arc::new(Journal::new(Arc::clone(&shared), config.fsync, config.write_room, &files));
         let nonce = self.random.u64(..);
-        let (mesh, submit_rx) = Mesh::new(config, Store::repeatable(), nonce, now, Some(Arc::clone(&journal)));
+        let (mesh, submit_rx) = Mesh::new(config, Store::repeatable(self.plan.places), nonce, now, Some(Arc::clone(&journal)));
         let mesh = Arc::new(mesh);
         let replayed = mesh.replay(&shared, &files, || false)?;
         let writer = Writer::open(Arc::clone(&journal), &files, replayed.older_len, &replayed.last, replayed.snapshot_len, self.instant())?;

@@ -18,6 +18,8 @@ pub struct Link {
     delay: Duration,
     /// So much slower than usual.
     pub delay_more: Duration,
+    /// The longest pause between two pieces of a dump.
+    pub dump_pause: Duration,
     /// Packets are swallowed until then.
     pub swallows_until: Duration,
 }
@@ -57,7 +59,15 @@ impl Link {
             0 if !plan.are_rivals => random.u64(5_000..40_000),
             _ => random.u64(30..1_500),
         });
-        Link { delay, delay_more: Duration::ZERO, swallows_until: Duration::ZERO }
+        let mut link = Link { delay, delay_more: Duration::ZERO, dump_pause: Duration::ZERO, swallows_until: Duration::ZERO };
+        link.speed_up(plan);
+        link
+    }
+
+    /// As fast as usual.
+    pub fn speed_up(&mut self, plan: &Plan) {
+        self.delay_more = Duration::ZERO;
+        self.dump_pause = Duration::from_micros(plan.dump_pause_us);
     }
 }
 
@@ -360,8 +370,9 @@ impl<'a> Simulation<'a> {
         }
         let is_dumping = speech.is_dumping();
         if is_dumping || outbox.has_waiting() {
-            let pause = if is_dumping { self.random.u64(0..=self.plan.dump_pause_us) } else { 0 };
-            let wait = self.short_wait() + Duration::from_micros(pause);
+            let pause_us = self.links[id][peer(place_of_peer, id)].dump_pause.as_micros() as u64;
+            let pause_us = if is_dumping { self.random.u64(0..=pause_us) } else { 0 };
+            let wait = self.short_wait() + Duration::from_micros(pause_us);
             self.after(wait, Event::Speak(process, place_of_peer));
             if let Some(life) = self.life_mut(id) {
                 life.is_speaking[place_of_peer] = true;
@@ -413,6 +424,13 @@ impl<'a> Simulation<'a> {
         let pause_max = life.mesh().config().reconnect_pause_max.as_millis() as u64;
         let pause = self.between(20, pause_max);
         self.after(pause, Event::Dial(process, place_of_peer));
+    }
+
+    /// Whether the one speaks to the other.
+    pub fn is_connected(&self, from: usize, to: usize) -> bool {
+        let number = self.life(from).and_then(|life| life.speaks[place(to, from)]);
+        let connection = number.and_then(|number| self.connections.get(&number));
+        connection.is_some_and(|connection| matches!(connection.speaker, Some(Speaker::Speaking(_))))
     }
 
     /// The word that the other end has closed is there.

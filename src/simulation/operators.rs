@@ -108,7 +108,7 @@ impl Simulation<'_> {
 
     fn mend(&mut self, id: usize) {
         for other in 0..self.plan.nodes {
-            self.links[id][other].delay_more = Duration::ZERO;
+            self.links[id][other].speed_up(&self.plan);
             self.links[id][other].swallows_until = Duration::ZERO;
         }
         self.set_clock_right(id);

@@ -9,6 +9,7 @@ use std::time::Duration;
 use crate::config::Config;
 use crate::journal::Fsync;
 use crate::simulation::faults::{FAULTS, Fault};
+use crate::store::Places;
 
 /// What sort of run is drawn.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -17,6 +18,8 @@ pub enum Character {
     Any,
     /// Links so slow and narrow, and deletes so fast, that what is late is late by much. One of four is so anyway.
     Starved,
+    /// Nodes that return are sent dumps so late and so slowly that they have the data from elsewhere by then, and have forgotten what was deleted of it. One of eight is so anyway.
+    Late,
 }
 
 #[derive(Debug)]
@@ -37,6 +40,8 @@ pub struct Plan {
     pub disk_us: u64,
     /// Clients do nothing but write one key, each at a node of its own.
     pub are_rivals: bool,
+    /// Where keys lie.
+    pub places: Places,
     /// The longest pause between two pieces of a dump, in microseconds.
     pub dump_pause_us: u64,
     /// Bytes that a connection holds, beyond which who writes to it waits.
@@ -81,6 +86,7 @@ impl Plan {
             fsync,
             disk_us: [60, 400, 4_000][random.usize(0..3)],
             are_rivals: false,
+            places: Places::FourShards,
             dump_pause_us: [0, 2_000, 100_000][random.usize(0..3)],
             window: [1_500, 20_000, 256 << 10][random.usize(0..3)],
             timing: if hurried { HURRIED } else { PATIENT },
@@ -88,8 +94,15 @@ impl Plan {
             link_queue_max: [1_300, 4_000, 1 << 20][random.usize(0..3)],
             compact_log_min: [3_000, 20_000, 1 << 20][random.usize(0..3)],
         };
-        let is_starved = random.u32(0..4) == 0 || character == Character::Starved;
-        if is_starved { plan.starve(random) } else { plan }
+        match character {
+            Character::Starved => plan.starve(random),
+            Character::Late => plan.delay_dumps(random),
+            Character::Any => match random.u32(0..8) {
+                0 | 1 => plan.starve(random),
+                2 => plan.delay_dumps(random),
+                _ => plan,
+            },
+        }
     }
 
     /// Links that are so slow and so narrow that dumps are given up and come after all, of nodes that die and leave writes behind, while keys are deleted and forgotten as fast as the rules
@@ -112,6 +125,26 @@ impl Plan {
             tombstone_age_min_ms: 200,
             link_queue_max: [1_300, 1 << 20, 1 << 20][random.usize(0..3)],
             fsync: [Fsync::Always, Fsync::EverySecond, Fsync::Never][random.usize(0..3)],
+            disk_us: 60,
+            ..self
+        }
+    }
+
+    /// One dump after another that is given up and comes after all, of keys that are all copied at one time. It takes so long that clients can delete some of them meanwhile, and nodes forget
+    /// that.
+    fn delay_dumps(self, random: &mut fastrand::Rng) -> Plan {
+        Plan {
+            clients: random.usize(3..=6),
+            keys: random.u32(10..=24),
+            think: Duration::from_millis([200, 400, 1_000][random.usize(0..3)]),
+            duration: Duration::from_secs(random.u64(40..=80)),
+            faults: vec![Fault::LateDump],
+            fault_pause: Duration::from_secs(8),
+            places: Places::OneShard,
+            dump_pause_us: 1_000,
+            timing: HURRIED,
+            tombstone_age_min_ms: 200,
+            link_queue_max: 1 << 20,
             disk_us: 60,
             ..self
         }

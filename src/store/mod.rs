@@ -39,7 +39,7 @@ pub struct Store {
     hasher: RandomState,
     /// But in a simulation.
     #[cfg(feature = "testing")]
-    is_repeatable: bool,
+    places: Option<Places>,
     memory: AtomicUsize,
 }
 
@@ -77,15 +77,15 @@ impl Store {
             shards: (0..SHARDS_LEN).map(|_| RwLock::default()).collect(),
             hasher: RandomState::new(),
             #[cfg(feature = "testing")]
-            is_repeatable: false,
+            places: None,
             memory: AtomicUsize::new(0),
         }
     }
 
     /// One in which every key lies where it lies in every run.
     #[cfg(feature = "testing")]
-    pub fn repeatable() -> Store {
-        Store { is_repeatable: true, ..Store::new() }
+    pub fn repeatable(places: Places) -> Store {
+        Store { places: Some(places), ..Store::new() }
     }
 
     /// Looks at what is known of a key: a tombstone and what has expired, too. Under the shard's read lock.
@@ -290,8 +290,8 @@ impl Store {
 
     fn hash(&self, key: &[u8]) -> u64 {
         #[cfg(feature = "testing")]
-        if self.is_repeatable {
-            return repeatable_hash(key);
+        if let Some(places) = self.places {
+            return repeatable_hash(key, places);
         }
         self.hasher.hash_one(key)
     }
@@ -317,13 +317,25 @@ impl Keyspace for Store {
     }
 }
 
-/// In four of the shards: with few keys, there is still more than one in each.
+/// Where keys lie in a simulation: with few keys, there is still more than one in each shard that has any.
 #[cfg(feature = "testing")]
-fn repeatable_hash(key: &[u8]) -> u64 {
+#[derive(Clone, Copy, Debug)]
+pub enum Places {
+    FourShards,
+    /// A dump copies them all at one time.
+    OneShard,
+}
+
+#[cfg(feature = "testing")]
+fn repeatable_hash(key: &[u8], places: Places) -> u64 {
     use std::hash::{DefaultHasher, Hash, Hasher};
     let mut hasher = DefaultHasher::new();
     key.hash(&mut hasher);
-    hasher.finish() & !(0x3f << 32)
+    let unused: u64 = match places {
+        Places::FourShards => 0x3f,
+        Places::OneShard => 0xff,
+    };
+    hasher.finish() & !(unused << 32)
 }
 
 /// For [`Sabotage::ReplicateCommands`]: what arrives is a command.
