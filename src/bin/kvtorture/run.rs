@@ -1,7 +1,7 @@
 //! One run, from the first node's start to the last check: whole and quiet, then load, then round after round of faults, then healing.
 //!
-//! Every wait has a deadline; what is not there in time is a failed check with its name. Faults and load end with the minutes asked for, and half a minute is
-//! left for the rest.
+//! Every wait has a deadline; what is not there in time is a failed check with its name. Faults and load end a little before the minutes asked for, the longer the run the more, and half a minute
+//! after them everything has ended.
 
 mod ending;
 
@@ -40,8 +40,10 @@ const FAULT_LEN_MAX: Duration = Duration::from_secs(9);
 /// Until what a node had in memory is in its log, on a disk that is slow.
 const LOGS_TIMEOUT: Duration = Duration::from_secs(5);
 const STEP_PAUSE: Duration = Duration::from_millis(20);
-/// From the end of the faults to the end of everything.
+/// From the minutes asked for to the end of everything.
 pub const CHECKS_TIMEOUT: Duration = Duration::from_secs(30);
+/// Of the minutes asked for, what is left to the checks: a longer history takes longer to check.
+const CHECKS_SHARE: u32 = 15;
 /// From the end of the faults to the end of every wait for nodes.
 const LAST_WAIT: Duration = Duration::from_secs(17);
 /// Parts of that: until the clients have ended (one that was asking hears a whole round of replies first, and asks no more), the nodes are whole, they hold the
@@ -85,7 +87,7 @@ pub fn run(wanted: Wanted, dir: &Path, mut plan: Plan) -> io::Result<Report> {
     let nodes = Nodes::new(wanted.program.clone(), dir, plan.setting())?;
     let logs = Logs::watch(nodes.ids().into_iter().map(|id| nodes.data_dir(id)).collect())?;
     let mut run = Run {
-        faults_end: began + wanted.length,
+        faults_end: began + wanted.length - wanted.length / CHECKS_SHARE,
         nodes,
         logs,
         settled: Vec::new(),

@@ -22,7 +22,7 @@ pub struct Arguments {
     /// decides which faults are done to whom, and how the nodes are configured. Default: a random one, which is printed
     #[argh(option)]
     pub seed: Option<u64>,
-    /// how long, the last checks aside, which take half a minute at most. Default: 1
+    /// how long, but for the last checks, which may take half a minute more. Default: 1
     #[argh(option, default = "Minutes(Duration::from_secs(60))")]
     pub minutes: Minutes,
     /// how many nodes, from 3 to 5. Default: as the seed says
