@@ -54,19 +54,20 @@ impl SimulatedClient<'_> {
     /// Executes whole requests, which must make one round; [`SimulatedClient::poll`] has their replies.
     pub fn send(&mut self, requests: &[u8], now: Now) {
         assert!(self.executed.is_none(), "a round is sent when the one before it is answered");
+        self.rounds.replies.clear();
         let buffer = &mut self.rounds.buffer;
         let fits = buffer.make_room().is_ok() && buffer.fill(&mut &*requests).is_ok_and(|len| len == requests.len());
         assert!(fits, "requests of {} bytes do not fit into one read", requests.len());
         self.executed = Some(self.rounds.execute(&Moment::at(now.wall_ms)));
     }
 
-    /// The replies, once they may leave. `is_late`: the ack time-out of the round is over.
-    pub fn poll(&mut self, now: Now, is_late: bool) -> Option<Vec<u8>> {
+    /// The replies, once they may leave; they stay until the next round. `is_late`: the ack time-out of the round is over.
+    pub fn poll(&mut self, now: Now, is_late: bool) -> Option<&[u8]> {
         let Rounds { buffer, replies, executor, .. } = &mut self.rounds;
         let stands = executor.try_settle(&Moment::at(now.wall_ms), is_late, buffer.unread(), replies)?;
         self.rounds.end(self.executed.take()?, stands);
         assert!(self.rounds.buffer.unread().is_empty(), "the requests did not make one round");
-        Some(std::mem::take(&mut self.rounds.replies))
+        Some(&self.rounds.replies)
     }
 }
 

@@ -92,7 +92,7 @@ impl<'a> Simulation<'a> {
         let mut session = life.ground.server.connect();
         session.send(format!("ACK {level}\n").as_bytes(), now);
         let reply = session.poll(now, false);
-        assert_eq!(reply.as_deref(), Some(&b"OK\n"[..]), "the answer to ACK");
+        assert_eq!(reply, Some(&b"OK\n"[..]), "the answer to ACK");
         self.clients[number].session = Some((machine, session));
     }
 
@@ -171,7 +171,7 @@ impl<'a> Simulation<'a> {
             let now = self.now_at(machine);
             let is_late = self.now >= deadline;
             let Some((_, session)) = self.clients[number].session.as_mut().filter(|(at, _)| *at == machine) else { continue };
-            let replies = session.poll(now, is_late);
+            let replies = session.poll(now, is_late).map(<[u8]>::to_vec);
             // What was stamped again meanwhile is this operation's.
             self.note_submitted(machine, Some(operation));
             let Some(replies) = replies else { continue };
