@@ -1,0 +1,178 @@
+//! `kvcount`: executes requests as one client of one node would send them, for who counts the instructions that they take.
+//!
+//! `bench/instructions.sh` runs it under callgrind, which counts inside the functions `counted_…` and nowhere else: from the bytes of a round's requests to the bytes of its replies, by the shipped
+//! code, without sockets and in one thread. What other threads of a node do for a write, to replicate it and to log it, is done between them.
+//!
+//! The same arguments are always the same instructions: keys lie where they lie in every run, and the time is an argument.
+
+use std::io;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use argh::{ArgsInfo, FromArgs};
+use crossbeam_channel::Receiver;
+use kvmesh::arguments;
+use kvmesh::clock::Now;
+use kvmesh::config::Config;
+use kvmesh::journal::Journal;
+use kvmesh::journal::disk::Disk;
+use kvmesh::journal::files::Files;
+use kvmesh::journal::simulated::SimulatedDisk;
+use kvmesh::journal::writer::Writer;
+use kvmesh::protocol::resp::encoding;
+use kvmesh::replication::heartbeat::Heartbeat;
+use kvmesh::replication::mesh::Mesh;
+use kvmesh::replication::replicator::Replicator;
+use kvmesh::replication::submit::Submitted;
+use kvmesh::server::simulated::{SimulatedClient, SimulatedServer};
+use kvmesh::store::{Places, Store};
+
+/// Commands of a run: so many that the first ones, which find nothing in its place yet, do not show.
+const COMMANDS: usize = 8192;
+/// All of them are there before the first round.
+const KEYS: usize = 1024;
+const VALUE_LEN: usize = 64;
+/// Some day in 2023.
+const WALL_MS: u64 = 1_700_000_000_000;
+
+/// Execute 8192 commands on a node of its own, in one thread, and print how many that were.
+#[derive(FromArgs, ArgsInfo)]
+struct Arguments {
+    /// get or set
+    #[argh(positional)]
+    command: String,
+
+    /// text or resp
+    #[argh(positional)]
+    protocol: String,
+
+    /// commands in a round, 1 to 64
+    #[argh(positional)]
+    depth: usize,
+}
+
+/// What one command is and what is answered.
+struct Exchange {
+    request: fn(&str, &str) -> Vec<u8>,
+    reply: fn(&str) -> Vec<u8>,
+}
+
+/// A node of a mesh of one that logs as a node does by default; its threads have their turns when they are told.
+struct Node {
+    mesh: Arc<Mesh>,
+    write_rx: Receiver<Submitted>,
+    replicator: Replicator,
+    writer: Writer,
+}
+
+fn main() -> ExitCode {
+    let arguments: Arguments = arguments::from_env("kvcount");
+    let Some(exchange) = Exchange::named(&arguments.command, &arguments.protocol).filter(|_| (1..=64).contains(&arguments.depth)) else {
+        eprintln!("kvcount: expected get or set, text or resp, and a depth from 1 to 64; see kvcount --help");
+        return ExitCode::from(2);
+    };
+    match run(&exchange, arguments.depth) {
+        Ok(commands) => {
+            println!("{commands}");
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            eprintln!("kvcount: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Returns how many commands were executed.
+fn run(exchange: &Exchange, depth: usize) -> io::Result<usize> {
+    let mut node = Node::start()?;
+    let server = SimulatedServer::new(Arc::clone(&node.mesh))?;
+    let mut client = server.connect();
+    let value = "v".repeat(VALUE_LEN);
+    for place in 0..KEYS {
+        client.send(&resp(&["SET", &key(place), &value]), at(0));
+        node.turn();
+        assert_eq!(client.poll(at(0), false), Some(&b"+OK\r\n"[..]));
+    }
+    let rounds = COMMANDS / depth;
+    for round in 0..rounds {
+        let keys = (0..depth).map(|place| key(round * depth + place));
+        let (requests, replies): (Vec<_>, Vec<_>) = keys.map(|key| ((exchange.request)(&key, &value), (exchange.reply)(&value))).unzip();
+        let (requests, replies, now) = (requests.concat(), replies.concat(), at(round));
+        counted_send(&mut client, &requests, now);
+        node.turn();
+        assert_eq!(counted_poll(&mut client, now), Some(&*replies));
+    }
+    Ok(rounds * depth)
+}
+
+/// Parses, executes, and encodes the replies.
+#[inline(never)]
+fn counted_send(client: &mut SimulatedClient<'_>, requests: &[u8], now: Now) {
+    client.send(requests, now);
+}
+
+/// Finds that all writes are acknowledged, and ends the round.
+#[inline(never)]
+fn counted_poll<'c>(client: &'c mut SimulatedClient<'_>, now: Now) -> Option<&'c [u8]> {
+    client.poll(now, false)
+}
+
+impl Exchange {
+    fn named(command: &str, protocol: &str) -> Option<Exchange> {
+        Some(match (command, protocol) {
+            ("get", "text") => {
+                Exchange { request: |key, _| format!("GET {key}\n").into(), reply: |value| format!("VALUE {value}\n").into() }
+            }
+            ("get", "resp") => {
+                Exchange { request: |key, _| resp(&["GET", key]), reply: |value| format!("${VALUE_LEN}\r\n{value}\r\n").into() }
+            }
+            ("set", "text") => Exchange { request: |key, value| format!("PUT {key} {value}\n").into(), reply: |_| b"OK\n".into() },
+            ("set", "resp") => Exchange { request: |key, value| resp(&["SET", key, value]), reply: |_| b"+OK\r\n".into() },
+            _ => return None,
+        })
+    }
+}
+
+impl Node {
+    fn start() -> io::Result<Node> {
+        let json = r#"{"id":1,"client_addr":"127.0.0.1:0","peer_addr":"127.0.0.1:0","peers":[],"ack":"local"}"#;
+        let config = Config::from_json(json, "kvcount").map_err(io::Error::other)?;
+        let disk: Arc<dyn Disk> = Arc::new(SimulatedDisk::default());
+        let files = Files::find(&*disk)?;
+        let journal = Arc::new(Journal::new(Arc::clone(&disk), config.fsync, config.write_room, &files));
+        let store = Store::repeatable(Places::FourShards);
+        let (mesh, write_rx) = Mesh::new(Arc::new(config), store, 1, at(0), Some(Arc::clone(&journal)));
+        let replayed = mesh.replay(&disk, &files, || false)?;
+        let writer = Writer::open(journal, &files, replayed.older_len, &replayed.last, replayed.snapshot_len, Instant::now())?;
+        mesh.begin_recovery(at(0));
+        Heartbeat::default().beat(&mesh, at(0));
+        assert!(mesh.is_open(), "a mesh of one has nobody to wait for");
+        Ok(Node { replicator: Replicator::new(mesh.origin()), mesh: Arc::new(mesh), write_rx, writer })
+    }
+
+    /// Lets the replicator and the log take what waits for them.
+    fn turn(&mut self) {
+        let Node { mesh, write_rx, replicator, writer } = self;
+        if let Ok(first) = write_rx.try_recv() {
+            replicator.forward(mesh, first, write_rx);
+            writer.step(Duration::ZERO, Instant::now, &mut |origin, stamp| mesh.durable(Some((origin, stamp))));
+        }
+    }
+}
+
+fn key(place: usize) -> String {
+    format!("key:{:012}", place % KEYS)
+}
+
+fn resp(words: &[&str]) -> Vec<u8> {
+    let mut request = Vec::new();
+    encoding::request(words, &mut request);
+    request
+}
+
+/// When a round comes: one each millisecond.
+fn at(round: usize) -> Now {
+    Now { wall_ms: WALL_MS + round as u64, elapsed: Duration::from_millis(round as u64) }
+}
