@@ -1,0 +1,198 @@
+//! Micro-benchmarks of what a command or a write passes through. `cargo bench --bench micro`, or with a part of their names behind `--`: `cargo bench --bench micro -- merge`.
+//!
+//! Keys have 16 bytes and values 64. What becomes slower with the machine alone is not told from what becomes slower with the code; `bench/instructions.sh` counts, and does.
+
+use std::cell::Cell;
+use std::hint::black_box;
+use std::time::{Duration, Instant};
+
+use criterion::{BatchSize, BenchmarkGroup, Criterion, Throughput, criterion_group, criterion_main, measurement::WallTime};
+use kvmesh::clock::Stamp;
+use kvmesh::dump;
+use kvmesh::entry::{Entry, NodeId, Origin, SeenVector, Version};
+use kvmesh::journal::disk::Directory;
+use kvmesh::journal::log::LogFile;
+use kvmesh::protocol::command::Limits;
+use kvmesh::protocol::peer::{self, MESSAGE_LEN_MAX, Message};
+use kvmesh::protocol::resp::request::{self, Partial};
+use kvmesh::protocol::resp::{arguments, encoding};
+use kvmesh::protocol::text;
+use kvmesh::store::{Merged, Store};
+
+const LIMITS: Limits = Limits { key_len_max: 64 << 10, value_len_max: 64 << 20 };
+const ORIGIN: Origin = Origin { node: NodeId(1), nonce: 0x9f86_d081_884c_7d65 };
+const KEYS: usize = 1024;
+/// A log that has grown to so many bytes is begun anew, outside of what is measured.
+const LOG_LEN_MAX: usize = 64 << 20;
+
+criterion_main!(all);
+
+criterion_group! {
+    name = all;
+    config = Criterion::default().warm_up_time(Duration::from_secs(1)).measurement_time(Duration::from_secs(2));
+    targets = parse, merge, frame, dump_line, log_append
+}
+
+/// From the bytes of a request to the typed command.
+fn parse(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("parse");
+    let (key, value) = (key(7), "v".repeat(64));
+    for (name, line) in [("text PUT", format!("PUT {key} {value}\n")), ("text GET", format!("GET {key}\n"))] {
+        group.bench_function(name, |bencher| {
+            bencher.iter(|| {
+                let parsed = text::parse(black_box(line.as_bytes()), 0, &LIMITS, || 0);
+                assert!(matches!(parsed, text::Parsed::Command { .. }));
+                black_box(parsed);
+            });
+        });
+    }
+    for (name, words) in [("RESP SET", &["SET", &key, &value][..]), ("RESP GET", &["GET", &key][..])] {
+        let mut bytes = Vec::new();
+        encoding::request(words, &mut bytes);
+        // Kept from request to request, as a session keeps it.
+        let mut partial = Partial::default();
+        group.bench_function(name, |bencher| {
+            bencher.iter(|| {
+                let request::Parsed::Request { words, .. } = request::parse(black_box(&bytes), &mut partial, &LIMITS) else {
+                    panic!("not a request");
+                };
+                black_box(arguments::command(words, &LIMITS, || 0).expect("a good command"));
+            });
+        });
+    }
+}
+
+/// An entry from elsewhere into a store that holds another version of its key.
+fn merge(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("merge");
+    let stamp = Cell::new(KEYS as u64);
+    // Greater than all before, so that it wins.
+    let newer = || {
+        stamp.set(stamp.get() + 1);
+        entry(stamp.get())
+    };
+    let store = filled();
+    group.bench_function("wins", |bencher| {
+        bencher.iter_batched(newer, |entry| assert!(matches!(store.merge(entry, |_| false), Merged::Won { .. })), BatchSize::SmallInput);
+    });
+    let store = filled();
+    let oldest = Version { stamp: Stamp::ZERO, origin: ORIGIN };
+    let older = || Entry { version: oldest, ..newer() };
+    group.bench_function("loses", |bencher| {
+        bencher.iter_batched(older, |entry| assert!(matches!(store.merge(entry, |_| false), Merged::Lost { .. })), BatchSize::SmallInput);
+    });
+    // Of three nodes that have lived three times each.
+    let mut seen = SeenVector::default();
+    for place in 0..9 {
+        seen.advance(Origin { node: NodeId(place % 3 + 1), nonce: ORIGIN.nonce + u64::from(place / 3) }, Stamp::from_bits(u64::MAX));
+    }
+    group.bench_function("is covered", |bencher| {
+        let covered = |version| seen.covers(version);
+        bencher.iter_batched(newer, |entry| assert_eq!(store.merge(entry, covered), Merged::Covered), BatchSize::SmallInput);
+    });
+}
+
+/// What travels between peers and is logged: writes of one origin, with a checksum.
+fn frame(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("frame");
+    for count in [1, 100] {
+        let (writes, upto, bytes) = frame_of(count);
+        group.throughput(Throughput::Elements(count));
+        let mut out = Vec::new();
+        group.bench_function(format!("encode {count}"), |bencher| {
+            bencher.iter(|| {
+                out.clear();
+                peer::encode_frame(&mut out, ORIGIN, Stamp::ZERO, upto, black_box(&writes));
+                black_box(&out);
+            });
+        });
+        let mut envelope = Vec::new();
+        group.bench_function(format!("decode {count}"), |bencher| {
+            bencher.iter_with_large_drop(|| {
+                let message = peer::read_message(&mut black_box(&*bytes), &mut envelope, MESSAGE_LEN_MAX);
+                let Ok(Some(message @ Message::Frame(_))) = message else { panic!("not a frame") };
+                message
+            });
+        });
+    }
+}
+
+fn dump_line(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("dump line");
+    let entry = entry(7);
+    let mut line = Vec::new();
+    group.bench_function("write", |bencher| {
+        bencher.iter(|| {
+            line.clear();
+            dump::write_entry(&mut line, black_box(&entry));
+            black_box(&line);
+        });
+    });
+    line.clear();
+    dump::write_entry(&mut line, &entry);
+    let line = line.strip_suffix(b"\n").expect("a line");
+    group.bench_function("parse", |bencher| bencher.iter_with_large_drop(|| dump::parse_line(black_box(line)).expect("a good line")));
+}
+
+/// To a real file, without a sync. The records are frames, whose encoding is measured above.
+fn log_append(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("log append");
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let disk = Directory::open(directory.path()).expect("a directory to write to");
+    for count in [1, 100] {
+        let (_, _, record) = frame_of(count);
+        let begin = || LogFile::create(&disk, "log").expect("a new log");
+        group.throughput(Throughput::Bytes(record.len() as u64));
+        append(&mut group, count, &record, begin);
+    }
+}
+
+fn append(group: &mut BenchmarkGroup<'_, WallTime>, count: u64, record: &[u8], begin: impl Fn() -> LogFile) {
+    group.bench_function(format!("frame of {count}"), |bencher| {
+        bencher.iter_custom(|appends| {
+            let (mut left, mut took) = (appends as usize, Duration::ZERO);
+            while left > 0 {
+                let mut log = begin();
+                let appends = left.min(LOG_LEN_MAX / record.len());
+                let start = Instant::now();
+                for _ in 0..appends {
+                    log.append(black_box(record)).expect("an append that succeeds");
+                }
+                took += start.elapsed();
+                left -= appends;
+            }
+            took
+        });
+    });
+}
+
+fn key(place: u64) -> String {
+    format!("key:{:012}", place % KEYS as u64)
+}
+
+/// With a key, a value and a version of its own.
+fn entry(stamp: u64) -> Entry {
+    Entry {
+        key: key(stamp).as_bytes().into(),
+        value: Some([b'v'; 64].into()),
+        expires: None,
+        version: Version { stamp: Stamp::from_bits(stamp), origin: ORIGIN },
+    }
+}
+
+/// Holds every key.
+fn filled() -> Store {
+    let store = Store::new();
+    for stamp in 1..=KEYS as u64 {
+        store.merge(entry(stamp), |_| false);
+    }
+    store
+}
+
+/// The writes of a frame, the stamp of the last one, and the frame as it travels.
+fn frame_of(count: u64) -> (Vec<Entry>, Stamp, Vec<u8>) {
+    let writes: Vec<Entry> = (1..=count).map(entry).collect();
+    let (upto, mut bytes) = (Stamp::from_bits(count), Vec::new());
+    peer::encode_frame(&mut bytes, ORIGIN, Stamp::ZERO, upto, &writes);
+    (writes, upto, bytes)
+}
