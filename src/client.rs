@@ -1,4 +1,4 @@
-//! A blocking client of the text protocol: one connection, used by kvctl, its load generator and the tests.
+//! A blocking client of the text protocol: one connection, used by kvctl, its load generator (which reads RESP through it, too) and the tests.
 //!
 //! Owns the socket, the read buffer, and the answer to the one question that matters after a failure: did anything leave? It never sends a
 //! request twice and never reconnects; whoever holds it may, when [`Error`] says that nothing was sent.
@@ -115,6 +115,19 @@ impl Client {
     pub fn line(&mut self) -> Result<&[u8], Error> {
         let line = self.next_line()?;
         Ok(&self.buffer[line])
+    }
+
+    /// The next `len` bytes of a reply, whatever they are: of one that says how long it is, as RESP does. [`Error::Unknown`] if they do not come.
+    pub fn bytes(&mut self, len: usize) -> Result<&[u8], Error> {
+        if len > LINE_LEN_MAX {
+            return Err(Error::Garbled(format!("{} announced {len} bytes; at most {LINE_LEN_MAX} are read", self.addr)));
+        }
+        while self.end - self.start < len {
+            self.fill()?;
+        }
+        let start = self.start;
+        self.start += len;
+        Ok(&self.buffer[start..self.start])
     }
 
     /// The next reply of one line; `ERROR …` becomes the error that it means.
@@ -489,6 +502,20 @@ mod tests {
         assert_eq!(keys, [&b"a"[..], b""]);
         assert!(matches!(client.reply(), Err(Error::Refused { code, .. }) if code == "NOTFOUND"));
         assert_eq!(client.line().unwrap(), b"PONG");
+        server.join().unwrap();
+    }
+
+    #[test]
+    fn bytes_of_a_length_that_was_said_are_read_whatever_they_are() {
+        let long: &'static [u8] = Box::leak(vec![b'\n'; 100_000].into_boxed_slice());
+        let (mut client, server) = client(vec![Say(b"$4\r\na\nb\r\r\n$100000\r\n"), Say(long), Say(b"\r\n+OK\r\nab")]);
+        assert_eq!(client.line().unwrap(), b"$4");
+        assert_eq!(client.bytes(6).unwrap(), b"a\nb\r\r\n");
+        assert_eq!(client.line().unwrap(), b"$100000");
+        assert_eq!(client.bytes(100_002).unwrap().len(), 100_002);
+        assert_eq!(client.line().unwrap(), b"+OK");
+        assert!(matches!(client.bytes(3), Err(Error::Unknown(_))));
+        assert!(matches!(client.bytes(usize::MAX), Err(Error::Garbled(_))));
         server.join().unwrap();
     }
 
