@@ -1,4 +1,6 @@
 //! A line on the terminal that says how far something long has come. Where stderr is no terminal, nothing is printed.
+//!
+//! [`Progress`] counts bytes of a file; what counts something else writes a [`StatusLine`] itself.
 
 use std::io::{self, IsTerminal, Write};
 use std::time::{Duration, Instant};
@@ -13,25 +15,42 @@ pub struct Progress {
     size: Option<u64>,
     begun: Instant,
     shown: Option<Instant>,
-    /// Characters of the last line, which the next one covers.
-    len: usize,
-    is_terminal: bool,
+    line: StatusLine,
 }
 
 impl Progress {
     pub fn new(what: &'static str, size: Option<u64>) -> Progress {
-        Progress { what, size, begun: Instant::now(), shown: None, len: 0, is_terminal: io::stderr().is_terminal() }
+        Progress { what, size, begun: Instant::now(), shown: None, line: StatusLine::new() }
     }
 
     /// To be called often: shows the line when it is time.
     pub fn show(&mut self, bytes: u64, entries: u64) {
         let now = Instant::now();
-        if !self.is_terminal || self.shown.is_some_and(|shown| now.duration_since(shown) < PAUSE) {
+        if !self.line.is_terminal || self.shown.is_some_and(|shown| now.duration_since(shown) < PAUSE) {
             return;
         }
         self.shown = Some(now);
         let text = line(self.what, bytes, self.size, entries, now.duration_since(self.begun));
-        self.print(&text);
+        self.line.show(&text);
+    }
+}
+
+/// One line, which the next look of it covers.
+pub struct StatusLine {
+    /// Characters of what stands there.
+    len: usize,
+    is_terminal: bool,
+}
+
+impl StatusLine {
+    pub fn new() -> StatusLine {
+        StatusLine { len: 0, is_terminal: io::stderr().is_terminal() }
+    }
+
+    pub fn show(&mut self, text: &str) {
+        if self.is_terminal {
+            self.print(text);
+        }
     }
 
     fn print(&mut self, text: &str) {
@@ -43,7 +62,7 @@ impl Progress {
 }
 
 /// The line goes, and what is printed next stands in its place.
-impl Drop for Progress {
+impl Drop for StatusLine {
     fn drop(&mut self) {
         if self.len > 0 {
             self.print("");
