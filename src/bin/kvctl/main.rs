@@ -62,21 +62,29 @@ fn run(arguments: Arguments) -> Result<(), Failure> {
             mesh::converge(&options, own.or(asked).unwrap_or(CONVERGE_TIMEOUT))
         }
         Some(Verb::Diff(_)) => mesh::diff(&options),
-        Some(Verb::Bench(bench)) => bench::run(&options, &bench),
+        Some(Verb::Bench(bench)) => bench::run(options, bench),
         Some(Verb::Restore(wanted)) => restore::run(&options, &wanted),
         Some(verb) => once::run(&options, verb),
     }
 }
 
+/// Asks for the ack level of the options, if they name one.
+type AgreeOnAck = fn(&Options, &mut Client) -> Result<(), client::Error>;
+
 impl Options {
     /// A connection to the first of `nodes` that can be reached and takes the ack level asked for. If it breaks before that is agreed, no command has
     /// left, and the next one is tried.
     fn connect(&self, nodes: &[String]) -> Result<Client, client::Error> {
+        self.connect_with(nodes, Options::agree_on_ack)
+    }
+
+    /// The same, where the ack level is agreed on in another way.
+    fn connect_with(&self, nodes: &[String], agree: AgreeOnAck) -> Result<Client, client::Error> {
         let mut left = nodes;
         loop {
             let mut client = Client::connect(left, self.timeout)?;
             left = after(left, client.addr());
-            match self.agree_on_ack(&mut client) {
+            match agree(self, &mut client) {
                 Ok(()) => return Ok(client),
                 Err(client::Error::NotConnected(_) | client::Error::Unknown(_)) if !left.is_empty() => {}
                 Err(client::Error::Unknown(reason) | client::Error::Garbled(reason)) => return Err(client::Error::NotConnected(reason)),

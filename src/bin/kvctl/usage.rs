@@ -1,5 +1,6 @@
 //! kvctl's command line: what may be written there, and the types that are valid once read.
 
+use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -197,10 +198,14 @@ pub struct Converge {
 #[argh(subcommand, name = "diff", help_triggers("-h", "--help"))]
 pub struct Diff {}
 
-/// Measure: each of many connections sends rounds of pipelined commands, spread over the nodes named with -n. Exit code 1 if there was any error.
-#[derive(FromArgs, ArgsInfo, Debug)]
+/// Measure: each of many connections sends rounds of pipelined commands, spread over the nodes named with -n, and the answers are checked and timed. With --protocol resp
+/// the nodes may be redis-servers. Ctrl-C ends it early, with a report. Exit code 1 if there was any error, or if it was ended early.
+#[derive(FromArgs, ArgsInfo, Clone, Debug)]
 #[argh(subcommand, name = "bench", help_triggers("-h", "--help"))]
 pub struct Bench {
+    /// text (PUT and GET), or resp (SET and GET), the protocol of Redis. Default: text
+    #[argh(option, arg_name = "name", default = "Protocol::Text")]
+    pub protocol: Protocol,
     /// connections, each with a thread of its own. Default: 50
     #[argh(option, default = "Bounded(50)")]
     pub clients: Bounded<1, 10_000>,
@@ -216,9 +221,43 @@ pub struct Bench {
     /// bytes of each value. Default: 64
     #[argh(option, arg_name = "bytes", default = "Bounded(64)")]
     pub value_size: Bounded<1, { 16 << 20 }>,
-    /// how many of a hundred commands are GET, the others being PUT; with any, all keys are written first. Default: 0
+    /// how many of a hundred commands are GET, the others writing; with any, all keys are written first. Default: 0
     #[argh(option, arg_name = "percent", default = "Bounded(0)")]
     pub reads: Bounded<0, 100>,
+    /// open loop: so many operations a second, of all connections together, on a schedule, whether the answers keep up or not; a round's time counts from when it was
+    /// due. Default: closed loop, each connection sends when its last round is answered
+    #[argh(option, arg_name = "operations")]
+    pub rate: Option<Bounded<1, 1_000_000_000>>,
+    /// with resp: every SET is followed by WAIT with this number and 1000 ms, and both are one operation; fewer is an error, SHORT
+    #[argh(option, arg_name = "replicas")]
+    pub wait: Option<Bounded<1, 1_000>>,
+}
+
+/// What is spoken with the nodes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Protocol {
+    Text,
+    Resp,
+}
+
+impl FromStr for Protocol {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Protocol, String> {
+        match text {
+            "text" => Ok(Protocol::Text),
+            "resp" => Ok(Protocol::Resp),
+            _ => Err(format!("{text:?} is no protocol; expected text or resp")),
+        }
+    }
+}
+
+impl fmt::Display for Protocol {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Protocol::Text => "text",
+            Protocol::Resp => "resp",
+        })
+    }
 }
 
 /// One or more `host:port`.

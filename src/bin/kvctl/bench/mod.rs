@@ -2,176 +2,275 @@
 //!
 //! It must cost less than what it measures: requests are copied from a template into a buffer that is reused, and replies are compared where they
 //! were read. Every reply is checked; what is not the expected one is counted under its code.
+//!
+//! In a closed loop a connection sends when its last round is answered: a server that stalls is asked less, and the rounds that it kept from being
+//! sent are in no figure. In an open loop (`--rate`) rounds have their times, and what a round takes counts from then.
+//!
+//! The threads measure, each into a tally of its own behind a lock that nobody else wants but once a second; the main thread waits for what they
+//! say, shows how far it is, and reports. Threads that wait for a server which does not answer are not waited for when a run is ended early: they
+//! end with the process.
 
+mod live;
+mod replies;
 mod report;
 mod requests;
+mod schedule;
 mod tally;
+mod worker;
 
-use std::io::{self, Write};
-use std::sync::Barrier;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Arc, OnceLock};
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use kvmesh::client::{self, Client};
+use parking_lot::Mutex;
 
-use crate::usage::{Bench, Seconds};
+use kvmesh::client;
+
+use crate::usage::{Bench, Protocol, Seconds};
 use crate::{Code, Failure, Options};
 
-use requests::Requests;
+use live::Live;
+use schedule::Schedule;
 use tally::Tally;
+use worker::Worker;
 
 const WARM_UP: Duration = Duration::from_millis(500);
-/// Between two attempts to connect again.
-const RECONNECT_PAUSE: Duration = Duration::from_millis(100);
+/// When a run is ended early, rounds that are under way have this long.
+const GRACE: Duration = Duration::from_secs(1);
+/// Between two looks of the line that says how far it is.
+const TICK: Duration = Duration::from_secs(1);
 
-pub fn run(options: &Options, bench: &Bench) -> Result<(), Failure> {
-    let Seconds(measured) = bench.seconds;
-    let start = Start { ready: Barrier::new(bench.clients.0), failed: AtomicBool::new(false) };
-    let results: Vec<Result<Tally, client::Error>> = std::thread::scope(|scope| {
-        let mut threads = Vec::new();
-        for index in 0..bench.clients.0 {
-            let start = &start;
-            let run = move || Worker::run(options, bench, index, start);
-            match std::thread::Builder::new().name(format!("bench-{index}")).stack_size(256 << 10).spawn_scoped(scope, run) {
-                Ok(thread) => threads.push(thread),
-                // The barrier would wait for ever for the threads that cannot be had.
-                Err(error) => {
-                    let _ = writeln!(io::stderr(), "kvctl: cannot start thread {index} of {}: {error}", bench.clients.0);
-                    std::process::exit(Code::Usage as i32);
-                }
-            }
-        }
-        threads.into_iter().map(|thread| thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))).collect()
-    });
-    let mut total = Tally::new();
-    for result in results {
-        total.join(result?);
+pub fn run(options: Options, bench: Bench) -> Result<(), Failure> {
+    let schedule = fitting(&options, &bench).map_err(|why| Failure::new(Code::Usage, why))?;
+    let clients = bench.clients.0;
+    let shared = Arc::new(Shared::new(options, bench, schedule));
+    // All that is ever said fits in, so nobody waits to say it.
+    let (events_tx, events_rx) = sync_channel(2 * clients + 1);
+    end_on_signal(&shared, events_tx.clone());
+    let threads = start(&shared, &events_tx)?;
+    let outcome = watch(&shared, threads, &events_rx)?;
+    let total = shared.total();
+    report::print(&shared, &total, &outcome)?;
+    let Seconds(asked) = shared.bench.seconds;
+    if outcome.was_interrupted {
+        return Err(Failure::new(Code::Refused, format_args!("interrupted after {:.1?} of {asked:?}", outcome.measured)));
     }
-    report::report(options, bench, &total, measured)?;
-    match total.errors.is_empty() {
-        true => Ok(()),
-        false => Err(Failure::new(Code::Refused, "there were errors")),
+    match total.errors.sum() {
+        0 => Ok(()),
+        _ => Err(Failure::new(Code::Refused, "there were errors")),
     }
 }
 
-/// Where all threads meet before they begin, connected and with all keys written, so that they load the nodes at the same time.
-struct Start {
-    ready: Barrier,
-    /// One of them could not get so far: nothing is measured.
-    failed: AtomicBool,
+/// What was asked for must go together; else the error says what does not.
+fn fitting(options: &Options, bench: &Bench) -> Result<Option<Schedule>, String> {
+    const WAIT: Duration = Duration::from_millis(requests::WAIT_MS);
+    if bench.wait.is_some() {
+        if bench.protocol != Protocol::Resp {
+            return Err("--wait needs --protocol resp: the text protocol has no WAIT, its writes wait as --ack says".to_string());
+        }
+        if bench.reads.0 == 100 {
+            return Err("--wait follows a SET, and with --reads 100 there is none; expected --reads from 0 to 99".to_string());
+        }
+        if options.timeout <= WAIT {
+            return Err(format!("--wait may take {WAIT:?}, and --timeout is {:?}; expected a longer one", options.timeout));
+        }
+    }
+    Schedule::of(bench)
 }
-/// One connection.
-struct Worker<'a> {
-    options: &'a Options,
-    /// The node that it speaks with as long as it can, and then the others.
-    addrs: Vec<String>,
-    requests: Requests,
-    tally: Tally,
+
+/// What the threads and the main thread have in common.
+struct Shared {
+    options: Options,
+    bench: Bench,
+    schedule: Option<Schedule>,
+    /// Set when all connections are there and all keys are written, so that they load the nodes at the same time.
+    span: OnceLock<Span>,
+    is_ended: AtomicBool,
+    /// One for each connection, each in memory of its own. Invariant: the locks are held for no I/O.
+    tallies: Vec<Arc<Mutex<Tally>>>,
 }
 
-impl Worker<'_> {
-    /// Fails only if the measuring cannot begin.
-    fn run(options: &Options, bench: &Bench, index: usize, start: &Start) -> Result<Tally, client::Error> {
-        let mut addrs = options.nodes.clone();
-        addrs.rotate_left(index % options.nodes.len());
-        let mut worker = Worker { options, addrs, requests: Requests::new(bench, index), tally: Tally::new() };
-        let connected = worker.connect_and_fill(bench, index);
-        start.failed.fetch_or(connected.is_err(), Ordering::Relaxed);
-        // Whatever happened, the others are not left waiting.
-        start.ready.wait();
-        let client = connected?;
-        if !start.failed.load(Ordering::Relaxed) {
-            let Seconds(measured) = bench.seconds;
-            let begin = Instant::now() + WARM_UP;
-            worker.measure(client, begin, begin + measured);
-        }
-        Ok(worker.tally)
+/// The time of a run.
+#[derive(Clone, Copy, Debug)]
+struct Span {
+    start: Instant,
+    /// When the warm-up is over: what comes now counts.
+    begin: Instant,
+    end: Instant,
+}
+
+impl Shared {
+    fn new(options: Options, bench: Bench, schedule: Option<Schedule>) -> Shared {
+        let Seconds(measured) = bench.seconds;
+        let longest = WARM_UP + measured + options.timeout;
+        let tallies = (0..bench.clients.0).map(|_| Arc::new(Mutex::new(Tally::new(longest)))).collect();
+        Shared { options, bench, schedule, span: OnceLock::new(), is_ended: AtomicBool::new(false), tallies }
     }
 
-    fn connect_and_fill(&mut self, bench: &Bench, index: usize) -> Result<Client, client::Error> {
-        let mut client = self.options.connect(&self.addrs)?;
-        if bench.reads.0 > 0 {
-            let mut keys = (index..bench.keys.0).step_by(bench.clients.0).map(|key| key as u64).peekable();
-            while keys.peek().is_some() {
-                let written = self.requests.fill(&mut keys);
-                client.send(&self.requests.round)?;
-                for _ in 0..written {
-                    let said = client.reply()?;
-                    if said != b"OK" {
-                        return Err(client::unexpected(said, "OK"));
-                    }
-                }
-            }
-        }
-        Ok(client)
+    fn begin(&self) {
+        let Seconds(measured) = self.bench.seconds;
+        let start = Instant::now();
+        let begin = start + WARM_UP;
+        self.span.get_or_init(|| Span { start, begin, end: begin + measured });
     }
 
-    /// Round after round from now to `end`; those that begin at `begin` or later count.
-    fn measure(&mut self, client: Client, begin: Instant, end: Instant) {
-        let mut client = Some(client);
-        loop {
-            let start = Instant::now();
-            if start >= end {
-                return;
-            }
-            let counts = start >= begin;
-            let Some(connection) = &mut client else {
-                client = self.options.connect(&self.addrs).ok();
-                if client.is_none() {
-                    self.addrs.rotate_left(1);
-                    std::thread::sleep(RECONNECT_PAUSE);
-                }
-                continue;
-            };
-            self.requests.next_round();
-            let answered = self.round(connection, counts);
-            let now = Instant::now();
-            let depth = self.requests.reads.len() as u64;
-            match answered {
-                Ok(done) if counts => {
-                    self.tally.latency.saturating_record((now - start).as_nanos() as u64);
-                    // A round that is still under way at the end shows in the latency, but is no throughput of the time measured.
-                    self.tally.done += if now <= end { done } else { 0 };
-                }
-                Ok(_) => {}
-                Err(replies) => {
-                    self.tally.count_error("LOST", depth - replies);
-                    client = None;
-                }
-            }
-        }
+    /// Whether it was ended early.
+    fn is_ended(&self) -> bool {
+        self.is_ended.load(Ordering::Relaxed)
     }
 
-    /// Returns how many replies were the expected ones, or, if the connection broke, how many replies there were before.
-    fn round(&mut self, client: &mut Client, counts: bool) -> Result<u64, u64> {
-        client.send(&self.requests.round).map_err(|_| 0u64)?;
-        let mut done = 0;
-        for (replies, is_read) in self.requests.reads.iter().enumerate() {
-            let Ok(line) = client.line() else { return Err(replies as u64) };
-            let expected = if *is_read { line.starts_with(b"VALUE ") } else { line == b"OK" };
-            if expected {
-                done += 1;
-            } else if counts {
-                self.tally.count_error(error_code(line), 1);
-            }
+    fn total(&self) -> Tally {
+        let Seconds(measured) = self.bench.seconds;
+        let mut total = Tally::new(WARM_UP + measured + self.options.timeout);
+        for tally in &self.tallies {
+            total.join(&tally.lock());
         }
-        Ok(done)
+        total
     }
 }
 
-fn error_code(line: &[u8]) -> &str {
-    let code = line.strip_prefix(b"ERROR ").and_then(|rest| rest.split(|byte| *byte == b' ').next());
-    code.and_then(|code| std::str::from_utf8(code).ok()).unwrap_or("UNEXPECTED")
+enum Event {
+    /// A connection could begin.
+    Ready,
+    /// The thread of a connection has ended, whatever for.
+    Ended(usize),
+    Interrupted,
+}
+
+/// The first signal ends the measuring, the second one the process.
+fn end_on_signal(shared: &Arc<Shared>, events_tx: SyncSender<Event>) {
+    let shared = Arc::clone(shared);
+    let on_signal = move || {
+        if shared.is_ended.swap(true, Ordering::Relaxed) {
+            std::process::exit(Code::Refused as i32);
+        }
+        // There is room for one.
+        let _ = events_tx.try_send(Event::Interrupted);
+    };
+    // Where that fails, Ctrl-C ends the process, and there is no report.
+    let _ = ctrlc::set_handler(on_signal);
+}
+
+type Thread = JoinHandle<Result<(), client::Error>>;
+
+fn start(shared: &Arc<Shared>, events_tx: &SyncSender<Event>) -> Result<Vec<Option<Thread>>, Failure> {
+    let clients = shared.bench.clients.0;
+    let spawn = |index: usize| {
+        let (shared, events_tx) = (Arc::clone(shared), events_tx.clone());
+        let run = move || {
+            let ending = Ending { index, events_tx };
+            Worker::new(&shared, index).run(|| ending.say(Event::Ready))
+        };
+        let spawned = thread::Builder::new().name(format!("bench-{index}")).stack_size(256 << 10).spawn(run);
+        spawned.map(Some).map_err(|error| Failure::new(Code::Usage, format_args!("cannot start thread {index} of {clients}: {error}")))
+    };
+    (0..clients).map(spawn).collect()
+}
+
+/// Says that a thread has ended when it goes, also if that is a panic.
+struct Ending {
+    index: usize,
+    events_tx: SyncSender<Event>,
+}
+
+impl Ending {
+    fn say(&self, event: Event) {
+        // There is room for all of them.
+        let _ = self.events_tx.try_send(event);
+    }
+}
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        self.say(Event::Ended(self.index));
+    }
+}
+
+/// How a run went, beside what was counted.
+struct Outcome {
+    /// As long as was asked for, unless it was ended early.
+    measured: Duration,
+    was_interrupted: bool,
+    /// Connections whose last round was not answered when a run was ended early.
+    unanswered: usize,
+}
+
+/// Lets all begin when all are ready, and waits until all have ended. Fails if the measuring could not begin.
+fn watch(shared: &Shared, mut threads: Vec<Option<Thread>>, events_rx: &Receiver<Event>) -> Result<Outcome, Failure> {
+    let nothing_measured = || Failure::new(Code::Refused, "interrupted before anything was measured");
+    let clients = threads.len();
+    let (mut ready, mut running) = (0, clients);
+    let mut interrupted: Option<Instant> = None;
+    let mut live = (!shared.options.json).then(Live::new);
+    let mut next_tick = Instant::now() + TICK;
+    while running > 0 {
+        let deadline = interrupted.map_or(next_tick, |at| at + GRACE);
+        match events_rx.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+            Ok(Event::Ready) => {
+                ready += 1;
+                if ready == clients {
+                    shared.begin();
+                }
+            }
+            Ok(Event::Ended(index)) => {
+                running -= 1;
+                let thread = threads[index].take().unwrap_or_else(|| unreachable!("a thread ends once"));
+                thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+            }
+            Ok(Event::Interrupted) if shared.span.get().is_none() => return Err(nothing_measured()),
+            Ok(Event::Interrupted) => interrupted = Some(Instant::now()),
+            Err(_) if interrupted.is_some() => break,
+            Err(_) => {
+                next_tick += TICK;
+                if let Some(live) = &mut live {
+                    live.show(shared, ready);
+                }
+            }
+        }
+    }
+    let Some(span) = shared.span.get() else { unreachable!("no thread ends well before it has begun") };
+    let ended = interrupted.map_or(span.end, |at| at.min(span.end));
+    match ended.saturating_duration_since(span.begin) {
+        Duration::ZERO => Err(nothing_measured()),
+        measured => Ok(Outcome { measured, was_interrupted: interrupted.is_some(), unanswered: running }),
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::scripted::options;
+    use crate::usage::Bounded;
+
+    /// What is measured without any option.
+    pub fn bench() -> Bench {
+        Bench {
+            protocol: Protocol::Text,
+            clients: Bounded(50),
+            depth: Bounded(16),
+            seconds: Seconds(Duration::from_secs(1)),
+            keys: Bounded(100_000),
+            value_size: Bounded(64),
+            reads: Bounded(0),
+            rate: None,
+            wait: None,
+        }
+    }
 
     #[test]
-    fn errors_are_told_by_their_code() {
-        assert_eq!(error_code(b"ERROR NOQUORUM 1 of 3 members is up"), "NOQUORUM");
-        assert_eq!(error_code(b"ERROR FULL"), "FULL");
-        assert_eq!(error_code(b"VALUE 1"), "UNEXPECTED");
+    fn what_does_not_go_together_is_refused_in_words() {
+        let node = ["127.0.0.1:1"];
+        let resp = Bench { protocol: Protocol::Resp, wait: Some(Bounded(1)), ..bench() };
+        assert!(fitting(&options(&node), &resp).is_ok());
+        assert!(fitting(&options(&node), &Bench { reads: Bounded(99), ..resp.clone() }).is_ok());
+        let refused = |options: &Options, bench: &Bench| fitting(options, bench).unwrap_err();
+        let text = Bench { protocol: Protocol::Text, ..resp.clone() };
+        assert!(refused(&options(&node), &text).starts_with("--wait needs --protocol resp"));
+        assert!(refused(&options(&node), &Bench { reads: Bounded(100), ..resp.clone() }).contains("--reads 100"));
+        let hasty = Options { timeout: Duration::from_secs(1), ..options(&node) };
+        assert!(refused(&hasty, &resp).contains("--timeout is 1s"));
+        assert!(refused(&options(&node), &Bench { rate: Some(Bounded(1)), ..resp }).starts_with("--rate 1 leaves"));
     }
 }

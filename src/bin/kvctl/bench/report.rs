@@ -3,44 +3,183 @@
 use std::io::{self, Write};
 use std::time::Duration;
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::Options;
-use crate::usage::Bench;
+use crate::usage::{Bench, Seconds};
 
 use super::tally::Tally;
+use super::{Outcome, Shared};
 
-pub fn report(options: &Options, bench: &Bench, total: &Tally, measured: Duration) -> io::Result<()> {
+pub fn print(shared: &Shared, total: &Tally, outcome: &Outcome) -> io::Result<()> {
+    let report = Report::new(&shared.options, &shared.bench, total, outcome);
     let mut out = io::stdout().lock();
-    let per_second = total.done as f64 / measured.as_secs_f64();
-    let errors: u64 = total.errors.values().sum();
-    let micros = |nanos: u64| nanos as f64 / 1_000.0;
-    let at = |quantile: f64| micros(total.latency.value_at_quantile(quantile));
-    let (p50, p99, p999, max) = (at(0.5), at(0.99), at(0.999), micros(total.latency.max()));
-    let ack = options.ack.map_or_else(|| "default".to_string(), |level| level.to_string());
-    if options.json {
-        let report = json!({
-            "clients": bench.clients.0, "depth": bench.depth.0, "seconds": measured.as_secs_f64(), "keys": bench.keys.0,
-            "value_size": bench.value_size.0, "reads_percent": bench.reads.0, "ack": ack, "nodes": options.nodes,
-            "operations": total.done, "operations_per_second": per_second.round(), "errors": total.errors,
-            "rounds": total.latency.len(), "round_us": { "p50": p50, "p99": p99, "p99.9": p999, "max": max },
-        });
-        return writeln!(out, "{report}");
+    if shared.options.json { writeln!(out, "{}", report.as_json()) } else { out.write_all(report.in_words().as_bytes()) }
+}
+
+struct Report<'a> {
+    options: &'a Options,
+    bench: &'a Bench,
+    total: &'a Tally,
+    outcome: &'a Outcome,
+    ack: String,
+    per_second: f64,
+    /// Of an open loop: whether the rate was kept. `None`: none was asked for.
+    is_rate_reached: Option<bool>,
+}
+
+impl Report<'_> {
+    fn new<'a>(options: &'a Options, bench: &'a Bench, total: &'a Tally, outcome: &'a Outcome) -> Report<'a> {
+        let seconds = outcome.measured.as_secs_f64();
+        let ack = options.ack.map_or_else(|| "default".to_string(), |level| level.to_string());
+        let is_rate_reached = bench.rate.map(|rate| is_reached(rate.0 as f64 * seconds, total.done, bench.depth.0 as u64));
+        Report { options, bench, total, outcome, ack, per_second: total.done as f64 / seconds, is_rate_reached }
     }
-    writeln!(
-        out,
-        "{} connections, {} deep, {} % reads, {} keys, {} byte values, ack {ack}, {measured:?} on {}",
-        bench.clients.0,
-        bench.depth.0,
-        bench.reads.0,
-        bench.keys.0,
-        bench.value_size.0,
-        options.nodes.join(", ")
-    )?;
-    writeln!(out, "operations/s  {per_second:.0}  ({} operations)", total.done)?;
-    writeln!(out, "errors        {errors}")?;
-    for (code, count) in &total.errors {
-        writeln!(out, "  {code:<12}{count}")?;
+
+    fn as_json(&self) -> Value {
+        let Report { options, bench, total, outcome, .. } = self;
+        let errors: serde_json::Map<String, Value> = total.errors.iter().map(|(code, count)| (code.to_string(), count.into())).collect();
+        json!({
+            "protocol": bench.protocol.to_string(), "clients": bench.clients.0, "depth": bench.depth.0, "seconds": outcome.measured.as_secs_f64(),
+            "keys": bench.keys.0, "value_size": bench.value_size.0, "reads_percent": bench.reads.0, "ack": self.ack,
+            "wait": bench.wait.map(|wait| wait.0), "nodes": options.nodes,
+            "loop": if bench.rate.is_some() { "open" } else { "closed" }, "rate": bench.rate.map(|rate| rate.0),
+            "rate_reached": self.is_rate_reached, "rounds_unsent": total.rounds_unsent,
+            "interrupted": outcome.was_interrupted, "connections_unanswered": outcome.unanswered,
+            "operations": total.done, "operations_per_second": self.per_second.round(), "errors": errors,
+            "rounds": total.rounds(), "round_us": total.percentiles().as_json(),
+        })
     }
-    writeln!(out, "round         p50 {p50:.0} us, p99 {p99:.0} us, p99.9 {p999:.0} us, max {max:.0} us")
+
+    fn in_words(&self) -> String {
+        let Report { options, bench, total, outcome, ack, .. } = self;
+        let wait = bench.wait.map_or_else(String::new, |wait| format!(", WAIT {} behind each SET", wait.0));
+        let mut text = format!(
+            "{} protocol, {} connections, {} deep, {} % reads, {} keys, {} byte values, ack {ack}{wait}, {:?} on {}\n",
+            bench.protocol,
+            bench.clients.0,
+            bench.depth.0,
+            bench.reads.0,
+            bench.keys.0,
+            bench.value_size.0,
+            Duration::from_millis(outcome.measured.as_millis() as u64),
+            options.nodes.join(", ")
+        );
+        if outcome.was_interrupted {
+            let Seconds(asked) = bench.seconds;
+            text += &format!("INTERRUPTED   {:.1?} of {asked:?} were measured", outcome.measured);
+            if outcome.unanswered > 0 {
+                text += &format!("; the last rounds of {} connections were not answered, and are in no figure", outcome.unanswered);
+            }
+            text.push('\n');
+        }
+        text += &format!("loop          {}\n", self.loop_in_words());
+        text += &format!("operations/s  {:.0}  ({} operations)\n", self.per_second, total.done);
+        text += &format!("errors        {}\n", total.errors.sum());
+        for (code, count) in total.errors.iter() {
+            text += &format!("  {code:<12}{count}\n");
+        }
+        text + &format!("round         {}\n", total.percentiles().in_words())
+    }
+
+    fn loop_in_words(&self) -> String {
+        let (Some(rate), Some(is_reached)) = (self.bench.rate, self.is_rate_reached) else {
+            return "closed: a connection sends its next round when the last one is answered".to_string();
+        };
+        let reached = if is_reached { "reached" } else { "NOT REACHED:" };
+        let mut text =
+            format!("open: {}/s asked for, {reached} {:.0}/s; a round's time counts from when it was due", rate.0, self.per_second);
+        if self.total.rounds_unsent > 0 {
+            text += &format!(
+                "; {} rounds that were due were never sent, and are in the times as long as they had waited",
+                self.total.rounds_unsent
+            );
+        }
+        text
+    }
+}
+
+/// Whether a rate of which `asked` operations were due was kept: a hundredth may be missing, and a round at each edge of the time.
+fn is_reached(asked: f64, done: u64, depth: u64) -> bool {
+    (done + 2 * depth) as f64 >= asked * 0.99
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bench::tests::bench;
+    use crate::scripted::options;
+    use crate::usage::{Bounded, Protocol};
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn total() -> Tally {
+        let mut total = Tally::new(SECOND);
+        total.done = 800;
+        (1..=50).for_each(|millis| total.record(Duration::from_millis(millis)));
+        total
+    }
+
+    fn whole() -> Outcome {
+        Outcome { measured: SECOND, was_interrupted: false, unanswered: 0 }
+    }
+
+    #[test]
+    fn a_closed_loop_says_so() {
+        let (options, bench, total, outcome) = (options(&["a:1", "b:2"]), bench(), total(), whole());
+        let report = Report::new(&options, &bench, &total, &outcome);
+        let text = report.in_words();
+        let lines: Vec<&str> = text.lines().collect();
+        assert_eq!(lines[0], "text protocol, 50 connections, 16 deep, 0 % reads, 100000 keys, 64 byte values, ack default, 1s on a:1, b:2");
+        assert!(lines[1].starts_with("loop          closed"), "{text}");
+        assert_eq!(lines[2..4], ["operations/s  800  (800 operations)", "errors        0"]);
+        assert!(lines[4].starts_with("round         p50 25") && lines.len() == 5, "{text}");
+        let json = report.as_json();
+        assert_eq!((json["loop"].as_str(), json["protocol"].as_str()), (Some("closed"), Some("text")));
+        assert!(json["rate"].is_null() && json["rate_reached"].is_null() && json["wait"].is_null());
+        assert_eq!((json["operations"].as_u64(), json["rounds"].as_u64(), json["seconds"].as_f64()), (Some(800), Some(50), Some(1.0)));
+        assert_eq!(json["errors"].as_object().map(|errors| errors.len()), Some(0));
+        assert_eq!(json["round_us"].as_object().map(|round| round.len()), Some(6));
+    }
+
+    #[test]
+    fn an_open_loop_says_what_was_asked_for_and_what_was_reached() {
+        let (options, mut total, outcome) = (options(&["a:1"]), total(), whole());
+        let bench = Bench { protocol: Protocol::Resp, wait: Some(Bounded(2)), rate: Some(Bounded(800)), ..bench() };
+        let text = Report::new(&options, &bench, &total, &outcome).in_words();
+        assert!(
+            text.contains("ack default, WAIT 2 behind each SET, 1s on") && text.contains("open: 800/s asked for, reached 800/s;"),
+            "{text}"
+        );
+        total.record_unsent(7, |_| SECOND);
+        let bench = Bench { rate: Some(Bounded(900)), ..bench };
+        let report = Report::new(&options, &bench, &total, &outcome);
+        let text = report.in_words();
+        assert!(text.contains("open: 900/s asked for, NOT REACHED: 800/s;") && text.contains("; 7 rounds that were due"), "{text}");
+        let json = report.as_json();
+        assert_eq!((json["rate"].as_u64(), json["rate_reached"].as_bool()), (Some(900), Some(false)));
+        assert_eq!((json["rounds_unsent"].as_u64(), json["rounds"].as_u64(), json["wait"].as_u64()), (Some(7), Some(57), Some(2)));
+    }
+
+    #[test]
+    fn a_run_that_was_ended_early_says_so_and_errors_are_told() {
+        let (options, bench, mut total) = (options(&["a:1"]), bench(), total());
+        total.errors.count("LOST", 16);
+        let outcome = Outcome { measured: SECOND / 2 + Duration::from_micros(3), was_interrupted: true, unanswered: 3 };
+        let report = Report::new(&options, &bench, &total, &outcome);
+        let text = report.in_words();
+        assert!(text.contains(", 500ms on a:1\nINTERRUPTED   500.0ms of 1s were measured; the last rounds of 3 connections"), "{text}");
+        assert!(text.contains("operations/s  1600  ") && text.contains("errors        16\n  LOST        16\n"), "{text}");
+        let json = report.as_json();
+        assert_eq!((json["interrupted"].as_bool(), json["connections_unanswered"].as_u64()), (Some(true), Some(3)));
+        assert_eq!((json["seconds"].as_f64(), json["errors"]["LOST"].as_u64()), (Some(0.500003), Some(16)));
+    }
+
+    #[test]
+    fn a_rate_is_reached_if_next_to_nothing_is_missing() {
+        assert!(is_reached(100_000.0, 100_000, 1) && is_reached(100_000.0, 98_999, 1));
+        assert!(!is_reached(100_000.0, 98_000, 1));
+        // Few rounds: how many of them fall into the time is a matter of their edges.
+        assert!(is_reached(50.0, 32, 16) && !is_reached(50.0, 16, 16));
+    }
 }

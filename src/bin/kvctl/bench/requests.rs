@@ -1,37 +1,76 @@
-//! Rounds of requests, copied from templates into one buffer that is reused.
+//! Rounds of requests of either protocol, copied from templates into one buffer that is reused.
 
-use crate::usage::Bench;
+use kvmesh::protocol::resp::encoding::request;
+
+use crate::usage::{Bench, Protocol};
 
 /// All keys have this many digits, so that a request's length does not depend on its key.
 const KEY_DIGITS: usize = 10;
 /// What the keys are written with before any is read: rounds of at most so many bytes.
 const FILL_ROUND_LEN: usize = 64 << 10;
+/// How long a WAIT waits, in milliseconds.
+pub const WAIT_MS: u64 = 1_000;
+
+/// One request, all but the digits of its key.
+struct Template {
+    bytes: Vec<u8>,
+    digits_at: usize,
+}
+
+impl Template {
+    /// `verb key` or `verb key value`, in words that need no quotes.
+    fn new(protocol: Protocol, verb: &str, key: &str, value: Option<&str>) -> Template {
+        let words: Vec<&str> = [verb, key].into_iter().chain(value).collect();
+        let mut bytes = Vec::new();
+        // The digits are the key's last bytes; what follows is the value, and what ends a word.
+        let behind = match protocol {
+            Protocol::Text => {
+                bytes.extend_from_slice(words.join(" ").as_bytes());
+                bytes.push(b'\n');
+                value.map_or(0, |value| value.len() + " ".len()) + "\n".len()
+            }
+            Protocol::Resp => {
+                request(&words, &mut bytes);
+                let value = value.map_or(0, |value| format!("${}\r\n{value}\r\n", value.len()).len());
+                value + "\r\n".len()
+            }
+        };
+        Template { digits_at: bytes.len() - behind - KEY_DIGITS, bytes }
+    }
+}
 
 /// Makes rounds of requests, in one buffer.
 pub struct Requests {
-    put: Vec<u8>,
-    get: Vec<u8>,
+    write: Template,
+    read: Template,
+    /// What follows every write of a round: nothing, or a WAIT.
+    behind_write: Vec<u8>,
     keys: u64,
     /// Of a hundred.
     reads_percent: u64,
     /// xorshift64*: which key is next.
     random: u64,
     pub round: Vec<u8>,
-    /// Of each command of the round, whether it reads.
+    /// Of each operation of the round, whether it reads.
     pub reads: Vec<bool>,
 }
 
-/// Where the digits of the key begin, in both templates.
-const DIGITS_AT: usize = "PUT key:".len();
-
 impl Requests {
     pub fn new(bench: &Bench, index: usize) -> Requests {
-        let zeros = "0".repeat(KEY_DIGITS);
-        // The empty value must be quoted.
-        let value = if bench.value_size.0 == 0 { "\"\"".to_string() } else { "v".repeat(bench.value_size.0) };
+        let key = format!("key:{}", "0".repeat(KEY_DIGITS));
+        let value = "v".repeat(bench.value_size.0);
+        let put = match bench.protocol {
+            Protocol::Text => "PUT",
+            Protocol::Resp => "SET",
+        };
+        let mut behind_write = Vec::new();
+        if let Some(replicas) = bench.wait {
+            request(&["WAIT", &replicas.0.to_string(), &WAIT_MS.to_string()], &mut behind_write);
+        }
         Requests {
-            put: format!("PUT key:{zeros} {value}\n").into_bytes(),
-            get: format!("GET key:{zeros}\n").into_bytes(),
+            write: Template::new(bench.protocol, put, &key, Some(&value)),
+            read: Template::new(bench.protocol, "GET", &key, None),
+            behind_write,
             keys: bench.keys.0 as u64,
             reads_percent: bench.reads.0 as u64,
             // Never 0, and far apart for neighbours.
@@ -48,20 +87,29 @@ impl Requests {
             let key = self.next_random() % self.keys;
             self.reads[place] = is_read;
             self.push(is_read, key);
+            if !is_read {
+                self.round.extend_from_slice(&self.behind_write);
+            }
         }
     }
 
     /// A round that writes the next of `keys`; returns how many.
     pub fn fill(&mut self, keys: &mut impl Iterator<Item = u64>) -> usize {
         self.round.clear();
-        let len = (FILL_ROUND_LEN / self.put.len()).max(1);
+        let len = (FILL_ROUND_LEN / self.write.bytes.len()).max(1);
         keys.take(len).map(|key| self.push(false, key)).count()
     }
 
     fn push(&mut self, is_read: bool, mut key: u64) {
-        let begin = self.round.len() + DIGITS_AT;
-        self.round.extend_from_slice(if is_read { &self.get } else { &self.put });
-        for digit in self.round[begin..begin + KEY_DIGITS].iter_mut().rev() {
+        let template = if is_read { &self.read } else { &self.write };
+        let begin = self.round.len() + template.digits_at;
+        self.round.extend_from_slice(&template.bytes);
+        let digits = &mut self.round[begin..begin + KEY_DIGITS];
+        // Those before the first that is not 0 are right already.
+        for digit in digits.iter_mut().rev() {
+            if key == 0 {
+                break;
+            }
             *digit = b'0' + (key % 10) as u8;
             key /= 10;
         }
@@ -78,48 +126,96 @@ impl Requests {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::usage::{Bounded, Seconds};
-    use std::time::Duration;
+    use crate::bench::tests::bench;
+    use crate::usage::Bounded;
 
-    fn bench(reads: usize, keys: usize) -> Bench {
-        Bench {
-            clients: Bounded(1),
-            depth: Bounded(1000),
-            seconds: Seconds(Duration::from_secs(1)),
-            keys: Bounded(keys),
-            value_size: Bounded(3),
-            reads: Bounded(reads),
+    fn asked(protocol: Protocol, reads: usize, keys: usize) -> Bench {
+        Bench { protocol, reads: Bounded(reads), keys: Bounded(keys), depth: Bounded(1000), value_size: Bounded(3), ..bench() }
+    }
+
+    /// The words of each request.
+    fn requests_in(protocol: Protocol, bytes: &[u8]) -> Vec<Vec<String>> {
+        let text = std::str::from_utf8(bytes).unwrap();
+        if protocol == Protocol::Text {
+            return text.lines().map(|line| line.split(' ').map(str::to_string).collect()).collect();
+        }
+        let mut lines = text.split_terminator("\r\n");
+        let mut found = Vec::new();
+        while let Some(head) = lines.next() {
+            let words = head.strip_prefix('*').unwrap().parse().unwrap();
+            let mut word = || {
+                let len = lines.next().unwrap().strip_prefix('$').unwrap().parse::<usize>().unwrap();
+                lines.next().filter(|word| word.len() == len).unwrap().to_string()
+            };
+            found.push((0..words).map(|_| word()).collect());
+        }
+        found
+    }
+
+    #[test]
+    fn a_round_holds_what_it_says_in_both_protocols() {
+        for (protocol, write) in [(Protocol::Text, "PUT"), (Protocol::Resp, "SET")] {
+            let mut requests = Requests::new(&asked(protocol, 30, 7), 0);
+            requests.next_round();
+            let found = requests_in(protocol, &requests.round);
+            assert_eq!(found.len(), 1000);
+            for (words, is_read) in found.iter().zip(&requests.reads) {
+                assert_eq!(words[0], if *is_read { "GET" } else { write });
+                let digits = words[1].strip_prefix("key:").unwrap();
+                assert!(digits.len() == KEY_DIGITS && digits.parse::<u64>().unwrap() < 7, "{digits}");
+                assert_eq!(words.get(2).map(String::as_str), (!is_read).then_some("vvv"));
+            }
         }
     }
 
     #[test]
-    fn a_round_holds_what_it_says() {
-        let mut requests = Requests::new(&bench(30, 7), 0);
-        requests.next_round();
-        let text = String::from_utf8(requests.round.clone()).unwrap();
-        assert_eq!(text.lines().count(), 1000);
-        for (line, is_read) in text.lines().zip(&requests.reads) {
-            let words: Vec<&str> = line.split(' ').collect();
-            assert_eq!(words[0] == "GET", *is_read);
-            assert!(words[1].strip_prefix("key:").unwrap().parse::<u64>().unwrap() < 7);
-            assert_eq!(words.get(2).copied(), (!is_read).then_some("vvv"));
+    fn so_many_of_a_hundred_read() {
+        for percent in [0, 1, 50, 90, 100] {
+            let mut requests = Requests::new(&asked(Protocol::Resp, percent, 100), 3);
+            let mut reads = 0;
+            for _ in 0..100 {
+                requests.next_round();
+                reads += requests.reads.iter().filter(|is_read| **is_read).count();
+            }
+            // Of 100 000; the deviation of the widest is 158.
+            let expected = percent * 1000;
+            let allowed = if percent % 100 == 0 { 0 } else { 1_000 };
+            assert!(reads.abs_diff(expected) <= allowed, "{percent} %: {reads}");
         }
-        let reads = requests.reads.iter().filter(|is_read| **is_read).count();
-        assert!((200..400).contains(&reads), "{reads}");
+    }
+
+    #[test]
+    fn every_write_of_a_round_is_followed_by_its_wait_and_no_read_is() {
+        let mut requests = Requests::new(&Bench { wait: Some(Bounded(2)), ..asked(Protocol::Resp, 50, 7) }, 0);
+        requests.next_round();
+        let found = requests_in(Protocol::Resp, &requests.round);
+        let mut found = found.iter();
+        for is_read in &requests.reads {
+            assert_eq!(found.next().unwrap()[0], if *is_read { "GET" } else { "SET" });
+            if !is_read {
+                assert_eq!(found.next().unwrap(), &["WAIT", "2", "1000"]);
+            }
+        }
+        assert_eq!(found.next(), None);
+        // What fills the keys waits for nobody.
+        assert_eq!(requests.fill(&mut (0..3)), 3);
+        assert_eq!(requests_in(Protocol::Resp, &requests.round).len(), 3);
     }
 
     #[test]
     fn filling_writes_every_key_once() {
-        let mut requests = Requests::new(&bench(1, 10_000), 0);
-        let mut keys = (0..10_000).peekable();
-        let mut written = Vec::new();
-        while keys.peek().is_some() {
-            let len = requests.fill(&mut keys);
-            let text = String::from_utf8(requests.round.clone()).unwrap();
-            assert_eq!(text.lines().count(), len);
-            assert!(text.len() <= FILL_ROUND_LEN);
-            written.extend(text.lines().map(|line| line["PUT key:".len()..][..KEY_DIGITS].parse::<u64>().unwrap()));
+        for protocol in [Protocol::Text, Protocol::Resp] {
+            let mut requests = Requests::new(&asked(protocol, 1, 10_000), 0);
+            let mut keys = (0..10_000).peekable();
+            let mut written = Vec::new();
+            while keys.peek().is_some() {
+                let len = requests.fill(&mut keys);
+                let found = requests_in(protocol, &requests.round);
+                assert_eq!(found.len(), len);
+                assert!(requests.round.len() <= FILL_ROUND_LEN);
+                written.extend(found.iter().map(|words| words[1].strip_prefix("key:").unwrap().parse::<u64>().unwrap()));
+            }
+            assert_eq!(written, (0..10_000).collect::<Vec<_>>());
         }
-        assert_eq!(written, (0..10_000).collect::<Vec<_>>());
     }
 }

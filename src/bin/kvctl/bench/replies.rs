@@ -1,0 +1,168 @@
+//! What was answered, compared where it was read.
+
+use kvmesh::client::{self, Client};
+
+use crate::usage::{Bench, Protocol};
+
+use super::tally::Errors;
+
+/// What became of one operation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    Done,
+    /// The answer was another one than expected, and is counted.
+    Refused,
+    /// The same, and where the next answer begins cannot be told: the connection is of no further use.
+    Astray,
+}
+
+pub struct Replies {
+    protocol: Protocol,
+    /// How many replicas each write waits for.
+    wait: Option<u64>,
+}
+
+impl Replies {
+    pub fn new(bench: &Bench) -> Replies {
+        Replies { protocol: bench.protocol, wait: bench.wait.map(|wait| wait.0 as u64) }
+    }
+
+    /// Reads all that answers one operation. An operation is counted once, whatever is wrong with it.
+    // Called for each, from another unit of compilation.
+    #[inline]
+    pub fn read(&self, client: &mut Client, is_read: bool, errors: &mut Errors) -> Result<Verdict, client::Error> {
+        match (self.protocol, is_read) {
+            (Protocol::Text, _) => {
+                let line = client.line()?;
+                let expected = if is_read { line.starts_with(b"VALUE ") } else { line == b"OK" };
+                if expected {
+                    return Ok(Verdict::Done);
+                }
+                errors.count(error_code(line), 1);
+                Ok(Verdict::Refused)
+            }
+            (Protocol::Resp, true) => value(client, errors),
+            (Protocol::Resp, false) => self.written(client, errors),
+        }
+    }
+
+    fn written(&self, client: &mut Client, errors: &mut Errors) -> Result<Verdict, client::Error> {
+        let line = client.line()?;
+        let written = if line == b"+OK" { Verdict::Done } else { refused(line, errors) };
+        let Some(wanted) = self.wait.filter(|_| written != Verdict::Astray) else { return Ok(written) };
+        let line = client.line()?;
+        let held = line.strip_prefix(b":").and_then(number);
+        match (written, held) {
+            (Verdict::Done, Some(held)) if held >= wanted => Ok(Verdict::Done),
+            (Verdict::Done, Some(_)) => {
+                errors.count("SHORT", 1);
+                Ok(Verdict::Refused)
+            }
+            (Verdict::Done, None) => Ok(refused(line, errors)),
+            _ => Ok(if is_one_line(line) { Verdict::Refused } else { Verdict::Astray }),
+        }
+    }
+}
+
+fn value(client: &mut Client, errors: &mut Errors) -> Result<Verdict, client::Error> {
+    let line = client.line()?;
+    if line == b"$-1" {
+        errors.count("NOTFOUND", 1);
+        return Ok(Verdict::Refused);
+    }
+    match line.strip_prefix(b"$").and_then(number) {
+        Some(len) => client.bytes((len as usize).saturating_add(b"\r\n".len())).map(|_| Verdict::Done),
+        None => Ok(refused(line, errors)),
+    }
+}
+
+fn refused(line: &[u8], errors: &mut Errors) -> Verdict {
+    errors.count(error_code(line), 1);
+    if is_one_line(line) { Verdict::Refused } else { Verdict::Astray }
+}
+
+/// Whether this is all of a reply in RESP: a status, an error, a number or nothing.
+fn is_one_line(line: &[u8]) -> bool {
+    matches!(line.first(), Some(b'+' | b'-' | b':' | b'_'))
+}
+
+fn number(digits: &[u8]) -> Option<u64> {
+    std::str::from_utf8(digits).ok()?.parse().ok()
+}
+
+/// The first word of an error, in either protocol.
+fn error_code(line: &[u8]) -> &str {
+    const CODE_LEN_MAX: usize = 32;
+    let said = line.strip_prefix(b"ERROR ").or_else(|| line.strip_prefix(b"-"));
+    let code = said.and_then(|said| said.split(|byte| *byte == b' ').next());
+    let code = code.filter(|code| (1..=CODE_LEN_MAX).contains(&code.len()) && code.iter().all(u8::is_ascii_uppercase));
+    code.and_then(|code| std::str::from_utf8(code).ok()).unwrap_or("UNEXPECTED")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bench::tests::bench;
+    use crate::scripted::scripted;
+    use crate::usage::Bounded;
+    use Verdict::{Astray, Done, Refused};
+    use std::time::Duration;
+
+    /// Reads the answers of as many operations as there are verdicts, and returns the errors.
+    fn verdicts(asked: &Bench, said: &str, is_read: bool, expected: &[Verdict]) -> Vec<(String, u64)> {
+        let addr = scripted(&[("go", said)]);
+        let mut client = Client::connect(&[addr], Duration::from_secs(10)).unwrap();
+        client.send(b"go\n").unwrap();
+        let (replies, mut errors) = (Replies::new(asked), Errors::default());
+        let found: Vec<_> = expected.iter().map(|_| replies.read(&mut client, is_read, &mut errors).unwrap()).collect();
+        assert_eq!(found, expected, "{said:?}");
+        errors.iter().map(|(code, count)| (code.to_string(), count)).collect()
+    }
+
+    fn one(code: &str) -> Vec<(String, u64)> {
+        vec![(code.to_string(), 1)]
+    }
+
+    fn resp(wait: Option<usize>) -> Bench {
+        Bench { protocol: Protocol::Resp, wait: wait.map(Bounded), ..bench() }
+    }
+
+    #[test]
+    fn text_is_judged_by_the_line() {
+        assert_eq!(verdicts(&bench(), "OK\r\nERROR FULL x\r\nOK\r\n", false, &[Done, Refused, Done]), one("FULL"));
+        assert_eq!(verdicts(&bench(), "VALUE 1\nOK\n", true, &[Done, Refused]), one("UNEXPECTED"));
+    }
+
+    #[test]
+    fn resp_is_judged_by_the_reply() {
+        assert_eq!(verdicts(&resp(None), "+OK\r\n-OOM x\r\n+OK\r\n", false, &[Done, Refused, Done]), one("OOM"));
+        assert_eq!(verdicts(&resp(None), "$3\r\na\nb\r\n$-1\r\n$0\r\n\r\n", true, &[Done, Refused, Done]), one("NOTFOUND"));
+        assert_eq!(verdicts(&resp(None), "-WRONGTYPE x\r\n$1\r\n2\r\n", true, &[Refused, Done]), one("WRONGTYPE"));
+        assert_eq!(verdicts(&resp(None), "+OK\r\n*2\r\n", false, &[Done, Astray]), one("UNEXPECTED"));
+        assert_eq!(verdicts(&resp(None), "ERROR BUSY x\r\n", false, &[Astray]), one("BUSY"));
+        assert_eq!(verdicts(&resp(None), "$x\r\n", true, &[Astray]), one("UNEXPECTED"));
+    }
+
+    #[test]
+    fn a_write_and_its_wait_are_one_operation() {
+        let all = "+OK\r\n:2\r\n+OK\r\n:3\r\n+OK\r\n:1\r\n+OK\r\n:2\r\n";
+        assert_eq!(verdicts(&resp(Some(2)), all, false, &[Done, Done, Refused, Done]), one("SHORT"));
+        // Counted once: the write is what failed, and the next operation is read from where it begins.
+        assert_eq!(verdicts(&resp(Some(2)), "-NOREPLICAS x\r\n:0\r\n+OK\r\n:2\r\n", false, &[Refused, Done]), one("NOREPLICAS"));
+        assert_eq!(
+            verdicts(&resp(Some(2)), "-ERR x\r\n-ERR y\r\n+OK\r\n-ERR z\r\n", false, &[Refused, Refused]),
+            vec![("ERR".to_string(), 2)]
+        );
+        assert_eq!(verdicts(&resp(Some(2)), "+OK\r\n*1\r\n", false, &[Astray]), one("UNEXPECTED"));
+    }
+
+    #[test]
+    fn errors_are_told_by_their_code() {
+        assert_eq!(error_code(b"ERROR NOQUORUM 1 of 3 members is up"), "NOQUORUM");
+        assert_eq!(error_code(b"ERROR FULL"), "FULL");
+        assert_eq!(error_code(b"-NOREPLICAS x"), "NOREPLICAS");
+        for odd in [&b"VALUE 1"[..], b"", b"-", b"ERROR ", b"-1", b"-\xff"] {
+            assert_eq!(error_code(odd), "UNEXPECTED", "{odd:?}");
+        }
+    }
+}
