@@ -7,6 +7,7 @@
 
 mod abuse;
 mod backup;
+mod bench;
 mod client;
 mod cluster;
 mod crashes;

@@ -21,6 +21,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use commands::{Made, Maker, Random, Times, Words, all_keys, exact, words};
 use compare::{Compare, equal, is_listed_difference};
+pub use servers::Redis;
 use servers::{Both, Servers, ask, shown};
 use wire::{Answer, Connection, Reply, request};
 
