@@ -1,0 +1,438 @@
+#!/usr/bin/env python3
+"""Makes the tables and charts of a run of compare.sh: medians, spreads and ratios. Usage: table.py RESULTS [INTO]
+
+RESULTS holds measurements.jsonl (one measurement a line) and settings.tsv. INTO, which is RESULTS if it is not named, gets results.md and results.svg, or,
+of a run with --growth, growth.md and an SVG for each plot. Nothing else is read, so they can be made again at any time.
+
+A ratio is one of two measurements of the same round; what counts is the median of the ratios, shown with the least and the greatest.
+"""
+
+import json
+import math
+import statistics
+import sys
+from pathlib import Path
+from xml.sax.saxutils import escape
+
+NAMES = {
+    "local": "kvmesh `local`, everysec",
+    "majority": "kvmesh `majority`, everysec",
+    "always": "kvmesh `majority`, always",
+    "alone": "kvmesh, one node, everysec",
+    "local-stopped": "kvmesh `local`, node 3 stopped",
+    "redis": "Redis 1+2, AOF everysec",
+    "redis-wait": "Redis 1+2, AOF everysec, `WAIT 1`",
+    "redis-alone": "Redis, one, AOF everysec",
+    "etcd": "etcd, three members",
+}
+# Who is held against whom, where both were measured in a cell.
+PAIRS = [
+    ("local", "redis"),
+    ("majority", "redis"),
+    ("majority", "redis-wait"),
+    ("always", "etcd"),
+    ("alone", "redis-alone"),
+    ("local-stopped", "local"),
+]
+# Cell, the one, the other, what is compared: at least or at most so much. The other is None where the goal is no ratio.
+GOALS = {
+    ("replicated:set:c50:d16", "local", "redis", "per_second"): (">=", 4.0),
+    ("replicated:set:c50:d1", "local", "redis", "per_second"): (">=", 1.3),
+    ("replicated:get:c50:d16", "local", "redis", "per_second"): (">=", 2.0),
+    ("replicated:get:c50:d1", "local", "redis", "per_second"): (">=", 1.0),
+    ("replicated:set:c50:d16", "majority", "redis", "per_second"): (">=", 2.5),
+    ("durable:set:c50:d1", "always", "etcd", "per_second"): (">=", 6.0),
+    ("durable:set:c50:d16", "always", "etcd", "per_second"): (">=", 15.0),
+    ("durable:set:c1:d1", "always", "etcd", "p50_us"): ("<=", 0.4),
+    ("million:memory", "local", "redis", "bytes"): ("<=", 1.0),
+    ("idle:connections", "alone", None, "bytes"): ("<=", 16384),
+    ("million:full-sync", "local", "redis", "took_us"): ("<=", 1.0),
+    ("million:restart", "local", "redis", "took_us"): ("<=", 1.0),
+    ("stopped:set:c50:d16", "local-stopped", "local", "per_second"): (">=", 1.0),
+}
+# What is compared in a cell that has no goal.
+METRICS = ["per_second", "bytes", "took_us"]
+
+
+# ---------------------------------------------------------------------------------------------------------------- what was measured
+
+
+class Results:
+    """The measurements of a run that count, by cell, contender and round. Each is a dict of figures: `per_second`, `p50_us`, `bytes` …"""
+
+    def __init__(self, folder):
+        self.settings = [line.split("\t", 1) for line in (folder / "settings.tsv").read_text().splitlines()]
+        self.figures = {}
+        self.about = {}
+        self.failed = []
+        for line in (folder / "measurements.jsonl").read_text().splitlines():
+            measured = json.loads(line)
+            if "failed" in measured:
+                self.failed.append(measured)
+                continue
+            flatten(measured)
+            self.about.setdefault(measured["cell"], measured)
+            self.figures.setdefault(measured["cell"], {}).setdefault(measured["contender"], {})[measured["round"]] = measured
+
+    def values(self, cell, contender, metric):
+        """By round."""
+        rounds = self.figures.get(cell, {}).get(contender, {})
+        return {number: measured[metric] for number, measured in sorted(rounds.items()) if metric in measured}
+
+    def ratios(self, cell, one, other, metric):
+        ones, others = self.values(cell, one, metric), self.values(cell, other, metric)
+        return [ones[number] / others[number] for number in ones if others.get(number, 0) > 0]
+
+
+def flatten(measured):
+    """The report of `kvctl bench` under the names of the other generators."""
+    report = measured.pop("report", None)
+    if report is None:
+        return
+    measured["per_second"] = report["operations_per_second"]
+    for theirs, ours in [("p50", "p50_us"), ("p99", "p99_us"), ("p99.9", "p999_us"), ("max", "max_us")]:
+        if theirs in report["round_us"]:
+            measured[ours] = report["round_us"][theirs]
+
+
+def is_check(cell):
+    """Measured with the second generator, to see whether both agree."""
+    return ":check:" in cell
+
+
+# ---------------------------------------------------------------------------------------------------------------- words
+
+
+def number(value):
+    """Three digits that count, and spaces between thousands."""
+    if value == 0:
+        return "0"
+    digits = max(0, 2 - math.floor(math.log10(abs(value))))
+    return f"{value:,.{digits}f}".replace(",", " ") if digits else f"{round(value, 2 - math.floor(math.log10(abs(value)))):,.0f}".replace(",", " ")
+
+
+def quantity(metric, value):
+    if metric == "per_second":
+        return f"{number(value)}/s"
+    if metric.endswith("_us"):
+        return f"{number(value / 1e6)} s" if value >= 1e6 else f"{number(value / 1e3)} ms" if value >= 1e3 else f"{number(value)} µs"
+    if abs(value) >= 1 << 20:
+        return f"{number(value / (1 << 20))} MiB"
+    return f"{number(value / 1024)} KiB"
+
+
+def times(value):
+    return f"{number(value)}×"
+
+
+def spread(values, say):
+    values = list(values)
+    if not values:
+        return "not measured"
+    if len(values) == 1:
+        return f"{say(values[0])} (one round)"
+    return f"{say(statistics.median(values))} ({say(min(values))} to {say(max(values))})"
+
+
+def title(cell, about):
+    if cell == "million:memory":
+        return "memory at a million keys of 16 bytes with values of 64: VmRSS of node 1"
+    if cell == "million:full-sync":
+        return "a blank node takes a million keys"
+    if cell == "million:restart":
+        return "restart from disk with a million keys"
+    if cell == "idle:connections":
+        return f"memory of an idle connection: growth of VmRSS over {about.get('connections', 0)}"
+    words = [about.get("op", "").replace("MIXED", "90 % GET, 10 % SET")]
+    connections = about.get("connections", 0)
+    words.append("one connection" if connections == 1 else f"{connections} connections")
+    words.append(f"depth {about.get('depth')}")
+    size = about.get("value_size", 64)
+    if size != 64:
+        words.append(f"{size} bytes" if size < 1024 else f"{size // 1024} KiB")
+    if ":" in cell and cell.startswith("stopped"):
+        words.append("one peer stopped, or none")
+    return ", ".join(words)
+
+
+def goal_words(direction, goal, metric, is_ratio):
+    said = times(goal) if is_ratio else quantity(metric, goal)
+    return f"{'≥' if direction == '>=' else '≤'} {said}"
+
+
+def is_reached(direction, goal, value):
+    return value >= goal if direction == ">=" else value <= goal
+
+
+def table(header, rows):
+    lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
+    return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in rows])
+
+
+# ---------------------------------------------------------------------------------------------------------------- the page
+
+
+def comparisons(results):
+    """Every pair that was measured: cell, one, other, metric, and the goal if there is one. Those with a goal first, in the order of GOALS."""
+    found = []
+    for cell, one, other, metric in GOALS:
+        if one in results.figures.get(cell, {}):
+            found.append((cell, one, other, metric))
+    for cell, contenders in results.figures.items():
+        if is_check(cell):
+            continue
+        for one, other in PAIRS:
+            if one in contenders and other in contenders:
+                found += [(cell, one, other, metric) for metric in METRICS if results.values(cell, one, metric) and (cell, one, other, metric) not in GOALS]
+    return found
+
+
+def comparison_row(results, cell, one, other, metric):
+    ones = results.values(cell, one, metric).values()
+    say = lambda value: quantity(metric, value)
+    row = [title(cell, results.about[cell]) + (", p50" if metric == "p50_us" else ""), f"{NAMES[one]}: {spread(ones, say)}"]
+    if other is None:
+        row += ["", ""]
+        counts = list(ones)
+    else:
+        counts = results.ratios(cell, one, other, metric)
+        row += [f"{NAMES[other]}: {spread(results.values(cell, other, metric).values(), say)}", f"**{times(statistics.median(counts))}** ({times(min(counts))} to {times(max(counts))})" if counts else "not measured"]
+    goal = GOALS.get((cell, one, other, metric))
+    if goal is None:
+        return row + ["", ""]
+    reached = "" if not counts else "yes" if is_reached(*goal, statistics.median(counts)) else "**no**"
+    return row + [goal_words(*goal, metric, other is not None), reached]
+
+
+def latency_rows(results):
+    for cell, contenders in results.figures.items():
+        for contender, rounds in contenders.items():
+            if not any("p50_us" in measured for measured in rounds.values()):
+                continue
+            about = next(iter(rounds.values()))
+            row = [title(cell, about), NAMES[contender], about["generator"], spread(results.values(cell, contender, "per_second").values(), lambda value: quantity("per_second", value))]
+            for metric in ["p50_us", "p99_us", "p999_us", "max_us"]:
+                values = list(results.values(cell, contender, metric).values())
+                row.append(quantity(metric, statistics.median(values)) if values else "")
+            yield row
+
+
+def check_rows(results):
+    """The cells that both generators have measured."""
+    for cell in results.figures:
+        if not is_check(cell):
+            continue
+        twin = cell.replace(":check:", ":")
+        for contender in results.figures[cell]:
+            ones, others = results.values(cell, contender, "per_second"), results.values(twin, contender, "per_second")
+            ratios = [ones[turn] / others[turn] for turn in ones if others.get(turn, 0) > 0]
+            if ratios:
+                say = lambda value: quantity("per_second", value)
+                yield [title(cell, results.about[cell]), NAMES[contender], spread(others.values(), say), spread(ones.values(), say), spread(ratios, times)]
+
+
+def page(results):
+    settings = dict(results.settings)
+    parts = [
+        "# Results",
+        f"Made by `bench/compare.sh`; [README.md](README.md) says what is measured. Medians of {settings.get('rounds', '?')} rounds with the least and the greatest in brackets. "
+        "A ratio is kvmesh's figure over the other one's within a round; of throughput, more is better, and of times and bytes, less.",
+        table(["setting", ""], [[escape(name), escape(value)] for name, value in results.settings]),
+        "![Ratios](results.svg)",
+    ]
+    rows = [comparison_row(results, *found) for found in comparisons(results)]
+    with_goal, others = [row for row in rows if row[4]], [row for row in rows if not row[4]]
+    if with_goal:
+        parts += ["## Goals", table(["", "kvmesh", "against", "ratio", "goal", "reached"], with_goal)]
+    if others:
+        parts += ["## Without a goal", table(["", "kvmesh", "against", "ratio"], [row[:4] for row in others])]
+    rows = list(check_rows(results))
+    if rows:
+        parts += ["## Do the generators agree?", "The same cell by `redis-benchmark` and by `kvctl bench` over RESP.", table(["", "contender", "redis-benchmark", "kvctl bench", "kvctl bench over redis-benchmark"], rows)]
+    rows = list(latency_rows(results))
+    if rows:
+        parts += [
+            "## Latency",
+            "Medians over the rounds. Of `redis-benchmark` and `kvctl bench` it is that of a round of as many commands as the depth says, and of h2load that of one request. redis-benchmark has no p99.9.",
+            table(["", "contender", "generator", "throughput", "p50", "p99", "p99.9", "max"], rows),
+        ]
+    if results.failed:
+        parts += ["## What does not count", table(["round", "cell", "contender", "why"], [[str(one["round"]), one["cell"], NAMES[one["contender"]], escape(one["failed"])] for one in results.failed])]
+    return "\n\n".join(parts) + "\n"
+
+
+# ---------------------------------------------------------------------------------------------------------------- charts
+
+FONT = 'font-family="system-ui, sans-serif" font-size="12"'
+# Told apart by people who see no difference between red and green, too.
+COLOURS = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00"]
+
+
+class Drawing:
+    """Shapes one after the other, on white, so that they can be read on any page."""
+
+    def __init__(self, width, height, what):
+        self.shapes = [
+            f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" viewBox="0 0 {width} {height}" role="img" {FONT}>',
+            f"<title>{escape(what)}</title>",
+            f'<rect width="{width}" height="{height}" fill="#ffffff"/>',
+        ]
+
+    def text(self, x, y, words, anchor="start", more=""):
+        self.shapes.append(f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" fill="#222222" {more}>{escape(words)}</text>')
+
+    def line(self, x1, y1, x2, y2, colour="#222222", more=""):
+        self.shapes.append(f'<line x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}" stroke="{colour}" {more}/>')
+
+    def box(self, x, y, width, height, colour):
+        self.shapes.append(f'<rect x="{x:.1f}" y="{y:.1f}" width="{width:.1f}" height="{height:.1f}" fill="{colour}"/>')
+
+    def add(self, shape):
+        self.shapes.append(shape)
+
+    def done(self):
+        return "\n".join(self.shapes + ["</svg>"]) + "\n"
+
+
+def ratio_chart(results):
+    """A bar a comparison, from 1× on, since more and less by the same factor are to look alike; a mark for the goal, a line from the least to the greatest."""
+    bars = []
+    for cell, one, other, metric in comparisons(results):
+        ratios = results.ratios(cell, one, other, metric) if other else []
+        if ratios:
+            label = f"{title(cell, results.about[cell])}{', p50' if metric == 'p50_us' else ''}"
+            bars.append((label, f"{NAMES[one]} / {NAMES[other]}".replace("`", ""), ratios, GOALS.get((cell, one, other, metric)), metric == "per_second"))
+    if not bars:
+        return None
+    reach = [value for _, _, ratios, goal, _ in bars for value in [*ratios, goal[1] if goal else 1.0]]
+    low, high = min(0.25, *reach) * 0.9, max(4.0, *reach) * 1.1
+    left, right, top, step = 450, 90, 60, 34
+    width, height = 1000, top + step * len(bars) + 40
+    at = lambda value: left + (width - left - right) * math.log(value / low) / math.log(high / low)
+    drawing = Drawing(width, height, "kvmesh against Redis and etcd: ratios")
+    drawing.text(20, 24, "kvmesh against Redis and etcd: medians of the ratios within a round", more='font-weight="bold"')
+    drawing.text(20, 42, "Blue: throughput, longer to the right is better. Orange: times and bytes, longer to the left is better. Black mark: goal.")
+    for value in ticks(low, high):
+        drawing.line(at(value), top, at(value), height - 30, "#dddddd")
+        drawing.text(at(value), height - 14, times(value), "middle")
+    for place, (label, who, ratios, goal, more_is_better) in enumerate(bars):
+        y = top + step * place
+        middle = statistics.median(ratios)
+        drawing.text(left - 12, y + 14, label, "end")
+        drawing.text(left - 12, y + 27, who, "end", 'font-size="10" opacity="0.7"')
+        drawing.box(min(at(1), at(middle)), y + 6, abs(at(middle) - at(1)), 16, COLOURS[0] if more_is_better else COLOURS[5])
+        drawing.line(at(min(ratios)), y + 14, at(max(ratios)), y + 14, "#222222", 'stroke-width="1.5"')
+        if goal:
+            drawing.line(at(goal[1]), y + 2, at(goal[1]), y + 26, "#000000", 'stroke-width="3"')
+        drawing.text(width - right + 10, y + 18, times(middle), more='font-weight="bold"')
+    drawing.line(at(1), top, at(1), height - 30, "#222222")
+    return drawing.done()
+
+
+def ticks(low, high):
+    """1, 2 and 5 of each power of ten in between; only the powers where that is too many."""
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    steps = [1, 2, 5] if len(powers) <= 5 else [1]
+    return [step * 10.0**power for power in powers for step in steps if low <= step * 10.0**power <= high]
+
+
+def line_chart(what, x_words, y_words, lines, say, x_is_log):
+    """`lines`: name to points (x, values of all rounds). Both axes begin where the points do if logarithmic; the other one at 0."""
+    width, height, left, right, top, bottom = 900, 460, 90, 270, 50, 60
+    xs = sorted({x for points in lines.values() for x, _ in points})
+    most = max(value for points in lines.values() for _, values in points for value in values) * 1.08
+    if x_is_log and len(xs) > 1:
+        x_at = lambda x: left + (width - left - right) * math.log(x / xs[0]) / math.log(xs[-1] / xs[0])
+    else:
+        x_at = lambda x: left + (width - left - right) * (x - xs[0]) / max(1, xs[-1] - xs[0])
+    y_at = lambda value: height - bottom - (height - top - bottom) * value / most
+    drawing = Drawing(width, height, what)
+    drawing.text(20, 26, what, more='font-weight="bold"')
+    drawing.text(left + (width - left - right) / 2, height - 16, x_words, "middle")
+    drawing.text(20, top - 6, y_words)
+    step = 10 ** math.floor(math.log10(most))
+    step = step / 5 if most / step < 2 else step / 2 if most / step < 5 else step
+    for place in range(math.floor(most / step) + 1):
+        drawing.line(left, y_at(place * step), width - right, y_at(place * step), "#dddddd")
+        drawing.text(left - 8, y_at(place * step) + 4, say(place * step), "end")
+    for x in xs:
+        drawing.line(x_at(x), height - bottom, x_at(x), height - bottom + 5)
+        drawing.text(x_at(x), height - bottom + 20, f"{x:,}".replace(",", " "), "middle")
+    for place, (name, points) in enumerate(lines.items()):
+        colour = COLOURS[place % len(COLOURS)]
+        middles = [(x_at(x), y_at(statistics.median(values))) for x, values in points]
+        drawing.add(f'<polyline fill="none" stroke="{colour}" stroke-width="2" points="{" ".join(f"{x:.1f},{y:.1f}" for x, y in middles)}"/>')
+        for (x, values), (_, y) in zip(points, middles):
+            drawing.line(x_at(x), y_at(min(values)), x_at(x), y_at(max(values)), colour)
+            drawing.add(f'<circle cx="{x_at(x):.1f}" cy="{y:.1f}" r="3.5" fill="{colour}"/>')
+        drawing.box(width - right + 20, top + 22 * place, 14, 4, colour)
+        drawing.text(width - right + 42, top + 22 * place + 7, name.replace("`", ""), more='font-size="11"')
+    drawing.line(left, height - bottom, width - right, height - bottom)
+    return drawing.done()
+
+
+# ---------------------------------------------------------------------------------------------------------------- growth
+
+# Group: the plot's title, what grows, whether it grows by factors.
+GROWTHS = {
+    "keys": ("Throughput and the number of keys: three nodes, 50 connections, depth 16", "keys", True),
+    "connections": ("Throughput and the number of connections: three nodes, depth 1, 100 000 keys", "connections", True),
+    "nodes": ("Throughput and the number of nodes: 50 connections, depth 16, 100 000 keys", "nodes", False),
+}
+
+
+def growth(results):
+    """Plots by file name, and the page with their figures."""
+    plots, parts = {}, ["# Growth", "Made by `bench/compare.sh --growth`. Points are medians, lines through them go from the least to the greatest."]
+    parts.append(table(["setting", ""], [[escape(name), escape(value)] for name, value in results.settings]))
+    for group, (what, x_words, x_is_log) in GROWTHS.items():
+        speeds, bytes_a_key = {}, {}
+        for cell, contenders in results.figures.items():
+            kind, of, x, op = (cell.split(":") + [""] * 4)[:4]
+            if (kind, of) != ("growth", group):
+                continue
+            for contender in contenders:
+                if op == "memory":
+                    values = [value / int(x) for value in results.values(cell, contender, "bytes").values()]
+                    bytes_a_key.setdefault(NAMES[contender], []).append((int(x), values))
+                else:
+                    speeds.setdefault(f"{op.upper()}, {NAMES[contender]}", []).append((int(x), list(results.values(cell, contender, "per_second").values())))
+        if speeds:
+            plots[f"growth-{group}.svg"] = line_chart(what, x_words, "operations a second", speeds, number, x_is_log)
+            parts += [f"## {x_words.capitalize()}", f"![{what}](growth-{group}.svg)", growth_table(x_words, speeds, lambda value: quantity("per_second", value))]
+        if bytes_a_key:
+            plots["growth-memory.svg"] = line_chart("Memory of node 1 over the number of keys, of 16 bytes with values of 64", "keys", "bytes of VmRSS a key", bytes_a_key, number, True)
+            parts += ["![Memory](growth-memory.svg)", growth_table("bytes of VmRSS a key, at so many", bytes_a_key, number)]
+    return plots, "\n\n".join(parts) + "\n"
+
+
+def growth_table(x_words, lines, say):
+    xs = sorted({x for points in lines.values() for x, _ in points})
+    at = {name: dict(points) for name, points in lines.items()}
+    return table([x_words, *(f"{x:,}".replace(",", " ") for x in xs)], [[name, *(spread(at[name].get(x, []), say) for x in xs)] for name in lines])
+
+
+def main(arguments):
+    if len(arguments) not in (1, 2) or arguments[0].startswith("-"):
+        print(__doc__, file=sys.stderr)
+        return 2
+    folder = Path(arguments[0])
+    into = Path(arguments[-1])
+    try:
+        results = Results(folder)
+    except OSError as error:
+        print(f"table: {error}", file=sys.stderr)
+        return 1
+    if dict(results.settings).get("mode") == "growth":
+        plots, text = growth(results)
+        files = {**plots, "growth.md": text}
+    else:
+        chart = ratio_chart(results)
+        files = {"results.md": page(results), **({"results.svg": chart} if chart else {})}
+    for name, text in files.items():
+        (into / name).write_text(text)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
