@@ -13,8 +13,8 @@ Measures kvmesh beside Redis and etcd, all on this machine, and writes a table (
   --seconds S    how long each measurement lasts; default 3
   --only REGEX   only the cells whose name matches, such as 'set:c50:d16' or '^million'; --list names them
   --out DIR      where the raw results, the table and the chart go; default: a new temporary directory, whose name is printed
-  --full         in place of the cells with a goal: one factor after the other around them (about an hour and a half)
-  --growth       in place of them: what more keys, connections and nodes cost, as line charts
+  --full         in place of the cells with a goal: one factor after the other around them (about an hour)
+  --growth       in place of them: what more keys, connections and nodes cost, as line charts (about an hour)
   --list         names the cells, and ends
   --help         this
 

@@ -13,7 +13,7 @@ declare -A fsync=([local]=everysec [majority]=everysec [always]=always [alone]=e
 # Ports for peers are so many above those for clients.
 PEER_PORTS=50
 MEMBERS_MAX=7
-SETTLE_DEADLINE_S=180
+SETTLE_DEADLINE_S=600
 
 # The processes that run, by "contender node". Whatever is started is in here before anything else is done.
 declare -A pids=()
