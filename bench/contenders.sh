@@ -102,41 +102,33 @@ start() { # contender
     converge "$1"
 }
 
-tell() { # contender, node: to end
-    local pid=${pids["$1 $2"]:-}
-    [[ -z $pid ]] || kill "$pid" 2>/dev/null || true
-    [[ -z $pid ]] || kill -CONT "$pid" 2>/dev/null || true
+# Waits until it has ended; whatever does not is killed.
+stop_node() { # contender, node
+    local pid=${pids["$1 $2"]:-} deadline=$((SECONDS + 20))
+    [[ -n $pid ]] || return 0
+    kill "$pid" 2>/dev/null || true
+    while is_running "$pid" && ((SECONDS < deadline)); do sleep 0.02; done
+    kill_node "$@"
 }
 
-# Until one that was told has ended.
-reap() { # contender, node
-    local pid=${pids["$1 $2"]:-} deadline=$((SECONDS + 20))
-    # A member that has lost the others first waits for them, and its data is not needed again.
-    [[ ${kind[$1]} != etcd ]] || deadline=$((SECONDS + 2))
+kill_node() { # contender, node
+    local pid=${pids["$1 $2"]:-}
     [[ -n $pid ]] || return 0
-    while is_running "$pid" && ((SECONDS < deadline)); do sleep 0.02; done
     kill -KILL "$pid" 2>/dev/null || true
     wait "$pid" 2>/dev/null || true
     unset "pids[$1 $2]"
 }
 
-stop_node() { # contender, node
-    tell "$@"
-    reap "$@"
-}
-
-# All are told before the first is waited for: they may wait for each other.
+# Its data is not needed again, so it need not be put in order.
 stop() { # contender
     local node
-    for node in $(all_nodes "$1"); do tell "$1" "$node"; done
-    for node in $(all_nodes "$1"); do reap "$1" "$node"; done
+    for node in $(all_nodes "$1"); do kill_node "$1" "$node"; done
     rm -rf -- "$work/data-$1"[0-9]
 }
 
 stop_all() {
     local one
-    for one in "${!pids[@]}"; do tell "${one% *}" "${one#* }"; done
-    for one in "${!pids[@]}"; do reap "${one% *}" "${one#* }"; done
+    for one in "${!pids[@]}"; do kill_node "${one% *}" "${one#* }"; done
 }
 
 # A process that has ended and is not waited for yet does not run.
@@ -161,7 +153,7 @@ redis_cli() { # contender, node, words…
 }
 
 ask_kvctl() { # contender, node, words…
-    "$kvctl" -n "$(addr_of "$1" "$2")" "${@:3}"
+    "$kvctl" -n "$(addr_of "$1" "$2")" --timeout 60 "${@:3}"
 }
 
 # One figure out of lines that are `name:value` or `name value`; empty if there is none.

@@ -81,7 +81,7 @@ class Results:
 
     def ratios(self, cell, one, other, metric):
         ones, others = self.values(cell, one, metric), self.values(cell, other, metric)
-        return [ones[number] / others[number] for number in ones if others.get(number, 0) > 0]
+        return [ones[number] / others[number] for number in ones if ones[number] > 0 and others.get(number, 0) > 0]
 
 
 def flatten(measured):
