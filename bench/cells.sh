@@ -65,7 +65,7 @@ cell() { # group, name, how, op, connections, depth, value size, contenders
 
 IDLE_CONNECTIONS=5000
 MILLION=1000000
-STOPPED_S=8
+STOPPED_S=6
 
 round_of_goals() { round_of_groups; }
 round_of_full() { round_of_groups; }
@@ -125,11 +125,11 @@ round_s() {
         {
             runs = split($8, all, " ")
             if ($1 ~ /check/) runs *= 0.6
-            if ($2 == "million") total += 12 * runs
+            if ($2 == "million") total += 7 * runs
             else if ($2 == "idle") total += 8 * runs
-            else if ($2 == "stopped") total += 13 * runs
-            else total += (seconds + 2.3) * runs
-            if (!seen[$2 FS $7]++) total += 10
+            else if ($2 == "stopped") total += 10 * runs
+            else total += (seconds + 2) * runs
+            if (!seen[$2 FS $7]++) total += $2 == "million" ? 20 : 5
         }
         END {printf "%d", total}'
 }

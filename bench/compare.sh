@@ -147,5 +147,5 @@ stop_all
 printf 'load after\t%s\n' "$(cut -d' ' -f1-3 /proc/loadavg)" >>"$out/settings.tsv"
 printf 'took\t%d minutes\n' $(((SECONDS + 30) / 60)) >>"$out/settings.tsv"
 python3 bench/table.py "$out" "$out"
-printf 'Results: %s\nTo keep them: python3 bench/table.py %q bench\n' "$out/results.md" "$out"
+printf 'Results: %s\nTo keep them: python3 bench/table.py %q bench\n' "$(ls -- "$out"/*.md)" "$out"
 ((failures == 0)) || fail "$failures measurements do not count, see above"

@@ -162,7 +162,7 @@ figure() { # name
 }
 
 resident() { # contender, node: prints bytes
-    awk '/^VmRSS/ {print $2 * 1024}' "/proc/${pids["$1 $2"]}/status"
+    awk '/^VmRSS/ {printf "%.0f", $2 * 1024}' "/proc/${pids["$1 $2"]}/status"
 }
 
 # All that the contender was told is on all its nodes, and all its nodes are there.

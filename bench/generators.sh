@@ -203,7 +203,7 @@ etcd_handled() { # code, method
     local host=${leader%:*} port=${leader##*:}
     exec 4<>"/dev/tcp/$host/$port"
     printf 'GET /metrics HTTP/1.0\r\n\r\n' >&4
-    awk -v code="grpc_code=\"$1\"" -v method="grpc_method=\"$2\"" '/^grpc_server_handled_total/ && index($0, code) && index($0, method) {sum += $2} END {printf "%d", sum}' <&4
+    awk -v code="grpc_code=\"$1\"" -v method="grpc_method=\"$2\"" '/^grpc_server_handled_total/ && index($0, code) && index($0, method) {sum += $2} END {printf "%.0f", sum}' <&4
     exec 4>&-
 }
 

@@ -23,8 +23,10 @@ cells_of_growth() {
 }
 
 round_of_growth() {
-    local cell name group how x contender
-    for cell in "${selected[@]}"; do
+    local place cell name group how x contender
+    for ((place = 0; place < ${#selected[@]}; place++)); do
+        # There and back, so that who comes first changes.
+        cell=${selected[round % 2 == 1 ? place : -place - 1]}
         IFS='|' read -r name group how x contender _ <<<"$cell"
         printf 'round %d of %d, after %d s: %s\n' "$round" "$rounds" "$SECONDS" "$name"
         "grow_$how" "$group" "$x" "$contender"
@@ -39,7 +41,7 @@ BYTES_A_KEY=$((3 * 400))
 
 grow_keys() { # group, keys, contender
     local available problem=''
-    available=$(awk '/^MemAvailable/ {print $2 * 1024}' /proc/meminfo)
+    available=$(awk '/^MemAvailable/ {printf "%.0f", $2 * 1024}' /proc/meminfo)
     if (($2 * BYTES_A_KEY > available)); then
         printf '    left out: it takes %d MiB, and %d are free\n' $(($2 * BYTES_A_KEY >> 20)) $((available >> 20))
         return

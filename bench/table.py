@@ -25,6 +25,8 @@ NAMES = {
     "redis-alone": "Redis, one, AOF everysec",
     "etcd": "etcd, three members",
 }
+# With --growth their number is on the axis.
+WITHOUT_NUMBER = {**NAMES, "redis": "Redis, AOF everysec"}
 # Who is held against whom, where both were measured in a cell.
 PAIRS = [
     ("local", "redis"),
@@ -136,13 +138,13 @@ def spread(values, say):
 
 def title(cell, about):
     if cell == "million:memory":
-        return "memory at a million keys of 16 bytes with values of 64: VmRSS of node 1"
+        return "memory (VmRSS) at a million keys of 16 + 64 bytes"
     if cell == "million:full-sync":
         return "a blank node takes a million keys"
     if cell == "million:restart":
         return "restart from disk with a million keys"
     if cell == "idle:connections":
-        return f"memory of an idle connection: growth of VmRSS over {about.get('connections', 0)}"
+        return f"memory of one of {about.get('connections', 0)} idle connections"
     words = [about.get("op", "").replace("MIXED", "90 % GET, 10 % SET")]
     connections = about.get("connections", 0)
     words.append("one connection" if connections == 1 else f"{connections} connections")
@@ -394,9 +396,9 @@ def growth(results):
             for contender in contenders:
                 if op == "memory":
                     values = [value / int(x) for value in results.values(cell, contender, "bytes").values()]
-                    bytes_a_key.setdefault(NAMES[contender], []).append((int(x), values))
+                    bytes_a_key.setdefault(WITHOUT_NUMBER[contender], []).append((int(x), values))
                 else:
-                    speeds.setdefault(f"{op.upper()}, {NAMES[contender]}", []).append((int(x), list(results.values(cell, contender, "per_second").values())))
+                    speeds.setdefault(f"{op.upper()}, {WITHOUT_NUMBER[contender]}", []).append((int(x), list(results.values(cell, contender, "per_second").values())))
         if speeds:
             plots[f"growth-{group}.svg"] = line_chart(what, x_words, "operations a second", speeds, number, x_is_log)
             parts += [f"## {x_words.capitalize()}", f"![{what}](growth-{group}.svg)", growth_table(x_words, speeds, lambda value: quantity("per_second", value))]
