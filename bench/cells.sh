@@ -187,21 +187,25 @@ until_it_holds() { # contender, node, keys, since (µs): prints how long it took
     done
 }
 
-# A blank node of three takes everything: node 3 loses its disk. Until it serves; what Redis's replica has by then is not in its log yet.
-measure_full_sync() { # cell, contender
+# From the start of a node that is not running until it serves a million keys.
+measure_start() { # cell, contender, node
     local problem='' now took_us begun
-    stop_node "$2" 3
-    rm -rf -- "$work/data-${2}3"
     now_us
     begun=$now
-    start_node "$2" 3
-    took_us=$(until_it_holds "$2" 3 "$MILLION" "$begun")
+    start_node "$2" "$3"
+    took_us=$(until_it_holds "$2" "$3" "$MILLION" "$begun")
     record "$1" "$2" start "keys=$MILLION" "took_us=$took_us"
+}
+
+# A blank node of three takes everything: node 3 loses its disk. Until it serves; what Redis's replica has by then is not in its log yet.
+measure_full_sync() { # cell, contender
+    stop_node "$2" 3
+    rm -rf -- "$work/data-${2}3"
+    measure_start "$1" "$2" 3
 }
 
 # From a disk that is as small as the contender makes it, and in the memory of the system.
 measure_restart() { # cell, contender
-    local problem='' now took_us begun
     if [[ ${kind[$2]} == kvmesh ]]; then
         ask_kvctl "$2" 1 compact >/dev/null
     else
@@ -211,11 +215,7 @@ measure_restart() { # cell, contender
     fi
     settle "$2"
     stop_node "$2" 1
-    now_us
-    begun=$now
-    start_node "$2" 1
-    took_us=$(until_it_holds "$2" 1 "$MILLION" "$begun")
-    record "$1" "$2" start "keys=$MILLION" "took_us=$took_us"
+    measure_start "$1" "$2" 1
 }
 
 # Each has said PING, and heard the answer. A node that is fresh, so that nothing that another cell has left can be used again.
