@@ -103,9 +103,7 @@ struct Span {
 
 impl Shared {
     fn new(options: Options, bench: Bench, schedule: Option<Schedule>) -> Shared {
-        let Seconds(measured) = bench.seconds;
-        let longest = WARM_UP + measured + options.timeout;
-        let tallies = (0..bench.clients.0).map(|_| Arc::new(Mutex::new(Tally::new(longest)))).collect();
+        let tallies = (0..bench.clients.0).map(|_| Arc::new(Mutex::new(empty_tally(&options, &bench)))).collect();
         Shared { options, bench, schedule, span: OnceLock::new(), is_ended: AtomicBool::new(false), tallies }
     }
 
@@ -122,13 +120,18 @@ impl Shared {
     }
 
     fn total(&self) -> Tally {
-        let Seconds(measured) = self.bench.seconds;
-        let mut total = Tally::new(WARM_UP + measured + self.options.timeout);
+        let mut total = empty_tally(&self.options, &self.bench);
         for tally in &self.tallies {
             total.join(&tally.lock());
         }
         total
     }
+}
+
+/// Those of one run can be added: all are made for the same time.
+fn empty_tally(options: &Options, bench: &Bench) -> Tally {
+    let Seconds(measured) = bench.seconds;
+    Tally::new(WARM_UP + measured + options.timeout)
 }
 
 enum Event {
