@@ -24,7 +24,7 @@ use crate::replication::mesh::Mesh;
 use crate::replication::replicator::run_replicator;
 use crate::server::{Server, listen};
 use crate::store::Store;
-use crate::threads::{JOIN_PAUSE, join_all};
+use crate::threads::{JOIN_PAUSE, join_all, let_work_be_finished};
 
 /// What the log's thread has at the end to make everything durable, however long the others took.
 const LOG_GRACE: Duration = Duration::from_secs(1);
@@ -34,6 +34,9 @@ const LOG_GRACE: Duration = Duration::from_secs(1);
 /// `discard`: what the disk knows is put aside first, and the node comes back blank.
 pub fn run(config: Config, discard: bool) -> io::Result<()> {
     die_of_panics();
+    if let Err(error) = let_work_be_finished() {
+        log::warn!("threads are scheduled as usual, which costs throughput: {error}");
+    }
     let (signal_tx, signal_rx) = bounded(1);
     let on_signal = move || {
         if signal_tx.try_send(()).is_err() {

@@ -1,5 +1,6 @@
-//! Joining threads, with a deadline.
+//! How threads are scheduled, and how they are joined: with a deadline.
 
+use std::io;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -18,5 +19,53 @@ pub fn join_all(threads: impl IntoIterator<Item = JoinHandle<()>>, deadline: Ins
         }
         // A panic has ended the process already.
         let _ = thread.join();
+    }
+}
+
+/// From here on this thread, and those that it starts, do not take the processor from one that is at work because they have been woken: they are `SCHED_BATCH`. A node has hundreds of
+/// threads that do little at each turn. Where every request that arrives interrupted the work on the one before it, they would mostly change places. Who has said another policy for the process
+/// (`chrt`) keeps it.
+#[cfg(target_os = "linux")]
+pub fn let_work_be_finished() -> io::Result<()> {
+    use thread_priority::{NormalThreadSchedulePolicy, ThreadPriority, ThreadPriorityValue, ThreadSchedulePolicy};
+    use thread_priority::{set_thread_priority_and_policy, thread_native_id, thread_schedule_policy};
+
+    let batch = ThreadSchedulePolicy::Normal(NormalThreadSchedulePolicy::Batch);
+    let unknown = |error| io::Error::other(format!("{error:?}"));
+    if thread_schedule_policy().map_err(unknown)? != ThreadSchedulePolicy::Normal(NormalThreadSchedulePolicy::Other) {
+        return Ok(());
+    }
+    // The crate sets the niceness with the policy; it is to be the one that it is.
+    let nice = rustix::process::getpriority_process(None)?;
+    let is_the_same = |priority: &ThreadPriority| priority.to_posix(batch).is_ok_and(|posix| posix == nice);
+    let mut priorities = (0..=u8::MAX).map_while(|value| ThreadPriorityValue::try_from(value).ok()).map(ThreadPriority::Crossplatform);
+    let same = priorities.find(is_the_same).ok_or_else(|| io::Error::other(format!("no priority stands for niceness {nice}")))?;
+    set_thread_priority_and_policy(thread_native_id(), same, batch).map_err(unknown)
+}
+
+/// Other systems have no such policy.
+#[cfg(not(target_os = "linux"))]
+pub fn let_work_be_finished() -> io::Result<()> {
+    Ok(())
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use super::*;
+    use thread_priority::{NormalThreadSchedulePolicy, ThreadSchedulePolicy, thread_schedule_policy};
+
+    #[test]
+    fn the_policy_is_passed_on_to_threads_and_the_niceness_stays() {
+        for nice in [0, 7, 19] {
+            let policy_and_nice = || (thread_schedule_policy().unwrap(), rustix::process::getpriority_process(None).unwrap());
+            // Of this thread alone, as Linux has it.
+            let starts = thread::spawn(move || {
+                rustix::process::setpriority_process(None, nice).unwrap();
+                let_work_be_finished().unwrap();
+                (policy_and_nice(), thread::spawn(policy_and_nice).join().unwrap())
+            });
+            let batch = (ThreadSchedulePolicy::Normal(NormalThreadSchedulePolicy::Batch), nice);
+            assert_eq!(starts.join().unwrap(), (batch, batch));
+        }
     }
 }

@@ -334,7 +334,13 @@ impl Acks {
         self.table.lock().waiting.len()
     }
 
-    /// The same, and those that count who holds what.
+    /// Whether a session waits for acks, is about to, or counts who holds what.
+    pub fn is_awaited(&self) -> bool {
+        let table = self.table.lock();
+        !table.open.is_empty() || table.counting > 0
+    }
+
+    /// Sessions that wait for acks or count who holds what, right now.
     pub fn blocked_len(&self) -> usize {
         let table = self.table.lock();
         table.waiting.len() + table.counting
