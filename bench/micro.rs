@@ -20,6 +20,7 @@ use kvmesh::protocol::text;
 use kvmesh::store::{Merged, Store};
 
 const LIMITS: Limits = Limits { key_len_max: 64 << 10, value_len_max: 64 << 20 };
+const VALUE: [u8; 64] = [b'v'; 64];
 const ORIGIN: Origin = Origin { node: NodeId(1), nonce: 0x9f86_d081_884c_7d65 };
 const KEYS: usize = 1024;
 /// A log that has grown to so many bytes is begun anew, outside of what is measured.
@@ -77,7 +78,7 @@ fn merge(criterion: &mut Criterion) {
     });
     let store = filled();
     let oldest = Version { stamp: Stamp::ZERO, origin: ORIGIN };
-    let older = || Entry { version: oldest, ..newer() };
+    let older = || Entry::new(newer().key(), Some(&VALUE), None, oldest);
     group.bench_function("loses", |bencher| {
         bencher.iter_batched(older, |entry| assert!(matches!(store.merge(entry, |_| false), Merged::Lost { .. })), BatchSize::SmallInput);
     });
@@ -172,12 +173,7 @@ fn key(place: u64) -> String {
 
 /// With a key, a value and a version of its own.
 fn entry(stamp: u64) -> Entry {
-    Entry {
-        key: key(stamp).as_bytes().into(),
-        value: Some([b'v'; 64].into()),
-        expires: None,
-        version: Version { stamp: Stamp::from_bits(stamp), origin: ORIGIN },
-    }
+    Entry::new(key(stamp).as_bytes(), Some(&VALUE), None, Version { stamp: Stamp::from_bits(stamp), origin: ORIGIN })
 }
 
 /// Holds every key.

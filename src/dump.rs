@@ -15,7 +15,6 @@
 
 use std::borrow::Cow;
 use std::io::Write;
-use std::sync::Arc;
 use std::vec;
 
 use base64::Engine;
@@ -151,7 +150,7 @@ fn parse_json_line(line: &[u8]) -> Result<Line, String> {
     let EntryLine { k, k64, v, v64, x, s, o } = from_json(line)?;
     let key = bytes(k, k64)?.ok_or("an entry without a key")?;
     let expires = x.map(|Text(x)| expiry(&x)).transpose()?;
-    Ok(Line::Entry(Entry { key, value: bytes(v, v64)?, expires, version: Version { stamp: s, origin: o } }))
+    Ok(Line::Entry(Entry::new(&key, bytes(v, v64)?.as_deref(), expires, Version { stamp: s, origin: o })))
 }
 
 fn from_json<'a, T: Deserialize<'a>>(line: &'a [u8]) -> Result<T, String> {
@@ -168,10 +167,13 @@ fn expiry(text: &str) -> Result<Expiry, String> {
     if wall_ms == 0 { Err("an expiry of 0".to_owned()) } else { Ok(Expiry::from_wall_ms(wall_ms)) }
 }
 
-fn bytes(text: Option<Text>, base64: Option<Text>) -> Result<Option<Arc<[u8]>>, String> {
+fn bytes<'a>(text: Option<Text<'a>>, base64: Option<Text<'a>>) -> Result<Option<Cow<'a, [u8]>>, String> {
     match (text, base64) {
         (Some(_), Some(_)) => Err("an entry that carries the same thing as text and as base64".to_owned()),
-        (Some(Text(text)), None) => Ok(Some(Arc::from(text.as_bytes()))),
+        (Some(Text(text)), None) => Ok(Some(match text {
+            Cow::Borrowed(text) => Cow::Borrowed(text.as_bytes()),
+            Cow::Owned(text) => Cow::Owned(text.into_bytes()),
+        })),
         (None, Some(Text(base64))) => {
             BASE64.decode(base64.as_bytes()).map(|bytes| Some(bytes.into())).map_err(|error| format!("bad base64: {error}"))
         }
@@ -196,7 +198,7 @@ fn read_entry(line: &[u8]) -> Option<Entry> {
     let stamp = Stamp::from_bits(read_decimal(stamp)?);
     let node = NodeId(read_decimal(node.strip_suffix(b"-")?)?.try_into().ok()?);
     let origin = Origin { node, nonce: read_digits::<16>(nonce)? };
-    Some(Entry { key: key.into(), value: value.map(Arc::from), expires, version: Version { stamp, origin } })
+    Some(Entry::new(&key, value.as_deref(), expires, Version { stamp, origin }))
 }
 
 fn read_bytes<'a>(line: &'a [u8], as_text: &[u8], as_base64: &[u8]) -> Option<(Cow<'a, [u8]>, &'a [u8])> {
@@ -259,17 +261,17 @@ fn write_line(out: &mut Vec<u8>, line: &impl Serialize) {
 /// Appends the line of one entry. By hand, field by field: a million of these are a node's recovery.
 pub fn write_entry(out: &mut Vec<u8>, entry: &Entry) {
     out.push(b'{');
-    write_bytes(out, b"\"k\":", b"\"k64\":", &entry.key);
-    if let Some(value) = &entry.value {
+    write_bytes(out, b"\"k\":", b"\"k64\":", entry.key());
+    if let Some(value) = entry.value() {
         out.push(b',');
         write_bytes(out, b"\"v\":", b"\"v64\":", value);
     }
-    if let Some(expires) = entry.expires {
+    if let Some(expires) = entry.expires() {
         out.extend_from_slice(b",\"x\":\"");
         out.extend_from_slice(itoa::Buffer::new().format(expires.wall_ms()).as_bytes());
         out.push(b'"');
     }
-    let Version { stamp, origin } = entry.version;
+    let Version { stamp, origin } = entry.version();
     out.extend_from_slice(b",\"s\":\"");
     out.extend_from_slice(itoa::Buffer::new().format(stamp.to_bits()).as_bytes());
     out.extend_from_slice(b"\",\"o\":\"");
@@ -317,15 +319,15 @@ impl Tally {
     pub fn add(&mut self, entry: &Entry) {
         let mut fields = [0; 44];
         let mut len = 28;
-        fields[..8].copy_from_slice(&rapidhash_v3(&entry.key).to_le_bytes());
-        fields[8..16].copy_from_slice(&entry.version.stamp.to_bits().to_le_bytes());
-        fields[16..24].copy_from_slice(&entry.version.origin.nonce.to_le_bytes());
-        fields[24..26].copy_from_slice(&entry.version.origin.node.0.to_le_bytes());
-        if let Some(value) = &entry.value {
+        fields[..8].copy_from_slice(&rapidhash_v3(entry.key()).to_le_bytes());
+        fields[8..16].copy_from_slice(&entry.version().stamp.to_bits().to_le_bytes());
+        fields[16..24].copy_from_slice(&entry.version().origin.nonce.to_le_bytes());
+        fields[24..26].copy_from_slice(&entry.version().origin.node.0.to_le_bytes());
+        if let Some(value) = entry.value() {
             fields[len..len + 8].copy_from_slice(&rapidhash_v3(value).to_le_bytes());
             len += 8;
         }
-        if let Some(expires) = entry.expires {
+        if let Some(expires) = entry.expires() {
             fields[len..len + 8].copy_from_slice(&expires.wall_ms().to_le_bytes());
             len += 8;
         }
@@ -406,7 +408,7 @@ impl Scan {
             } else if self.shard == last_shard {
                 break;
             } else {
-                self.entries = store.scan_shard(self.shard, |entry| !self.asker.covers(entry.version)).into_iter();
+                self.entries = store.scan_shard(self.shard, |entry| !self.asker.covers(entry.version())).into_iter();
                 self.shard += 1;
             }
         }
@@ -427,11 +429,8 @@ mod tests {
     use crate::store::Keyspace;
     use proptest::prelude::*;
 
-    fn any_bytes() -> impl Strategy<Value = Arc<[u8]>> {
-        prop_oneof![
-            prop::collection::vec(any::<u8>(), 0..20).prop_map(Arc::from),
-            any::<String>().prop_map(|text| Arc::from(text.as_bytes()))
-        ]
+    fn any_bytes() -> impl Strategy<Value = Vec<u8>> {
+        prop_oneof![prop::collection::vec(any::<u8>(), 0..20), any::<String>().prop_map(String::into_bytes)]
     }
 
     fn any_entry() -> impl Strategy<Value = Entry> {
@@ -439,22 +438,19 @@ mod tests {
         fields.prop_map(|(key, value, expires, stamp, node, nonce)| {
             let origin = Origin { node: NodeId(node), nonce };
             let version = Version { stamp: Stamp::from_bits(stamp), origin };
-            Entry { key, value, expires: expires.map(Expiry::from_wall_ms), version }
+            Entry::new(&key, value.as_deref(), expires.map(Expiry::from_wall_ms), version)
         })
     }
 
     /// As from a client that stores text, or what is not text at all.
     fn plain_entry() -> impl Strategy<Value = Entry> {
-        let value = prop_oneof![
-            "[ !#-\\[\\]-~]{0,80}".prop_map(|text| Some(Arc::from(text.as_bytes()))),
-            Just(Some(Arc::from(&b"\xff\0"[..]))),
-            Just(None)
-        ];
+        let value =
+            prop_oneof!["[ !#-\\[\\]-~]{0,80}".prop_map(|text| Some(text.into_bytes())), Just(Some(b"\xff\0".to_vec())), Just(None)];
         let expires = prop::option::of(1..i64::MAX as u64);
         ("[ !#-\\[\\]-~]{0,20}", value, expires, 1..Stamp::LIMIT.to_bits(), 1..=u16::MAX, any::<u64>()).prop_map(
             |(key, value, expires, stamp, node, nonce)| {
                 let version = Version { stamp: Stamp::from_bits(stamp), origin: Origin { node: NodeId(node), nonce } };
-                Entry { key: key.as_bytes().into(), value, expires: expires.map(Expiry::from_wall_ms), version }
+                Entry::new(key.as_bytes(), value.as_deref(), expires.map(Expiry::from_wall_ms), version)
             },
         )
     }
@@ -575,8 +571,8 @@ mod tests {
     fn lines_look_as_documented() {
         let mut out = Vec::new();
         let version = Version { stamp: Stamp::from_bits(7), origin: origin() };
-        write_entry(&mut out, &Entry { key: b"a"[..].into(), value: Some(b"\xff"[..].into()), expires: None, version });
-        write_entry(&mut out, &Entry { key: b""[..].into(), value: None, expires: None, version });
+        write_entry(&mut out, &Entry::new(b"a", Some(b"\xff"), None, version));
+        write_entry(&mut out, &Entry::new(b"", None, None, version));
         let expected = "{\"k\":\"a\",\"v64\":\"/w==\",\"s\":\"7\",\"o\":\"1-0000000000009f86\"}\n{\"k\":\"\",\"s\":\"7\",\"o\":\"1-0000000000009f86\"}\n";
         assert_eq!(String::from_utf8(out).unwrap(), expected);
     }
@@ -586,7 +582,7 @@ mod tests {
         let store = Store::new();
         for stamp in 1..=10 {
             let version = Version { stamp: Stamp::from_bits(stamp), origin: origin() };
-            store.merge(Entry { key: stamp.to_string().as_bytes().into(), value: None, expires: None, version }, |_| false);
+            store.merge(Entry::new(stamp.to_string().as_bytes(), None, None, version), |_| false);
         }
         let asker = [(origin(), Stamp::from_bits(8))].into_iter().collect();
         assert_eq!(dump(&store, asker).iter().filter(|byte| **byte == b'\n').count(), 1 + 2 + 1);

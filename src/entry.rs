@@ -2,20 +2,20 @@
 //!
 //! Pure data with a total order. Never touches time, sockets or the map that entries live in.
 
+use std::borrow::Borrow;
+use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::fmt;
+use std::hash::{Hash, Hasher};
+use std::iter;
 use std::num::NonZeroU64;
+use std::ops::Deref;
 use std::str::FromStr;
-use std::sync::Arc;
 
 use serde::{Deserialize, Serialize, de};
+use triomphe::{HeaderSliceWithLengthProtected, ThinArc};
 
 use crate::clock::Stamp;
-
-/// Any bytes, the empty key included. Shared, so that the map, the channel and a dump hold one copy.
-pub type Key = Arc<[u8]>;
-/// Any bytes, the empty value included.
-pub type Value = Arc<[u8]>;
 
 /// A member of the mesh, as its configuration numbers it. Never 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -60,6 +60,11 @@ pub struct Version {
     pub origin: Origin,
 }
 
+impl Version {
+    /// Of what has none yet.
+    const NONE: Version = Version { stamp: Stamp::ZERO, origin: Origin { node: NodeId(0), nonce: 0 } };
+}
+
 /// When an entry expires: milliseconds since 1970, by the wall clock of whoever looks. Part of the write, so that every node agrees on it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Expiry(NonZeroU64);
@@ -80,55 +85,243 @@ impl Expiry {
     }
 }
 
-/// What a write leaves under its key (**I3**): a value that may expire, or nothing.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Effect {
-    pub value: Option<Value>,
-    /// Invariant: `None` where there is no value.
-    pub expires: Option<Expiry>,
-}
-
-impl Effect {
-    pub const DELETE: Effect = Effect { value: None, expires: None };
-
-    pub fn put(value: Value, expires: Option<Expiry>) -> Effect {
-        Effect { value: Some(value), expires }
-    }
-
-    /// Bytes of the value.
-    pub fn size(&self) -> usize {
-        self.value.as_ref().map_or(0, |value| value.len())
-    }
-
-    pub fn is_delete(&self) -> bool {
-        self.value.is_none()
-    }
-}
-
 /// One register: a key and the newest thing known about it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Entry {
-    pub key: Key,
-    /// `None` is a tombstone: the key was deleted at this version, or has expired and its value was let go.
-    pub value: Option<Value>,
-    /// From then on it is like a tombstone to everybody who reads, and later becomes one in place, under the same version: that is no write, so it can beat none.
-    pub expires: Option<Expiry>,
-    pub version: Version,
+///
+/// One allocation, which the map, the channel, dumps and replies share, and which never changes once it has a version. So 16 bytes of key and 64 of value take 128.
+#[derive(Clone)]
+pub struct Entry(ThinArc<Head, u8>);
+
+/// What is in front of the bytes of key and value. Field by field, since a [`Version`] has gaps.
+#[derive(Clone, Copy)]
+struct Head {
+    stamp: Stamp,
+    nonce: u64,
+    expires: Option<Expiry>,
+    key_len: u32,
+    node: NodeId,
+    has_value: bool,
 }
 
 impl Entry {
+    /// What an entry takes beside key and value: the count of those who share it, the head, and how many bytes follow.
+    pub const OVERHEAD: usize = size_of::<usize>() + size_of::<Head>() + size_of::<usize>();
+
+    /// Copies key and value. A key must be shorter than 4 GiB, which the bound on every configuration sees to.
+    pub fn new(key: &[u8], value: Option<&[u8]>, expires: Option<Expiry>, version: Version) -> Entry {
+        let Version { stamp, origin: Origin { node, nonce } } = version;
+        let key_len = u32::try_from(key.len()).expect("keys are shorter than 4 GiB");
+        let head = Head { stamp, nonce, expires, key_len, node, has_value: value.is_some() };
+        let value = value.unwrap_or_default();
+        let mut entry = ThinArc::from_header_and_iter(head, iter::repeat_n(0, key.len() + value.len()));
+        // Filled behind that, as two pieces cannot be given.
+        with_own(&mut entry, |own| {
+            let (key_bytes, value_bytes) = own.slice_mut().split_at_mut(key.len());
+            key_bytes.copy_from_slice(key);
+            value_bytes.copy_from_slice(value);
+        });
+        Entry(entry)
+    }
+
+    pub fn key(&self) -> &[u8] {
+        &self.0.slice[..self.head().key_len as usize]
+    }
+
+    /// The key, sharing the entry.
+    pub fn shared_key(&self) -> Key {
+        Part { entry: self.clone(), is_key: true }
+    }
+
+    /// `None` is a tombstone: the key was deleted at this version, or has expired and its value was let go.
+    pub fn value(&self) -> Option<&[u8]> {
+        self.head().has_value.then(|| &self.0.slice[self.head().key_len as usize..])
+    }
+
+    /// The value, sharing the entry.
+    pub fn shared_value(&self) -> Option<Value> {
+        self.head().has_value.then(|| Part { entry: self.clone(), is_key: false })
+    }
+
+    /// From then on it is like a tombstone to everybody who reads, and later becomes one in place, under the same version: that is no write, so it can beat none.
+    pub fn expires(&self) -> Option<Expiry> {
+        self.head().expires
+    }
+
+    pub fn version(&self) -> Version {
+        let Head { stamp, nonce, node, .. } = *self.head();
+        Version { stamp, origin: Origin { node, nonce } }
+    }
+
     pub fn is_tombstone(&self) -> bool {
-        self.value.is_none()
+        !self.head().has_value
+    }
+
+    /// When a value that is there expires.
+    pub fn ends(&self) -> Option<Expiry> {
+        self.expires().filter(|_| !self.is_tombstone())
     }
 
     /// Whether there is something for readers at this time, which is asked for only where it matters.
     pub fn is_live(&self, wall_ms: impl FnOnce() -> u64) -> bool {
-        self.value.is_some() && self.expires.is_none_or(|expires| !expires.is_over(wall_ms()))
+        !self.is_tombstone() && self.expires().is_none_or(|expires| !expires.is_over(wall_ms()))
+    }
+
+    /// The same without its value, which has expired.
+    pub fn spent(&self) -> Entry {
+        Entry::new(self.key(), None, self.expires(), self.version())
     }
 
     /// Bytes of key and value.
     pub fn size(&self) -> usize {
-        self.key.len() + self.value.as_ref().map_or(0, |value| value.len())
+        self.0.slice.len()
+    }
+
+    fn head(&self) -> &Head {
+        &self.0.header.header
+    }
+
+    /// With another head. Copied only where somebody shares it.
+    fn with_head(mut self, change: impl Fn(&mut Head)) -> Entry {
+        if with_own(&mut self.0, |own| change(own.header_mut())) {
+            return self;
+        }
+        let mut head = *self.head();
+        change(&mut head);
+        Entry(ThinArc::from_header_and_slice(head, &self.0.slice))
+    }
+}
+
+/// Changes what nobody else holds; whether it is so.
+fn with_own(entry: &mut ThinArc<Head, u8>, change: impl FnOnce(&mut HeaderSliceWithLengthProtected<Head, u8>)) -> bool {
+    entry.with_arc_mut(|entry| triomphe::Arc::get_mut(entry).map(change).is_some())
+}
+
+impl PartialEq for Entry {
+    fn eq(&self, other: &Entry) -> bool {
+        let fields = |entry: &Entry| (entry.version(), entry.expires());
+        fields(self) == fields(other) && self.key() == other.key() && self.value() == other.value()
+    }
+}
+
+impl Eq for Entry {}
+
+impl fmt::Debug for Entry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let shown = |bytes: &[u8]| bytes.escape_ascii().to_string();
+        f.debug_struct("Entry")
+            .field("key", &shown(self.key()))
+            .field("value", &self.value().map(shown))
+            .field("expires", &self.expires())
+            .field("version", &self.version())
+            .finish()
+    }
+}
+
+/// What a write leaves under its key (**I3**): a value that may expire, or nothing. An entry that has no version yet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Effect(Entry);
+
+impl Effect {
+    /// Copies key and value.
+    pub fn put(key: &[u8], value: &[u8], expires: Option<Expiry>) -> Effect {
+        Effect(Entry::new(key, Some(value), expires, Version::NONE))
+    }
+
+    pub fn delete(key: &[u8]) -> Effect {
+        Effect(Entry::new(key, None, None, Version::NONE))
+    }
+
+    /// What a write has left, to be written once more.
+    pub fn again(entry: &Entry) -> Effect {
+        let ends = entry.ends();
+        Effect(Entry::clone(entry).with_head(|head| head.expires = ends))
+    }
+
+    /// The same value with this lifetime.
+    pub fn expiring(self, expires: Option<Expiry>) -> Effect {
+        Effect(self.0.with_head(|head| head.expires = expires))
+    }
+
+    pub fn is_delete(&self) -> bool {
+        self.0.is_tombstone()
+    }
+
+    /// Without a version that means anything.
+    pub fn entry(&self) -> &Entry {
+        &self.0
+    }
+
+    /// The write.
+    pub fn stamped(self, version: Version) -> Entry {
+        self.0.with_head(|head| {
+            head.stamp = version.stamp;
+            head.node = version.origin.node;
+            head.nonce = version.origin.nonce;
+        })
+    }
+}
+
+/// Bytes of an entry, shared with it: all of its key, or all of its value.
+#[derive(Clone)]
+pub struct Part {
+    entry: Entry,
+    is_key: bool,
+}
+
+/// Any bytes, the empty key included.
+pub type Key = Part;
+/// Any bytes, the empty value included.
+pub type Value = Part;
+
+/// A copy, for itself.
+impl From<&[u8]> for Part {
+    fn from(bytes: &[u8]) -> Part {
+        Part { entry: Entry::new(bytes, None, None, Version::NONE), is_key: true }
+    }
+}
+
+impl Deref for Part {
+    type Target = [u8];
+    fn deref(&self) -> &[u8] {
+        if self.is_key { self.entry.key() } else { self.entry.value().unwrap_or_default() }
+    }
+}
+
+impl Borrow<[u8]> for Part {
+    fn borrow(&self) -> &[u8] {
+        self
+    }
+}
+
+impl PartialEq for Part {
+    fn eq(&self, other: &Part) -> bool {
+        **self == **other
+    }
+}
+
+impl Eq for Part {}
+
+impl PartialOrd for Part {
+    fn partial_cmp(&self, other: &Part) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Part {
+    fn cmp(&self, other: &Part) -> Ordering {
+        (**self).cmp(&**other)
+    }
+}
+
+/// As its bytes, which a map may be asked for.
+impl Hash for Part {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        (**self).hash(state);
+    }
+}
+
+impl fmt::Debug for Part {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "\"{}\"", self.escape_ascii())
     }
 }
 

@@ -94,23 +94,21 @@ static BROKEN: std::sync::LazyLock<Option<Sabotage>> = std::sync::LazyLock::new(
 /// For [`Sabotage::ReplicateCommands`]: commands in the place of values.
 #[cfg(feature = "testing")]
 pub mod command {
-    use crate::entry::Value;
-
     const MARK: &[u8] = b"\0append\0";
 
     /// What travels of a write that has made `after` of `before`.
-    pub fn of(before: Option<&[u8]>, after: &Value) -> Value {
+    pub fn of(before: Option<&[u8]>, after: &[u8]) -> Vec<u8> {
         match before.and_then(|before| after.strip_prefix(before)) {
-            Some(appended) if before.is_some_and(|before| !before.is_empty()) => [MARK, appended].concat().into(),
-            _ => Value::clone(after),
+            Some(appended) if before.is_some_and(|before| !before.is_empty()) => [MARK, appended].concat(),
+            _ => after.to_vec(),
         }
     }
 
     /// What has arrived, executed on what is here.
-    pub fn execute(here: Option<&[u8]>, arrived: &Value) -> Value {
+    pub fn execute(here: Option<&[u8]>, arrived: &[u8]) -> Vec<u8> {
         match arrived.strip_prefix(MARK) {
-            Some(appended) => [here.unwrap_or_default(), appended].concat().into(),
-            None => Value::clone(arrived),
+            Some(appended) => [here.unwrap_or_default(), appended].concat(),
+            None => arrived.to_vec(),
         }
     }
 }

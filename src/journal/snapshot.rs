@@ -180,7 +180,7 @@ impl Part {
             match dump::parse_line(&chunk[start..start + len]).map_err(|what| fault(&what))? {
                 Line::Entry(entry) => {
                     self.tally.add(&entry);
-                    self.greatest = self.greatest.max(entry.version.stamp);
+                    self.greatest = self.greatest.max(entry.version().stamp);
                     store.merge(entry, |_| false);
                 }
                 _ => return Err(fault("a header or an end line among the entries")),

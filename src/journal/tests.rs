@@ -36,13 +36,8 @@ fn record(number: u64) -> Vec<u8> {
 }
 
 fn entry(number: u64) -> Entry {
-    let value = (!number.is_multiple_of(4)).then(|| format!("value {number}").into_bytes().into());
-    Entry {
-        key: number.to_string().into_bytes().into(),
-        value,
-        expires: None,
-        version: Version { stamp: Stamp::from_bits(number), origin: ORIGIN },
-    }
+    let value = (!number.is_multiple_of(4)).then(|| format!("value {number}").into_bytes());
+    Entry::new(number.to_string().as_bytes(), value.as_deref(), None, Version { stamp: Stamp::from_bits(number), origin: ORIGIN })
 }
 
 /// What the world outside may believe: numbers are handed over one after another, across all lives.

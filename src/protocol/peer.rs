@@ -6,7 +6,6 @@
 //! What the messages mean is told in `replication`.
 
 use std::io::{self, Read};
-use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -185,16 +184,16 @@ pub fn encode_frame(out: &mut Vec<u8>, origin: Origin, after: Stamp, upto: Stamp
         put_stamp(out, upto);
         put_len(out, writes.len());
         for write in writes {
-            put_stamp(out, write.version.stamp);
-            out.push(match (&write.value, write.expires) {
+            put_stamp(out, write.version().stamp);
+            out.push(match (write.value(), write.expires()) {
                 (None, _) => TOMBSTONE,
                 (Some(_), None) => VALUE,
                 (Some(_), Some(_)) => EXPIRING,
             });
-            put_len(out, write.key.len());
-            out.extend_from_slice(&write.key);
-            if let Some(value) = &write.value {
-                if let Some(expires) = write.expires {
+            put_len(out, write.key().len());
+            out.extend_from_slice(write.key());
+            if let Some(value) = write.value() {
+                if let Some(expires) = write.expires() {
                     out.extend_from_slice(&expires.wall_ms().to_le_bytes());
                 }
                 put_len(out, value.len());
@@ -251,17 +250,17 @@ fn decode_frame(payload: &[u8]) -> Result<Frame, String> {
         last = stamp;
         let kind = fields.bytes(1)?[0];
         let len = fields.len()?;
-        let key = Arc::from(fields.bytes(len)?);
+        let key = fields.bytes(len)?;
         let expires = if kind == EXPIRING { Some(fields.expiry()?) } else { None };
         let value = match kind {
             TOMBSTONE => None,
             VALUE | EXPIRING => {
                 let len = fields.len()?;
-                Some(Arc::from(fields.bytes(len)?))
+                Some(fields.bytes(len)?)
             }
             other => return Err(format!("a write of unknown kind {other}")),
         };
-        writes.push(Entry { key, value, expires, version: Version { stamp, origin } });
+        writes.push(Entry::new(key, value, expires, Version { stamp, origin }));
     }
     fields.end()?;
     Ok(Frame { origin, after, upto, writes })
@@ -355,8 +354,8 @@ mod tests {
         prop::collection::vec((any_origin(), any_stamp()), 0..4).prop_map(|pairs| pairs.into_iter().collect())
     }
 
-    fn any_bytes() -> impl Strategy<Value = Arc<[u8]>> {
-        prop::collection::vec(any::<u8>(), 0..20).prop_map(Arc::from)
+    fn any_bytes() -> impl Strategy<Value = Vec<u8>> {
+        prop::collection::vec(any::<u8>(), 0..20)
     }
 
     fn any_frame() -> impl Strategy<Value = Frame> {
@@ -372,7 +371,7 @@ mod tests {
                     .map(|(step, key, value, expires)| {
                         stamp += step;
                         let expires = expires.filter(|_| value.is_some()).map(Expiry::from_wall_ms);
-                        Entry { key, value, expires, version: Version { stamp: Stamp::from_bits(stamp), origin } }
+                        Entry::new(&key, value.as_deref(), expires, Version { stamp: Stamp::from_bits(stamp), origin })
                     })
                     .collect();
                 Frame { origin, after: Stamp::from_bits(after), upto: Stamp::from_bits(stamp + 3), writes }
@@ -471,8 +470,7 @@ mod tests {
     #[test]
     fn a_frame_out_of_stamp_order_is_refused() {
         let origin = Origin { node: NodeId(1), nonce: 1 };
-        let write =
-            |stamp| Entry { key: b"k"[..].into(), value: None, expires: None, version: Version { stamp: Stamp::from_bits(stamp), origin } };
+        let write = |stamp| Entry::new(b"k", None, None, Version { stamp: Stamp::from_bits(stamp), origin });
         for stamps in [[2, 2], [3, 2], [1, 9], [0, 1]] {
             let mut bytes = Vec::new();
             encode_frame(&mut bytes, origin, Stamp::from_bits(0), Stamp::from_bits(5), &stamps.map(write));

@@ -40,15 +40,15 @@ impl Collector {
         let mut collected = Vec::new();
         for _ in 0..SHARDS_PER_STEP {
             let may_go = |entry: &Entry| {
-                let version = entry.version;
-                let is_over = version.stamp.wall_ms() < oldest && entry.expires.is_none_or(|expires| expires.is_over(expired));
+                let version = entry.version();
+                let is_over = version.stamp.wall_ms() < oldest && entry.expires().is_none_or(|expires| expires.is_over(expired));
                 at_once || is_over && vector.covers(version) && control.all_cover(version)
             };
             collected.extend(mesh.store.collect(self.shard, may_go));
             self.shard = (self.shard + 1) % mesh.store.shards_len();
         }
         for tombstone in &collected {
-            control.horizon.advance(tombstone.version.origin, tombstone.version.stamp);
+            control.horizon.advance(tombstone.version().origin, tombstone.version().stamp);
         }
         if !collected.is_empty() {
             mesh.record_removed(&collected, &control.horizon);

@@ -383,7 +383,7 @@ impl Mesh {
 
     /// Whether the entry is the newest of its key here now.
     pub(super) fn merge(&self, sender: Origin, entry: Entry, lost: &mut Lost) -> bool {
-        let version = entry.version;
+        let version = entry.version();
         let merged = self.store.merge(entry, |version| self.covers(version) && !Sabotage::MergeCovered.is_on());
         match merged {
             // A write that its own origin has superseded did not lose.

@@ -47,16 +47,18 @@ impl Incoming {
     /// One entry: clock, then merge. `sender` is the life that speaks on the connection that it came on, whose writes are named in the ack if they lost.
     /// Returns whether the entry changed anything.
     pub fn take(&mut self, mesh: &Mesh, entry: Entry, sender: Origin, lost: &mut Lost, now: Now) -> Result<bool, String> {
-        mesh.check_stamp(entry.version.stamp, now)?;
+        mesh.check_stamp(entry.version().stamp, now)?;
         self.tally.add(&entry);
-        if let Some(held) = &mut self.held {
-            held.insert(Key::clone(&entry.key));
-        }
-        mesh.clock.observe(entry.version.stamp);
+        mesh.clock.observe(entry.version().stamp);
+        let key = entry.shared_key();
         if !self.heals {
-            return Ok(mesh.merge(sender, entry, lost));
+            let is_kept = mesh.merge(sender, entry, lost);
+            if let Some(held) = &mut self.held {
+                // Not with its value, where that is not in the store.
+                held.insert(if is_kept { key } else { Key::from(&*key) });
+            }
+            return Ok(is_kept);
         }
-        let key = Key::clone(&entry.key);
         let healed = mesh.store.heal(entry.clone());
         if healed {
             mesh.record(Arc::new(record::healed(&[entry])), None, None);
@@ -87,7 +89,7 @@ impl Incoming {
     pub fn drop_absent(&self, mesh: &Mesh) -> Vec<Entry> {
         let Some(held) = &self.held else { return Vec::new() };
         // What the donor has proved deleted: what it lacks although its vector covers it.
-        let absent = |entry: &Entry| !held.contains(&entry.key) && self.header.vector.covers(entry.version);
+        let absent = |entry: &Entry| !held.contains(entry.key()) && self.header.vector.covers(entry.version());
         (0..mesh.store.shards_len()).flat_map(|shard| mesh.store.remove(shard, absent)).collect()
     }
 

@@ -87,7 +87,7 @@ pub fn healed(entries: &[Entry]) -> Vec<u8> {
 
 /// Envelopes of what was taken out: keys and versions, tombstones in form.
 pub fn removed(entries: &[Entry]) -> Vec<u8> {
-    let without_values: Vec<Entry> = entries.iter().map(|entry| Entry { value: None, expires: None, ..entry.clone() }).collect();
+    let without_values: Vec<Entry> = entries.iter().map(|entry| Entry::new(entry.key(), None, None, entry.version())).collect();
     of_entries(REMOVED, &without_values)
 }
 
@@ -150,11 +150,10 @@ mod tests {
 
     fn any_entry() -> impl Strategy<Value = Entry> {
         (prop::collection::vec(any::<u8>(), 0..9), prop::option::of(prop::collection::vec(any::<u8>(), 0..9)), any::<u64>(), 1..4u16)
-            .prop_map(|(key, value, stamp, node)| Entry {
-                key: key.into(),
-                value: value.map(Into::into),
-                expires: stamp.is_multiple_of(3).then(|| Expiry::from_wall_ms(stamp)),
-                version: Version { stamp: Stamp::from_bits(stamp), origin: Origin { node: NodeId(node), nonce: stamp } },
+            .prop_map(|(key, value, stamp, node)| {
+                let expires = stamp.is_multiple_of(3).then(|| Expiry::from_wall_ms(stamp));
+                let version = Version { stamp: Stamp::from_bits(stamp), origin: Origin { node: NodeId(node), nonce: stamp } };
+                Entry::new(&key, value.as_deref(), expires, version)
             })
     }
 
@@ -170,7 +169,7 @@ mod tests {
         #[test]
         fn entries_survive(entries in prop::collection::vec(any_entry(), 1..9)) {
             prop_assert_eq!(decoded(&healed(&entries)), [Record::Healed(entries.clone())]);
-            let keys = entries.iter().cloned().map(|entry| Entry { value: None, expires: None, ..entry }).collect();
+            let keys = entries.iter().map(|entry| Entry::new(entry.key(), None, None, entry.version())).collect();
             prop_assert_eq!(decoded(&removed(&entries)), [Record::Removed(keys)]);
         }
 
@@ -183,7 +182,7 @@ mod tests {
     #[test]
     fn many_entries_are_several_records() {
         let version = Version { stamp: Stamp::from_bits(1), origin: Origin { node: NodeId(1), nonce: 1 } };
-        let entries = vec![Entry { key: vec![b'k'; 1000].into(), value: None, expires: None, version }; 3000];
+        let entries = vec![Entry::new(&[b'k'; 1000], None, None, version); 3000];
         let records = decoded(&removed(&entries));
         assert_eq!(records.len(), 3);
         let total: usize = records.iter().map(|record| if let Record::Removed(entries) = record { entries.len() } else { 0 }).sum();

@@ -148,7 +148,7 @@ impl Net {
     }
     /// The session's part of a write.
     fn submit(&self, node: usize, key: &str, value: Option<Value>) -> Stamp {
-        let effect = Effect { value, expires: None };
+        let effect = value.map_or_else(|| Effect::delete(key.as_bytes()), |value| Effect::put(key.as_bytes(), &value, None));
         let wall_ms = self.now(node).wall_ms;
         self.mesh(node).submit().write::<()>(key.as_bytes(), 32, wall_ms, Instant::now(), |_| Ok(effect.clone())).unwrap()
     }
@@ -174,8 +174,8 @@ impl Net {
     fn shard_of(&self, node: usize, key: &str) -> usize {
         let store = self.mesh(node).store();
         let version = Version { stamp: Stamp::ZERO, origin: self.mesh(node).origin() };
-        store.merge(Entry { key: key.as_bytes().into(), value: None, expires: None, version }, |_| false);
-        (0..store.shards_len()).find(|shard| !store.remove(*shard, |entry| *entry.key == *key.as_bytes()).is_empty()).unwrap()
+        store.merge(Entry::new(key.as_bytes(), None, None, version), |_| false);
+        (0..store.shards_len()).find(|shard| !store.remove(*shard, |entry| *entry.key() == *key.as_bytes()).is_empty()).unwrap()
     }
     /// A key of another shard, or an earlier or later one: who holds that shard's lock can watch another thread at work.
     fn key_where(&self, node: usize, fits: impl Fn(usize) -> bool) -> String {

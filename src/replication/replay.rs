@@ -201,10 +201,10 @@ impl Replay<'_> {
             }
             Record::Lines(entries) => entries.into_iter().for_each(|entry| self.merge(entry)),
             Record::Healed(entries) => entries.into_iter().for_each(|entry| {
-                self.greatest = self.greatest.max(entry.version.stamp);
+                self.greatest = self.greatest.max(entry.version().stamp);
                 self.store.heal(entry);
             }),
-            Record::Removed(entries) => entries.iter().for_each(|entry| self.store.remove_version(&entry.key, entry.version)),
+            Record::Removed(entries) => entries.iter().for_each(|entry| self.store.remove_version(entry.key(), entry.version())),
             Record::Proven(proven) => {
                 self.seen.join(&proven.vector);
                 self.horizon.join(&proven.horizon);
@@ -217,7 +217,7 @@ impl Replay<'_> {
     }
 
     fn merge(&mut self, entry: Entry) {
-        self.greatest = self.greatest.max(entry.version.stamp);
+        self.greatest = self.greatest.max(entry.version().stamp);
         self.store.merge(entry, |version| self.seen.covers(version) && !Sabotage::MergeCovered.is_on());
     }
 

@@ -36,7 +36,7 @@ impl Framer {
 
     /// One frame of the writes that came next, in stamp order.
     pub fn frame(&mut self, writes: &[Entry]) -> EncodedFrame {
-        let upto = writes.last().map_or(self.after, |last| last.version.stamp);
+        let upto = writes.last().map_or(self.after, |last| last.version().stamp);
         let mut bytes = Vec::with_capacity(writes.iter().map(|write| write.size() + 32).sum::<usize>() + 64);
         encode_frame(&mut bytes, self.origin, self.after, upto, writes);
         self.after = upto;

@@ -193,9 +193,9 @@ impl Mesh {
             for (count, (proven, wall_ms)) in waiting.iter_mut().zip(&known) {
                 // What is long over here must be so by the peer's clock, too.
                 let is_over =
-                    |entry: &Entry, wall_ms: u64| entry.expires.is_none_or(|expires| expires.is_over(wall_ms.saturating_sub(age_min)));
+                    |entry: &Entry, wall_ms: u64| entry.expires().is_none_or(|expires| expires.is_over(wall_ms.saturating_sub(age_min)));
                 *count += self.store.count_tombstones(shard, |entry| {
-                    !proven.covers(entry.version) || is_over(entry, now.wall_ms) && !is_over(entry, *wall_ms)
+                    !proven.covers(entry.version()) || is_over(entry, now.wall_ms) && !is_over(entry, *wall_ms)
                 });
             }
         }

@@ -13,7 +13,7 @@ use crossbeam_channel::{Receiver, Sender, unbounded};
 use parking_lot::Mutex;
 
 use crate::clock::{Clock, Stamp};
-use crate::entry::{Effect, Entry, Key, Origin, Version};
+use crate::entry::{Effect, Entry, Origin, Version};
 use crate::room::{Reserved, Room};
 use crate::store::{Span, Store, View};
 
@@ -97,47 +97,45 @@ impl Submit {
         self.with_room(len + WRITE_OVERHEAD, deadline, |reserved| {
             let written = self.store.write(key, |current| {
                 let effect = judge(current).map_err(|refused| Pass::Not(NotWritten::Refused(refused)))?;
-                let taken = key.len() + effect.size() + WRITE_OVERHEAD;
+                let taken = effect.entry().size() + WRITE_OVERHEAD;
                 if taken > reserved {
                     return Err(Pass::Again(taken));
                 }
-                let key = current.map_or_else(|| key.into(), |entry| Arc::clone(&entry.key));
                 let sequencer = self.sequencer.lock();
                 let write_tx = sequencer.as_ref().ok_or(Pass::Not(NotWritten::Stopping))?;
-                Ok(self.send(write_tx, key, effect, current, wall_ms, reserved))
+                Ok(self.send(write_tx, effect, current, wall_ms, reserved))
             });
             written.map(|version| (version.stamp, reserved))
         })
     }
 
     /// Several writes in one step on this node: nobody here sees some of them without the others. `plan` sees what is there and returns the effects, in order and at most
-    /// one for a key, beside what it finds; it refuses, or is asked again, as in [`Submit::write`]. Returns their stamps, in the same order.
+    /// one for a key, beside what it finds; it refuses, or is asked again, as in [`Submit::write`]. Returns the writes, in the same order.
     pub fn transact<T, R>(
         &self,
         span: Span<'_>,
         len: usize,
         wall_ms: u64,
         deadline: Instant,
-        mut plan: impl FnMut(&View<'_>) -> Result<(Vec<(Key, Effect)>, T), R>,
-    ) -> Result<(Vec<Stamp>, T), NotWritten<R>> {
+        mut plan: impl FnMut(&View<'_>) -> Result<(Vec<Effect>, T), R>,
+    ) -> Result<(Vec<Entry>, T), NotWritten<R>> {
         self.with_room(len + WRITE_OVERHEAD, deadline, |reserved| {
             let mut taken = 0;
             let done = self.store.transact(span, |view| {
                 let (effects, found) = plan(view).map_err(|refused| Pass::Not(NotWritten::Refused(refused)))?;
-                let len = |key: &Key, effect: &Effect| key.len() + effect.size() + WRITE_OVERHEAD;
-                taken = effects.iter().map(|(key, effect)| len(key, effect)).sum();
+                let len = |effect: &Effect| effect.entry().size() + WRITE_OVERHEAD;
+                taken = effects.iter().map(len).sum();
                 if taken > reserved {
                     return Err(Pass::Again(taken));
                 }
                 let sequencer = self.sequencer.lock();
                 let write_tx = sequencer.as_ref().ok_or(Pass::Not(NotWritten::Stopping))?;
-                let send = |(key, effect)| {
-                    let reserved = len(&key, &effect);
-                    self.send(write_tx, key, effect, None, wall_ms, reserved)
+                let send = |effect| {
+                    let reserved = len(&effect);
+                    self.send(write_tx, effect, None, wall_ms, reserved)
                 };
                 let entries: Vec<Entry> = effects.into_iter().map(send).collect();
-                let stamps = entries.iter().map(|entry| entry.version.stamp).collect();
-                Ok((entries, (stamps, found)))
+                Ok((entries.clone(), (entries, found)))
             });
             done.map(|done| (done, taken))
         })
@@ -173,12 +171,12 @@ impl Submit {
     }
 
     /// Stamps and sends, under the sequencer's lock and the key's.
-    fn send(&self, write_tx: &Sender<Submitted>, key: Key, effect: Effect, before: Option<&Entry>, wall_ms: u64, reserved: usize) -> Entry {
+    fn send(&self, write_tx: &Sender<Submitted>, effect: Effect, before: Option<&Entry>, wall_ms: u64, reserved: usize) -> Entry {
         let stamp = self.clock.issue(wall_ms);
-        let Effect { value, expires } = effect;
-        let entry = Entry { key, value, expires, version: Version { stamp, origin: self.origin } };
+        let entry = effect.stamped(Version { stamp, origin: self.origin });
         self.position.store(stamp.to_bits(), Ordering::Release);
-        self.written.fetch_add(1, Ordering::Relaxed);
+        // Nobody else adds to it, under the lock.
+        self.written.store(self.written.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
         self.hand_on(write_tx, Submitted { entry: travelling(&entry, before), reserved });
         entry
     }
@@ -224,10 +222,10 @@ impl Submit {
 fn travelling(entry: &Entry, before: Option<&Entry>) -> Entry {
     #[cfg(feature = "testing")]
     if crate::sabotage::Sabotage::ReplicateCommands.is_on()
-        && let Some(value) = &entry.value
+        && let Some(value) = entry.value()
     {
-        let before = before.and_then(|before| before.value.as_deref());
-        return Entry { value: Some(crate::sabotage::command::of(before, value)), ..entry.clone() };
+        let value = crate::sabotage::command::of(before.and_then(Entry::value), value);
+        return Entry::new(entry.key(), Some(&value), entry.expires(), entry.version());
     }
     entry.clone()
 }
@@ -256,12 +254,12 @@ mod tests {
                 scope.spawn(move || {
                     for n in 0..500 {
                         let key = format!("{writer}/{n}");
-                        submit.write::<()>(key.as_bytes(), 10, 1_000, soon(), |_| Ok(Effect::put(b"v"[..].into(), None))).unwrap();
+                        submit.write::<()>(key.as_bytes(), 10, 1_000, soon(), |_| Ok(Effect::put(key.as_bytes(), b"v", None))).unwrap();
                     }
                 });
             }
         });
-        let stamps: Vec<Stamp> = write_rx.try_iter().map(|submitted| submitted.entry.version.stamp).collect();
+        let stamps: Vec<Stamp> = write_rx.try_iter().map(|submitted| submitted.entry.version().stamp).collect();
         assert_eq!(stamps.len(), 2_000);
         assert!(stamps.is_sorted_by(|a, b| a < b));
         assert_eq!(*stamps.last().unwrap(), submit.position());
@@ -280,7 +278,7 @@ mod tests {
     #[test]
     fn without_room_a_write_waits_and_goes_on_when_it_is_returned() {
         let (submit, write_rx) = submit(100);
-        let put = |deadline| submit.write::<()>(b"k", 30, 1, deadline, |_| Ok(Effect::put(b"v"[..].into(), None)));
+        let put = |deadline| submit.write::<()>(b"k", 30, 1, deadline, |_| Ok(Effect::put(b"k", b"v", None)));
         put(soon()).unwrap();
         assert_eq!(put(soon()), Err(NotWritten::NoRoom));
         std::thread::scope(|scope| {

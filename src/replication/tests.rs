@@ -273,7 +273,7 @@ impl Simulation {
     fn write(&mut self, node: usize) {
         let key = self.random.next() % KEYS;
         let delete = self.random.one_in(3);
-        let effect = if delete { Effect::DELETE } else { self.effect(node) };
+        let effect = if delete { Effect::delete(key.to_string().as_bytes()) } else { self.effect(node, key) };
         let waits = self.random.one_in(2) && self.nodes[node].round.is_none();
         let mesh = self.nodes[node].mesh;
         if mesh.writable().is_err() {
@@ -293,14 +293,14 @@ impl Simulation {
     }
 
     /// A value that says when it was written; some expire soon, some are over when they come, some stay for long.
-    fn effect(&mut self, node: usize) -> Effect {
+    fn effect(&mut self, node: usize, key: u64) -> Effect {
         let expires = match self.random.below(6) {
             0 => Some(self.now(node).wall_ms + self.random.next() % 1_000),
             1 => Some(self.now(node).wall_ms - self.random.next() % 1_000),
             2 => Some(self.now(node).wall_ms + FAR_MS),
             _ => None,
         };
-        Effect::put(self.step.to_string().as_bytes().into(), expires.map(Expiry::from_wall_ms))
+        Effect::put(key.to_string().as_bytes(), self.step.to_string().as_bytes(), expires.map(Expiry::from_wall_ms))
     }
 
     fn submit(&mut self, node: usize, key: u64, effect: Effect) -> Option<Stamp> {
@@ -691,10 +691,10 @@ impl Simulation {
                 let entry = life.mesh.store().entry(key.to_string().as_bytes());
                 match entry {
                     Some(entry) => {
-                        assert!(entry.version >= *version, "{} claims {version:?} of key {key} and holds {entry:?}", life.mesh.origin());
-                        let (written_key, written) = &self.history[&entry.version];
-                        let is_spent = entry.value.is_none() && self.has_expired(written);
-                        let is_whole = (&entry.value, entry.expires) == (&written.value, written.expires);
+                        assert!(entry.version() >= *version, "{} claims {version:?} of key {key} and holds {entry:?}", life.mesh.origin());
+                        let (written_key, written) = &self.history[&entry.version()];
+                        let is_spent = entry.value().is_none() && self.has_expired(written);
+                        let is_whole = (entry.value(), entry.expires()) == (written.entry().value(), written.entry().expires());
                         assert!(key == written_key && (is_whole || is_spent), "nobody wrote {entry:?}, but {written:?}");
                     }
                     None => {
@@ -711,7 +711,7 @@ impl Simulation {
     /// By every clock.
     fn has_expired(&self, effect: &Effect) -> bool {
         let clocks = (0..NODES).map(|node| self.now(node).wall_ms).min().unwrap_or_default();
-        effect.expires.is_some_and(|expires| expires.is_over(clocks))
+        effect.entry().expires().is_some_and(|expires| expires.is_over(clocks))
     }
 
     /// Lets everything work, without faults, until all are equal.

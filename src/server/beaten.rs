@@ -64,7 +64,7 @@ enum Redo {
         command: usize,
     },
     Put {
-        effect: Effect,
+        left: Entry,
         is_blind: bool,
     },
 }
@@ -115,9 +115,9 @@ impl Unmet {
                     let stamp = stamps.next().unwrap_or_default();
                     cases.push(Case { key, redo: Redo::Judge { command }, standing: Standing::Waiting(stamp), reply: None });
                 }
-                Some(effects) => cases.extend(effects.of_keys.iter().zip(&mut stamps).map(|((key, effect), stamp)| Case {
-                    key: Key::clone(key),
-                    redo: Redo::Put { effect: effect.clone(), is_blind: effects.are_blind },
+                Some(effects) => cases.extend(effects.of_keys.iter().zip(&mut stamps).map(|(left, stamp)| Case {
+                    key: left.shared_key(),
+                    redo: Redo::Put { left: left.clone(), is_blind: effects.are_blind },
                     standing: Standing::Waiting(stamp),
                     reply: None,
                 })),
@@ -206,11 +206,7 @@ impl Unmet {
         // Another node may have taken the same stamp.
         let own = Version { stamp: case.standing.waiting().unwrap_or_default(), origin: services.mesh.origin() };
         let size = services.store.read(&case.key, |entry| entry.map_or(0, Entry::size));
-        let same = |current: Option<&Entry>| {
-            let current = current.filter(|current| current.version == own).ok_or(())?;
-            let expires = current.expires.filter(|_| current.value.is_some());
-            Ok(Effect { value: current.value.clone(), expires })
-        };
+        let same = |current: Option<&Entry>| current.filter(|current| current.version() == own).map(Effect::again).ok_or(());
         match services.submit.write::<()>(&case.key, size, now.wall_ms(), deadline, same) {
             Ok(stamp) => Reissued::Stamped(stamp),
             Err(NotWritten::Refused(())) => Reissued::Gone,
@@ -237,9 +233,8 @@ impl Unmet {
                 }
             }
             Redo::Put { is_blind: false, .. } => (Standing::Unclear, None),
-            Redo::Put { effect, .. } => {
-                let len = case.key.len() + effect.size();
-                let written = services.submit.write::<()>(&case.key, len, now.wall_ms(), deadline, |_| Ok(effect.clone()));
+            Redo::Put { left, .. } => {
+                let written = services.submit.write::<()>(&case.key, left.size(), now.wall_ms(), deadline, |_| Ok(Effect::again(left)));
                 (written.map_or(Standing::Unknown, Standing::Waiting), None)
             }
         };

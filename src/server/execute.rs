@@ -8,7 +8,7 @@ mod exec;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::entry::{Entry, Key};
+use crate::entry::Entry;
 use crate::protocol::command::{AckLevel, Action, Command, RespVersion, Several};
 use crate::protocol::reply::{ErrorCode, Reply, Wrong};
 use crate::protocol::resp::catalogue;
@@ -254,7 +254,7 @@ impl<'a> Executor<'a> {
         services.store.read(key, |entry| {
             let current = Live::of(entry, moment);
             lookups.note_action(action, current.is_some());
-            judge::judge(key, action, None, current, limits, moment).reply
+            judge::judge(key, action, &mut None, current, limits, moment).reply
         })
     }
 
@@ -281,15 +281,15 @@ impl<'a> Executor<'a> {
             let lookups = &mut self.tally.lookups;
             return self.shared.services.store.look(Span::Keys(&keys), |view| {
                 let mut plan = Plan::new(view, limits, moment, usize::MAX);
-                let reply = plan.run(command, &[]).expect(answered);
+                let reply = plan.run(command, &mut []).expect(answered);
                 lookups.add(plan.lookups);
                 reply
             });
         }
-        let brought = plan::brought(command);
+        let mut brought = plan::brought(command);
         let written = self.writes.several(self.level, Span::Keys(&keys), plan::size(command), moment, several.is_blind(), |view| {
             let mut plan = Plan::new(view, limits, moment, usize::MAX);
-            let reply = plan.run(command, &brought).expect(answered);
+            let reply = plan.run(command, &mut brought).expect(answered);
             Ok((plan.into_effects(), reply))
         });
         match written {
@@ -303,7 +303,7 @@ impl<'a> Executor<'a> {
 
     fn scan(&self, cursor: u64, pattern: Option<&[u8]>, count: usize, strings: bool, moment: &Moment) -> Reply<'static> {
         let mut keys = Vec::new();
-        let met = |entry: &Entry| keys.push(Key::clone(&entry.key));
+        let met = |entry: &Entry| keys.push(entry.shared_key());
         let next = self.shared.services.store.scan(Cursor::from_bits(cursor), count, moment.wall_ms(), met);
         // Outside of the locks: matching a pattern takes time.
         keys.retain(|key| strings && pattern.is_none_or(|pattern| glob::matches(pattern, key)));

@@ -6,7 +6,7 @@
 use std::cell::Cell;
 
 use crate::clock;
-use crate::entry::{Effect, Entry, Expiry, Value};
+use crate::entry::{Effect, Entry, Expiry};
 use crate::protocol::command::{Action, Bytes, ExpireOnly, ExpiryUnit, Lifetime, Limits, Only, Set, SetAnswer};
 use crate::protocol::quoting::shown;
 use crate::protocol::reply::{ErrorCode, Reply};
@@ -35,20 +35,24 @@ impl Moment {
 
 /// A key that is there.
 #[derive(Clone, Copy)]
-pub(super) struct Live<'e> {
-    pub value: &'e Value,
-    pub expires: Option<Expiry>,
-}
+pub(super) struct Live<'e>(&'e Entry);
 
 impl<'e> Live<'e> {
     pub fn of(entry: Option<&'e Entry>, moment: &Moment) -> Option<Live<'e>> {
-        let entry = entry.filter(|entry| entry.is_live(|| moment.wall_ms()))?;
-        entry.value.as_ref().map(|value| Live { value, expires: entry.expires })
+        entry.filter(|entry| entry.is_live(|| moment.wall_ms())).map(Live)
     }
 
-    pub fn of_effect(effect: &'e Effect, moment: &Moment) -> Option<Live<'e>> {
-        let is_over = effect.expires.is_some_and(|expires| expires.is_over(moment.wall_ms()));
-        effect.value.as_ref().filter(|_| !is_over).map(|value| Live { value, expires: effect.expires })
+    pub fn value(self) -> &'e [u8] {
+        self.0.value().unwrap_or_default()
+    }
+
+    /// Without a copy.
+    pub fn reply(self) -> Reply<'static> {
+        self.0.shared_value().map_or(Reply::Null, Reply::Value)
+    }
+
+    pub fn expires(self) -> Option<Expiry> {
+        self.0.expires()
     }
 }
 
@@ -69,10 +73,10 @@ impl<'c> Verdict<'c> {
     }
 }
 
-/// The value that a command brings, copied before any lock is taken: it may have megabytes.
-pub(super) fn brought(action: &Action<'_>) -> Option<Value> {
+/// The key with the value that a command brings, copied before any lock is taken: it may have megabytes.
+pub(super) fn brought(key: &[u8], action: &Action<'_>) -> Option<Effect> {
     match action {
-        Action::Set(set) => Some(set.value.as_ref().into()),
+        Action::Set(set) => Some(Effect::put(key, &set.value, None)),
         _ => None,
     }
 }
@@ -91,11 +95,11 @@ pub(super) fn size(action: &Action<'_>) -> usize {
     }
 }
 
-/// `brought` is what [`brought`] made of the same action.
+/// `brought` is what [`brought`] made of the same key and action; taken if it is needed.
 pub(super) fn judge<'c>(
     key: &'c [u8],
     action: &Action<'_>,
-    brought: Option<&Value>,
+    brought: &mut Option<Effect>,
     current: Option<Live<'_>>,
     limits: &Limits,
     moment: &Moment,
@@ -103,45 +107,45 @@ pub(super) fn judge<'c>(
     let absent = || Verdict::reply(Reply::Absent(Bytes::Borrowed(key)));
     let number = |number: usize| Verdict::reply(Reply::Integer(number as i64));
     match action {
-        Action::Get => current.map_or_else(absent, |live| Verdict::reply(Reply::Value(Value::clone(live.value)))),
+        Action::Get => current.map_or_else(absent, |live| Verdict::reply(live.reply())),
         Action::Exists => number(usize::from(current.is_some())),
-        Action::Len => number(current.map_or(0, |live| live.value.len())),
+        Action::Len => number(current.map_or(0, |live| live.value().len())),
         Action::Range { start, end } => {
-            let range = current.map_or(&[][..], |live| range(live.value, *start, *end));
+            let range = current.map_or(&[][..], |live| range(live.value(), *start, *end));
             Verdict::reply(Reply::Bytes(range.to_vec().into()))
         }
         Action::Expiry(unit) => Verdict::reply(Reply::Integer(left(current, *unit, moment))),
         Action::Type => Verdict::reply(Reply::Status(if current.is_some() { "string" } else { "none" })),
-        Action::Encoding => current.map_or_else(absent, |live| Verdict::reply(Reply::Bytes(encoding(live.value).as_bytes().into()))),
+        Action::Encoding => current.map_or_else(absent, |live| Verdict::reply(Reply::Bytes(encoding(live.value()).as_bytes().into()))),
         Action::Footprint => {
-            current.map_or_else(absent, |live| number(store::footprint_of(key.len(), live.value.len(), live.expires.is_some())))
+            current.map_or_else(absent, |live| number(store::footprint_of(key.len() + live.value().len(), live.expires().is_some())))
         }
         Action::Set(set) => judge_set(key, set, brought, current, moment),
         Action::Delete { strict: true } => match current {
-            Some(_) => Verdict::write(Effect::DELETE, Reply::Ok),
+            Some(_) => Verdict::write(Effect::delete(key), Reply::Ok),
             None => absent(),
         },
         Action::Delete { strict: false } => match current {
-            Some(_) => Verdict::write(Effect::DELETE, Reply::Integer(1)),
+            Some(_) => Verdict::write(Effect::delete(key), Reply::Integer(1)),
             None => number(0),
         },
         Action::GetDelete => match current {
-            Some(live) => Verdict::write(Effect::DELETE, Reply::Value(Value::clone(live.value))),
+            Some(live) => Verdict::write(Effect::delete(key), live.reply()),
             None => absent(),
         },
         Action::GetWrong { wrong } => current.map_or_else(absent, |_| Verdict::reply(wrong.clone().into_reply())),
         Action::GetExpire { lifetime } => {
             let Some(live) = current else { return absent() };
-            Verdict { effect: expire(live, *lifetime, moment), reply: Reply::Value(Value::clone(live.value)) }
+            Verdict { effect: expire(key, live, *lifetime, moment), reply: live.reply() }
         }
         Action::Append { tail } => {
-            let before = current.map_or(&[][..], |live| live.value);
+            let before = current.map_or(&[][..], Live::value);
             let Some(len) = checked_len(before.len(), tail.len(), limits) else { return too_long() };
             let value = [before, tail].concat();
-            Verdict::write(kept(current, value.into()), Reply::Integer(len))
+            Verdict::write(kept(key, current, &value), Reply::Integer(len))
         }
         Action::Overwrite { offset, bytes } => {
-            let before = current.map_or(&[][..], |live| live.value);
+            let before = current.map_or(&[][..], Live::value);
             if bytes.is_empty() {
                 return number(before.len());
             }
@@ -151,23 +155,20 @@ pub(super) fn judge<'c>(
             value.resize(before.len().max(end), 0);
             value[*offset..end].copy_from_slice(bytes);
             let len = value.len() as i64;
-            Verdict::write(kept(current, value.into()), Reply::Integer(len))
+            Verdict::write(kept(key, current, &value), Reply::Integer(len))
         }
         Action::Add { by } => {
             let not = |sentence: &'static str| Verdict::reply(Reply::Error { code: ErrorCode::NotNumber, sentence: sentence.into() });
-            let Some(before) = current.map_or(Some(0), |live| integer(live.value)) else {
+            let Some(before) = current.map_or(Some(0), |live| integer(live.value())) else {
                 return not("value is not an integer or out of range");
             };
             let Some(sum) = before.checked_add(*by) else { return not("increment or decrement would overflow") };
             let mut digits = itoa::Buffer::new();
-            Verdict::write(kept(current, digits.format(sum).as_bytes().into()), Reply::Integer(sum))
+            Verdict::write(kept(key, current, digits.format(sum).as_bytes()), Reply::Integer(sum))
         }
-        Action::AddDecimal { by } => match decimal::add(current.map_or(&b"0"[..], |live| live.value), by) {
+        Action::AddDecimal { by } => match decimal::add(current.map_or(&b"0"[..], Live::value), by) {
             Ok(sum) if sum.len() > limits.value_len_max => too_long(),
-            Ok(sum) => {
-                let value: Value = sum.into();
-                Verdict::write(kept(current, Value::clone(&value)), Reply::Value(value))
-            }
+            Ok(sum) => Verdict::write(kept(key, current, &sum), Reply::Bytes(sum.into())),
             Err(why) => {
                 let sentence = match why {
                     NotAdded::CurrentIsNoNumber | NotAdded::IncrementIsNoNumber => "value is not a valid float",
@@ -178,24 +179,26 @@ pub(super) fn judge<'c>(
         },
         Action::Expire { at, only } => match current {
             Some(live) if may_expire(live, *at, *only) => {
-                Verdict { effect: expire(live, Lifetime::Until(*at), moment), reply: Reply::Integer(1) }
+                Verdict { effect: expire(key, live, Lifetime::Until(*at), moment), reply: Reply::Integer(1) }
             }
             _ => number(0),
         },
         Action::Persist => match current {
-            Some(live) if live.expires.is_some() => Verdict { effect: expire(live, Lifetime::Endless, moment), reply: Reply::Integer(1) },
+            Some(live) if live.expires().is_some() => {
+                Verdict { effect: expire(key, live, Lifetime::Endless, moment), reply: Reply::Integer(1) }
+            }
             _ => number(0),
         },
     }
 }
 
-fn judge_set<'c>(key: &'c [u8], set: &Set<'_>, brought: Option<&Value>, current: Option<Live<'_>>, moment: &Moment) -> Verdict<'c> {
+fn judge_set<'c>(key: &'c [u8], set: &Set<'_>, brought: &mut Option<Effect>, current: Option<Live<'_>>, moment: &Moment) -> Verdict<'c> {
     let refused = match set.only {
         Only::Always => false,
         Only::IfAbsent => current.is_some(),
         Only::IfPresent => current.is_none(),
     };
-    let former = || current.map_or(Reply::Absent(Bytes::Borrowed(key)), |live| Reply::Value(Value::clone(live.value)));
+    let former = || current.map_or(Reply::Absent(Bytes::Borrowed(key)), |live| live.reply());
     if refused {
         return Verdict::reply(match set.answer {
             SetAnswer::Strict => strict_refusal(key, set.only),
@@ -209,17 +212,18 @@ fn judge_set<'c>(key: &'c [u8], set: &Set<'_>, brought: Option<&Value>, current:
         SetAnswer::Number => Reply::Integer(1),
         SetAnswer::Former => former(),
     };
-    let value = || brought.map_or_else(|| set.value.as_ref().into(), Value::clone);
+    // Taken already, if this is judged once more.
+    let mut put = || brought.take().unwrap_or_else(|| Effect::put(key, &set.value, None));
     let effect = match set.lifetime {
-        Lifetime::Endless => Some(Effect::put(value(), None)),
-        Lifetime::Kept => Some(Effect::put(value(), current.and_then(|live| live.expires))),
+        Lifetime::Endless => put(),
+        Lifetime::Kept => put().expiring(current.and_then(Live::expires)),
         Lifetime::Until(at) => match future(at, moment) {
-            Some(expires) => Some(Effect::put(value(), Some(expires))),
+            Some(expires) => put().expiring(Some(expires)),
             // Over before it has begun: nobody could ever see it.
-            None => Some(Effect::DELETE),
+            None => Effect::delete(key),
         },
     };
-    Verdict { effect, reply }
+    Verdict::write(effect, reply)
 }
 
 fn strict_refusal(key: &[u8], only: Only) -> Reply<'static> {
@@ -234,24 +238,24 @@ fn strict_refusal(key: &[u8], only: Only) -> Reply<'static> {
 }
 
 /// The value with the lifetime that it has.
-fn kept(current: Option<Live<'_>>, value: Value) -> Effect {
-    Effect::put(value, current.and_then(|live| live.expires))
+fn kept(key: &[u8], current: Option<Live<'_>>, value: &[u8]) -> Effect {
+    Effect::put(key, value, current.and_then(Live::expires))
 }
 
 /// The same value with another lifetime.
-fn expire(live: Live<'_>, lifetime: Lifetime, moment: &Moment) -> Option<Effect> {
+fn expire(key: &[u8], live: Live<'_>, lifetime: Lifetime, moment: &Moment) -> Option<Effect> {
     let expires = match lifetime {
         Lifetime::Kept => return None,
         Lifetime::Endless => {
-            live.expires?;
+            live.expires()?;
             None
         }
         Lifetime::Until(at) => match future(at, moment) {
             Some(expires) => Some(expires),
-            None => return Some(Effect::DELETE),
+            None => return Some(Effect::delete(key)),
         },
     };
-    Some(Effect::put(Value::clone(live.value), expires))
+    Some(Effect::put(key, live.value(), expires))
 }
 
 /// `None` for what is over.
@@ -261,7 +265,7 @@ fn future(at: i64, moment: &Moment) -> Option<Expiry> {
 }
 
 fn may_expire(live: Live<'_>, at: i64, only: ExpireOnly) -> bool {
-    let present = live.expires.map(|expires| i64::try_from(expires.wall_ms()).unwrap_or(i64::MAX));
+    let present = live.expires().map(|expires| i64::try_from(expires.wall_ms()).unwrap_or(i64::MAX));
     !(only.endless && present.is_some()
         || only.expiring && present.is_none()
         || only.later && present.is_none_or(|present| at <= present)
@@ -270,7 +274,7 @@ fn may_expire(live: Live<'_>, at: i64, only: ExpireOnly) -> bool {
 
 fn left(current: Option<Live<'_>>, unit: ExpiryUnit, moment: &Moment) -> i64 {
     let Some(live) = current else { return -2 };
-    let Some(expires) = live.expires else { return -1 };
+    let Some(expires) = live.expires() else { return -1 };
     let ms = if unit.absolute { expires.wall_ms() } else { expires.wall_ms().saturating_sub(moment.wall_ms()) };
     let ms = i64::try_from(ms).unwrap_or(i64::MAX);
     if unit.milliseconds { ms } else { ms.saturating_add(500) / 1000 }

@@ -183,7 +183,7 @@ fn compacted(compacted: Result<Compacted, NotCompacted>) -> Reply<'static> {
 /// The live keys of one shard, copied out of it at one moment: so a key that is there all along is met once, whatever moves meanwhile, and what is done with them
 /// happens outside of the lock.
 fn live_keys(services: &Services, shard: usize, now_ms: u64) -> impl Iterator<Item = Key> {
-    services.store.scan_shard(shard, |entry| entry.is_live(|| now_ms)).into_iter().map(|entry| entry.key)
+    services.store.scan_shard(shard, |entry| entry.is_live(|| now_ms)).into_iter().map(|entry| entry.shared_key())
 }
 
 /// Shard by shard, while the client takes its time.
@@ -218,18 +218,18 @@ fn flush(executor: &mut Executor<'_>) -> Reply<'static> {
         let moment = Moment::default();
         let (mut keys, mut len) = (Vec::with_capacity(FLUSH_STEP), 0);
         next = shared.services.store.scan_while(cursor, moment.wall_ms(), |entry| {
-            let more = entry.key.len() + WRITE_OVERHEAD;
+            let more = entry.key().len() + WRITE_OVERHEAD;
             let fits = keys.is_empty() || keys.len() < FLUSH_STEP && len + more <= step_len;
             if fits {
                 len += more;
-                keys.push(Key::clone(&entry.key));
+                keys.push(entry.shared_key());
             }
             fits
         });
         let span: Vec<&[u8]> = keys.iter().map(|key| &**key).collect();
         let plan = |view: &View<'_>| {
             let live = keys.iter().filter(|key| Live::of(view.entry(key), &moment).is_some());
-            Ok((live.map(|key| (Key::clone(key), Effect::DELETE)).collect(), ()))
+            Ok((live.map(|key| Effect::delete(key)).collect(), ()))
         };
         if let Err(refusal) = executor.writes.several(executor.level, Span::Keys(&span), len, &moment, true, plan) {
             let refused = executor.refused(refusal);

@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 
-use crate::entry::{Effect, Key, Value};
+use crate::entry::{Effect, Entry, Key};
 use crate::protocol::command::{Action, Bytes, Command, Limits, Several};
 use crate::protocol::reply::{ErrorCode, Reply};
 use crate::protocol::resp::glob;
@@ -19,7 +19,7 @@ pub(super) struct Plan<'v> {
     limits: &'v Limits,
     moment: &'v Moment,
     /// In the order in which their keys were written first.
-    effects: Vec<(Key, Effect)>,
+    effects: Vec<Effect>,
     places: HashMap<Key, usize>,
     /// What the commands so far have looked for.
     pub lookups: Lookups,
@@ -33,11 +33,11 @@ pub(super) const KEYS_MAX: usize = 1 << 16;
 /// What a reply or a key that was walked over counts for, about.
 const STEP_COST: usize = 64;
 
-/// The values that a command brings, copied before any lock is taken.
-pub(super) fn brought(command: &Command<'_>) -> Vec<Value> {
+/// What a command brings, copied before any lock is taken; each is taken at most once.
+pub(super) fn brought(command: &Command<'_>) -> Vec<Option<Effect>> {
     match command {
-        Command::One { action, .. } => judge::brought(action).into_iter().collect(),
-        Command::Several(Several::Set { pairs, .. }) => pairs.iter().map(|(_, value)| value.as_ref().into()).collect(),
+        Command::One { key, action } => vec![judge::brought(key, action)],
+        Command::Several(Several::Set { pairs, .. }) => pairs.iter().map(|(key, value)| Some(Effect::put(key, value, None))).collect(),
         _ => Vec::new(),
     }
 }
@@ -68,12 +68,12 @@ impl<'v> Plan<'v> {
         self.left == 0
     }
 
-    pub fn into_effects(self) -> Vec<(Key, Effect)> {
+    pub fn into_effects(self) -> Vec<Effect> {
         self.effects
     }
 
     /// What a command comes to; `None` for those that do not concern data. `brought` is what [`brought`] made of it.
-    pub fn run<'c>(&mut self, command: &'c Command<'_>, brought: &[Value]) -> Option<Reply<'c>> {
+    pub fn run<'c>(&mut self, command: &'c Command<'_>, brought: &mut [Option<Effect>]) -> Option<Reply<'c>> {
         if self.is_too_large() {
             return Some(Reply::Null);
         }
@@ -82,9 +82,9 @@ impl<'v> Plan<'v> {
         Some(reply)
     }
 
-    fn answer<'c>(&mut self, command: &'c Command<'_>, brought: &[Value]) -> Option<Reply<'c>> {
+    fn answer<'c>(&mut self, command: &'c Command<'_>, brought: &mut [Option<Effect>]) -> Option<Reply<'c>> {
         Some(match command {
-            Command::One { key, action } => self.one(key, action, brought.first()),
+            Command::One { key, action } => self.one(key, action, brought.first_mut().unwrap_or(&mut None)),
             Command::Several(several) => self.several(several, brought),
             Command::Count => Reply::Integer(self.count()),
             Command::Matching { pattern } => {
@@ -98,7 +98,7 @@ impl<'v> Plan<'v> {
             Command::RandomKey => self.random_key().map_or(Reply::Null, Reply::Value),
             Command::Flush => {
                 for key in self.live_keys() {
-                    self.note(key, Effect::DELETE);
+                    self.note(Effect::delete(&key));
                 }
                 Reply::Ok
             }
@@ -106,20 +106,20 @@ impl<'v> Plan<'v> {
         })
     }
 
-    fn one<'c>(&mut self, key: &'c [u8], action: &Action<'_>, brought: Option<&Value>) -> Reply<'c> {
+    fn one<'c>(&mut self, key: &'c [u8], action: &Action<'_>, brought: &mut Option<Effect>) -> Reply<'c> {
         let current = self.current(key);
         let is_there = current.is_some();
         let verdict = judge::judge(key, action, brought, current, self.limits, self.moment);
         self.lookups.note_action(action, is_there);
         if let Some(effect) = verdict.effect {
-            self.note(self.shared(key), effect);
+            self.note(effect);
         }
         verdict.reply
     }
 
-    fn several<'c>(&mut self, several: &'c Several<'_>, brought: &[Value]) -> Reply<'c> {
+    fn several<'c>(&mut self, several: &'c Several<'_>, brought: &mut [Option<Effect>]) -> Reply<'c> {
         match several {
-            Several::Get(keys) => Reply::Array(keys.iter().map(|key| self.one(key, &Action::Get, None)).collect()),
+            Several::Get(keys) => Reply::Array(keys.iter().map(|key| self.one(key, &Action::Get, &mut None)).collect()),
             Several::Exists(keys) => {
                 let there = keys.iter().filter(|key| self.current(key).is_some()).count();
                 self.lookups.add(Lookups { hits: there as u64, misses: (keys.len() - there) as u64 });
@@ -129,7 +129,7 @@ impl<'v> Plan<'v> {
                 let mut deleted = 0;
                 for key in keys {
                     if self.current(key).is_some() {
-                        self.note(self.shared(key), Effect::DELETE);
+                        self.note(Effect::delete(key));
                         deleted += 1;
                     }
                 }
@@ -140,8 +140,8 @@ impl<'v> Plan<'v> {
                     return Reply::Integer(0);
                 }
                 for (place, (key, value)) in pairs.iter().enumerate() {
-                    let value = brought.get(place).map_or_else(|| value.as_ref().into(), Value::clone);
-                    self.note(self.shared(key), Effect::put(value, None));
+                    let brought = brought.get_mut(place).and_then(Option::take);
+                    self.note(brought.unwrap_or_else(|| Effect::put(key, value, None)));
                 }
                 if *only_absent { Reply::Integer(1) } else { Reply::Ok }
             }
@@ -151,14 +151,14 @@ impl<'v> Plan<'v> {
 
     fn rename(&mut self, from: &[u8], to: &[u8], only_absent: bool) -> Reply<'static> {
         let Some(live) = self.current(from) else { return Reply::error(ErrorCode::Err, "no such key") };
-        let moved = Effect::put(Value::clone(live.value), live.expires);
+        let moved = Effect::put(to, live.value(), live.expires());
         let done = || if only_absent { Reply::Integer(1) } else { Reply::Ok };
         if only_absent && self.current(to).is_some() {
             return Reply::Integer(0);
         }
         if from != to {
-            self.note(self.shared(to), moved);
-            self.note(self.shared(from), Effect::DELETE);
+            self.note(moved);
+            self.note(Effect::delete(from));
         }
         done()
     }
@@ -168,24 +168,24 @@ impl<'v> Plan<'v> {
         let (mut keys, mut met) = (Vec::new(), 0);
         let next = self.view.scan(Cursor::from_bits(cursor), count, self.moment.wall_ms(), |entry| {
             met += 1;
-            if wanted(&entry.key) && self.current(&entry.key).is_some() {
-                keys.push(Reply::Value(Key::clone(&entry.key)));
+            if wanted(entry.key()) && self.current(entry.key()).is_some() {
+                keys.push(Reply::Value(entry.shared_key()));
             }
         });
         self.spend(met * STEP_COST);
         if next.is_none() {
             // What was made before in this transaction has no place yet.
-            let made = self.effects.iter().filter(|(key, _)| Live::of(self.view.entry(key), self.moment).is_none());
-            let live = made.filter(|(key, effect)| Live::of_effect(effect, self.moment).is_some() && wanted(key));
-            keys.extend(live.map(|(key, _)| Reply::Value(Key::clone(key))));
+            let made = self.effects.iter().map(Effect::entry).filter(|made| Live::of(self.view.entry(made.key()), self.moment).is_none());
+            let live = made.filter(|made| Live::of(Some(made), self.moment).is_some() && wanted(made.key()));
+            keys.extend(live.map(|made| Reply::Value(made.shared_key())));
         }
         scanned(next, keys)
     }
 
     fn count(&self) -> i64 {
-        let difference = |(key, effect): &(Key, Effect)| {
-            let before = Live::of(self.view.entry(key), self.moment).is_some();
-            i64::from(Live::of_effect(effect, self.moment).is_some()) - i64::from(before)
+        let difference = |effect: &Effect| {
+            let before = Live::of(self.view.entry(effect.entry().key()), self.moment).is_some();
+            i64::from(Live::of(Some(effect.entry()), self.moment).is_some()) - i64::from(before)
         };
         self.view.counts(self.moment.wall_ms()).keys as i64 + self.effects.iter().map(difference).sum::<i64>()
     }
@@ -207,34 +207,29 @@ impl<'v> Plan<'v> {
             return keys;
         }
         self.view.scan(Cursor::default(), usize::MAX, self.moment.wall_ms(), |entry| {
-            if !self.places.contains_key(&entry.key) {
-                keys.push(Key::clone(&entry.key));
+            if !self.places.contains_key(entry.key()) {
+                keys.push(entry.shared_key());
             }
         });
-        let made = self.effects.iter().filter(|(_, effect)| Live::of_effect(effect, self.moment).is_some());
-        keys.extend(made.map(|(key, _)| Key::clone(key)));
+        let made = self.effects.iter().map(Effect::entry).filter(|made| Live::of(Some(made), self.moment).is_some());
+        keys.extend(made.map(Entry::shared_key));
         keys
     }
 
     fn current(&self, key: &[u8]) -> Option<Live<'_>> {
         match self.places.get(key) {
-            Some(place) => Live::of_effect(&self.effects[*place].1, self.moment),
+            Some(place) => Live::of(Some(self.effects[*place].entry()), self.moment),
             None => Live::of(self.view.entry(key), self.moment),
         }
     }
 
-    /// The key as it is stored, if it is.
-    fn shared(&self, key: &[u8]) -> Key {
-        self.view.entry(key).map_or_else(|| key.into(), |entry| Key::clone(&entry.key))
-    }
-
-    fn note(&mut self, key: Key, effect: Effect) {
-        self.spend(key.len() + effect.size());
-        match self.places.get(&key) {
-            Some(place) => self.effects[*place].1 = effect,
+    fn note(&mut self, effect: Effect) {
+        self.spend(effect.entry().size());
+        match self.places.get(effect.entry().key()) {
+            Some(place) => self.effects[*place] = effect,
             None => {
-                self.places.insert(Key::clone(&key), self.effects.len());
-                self.effects.push((key, effect));
+                self.places.insert(effect.entry().shared_key(), self.effects.len());
+                self.effects.push(effect);
             }
         }
     }

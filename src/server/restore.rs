@@ -138,9 +138,9 @@ impl Taking<'_> {
 
     fn check_entry(&self, entry: &Entry) -> Result<(), Failed> {
         let Limits { key_len_max, value_len_max } = self.shared.limits;
-        let value_len = entry.value.as_ref().map_or(0, |value| value.len());
+        let value_len = entry.value().map_or(0, |value| value.len());
         for (what, len, name, max) in
-            [("key", entry.key.len(), "key_len_max", key_len_max), ("value", value_len, "value_len_max", value_len_max)]
+            [("key", entry.key().len(), "key_len_max", key_len_max), ("value", value_len, "value_len_max", value_len_max)]
         {
             if len > max {
                 return Err(self.too_big(&format!("its {what} has {len} bytes, and {name} of this node is {max}")));

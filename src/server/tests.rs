@@ -11,7 +11,7 @@ mod steps;
 
 use super::*;
 use crate::clock::{Now, Stamp};
-use crate::entry::{Entry, Key, NodeId, Origin, Version};
+use crate::entry::{Entry, NodeId, Origin, Version};
 use crate::protocol::peer::Ack;
 use crate::store::Keyspace;
 
@@ -89,7 +89,7 @@ impl Fixture {
     /// Another node's write arrives, or is known to be somewhere: the clock is above it.
     pub fn foreign(&self, key: &str, value: Option<&str>) -> Entry {
         let version = Version { stamp: self.mesh.clock().issue(crate::clock::wall_ms()), origin: OTHER };
-        Entry { key: Key::from(key.as_bytes()), value: value.map(|value| value.as_bytes().into()), expires: None, version }
+        Entry::new(key.as_bytes(), value.map(str::as_bytes), None, version)
     }
 
     fn await_waiting(&self) {
@@ -402,7 +402,7 @@ fn a_round_answers_when_its_level_is_met_and_each_write_has_its_own_outcome() {
     // The first write reaches a peer, the second does not.
     client.send("PUT a 3\nGET a\nPUT b 4\nCOUNT\n");
     fixture.await_waiting();
-    let upto = fixture.store.entry(b"a").unwrap().version.stamp;
+    let upto = fixture.store.entry(b"a").unwrap().version().stamp;
     fixture.acks.acknowledge(1, &ack(upto, &[]));
     client.expect(&["OK", "VALUE 3"]);
     client.expect(&[
@@ -426,7 +426,7 @@ fn a_level_change_separates_the_writes_before_it_from_those_after() {
 
 /// The stamp of what is under a key now.
 fn stamp(fixture: &Fixture, key: &str) -> Stamp {
-    fixture.store.entry(key.as_bytes()).unwrap().version.stamp
+    fixture.store.entry(key.as_bytes()).unwrap().version().stamp
 }
 
 #[test]
@@ -438,7 +438,7 @@ fn a_beaten_write_is_stamped_again_above_the_winner() {
     let (a, b) = (stamp(&fixture, "a"), stamp(&fixture, "b"));
     let winner = fixture.foreign("a", Some("other"));
     fixture.acks.acknowledge(0, &ack(fixture.submit.position(), &[a]));
-    until("a is stamped again", || stamp(&fixture, "a") > winner.version.stamp);
+    until("a is stamped again", || stamp(&fixture, "a") > winner.version().stamp);
     assert_eq!(stamp(&fixture, "b"), b);
     fixture.await_waiting();
     fixture.acknowledge(0);
@@ -625,9 +625,9 @@ fn a_write_of_another_node_with_the_same_stamp_is_not_taken_for_ones_own() {
     let mut client = fixture.connect();
     client.send("SET k mine\n");
     fixture.await_waiting();
-    let own = fixture.store.entry(b"k").unwrap().version;
+    let own = fixture.store.entry(b"k").unwrap().version();
     // Node 2 created the key in the same millisecond, and its origin is the greater one.
-    let theirs = Entry { version: Version { stamp: own.stamp, origin: OTHER }, ..fixture.foreign("k", Some("theirs")) };
+    let theirs = Entry::new(b"k", Some(b"theirs"), None, Version { stamp: own.stamp, origin: OTHER });
     fixture.store.merge(theirs, |_| false);
     assert_eq!(&*fixture.store.get(b"k").unwrap(), b"theirs");
     fixture.acks.note_beaten(&[own.stamp]);

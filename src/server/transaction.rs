@@ -44,7 +44,7 @@ struct Seen {
 
 impl Seen {
     fn of(entry: Option<&Entry>, moment: &Moment) -> Seen {
-        Seen { version: entry.map(|entry| entry.version), is_live: entry.is_some_and(|entry| entry.is_live(|| moment.wall_ms())) }
+        Seen { version: entry.map(|entry| entry.version()), is_live: entry.is_some_and(|entry| entry.is_live(|| moment.wall_ms())) }
     }
 
     /// That a tombstone has been collected is no change.

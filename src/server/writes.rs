@@ -8,7 +8,7 @@ use std::ops::Range;
 use std::time::Instant;
 
 use crate::clock::Stamp;
-use crate::entry::{Effect, Entry, Key, Version};
+use crate::entry::{Effect, Entry, Version};
 use crate::protocol::command::{AckLevel, Action, Limits};
 use crate::protocol::reply::{ErrorCode, Reply};
 use crate::replication::acks::{NoQuorum, Round, Waited};
@@ -58,7 +58,7 @@ pub(super) struct Pending {
 
 /// What several writes of one command were.
 pub(super) struct Effects {
-    pub of_keys: Box<[(Key, Effect)]>,
+    pub of_keys: Box<[Entry]>,
     /// They would have been the same whatever had been there.
     pub are_blind: bool,
 }
@@ -140,7 +140,7 @@ impl<'a> Writes<'a> {
         len: usize,
         moment: &Moment,
         are_blind: bool,
-        mut plan: impl FnMut(&View<'_>) -> Result<(Vec<(Key, Effect)>, T), Refusal>,
+        mut plan: impl FnMut(&View<'_>) -> Result<(Vec<Effect>, T), Refusal>,
     ) -> Result<T, Refusal> {
         self.check(level)?;
         self.open(level);
@@ -149,14 +149,15 @@ impl<'a> Writes<'a> {
         let is_full = is_full(services);
         let plan = |view: &View<'_>| {
             let (effects, found) = plan(view)?;
-            if is_full && effects.iter().any(|(key, effect)| grows(view.entry(key), effect)) {
+            if is_full && effects.iter().any(|effect| grows(view.entry(effect.entry().key()), effect)) {
                 return Err(Refusal::Full);
             }
-            Ok((effects.clone(), (effects, found)))
+            Ok((effects, found))
         };
         let done = services.submit.transact(span, len, moment.wall_ms(), deadline, plan);
-        let (stamps, (effects, found)) = done.map_err(|not_written| not_written.refused_by(|refusal| refusal, |refusal| refusal))?;
-        self.note(level, &stamps, Some(Effects { of_keys: effects.into(), are_blind }));
+        let (entries, found) = done.map_err(|not_written| not_written.refused_by(|refusal| refusal, |refusal| refusal))?;
+        let stamps: Vec<Stamp> = entries.iter().map(|entry| entry.version().stamp).collect();
+        self.note(level, &stamps, Some(Effects { of_keys: entries.into(), are_blind }));
         Ok(found)
     }
 
@@ -284,7 +285,7 @@ impl Again {
     /// Another client of this node has written since, and may have built on what this write had left: judged again, that would count twice.
     fn is_built_on(&self, current: Option<&Entry>) -> bool {
         current.is_some_and(|current| {
-            let Version { stamp, origin } = current.version;
+            let Version { stamp, origin } = current.version();
             origin == self.version.origin && stamp > self.version.stamp && Some(stamp) != self.own
         })
     }
@@ -302,7 +303,7 @@ pub(super) enum Unwritten<'c> {
 impl Desk<'_> {
     /// Judges and stamps.
     pub fn write<'c>(&self, key: &'c [u8], action: &Action<'_>) -> Result<(Stamp, Reply<'c>), Unwritten<'c>> {
-        let brought = judge::brought(action);
+        let mut brought = judge::brought(key, action);
         let is_full = self.again.is_none() && is_full(self.services);
         let mut answer = Reply::Null;
         let judge = |current: Option<&Entry>| {
@@ -310,7 +311,7 @@ impl Desk<'_> {
                 return Err(Unwritten::Unclear);
             }
             let live = Live::of(current, self.moment);
-            let verdict = judge::judge(key, action, brought.as_ref(), live, self.limits, self.moment);
+            let verdict = judge::judge(key, action, &mut brought, live, self.limits, self.moment);
             let Some(effect) = verdict.effect else { return Err(Unwritten::Answered(verdict.reply)) };
             // Last: who is refused anyway hears what is wrong with the command.
             if is_full && grows(current, &effect) {
@@ -334,7 +335,7 @@ fn is_full(services: &Services) -> bool {
 
 /// Whether an effect takes more than what is there: with the same value and another lifetime it does not.
 fn grows(current: Option<&Entry>, effect: &Effect) -> bool {
-    effect.value.is_some() && current.is_none_or(|current| current.value != effect.value)
+    !effect.is_delete() && current.is_none_or(|current| current.value() != effect.entry().value())
 }
 
 impl<R> NotWritten<R> {

@@ -81,17 +81,17 @@ impl Simulation<'_> {
     fn check_key(&self, key: &Key, versions: &BTreeMap<Version, Effect>, entry: Option<&Entry>, vector: &SeenVector) -> Held {
         let name = key.escape_ascii();
         if let Some(entry) = entry {
-            let Some(written) = versions.get(&entry.version) else {
+            let Some(written) = versions.get(&entry.version()) else {
                 return Held::Badly("nothing-invented", format!("key {name}: nobody wrote {entry:?}"));
             };
-            let is_spent = entry.value.is_none() && self.has_expired(written);
-            if (&entry.value, entry.expires) != (&written.value, written.expires) && !is_spent {
+            let is_spent = entry.value().is_none() && self.has_expired(written);
+            if (entry.value(), entry.expires()) != (written.entry().value(), written.entry().expires()) && !is_spent {
                 return Held::Badly("nothing-invented", format!("key {name}: holds {entry:?}, and what was written is {written:?}"));
             }
         }
         let Some((claimed, effect)) = versions.iter().rev().find(|(version, _)| vector.covers(**version)) else { return Held::Well };
         match entry {
-            Some(entry) if entry.version >= *claimed || self.history.lost.contains(&entry.version) => Held::Well,
+            Some(entry) if entry.version() >= *claimed || self.history.lost.contains(&entry.version()) => Held::Well,
             Some(entry) if effect.is_delete() && !entry.is_tombstone() => {
                 Held::Badly("deleted-stays-deleted", format!("key {name}: {entry:?} is there, and {claimed:?} has deleted it"))
             }
@@ -119,7 +119,7 @@ impl Simulation<'_> {
 
     /// By some clock that was right, at some time.
     fn has_expired(&self, effect: &Effect) -> bool {
-        effect.expires.is_some_and(|expires| expires.is_over(self.latest_wall_ms))
+        effect.entry().expires().is_some_and(|expires| expires.is_over(self.latest_wall_ms))
     }
 
     /// A round was executed: what its reads have found.
@@ -136,12 +136,12 @@ impl Simulation<'_> {
             .map(|(place, key)| (place, Key::clone(key), store.entry(key)))
             .collect();
         for (place, key, entry) in reads {
-            let value = entry.as_ref().filter(|entry| entry.is_live(|| wall_ms)).and_then(|entry| entry.value.as_ref());
+            let value = entry.as_ref().filter(|entry| entry.is_live(|| wall_ms)).and_then(|entry| entry.value());
             let value = value.map(|value| value.to_vec());
             self.history.operations[operation].reads.push((place, value));
             let Some(entry) = entry else { continue };
-            if let Some(newer) = self.history.show(machine, process.life, &key, entry.version) {
-                let what = format!("node {}, key {}: {:?} after {newer:?}", machine + 1, key.escape_ascii(), entry.version);
+            if let Some(newer) = self.history.show(machine, process.life, &key, entry.version()) {
+                let what = format!("node {}, key {}: {:?} after {newer:?}", machine + 1, key.escape_ascii(), entry.version());
                 self.violate("reads-never-go-back", what);
             }
         }
@@ -222,7 +222,7 @@ impl Simulation<'_> {
     fn tombstones(&self) -> usize {
         let of = |store: &Store| {
             let entries = self.history.keys.keys().filter_map(|key| store.entry(key));
-            entries.filter(|entry| entry.is_tombstone() && !self.history.lost.contains(&entry.version)).count()
+            entries.filter(|entry| entry.is_tombstone() && !self.history.lost.contains(&entry.version())).count()
         };
         self.machines.iter().filter_map(|machine| Some(of(machine.life.as_ref()?.mesh().store()))).sum()
     }

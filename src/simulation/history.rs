@@ -119,19 +119,18 @@ impl History {
 
     /// A version was issued: it is on its way, or is only held by its node so far. `false` if it had been issued before.
     pub fn record(&mut self, entry: &Entry, operation: Option<usize>, is_sent: bool) -> bool {
-        let Entry { key, value, expires, version } = entry;
-        if is_sent && self.held_back.remove(version) {
+        let (key, version) = (entry.shared_key(), entry.version());
+        if is_sent && self.held_back.remove(&version) {
             return true;
         }
         if !is_sent {
-            self.held_back.insert(*version);
+            self.held_back.insert(version);
         }
-        let effect = Effect { value: value.clone(), expires: *expires };
         if let Some(operation) = operation {
-            self.operations[operation].writes.insert(Key::clone(key), *version);
+            self.operations[operation].writes.insert(Key::clone(&key), version);
         }
         self.written.entry(version.origin).or_default().push(version.stamp);
-        self.keys.entry(Key::clone(key)).or_default().insert(*version, effect).is_none()
+        self.keys.entry(key).or_default().insert(version, Effect::again(entry)).is_none()
     }
 
     fn keys_of(&self, operation: usize) -> Vec<Key> {
@@ -176,8 +175,8 @@ impl Simulation<'_> {
         let (mesh, mut twice) = (life.mesh(), None);
         while let Ok(submitted) = life.submit_rx.try_recv() {
             // As the client's node holds it, whatever travels.
-            let version = submitted.entry.version;
-            let held = mesh.store().entry(&submitted.entry.key).filter(|entry| entry.version == version);
+            let version = submitted.entry.version();
+            let held = mesh.store().entry(submitted.entry.key()).filter(|entry| entry.version() == version);
             if !self.history.record(held.as_ref().unwrap_or(&submitted.entry), operation, true) {
                 twice = Some(version);
             }
@@ -186,8 +185,8 @@ impl Simulation<'_> {
         }
         // What its clients can read is written, whether it has been sent or not.
         for key in operation.map(|operation| self.history.keys_of(operation)).unwrap_or_default() {
-            let own = mesh.store().entry(&key).filter(|entry| entry.version.origin == mesh.origin());
-            if let Some(entry) = own.filter(|entry| !self.history.knows(&key, entry.version)) {
+            let own = mesh.store().entry(&key).filter(|entry| entry.version().origin == mesh.origin());
+            if let Some(entry) = own.filter(|entry| !self.history.knows(&key, entry.version())) {
                 self.history.record(&entry, operation, false);
             }
         }

@@ -111,7 +111,7 @@ pub trait Keyspace {
                 let places = shard.places();
                 let first = (random >> 16) as usize % places.max(1);
                 let found = (first..places).chain(0..first).try_for_each(|place| match shard.at(place) {
-                    Some(entry) if entry.is_live(|| wall_ms) => ControlFlow::Break(Key::clone(&entry.key)),
+                    Some(entry) if entry.is_live(|| wall_ms) => ControlFlow::Break(entry.shared_key()),
                     _ => ControlFlow::Continue(()),
                 });
                 found.break_value()

@@ -9,7 +9,7 @@ mod keyspace;
 mod shard;
 mod view;
 
-use std::hash::{BuildHasher, RandomState};
+use std::hash::{BuildHasher, Hasher, RandomState};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use parking_lot::RwLock;
@@ -102,7 +102,7 @@ impl Store {
     /// The value that is held, expired or not.
     #[cfg(test)]
     pub fn get(&self, key: &[u8]) -> Option<crate::entry::Value> {
-        self.entry(key).and_then(|entry| entry.value)
+        self.entry(key).and_then(|entry| entry.shared_value())
     }
 
     /// A local write. `decide` sees what is there, under the shard's lock, and returns the entry to put in its place, whose version
@@ -113,8 +113,8 @@ impl Store {
         let slot = shard.slot(hash, key);
         let current = slot.current();
         let entry = decide(current)?;
-        debug_assert!(current.is_none_or(|current| current.version < entry.version));
-        let version = entry.version;
+        debug_assert!(current.is_none_or(|current| current.version() < entry.version()));
+        let version = entry.version();
         self.put(slot, entry);
         Ok(version)
     }
@@ -131,10 +131,10 @@ impl Store {
         let mut guards: Vec<_> = self.span(span).into_iter().map(|shard| (shard, self.shards[shard].write())).collect();
         let (entries, found) = decide(&View::new(self, guards.iter().map(|(shard, guard)| (*shard, &**guard)).collect()))?;
         for entry in entries {
-            let hash = self.hash(&entry.key);
+            let hash = self.hash(entry.key());
             let index = guards.binary_search_by_key(&place_of(hash), |(shard, _)| *shard).expect("only what is locked is written");
-            let slot = guards[index].1.slot(hash, &entry.key);
-            debug_assert!(slot.current().is_none_or(|current| current.version < entry.version));
+            let slot = guards[index].1.slot(hash, entry.key());
+            debug_assert!(slot.current().is_none_or(|current| current.version() < entry.version()));
             self.put(slot, entry);
         }
         Ok(found)
@@ -154,17 +154,17 @@ impl Store {
     /// An entry from elsewhere: the greater version stays. `covered` is asked under the shard's lock: a tombstone that the collector takes away
     /// is covered by then, so an older line that was already on its way cannot slip in behind it.
     pub fn merge(&self, entry: Entry, covered: impl FnOnce(Version) -> bool) -> Merged {
-        let hash = self.hash(&entry.key);
+        let hash = self.hash(entry.key());
         let mut shard = self.shards[place_of(hash)].write();
-        if covered(entry.version) {
+        if covered(entry.version()) {
             return Merged::Covered;
         }
-        let slot = shard.slot(hash, &entry.key);
+        let slot = shard.slot(hash, entry.key());
         #[cfg(feature = "testing")]
         let entry = executed(slot.current(), entry);
-        match slot.current().map(|current| current.version) {
-            Some(winner) if winner > entry.version => Merged::Lost { winner },
-            Some(same) if same == entry.version => Merged::Same,
+        match slot.current().map(|current| current.version()) {
+            Some(winner) if winner > entry.version() => Merged::Lost { winner },
+            Some(same) if same == entry.version() => Merged::Same,
             replaced => {
                 self.put(slot, entry);
                 Merged::Won { replaced }
@@ -175,13 +175,14 @@ impl Store {
     /// Merges for healing: as [`Store::merge`], but at equal versions, which then hold different data, the greater bytes win and any value
     /// beats a tombstone. Returns whether anything changed.
     pub fn heal(&self, entry: Entry) -> bool {
-        let hash = self.hash(&entry.key);
+        let hash = self.hash(entry.key());
         let mut shard = self.shards[place_of(hash)].write();
-        let slot = shard.slot(hash, &entry.key);
+        let slot = shard.slot(hash, entry.key());
         // The same write, of which only the value has been let go.
-        let is_spent = |current: &Entry| current.version == entry.version && current.value.is_none() && current.expires.is_some();
+        let is_spent = |current: &Entry| current.version() == entry.version() && current.value().is_none() && current.expires().is_some();
         let newer = slot.current().is_none_or(|current| {
-            (entry.version, &entry.value) > (current.version, &current.value) && !(is_spent(current) && current.expires == entry.expires)
+            (entry.version(), entry.value()) > (current.version(), current.value())
+                && !(is_spent(current) && current.expires() == entry.expires())
         });
         if newer {
             self.put(slot, entry);
@@ -249,8 +250,8 @@ impl Store {
     pub fn digest_shard(&self, shard: usize, before_ms: u64) -> Digest {
         let mut digest = Digest::default();
         for entry in self.shards[shard].read().entries().filter(|entry| entry.is_live(|| before_ms)) {
-            if let Some(value) = &entry.value {
-                digest.add(&entry.key, value, entry.expires);
+            if let Some(value) = entry.value() {
+                digest.add(entry.key(), value, entry.expires());
             }
         }
         digest
@@ -293,20 +294,20 @@ impl Store {
         if let Some(places) = self.places {
             return repeatable_hash(key, places);
         }
-        self.hasher.hash_one(key)
+        // The bytes alone: `hash_one` would put their length in front of them, which only costs.
+        let mut hasher = self.hasher.build_hasher();
+        hasher.write(key);
+        hasher.finish()
     }
 
     fn put(&self, slot: Slot<'_>, entry: Entry) {
-        self.memory.fetch_add(footprint(&entry), Ordering::Relaxed);
         let is_to_leave_nothing = Sabotage::NoTombstones.is_on() && entry.is_tombstone();
-        let old = if is_to_leave_nothing {
-            self.memory.fetch_sub(footprint(&entry), Ordering::Relaxed);
-            slot.take()
-        } else {
-            slot.put(entry)
-        };
-        if let Some(old) = old {
-            self.memory.fetch_sub(footprint(&old), Ordering::Relaxed);
+        let (new, old) = if is_to_leave_nothing { (0, slot.take()) } else { (footprint(&entry), slot.put(entry)) };
+        let old = old.as_ref().map_or(0, footprint);
+        // What is overwritten mostly took as much, and then there is nothing that all processors would have to agree on.
+        if new != old {
+            // Wraps into a subtraction where it has become less.
+            self.memory.fetch_add(new.wrapping_sub(old), Ordering::Relaxed);
         }
     }
 }
@@ -328,7 +329,7 @@ pub enum Places {
 
 #[cfg(feature = "testing")]
 fn repeatable_hash(key: &[u8], places: Places) -> u64 {
-    use std::hash::{DefaultHasher, Hash, Hasher};
+    use std::hash::{DefaultHasher, Hash};
     let mut hasher = DefaultHasher::new();
     key.hash(&mut hasher);
     let unused: u64 = match places {
@@ -344,8 +345,9 @@ fn executed(current: Option<&Entry>, arrived: Entry) -> Entry {
     if !Sabotage::ReplicateCommands.is_on() {
         return arrived;
     }
-    let here = current.and_then(|current| current.value.as_deref());
-    Entry { value: arrived.value.as_ref().map(|value| crate::sabotage::command::execute(here, value)), ..arrived }
+    let here = current.and_then(|current| current.value());
+    let value = arrived.value().map(|value| crate::sabotage::command::execute(here, value));
+    Entry::new(arrived.key(), value.as_deref(), arrived.expires(), arrived.version())
 }
 
 /// The table inside uses the low and the top seven bits of the hash; the shard comes from bits between.

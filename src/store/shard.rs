@@ -9,11 +9,11 @@ use hashbrown::hash_table;
 
 use crate::entry::{Entry, Expiry, Key, Version};
 
-/// What an entry takes beside the bytes of its key and value: the slot with its share of empty ones, and two reference counts with
-/// their allocator's rounding. For [`footprint`] only.
-const ENTRY_OVERHEAD: usize = std::mem::size_of::<Held>() * 8 / 6 + 2 * 24;
+/// What an entry takes beside the bytes of its key and value: the slot with its share of empty ones, what is in front of the bytes, and the allocator's rounding. For
+/// [`footprint`] only.
+const ENTRY_OVERHEAD: usize = size_of::<Held>() * 8 / 6 + Entry::OVERHEAD + 8;
 /// What its place in the index takes, if it expires.
-const EXPIRY_OVERHEAD: usize = std::mem::size_of::<(Expiry, Key)>() * 3 / 2;
+const EXPIRY_OVERHEAD: usize = size_of::<(Expiry, Key)>() * 3 / 2;
 
 #[derive(Default)]
 pub struct Shard {
@@ -34,19 +34,18 @@ struct Held {
 
 impl Held {
     fn is(&self, hash: u64, key: &[u8]) -> bool {
-        self.hash == hash && *self.entry.key == *key
+        self.hash == hash && self.entry.key() == key
     }
 }
 
 /// Bytes that an entry takes, by estimate.
 pub(super) fn footprint(entry: &Entry) -> usize {
-    let value_len = entry.size() - entry.key.len();
-    footprint_of(entry.key.len(), value_len, entry.value.is_some() && entry.expires.is_some())
+    footprint_of(entry.size(), entry.ends().is_some())
 }
 
-/// The same of an entry whose key and value are so long.
-pub fn footprint_of(key_len: usize, value_len: usize, expires: bool) -> usize {
-    key_len + value_len + ENTRY_OVERHEAD + if expires { EXPIRY_OVERHEAD } else { 0 }
+/// The same of an entry whose key and value have so many bytes together.
+pub fn footprint_of(size: usize, expires: bool) -> usize {
+    size + ENTRY_OVERHEAD + if expires { EXPIRY_OVERHEAD } else { 0 }
 }
 
 impl Shard {
@@ -118,7 +117,7 @@ impl Shard {
 
     /// Takes a key out if this version of it is there, and no other.
     pub fn remove_version(&mut self, hash: u64, key: &[u8], version: Version) -> Option<Entry> {
-        let is_it = |held: &Held| held.is(hash, key) && held.entry.version == version;
+        let is_it = |held: &Held| held.is(hash, key) && held.entry.version() == version;
         let (Held { entry, .. }, _) = self.table.find_entry(hash, is_it).ok()?.remove();
         self.forget(&entry);
         Some(entry)
@@ -126,8 +125,8 @@ impl Shard {
 
     fn forget(&mut self, removed: &Entry) {
         self.tombstones -= usize::from(removed.is_tombstone());
-        if let (Some(_), Some(expires)) = (&removed.value, removed.expires) {
-            self.expiring.remove(&(expires, Key::clone(&removed.key)));
+        if let Some(ends) = removed.ends() {
+            self.expiring.remove(&(ends, removed.shared_key()));
         }
     }
 
@@ -147,7 +146,7 @@ impl Shard {
             let hash = hash(&key);
             if let Some(held) = self.table.find_mut(hash, |held| held.is(hash, &key)) {
                 let before = footprint(&held.entry);
-                held.entry.value = None;
+                held.entry = held.entry.spent();
                 self.tombstones += 1;
                 each(before - footprint(&held.entry));
             }
@@ -176,8 +175,8 @@ impl Slot<'_> {
         let hash_table::Entry::Occupied(place) = self.place else { return None };
         let (Held { entry, .. }, _) = place.remove();
         *self.tombstones -= usize::from(entry.is_tombstone());
-        if let (Some(_), Some(expires)) = (&entry.value, entry.expires) {
-            self.expiring.remove(&(expires, Key::clone(&entry.key)));
+        if let Some(ends) = entry.ends() {
+            self.expiring.remove(&(ends, entry.shared_key()));
         }
         Some(entry)
     }
@@ -193,10 +192,8 @@ impl Slot<'_> {
             }
             hash_table::Entry::Occupied(mut place) => {
                 let held = &mut place.get_mut().entry;
-                // The key that is there already: one allocation for the table and the index.
-                let entry = Entry { key: Key::clone(&held.key), ..entry };
-                if let (Some(_), Some(expires)) = (&held.value, held.expires) {
-                    self.expiring.remove(&(expires, Key::clone(&held.key)));
+                if let Some(ends) = held.ends() {
+                    self.expiring.remove(&(ends, held.shared_key()));
                 }
                 index(self.expiring, &entry);
                 let old = std::mem::replace(held, entry);
@@ -208,7 +205,7 @@ impl Slot<'_> {
 }
 
 fn index(expiring: &mut BTreeSet<(Expiry, Key)>, entry: &Entry) {
-    if let (Some(_), Some(expires)) = (&entry.value, entry.expires) {
-        expiring.insert((expires, Key::clone(&entry.key)));
+    if let Some(ends) = entry.ends() {
+        expiring.insert((ends, entry.shared_key()));
     }
 }

@@ -7,16 +7,16 @@ use rapidhash::v3::rapidhash_v3;
 fn entry(key: &str, value: Option<&str>, stamp: u64, node: u16) -> Entry {
     let origin = Origin { node: NodeId(node), nonce: u64::from(node) };
     let version = Version { stamp: Stamp::from_bits(stamp), origin };
-    Entry { key: key.as_bytes().into(), value: value.map(|value| value.as_bytes().into()), expires: None, version }
+    Entry::new(key.as_bytes(), value.map(str::as_bytes), None, version)
 }
 
 fn expiring(key: &str, value: Option<&str>, stamp: u64, expires: u64) -> Entry {
-    Entry { expires: Some(Expiry::from_wall_ms(expires)), ..entry(key, value, stamp, 1) }
+    Entry::new(key.as_bytes(), value.map(str::as_bytes), Some(Expiry::from_wall_ms(expires)), entry(key, value, stamp, 1).version())
 }
 
 fn contents(store: &Store) -> Vec<Entry> {
     let mut all: Vec<Entry> = (0..store.shards_len()).flat_map(|shard| store.scan_shard(shard, |_| true)).collect();
-    all.sort_by(|a, b| a.key.cmp(&b.key));
+    all.sort_by(|a, b| a.key().cmp(b.key()));
     all
 }
 
@@ -62,15 +62,15 @@ proptest! {
         let store = merged(&entries);
         let mut plain = std::collections::BTreeMap::new();
         for entry in entries {
-            let newest = plain.entry(entry.key.clone()).or_insert(entry.clone());
-            if entry.version > newest.version {
+            let newest = plain.entry(entry.shared_key()).or_insert(entry.clone());
+            if entry.version() > newest.version() {
                 *newest = entry;
             }
         }
         let mut digest = Digest::default();
         for entry in plain.values() {
-            if let Some(value) = &entry.value {
-                digest.add(&entry.key, value, None);
+            if let Some(value) = entry.value() {
+                digest.add(entry.key(), value, None);
             }
         }
         prop_assert_eq!(store.digest(0), digest);
@@ -86,9 +86,9 @@ fn merge_says_what_became_of_the_entry() {
     let (old, new) = (entry("k", Some("old"), 1, 1), entry("k", None, 2, 1));
     assert_eq!(store.merge(new.clone(), |_| true), Merged::Covered);
     assert_eq!(store.merge(old.clone(), |_| false), Merged::Won { replaced: None });
-    assert_eq!(store.merge(new.clone(), |_| false), Merged::Won { replaced: Some(old.version) });
+    assert_eq!(store.merge(new.clone(), |_| false), Merged::Won { replaced: Some(old.version()) });
     assert_eq!(store.merge(new.clone(), |_| false), Merged::Same);
-    assert_eq!(store.merge(old, |_| false), Merged::Lost { winner: new.version });
+    assert_eq!(store.merge(old, |_| false), Merged::Lost { winner: new.version() });
     assert_eq!(store.get(b"k"), None);
 }
 
@@ -162,7 +162,8 @@ fn the_counts_follow_every_change_of_an_expiry() {
                 for (value, expires) in [(value, expires), (other_value, other_expires)] {
                     stamp += 1;
                     let expires = expires.filter(|_| value.is_some()).map(Expiry::from_wall_ms);
-                    store.merge(Entry { expires, ..entry("k", value, stamp, 1) }, |_| false);
+                    let version = entry("k", value, stamp, 1).version();
+                    store.merge(Entry::new(b"k", value.map(str::as_bytes), expires, version), |_| false);
                     let live = |now| usize::from(value.is_some() && expires.is_none_or(|expires| !expires.is_over(now)));
                     for now in [0, 10, 20] {
                         assert_eq!(store.counts(now).keys, live(now));
@@ -178,7 +179,7 @@ fn keys_from(store: &Store, count: usize, mut between: impl FnMut(&Store)) -> Ve
     let (mut cursor, mut steps) = (Cursor::default(), Vec::new());
     loop {
         let mut keys = Vec::new();
-        let next = store.scan(cursor, count, 0, |entry| keys.push(Key::clone(&entry.key)));
+        let next = store.scan(cursor, count, 0, |entry| keys.push(entry.shared_key()));
         steps.push((next, keys));
         match next {
             Some(next) => cursor = Cursor::from_bits(next.to_bits()),
@@ -221,8 +222,8 @@ fn a_scan_meets_every_key_that_stays_while_others_come_and_go() {
         }
     };
     let steps = keys_from(&store, 10, between);
-    let met: std::collections::HashSet<&Key> = steps.iter().flat_map(|(_, keys)| keys).collect();
-    assert!(stays.iter().all(|entry| met.contains(&entry.key)));
+    let met: std::collections::HashSet<Key> = steps.into_iter().flat_map(|(_, keys)| keys).collect();
+    assert!(stays.iter().all(|entry| met.contains(entry.key())));
 }
 
 #[test]
@@ -248,7 +249,7 @@ fn a_transaction_sees_and_changes_all_its_keys_in_one_step() {
                     let keys: [&[u8]; 2] = if writer == 1 { [b"a", b"b"] } else { [b"b", b"a"] };
                     store
                         .transact(Span::Keys(&keys), |view| {
-                            let stamp = keys.iter().map(|key| view.entry(key).unwrap().version.stamp.to_bits()).max().unwrap();
+                            let stamp = keys.iter().map(|key| view.entry(key).unwrap().version().stamp.to_bits()).max().unwrap();
                             let value = format!("{writer}/{step}");
                             Ok::<_, ()>((["a", "b"].map(|key| entry(key, Some(&value), stamp + 1, 1)).to_vec(), ()))
                         })
@@ -259,13 +260,13 @@ fn a_transaction_sees_and_changes_all_its_keys_in_one_step() {
         scope.spawn(move || {
             for _ in 0..500 {
                 store.look(Span::All, |view| {
-                    let value = |key: &[u8]| view.entry(key).unwrap().value.clone().unwrap();
+                    let value = |key: &[u8]| view.entry(key).unwrap().shared_value().unwrap();
                     assert!(view.counts(0).keys == 2 && (*value(b"a") == *value(b"b") || *value(b"a") == *b"1"));
                 });
             }
         });
     });
-    assert_eq!(store.entry(b"a").unwrap().version.stamp.to_bits(), 1002);
+    assert_eq!(store.entry(b"a").unwrap().version().stamp.to_bits(), 1002);
 }
 
 /// A table that is full moves its entries before it looks for the key that is written, also where it finds it.
@@ -284,13 +285,13 @@ fn a_scan_meets_every_key_while_one_of_a_full_table_is_overwritten() {
         }
         let mut met = std::collections::HashSet::new();
         let next = store.scan(Cursor::default(), keys.len() / 2, 0, |entry| {
-            met.insert(Key::clone(&entry.key));
+            met.insert(entry.shared_key());
         });
         store.merge(entry(&keys[0], Some("w"), n + 1, 1), |_| false);
         let next = Cursor::from_bits(next.unwrap().to_bits());
         assert_eq!(
             store.scan(next, usize::MAX, 0, |entry| {
-                met.insert(Key::clone(&entry.key));
+                met.insert(entry.shared_key());
             }),
             None
         );

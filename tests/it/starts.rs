@@ -311,7 +311,7 @@ fn stamp_of(cluster: &Cluster, key: &str) -> u64 {
 fn backup_of(key: &str, stamp: u64) -> Vec<u8> {
     let version = Version { stamp: Stamp::from_bits(stamp), origin: Origin { node: NodeId(2), nonce: 2 } };
     let store = Store::new();
-    store.merge(Entry { key: key.as_bytes().into(), value: Some(b"old"[..].into()), expires: None, version }, |_| false);
+    store.merge(Entry::new(key.as_bytes(), Some(b"old"), None, version), |_| false);
     let mut vector = SeenVector::default();
     vector.advance(version.origin, version.stamp);
     let mut scan = Scan::new(Header::new(Kind::Full, version.origin, vector, 1, None), SeenVector::default(), SeenVector::default());

@@ -171,9 +171,9 @@ fn differing_keys(options: &Options) -> Result<HeldByKey, client::Error> {
     let soon = soon_ms();
     for (index, addr) in options.nodes.iter().enumerate() {
         read_dump(addr, options.timeout, |entry| {
-            if let Some(value) = entry.value.as_ref().filter(|_| entry.is_live(|| soon)) {
-                let held = Held { version: entry.version, len: value.len(), hash: rapidhash_v3(value) };
-                keys.entry(entry.key[..].into()).or_insert_with(|| vec![None; options.nodes.len()])[index] = Some(held);
+            if let Some(value) = entry.value().filter(|_| entry.is_live(|| soon)) {
+                let held = Held { version: entry.version(), len: value.len(), hash: rapidhash_v3(value) };
+                keys.entry(entry.key()[..].into()).or_insert_with(|| vec![None; options.nodes.len()])[index] = Some(held);
             }
         })?;
     }
@@ -247,10 +247,7 @@ mod tests {
         let store = Store::new();
         for (key, value, stamp) in entries {
             let version = Version { stamp: Stamp::from_bits(*stamp), origin: ORIGIN };
-            store.merge(
-                Entry { key: key.as_bytes().into(), value: value.map(|value| value.as_bytes().into()), expires: None, version },
-                |_| false,
-            );
+            store.merge(Entry::new(key.as_bytes(), value.map(str::as_bytes), None, version), |_| false);
         }
         let header = Header::new(Kind::Full, ORIGIN, SeenVector::default(), 0, None);
         let mut scan = Scan::new(header, SeenVector::default(), SeenVector::default());

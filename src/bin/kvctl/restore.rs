@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 use kvmesh::client::{self, Client, unexpected};
 use kvmesh::clock;
 use kvmesh::dump::Line;
-use kvmesh::entry::{Entry, Expiry, Key};
+use kvmesh::entry::{Expiry, Key};
 use kvmesh::protocol::command::{Command, Only};
 use kvmesh::protocol::quoting::shown;
 use kvmesh::protocol::resp::encoding::request;
@@ -112,9 +112,11 @@ fn write_anew(options: &Options, mut backup: Backup) -> Result<(), Failure> {
     let now_ms = clock::wall_ms();
     while let Some((_, line)) = backup.next().map_err(|failure| ahead.stopped(failure))? {
         match line {
-            Line::Entry(entry) if entry.expires.is_some_and(|expires| expires.is_over(now_ms)) => expired += 1,
-            Line::Entry(Entry { key, value: Some(value), expires, .. }) => ahead.put(backup.lines(), key, &value, expires),
-            Line::Entry(_) => deleted += 1,
+            Line::Entry(entry) if entry.expires().is_some_and(|expires| expires.is_over(now_ms)) => expired += 1,
+            Line::Entry(entry) => match entry.value() {
+                Some(value) => ahead.put(backup.lines(), entry.shared_key(), value, entry.expires()),
+                None => deleted += 1,
+            },
             Line::Header(_) | Line::End(_) => {}
         }
         if ahead.commands.len() >= PIECE_LEN || ahead.keys.len() >= WRITES_AHEAD {
@@ -221,7 +223,7 @@ mod tests {
     use crate::scripted::{options, scripted};
     use kvmesh::clock::Stamp;
     use kvmesh::dump::{Header, Kind, Scan};
-    use kvmesh::entry::{NodeId, Origin, SeenVector, Version};
+    use kvmesh::entry::{Entry, NodeId, Origin, SeenVector, Version};
     use kvmesh::store::Store;
 
     const REPORT: &str = "entries 3\nmerged 3\ncovered 0\ndropped 0\nEND\n";
@@ -231,10 +233,7 @@ mod tests {
         let (store, origin) = (Store::new(), Origin { node: NodeId(1), nonce: 7 });
         for (stamp, key, value) in [(1, "a", Some("1")), (2, "b b", Some("2 2")), (3, "gone", None)] {
             let version = Version { stamp: Stamp::from_bits(stamp), origin };
-            store.merge(
-                Entry { key: key.as_bytes().into(), value: value.map(|value| value.as_bytes().into()), expires: None, version },
-                |_| false,
-            );
+            store.merge(Entry::new(key.as_bytes(), value.map(str::as_bytes), None, version), |_| false);
         }
         let mut scan =
             Scan::new(Header::new(Kind::Full, origin, SeenVector::default(), 3, None), SeenVector::default(), SeenVector::default());

@@ -37,12 +37,7 @@ fn with_one_more(backup: Dumped, node: u16, stamp: Stamp) -> Vec<u8> {
     let origin = Origin { node: NodeId(node), nonce: fastrand::u64(..) };
     let key = Key { group: Group::Ahead, owner: node, number: origin.nonce as u32 };
     let store = Store::new();
-    let entry = Entry {
-        key: key.to_string().as_bytes().into(),
-        value: Some(key.value(1).as_bytes().into()),
-        expires: None,
-        version: Version { stamp, origin },
-    };
+    let entry = Entry::new(key.to_string().as_bytes(), Some(key.value(1).as_bytes()), None, Version { stamp, origin });
     let mut vector = backup.vector;
     vector.advance(origin, stamp);
     let entries = backup.entries.len() as u64 + 1;

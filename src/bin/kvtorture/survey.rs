@@ -90,7 +90,7 @@ pub fn dump(place: &Place) -> Result<Dumped, String> {
         .call_lines::<client::Error>(b"DUMP", |line| {
             match parse_line(line) {
                 Ok(Line::Header(header)) => vector = Some(header.vector),
-                Ok(Line::Entry(entry)) => drop(entries.insert(entry.key.clone(), entry)),
+                Ok(Line::Entry(entry)) => drop(entries.insert(entry.shared_key(), entry)),
                 Ok(Line::End(_)) => is_whole = true,
                 Err(what) => wrong = Some(what),
             }

@@ -146,7 +146,7 @@ fn snapshot_of_all_kinds() -> (SimulatedDisk, String) {
     ];
     for (place, (key, value)) in entries.into_iter().enumerate() {
         let version = Version { stamp: Stamp::from_bits(116_069_418_624_417_792 + place as u64), origin: origin(1, 0x9f86_d081_884c_7d65) };
-        store.merge(Entry { key: key.into(), value: value.map(Into::into), expires: None, version }, |_| false);
+        store.merge(Entry::new(key, value, None, version), |_| false);
     }
     let vector: SeenVector =
         [(origin(1, 0x9f86_d081_884c_7d65), Stamp::from_bits(116_069_418_624_417_799)), (origin(2, 5), Stamp::from_bits(9))]
@@ -169,7 +169,7 @@ fn load(disk: &SimulatedDisk) -> io::Result<(Header, SeenVector, Vec<Entry>)> {
     let store = Store::new();
     let loaded = snapshot::load(&shared, 1, &store, |_, _| Ok(()))?;
     let mut entries: Vec<Entry> = (0..store.shards_len()).flat_map(|shard| store.scan_shard(shard, |_| true)).collect();
-    entries.sort_by_key(|entry| entry.version);
+    entries.sort_by_key(|entry| entry.version());
     Ok((loaded.header, loaded.end.horizon, entries))
 }
 
@@ -209,7 +209,7 @@ fn a_large_snapshot_is_read_whole_or_refused() {
     let (disk, store) = (SimulatedDisk::default(), Store::new());
     let value: Vec<u8> = (0..900).map(|place| b'a' + (place % 26) as u8).collect();
     for number in 1..=2_500u64 {
-        store.merge(Entry { value: Some(value.clone().into()), ..entry(number) }, |_| false);
+        store.merge(Entry::new(entry(number).key(), Some(&value), None, entry(number).version()), |_| false);
     }
     let mut scan =
         Scan::new(Header::new(Kind::Full, ORIGIN, SeenVector::default(), 2_500, None), SeenVector::default(), SeenVector::default());

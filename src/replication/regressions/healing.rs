@@ -104,7 +104,7 @@ fn a_key_that_expires_late_and_that_only_one_node_holds_is_found_and_healed() {
         // As a frame behind a gap leaves it, of a node that has then lost its memory.
         let version = Version { stamp: net.mesh(T).clock().last(), origin: Origin { node: NodeId(9), nonce: 1 } };
         let expires = Some(Expiry::from_wall_ms(net.now(T).wall_ms + lifetime_ms));
-        net.mesh(T).store().merge(Entry { key: b"k"[..].into(), value: Some(b"v"[..].into()), expires, version }, |_| false);
+        net.mesh(T).store().merge(Entry::new(b"k", Some(b"v"), expires, version), |_| false);
         let mut rests = [Rest::default(), Rest::default()];
         for _ in 0..12 {
             net.settle(2, &BOTH);

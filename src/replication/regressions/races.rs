@@ -32,7 +32,7 @@ fn the_end_line_of_a_replaced_connection_leaves_the_newer_ones_gap_alone() {
     let gone = net.key_where(d, |shard| shard < 128);
     let busy = net.key_where(d, |shard| shard >= 128);
     let version = Version { stamp: Stamp::from_bits(1), origin };
-    mesh.store().merge(Entry { key: gone.as_bytes().into(), value: Some(b"gone"[..].into()), expires: None, version }, |_| false);
+    mesh.store().merge(Entry::new(gone.as_bytes(), Some(b"gone"), None, version), |_| false);
     std::thread::scope(|scope| {
         let mut ender = None;
         let _ = mesh.store().write::<()>(busy.as_bytes(), |_| {
@@ -126,7 +126,7 @@ fn a_frame_between_the_drops_and_the_vector_brings_back_no_collected_delete() {
     let gone = net.key_where(D, |shard| (128..192).contains(&shard));
     let busy = net.key_where(D, |shard| shard >= 192);
     let version = Version { stamp: Stamp::from_bits(1), origin: net.mesh(T).origin() };
-    mesh.store().merge(Entry { key: gone.as_bytes().into(), value: Some(b"gone"[..].into()), expires: None, version }, |_| false);
+    mesh.store().merge(Entry::new(gone.as_bytes(), Some(b"gone"), None, version), |_| false);
     let now = net.now(D);
     let mut from_t = net.links.remove(&(T, D)).unwrap();
     std::thread::scope(|scope| {

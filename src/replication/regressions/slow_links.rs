@@ -185,8 +185,7 @@ fn a_long_line_that_drips_is_taken() {
     };
     let store = crate::store::Store::new();
     let value: Vec<u8> = vec![b'v'; 1 << 20];
-    store
-        .merge(Entry { key: b"k"[..].into(), value: Some(value[..].into()), expires: None, version: Version { stamp, origin } }, |_| false);
+    store.merge(Entry::new(b"k", Some(&value), None, Version { stamp, origin }), |_| false);
     let header = Header::new(Kind::Full, fake.origin, vector, 1, Some(request.id));
     let mut scan = crate::dump::Scan::new(header, SeenVector::default(), SeenVector::default());
     let mut lines = Vec::new();

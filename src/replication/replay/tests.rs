@@ -50,7 +50,7 @@ fn start(disk: &SimulatedDisk, nonce: u64) -> std::io::Result<Life> {
 
 impl Life {
     fn write(&mut self, key: &str, value: Option<&str>) -> Version {
-        let effect = value.map_or(Effect::DELETE, |value| Effect::put(value.as_bytes().into(), None));
+        let effect = value.map_or_else(|| Effect::delete(key.as_bytes()), |value| Effect::put(key.as_bytes(), value.as_bytes(), None));
         let stamp = self.mesh.submit().write::<()>(key.as_bytes(), 64, WALL_MS, Instant::now(), |_| Ok(effect.clone())).expect("room");
         let submitted = self.write_rx.try_recv().expect("what was written");
         let room = self.mesh.submit().held(submitted.reserved);
@@ -83,14 +83,13 @@ impl Life {
 
 fn entry(key: &str, value: Option<&str>, stamp: u64) -> Entry {
     let stamp = Stamp::from_bits(Stamp::from_wall_ms(WALL_MS).to_bits() - 1_000 + stamp);
-    let value = value.map(|value| value.as_bytes().into());
-    Entry { key: key.as_bytes().into(), value, expires: None, version: Version { stamp, origin: OTHER } }
+    Entry::new(key.as_bytes(), value.map(str::as_bytes), None, Version { stamp, origin: OTHER })
 }
 
 fn entries(mesh: &Mesh) -> BTreeMap<Vec<u8>, Entry> {
     let store = mesh.store();
     let all = (0..store.shards_len()).flat_map(|shard| store.scan_shard(shard, |_| true));
-    all.map(|entry| (entry.key.to_vec(), entry)).collect()
+    all.map(|entry| (entry.key().to_vec(), entry)).collect()
 }
 
 /// What a node has from its disk: entries and vector.
@@ -114,7 +113,7 @@ fn log_of_every_kind() -> (SimulatedDisk, String, BTreeMap<usize, Known>) {
     life.log();
     life.mesh.record(Arc::new(record::healed(&[new])), None, None);
     life.log();
-    let vector: SeenVector = [(OTHER, old.version.stamp)].into_iter().collect();
+    let vector: SeenVector = [(OTHER, old.version().stamp)].into_iter().collect();
     life.mesh.record(Arc::new(record::proven(&Proven { vector, horizon: SeenVector::default() })), None, None);
     life.log();
     life.mesh.record(Arc::new(record::removed(&[entry("dropped", None, 3)])), None, None);
@@ -174,11 +173,11 @@ fn a_node_whose_log_is_cut_or_damaged_anywhere_starts_with_what_was_whole_or_say
 fn a_tombstone_is_never_gone_without_a_horizon_that_says_so() {
     let disk = SimulatedDisk::default();
     let mut life = start(&disk, 1).unwrap();
-    let tombstone = Entry { key: b"k"[..].into(), value: None, expires: None, version: life.write("k", None) };
+    let tombstone = Entry::new(b"k", None, None, life.write("k", None));
     life.log();
     let durable = disk.bytes(&log_name(1)).len();
-    life.mesh.store().remove_version(b"k", tombstone.version);
-    let horizon: SeenVector = [(tombstone.version.origin, tombstone.version.stamp)].into_iter().collect();
+    life.mesh.store().remove_version(b"k", tombstone.version());
+    let horizon: SeenVector = [(tombstone.version().origin, tombstone.version().stamp)].into_iter().collect();
     life.mesh.record_removed(std::slice::from_ref(&tombstone), &horizon);
     life.log();
     drop(life);
@@ -188,7 +187,7 @@ fn a_tombstone_is_never_gone_without_a_horizon_that_says_so() {
         torn.change(&log_name(1), |bytes| bytes.truncate(cut));
         let life = start(&torn, 2).unwrap();
         let is_there = entries(&life.mesh).contains_key(&b"k"[..]);
-        let is_said = life.mesh.control.lock().horizon.covers(tombstone.version);
+        let is_said = life.mesh.control.lock().horizon.covers(tombstone.version());
         assert!(is_there || is_said, "cut at {cut} of {durable} to {len}");
         assert!(cut < len || !is_there);
     }
@@ -201,7 +200,7 @@ fn a_run_that_was_joined_after_a_snapshot_is_joined_after_a_restart() {
     let mut life = start(&disk, 1).unwrap();
     let (now, other) = (Now { wall_ms: WALL_MS, elapsed: Duration::ZERO }, NodeId(2));
     let written: Vec<Entry> = (1..=4).map(|n| entry(&format!("key{n}"), Some("a value"), n)).collect();
-    let stamps: Vec<Stamp> = written.iter().map(|entry| entry.version.stamp).collect();
+    let stamps: Vec<Stamp> = written.iter().map(|entry| entry.version().stamp).collect();
     let at = |n: usize| -> SeenVector { [(OTHER, stamps[n - 1])].into_iter().collect() };
     let mut hello = life.mesh.hello(now);
     (hello.node, hello.origin, hello.vector) = (other, OTHER, at(1));

@@ -69,15 +69,15 @@ impl Executor<'_> {
             return Err(Refusal::TooManyKeys(keys.len()));
         }
         let span = if is_all { Span::All } else { Span::Keys(&keys) };
-        let brought: Vec<_> = commands.iter().map(|command| command.as_ref().map_or_else(|_| Vec::new(), plan::brought)).collect();
+        let mut brought: Vec<_> = commands.iter().map(|command| command.as_ref().map_or_else(|_| Vec::new(), plan::brought)).collect();
         let (limits, room) = (self.shared.limits, self.shared.services.config.write_room);
         let lookups = Cell::new(Lookups::default());
-        let run = |view: &View<'_>| -> Result<_, Refusal> {
+        let mut run = |view: &View<'_>| -> Result<_, Refusal> {
             if watch.has_changed(view, moment) {
                 return Ok((Vec::new(), None));
             }
             let mut plan = Plan::new(view, &limits, moment, room);
-            let replies = commands.iter().zip(&brought).map(|(command, brought)| {
+            let replies = commands.iter().zip(&mut brought).map(|(command, brought)| {
                 let reply = command.as_ref().ok().and_then(|command| plan.run(command, brought));
                 reply.map(Reply::into_owned)
             });

@@ -14,7 +14,7 @@ fn dump_of(entries: &[(&[u8], Option<&[u8]>)], vector: SeenVector) -> Vec<u8> {
     for (at, (key, value)) in entries.iter().enumerate() {
         let version = Version { stamp: Stamp::from_bits(at as u64 + 1), origin: OTHER };
         vector.advance(OTHER, version.stamp);
-        store.merge(Entry { key: (*key).into(), value: value.map(Into::into), expires: None, version }, |_| false);
+        store.merge(Entry::new(key, *value, None, version), |_| false);
     }
     let header = Header::new(Kind::Full, OTHER, vector, store.len(), None);
     let mut scan = Scan::new(header, SeenVector::default(), SeenVector::default());

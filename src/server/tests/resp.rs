@@ -50,7 +50,7 @@ fn a_node_that_has_not_caught_up_says_so_and_answers_what_clients_need_to_wait()
 
 #[test]
 fn without_a_quorum_and_without_room_redis_clients_hear_what_redis_says() {
-    let fixture = fixture(2, r#", "memory_max": 400"#);
+    let fixture = fixture(2, r#", "memory_max": 350"#);
     let mut client = fixture.connect();
     client.ask(&["ACK", "local"]);
     client.ask(&["SET", "a", &"v".repeat(300)]);

@@ -39,10 +39,10 @@ pub struct Universe {
 
 impl Universe {
     pub fn add(&mut self, entry: &Entry) {
-        let ends_ms = if entry.is_tombstone() { 0 } else { entry.expires.map_or(u64::MAX, Expiry::wall_ms) };
-        let known = Known { version: entry.version, ends_ms };
-        let versions = self.versions.entry(entry.key.clone()).or_default();
-        match versions.binary_search_by_key(&entry.version, |known| known.version) {
+        let ends_ms = if entry.is_tombstone() { 0 } else { entry.expires().map_or(u64::MAX, Expiry::wall_ms) };
+        let known = Known { version: entry.version(), ends_ms };
+        let versions = self.versions.entry(entry.shared_key()).or_default();
+        match versions.binary_search_by_key(&entry.version(), |known| known.version) {
             // An expired value becomes a tombstone in place, under its version.
             Ok(place) => versions[place].ends_ms = versions[place].ends_ms.min(ends_ms),
             Err(place) => {
@@ -75,13 +75,13 @@ impl Universe {
             claimed += versions.iter().filter(|known| dump.vector.covers(known.version)).count();
             let Some(newest) = versions.iter().rev().find(|known| dump.vector.covers(known.version)) else { continue };
             match dump.entries.get(key) {
-                Some(entry) if entry.version >= newest.version => {}
+                Some(entry) if entry.version() >= newest.version => {}
                 Some(entry) => faults.push(format!(
                     "n{} claims to have seen {:?} of {}, and holds the older {:?}",
                     dump.node,
                     newest.version,
                     String::from_utf8_lossy(key),
-                    entry.version
+                    entry.version()
                 )),
                 None => {
                     let is_gone = versions.iter().any(|known| known.version >= newest.version && known.ends_ms <= wall_ms);
@@ -104,15 +104,15 @@ mod tests {
 
     fn entry(stamp: u64, value: Option<&str>) -> Entry {
         let version = Version { stamp: Stamp::from_bits(stamp), origin: Origin { node: NodeId(1), nonce: 7 } };
-        Entry { key: b"k"[..].into(), value: value.map(|value| value.as_bytes().into()), expires: None, version }
+        Entry::new(b"k", value.map(str::as_bytes), None, version)
     }
 
     fn faults(known: &[Entry], seen: u64, held: Option<Entry>) -> usize {
         let mut universe = Universe::default();
         known.iter().chain(known).for_each(|entry| universe.add(entry));
         assert_eq!(universe.len(), known.len());
-        let vector = [(entry(seen, None).version.origin, Stamp::from_bits(seen))].into_iter().collect();
-        let dump = Dumped { node: 1, vector, entries: held.into_iter().map(|entry| (entry.key.clone(), entry)).collect() };
+        let vector = [(entry(seen, None).version().origin, Stamp::from_bits(seen))].into_iter().collect();
+        let dump = Dumped { node: 1, vector, entries: held.into_iter().map(|entry| (entry.shared_key(), entry)).collect() };
         universe.compare(&dump, 1_000).faults.len()
     }
 
@@ -130,9 +130,9 @@ mod tests {
     fn what_is_not_there_must_have_been_deleted_or_have_expired() {
         assert_eq!(faults(&[entry(5, Some("a")), entry(9, None)], 9, None), 0);
         assert_eq!(faults(&[entry(5, None), entry(9, Some("a"))], 9, None), 1);
-        let expired = Entry { expires: Some(Expiry::from_wall_ms(900)), ..entry(9, Some("a")) };
+        let expired = Entry::new(b"k", Some(b"a"), Some(Expiry::from_wall_ms(900)), entry(9, None).version());
         assert_eq!(faults(&[expired], 9, None), 0);
-        let lasting = Entry { expires: Some(Expiry::from_wall_ms(1_100)), ..entry(9, Some("a")) };
+        let lasting = Entry::new(b"k", Some(b"a"), Some(Expiry::from_wall_ms(1_100)), entry(9, None).version());
         assert_eq!(faults(&[lasting], 9, None), 1);
     }
 
@@ -141,11 +141,11 @@ mod tests {
         let mut universe = Universe::default();
         (1..=100).for_each(|stamp| universe.add(&entry(stamp, Some("a"))));
         let seen = |stamp: u64| {
-            let vector = [(entry(stamp, None).version.origin, Stamp::from_bits(stamp))].into_iter().collect();
+            let vector = [(entry(stamp, None).version().origin, Stamp::from_bits(stamp))].into_iter().collect();
             Dumped { node: 1, vector, entries: HashMap::new() }
         };
         universe.forget_superseded(&[seen(90), seen(80)]);
-        assert_eq!(universe.versions.values().next().unwrap().first().unwrap().version, entry(80, None).version);
+        assert_eq!(universe.versions.values().next().unwrap().first().unwrap().version, entry(80, None).version());
         let compared = universe.compare(&seen(90), 0);
         assert_eq!((compared.claimed, compared.faults.len()), (11, 1));
     }

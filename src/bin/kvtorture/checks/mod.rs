@@ -81,7 +81,7 @@ pub enum Held {
 impl Dumped {
     pub fn held(&self, key: Key, wall_ms: u64) -> Held {
         let entry = self.entries.get(key.to_string().as_bytes()).filter(|entry| entry.is_live(|| wall_ms));
-        match entry.and_then(|entry| entry.value.as_ref()) {
+        match entry.and_then(|entry| entry.value()) {
             None => Held::Nothing,
             Some(value) => match key.number_in(value) {
                 Some(number) => Held::Value(number),

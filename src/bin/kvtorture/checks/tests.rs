@@ -58,7 +58,7 @@ impl Told {
         let version = Version { stamp: Stamp::from_bits(1), origin: Origin { node: NodeId(1), nonce: 1 } };
         let entry = |number| {
             let value = key(self.group).value(number);
-            Entry { key: name.clone(), value: Some(value.as_bytes().into()), expires: None, version }
+            Entry::new(&name, Some(value.as_bytes()), None, version)
         };
         let entries = self.held.map(|number| (name.clone(), entry(number))).into_iter().collect();
         let dumps = [Dumped { node: 1, vector: SeenVector::default(), entries }];

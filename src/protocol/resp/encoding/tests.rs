@@ -29,8 +29,8 @@ fn error(code: ErrorCode, sentence: &str) -> Reply<'_> {
 fn what_both_versions_write_alike() {
     same(&Reply::Ok, "+OK\r\n");
     same(&Reply::Status("PONG"), "+PONG\r\n");
-    same(&Reply::Value((*b"a\r\n$b").into()), "$5\r\na\r\n$b\r\n");
-    same(&Reply::Value((*b"").into()), "$0\r\n\r\n");
+    same(&Reply::Value(b"a\r\n$b"[..].into()), "$5\r\na\r\n$b\r\n");
+    same(&Reply::Value(b""[..].into()), "$0\r\n\r\n");
     same(&Reply::Bytes(Cow::Borrowed(b"abc")), "$3\r\nabc\r\n");
     same(&Reply::Key(b"k"), "$1\r\nk\r\n");
     same(&Reply::Line("N1 up"), "$5\r\nN1 up\r\n");
@@ -108,6 +108,6 @@ fn requests_are_arrays_of_bulks() {
 #[test]
 fn a_writer_that_fails_is_reported() {
     let mut room = [0_u8; 7];
-    let error = write_reply(&mut &mut room[..], &Reply::Value((*b"abc").into()), RespVersion::Two).unwrap_err();
+    let error = write_reply(&mut &mut room[..], &Reply::Value(b"abc"[..].into()), RespVersion::Two).unwrap_err();
     assert_eq!(error.kind(), io::ErrorKind::WriteZero);
 }
