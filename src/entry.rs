@@ -449,6 +449,37 @@ mod tests {
     }
 
     #[test]
+    fn an_entry_is_one_pointer_to_one_piece() {
+        assert_eq!(size_of::<Option<Entry>>(), size_of::<usize>());
+        assert_eq!(Entry::OVERHEAD + 16 + 64, 128);
+        for value in [None, Some(&b""[..]), Some(b"value")] {
+            for key in [&b""[..], b"key"] {
+                let version = Version { stamp: Stamp::from_bits(7), origin: origin(2, u64::MAX) };
+                let entry = Entry::new(key, value, Some(Expiry::from_wall_ms(9)), version);
+                assert_eq!((entry.key(), entry.value(), entry.version()), (key, value, version));
+                assert_eq!(entry.ends().is_some(), value.is_some());
+                assert_eq!((&*entry.shared_key(), entry.shared_value().as_deref()), (key, value));
+                assert_eq!((entry.spent().key(), entry.spent().value(), entry.spent().expires()), (key, None, entry.expires()));
+            }
+        }
+    }
+
+    /// What somebody has been shown never changes: the effect is stamped where it lies only if nobody else holds it.
+    #[test]
+    fn an_effect_that_is_shared_is_copied_when_it_is_stamped() {
+        let version = Version { stamp: Stamp::from_bits(7), origin: origin(2, 3) };
+        for is_shared in [false, true] {
+            let effect = Effect::put(b"key", b"value", None);
+            let place = effect.entry().key().as_ptr();
+            let shared = is_shared.then(|| effect.clone());
+            let entry = effect.expiring(Some(Expiry::from_wall_ms(9))).stamped(version);
+            assert_eq!(entry, Entry::new(b"key", Some(b"value"), Some(Expiry::from_wall_ms(9)), version));
+            assert_eq!(entry.key().as_ptr() == place, !is_shared);
+            assert!(shared.is_none_or(|shared| shared == Effect::put(b"key", b"value", None)));
+        }
+    }
+
+    #[test]
     fn a_vector_covers_up_to_its_stamp_and_nothing_of_a_stranger() {
         let vector: SeenVector = [(origin(1, 7), Stamp::from_bits(10))].into_iter().collect();
         let version = |nonce, stamp| Version { stamp: Stamp::from_bits(stamp), origin: origin(1, nonce) };

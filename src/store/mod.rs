@@ -110,7 +110,7 @@ impl Store {
     pub fn write<R>(&self, key: &[u8], decide: impl FnOnce(Option<&Entry>) -> Result<Entry, R>) -> Result<Version, R> {
         let hash = self.hash(key);
         let mut shard = self.shards[place_of(hash)].write();
-        let slot = shard.slot(hash, key);
+        let slot = shard.slot(hash, key, |key| self.hash(key));
         let current = slot.current();
         let entry = decide(current)?;
         debug_assert!(current.is_none_or(|current| current.version() < entry.version()));
@@ -133,7 +133,7 @@ impl Store {
         for entry in entries {
             let hash = self.hash(entry.key());
             let index = guards.binary_search_by_key(&place_of(hash), |(shard, _)| *shard).expect("only what is locked is written");
-            let slot = guards[index].1.slot(hash, entry.key());
+            let slot = guards[index].1.slot(hash, entry.key(), |key| self.hash(key));
             debug_assert!(slot.current().is_none_or(|current| current.version() < entry.version()));
             self.put(slot, entry);
         }
@@ -159,7 +159,7 @@ impl Store {
         if covered(entry.version()) {
             return Merged::Covered;
         }
-        let slot = shard.slot(hash, entry.key());
+        let slot = shard.slot(hash, entry.key(), |key| self.hash(key));
         #[cfg(feature = "testing")]
         let entry = executed(slot.current(), entry);
         match slot.current().map(|current| current.version()) {
@@ -177,7 +177,7 @@ impl Store {
     pub fn heal(&self, entry: Entry) -> bool {
         let hash = self.hash(entry.key());
         let mut shard = self.shards[place_of(hash)].write();
-        let slot = shard.slot(hash, entry.key());
+        let slot = shard.slot(hash, entry.key(), |key| self.hash(key));
         // The same write, of which only the value has been let go.
         let is_spent = |current: &Entry| current.version() == entry.version() && current.value().is_none() && current.expires().is_some();
         let newer = slot.current().is_none_or(|current| {
@@ -280,7 +280,7 @@ impl Store {
         let per_shard = entries.min(ENTRIES_BELIEVED) as usize / SHARDS_LEN;
         for shard in &self.shards {
             // An eighth more, as shards do not fill evenly.
-            shard.write().reserve(per_shard + per_shard / 8);
+            shard.write().reserve(per_shard + per_shard / 8, |key| self.hash(key));
         }
     }
 

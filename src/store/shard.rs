@@ -11,31 +11,19 @@ use crate::entry::{Entry, Expiry, Key, Version};
 
 /// What an entry takes beside the bytes of its key and value: the slot with its share of empty ones, what is in front of the bytes, and the allocator's rounding. For
 /// [`footprint`] only.
-const ENTRY_OVERHEAD: usize = size_of::<Held>() * 8 / 6 + Entry::OVERHEAD + 8;
+const ENTRY_OVERHEAD: usize = size_of::<Entry>() * 8 / 6 + Entry::OVERHEAD + 8;
 /// What its place in the index takes, if it expires.
 const EXPIRY_OVERHEAD: usize = size_of::<(Expiry, Key)>() * 3 / 2;
 
 #[derive(Default)]
 pub struct Shard {
-    table: HashTable<Held>,
+    table: HashTable<Entry>,
     /// Invariant: the number of tombstones in `table`.
     tombstones: usize,
     /// Invariant: the values in `table` that expire.
     expiring: BTreeSet<(Expiry, Key)>,
     /// Changes whenever entries may have changed their places in the table.
     moves: u16,
-}
-
-/// An entry where it is held. With its hash: a table that grows moves its slots without a look at their keys, which lie all over the memory.
-struct Held {
-    hash: u64,
-    entry: Entry,
-}
-
-impl Held {
-    fn is(&self, hash: u64, key: &[u8]) -> bool {
-        self.hash == hash && self.entry.key() == key
-    }
 }
 
 /// Bytes that an entry takes, by estimate.
@@ -70,11 +58,11 @@ impl Shard {
     }
 
     pub fn find(&self, hash: u64, key: &[u8]) -> Option<&Entry> {
-        self.table.find(hash, |held| held.is(hash, key)).map(|held| &held.entry)
+        self.table.find(hash, |entry| entry.key() == key)
     }
 
     pub fn entries(&self) -> impl Iterator<Item = &Entry> {
-        self.table.iter().map(|held| &held.entry)
+        self.table.iter()
     }
 
     /// Places in the table; the entry in one of them stays there as long as [`Shard::moves`] does not change.
@@ -83,32 +71,32 @@ impl Shard {
     }
 
     pub fn at(&self, place: usize) -> Option<&Entry> {
-        self.table.get_bucket(place).map(|held| &held.entry)
+        self.table.get_bucket(place)
     }
 
     pub fn moves(&self) -> u16 {
         self.moves
     }
 
-    /// The place of a key, looked up once: to see what is there, and to put something else there.
-    pub fn slot(&mut self, hash: u64, key: &[u8]) -> Slot<'_> {
+    /// The place of a key, looked up once: to see what is there, and to put something else there. `hash_of` is the hash of a key, for those that move when the table grows.
+    pub fn slot(&mut self, hash: u64, key: &[u8], hash_of: impl Fn(&[u8]) -> u64) -> Slot<'_> {
         let Shard { table, tombstones, expiring, moves } = self;
         if table.len() == table.capacity() {
             // Room for one more is made before the key is looked for, also if it is found.
             *moves = moves.wrapping_add(1);
         }
-        let place = table.entry(hash, |held| held.is(hash, key), |held| held.hash);
-        Slot { place, hash, tombstones, expiring }
+        let place = table.entry(hash, |entry| entry.key() == key, |entry| hash_of(entry.key()));
+        Slot { place, tombstones, expiring }
     }
 
-    pub fn reserve(&mut self, more: usize) {
-        self.table.reserve(more, |held| held.hash);
+    pub fn reserve(&mut self, more: usize, hash_of: impl Fn(&[u8]) -> u64) {
+        self.table.reserve(more, |entry| hash_of(entry.key()));
         self.moves = self.moves.wrapping_add(1);
     }
 
     /// Takes the entries out that `which` picks.
     pub fn remove(&mut self, mut which: impl FnMut(&Entry) -> bool) -> Vec<Entry> {
-        let removed: Vec<Entry> = self.table.extract_if(|held| which(&held.entry)).map(|held| held.entry).collect();
+        let removed: Vec<Entry> = self.table.extract_if(|entry| which(entry)).collect();
         for entry in &removed {
             self.forget(entry);
         }
@@ -117,8 +105,8 @@ impl Shard {
 
     /// Takes a key out if this version of it is there, and no other.
     pub fn remove_version(&mut self, hash: u64, key: &[u8], version: Version) -> Option<Entry> {
-        let is_it = |held: &Held| held.is(hash, key) && held.entry.version() == version;
-        let (Held { entry, .. }, _) = self.table.find_entry(hash, is_it).ok()?.remove();
+        let is_it = |entry: &Entry| entry.key() == key && entry.version() == version;
+        let (entry, _) = self.table.find_entry(hash, is_it).ok()?.remove();
         self.forget(&entry);
         Some(entry)
     }
@@ -135,20 +123,19 @@ impl Shard {
         self.expiring.first().is_some_and(|(expires, _)| expires.is_over(upto_ms))
     }
 
-    /// The values of at most `max` entries that have expired by then are let go: they are tombstones in place. Calls `each` with the bytes that went. `hash` is that
-    /// of a key.
-    pub fn spend(&mut self, upto_ms: u64, max: usize, hash: impl Fn(&[u8]) -> u64, mut each: impl FnMut(usize)) {
+    /// The values of at most `max` entries that have expired by then are let go: they are tombstones in place. Calls `each` with the bytes that went. `hash_of` is the
+    /// hash of a key.
+    pub fn spend(&mut self, upto_ms: u64, max: usize, hash_of: impl Fn(&[u8]) -> u64, mut each: impl FnMut(usize)) {
         for _ in 0..max {
             if !self.has_expired(upto_ms) {
                 return;
             }
             let Some((_, key)) = self.expiring.pop_first() else { return };
-            let hash = hash(&key);
-            if let Some(held) = self.table.find_mut(hash, |held| held.is(hash, &key)) {
-                let before = footprint(&held.entry);
-                held.entry = held.entry.spent();
+            if let Some(entry) = self.table.find_mut(hash_of(&key), |entry| entry.key() == &*key) {
+                let before = footprint(entry);
+                *entry = entry.spent();
                 self.tombstones += 1;
-                each(before - footprint(&held.entry));
+                each(before - footprint(entry));
             }
         }
     }
@@ -156,8 +143,7 @@ impl Shard {
 
 /// The place of one key in its shard, and the counts that go with what is put there.
 pub struct Slot<'a> {
-    place: hash_table::Entry<'a, Held>,
-    hash: u64,
+    place: hash_table::Entry<'a, Entry>,
     tombstones: &'a mut usize,
     expiring: &'a mut BTreeSet<(Expiry, Key)>,
 }
@@ -165,7 +151,7 @@ pub struct Slot<'a> {
 impl Slot<'_> {
     pub fn current(&self) -> Option<&Entry> {
         match &self.place {
-            hash_table::Entry::Occupied(place) => Some(&place.get().entry),
+            hash_table::Entry::Occupied(place) => Some(place.get()),
             hash_table::Entry::Vacant(_) => None,
         }
     }
@@ -173,7 +159,7 @@ impl Slot<'_> {
     /// Leaves nothing there; returns what was. For [`Sabotage::NoTombstones`](crate::sabotage::Sabotage::NoTombstones) alone.
     pub fn take(self) -> Option<Entry> {
         let hash_table::Entry::Occupied(place) = self.place else { return None };
-        let (Held { entry, .. }, _) = place.remove();
+        let (entry, _) = place.remove();
         *self.tombstones -= usize::from(entry.is_tombstone());
         if let Some(ends) = entry.ends() {
             self.expiring.remove(&(ends, entry.shared_key()));
@@ -187,11 +173,11 @@ impl Slot<'_> {
         match self.place {
             hash_table::Entry::Vacant(place) => {
                 index(self.expiring, &entry);
-                place.insert(Held { hash: self.hash, entry });
+                place.insert(entry);
                 None
             }
             hash_table::Entry::Occupied(mut place) => {
-                let held = &mut place.get_mut().entry;
+                let held = place.get_mut();
                 if let Some(ends) = held.ends() {
                     self.expiring.remove(&(ends, held.shared_key()));
                 }
