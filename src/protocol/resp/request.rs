@@ -12,7 +12,7 @@ use crate::protocol::reply::{ErrorCode, Wrong};
 /// A line without its end; one that is longer is fatal.
 const LINE_LEN_MAX: usize = 64 * 1024;
 /// Words of one request; more are fatal. Far more than fit into the bytes that one may have.
-const WORDS_MAX: i64 = i32::MAX as i64;
+const WORDS_MAX: usize = i32::MAX as usize;
 /// A bulk of this length is taken whatever the limits: it may be no key and no value, but the message of an ECHO.
 const BULK_LEN_MAX_LEAST: usize = 64 * 1024;
 /// Room for so many spans is kept from one request to the next; more is given back.
@@ -25,7 +25,7 @@ pub fn request_len_max(limits: &Limits) -> usize {
 }
 
 /// The longest word that is taken.
-fn bulk_len_max(limits: &Limits) -> usize {
+fn word_len_max(limits: &Limits) -> usize {
     BULK_LEN_MAX_LEAST.max(limits.key_len_max).max(limits.value_len_max)
 }
 
@@ -45,42 +45,29 @@ pub enum Parsed<'a, 's> {
 /// How far the request at the buffer's start has been parsed. One for each connection.
 #[derive(Debug, Default)]
 pub struct Partial {
-    stage: Stage,
     /// What is in front of this is done with, and never looked at again.
     at: usize,
     /// So many bytes from `at` on hold no line end.
     searched: usize,
-    /// Words that are still to come.
-    missing: usize,
+    /// Words that are still to come, if the line that says how many there are has. With 0 the request was handed out, and the next call
+    /// begins another.
+    missing: Option<usize>,
+    /// How long the next word is, if the line that says so has come.
+    len: Option<usize>,
     /// The words that have come.
     spans: Vec<Range<usize>>,
-}
-
-/// What is expected next.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-enum Stage {
-    /// The line that says how many words there are.
-    #[default]
-    Count,
-    /// The line that says how long the next word is.
-    Length,
-    /// A word of this length.
-    Bulk(usize),
-    /// Nothing: the request was handed out, and the next call begins another.
-    Done,
 }
 
 /// Parses the request that `buffer` begins with. Between two calls for the same request the buffer may have moved and grown, no more; after
 /// [`Parsed::Empty`] and [`Parsed::Request`] the caller takes `consumed` bytes off its front. Nothing is parsed twice, and a call that finds
 /// nothing new costs the same for a word of a megabyte as for one of a byte.
 pub fn parse<'a, 's>(buffer: &'a [u8], partial: &'s mut Partial, limits: &Limits) -> Parsed<'a, 's> {
-    if partial.stage == Stage::Done {
+    if partial.missing == Some(0) {
         partial.reset();
     }
     match partial.advance(buffer, limits) {
         Ok(false) => Parsed::Incomplete,
         Ok(true) => {
-            partial.stage = Stage::Done;
             let consumed = partial.at;
             match partial.spans.as_slice() {
                 [] => Parsed::Empty { consumed },
@@ -103,41 +90,49 @@ impl Partial {
 
     /// Goes on as far as the bytes go. Whether the request is whole.
     fn advance(&mut self, buffer: &[u8], limits: &Limits) -> Result<bool, String> {
-        loop {
-            match self.stage {
-                Stage::Count => {
-                    let Some(line) = self.line(buffer, "too big mbulk count string")? else { return Ok(false) };
-                    self.missing = word_count(line)?;
-                    self.stage = Stage::Length;
-                }
-                Stage::Length if self.missing == 0 => return Ok(true),
-                Stage::Length => {
-                    let Some(line) = self.line(buffer, "too big bulk count string")? else { return Ok(false) };
-                    let len = bulk_len(line, bulk_len_max(limits))?;
-                    let len_max = request_len_max(limits);
-                    if self.at.saturating_add(len).saturating_add(2) > len_max {
-                        return Err(format!("request longer than {len_max} bytes; split it into several"));
-                    }
-                    self.stage = Stage::Bulk(len);
-                }
-                Stage::Bulk(len) => {
-                    let end = self.at + len;
-                    if buffer.len() < end + 2 {
-                        return Ok(false);
-                    }
-                    // Grows with the words that came, not with those that were announced.
-                    self.spans.push(self.at..end);
-                    self.at = end + 2;
-                    self.missing -= 1;
-                    self.stage = Stage::Length;
-                }
-                Stage::Done => return Ok(true),
+        let (word_len_max, len_max) = (word_len_max(limits), request_len_max(limits));
+        if self.missing.is_none() {
+            self.missing = self.number(buffer, &COUNT, WORDS_MAX)?;
+        }
+        let Some(mut missing) = self.missing else { return Ok(false) };
+        while missing > 0 {
+            if self.len.is_none() {
+                self.len = self.number(buffer, &LENGTH, word_len_max)?;
             }
+            let Some(len) = self.len else { break };
+            if self.at.saturating_add(len).saturating_add(2) > len_max {
+                return Err(format!("request longer than {len_max} bytes; split it into several"));
+            }
+            let end = self.at + len;
+            if buffer.len() < end + 2 {
+                break;
+            }
+            // Grows with the words that came, not with those that were announced.
+            self.spans.push(self.at..end);
+            self.len = None;
+            self.at = end + 2;
+            missing -= 1;
+        }
+        self.missing = Some(missing);
+        Ok(missing == 0)
+    }
+
+    /// Takes the next line, if its end has come, and the byte behind that. Returns its number, which is at most `max`.
+    #[inline]
+    fn number(&mut self, buffer: &[u8], line: &Line, max: usize) -> Result<Option<usize>, String> {
+        match line.short(buffer.get(self.at..).unwrap_or_default()) {
+            Some((number, len)) if number <= max => {
+                self.searched = 0;
+                self.at += len;
+                Ok(Some(number))
+            }
+            _ => self.any_number(buffer, line, max),
         }
     }
 
-    /// Takes the next line, if its end has come, and the byte behind that.
-    fn line<'a>(&mut self, buffer: &'a [u8], too_long: &str) -> Result<Option<&'a [u8]>, String> {
+    /// The same without a guess at what the line looks like.
+    #[cold]
+    fn any_number(&mut self, buffer: &[u8], line: &Line, max: usize) -> Result<Option<usize>, String> {
         let rest = buffer.get(self.at..).unwrap_or_default();
         let window = &rest[..rest.len().min(LINE_LEN_MAX + 1)];
         let unsearched = window.get(self.searched..).unwrap_or_default();
@@ -150,9 +145,9 @@ impl Partial {
                 }
                 self.searched = 0;
                 self.at += len + 2;
-                Ok(Some(&rest[..len]))
+                line.number(&rest[..len], max).map(Some)
             }
-            None if window.len() > LINE_LEN_MAX => Err(too_long.to_owned()),
+            None if window.len() > LINE_LEN_MAX => Err(line.too_long.to_owned()),
             None => {
                 self.searched = window.len();
                 Ok(None)
@@ -161,26 +156,50 @@ impl Partial {
     }
 }
 
-/// `*3`. Redis takes every count below one for an empty request.
-fn word_count(line: &[u8]) -> Result<usize, String> {
-    let [b'*', digits @ ..] = line else { return Err(unexpected('*', line)) };
-    match integer(digits) {
-        Some(count) if count <= WORDS_MAX => Ok(usize::try_from(count).unwrap_or(0)),
-        _ => Err("invalid multibulk length".to_owned()),
-    }
+/// A line that holds a number, and what Redis says where it does not.
+struct Line {
+    /// Its first byte.
+    kind: u8,
+    /// The least number. One below zero stands for zero.
+    min: i64,
+    too_long: &'static str,
+    invalid: &'static str,
 }
 
+/// `*3`. Redis takes every count below one for an empty request.
+const COUNT: Line = Line { kind: b'*', min: i64::MIN, too_long: "too big mbulk count string", invalid: "invalid multibulk length" };
 /// `$3`
-fn bulk_len(line: &[u8], len_max: usize) -> Result<usize, String> {
-    let [b'$', digits @ ..] = line else { return Err(unexpected('$', line)) };
-    match integer(digits).and_then(|len| usize::try_from(len).ok()) {
-        Some(len) if len <= len_max => Ok(len),
-        _ => Err("invalid bulk length".to_owned()),
+const LENGTH: Line = Line { kind: b'$', min: 0, too_long: "too big bulk count string", invalid: "invalid bulk length" };
+
+impl Line {
+    /// What nearly every line is: whole, right, and of at most three digits. Its number, and how many of the bytes it takes.
+    #[inline]
+    fn short(&self, bytes: &[u8]) -> Option<(usize, usize)> {
+        let digit = |byte: &u8| usize::from(byte - b'0');
+        let (number, len) = match bytes {
+            [kind, ..] if *kind != self.kind => return None,
+            [_, a @ b'0'..=b'9', b'\r', _, ..] => (digit(a), 4),
+            [_, a @ b'1'..=b'9', b @ b'0'..=b'9', b'\r', _, ..] => (digit(a) * 10 + digit(b), 5),
+            [_, a @ b'1'..=b'9', b @ b'0'..=b'9', c @ b'0'..=b'9', b'\r', _, ..] => (digit(a) * 100 + digit(b) * 10 + digit(c), 6),
+            _ => return None,
+        };
+        Some((number, len))
+    }
+
+    /// The number of a line that has come whole.
+    fn number(&self, line: &[u8], max: usize) -> Result<usize, String> {
+        let digits = match line {
+            [kind, digits @ ..] if *kind == self.kind => digits,
+            _ => return Err(unexpected(self.kind, line)),
+        };
+        let number = integer(digits).filter(|number| *number >= self.min).map(|number| usize::try_from(number).unwrap_or(0));
+        number.filter(|number| *number <= max).ok_or_else(|| self.invalid.to_owned())
     }
 }
 
 /// Redis sends the byte as it is. A sentence here is text, in which a byte that is none is shown as U+FFFD.
-fn unexpected(wanted: char, line: &[u8]) -> String {
+fn unexpected(wanted: u8, line: &[u8]) -> String {
+    let wanted = char::from(wanted);
     match line.first() {
         // The line was empty, and what Redis looks at is its end, which no error can hold.
         None | Some(b'\n') => format!("expected '{wanted}', got ' '"),

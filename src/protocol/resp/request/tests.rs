@@ -217,6 +217,23 @@ fn integers_are_as_they_would_be_printed() {
     }
 }
 
+/// What the short way to read a line makes of the bytes, and what any other does.
+fn both_ways(line: &Line, bytes: &[u8]) -> [Option<(usize, usize)>; 2] {
+    let mut partial = Partial::default();
+    let number = partial.any_number(bytes, line, WORDS_MAX).ok().flatten();
+    [line.short(bytes), number.map(|number| (number, partial.at))]
+}
+
+#[test]
+fn lines_with_up_to_three_digits_are_short() {
+    for number in 0..2000 {
+        let line = format!("${number}\r\n");
+        let [short, any] = both_ways(&LENGTH, line.as_bytes());
+        assert_eq!(any, Some((number, line.len())));
+        assert_eq!(short, any.filter(|_| number < 1000));
+    }
+}
+
 fn words() -> impl Strategy<Value = Owned> {
     let bytes = prop_oneof![any::<Vec<u8>>(), "[\r\n$*0-9]{0,12}".prop_map(String::into_bytes)];
     prop::collection::vec(bytes, 1..6)
@@ -236,6 +253,16 @@ proptest! {
             }
             prop_assert_eq!(&found, &requests);
             prop_assert_eq!(start, bytes.len());
+        }
+    }
+
+    #[test]
+    fn a_short_line_is_read_as_any_other(line in "[*$]-?[0-9]{0,5}[\r\n]{0,3}", like_one in "[*$0-9\r\n-]{0,8}", any: Vec<u8>) {
+        for bytes in [line.as_bytes(), like_one.as_bytes(), &any] {
+            for line in [&COUNT, &LENGTH] {
+                let [short, any] = both_ways(line, bytes);
+                prop_assert!(short.is_none() || short == any, "{} is {:?}, not {:?}", bytes.escape_ascii(), any, short);
+            }
         }
     }
 
