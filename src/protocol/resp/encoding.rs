@@ -59,13 +59,9 @@ pub fn encode_reply(reply: &Reply<'_>, version: RespVersion, out: &mut Vec<u8>) 
 
 /// Puts one request behind what is in `out`.
 pub fn request(words: &[impl AsRef<[u8]>], out: &mut Vec<u8>) {
-    out.extend_from_slice(Head::new(b'*', words.len() as u64).as_bytes());
-    for word in words {
-        let word = word.as_ref();
-        out.extend_from_slice(Head::new(b'$', word.len() as u64).as_bytes());
-        out.extend_from_slice(word);
-        out.extend_from_slice(b"\r\n");
-    }
+    let head = write_number(out, b'*', words.len() as u64);
+    // Writing to memory does not fail.
+    let _ = head.and_then(|()| words.iter().try_for_each(|word| write_bulk(out, word.as_ref())));
 }
 
 /// The first word of an error, by which client libraries tell what to do.
@@ -122,32 +118,9 @@ fn write_line(out: &mut impl Write, kind: u8, text: &str) -> io::Result<()> {
 }
 
 fn write_number(out: &mut impl Write, kind: u8, number: impl itoa::Integer) -> io::Result<()> {
-    out.write_all(Head::new(kind, number).as_bytes())
-}
-
-/// A line that holds a number, made in one place so that it is written in one go: every reply of data has one.
-struct Head {
-    bytes: [u8; Head::LEN_MAX],
-    len: usize,
-}
-
-impl Head {
-    /// The kind, the longest number of 64 bits, and the line end.
-    const LEN_MAX: usize = 1 + 20 + 2;
-
-    fn new(kind: u8, number: impl itoa::Integer) -> Head {
-        let mut digits = itoa::Buffer::new();
-        let digits = digits.format(number).as_bytes();
-        let mut bytes = [0; Head::LEN_MAX];
-        bytes[0] = kind;
-        bytes[1..=digits.len()].copy_from_slice(digits);
-        bytes[1 + digits.len()..][..2].copy_from_slice(b"\r\n");
-        Head { bytes, len: digits.len() + 3 }
-    }
-
-    fn as_bytes(&self) -> &[u8] {
-        &self.bytes[..self.len]
-    }
+    out.write_all(&[kind])?;
+    out.write_all(itoa::Buffer::new().format(number).as_bytes())?;
+    out.write_all(b"\r\n")
 }
 
 #[cfg(test)]
