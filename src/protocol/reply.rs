@@ -50,6 +50,7 @@ impl Reply<'_> {
     }
 
     /// Bytes of data in it, about.
+    #[inline]
     pub fn size(&self) -> usize {
         const OVERHEAD: usize = 16;
         OVERHEAD

@@ -88,22 +88,22 @@ impl<'a> Rounds<'a> {
             }
             let rest = &unread[at..];
             let wire = executor.wire_of(rest);
-            let (asked, consumed) = requests.next(rest, executor.queues(), limits, moment);
+            let (ref asked, consumed) = requests.next(rest, executor.queues(), limits, moment);
             executor.name = requests.command();
             let start = replies.len();
             let mut place = Place { command: at, reply: start..start, wire };
             at += consumed;
-            let (command, level) = (asked, executor.level);
-            let done = match &command {
+            let level = executor.level;
+            let done = match asked {
                 Asked::Incomplete => break Ended::NeedsMore,
                 Asked::Empty => continue,
                 Asked::Fatal(wrong) => {
                     wire.encode(&wrong.clone().into_reply(), replies);
                     break Ended::Close;
                 }
-                Asked::Wrong(wrong) => Done::Reply(executor.refuse(wrong.clone(), wire)),
+                Asked::Command(Err(wrong)) => Done::Reply(executor.refuse(wrong.clone(), wire)),
                 Asked::Queued => Done::Reply(executor.queue(&rest[..consumed])),
-                Asked::Command(command) => executor.execute(command, wire, moment),
+                Asked::Command(Ok(command)) => executor.execute(command, wire, moment),
             };
             match done {
                 // Written from where its values are, but only when it is known to be true.

@@ -24,11 +24,10 @@ pub(super) enum Asked<'a> {
     Incomplete,
     /// Nothing to be answered.
     Empty,
-    Command(Command<'a>),
+    /// What is wrong with it is its answer, and the next one may be right.
+    Command(Result<Command<'a>, Wrong>),
     /// To be kept until EXEC.
     Queued,
-    /// To be answered, and the next request may be right.
-    Wrong(Wrong),
     /// To be answered, and the connection closed: where the next request begins cannot be known.
     Fatal(Wrong),
 }
@@ -73,6 +72,7 @@ impl Requests {
 
     /// The first request in `buffer`, and how many bytes of it are done with. After [`Asked::Incomplete`] the next call gets the same bytes and more. `queues`:
     /// MULTI was said.
+    #[inline]
     pub fn next<'a>(&mut self, buffer: &'a [u8], queues: bool, limits: &Limits, moment: &Moment) -> (Asked<'a>, usize) {
         match buffer.first() {
             Some(b'*') => self.next_resp(buffer, queues, limits, moment),
@@ -84,6 +84,7 @@ impl Requests {
         self.command
     }
 
+    #[inline]
     fn next_resp<'a>(&mut self, buffer: &'a [u8], queues: bool, limits: &Limits, moment: &Moment) -> (Asked<'a>, usize) {
         let (words, consumed) = match request::parse(buffer, &mut self.partial, limits) {
             request::Parsed::Incomplete => return (Asked::Incomplete, 0),
@@ -95,11 +96,8 @@ impl Requests {
         self.command = spec.as_ref().ok().map(|spec| spec.name).or(self.command);
         let asked = match spec {
             Ok(spec) if queues && spec.is_queued_in_multi() => Asked::Queued,
-            Ok(spec) => match arguments::checked(spec, words, limits, || moment.wall_ms() as i64) {
-                Ok(command) => Asked::Command(command),
-                Err(wrong) => Asked::Wrong(wrong),
-            },
-            Err(wrong) => Asked::Wrong(wrong),
+            Ok(spec) => Asked::Command(arguments::checked(spec, words, limits, || moment.wall_ms() as i64)),
+            Err(wrong) => Asked::Command(Err(wrong)),
         };
         (asked, consumed)
     }
@@ -113,9 +111,9 @@ impl Requests {
             text::Parsed::Empty { consumed } => (Asked::Empty, consumed),
             text::Parsed::Command { command, consumed } => {
                 self.command = None;
-                (Asked::Command(command), consumed)
+                (Asked::Command(Ok(command)), consumed)
             }
-            text::Parsed::Wrong { wrong, consumed } => (Asked::Wrong(wrong), consumed),
+            text::Parsed::Wrong { wrong, consumed } => (Asked::Command(Err(wrong)), consumed),
             text::Parsed::Fatal { wrong } => (Asked::Fatal(wrong), 0),
         }
     }
@@ -124,8 +122,7 @@ impl Requests {
 /// A request once more that was whole when it came, and how long it is.
 pub(super) fn parse_again<'a>(buffer: &'a [u8], limits: &Limits, moment: &Moment) -> (Result<Command<'a>, Wrong>, usize) {
     match Requests::default().next(buffer, false, limits, moment) {
-        (Asked::Command(command), consumed) => (Ok(command), consumed),
-        (Asked::Wrong(wrong), consumed) => (Err(wrong), consumed),
+        (Asked::Command(command), consumed) => (command, consumed),
         _ => panic!("what was a request is none: {}", buffer[..buffer.len().min(100)].escape_ascii()),
     }
 }
