@@ -335,7 +335,7 @@ pub enum ClientCommand<'a> {
         version: bool,
         value: Bytes<'a>,
     },
-    Kill(KillClients<'a>),
+    Kill(Box<KillClients<'a>>),
     /// Nothing is ever evicted, and nothing is touched: these are taken and change nothing.
     NoEvict(bool),
     NoTouch(bool),

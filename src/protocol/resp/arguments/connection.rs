@@ -126,7 +126,7 @@ pub fn client_list<'a>(call: &Call<'a, '_>) -> Result<Command<'a>, Wrong> {
 pub fn client_kill<'a>(call: &Call<'a, '_>) -> Result<Command<'a>, Wrong> {
     if call.len() == 3 {
         let kill = KillClients { strict: true, addr: Some(call.data(2)), also_me: true, ..KillClients::default() };
-        return client(ClientCommand::Kill(kill));
+        return client(ClientCommand::Kill(Box::new(kill)));
     }
     let mut kill = KillClients::default();
     let mut place = 2;
@@ -158,7 +158,7 @@ pub fn client_kill<'a>(call: &Call<'a, '_>) -> Result<Command<'a>, Wrong> {
         }
         place += 1;
     }
-    client(ClientCommand::Kill(kill))
+    client(ClientCommand::Kill(Box::new(kill)))
 }
 
 pub fn client_no_evict<'a>(call: &Call<'a, '_>) -> Result<Command<'a>, Wrong> {

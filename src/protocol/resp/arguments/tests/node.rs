@@ -68,7 +68,7 @@ fn clients() {
     for line in ["CLIENT LIST ID", "CLIENT LIST TYPE", "CLIENT LIST foo", "CLIENT LIST TYPE normal normal"] {
         refuses(line, "syntax error");
     }
-    let kill = |kill| client(ClientCommand::Kill(kill));
+    let kill = |kill| client(ClientCommand::Kill(Box::new(kill)));
     let none = KillClients::default();
     takes("CLIENT KILL 1.2.3.4:5", kill(KillClients { strict: true, addr: Some(bytes("1.2.3.4:5")), also_me: true, ..none.clone() }));
     takes("CLIENT KILL ID 5 skipme no", kill(KillClients { id: Some(5), also_me: true, ..none.clone() }));
