@@ -213,10 +213,12 @@ impl<'a> Call<'a, '_> {
 }
 
 fn within<'a>(what: &str, word: &'a [u8], len_max: usize) -> Result<Bytes<'a>, Wrong> {
-    if word.len() > len_max {
-        return Err(Wrong::new(ErrorCode::TooBig, format!("the {what} has {} bytes; at most {len_max} are allowed", word.len())));
-    }
-    Ok(Cow::Borrowed(word))
+    if word.len() > len_max { Err(too_big(what, word.len(), len_max)) } else { Ok(Cow::Borrowed(word)) }
+}
+
+#[cold]
+fn too_big(what: &str, len: usize, len_max: usize) -> Wrong {
+    Wrong::new(ErrorCode::TooBig, format!("the {what} has {len} bytes; at most {len_max} are allowed"))
 }
 
 /// Whether an option is that one, in any case. Redis compares up to the first zero byte, and so does this.
