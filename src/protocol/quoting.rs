@@ -10,9 +10,15 @@ use std::io::{self, Write};
 /// UTF-8.
 pub fn needs_quotes(bytes: &[u8]) -> bool {
     let (Some(first), Some(last)) = (bytes.first(), bytes.last()) else { return true };
-    // Without an early end inside a chunk, so that it is compiled to vector instructions: values are up to 16 MiB.
-    let has_control = |chunk: &[u8]| chunk.iter().fold(false, |found, byte| found | is_control(*byte));
-    *first == b'"' || *first == b' ' || *last == b' ' || bytes.chunks(256).any(has_control) || std::str::from_utf8(bytes).is_err()
+    // Most values are plain, which one look tells.
+    let is_plain = !has(bytes, |byte| !matches!(byte, b' '..=b'~'));
+    let is_text = || !has(bytes, is_control) && std::str::from_utf8(bytes).is_ok();
+    *first == b'"' || *first == b' ' || *last == b' ' || !(is_plain || is_text())
+}
+
+/// Without an early end inside a chunk, so that it is compiled to vector instructions: values are up to 16 MiB.
+fn has(bytes: &[u8], is_wanted: impl Fn(u8) -> bool) -> bool {
+    bytes.chunks(256).any(|chunk| chunk.iter().fold(false, |found, byte| found | is_wanted(*byte)))
 }
 
 /// Writes a value, or a key that ends its line, quoted only if it must be.
@@ -181,6 +187,15 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn text_without_control_characters_is_bare(text in "a\\PC{0,300}b", place: prop::sample::Index, byte: u8) {
+            prop_assert!(!needs_quotes(text.as_bytes()));
+            let mut bytes = text.into_bytes();
+            bytes.insert(place.index(bytes.len() - 1) + 1, byte);
+            let is_text = std::str::from_utf8(&bytes).is_ok() && !is_control(byte);
+            prop_assert_eq!(needs_quotes(&bytes), !is_text);
+        }
+
         #[test]
         fn any_bytes_survive(bytes in prop::collection::vec(any::<u8>(), 0..80)) {
             for written in [text(&bytes), quoted(&bytes)] {
