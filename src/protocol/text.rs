@@ -92,9 +92,11 @@ pub fn parse<'a>(buffer: &'a [u8], scanned: usize, limits: &Limits, now_ms: impl
 /// Checks a line, or the beginning of one, of which `len` bytes count. How long it may be depends on its verb and on whether key and value
 /// begin with a quote, so that only who sends a value, escaped, can make a session hold the memory for one.
 fn check_line_len(line: &[u8], len: usize, limits: &Limits) -> Result<(), Wrong> {
-    if len <= LINE_LEN_MIN {
-        return Ok(());
-    }
+    if len <= LINE_LEN_MIN { Ok(()) } else { check_long_line(line, len, limits) }
+}
+
+#[cold]
+fn check_long_line(line: &[u8], len: usize, limits: &Limits) -> Result<(), Wrong> {
     let (word, rest) = split_word(trim_start(line));
     let Some(verb) = Verb::parse(word) else { return Err(no_command(line)) };
     let rest = trim_start(rest);
@@ -249,6 +251,7 @@ impl<'a> Words<'a, '_> {
         parsed.map(Some).ok_or_else(|| syntax(self.help, format!("{} is no {what}", shown(&word))))
     }
 
+    #[inline]
     fn end(&self) -> Result<(), Wrong> {
         match trim_start(self.rest) {
             [] => Ok(()),
