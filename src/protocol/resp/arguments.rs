@@ -30,6 +30,7 @@ pub fn checked<'a>(spec: &'static Spec, words: Words<'a, '_>, limits: &Limits, n
 
 /// Whether there is such a command, and with so many words. Redis looks at nothing else before it queues a command in MULTI: what fails here
 /// aborts the transaction; any other error of [`command`] is queued, and is this command's reply to EXEC.
+#[inline]
 pub fn check(words: Words<'_, '_>) -> Result<&'static Spec, Wrong> {
     let name = words.get(0).unwrap_or_default();
     let Some(mut spec) = catalogue::lookup(name) else { return Err(no_command(name, words)) };
