@@ -8,9 +8,11 @@
 //! acknowledged at `majority`, the later one wins. One that lost in this node's own store while it waited is stamped again, too, if its level was not met before: I8 could do without, but a
 //! command that counts on what was there (`INCR`, a create-only `SET`) is judged again, and not two of them told that they were first.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::cell::Cell;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
@@ -41,15 +43,16 @@ struct Table {
     peers: Vec<PeerAcks>,
     /// This node counts itself up to here (**I7**): what is durable on its own disk, or everything where nobody waits for the disk.
     own: Stamp,
-    /// The floors of the open rounds: all their stamps are greater.
-    open: BTreeSet<(Stamp, u64)>,
+    /// The open rounds, in the order of their places. A round is open until it is dropped, or until its level is met while its session waits.
+    open: VecDeque<Open>,
     /// Own writes that lost somewhere. Invariant: each is above the lowest floor, so this is bounded by what open rounds wrote.
     beaten: BTreeSet<Stamp>,
     /// Own writes that lost here to writes of an origin, once that is durable up to a place: until then its node has not heard that it has won.
     losing: Vec<Losing>,
-    /// The rounds that wait, by their greatest stamp.
-    waiting: BTreeMap<(Stamp, u64), Waiting>,
+    /// Rounds that were ever opened.
     rounds: u64,
+    /// Sessions that have something to look at, once the table is free.
+    woken: Woken,
     /// Sessions that count who holds what.
     counting: usize,
     /// Where this node stood from beat to beat, and how many writes it had issued by then: what tells a lag in writes.
@@ -77,12 +80,46 @@ struct PeerAcks {
     lagging: bool,
 }
 
-struct Waiting {
+struct Open {
+    place: Place,
     level: AckLevel,
+    waiting: Option<Waiting>,
+}
+
+/// Where a round stands among the open ones. A new one comes last, or nearly so: floors rise.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Place {
+    /// All stamps of the round are greater.
+    floor: Stamp,
+    number: u64,
+}
+
+/// A session that waits for its round.
+struct Waiting {
     least: Stamp,
-    /// The level was met when nothing of it had lost. What loses later has lost to writes that were stamped above it.
-    is_met: bool,
-    wake: Arc<Condvar>,
+    greatest: Stamp,
+    session: Arc<Sleeper>,
+}
+
+/// A thread that waits, for one round at a time.
+struct Sleeper {
+    thread: Thread,
+    /// The level was met when nothing of the round had lost. What loses later has lost to writes that were stamped above it. Set when the round is taken out of the table.
+    is_met: AtomicBool,
+}
+
+thread_local! {
+    static SLEEPER: Arc<Sleeper> = Arc::new(Sleeper { thread: thread::current(), is_met: AtomicBool::new(false) });
+}
+
+/// Threads that are to be woken. Dropping this does it: to be kept until no lock is held, for it takes a system call each.
+#[derive(Default)]
+pub struct Woken(Vec<Arc<Sleeper>>);
+
+impl Drop for Woken {
+    fn drop(&mut self) {
+        self.0.iter().for_each(|sleeper| sleeper.thread.unpark());
+    }
 }
 
 /// See [`Acks::note_losing`].
@@ -150,11 +187,11 @@ impl Acks {
         let table = Table {
             peers: vec![PeerAcks::default(); peers],
             own: if waits_for_disk { Stamp::ZERO } else { Stamp::LIMIT },
-            open: BTreeSet::new(),
+            open: VecDeque::new(),
             beaten: BTreeSet::new(),
             losing: Vec::new(),
-            waiting: BTreeMap::new(),
             rounds: 0,
+            woken: Woken::default(),
             counting: 0,
             samples: VecDeque::new(),
         };
@@ -188,10 +225,7 @@ impl Acks {
         if !self.waits_for_disk {
             return;
         }
-        let mut table = self.table.lock();
-        table.own = table.own.max(upto);
-        table.wake_met(self.majority);
-        self.wake_counting(&table);
+        self.change(|table| table.own = table.own.max(upto));
     }
 
     /// How far own writes are durable; `None` where nobody waits for that.
@@ -203,9 +237,15 @@ impl Acks {
     pub fn open_round(&self, level: AckLevel, floor: Stamp) -> Round<'_> {
         let mut table = self.table.lock();
         table.rounds += 1;
-        let id = table.rounds;
-        table.open.insert((floor, id));
-        Round { acks: self, level, floor, id, wake: Arc::default() }
+        let place = Place { floor, number: table.rounds };
+        // Behind all others, but for those that were overtaken on the way from their floor to here.
+        table.open.push_back(Open { place, level, waiting: None });
+        let mut at = table.open.len() - 1;
+        while at > 0 && table.open[at - 1].place > place {
+            table.open.swap(at - 1, at);
+            at -= 1;
+        }
+        Round { acks: self, level, place, is_over: Cell::new(false) }
     }
 
     /// A peer's link begins anew: it vouches for nothing until its first ack. `is_durable`: its acks wait for its disk.
@@ -218,9 +258,7 @@ impl Acks {
 
     /// A peer's vector covers all own writes up to here.
     pub fn covered(&self, peer: usize, upto: Stamp) {
-        let mut table = self.table.lock();
-        table.peers[peer].covered = table.peers[peer].covered.max(upto);
-        self.wake_counting(&table);
+        self.change(|table| table.peers[peer].covered = table.peers[peer].covered.max(upto));
     }
 
     /// Who holds all own writes up to this stamp. Waits until `enough` says so, or `deadline` has passed.
@@ -239,26 +277,30 @@ impl Acks {
         holders
     }
 
-    fn wake_counting(&self, table: &Table) {
+    /// An ack of a peer for writes of this node's present life.
+    pub fn acknowledge(&self, peer: usize, ack: &Ack) -> Woken {
+        self.change(|table| {
+            table.note_beaten(&ack.beaten);
+            let peer = &mut table.peers[peer];
+            (peer.from, peer.upto, peer.received) = (ack.from, ack.upto, ack.received);
+        })
+    }
+
+    /// Moves something, and finds out whom that concerns.
+    fn change(&self, change: impl FnOnce(&mut Table)) -> Woken {
+        let mut table = self.table.lock();
+        change(&mut table);
+        table.take_met(self.majority);
         if table.counting > 0 {
             self.moved.notify_all();
         }
-    }
-
-    /// An ack of a peer for writes of this node's present life.
-    pub fn acknowledge(&self, peer: usize, ack: &Ack) {
-        let mut table = self.table.lock();
-        table.note_beaten(&ack.beaten);
-        let peer = &mut table.peers[peer];
-        (peer.from, peer.upto, peer.received) = (ack.from, ack.upto, ack.received);
-        table.wake_met(self.majority);
-        self.wake_counting(&table);
+        std::mem::take(&mut table.woken)
     }
 
     /// Own writes that lost to peers' writes in this node's own store.
     pub fn note_beaten(&self, beaten: &[Stamp]) {
         if !beaten.is_empty() {
-            self.table.lock().note_beaten(beaten);
+            self.change(|table| table.note_beaten(beaten));
         }
     }
 
@@ -270,7 +312,7 @@ impl Acks {
             return;
         }
         let mut table = self.table.lock();
-        let Some((floor, _)) = table.open.first().copied() else { return };
+        let Some(floor) = table.lowest_floor() else { return };
         let stamps: Vec<Stamp> = stamps.into_iter().filter(|stamp| *stamp > floor).collect();
         if !stamps.is_empty() {
             table.losing.push(Losing { winner, upto, stamps });
@@ -292,31 +334,34 @@ impl Acks {
         if !self.has_losing.load(Ordering::Acquire) {
             return;
         }
-        let mut table = self.table.lock();
-        let lost: Vec<Losing> = table.losing.extract_if(.., |losing| which(losing)).collect();
-        self.has_losing.store(!table.losing.is_empty(), Ordering::Release);
-        lost.iter().for_each(|losing| table.note_beaten(&losing.stamps));
+        self.change(|table| {
+            let lost: Vec<Losing> = table.losing.extract_if(.., |losing| which(losing)).collect();
+            self.has_losing.store(!table.losing.is_empty(), Ordering::Release);
+            lost.iter().for_each(|losing| table.note_beaten(&losing.stamps));
+        });
     }
 
     /// Whether the peer is up and open.
     pub fn set_up(&self, peer: usize, up: bool) {
-        let mut table = self.table.lock();
-        table.peers[peer].up = up;
-        self.recount(&mut table);
+        self.change(|table| {
+            table.peers[peer].up = up;
+            self.recount(table);
+        });
     }
 
     /// Looks who lags: a peer that has not come, within the time-out, to where this node stood does not count as up until it has.
     pub fn observe_lag(&self, position: Stamp, written: u64, elapsed: Duration) {
-        let mut table = self.table.lock();
-        table.sample(position, written);
-        for peer in &mut table.peers {
-            if peer.upto >= peer.mark {
-                peer.mark = position;
-                peer.marked = elapsed;
+        self.change(|table| {
+            table.sample(position, written);
+            for peer in &mut table.peers {
+                if peer.upto >= peer.mark {
+                    peer.mark = position;
+                    peer.marked = elapsed;
+                }
+                peer.lagging = peer.upto < peer.mark && elapsed.saturating_sub(peer.marked) > self.timeout;
             }
-            peer.lagging = peer.upto < peer.mark && elapsed.saturating_sub(peer.marked) > self.timeout;
-        }
-        self.recount(&mut table);
+            self.recount(table);
+        });
     }
 
     /// How far a peer is, seen from where this node stands with so many writes issued.
@@ -331,7 +376,7 @@ impl Acks {
 
     /// Sessions that wait for acks right now.
     pub fn waiting_len(&self) -> usize {
-        self.table.lock().waiting.len()
+        self.table.lock().waiting_len()
     }
 
     /// Whether a session waits for acks, is about to, or counts who holds what.
@@ -343,7 +388,7 @@ impl Acks {
     /// Sessions that wait for acks or count who holds what, right now.
     pub fn blocked_len(&self) -> usize {
         let table = self.table.lock();
-        table.waiting.len() + table.counting
+        table.waiting_len() + table.counting
     }
 
     /// Sessions that count who holds what, right now.
@@ -352,10 +397,9 @@ impl Acks {
         self.table.lock().counting
     }
 
-    fn recount(&self, table: &mut Table) {
+    /// To be called under the table's lock.
+    fn recount(&self, table: &Table) {
         self.counted.store(table.peers.iter().filter(|peer| peer.counts()).count(), Ordering::Release);
-        // `all` asks for fewer peers when one goes down.
-        table.wake_met(self.majority);
     }
 }
 
@@ -374,14 +418,47 @@ impl Table {
     }
 
     fn note_beaten(&mut self, beaten: &[Stamp]) {
-        let Some((floor, _)) = self.open.first().copied() else { return };
+        let Some(floor) = self.lowest_floor() else { return };
         for stamp in beaten.iter().copied().filter(|stamp| *stamp > floor) {
             self.beaten.insert(stamp);
-            for ((greatest, _), waiting) in &self.waiting {
-                if waiting.least <= stamp && stamp <= *greatest {
-                    waiting.wake.notify_one();
+            let opened_before = self.open.iter().take_while(|open| open.place.floor < stamp);
+            for waiting in opened_before.filter_map(|open| open.waiting.as_ref()) {
+                if waiting.least <= stamp && stamp <= waiting.greatest {
+                    self.woken.0.push(Arc::clone(&waiting.session));
                 }
             }
+        }
+    }
+
+    fn lowest_floor(&self) -> Option<Stamp> {
+        self.open.front().map(|open| open.place.floor)
+    }
+
+    fn waiting_len(&self) -> usize {
+        self.open.iter().filter(|open| open.waiting.is_some()).count()
+    }
+
+    /// The open round with this place.
+    fn find(&self, place: Place) -> Option<usize> {
+        self.open.binary_search_by_key(&place, |open| open.place).ok()
+    }
+
+    fn close(&mut self, place: Place) {
+        if let Some(found) = self.find(place) {
+            self.open.remove(found);
+            self.forget();
+        }
+    }
+
+    /// Forgets what was beaten in no round that is still open.
+    fn forget(&mut self) {
+        let Some(floor) = self.lowest_floor() else {
+            self.beaten.clear();
+            self.losing.clear();
+            return;
+        };
+        while self.beaten.first().is_some_and(|stamp| *stamp <= floor) {
+            self.beaten.pop_first();
         }
     }
 
@@ -409,19 +486,33 @@ impl Table {
         }
     }
 
-    /// Wakes the rounds whose level is met, and no others: fifty sessions that wait are not all woken by every ack.
-    fn wake_met(&mut self, majority: usize) {
+    /// Takes out the rounds whose level is met, and wakes their sessions and no others: fifty that wait are not all woken by every ack.
+    fn take_met(&mut self, majority: usize) {
         let reach = self.peers.iter().map(|peer| peer.upto).fold(self.own, Stamp::max);
-        // Aside, so that the rest of the table can be looked at.
-        let mut waiting = std::mem::take(&mut self.waiting);
-        for ((greatest, _), waiting) in waiting.range_mut(..=(reach, u64::MAX)) {
-            if self.met(majority, waiting.level, waiting.least, *greatest) {
-                // Those in between may be of other rounds.
-                waiting.is_met |= self.beaten.range(waiting.least..=*greatest).next().is_none();
-                waiting.wake.notify_one();
+        let reached = self.open.partition_point(|open| open.place.floor < reach);
+        // Those that stay are moved together, in their order.
+        let mut staying = 0;
+        for at in 0..reached {
+            let Open { level, waiting, .. } = &self.open[at];
+            if let Some(Waiting { least, greatest, session }) = waiting
+                && self.met(majority, *level, *least, *greatest)
+            {
+                self.woken.0.push(Arc::clone(session));
+                // What lost may be of other rounds in between: then the session finds out.
+                if self.beaten.range(*least..=*greatest).next().is_none() {
+                    session.is_met.store(true, Ordering::Release);
+                    continue;
+                }
             }
+            if staying < at {
+                self.open.swap(staying, at);
+            }
+            staying += 1;
         }
-        self.waiting = waiting;
+        if staying < reached {
+            self.open.drain(staying..reached);
+            self.forget();
+        }
     }
 }
 
@@ -435,9 +526,9 @@ impl PeerAcks {
 pub struct Round<'a> {
     acks: &'a Acks,
     level: AckLevel,
-    floor: Stamp,
-    id: u64,
-    wake: Arc<Condvar>,
+    place: Place,
+    /// Its level was met while its session waited: it is no longer in the table.
+    is_over: Cell<bool>,
 }
 
 impl Round<'_> {
@@ -446,27 +537,34 @@ impl Round<'_> {
         self.look(&self.acks.table.lock(), stamps)
     }
 
-    /// Waits until the level is met for all these stamps, in rising order, or some were beaten, or `deadline` has passed.
+    /// Waits until the level is met for all these stamps, in rising order, and then the round is over; or until some were beaten, or `deadline` has passed.
     pub fn wait(&self, stamps: &[Stamp], deadline: Instant) -> Waited {
+        assert!(!self.is_over.get(), "a round that is over knows of no further writes");
         let (Some(least), Some(greatest)) = (stamps.first(), stamps.last()) else { return Waited::Met };
-        let mut table = self.acks.table.lock();
-        let place = (*greatest, self.id);
-        let mut late = false;
+        let session = SLEEPER.with(Arc::clone);
+        session.is_met.store(false, Ordering::Relaxed);
+        let mut is_late = false;
         loop {
-            let is_met = table.waiting.get(&place).is_some_and(|waiting| waiting.is_met);
-            let waited = if is_met { Some(Waited::Met) } else { self.look(&table, stamps).or(late.then_some(Waited::TimedOut)) };
-            if let Some(waited) = waited {
-                table.waiting.remove(&place);
-                return waited;
+            {
+                let mut table = self.acks.table.lock();
+                let Some(place) = table.find(self.place) else { break };
+                if let Some(waited) = self.look(&table, stamps).or(is_late.then_some(Waited::TimedOut)) {
+                    table.open[place].waiting = None;
+                    return waited;
+                }
+                let waiting = || Waiting { least: *least, greatest: *greatest, session: Arc::clone(&session) };
+                table.open[place].waiting.get_or_insert_with(waiting);
             }
-            table.waiting.entry(place).or_insert_with(|| Waiting {
-                level: self.level,
-                least: *least,
-                is_met: false,
-                wake: Arc::clone(&self.wake),
-            });
-            late = self.wake.wait_until(&mut table, deadline).timed_out();
+            let left = deadline.saturating_duration_since(Instant::now());
+            thread::park_timeout(left);
+            // Without the lock: all that were woken would wait for it.
+            if session.is_met.load(Ordering::Acquire) {
+                break;
+            }
+            is_late = left.is_zero();
         }
+        self.is_over.set(true);
+        Waited::Met
     }
 
     /// Whether the level is met for one write: after a time-out, the others of its round may be done.
@@ -476,7 +574,7 @@ impl Round<'_> {
 
     fn look(&self, table: &Table, stamps: &[Stamp]) -> Option<Waited> {
         let (Some(least), Some(greatest)) = (stamps.first(), stamps.last()) else { return Some(Waited::Met) };
-        debug_assert!(stamps.is_sorted() && *least > self.floor);
+        debug_assert!(stamps.is_sorted() && *least > self.place.floor);
         if self.level == AckLevel::Local {
             // It may lose to whatever was written elsewhere; that is what `local` promises.
             return table.met(self.acks.majority, self.level, *least, *greatest).then_some(Waited::Met);
@@ -492,14 +590,8 @@ impl Round<'_> {
 
 impl Drop for Round<'_> {
     fn drop(&mut self) {
-        let mut table = self.acks.table.lock();
-        table.open.remove(&(self.floor, self.id));
-        match table.open.first().copied() {
-            None => {
-                table.beaten.clear();
-                table.losing.clear();
-            }
-            Some((floor, _)) => table.beaten = table.beaten.split_off(&floor),
+        if !self.is_over.get() {
+            self.acks.table.lock().close(self.place);
         }
     }
 }
@@ -534,6 +626,61 @@ mod tests {
         assert_eq!(round.poll(&[stamp(3)]), None);
         acks.acknowledged(WINNER, stamp(9));
         assert_eq!(round.poll(&[stamp(3)]), Some(Waited::Beaten(vec![stamp(3)])));
+    }
+
+    #[test]
+    fn an_ack_takes_out_the_rounds_that_it_meets_and_leaves_the_others() {
+        let acks = acks();
+        acks.set_up(0, true);
+        acks.set_up(1, true);
+        // The last one has overtaken others on its way.
+        let rounds = [(AckLevel::All, 1, 2), (AckLevel::Majority, 3, 4), (AckLevel::Majority, 5, 9), (AckLevel::Majority, 1, 3)];
+        std::thread::scope(|scope| {
+            let deadline = Instant::now() + Duration::from_secs(60);
+            let waits = rounds.map(|(level, floor, stamp_of)| {
+                let round = acks.open_round(level, stamp(floor));
+                scope.spawn(move || round.wait(&[stamp(stamp_of)], deadline))
+            });
+            while acks.waiting_len() < 4 {
+                std::thread::yield_now();
+            }
+            let floors = |acks: &Acks| acks.table.lock().open.iter().map(|open| open.place.floor).collect::<Vec<_>>();
+            assert_eq!(floors(&acks), [stamp(1), stamp(1), stamp(3), stamp(5)]);
+            acks.acknowledge(0, &ack(8));
+            assert_eq!(floors(&acks), [stamp(1), stamp(5)]);
+            acks.acknowledge(1, &ack(9));
+            assert_eq!(waits.map(|waits| waits.join().unwrap()), [const { Waited::Met }; 4]);
+        });
+        assert!(acks.table.lock().open.is_empty());
+    }
+
+    #[test]
+    fn what_lost_is_remembered_until_no_round_is_open_that_could_have_written_it() {
+        let acks = acks();
+        let rounds = [5, 2, 7].map(|floor| acks.open_round(AckLevel::Majority, stamp(floor)));
+        acks.note_beaten(&[stamp(2), stamp(3), stamp(6), stamp(8)]);
+        let beaten = || acks.table.lock().beaten.iter().copied().collect::<Vec<_>>();
+        let [first, lowest, last] = rounds;
+        assert_eq!(lowest.poll(&[stamp(3)]), Some(Waited::Beaten(vec![stamp(3)])));
+        assert_eq!(beaten(), [stamp(3), stamp(6), stamp(8)]);
+        drop(lowest);
+        assert_eq!(beaten(), [stamp(6), stamp(8)]);
+        drop(last);
+        assert_eq!(beaten(), [stamp(6), stamp(8)]);
+        drop(first);
+        assert_eq!(beaten(), []);
+    }
+
+    #[test]
+    fn a_round_that_is_not_met_in_time_stays_open() {
+        let acks = acks();
+        let round = acks.open_round(AckLevel::Majority, stamp(1));
+        assert_eq!(round.wait(&[stamp(2)], Instant::now()), Waited::TimedOut);
+        assert_eq!(acks.waiting_len(), 0);
+        acks.note_beaten(&[stamp(2)]);
+        assert_eq!(round.wait(&[stamp(2)], Instant::now()), Waited::Beaten(vec![stamp(2)]));
+        acks.acknowledge(0, &ack(3));
+        assert_eq!(round.wait(&[stamp(3)], Instant::now()), Waited::Met);
     }
 
     /// The session is woken, and has not looked yet when a write is stamped above its own.

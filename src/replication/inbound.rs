@@ -200,9 +200,10 @@ impl Mesh {
         }
         // Under the control lock: a connection that was replaced may not overwrite what the newer one says.
         let control = self.control.lock();
-        if control.peers[inbound.peer].epoch == inbound.epoch {
-            self.acks.acknowledge(inbound.peer, ack);
-        }
+        let is_present = control.peers[inbound.peer].epoch == inbound.epoch;
+        let woken = is_present.then(|| self.acks.acknowledge(inbound.peer, ack));
+        drop(control);
+        drop(woken);
         Ok(())
     }
 
