@@ -5,6 +5,7 @@
 //!
 //! Source: Kulkarni et al., "Logical Physical Clocks" (2014), with the logical part kept in the low bits.
 
+use std::cell::OnceCell;
 use std::fmt;
 use std::num::ParseIntError;
 use std::str::FromStr;
@@ -113,6 +114,35 @@ impl Now {
     }
 }
 
+/// When a time-out is over that begins when it is first asked for. Who need not wait never asks, and reads no clock.
+#[derive(Debug)]
+pub struct Deadline {
+    timeout: Duration,
+    at: OnceCell<Instant>,
+}
+
+impl Deadline {
+    pub fn within(timeout: Duration) -> Deadline {
+        Deadline { timeout, at: OnceCell::new() }
+    }
+
+    /// The end of the time-out.
+    pub fn at(&self) -> Instant {
+        *self.at.get_or_init(|| Instant::now() + self.timeout)
+    }
+
+    /// What is left of it, which is all at first; nothing once it is over.
+    pub fn left(&self) -> Duration {
+        match self.at.get() {
+            Some(at) => at.saturating_duration_since(Instant::now()),
+            None => {
+                self.at();
+                self.timeout
+            }
+        }
+    }
+}
+
 /// Milliseconds since 1970 by this machine's wall clock; 0 for a clock set before that.
 pub fn wall_ms() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
@@ -146,6 +176,20 @@ mod tests {
         clock.observe(seen);
         clock.observe(Stamp::ZERO);
         assert!(clock.issue(1) > seen);
+    }
+
+    #[test]
+    fn a_deadline_begins_when_it_is_first_asked_for_and_not_again() {
+        let timeout = Duration::from_secs(60);
+        let deadline = Deadline::within(timeout);
+        let before = Instant::now();
+        assert_eq!(deadline.left(), timeout);
+        let at = deadline.at();
+        assert!(at >= before + timeout && at <= Instant::now() + timeout);
+        std::thread::sleep(Duration::from_millis(2));
+        assert_eq!(deadline.at(), at);
+        assert!(deadline.left() < timeout);
+        assert_eq!(Deadline::within(Duration::ZERO).left(), Duration::ZERO);
     }
 
     #[test]

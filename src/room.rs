@@ -34,11 +34,12 @@ impl Room {
         self.len
     }
 
-    /// Takes so many bytes of room, and waits for them until `deadline`. Whether there were as many.
-    pub fn reserve(&self, len: usize, deadline: Instant) -> bool {
+    /// Takes so many bytes of room, and waits for them until `deadline`, which is not asked for when there is room. Whether there were as many.
+    pub fn reserve(&self, len: usize, deadline: impl FnOnce() -> Instant) -> bool {
         if self.take(len) {
             return true;
         }
+        let deadline = deadline();
         let mut guard = self.lock.lock();
         self.waiters.fetch_add(1, Ordering::SeqCst);
         let taken = loop {
@@ -56,7 +57,7 @@ impl Room {
     /// The same as a guard. What is larger than the whole room takes all of it.
     pub fn hold(self: &Arc<Self>, len: usize, deadline: Instant) -> Option<Reserved> {
         let len = len.min(self.len);
-        self.reserve(len, deadline).then(|| self.held(len))
+        self.reserve(len, || deadline).then(|| self.held(len))
     }
 
     /// A guard for room that was reserved.

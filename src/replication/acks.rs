@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
-use crate::clock::Stamp;
+use crate::clock::{Deadline, Stamp};
 use crate::entry::Origin;
 use crate::protocol::command::AckLevel;
 use crate::protocol::peer::Ack;
@@ -538,7 +538,7 @@ impl Round<'_> {
     }
 
     /// Waits until the level is met for all these stamps, in rising order, and then the round is over; or until some were beaten, or `deadline` has passed.
-    pub fn wait(&self, stamps: &[Stamp], deadline: Instant) -> Waited {
+    pub fn wait(&self, stamps: &[Stamp], deadline: &Deadline) -> Waited {
         assert!(!self.is_over.get(), "a round that is over knows of no further writes");
         let (Some(least), Some(greatest)) = (stamps.first(), stamps.last()) else { return Waited::Met };
         let session = SLEEPER.with(Arc::clone);
@@ -555,7 +555,7 @@ impl Round<'_> {
                 let waiting = || Waiting { least: *least, greatest: *greatest, session: Arc::clone(&session) };
                 table.open[place].waiting.get_or_insert_with(waiting);
             }
-            let left = deadline.saturating_duration_since(Instant::now());
+            let left = deadline.left();
             thread::park_timeout(left);
             // Without the lock: all that were woken would wait for it.
             if session.is_met.load(Ordering::Acquire) {
@@ -636,10 +636,9 @@ mod tests {
         // The last one has overtaken others on its way.
         let rounds = [(AckLevel::All, 1, 2), (AckLevel::Majority, 3, 4), (AckLevel::Majority, 5, 9), (AckLevel::Majority, 1, 3)];
         std::thread::scope(|scope| {
-            let deadline = Instant::now() + Duration::from_secs(60);
             let waits = rounds.map(|(level, floor, stamp_of)| {
                 let round = acks.open_round(level, stamp(floor));
-                scope.spawn(move || round.wait(&[stamp(stamp_of)], deadline))
+                scope.spawn(move || round.wait(&[stamp(stamp_of)], &Deadline::within(Duration::from_secs(60))))
             });
             while acks.waiting_len() < 4 {
                 std::thread::yield_now();
@@ -675,12 +674,12 @@ mod tests {
     fn a_round_that_is_not_met_in_time_stays_open() {
         let acks = acks();
         let round = acks.open_round(AckLevel::Majority, stamp(1));
-        assert_eq!(round.wait(&[stamp(2)], Instant::now()), Waited::TimedOut);
+        assert_eq!(round.wait(&[stamp(2)], &Deadline::within(Duration::ZERO)), Waited::TimedOut);
         assert_eq!(acks.waiting_len(), 0);
         acks.note_beaten(&[stamp(2)]);
-        assert_eq!(round.wait(&[stamp(2)], Instant::now()), Waited::Beaten(vec![stamp(2)]));
+        assert_eq!(round.wait(&[stamp(2)], &Deadline::within(Duration::ZERO)), Waited::Beaten(vec![stamp(2)]));
         acks.acknowledge(0, &ack(3));
-        assert_eq!(round.wait(&[stamp(3)], Instant::now()), Waited::Met);
+        assert_eq!(round.wait(&[stamp(3)], &Deadline::within(Duration::ZERO)), Waited::Met);
     }
 
     /// The session is woken, and has not looked yet when a write is stamped above its own.
@@ -690,7 +689,7 @@ mod tests {
         for n in 1..50 {
             std::thread::scope(|scope| {
                 let round = acks.open_round(AckLevel::Majority, stamp(10 * n));
-                let waits = scope.spawn(move || round.wait(&[stamp(10 * n + 1)], Instant::now() + Duration::from_secs(60)));
+                let waits = scope.spawn(move || round.wait(&[stamp(10 * n + 1)], &Deadline::within(Duration::from_secs(60))));
                 while acks.waiting_len() == 0 {
                     std::thread::yield_now();
                 }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::Receiver;
 
-use crate::clock::{Now, Stamp};
+use crate::clock::{Deadline, Now, Stamp};
 use crate::config::Config;
 use crate::entry::{Effect, Entry, Value, Version};
 use crate::protocol::command::AckLevel;
@@ -150,7 +150,10 @@ impl Net {
     fn submit(&self, node: usize, key: &str, value: Option<Value>) -> Stamp {
         let effect = value.map_or_else(|| Effect::delete(key.as_bytes()), |value| Effect::put(key.as_bytes(), &value, None));
         let wall_ms = self.now(node).wall_ms;
-        self.mesh(node).submit().write::<()>(key.as_bytes(), 32, wall_ms, Instant::now(), |_| Ok(effect.clone())).unwrap()
+        self.mesh(node)
+            .submit()
+            .write::<()>(key.as_bytes(), 32, wall_ms, &Deadline::within(Duration::ZERO), |_| Ok(effect.clone()))
+            .unwrap()
     }
     /// The replicator's.
     fn replicate(&mut self, node: usize) {

@@ -7,12 +7,11 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Instant;
 
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use parking_lot::Mutex;
 
-use crate::clock::{Clock, Stamp};
+use crate::clock::{Clock, Deadline, Stamp};
 use crate::entry::{Effect, Entry, Origin, Version};
 use crate::room::{Reserved, Room};
 use crate::store::{Span, Store, View};
@@ -91,7 +90,7 @@ impl Submit {
         key: &[u8],
         len: usize,
         wall_ms: u64,
-        deadline: Instant,
+        deadline: &Deadline,
         mut judge: impl FnMut(Option<&Entry>) -> Result<Effect, R>,
     ) -> Result<Stamp, NotWritten<R>> {
         self.with_room(len + WRITE_OVERHEAD, deadline, |reserved| {
@@ -116,7 +115,7 @@ impl Submit {
         span: Span<'_>,
         len: usize,
         wall_ms: u64,
-        deadline: Instant,
+        deadline: &Deadline,
         mut plan: impl FnMut(&View<'_>) -> Result<(Vec<Effect>, T), R>,
     ) -> Result<(Vec<Entry>, T), NotWritten<R>> {
         self.with_room(len + WRITE_OVERHEAD, deadline, |reserved| {
@@ -145,12 +144,12 @@ impl Submit {
     fn with_room<T, R>(
         &self,
         guess: usize,
-        deadline: Instant,
+        deadline: &Deadline,
         mut attempt: impl FnMut(usize) -> Result<(T, usize), Pass<R>>,
     ) -> Result<T, NotWritten<R>> {
         let mut reserved = guess.min(self.room.size());
         loop {
-            if !self.room.reserve(reserved, deadline) {
+            if !self.room.reserve(reserved, || deadline.at()) {
                 return Err(NotWritten::NoRoom);
             }
             let (used, done) = match attempt(reserved) {
@@ -241,8 +240,8 @@ mod tests {
         Submit::new(origin, Arc::default(), Arc::new(Store::new()), room_len)
     }
 
-    fn soon() -> Instant {
-        Instant::now() + Duration::from_millis(20)
+    fn soon() -> Deadline {
+        Deadline::within(Duration::from_millis(20))
     }
 
     #[test]
@@ -254,7 +253,7 @@ mod tests {
                 scope.spawn(move || {
                     for n in 0..500 {
                         let key = format!("{writer}/{n}");
-                        submit.write::<()>(key.as_bytes(), 10, 1_000, soon(), |_| Ok(Effect::put(key.as_bytes(), b"v", None))).unwrap();
+                        submit.write::<()>(key.as_bytes(), 10, 1_000, &soon(), |_| Ok(Effect::put(key.as_bytes(), b"v", None))).unwrap();
                     }
                 });
             }
@@ -269,7 +268,7 @@ mod tests {
     fn a_refused_write_leaves_no_trace_and_gives_its_room_back() {
         let (submit, write_rx) = submit(100);
         for _ in 0..10 {
-            assert_eq!(submit.write(b"k", 30, 1, soon(), |_| Err("no")), Err(NotWritten::Refused("no")));
+            assert_eq!(submit.write(b"k", 30, 1, &soon(), |_| Err("no")), Err(NotWritten::Refused("no")));
         }
         assert!(write_rx.is_empty());
         assert_eq!(submit.position(), Stamp::ZERO);
@@ -278,11 +277,11 @@ mod tests {
     #[test]
     fn without_room_a_write_waits_and_goes_on_when_it_is_returned() {
         let (submit, write_rx) = submit(100);
-        let put = |deadline| submit.write::<()>(b"k", 30, 1, deadline, |_| Ok(Effect::put(b"k", b"v", None)));
+        let put = |deadline: Deadline| submit.write::<()>(b"k", 30, 1, &deadline, |_| Ok(Effect::put(b"k", b"v", None)));
         put(soon()).unwrap();
         assert_eq!(put(soon()), Err(NotWritten::NoRoom));
         std::thread::scope(|scope| {
-            let waiting = scope.spawn(|| put(Instant::now() + Duration::from_secs(30)));
+            let waiting = scope.spawn(|| put(Deadline::within(Duration::from_secs(30))));
             drop(submit.held(write_rx.recv().unwrap().reserved));
             waiting.join().unwrap().unwrap();
         });

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::Receiver;
 
-use crate::clock::{Now, Stamp};
+use crate::clock::{Deadline, Now, Stamp};
 use crate::config::Config;
 use crate::dump::{Line, parse_line};
 use crate::entry::{Effect, Expiry, Origin, SeenVector, Version};
@@ -306,7 +306,9 @@ impl Simulation {
     fn submit(&mut self, node: usize, key: u64, effect: Effect) -> Option<Stamp> {
         let mesh = self.nodes[node].mesh;
         let written =
-            mesh.submit().write::<()>(key.to_string().as_bytes(), 32, self.now(node).wall_ms, Instant::now(), |_| Ok(effect.clone()));
+            mesh.submit().write::<()>(key.to_string().as_bytes(), 32, self.now(node).wall_ms, &Deadline::within(Duration::ZERO), |_| {
+                Ok(effect.clone())
+            });
         // No room: the replicator has not had its turn for long.
         let stamp = written.ok()?;
         let version = Version { stamp, origin: mesh.origin() };

@@ -9,9 +9,8 @@
 //! still there or did not depend on what was there before them, and else its outcome is unknown.
 
 use std::collections::{BTreeMap, HashMap};
-use std::time::Instant;
 
-use crate::clock::Stamp;
+use crate::clock::{Deadline, Stamp};
 use crate::entry::{Effect, Entry, Key, Version};
 use crate::protocol::command::{AckLevel, Command, Limits};
 use crate::protocol::reply::{ErrorCode, Reply};
@@ -34,7 +33,7 @@ pub(super) struct Waiting<'a> {
     /// The time of what is judged and stamped again.
     pub now: &'a Moment,
     /// Until when room for it is waited for.
-    pub deadline: Instant,
+    pub deadline: &'a Deadline,
     /// Nothing is stamped again any more.
     pub is_late: bool,
 }

@@ -5,9 +5,8 @@
 
 use std::borrow::Cow;
 use std::ops::Range;
-use std::time::Instant;
 
-use crate::clock::Stamp;
+use crate::clock::{Deadline, Stamp};
 use crate::entry::{Effect, Entry, Version};
 use crate::protocol::command::{AckLevel, Action, Limits};
 use crate::protocol::reply::{ErrorCode, Reply};
@@ -26,8 +25,8 @@ const PLACES_KEPT: usize = 1024;
 pub(super) struct Writes<'a> {
     services: &'a Services,
     limits: Limits,
-    /// For room on the way to the replicator; of the round's first write.
-    deadline: Option<Instant>,
+    /// Until when the round waits for room on the way to the replicator.
+    deadline: Deadline,
     /// The time that the round was given, to which its expiries belong.
     wall_ms: u64,
     round: Option<(AckLevel, Round<'a>)>,
@@ -95,7 +94,7 @@ impl<'a> Writes<'a> {
         Writes {
             services,
             limits,
-            deadline: None,
+            deadline: Deadline::within(services.config.ack_timeout),
             wall_ms: 0,
             round: None,
             stamps,
@@ -119,8 +118,7 @@ impl<'a> Writes<'a> {
         self.check(level)?;
         self.open(level);
         self.wall_ms = moment.wall_ms();
-        let deadline = self.deadline();
-        let desk = Desk { services: self.services, limits: &self.limits, moment, deadline, again: None };
+        let desk = Desk { services: self.services, limits: &self.limits, moment, deadline: &self.deadline, again: None };
         match desk.write(key, action) {
             Ok((stamp, reply)) => {
                 self.note(level, &[stamp], None);
@@ -145,7 +143,7 @@ impl<'a> Writes<'a> {
         self.check(level)?;
         self.open(level);
         self.wall_ms = moment.wall_ms();
-        let (services, deadline) = (self.services, self.deadline());
+        let services = self.services;
         let is_full = is_full(services);
         let plan = |view: &View<'_>| {
             let (effects, found) = plan(view)?;
@@ -154,7 +152,7 @@ impl<'a> Writes<'a> {
             }
             Ok((effects, found))
         };
-        let done = services.submit.transact(span, len, moment.wall_ms(), deadline, plan);
+        let done = services.submit.transact(span, len, moment.wall_ms(), &self.deadline, plan);
         let (entries, found) = done.map_err(|not_written| not_written.refused_by(|refusal| refusal, |refusal| refusal))?;
         let stamps: Vec<Stamp> = entries.iter().map(|entry| entry.version().stamp).collect();
         self.note(level, &stamps, Some(Effects { of_keys: entries.into(), are_blind }));
@@ -183,16 +181,16 @@ impl<'a> Writes<'a> {
     /// Ends the round: waits until its writes are acknowledged. The reply of each that is not done is replaced in `replies`. `commands` is what
     /// the places point into. Returns how many were not done.
     pub fn settle(&mut self, commands: &[u8], replies: &mut Vec<u8>) -> usize {
-        (self.deadline, self.last_stands) = (None, true);
+        (self.deadline, self.last_stands) = (self.timeout(), true);
         if self.round.is_none() {
             return 0;
         }
-        let deadline = Instant::now() + self.services.config.ack_timeout;
+        let deadline = self.timeout();
         loop {
             let Some((_, round)) = &self.round else { return 0 };
-            let waited = round.wait(&self.awaited(), deadline);
-            let is_late = waited != Waited::Met && Instant::now() >= deadline;
-            if let Some(failed) = self.conclude(waited, &Moment::default(), deadline, is_late, commands, replies) {
+            let waited = round.wait(&self.awaited(), &deadline);
+            let is_late = waited != Waited::Met && deadline.left().is_zero();
+            if let Some(failed) = self.conclude(waited, &Moment::default(), &deadline, is_late, commands, replies) {
                 return failed;
             }
         }
@@ -201,10 +199,10 @@ impl<'a> Writes<'a> {
     /// The same without waiting; `None` as long as there is something to wait for. `is_late`: nothing is waited for any more. For who drives a whole mesh in one thread.
     #[cfg(feature = "testing")]
     pub fn try_settle(&mut self, now: &Moment, is_late: bool, commands: &[u8], replies: &mut Vec<u8>) -> Option<usize> {
-        (self.deadline, self.last_stands) = (None, true);
+        (self.deadline, self.last_stands) = (self.timeout(), true);
         let Some((_, round)) = &self.round else { return Some(0) };
         let waited = round.poll(&self.awaited()).or(is_late.then_some(Waited::TimedOut))?;
-        self.conclude(waited, now, Instant::now(), is_late, commands, replies)
+        self.conclude(waited, now, &Deadline::within(std::time::Duration::ZERO), is_late, commands, replies)
     }
 
     fn awaited(&self) -> Cow<'_, [Stamp]> {
@@ -216,7 +214,7 @@ impl<'a> Writes<'a> {
         &mut self,
         waited: Waited,
         now: &Moment,
-        deadline: Instant,
+        deadline: &Deadline,
         is_late: bool,
         commands: &[u8],
         replies: &mut Vec<u8>,
@@ -248,8 +246,8 @@ impl<'a> Writes<'a> {
         }
     }
 
-    fn deadline(&mut self) -> Instant {
-        *self.deadline.get_or_insert_with(|| Instant::now() + self.services.config.ack_timeout)
+    fn timeout(&self) -> Deadline {
+        Deadline::within(self.services.config.ack_timeout)
     }
 
     fn note(&mut self, level: AckLevel, stamps: &[Stamp], effects: Option<Effects>) {
@@ -268,7 +266,7 @@ pub(super) struct Desk<'a> {
     pub limits: &'a Limits,
     pub moment: &'a Moment,
     /// Until when room is waited for.
-    pub deadline: Instant,
+    pub deadline: &'a Deadline,
     /// Of a write that was judged before, and beaten. It is not refused for want of memory now.
     pub again: Option<Again>,
 }

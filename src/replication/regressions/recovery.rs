@@ -80,7 +80,9 @@ fn a_frame_merged_while_recovering_is_not_vouched_for_if_the_node_opens_before_i
     assert!(mesh.acks().quorum(AckLevel::Majority).is_ok());
     let round = mesh.acks().open_round(AckLevel::Majority, mesh.submit().position());
     let wall_ms = net.now(P).wall_ms;
-    let write = |key: &[u8]| mesh.submit().write::<()>(key, 32, wall_ms, Instant::now(), |_| Ok(Effect::put(key, b"w", None))).unwrap();
+    let write = |key: &[u8]| {
+        mesh.submit().write::<()>(key, 32, wall_ms, &Deadline::within(Duration::ZERO), |_| Ok(Effect::put(key, b"w", None))).unwrap()
+    };
     let w = write(b"k");
     let k = net.shard_of(D, "k");
     let busy = net.key_where(D, |shard| shard != k);

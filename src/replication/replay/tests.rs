@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::clock::{Now, Stamp};
+use crate::clock::{Deadline, Now, Stamp};
 use crate::config::Config;
 use crate::dump::{self, Header, Kind, Scan};
 use crate::entry::{Effect, Entry, NodeId, Origin, SeenVector, Version};
@@ -51,7 +51,11 @@ fn start(disk: &SimulatedDisk, nonce: u64) -> std::io::Result<Life> {
 impl Life {
     fn write(&mut self, key: &str, value: Option<&str>) -> Version {
         let effect = value.map_or_else(|| Effect::delete(key.as_bytes()), |value| Effect::put(key.as_bytes(), value.as_bytes(), None));
-        let stamp = self.mesh.submit().write::<()>(key.as_bytes(), 64, WALL_MS, Instant::now(), |_| Ok(effect.clone())).expect("room");
+        let stamp = self
+            .mesh
+            .submit()
+            .write::<()>(key.as_bytes(), 64, WALL_MS, &Deadline::within(Duration::ZERO), |_| Ok(effect.clone()))
+            .expect("room");
         let submitted = self.write_rx.try_recv().expect("what was written");
         let room = self.mesh.submit().held(submitted.reserved);
         self.mesh.hand_over(&self.framer.frame(&[submitted.entry]), room);
