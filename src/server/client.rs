@@ -18,12 +18,15 @@ const CLOSED: PollFlags = PollFlags::from_bits_retain(nix::libc::POLLRDHUP);
 #[cfg(not(target_os = "linux"))]
 const CLOSED: PollFlags = PollFlags::empty();
 
+/// Later than any time that is read of a clock.
+const NOT_IDLE: u64 = u64::MAX;
+
 pub(super) struct Client {
     number: u64,
     socket: Arc<TcpStream>,
     addr: Option<SocketAddr>,
     connected: Instant,
-    /// When something was read of it or its last round ended, in milliseconds of [`elapsed`].
+    /// When its last round ended, in milliseconds of [`elapsed`]; [`NOT_IDLE`] while there is one.
     active_ms: AtomicU64,
     /// Bytes that were read and not executed when its last round ended.
     unread_len: AtomicUsize,
@@ -106,6 +109,7 @@ impl Client {
         self.connected.elapsed()
     }
 
+    /// For how long nothing that it has sent has been executed.
     pub fn idle(&self) -> Duration {
         elapsed().saturating_sub(Duration::from_millis(self.active_ms.load(Ordering::Relaxed)))
     }
@@ -124,14 +128,14 @@ impl Client {
         self.said.lock().clone()
     }
 
-    /// Something was read of it.
+    /// Something was read of it: it is not idle until the round with that has ended.
     pub fn note_active(&self) {
-        self.active_ms.store(elapsed().as_millis() as u64, Ordering::Relaxed);
+        self.active_ms.store(NOT_IDLE, Ordering::Relaxed);
     }
 
     /// A round of its session has ended.
     pub fn note_round(&self, unread_len: usize, queued: Queued) {
-        self.note_active();
+        self.active_ms.store(elapsed().as_millis() as u64, Ordering::Relaxed);
         self.unread_len.store(unread_len, Ordering::Relaxed);
         self.note_queued(queued);
     }
@@ -195,5 +199,27 @@ impl Client {
     pub fn is_gone(&self) -> bool {
         let mut socket = [PollFd::new(self.socket.as_fd(), CLOSED)];
         poll(&mut socket, PollTimeout::ZERO).is_ok_and(|ready| ready > 0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::TcpListener;
+    use std::thread;
+
+    #[test]
+    fn a_client_is_idle_from_the_end_of_its_last_round_on() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let client = Client::of(Arc::new(TcpStream::connect(listener.local_addr().unwrap()).unwrap()), 1);
+        let pause = Duration::from_millis(20);
+        thread::sleep(pause);
+        assert!(client.idle() >= pause);
+        client.note_active();
+        thread::sleep(pause);
+        assert_eq!(client.idle(), Duration::ZERO);
+        client.note_round(0, Queued::default());
+        thread::sleep(pause);
+        assert!(client.idle() >= pause);
     }
 }
