@@ -599,6 +599,7 @@ impl Drop for Round<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::clock::Clock;
     use crate::entry::NodeId;
 
     const WINNER: Origin = Origin { node: NodeId(2), nonce: 1 };
@@ -680,6 +681,46 @@ mod tests {
         assert_eq!(round.wait(&[stamp(2)], &Deadline::within(Duration::ZERO)), Waited::Beaten(vec![stamp(2)]));
         acks.acknowledge(0, &ack(3));
         assert_eq!(round.wait(&[stamp(3)], &Deadline::within(Duration::ZERO)), Waited::Met);
+    }
+
+    #[test]
+    fn no_session_sleeps_on_when_its_round_is_met_or_beaten() {
+        let (acks, clock, sessions) = (acks(), Clock::default(), AtomicUsize::new(8));
+        std::thread::scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(|| {
+                    for _ in 0..200 {
+                        let round = acks.open_round(AckLevel::Majority, clock.last());
+                        let mut own = clock.issue(1);
+                        loop {
+                            match round.wait(&[own], &Deadline::within(Duration::from_secs(60))) {
+                                Waited::Met => break,
+                                Waited::Beaten(beaten) => assert_eq!(beaten, [own]),
+                                Waited::TimedOut => panic!("{own} was acknowledged"),
+                            }
+                            own = clock.issue(1);
+                        }
+                    }
+                    sessions.fetch_sub(1, Ordering::Relaxed);
+                });
+            }
+            for peer in 0..2 {
+                let (acks, clock, sessions) = (&acks, &clock, &sessions);
+                scope.spawn(move || {
+                    for n in 0.. {
+                        let upto = clock.last();
+                        let beaten = if n % 3 == 0 { vec![upto] } else { Vec::new() };
+                        acks.acknowledge(peer, &Ack { beaten, ..ack(upto.to_bits()) });
+                        if sessions.load(Ordering::Relaxed) == 0 {
+                            break;
+                        }
+                        std::thread::yield_now();
+                    }
+                });
+            }
+        });
+        let table = acks.table.lock();
+        assert!(table.open.is_empty() && table.beaten.is_empty());
     }
 
     /// The session is woken, and has not looked yet when a write is stamped above its own.
