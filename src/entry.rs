@@ -175,6 +175,19 @@ impl Entry {
         self.0.slice.len()
     }
 
+    /// Takes the value and the version of another entry of its key without moving, if it is as long and nobody shares this one; whether it has.
+    pub fn overwrite(&mut self, by: EntryRef<'_>) -> bool {
+        let EntryRef { key, value, expires, version } = by;
+        let Version { stamp, origin: Origin { node, nonce } } = version;
+        debug_assert_eq!(self.key(), key);
+        self.size() == by.size()
+            && with_own(&mut self.0, |own| {
+                let head = own.header_mut();
+                *head = Head { stamp, nonce, expires, node, has_value: value.is_some(), ..*head };
+                own.slice_mut()[key.len()..].copy_from_slice(value.unwrap_or_default());
+            })
+    }
+
     fn head(&self) -> &Head {
         &self.0.header.header
     }
@@ -193,6 +206,26 @@ impl Entry {
 /// Changes what nobody else holds; whether it is so.
 fn with_own(entry: &mut ThinArc<Head, u8>, change: impl FnOnce(&mut HeaderSliceWithLengthProtected<Head, u8>)) -> bool {
     entry.with_arc_mut(|entry| triomphe::Arc::get_mut(entry).map(change).is_some())
+}
+
+/// An entry whose key and value lie elsewhere, in a message or a record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EntryRef<'a> {
+    pub key: &'a [u8],
+    pub value: Option<&'a [u8]>,
+    pub expires: Option<Expiry>,
+    pub version: Version,
+}
+
+impl EntryRef<'_> {
+    pub fn to_entry(self) -> Entry {
+        Entry::new(self.key, self.value, self.expires, self.version)
+    }
+
+    /// Bytes of key and value.
+    pub fn size(&self) -> usize {
+        self.key.len() + self.value.map_or(0, <[u8]>::len)
+    }
 }
 
 impl PartialEq for Entry {

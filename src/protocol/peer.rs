@@ -5,12 +5,13 @@
 //!
 //! What the messages mean is told in `replication`.
 
+use std::fmt;
 use std::io::{self, Read};
 
 use serde::{Deserialize, Serialize};
 
 use crate::clock::Stamp;
-use crate::entry::{Entry, Expiry, NodeId, Origin, SeenVector, Version};
+use crate::entry::{Entry, EntryRef, Expiry, NodeId, Origin, SeenVector, Version};
 use crate::envelope::{self, HEAD_LEN, seal};
 
 /// Changed when a node with the old one could misunderstand a node with the new one; such peers refuse each other.
@@ -65,7 +66,36 @@ pub struct Frame {
     pub origin: Origin,
     pub after: Stamp,
     pub upto: Stamp,
-    pub writes: Vec<Entry>,
+    pub writes: Writes,
+}
+
+/// The writes of a frame, as they travel: they are copied where they are merged, and not before.
+#[derive(Clone, PartialEq)]
+pub struct Writes {
+    origin: Origin,
+    /// Invariant: what [`put_write`] has appended, or something that is read as well.
+    bytes: Vec<u8>,
+}
+
+impl Writes {
+    /// Those of one origin.
+    pub fn of(origin: Origin, writes: &[Entry]) -> Writes {
+        let mut bytes = Vec::new();
+        writes.iter().for_each(|write| put_write(&mut bytes, write));
+        Writes { origin, bytes }
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = EntryRef<'_>> {
+        let mut fields = Fields(&self.bytes);
+        // All of them were read once, without an error.
+        std::iter::from_fn(move || if fields.0.is_empty() { None } else { fields.write(self.origin).ok() })
+    }
+}
+
+impl fmt::Debug for Writes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.iter().map(EntryRef::to_entry)).finish()
+    }
 }
 
 /// The sender has every write of `origin` in (from, upto], on its disk if it is configured so; those in `beaten`, and those that earlier acks of this connection
@@ -137,7 +167,10 @@ impl Message {
         match self {
             Message::Hello(hello) => json(out, HELLO, hello),
             Message::Refused(reason) => json(out, REFUSED, reason),
-            Message::Frame(frame) => encode_frame(out, frame.origin, frame.after, frame.upto, &frame.writes),
+            Message::Frame(Frame { origin, after, upto, writes }) => seal(out, FRAME, |out| {
+                put_frame(out, *origin, *after, *upto, writes.iter().count());
+                out.extend_from_slice(&writes.bytes);
+            }),
             Message::Ack(ack) => seal(out, ACK, |out| {
                 put_origin(out, ack.origin);
                 for stamp in [ack.from, ack.upto, ack.received, ack.winner] {
@@ -179,28 +212,35 @@ impl Message {
 /// they are.
 pub fn encode_frame(out: &mut Vec<u8>, origin: Origin, after: Stamp, upto: Stamp, writes: &[Entry]) {
     seal(out, FRAME, |out| {
-        put_origin(out, origin);
-        put_stamp(out, after);
-        put_stamp(out, upto);
-        put_len(out, writes.len());
-        for write in writes {
-            put_stamp(out, write.version().stamp);
-            out.push(match (write.value(), write.expires()) {
-                (None, _) => TOMBSTONE,
-                (Some(_), None) => VALUE,
-                (Some(_), Some(_)) => EXPIRING,
-            });
-            put_len(out, write.key().len());
-            out.extend_from_slice(write.key());
-            if let Some(value) = write.value() {
-                if let Some(expires) = write.expires() {
-                    out.extend_from_slice(&expires.wall_ms().to_le_bytes());
-                }
-                put_len(out, value.len());
-                out.extend_from_slice(value);
-            }
-        }
+        put_frame(out, origin, after, upto, writes.len());
+        writes.iter().for_each(|write| put_write(out, write));
     });
+}
+
+/// What is in front of a frame's writes.
+fn put_frame(out: &mut Vec<u8>, origin: Origin, after: Stamp, upto: Stamp, count: usize) {
+    put_origin(out, origin);
+    put_stamp(out, after);
+    put_stamp(out, upto);
+    put_len(out, count);
+}
+
+fn put_write(out: &mut Vec<u8>, write: &Entry) {
+    put_stamp(out, write.version().stamp);
+    out.push(match (write.value(), write.expires()) {
+        (None, _) => TOMBSTONE,
+        (Some(_), None) => VALUE,
+        (Some(_), Some(_)) => EXPIRING,
+    });
+    put_len(out, write.key().len());
+    out.extend_from_slice(write.key());
+    if let Some(value) = write.value() {
+        if let Some(expires) = write.expires() {
+            out.extend_from_slice(&expires.wall_ms().to_le_bytes());
+        }
+        put_len(out, value.len());
+        out.extend_from_slice(value);
+    }
 }
 
 /// Reads one message of at most `len_max` bytes. `Ok(None)` is a clean close between messages; a malformed one is `InvalidData` with what was wrong.
@@ -239,31 +279,17 @@ fn decode_frame(payload: &[u8]) -> Result<Frame, String> {
     let origin = fields.origin()?;
     let (after, upto) = (fields.stamp()?, fields.stamp()?);
     let count = fields.len()?;
-    // A write takes 13 bytes at least: no allocation on a mere claim.
-    let mut writes = Vec::with_capacity(count.min(fields.0.len() / 13));
+    let bytes = fields.0;
     let mut last = after;
     for _ in 0..count {
-        let stamp = fields.stamp()?;
+        let EntryRef { version: Version { stamp, .. }, .. } = fields.write(origin)?;
         if stamp <= last || stamp > upto {
             return Err(format!("a frame from {after} to {upto} with stamp {stamp} after {last}"));
         }
         last = stamp;
-        let kind = fields.bytes(1)?[0];
-        let len = fields.len()?;
-        let key = fields.bytes(len)?;
-        let expires = if kind == EXPIRING { Some(fields.expiry()?) } else { None };
-        let value = match kind {
-            TOMBSTONE => None,
-            VALUE | EXPIRING => {
-                let len = fields.len()?;
-                Some(fields.bytes(len)?)
-            }
-            other => return Err(format!("a write of unknown kind {other}")),
-        };
-        writes.push(Entry::new(key, value, expires, Version { stamp, origin }));
     }
     fields.end()?;
-    Ok(Frame { origin, after, upto, writes })
+    Ok(Frame { origin, after, upto, writes: Writes { origin, bytes: bytes.to_vec() } })
 }
 
 fn decode_ack(payload: &[u8]) -> Result<Ack, String> {
@@ -319,6 +345,23 @@ impl<'a> Fields<'a> {
         Ok(Origin { node, nonce: self.number()? })
     }
 
+    fn write(&mut self, origin: Origin) -> Result<EntryRef<'a>, String> {
+        let stamp = self.stamp()?;
+        let kind = self.bytes(1)?[0];
+        let len = self.len()?;
+        let key = self.bytes(len)?;
+        let expires = if kind == EXPIRING { Some(self.expiry()?) } else { None };
+        let value = match kind {
+            TOMBSTONE => None,
+            VALUE | EXPIRING => {
+                let len = self.len()?;
+                Some(self.bytes(len)?)
+            }
+            other => return Err(format!("a write of unknown kind {other}")),
+        };
+        Ok(EntryRef { key, value, expires, version: Version { stamp, origin } })
+    }
+
     fn end(&self) -> Result<(), String> {
         if self.0.is_empty() { Ok(()) } else { Err(format!("a message with {} bytes too many", self.0.len())) }
     }
@@ -366,7 +409,7 @@ mod tests {
         )
             .prop_map(|(origin, after, writes)| {
                 let mut stamp = after;
-                let writes = writes
+                let entries: Vec<Entry> = writes
                     .into_iter()
                     .map(|(step, key, value, expires)| {
                         stamp += step;
@@ -374,6 +417,8 @@ mod tests {
                         Entry::new(&key, value.as_deref(), expires, Version { stamp: Stamp::from_bits(stamp), origin })
                     })
                     .collect();
+                let writes = Writes::of(origin, &entries);
+                assert!(writes.iter().map(EntryRef::to_entry).eq(entries));
                 Frame { origin, after: Stamp::from_bits(after), upto: Stamp::from_bits(stamp + 3), writes }
             })
     }

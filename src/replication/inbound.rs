@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use crate::clock::{Now, Stamp};
 use crate::dump::{self, Header, Kind, Line};
-use crate::entry::{Entry, Origin, SeenVector};
+use crate::entry::{Entry, Origin, SeenVector, Version};
 use crate::protocol::peer::{Ack, Beat, Frame, Hello, Message, SettledDigest};
 use crate::replication::control::{Control, Settled, Taking, offset_ms};
 use crate::replication::incoming::Incoming;
@@ -147,8 +147,9 @@ impl Mesh {
         // Asked before the first merge: what this node lacks now, it may have by the end of the frame.
         let vouches = self.is_open();
         let mut lost = Lost::default();
-        for write in frame.writes {
-            self.merge(inbound.origin, write, &mut lost);
+        for write in frame.writes.iter() {
+            let merged = self.store.merge_write(write, |version| self.covers(version) && !Sabotage::MergeCovered.is_on());
+            self.note_merged(inbound.origin, write.version, merged, &mut lost);
         }
         self.pass(inbound, frame.after, frame.upto, Taken { vouches, lost, raw }, now);
         Ok(())
@@ -386,6 +387,12 @@ impl Mesh {
     pub(super) fn merge(&self, sender: Origin, entry: Entry, lost: &mut Lost) -> bool {
         let version = entry.version();
         let merged = self.store.merge(entry, |version| self.covers(version) && !Sabotage::MergeCovered.is_on());
+        self.note_merged(sender, version, merged, lost);
+        matches!(merged, Merged::Won { .. })
+    }
+
+    /// What merging a write or an entry of this version has done to writes that somebody waits for.
+    fn note_merged(&self, sender: Origin, version: Version, merged: Merged, lost: &mut Lost) {
         match merged {
             // A write that its own origin has superseded did not lose.
             Merged::Lost { winner } if winner.origin != version.origin => {
@@ -397,7 +404,6 @@ impl Mesh {
             Merged::Won { replaced: Some(replaced) } if replaced.origin == self.origin => lost.ours.push(replaced.stamp),
             _ => {}
         }
-        matches!(merged, Merged::Won { .. })
     }
 
     fn note_losses(&self, inbound: &Inbound, lost: &Lost) {

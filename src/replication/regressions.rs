@@ -510,7 +510,7 @@ fn end_dump_races_with_the_other_peers_thread() {
                 while !done.load(std::sync::atomic::Ordering::Relaxed) {
                     mesh.receive(
                         &mut from_p,
-                        Message::Frame(Frame { origin: porigin, after: Stamp::ZERO, upto: Stamp::ZERO, writes: vec![] }),
+                        Message::Frame(Frame { origin: porigin, after: Stamp::ZERO, upto: Stamp::ZERO, writes: Writes::of(porigin, &[]) }),
                         now,
                     )
                     .unwrap();

@@ -196,7 +196,10 @@ impl Replay<'_> {
     fn apply(&mut self, record: Record) {
         match record {
             Record::Frame(frame) => {
-                frame.writes.into_iter().for_each(|write| self.merge(write));
+                for write in frame.writes.iter() {
+                    self.greatest = self.greatest.max(write.version.stamp);
+                    self.store.merge_write(write, |version| self.seen.covers(version) && !Sabotage::MergeCovered.is_on());
+                }
                 self.join(frame.origin, frame.after, frame.upto);
             }
             Record::Lines(entries) => entries.into_iter().for_each(|entry| self.merge(entry)),

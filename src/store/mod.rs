@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use parking_lot::RwLock;
 
-use crate::entry::{Entry, Version};
+use crate::entry::{Entry, EntryRef, Version};
 use crate::sabotage::Sabotage;
 use crate::store::shard::{Shard, Slot, footprint};
 
@@ -28,6 +28,9 @@ const SHARDS_LEN: usize = 256;
 
 /// The most entries that room is made for on a mere announcement.
 pub const ENTRIES_BELIEVED: u64 = 1 << 22;
+
+/// Of key and value together, what is copied under a lock.
+const COPIED_LEN_MAX: usize = 16 << 10;
 
 /// Values that are let go under one lock hold.
 const SPENT_PER_STEP: usize = 1024;
@@ -154,22 +157,43 @@ impl Store {
     /// An entry from elsewhere: the greater version stays. `covered` is asked under the shard's lock: a tombstone that the collector takes away
     /// is covered by then, so an older line that was already on its way cannot slip in behind it.
     pub fn merge(&self, entry: Entry, covered: impl FnOnce(Version) -> bool) -> Merged {
-        let hash = self.hash(entry.key());
+        let arrived = entry.clone();
+        self.merge_with(arrived.key(), arrived.version(), covered, |slot| self.put_arrived(slot, entry))
+    }
+
+    /// The same of a write that lies in its frame.
+    pub fn merge_write(&self, write: EntryRef<'_>, covered: impl FnOnce(Version) -> bool) -> Merged {
+        if write.size() > COPIED_LEN_MAX {
+            return self.merge(write.to_entry(), covered);
+        }
+        self.merge_with(write.key, write.version, covered, |mut slot| {
+            if Sabotage::ReplicateCommands.is_on() || !slot.overwrite(write) {
+                self.put_arrived(slot, write.to_entry());
+            }
+        })
+    }
+
+    fn merge_with(&self, key: &[u8], version: Version, covered: impl FnOnce(Version) -> bool, put: impl FnOnce(Slot<'_>)) -> Merged {
+        let hash = self.hash(key);
         let mut shard = self.shards[place_of(hash)].write();
-        if covered(entry.version()) {
+        if covered(version) {
             return Merged::Covered;
         }
-        let slot = shard.slot(hash, entry.key(), |key| self.hash(key));
-        #[cfg(feature = "testing")]
-        let entry = executed(slot.current(), entry);
-        match slot.current().map(|current| current.version()) {
-            Some(winner) if winner > entry.version() => Merged::Lost { winner },
-            Some(same) if same == entry.version() => Merged::Same,
+        let slot = shard.slot(hash, key, |key| self.hash(key));
+        match slot.current().map(Entry::version) {
+            Some(winner) if winner > version => Merged::Lost { winner },
+            Some(same) if same == version => Merged::Same,
             replaced => {
-                self.put(slot, entry);
+                put(slot);
                 Merged::Won { replaced }
             }
         }
+    }
+
+    fn put_arrived(&self, slot: Slot<'_>, entry: Entry) {
+        #[cfg(feature = "testing")]
+        let entry = executed(slot.current(), entry);
+        self.put(slot, entry);
     }
 
     /// Merges for healing: as [`Store::merge`], but at equal versions, which then hold different data, the greater bytes win and any value

@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use hashbrown::HashTable;
 use hashbrown::hash_table;
 
-use crate::entry::{Entry, Expiry, Key, Version};
+use crate::entry::{Entry, EntryRef, Expiry, Key, Version};
 
 /// What an entry takes beside the bytes of its key and value: the slot with its share of empty ones, what is in front of the bytes, and the allocator's rounding. For
 /// [`footprint`] only.
@@ -153,6 +153,18 @@ impl Slot<'_> {
         match &self.place {
             hash_table::Entry::Occupied(place) => Some(place.get()),
             hash_table::Entry::Vacant(_) => None,
+        }
+    }
+
+    /// Puts a value there that does not expire, into the memory of the one that it replaces: nothing is allocated and nothing else in the cache makes way for it. Whether it could: the two
+    /// must be equally long, and nobody may hold the older one. (An entry that expires is held by the index.)
+    pub fn overwrite(&mut self, by: EntryRef<'_>) -> bool {
+        match &mut self.place {
+            hash_table::Entry::Occupied(place) if by.value.is_some() && by.expires.is_none() => {
+                let current = place.get_mut();
+                !current.is_tombstone() && current.overwrite(by)
+            }
+            _ => false,
         }
     }
 

@@ -57,6 +57,30 @@ proptest! {
         prop_assert_eq!(contents(&left), contents(&right));
     }
 
+    /// Overwritten or not: and what a reader holds stays what it was.
+    #[test]
+    fn writes_of_frames_are_merged_as_entries_are(entries in prop::collection::vec((any_entry(), prop::option::of(1..3u64), any::<bool>()), 0..60)) {
+        let (store, by_reference) = (Store::new(), Store::new());
+        let mut shown = Vec::new();
+        for (entry, expires, is_read) in &entries {
+            let expires = expires.filter(|_| !entry.is_tombstone()).map(Expiry::from_wall_ms);
+            let write = EntryRef { key: entry.key(), value: entry.value(), expires, version: entry.version() };
+            prop_assert_eq!(by_reference.merge_write(write, |_| false), store.merge(write.to_entry(), |_| false));
+            prop_assert_eq!(by_reference.memory(), store.memory());
+            if *is_read {
+                shown.push((by_reference.entry(entry.key()).unwrap(), store.entry(entry.key()).unwrap()));
+            }
+        }
+        prop_assert_eq!(contents(&by_reference), contents(&store));
+        prop_assert!(shown.iter().all(|(shown, same)| shown == same));
+        for now in 0..4 {
+            prop_assert_eq!(by_reference.counts(now), store.counts(now));
+        }
+        let spend = |store: &Store| (0..store.shards_len()).map(|shard| store.spend(shard, 2)).sum::<usize>();
+        prop_assert_eq!(spend(&by_reference), spend(&store));
+        prop_assert_eq!(by_reference.memory(), store.memory());
+    }
+
     #[test]
     fn the_counts_and_the_digest_are_those_of_a_plain_map(entries in prop::collection::vec(any_entry(), 0..60)) {
         let store = merged(&entries);

@@ -13,7 +13,7 @@ use crate::journal::disk::Disk;
 use crate::journal::files::{Files, SNAPSHOT_TMP, log_name};
 use crate::journal::simulated::SimulatedDisk;
 use crate::journal::writer::Writer;
-use crate::protocol::peer::{Frame, Message};
+use crate::protocol::peer::{Frame, Message, Writes};
 use crate::replication::compaction::NotCompacted;
 use crate::replication::mesh::Mesh;
 use crate::replication::record::{self, Proven};
@@ -213,7 +213,12 @@ fn a_run_that_was_joined_after_a_snapshot_is_joined_after_a_restart() {
     let mut inbound = life.mesh.accept(0, &hello, now);
     let request = life.mesh.outbox(0).take(Duration::ZERO).and_then(|batch| batch.request).expect("a request for what is missing");
     // The second joins the gap's far end, the third comes when the gap is closed.
-    let frame = |from: usize| Frame { origin: OTHER, after: stamps[from - 1], upto: stamps[from], writes: vec![written[from].clone()] };
+    let frame = |from: usize| Frame {
+        origin: OTHER,
+        after: stamps[from - 1],
+        upto: stamps[from],
+        writes: Writes::of(OTHER, &written[from..=from]),
+    };
     life.mesh.receive(&mut inbound, Message::Frame(frame(1)), now).unwrap();
     life.log();
     life.compact(false).unwrap();
