@@ -4,7 +4,8 @@
 //! # The idea
 //!
 //! One register type, one merge, one vector, one dump. A write becomes an [`entry::Entry`] with a version: a [`clock::Stamp`] of a hybrid logical clock and
-//! the [`entry::Origin`] that took it. Everywhere and always the entry with the greater version stays ([`store::Store::merge`]). A [`entry::SeenVector`] says how far a
+//! the [`entry::Origin`] that took it. Everywhere and always the entry with the greater version stays ([`store::Store::merge`]). An entry is one allocation, which
+//! the map, the channel, dumps and replies share. A [`entry::SeenVector`] says how far a
 //! node has come with every origin, and answers every question that the mesh has: what a returning peer lacks, whether a write has arrived, whether a
 //! tombstone may go, whether two nodes must be equal. What a vector does not cover travels as a [`dump`]. The disk ([`journal`]) holds a dump, the snapshot, and since then
 //! the very bytes that came and went; reading it at the start is one more merge.
