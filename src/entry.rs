@@ -87,7 +87,7 @@ impl Expiry {
 
 /// One register: a key and the newest thing known about it.
 ///
-/// One allocation, which the map, the channel, dumps and replies share, and which never changes once it has a version. So 16 bytes of key and 64 of value take 128.
+/// One allocation, which the map, the channel, dumps and replies share, and which never changes while anybody else holds it. So 16 bytes of key and 64 of value take 128.
 #[derive(Clone)]
 pub struct Entry(ThinArc<Head, u8>);
 
@@ -272,6 +272,11 @@ impl Effect {
     /// The same value with this lifetime.
     pub fn expiring(self, expires: Option<Expiry>) -> Effect {
         Effect(self.0.with_head(|head| head.expires = expires))
+    }
+
+    /// The same, shared with nobody: stamping it copies nothing.
+    pub fn unshared(self) -> Effect {
+        Effect(self.0.with_head(|_| ()))
     }
 
     pub fn is_delete(&self) -> bool {

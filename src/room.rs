@@ -54,6 +54,11 @@ impl Room {
         taken
     }
 
+    /// Whether somebody waits for some.
+    pub fn is_awaited(&self) -> bool {
+        self.waiters.load(Ordering::SeqCst) > 0
+    }
+
     /// The same as a guard. What is larger than the whole room takes all of it.
     pub fn hold(self: &Arc<Self>, len: usize, deadline: Instant) -> Option<Reserved> {
         let len = len.min(self.len);

@@ -112,7 +112,7 @@ thread_local! {
     static SLEEPER: Arc<Sleeper> = Arc::new(Sleeper { thread: thread::current(), is_met: AtomicBool::new(false) });
 }
 
-/// Threads that are to be woken. Dropping this does it: to be kept until no lock is held, for it takes a system call each.
+/// Threads that are to be woken. Dropping this does it: better when no lock is held that others want, for it takes a system call each.
 #[derive(Default)]
 pub struct Woken(Vec<Arc<Sleeper>>);
 
@@ -488,7 +488,9 @@ impl Table {
 
     /// Takes out the rounds whose level is met, and wakes their sessions and no others: fifty that wait are not all woken by every ack.
     fn take_met(&mut self, majority: usize) {
-        let reach = self.peers.iter().map(|peer| peer.upto).fold(self.own, Stamp::max);
+        // Where nobody waits for the disk, `own` is beyond everything and says nothing: then it is a peer that meets a level.
+        let own = Some(self.own).filter(|own| *own != Stamp::LIMIT).unwrap_or_default();
+        let reach = self.peers.iter().map(|peer| peer.upto).fold(own, Stamp::max);
         let reached = self.open.partition_point(|open| open.place.floor < reach);
         // Those that stay are moved together, in their order.
         let mut staying = 0;
@@ -537,7 +539,7 @@ impl Round<'_> {
         self.look(&self.acks.table.lock(), stamps)
     }
 
-    /// Waits until the level is met for all these stamps, in rising order, and then the round is over; or until some were beaten, or `deadline` has passed.
+    /// Waits until the level is met for all these stamps, in rising order, and then the round is done with; or until some were beaten, or `deadline` has passed.
     pub fn wait(&self, stamps: &[Stamp], deadline: &Deadline) -> Waited {
         assert!(!self.is_over.get(), "a round that is over knows of no further writes");
         let (Some(least), Some(greatest)) = (stamps.first(), stamps.last()) else { return Waited::Met };

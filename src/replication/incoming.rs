@@ -54,7 +54,7 @@ impl Incoming {
         if !self.heals {
             let is_kept = mesh.merge(sender, entry, lost);
             if let Some(held) = &mut self.held {
-                // Not with its value, where that is not in the store.
+                // Not with its value, where that has not become the store's.
                 held.insert(if is_kept { key } else { Key::from(&*key) });
             }
             return Ok(is_kept);

@@ -1,7 +1,7 @@
 //! The replicator: the one thread that turns submitted writes into frames.
 //!
 //! It drains the channel, takes everything that waits, encodes *one* frame, and hands the same bytes to the log and to every peer's outbox. **I4**: it never touches a socket
-//! or a disk, so nobody can slow it down. As long as no session waits for a peer or the disk it lets some writes come together first: a frame costs every thread that it passes a
+//! or a disk, so nobody can slow it down. As long as no session waits for a peer, for the disk or for room it lets some writes come together first: a frame costs every thread that it passes a
 //! turn, here and on the peers, whether it holds one write or hundreds.
 
 use std::sync::Arc;
@@ -75,7 +75,8 @@ impl Replicator {
 pub fn run_replicator(mesh: &Mesh, write_rx: &Receiver<Submitted>) {
     let mut replicator = Replicator::new(mesh.origin());
     while let Ok(first) = write_rx.recv() {
-        if !mesh.acks().is_awaited() {
+        let is_waited_for = mesh.acks().is_awaited() || mesh.submit().is_room_awaited();
+        if first.reserved < FRAME_LEN && !is_waited_for {
             thread::sleep(GATHER_PAUSE);
         }
         replicator.forward(mesh, first, write_rx);

@@ -100,6 +100,8 @@ impl Submit {
                 if taken > reserved {
                     return Err(Pass::Again(taken));
                 }
+                // Nothing is copied under the sequencer, where everybody who writes would wait.
+                let effect = effect.unshared();
                 let sequencer = self.sequencer.lock();
                 let write_tx = sequencer.as_ref().ok_or(Pass::Not(NotWritten::Stopping))?;
                 Ok(self.send(write_tx, effect, current, wall_ms, reserved))
@@ -127,6 +129,7 @@ impl Submit {
                 if taken > reserved {
                     return Err(Pass::Again(taken));
                 }
+                let effects: Vec<Effect> = effects.into_iter().map(Effect::unshared).collect();
                 let sequencer = self.sequencer.lock();
                 let write_tx = sequencer.as_ref().ok_or(Pass::Not(NotWritten::Stopping))?;
                 let send = |effect| {
@@ -203,6 +206,11 @@ impl Submit {
     /// How many writes this life of the node has issued.
     pub fn written(&self) -> u64 {
         self.written.load(Ordering::Relaxed)
+    }
+
+    /// Whether somebody waits for room.
+    pub fn is_room_awaited(&self) -> bool {
+        self.room.is_awaited()
     }
 
     /// What submitted writes hold together; given back when this is dropped, by the last who has taken their bytes.

@@ -26,7 +26,7 @@ pub(super) struct Client {
     socket: Arc<TcpStream>,
     addr: Option<SocketAddr>,
     connected: Instant,
-    /// When its last round ended, in milliseconds of [`elapsed`]; [`NOT_IDLE`] while there is one.
+    /// When its last round ended, in milliseconds of [`elapsed`]; [`NOT_IDLE`] while there is one for which something was read.
     active_ms: AtomicU64,
     /// Bytes that were read and not executed when its last round ended.
     unread_len: AtomicUsize,
@@ -109,7 +109,7 @@ impl Client {
         self.connected.elapsed()
     }
 
-    /// For how long nothing that it has sent has been executed.
+    /// For how long it has been since its last round; zero from when something was read of it until the round with that has ended.
     pub fn idle(&self) -> Duration {
         elapsed().saturating_sub(Duration::from_millis(self.active_ms.load(Ordering::Relaxed)))
     }

@@ -181,9 +181,9 @@ fn compacted(compacted: Result<Compacted, NotCompacted>) -> Reply<'static> {
 }
 
 /// The live keys of one shard, copied out of it at one moment: so a key that is there all along is met once, whatever moves meanwhile, and what is done with them
-/// happens outside of the lock.
+/// happens outside of the lock. They are copies: a client that takes its time must not keep the values alive.
 fn live_keys(services: &Services, shard: usize, now_ms: u64) -> impl Iterator<Item = Key> {
-    services.store.scan_shard(shard, |entry| entry.is_live(|| now_ms)).into_iter().map(|entry| entry.shared_key())
+    services.store.scan_shard(shard, |entry| entry.is_live(|| now_ms)).into_iter().map(|entry| Key::from(entry.key()))
 }
 
 /// Shard by shard, while the client takes its time.

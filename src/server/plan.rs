@@ -151,12 +151,12 @@ impl<'v> Plan<'v> {
 
     fn rename(&mut self, from: &[u8], to: &[u8], only_absent: bool) -> Reply<'static> {
         let Some(live) = self.current(from) else { return Reply::error(ErrorCode::Err, "no such key") };
-        let moved = Effect::put(to, live.value(), live.expires());
         let done = || if only_absent { Reply::Integer(1) } else { Reply::Ok };
         if only_absent && self.current(to).is_some() {
             return Reply::Integer(0);
         }
         if from != to {
+            let moved = Effect::put(to, live.value(), live.expires());
             self.note(moved);
             self.note(Effect::delete(from));
         }

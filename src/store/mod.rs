@@ -1,7 +1,7 @@
 //! The map: every key with the newest thing known about it, behind one door.
 //!
 //! Owns the shards and their locks; no guard leaves this folder. Local writes go through [`Store::write`] and [`Store::transact`], everything that arrives from
-//! elsewhere through [`Store::merge`], and all keep the greater version. No sockets, no log lines, no vector, no clock: whether an entry is *covered* is
+//! elsewhere through [`Store::merge`] or [`Store::merge_write`], and all keep the greater version. No sockets, no log lines, no vector, no clock: whether an entry is *covered* is
 //! the caller's question, asked here under the shard's lock so that the answer cannot go stale, and the time is an argument.
 
 mod digest;
@@ -29,7 +29,7 @@ const SHARDS_LEN: usize = 256;
 /// The most entries that room is made for on a mere announcement.
 pub const ENTRIES_BELIEVED: u64 = 1 << 22;
 
-/// Of key and value together, what is copied under a lock.
+/// Of key and value together, what merging copies under a lock.
 const COPIED_LEN_MAX: usize = 16 << 10;
 
 /// Values that are let go under one lock hold.

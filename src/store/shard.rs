@@ -1,6 +1,6 @@
 //! One shard: a hash table, and what must be known of it without a look at every entry.
 //!
-//! Every change goes through [`Slot::put`], [`Shard::remove`] or [`Shard::spend`], so that the counts and the index of expiries are always those of the table.
+//! Every change goes through [`Slot`], the `remove`s of [`Shard`] or [`Shard::spend`], so that the counts and the index of expiries are always those of the table.
 
 use std::collections::BTreeSet;
 
@@ -157,12 +157,12 @@ impl Slot<'_> {
     }
 
     /// Puts a value there that does not expire, into the memory of the one that it replaces: nothing is allocated and nothing else in the cache makes way for it. Whether it could: the two
-    /// must be equally long, and nobody may hold the older one. (An entry that expires is held by the index.)
+    /// must be equally long, the older one may not expire either, and nobody may hold it.
     pub fn overwrite(&mut self, by: EntryRef<'_>) -> bool {
         match &mut self.place {
             hash_table::Entry::Occupied(place) if by.value.is_some() && by.expires.is_none() => {
                 let current = place.get_mut();
-                !current.is_tombstone() && current.overwrite(by)
+                !current.is_tombstone() && current.expires().is_none() && current.overwrite(by)
             }
             _ => false,
         }

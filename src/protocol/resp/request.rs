@@ -192,7 +192,7 @@ impl Line {
             [kind, digits @ ..] if *kind == self.kind => digits,
             _ => return Err(unexpected(self.kind, line)),
         };
-        let number = integer(digits).filter(|number| *number >= self.min).map(|number| usize::try_from(number).unwrap_or(0));
+        let number = integer(digits).filter(|number| *number >= self.min).and_then(|number| usize::try_from(number.max(0)).ok());
         number.filter(|number| *number <= max).ok_or_else(|| self.invalid.to_owned())
     }
 }

@@ -41,7 +41,7 @@ impl Universe {
     pub fn add(&mut self, entry: &Entry) {
         let ends_ms = if entry.is_tombstone() { 0 } else { entry.expires().map_or(u64::MAX, Expiry::wall_ms) };
         let known = Known { version: entry.version(), ends_ms };
-        let versions = self.versions.entry(entry.shared_key()).or_default();
+        let versions = self.versions.entry(Key::from(entry.key())).or_default();
         match versions.binary_search_by_key(&entry.version(), |known| known.version) {
             // An expired value becomes a tombstone in place, under its version.
             Ok(place) => versions[place].ends_ms = versions[place].ends_ms.min(ends_ms),
