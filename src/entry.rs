@@ -382,6 +382,12 @@ impl SeenVector {
         }
     }
 
+    /// The same without one origin.
+    pub fn without(mut self, origin: Origin) -> SeenVector {
+        self.0.remove(&origin);
+        self
+    }
+
     /// The pointwise maximum.
     pub fn join(&mut self, other: &SeenVector) {
         for (origin, stamp) in other.iter() {

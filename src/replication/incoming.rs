@@ -123,6 +123,9 @@ impl Mesh {
     ///
     /// A dump hides writes that were superseded, by a winner or by their own origin, before it was made. So what it brings is not vouched for, of no peer; but of
     /// `live`, a peer that sent the dump on the connection of its frames, only up to where those began.
+    ///
+    /// Of this node's own present writes it says nothing: their own frames do. A donor can know of one by a dump from here before its frame is in this log, and behind a record that covers it
+    /// the frame would be skipped when the log is read.
     pub(super) fn join_proven(
         &self,
         control: &mut Control,
@@ -131,6 +134,8 @@ impl Mesh {
         dropped: &[Entry],
         live: Option<(usize, Stamp)>,
     ) {
+        let Proven { vector, horizon } = proven;
+        let proven = Proven { vector: vector.without(self.origin), horizon };
         let mut records = if Sabotage::DropsNotLogged.is_on() { Vec::new() } else { record::removed(dropped) };
         records.extend(record::proven(&proven));
         self.record(Arc::new(records), None, None);

@@ -294,7 +294,7 @@ impl<'a> Simulation<'a> {
         let process = life.process;
         let (replicates, logs) = (!life.is_replicating && !life.write_rx.is_empty(), !life.is_logging && life.ground.journal.has_waiting());
         if replicates {
-            let wait = self.short_wait();
+            let wait = self.replicator_wait();
             self.after(wait, Event::Replicate(process));
         }
         if logs {
@@ -317,6 +317,11 @@ impl<'a> Simulation<'a> {
             _ => 30,
         };
         Duration::from_micros(self.random.u64(1..=most))
+    }
+
+    /// Until the replicator runs: now and then it gets no processor for long, while all others do, so that dumps and what peers make of them overtake it.
+    fn replicator_wait(&mut self) -> Duration {
+        if self.one_in(50) { Duration::from_micros(self.random.u64(1..=300_000)) } else { self.short_wait() }
     }
 
     fn disk_wait(&mut self, id: usize) -> Duration {

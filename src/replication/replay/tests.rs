@@ -239,6 +239,41 @@ fn a_run_that_was_joined_after_a_snapshot_is_joined_after_a_restart() {
     assert_eq!((entries(&life.mesh), life.mesh.vector()), known);
 }
 
+/// A write is stamped, and before its frame is in the log a dump has carried it to a peer, which says in a dump of its own that it has seen it. Found by the torture run (seed 603, five
+/// nodes): after a restart the node held what the write had replaced.
+#[test]
+fn a_write_that_a_peer_proves_before_its_frame_is_logged_survives_a_restart() {
+    let disk = SimulatedDisk::default();
+    let mut life = start(&disk, 1).unwrap();
+    let (now, other) = (Now { wall_ms: WALL_MS, elapsed: Duration::ZERO }, NodeId(2));
+    life.write("key", Some("older"));
+    let mut hello = life.mesh.hello(now);
+    let theirs = entry("theirs", Some("a value"), 1);
+    (hello.node, hello.origin, hello.vector) = (other, OTHER, [(OTHER, theirs.version().stamp)].into_iter().collect());
+    life.mesh.dialing(0);
+    life.mesh.dialed(0, &hello, now);
+    let mut inbound = life.mesh.accept(0, &hello, now);
+    let request = life.mesh.outbox(0).take(Duration::ZERO).and_then(|batch| batch.request).expect("a request for what is missing");
+    let newer = Effect::put(b"key", b"newer", None);
+    let stamp =
+        life.mesh.submit().write::<()>(b"key", 64, WALL_MS, &Deadline::within(Duration::ZERO), |_| Ok(newer.clone())).expect("room");
+    let vector: SeenVector = [(OTHER, theirs.version().stamp), (life.mesh.origin(), stamp)].into_iter().collect();
+    let (header, donor) = (Header::new(Kind::Delta, OTHER, vector, 1, Some(request.id)), Store::new());
+    donor.merge(theirs, |_| false);
+    let mut scan = Scan::new(header, SeenVector::default(), SeenVector::default());
+    let mut lines = Vec::new();
+    while scan.write(&donor, 1 << 10, &mut lines) {}
+    life.mesh.receive(&mut inbound, Message::Lines(lines), now).unwrap();
+    let submitted = life.write_rx.try_recv().expect("what was written");
+    let room = life.mesh.submit().held(submitted.reserved);
+    life.mesh.hand_over(&life.framer.frame(&[submitted.entry]), room);
+    life.log();
+    let known = (entries(&life.mesh), life.mesh.vector());
+    disk.lose_power(|_| 0);
+    let life = start(&disk, 2).unwrap();
+    assert_eq!((entries(&life.mesh), life.mesh.vector()), known);
+}
+
 #[test]
 fn a_snapshot_that_finds_no_space_gives_back_what_it_took_and_the_log_goes_on() {
     let disk = SimulatedDisk::default();
