@@ -271,6 +271,7 @@ impl<'a> Executor<'a> {
         }
     }
 
+    #[inline(never)]
     fn several<'c>(&mut self, command: &'c Command<'_>, several: &'c Several<'_>, moment: &Moment) -> Reply<'c> {
         let (keys, limits) = (several.keys(), &self.shared.limits);
         if keys.len() > plan::KEYS_MAX {
@@ -301,6 +302,7 @@ impl<'a> Executor<'a> {
         }
     }
 
+    #[inline(never)]
     fn scan(&self, cursor: u64, pattern: Option<&[u8]>, count: usize, strings: bool, moment: &Moment) -> Reply<'static> {
         let mut keys = Vec::new();
         let met = |entry: &Entry| keys.push(entry.shared_key());

@@ -33,6 +33,7 @@ enum Failed {
 }
 
 /// Takes a dump from the client, and appends what came of it to `replies`. Returns whether a command can follow.
+#[inline(never)]
 pub(super) fn run(shared: &Shared, socket: &TcpStream, buffer: &mut ReadBuffer<'_>, replies: &mut Vec<u8>) -> io::Result<bool> {
     // A client that stalls would hold the collector for as long.
     socket.set_read_timeout(Some(shared.services.config.write_timeout))?;

@@ -106,6 +106,7 @@ impl<'a> Session<'a> {
         Ok(())
     }
 
+    #[inline(never)]
     fn send_long(&mut self, long: Long, wire: Wire) -> io::Result<()> {
         let mut out = BufWriter::with_capacity(LONG_CHUNK_LEN, self.socket);
         let written = long::write(&mut out, &mut self.rounds.executor, long, wire).and_then(|()| out.flush());

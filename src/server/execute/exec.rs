@@ -17,6 +17,7 @@ use crate::server::writes::Refusal;
 use crate::store::{Span, View};
 
 impl Executor<'_> {
+    #[inline(never)]
     pub(super) fn exec(&mut self, moment: &Moment) -> Reply<'static> {
         let (requests, watch) = match self.transaction.take() {
             Ok(taken) => taken,

@@ -23,6 +23,7 @@ pub(in crate::server) struct Answered {
 }
 
 /// Never waits, not even for those whom it kills.
+#[inline(never)]
 pub(in crate::server) fn client(shared: &Shared, me: &Arc<Client>, command: &ClientCommand<'_>) -> Answered {
     let reply = match command {
         ClientCommand::Id => Reply::Integer(me.number() as i64),

@@ -10,6 +10,7 @@ use crate::server::introspect::text;
 use crate::server::{Shared, listener};
 
 /// Each parameter that one of the patterns matches, once. Patterns are in lower case, as names are.
+#[inline(never)]
 pub(in crate::server) fn config(shared: &Shared, patterns: &[Bytes<'_>]) -> Reply<'static> {
     let wanted = |name: &str| patterns.iter().any(|pattern| glob::matches(pattern, name.as_bytes()));
     let parameters = parameters(shared).into_iter().filter(|(name, _)| wanted(name));

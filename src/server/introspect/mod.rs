@@ -22,6 +22,7 @@ pub(super) use info::info;
 const REDIS_VERSION: &str = "7.0.15";
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
+#[inline(never)]
 pub(super) fn hello(client: &Client, version: RespVersion) -> Reply<'static> {
     let pair = |name: &'static str, value: Reply<'static>| (text(name), value);
     Reply::Map(vec![
@@ -41,6 +42,7 @@ pub(super) fn time() -> Reply<'static> {
 }
 
 /// To Redis's clients every node is a master, and the peers that are up are its replicas: an offset is a stamp.
+#[inline(never)]
 pub(super) fn role(shared: &Shared) -> Reply<'static> {
     let services = &shared.services;
     let peers = services.mesh.figures(Now::read()).peers.into_iter().map(|peer| {
