@@ -106,7 +106,11 @@ start_nodes() {
     read -ra ports < <(python3 - "$ip" <<'PYTHON'
 import socket, sys
 held = [socket.create_server((sys.argv[1], 0)) for _ in range(6)]
-print(*(one.getsockname()[1] for one in held))
+ports = [one.getsockname()[1] for one in held]
+# Before they are named: who reads them does not wait for the end of this process.
+for one in held:
+    one.close()
+print(*ports)
 PYTHON
 )
     for node in 1 2 3; do
