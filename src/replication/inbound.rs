@@ -148,7 +148,7 @@ impl Mesh {
         let vouches = self.is_open();
         let mut lost = Lost::default();
         for write in frame.writes.iter() {
-            let merged = self.store.merge_write(write, |version| self.covers(version) && !Sabotage::MergeCovered.is_on());
+            let merged = self.store.merge_write(write, |version| self.covers(version));
             self.note_merged(inbound.origin, write.version, merged, &mut lost);
         }
         self.pass(inbound, frame.after, frame.upto, Taken { vouches, lost, raw }, now);
@@ -386,7 +386,7 @@ impl Mesh {
     /// Whether the entry is the newest of its key here now.
     pub(super) fn merge(&self, sender: Origin, entry: Entry, lost: &mut Lost) -> bool {
         let version = entry.version();
-        let merged = self.store.merge(entry, |version| self.covers(version) && !Sabotage::MergeCovered.is_on());
+        let merged = self.store.merge(entry, |version| self.covers(version));
         self.note_merged(sender, version, merged, lost);
         matches!(merged, Merged::Won { .. })
     }

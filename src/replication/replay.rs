@@ -18,7 +18,6 @@ use crate::journal::log::{Found, read};
 use crate::journal::snapshot;
 use crate::replication::mesh::Mesh;
 use crate::replication::record::{Life, Record};
-use crate::sabotage::Sabotage;
 use crate::store::Store;
 
 /// What there is to do about damage. Said behind what and where it is.
@@ -198,7 +197,7 @@ impl Replay<'_> {
             Record::Frame(frame) => {
                 for write in frame.writes.iter() {
                     self.greatest = self.greatest.max(write.version.stamp);
-                    self.store.merge_write(write, |version| self.seen.covers(version) && !Sabotage::MergeCovered.is_on());
+                    self.store.merge_write(write, |version| self.seen.covers(version));
                 }
                 self.join(frame.origin, frame.after, frame.upto);
             }
@@ -221,7 +220,7 @@ impl Replay<'_> {
 
     fn merge(&mut self, entry: Entry) {
         self.greatest = self.greatest.max(entry.version().stamp);
-        self.store.merge(entry, |version| self.seen.covers(version) && !Sabotage::MergeCovered.is_on());
+        self.store.merge(entry, |version| self.seen.covers(version));
     }
 
     fn join(&mut self, origin: Origin, after: Stamp, upto: Stamp) {
