@@ -317,12 +317,13 @@ impl Tally {
     }
 
     pub fn add(&mut self, entry: &Entry) {
+        let Version { stamp, origin } = entry.version();
         let mut fields = [0; 44];
         let mut len = 28;
         fields[..8].copy_from_slice(&rapidhash_v3(entry.key()).to_le_bytes());
-        fields[8..16].copy_from_slice(&entry.version().stamp.to_bits().to_le_bytes());
-        fields[16..24].copy_from_slice(&entry.version().origin.nonce.to_le_bytes());
-        fields[24..26].copy_from_slice(&entry.version().origin.node.0.to_le_bytes());
+        fields[8..16].copy_from_slice(&stamp.to_bits().to_le_bytes());
+        fields[16..24].copy_from_slice(&origin.nonce.to_le_bytes());
+        fields[24..26].copy_from_slice(&origin.node.0.to_le_bytes());
         if let Some(value) = entry.value() {
             fields[len..len + 8].copy_from_slice(&rapidhash_v3(value).to_le_bytes());
             len += 8;

@@ -102,6 +102,13 @@ struct Head {
     has_value: bool,
 }
 
+impl Head {
+    fn set_version(&mut self, version: Version) {
+        let Version { stamp, origin: Origin { node, nonce } } = version;
+        (self.stamp, self.node, self.nonce) = (stamp, node, nonce);
+    }
+}
+
 impl Entry {
     /// What an entry takes beside key and value: the count of those who share it, the head, and how many bytes follow.
     pub const OVERHEAD: usize = size_of::<usize>() + size_of::<Head>() + size_of::<usize>();
@@ -178,12 +185,12 @@ impl Entry {
     /// Takes the value and the version of another entry of its key without moving, if it is as long and nobody shares this one; whether it has.
     pub fn overwrite(&mut self, by: EntryRef<'_>) -> bool {
         let EntryRef { key, value, expires, version } = by;
-        let Version { stamp, origin: Origin { node, nonce } } = version;
         debug_assert_eq!(self.key(), key);
         self.size() == by.size()
             && with_own(&mut self.0, |own| {
                 let head = own.header_mut();
-                *head = Head { stamp, nonce, expires, node, has_value: value.is_some(), ..*head };
+                head.set_version(version);
+                (head.expires, head.has_value) = (expires, value.is_some());
                 own.slice_mut()[key.len()..].copy_from_slice(value.unwrap_or_default());
             })
     }
@@ -290,11 +297,7 @@ impl Effect {
 
     /// The write.
     pub fn stamped(self, version: Version) -> Entry {
-        self.0.with_head(|head| {
-            head.stamp = version.stamp;
-            head.node = version.origin.node;
-            head.nonce = version.origin.nonce;
-        })
+        self.0.with_head(|head| head.set_version(version))
     }
 }
 

@@ -113,9 +113,7 @@ impl Shard {
 
     fn forget(&mut self, removed: &Entry) {
         self.tombstones -= usize::from(removed.is_tombstone());
-        if let Some(ends) = removed.ends() {
-            self.expiring.remove(&(ends, removed.shared_key()));
-        }
+        unindex(&mut self.expiring, removed);
     }
 
     /// Whether a value has expired by then.
@@ -173,9 +171,7 @@ impl Slot<'_> {
         let hash_table::Entry::Occupied(place) = self.place else { return None };
         let (entry, _) = place.remove();
         *self.tombstones -= usize::from(entry.is_tombstone());
-        if let Some(ends) = entry.ends() {
-            self.expiring.remove(&(ends, entry.shared_key()));
-        }
+        unindex(self.expiring, &entry);
         Some(entry)
     }
 
@@ -190,9 +186,7 @@ impl Slot<'_> {
             }
             hash_table::Entry::Occupied(mut place) => {
                 let held = place.get_mut();
-                if let Some(ends) = held.ends() {
-                    self.expiring.remove(&(ends, held.shared_key()));
-                }
+                unindex(self.expiring, held);
                 index(self.expiring, &entry);
                 let old = std::mem::replace(held, entry);
                 *self.tombstones -= usize::from(old.is_tombstone());
@@ -205,5 +199,11 @@ impl Slot<'_> {
 fn index(expiring: &mut BTreeSet<(Expiry, Key)>, entry: &Entry) {
     if let Some(ends) = entry.ends() {
         expiring.insert((ends, entry.shared_key()));
+    }
+}
+
+fn unindex(expiring: &mut BTreeSet<(Expiry, Key)>, entry: &Entry) {
+    if let Some(ends) = entry.ends() {
+        expiring.remove(&(ends, entry.shared_key()));
     }
 }
