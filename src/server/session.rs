@@ -117,10 +117,10 @@ impl<'a> Session<'a> {
 }
 
 /// Ends the stream and reads on for a moment: closing with something unread would reset the connection, and the last reply could be lost.
+#[inline(never)]
 fn linger(mut socket: &TcpStream) {
     let deadline = Instant::now() + LINGER;
-    // On the heap: on the stack it could become part of a frame that every idle client's thread keeps.
-    let mut discarded = vec![0; 4096];
+    let mut discarded = [0; 4096];
     let _ = socket.shutdown(Shutdown::Write);
     loop {
         let left = deadline.saturating_duration_since(Instant::now());
