@@ -15,19 +15,25 @@ use crate::entry::Entry;
 use crate::replication::mesh::Mesh;
 use crate::sabotage::Sabotage;
 
-/// Shards that are looked at in one step, under the collector's lock: a few milliseconds at ten million keys.
+/// Shards that are looked at in one step, under the collector's lock, for which acks wait.
 const SHARDS_PER_STEP: usize = 16;
+/// Entries after which no further shard is: some milliseconds.
+const ENTRIES_PER_STEP: usize = 20_000;
+/// Values that are let go in one step, to within a shard: some 100 ms of the thread that the next beat waits for. Half a million a second expire with the default heartbeat.
+const SPENT_PER_STEP: usize = 1 << 18;
 
 /// Walks round the shards, some at every beat.
 #[derive(Default)]
 pub struct Collector {
+    /// The next one in which tombstones are looked at, and the next one in which values are let go.
     shard: usize,
+    spending: usize,
 }
 
 impl Collector {
     /// Lets go of what has expired, and collects in the next few shards what may be collected; how many tombstones that were.
     pub fn step(&mut self, mesh: &Mesh, now: Now) -> usize {
-        spend(mesh, now);
+        self.spend(mesh, now);
         let mut control = mesh.control.lock();
         let at_once = Sabotage::CollectAtOnce.is_on();
         if !control.may_collect(&mesh.config.members()) && !at_once {
@@ -37,15 +43,19 @@ impl Collector {
         let age_min = mesh.config.tombstone_age_min.as_millis() as u64;
         let oldest = now.wall_ms.saturating_sub(age_min);
         let expired = control.all_clocks_ms(now).saturating_sub(age_min);
-        let mut collected = Vec::new();
+        let (mut collected, mut entries) = (Vec::new(), 0);
         for _ in 0..SHARDS_PER_STEP {
             let may_go = |entry: &Entry| {
                 let version = entry.version();
                 let is_over = version.stamp.wall_ms() < oldest && entry.expires().is_none_or(|expires| expires.is_over(expired));
                 at_once || is_over && vector.covers(version) && control.all_cover(version)
             };
+            entries += mesh.store.shard_len(self.shard);
             collected.extend(mesh.store.collect(self.shard, may_go));
             self.shard = (self.shard + 1) % mesh.store.shards_len();
+            if entries >= ENTRIES_PER_STEP {
+                break;
+            }
         }
         for tombstone in &collected {
             control.horizon.advance(tombstone.version().origin, tombstone.version().stamp);
@@ -56,11 +66,18 @@ impl Collector {
         control.collected += collected.len() as u64;
         collected.len()
     }
-}
 
-fn spend(mesh: &Mesh, now: Now) {
-    let Some(clocks) = mesh.control.lock().majority_clocks_ms(mesh.config.majority(), now) else { return };
-    let upto_ms = clocks.saturating_sub(mesh.config.clock_offset_max.as_millis() as u64);
-    let spent: usize = (0..mesh.store.shards_len()).map(|shard| mesh.store.spend(shard, upto_ms)).sum();
-    mesh.expired.fetch_add(spent as u64, Ordering::Relaxed);
+    fn spend(&mut self, mesh: &Mesh, now: Now) {
+        let Some(clocks) = mesh.control.lock().majority_clocks_ms(mesh.config.majority(), now) else { return };
+        let upto_ms = clocks.saturating_sub(mesh.config.clock_offset_max.as_millis() as u64);
+        let mut spent = 0;
+        for _ in 0..mesh.store.shards_len() {
+            spent += mesh.store.spend(self.spending, upto_ms);
+            self.spending = (self.spending + 1) % mesh.store.shards_len();
+            if spent >= SPENT_PER_STEP {
+                break;
+            }
+        }
+        mesh.expired.fetch_add(spent as u64, Ordering::Relaxed);
+    }
 }

@@ -209,6 +209,7 @@ macro_rules! acked {
 }
 
 mod healing;
+mod large_stores;
 mod races;
 mod recovery;
 mod slow_links;

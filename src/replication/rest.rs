@@ -16,8 +16,8 @@ const BEATS: u32 = 2;
 /// same one nearly always.
 const SPAN_MS: u64 = 600_000;
 
-/// Shards that are read at one beat.
-const SHARDS_PER_STEP: usize = 64;
+/// Entries that are read at one beat, to within a shard: some 20 ms of the thread that the next beat waits for.
+const ENTRIES_PER_STEP: usize = 100_000;
 
 /// The watch over one node's data.
 #[derive(Default)]
@@ -52,7 +52,9 @@ impl Rest {
         if self.before_ms != before_ms {
             (self.before_ms, self.shard, self.digest) = (before_ms, 0, Digest::default());
         }
-        for _ in 0..SHARDS_PER_STEP {
+        let mut read = 0;
+        while read < ENTRIES_PER_STEP {
+            read += mesh.store.shard_len(self.shard);
             self.digest.join(mesh.store.digest_shard(self.shard, before_ms));
             self.shard += 1;
             if self.shard == mesh.store.shards_len() {

@@ -219,6 +219,11 @@ impl Store {
         self.shards.len()
     }
 
+    /// Entries in one shard, tombstones included.
+    pub fn shard_len(&self, shard: usize) -> usize {
+        self.shards[shard].read().len()
+    }
+
     /// Copies out of one shard what `keep` picks. Holds the shard's read lock meanwhile.
     pub fn scan_shard(&self, shard: usize, mut keep: impl FnMut(&Entry) -> bool) -> Vec<Entry> {
         self.shards[shard].read().entries().filter(|entry| keep(entry)).cloned().collect()
@@ -290,7 +295,7 @@ impl Store {
 
     /// Entries held, tombstones included.
     pub fn len(&self) -> u64 {
-        self.shards.iter().map(|shard| shard.read().len() as u64).sum()
+        (0..self.shards.len()).map(|shard| self.shard_len(shard) as u64).sum()
     }
 
     /// Whether nothing at all is held, tombstones included.

@@ -1,0 +1,63 @@
+//! What is done at a beat takes time with a store of millions of keys, and the next beat waits for it: peers that hear none for long take the node for dead.
+
+use std::sync::atomic::Ordering;
+
+use super::*;
+use crate::entry::{Expiry, NodeId, Origin};
+use crate::replication::collector::Collector;
+use crate::replication::rest::Rest;
+
+const LEN: usize = 600_000;
+/// Of one shard, with room to spare.
+const SHARD_LEN: usize = LEN / 256 * 5 / 4;
+
+/// A node alone that has so many values.
+fn filled(expires: Option<Expiry>) -> Net {
+    let net = Net::new(&[0]);
+    let mesh = net.mesh(0);
+    let origin = Origin { node: NodeId(9), nonce: 1 };
+    let version = Version { stamp: Stamp::from_wall_ms(BASE), origin };
+    for key in 0..LEN {
+        mesh.store().merge(Entry::new(format!("key{key}").as_bytes(), Some(b"v"), expires, version), |_| false);
+    }
+    mesh.seen.write().advance(origin, version.stamp);
+    net
+}
+
+/// A quarter of the digest was made at one beat. With ten million keys that took a second or two beside a busy load, and nodes that were up were down every few seconds.
+#[test]
+fn a_digest_is_made_at_several_beats() {
+    let net = filled(None);
+    let mut rest = Rest::default();
+    let mut beats = 0;
+    let is_settled = || net.mesh(0).control.lock().settled.is_some();
+    while !is_settled() {
+        rest.step(net.mesh(0), net.now(0));
+        beats += 1;
+        assert!(beats <= 20);
+    }
+    // It rests for two of them first.
+    assert!(beats >= 2 + LEN.div_ceil(100_000 + SHARD_LEN), "{beats}");
+    assert_eq!(net.mesh(0).control.lock().settled.as_ref().unwrap().digest.keys, LEN as u64);
+}
+
+/// All that had expired was let go at one beat, and sixteen shards were searched for tombstones under the lock that acks wait for, however large.
+#[test]
+fn what_is_over_goes_at_several_beats() {
+    let mut net = filled(Some(Expiry::from_wall_ms(BASE + 1)));
+    net.elapsed += Duration::from_secs(3_600);
+    let mut collector = Collector::default();
+    let (mut spent, mut collected, mut beats) = (0, 0, 0);
+    while collected < LEN {
+        let step = collector.step(net.mesh(0), net.now(0));
+        assert!(step <= 20_000 + SHARD_LEN, "{step}");
+        collected += step;
+        let expired = net.mesh(0).expired.load(Ordering::Relaxed) as usize;
+        assert!(expired - spent <= (1 << 18) + SHARD_LEN, "{}", expired - spent);
+        spent = expired;
+        beats += 1;
+        assert!(beats <= 100);
+    }
+    assert_eq!(spent, LEN);
+    assert!(net.mesh(0).store().is_empty());
+}
