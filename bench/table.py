@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Makes the tables and charts of a run of compare.sh: medians, spreads and ratios. Usage: table.py RESULTS [INTO]
 
-RESULTS holds measurements.jsonl (one measurement a line) and settings.tsv. INTO, which is RESULTS if it is not named, gets results.md and results.svg, or,
-of a run with --growth, growth.md and an SVG for each plot. Nothing else is read, so they can be made again at any time.
+RESULTS holds measurements.jsonl (one measurement a line) and settings.tsv. INTO, which is RESULTS if it is not named, gets results.md and results.svg; of a
+run with --full, full.md and full.svg; of one with --growth, growth.md and an SVG for each plot. Nothing else is read, so they can be made again at any time.
 
 A ratio is one of two measurements of the same round; what counts is the median of the ratios, shown with the least and the greatest.
 """
@@ -233,14 +233,18 @@ def check_rows(results):
                 yield [title(cell, results.about[cell]), NAMES[contender], spread(others.values(), say), spread(ones.values(), say), spread(ratios, times)]
 
 
+# How the files of a run without --growth are called.
+RESULTS_OF = {"goals": "results", "full": "full"}
+
+
 def page(results):
     settings = dict(results.settings)
     parts = [
-        "# Results",
-        f"Made by `bench/compare.sh`; [README.md](README.md) says what is measured. Medians of {settings.get('rounds', '?')} rounds with the least and the greatest in brackets. "
+        "# Results" if settings["mode"] == "goals" else "# One factor after the other",
+        f"Made by `bench/compare.sh{'' if settings['mode'] == 'goals' else ' --full'}`; [README.md](README.md) says what is measured. Medians of {settings.get('rounds', '?')} rounds with the least and the greatest in brackets. "
         "A ratio is kvmesh's figure over the other one's within a round; of throughput, more is better, and of times and bytes, less.",
         table(["setting", ""], [[escape(name), escape(value)] for name, value in results.settings]),
-        "![Ratios](results.svg)",
+        f"![Ratios]({RESULTS_OF[settings['mode']]}.svg)",
     ]
     rows = [comparison_row(results, *found) for found in comparisons(results)]
     with_goal, others = [row for row in rows if row[4]], [row for row in rows if not row[4]]
@@ -339,7 +343,7 @@ def ticks(low, high):
 
 
 def line_chart(what, x_words, y_words, lines, say, x_is_log):
-    """`lines`: name to points (x, values of all rounds). Both axes begin where the points do if logarithmic; the other one at 0."""
+    """`lines`: name to points (x, values of all rounds). A contender has the same colour everywhere, and GET is dashed. Both axes begin where the points do if logarithmic; the other one at 0."""
     width, height, left, right, top, bottom = 900, 460, 90, 270, 50, 60
     xs = sorted({x for points in lines.values() for x, _ in points})
     most = max(value for points in lines.values() for _, values in points for value in values) * 1.08
@@ -360,14 +364,16 @@ def line_chart(what, x_words, y_words, lines, say, x_is_log):
     for x in xs:
         drawing.line(x_at(x), height - bottom, x_at(x), height - bottom + 5)
         drawing.text(x_at(x), height - bottom + 20, f"{x:,}".replace(",", " "), "middle")
+    contenders = list(WITHOUT_NUMBER.values())
     for place, (name, points) in enumerate(lines.items()):
-        colour = COLOURS[place % len(COLOURS)]
+        op, contender = name.split(", ", 1) if name.startswith(("SET, ", "GET, ")) else ("SET", name)
+        colour, dashes = COLOURS[contenders.index(contender) % len(COLOURS)], 'stroke-dasharray="7 4"' if op == "GET" else ""
         middles = [(x_at(x), y_at(statistics.median(values))) for x, values in points]
-        drawing.add(f'<polyline fill="none" stroke="{colour}" stroke-width="2" points="{" ".join(f"{x:.1f},{y:.1f}" for x, y in middles)}"/>')
+        drawing.add(f'<polyline fill="none" stroke="{colour}" stroke-width="2" {dashes} points="{" ".join(f"{x:.1f},{y:.1f}" for x, y in middles)}"/>')
         for (x, values), (_, y) in zip(points, middles):
             drawing.line(x_at(x), y_at(min(values)), x_at(x), y_at(max(values)), colour)
             drawing.add(f'<circle cx="{x_at(x):.1f}" cy="{y:.1f}" r="3.5" fill="{colour}"/>')
-        drawing.box(width - right + 20, top + 22 * place, 14, 4, colour)
+        drawing.line(width - right + 14, top + 22 * place + 3, width - right + 38, top + 22 * place + 3, colour, f'stroke-width="2" {dashes}')
         drawing.text(width - right + 42, top + 22 * place + 7, name.replace("`", ""), more='font-size="11"')
     drawing.line(left, height - bottom, width - right, height - bottom)
     return drawing.done()
@@ -425,12 +431,13 @@ def main(arguments):
     except OSError as error:
         print(f"table: {error}", file=sys.stderr)
         return 1
-    if dict(results.settings).get("mode") == "growth":
+    mode = dict(results.settings)["mode"]
+    if mode == "growth":
         plots, text = growth(results)
         files = {**plots, "growth.md": text}
     else:
         chart = ratio_chart(results)
-        files = {"results.md": page(results), **({"results.svg": chart} if chart else {})}
+        files = {f"{RESULTS_OF[mode]}.md": page(results), **({f"{RESULTS_OF[mode]}.svg": chart} if chart else {})}
     for name, text in files.items():
         (into / name).write_text(text)
     return 0
