@@ -251,7 +251,7 @@ def page(results):
     if with_goal:
         parts += ["## Goals", table(["", "kvmesh", "against", "ratio", "goal", "reached"], with_goal)]
     if others:
-        parts += ["## Without a goal", table(["", "kvmesh", "against", "ratio"], [row[:4] for row in others])]
+        parts += ["## Without a goal" if with_goal else "## Ratios", table(["", "kvmesh", "against", "ratio"], [row[:4] for row in others])]
     rows = list(check_rows(results))
     if rows:
         parts += ["## Do the generators agree?", "The same cell by `redis-benchmark` and by `kvctl bench` over RESP.", table(["", "contender", "redis-benchmark", "kvctl bench", "kvctl bench over redis-benchmark"], rows)]
