@@ -19,7 +19,7 @@ use crate::sabotage::Sabotage;
 const SHARDS_PER_STEP: usize = 16;
 /// Entries after which no further shard is: some milliseconds.
 const ENTRIES_PER_STEP: usize = 20_000;
-/// Values that are let go in one step, to within a shard: some 100 ms of the thread that the next beat waits for. Half a million a second expire with the default heartbeat.
+/// Values that are let go in one step, to within a shard; the next beat waits for them. With the default heartbeat that is half a million a second.
 const SPENT_PER_STEP: usize = 1 << 18;
 
 /// Walks round the shards, some at every beat.
