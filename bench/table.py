@@ -233,18 +233,22 @@ def check_rows(results):
                 yield [title(cell, results.about[cell]), NAMES[contender], spread(others.values(), say), spread(ones.values(), say), spread(ratios, times)]
 
 
-# How the files of a run without --growth are called.
-RESULTS_OF = {"goals": "results", "full": "full"}
+# Of a run without --growth, by its mode: how its files are called, the title of the page, and the command.
+PAGES = {
+    "goals": ("results", "Results", "bench/compare.sh"),
+    "full": ("full", "One factor after the other", "bench/compare.sh --full"),
+}
 
 
 def page(results):
     settings = dict(results.settings)
+    file_name, page_title, command = PAGES[settings["mode"]]
     parts = [
-        "# Results" if settings["mode"] == "goals" else "# One factor after the other",
-        f"Made by `bench/compare.sh{'' if settings['mode'] == 'goals' else ' --full'}`; [README.md](README.md) says what is measured. Medians of {settings.get('rounds', '?')} rounds with the least and the greatest in brackets. "
+        f"# {page_title}",
+        f"Made by `{command}`; [README.md](README.md) says what is measured. Medians of {settings.get('rounds', '?')} rounds with the least and the greatest in brackets. "
         "A ratio is kvmesh's figure over the other one's within a round; of throughput, more is better, and of times and bytes, less.",
         table(["setting", ""], [[escape(name), escape(value)] for name, value in results.settings]),
-        f"![Ratios]({RESULTS_OF[settings['mode']]}.svg)",
+        f"![Ratios]({file_name}.svg)",
     ]
     rows = [comparison_row(results, *found) for found in comparisons(results)]
     with_goal, others = [row for row in rows if row[4]], [row for row in rows if not row[4]]
@@ -437,7 +441,8 @@ def main(arguments):
         files = {**plots, "growth.md": text}
     else:
         chart = ratio_chart(results)
-        files = {f"{RESULTS_OF[mode]}.md": page(results), **({f"{RESULTS_OF[mode]}.svg": chart} if chart else {})}
+        file_name = PAGES[mode][0]
+        files = {f"{file_name}.md": page(results), **({f"{file_name}.svg": chart} if chart else {})}
     for name, text in files.items():
         (into / name).write_text(text)
     return 0
