@@ -13,7 +13,7 @@ use kvmesh::entry::{Entry, NodeId, Origin, SeenVector, Version};
 use kvmesh::journal::disk::Directory;
 use kvmesh::journal::log::LogFile;
 use kvmesh::protocol::command::Limits;
-use kvmesh::protocol::peer::{self, MESSAGE_LEN_MAX, Message};
+use kvmesh::protocol::peer::{self, MESSAGE_LEN_MAX, Message, Protocol};
 use kvmesh::protocol::resp::request::{self, Partial};
 use kvmesh::protocol::resp::{arguments, encoding};
 use kvmesh::protocol::text;
@@ -110,7 +110,7 @@ fn frame(criterion: &mut Criterion) {
         let mut envelope = Vec::new();
         group.bench_function(format!("decode {count}"), |bencher| {
             bencher.iter_with_large_drop(|| {
-                let message = peer::read_message(&mut black_box(&*bytes), &mut envelope, MESSAGE_LEN_MAX);
+                let message = peer::read_message(&mut black_box(&*bytes), &mut envelope, MESSAGE_LEN_MAX, Protocol::OLDEST);
                 let Ok(Some(message @ Message::Frame(_))) = message else { panic!("not a frame") };
                 message
             });

@@ -3,6 +3,20 @@
 //! Frames and acks, of which there are many, are binary; everything else is JSON, so that a capture of the wire can be read. Each travels in an envelope
 //! (envelope.rs).
 //!
+//! # Protocols
+//!
+//! What two nodes say on a connection is of the greatest protocol that both speak. A build speaks a range of them, which its HELLO names, so that nodes of
+//! different builds meet and a mesh is upgraded one node at a time.
+//!
+//! | protocol | new in it |
+//! |---|---|
+//! | 3 | the oldest that is spoken, by builds that name no range, too |
+//! | 4 | an ack names no beaten writes and no winner |
+//!
+//! HELLO and refusal are the same in all protocols: the agreement is reached by them. So are frames and dump lines, since their bytes are shared by all links and
+//! the log. A frame or a dump of a later format is told by its own kind, or by its header, not by the connection; nobody writes one before all members speak the
+//! protocol that brings it (`replication`). Until then the old build can still be put back.
+//!
 //! What the messages mean is told in `replication`.
 
 use std::fmt;
@@ -14,8 +28,47 @@ use crate::clock::Stamp;
 use crate::entry::{Entry, EntryRef, Expiry, NodeId, Origin, SeenVector, Version};
 use crate::envelope::{self, HEAD_LEN, seal};
 
-/// Changed when a node with the old one could misunderstand a node with the new one; such peers refuse each other.
-pub const PROTOCOL: u16 = 3;
+/// A peer protocol: raised when a node that knows only the ones before could misunderstand what is said.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Protocol(u16);
+
+impl Protocol {
+    /// The only one of builds whose HELLO names no range; what a member speaks that was never heard of.
+    pub const OLDEST: Protocol = Protocol(3);
+    /// An ack names no beaten writes and no winner.
+    pub const PLAIN_ACKS: Protocol = Protocol(4);
+}
+
+impl fmt::Display for Protocol {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// The peer protocols that a build speaks: all from `min` to `max`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Protocols {
+    pub min: Protocol,
+    pub max: Protocol,
+}
+
+impl Protocols {
+    /// Those of this build.
+    pub const OURS: Protocols = Protocols { min: Protocol::OLDEST, max: Protocol::OLDEST };
+
+    /// The greatest that both speak.
+    pub fn common(self, other: Protocols) -> Option<Protocol> {
+        let greatest = self.max.min(other.max);
+        (greatest >= self.min.max(other.min)).then_some(greatest)
+    }
+}
+
+impl fmt::Display for Protocols {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.min == self.max { self.min.fmt(f) } else { write!(f, "{} to {}", self.min, self.max) }
+    }
+}
 
 /// No message is longer: the largest legal value fits twice, as JSON may escape every byte. Beyond this, the link is closed.
 pub const MESSAGE_LEN_MAX: usize = 320 << 20;
@@ -47,7 +100,11 @@ pub enum Message {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Hello {
     pub cluster: String,
-    pub protocol: u16,
+    /// The oldest that it speaks: builds that know of no range speak one, and take no other number here.
+    pub protocol: Protocol,
+    /// All that it speaks. `None` where a build knows of no range; see [`Hello::spoken`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub protocols: Option<Protocols>,
     pub node: NodeId,
     pub origin: Origin,
     /// The members that it is configured with, itself included.
@@ -56,6 +113,13 @@ pub struct Hello {
     /// Its acks wait for its disk.
     pub durable: bool,
     pub vector: SeenVector,
+}
+
+impl Hello {
+    /// The protocols that its sender speaks.
+    pub fn spoken(&self) -> Protocols {
+        self.protocols.unwrap_or(Protocols { min: self.protocol, max: self.protocol })
+    }
 }
 
 /// Some writes of one origin, in stamp order.
@@ -162,8 +226,8 @@ const VALUE: u8 = 1;
 const EXPIRING: u8 = 2;
 
 impl Message {
-    /// Appends the message in its envelope.
-    pub fn encode(&self, out: &mut Vec<u8>) {
+    /// Appends the message in its envelope, as the protocol of its connection has it.
+    pub fn encode(&self, out: &mut Vec<u8>, protocol: Protocol) {
         match self {
             Message::Hello(hello) => json(out, HELLO, hello),
             Message::Refused(reason) => json(out, REFUSED, reason),
@@ -173,11 +237,14 @@ impl Message {
             }),
             Message::Ack(ack) => seal(out, ACK, |out| {
                 put_origin(out, ack.origin);
-                for stamp in [ack.from, ack.upto, ack.received, ack.winner] {
+                for stamp in [ack.from, ack.upto, ack.received] {
                     put_stamp(out, stamp);
                 }
-                put_len(out, ack.beaten.len());
-                ack.beaten.iter().for_each(|stamp| put_stamp(out, *stamp));
+                if protocol < Protocol::PLAIN_ACKS {
+                    put_stamp(out, ack.winner);
+                    put_len(out, ack.beaten.len());
+                    ack.beaten.iter().for_each(|stamp| put_stamp(out, *stamp));
+                }
             }),
             Message::Beat(beat) => json(out, BEAT, beat),
             Message::Echo { sent } => seal(out, ECHO, |out| out.extend_from_slice(&sent.to_le_bytes())),
@@ -186,14 +253,14 @@ impl Message {
         }
     }
 
-    /// From a body whose checksum was right. An error says what is malformed.
-    pub fn decode(body: &[u8]) -> Result<Message, String> {
+    /// From a body whose checksum was right, as the protocol of its connection has it. An error says what is malformed.
+    pub fn decode(body: &[u8], protocol: Protocol) -> Result<Message, String> {
         let (kind, payload) = body.split_first().ok_or("an empty message")?;
         match *kind {
             HELLO => from_json(payload).map(Message::Hello),
             REFUSED => from_json(payload).map(Message::Refused),
             FRAME => decode_frame(payload).map(Message::Frame),
-            ACK => decode_ack(payload).map(Message::Ack),
+            ACK => decode_ack(payload, protocol).map(Message::Ack),
             BEAT => from_json(payload).map(Message::Beat),
             ECHO => {
                 let mut fields = Fields(payload);
@@ -245,11 +312,11 @@ fn put_write(out: &mut Vec<u8>, write: &Entry) {
 
 /// Reads one message of at most `len_max` bytes. `Ok(None)` is a clean close between messages; a malformed one is `InvalidData` with what was wrong.
 /// `envelope` is scratch space, kept by the caller from message to message; it holds the message as it came.
-pub fn read_message(reader: &mut impl Read, envelope: &mut Vec<u8>, len_max: usize) -> io::Result<Option<Message>> {
+pub fn read_message(reader: &mut impl Read, envelope: &mut Vec<u8>, len_max: usize, protocol: Protocol) -> io::Result<Option<Message>> {
     if !envelope::read(reader, envelope, len_max)? {
         return Ok(None);
     }
-    Message::decode(&envelope[HEAD_LEN..]).map(Some).map_err(|what| io::Error::new(io::ErrorKind::InvalidData, what))
+    Message::decode(&envelope[HEAD_LEN..], protocol).map(Some).map_err(|what| io::Error::new(io::ErrorKind::InvalidData, what))
 }
 
 fn json(out: &mut Vec<u8>, kind: u8, value: &impl Serialize) {
@@ -274,7 +341,8 @@ fn put_len(out: &mut Vec<u8>, len: usize) {
     out.extend_from_slice(&(len as u32).to_le_bytes());
 }
 
-fn decode_frame(payload: &[u8]) -> Result<Frame, String> {
+/// What is behind the kind of a frame, on the wire or in the log.
+pub fn decode_frame(payload: &[u8]) -> Result<Frame, String> {
     let mut fields = Fields(payload);
     let origin = fields.origin()?;
     let (after, upto) = (fields.stamp()?, fields.stamp()?);
@@ -292,10 +360,15 @@ fn decode_frame(payload: &[u8]) -> Result<Frame, String> {
     Ok(Frame { origin, after, upto, writes: Writes { origin, bytes: bytes.to_vec() } })
 }
 
-fn decode_ack(payload: &[u8]) -> Result<Ack, String> {
+fn decode_ack(payload: &[u8], protocol: Protocol) -> Result<Ack, String> {
     let mut fields = Fields(payload);
     let origin = fields.origin()?;
-    let (from, upto, received, winner) = (fields.stamp()?, fields.stamp()?, fields.stamp()?, fields.stamp()?);
+    let (from, upto, received) = (fields.stamp()?, fields.stamp()?, fields.stamp()?);
+    if protocol >= Protocol::PLAIN_ACKS {
+        fields.end()?;
+        return Ok(Ack { origin, from, upto, received, beaten: Vec::new(), winner: Stamp::ZERO });
+    }
+    let winner = fields.stamp()?;
     let count = fields.len()?;
     if count != fields.0.len() / 8 {
         return Err(format!("an ack with {count} beaten writes in {} bytes", fields.0.len()));
@@ -397,6 +470,10 @@ mod tests {
         prop::collection::vec((any_origin(), any_stamp()), 0..4).prop_map(|pairs| pairs.into_iter().collect())
     }
 
+    fn any_protocols() -> impl Strategy<Value = Protocols> {
+        (any::<u16>(), any::<u16>()).prop_map(|(min, max)| Protocols { min: Protocol(min), max: Protocol(max) })
+    }
+
     fn any_bytes() -> impl Strategy<Value = Vec<u8>> {
         prop::collection::vec(any::<u8>(), 0..20)
     }
@@ -425,11 +502,12 @@ mod tests {
 
     fn any_message() -> impl Strategy<Value = Message> {
         prop_oneof![
-            (any::<String>(), any::<u16>(), any_origin(), any::<u64>(), any_vector()).prop_map(
-                |(cluster, protocol, origin, wall_ms, vector)| {
+            (any::<String>(), any::<u16>(), prop::option::of(any_protocols()), any_origin(), any::<u64>(), any_vector()).prop_map(
+                |(cluster, protocol, protocols, origin, wall_ms, vector)| {
                     Message::Hello(Hello {
                         cluster,
-                        protocol,
+                        protocol: Protocol(protocol),
+                        protocols,
                         node: origin.node,
                         origin,
                         members: vec![origin.node],
@@ -456,59 +534,78 @@ mod tests {
         ]
     }
 
-    fn encoded(message: &Message) -> Vec<u8> {
+    const PROTOCOLS: [Protocol; 2] = [Protocol::OLDEST, Protocol::PLAIN_ACKS];
+
+    fn encoded(message: &Message, protocol: Protocol) -> Vec<u8> {
         let mut bytes = Vec::new();
-        message.encode(&mut bytes);
+        message.encode(&mut bytes, protocol);
         bytes
     }
 
-    fn read(mut bytes: &[u8]) -> io::Result<Option<Message>> {
-        read_message(&mut bytes, &mut Vec::new(), MESSAGE_LEN_MAX)
+    fn read(mut bytes: &[u8], protocol: Protocol) -> io::Result<Option<Message>> {
+        read_message(&mut bytes, &mut Vec::new(), MESSAGE_LEN_MAX, protocol)
+    }
+
+    /// A message as it comes out at the other end.
+    fn carried(message: Message, protocol: Protocol) -> Message {
+        match message {
+            Message::Ack(ack) if protocol >= Protocol::PLAIN_ACKS => Message::Ack(Ack { beaten: Vec::new(), winner: Stamp::ZERO, ..ack }),
+            other => other,
+        }
     }
 
     proptest! {
         #[test]
-        fn messages_survive_the_wire(messages in prop::collection::vec(any_message(), 1..4)) {
-            let bytes: Vec<u8> = messages.iter().flat_map(encoded).collect();
+        fn messages_survive_the_wire(messages in prop::collection::vec(any_message(), 1..4), protocol in prop::sample::select(&PROTOCOLS[..])) {
+            let bytes: Vec<u8> = messages.iter().flat_map(|message| encoded(message, protocol)).collect();
             let (mut reader, mut body) = (&bytes[..], Vec::new());
             for message in messages {
-                prop_assert_eq!(read_message(&mut reader, &mut body, MESSAGE_LEN_MAX).unwrap(), Some(message));
+                let read = read_message(&mut reader, &mut body, MESSAGE_LEN_MAX, protocol).unwrap();
+                prop_assert_eq!(read, Some(carried(message, protocol)));
             }
-            prop_assert_eq!(read_message(&mut reader, &mut body, MESSAGE_LEN_MAX).unwrap(), None);
+            prop_assert_eq!(read_message(&mut reader, &mut body, MESSAGE_LEN_MAX, protocol).unwrap(), None);
         }
 
         #[test]
-        fn every_truncation_is_an_error_and_no_cut_body_decodes_to_something_longer(message in any_message()) {
-            let bytes = encoded(&message);
+        fn only_acks_depend_on_the_protocol(message in any_message()) {
+            let [older, newer] = PROTOCOLS.map(|protocol| encoded(&message, protocol));
+            prop_assert_eq!(older == newer, !matches!(message, Message::Ack(_)));
+        }
+
+        #[test]
+        fn every_truncation_is_an_error_and_no_cut_body_decodes_to_something_longer(message in any_message(), protocol in prop::sample::select(&PROTOCOLS[..])) {
+            let bytes = encoded(&message, protocol);
             for len in 1..bytes.len() {
-                prop_assert!(read(&bytes[..len]).is_err());
+                prop_assert!(read(&bytes[..len], protocol).is_err());
             }
             for len in 0..bytes.len() - HEAD_LEN {
                 // Whatever it says, it does not panic; only a body of raw lines may be cut and still be one.
-                let cut = Message::decode(&bytes[HEAD_LEN..HEAD_LEN + len]);
+                let cut = Message::decode(&bytes[HEAD_LEN..HEAD_LEN + len], protocol);
                 prop_assert!(cut.is_err() || matches!(cut, Ok(Message::Lines(_))));
             }
         }
 
         #[test]
         fn one_flipped_bit_is_noticed(message in any_message(), place in any::<prop::sample::Index>(), bit in 0..8u8) {
-            let mut bytes = encoded(&message);
+            let mut bytes = encoded(&message, Protocol::OLDEST);
             let place = place.index(bytes.len());
             bytes[place] ^= 1 << bit;
-            prop_assert!(read(&bytes).is_err());
+            prop_assert!(read(&bytes, Protocol::OLDEST).is_err());
         }
 
         #[test]
         fn garbage_never_panics(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
-            let _ = read(&bytes);
-            let _ = Message::decode(&bytes);
+            for protocol in PROTOCOLS {
+                let _ = read(&bytes, protocol);
+                let _ = Message::decode(&bytes, protocol);
+            }
         }
     }
 
     #[test]
     fn a_message_over_the_limit_is_refused_before_its_body_is_read() {
-        let bytes = encoded(&Message::Lines(vec![b'x'; 100]));
-        let error = read_message(&mut &bytes[..], &mut Vec::new(), 50).unwrap_err();
+        let bytes = encoded(&Message::Lines(vec![b'x'; 100]), Protocol::OLDEST);
+        let error = read_message(&mut &bytes[..], &mut Vec::new(), 50, Protocol::OLDEST).unwrap_err();
         assert_eq!(error.to_string(), "a message of 101 bytes; at most 50 are taken");
     }
 
@@ -519,7 +616,53 @@ mod tests {
         for stamps in [[2, 2], [3, 2], [1, 9], [0, 1]] {
             let mut bytes = Vec::new();
             encode_frame(&mut bytes, origin, Stamp::from_bits(0), Stamp::from_bits(5), &stamps.map(write));
-            assert!(read(&bytes).is_err(), "{stamps:?}");
+            assert!(read(&bytes, Protocol::OLDEST).is_err(), "{stamps:?}");
         }
+    }
+
+    fn protocols(min: u16, max: u16) -> Protocols {
+        Protocols { min: Protocol(min), max: Protocol(max) }
+    }
+
+    #[test]
+    fn the_greatest_common_protocol_is_spoken() {
+        for (one, other, common) in [((3, 3), (3, 4), 3), ((3, 4), (3, 4), 4), ((3, 5), (4, 9), 5), ((4, 4), (3, 9), 4)] {
+            let (one, other) = (protocols(one.0, one.1), protocols(other.0, other.1));
+            assert_eq!((one.common(other), other.common(one)), (Some(Protocol(common)), Some(Protocol(common))), "{one}, {other}");
+        }
+        // The last one is no range at all.
+        for (one, other) in [((3, 3), (4, 5)), ((6, 7), (3, 5)), ((3, 9), (5, 4))] {
+            let (one, other) = (protocols(one.0, one.1), protocols(other.0, other.1));
+            assert_eq!((one.common(other), other.common(one)), (None, None), "{one}, {other}");
+        }
+    }
+
+    /// A HELLO as builds before the range wrote it, and demanded it: exactly protocol 3, with fields that they do not know ignored.
+    #[test]
+    fn builds_without_a_range_understand_and_are_understood() {
+        let json =
+            r#"{"cluster":"c","protocol":3,"node":2,"origin":"2-0000000000000005","members":[1,2],"wall_ms":7,"durable":true,"vector":{}}"#;
+        let hello: Hello = serde_json::from_str(json).unwrap();
+        assert_eq!((hello.protocols, hello.spoken()), (None, protocols(3, 3)));
+        assert_eq!(serde_json::to_string(&hello).unwrap(), json);
+        let ours = Hello { protocols: Some(protocols(3, 4)), ..hello };
+        assert_eq!(ours.spoken(), protocols(3, 4));
+        let said = serde_json::to_value(&ours).unwrap();
+        assert_eq!((&said["protocol"], &said["protocols"]), (&3.into(), &serde_json::json!({ "min": 3, "max": 4 })));
+    }
+
+    /// The bytes that builds of protocol 3 write and read.
+    #[test]
+    fn an_ack_of_protocol_3_has_its_bytes() {
+        let stamp = Stamp::from_bits;
+        let origin = Origin { node: NodeId(2), nonce: 5 };
+        let ack = Ack { origin, from: stamp(1), upto: stamp(3), received: stamp(4), beaten: vec![stamp(2)], winner: stamp(9) };
+        let numbers = |numbers: &[u64]| numbers.iter().flat_map(|number| number.to_le_bytes()).collect::<Vec<u8>>();
+        let plain = [&[ACK, 2, 0][..], &numbers(&[5, 1, 3, 4])].concat();
+        let full = [&plain[..], &numbers(&[9]), &[1, 0, 0, 0], &numbers(&[2])].concat();
+        assert_eq!(encoded(&Message::Ack(ack.clone()), Protocol::PLAIN_ACKS)[HEAD_LEN..], plain);
+        assert_eq!(encoded(&Message::Ack(ack), Protocol::OLDEST)[HEAD_LEN..], full);
+        assert!(Message::decode(&plain, Protocol::OLDEST).is_err());
+        assert!(Message::decode(&full, Protocol::PLAIN_ACKS).is_err());
     }
 }

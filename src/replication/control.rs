@@ -11,7 +11,7 @@ use log::Level;
 use crate::clock::Now;
 use crate::config::Config;
 use crate::entry::{NodeId, Origin, SeenVector, Version};
-use crate::protocol::peer::{Hello, Request};
+use crate::protocol::peer::{Hello, Protocol, Request};
 use crate::sabotage::Sabotage;
 use crate::store::Digest;
 
@@ -72,6 +72,8 @@ pub struct Peer {
     linked_out_since: Duration,
     /// Its present life, from its last HELLO.
     pub origin: Option<Origin>,
+    /// The greatest protocol that it speaks, by its last HELLO; of one that was never heard, the oldest.
+    pub spoken: Protocol,
     pub members: Vec<NodeId>,
     /// Its newest known vector. A HELLO replaces it, lower or not.
     pub vector: SeenVector,
@@ -211,6 +213,7 @@ impl Control {
             linked_out: false,
             linked_out_since: now.elapsed,
             origin: None,
+            spoken: Protocol::OLDEST,
             members: Vec::new(),
             vector: SeenVector::default(),
             target: SeenVector::default(),
@@ -265,6 +268,7 @@ impl Control {
         peer.epoch += 1;
         peer.linked_in = true;
         peer.origin = Some(hello.origin);
+        peer.spoken = hello.spoken().max;
         peer.members = hello.members.clone();
         peer.vector = hello.vector.clone();
         peer.target = hello.vector.clone();

@@ -11,7 +11,7 @@ use std::time::Duration;
 use crate::clock::{Now, Stamp};
 use crate::dump::{self, Header, Kind, Line};
 use crate::entry::{Entry, Origin, SeenVector, Version};
-use crate::protocol::peer::{Ack, Beat, Frame, Hello, Message, SettledDigest};
+use crate::protocol::peer::{Ack, Beat, Frame, Hello, Message, Protocol, SettledDigest};
 use crate::replication::control::{Control, Settled, Taking, offset_ms};
 use crate::replication::incoming::Incoming;
 use crate::replication::mesh::Mesh;
@@ -26,6 +26,7 @@ pub struct Inbound {
     peer: usize,
     epoch: u64,
     origin: Origin,
+    protocol: Protocol,
     /// Frames that were merged but do not join what was seen before: they hold all writes of the origin in (after, upto].
     run: Option<(Stamp, Stamp)>,
     /// The dump that the peer is sending.
@@ -42,10 +43,10 @@ pub struct Arrived {
 }
 
 impl From<Message> for Arrived {
-    /// As if it had come over a wire.
+    /// As if it had come over a wire. Its bytes are for the log, and what is logged is the same in all protocols.
     fn from(message: Message) -> Arrived {
         let mut envelope = Vec::new();
-        message.encode(&mut envelope);
+        message.encode(&mut envelope, Protocol::OLDEST);
         Arrived { message, envelope, room: None }
     }
 }
@@ -76,11 +77,11 @@ pub(super) struct Lost {
 }
 
 impl Mesh {
-    /// Begins an incoming connection whose HELLO was found good. A newer one replaces an older one of the same peer.
-    pub fn accept(&self, peer: usize, hello: &Hello, now: Now) -> Inbound {
+    /// Begins an incoming connection whose HELLO was found good, and to speak this protocol. A newer one replaces an older one of the same peer.
+    pub fn accept(&self, peer: usize, hello: &Hello, protocol: Protocol, now: Now) -> Inbound {
         self.clock.observe(hello.vector.greatest());
         self.heard(peer, now.elapsed);
-        let mut inbound = Inbound { peer, epoch: 0, origin: hello.origin, run: None, dump: None };
+        let mut inbound = Inbound { peer, epoch: 0, origin: hello.origin, protocol, run: None, dump: None };
         // What the peer wrote before this connection is a gap like any other.
         let position = hello.vector.get(hello.origin);
         {
@@ -421,6 +422,11 @@ impl Mesh {
 }
 
 impl Inbound {
+    /// What is spoken on it.
+    pub fn protocol(&self) -> Protocol {
+        self.protocol
+    }
+
     /// Whether a dump that comes on this connection is the one that was asked for last.
     fn is_wanted(&self, dump: &Incoming, control: &Control) -> bool {
         let asked = |taking: &Taking| taking.peer == self.peer && taking.epoch == self.epoch && Some(taking.id) == dump.header().request;

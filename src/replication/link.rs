@@ -12,7 +12,7 @@ use socket2::SockRef;
 
 use crate::clock::{Now, elapsed};
 use crate::entry::SeenVector;
-use crate::protocol::peer::{HELLO_LEN_MAX, Hello, Message, Request, read_message};
+use crate::protocol::peer::{HELLO_LEN_MAX, Hello, Message, Protocol, Request, read_message};
 use crate::replication::mesh::{Mesh, Serving};
 use crate::replication::outbox::Batch;
 
@@ -37,10 +37,10 @@ pub fn run_peer_out(mesh: &Mesh, peer: usize) {
     let mut refusal = String::new();
     while !outbox.is_stopping() {
         match dial(mesh, peer) {
-            Ok((mut stream, said)) => {
+            Ok((mut stream, said, protocol)) => {
                 let began = elapsed();
                 refusal.clear();
-                if let Err(error) = speak(mesh, peer, &mut stream, said) {
+                if let Err(error) = speak(mesh, peer, &mut stream, said, protocol) {
                     // That the node is down is said by the heartbeat, once.
                     log::debug!("connection to node {node} ended: {error}");
                 }
@@ -65,8 +65,8 @@ pub fn run_peer_out(mesh: &Mesh, peer: usize) {
     }
 }
 
-/// Connects and exchanges HELLOs. Returns what this node said of its vector.
-fn dial(mesh: &Mesh, peer: usize) -> io::Result<(TcpStream, SeenVector)> {
+/// Connects and exchanges HELLOs. Returns what this node said of its vector, and the protocol that is spoken from here on.
+fn dial(mesh: &Mesh, peer: usize) -> io::Result<(TcpStream, SeenVector, Protocol)> {
     let mut stream = connect(&mesh.config().peers[peer].addr, mesh.config().peer_timeout)?;
     stream.set_nodelay(true)?;
     stream.set_read_timeout(Some(mesh.config().peer_timeout))?;
@@ -76,16 +76,17 @@ fn dial(mesh: &Mesh, peer: usize) -> io::Result<(TcpStream, SeenVector)> {
     let hello = mesh.hello(Now::read());
     let said = hello.vector.clone();
     let mut bytes = Vec::new();
-    Message::Hello(hello).encode(&mut bytes);
+    Message::Hello(hello).encode(&mut bytes, Protocol::OLDEST);
     stream.write_all(&bytes)?;
     let answer = read_answer(&mut stream)?;
     let now = Now::read();
     let invalid = |what: String| io::Error::new(io::ErrorKind::InvalidData, what);
-    if mesh.check_hello(&answer, now).map_err(|why| invalid(format!("refused by this node: {why}")))? != peer {
+    let (found, protocol) = mesh.check_hello(&answer, now).map_err(|why| invalid(format!("refused by this node: {why}")))?;
+    if found != peer {
         return Err(invalid(format!("that is node {}: check the addresses in the configuration", answer.node)));
     }
     mesh.dialed(peer, &answer, now);
-    Ok((stream, said))
+    Ok((stream, said, protocol))
 }
 
 /// Resolves the address anew at every dial, and tries what it resolves to in turn.
@@ -102,7 +103,7 @@ fn connect(addr: &str, timeout: Duration) -> io::Result<TcpStream> {
 
 fn read_answer(stream: &mut TcpStream) -> io::Result<Hello> {
     let invalid = |what: String| io::Error::new(io::ErrorKind::InvalidData, what);
-    match read_message(stream, &mut Vec::new(), HELLO_LEN_MAX)? {
+    match read_message(stream, &mut Vec::new(), HELLO_LEN_MAX, Protocol::OLDEST)? {
         Some(Message::Hello(hello)) => Ok(hello),
         Some(Message::Refused(reason)) => Err(invalid(format!("it refuses this node: {reason}"))),
         Some(_) => Err(invalid("it answered HELLO with something else".to_owned())),
@@ -111,8 +112,8 @@ fn read_answer(stream: &mut TcpStream) -> io::Result<Hello> {
 }
 
 /// Writes what there is to say until the connection breaks or the node stops.
-fn speak(mesh: &Mesh, peer: usize, stream: &mut TcpStream, said: SeenVector) -> io::Result<()> {
-    let mut speech = Speech::new(mesh, peer, said, LINES_LEN);
+fn speak(mesh: &Mesh, peer: usize, stream: &mut TcpStream, said: SeenVector, protocol: Protocol) -> io::Result<()> {
+    let mut speech = Speech::new(mesh, peer, said, protocol, LINES_LEN);
     while speech.next(IDLE_WAIT, Now::read, |bytes| write_pieces(mesh, peer, stream, bytes))? {}
     Ok(())
 }
@@ -123,6 +124,7 @@ pub struct Speech<'a> {
     peer: usize,
     /// What the peer was told of this node's vector.
     said: SeenVector,
+    protocol: Protocol,
     dump: Option<Serving<'a>>,
     next_dump: Option<Request>,
     /// Bytes of dump lines between two looks into the outbox.
@@ -131,9 +133,9 @@ pub struct Speech<'a> {
 }
 
 impl<'a> Speech<'a> {
-    /// `said`: the vector of this node's HELLO.
-    pub fn new(mesh: &'a Mesh, peer: usize, said: SeenVector, lines_len: usize) -> Speech<'a> {
-        Speech { mesh, peer, said, dump: None, next_dump: None, lines_len, bytes: Vec::new() }
+    /// `said`: the vector of this node's HELLO; `protocol`: what the two HELLOs have in common.
+    pub fn new(mesh: &'a Mesh, peer: usize, said: SeenVector, protocol: Protocol, lines_len: usize) -> Speech<'a> {
+        Speech { mesh, peer, said, protocol, dump: None, next_dump: None, lines_len, bytes: Vec::new() }
     }
 
     /// Whether there is something to say although the outbox is empty.
@@ -143,13 +145,13 @@ impl<'a> Speech<'a> {
 
     /// Says what waits, and waits for it until `wait`. Whether there can be more: the connection is to be closed if not.
     pub fn next(&mut self, wait: Duration, now: impl FnOnce() -> Now, mut write: impl FnMut(&[u8]) -> io::Result<()>) -> io::Result<bool> {
-        let Speech { mesh, peer, said, dump, next_dump, lines_len, bytes } = self;
+        let Speech { mesh, peer, said, protocol, dump, next_dump, lines_len, bytes } = self;
         let wait = if dump.is_some() { Duration::ZERO } else { wait };
         let Some(Batch { ack, echo, request, frames, beat, serve }) = mesh.outbox(*peer).take(wait) else { return Ok(false) };
         bytes.clear();
-        ack.map(Message::Ack).iter().for_each(|message| message.encode(bytes));
-        echo.map(|sent| Message::Echo { sent }).iter().for_each(|message| message.encode(bytes));
-        request.map(Message::Request).iter().for_each(|message| message.encode(bytes));
+        ack.map(Message::Ack).iter().for_each(|message| message.encode(bytes, *protocol));
+        echo.map(|sent| Message::Echo { sent }).iter().for_each(|message| message.encode(bytes, *protocol));
+        request.map(Message::Request).iter().for_each(|message| message.encode(bytes, *protocol));
         // Frames are shared with the other links: small ones are gathered into one write, large ones go out as they are.
         for frame in &frames {
             if bytes.len() + frame.bytes.len() > GATHER_LEN {
@@ -161,7 +163,7 @@ impl<'a> Speech<'a> {
             }
         }
         if let Some(upto) = beat {
-            Message::Beat(mesh.beat(upto, said, now())).encode(bytes);
+            Message::Beat(mesh.beat(upto, said, now())).encode(bytes, *protocol);
         }
         // A dump that runs is finished first: a newer request comes after it.
         *next_dump = serve.or(next_dump.take());
@@ -171,7 +173,7 @@ impl<'a> Speech<'a> {
         if let Some(serving) = dump {
             let mut lines = Vec::with_capacity(*lines_len * 2);
             let more = serving.write(*lines_len, &mut lines);
-            Message::Lines(lines).encode(bytes);
+            Message::Lines(lines).encode(bytes, *protocol);
             if !more {
                 log::info!("served node {} a dump of {} entries", mesh.config().peers[*peer].id, serving.count());
                 *dump = None;

@@ -15,7 +15,7 @@ use parking_lot::Mutex;
 use socket2::SockRef;
 
 use crate::clock::{Now, elapsed};
-use crate::protocol::peer::{HELLO_LEN_MAX, Hello, MESSAGE_LEN_MAX, Message, read_message};
+use crate::protocol::peer::{HELLO_LEN_MAX, Hello, MESSAGE_LEN_MAX, Message, Protocol, read_message};
 use crate::replication::inbound::Arrived;
 use crate::replication::link::SOCKET_BUFFER_LEN;
 use crate::replication::mesh::Mesh;
@@ -100,27 +100,27 @@ impl PeerLinks {
         stream.set_write_timeout(Some(self.mesh.config().peer_timeout))?;
         SockRef::from(&stream).set_recv_buffer_size(SOCKET_BUFFER_LEN)?;
         let mut reader = Hurried { stream: &stream, deadline: Instant::now() + self.mesh.config().peer_timeout };
-        let Some(Message::Hello(hello)) = read_message(&mut reader, &mut Vec::new(), HELLO_LEN_MAX)? else {
+        let Some(Message::Hello(hello)) = read_message(&mut reader, &mut Vec::new(), HELLO_LEN_MAX, Protocol::OLDEST)? else {
             return Err(io::Error::new(io::ErrorKind::InvalidData, "no HELLO"));
         };
         let now = Now::read();
         let mut answer = Vec::new();
-        let peer = match self.mesh.check_hello(&hello, now) {
-            Ok(peer) => peer,
+        let (peer, protocol) = match self.mesh.check_hello(&hello, now) {
+            Ok(found) => found,
             Err(reason) => {
-                Message::Refused(reason.clone()).encode(&mut answer);
+                Message::Refused(reason.clone()).encode(&mut answer, Protocol::OLDEST);
                 (&stream).write_all(&answer)?;
                 return Err(io::Error::new(io::ErrorKind::PermissionDenied, format!("refused node {}: {reason}", hello.node)));
             }
         };
         stream.set_read_timeout(Some(self.mesh.config().peer_timeout))?;
-        Message::Hello(self.mesh.hello(now)).encode(&mut answer);
+        Message::Hello(self.mesh.hello(now)).encode(&mut answer, Protocol::OLDEST);
         (&stream).write_all(&answer)?;
-        self.spawn(format!("peer-in:{}", hello.node), move |links| links.run_peer_in(stream, peer, &hello))
+        self.spawn(format!("peer-in:{}", hello.node), move |links| links.run_peer_in(stream, peer, &hello, protocol))
     }
 
     /// The thread of one incoming link: reads, applies, answers beats, until the connection ends.
-    fn run_peer_in(&self, stream: TcpStream, peer: usize, hello: &Hello) {
+    fn run_peer_in(&self, stream: TcpStream, peer: usize, hello: &Hello, protocol: Protocol) {
         let stream = Arc::new(stream);
         // Under the lock, so that connections replace each other in the order of their epochs.
         let mut inbound = {
@@ -128,7 +128,7 @@ impl PeerLinks {
             if let Some(older) = present.replace(Arc::clone(&stream)) {
                 let _ = older.shutdown(Shutdown::Both);
             }
-            self.mesh.accept(peer, hello, Now::read())
+            self.mesh.accept(peer, hello, protocol, Now::read())
         };
         if self.stopping.load(Ordering::Acquire) {
             // The stop may have looked before this connection was there.
@@ -138,7 +138,7 @@ impl PeerLinks {
         let room_wait = self.mesh.config().peer_timeout * ROOM_TIMEOUTS;
         let end = loop {
             let mut envelope = Vec::new();
-            match read_message(&mut reader, &mut envelope, MESSAGE_LEN_MAX) {
+            match read_message(&mut reader, &mut envelope, MESSAGE_LEN_MAX, inbound.protocol()) {
                 Ok(Some(message)) => {
                     reader.get_mut().unfinished = 0;
                     let received = self

@@ -17,7 +17,7 @@ use crate::config::Config;
 use crate::dump::{Header, Kind, Scan};
 use crate::entry::{Origin, SeenVector, Version};
 use crate::journal::Journal;
-use crate::protocol::peer::{Beat, Hello, PROTOCOL, Request, SettledDigest};
+use crate::protocol::peer::{Beat, Hello, Protocol, Protocols, Request, SettledDigest};
 use crate::replication::acks::Acks;
 use crate::replication::control::{Control, Decisions, Settled, Stage, Traffic, offset_ms};
 use crate::replication::outbox::{EncodedFrame, Outbox};
@@ -30,6 +30,8 @@ use crate::store::Store;
 pub struct Mesh {
     pub(super) config: Arc<Config>,
     pub(super) origin: Origin,
+    /// What this node speaks with peers.
+    protocols: Protocols,
     pub(super) clock: Arc<Clock>,
     pub(super) store: Arc<Store>,
     pub(super) submit: Arc<Submit>,
@@ -76,6 +78,7 @@ impl Mesh {
         let waits_for_disk = journal.as_ref().is_some_and(|journal| journal.is_waited_for());
         let mesh = Mesh {
             origin,
+            protocols: Protocols::OURS,
             clock,
             store,
             submit: Arc::new(submit),
@@ -93,6 +96,13 @@ impl Mesh {
             config,
         };
         (mesh, write_rx)
+    }
+
+    /// For tests: as a build does that speaks these.
+    #[cfg(any(test, feature = "testing"))]
+    pub fn speaking(mut self, protocols: Protocols) -> Mesh {
+        self.protocols = protocols;
+        self
     }
 
     pub fn origin(&self) -> Origin {
@@ -145,7 +155,8 @@ impl Mesh {
     pub fn hello(&self, now: Now) -> Hello {
         Hello {
             cluster: self.config.cluster.clone(),
-            protocol: PROTOCOL,
+            protocol: self.protocols.min,
+            protocols: Some(self.protocols),
             node: self.config.id,
             origin: self.origin,
             members: self.config.members(),
@@ -155,15 +166,13 @@ impl Mesh {
         }
     }
 
-    /// Whether a HELLO is one of a peer; its place in the configuration if so, else why not.
-    pub fn check_hello(&self, hello: &Hello, now: Now) -> Result<usize, String> {
+    /// Whether a HELLO is one of a peer; its place in the configuration and the protocol to speak if so, else why not.
+    pub fn check_hello(&self, hello: &Hello, now: Now) -> Result<(usize, Protocol), String> {
         let id = self.config.id;
         if hello.cluster != self.config.cluster {
             return Err(format!("this is cluster \"{}\", not \"{}\"", self.config.cluster, hello.cluster));
         }
-        if hello.protocol != PROTOCOL {
-            return Err(format!("node {id} speaks version {PROTOCOL} of the peer protocol, not {}", hello.protocol));
-        }
+        let protocol = self.protocols.common(hello.spoken()).ok_or_else(|| self.no_common_protocol(hello))?;
         if hello.node == id {
             return Err(format!(
                 "this is node {id} itself, or another process with its id: check the addresses and ids in the configurations"
@@ -187,7 +196,25 @@ impl Mesh {
             ));
         }
         self.check_stamp(hello.vector.greatest(), now)?;
-        Ok(place)
+        Ok((place, protocol))
+    }
+
+    fn no_common_protocol(&self, hello: &Hello) -> String {
+        let (id, peer) = (self.config.id, hello.node);
+        let (ours, theirs) = (self.protocols, hello.spoken());
+        let (older, from, to) = if ours.max < theirs.min { (id, ours.max, theirs.min) } else { (peer, theirs.max, ours.min) };
+        format!(
+            "node {id} speaks peer protocol {ours}, and node {peer} speaks {theirs}: none in common. Node {older} runs the older build: upgrade by way of a \
+             build that speaks both {from} and {to}"
+        )
+    }
+
+    /// The greatest protocol that every member speaks, by its last HELLO. A later format of what is not of one connection, a frame or a file, may be written
+    /// only when this has reached the protocol that brings it: until then any member can go back to the build that it had.
+    pub fn spoken_by_all(&self) -> Protocol {
+        let spoken = self.control.lock().peers.iter().map(|peer| peer.spoken).fold(self.protocols.max, Protocol::min);
+        // Whoever speaks none of this build's is no longer met.
+        spoken.max(self.protocols.min)
     }
 
     /// **I9**: no clock is dragged ahead by a bad one.
@@ -238,7 +265,10 @@ impl Mesh {
     /// The peer has answered the dial with a good HELLO.
     pub fn dialed(&self, peer: usize, hello: &Hello, now: Now) {
         self.clock.observe(hello.vector.greatest());
-        self.decide(now, |control| control.linked_out(peer, true, now));
+        self.decide(now, |control| {
+            control.peers[peer].spoken = hello.spoken().max;
+            control.linked_out(peer, true, now);
+        });
     }
 
     /// The outgoing connection has ended, or was not made.

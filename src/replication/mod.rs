@@ -6,7 +6,14 @@
 //! the peer's [`outbox`]; what arrives, [`inbound`] applies; what follows from it, [`control`] decides.
 //!
 //! **HELLO** both ways: who, in which cluster and which life (origin), with which members, at what wall time, and how far (vector). Refused in words if any of it
-//! does not fit ([`mesh::Mesh::check_hello`]). The vector of a HELLO replaces whatever was known of the peer.
+//! does not fit ([`mesh::Mesh::check_hello`]). The vector of a HELLO replaces whatever was known of the peer. A HELLO names all protocols that its sender speaks, and both sides
+//! speak the greatest that they have in common: so nodes of different builds meet.
+//!
+//! What is of one connection (acks, beats, requests) follows that protocol. Frames, dumps and files are not of one connection: a frame's bytes go to all peers and to the log, and a
+//! file is to be read by the build that was there before, if that is put back. So a later format of those has a number or kind of its own, and is written only when all
+//! members speak the protocol that brings it ([`mesh::Mesh::spoken_by_all`]; a member that was never heard speaks the oldest). Then the replicator encodes a frame once, as
+//! before, in the format that all read; a log that is to hold such frames begins anew with the number of their format (journal/log.rs). A build reads the formats that it writes, and
+//! those of the one before.
 //!
 //! **Frames** carry the sender's own writes in (after, upto]. The receiver merges them in any case. If it has seen the origin up to `after` they are contiguous, and it
 //! has now seen it up to `upto`; otherwise there is a gap: it remembers the run of frames behind it and asks for a dump. Peers never forward each other's

@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use crate::dump::{self, Line};
 use crate::entry::{Entry, Origin, SeenVector};
 use crate::envelope::seal;
-use crate::protocol::peer::{FRAME, Frame, LINES, Message};
+use crate::protocol::peer::{FRAME, Frame, LINES, decode_frame};
 
 const HEALED: u8 = 64;
 const REMOVED: u8 = 65;
@@ -59,11 +59,8 @@ impl Record {
     pub fn decode(body: &[u8]) -> Result<Record, String> {
         let (kind, payload) = body.split_first().ok_or("an empty record")?;
         match *kind {
-            FRAME | LINES => match Message::decode(body)? {
-                Message::Frame(frame) => Ok(Record::Frame(frame)),
-                Message::Lines(lines) => entries(&lines).map(Record::Lines),
-                other => Err(format!("a message that is no record: {other:?}")),
-            },
+            FRAME => decode_frame(payload).map(Record::Frame),
+            LINES => entries(payload).map(Record::Lines),
             HEALED => entries(payload).map(Record::Healed),
             REMOVED => entries(payload).map(Record::Removed),
             PROVEN => from_json(payload).map(Record::Proven),

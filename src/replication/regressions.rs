@@ -46,6 +46,8 @@ pub(super) struct Net {
     pub elapsed: Duration,
     /// Of the last life; the next one has the next.
     pub nonce: u64,
+    /// What the next life of each node speaks.
+    pub protocols: Vec<Protocols>,
 }
 
 fn place(at: usize, of: usize) -> usize {
@@ -54,14 +56,14 @@ fn place(at: usize, of: usize) -> usize {
 
 impl Net {
     pub fn new(offsets: &[u64]) -> Net {
-        let mut net =
-            Net { lives: Vec::new(), offsets: offsets.to_vec(), links: HashMap::new(), elapsed: Duration::from_millis(10), nonce: 1 };
-        for node in 0..offsets.len() {
+        let (offsets, elapsed, protocols) = (offsets.to_vec(), Duration::from_millis(10), vec![Protocols::OURS; offsets.len()]);
+        let mut net = Net { lives: Vec::new(), offsets, links: HashMap::new(), elapsed, nonce: 1, protocols };
+        for node in 0..net.offsets.len() {
             let life = net.born(node);
             net.lives.push(life);
         }
         net.elapsed += Duration::from_secs(2);
-        for node in 0..offsets.len() {
+        for node in 0..net.offsets.len() {
             net.mesh(node).tick(net.now(node));
             assert!(net.mesh(node).is_open());
         }
@@ -70,7 +72,7 @@ impl Net {
     fn born(&mut self, node: usize) -> Life {
         self.nonce += 1;
         let (mesh, rx) = Mesh::new(config(node, self.offsets.len()), Store::new(), self.nonce, self.now(node), None);
-        let mesh: &'static Mesh = Box::leak(Box::new(mesh));
+        let mesh: &'static Mesh = Box::leak(Box::new(mesh.speaking(self.protocols[node])));
         let framer = Framer::new(mesh.origin());
         Life { mesh, rx, framer }
     }
@@ -89,10 +91,10 @@ impl Net {
         let (dialer, listener) = (self.mesh(from), self.mesh(to));
         dialer.dialing(place(from, to));
         let hello = dialer.hello(self.now(from));
-        let peer = listener.check_hello(&hello, self.now(to)).unwrap();
+        let (peer, protocol) = listener.check_hello(&hello, self.now(to)).unwrap();
         let answer = listener.hello(self.now(to));
         dialer.check_hello(&answer, self.now(from)).unwrap();
-        let inbound = listener.accept(peer, &hello, self.now(to));
+        let inbound = listener.accept(peer, &hello, protocol, self.now(to));
         dialer.dialed(place(from, to), &answer, self.now(from));
         self.links.insert((from, to), inbound);
     }
@@ -110,7 +112,7 @@ impl Net {
         messages.extend(batch.echo.map(|sent| Message::Echo { sent }));
         messages.extend(batch.request.map(Message::Request));
         for frame in &batch.frames {
-            messages.push(read_message(&mut &frame.bytes[..], &mut Vec::new(), MESSAGE_LEN_MAX).unwrap().unwrap());
+            messages.push(read_message(&mut &frame.bytes[..], &mut Vec::new(), MESSAGE_LEN_MAX, Protocol::OLDEST).unwrap().unwrap());
         }
         if let Some(upto) = batch.beat {
             messages.push(Message::Beat(mesh.beat(upto, &mut Default::default(), self.now(from))));
@@ -208,6 +210,7 @@ macro_rules! acked {
     };
 }
 
+mod builds;
 mod healing;
 mod large_stores;
 mod races;
@@ -546,7 +549,8 @@ fn fake_hello(cluster: &str) -> Vec<u8> {
     use crate::entry::{NodeId, Origin};
     let hello = Hello {
         cluster: cluster.to_owned(),
-        protocol: PROTOCOL,
+        protocol: Protocol::OLDEST,
+        protocols: None,
         node: NodeId(2),
         origin: Origin { node: NodeId(2), nonce: 5 },
         members: vec![NodeId(1), NodeId(2)],
@@ -555,7 +559,7 @@ fn fake_hello(cluster: &str) -> Vec<u8> {
         vector: Default::default(),
     };
     let mut bytes = Vec::new();
-    Message::Hello(hello).encode(&mut bytes);
+    Message::Hello(hello).encode(&mut bytes, Protocol::OLDEST);
     bytes
 }
 

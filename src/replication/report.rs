@@ -59,6 +59,7 @@ impl Mesh {
         let vector = self.vector();
         let counts = self.store.counts(now.wall_ms);
         let pinning = if counts.tombstones == 0 { Vec::new() } else { self.pinning(now) };
+        let spoken_by_all = self.spoken_by_all();
         let control = self.control.lock();
         let (state, up) = (state(&control), members_up(&control));
         let members: Vec<String> = self.config.members().iter().map(NodeId::to_string).collect();
@@ -69,6 +70,7 @@ impl Mesh {
             ("cluster", self.config.cluster.clone()),
             ("state", state.to_owned()),
             ("version", env!("CARGO_PKG_VERSION").to_owned()),
+            ("protocol_of_all", spoken_by_all.to_string()),
             ("uptime_s", now.elapsed.as_secs().to_string()),
             ("members", members.join(" ")),
             ("members_up", up.to_string()),
@@ -180,6 +182,7 @@ impl Mesh {
             format!("received {} durable {}", stamp(progress.received), stamp(progress.upto)),
             format!("queued_bytes {queued} overflows {overflows}"),
             format!("tombstones_waiting {tombstones}"),
+            format!("protocol {}", if peer.origin.is_none() { "unknown".to_owned() } else { peer.spoken.to_string() }),
         ]
         .join(" ")
     }

@@ -340,10 +340,10 @@ impl Simulation {
         let (dialer, listener) = (self.nodes[from].mesh, self.nodes[to].mesh);
         dialer.dialing(place(from, to));
         let hello = dialer.hello(self.now(from));
-        let peer = listener.check_hello(&hello, self.now(to)).expect("a good HELLO");
+        let (peer, protocol) = listener.check_hello(&hello, self.now(to)).expect("a good HELLO");
         let answer = listener.hello(self.now(to));
-        dialer.check_hello(&answer, self.now(from)).expect("a good answer");
-        let inbound = listener.accept(peer, &hello, self.now(to));
+        assert_eq!(dialer.check_hello(&answer, self.now(from)), Ok((place(from, to), protocol)));
+        let inbound = listener.accept(peer, &hello, protocol, self.now(to));
         dialer.dialed(place(from, to), &answer, self.now(from));
         let sender = Some(Sending { said: hello.vector, dump: None, next_dump: None });
         let receiver = listener.origin();
@@ -379,13 +379,13 @@ impl Simulation {
             mesh.hung_up(place, now);
             return;
         };
-        let mut bytes = Vec::new();
-        batch.ack.map(Message::Ack).iter().for_each(|message| message.encode(&mut bytes));
-        batch.echo.map(|sent| Message::Echo { sent }).iter().for_each(|message| message.encode(&mut bytes));
-        batch.request.map(Message::Request).iter().for_each(|message| message.encode(&mut bytes));
+        let (mut bytes, protocol) = (Vec::new(), connection.inbound.protocol());
+        batch.ack.map(Message::Ack).iter().for_each(|message| message.encode(&mut bytes, protocol));
+        batch.echo.map(|sent| Message::Echo { sent }).iter().for_each(|message| message.encode(&mut bytes, protocol));
+        batch.request.map(Message::Request).iter().for_each(|message| message.encode(&mut bytes, protocol));
         batch.frames.iter().for_each(|frame| bytes.extend_from_slice(&frame.bytes));
         if let Some(upto) = batch.beat {
-            Message::Beat(mesh.beat(upto, &mut sender.said, now)).encode(&mut bytes);
+            Message::Beat(mesh.beat(upto, &mut sender.said, now)).encode(&mut bytes, protocol);
         }
         sender.next_dump = batch.serve.or(sender.next_dump.take());
         if sender.dump.is_none() {
@@ -396,10 +396,10 @@ impl Simulation {
             if !dump.write(150, &mut lines) {
                 sender.dump = None;
             }
-            Message::Lines(lines).encode(&mut bytes);
+            Message::Lines(lines).encode(&mut bytes, protocol);
         }
         let mut reader = &bytes[..];
-        while let Some(message) = read_message(&mut reader, &mut Vec::new(), MESSAGE_LEN_MAX).expect("what was just encoded") {
+        while let Some(message) = read_message(&mut reader, &mut Vec::new(), MESSAGE_LEN_MAX, protocol).expect("what was just encoded") {
             connection.messages.push_back(message);
         }
     }

@@ -6,7 +6,7 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use crate::protocol::peer::{HELLO_LEN_MAX, Hello, MESSAGE_LEN_MAX, Message, read_message};
+use crate::protocol::peer::{HELLO_LEN_MAX, Hello, MESSAGE_LEN_MAX, Message, Protocol, read_message};
 use crate::replication::inbound::{Arrived, Inbound};
 use crate::replication::link::Speech;
 use crate::simulation::plan::Plan;
@@ -110,7 +110,7 @@ impl<'a> Simulation<'a> {
         mesh.dialing(place_of_peer);
         let hello = mesh.hello(now);
         let mut bytes = Vec::new();
-        Message::Hello(hello.clone()).encode(&mut bytes);
+        Message::Hello(hello.clone()).encode(&mut bytes, Protocol::OLDEST);
         self.connected += 1;
         let number = self.connected;
         let connection = Connection {
@@ -187,8 +187,11 @@ impl<'a> Simulation<'a> {
             return;
         }
         let (mut reader, mut envelope) = (&bytes[..], Vec::new());
-        let len_max = if connection.listener.is_none() { HELLO_LEN_MAX } else { MESSAGE_LEN_MAX };
-        let read = read_message(&mut reader, &mut envelope, len_max);
+        let (len_max, protocol) = match &connection.listener {
+            Some(Listener::Listening { inbound, .. }) => (MESSAGE_LEN_MAX, inbound.protocol()),
+            _ => (HELLO_LEN_MAX, Protocol::OLDEST),
+        };
+        let read = read_message(&mut reader, &mut envelope, len_max, protocol);
         let rest = reader.len();
         let fingerprint = rapidhash::v3::rapidhash_v3(&envelope);
         let place_of_peer = place(connection.from.machine, id);
@@ -249,10 +252,10 @@ impl<'a> Simulation<'a> {
         let now = self.now_at(id);
         let Some(mesh) = self.life(id).map(|life| life.mesh()) else { return };
         let answer = match mesh.check_hello(hello, now) {
-            Ok(peer) => {
+            Ok((peer, protocol)) => {
                 let answer = Message::Hello(mesh.hello(now));
                 self.replace_listener(number, id);
-                let inbound = mesh.accept(peer, hello, now);
+                let inbound = mesh.accept(peer, hello, protocol, now);
                 let heard = self.now;
                 if let Some(connection) = self.connections.get_mut(&number) {
                     connection.listener = Some(Listener::Listening { inbound: Box::new(inbound), heard });
@@ -322,10 +325,15 @@ impl<'a> Simulation<'a> {
         let Some(connection) = self.connections.get_mut(&number) else { return };
         let place_of_peer = place(connection.to.machine, id);
         let Some(Speaker::Dialing(hello)) = connection.speaker.take() else { return };
-        match connection.answer.take() {
-            Some(Message::Hello(answer)) if mesh.check_hello(&answer, now) == Ok(place_of_peer) => {
+        let answer = match connection.answer.take() {
+            Some(Message::Hello(answer)) => mesh.check_hello(&answer, now).ok().map(|found| (answer, found)),
+            _ => None,
+        };
+        match answer {
+            Some((answer, (found, protocol))) if found == place_of_peer => {
                 mesh.dialed(place_of_peer, &answer, now);
-                connection.speaker = Some(Speaker::Speaking(Box::new(Speech::new(mesh, place_of_peer, hello.vector, 120))));
+                let speech = Speech::new(mesh, place_of_peer, hello.vector, protocol, 120);
+                connection.speaker = Some(Speaker::Speaking(Box::new(speech)));
                 self.count("connections");
             }
             _ => {

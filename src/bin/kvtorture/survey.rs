@@ -164,7 +164,7 @@ mod tests {
     fn peer(up: &str, for_s: &str, counted: &str, lag_s: &str) -> String {
         format!(
             "peer 2 {up} for_s {for_s} addr 127.0.0.1:1 link_out connected link_in connected heard_s_ago 0.1 round_trip_ms 0.20 clock_offset_ms 0 \
-             counted {counted} lag_writes 3 lag_s {lag_s} received none durable none queued_bytes 0 overflows 0 tombstones_waiting 0"
+             counted {counted} lag_writes 3 lag_s {lag_s} received none durable none queued_bytes 0 overflows 0 tombstones_waiting 0 protocol 3"
         )
     }
 

@@ -109,9 +109,12 @@ impl Fake {
         let origin = Origin { node: NodeId(2), nonce: 5 };
         let hello = || {
             let mut bytes = fake_hello("kvmesh");
-            let Some(Message::Hello(hello)) = read_message(&mut &bytes[..], &mut Vec::new(), MESSAGE_LEN_MAX).unwrap() else { panic!() };
+            let Some(Message::Hello(hello)) = read_message(&mut &bytes[..], &mut Vec::new(), MESSAGE_LEN_MAX, Protocol::OLDEST).unwrap()
+            else {
+                panic!()
+            };
             bytes.clear();
-            Message::Hello(Hello { vector: vector.clone(), ..hello }).encode(&mut bytes);
+            Message::Hello(Hello { vector: vector.clone(), ..hello }).encode(&mut bytes, Protocol::OLDEST);
             bytes
         };
         let (mut back, _) = listener.accept().unwrap();
@@ -127,7 +130,7 @@ impl Fake {
 
     fn say(&mut self, message: &Message) {
         let mut bytes = Vec::new();
-        message.encode(&mut bytes);
+        message.encode(&mut bytes, Protocol::OLDEST);
         self.out.write_all(&bytes).unwrap();
     }
 
@@ -168,7 +171,7 @@ fn beat_of_a_peer() -> Message {
 }
 
 fn read(mut stream: impl Read) -> Message {
-    read_message(&mut stream, &mut Vec::new(), MESSAGE_LEN_MAX).unwrap().expect("the connection is given up")
+    read_message(&mut stream, &mut Vec::new(), MESSAGE_LEN_MAX, Protocol::OLDEST).unwrap().expect("the connection is given up")
 }
 
 /// The same on a socket: the listener notes the parts of a message that is not whole yet.
@@ -191,7 +194,7 @@ fn a_long_line_that_drips_is_taken() {
     let mut lines = Vec::new();
     while scan.write(&store, 1, &mut lines) {}
     let mut bytes = Vec::new();
-    Message::Lines(lines).encode(&mut bytes);
+    Message::Lines(lines).encode(&mut bytes, Protocol::OLDEST);
     // Longer than the connections last without an answer, and than recovery_wait.
     let parts = 100;
     for part in bytes.chunks(bytes.len().div_ceil(parts)) {
@@ -225,7 +228,7 @@ fn a_long_message_that_is_read_slowly_is_written_to_its_end() {
     let (_stop_tx, stop_rx) = crossbeam_channel::bounded::<()>(0);
     std::thread::spawn(move || {
         let mut bytes = Vec::new();
-        beat_of_a_peer().encode(&mut bytes);
+        beat_of_a_peer().encode(&mut bytes, Protocol::OLDEST);
         while stop_rx.recv_timeout(TIMEOUT / 6) == Err(crossbeam_channel::RecvTimeoutError::Timeout) && out.write_all(&bytes).is_ok() {}
     });
     assert_eq!(fake.client(&[b"PUT k ", &value[..], b"\n"].concat()), "OK\n");

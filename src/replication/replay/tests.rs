@@ -13,7 +13,7 @@ use crate::journal::disk::Disk;
 use crate::journal::files::{Files, SNAPSHOT_TMP, log_name};
 use crate::journal::simulated::SimulatedDisk;
 use crate::journal::writer::Writer;
-use crate::protocol::peer::{Frame, Message, Writes};
+use crate::protocol::peer::{Frame, Message, Protocol, Writes};
 use crate::replication::compaction::NotCompacted;
 use crate::replication::mesh::Mesh;
 use crate::replication::record::{self, Proven};
@@ -210,7 +210,7 @@ fn a_run_that_was_joined_after_a_snapshot_is_joined_after_a_restart() {
     (hello.node, hello.origin, hello.vector) = (other, OTHER, at(1));
     life.mesh.dialing(0);
     life.mesh.dialed(0, &hello, now);
-    let mut inbound = life.mesh.accept(0, &hello, now);
+    let mut inbound = life.mesh.accept(0, &hello, Protocol::OLDEST, now);
     let request = life.mesh.outbox(0).take(Duration::ZERO).and_then(|batch| batch.request).expect("a request for what is missing");
     // The second joins the gap's far end, the third comes when the gap is closed.
     let frame = |from: usize| Frame {
@@ -252,7 +252,7 @@ fn a_write_that_a_peer_proves_before_its_frame_is_logged_survives_a_restart() {
     (hello.node, hello.origin, hello.vector) = (other, OTHER, [(OTHER, theirs.version().stamp)].into_iter().collect());
     life.mesh.dialing(0);
     life.mesh.dialed(0, &hello, now);
-    let mut inbound = life.mesh.accept(0, &hello, now);
+    let mut inbound = life.mesh.accept(0, &hello, Protocol::OLDEST, now);
     let request = life.mesh.outbox(0).take(Duration::ZERO).and_then(|batch| batch.request).expect("a request for what is missing");
     let newer = Effect::put(b"key", b"newer", None);
     let stamp =
