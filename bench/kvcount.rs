@@ -93,7 +93,7 @@ fn run(exchange: &Exchange, depth: usize) -> io::Result<usize> {
     for place in 0..KEYS {
         client.send(&resp(&["SET", &key(place), &value]), at(0));
         node.turn();
-        assert_eq!(client.poll(at(0), false), Some(&b"+OK\r\n"[..]));
+        assert_eq!(client.poll(false), Some(&b"+OK\r\n"[..]));
     }
     let rounds = COMMANDS / depth;
     for round in 0..rounds {
@@ -102,7 +102,7 @@ fn run(exchange: &Exchange, depth: usize) -> io::Result<usize> {
         let (requests, replies, now) = (requests.concat(), replies.concat(), at(round));
         counted_send(&mut client, &requests, now);
         node.turn();
-        assert_eq!(counted_poll(&mut client, now), Some(&*replies));
+        assert_eq!(counted_poll(&mut client), Some(&*replies));
     }
     Ok(rounds * depth)
 }
@@ -115,8 +115,8 @@ fn counted_send(client: &mut SimulatedClient<'_>, requests: &[u8], now: Now) {
 
 /// Finds that all writes are acknowledged, and ends the round.
 #[inline(never)]
-fn counted_poll<'c>(client: &'c mut SimulatedClient<'_>, now: Now) -> Option<&'c [u8]> {
-    client.poll(now, false)
+fn counted_poll<'c>(client: &'c mut SimulatedClient<'_>) -> Option<&'c [u8]> {
+    client.poll(false)
 }
 
 impl Exchange {

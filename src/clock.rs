@@ -1,17 +1,19 @@
-//! Stamps: the hybrid logical clock that orders every write in the mesh.
+//! Stamps, and the clocks that they are made by: what orders every write in the mesh.
 //!
-//! Owns the one number that may never go back. Never reads the time itself: wall time is an argument, so that a test or
-//! a simulator can choose it.
+//! Owns what may never go back. Decisions never read the time themselves: it is an argument, so that a test or a simulator can choose it.
 //!
-//! Source: Kulkarni et al., "Logical Physical Clocks" (2014), with the logical part kept in the low bits.
+//! Source of the stamps: Kulkarni et al., "Logical Physical Clocks" (2014), with the logical part kept in the low bits.
 
 use std::cell::OnceCell;
 use std::fmt;
 use std::num::ParseIntError;
 use std::str::FromStr;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
 
 use crate::sabotage::Sabotage;
 
@@ -64,41 +66,179 @@ impl FromStr for Stamp {
     }
 }
 
-/// The clock of one node.
-///
-/// Invariant: it only grows, and it is above every stamp that it has issued or observed. So a new stamp is greater than anything
-/// that this node has shown anyone, whatever the wall clock does.
-#[derive(Debug, Default)]
-pub struct Clock {
-    last: AtomicU64,
+/// What the two clocks of a node show, in microseconds since 1970; as it is told to peers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Clocks {
+    /// The wall clock as it was at the node's start, run on by [`elapsed`] and slewed towards the wall clock since. Nobody else moves it.
+    pub reference_us: u64,
+    /// What the node stamps by: the pace of the fastest clock that it has heard of.
+    pub stamp_us: u64,
 }
 
+/// How far a clock is ahead of the [`elapsed`] time of this process, in microseconds. A clock that runs at the same pace keeps its lead.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Lead(i64);
+
+impl Lead {
+    /// Of a clock that nothing is known of: behind all others.
+    pub const NONE: Lead = Lead(i64::MIN);
+
+    /// Of a clock that shows this now.
+    pub fn of(clock_us: u64, elapsed: Duration) -> Lead {
+        Lead((clock_us as i64).saturating_sub(elapsed.as_micros() as i64))
+    }
+
+    /// Of the clock that has made a stamp.
+    pub fn of_stamp(stamp: Stamp, elapsed: Duration) -> Lead {
+        Lead::of(stamp.wall_ms() * 1_000, elapsed)
+    }
+
+    pub fn plus(self, ahead: Duration) -> Lead {
+        Lead(self.0.saturating_add(ahead.as_micros() as i64))
+    }
+
+    /// How much further ahead it is than another one; zero if it is not.
+    pub fn beyond(self, other: Lead) -> Duration {
+        Duration::from_micros(self.0.saturating_sub(other.0).max(0) as u64)
+    }
+
+    fn shows(self, elapsed: Duration) -> u64 {
+        self.0.saturating_add(elapsed.as_micros() as i64).max(0) as u64
+    }
+}
+
+/// The clocks of one node: a reference clock that never steps, and a stamp clock that keeps up with the fastest in the mesh.
+///
+/// Invariant: the stamp clock is at or above the reference clock, and a stamp is above every one that was issued or observed. So a new stamp is greater than anything
+/// that this node has shown anyone, whatever the wall clock does. A floor under the stamp clock *runs on* from where it was heard: one that stood still would let a node whose clock is behind
+/// fall back again.
+///
+/// A floor is never raised by an estimate of the time that it was under way: two nodes that did so would drive each other up without end.
+#[derive(Debug)]
+pub struct Clock {
+    /// The greatest stamp that was issued or observed.
+    last: AtomicU64,
+    reference: AtomicI64,
+    stamp: AtomicI64,
+    /// What peers' stamps are held against beside the reference clock: where this node's own disk stood at its start, run on.
+    anchor: AtomicI64,
+    /// Peers raise the stamp clock this far above reference and anchor, and no further: so that good nodes never stand at the edge of what is refused together.
+    floor_max: Duration,
+    slewed: Mutex<Duration>,
+}
+
+/// A stamp clock that is raised by more says so to all peers at once.
+const JUMP: Duration = Duration::from_millis(10);
+/// The slowest and the fastest that the reference clock is slewed, in millionths of the time; in between, a hundredth of the offset a second.
+const SLEW_PPM: (i64, i64) = (1_000, 10_000);
+/// How much slower the stamp clock runs as long as it is ahead, in millionths: more than what two good oscillators differ by.
+const SLOWER_PPM: i64 = 1_000;
+
 impl Clock {
-    /// A stamp greater than every one issued or observed before, and no earlier than `wall_ms`.
-    pub fn issue(&self, wall_ms: u64) -> Stamp {
-        let wall = Stamp::from_wall_ms(wall_ms).0;
-        let next = |last: u64| wall.max(last + 1);
+    /// A clock that begins with the wall clock.
+    pub fn new(now: Now, floor_max: Duration) -> Clock {
+        let Lead(lead) = Lead::of(now.wall_ms * 1_000, now.elapsed);
+        let (reference, stamp, anchor) = (lead.into(), lead.into(), lead.into());
+        Clock { last: AtomicU64::new(0), reference, stamp, anchor, floor_max, slewed: Mutex::new(now.elapsed) }
+    }
+
+    /// A stamp greater than every one issued or observed before, and no earlier than the stamp clock.
+    pub fn issue(&self, elapsed: Duration) -> Stamp {
+        let clock = Stamp::from_wall_ms(self.stamp_lead().shows(elapsed) / 1_000).0;
+        let next = |last: u64| clock.max(last + 1);
         let last = self.last.fetch_update(Ordering::AcqRel, Ordering::Acquire, |last| Some(next(last)));
         match last {
             Ok(last) | Err(last) => Stamp(next(last)),
         }
     }
 
-    /// Moves the clock to at least `stamp`. To be called *before* what carries the stamp becomes visible.
-    pub fn observe(&self, stamp: Stamp) {
+    /// Moves the clock to at least `stamp`. To be called *before* what carries the stamp becomes visible. Whether the peers are to hear of it at once.
+    #[must_use]
+    pub fn observe(&self, stamp: Stamp, elapsed: Duration) -> bool {
+        if Sabotage::WallClock.is_on() {
+            return false;
+        }
+        self.last.fetch_max(stamp.0, Ordering::AcqRel);
+        self.raise(Lead::of_stamp(stamp, elapsed))
+    }
+
+    /// A peer's stamp clock shows this, as far as is known. Whether the other peers are to hear of it at once.
+    #[must_use]
+    pub fn hear(&self, stamp_us: u64, elapsed: Duration) -> bool {
+        let mut heard = Lead::of(stamp_us, elapsed);
+        if Sabotage::FloorEstimated.is_on() {
+            heard = heard.plus(2 * JUMP);
+        }
+        !Sabotage::WallClock.is_on() && self.raise(heard)
+    }
+
+    /// The same of what this node's own disk holds, or of what a blank node takes over: however far ahead, it is this node's own now.
+    pub fn take_over(&self, stamp: Stamp, elapsed: Duration) {
         if Sabotage::WallClock.is_on() {
             return;
         }
         self.last.fetch_max(stamp.0, Ordering::AcqRel);
+        let Lead(lead) = Lead::of_stamp(stamp, elapsed);
+        self.anchor.fetch_max(lead, Ordering::AcqRel);
+        self.stamp.fetch_max(lead, Ordering::AcqRel);
+    }
+
+    fn raise(&self, lead: Lead) -> bool {
+        if Sabotage::FloorStands.is_on() {
+            return false;
+        }
+        let floor = lead.min(self.base().plus(self.floor_max));
+        let before = Lead(self.stamp.fetch_max(floor.0, Ordering::AcqRel));
+        floor.beyond(before) > JUMP
+    }
+
+    /// To be called now and then: the reference clock is slewed towards the wall clock, and a stamp clock that is ahead lets time catch up.
+    pub fn slew(&self, now: Now) {
+        let mut slewed = self.slewed.lock();
+        let passed = now.elapsed.saturating_sub(*slewed).as_micros() as i64;
+        *slewed = now.elapsed;
+        let reference = self.reference.load(Ordering::Acquire);
+        let offset = Lead::of(now.wall_ms * 1_000, now.elapsed).0.saturating_sub(reference);
+        let (slow, fast) = SLEW_PPM;
+        let pace = (offset.saturating_abs() / 100).clamp(slow, fast);
+        let step = offset.clamp(-(passed * pace / 1_000_000), passed * pace / 1_000_000);
+        let reference = reference.saturating_add(step);
+        self.reference.store(reference, Ordering::Release);
+        let slower = passed * SLOWER_PPM / 1_000_000;
+        let _ = self.stamp.fetch_update(Ordering::AcqRel, Ordering::Acquire, |stamp| Some(reference.max(stamp.saturating_sub(slower))));
+    }
+
+    /// What is told to peers. A stamp that was issued or observed is never above it.
+    pub fn read(&self, elapsed: Duration) -> Clocks {
+        let last_us = self.last().wall_ms() * 1_000;
+        Clocks { reference_us: self.reference_us(elapsed), stamp_us: self.stamp_lead().shows(elapsed).max(last_us) }
+    }
+
+    /// What the reference clock shows.
+    pub fn reference_us(&self, elapsed: Duration) -> u64 {
+        Lead(self.reference.load(Ordering::Acquire)).shows(elapsed)
+    }
+
+    /// How far a stamp is ahead of what this node goes by: its reference clock, or the stamps that were its own at its start.
+    pub fn ahead(&self, stamp: Stamp, elapsed: Duration) -> Duration {
+        Lead::of_stamp(stamp, elapsed).beyond(self.base())
     }
 
     /// The greatest stamp issued or observed.
     pub fn last(&self) -> Stamp {
         Stamp(self.last.load(Ordering::Acquire))
     }
+
+    fn base(&self) -> Lead {
+        Lead(self.reference.load(Ordering::Acquire).max(self.anchor.load(Ordering::Acquire)))
+    }
+
+    fn stamp_lead(&self) -> Lead {
+        Lead(self.stamp.load(Ordering::Acquire).max(self.reference.load(Ordering::Acquire)))
+    }
 }
 
-/// The two times that decisions take as an argument: wall time, which may jump, for stamps; and monotonic time, for time-outs.
+/// The two times that decisions take as an argument: wall time, which may jump, for what expires; and time that passes, for stamps and time-outs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Now {
     /// Milliseconds since 1970 by this machine's wall clock.
@@ -148,8 +288,21 @@ pub fn wall_ms() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
 }
 
-/// Monotonic time since the first call in this process.
+/// Time since the first call in this process. It never steps, and goes on while the machine is suspended, where the system has such a clock.
 pub fn elapsed() -> Duration {
+    static START: OnceLock<Duration> = OnceLock::new();
+    let now = since_boot();
+    now.saturating_sub(*START.get_or_init(|| now))
+}
+
+#[cfg(any(target_os = "linux", target_os = "android"))]
+fn since_boot() -> Duration {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+    Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
+}
+
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+fn since_boot() -> Duration {
     static START: OnceLock<Instant> = OnceLock::new();
     START.get_or_init(Instant::now).elapsed()
 }
@@ -158,24 +311,101 @@ pub fn elapsed() -> Duration {
 mod tests {
     use super::*;
 
-    #[test]
-    fn stamps_only_grow_when_the_wall_clock_steps_back() {
-        let clock = Clock::default();
-        let first = clock.issue(1_000);
-        assert_eq!(first.wall_ms(), 1_000);
-        let second = clock.issue(10);
-        assert!(second > first);
-        assert_eq!(second.wall_ms(), 1_000);
-        assert_eq!(clock.last(), second);
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn at(wall_ms: u64, elapsed: Duration) -> Now {
+        Now { wall_ms, elapsed }
+    }
+
+    fn clock(wall_ms: u64) -> Clock {
+        Clock::new(at(wall_ms, Duration::ZERO), 5 * SECOND)
     }
 
     #[test]
-    fn an_observed_stamp_is_beaten_by_the_next_one() {
-        let clock = Clock::default();
-        let seen = Stamp::from_wall_ms(5_000);
-        clock.observe(seen);
-        clock.observe(Stamp::ZERO);
-        assert!(clock.issue(1) > seen);
+    fn stamps_follow_the_time_that_passes_and_only_grow() {
+        let clock = clock(1_000);
+        assert_eq!(clock.issue(Duration::ZERO), Stamp::from_wall_ms(1_000));
+        let second = clock.issue(Duration::ZERO);
+        assert_eq!(second.to_bits(), Stamp::from_wall_ms(1_000).to_bits() + 1);
+        assert_eq!(clock.last(), second);
+        assert_eq!(clock.issue(SECOND), Stamp::from_wall_ms(2_000));
+        assert!(clock.issue(Duration::ZERO) > Stamp::from_wall_ms(2_000));
+    }
+
+    #[test]
+    fn a_stamp_that_was_observed_is_passed_by_the_next_one_and_runs_on() {
+        let clock = clock(1_000);
+        let seen = Stamp::from_wall_ms(4_000);
+        assert!(clock.observe(seen, Duration::ZERO));
+        assert!(!clock.observe(Stamp::ZERO, Duration::ZERO));
+        assert!(clock.issue(Duration::ZERO) > seen);
+        assert_eq!(clock.issue(SECOND), Stamp::from_wall_ms(5_000));
+        assert!(!clock.hear(5_005_000, SECOND), "not by more than a few milliseconds");
+        assert_eq!(clock.read(SECOND), Clocks { reference_us: 2_000_000, stamp_us: 5_005_000 });
+    }
+
+    #[test]
+    fn a_floor_is_taken_up_to_its_bound_and_a_stamp_is_passed_all_the_same() {
+        let clock = clock(1_000);
+        assert!(clock.hear(9_000_000, Duration::ZERO));
+        assert_eq!(clock.read(Duration::ZERO).stamp_us, 6_000_000);
+        assert!(!clock.observe(Stamp::from_wall_ms(9_000), Duration::ZERO));
+        assert_eq!(clock.ahead(Stamp::from_wall_ms(9_000), Duration::ZERO), 8 * SECOND);
+        assert!(clock.issue(Duration::ZERO) > Stamp::from_wall_ms(9_000));
+        assert_eq!(clock.read(Duration::ZERO).stamp_us, 9_000_000);
+        // What a node begins with is its own, and what is further ahead is held against that.
+        clock.take_over(Stamp::from_wall_ms(60_000), Duration::ZERO);
+        assert_eq!(clock.issue(SECOND), Stamp::from_wall_ms(61_000));
+        assert_eq!(clock.ahead(Stamp::from_wall_ms(63_000), SECOND), 2 * SECOND);
+    }
+
+    #[test]
+    fn the_reference_clock_is_slewed_and_never_steps() {
+        let clock = clock(100_000);
+        let reference_ms = |seconds: u64| clock.reference_us(seconds as u32 * SECOND) as f64 / 1_000.0;
+        let slew = |seconds: u64, offset_ms: i64| {
+            clock.slew(at((100_000 + seconds as i64 * 1_000 + offset_ms) as u64, seconds as u32 * SECOND));
+        };
+        // An hour ahead: a hundredth of the time.
+        slew(1, 3_600_000);
+        assert_eq!(reference_ms(1), 101_010.0);
+        // By 200 ms: a hundredth of that; by 9 ms: a millisecond. And never beyond it.
+        slew(2, 210);
+        assert_eq!(reference_ms(2), 102_012.0);
+        slew(3, 21);
+        assert_eq!(reference_ms(3), 103_013.0);
+        slew(4, 13);
+        assert_eq!(reference_ms(4), 104_013.0);
+        slew(5, -50_000);
+        assert_eq!(reference_ms(5), 105_003.0);
+    }
+
+    #[test]
+    fn a_stamp_clock_that_is_ahead_lets_time_catch_up() {
+        let clock = clock(1_000);
+        assert!(clock.hear(1_100_000, Duration::ZERO));
+        clock.slew(at(51_000, 50 * SECOND));
+        assert_eq!(clock.read(50 * SECOND), Clocks { reference_us: 51_000_000, stamp_us: 51_050_000 });
+        clock.slew(at(201_000, 200 * SECOND));
+        assert_eq!(clock.read(200 * SECOND), Clocks { reference_us: 201_000_000, stamp_us: 201_000_000 });
+    }
+
+    /// Two that hear each other without end go no faster than the faster of them.
+    #[test]
+    fn clocks_that_hear_each_other_do_not_drive_each_other_up() {
+        let clocks = [clock(1_000), clock(1_300)];
+        let delay = Duration::from_millis(30);
+        let mut elapsed = Duration::ZERO;
+        for _ in 0..1_000 {
+            for (from, to) in [(0, 1), (1, 0)] {
+                let said = clocks[from].read(elapsed).stamp_us;
+                elapsed += delay;
+                let _ = clocks[to].hear(said, elapsed);
+            }
+        }
+        assert_eq!(clocks[1].read(elapsed).stamp_us, 1_300_000 + elapsed.as_micros() as u64);
+        let behind = clocks[1].read(elapsed).stamp_us - clocks[0].read(elapsed).stamp_us;
+        assert_eq!(behind, delay.as_micros() as u64);
     }
 
     #[test]
@@ -194,8 +424,8 @@ mod tests {
 
     #[test]
     fn a_full_counter_carries_into_the_milliseconds() {
-        let clock = Clock::default();
-        clock.observe(Stamp::from_bits(Stamp::from_wall_ms(8).to_bits() - 1));
-        assert_eq!(clock.issue(1), Stamp::from_wall_ms(8));
+        let clock = clock(1);
+        let _ = clock.observe(Stamp::from_bits(Stamp::from_wall_ms(8).to_bits() - 1), Duration::ZERO);
+        assert_eq!(clock.issue(Duration::ZERO), Stamp::from_wall_ms(8));
     }
 }

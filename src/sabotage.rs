@@ -22,8 +22,14 @@ pub enum Sabotage {
     CollectUncovered,
     /// What a full dump has proved deleted is dropped in memory, and the log does not hear of it.
     DropsNotLogged,
-    /// A write that lost is acknowledged all the same (I8).
-    NoSecondStamp,
+    /// What a peer has stamped is passed, and the stamp clock stays where it is (I8).
+    FloorStands,
+    /// A floor under the stamp clock is raised by the time that it seems to have been under way (I8).
+    FloorEstimated,
+    /// An ack counts whatever this node's clock did while it was waited for (I8).
+    AckAfterSleep,
+    /// A write of this node that loses here before it is acknowledged is written once more, above the winner (I8).
+    SecondStamp,
     /// A node's origin is the same in every life.
     KeepOrigin,
     /// Stamps are of the wall clock: what others have stamped does not move it.
@@ -33,7 +39,7 @@ pub enum Sabotage {
 }
 
 impl Sabotage {
-    pub const ALL: [Sabotage; 12] = [
+    pub const ALL: [Sabotage; 15] = [
         Sabotage::NoTombstones,
         Sabotage::CollectAtOnce,
         Sabotage::AckBeforeFsync,
@@ -42,7 +48,10 @@ impl Sabotage {
         Sabotage::MergeCovered,
         Sabotage::CollectUncovered,
         Sabotage::DropsNotLogged,
-        Sabotage::NoSecondStamp,
+        Sabotage::FloorStands,
+        Sabotage::FloorEstimated,
+        Sabotage::AckAfterSleep,
+        Sabotage::SecondStamp,
         Sabotage::KeepOrigin,
         Sabotage::WallClock,
         Sabotage::ReplicateCommands,
@@ -59,7 +68,10 @@ impl Sabotage {
             Sabotage::MergeCovered => "merge-covered",
             Sabotage::CollectUncovered => "collect-uncovered",
             Sabotage::DropsNotLogged => "drops-not-logged",
-            Sabotage::NoSecondStamp => "no-second-stamp",
+            Sabotage::FloorStands => "floor-stands",
+            Sabotage::FloorEstimated => "floor-estimated",
+            Sabotage::AckAfterSleep => "ack-after-sleep",
+            Sabotage::SecondStamp => "second-stamp",
             Sabotage::KeepOrigin => "keep-origin",
             Sabotage::WallClock => "wall-clock",
             Sabotage::ReplicateCommands => "replicate-commands",

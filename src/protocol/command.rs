@@ -419,30 +419,7 @@ impl Action<'_> {
     }
 }
 
-impl Action<'_> {
-    /// Whether what it leaves and answers is the same whatever value was there.
-    pub fn is_blind(&self) -> bool {
-        match self {
-            Action::Set(set) => {
-                let is_answered_blindly = matches!(set.answer, SetAnswer::Strict | SetAnswer::OkOrNull);
-                set.only == Only::Always && set.lifetime != Lifetime::Kept && is_answered_blindly
-            }
-            Action::Delete { .. } => true,
-            action => !action.may_write(),
-        }
-    }
-}
-
 impl Several<'_> {
-    /// Whether what it leaves is the same whatever values were there.
-    pub fn is_blind(&self) -> bool {
-        match self {
-            Several::Get(_) | Several::Exists(_) | Several::Delete(_) => true,
-            Several::Set { only_absent, .. } => !only_absent,
-            Several::Rename { .. } => false,
-        }
-    }
-
     /// Whether it can have an effect at all.
     pub fn may_write(&self) -> bool {
         match self {
@@ -475,16 +452,6 @@ impl<'a> Command<'a> {
 }
 
 impl Command<'_> {
-    /// Whether what it leaves is the same whatever was there.
-    pub fn is_blind(&self) -> bool {
-        match self {
-            Command::One { action, .. } => action.is_blind(),
-            Command::Several(several) => several.is_blind(),
-            Command::Flush => false,
-            _ => true,
-        }
-    }
-
     /// Whether it can have an effect on data at all.
     pub fn may_write(&self) -> bool {
         match self {

@@ -11,7 +11,7 @@
 //! | protocol | new in it |
 //! |---|---|
 //! | 3 | the oldest that is spoken, by builds that name no range, too |
-//! | 4 | an ack names no beaten writes and no winner |
+//! | 4 | acks and echoes carry the clocks of their sender, and an ack names no beaten writes and no winner |
 //!
 //! HELLO and refusal are the same in all protocols: the agreement is reached by them. So are frames and dump lines, since their bytes are shared by all links and
 //! the log. A frame or a dump of a later format is told by its own kind, or by its header, not by the connection; nobody writes one before all members speak the
@@ -24,7 +24,7 @@ use std::io::{self, Read};
 
 use serde::{Deserialize, Serialize};
 
-use crate::clock::Stamp;
+use crate::clock::{Clocks, Stamp};
 use crate::entry::{Entry, EntryRef, Expiry, NodeId, Origin, SeenVector, Version};
 use crate::envelope::{self, HEAD_LEN, seal};
 
@@ -36,8 +36,8 @@ pub struct Protocol(u16);
 impl Protocol {
     /// The only one of builds whose HELLO names no range; what a member speaks that was never heard of.
     pub const OLDEST: Protocol = Protocol(3);
-    /// An ack names no beaten writes and no winner.
-    pub const PLAIN_ACKS: Protocol = Protocol(4);
+    /// Acks and echoes carry the clocks of their sender; an ack names no beaten writes and no winner.
+    pub const CLOCKS: Protocol = Protocol(4);
 }
 
 impl fmt::Display for Protocol {
@@ -55,7 +55,7 @@ pub struct Protocols {
 
 impl Protocols {
     /// Those of this build.
-    pub const OURS: Protocols = Protocols { min: Protocol::OLDEST, max: Protocol::OLDEST };
+    pub const OURS: Protocols = Protocols { min: Protocol::OLDEST, max: Protocol::CLOCKS };
 
     /// The greatest that both speak.
     pub fn common(self, other: Protocols) -> Option<Protocol> {
@@ -89,6 +89,7 @@ pub enum Message {
     /// The answer to a beat, by the thread that applies: `sent` as the beat had it.
     Echo {
         sent: u64,
+        clocks: Option<Clocks>,
     },
     /// Asks for a dump.
     Request(Request),
@@ -110,6 +111,9 @@ pub struct Hello {
     /// The members that it is configured with, itself included.
     pub members: Vec<NodeId>,
     pub wall_ms: u64,
+    /// `None` of a build that has none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub clocks: Option<Clocks>,
     /// Its acks wait for its disk.
     pub durable: bool,
     pub vector: SeenVector,
@@ -162,16 +166,16 @@ impl fmt::Debug for Writes {
     }
 }
 
-/// The sender has every write of `origin` in (from, upto], on its disk if it is configured so; those in `beaten`, and those that earlier acks of this connection
-/// named, lost there to greater versions, none of them above `winner`. It has received those up to `received`.
+/// The sender has every write of `origin` up to `upto`, or what superseded it: on its disk if it is configured so, and as a node that serves clients. It has received those up to `received`, and those
+/// above `from` one by one, in frames.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Ack {
     pub origin: Origin,
     pub from: Stamp,
     pub upto: Stamp,
     pub received: Stamp,
-    pub beaten: Vec<Stamp>,
-    pub winner: Stamp,
+    /// When it was sent. `None` of a build that has none.
+    pub clocks: Option<Clocks>,
 }
 
 /// The heartbeat.
@@ -180,6 +184,9 @@ pub struct Beat {
     /// The sender's monotonic milliseconds; comes back in the echo.
     pub sent: u64,
     pub wall_ms: u64,
+    /// As in HELLO.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub clocks: Option<Clocks>,
     /// Whether the sender serves clients; while it catches up its acks say nothing.
     pub open: bool,
     /// Every frame of the sender up to here has been sent on this connection before this beat, or was dropped by an overflow.
@@ -240,14 +247,21 @@ impl Message {
                 for stamp in [ack.from, ack.upto, ack.received] {
                     put_stamp(out, stamp);
                 }
-                if protocol < Protocol::PLAIN_ACKS {
-                    put_stamp(out, ack.winner);
-                    put_len(out, ack.beaten.len());
-                    ack.beaten.iter().for_each(|stamp| put_stamp(out, *stamp));
+                if protocol < Protocol::CLOCKS {
+                    // The greatest version that has beaten a write, and the writes that lost: none.
+                    put_stamp(out, Stamp::ZERO);
+                    put_len(out, 0);
+                } else {
+                    put_clocks(out, ack.clocks);
                 }
             }),
             Message::Beat(beat) => json(out, BEAT, beat),
-            Message::Echo { sent } => seal(out, ECHO, |out| out.extend_from_slice(&sent.to_le_bytes())),
+            Message::Echo { sent, clocks } => seal(out, ECHO, |out| {
+                out.extend_from_slice(&sent.to_le_bytes());
+                if protocol >= Protocol::CLOCKS {
+                    put_clocks(out, *clocks);
+                }
+            }),
             Message::Request(request) => json(out, REQUEST, request),
             Message::Lines(lines) => seal(out, LINES, |out| out.extend_from_slice(lines)),
         }
@@ -265,8 +279,9 @@ impl Message {
             ECHO => {
                 let mut fields = Fields(payload);
                 let sent = fields.number()?;
+                let clocks = if protocol >= Protocol::CLOCKS { fields.clocks()? } else { None };
                 fields.end()?;
-                Ok(Message::Echo { sent })
+                Ok(Message::Echo { sent, clocks })
             }
             REQUEST => from_json(payload).map(Message::Request),
             LINES => Ok(Message::Lines(payload.to_vec())),
@@ -332,6 +347,13 @@ fn put_stamp(out: &mut Vec<u8>, stamp: Stamp) {
     out.extend_from_slice(&stamp.to_bits().to_le_bytes());
 }
 
+/// Zeros are of a node that has told of none.
+fn put_clocks(out: &mut Vec<u8>, clocks: Option<Clocks>) {
+    let Clocks { reference_us, stamp_us } = clocks.unwrap_or_default();
+    out.extend_from_slice(&reference_us.to_le_bytes());
+    out.extend_from_slice(&stamp_us.to_le_bytes());
+}
+
 fn put_origin(out: &mut Vec<u8>, origin: Origin) {
     out.extend_from_slice(&origin.node.0.to_le_bytes());
     out.extend_from_slice(&origin.nonce.to_le_bytes());
@@ -364,18 +386,16 @@ fn decode_ack(payload: &[u8], protocol: Protocol) -> Result<Ack, String> {
     let mut fields = Fields(payload);
     let origin = fields.origin()?;
     let (from, upto, received) = (fields.stamp()?, fields.stamp()?, fields.stamp()?);
-    if protocol >= Protocol::PLAIN_ACKS {
-        fields.end()?;
-        return Ok(Ack { origin, from, upto, received, beaten: Vec::new(), winner: Stamp::ZERO });
-    }
-    let winner = fields.stamp()?;
-    let count = fields.len()?;
-    if count != fields.0.len() / 8 {
-        return Err(format!("an ack with {count} beaten writes in {} bytes", fields.0.len()));
-    }
-    let beaten = (0..count).map(|_| fields.stamp()).collect::<Result<_, _>>()?;
+    let clocks = if protocol < Protocol::CLOCKS {
+        let _winner = fields.stamp()?;
+        let beaten = fields.len()?;
+        fields.bytes(beaten.saturating_mul(8))?;
+        None
+    } else {
+        fields.clocks()?
+    };
     fields.end()?;
-    Ok(Ack { origin, from, upto, received, beaten, winner })
+    Ok(Ack { origin, from, upto, received, clocks })
 }
 
 /// The rest of a payload, read field by field.
@@ -400,6 +420,11 @@ impl<'a> Fields<'a> {
 
     fn stamp(&mut self) -> Result<Stamp, String> {
         self.number().map(Stamp::from_bits)
+    }
+
+    fn clocks(&mut self) -> Result<Option<Clocks>, String> {
+        let clocks = Clocks { reference_us: self.number()?, stamp_us: self.number()? };
+        Ok((clocks != Clocks::default()).then_some(clocks))
     }
 
     fn expiry(&mut self) -> Result<Expiry, String> {
@@ -470,6 +495,10 @@ mod tests {
         prop::collection::vec((any_origin(), any_stamp()), 0..4).prop_map(|pairs| pairs.into_iter().collect())
     }
 
+    fn any_clocks() -> impl Strategy<Value = Option<Clocks>> {
+        prop::option::of((1..u64::MAX, any::<u64>()).prop_map(|(reference_us, stamp_us)| Clocks { reference_us, stamp_us }))
+    }
+
     fn any_protocols() -> impl Strategy<Value = Protocols> {
         (any::<u16>(), any::<u16>()).prop_map(|(min, max)| Protocols { min: Protocol(min), max: Protocol(max) })
     }
@@ -502,8 +531,8 @@ mod tests {
 
     fn any_message() -> impl Strategy<Value = Message> {
         prop_oneof![
-            (any::<String>(), any::<u16>(), prop::option::of(any_protocols()), any_origin(), any::<u64>(), any_vector()).prop_map(
-                |(cluster, protocol, protocols, origin, wall_ms, vector)| {
+            (any::<String>(), any::<u16>(), prop::option::of(any_protocols()), any_origin(), any::<u64>(), any_clocks(), any_vector())
+                .prop_map(|(cluster, protocol, protocols, origin, wall_ms, clocks, vector)| {
                     Message::Hello(Hello {
                         cluster,
                         protocol: Protocol(protocol),
@@ -512,29 +541,28 @@ mod tests {
                         origin,
                         members: vec![origin.node],
                         wall_ms,
+                        clocks,
                         durable: protocol % 2 == 0,
                         vector,
                     })
-                }
-            ),
+                }),
             any::<String>().prop_map(Message::Refused),
             any_frame().prop_map(Message::Frame),
-            (any_origin(), any_stamp(), any_stamp(), prop::collection::vec(any_stamp(), 0..5)).prop_map(|(origin, from, upto, beaten)| {
-                Message::Ack(Ack { origin, from, upto, received: upto, beaten, winner: upto })
-            }),
-            (any::<u64>(), any_stamp(), any_vector(), prop::option::of((any::<u64>(), any::<u64>()))).prop_map(
-                |(sent, upto, vector, settled)| {
+            (any_origin(), any_stamp(), any_stamp(), any_stamp(), any_clocks())
+                .prop_map(|(origin, from, upto, received, clocks)| Message::Ack(Ack { origin, from, upto, received, clocks })),
+            (any::<u64>(), any_clocks(), any_stamp(), any_vector(), prop::option::of((any::<u64>(), any::<u64>()))).prop_map(
+                |(sent, clocks, upto, vector, settled)| {
                     let settled = settled.map(|(sum, keys)| SettledDigest { sum, keys, before_ms: keys });
-                    Message::Beat(Beat { sent, wall_ms: sent, open: sent % 2 == 0, upto, vector, settled })
+                    Message::Beat(Beat { sent, wall_ms: sent, clocks, open: sent % 2 == 0, upto, vector, settled })
                 }
             ),
-            any::<u64>().prop_map(|sent| Message::Echo { sent }),
+            (any::<u64>(), any_clocks()).prop_map(|(sent, clocks)| Message::Echo { sent, clocks }),
             (any::<u64>(), any_vector(), any::<bool>()).prop_map(|(id, vector, heal)| Message::Request(Request { id, vector, heal })),
             prop::collection::vec(any::<u8>(), 0..50).prop_map(Message::Lines),
         ]
     }
 
-    const PROTOCOLS: [Protocol; 2] = [Protocol::OLDEST, Protocol::PLAIN_ACKS];
+    const PROTOCOLS: [Protocol; 2] = [Protocol::OLDEST, Protocol::CLOCKS];
 
     fn encoded(message: &Message, protocol: Protocol) -> Vec<u8> {
         let mut bytes = Vec::new();
@@ -549,7 +577,8 @@ mod tests {
     /// A message as it comes out at the other end.
     fn carried(message: Message, protocol: Protocol) -> Message {
         match message {
-            Message::Ack(ack) if protocol >= Protocol::PLAIN_ACKS => Message::Ack(Ack { beaten: Vec::new(), winner: Stamp::ZERO, ..ack }),
+            Message::Ack(ack) if protocol < Protocol::CLOCKS => Message::Ack(Ack { clocks: None, ..ack }),
+            Message::Echo { sent, .. } if protocol < Protocol::CLOCKS => Message::Echo { sent, clocks: None },
             other => other,
         }
     }
@@ -567,9 +596,9 @@ mod tests {
         }
 
         #[test]
-        fn only_acks_depend_on_the_protocol(message in any_message()) {
+        fn only_acks_and_echoes_depend_on_the_protocol(message in any_message()) {
             let [older, newer] = PROTOCOLS.map(|protocol| encoded(&message, protocol));
-            prop_assert_eq!(older == newer, !matches!(message, Message::Ack(_)));
+            prop_assert_eq!(older == newer, !matches!(message, Message::Ack(_) | Message::Echo { .. }));
         }
 
         #[test]
@@ -651,18 +680,24 @@ mod tests {
         assert_eq!((&said["protocol"], &said["protocols"]), (&3.into(), &serde_json::json!({ "min": 3, "max": 4 })));
     }
 
-    /// The bytes that builds of protocol 3 write and read.
+    /// Builds of protocol 3 name the writes that lost, which no longer matter; they are told of none.
     #[test]
     fn an_ack_of_protocol_3_has_its_bytes() {
         let stamp = Stamp::from_bits;
         let origin = Origin { node: NodeId(2), nonce: 5 };
-        let ack = Ack { origin, from: stamp(1), upto: stamp(3), received: stamp(4), beaten: vec![stamp(2)], winner: stamp(9) };
+        let clocks = Some(Clocks { reference_us: 7, stamp_us: 8 });
+        let ack = Ack { origin, from: stamp(1), upto: stamp(3), received: stamp(4), clocks };
         let numbers = |numbers: &[u64]| numbers.iter().flat_map(|number| number.to_le_bytes()).collect::<Vec<u8>>();
-        let plain = [&[ACK, 2, 0][..], &numbers(&[5, 1, 3, 4])].concat();
-        let full = [&plain[..], &numbers(&[9]), &[1, 0, 0, 0], &numbers(&[2])].concat();
-        assert_eq!(encoded(&Message::Ack(ack.clone()), Protocol::PLAIN_ACKS)[HEAD_LEN..], plain);
-        assert_eq!(encoded(&Message::Ack(ack), Protocol::OLDEST)[HEAD_LEN..], full);
-        assert!(Message::decode(&plain, Protocol::OLDEST).is_err());
-        assert!(Message::decode(&full, Protocol::PLAIN_ACKS).is_err());
+        let head = [&[ACK, 2, 0][..], &numbers(&[5, 1, 3, 4])].concat();
+        let new = [&head[..], &numbers(&[7, 8])].concat();
+        assert_eq!(encoded(&Message::Ack(ack.clone()), Protocol::CLOCKS)[HEAD_LEN..], new);
+        assert_eq!(Message::decode(&new, Protocol::CLOCKS), Ok(Message::Ack(ack.clone())));
+        let old = [&head[..], &numbers(&[0]), &[0, 0, 0, 0]].concat();
+        assert_eq!(encoded(&Message::Ack(ack.clone()), Protocol::OLDEST)[HEAD_LEN..], old);
+        let naming = [&head[..], &numbers(&[9]), &[2, 0, 0, 0], &numbers(&[2, 3])].concat();
+        for bytes in [old, naming] {
+            assert_eq!(Message::decode(&bytes, Protocol::OLDEST), Ok(Message::Ack(Ack { clocks: None, ..ack.clone() })));
+        }
+        assert!(Message::decode(&head, Protocol::OLDEST).is_err());
     }
 }

@@ -1,15 +1,12 @@
 //! Who has acknowledged what: the table that sessions wait on.
 //!
-//! Owns, per peer, the range of this node's writes that it vouches for; how far they are durable here; the writes that were *beaten*; and the sessions that wait. A session
-//! opens a [`Round`] before its first write, stamps its writes, and waits for all of them at once. Peers' acks only move positions here and wake
-//! the sessions whose level is met. Never touches the store: a beaten write is judged and stamped again by its session.
+//! Owns, per peer, how far it has acknowledged this node's writes; how far they are durable here; and the sessions that wait. A session opens a [`Round`] before its first
+//! write, stamps its writes, and waits for all of them at once. Peers' acks only move positions here and wake the sessions whose level is met. Never touches the store.
 //!
-//! **I8** lives here: a write that lost to a greater version at a peer, which its ack names, is not done. Its session stamps it again, above the winner. So of two writes that were both
-//! acknowledged at `majority`, the later one wins. One that lost in this node's own store while it waited is stamped again, too, if its level was not met before: I8 could do without, but a
-//! command that counts on what was there (`INCR`, a create-only `SET`) is judged again, and not two of them told that they were first.
+//! **I8** rests on what an ack says: the peer holds every write up to there, or a newer one that superseded it, and its stamp clock shows so much. Whether a write has won is nobody's question
+//! here: it is stamped once, and the newest stamp wins. But an ack of a peer whose clock is too far ahead of the write does not count: acknowledged, it would be told to be newer than it is.
 
-use std::cell::Cell;
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::{self, Thread};
@@ -17,8 +14,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
-use crate::clock::{Deadline, Stamp};
-use crate::entry::Origin;
+use crate::clock::{Deadline, Lead, Stamp};
 use crate::protocol::command::AckLevel;
 use crate::protocol::peer::Ack;
 use crate::sabotage::Sabotage;
@@ -35,22 +31,16 @@ pub struct Acks {
     moved: Condvar,
     /// Peers that count as up; read before every write, so kept beside the lock.
     counted: AtomicUsize,
-    /// Whether the table holds any that are losing; asked at every ack that leaves, so kept beside the lock.
-    has_losing: AtomicBool,
+    /// Rounds whose sessions wait or are about to; asked by the replicator for every frame, so kept beside the lock.
+    rounds: AtomicUsize,
 }
 
 struct Table {
     peers: Vec<PeerAcks>,
     /// This node counts itself up to here (**I7**): what is durable on its own disk, or everything where nobody waits for the disk.
     own: Stamp,
-    /// The open rounds, in the order of their places. A round is open until it is dropped, or until its level is met while its session waits.
-    open: VecDeque<Open>,
-    /// Own writes that lost somewhere. Invariant: each is above the lowest floor, so this is bounded by what open rounds wrote.
-    beaten: BTreeSet<Stamp>,
-    /// Own writes that lost here to writes of an origin, once that is durable up to a place: until then its node has not heard that it has won.
-    losing: Vec<Losing>,
-    /// Rounds that were ever opened.
-    rounds: u64,
+    /// Sessions that wait, in the order of the stamps that they wait for.
+    waiting: VecDeque<Waiting>,
     /// Sessions that have something to look at, once the table is free.
     woken: Woken,
     /// Sessions that count who holds what.
@@ -59,52 +49,57 @@ struct Table {
     samples: VecDeque<(Stamp, u64)>,
 }
 
+/// An ack whose sender's stamp clock is further ahead of the write does not count: this node's clock has stood still meanwhile (a machine that was suspended), and what others were
+/// told since may be stamped above it.
+const CLOCK_LEAD_MAX: Duration = Duration::from_millis(50);
+
 /// Beyond this, every second sample is forgotten.
 const SAMPLES_MAX: usize = 1024;
 
-#[derive(Clone, Default)]
+#[derive(Clone)]
 struct PeerAcks {
     up: bool,
     /// Its acks wait for its disk.
     is_durable: bool,
-    /// The peer has every own write in (from, upto], durably if it is configured so, and has named those of them that lost there.
-    from: Stamp,
+    /// It holds every own write up to here, or what superseded it: durably, if it is configured so.
     upto: Stamp,
-    /// It has received so far.
+    /// The same in its memory. At least `upto`.
     received: Stamp,
-    /// Its vector covers every own write up to here (I1), whether it vouches for them or not.
-    covered: Stamp,
+    /// What its stamp clock showed at its last ack, run on. Of a build that does not say: behind all others.
+    clock: Lead,
     /// Where this node stood at `marked`; the peer lags since then if it has not come so far.
     mark: Stamp,
     marked: Duration,
     lagging: bool,
 }
 
-struct Open {
-    place: Place,
-    level: AckLevel,
-    waiting: Option<Waiting>,
+/// What there is to wait for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Written {
+    /// The greatest stamp of the round.
+    pub upto: Stamp,
+    /// The least clock by which one of its stamps was made, run on.
+    pub clock: Lead,
 }
 
-/// Where a round stands among the open ones. A new one comes last, or nearly so: floors rise.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Place {
-    /// All stamps of the round are greater.
-    floor: Stamp,
-    number: u64,
+impl Written {
+    /// One write, stamped at that time.
+    pub fn at(stamp: Stamp, elapsed: Duration) -> Written {
+        Written { upto: stamp, clock: Lead::of_stamp(stamp, elapsed) }
+    }
 }
 
 /// A session that waits for its round.
 struct Waiting {
-    least: Stamp,
-    greatest: Stamp,
+    written: Written,
+    level: AckLevel,
     session: Arc<Sleeper>,
 }
 
 /// A thread that waits, for one round at a time.
 struct Sleeper {
     thread: Thread,
-    /// The level was met when nothing of the round had lost. What loses later has lost to writes that were stamped above it. Set when the round is taken out of the table.
+    /// The level was met. Set when the session is taken out of the table.
     is_met: AtomicBool,
 }
 
@@ -120,13 +115,6 @@ impl Drop for Woken {
     fn drop(&mut self) {
         self.0.iter().for_each(|sleeper| sleeper.thread.unpark());
     }
-}
-
-/// See [`Acks::note_losing`].
-struct Losing {
-    winner: Origin,
-    upto: Stamp,
-    stamps: Vec<Stamp>,
 }
 
 /// What it means that a member holds a write.
@@ -147,12 +135,10 @@ pub struct Holders {
 }
 
 /// How waiting for a round ended.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Waited {
     /// The level is met for every write.
     Met,
-    /// These lost to greater versions; the clock is above the winners by now.
-    Beaten(Vec<Stamp>),
     /// Not in time: whatever was not met is unknown.
     TimedOut,
 }
@@ -185,12 +171,9 @@ impl Acks {
     /// `waits_for_disk`: this node counts itself only as far as [`Acks::durable`] says.
     pub fn new(peers: usize, majority: usize, timeout: Duration, waits_for_disk: bool) -> Acks {
         let table = Table {
-            peers: vec![PeerAcks::default(); peers],
+            peers: vec![PeerAcks::new(); peers],
             own: if waits_for_disk { Stamp::ZERO } else { Stamp::LIMIT },
-            open: VecDeque::new(),
-            beaten: BTreeSet::new(),
-            losing: Vec::new(),
-            rounds: 0,
+            waiting: VecDeque::new(),
             woken: Woken::default(),
             counting: 0,
             samples: VecDeque::new(),
@@ -202,7 +185,7 @@ impl Acks {
             table: Mutex::new(table),
             moved: Condvar::new(),
             counted: AtomicUsize::new(0),
-            has_losing: AtomicBool::new(false),
+            rounds: AtomicUsize::new(0),
         }
     }
 
@@ -233,32 +216,22 @@ impl Acks {
         self.waits_for_disk.then(|| self.table.lock().own)
     }
 
-    /// Opens a round whose stamps will all be greater than `floor`, the greatest one issued so far.
-    pub fn open_round(&self, level: AckLevel, floor: Stamp) -> Round<'_> {
-        let mut table = self.table.lock();
-        table.rounds += 1;
-        let place = Place { floor, number: table.rounds };
-        // Behind all others, but for those that were overtaken on the way from their floor to here.
-        table.open.push_back(Open { place, level, waiting: None });
-        let mut at = table.open.len() - 1;
-        while at > 0 && table.open[at - 1].place > place {
-            table.open.swap(at - 1, at);
-            at -= 1;
-        }
-        Round { acks: self, level, place, is_over: Cell::new(false) }
+    /// To be called before the first write of a round that will be waited for.
+    pub fn open_round(&self, level: AckLevel) -> Round<'_> {
+        self.rounds.fetch_add(1, Ordering::AcqRel);
+        Round { acks: self, level }
     }
 
-    /// A peer's link begins anew: it vouches for nothing until its first ack. `is_durable`: its acks wait for its disk.
+    /// A peer's link begins anew: it has acknowledged nothing until its first ack. `is_durable`: its acks wait for its disk.
     pub fn reset(&self, peer: usize, is_durable: bool) {
         let mut table = self.table.lock();
         let peer = &mut table.peers[peer];
-        (peer.from, peer.upto, peer.received) = (Stamp::ZERO, Stamp::ZERO, Stamp::ZERO);
-        (peer.covered, peer.is_durable) = (Stamp::ZERO, is_durable);
+        (peer.upto, peer.received, peer.is_durable) = (Stamp::ZERO, Stamp::ZERO, is_durable);
     }
 
     /// A peer's vector covers all own writes up to here.
     pub fn covered(&self, peer: usize, upto: Stamp) {
-        self.change(|table| table.peers[peer].covered = table.peers[peer].covered.max(upto));
+        self.change(|table| table.peers[peer].received = table.peers[peer].received.max(upto));
     }
 
     /// Who holds all own writes up to this stamp. Waits until `enough` says so, or `deadline` has passed.
@@ -278,11 +251,11 @@ impl Acks {
     }
 
     /// An ack of a peer for writes of this node's present life.
-    pub fn acknowledge(&self, peer: usize, ack: &Ack) -> Woken {
+    pub fn acknowledge(&self, peer: usize, ack: &Ack, elapsed: Duration) -> Woken {
         self.change(|table| {
-            table.note_beaten(&ack.beaten);
             let peer = &mut table.peers[peer];
-            (peer.from, peer.upto, peer.received) = (ack.from, ack.upto, ack.received);
+            peer.clock = ack.clocks.map_or(Lead::NONE, |clocks| Lead::of(clocks.stamp_us, elapsed));
+            (peer.upto, peer.received) = (peer.upto.max(ack.upto), peer.received.max(ack.received));
         })
     }
 
@@ -295,50 +268,6 @@ impl Acks {
             self.moved.notify_all();
         }
         std::mem::take(&mut table.woken)
-    }
-
-    /// Own writes that lost to peers' writes in this node's own store.
-    pub fn note_beaten(&self, beaten: &[Stamp]) {
-        if !beaten.is_empty() {
-            self.change(|table| table.note_beaten(beaten));
-        }
-    }
-
-    /// Own writes have lost here to writes of another origin, of which all up to `upto` are here. They count as beaten when that is acknowledged, which [`Acks::acknowledged`] says: a write
-    /// that is stamped above the winner before that would overtake the ack that the winner waits for, beat it, and so on for ever. (Behind a gap the winner lies above `upto`, and its ack waits for a
-    /// dump. Nobody waits for that here.)
-    pub fn note_losing(&self, winner: Origin, upto: Stamp, stamps: Vec<Stamp>) {
-        if stamps.is_empty() {
-            return;
-        }
-        let mut table = self.table.lock();
-        let Some(floor) = table.lowest_floor() else { return };
-        let stamps: Vec<Stamp> = stamps.into_iter().filter(|stamp| *stamp > floor).collect();
-        if !stamps.is_empty() {
-            table.losing.push(Losing { winner, upto, stamps });
-            self.has_losing.store(true, Ordering::Release);
-        }
-    }
-
-    /// The ack of all writes of another origin up to here is on its way to its node, in front of everything that is written from now on.
-    pub fn acknowledged(&self, winner: Origin, upto: Stamp) {
-        self.note_lost(|losing| losing.winner == winner && losing.upto <= upto);
-    }
-
-    /// Nothing is acknowledged any more: those that are losing have lost.
-    pub fn acknowledged_last(&self) {
-        self.note_lost(|_| true);
-    }
-
-    fn note_lost(&self, which: impl Fn(&Losing) -> bool) {
-        if !self.has_losing.load(Ordering::Acquire) {
-            return;
-        }
-        self.change(|table| {
-            let lost: Vec<Losing> = table.losing.extract_if(.., |losing| which(losing)).collect();
-            self.has_losing.store(!table.losing.is_empty(), Ordering::Release);
-            lost.iter().for_each(|losing| table.note_beaten(&losing.stamps));
-        });
     }
 
     /// Whether the peer is up and open.
@@ -376,19 +305,18 @@ impl Acks {
 
     /// Sessions that wait for acks right now.
     pub fn waiting_len(&self) -> usize {
-        self.table.lock().waiting_len()
+        self.table.lock().waiting.len()
     }
 
     /// Whether a session waits for acks, is about to, or counts who holds what.
     pub fn is_awaited(&self) -> bool {
-        let table = self.table.lock();
-        !table.open.is_empty() || table.counting > 0
+        self.rounds.load(Ordering::Acquire) > 0 || self.table.lock().counting > 0
     }
 
     /// Sessions that wait for acks or count who holds what, right now.
     pub fn blocked_len(&self) -> usize {
         let table = self.table.lock();
-        table.waiting_len() + table.counting
+        table.waiting.len() + table.counting
     }
 
     /// Sessions that count who holds what, right now.
@@ -417,184 +345,127 @@ impl Table {
         }
     }
 
-    fn note_beaten(&mut self, beaten: &[Stamp]) {
-        let Some(floor) = self.lowest_floor() else { return };
-        for stamp in beaten.iter().copied().filter(|stamp| *stamp > floor) {
-            self.beaten.insert(stamp);
-            let opened_before = self.open.iter().take_while(|open| open.place.floor < stamp);
-            for waiting in opened_before.filter_map(|open| open.waiting.as_ref()) {
-                if waiting.least <= stamp && stamp <= waiting.greatest {
-                    self.woken.0.push(Arc::clone(&waiting.session));
-                }
-            }
-        }
-    }
-
-    fn lowest_floor(&self) -> Option<Stamp> {
-        self.open.front().map(|open| open.place.floor)
-    }
-
-    fn waiting_len(&self) -> usize {
-        self.open.iter().filter(|open| open.waiting.is_some()).count()
-    }
-
-    /// The open round with this place.
-    fn find(&self, place: Place) -> Option<usize> {
-        self.open.binary_search_by_key(&place, |open| open.place).ok()
-    }
-
-    fn close(&mut self, place: Place) {
-        if let Some(found) = self.find(place) {
-            self.open.remove(found);
-            self.forget();
-        }
-    }
-
-    /// Forgets what was beaten in no round that is still open.
-    fn forget(&mut self) {
-        let Some(floor) = self.lowest_floor() else {
-            self.beaten.clear();
-            self.losing.clear();
-            return;
-        };
-        while self.beaten.first().is_some_and(|stamp| *stamp <= floor) {
-            self.beaten.pop_first();
-        }
-    }
-
     fn holders(&self, what: Held, stamp: Stamp) -> Holders {
         let holds = |peer: &&PeerAcks| {
-            // What it does not vouch for it may have received only in part.
-            let covers = |upto: Stamp| peer.covered >= stamp || peer.from < stamp && upto >= stamp;
             let is_held = match what {
-                Held::Received => covers(peer.received),
-                Held::Durable => peer.is_durable && peer.upto >= stamp && covers(peer.upto),
+                Held::Received => peer.received >= stamp,
+                Held::Durable => peer.is_durable && peer.upto >= stamp,
             };
             peer.up && is_held
         };
         Holders { here: self.own >= stamp, peers: self.peers.iter().filter(holds).count() }
     }
 
-    fn met(&self, majority: usize, level: AckLevel, least: Stamp, greatest: Stamp) -> bool {
-        let has = |peer: &&PeerAcks| peer.from < least && peer.upto >= greatest;
-        let here = self.own >= greatest;
-        let holders = usize::from(here) + self.peers.iter().filter(has).count();
+    fn met(&self, majority: usize, level: AckLevel, written: Written) -> bool {
+        let here = self.own >= written.upto;
+        let holders = usize::from(here) + self.peers.iter().filter(|peer| peer.has(written)).count();
         match level {
             AckLevel::Local => here,
             AckLevel::Majority => holders >= majority,
-            AckLevel::All => here && holders >= majority && self.peers.iter().filter(|peer| peer.up).all(|peer| has(&peer)),
+            AckLevel::All => here && holders >= majority && self.peers.iter().filter(|peer| peer.up).all(|peer| peer.has(written)),
         }
     }
 
-    /// Takes out the rounds whose level is met, and wakes their sessions and no others: fifty that wait are not all woken by every ack.
+    fn insert(&mut self, waiting: Waiting) {
+        // Behind all others, but for those that were overtaken on the way from their last stamp to here.
+        let at = self.waiting.iter().rposition(|other| other.written.upto <= waiting.written.upto).map_or(0, |before| before + 1);
+        self.waiting.insert(at, waiting);
+    }
+
+    /// Whether the session was still waiting for this stamp.
+    fn remove(&mut self, upto: Stamp, session: &Arc<Sleeper>) -> bool {
+        let first = self.waiting.partition_point(|waiting| waiting.written.upto < upto);
+        let found = self.waiting.iter().skip(first).position(|waiting| Arc::ptr_eq(&waiting.session, session));
+        found.is_some_and(|found| self.waiting.remove(first + found).is_some())
+    }
+
+    /// Takes out the sessions whose level is met, and wakes them and no others: fifty that wait are not all woken by every ack.
     fn take_met(&mut self, majority: usize) {
         // Where nobody waits for the disk, `own` is beyond everything and says nothing: then it is a peer that meets a level.
         let own = Some(self.own).filter(|own| *own != Stamp::LIMIT).unwrap_or_default();
         let reach = self.peers.iter().map(|peer| peer.upto).fold(own, Stamp::max);
-        let reached = self.open.partition_point(|open| open.place.floor < reach);
+        let reached = self.waiting.partition_point(|waiting| waiting.written.upto <= reach);
         // Those that stay are moved together, in their order.
         let mut staying = 0;
         for at in 0..reached {
-            let Open { level, waiting, .. } = &self.open[at];
-            if let Some(Waiting { least, greatest, session }) = waiting
-                && self.met(majority, *level, *least, *greatest)
-            {
+            let Waiting { written, level, ref session } = self.waiting[at];
+            if self.met(majority, level, written) {
+                session.is_met.store(true, Ordering::Release);
                 self.woken.0.push(Arc::clone(session));
-                // What lost may be of other rounds in between: then the session finds out.
-                if self.beaten.range(*least..=*greatest).next().is_none() {
-                    session.is_met.store(true, Ordering::Release);
-                    continue;
-                }
+                continue;
             }
-            if staying < at {
-                self.open.swap(staying, at);
-            }
+            self.waiting.swap(staying, at);
             staying += 1;
         }
-        if staying < reached {
-            self.open.drain(staying..reached);
-            self.forget();
-        }
+        self.waiting.drain(staying..reached);
     }
 }
 
 impl PeerAcks {
+    fn new() -> PeerAcks {
+        PeerAcks {
+            up: false,
+            is_durable: false,
+            upto: Stamp::ZERO,
+            received: Stamp::ZERO,
+            clock: Lead::NONE,
+            mark: Stamp::ZERO,
+            marked: Duration::ZERO,
+            lagging: false,
+        }
+    }
+
+    fn has(&self, written: Written) -> bool {
+        let is_in_time = self.clock.beyond(written.clock) <= CLOCK_LEAD_MAX || Sabotage::AckAfterSleep.is_on();
+        self.upto >= written.upto && is_in_time
+    }
+
     fn counts(&self) -> bool {
         self.up && !self.lagging
     }
 }
 
-/// The writes of one session that are waited for together. While it is open, writes of it that lose are remembered.
+/// The writes of one session that are waited for together. While one is open, the replicator does not let writes wait for others.
 pub struct Round<'a> {
     acks: &'a Acks,
     level: AckLevel,
-    place: Place,
-    /// Its level was met while its session waited: it is no longer in the table.
-    is_over: Cell<bool>,
 }
 
 impl Round<'_> {
-    /// How it stands for these stamps, in rising order; `None` while it is open. Never blocks.
-    pub fn poll(&self, stamps: &[Stamp]) -> Option<Waited> {
-        self.look(&self.acks.table.lock(), stamps)
+    /// Whether the level is met for what was written: if not, it may still be. Never blocks.
+    pub fn is_met(&self, written: Written) -> bool {
+        self.acks.table.lock().met(self.acks.majority, self.level, written)
     }
 
-    /// Waits until the level is met for all these stamps, in rising order, and then the round is done with; or until some were beaten, or `deadline` has passed.
-    pub fn wait(&self, stamps: &[Stamp], deadline: &Deadline) -> Waited {
-        assert!(!self.is_over.get(), "a round that is over knows of no further writes");
-        let (Some(least), Some(greatest)) = (stamps.first(), stamps.last()) else { return Waited::Met };
+    /// Waits until the level is met for what was written, or `deadline` has passed.
+    pub fn wait(&self, written: Written, deadline: &Deadline) -> Waited {
+        let Round { acks, level } = *self;
         let session = SLEEPER.with(Arc::clone);
-        session.is_met.store(false, Ordering::Relaxed);
-        let mut is_late = false;
-        loop {
-            {
-                let mut table = self.acks.table.lock();
-                let Some(place) = table.find(self.place) else { break };
-                if let Some(waited) = self.look(&table, stamps).or(is_late.then_some(Waited::TimedOut)) {
-                    table.open[place].waiting = None;
-                    return waited;
-                }
-                let waiting = || Waiting { least: *least, greatest: *greatest, session: Arc::clone(&session) };
-                table.open[place].waiting.get_or_insert_with(waiting);
+        {
+            let mut table = acks.table.lock();
+            if table.met(acks.majority, level, written) {
+                return Waited::Met;
             }
+            session.is_met.store(false, Ordering::Relaxed);
+            table.insert(Waiting { written, level, session: Arc::clone(&session) });
+        }
+        loop {
             let left = deadline.left();
             thread::park_timeout(left);
             // Without the lock: all that were woken would wait for it.
             if session.is_met.load(Ordering::Acquire) {
-                break;
+                return Waited::Met;
             }
-            is_late = left.is_zero();
+            if left.is_zero() {
+                return if acks.table.lock().remove(written.upto, &session) { Waited::TimedOut } else { Waited::Met };
+            }
         }
-        self.is_over.set(true);
-        Waited::Met
-    }
-
-    /// Whether the level is met for one write: after a time-out, the others of its round may be done.
-    pub fn is_met(&self, stamp: Stamp) -> bool {
-        self.poll(&[stamp]) == Some(Waited::Met)
-    }
-
-    fn look(&self, table: &Table, stamps: &[Stamp]) -> Option<Waited> {
-        let (Some(least), Some(greatest)) = (stamps.first(), stamps.last()) else { return Some(Waited::Met) };
-        debug_assert!(stamps.is_sorted() && *least > self.place.floor);
-        if self.level == AckLevel::Local {
-            // It may lose to whatever was written elsewhere; that is what `local` promises.
-            return table.met(self.acks.majority, self.level, *least, *greatest).then_some(Waited::Met);
-        }
-        let beaten: Vec<Stamp> =
-            table.beaten.range(*least..=*greatest).filter(|stamp| stamps.binary_search(stamp).is_ok()).copied().collect();
-        if !beaten.is_empty() && !Sabotage::NoSecondStamp.is_on() {
-            return Some(Waited::Beaten(beaten));
-        }
-        table.met(self.acks.majority, self.level, *least, *greatest).then_some(Waited::Met)
     }
 }
 
 impl Drop for Round<'_> {
     fn drop(&mut self) {
-        if !self.is_over.get() {
-            self.acks.table.lock().close(self.place);
-        }
+        self.acks.rounds.fetch_sub(1, Ordering::AcqRel);
     }
 }
 

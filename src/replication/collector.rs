@@ -41,7 +41,7 @@ impl Collector {
         }
         let vector = mesh.vector();
         let age_min = mesh.config.tombstone_age_min.as_millis() as u64;
-        let oldest = now.wall_ms.saturating_sub(age_min);
+        let oldest = (mesh.clock.read(now.elapsed).stamp_us / 1_000).saturating_sub(age_min);
         let expired = control.all_clocks_ms(now).saturating_sub(age_min);
         let (mut collected, mut entries) = (Vec::new(), 0);
         for _ in 0..SHARDS_PER_STEP {

@@ -102,8 +102,10 @@ pub struct Peer {
     progressed: Duration,
     /// Not to be asked before.
     ask_after: Duration,
-    /// Its wall clock minus this node's.
+    /// Its reference clock minus this node's, by the last comparison.
     pub clock_offset_ms: i64,
+    /// When the two were compared last.
+    pub compared: Option<Duration>,
     /// Its wall clock when it was heard last, milliseconds since 1970; 0 if never. A HELLO replaces it, lower or not.
     pub wall_ms: u64,
     /// How often a second process took this peer's place, in a row.
@@ -231,6 +233,7 @@ impl Control {
             progressed: now.elapsed,
             ask_after: Duration::ZERO,
             clock_offset_ms: 0,
+            compared: None,
             wall_ms: 0,
             replaced: 0,
         };
@@ -282,7 +285,6 @@ impl Control {
             // Only the first: one that is restarted again and again brings nobody forward.
             peer.progressed = now.elapsed;
         }
-        peer.clock_offset_ms = offset_ms(hello.wall_ms, now);
         peer.wall_ms = hello.wall_ms;
         let event = (peer.replaced >= 3 && peer.replaced % 100 == 3).then_some(Event::Contested(peer.id));
         (peer.epoch, event)
@@ -507,7 +509,7 @@ impl Control {
         match self.stage {
             Stage::Recovering => {
                 let waits = |peer: &usize| now.elapsed.saturating_sub(self.progressed(*peer, traffic)) < config.recovery_wait;
-                if missing.iter().any(waits) {
+                if missing.iter().any(waits) || !self.disputed(config, now).is_empty() {
                     return;
                 }
                 self.stage = Stage::Open { degraded: !majority };
@@ -521,6 +523,16 @@ impl Control {
             }
             Stage::Open { .. } => {}
         }
+    }
+
+    /// The members whose clocks are too far from this node's, unless enough others agree with this one: then it is those that are wrong (**I9**). A node whose clock is wrong does not open, so
+    /// that nothing is stamped by it.
+    pub fn disputed(&self, config: &Config, now: Now) -> Vec<NodeId> {
+        let patience = config.recovery_wait + 2 * config.reconnect_pause_max;
+        let is_recent = |peer: &&Peer| peer.compared.is_some_and(|at| now.elapsed.saturating_sub(at) < patience);
+        let agrees = |peer: &&Peer| u128::from(peer.clock_offset_ms.unsigned_abs()) <= config.clock_offset_max.as_millis();
+        let (agreeing, apart): (Vec<&Peer>, Vec<&Peer>) = self.peers.iter().filter(is_recent).partition(agrees);
+        if 1 + agreeing.len() >= config.majority() { Vec::new() } else { apart.iter().map(|peer| peer.id).collect() }
     }
 
     /// Of each peer the newest vector counts that this node covers in every origin. A busy mesh never stands still, so one vector is held until it is
@@ -550,9 +562,4 @@ impl Peer {
     pub fn covers(&self, version: Version) -> bool {
         self.proven.as_ref().is_some_and(|proven| proven.covers(version))
     }
-}
-
-/// A wall clock minus this node's.
-pub fn offset_ms(wall_ms: u64, now: Now) -> i64 {
-    wall_ms.wrapping_sub(now.wall_ms) as i64
 }

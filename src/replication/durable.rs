@@ -47,7 +47,6 @@ impl Mesh {
             self.acks.durable(upto);
         } else {
             self.outboxes.iter().for_each(|outbox| outbox.durable(origin, upto));
-            self.acks.acknowledged(origin, upto);
         }
     }
 

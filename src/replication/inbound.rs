@@ -12,14 +12,15 @@ use crate::clock::{Now, Stamp};
 use crate::dump::{self, Header, Kind, Line};
 use crate::entry::{Entry, Origin, SeenVector, Version};
 use crate::protocol::peer::{Ack, Beat, Frame, Hello, Message, Protocol, SettledDigest};
-use crate::replication::control::{Control, Settled, Taking, offset_ms};
+use crate::replication::control::{Control, Settled, Taking};
 use crate::replication::incoming::Incoming;
 use crate::replication::mesh::Mesh;
-use crate::replication::outbox::Losses;
 use crate::replication::record::{self, Proven};
 use crate::room::Reserved;
 use crate::sabotage::Sabotage;
 use crate::store::{Digest, Merged};
+#[cfg(feature = "testing")]
+use crate::{clock::Deadline, entry::Effect, protocol::command::AckLevel, replication::acks::Written};
 
 /// One incoming connection.
 pub struct Inbound {
@@ -58,28 +59,11 @@ struct Raw {
     room: Option<Reserved>,
 }
 
-/// What was taken from a message before the sender's place is moved.
-#[derive(Default)]
-struct Taken {
-    /// This node was open before the first of it was merged.
-    vouches: bool,
-    lost: Lost,
-    raw: Raw,
-}
-
-/// What merging some entries did to writes that somebody waits for.
-#[derive(Default)]
-pub(super) struct Lost {
-    /// Writes of the sending peer that lost here.
-    pub theirs: Losses,
-    /// Writes of this node that lost to what came.
-    pub ours: Vec<Stamp>,
-}
-
 impl Mesh {
     /// Begins an incoming connection whose HELLO was found good, and to speak this protocol. A newer one replaces an older one of the same peer.
     pub fn accept(&self, peer: usize, hello: &Hello, protocol: Protocol, now: Now) -> Inbound {
-        self.clock.observe(hello.vector.greatest());
+        self.observe(hello.vector.greatest(), now);
+        self.hear_clocks(hello.clocks, now);
         self.heard(peer, now.elapsed);
         let mut inbound = Inbound { peer, epoch: 0, origin: hello.origin, protocol, run: None, dump: None };
         // What the peer wrote before this connection is a gap like any other.
@@ -121,14 +105,18 @@ impl Mesh {
         let raw = Raw { bytes: Arc::new(envelope), room };
         match message {
             Message::Frame(frame) => self.receive_frame(inbound, frame, raw, now),
-            Message::Ack(ack) => self.receive_ack(inbound, &ack, now),
+            Message::Ack(ack) => {
+                self.receive_ack(inbound, &ack, now);
+                Ok(())
+            }
             Message::Beat(beat) => self.receive_beat(inbound, &beat, now),
-            Message::Echo { sent } => {
+            Message::Echo { sent, clocks } => {
+                self.hear_clocks(clocks, now);
                 self.with_present(inbound, now, |control| control.echoed(inbound.peer, Duration::from_micros(sent), now))
             }
             Message::Request(request) => {
                 self.check_stamp(request.vector.greatest(), now)?;
-                self.clock.observe(request.vector.greatest());
+                self.observe(request.vector.greatest(), now);
                 self.with_present(inbound, now, |control| {
                     control.peers[inbound.peer].vector.join(&request.vector);
                     self.outboxes[inbound.peer].serve(request);
@@ -144,38 +132,50 @@ impl Mesh {
             return Err(format!("a frame of {}, on a connection of {}", frame.origin, inbound.origin));
         }
         self.check_stamp(frame.upto, now)?;
-        self.clock.observe(frame.upto);
-        // Asked before the first merge: what this node lacks now, it may have by the end of the frame.
-        let vouches = self.is_open();
-        let mut lost = Lost::default();
+        self.observe(frame.upto, now);
+        #[cfg(feature = "testing")]
+        let losing = if Sabotage::SecondStamp.is_on() { self.losing(&frame) } else { Vec::new() };
         for write in frame.writes.iter() {
             let merged = self.store.merge_write(write, |version| self.covers(version));
-            self.note_merged(inbound.origin, write.version, merged, &mut lost);
+            self.note_merged(write.version, merged);
         }
-        self.pass(inbound, frame.after, frame.upto, Taken { vouches, lost, raw }, now);
+        self.pass(inbound, frame.after, frame.upto, raw, now);
+        #[cfg(feature = "testing")]
+        self.write_again(losing, now);
         Ok(())
+    }
+
+    /// For [`Sabotage::SecondStamp`]: the writes of this node that the frame beats before enough members have them.
+    #[cfg(feature = "testing")]
+    fn losing(&self, frame: &Frame) -> Vec<Entry> {
+        let beaten = frame.writes.iter().filter_map(|write| {
+            let own = self.store.entry(write.key).filter(|own| own.version().origin == self.origin && own.version() < write.version)?;
+            (!self.acks.open_round(AckLevel::Majority).is_met(Written::at(own.version().stamp, Duration::ZERO))).then_some(own)
+        });
+        beaten.collect()
+    }
+
+    #[cfg(feature = "testing")]
+    fn write_again(&self, losing: Vec<Entry>, now: Now) {
+        for own in losing {
+            let at_once = Deadline::within(Duration::ZERO);
+            let again = |_: Option<&Entry>| Ok::<_, ()>(Effect::again(&own));
+            let _ = self.submit.write(own.key(), own.size(), now.elapsed, &at_once, again);
+        }
     }
 
     /// The sender has passed `upto`, and nothing of it lies between `after` and `upto` but what was taken just now. It is acknowledged when the log has it: the
     /// hand-over and the advance are one step under the vector's lock (**I5**, **I7**).
-    fn pass(&self, inbound: &mut Inbound, after: Stamp, upto: Stamp, taken: Taken, now: Now) {
-        let Taken { vouches, lost, raw } = taken;
+    fn pass(&self, inbound: &mut Inbound, after: Stamp, upto: Stamp, raw: Raw, now: Now) {
         let had_gap = inbound.has_gap();
         let outbox = &self.outboxes[inbound.peer];
         {
             // The ack is put into the outbox under the same lock: between the two, another thread's end line could move the vector, and this ack would
-            // vouch for writes that came through a third node.
+            // say of writes that came through a third node that they came one by one.
             let mut seen = self.seen.write();
             let joins = inbound.join(&mut seen, after, upto);
             let position = seen.get(inbound.origin);
-            if !vouches {
-                // A node that is catching up may lack the winners that a write has to be held against. That goes for the run behind a gap, too, which may join
-                // when the node is open.
-                outbox.disclaim(inbound.origin, position.max(upto));
-            }
-            outbox.received(inbound.origin, position, &lost.theirs);
-            // Before the record: when that is durable, the ack leaves, and these count as beaten.
-            self.acks.note_losing(inbound.origin, position, lost.ours);
+            outbox.received(inbound.origin, position);
             if joins {
                 self.record(raw.bytes, None, raw.room);
                 self.record_joined(inbound.origin, position);
@@ -193,32 +193,26 @@ impl Mesh {
         let _ = self.with_present(inbound, now, |control| control.peers[inbound.peer].gap = inbound.has_gap());
     }
 
-    fn receive_ack(&self, inbound: &Inbound, ack: &Ack, now: Now) -> Result<(), String> {
-        self.check_stamp(ack.winner.max(ack.from), now)?;
-        // Above the winners, so that the session's next stamp beats them; above `from`, below which this peer vouches for nothing.
-        self.clock.observe(ack.winner.max(ack.from));
+    fn receive_ack(&self, inbound: &Inbound, ack: &Ack, now: Now) {
+        self.hear_clocks(ack.clocks, now);
         if ack.origin != self.origin {
-            return Ok(());
+            return;
         }
         // Under the control lock: a connection that was replaced may not overwrite what the newer one says.
         let control = self.control.lock();
         let is_present = control.peers[inbound.peer].epoch == inbound.epoch;
-        let woken = is_present.then(|| self.acks.acknowledge(inbound.peer, ack));
+        let woken = is_present.then(|| self.acks.acknowledge(inbound.peer, ack, now.elapsed));
         drop(control);
         drop(woken);
-        Ok(())
     }
 
     fn receive_beat(&self, inbound: &mut Inbound, beat: &Beat, now: Now) -> Result<(), String> {
         self.check_stamp(beat.vector.greatest().max(beat.upto), now)?;
-        self.clock.observe(beat.vector.greatest().max(beat.upto));
-        let ahead_ms = offset_ms(beat.wall_ms, now);
-        if ahead_ms > self.config.clock_offset_max.as_millis() as i64 {
-            return Err(format!("its clock has gone {ahead_ms} ms ahead of this node's"));
-        }
+        self.check_clock(inbound.peer, beat.clocks, beat.wall_ms, now)?;
+        self.observe(beat.vector.greatest().max(beat.upto), now);
+        self.hear_clocks(beat.clocks, now);
         self.outboxes[inbound.peer].echo(beat.sent);
-        let taken = Taken { vouches: self.is_open(), ..Taken::default() };
-        self.pass(inbound, beat.upto, beat.upto, taken, now);
+        self.pass(inbound, beat.upto, beat.upto, Raw::default(), now);
         let vector = self.vector();
         let pause = 10 * self.config.heartbeat;
         let diverged = self.with_present(inbound, now, |control| {
@@ -226,7 +220,6 @@ impl Mesh {
             peer.vector.join(&beat.vector);
             self.acks.covered(inbound.peer, beat.vector.get(self.origin));
             peer.open = beat.open;
-            peer.clock_offset_ms = offset_ms(beat.wall_ms, now);
             peer.wall_ms = beat.wall_ms;
             let SettledDigest { sum, keys, before_ms } = beat.settled?;
             let theirs = Digest { sum, keys };
@@ -250,7 +243,6 @@ impl Mesh {
     }
 
     fn receive_lines(&self, inbound: &mut Inbound, lines: &[u8], raw: Raw, now: Now) -> Result<(), String> {
-        let mut lost = Lost::default();
         if !lines.is_empty() && !lines.ends_with(b"\n") {
             return Err("a dump line that is cut off".to_owned());
         }
@@ -266,17 +258,15 @@ impl Mesh {
                         return Err("a dump line behind the end line".to_owned());
                     }
                     let dump = inbound.dump.as_mut().ok_or("a dump line outside of a dump")?;
-                    dump.take(self, entry, inbound.origin, &mut lost, now)?;
+                    dump.take(self, entry, now)?;
                 }
                 Line::End(end) => {
-                    self.note_losses(inbound, &std::mem::take(&mut lost));
                     // Merged first, so that a snapshot that begins in between has them; and in the log before what the end line proves.
                     self.record_lines(inbound, raw.take());
                     self.end_dump(inbound, &end, now)?;
                 }
             }
         }
-        self.note_losses(inbound, &lost);
         self.record_lines(inbound, raw);
         let entries = inbound.dump.as_ref().map_or(0, |dump| dump.count());
         self.with_present(inbound, now, |control| {
@@ -368,7 +358,7 @@ impl Mesh {
         drop(control);
         let joins = inbound.close_gap(&mut seen);
         let position = seen.get(inbound.origin);
-        self.outboxes[inbound.peer].received(inbound.origin, position, &Losses::default());
+        self.outboxes[inbound.peer].received(inbound.origin, position);
         if joins {
             self.record_joined(inbound.origin, position);
         } else {
@@ -385,33 +375,18 @@ impl Mesh {
     }
 
     /// Whether the entry is the newest of its key here now.
-    pub(super) fn merge(&self, sender: Origin, entry: Entry, lost: &mut Lost) -> bool {
+    pub(super) fn merge(&self, entry: Entry) -> bool {
         let version = entry.version();
         let merged = self.store.merge(entry, |version| self.covers(version));
-        self.note_merged(sender, version, merged, lost);
+        self.note_merged(version, merged);
         matches!(merged, Merged::Won { .. })
     }
 
-    /// What merging a write or an entry of this version has done to writes that somebody waits for.
-    fn note_merged(&self, sender: Origin, version: Version, merged: Merged, lost: &mut Lost) {
-        match merged {
-            // A write that its own origin has superseded did not lose.
-            Merged::Lost { winner } if winner.origin != version.origin => {
-                self.lost.fetch_add(1, Ordering::Relaxed);
-                if version.origin == sender {
-                    lost.theirs.add(version.stamp, winner.stamp);
-                }
-            }
-            Merged::Won { replaced: Some(replaced) } if replaced.origin == self.origin => lost.ours.push(replaced.stamp),
-            _ => {}
+    /// A write that its own origin has superseded did not lose.
+    fn note_merged(&self, version: Version, merged: Merged) {
+        if matches!(merged, Merged::Lost { winner } if winner.origin != version.origin) {
+            self.lost.fetch_add(1, Ordering::Relaxed);
         }
-    }
-
-    fn note_losses(&self, inbound: &Inbound, lost: &Lost) {
-        if !lost.theirs.stamps.is_empty() {
-            self.outboxes[inbound.peer].received(inbound.origin, Stamp::ZERO, &lost.theirs);
-        }
-        self.acks.note_beaten(&lost.ours);
     }
 
     /// Changes the control state on behalf of a connection that has not been replaced.

@@ -9,9 +9,8 @@ use std::sync::Arc;
 
 use crate::clock::{Now, Stamp};
 use crate::dump::{End, Header, Kind, Tally};
-use crate::entry::{Entry, Key, Origin, SeenVector};
+use crate::entry::{Entry, Key, SeenVector};
 use crate::replication::control::Control;
-use crate::replication::inbound::Lost;
 use crate::replication::mesh::Mesh;
 use crate::replication::record::{self, Proven};
 use crate::sabotage::Sabotage;
@@ -35,7 +34,7 @@ pub(super) struct Incoming {
 impl Incoming {
     pub fn begin(mesh: &Mesh, header: Header, now: Now) -> Result<Incoming, String> {
         mesh.check_stamp(header.vector.greatest(), now)?;
-        mesh.clock.observe(header.vector.greatest());
+        mesh.observe(header.vector.greatest(), now);
         if mesh.store.is_empty() {
             mesh.store.reserve(header.entries);
         }
@@ -44,15 +43,14 @@ impl Incoming {
         Ok(Incoming { tally: Tally::of(&header), header, held, heals, healed: 0 })
     }
 
-    /// One entry: clock, then merge. `sender` is the life that speaks on the connection that it came on, whose writes are named in the ack if they lost.
-    /// Returns whether the entry changed anything.
-    pub fn take(&mut self, mesh: &Mesh, entry: Entry, sender: Origin, lost: &mut Lost, now: Now) -> Result<bool, String> {
+    /// One entry: clock, then merge. Returns whether the entry changed anything.
+    pub fn take(&mut self, mesh: &Mesh, entry: Entry, now: Now) -> Result<bool, String> {
         mesh.check_stamp(entry.version().stamp, now)?;
         self.tally.add(&entry);
-        mesh.clock.observe(entry.version().stamp);
+        mesh.observe(entry.version().stamp, now);
         let key = entry.shared_key();
         if !self.heals {
-            let is_kept = mesh.merge(sender, entry, lost);
+            let is_kept = mesh.merge(entry);
             if let Some(held) = &mut self.held {
                 // Not with its value, where that has not become the store's.
                 held.insert(if is_kept { key } else { Key::from(&*key) });
@@ -121,8 +119,8 @@ impl Mesh {
     /// What a dump's end line proves is so from now on, here and in the log, where the drops come right before it: a line of a dropped entry that is logged later
     /// is covered by then. Both locks are held by the caller: the collector's, for the horizon.
     ///
-    /// A dump hides writes that were superseded, by a winner or by their own origin, before it was made. So what it brings is not vouched for, of no peer; but of
-    /// `live`, a peer that sent the dump on the connection of its frames, only up to where those began.
+    /// A dump hides writes that were superseded before it was made. So what it brings did not come one by one, of no peer; but of `live`, a peer that sent the dump on the connection of its
+    /// frames, only up to where those began.
     ///
     /// Of this node's own present writes it says nothing: their own frames do. A donor can know of one by a dump from here before its frame is in this log, and behind a record that covers it
     /// the frame would be skipped when the log is read.
@@ -147,7 +145,7 @@ impl Mesh {
                 Some((sender, start)) if peer == sender => start,
                 _ => seen.get(origin),
             };
-            outbox.disclaim(origin, position);
+            outbox.received_in_dump(origin, position);
             self.record(Arc::default(), Some((origin, position)), None);
         }
     }

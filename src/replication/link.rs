@@ -12,7 +12,7 @@ use socket2::SockRef;
 
 use crate::clock::{Now, elapsed};
 use crate::entry::SeenVector;
-use crate::protocol::peer::{HELLO_LEN_MAX, Hello, Message, Protocol, Request, read_message};
+use crate::protocol::peer::{Ack, HELLO_LEN_MAX, Hello, Message, Protocol, Request, read_message};
 use crate::replication::mesh::{Mesh, Serving};
 use crate::replication::outbox::Batch;
 
@@ -149,8 +149,10 @@ impl<'a> Speech<'a> {
         let wait = if dump.is_some() { Duration::ZERO } else { wait };
         let Some(Batch { ack, echo, request, frames, beat, serve }) = mesh.outbox(*peer).take(wait) else { return Ok(false) };
         bytes.clear();
-        ack.map(Message::Ack).iter().for_each(|message| message.encode(bytes, *protocol));
-        echo.map(|sent| Message::Echo { sent }).iter().for_each(|message| message.encode(bytes, *protocol));
+        let now = now();
+        let clocks = Some(mesh.clock().read(now.elapsed));
+        ack.map(|ack| Message::Ack(Ack { clocks, ..ack })).iter().for_each(|message| message.encode(bytes, *protocol));
+        echo.map(|sent| Message::Echo { sent, clocks }).iter().for_each(|message| message.encode(bytes, *protocol));
         request.map(Message::Request).iter().for_each(|message| message.encode(bytes, *protocol));
         // Frames are shared with the other links: small ones are gathered into one write, large ones go out as they are.
         for frame in &frames {
@@ -163,7 +165,7 @@ impl<'a> Speech<'a> {
             }
         }
         if let Some(upto) = beat {
-            Message::Beat(mesh.beat(upto, said, now())).encode(bytes, *protocol);
+            Message::Beat(mesh.beat(upto, said, now)).encode(bytes, *protocol);
         }
         // A dump that runs is finished first: a newer request comes after it.
         *next_dump = serve.or(next_dump.take());

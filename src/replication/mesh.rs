@@ -12,14 +12,14 @@ use std::time::Duration;
 use crossbeam_channel::Receiver;
 use parking_lot::{Mutex, RwLock};
 
-use crate::clock::{Clock, Now, Stamp};
+use crate::clock::{Clock, Clocks, Now, Stamp};
 use crate::config::Config;
 use crate::dump::{Header, Kind, Scan};
 use crate::entry::{Origin, SeenVector, Version};
 use crate::journal::Journal;
 use crate::protocol::peer::{Beat, Hello, Protocol, Protocols, Request, SettledDigest};
 use crate::replication::acks::Acks;
-use crate::replication::control::{Control, Decisions, Settled, Stage, Traffic, offset_ms};
+use crate::replication::control::{Control, Decisions, Settled, Stage, Traffic};
 use crate::replication::outbox::{EncodedFrame, Outbox};
 use crate::replication::submit::{Submit, Submitted};
 use crate::room::Reserved;
@@ -53,6 +53,8 @@ pub struct Mesh {
     pub(super) lost: AtomicU64,
     /// Values that were let go because they had expired.
     pub(super) expired: AtomicU64,
+    /// When this life began, in elapsed time.
+    pub(super) began: Duration,
 }
 
 /// The links' threads note the members of [`Traffic`] here without a lock, in microseconds of `Now::elapsed`.
@@ -73,7 +75,7 @@ impl Mesh {
     pub fn new(config: Arc<Config>, store: Store, nonce: u64, now: Now, journal: Option<Arc<Journal>>) -> (Mesh, Receiver<Submitted>) {
         let nonce = if Sabotage::KeepOrigin.is_on() { config.id.0.into() } else { nonce };
         let origin = Origin { node: config.id, nonce };
-        let (clock, store) = (Arc::new(Clock::default()), Arc::new(store));
+        let (clock, store) = (Arc::new(Clock::new(now, config.clock_offset_max / 2)), Arc::new(store));
         let (submit, write_rx) = Submit::new(origin, Arc::clone(&clock), Arc::clone(&store), config.write_room);
         let waits_for_disk = journal.as_ref().is_some_and(|journal| journal.is_waited_for());
         let mesh = Mesh {
@@ -93,6 +95,7 @@ impl Mesh {
             open: AtomicBool::new(false),
             lost: AtomicU64::new(0),
             expired: AtomicU64::new(0),
+            began: now.elapsed,
             config,
         };
         (mesh, write_rx)
@@ -161,6 +164,7 @@ impl Mesh {
             origin: self.origin,
             members: self.config.members(),
             wall_ms: now.wall_ms,
+            clocks: Some(self.clock.read(now.elapsed)),
             durable: self.acks.durable_upto().is_some(),
             vector: self.vector(),
         }
@@ -186,15 +190,7 @@ impl Mesh {
         if !hello.members.contains(&id) {
             return Err(format!("node {} has no node {id} in its configuration", hello.node));
         }
-        let offset = offset_ms(hello.wall_ms, now);
-        let offset_max = self.config.clock_offset_max;
-        if !self.is_blank() && u128::from(offset.unsigned_abs()) > offset_max.as_millis() {
-            return Err(format!(
-                "the clocks of node {} and node {id} are {offset} ms apart, and at most {} are allowed: set them right (NTP does)",
-                hello.node,
-                offset_max.as_millis()
-            ));
-        }
+        self.check_clock(place, hello.clocks, hello.wall_ms, now)?;
         self.check_stamp(hello.vector.greatest(), now)?;
         Ok((place, protocol))
     }
@@ -217,18 +213,64 @@ impl Mesh {
         spoken.max(self.protocols.min)
     }
 
-    /// **I9**: no clock is dragged ahead by a bad one.
+    /// **I9**: no clock is dragged ahead by a bad one. A stamp is held against this node's own reference clock, whatever others have stamped before.
     pub(super) fn check_stamp(&self, stamp: Stamp, now: Now) -> Result<(), String> {
         if stamp >= Stamp::LIMIT {
             return Err(format!("stamp {stamp} is beyond every clock"));
         }
-        let offset_max = self.config.clock_offset_max.as_millis() as u64;
-        // A peer whose own clock runs ahead is refused at its HELLO and at its beats.
-        let ahead = stamp.wall_ms().saturating_sub(now.wall_ms.max(self.clock.last().wall_ms()));
+        let (ahead, offset_max) = (self.clock.ahead(stamp, now.elapsed), self.config.clock_offset_max);
         if ahead > offset_max && !self.is_blank() {
-            return Err(format!("stamp {stamp} is {ahead} ms ahead of this node's clock, and at most {offset_max} are allowed"));
+            let (ahead, offset_max) = (ahead.as_millis(), offset_max.as_millis());
+            return Err(format!(
+                "stamp {stamp} is {ahead} ms ahead of this node's clock, and at most {offset_max} are allowed: set the clock right that is wrong, and restart its node; \
+                 if the clocks are right and what was stamped ahead is to stay, let all members run with a clock_offset_max_ms above {ahead} until that time is over"
+            ));
         }
         Ok(())
+    }
+
+    /// **I9**: two reference clocks that are too far apart do not meet. What a peer's shows; its wall clock, of a build that has no other.
+    pub(super) fn check_clock(&self, peer: usize, clocks: Option<Clocks>, wall_ms: u64, now: Now) -> Result<(), String> {
+        let theirs_us = clocks.map_or(wall_ms.saturating_mul(1_000), |clocks| clocks.reference_us);
+        let offset_ms = theirs_us.wrapping_sub(self.clock.reference_us(now.elapsed)) as i64 / 1_000;
+        let offset_max = self.config.clock_offset_max.as_millis();
+        let is_apart = u128::from(offset_ms.unsigned_abs()) > offset_max;
+        let node = {
+            let peer = &mut self.control.lock().peers[peer];
+            (peer.clock_offset_ms, peer.compared) = (offset_ms, Some(now.elapsed));
+            peer.id
+        };
+        if is_apart && !self.is_blank() {
+            return Err(format!(
+                "the clocks of node {node} and node {} are {offset_ms} ms apart, and at most {offset_max} are allowed: set the one right that is wrong (NTP does), and restart its node",
+                self.config.id
+            ));
+        }
+        Ok(())
+    }
+
+    /// A peer has stamped this. To be called before what carries the stamp becomes visible, and after [`Mesh::check_stamp`].
+    pub(super) fn observe(&self, stamp: Stamp, now: Now) {
+        // Only a node that has nothing yet is this far behind.
+        if self.clock.ahead(stamp, now.elapsed) > self.config.clock_offset_max && self.is_blank() {
+            self.clock.take_over(stamp, now.elapsed);
+        } else {
+            self.tell_jump(self.clock.observe(stamp, now.elapsed));
+        }
+    }
+
+    /// A peer's clocks have shown this a moment ago.
+    pub(super) fn hear_clocks(&self, clocks: Option<Clocks>, now: Now) {
+        if let Some(clocks) = clocks {
+            self.tell_jump(self.clock.hear(clocks.stamp_us, now.elapsed));
+        }
+    }
+
+    /// All members stamp at the pace of the fastest: what has raised this node's clock by much the others hear at once.
+    fn tell_jump(&self, has_jumped: bool) {
+        if has_jumped {
+            self.outboxes.iter().for_each(Outbox::beat);
+        }
     }
 
     /// A blank node has nothing to lose to a wrong clock, and takes over the mesh's.
@@ -264,7 +306,8 @@ impl Mesh {
 
     /// The peer has answered the dial with a good HELLO.
     pub fn dialed(&self, peer: usize, hello: &Hello, now: Now) {
-        self.clock.observe(hello.vector.greatest());
+        self.observe(hello.vector.greatest(), now);
+        self.hear_clocks(hello.clocks, now);
         self.decide(now, |control| {
             control.peers[peer].spoken = hello.spoken().max;
             control.linked_out(peer, true, now);
@@ -297,7 +340,8 @@ impl Mesh {
             }
             _ => None,
         };
-        Beat { sent: now.elapsed.as_micros() as u64, wall_ms: now.wall_ms, open: self.vouches(), upto, vector: changes, settled }
+        let clocks = Some(self.clock.read(now.elapsed));
+        Beat { sent: now.elapsed.as_micros() as u64, wall_ms: now.wall_ms, clocks, open: self.vouches(), upto, vector: changes, settled }
     }
 
     /// Begins to serve a request. Choosing full or delta by the asker's vector, noting vector and horizon, and stopping the collector (until the result is
@@ -327,10 +371,8 @@ impl Mesh {
 
     /// The regular look at everything: who lags, who is up, whom to ask, whether to open.
     pub fn tick(&self, now: Now) {
+        self.clock.slew(now);
         self.acks.observe_lag(self.submit.position(), self.submit.written(), now.elapsed);
-        if self.writable().is_err() {
-            self.acks.acknowledged_last();
-        }
         self.decide(now, |_| ());
         for outbox in &self.outboxes {
             outbox.beat();
@@ -356,7 +398,10 @@ impl Mesh {
         if open {
             self.open.store(true, Ordering::Release);
             // The peers are to know at once: from now on this node counts.
-            self.outboxes.iter().for_each(Outbox::beat);
+            for outbox in &self.outboxes {
+                outbox.vouch();
+                outbox.beat();
+            }
         }
         drop(control);
         for event in events {

@@ -4,7 +4,7 @@
 //! served. So a slow or dead peer costs a bounded amount of memory and delays nobody (**I4**): whoever puts something here never waits, and only the link's own thread
 //! takes it out. Never touches a socket.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -13,9 +13,6 @@ use parking_lot::{Condvar, Mutex};
 use crate::clock::Stamp;
 use crate::entry::Origin;
 use crate::protocol::peer::{Ack, Request};
-
-/// Beaten writes that are remembered for one peer. Beyond this, the acks vouch for nothing as old as the forgotten ones.
-const BEATEN_MAX: usize = 1 << 16;
 
 /// Frames that are taken out at a time, in bytes: between two such steps acks, beats and dump lines have their turn.
 const STEP_LEN: usize = 256 << 10;
@@ -40,6 +37,8 @@ struct Waiting {
     open: bool,
     stopping: bool,
     redial: bool,
+    /// This node serves clients: before that, it acknowledges nothing.
+    vouches: bool,
     frames: VecDeque<EncodedFrame>,
     /// Invariant: the bytes in `frames`.
     frames_len: usize,
@@ -55,16 +54,13 @@ struct Waiting {
 
 /// What this node can say about the writes of the peer's present life.
 ///
-/// Invariant: of the peer's writes in (from, upto], which are all here, those that lost to greater versions are in `beaten`. durable ≤ upto.
+/// Invariant: the peer's writes up to `upto` are here, or what superseded them, and those in (from, upto] came one by one, in frames. durable ≤ upto.
 struct AckState {
     origin: Origin,
     from: Stamp,
     upto: Stamp,
     /// What may be acknowledged (**I7**): durable here, or all that came where nobody waits for the disk.
     durable: Stamp,
-    beaten: BTreeSet<Stamp>,
-    winner: Stamp,
-    unsent: Vec<Stamp>,
     due: bool,
 }
 
@@ -81,21 +77,6 @@ pub struct Batch {
     pub serve: Option<Request>,
 }
 
-/// Writes of a peer that lost here.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Losses {
-    pub stamps: Vec<Stamp>,
-    /// The greatest version that beat one of them.
-    pub winner: Stamp,
-}
-
-impl Losses {
-    pub fn add(&mut self, loser: Stamp, winner: Stamp) {
-        self.stamps.push(loser);
-        self.winner = self.winner.max(winner);
-    }
-}
-
 impl Outbox {
     pub fn new(queue_len_max: usize) -> Outbox {
         Outbox { queue_len_max, waiting: Mutex::default(), ready: Condvar::new() }
@@ -105,15 +86,14 @@ impl Outbox {
     pub fn open(&self) {
         let mut waiting = self.waiting.lock();
         let (ack, echo) = (waiting.ack.take(), waiting.echo.take());
-        let Waiting { overflows, stopping, passed, .. } = *waiting;
-        *waiting = Waiting { open: true, beat: true, ack, echo, overflows, stopping, passed, ..Waiting::default() };
+        let Waiting { overflows, stopping, passed, vouches, .. } = *waiting;
+        *waiting = Waiting { open: true, beat: true, ack, echo, overflows, stopping, passed, vouches, ..Waiting::default() };
         if let Some(ack) = &mut waiting.ack {
-            ack.unsent = ack.beaten.iter().copied().collect();
             ack.due = true;
         }
     }
 
-    /// The connection is gone, or to be given up: what waits is forgotten, but for what the acks must still name.
+    /// The connection is gone, or to be given up: what waits is forgotten, but for the ack.
     pub fn close(&self) {
         self.change(|waiting| {
             waiting.open = false;
@@ -169,64 +149,46 @@ impl Outbox {
         });
     }
 
-    /// The peer has said which life it lives. What is `seen` of it already came through others, and is not vouched for.
+    /// The peer has said which life it lives. What is `seen` of it already came through others.
     pub fn know_origin(&self, origin: Origin, seen: Stamp) {
         self.change(|waiting| {
             // Of a beat of an earlier connection.
             waiting.echo = None;
             if waiting.ack.as_ref().is_none_or(|ack| ack.origin != origin) {
-                let beaten = BTreeSet::new();
-                waiting.ack = Some(AckState {
-                    origin,
-                    from: seen,
-                    upto: seen,
-                    durable: Stamp::ZERO,
-                    beaten,
-                    winner: Stamp::ZERO,
-                    unsent: Vec::new(),
-                    due: true,
-                });
+                waiting.ack = Some(AckState { origin, from: seen, upto: seen, durable: Stamp::ZERO, due: true });
+            }
+        });
+    }
+
+    /// This node serves clients from now on, and acknowledges what it has. A node that is catching up does not: it may have lost what it had acknowledged before, and would let a write
+    /// pass that loses to that.
+    pub fn vouch(&self) {
+        self.change(|waiting| {
+            waiting.vouches = true;
+            if let Some(ack) = &mut waiting.ack {
+                ack.due = true;
             }
         });
     }
 
     /// Everything of `origin` up to `upto` that is here may be acknowledged. Ignored for an origin that is not the peer's present one.
     pub fn durable(&self, origin: Origin, upto: Stamp) {
-        self.change_ack(origin, |ack, _| {
+        self.change_ack(origin, |ack| {
             ack.durable = ack.durable.max(upto.min(ack.upto));
             ack.due = true;
         });
     }
 
-    /// All writes of `origin` up to `upto` are here, and `losses` are those that came from the peer itself and lost. They are acknowledged once they are
-    /// [`Outbox::durable`]. Ignored for an origin that is not the peer's present one.
-    pub fn received(&self, origin: Origin, upto: Stamp, losses: &Losses) {
-        self.change_ack(origin, |ack, open| {
-            for stamp in losses.stamps.iter().copied() {
-                if stamp > ack.from && ack.beaten.insert(stamp) && open {
-                    ack.unsent.push(stamp);
-                }
-            }
-            while ack.beaten.len() > BEATEN_MAX
-                && let Some(oldest) = ack.beaten.pop_first()
-            {
-                ack.from = oldest;
-            }
-            ack.winner = ack.winner.max(losses.winner);
-            ack.upto = ack.upto.max(upto);
-            ack.due |= !losses.stamps.is_empty();
-        });
+    /// All writes of `origin` up to `upto` are here. They are acknowledged once they are [`Outbox::durable`]. Ignored for an origin that is not the peer's present one.
+    pub fn received(&self, origin: Origin, upto: Stamp) {
+        self.change_ack(origin, |ack| ack.upto = ack.upto.max(upto));
     }
 
-    /// The peer's writes up to `upto` are here, but did not come one by one: those that lost on the way are not known, so none is vouched for.
-    pub fn disclaim(&self, origin: Origin, upto: Stamp) {
-        self.change_ack(origin, |ack, _| {
+    /// The same of writes that did not come one by one.
+    pub fn received_in_dump(&self, origin: Origin, upto: Stamp) {
+        self.change_ack(origin, |ack| {
             if upto > ack.upto {
-                ack.from = upto;
-                ack.upto = upto;
-                // Losses above it are still to be named.
-                ack.beaten.retain(|stamp| *stamp > upto);
-                ack.unsent.retain(|stamp| *stamp > upto);
+                (ack.from, ack.upto) = (upto, upto);
             }
         });
     }
@@ -288,11 +250,10 @@ impl Outbox {
         self.ready.notify_one();
     }
 
-    fn change_ack(&self, origin: Origin, change: impl FnOnce(&mut AckState, bool)) {
+    fn change_ack(&self, origin: Origin, change: impl FnOnce(&mut AckState)) {
         self.change(|waiting| {
-            let open = waiting.open;
             if let Some(ack) = waiting.ack.as_mut().filter(|ack| ack.origin == origin) {
-                change(ack, open);
+                change(ack);
             }
         });
     }
@@ -315,10 +276,11 @@ impl Waiting {
             frames.push(frame);
         }
         self.frames_len -= len;
+        let vouches = self.vouches;
         let ack = self.ack.as_mut().filter(|ack| ack.due).map(|ack| {
             ack.due = false;
-            let beaten = std::mem::take(&mut ack.unsent);
-            Ack { origin: ack.origin, from: ack.from, upto: ack.durable, received: ack.upto, beaten, winner: ack.winner }
+            let upto = if vouches { ack.durable } else { Stamp::ZERO };
+            Ack { origin: ack.origin, from: ack.from, upto, received: ack.upto, clocks: None }
         });
         let beat = std::mem::take(&mut self.beat).then_some(self.passed);
         Batch { ack, echo: self.echo.take(), request: self.request.take(), frames, beat, serve: self.serve.take() }
@@ -340,10 +302,6 @@ mod tests {
 
     fn origin(nonce: u64) -> Origin {
         Origin { node: NodeId(2), nonce }
-    }
-
-    fn losses(bits: &[u64]) -> Losses {
-        Losses { stamps: bits.iter().copied().map(stamp).collect(), winner: stamp(99) }
     }
 
     fn take(outbox: &Outbox) -> Batch {
@@ -376,38 +334,50 @@ mod tests {
     }
 
     #[test]
-    fn beaten_writes_are_named_again_on_every_connection() {
+    fn an_ack_says_what_is_here_and_what_of_it_is_durable_on_every_connection() {
         let outbox = Outbox::new(100);
+        outbox.vouch();
         outbox.know_origin(origin(1), stamp(5));
         outbox.open();
-        outbox.received(origin(1), stamp(8), &losses(&[4, 7]));
+        outbox.received(origin(1), stamp(8));
         let ack = take(&outbox).ack.unwrap();
-        // It came, and is named at once; that it is durable is said later.
         assert_eq!((ack.from, ack.upto, ack.received), (stamp(5), Stamp::ZERO, stamp(8)));
-        assert_eq!((ack.beaten, ack.winner), (vec![stamp(7)], stamp(99)));
-        outbox.received(origin(1), stamp(9), &Losses::default());
+        outbox.received(origin(1), stamp(9));
         assert!(take(&outbox).ack.is_none());
         outbox.durable(origin(1), stamp(9));
-        assert_eq!(take(&outbox).ack.unwrap().beaten, []);
+        assert_eq!(take(&outbox).ack.unwrap().upto, stamp(9));
         outbox.close();
         outbox.open();
-        let ack = take(&outbox).ack.unwrap();
-        assert_eq!((ack.upto, ack.beaten), (stamp(9), vec![stamp(7)]));
+        assert_eq!(take(&outbox).ack.unwrap().upto, stamp(9));
+        // Of a life that the peer no longer lives.
+        outbox.received(origin(2), stamp(30));
+        assert!(take(&outbox).ack.is_none());
     }
 
     #[test]
-    fn what_came_through_others_and_what_is_forgotten_is_not_vouched_for() {
+    fn what_came_in_a_dump_did_not_come_one_by_one() {
+        let outbox = Outbox::new(100);
+        outbox.vouch();
+        outbox.open();
+        outbox.know_origin(origin(1), stamp(0));
+        outbox.received(origin(1), stamp(3));
+        outbox.received_in_dump(origin(1), stamp(3));
+        outbox.durable(origin(1), stamp(3));
+        assert_eq!(take(&outbox).ack.map(|ack| (ack.from, ack.upto)), Some((stamp(0), stamp(3))));
+        outbox.received_in_dump(origin(1), stamp(6));
+        outbox.durable(origin(1), stamp(6));
+        assert_eq!(take(&outbox).ack.map(|ack| (ack.from, ack.upto)), Some((stamp(6), stamp(6))));
+    }
+
+    #[test]
+    fn a_node_that_is_catching_up_acknowledges_nothing_and_all_of_it_once_it_is_open() {
         let outbox = Outbox::new(100);
         outbox.open();
         outbox.know_origin(origin(1), stamp(0));
-        outbox.received(origin(1), stamp(3), &losses(&[2]));
-        outbox.disclaim(origin(1), stamp(6));
-        outbox.durable(origin(1), stamp(6));
-        assert_eq!(take(&outbox).ack.map(|ack| (ack.from, ack.upto)), Some((stamp(6), stamp(6))));
-        let many: Vec<u64> = (10..10 + BEATEN_MAX as u64 + 5).collect();
-        outbox.received(origin(1), stamp(1 << 20), &losses(&many));
-        assert_eq!(take(&outbox).ack.map(|ack| ack.from), Some(stamp(14)));
-        outbox.received(origin(2), stamp(1 << 30), &losses(&[]));
-        assert!(take(&outbox).ack.is_none());
+        outbox.received(origin(1), stamp(3));
+        outbox.durable(origin(1), stamp(3));
+        assert_eq!(take(&outbox).ack.map(|ack| (ack.upto, ack.received)), Some((Stamp::ZERO, stamp(3))));
+        outbox.vouch();
+        assert_eq!(take(&outbox).ack.map(|ack| ack.upto), Some(stamp(3)));
     }
 }

@@ -12,7 +12,7 @@ use crate::config::Config;
 use crate::entry::{Effect, Entry, Value, Version};
 use crate::protocol::command::AckLevel;
 use crate::protocol::peer::*;
-use crate::replication::acks::Waited;
+use crate::replication::acks::Written;
 use crate::replication::inbound::Inbound;
 use crate::replication::mesh::Mesh;
 use crate::replication::replicator::Framer;
@@ -48,6 +48,8 @@ pub(super) struct Net {
     pub nonce: u64,
     /// What the next life of each node speaks.
     pub protocols: Vec<Protocols>,
+    /// How long each machine was suspended.
+    pub slept: Vec<Duration>,
 }
 
 fn place(at: usize, of: usize) -> usize {
@@ -56,16 +58,30 @@ fn place(at: usize, of: usize) -> usize {
 
 impl Net {
     pub fn new(offsets: &[u64]) -> Net {
-        let (offsets, elapsed, protocols) = (offsets.to_vec(), Duration::from_millis(10), vec![Protocols::OURS; offsets.len()]);
-        let mut net = Net { lives: Vec::new(), offsets, links: HashMap::new(), elapsed, nonce: 1, protocols };
-        for node in 0..net.offsets.len() {
-            let life = net.born(node);
-            net.lives.push(life);
-        }
+        let mut net = Net::closed(offsets);
         net.elapsed += Duration::from_secs(2);
         for node in 0..net.offsets.len() {
             net.mesh(node).tick(net.now(node));
             assert!(net.mesh(node).is_open());
+        }
+        net
+    }
+    /// Nodes that wait for each other.
+    fn closed(offsets: &[u64]) -> Net {
+        let offsets_len = offsets.len();
+        let (offsets, elapsed, protocols) = (offsets.to_vec(), Duration::from_millis(10), vec![Protocols::OURS; offsets.len()]);
+        let mut net = Net {
+            lives: Vec::new(),
+            offsets,
+            links: HashMap::new(),
+            elapsed,
+            nonce: 1,
+            protocols,
+            slept: vec![Duration::ZERO; offsets_len],
+        };
+        for node in 0..net.offsets.len() {
+            let life = net.born(node);
+            net.lives.push(life);
         }
         net
     }
@@ -82,7 +98,7 @@ impl Net {
         self.links.retain(|(from, to), _| *from != node && *to != node);
     }
     pub fn now(&self, node: usize) -> Now {
-        Now { wall_ms: BASE + self.elapsed.as_millis() as u64 + self.offsets[node], elapsed: self.elapsed }
+        Now { wall_ms: BASE + self.elapsed.as_millis() as u64 + self.offsets[node], elapsed: self.elapsed - self.slept[node] }
     }
     pub fn mesh(&self, node: usize) -> &'static Mesh {
         self.lives[node].mesh
@@ -108,8 +124,9 @@ impl Net {
         // `None` where there is no connection.
         let Some(batch) = mesh.outbox(place(from, to)).take(Duration::ZERO) else { return Vec::new() };
         let mut messages = Vec::new();
-        messages.extend(batch.ack.map(Message::Ack));
-        messages.extend(batch.echo.map(|sent| Message::Echo { sent }));
+        let clocks = Some(mesh.clock().read(self.now(from).elapsed));
+        messages.extend(batch.ack.map(|ack| Message::Ack(Ack { clocks, ..ack })));
+        messages.extend(batch.echo.map(|sent| Message::Echo { sent, clocks }));
         messages.extend(batch.request.map(Message::Request));
         for frame in &batch.frames {
             messages.push(read_message(&mut &frame.bytes[..], &mut Vec::new(), MESSAGE_LEN_MAX, Protocol::OLDEST).unwrap().unwrap());
@@ -151,10 +168,10 @@ impl Net {
     /// The session's part of a write.
     fn submit(&self, node: usize, key: &str, value: Option<Value>) -> Stamp {
         let effect = value.map_or_else(|| Effect::delete(key.as_bytes()), |value| Effect::put(key.as_bytes(), &value, None));
-        let wall_ms = self.now(node).wall_ms;
+        let elapsed = self.now(node).elapsed;
         self.mesh(node)
             .submit()
-            .write::<()>(key.as_bytes(), 32, wall_ms, &Deadline::within(Duration::ZERO), |_| Ok(effect.clone()))
+            .write::<()>(key.as_bytes(), 32, elapsed, &Deadline::within(Duration::ZERO), |_| Ok(effect.clone()))
             .unwrap()
     }
     /// The replicator's.
@@ -204,166 +221,18 @@ fn wait_until(condition: impl Fn() -> bool) {
     }
 }
 
-macro_rules! acked {
-    ($net:expr, $round:expr, $stamp:expr) => {
-        $round.poll(&[$stamp]) == Some(Waited::Met)
-    };
+/// Whether a write that was made just now is acknowledged by a majority.
+fn is_acked(net: &Net, node: usize, stamp: Stamp) -> bool {
+    net.mesh(node).acks().open_round(AckLevel::Majority).is_met(Written::at(stamp, net.now(node).elapsed))
 }
 
 mod builds;
+mod clocks;
 mod healing;
 mod large_stores;
 mod races;
 mod recovery;
 mod slow_links;
-
-/// Disclaim() forgets losses above what it disclaims.
-#[test]
-fn disclaim_forgets_a_loss_beyond_it() {
-    let mut net = Net::new(&[0, 5000, 5000]);
-    net.both(T, D);
-    net.both(P, D);
-    net.connect(P, T);
-    for (a, b) in [(T, D), (D, T), (P, D), (D, P), (P, T)] {
-        net.pump(a, b);
-    }
-    // X at T, acknowledged at majority {T, D}.
-    let position = net.mesh(T).submit().position();
-    let x = {
-        let s = net.put(T, "k", "X");
-        net.pump(T, D);
-        net.pump(D, T);
-        let round = net.mesh(T).acks().open_round(AckLevel::Majority, position);
-        assert!(acked!(net, round, s), "X is not acked");
-        s
-    };
-    // An overflow on T->D: D asks T for a dump.
-    net.put(T, "y", "1");
-    net.put(T, "z", "2");
-    net.pump(T, D);
-    let request: Vec<_> = net.flush(D, T);
-    assert!(request.iter().any(|m| matches!(m, Message::Request(_))), "{request:?}");
-    // w0 of P reaches T; P->D is slow.
-    let w0 = net.put(P, "a", "w0");
-    net.pump(P, T);
-    net.deliver(D, T, request);
-    let dump = net.flush(T, D);
-    assert!(dump.iter().any(|m| matches!(m, Message::Lines(_))));
-    // w begins after X was acknowledged; its frame pushes w0's out of the queue.
-    let floor = net.mesh(P).submit().position();
-    let w = net.put(P, "k", "w");
-    assert!(w0 < w && w < x);
-    let mesh: &Mesh = net.mesh(P);
-    let round = mesh.acks().open_round(AckLevel::Majority, floor);
-    net.pump(P, D); // w loses to X at D, behind a gap; D->P is not sent yet
-    net.deliver(T, D, dump); // disclaims P up to w0 and forgets that w lost
-    net.mesh(P).tick(net.now(P));
-    net.pump(P, D); // the beat joins the run
-    net.pump(D, P);
-    println!("k at D: {:?}, w: {:?}", net.get(D, "k"), round.poll(&[w]));
-    assert_eq!(net.get(D, "k").as_deref(), Some("X"));
-    assert!(round.poll(&[w]) != Some(Waited::Met), "I8: w is acknowledged at {{P, D}} and lost to X, acknowledged before it began");
-}
-
-/// A write that its own origin superseded is hidden from a dump.
-#[test]
-fn a_write_hidden_by_its_successor_in_a_dump() {
-    let mut net = Net::new(&[5000, 0, 5000]);
-    net.both(P, D);
-    net.both(T, D);
-    for (a, b) in [(T, D), (D, T), (P, D), (D, P)] {
-        net.pump(a, b);
-    }
-    let x = {
-        let s = net.put(P, "k", "X");
-        net.pump(P, D);
-        net.pump(D, P);
-        let round = net.mesh(P).acks().open_round(AckLevel::Majority, Stamp::ZERO);
-        assert!(acked!(net, round, s), "X is not acked");
-        s
-    };
-    let floor = net.mesh(T).submit().position();
-    let mesh: &Mesh = net.mesh(T);
-    let round = mesh.acks().open_round(AckLevel::Majority, floor);
-    let w = net.put(T, "k", "w"); // waits for majority
-    let w2 = net.put(T, "k", "w2"); // of another session, at level local; overflows w's frame
-    assert!(w < w2 && w2 < x);
-    net.pump(T, D);
-    net.pump(D, T); // asks for a dump
-    net.pump(T, D); // which holds w2 only
-    net.pump(D, T);
-    println!("k at D: {:?}, w: {:?}", net.get(D, "k"), round.poll(&[w]));
-    assert_eq!(net.get(D, "k").as_deref(), Some("X"));
-    assert!(round.poll(&[w]) != Some(Waited::Met), "I8: w is acknowledged at {{T, D}} and lost to X, acknowledged before it began");
-}
-
-/// The same, hidden by the winner itself.
-#[test]
-fn a_write_hidden_by_its_winner_in_a_dump() {
-    let mut net = Net::new(&[5000, 0, 5000]);
-    net.both(P, D);
-    net.both(T, D);
-    net.connect(P, T);
-    for (a, b) in [(T, D), (D, T), (P, D), (D, P), (P, T)] {
-        net.pump(a, b);
-    }
-    {
-        let s = net.put(P, "k", "X");
-        net.pump(P, D);
-        net.pump(D, P);
-        let round = net.mesh(P).acks().open_round(AckLevel::Majority, Stamp::ZERO);
-        assert!(acked!(net, round, s), "X is not acked");
-    }
-    let mesh: &Mesh = net.mesh(T);
-    let round = mesh.acks().open_round(AckLevel::Majority, mesh.submit().position());
-    let w = net.put(T, "k", "w");
-    net.put(T, "k", "w2");
-    net.pump(P, T); // X beats w2 at T, and only w2 is noted
-    net.put(T, "o", "other"); // overflows w2's frame
-    net.pump(T, D);
-    net.pump(D, T);
-    net.pump(T, D);
-    net.pump(D, T);
-    println!("k at D: {:?}, w: {:?}", net.get(D, "k"), round.poll(&[w]));
-    assert_eq!(net.get(D, "k").as_deref(), Some("X"));
-    assert!(round.poll(&[w]) != Some(Waited::Met), "I8: w is acknowledged at {{T, D}} and lost to X");
-}
-
-/// Losses in a heal dump are not named.
-#[test]
-fn losses_in_a_heal_dump() {
-    let mut net = Net::new(&[5000, 0, 5000]);
-    net.both(P, D);
-    net.both(T, D);
-    for (a, b) in [(T, D), (D, T), (P, D), (D, P)] {
-        net.pump(a, b);
-    }
-    {
-        let s = net.put(P, "k", "X");
-        net.pump(P, D);
-        net.pump(D, P);
-        let round = net.mesh(P).acks().open_round(AckLevel::Majority, Stamp::ZERO);
-        assert!(acked!(net, round, s), "X is not acked");
-    }
-    let now = net.now(D);
-    assert!(net.mesh(D).control.lock().diverged(place(D, T), Duration::from_secs(1), now));
-    let floor = net.mesh(T).submit().position();
-    let mesh: &Mesh = net.mesh(T);
-    let round = mesh.acks().open_round(AckLevel::Majority, floor);
-    let w = net.put(T, "k", "w");
-    net.put(T, "o", "other"); // overflows w's frame
-    net.pump(T, D);
-    net.mesh(D).tick(now);
-    let m = net.flush(D, T);
-    net.deliver(D, T, m);
-    let m = net.flush(T, D);
-    net.deliver(T, D, m);
-    let m = net.flush(D, T).into_iter().filter(|m| matches!(m, Message::Ack(_))).collect();
-    net.deliver(D, T, m);
-    println!("k at D: {:?}, w: {:?}", net.get(D, "k"), round.poll(&[w]));
-    assert_eq!(net.get(D, "k").as_deref(), Some("X"));
-    assert!(round.poll(&[w]) != Some(Waited::Met), "I8: w is acknowledged at {{T, D}} and lost to X");
-}
 
 /// A blank node vouches before it has caught up.
 #[test]
@@ -376,25 +245,19 @@ fn a_blank_node_vouches() {
     let x = net.put(T, "k", "X");
     net.pump(T, D);
     net.pump(D, T);
-    {
-        let round = net.mesh(T).acks().open_round(AckLevel::Majority, Stamp::ZERO);
-        assert!(acked!(net, round, x), "X is not acked");
-    }
+    assert!(is_acked(&net, T, x), "X is not acked");
     net.reborn(D);
     net.both(P, D);
     net.pump(P, D);
     net.pump(D, P);
     net.pump(P, D);
     net.pump(D, P);
-    let mesh: &Mesh = net.mesh(P);
-    assert!(mesh.acks().quorum(AckLevel::Majority).is_err(), "a node that is catching up counts");
-    let round = mesh.acks().open_round(AckLevel::Majority, mesh.submit().position());
+    assert!(net.mesh(P).acks().quorum(AckLevel::Majority).is_err(), "a node that is catching up counts");
     let w = net.put(P, "k", "w");
-    assert!(w < x);
     net.pump(P, D);
     net.pump(D, P);
     assert!(!net.mesh(D).is_open());
-    assert!(round.poll(&[w]) != Some(Waited::Met), "a node that is RECOVERING, blank, vouched: w is acknowledged and will lose to X");
+    assert!(!is_acked(&net, P, w), "a node that is RECOVERING, blank, vouched");
 }
 
 /// The request of a former life is served to the next one.
@@ -555,6 +418,7 @@ fn fake_hello(cluster: &str) -> Vec<u8> {
         origin: Origin { node: NodeId(2), nonce: 5 },
         members: vec![NodeId(1), NodeId(2)],
         wall_ms: crate::clock::wall_ms(),
+        clocks: None,
         durable: true,
         vector: Default::default(),
     };
@@ -585,7 +449,7 @@ fn stop_deadlocks_with_a_hello_under_way() {
 fn an_echo_from_the_future() {
     let mut net = Net::new(&[0, 0]);
     net.both(0, 1);
-    net.deliver(1, 0, vec![Message::Echo { sent: 3_600_000_000 }]);
+    net.deliver(1, 0, vec![Message::Echo { sent: 3_600_000_000, clocks: None }]);
     for _ in 0..1000 {
         net.elapsed += Duration::from_millis(100);
         net.mesh(0).tick(net.now(0));

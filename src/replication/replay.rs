@@ -118,7 +118,7 @@ impl Mesh {
     /// What the disk knew is known again. The clock is above all of it before anything can be written.
     fn take_replayed(&self, replay: Replay<'_>) {
         let Replay { seen, horizon, greatest, .. } = replay;
-        self.clock.observe(greatest.max(seen.greatest()).max(horizon.greatest()));
+        self.clock.take_over(greatest.max(seen.greatest()).max(horizon.greatest()), self.began);
         let mut control = self.control.lock();
         *self.seen.write() = seen;
         control.horizon = horizon;

@@ -3,7 +3,7 @@
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use crate::clock::{Now, Stamp};
+use crate::clock::{Clocks, Now, Stamp};
 use crate::entry::{Entry, NodeId};
 use crate::journal::Condition;
 use crate::replication::control::{Control, Peer, Stage, names};
@@ -40,12 +40,20 @@ pub struct DiskFigures {
 
 impl Mesh {
     /// While the node does not serve clients: why, in a sentence for the LOADING error.
-    pub fn loading(&self) -> String {
+    pub fn loading(&self, now: Now) -> String {
         if let Some((read, total)) = self.replaying() {
             return format!("this node is reading its disk: {} of {} MiB so far", read >> 20, total >> 20);
         }
         let vector = self.vector();
         let control = self.control.lock();
+        let disputed = control.disputed(&self.config, now);
+        if !disputed.is_empty() {
+            let offset_max = self.config.clock_offset_max.as_millis();
+            return format!(
+                "the clock of this node is more than {offset_max} ms from that of {}, and too few members agree with it: set the one right that is wrong, and restart its node",
+                names(&disputed)
+            );
+        }
         if let Some(taking) = &control.taking {
             let node = control.peers[taking.peer].id;
             return format!("this node is catching up: {} entries taken from node {node} so far", taking.entries);
@@ -63,7 +71,9 @@ impl Mesh {
         let control = self.control.lock();
         let (state, up) = (state(&control), members_up(&control));
         let members: Vec<String> = self.config.members().iter().map(NodeId::to_string).collect();
-        let clock_ahead = self.clock.last().wall_ms().saturating_sub(now.wall_ms);
+        let Clocks { reference_us, stamp_us } = self.clock.read(now.elapsed);
+        let clock_ahead = stamp_us.saturating_sub(reference_us) / 1_000;
+        let wall_offset = now.wall_ms.wrapping_sub(reference_us / 1_000) as i64;
         let vector_json = serde_json::to_string(&vector).unwrap_or_default();
         vec![
             ("node", self.config.id.to_string()),
@@ -86,6 +96,7 @@ impl Mesh {
             ("vector_len", vector.len().to_string()),
             ("horizon_len", control.horizon.len().to_string()),
             ("clock_ahead_ms", clock_ahead.to_string()),
+            ("wall_clock_offset_ms", wall_offset.to_string()),
             ("writes_lost_on_arrival", self.lost.load(Ordering::Relaxed).to_string()),
             ("divergences", control.divergences.to_string()),
             ("dumps_serving", control.serving.to_string()),

@@ -12,7 +12,6 @@ use crate::clock::Now;
 use crate::dump::{self, End, Header, Kind};
 use crate::entry::{Entry, NodeId};
 use crate::replication::control::names;
-use crate::replication::inbound::Lost;
 use crate::replication::incoming::Incoming;
 use crate::replication::mesh::Mesh;
 use crate::replication::outbox::Outbox;
@@ -29,7 +28,6 @@ pub struct Restore<'a> {
     mesh: &'a Mesh,
     /// None before the header.
     dump: Option<Incoming>,
-    lost: Lost,
     /// Merged, and not yet in the log.
     unlogged: Vec<u8>,
     merged: u64,
@@ -72,7 +70,7 @@ impl Mesh {
     /// Begins a restore, and stops the collector and the requests for other dumps until the result is dropped.
     pub fn begin_restore(&self, now: Now) -> Result<Restore<'_>, NotRestored> {
         if !self.is_open() {
-            return Err(NotRestored::Loading(self.loading()));
+            return Err(NotRestored::Loading(self.loading(now)));
         }
         self.writable().map_err(NotRestored::ReadOnly)?;
         let mut control = self.control.lock();
@@ -84,7 +82,7 @@ impl Mesh {
             return Err(NotRestored::Busy("another restore is running on this node".to_owned()));
         }
         control.restoring = true;
-        Ok(Restore { mesh: self, dump: None, lost: Lost::default(), unlogged: Vec::new(), merged: 0, started: now.elapsed })
+        Ok(Restore { mesh: self, dump: None, unlogged: Vec::new(), merged: 0, started: now.elapsed })
     }
 }
 
@@ -115,17 +113,13 @@ impl Restore<'_> {
     /// The next entry.
     pub fn take(&mut self, entry: Entry, now: Now) -> Result<(), NotRestored> {
         let dump = self.dump.as_mut().ok_or_else(|| "an entry where the header of a dump should be".to_owned())?;
-        // Its donor is not there to hear which of its writes lost.
-        let sender = dump.header().origin;
         dump::write_entry(&mut self.unlogged, &entry);
-        self.merged += u64::from(dump.take(self.mesh, entry, sender, &mut self.lost, now)?);
+        self.merged += u64::from(dump.take(self.mesh, entry, now)?);
         if self.unlogged.len() >= UNLOGGED_MAX { self.settle() } else { Ok(()) }
     }
 
-    /// To be called when no entry is at hand: who waits for a write that has lost to one of them is told, and the log gets what was merged, once it has room.
+    /// To be called when no entry is at hand: the log gets what was merged, once it has room.
     pub fn settle(&mut self) -> Result<(), NotRestored> {
-        let lost = std::mem::take(&mut self.lost);
-        self.mesh.acks.note_beaten(&lost.ours);
         if !self.unlogged.is_empty() {
             let lines = std::mem::take(&mut self.unlogged);
             let room = self.mesh.await_room(lines.len(), Instant::now() + ROOM_WAIT).map_err(NotRestored::Busy)?;

@@ -7,6 +7,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use parking_lot::Mutex;
@@ -84,12 +85,12 @@ impl Submit {
     }
 
     /// One write. `judge` sees what is there, a tombstone and what has expired too, and returns the effect or refuses. `len` is the guess how many bytes
-    /// key and new value take; when they are more, `judge` is asked again. `wall_ms` is the time for the stamp. Waits for room until `deadline`.
+    /// key and new value take; when they are more, `judge` is asked again. `elapsed` is the time for the stamp. Waits for room until `deadline`.
     pub fn write<R>(
         &self,
         key: &[u8],
         len: usize,
-        wall_ms: u64,
+        elapsed: Duration,
         deadline: &Deadline,
         mut judge: impl FnMut(Option<&Entry>) -> Result<Effect, R>,
     ) -> Result<Stamp, NotWritten<R>> {
@@ -104,7 +105,7 @@ impl Submit {
                 let effect = effect.unshared();
                 let sequencer = self.sequencer.lock();
                 let write_tx = sequencer.as_ref().ok_or(Pass::Not(NotWritten::Stopping))?;
-                Ok(self.send(write_tx, effect, current, wall_ms, reserved))
+                Ok(self.send(write_tx, effect, current, elapsed, reserved))
             });
             written.map(|version| (version.stamp, reserved))
         })
@@ -116,7 +117,7 @@ impl Submit {
         &self,
         span: Span<'_>,
         len: usize,
-        wall_ms: u64,
+        elapsed: Duration,
         deadline: &Deadline,
         mut plan: impl FnMut(&View<'_>) -> Result<(Vec<Effect>, T), R>,
     ) -> Result<(Vec<Entry>, T), NotWritten<R>> {
@@ -134,7 +135,7 @@ impl Submit {
                 let write_tx = sequencer.as_ref().ok_or(Pass::Not(NotWritten::Stopping))?;
                 let send = |effect| {
                     let reserved = len(&effect);
-                    self.send(write_tx, effect, None, wall_ms, reserved)
+                    self.send(write_tx, effect, None, elapsed, reserved)
                 };
                 let entries: Vec<Entry> = effects.into_iter().map(send).collect();
                 Ok((entries.clone(), (entries, found)))
@@ -173,8 +174,8 @@ impl Submit {
     }
 
     /// Stamps and sends, under the sequencer's lock and the key's.
-    fn send(&self, write_tx: &Sender<Submitted>, effect: Effect, before: Option<&Entry>, wall_ms: u64, reserved: usize) -> Entry {
-        let stamp = self.clock.issue(wall_ms);
+    fn send(&self, write_tx: &Sender<Submitted>, effect: Effect, before: Option<&Entry>, elapsed: Duration, reserved: usize) -> Entry {
+        let stamp = self.clock.issue(elapsed);
         let entry = effect.stamped(Version { stamp, origin: self.origin });
         self.position.store(stamp.to_bits(), Ordering::Release);
         // Nobody else adds to it, under the lock.
@@ -241,11 +242,11 @@ fn travelling(entry: &Entry, before: Option<&Entry>) -> Entry {
 mod tests {
     use super::*;
     use crate::entry::NodeId;
-    use std::time::Duration;
 
     fn submit(room_len: usize) -> (Submit, Receiver<Submitted>) {
         let origin = Origin { node: NodeId(1), nonce: 7 };
-        Submit::new(origin, Arc::default(), Arc::new(Store::new()), room_len)
+        let clock = Clock::new(crate::clock::Now { wall_ms: 1_000, elapsed: Duration::ZERO }, Duration::ZERO);
+        Submit::new(origin, Arc::new(clock), Arc::new(Store::new()), room_len)
     }
 
     fn soon() -> Deadline {
@@ -261,7 +262,9 @@ mod tests {
                 scope.spawn(move || {
                     for n in 0..500 {
                         let key = format!("{writer}/{n}");
-                        submit.write::<()>(key.as_bytes(), 10, 1_000, &soon(), |_| Ok(Effect::put(key.as_bytes(), b"v", None))).unwrap();
+                        submit
+                            .write::<()>(key.as_bytes(), 10, Duration::ZERO, &soon(), |_| Ok(Effect::put(key.as_bytes(), b"v", None)))
+                            .unwrap();
                     }
                 });
             }
@@ -276,7 +279,7 @@ mod tests {
     fn a_refused_write_leaves_no_trace_and_gives_its_room_back() {
         let (submit, write_rx) = submit(100);
         for _ in 0..10 {
-            assert_eq!(submit.write(b"k", 30, 1, &soon(), |_| Err("no")), Err(NotWritten::Refused("no")));
+            assert_eq!(submit.write(b"k", 30, Duration::ZERO, &soon(), |_| Err("no")), Err(NotWritten::Refused("no")));
         }
         assert!(write_rx.is_empty());
         assert_eq!(submit.position(), Stamp::ZERO);
@@ -285,7 +288,7 @@ mod tests {
     #[test]
     fn without_room_a_write_waits_and_goes_on_when_it_is_returned() {
         let (submit, write_rx) = submit(100);
-        let put = |deadline: Deadline| submit.write::<()>(b"k", 30, 1, &deadline, |_| Ok(Effect::put(b"k", b"v", None)));
+        let put = |deadline: Deadline| submit.write::<()>(b"k", 30, Duration::ZERO, &deadline, |_| Ok(Effect::put(b"k", b"v", None)));
         put(soon()).unwrap();
         assert_eq!(put(soon()), Err(NotWritten::NoRoom));
         std::thread::scope(|scope| {

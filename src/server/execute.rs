@@ -8,6 +8,7 @@ mod exec;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use crate::clock::Now;
 use crate::entry::Entry;
 use crate::protocol::command::{AckLevel, Action, Command, RespVersion, Several};
 use crate::protocol::reply::{ErrorCode, Reply, Wrong};
@@ -114,15 +115,15 @@ impl<'a> Executor<'a> {
     }
 
     /// Waits until the writes of the round are acknowledged. Whether the reply to the last of them stands.
-    pub fn settle(&mut self, commands: &[u8], replies: &mut Vec<u8>) -> bool {
-        let failed = self.writes.settle(commands, replies);
+    pub fn settle(&mut self, replies: &mut Vec<u8>) -> bool {
+        let failed = self.writes.settle(replies);
         self.settled(failed)
     }
 
     /// The same without waiting; `None` as long as there is something to wait for. `is_late`: nothing is waited for any more.
     #[cfg(feature = "testing")]
-    pub fn try_settle(&mut self, now: &Moment, is_late: bool, commands: &[u8], replies: &mut Vec<u8>) -> Option<bool> {
-        let failed = self.writes.try_settle(now, is_late, commands, replies)?;
+    pub fn try_settle(&mut self, is_late: bool, replies: &mut Vec<u8>) -> Option<bool> {
+        let failed = self.writes.try_settle(is_late, replies)?;
         Some(self.settled(failed))
     }
 
@@ -239,7 +240,7 @@ impl<'a> Executor<'a> {
     }
 
     fn loading(&self) -> Reply<'static> {
-        Reply::error(ErrorCode::Loading, self.shared.services.mesh.loading())
+        Reply::error(ErrorCode::Loading, self.shared.services.mesh.loading(Now::read()))
     }
 
     pub fn refused(&mut self, refusal: Refusal) -> Reply<'static> {
@@ -288,7 +289,7 @@ impl<'a> Executor<'a> {
             });
         }
         let mut brought = plan::brought(command);
-        let written = self.writes.several(self.level, Span::Keys(&keys), plan::size(command), moment, several.is_blind(), |view| {
+        let written = self.writes.several(self.level, Span::Keys(&keys), plan::size(command), moment, |view| {
             let mut plan = Plan::new(view, limits, moment, usize::MAX);
             let reply = plan.run(command, &mut brought).expect(answered);
             Ok((plan.into_effects(), reply))
@@ -328,7 +329,7 @@ impl Shared {
         add(&self.counters.misses, tally.lookups.misses);
     }
 
-    /// Writes that were applied, and then not acknowledged in time or refused when they were judged again.
+    /// Writes that were applied, and then not acknowledged in time.
     pub(super) fn count_unknown(&self, writes: usize) {
         if writes > 0 {
             self.counters.writes_unknown.fetch_add(writes as u64, Ordering::Relaxed);

@@ -4,8 +4,9 @@
 //! and never looks anywhere else. The meaning and the words of errors are Redis's, but for the *strict* forms, which are those of the text protocol.
 
 use std::cell::Cell;
+use std::time::Duration;
 
-use crate::clock;
+use crate::clock::Now;
 use crate::entry::{Effect, Entry, Expiry};
 use crate::protocol::command::{Action, Bytes, ExpireOnly, ExpiryUnit, Lifetime, Limits, Only, Set, SetAnswer};
 use crate::protocol::quoting::shown;
@@ -17,19 +18,28 @@ use crate::store;
 /// The time of a round: read when it is first asked for, and the same from then on.
 #[derive(Default)]
 pub(super) struct Moment {
-    wall_ms: Cell<Option<u64>>,
+    now: Cell<Option<Now>>,
 }
 
 impl Moment {
-    /// The time of an earlier round once more.
-    pub fn at(wall_ms: u64) -> Moment {
-        Moment { wall_ms: Cell::new(Some(wall_ms)) }
+    /// A time that was read already.
+    #[cfg(feature = "testing")]
+    pub fn at(now: Now) -> Moment {
+        Moment { now: Cell::new(Some(now)) }
     }
 
     pub fn wall_ms(&self) -> u64 {
-        let wall_ms = self.wall_ms.get().unwrap_or_else(clock::wall_ms);
-        self.wall_ms.set(Some(wall_ms));
-        wall_ms
+        self.now().wall_ms
+    }
+
+    pub fn elapsed(&self) -> Duration {
+        self.now().elapsed
+    }
+
+    fn now(&self) -> Now {
+        let now = self.now.get().unwrap_or_else(Now::read);
+        self.now.set(Some(now));
+        now
     }
 }
 

@@ -231,15 +231,15 @@ fn flush(executor: &mut Executor<'_>) -> Reply<'static> {
             let live = keys.iter().filter(|key| Live::of(view.entry(key), &moment).is_some());
             Ok((live.map(|key| Effect::delete(key)).collect(), ()))
         };
-        if let Err(refusal) = executor.writes.several(executor.level, Span::Keys(&span), len, &moment, true, plan) {
+        if let Err(refusal) = executor.writes.several(executor.level, Span::Keys(&span), len, &moment, plan) {
             let refused = executor.refused(refusal);
             let Reply::Error { code, sentence } = refused else { return refused };
             let sentence = if has_begun { sentence.replace("nothing was written", so_far).into() } else { sentence };
             return Reply::Error { code, sentence };
         }
         has_begun = true;
-        executor.place(Place { command: 0, reply: 0..0, wire: Wire::Text });
-        if !executor.settle(&[], &mut Vec::new()) {
+        executor.place(Place { reply: 0..0, wire: Wire::Text });
+        if !executor.settle(&mut Vec::new()) {
             return Reply::error(ErrorCode::Timeout, format!("{so_far}; they were not acknowledged in time"));
         }
         if shared.is_stopping() && next.is_some() {

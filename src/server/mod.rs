@@ -4,7 +4,6 @@
 //! round, waits once until the writes of the round are acknowledged, and answers with one write. It sees of replication only the face for
 //! writes ([`Submit`], [`Acks`]) and the reports of [`Mesh`].
 
-mod beaten;
 mod buffer;
 mod client;
 mod clients;

@@ -72,7 +72,7 @@ impl<'a> Rounds<'a> {
     /// Executes what has been read, and waits until the writes among it are acknowledged: then the replies may be sent.
     pub fn run(&mut self) -> Round {
         let executed = self.execute(&Moment::default());
-        let stands = self.executor.settle(self.buffer.unread(), &mut self.replies);
+        let stands = self.executor.settle(&mut self.replies);
         self.end(executed, stands)
     }
 
@@ -91,7 +91,7 @@ impl<'a> Rounds<'a> {
             let (ref asked, consumed) = requests.next(rest, executor.queues(), limits, moment);
             executor.name = requests.command();
             let start = replies.len();
-            let mut place = Place { command: at, reply: start..start, wire };
+            let mut place = Place { reply: start..start, wire };
             at += consumed;
             let level = executor.level;
             let done = match asked {

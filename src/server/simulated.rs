@@ -58,13 +58,13 @@ impl SimulatedClient<'_> {
         let buffer = &mut self.rounds.buffer;
         let fits = buffer.make_room().is_ok() && buffer.fill(&mut &*requests).is_ok_and(|len| len == requests.len());
         assert!(fits, "requests of {} bytes do not fit into one read", requests.len());
-        self.executed = Some(self.rounds.execute(&Moment::at(now.wall_ms)));
+        self.executed = Some(self.rounds.execute(&Moment::at(now)));
     }
 
     /// The replies, once they may leave; they stay until the next round. `is_late`: the ack time-out of the round is over.
-    pub fn poll(&mut self, now: Now, is_late: bool) -> Option<&[u8]> {
-        let Rounds { buffer, replies, executor, .. } = &mut self.rounds;
-        let stands = executor.try_settle(&Moment::at(now.wall_ms), is_late, buffer.unread(), replies)?;
+    pub fn poll(&mut self, is_late: bool) -> Option<&[u8]> {
+        let Rounds { replies, executor, .. } = &mut self.rounds;
+        let stands = executor.try_settle(is_late, replies)?;
         self.rounds.end(self.executed.take()?, stands);
         assert!(self.rounds.buffer.unread().is_empty(), "the requests did not make one round");
         Some(&self.rounds.replies)

@@ -187,10 +187,6 @@ impl Requests {
 pub(super) struct Watch(HashMap<Key, Seen>);
 
 impl Watch {
-    pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-
     pub fn keys(&self) -> impl Iterator<Item = &[u8]> {
         self.0.keys().map(|key| &**key)
     }

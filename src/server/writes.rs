@@ -1,45 +1,37 @@
 //! The writes of one round: judged and stamped one by one, acknowledged together.
 //!
-//! The common path does as little as can be: for a write its stamp and two places are remembered, and its reply is there before it is
-//! known to be true; nothing leaves before it is. Only when the level is not met at once for all of them does beaten.rs take the round apart.
+//! The common path does as little as can be: for a command that has written its last stamp and the place of its reply are remembered, and the reply is there before it is
+//! known to be true; nothing leaves before it is. A write is stamped once (**I8**): when its round is not acknowledged in time, the replies of those commands that are not say so.
 
-use std::borrow::Cow;
 use std::ops::Range;
 
-use crate::clock::{Deadline, Stamp};
-use crate::entry::{Effect, Entry, Version};
+use crate::clock::{Deadline, Lead, Stamp};
+use crate::entry::{Effect, Entry};
 use crate::protocol::command::{AckLevel, Action, Limits};
 use crate::protocol::reply::{ErrorCode, Reply};
-use crate::replication::acks::{NoQuorum, Round, Waited};
+use crate::replication::acks::{NoQuorum, Round, Waited, Written};
 use crate::replication::submit::NotWritten;
 use crate::server::Services;
-use crate::server::beaten::{self, Outcome, Unmet, Waiting};
 use crate::server::judge::{self, Live, Moment};
 use crate::server::plan::KEYS_MAX;
 use crate::server::wire::Wire;
 use crate::store::{Span, View};
 
 /// A round with more writes gives the memory back that it took to remember them.
-const PLACES_KEPT: usize = 1024;
+const PENDING_KEPT: usize = 1024;
 
 pub(super) struct Writes<'a> {
     services: &'a Services,
     limits: Limits,
     /// Until when the round waits for room on the way to the replicator.
     deadline: Deadline,
-    /// The time that the round was given, to which its expiries belong.
-    wall_ms: u64,
     round: Option<(AckLevel, Round<'a>)>,
-    /// Of the writes that wait for acks, in rising order.
-    stamps: Vec<Stamp>,
-    /// Of the commands that they belong to, in the same order. Invariant: together they have all stamps but the last `fresh` ones.
+    /// The commands that wait for acks, in the order of their stamps.
     pending: Vec<Pending>,
-    /// Stamps whose command has no place yet.
-    fresh: usize,
-    /// What several effects of one command were: they cannot be judged one by one.
-    fresh_effects: Option<Effects>,
-    /// What became of the round once its level was not met at once.
-    unmet: Option<Unmet>,
+    /// The least clock by which one of them was stamped.
+    clock: Lead,
+    /// The last stamp of a command that has no place yet.
+    fresh: Option<Stamp>,
     /// The greatest stamp of this connection.
     last: Stamp,
     /// Whether what the last command that was waited for has answered is true.
@@ -47,26 +39,14 @@ pub(super) struct Writes<'a> {
 }
 
 /// A command that waits for acks.
-pub(super) struct Pending {
-    pub place: Place,
-    /// How many of the stamps are its own.
-    pub stamps: usize,
-    /// In the order of the stamps. `None`: the command stands at its place in the round and concerns one key; it can be judged again.
-    pub effects: Option<Effects>,
+struct Pending {
+    /// The last stamp that it was given.
+    upto: Stamp,
+    place: Place,
 }
 
-/// What several writes of one command were.
-pub(super) struct Effects {
-    pub of_keys: Box<[Entry]>,
-    /// They would have been the same whatever had been there.
-    pub are_blind: bool,
-}
-
-/// Where a command and its reply are to be found again.
+/// Where the reply of a command lies in the replies of its round, and how it is written.
 pub(super) struct Place {
-    /// Offset of the request in what the round executes.
-    pub command: usize,
-    /// Where its reply lies in the round's replies, and how it is written.
     pub reply: Range<usize>,
     pub wire: Wire,
 }
@@ -90,18 +70,15 @@ pub(super) enum Refusal {
 
 impl<'a> Writes<'a> {
     pub fn new(services: &'a Services, limits: Limits) -> Writes<'a> {
-        let (stamps, pending) = (Vec::new(), Vec::new());
+        let deadline = Deadline::within(services.config.ack_timeout);
         Writes {
             services,
             limits,
-            deadline: Deadline::within(services.config.ack_timeout),
-            wall_ms: 0,
+            deadline,
             round: None,
-            stamps,
-            pending,
-            fresh: 0,
-            fresh_effects: None,
-            unmet: None,
+            pending: Vec::new(),
+            clock: Lead::NONE,
+            fresh: None,
             last: Stamp::ZERO,
             last_stands: true,
         }
@@ -117,17 +94,14 @@ impl<'a> Writes<'a> {
     pub fn one<'c>(&mut self, level: AckLevel, key: &'c [u8], action: &Action<'_>, moment: &Moment) -> Result<Reply<'c>, Refusal> {
         self.check(level)?;
         self.open(level);
-        self.wall_ms = moment.wall_ms();
-        let desk = Desk { services: self.services, limits: &self.limits, moment, deadline: &self.deadline, again: None };
-        match desk.write(key, action) {
-            Ok((stamp, reply)) => {
-                self.note(level, &[stamp], None);
-                Ok(reply)
-            }
-            Err(Unwritten::Answered(reply)) => Ok(reply),
-            Err(Unwritten::Refused(refusal)) => Err(refusal),
-            Err(Unwritten::Unclear) => panic!("a write that is judged for the first time has left nothing"),
-        }
+        let desk = Desk { services: self.services, limits: &self.limits, moment, deadline: &self.deadline };
+        let (stamp, reply) = match desk.write(key, action) {
+            Ok(written) => written,
+            Err(Unwritten::Answered(reply)) => return Ok(reply),
+            Err(Unwritten::Refused(refusal)) => return Err(refusal),
+        };
+        self.note(level, stamp, moment);
+        Ok(reply)
     }
 
     /// Several writes in one step; `plan` as in [`Submit::transact`](crate::replication::submit::Submit::transact).
@@ -137,12 +111,10 @@ impl<'a> Writes<'a> {
         span: Span<'_>,
         len: usize,
         moment: &Moment,
-        are_blind: bool,
         mut plan: impl FnMut(&View<'_>) -> Result<(Vec<Effect>, T), Refusal>,
     ) -> Result<T, Refusal> {
         self.check(level)?;
         self.open(level);
-        self.wall_ms = moment.wall_ms();
         let services = self.services;
         let is_full = is_full(services);
         let plan = |view: &View<'_>| {
@@ -152,20 +124,19 @@ impl<'a> Writes<'a> {
             }
             Ok((effects, found))
         };
-        let done = services.submit.transact(span, len, moment.wall_ms(), &self.deadline, plan);
+        let done = services.submit.transact(span, len, moment.elapsed(), &self.deadline, plan);
         let (entries, found) = done.map_err(|not_written| not_written.refused_by(|refusal| refusal, |refusal| refusal))?;
-        let stamps: Vec<Stamp> = entries.iter().map(|entry| entry.version().stamp).collect();
-        self.note(level, &stamps, Some(Effects { of_keys: entries.into(), are_blind }));
+        if let Some(last) = entries.last() {
+            self.note(level, last.version().stamp, moment);
+        }
         Ok(found)
     }
 
-    /// To be called behind every command that may have written: where it is to be found again, if it waits for acks; whether it does.
+    /// To be called behind every command that may have written: where its reply is, if it waits for acks; whether it does.
     pub fn place(&mut self, place: Place) -> bool {
-        let waits = self.fresh > 0;
-        if waits {
-            self.pending.push(Pending { place, stamps: std::mem::take(&mut self.fresh), effects: self.fresh_effects.take() });
-        }
-        waits
+        let Some(upto) = self.fresh.take() else { return false };
+        self.pending.push(Pending { upto, place });
+        true
     }
 
     /// The greatest stamp that this connection's writes were given.
@@ -178,71 +149,46 @@ impl<'a> Writes<'a> {
         self.last_stands
     }
 
-    /// Ends the round: waits until its writes are acknowledged. The reply of each that is not done is replaced in `replies`. `commands` is what
-    /// the places point into. Returns how many were not done.
-    pub fn settle(&mut self, commands: &[u8], replies: &mut Vec<u8>) -> usize {
-        (self.deadline, self.last_stands) = (self.timeout(), true);
-        if self.round.is_none() {
-            return 0;
-        }
-        let deadline = self.timeout();
-        loop {
-            let Some((_, round)) = &self.round else { return 0 };
-            let waited = round.wait(&self.awaited(), &deadline);
-            let is_late = waited != Waited::Met && deadline.left().is_zero();
-            if let Some(failed) = self.conclude(waited, &Moment::default(), &deadline, is_late, commands, replies) {
-                return failed;
-            }
-        }
+    /// Ends the round: waits until its writes are acknowledged. The reply of each that is not done is replaced in `replies`. Returns how many were not done.
+    pub fn settle(&mut self, replies: &mut Vec<u8>) -> usize {
+        let waited = match (&self.round, self.pending.last()) {
+            (Some((_, round)), Some(last)) => round.wait(self.written(last), &self.timeout()),
+            _ => Waited::Met,
+        };
+        self.conclude(waited, replies)
     }
 
     /// The same without waiting; `None` as long as there is something to wait for. `is_late`: nothing is waited for any more. For who drives a whole mesh in one thread.
     #[cfg(feature = "testing")]
-    pub fn try_settle(&mut self, now: &Moment, is_late: bool, commands: &[u8], replies: &mut Vec<u8>) -> Option<usize> {
-        (self.deadline, self.last_stands) = (self.timeout(), true);
-        let Some((_, round)) = &self.round else { return Some(0) };
-        let waited = round.poll(&self.awaited()).or(is_late.then_some(Waited::TimedOut))?;
-        self.conclude(waited, now, &Deadline::within(std::time::Duration::ZERO), is_late, commands, replies)
+    pub fn try_settle(&mut self, is_late: bool, replies: &mut Vec<u8>) -> Option<usize> {
+        let waited = match (&self.round, self.pending.last()) {
+            (Some((_, round)), Some(last)) if !round.is_met(self.written(last)) => is_late.then_some(Waited::TimedOut)?,
+            _ => Waited::Met,
+        };
+        Some(self.conclude(waited, replies))
     }
 
-    fn awaited(&self) -> Cow<'_, [Stamp]> {
-        self.unmet.as_ref().map_or(Cow::Borrowed(&self.stamps), |unmet| Cow::Owned(unmet.stamps()))
-    }
-
-    /// What waiting for the round has come to. `None` if there is more to wait for.
-    fn conclude(
-        &mut self,
-        waited: Waited,
-        now: &Moment,
-        deadline: &Deadline,
-        is_late: bool,
-        commands: &[u8],
-        replies: &mut Vec<u8>,
-    ) -> Option<usize> {
-        debug_assert_eq!(self.fresh, 0);
-        let (level, round) = self.round.as_ref()?;
+    /// After a time-out, some of the commands may be done all the same.
+    fn conclude(&mut self, waited: Waited, replies: &mut Vec<u8>) -> usize {
+        debug_assert!(self.fresh.is_none());
         let mut failed = 0;
-        if waited != Waited::Met || self.unmet.is_some() {
-            let (services, limits, level, moment) = (self.services, &self.limits, *level, &Moment::at(self.wall_ms));
-            let waiting = Waiting { services, limits, round, level, commands, moment, now, deadline, is_late };
-            let unmet = self.unmet.get_or_insert_with(|| Unmet::new(&waiting, &self.stamps, &self.pending));
-            let outcomes = unmet.turn(&waiting, waited)?;
-            self.last = self.last.max(unmet.last());
-            self.last_stands = matches!(outcomes.last(), None | Some(Outcome::Stands));
-            failed = beaten::replace(replies, &self.pending, outcomes);
+        self.last_stands = true;
+        if let (Waited::TimedOut, Some((level, round))) = (waited, &self.round) {
+            let first = self.pending.partition_point(|command| round.is_met(self.written(command)));
+            let undone = &self.pending[first..];
+            replace(replies, undone.iter().map(|command| &command.place), &self.unknown(*level));
+            (failed, self.last_stands) = (undone.len(), undone.is_empty());
         }
-        (self.round, self.unmet) = (None, None);
-        self.stamps.clear();
+        (self.round, self.deadline) = (None, self.timeout());
         self.pending.clear();
-        self.stamps.shrink_to(PLACES_KEPT);
-        self.pending.shrink_to(PLACES_KEPT);
-        Some(failed)
+        self.pending.shrink_to(PENDING_KEPT);
+        failed
     }
 
     fn open(&mut self, level: AckLevel) {
         let services = self.services;
         if !services.acks.is_done_at_once(level) {
-            self.round.get_or_insert_with(|| (level, services.acks.open_round(level, services.submit.position())));
+            self.round.get_or_insert_with(|| (level, services.acks.open_round(level)));
         }
     }
 
@@ -250,14 +196,40 @@ impl<'a> Writes<'a> {
         Deadline::within(self.services.config.ack_timeout)
     }
 
-    fn note(&mut self, level: AckLevel, stamps: &[Stamp], effects: Option<Effects>) {
-        self.last = stamps.last().copied().unwrap_or(self.last);
+    fn note(&mut self, level: AckLevel, stamp: Stamp, moment: &Moment) {
+        self.last = stamp;
         if !self.services.acks.is_done_at_once(level) {
-            self.stamps.extend_from_slice(stamps);
-            self.fresh = stamps.len();
-            self.fresh_effects = effects;
+            self.fresh = Some(stamp);
+            if self.pending.is_empty() {
+                self.clock = Lead::of_stamp(stamp, moment.elapsed());
+            }
         }
     }
+
+    fn written(&self, command: &Pending) -> Written {
+        Written { upto: command.upto, clock: self.clock }
+    }
+
+    fn unknown(&self, level: AckLevel) -> Reply<'static> {
+        let ms = self.services.config.ack_timeout.as_millis();
+        let sentence = format!(
+            "the write is applied on this node and will still spread, but ack {level} was not reached within {ms} ms; read it before writing again"
+        );
+        Reply::Error { code: ErrorCode::Timeout, sentence: sentence.into() }
+    }
+}
+
+/// Puts one reply in the place of several that turned out to be false.
+fn replace<'p>(replies: &mut Vec<u8>, places: impl Iterator<Item = &'p Place>, by: &Reply<'_>) {
+    let mut replaced = Vec::with_capacity(replies.len());
+    let mut copied = 0;
+    for Place { reply, wire } in places {
+        replaced.extend_from_slice(&replies[copied..reply.start]);
+        wire.encode(by, &mut replaced);
+        copied = reply.end;
+    }
+    replaced.extend_from_slice(&replies[copied..]);
+    *replies = replaced;
 }
 
 /// What a write to one key is judged with.
@@ -267,26 +239,6 @@ pub(super) struct Desk<'a> {
     pub moment: &'a Moment,
     /// Until when room is waited for.
     pub deadline: &'a Deadline,
-    /// Of a write that was judged before, and beaten. It is not refused for want of memory now.
-    pub again: Option<Again>,
-}
-
-/// What is known of a write that is judged again.
-pub(super) struct Again {
-    /// Its version until now.
-    pub version: Version,
-    /// What its own round has left under its key since, if anything.
-    pub own: Option<Stamp>,
-}
-
-impl Again {
-    /// Another client of this node has written since, and may have built on what this write had left: judged again, that would count twice.
-    fn is_built_on(&self, current: Option<&Entry>) -> bool {
-        current.is_some_and(|current| {
-            let Version { stamp, origin } = current.version();
-            origin == self.version.origin && stamp > self.version.stamp && Some(stamp) != self.own
-        })
-    }
 }
 
 /// Why a write to one key did not come about.
@@ -294,20 +246,15 @@ pub(super) enum Unwritten<'c> {
     /// It was judged, and has nothing to write.
     Answered(Reply<'c>),
     Refused(Refusal),
-    /// Whether its effect is part of what is there is not known.
-    Unclear,
 }
 
 impl Desk<'_> {
     /// Judges and stamps.
     pub fn write<'c>(&self, key: &'c [u8], action: &Action<'_>) -> Result<(Stamp, Reply<'c>), Unwritten<'c>> {
         let mut brought = judge::brought(key, action);
-        let is_full = self.again.is_none() && is_full(self.services);
+        let is_full = is_full(self.services);
         let mut answer = Reply::Null;
         let judge = |current: Option<&Entry>| {
-            if !action.is_blind() && self.again.as_ref().is_some_and(|again| again.is_built_on(current)) {
-                return Err(Unwritten::Unclear);
-            }
             let live = Live::of(current, self.moment);
             let verdict = judge::judge(key, action, &mut brought, live, self.limits, self.moment);
             let Some(effect) = verdict.effect else { return Err(Unwritten::Answered(verdict.reply)) };
@@ -319,7 +266,7 @@ impl Desk<'_> {
             Ok(effect)
         };
         let size = key.len() + judge::size(action);
-        match self.services.submit.write(key, size, self.moment.wall_ms(), self.deadline, judge) {
+        match self.services.submit.write(key, size, self.moment.elapsed(), self.deadline, judge) {
             Ok(stamp) => Ok((stamp, answer)),
             Err(not_written) => Err(not_written.refused_by(|unwritten| unwritten, Unwritten::Refused)),
         }

@@ -13,7 +13,7 @@ use crate::simulation::{Event, Simulation};
 use crate::store::Store;
 
 /// The checks, by name, and what each says.
-pub const CHECKS: [(&str, &str); 15] = [
+pub const CHECKS: [(&str, &str); 21] = [
     ("vectors-hold", "a node that claims a version holds it, or a greater one, or what was deleted or has expired since (I1)"),
     ("deleted-stays-deleted", "no node shows what a delete that it knows of has taken away"),
     ("forgotten-when-complete", "a delete is forgotten only by who has all that it deleted (I6 a)"),
@@ -23,7 +23,16 @@ pub const CHECKS: [(&str, &str); 15] = [
     ("reads-are-true", "a GET answers what its node holds"),
     ("refused-left-nothing", "what was refused at once has written nothing"),
     ("acknowledged-kept", "every acknowledged write is there, or superseded, unless only its level's promise was lost with a disk"),
-    ("later-acknowledged-wins", "of two writes acknowledged at majority the one that began after the other was acknowledged wins (I8)"),
+    (
+        "later-acknowledged-wins",
+        "of two writes acknowledged at majority the one that began more than D after the other was acknowledged wins (I8)",
+    ),
+    ("what-was-read-is-passed", "a write is newer than what was read of its key at its node before (I8)"),
+    ("takes-effect-once", "what is written of a register is written under one version (I8)"),
+    ("appended-once", "what an APPEND brings is in a value at most once"),
+    ("counts-at-most", "a counter counts no more than was asked for"),
+    ("pairs-are-whole", "two keys that a node writes in one step it shows so, as long as nobody else writes to them"),
+    ("clocks-are-not-driven", "a stamp clock is ahead of no reference clock that there was by more than its rate"),
     ("converges", "once everything is mended all nodes are open, with equal vectors and equal data"),
     ("tombstones-go", "once all nodes have been equal for long enough no tombstone is left, and the data is still equal"),
     ("starts", "a node starts on whatever a crash has left of its disk"),
@@ -33,6 +42,11 @@ pub const CHECKS: [(&str, &str); 15] = [
 
 /// What does not expire in a run expires later than this.
 pub const FAR_MS: u64 = 3_600_000;
+
+/// An ack counts if its sender's clock is no further ahead.
+const ACK_LEAD: Duration = Duration::from_millis(50);
+/// What a stamp clock may run away by in a run, while its node's oscillator is too fast.
+const DRIVEN_US_MAX: i64 = 100_000;
 
 /// Something that was not as it must be.
 #[derive(Clone, Debug)]
@@ -72,9 +86,26 @@ impl Simulation<'_> {
         self.latest_wall_ms = walls.fold(self.latest_wall_ms, u64::max);
         let Some(life) = self.life(id) else { return };
         let (vector, store) = (life.mesh().vector(), life.mesh().store());
+        let (origin, process_now) = (life.mesh().origin(), self.now_at(id));
+        let lead_us = |clock_us: u64| clock_us as i64 - self.now.as_micros() as i64;
+        let clocks = life.mesh().clock().read(process_now.elapsed);
+        let fastest_us = self.fastest_us.max(lead_us(clocks.reference_us));
+        let driven_us = lead_us(clocks.stamp_us) - fastest_us;
+        let torn = (0..self.plan.keys).filter(|pair| *pair as usize % self.plan.nodes == id).find_map(|pair| {
+            let part = |name: char| store.entry(format!("p{pair}{name}").as_bytes()).filter(|entry| entry.version().origin == origin);
+            part('a').zip(part('b')).filter(|(one, other)| one.value() != other.value())
+        });
         let held = self.history.keys.iter().map(|(key, versions)| self.check_key(key, versions, store.entry(key).as_ref(), &vector));
-        if let Some((check, what)) = held.filter_map(Held::fault).next() {
+        let fault = held.filter_map(Held::fault).next();
+        self.fastest_us = fastest_us;
+        if let Some((check, what)) = fault {
             self.violate(check, format!("node {}: {what}", id + 1));
+        }
+        if let Some(torn) = torn {
+            self.violate("pairs-are-whole", format!("node {}: {torn:?}", id + 1));
+        }
+        if driven_us > DRIVEN_US_MAX {
+            self.violate("clocks-are-not-driven", format!("node {}: its stamp clock is {driven_us} µs ahead of the fastest", id + 1));
         }
     }
 
@@ -264,7 +295,12 @@ impl Simulation<'_> {
         for (key, writes) in &writes {
             for later in writes {
                 let beaten_by = writes.iter().find(|earlier| {
-                    earlier.heard < later.began && earlier.version > later.version && !self.lost_disk_between(earlier.heard, later.heard)
+                    // The time that the later one's acks may have taken, and what clocks differ by.
+                    let allowed = (later.heard - later.began) + ACK_LEAD + (later.heard - earlier.began) / 500;
+                    earlier.heard + allowed < later.began
+                        && earlier.version > later.version
+                        && !self.lost_disk_between(earlier.heard, later.heard)
+                        && !self.interrupted_between(earlier.began, later.heard)
                 });
                 if let Some(earlier) = beaten_by {
                     let key = key.escape_ascii();
@@ -275,6 +311,11 @@ impl Simulation<'_> {
         if let Some(what) = found {
             self.violate("later-acknowledged-wins", what);
         }
+    }
+
+    /// A member that was restarted or suspended between the two acks may be the only one that gave both.
+    fn interrupted_between(&self, from: Duration, to: Duration) -> bool {
+        self.history.interruptions.iter().any(|(_, at)| *at >= from && *at <= to)
     }
 
     /// A member that has lost what it held may vouch for a write that loses to one which only an absent member still holds: README says so.

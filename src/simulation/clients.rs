@@ -91,7 +91,7 @@ impl<'a> Simulation<'a> {
         let Some(life) = self.life(machine).filter(|life| life.is_well()) else { return };
         let mut session = life.ground.server.connect();
         session.send(format!("ACK {level}\n").as_bytes(), now);
-        let reply = session.poll(now, false);
+        let reply = session.poll(false);
         assert_eq!(reply, Some(&b"OK\n"[..]), "the answer to ACK");
         self.clients[number].session = Some((machine, session));
     }
@@ -122,7 +122,7 @@ impl<'a> Simulation<'a> {
         let key = |sort: char, random: &mut fastrand::Rng| format!("{sort}{}", random.u32(0..keys));
         let value = format!("v{operation}.{place}");
         let register = key('r', random);
-        match random.u32(0..if self.plan.are_rivals { 4 } else { 24 }) {
+        match random.u32(0..if self.plan.are_rivals { 4 } else { 26 }) {
             0..4 => text(format!("PUT {register} {value}"), Asked::write(&[&register])),
             4..6 => text(format!("SET {register} {value}"), Asked::write(&[&register])),
             6..8 => text(format!("UPD {register} {value}"), Asked::write(&[&register])),
@@ -130,11 +130,11 @@ impl<'a> Simulation<'a> {
             11..14 => text(format!("GET {register}"), Asked::read(&register)),
             14..16 => {
                 let counter = key('n', random);
-                resp(&["INCR", &counter], Asked::write(&[&counter]))
+                resp(&["INCR", &counter], Asked::count(&counter))
             }
             16..18 => {
                 let list = key('l', random);
-                resp(&["APPEND", &list, &format!("{operation},")], Asked::write(&[&list]))
+                resp(&["APPEND", &list, &format!("{operation}.{place},")], Asked::write(&[&list]))
             }
             18 => {
                 let list = key(['l', 'n'][random.usize(0..2)], random);
@@ -157,9 +157,19 @@ impl<'a> Simulation<'a> {
                 let other = key('r', random);
                 resp(&["MSET", &register, &value, &other, &value], Asked::write(&[&register, &other]))
             }
-            _ => {
+            23 => {
                 let other = key('r', random);
                 resp(&["DEL", &register, &other], Asked::write(&[&register, &other]))
+            }
+            // A pair, which one machine writes in one step, and others in part.
+            _ => {
+                let pair = random.u32(0..keys);
+                let (one, other) = (format!("p{pair}a"), format!("p{pair}b"));
+                if pair as usize % self.plan.nodes == machine {
+                    resp(&["MSET", &one, &value, &other, &value], Asked::write(&[&one, &other]))
+                } else {
+                    text(format!("PUT {one} {value}"), Asked::write(&[&one]))
+                }
             }
         }
     }
@@ -168,12 +178,9 @@ impl<'a> Simulation<'a> {
     pub fn poll_clients(&mut self, machine: usize) {
         for number in 0..self.clients.len() {
             let Some((operation, deadline)) = self.clients[number].pending else { continue };
-            let now = self.now_at(machine);
             let is_late = self.now >= deadline;
             let Some((_, session)) = self.clients[number].session.as_mut().filter(|(at, _)| *at == machine) else { continue };
-            let replies = session.poll(now, is_late).map(<[u8]>::to_vec);
-            // What was stamped again meanwhile is this operation's.
-            self.note_submitted(machine, Some(operation));
+            let replies = session.poll(is_late).map(<[u8]>::to_vec);
             let Some(replies) = replies else { continue };
             self.clients[number].pending = None;
             self.think_again(number);

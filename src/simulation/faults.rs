@@ -22,6 +22,8 @@ pub enum Fault {
     /// A node that is away for longer than a tombstone has to be kept.
     Away,
     Pause,
+    /// A machine is suspended: no clock of it moves meanwhile.
+    Suspend,
     /// One direction between two, both, everything of one node, or all but one node, which alone sees both halves.
     OneWay,
     Cut,
@@ -34,6 +36,8 @@ pub enum Fault {
     Flip,
     ClockStep,
     ClockDrift,
+    /// All wall clocks are set back by the same.
+    AllBack,
     /// A clock that is further off than is allowed.
     BadClock,
     FullDisk,
@@ -45,7 +49,7 @@ pub enum Fault {
     Restore,
 }
 
-pub const FAULTS: [Fault; 26] = [
+pub const FAULTS: [Fault; 28] = [
     Fault::Kill,
     Fault::PowerLoss,
     Fault::DieAtOperation,
@@ -55,6 +59,7 @@ pub const FAULTS: [Fault; 26] = [
     Fault::LateDump,
     Fault::Away,
     Fault::Pause,
+    Fault::Suspend,
     Fault::OneWay,
     Fault::Cut,
     Fault::Isolate,
@@ -65,6 +70,7 @@ pub const FAULTS: [Fault; 26] = [
     Fault::Flip,
     Fault::ClockStep,
     Fault::ClockDrift,
+    Fault::AllBack,
     Fault::BadClock,
     Fault::FullDisk,
     Fault::SlowDisk,
@@ -78,6 +84,7 @@ pub const FAULTS: [Fault; 26] = [
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum End {
     Pause(Process),
+    Suspension(Process),
     Slowness(usize, usize),
     BadClock(usize),
     FullDisk(usize),
@@ -162,6 +169,16 @@ impl Simulation<'_> {
                     self.after(time, Event::End(End::Pause(process)));
                 }
             }
+            Fault::Suspend => {
+                if let Some(process) = self.life(id).map(|life| life.process)
+                    && self.machines[id].paused.is_none()
+                {
+                    self.count("suspensions");
+                    self.pause(id);
+                    self.machines[id].suspended = Some(self.now);
+                    self.after(time, Event::End(End::Suspension(process)));
+                }
+            }
             Fault::OneWay => self.swallow(id, other, time),
             Fault::Cut => {
                 self.swallow(id, other, time);
@@ -197,7 +214,7 @@ impl Simulation<'_> {
                 if !self.machines[id].clock.is_bad {
                     self.count("clock steps");
                     let drift_ppm = self.machines[id].clock.drift_ppm;
-                    self.machines[id].clock = WallClock { drift_ppm, ..WallClock::draw(&self.plan, &mut self.random) };
+                    self.machines[id].clock = WallClock { drift_ppm, ..self.draw_clock() };
                 }
             }
             Fault::ClockDrift => {
@@ -208,6 +225,15 @@ impl Simulation<'_> {
                 let again = self.now.as_millis() as i64 * drift_ppm / 1_000_000;
                 let clock = &mut self.machines[id].clock;
                 (clock.offset_ms, clock.drift_ppm) = (clock.offset_ms + drifted - again, drift_ppm);
+            }
+            Fault::AllBack => {
+                let most = self.plan.clock_offset_max().as_millis() as i64 / 10;
+                if self.set_back_ms < 2 * most {
+                    self.count("all clocks set back");
+                    let back_ms = self.random.i64(1..=most);
+                    self.set_back_ms += back_ms;
+                    self.machines.iter_mut().for_each(|machine| machine.clock.offset_ms -= back_ms);
+                }
             }
             Fault::BadClock => {
                 if self.machines.iter().all(|machine| !machine.clock.is_bad) {
@@ -247,6 +273,12 @@ impl Simulation<'_> {
     pub fn end_fault(&mut self, end: End) {
         match end {
             End::Pause(process) => {
+                let is_suspended = self.machines[process.machine].suspended.is_some();
+                if self.life(process.machine).is_some_and(|life| life.process == process) && !is_suspended {
+                    self.resume(process.machine);
+                }
+            }
+            End::Suspension(process) => {
                 if self.life(process.machine).is_some_and(|life| life.process == process) {
                     self.resume(process.machine);
                 }
@@ -291,8 +323,17 @@ impl Simulation<'_> {
         }
     }
 
+    fn draw_clock(&mut self) -> WallClock {
+        let clock = WallClock::draw(&self.plan, &mut self.random);
+        WallClock { offset_ms: clock.offset_ms - self.set_back_ms, ..clock }
+    }
+
+    /// As the refusals ask for it: the clock is set, and its node restarted.
     pub fn set_clock_right(&mut self, id: usize) {
-        self.machines[id].clock = WallClock::draw(&self.plan, &mut self.random);
+        self.machines[id].clock = self.draw_clock();
+        if self.is_always_synced() {
+            self.kill(id, Death::Process, Duration::from_millis(100));
+        }
     }
 
     fn kill(&mut self, id: usize, death: Death, back_after: Duration) {

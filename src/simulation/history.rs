@@ -24,6 +24,12 @@ pub struct History {
     /// Versions that no node knows any more: of a life that ended before they were on a disk, or whose disk was lost.
     pub lost: BTreeSet<Version>,
     pub disk_losses: Vec<DiskLoss>,
+    /// When a process began, or a machine woke that had been suspended: its clocks may be behind what they showed before.
+    pub interruptions: Vec<(usize, Duration)>,
+    /// How often each counter was asked to count.
+    counts: BTreeMap<Key, u64>,
+    /// Under which version each value stands, of those that are written once.
+    values: BTreeMap<(Key, Vec<u8>), Version>,
     /// The newest version that readers of a life have been shown.
     shown: BTreeMap<(usize, u64, Key), Version>,
 }
@@ -48,6 +54,8 @@ pub struct Operation {
 pub struct Asked {
     pub keys: Vec<Key>,
     pub may_write: bool,
+    /// It adds one.
+    pub counts: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -72,11 +80,15 @@ pub struct DiskLoss {
 
 impl Asked {
     pub fn write(keys: &[&str]) -> Asked {
-        Asked { keys: keys.iter().map(|key| Key::from(key.as_bytes())).collect(), may_write: true }
+        Asked { keys: keys.iter().map(|key| Key::from(key.as_bytes())).collect(), may_write: true, counts: false }
     }
 
     pub fn read(key: &str) -> Asked {
-        Asked { keys: vec![key.as_bytes().into()], may_write: false }
+        Asked { keys: vec![key.as_bytes().into()], may_write: false, counts: false }
+    }
+
+    pub fn count(key: &str) -> Asked {
+        Asked { counts: true, ..Asked::write(&[key]) }
     }
 }
 
@@ -104,6 +116,9 @@ impl History {
     }
 
     pub fn ask(&mut self, machine: usize, level: AckLevel, began: Duration, commands: Vec<Command>) {
+        for command in commands.iter().filter(|command| command.asked.counts) {
+            command.asked.keys.iter().for_each(|key| *self.counts.entry(Key::clone(key)).or_default() += 1);
+        }
         let (outcomes, writes, reads) = (Vec::new(), BTreeMap::new(), Vec::new());
         self.operations.push(Operation { machine, level, began, heard: None, commands, outcomes, writes, reads });
     }
@@ -117,12 +132,13 @@ impl History {
         &self.operations[operation].commands
     }
 
-    /// A version was issued: it is on its way, or is only held by its node so far. `false` if it had been issued before.
-    pub fn record(&mut self, entry: &Entry, operation: Option<usize>, is_sent: bool) -> bool {
+    /// A version was issued: it is on its way, or is only held by its node so far. What is wrong with it, and the check that says so.
+    pub fn record(&mut self, entry: &Entry, operation: Option<usize>, is_sent: bool) -> Option<(&'static str, String)> {
         let (key, version) = (entry.shared_key(), entry.version());
         if is_sent && self.held_back.remove(&version) {
-            return true;
+            return None;
         }
+        let wrong = self.written_twice(entry);
         if !is_sent {
             self.held_back.insert(version);
         }
@@ -130,7 +146,33 @@ impl History {
             self.operations[operation].writes.insert(Key::clone(&key), version);
         }
         self.written.entry(version.origin).or_default().push(version.stamp);
-        self.keys.entry(key).or_default().insert(version, Effect::again(entry)).is_none()
+        if self.keys.entry(key).or_default().insert(version, Effect::again(entry)).is_some() {
+            return Some(("versions-are-unique", format!("{version:?} was issued twice")));
+        }
+        wrong
+    }
+
+    /// What is to take effect once: each write of a register, each piece of a list, each count.
+    fn written_twice(&mut self, entry: &Entry) -> Option<(&'static str, String)> {
+        let (key, value) = (entry.shared_key(), entry.value()?);
+        let text = || format!("key {}: {entry:?}", key.escape_ascii());
+        match key.first() {
+            Some(b'r' | b'p') => {
+                let before = self.values.insert((Key::clone(&key), value.to_vec()), entry.version());
+                before.map(|before| ("takes-effect-once", format!("{}, which was written as {before:?}", text())))
+            }
+            Some(b'l') => {
+                let pieces: Vec<&[u8]> = value.split(|byte| *byte == b',').filter(|piece| !piece.is_empty()).collect();
+                let distinct: BTreeSet<&[u8]> = pieces.iter().copied().collect();
+                (distinct.len() < pieces.len()).then(|| ("appended-once", text()))
+            }
+            Some(b'n') => {
+                let asked = self.counts.get(&key).copied().unwrap_or_default();
+                let counted: u64 = std::str::from_utf8(value).ok()?.parse().ok()?;
+                (counted > asked).then(|| ("counts-at-most", format!("{}, and {asked} were asked for", text())))
+            }
+            _ => None,
+        }
     }
 
     fn keys_of(&self, operation: usize) -> Vec<Key> {
@@ -148,6 +190,12 @@ impl History {
         let newer = (*shown > version).then_some(*shown);
         *shown = (*shown).max(version);
         newer
+    }
+
+    /// Readers of this life were shown something newer than what is written here now.
+    fn overtaken(&self, machine: usize, life: u64, entry: &Entry) -> Option<(&'static str, String)> {
+        let shown = self.shown.get(&(machine, life, entry.shared_key()))?;
+        (*shown >= entry.version()).then(|| ("what-was-read-is-passed", format!("{entry:?} was written after {shown:?} had been read")))
     }
 
     pub fn note_disk_lost(&mut self, machine: usize, at: Duration, vector: SeenVector) {
@@ -172,14 +220,15 @@ impl Simulation<'_> {
     /// What has been submitted at a machine since this was asked last, for this operation or for nobody's, goes on to the replicator.
     pub fn note_submitted(&mut self, machine: usize, operation: Option<usize>) {
         let Some(life) = self.machines[machine].life.as_ref() else { return };
-        let (mesh, mut twice) = (life.mesh(), None);
+        let (mesh, mut wrong) = (life.mesh(), None);
+        let life_number = life.process.life;
         while let Ok(submitted) = life.submit_rx.try_recv() {
             // As the client's node holds it, whatever travels.
             let version = submitted.entry.version();
             let held = mesh.store().entry(submitted.entry.key()).filter(|entry| entry.version() == version);
-            if !self.history.record(held.as_ref().unwrap_or(&submitted.entry), operation, true) {
-                twice = Some(version);
-            }
+            let found = self.history.record(held.as_ref().unwrap_or(&submitted.entry), operation, true);
+            let found = found.or_else(|| self.history.overtaken(machine, life_number, &submitted.entry));
+            wrong = wrong.or(found);
             // Cannot fail: this life holds the other end.
             let _ = life.write_tx.send(submitted);
         }
@@ -187,11 +236,11 @@ impl Simulation<'_> {
         for key in operation.map(|operation| self.history.keys_of(operation)).unwrap_or_default() {
             let own = mesh.store().entry(&key).filter(|entry| entry.version().origin == mesh.origin());
             if let Some(entry) = own.filter(|entry| !self.history.knows(&key, entry.version())) {
-                self.history.record(&entry, operation, false);
+                wrong = wrong.or(self.history.record(&entry, operation, false));
             }
         }
-        if let Some(version) = twice {
-            self.violate("versions-are-unique", format!("{version:?} was issued twice"));
+        if let Some((check, what)) = wrong {
+            self.violate(check, what);
         }
     }
 

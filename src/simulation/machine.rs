@@ -44,10 +44,14 @@ pub struct Machine<'a> {
     /// Old copies of its directory.
     pub copies: Vec<SimulatedDisk>,
     pub clock: WallClock,
+    /// What its oscillator is too fast by, in parts in a million.
+    pace_ppm: i64,
     pub life: Option<Life<'a>>,
     pub lives: u64,
     /// What was to happen to a process that stands still.
     pub paused: Option<Vec<Event>>,
+    /// Since when its clocks stand still as well, but for the wall clock, which is set when it wakes.
+    pub suspended: Option<Duration>,
     /// Without power: nobody answers for it.
     pub is_off: bool,
     /// So many times as slow as usual.
@@ -72,6 +76,8 @@ pub struct Life<'a> {
     pub process: Process,
     pub ground: &'a Ground,
     born: Duration,
+    /// How long its machine was suspended meanwhile: no clock of the process has moved in that time.
+    pub slept: Duration,
     /// Own writes as they are submitted; and once they are in the history, on their way to the replicator.
     pub submit_rx: Receiver<Submitted>,
     pub write_tx: Sender<Submitted>,
@@ -112,9 +118,11 @@ impl<'a> Machine<'a> {
             disk: SimulatedDisk::default(),
             copies: Vec::new(),
             clock: WallClock::draw(plan, random),
+            pace_ppm: random.i64(-200..=200),
             life: None,
             lives: 0,
             paused: None,
+            suspended: None,
             is_off: false,
             disk_slowness: 1,
             vector: SeenVector::default(),
@@ -134,9 +142,9 @@ impl<'a> Machine<'a> {
 }
 
 impl WallClock {
-    /// Of any two drawn the offsets differ by less than what is allowed, whatever they drift in a run.
+    /// Of any two drawn the offsets differ by less than half of what is allowed, whatever they drift in a run: as far as the order of writes is promised.
     pub fn draw(plan: &Plan, random: &mut fastrand::Rng) -> WallClock {
-        let most = plan.clock_offset_max().as_millis() as i64 * 2 / 5;
+        let most = plan.clock_offset_max().as_millis() as i64 / 5;
         // Half of all clocks are almost right.
         let most = if random.bool() { most } else { 20.min(most) };
         WallClock { offset_ms: random.i64(-most..=most), drift_ppm: random.i64(-200..=200), is_bad: false }
@@ -153,8 +161,10 @@ impl<'a> Life<'a> {
         self.mesh().is_open() && self.mesh().writable().is_ok()
     }
 
-    fn elapsed(&self, now: Duration) -> Duration {
-        now - self.born
+    /// Time that has passed for it, by an oscillator that is so many parts in a million too fast.
+    fn elapsed(&self, now: Duration, pace_ppm: i64) -> Duration {
+        let nanos = (now - self.born - self.slept).as_nanos() as i64;
+        Duration::from_nanos((nanos + nanos / 1_000_000 * pace_ppm) as u64)
     }
 }
 
@@ -170,7 +180,7 @@ impl<'a> Simulation<'a> {
     /// Both clocks of the process that runs there.
     pub fn now_at(&self, machine: usize) -> Now {
         let at = &self.machines[machine];
-        let elapsed = at.life.as_ref().map_or(Duration::ZERO, |life| life.elapsed(self.now));
+        let elapsed = at.life.as_ref().map_or(Duration::ZERO, |life| life.elapsed(self.now, at.pace_ppm));
         Now { wall_ms: at.wall_ms(self.now), elapsed }
     }
 
@@ -223,6 +233,7 @@ impl<'a> Simulation<'a> {
                 let process = life.process;
                 self.tell(&format!("node {} begins as {}", id + 1, life.mesh().origin()));
                 self.machines[id].life = Some(life);
+                self.history.interruptions.push((id, self.now));
                 self.note_lost();
                 let heartbeat = self.plan.heartbeat();
                 self.after(heartbeat, Event::Beat(process));
@@ -265,6 +276,7 @@ impl<'a> Simulation<'a> {
             process,
             ground,
             born: self.now,
+            slept: Duration::ZERO,
             submit_rx,
             write_tx,
             write_rx,
@@ -442,6 +454,7 @@ impl<'a> Simulation<'a> {
         self.tell(&format!("node {} dies: {death:?}", id + 1));
         self.machines[id].vector = vector;
         self.machines[id].paused = None;
+        self.machines[id].suspended = None;
         self.machines[id].is_off = death == Death::PowerLoss;
         self.disconnect_clients(id);
         self.disconnect(id, death == Death::PowerLoss);
@@ -504,6 +517,13 @@ impl<'a> Simulation<'a> {
     }
 
     pub fn resume(&mut self, id: usize) {
+        if let Some(since) = self.machines[id].suspended.take() {
+            let slept = self.now - since;
+            if let Some(life) = self.life_mut(id) {
+                life.slept += slept;
+            }
+            self.history.interruptions.push((id, self.now));
+        }
         let waiting = self.machines[id].paused.take();
         for event in VecDeque::from(waiting.unwrap_or_default()) {
             self.after(Duration::ZERO, event);

@@ -155,6 +155,10 @@ struct Simulation<'a> {
     backups: Vec<Vec<u8>>,
     /// How late it was by any clock that was right.
     latest_wall_ms: u64,
+    /// How far all wall clocks were set back.
+    set_back_ms: i64,
+    /// The greatest lead over true time that a reference clock had, in microseconds.
+    fastest_us: i64,
     /// No more faults, no more requests.
     is_healing: bool,
     tally: BTreeMap<&'static str, u64>,
@@ -212,6 +216,8 @@ impl<'a> Simulation<'a> {
             history: History::default(),
             backups: Vec::new(),
             latest_wall_ms: 0,
+            set_back_ms: 0,
+            fastest_us: i64::MIN,
             is_healing: false,
             tally: BTreeMap::new(),
             violation: None,

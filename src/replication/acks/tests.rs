@@ -1,10 +1,8 @@
 use super::*;
-use crate::clock::Clock;
-use crate::entry::NodeId;
+use crate::clock::{Clock, Clocks, Now};
+use crate::entry::{NodeId, Origin};
 
 mod model;
-
-const WINNER: Origin = Origin { node: NodeId(2), nonce: 1 };
 
 fn stamp(bits: u64) -> Stamp {
     Stamp::from_bits(bits)
@@ -12,8 +10,13 @@ fn stamp(bits: u64) -> Stamp {
 
 fn ack(upto: u64) -> Ack {
     let origin = Origin { node: NodeId(1), nonce: 1 };
-    let (upto, none) = (stamp(upto), Stamp::ZERO);
-    Ack { origin, from: none, upto, received: upto, beaten: Vec::new(), winner: none }
+    let upto = stamp(upto);
+    Ack { origin, from: Stamp::ZERO, upto, received: upto, clocks: None }
+}
+
+/// A write that was stamped at once.
+fn written(bits: u64) -> Written {
+    Written::at(stamp(bits), Duration::ZERO)
 }
 
 fn acks() -> Acks {
@@ -21,87 +24,55 @@ fn acks() -> Acks {
 }
 
 #[test]
-fn a_write_that_lost_here_counts_as_beaten_when_its_winner_is_acknowledged() {
-    let acks = acks();
-    let round = acks.open_round(AckLevel::Majority, stamp(1));
-    acks.note_losing(WINNER, stamp(9), vec![stamp(1), stamp(3)]);
-    acks.acknowledged(WINNER, stamp(8));
-    assert_eq!(round.poll(&[stamp(3)]), None);
-    acks.acknowledged(WINNER, stamp(9));
-    assert_eq!(round.poll(&[stamp(3)]), Some(Waited::Beaten(vec![stamp(3)])));
-}
-
-#[test]
-fn an_ack_takes_out_the_rounds_that_it_meets_and_leaves_the_others() {
+fn an_ack_wakes_the_sessions_whose_level_it_meets_and_no_others() {
     let acks = acks();
     acks.set_up(0, true);
     acks.set_up(1, true);
     // The last one has overtaken others on its way.
-    let rounds = [(AckLevel::All, 1, 2), (AckLevel::Majority, 3, 4), (AckLevel::Majority, 5, 9), (AckLevel::Majority, 1, 3)];
+    let rounds = [(AckLevel::All, 2), (AckLevel::Majority, 4), (AckLevel::Majority, 9), (AckLevel::Majority, 3)];
     std::thread::scope(|scope| {
-        let waits = rounds.map(|(level, floor, stamp_of)| {
-            let round = acks.open_round(level, stamp(floor));
-            scope.spawn(move || round.wait(&[stamp(stamp_of)], &Deadline::within(Duration::from_secs(60))))
+        let waits = rounds.map(|(level, upto)| {
+            let round = acks.open_round(level);
+            scope.spawn(move || round.wait(written(upto), &Deadline::within(Duration::from_secs(60))))
         });
         while acks.waiting_len() < 4 {
             std::thread::yield_now();
         }
-        let floors = |acks: &Acks| acks.table.lock().open.iter().map(|open| open.place.floor).collect::<Vec<_>>();
-        assert_eq!(floors(&acks), [stamp(1), stamp(1), stamp(3), stamp(5)]);
-        acks.acknowledge(0, &ack(8));
-        assert_eq!(floors(&acks), [stamp(1), stamp(5)]);
-        acks.acknowledge(1, &ack(9));
-        assert_eq!(waits.map(|waits| waits.join().unwrap()), [const { Waited::Met }; 4]);
+        let waiting = |acks: &Acks| acks.table.lock().waiting.iter().map(|waiting| waiting.written.upto).collect::<Vec<_>>();
+        assert_eq!(waiting(&acks), [stamp(2), stamp(3), stamp(4), stamp(9)]);
+        acks.acknowledge(0, &ack(8), Duration::ZERO);
+        assert_eq!(waiting(&acks), [stamp(2), stamp(9)]);
+        acks.acknowledge(1, &ack(9), Duration::ZERO);
+        assert_eq!(waits.map(|waits| waits.join().unwrap()), [Waited::Met; 4]);
     });
-    assert!(acks.table.lock().open.is_empty());
+    assert!(acks.table.lock().waiting.is_empty());
+    assert!(!acks.is_awaited());
 }
 
 #[test]
-fn what_lost_is_remembered_until_no_round_is_open_that_could_have_written_it() {
+fn a_round_that_is_not_met_in_time_can_be_asked_again() {
     let acks = acks();
-    let rounds = [5, 2, 7].map(|floor| acks.open_round(AckLevel::Majority, stamp(floor)));
-    acks.note_beaten(&[stamp(2), stamp(3), stamp(6), stamp(8)]);
-    let beaten = || acks.table.lock().beaten.iter().copied().collect::<Vec<_>>();
-    let [first, lowest, last] = rounds;
-    assert_eq!(lowest.poll(&[stamp(3)]), Some(Waited::Beaten(vec![stamp(3)])));
-    assert_eq!(beaten(), [stamp(3), stamp(6), stamp(8)]);
-    drop(lowest);
-    assert_eq!(beaten(), [stamp(6), stamp(8)]);
-    drop(last);
-    assert_eq!(beaten(), [stamp(6), stamp(8)]);
-    drop(first);
-    assert_eq!(beaten(), []);
-}
-
-#[test]
-fn a_round_that_is_not_met_in_time_stays_open() {
-    let acks = acks();
-    let round = acks.open_round(AckLevel::Majority, stamp(1));
-    assert_eq!(round.wait(&[stamp(2)], &Deadline::within(Duration::ZERO)), Waited::TimedOut);
+    let round = acks.open_round(AckLevel::Majority);
+    assert_eq!(round.wait(written(2), &Deadline::within(Duration::ZERO)), Waited::TimedOut);
     assert_eq!(acks.waiting_len(), 0);
-    acks.note_beaten(&[stamp(2)]);
-    assert_eq!(round.wait(&[stamp(2)], &Deadline::within(Duration::ZERO)), Waited::Beaten(vec![stamp(2)]));
-    acks.acknowledge(0, &ack(3));
-    assert_eq!(round.wait(&[stamp(3)], &Deadline::within(Duration::ZERO)), Waited::Met);
+    assert!(acks.is_awaited() && !round.is_met(written(2)));
+    acks.acknowledge(0, &ack(3), Duration::ZERO);
+    assert!(round.is_met(written(3)) && !round.is_met(written(4)));
+    assert_eq!(round.wait(written(3), &Deadline::within(Duration::ZERO)), Waited::Met);
 }
 
 #[test]
-fn no_session_sleeps_on_when_its_round_is_met_or_beaten() {
-    let (acks, clock, sessions) = (acks(), Clock::default(), AtomicUsize::new(8));
+fn no_session_sleeps_on_when_its_round_is_met() {
+    let (acks, clock, sessions) = (acks(), Clock::new(Now { wall_ms: 1, elapsed: Duration::ZERO }, Duration::ZERO), AtomicUsize::new(8));
     std::thread::scope(|scope| {
         for _ in 0..8 {
             scope.spawn(|| {
-                for _ in 0..200 {
-                    let round = acks.open_round(AckLevel::Majority, clock.last());
-                    let mut own = clock.issue(1);
-                    loop {
-                        match round.wait(&[own], &Deadline::within(Duration::from_secs(60))) {
-                            Waited::Met => break,
-                            Waited::Beaten(beaten) => assert_eq!(beaten, [own]),
-                            Waited::TimedOut => panic!("{own} was acknowledged"),
-                        }
-                        own = clock.issue(1);
-                    }
+                for _ in 0..500 {
+                    let round = acks.open_round(AckLevel::Majority);
+                    assert_eq!(
+                        round.wait(Written::at(clock.issue(Duration::ZERO), Duration::ZERO), &Deadline::within(Duration::from_secs(60))),
+                        Waited::Met
+                    );
                 }
                 sessions.fetch_sub(1, Ordering::Relaxed);
             });
@@ -109,36 +80,25 @@ fn no_session_sleeps_on_when_its_round_is_met_or_beaten() {
         for peer in 0..2 {
             let (acks, clock, sessions) = (&acks, &clock, &sessions);
             scope.spawn(move || {
-                for n in 0.. {
-                    let upto = clock.last();
-                    let beaten = if n % 3 == 0 { vec![upto] } else { Vec::new() };
-                    acks.acknowledge(peer, &Ack { beaten, ..ack(upto.to_bits()) });
-                    if sessions.load(Ordering::Relaxed) == 0 {
-                        break;
-                    }
+                while sessions.load(Ordering::Relaxed) > 0 {
+                    acks.acknowledge(peer, &ack(clock.last().to_bits()), Duration::ZERO);
                     std::thread::yield_now();
                 }
             });
         }
     });
-    let table = acks.table.lock();
-    assert!(table.open.is_empty() && table.beaten.is_empty());
+    assert!(acks.table.lock().waiting.is_empty());
 }
 
-/// The session is woken, and has not looked yet when a write is stamped above its own.
+/// The write was stamped at 1 000 ms by its node's clock, and ten milliseconds have passed there.
 #[test]
-fn what_has_met_its_level_is_done_whatever_beats_it_before_its_session_looks() {
-    let acks = acks();
-    for n in 1..50 {
-        std::thread::scope(|scope| {
-            let round = acks.open_round(AckLevel::Majority, stamp(10 * n));
-            let waits = scope.spawn(move || round.wait(&[stamp(10 * n + 1)], &Deadline::within(Duration::from_secs(60))));
-            while acks.waiting_len() == 0 {
-                std::thread::yield_now();
-            }
-            acks.acknowledge(0, &ack(10 * n + 1));
-            acks.note_beaten(&[stamp(10 * n + 1)]);
-            assert_eq!(waits.join().unwrap(), Waited::Met);
-        });
+fn an_ack_counts_if_its_senders_clock_has_come_no_further_than_time_has_passed() {
+    for (stamp_us, counts) in [(900_000, true), (1_060_000, true), (1_060_001, false), (5_000_000, false)] {
+        let acks = acks();
+        let round = acks.open_round(AckLevel::Majority);
+        let stamp = Stamp::from_wall_ms(1_000);
+        let clocks = Some(Clocks { reference_us: 0, stamp_us });
+        acks.acknowledge(0, &Ack { clocks, ..ack(stamp.to_bits()) }, Duration::from_millis(510));
+        assert_eq!(round.is_met(Written::at(stamp, Duration::from_millis(500))), counts, "{stamp_us}");
     }
 }

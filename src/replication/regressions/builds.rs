@@ -3,10 +3,20 @@
 use super::*;
 
 const OLD: Protocols = Protocols { min: Protocol::OLDEST, max: Protocol::OLDEST };
-const NEW: Protocols = Protocols { min: Protocol::OLDEST, max: Protocol::PLAIN_ACKS };
-const NEWEST: Protocols = Protocols { min: Protocol::PLAIN_ACKS, max: Protocol::PLAIN_ACKS };
+const NEW: Protocols = Protocols { min: Protocol::OLDEST, max: Protocol::CLOCKS };
+const NEWEST: Protocols = Protocols { min: Protocol::CLOCKS, max: Protocol::CLOCKS };
 
 impl Net {
+    /// Three nodes of one build.
+    fn of(protocols: Protocols) -> Net {
+        let mut net = Net::closed(&[0, 0, 0]);
+        (0..3).for_each(|node| {
+            net.protocols[node] = protocols;
+            net.reborn(node);
+        });
+        net
+    }
+
     /// Another build is started, and meets the others.
     fn restart_with(&mut self, node: usize, protocols: Protocols) {
         self.protocols[node] = protocols;
@@ -23,7 +33,7 @@ impl Net {
 
 #[test]
 fn each_two_speak_the_greatest_protocol_that_both_do() {
-    let mut net = Net::new(&[0, 0, 0]);
+    let mut net = Net::of(OLD);
     net.restart_with(0, NEW);
     net.restart_with(1, NEW);
     net.both(0, 2);
@@ -35,7 +45,7 @@ fn each_two_speak_the_greatest_protocol_that_both_do() {
 /// Upgraded one by one, put back, and one that says nothing for a while.
 #[test]
 fn a_new_format_is_written_only_when_all_members_speak_it() {
-    let mut net = Net::new(&[0, 0, 0]);
+    let mut net = Net::of(OLD);
     for node in 0..3 {
         assert_eq!(net.mesh(0).spoken_by_all(), OLD.max);
         net.restart_with(node, NEW);

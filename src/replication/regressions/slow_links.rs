@@ -138,7 +138,7 @@ impl Fake {
     fn live(&mut self) -> Message {
         let message = read(&mut self.back);
         if let Message::Beat(beat) = &message {
-            self.say(&Message::Echo { sent: beat.sent });
+            self.say(&Message::Echo { sent: beat.sent, clocks: None });
             self.say(&beat_of_a_peer());
         }
         message
@@ -167,7 +167,7 @@ impl Drop for Fake {
 
 fn beat_of_a_peer() -> Message {
     let (sent, wall_ms) = (0, crate::clock::wall_ms());
-    Message::Beat(Beat { sent, wall_ms, open: true, upto: Stamp::ZERO, vector: SeenVector::default(), settled: None })
+    Message::Beat(Beat { sent, wall_ms, clocks: None, open: true, upto: Stamp::ZERO, vector: SeenVector::default(), settled: None })
 }
 
 fn read(mut stream: impl Read) -> Message {

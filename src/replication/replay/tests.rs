@@ -54,7 +54,7 @@ impl Life {
         let stamp = self
             .mesh
             .submit()
-            .write::<()>(key.as_bytes(), 64, WALL_MS, &Deadline::within(Duration::ZERO), |_| Ok(effect.clone()))
+            .write::<()>(key.as_bytes(), 64, Duration::ZERO, &Deadline::within(Duration::ZERO), |_| Ok(effect.clone()))
             .expect("room");
         let submitted = self.write_rx.try_recv().expect("what was written");
         let room = self.mesh.submit().held(submitted.reserved);
@@ -256,7 +256,7 @@ fn a_write_that_a_peer_proves_before_its_frame_is_logged_survives_a_restart() {
     let request = life.mesh.outbox(0).take(Duration::ZERO).and_then(|batch| batch.request).expect("a request for what is missing");
     let newer = Effect::put(b"key", b"newer", None);
     let stamp =
-        life.mesh.submit().write::<()>(b"key", 64, WALL_MS, &Deadline::within(Duration::ZERO), |_| Ok(newer.clone())).expect("room");
+        life.mesh.submit().write::<()>(b"key", 64, Duration::ZERO, &Deadline::within(Duration::ZERO), |_| Ok(newer.clone())).expect("room");
     let vector: SeenVector = [(OTHER, theirs.version().stamp), (life.mesh.origin(), stamp)].into_iter().collect();
     let (header, donor) = (Header::new(Kind::Delta, OTHER, vector, 1, Some(request.id)), Store::new());
     donor.merge(theirs, |_| false);

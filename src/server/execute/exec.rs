@@ -96,8 +96,7 @@ impl Executor<'_> {
             return done;
         }
         let len = commands.iter().flatten().map(plan::size).fold(0, usize::saturating_add);
-        let are_blind = watch.is_empty() && commands.iter().flatten().all(Command::is_blind);
-        let done = self.writes.several(self.level, span, len, moment, are_blind, run)?;
+        let done = self.writes.several(self.level, span, len, moment, run)?;
         self.tally.lookups.add(lookups.get());
         self.tally.writes += 1;
         Ok(done)

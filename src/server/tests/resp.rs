@@ -1,4 +1,4 @@
-//! Redis clients: which errors of the mesh they hear, and what becomes of their commands when a write of them is beaten.
+//! Redis clients: which errors of the mesh they hear, and what becomes of their commands when they are not acknowledged.
 
 use super::*;
 use crate::protocol::resp::encoding::request;
@@ -96,89 +96,6 @@ fn what_is_not_acknowledged_in_time_is_unknown_as_a_whole() {
 }
 
 #[test]
-fn a_beaten_command_counts_once_whatever_has_arrived() {
-    let fixture = fixture(2, r#", "ack_timeout_ms": 30000"#);
-    let mut client = fixture.connect();
-    fixture.store.merge(fixture.foreign("n", Some("5")), |_| false);
-    fixture.store.merge(fixture.foreign("text", Some("x")), |_| false);
-
-    // The winners are still on their way: what the round has left is stamped again as it is.
-    client.ask_all(&[&["INCR", "n"], &["INCRBY", "n", "10"], &["APPEND", "text", "y"]]);
-    fixture.await_waiting();
-    let (n, text) = (stamp(&fixture, "n"), stamp(&fixture, "text"));
-    let first = Stamp::from_bits(n.to_bits() - 1);
-    fixture.acks.note_beaten(&[first, n, text]);
-    until("they are stamped again", || stamp(&fixture, "n") > text && stamp(&fixture, "text") > text);
-    until("the session has answered", || {
-        fixture.acknowledge(0);
-        client.is_answered()
-    });
-    client.hear(&[":6", ":16", ":2"]);
-    assert_eq!(fixture.store.get(b"n").as_deref(), Some(&b"16"[..]));
-    assert_eq!(fixture.store.get(b"text").as_deref(), Some(&b"xy"[..]));
-
-    // The winners are here: the commands are judged anew, each upon what the one before has left.
-    client.ask_all(&[&["INCR", "n"], &["INCRBY", "n", "10"], &["SET", "new", "mine", "NX"], &["GETSET", "text", "z"], &["GETDEL", "text"]]);
-    fixture.await_waiting();
-    let last = stamp(&fixture, "text");
-    let beaten: Vec<Stamp> = (0..5).rev().map(|back| Stamp::from_bits(last.to_bits() - back)).collect();
-    for (key, value) in [("n", Some("100")), ("new", Some("theirs")), ("text", Some("t"))] {
-        fixture.store.merge(fixture.foreign(key, value), |_| false);
-    }
-    fixture.acks.note_beaten(&beaten);
-    until("the session has answered", || {
-        fixture.acknowledge(0);
-        client.is_answered()
-    });
-    client.hear(&[":101", ":111", "$-1", "$1", "t", "$1", "z"]);
-    assert_eq!(fixture.store.get(b"new").as_deref(), Some(&b"theirs"[..]));
-    fixture.stop();
-}
-
-#[test]
-fn the_effects_of_one_step_are_stamped_again_as_they_were() {
-    let fixture = fixture(2, r#", "ack_timeout_ms": 30000"#);
-    let mut client = fixture.connect();
-    fixture.store.merge(fixture.foreign("from", Some("moved")), |_| false);
-    client.ask_all(&[&["RENAME", "from", "to"], &["MULTI"], &["SET", "x", "1"], &["INCR", "x"], &["EXEC"]]);
-    fixture.await_waiting();
-    let (to, x) = (stamp(&fixture, "to"), stamp(&fixture, "x"));
-    // The winners are still on their way.
-    fixture.acks.note_beaten(&[to, x]);
-    until("they are stamped again", || stamp(&fixture, "to") > x && stamp(&fixture, "x") > x);
-    until("the session has answered", || {
-        fixture.acknowledge(0);
-        client.is_answered()
-    });
-    client.hear(&["+OK", "+OK", "+QUEUED", "+QUEUED", "*2", "+OK", ":2"]);
-    assert_eq!(fixture.store.get(b"to").as_deref(), Some(&b"moved"[..]));
-    assert_eq!(fixture.store.get(b"x").as_deref(), Some(&b"2"[..]));
-
-    // A winner has come: what did not depend on it is put over it, and what did is not.
-    for (request, answer, left) in [
-        (&["MSET", "to", "set", "y", "1"][..], "+OK", "set"),
-        (&["MSETNX", "to", "new", "z", "1"], "-TIMEOUT the write is applied", "theirs"),
-    ] {
-        let before = fixture.submit.position();
-        if request[0] == "MSETNX" {
-            fixture.store.merge(fixture.foreign("to", None), |_| false);
-        }
-        client.ask(request);
-        until("it waits", || fixture.submit.position() > before && fixture.acks.waiting_len() > 0);
-        let to = stamp(&fixture, "to");
-        fixture.store.merge(fixture.foreign("to", Some("theirs")), |_| false);
-        fixture.acks.note_beaten(&[to]);
-        until("the session has answered", || {
-            fixture.acknowledge(0);
-            client.is_answered()
-        });
-        client.hear(&[answer]);
-        assert_eq!(fixture.store.get(b"to").as_deref(), Some(left.as_bytes()));
-    }
-    fixture.stop();
-}
-
-#[test]
 fn wait_counts_the_peers_that_have_it() {
     let fixture = fixture(2, r#", "ack": "local""#);
     let mut client = fixture.connect();
@@ -197,7 +114,7 @@ fn wait_counts_the_peers_that_have_it() {
     assert!(!client.is_answered());
     fixture.acknowledge(0);
     client.hear(&[":2"]);
-    // A peer that has it, but vouches only for what came later.
+    // A peer whose acks begin anew.
     fixture.acks.reset(0, true);
     client.ask(&["WAIT", "2", "20"]);
     client.hear(&[":1"]);

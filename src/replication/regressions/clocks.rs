@@ -1,0 +1,129 @@
+//! Clocks that are wrong, and machines that sleep: what is stamped, and what an ack is worth.
+
+use super::*;
+
+const HOUR_MS: u64 = 3_600_000;
+
+/// X is acknowledged; whoever hears of it, by whatever message, stamps above it from then on, and goes on at its pace.
+#[test]
+fn all_members_stamp_at_the_pace_of_the_fastest() {
+    let mut net = Net::new(&[0, 3000, 0]);
+    net.both(T, D);
+    net.both(P, D);
+    let x = net.put(T, "k", "X");
+    net.pump(T, D);
+    net.pump(D, T);
+    assert!(is_acked(&net, T, x));
+    // D's clock has jumped: it says so at once, and not at its next beat.
+    net.pump(D, P);
+    net.elapsed += Duration::from_secs(2);
+    let w = net.put(P, "k", "w");
+    assert!(w.wall_ms() >= x.wall_ms() + 2000, "{w} after {x}");
+}
+
+/// A machine is suspended while others write, and the clock that it stamps by has stood still. It wakes, and a write of it reaches a peer before anything else does.
+#[test]
+fn an_ack_does_not_count_for_a_write_whose_clock_has_stood_still() {
+    let mut net = Net::new(&[0, 0, 0]);
+    let all = [(T, D), (D, T), (P, D), (D, P), (P, T), (T, P)];
+    net.both(T, D);
+    net.both(P, D);
+    net.both(P, T);
+    net.settle(4, &all);
+    net.elapsed += Duration::from_millis(900);
+    net.slept[P] = Duration::from_millis(900);
+    let x = net.put(T, "k", "X");
+    net.pump(T, D);
+    net.pump(D, T);
+    assert!(is_acked(&net, T, x));
+    let w = net.put(P, "k", "w");
+    assert!(w < x);
+    net.pump(P, D);
+    net.pump(D, P);
+    assert!(!is_acked(&net, P, w), "w is acknowledged at {{P, D}} and lost to X, which was acknowledged before it began");
+    // It has heard by now.
+    net.elapsed += Duration::from_millis(1);
+    let later = net.put(P, "k", "later");
+    net.pump(P, D);
+    net.pump(D, P);
+    assert!(later > x && is_acked(&net, P, later));
+}
+
+/// The same of a write that waits for long, on a machine that is awake: time has passed for it, too.
+#[test]
+fn an_ack_that_comes_late_counts() {
+    let mut net = Net::new(&[0, 0, 0]);
+    net.both(P, D);
+    net.settle(4, &[(P, D), (D, P)]);
+    let began = net.now(P).elapsed;
+    let w = net.put(P, "k", "w");
+    net.elapsed += Duration::from_millis(400);
+    net.pump(P, D);
+    net.elapsed += Duration::from_millis(400);
+    net.pump(D, P);
+    assert!(net.mesh(P).acks().open_round(AckLevel::Majority).is_met(Written::at(w, began)));
+}
+
+/// A wall clock that steps for a while is no reason to refuse anybody, and no stamp follows it.
+#[test]
+fn a_wall_clock_that_is_wrong_for_seconds_changes_nothing() {
+    let mut net = Net::new(&[0, 0, 0]);
+    let all = [(T, D), (D, T), (P, D), (D, P)];
+    net.both(T, D);
+    net.both(P, D);
+    net.settle(10, &all);
+    let before = net.put(T, "k", "before");
+    net.offsets[T] = HOUR_MS;
+    net.settle(250, &all);
+    assert!(net.mesh(D).check_hello(&net.mesh(T).hello(net.now(T)), net.now(D)).is_ok());
+    let during = net.put(T, "k", "during");
+    assert!(during.wall_ms() - before.wall_ms() < 6_000, "{before}, {during}");
+    net.offsets[T] = 0;
+    net.settle(10, &all);
+    assert_eq!(net.get(D, "k").as_deref(), Some("during"));
+}
+
+/// Two nodes whose clocks are an hour apart, and no third that could say which is wrong: neither opens, and each names the other.
+#[test]
+fn of_two_that_differ_neither_opens_and_with_a_third_the_two_that_agree_do() {
+    let mut net = Net::closed(&[0, HOUR_MS, 0]);
+    net.both(T, D);
+    net.elapsed += Duration::from_secs(2);
+    for (node, other) in [(T, "node 3"), (D, "node 2")] {
+        net.mesh(node).tick(net.now(node));
+        assert!(!net.mesh(node).is_open());
+        let loading = net.mesh(node).loading(net.now(node));
+        assert!(loading.starts_with("the clock of this node is more than 10000 ms from that of ") && loading.contains(other), "{loading}");
+    }
+    net.both(P, D);
+    net.both(P, T);
+    for (from, to) in [(P, D), (D, P), (P, D), (D, P)] {
+        net.pump(from, to);
+    }
+    for node in [P, T, D] {
+        net.mesh(node).tick(net.now(node));
+    }
+    assert_eq!([P, T, D].map(|node| net.mesh(node).is_open()), [true, false, true]);
+}
+
+/// What is far ahead on its own disk a node goes by; from others it takes no more than is allowed, in all.
+#[test]
+fn stamps_are_held_against_the_reference_clock_however_many_come() {
+    let net = Net::new(&[0, 0]);
+    let (mesh, now) = (net.mesh(0), net.now(0));
+    net.submit(0, "k", Some(b"v"[..].into()));
+    for ahead_ms in (0..60).map(|n| n * 9_000) {
+        let stamp = Stamp::from_wall_ms(now.wall_ms + ahead_ms);
+        match mesh.check_stamp(stamp, now) {
+            Ok(()) => mesh.observe(stamp, now),
+            Err(why) => {
+                assert!(ahead_ms > 10_000, "{why}");
+                assert!(
+                    why.contains(&format!("is {ahead_ms} ms ahead of this node's clock")) && why.contains("clock_offset_max_ms above"),
+                    "{why}"
+                );
+            }
+        }
+    }
+    assert!(mesh.clock().last().wall_ms() <= now.wall_ms + 10_000);
+}
