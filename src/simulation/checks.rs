@@ -89,7 +89,11 @@ impl Simulation<'_> {
         let (origin, process_now) = (life.mesh().origin(), self.now_at(id));
         let lead_us = |clock_us: u64| clock_us as i64 - self.now.as_micros() as i64;
         let clocks = life.mesh().clock().read(process_now.elapsed);
-        let fastest_us = self.fastest_us.max(lead_us(clocks.reference_us));
+        let references = (0..self.plan.nodes).filter_map(|other| {
+            let clock = self.life(other)?.mesh().clock();
+            Some(lead_us(clock.reference_us(self.now_at(other).elapsed)))
+        });
+        let fastest_us = references.fold(self.fastest_us, i64::max);
         let driven_us = lead_us(clocks.stamp_us) - fastest_us;
         let torn = (0..self.plan.keys).filter(|pair| *pair as usize % self.plan.nodes == id).find_map(|pair| {
             let part = |name: char| store.entry(format!("p{pair}{name}").as_bytes()).filter(|entry| entry.version().origin == origin);
@@ -288,7 +292,7 @@ impl Simulation<'_> {
         for operation in self.history.operations.iter().filter(|operation| operation.level != AckLevel::Local) {
             let Some(heard) = operation.heard else { continue };
             for (key, version) in operation.acknowledged() {
-                writes.entry(key).or_default().push(Acknowledged { began: operation.began, heard, version });
+                writes.entry(key).or_default().push(Acknowledged { machine: operation.machine, began: operation.began, heard, version });
             }
         }
         let mut found = None;
@@ -296,11 +300,11 @@ impl Simulation<'_> {
             for later in writes {
                 let beaten_by = writes.iter().find(|earlier| {
                     // The time that the later one's acks may have taken, and what clocks differ by.
-                    let allowed = (later.heard - later.began) + ACK_LEAD + (later.heard - earlier.began) / 500;
+                    let allowed = (later.heard - later.began) + ACK_LEAD + later.heard.saturating_sub(earlier.began) / 500;
                     earlier.heard + allowed < later.began
                         && earlier.version > later.version
                         && !self.lost_disk_between(earlier.heard, later.heard)
-                        && !self.interrupted_between(earlier.began, later.heard)
+                        && !self.interrupted_between(earlier.began, later)
                 });
                 if let Some(earlier) = beaten_by {
                     let key = key.escape_ascii();
@@ -313,9 +317,10 @@ impl Simulation<'_> {
         }
     }
 
-    /// A member that was restarted or suspended between the two acks may be the only one that gave both.
-    fn interrupted_between(&self, from: Duration, to: Duration) -> bool {
-        self.history.interruptions.iter().any(|(_, at)| *at >= from && *at <= to)
+    /// A member that was restarted or suspended between the two acks may be the only one that gave both. Whatever happened to the node of the later write is no excuse.
+    fn interrupted_between(&self, from: Duration, later: &Acknowledged) -> bool {
+        let mut others = self.history.interruptions.iter().filter(|(machine, _)| *machine != later.machine);
+        others.any(|(_, at)| *at >= from && *at <= later.heard)
     }
 
     /// A member that has lost what it held may vouch for a write that loses to one which only an absent member still holds: README says so.
@@ -348,6 +353,7 @@ impl Simulation<'_> {
 
 #[derive(Clone, Copy, Debug)]
 struct Acknowledged {
+    machine: usize,
     began: Duration,
     heard: Duration,
     version: Version,
