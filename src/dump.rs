@@ -15,6 +15,7 @@
 
 use std::borrow::Cow;
 use std::io::Write;
+use std::ops::RangeInclusive;
 use std::vec;
 
 use base64::Engine;
@@ -24,10 +25,14 @@ use serde::{Deserialize, Serialize};
 
 use crate::clock::Stamp;
 use crate::entry::{Entry, Expiry, NodeId, Origin, SeenVector, Version};
+use crate::formats::OtherVersion;
 use crate::store::Store;
 
-/// A newer format is refused in words.
+/// What is written. Raised when a build that reads only the ones before could misunderstand a dump; the one before is still read. The first line of every format is one of JSON that begins with
+/// `dump` and holds `format`.
 pub const FORMAT: u32 = 1;
+
+const READ: RangeInclusive<u32> = 1..=FORMAT;
 
 const NAME: &str = "kvmesh";
 
@@ -130,10 +135,13 @@ pub fn parse_line(line: &[u8]) -> Result<Line, String> {
 
 /// The one definition of what is legal.
 fn parse_json_line(line: &[u8]) -> Result<Line, String> {
-    if line.starts_with(b"{\"dump\"") {
+    if line.starts_with(HEADER_START) {
+        if let Some(other) = other_version(line) {
+            return Err(format!("the dump {other}"));
+        }
         let header: Header = from_json(line)?;
-        if header.format != FORMAT {
-            return Err(format!("a dump of format {}; this program reads format {FORMAT}", header.format));
+        if !READ.contains(&header.format) {
+            return Err(format!("a dump of format {}, which none has", header.format));
         }
         if header.dump != NAME {
             return Err(format!("a dump of \"{}\", expected \"{NAME}\"", header.dump));
@@ -151,6 +159,18 @@ fn parse_json_line(line: &[u8]) -> Result<Line, String> {
     let key = bytes(k, k64)?.ok_or("an entry without a key")?;
     let expires = x.map(|Text(x)| expiry(&x)).transpose()?;
     Ok(Line::Entry(Entry::new(&key, bytes(v, v64)?.as_deref(), expires, Version { stamp: s, origin: o })))
+}
+
+const HEADER_START: &[u8] = b"{\"dump\"";
+
+/// Whether a line is the header of a dump in a format that this build does not read, whatever else it holds.
+pub fn other_version(line: &[u8]) -> Option<OtherVersion> {
+    #[derive(Deserialize)]
+    struct Head {
+        format: u32,
+    }
+    let head: Option<Head> = line.starts_with(HEADER_START).then(|| from_json(line).ok()).flatten();
+    head.and_then(|head| OtherVersion::found(head.format, READ))
 }
 
 fn from_json<'a, T: Deserialize<'a>>(line: &'a [u8]) -> Result<T, String> {
@@ -619,6 +639,13 @@ mod tests {
     #[test]
     fn a_newer_format_is_refused_in_words() {
         let header = r#"{"dump":"kvmesh","format":2,"kind":"full","node":1,"origin":"1-0","vector":{}}"#;
-        assert_eq!(parse_line(header.as_bytes()).unwrap_err(), "a dump of format 2; this program reads format 1");
+        let said = parse_line(header.as_bytes()).unwrap_err();
+        assert!(
+            said.starts_with("the dump was written by another version of kvmesh: it is of format 2, and this build reads format 1."),
+            "{said}"
+        );
+        // Whatever a header holds by then.
+        assert_eq!(parse_line(br#"{"dump":"kvmesh","format":2,"rest":7}"#), Err(said));
+        assert_eq!(parse_line(header.replace(":2", ":0").as_bytes()).unwrap_err(), "a dump of format 0, which none has");
     }
 }

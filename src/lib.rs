@@ -98,6 +98,8 @@ pub mod entry;
 pub mod sabotage;
 pub mod store;
 
+pub mod formats;
+
 pub mod dump;
 pub mod envelope;
 pub mod protocol;

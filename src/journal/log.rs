@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! magic  8 bytes  "kvmesh-l"
-//! format u32      1, little-endian; a newer one is refused in words
+//! format u32      1, little-endian; every later format begins with these twelve bytes, too, and is refused in words
 //! then records, each an envelope (envelope.rs): length u32 | crc32 u32 | body
 //! ```
 //!
@@ -11,13 +11,17 @@
 //! node must not start as if nothing had happened.
 
 use std::io::{self, BufReader, Read};
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use crate::envelope::{self, HEAD_LEN, Head};
+use crate::formats::OtherVersion;
 use crate::journal::disk::{Disk, DiskFile};
 
 const MAGIC: &[u8; 8] = b"kvmesh-l";
+/// What is written. A log that holds kinds of records which the builds before do not know is of a later one; the one before is still read.
 const FORMAT: u32 = 1;
+const READ: RangeInclusive<u32> = 1..=FORMAT;
 
 /// Bytes in front of the first record.
 pub const HEADER_LEN: u64 = 12;
@@ -101,8 +105,8 @@ pub struct Found {
     pub torn: u64,
 }
 
-/// Reads all records. `each` is given every body and the bytes read so far; its error, and damage, are `InvalidData` that names the file and the place; a
-/// log of a newer format is `Unsupported`.
+/// Reads all records. `each` is given every body and the bytes read so far. Damage is `InvalidData` that names the file and the place. What another version wrote is
+/// `Unsupported`: a log of another format, and a record that `each` does not understand although its checksum is right.
 pub fn read(disk: &Arc<dyn Disk>, name: &str, mut each: impl FnMut(&[u8], u64) -> Result<(), String>) -> io::Result<Found> {
     let (source, file_len) = disk.read(name)?;
     let mut reader = BufReader::with_capacity(file_len.clamp(1, 1 << 20) as usize, source);
@@ -112,11 +116,7 @@ pub fn read(disk: &Arc<dyn Disk>, name: &str, mut each: impl FnMut(&[u8], u64) -
     let mut found = Found::default();
     if !read_header(&mut reader, file_len).map_err(|unreadable| match unreadable {
         Unreadable::Damaged(what) => damaged(0, what),
-        Unreadable::Newer(format) => {
-            let what =
-                format!("is a log of format {format}, and this program reads format {FORMAT}: use the version of kvmesh that wrote it");
-            io::Error::new(io::ErrorKind::Unsupported, format!("{} {what}", disk.path(name)))
-        }
+        Unreadable::Other(other) => other.in_file(&disk.path(name)),
         Unreadable::Failed(error) => error,
     })? {
         return Ok(Found { torn: file_len, ..found });
@@ -129,7 +129,9 @@ pub fn read(disk: &Arc<dyn Disk>, name: &str, mut each: impl FnMut(&[u8], u64) -
             Ok(true) if record.len() == HEAD_LEN => break,
             Ok(true) => {
                 each(&record[HEAD_LEN..], found.len).map_err(|what| {
-                    io::Error::new(io::ErrorKind::InvalidData, format!("{}, the record at byte {}: {what}", disk.path(name), found.len))
+                    let why = "its checksum is right, so it was written by another version of kvmesh: run the build that wrote it, or a newer one";
+                    let what = format!("{}, the record at byte {}: {what}. Nothing is damaged: {why}", disk.path(name), found.len);
+                    io::Error::new(io::ErrorKind::Unsupported, what)
                 })?;
                 found.records += 1;
                 found.len += record.len() as u64;
@@ -157,8 +159,7 @@ pub fn read(disk: &Arc<dyn Disk>, name: &str, mut each: impl FnMut(&[u8], u64) -
 /// Why a log is not read at all.
 enum Unreadable {
     Damaged(&'static str),
-    /// Nothing is wrong with it.
-    Newer(u32),
+    Other(OtherVersion),
     Failed(io::Error),
 }
 
@@ -170,11 +171,13 @@ fn read_header(reader: &mut impl Read, file_len: u64) -> Result<bool, Unreadable
     if !MAGIC.starts_with(magic) {
         return Err(Unreadable::Damaged("it does not begin as a log of kvmesh does"));
     }
-    match format.try_into().map(u32::from_le_bytes) {
-        Ok(FORMAT) => Ok(true),
-        Ok(newer) if newer > FORMAT => Err(Unreadable::Newer(newer)),
-        Err(_) if file_len < HEADER_LEN => Ok(false),
-        _ => Err(Unreadable::Damaged("its header cannot be read")),
+    let Ok(format) = format.try_into().map(u32::from_le_bytes) else {
+        return if file_len < HEADER_LEN { Ok(false) } else { Err(Unreadable::Damaged("its header cannot be read")) };
+    };
+    match OtherVersion::found(format, READ) {
+        Some(other) => Err(Unreadable::Other(other)),
+        None if READ.contains(&format) => Ok(true),
+        None => Err(Unreadable::Damaged("its header cannot be read")),
     }
 }
 

@@ -83,7 +83,7 @@ pub struct Loaded {
 }
 
 /// Reads a snapshot into an empty store, with several threads. `progress` is told the bytes read so far, and of how many; an error of it ends the reading. Damage is
-/// `InvalidData` that names the file and the place.
+/// `InvalidData` that names the file and the place; what another version wrote is `Unsupported`.
 pub fn load(
     disk: &Arc<dyn Disk>,
     generation: u64,
@@ -122,6 +122,9 @@ pub fn load(
             let mut from = 0;
             if header.is_none() {
                 let line = chunk.split(|byte| *byte == b'\n').next().unwrap_or_default();
+                if let Some(other) = dump::other_version(line) {
+                    return Err(other.in_file(&disk.path(&name)));
+                }
                 match dump::parse_line(line).map_err(|what| damaged(offset, &what))? {
                     Line::Header(found) => {
                         store.reserve(found.entries);

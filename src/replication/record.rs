@@ -9,7 +9,7 @@
 //! | proven | JSON: a vector and a horizon | both are joined |
 //! | life | JSON: who writes from here on | checked: a directory of another node or cluster is refused |
 //!
-//! Frames and lines are the peers' own messages (protocol/peer.rs); the others exist only here.
+//! A new kind, or a new form of one, makes the log that holds it one of a later format (journal/log.rs). Frames and lines are the peers' own messages (protocol/peer.rs); the others exist only here.
 
 use serde::{Deserialize, Serialize};
 
@@ -65,7 +65,7 @@ impl Record {
             REMOVED => entries(payload).map(Record::Removed),
             PROVEN => from_json(payload).map(Record::Proven),
             LIFE => from_json(payload).map(Record::Life),
-            other => Err(format!("a record of unknown kind {other}: was it written by a newer version of kvmesh?")),
+            other => Err(format!("a record of unknown kind {other}")),
         }
     }
 }

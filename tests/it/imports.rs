@@ -21,7 +21,8 @@ const RULES: &[Rule] = &[
     Rule { place: "clock.rs", may: &["sabotage"], must_not_std: NO_IO },
     Rule { place: "entry.rs", may: &["clock"], must_not_std: NO_IO },
     Rule { place: "store", may: &["clock", "entry", "sabotage", "store"], must_not_std: NO_IO },
-    Rule { place: "dump.rs", may: &["clock", "entry", "store"], must_not_std: NO_IO },
+    Rule { place: "formats.rs", may: &[], must_not_std: NO_IO },
+    Rule { place: "dump.rs", may: &["clock", "entry", "formats", "store"], must_not_std: NO_IO },
     Rule { place: "envelope.rs", may: &[], must_not_std: NO_IO },
     Rule { place: "room.rs", may: &[], must_not_std: NO_IO },
     Rule { place: "threads.rs", may: &[], must_not_std: &["std::net"] },
@@ -30,7 +31,7 @@ const RULES: &[Rule] = &[
     Rule { place: "protocol", may: &["clock", "entry", "envelope", "dump", "protocol"], must_not_std: NO_IO },
     Rule {
         place: "journal",
-        may: &["clock", "entry", "sabotage", "envelope", "dump", "store", "room", "journal"],
+        may: &["clock", "entry", "sabotage", "formats", "envelope", "dump", "store", "room", "journal"],
         must_not_std: &["std::net"],
     },
     Rule {

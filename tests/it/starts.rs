@@ -11,6 +11,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use kvmesh::clock::Stamp;
 use kvmesh::dump::{Header, Kind, Scan};
 use kvmesh::entry::{Entry, NodeId, Origin, SeenVector, Version};
+use kvmesh::envelope::seal;
 use kvmesh::store::Store;
 use serde_json::json;
 
@@ -127,22 +128,61 @@ fn a_node_that_discards_its_damaged_data_takes_everything_from_its_peers() {
     assert_eq!(cluster.ask_line(3, "DIGEST"), digest);
 }
 
-/// Not damage: what helps is something else than to throw it away.
+/// Not damage: what helps is another program. The one that wrote it goes on where it was, since a refused start changes nothing.
 #[test]
-fn a_log_of_a_newer_format_and_a_directory_of_somebody_else_are_refused_in_words() {
+fn what_another_version_wrote_is_refused_in_words_and_left_to_it() {
+    let mut cluster = one_node();
+    compact(&cluster);
+    assert_eq!(cluster.ask_line(1, "SET behind-the-snapshot 1"), "OK");
+    cluster.kill(1);
+    let (log, snapshot) = (only(&cluster.data_path(1), "log-"), only(&cluster.data_path(1), "snapshot-"));
+    let later_log = |mut bytes: Vec<u8>| {
+        bytes[8..12].copy_from_slice(&2_u32.to_le_bytes());
+        bytes
+    };
+    let later_snapshot = |bytes: Vec<u8>| {
+        let header_len = bytes.iter().position(|byte| *byte == b'\n').unwrap();
+        [br#"{"dump":"kvmesh","format":2,"entries":"in another form"}"#, &bytes[header_len..]].concat()
+    };
+    let unknown_record = |mut bytes: Vec<u8>| {
+        seal(&mut bytes, 99, |out| out.extend_from_slice(b"of what nobody here has heard"));
+        bytes
+    };
+    for (file, change, words) in [
+        (&snapshot, &later_snapshot as &dyn Fn(Vec<u8>) -> Vec<u8>, "it is of format 2, and this build reads format 1"),
+        (&log, &unknown_record, "a record of unknown kind 99"),
+        (&log, &later_log, "it is of format 2, and this build reads format 1"),
+    ] {
+        let good = fs::read(file).unwrap();
+        let written = change(good.clone());
+        fs::write(file, &written).unwrap();
+        // The second finds what the first has left.
+        for _ in 0..2 {
+            let said = refused(&mut cluster, 1);
+            assert!(said.contains(file.file_name().unwrap().to_str().unwrap()) && said.contains(words), "{said}");
+            assert!(
+                said.contains("written by another version of kvmesh") && said.contains("the build that wrote it, or a newer one"),
+                "{said}"
+            );
+            assert!(!said.contains("damaged at") && !said.contains("discard"), "{said}");
+            assert_eq!(fs::read(file).unwrap(), written, "a refused start has changed {file:?}");
+        }
+        fs::write(file, &good).unwrap();
+        cluster.start(1);
+        cluster.await_ready(1);
+        assert_all_there(&cluster, 1);
+        assert_eq!(cluster.ask_line(1, "GET behind-the-snapshot"), "VALUE 1");
+        cluster.kill(1);
+    }
+}
+
+/// Not damage, either.
+#[test]
+fn a_directory_of_somebody_else_is_refused_in_words() {
     let mut cluster = one_node();
     cluster.kill(1);
     let log = only(&cluster.data_path(1), "log-");
     let good = fs::read(&log).unwrap();
-    let mut newer = good.clone();
-    newer[8..12].copy_from_slice(&2_u32.to_le_bytes());
-    fs::write(&log, &newer).unwrap();
-    let said = refused(&mut cluster, 1);
-    assert!(said.contains(log.file_name().unwrap().to_str().unwrap()) && said.contains("format 2"), "{said}");
-    assert!(said.contains("use the version of kvmesh that wrote it") && !said.contains("damaged"), "{said}");
-    assert!(!said.contains("--discard-local-data"), "{said}");
-    fs::write(&log, &good).unwrap();
-
     cluster.configure(1, "id", 7);
     let said = refused(&mut cluster, 1);
     assert!(said.contains("node 1, not of node 7") && said.contains("check data_dir"), "{said}");

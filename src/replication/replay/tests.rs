@@ -8,6 +8,7 @@ use crate::clock::{Deadline, Now, Stamp};
 use crate::config::Config;
 use crate::dump::{self, Header, Kind, Scan};
 use crate::entry::{Effect, Entry, NodeId, Origin, SeenVector, Version};
+use crate::envelope::seal;
 use crate::journal::Journal;
 use crate::journal::disk::Disk;
 use crate::journal::files::{Files, SNAPSHOT_TMP, log_name};
@@ -170,6 +171,22 @@ fn a_node_whose_log_is_cut_or_damaged_anywhere_starts_with_what_was_whole_or_say
             }
         }
     }
+}
+
+/// Its checksum is right: that is no damage, and nothing to throw away.
+#[test]
+fn a_record_of_another_version_is_refused_as_such() {
+    let disk = SimulatedDisk::default();
+    let mut life = start(&disk, 1).unwrap();
+    life.write("own", Some("a value"));
+    life.log();
+    drop(life);
+    disk.change(&log_name(1), |bytes| seal(bytes, 99, |out| out.extend_from_slice(b"of a later format")));
+    let refused = start(&disk, 2).err().unwrap();
+    assert_eq!(refused.kind(), std::io::ErrorKind::Unsupported);
+    let said = refused.to_string();
+    assert!(said.contains("a record of unknown kind 99. Nothing is damaged") && said.contains("another version of kvmesh"), "{said}");
+    assert!(!said.contains("discard"), "{said}");
 }
 
 /// A collected tombstone whose going is durable, and the horizon not: a peer that comes back with the key would be given a delta, and keep it.
