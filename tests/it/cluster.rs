@@ -120,12 +120,7 @@ impl Plan {
             cluster.start(id);
         }
         cluster.await_converged();
-        let ids = cluster.ids();
-        for id in &ids {
-            for peer in ids.iter().filter(|peer| *peer != id) {
-                cluster.await_counted(*id, *peer, "yes");
-            }
-        }
+        cluster.await_whole();
         cluster
     }
 }
@@ -150,6 +145,8 @@ struct Node {
     settings: Map<String, Value>,
     /// Of the command line, beside the configuration.
     args: Vec<&'static str>,
+    /// What is started in place of this build's `kvnode`.
+    program: Option<PathBuf>,
     /// Where it is to die, if anywhere: see the feature `testing`.
     failpoint: Option<String>,
     process: Option<Child>,
@@ -180,6 +177,7 @@ impl Cluster {
             members: members.to_vec(),
             settings: Map::new(),
             args: Vec::new(),
+            program: None,
             failpoint: None,
             process: None,
             paused: false,
@@ -201,6 +199,11 @@ impl Cluster {
 
     pub fn start(&mut self, id: u16) {
         self.start_with(id, &[]);
+    }
+
+    /// The program that it is from its next start on; `None` for this build's `kvnode`.
+    pub fn set_program(&mut self, id: u16, program: Option<PathBuf>) {
+        self.node_mut(id).program = program;
     }
 
     /// At which operation on its disk it dies from its next start on, such as `before:rename:2`; `None` for nowhere.
@@ -233,7 +236,8 @@ impl Cluster {
         let mut log = OpenOptions::new().create(true).append(true).open(self.log_path(id)).expect("a log file");
         writeln!(log, "--- start of n{id}").expect("a line in the log");
         let stdout = log.try_clone().expect("a second handle of the log");
-        let process = Command::new(env!("CARGO_BIN_EXE_kvnode"))
+        let program = self.node(id).program.clone().unwrap_or_else(|| env!("CARGO_BIN_EXE_kvnode").into());
+        let process = Command::new(program)
             .arg("--config")
             .arg(self.config_path(id))
             .args(&self.node(id).args)
@@ -578,6 +582,16 @@ impl Cluster {
             let is_it = |line: &String| line.starts_with(&format!("peer {peer} up ")) && line.contains(&format!(" counted {wanted} "));
             if lines.iter().any(is_it) { Ok(()) } else { Err(format!("{lines:?}")) }
         });
+    }
+
+    /// Each counts each other.
+    #[track_caller]
+    pub fn await_whole(&self) {
+        for id in self.ids() {
+            for peer in self.ids().into_iter().filter(|peer| *peer != id) {
+                self.await_counted(id, peer, "yes");
+            }
+        }
     }
 
     /// Every one of these sees every other up.

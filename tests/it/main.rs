@@ -29,3 +29,4 @@ mod starts;
 mod strangers;
 mod tombstones;
 mod torture;
+mod versions;

@@ -3,22 +3,6 @@
 use crate::cluster::Cluster;
 use crate::load::Load;
 
-#[test]
-fn a_rolling_restart_under_load_costs_nothing_but_the_connections_to_the_node_that_restarts() {
-    let mut cluster = Cluster::plan(3).alone().patient().start();
-    let addrs = [1, 2, 3].map(|id| cluster.client_addr(id));
-    let load = Load::start(&addrs.map(|addr| (addr, "majority")));
-    for id in 1..=3 {
-        load.await_progress(200);
-        let broken = [0, 1, 2].map(|writer| load.broken_connections(writer));
-        rolling_step(&mut cluster, &load, id);
-        for writer in (0..3).filter(|writer| writer + 1 != usize::from(id)) {
-            assert_eq!(load.broken_connections(writer), broken[writer], "a connection to n{} broke when n{id} restarted", writer + 1);
-        }
-    }
-    finish(&mut cluster, load);
-}
-
 /// From three to four, and back to three: what the README tells an operator to do.
 #[test]
 fn a_member_is_added_and_retired_under_load() {

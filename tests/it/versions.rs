@@ -1,0 +1,84 @@
+//! A mesh whose nodes are of two builds: upgraded one by one and put back one by one, under load.
+
+use std::env;
+use std::path::PathBuf;
+
+use kvmesh::protocol::peer::{Protocol, Protocols};
+
+use crate::cluster::Cluster;
+use crate::load::Load;
+use crate::roaming::{Outcomes, Roaming};
+
+/// Names the program of the build before, which `tests/versions.sh` makes of the history. Without it, this build is put in its own place, and not back: a rolling restart.
+const OLD_PROGRAM: &str = "KVMESH_OLD_KVNODE";
+
+/// Each step leads from one mix of builds to the next. Meanwhile, whoever writes at a node that stays hears nothing but `OK` and keeps its connection; nothing that was acknowledged is lost,
+/// nothing that was deleted comes back, and in each mix all nodes become equal.
+#[test]
+fn a_rolling_upgrade_and_the_way_back_cost_nothing_but_the_connections_to_the_node_that_restarts() {
+    let old = env::var_os(OLD_PROGRAM).map(PathBuf::from);
+    println!("the build before: {old:?}");
+    // So that deletes are collected while builds are mixed.
+    let mut cluster = Cluster::plan(3).set("tombstone_age_min_ms", 500).alone().patient().build();
+    for id in cluster.ids() {
+        cluster.set_program(id, old.clone());
+        cluster.start(id);
+    }
+    cluster.await_converged();
+    cluster.await_whole();
+    let forward = [1, 2, 3].map(|id| (id, None));
+    let back = old.iter().flat_map(|old| [1, 2, 3].map(|id| (id, Some(old.clone()))));
+    let mut news = if old.is_some() { Vec::new() } else { cluster.ids() };
+    let mut outcomes: Vec<Outcomes> = Vec::new();
+    for (number, (id, program)) in forward.into_iter().chain(back).enumerate() {
+        news.retain(|new| *new != id);
+        if program.is_none() {
+            news.push(id);
+        }
+        outcomes.push(step(&mut cluster, number, id, program));
+        for outcomes in &outcomes {
+            cluster.ids().into_iter().for_each(|id| outcomes.assert_kept(cluster.client_addr(id)));
+        }
+        let spoken = if news.len() == 3 { Protocols::OURS.max } else { Protocol::OLDEST };
+        for id in &news {
+            assert_eq!(cluster.status(*id).text("protocol_of_all"), spoken.to_string(), "n{id} among {news:?}");
+        }
+    }
+}
+
+/// One node is stopped under load and started with this program. Its disk goes with it; that of the second is lost, so that a blank node of each build takes everything from both.
+fn step(cluster: &mut Cluster, number: usize, id: u16, program: Option<PathBuf>) -> Outcomes {
+    let addrs = [1, 2, 3].map(|id| cluster.client_addr(id));
+    let mut load = Load::start(&addrs.map(|addr| (addr, "majority")));
+    let roaming = Roaming::start(&format!("step-{number}"), &addrs);
+    load.await_progress(200);
+    // A snapshot for the other build, and a log behind it.
+    assert!(cluster.ask(id, "COMPACT")[0].starts_with("entries "));
+    load.await_progress(50);
+    let broken = [0, 1, 2].map(|writer| load.broken_connections(writer));
+    cluster.stop(id);
+    if id == 2 {
+        cluster.wipe(id);
+    }
+    roaming.await_progress(100);
+    let promises = load.promises();
+    cluster.set_program(id, program);
+    cluster.start(id);
+    let addr = cluster.client_addr(id);
+    promises.assert_served(addr, || cluster.revive(id));
+    cluster.await_ready(id);
+    cluster.await_whole();
+    load.await_progress(100);
+    for writer in (0..3).filter(|writer| writer + 1 != usize::from(id)) {
+        assert_eq!(load.broken_connections(writer), broken[writer], "a connection to n{} broke when n{id} restarted", writer + 1);
+    }
+    load.end();
+    let outcomes = roaming.end();
+    load.assert_no_errors();
+    outcomes.assert_codes_are(&["LOADING"]);
+    cluster.await_converged();
+    for id in cluster.ids() {
+        load.assert_kept(cluster.client_addr(id));
+    }
+    outcomes
+}
