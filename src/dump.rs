@@ -137,7 +137,7 @@ pub fn parse_line(line: &[u8]) -> Result<Line, String> {
 fn parse_json_line(line: &[u8]) -> Result<Line, String> {
     if line.starts_with(HEADER_START) {
         if let Some(other) = other_version(line) {
-            return Err(format!("the dump {other}"));
+            return Err(format!("it {other}"));
         }
         let header: Header = from_json(line)?;
         if !READ.contains(&header.format) {
@@ -641,7 +641,7 @@ mod tests {
         let header = r#"{"dump":"kvmesh","format":2,"kind":"full","node":1,"origin":"1-0","vector":{}}"#;
         let said = parse_line(header.as_bytes()).unwrap_err();
         assert!(
-            said.starts_with("the dump was written by another version of kvmesh: it is of format 2, and this build reads format 1."),
+            said.starts_with("it was written by another version of kvmesh: it is of format 2, and this build reads format 1."),
             "{said}"
         );
         // Whatever a header holds by then.
