@@ -17,6 +17,7 @@ use crate::journal::files::Files;
 use crate::journal::simulated::SimulatedDisk;
 use crate::journal::writer::Writer;
 use crate::journal::{Fsync, Journal};
+use crate::protocol::peer::{Protocol, Protocols};
 use crate::replication::compaction::Snapshot;
 use crate::replication::heartbeat::Heartbeat;
 use crate::replication::mesh::Mesh;
@@ -30,6 +31,9 @@ use crate::store::Store;
 
 /// Where wall time starts: some day in 2023.
 const WALL_MS: i64 = 1_700_000_000_000;
+
+/// What the build before speaks. Some lives are of it, on the disks of the others.
+const BEFORE: Protocols = Protocols { min: Protocol::OLDEST, max: Protocol::OLDEST };
 
 /// What a life is made of, and is borrowed from.
 pub struct Ground {
@@ -263,7 +267,9 @@ impl<'a> Simulation<'a> {
         let journal = Arc::new(Journal::new(Arc::clone(&shared), config.fsync, config.write_room, &files));
         let nonce = self.random.u64(..);
         let (mesh, submit_rx) = Mesh::new(config, Store::repeatable(self.plan.places), nonce, now, Some(Arc::clone(&journal)));
-        let mesh = Arc::new(mesh);
+        // Nothing is drawn where the two are the same.
+        let spoken = if BEFORE != Protocols::OURS && self.one_in(3) { BEFORE } else { Protocols::OURS };
+        let mesh = Arc::new(mesh.speaking(spoken));
         let replayed = mesh.replay(&shared, &files, || false)?;
         let writer = Writer::open(Arc::clone(&journal), &files, replayed.older_len, &replayed.last, replayed.snapshot_len, self.instant())?;
         mesh.record_life();

@@ -335,6 +335,9 @@ impl<'a> Simulation<'a> {
                 let speech = Speech::new(mesh, place_of_peer, hello.vector, protocol, 120);
                 connection.speaker = Some(Speaker::Speaking(Box::new(speech)));
                 self.count("connections");
+                if protocol != Protocol::OLDEST {
+                    self.count("connections of a later protocol");
+                }
             }
             _ => {
                 self.count("dials refused");
