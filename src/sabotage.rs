@@ -36,10 +36,12 @@ pub enum Sabotage {
     WallClock,
     /// What was appended travels instead of the value that this has led to (I3).
     ReplicateCommands,
+    /// What this node has handed to its system counts as what the peer takes.
+    CountWhatLeaves,
 }
 
 impl Sabotage {
-    pub const ALL: [Sabotage; 15] = [
+    pub const ALL: [Sabotage; 16] = [
         Sabotage::NoTombstones,
         Sabotage::CollectAtOnce,
         Sabotage::AckBeforeFsync,
@@ -55,6 +57,7 @@ impl Sabotage {
         Sabotage::KeepOrigin,
         Sabotage::WallClock,
         Sabotage::ReplicateCommands,
+        Sabotage::CountWhatLeaves,
     ];
 
     /// As `KVMESH_BREAK` has it.
@@ -75,6 +78,7 @@ impl Sabotage {
             Sabotage::KeepOrigin => "keep-origin",
             Sabotage::WallClock => "wall-clock",
             Sabotage::ReplicateCommands => "replicate-commands",
+            Sabotage::CountWhatLeaves => "count-what-leaves",
         }
     }
 

@@ -35,6 +35,7 @@ wall-clock 50
 replicate-commands 50
 collect-uncovered 100
 merge-covered 200 --late
+count-what-leaves 100 --steady
 RULES
 if ((failed > 0)); then
     printf '%d controls were not found: the checks are too weak.\n' "$failed" >&2

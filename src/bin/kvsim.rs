@@ -40,6 +40,10 @@ struct Arguments {
     #[argh(switch)]
     late: bool,
 
+    /// draw only runs with narrow, steady links, and values that are large for them
+    #[argh(switch)]
+    steady: bool,
+
     /// go on after a seed has failed
     #[argh(switch)]
     keep_going: bool,
@@ -62,12 +66,13 @@ fn main() -> ExitCode {
     let jobs = arguments.jobs.unwrap_or_else(|| thread::available_parallelism().map_or(1, usize::from)).max(1);
     let began = Instant::now();
     let is_over = || arguments.minutes.is_some_and(|minutes| began.elapsed().as_secs_f64() > minutes * 60.0);
-    let character = match (arguments.starved, arguments.late) {
-        (false, false) => Character::Any,
-        (true, false) => Character::Starved,
-        (false, true) => Character::Late,
-        (true, true) => {
-            eprintln!("kvsim: --starved and --late are different runs: give one of them");
+    let character = match (arguments.starved, arguments.late, arguments.steady) {
+        (false, false, false) => Character::Any,
+        (true, false, false) => Character::Starved,
+        (false, true, false) => Character::Late,
+        (false, false, true) => Character::Steady,
+        _ => {
+            eprintln!("kvsim: --starved, --late and --steady are different runs: give one of them");
             return ExitCode::from(2);
         }
     };

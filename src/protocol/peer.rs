@@ -195,6 +195,9 @@ pub struct Beat {
     pub vector: SeenVector,
     /// The digest of the sender's data, if its vector has not changed for two beats.
     pub settled: Option<SettledDigest>,
+    /// Bytes that the sender has read of the receiver's present connection to it, behind the HELLO; 0 of a build that does not say so.
+    #[serde(default)]
+    pub taken: u64,
 }
 
 /// A digest to compare between nodes whose vectors are equal and at rest.
@@ -553,7 +556,7 @@ mod tests {
             (any::<u64>(), any_clocks(), any_stamp(), any_vector(), prop::option::of((any::<u64>(), any::<u64>()))).prop_map(
                 |(sent, clocks, upto, vector, settled)| {
                     let settled = settled.map(|(sum, keys)| SettledDigest { sum, keys, before_ms: keys });
-                    Message::Beat(Beat { sent, wall_ms: sent, clocks, open: sent % 2 == 0, upto, vector, settled })
+                    Message::Beat(Beat { sent, wall_ms: sent, clocks, open: sent % 2 == 0, upto, vector, settled, taken: sent })
                 }
             ),
             (any::<u64>(), any_clocks()).prop_map(|(sent, clocks)| Message::Echo { sent, clocks }),

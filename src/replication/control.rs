@@ -11,16 +11,22 @@ use log::Level;
 use crate::clock::Now;
 use crate::config::Config;
 use crate::entry::{NodeId, Origin, SeenVector, Version};
-use crate::protocol::peer::{Hello, Protocol, Request};
+use crate::protocol::peer::{Hello, MESSAGE_LEN_MAX, Protocol, Request};
 use crate::sabotage::Sabotage;
 use crate::store::Digest;
 
-/// Peer time-outs without an answer after which a connection is given up. More than one: a peer that is merely slow should not lose its place in the stream.
+/// Peer time-outs without progress after which a connection is given up. More than one: a peer that is merely slow should not lose its place in the stream.
 const HANG_UP_AFTER: u32 = 3;
 
-/// Peer time-outs for which the parts of a long message count as progress, although neither a beat is answered nor a line of a dump is whole. With the defaults,
-/// enough for the longest legal message at 1.7 MB a second. Beyond this, whoever sends or takes bytes without end is given up.
-const LONG_MESSAGE_PATIENCE: u32 = 100;
+/// Peer time-outs for which what leaves counts as progress where the peer does not tell what it takes. Beyond this, it is given up.
+const LEAVING_PATIENCE: u32 = 100;
+
+/// So many bytes of a peer within a time-out are more than its beats and acks: something long arrives, and what the peer has said since waits behind it. A link that carries less than that is too slow
+/// for what is long.
+const BULK_LEN: u64 = 4 << 10;
+
+/// More bytes than can lie between two beats, or two parts of a dump: the longest message, and what else the peer had in hand. Beyond this, bytes are no progress.
+const APART_MAX: u64 = MESSAGE_LEN_MAX as u64 + (4 << 20);
 
 /// All of it.
 pub struct Control {
@@ -68,8 +74,6 @@ pub struct Peer {
     pub epoch: u64,
     pub linked_in: bool,
     pub linked_out: bool,
-    /// Since when, or since when not.
-    linked_out_since: Duration,
     /// Its present life, from its last HELLO.
     pub origin: Option<Origin>,
     /// The greatest protocol that it speaks, by its last HELLO; of one that was never heard, the oldest.
@@ -84,6 +88,22 @@ pub struct Peer {
     pub proven: Option<SeenVector>,
     /// When this node sent the beat that the peer echoed last, on the present connections.
     echoed: Option<Duration>,
+    /// Bytes of the outgoing connection that it says that it has read; 0 of a build that does not say so.
+    taken: u64,
+    /// Where in the outgoing connection the first beat ends that is not answered yet.
+    awaited: Option<u64>,
+    /// When it last showed, by an echo or a beat, that it takes what this node says; or when the outgoing connection began or ended.
+    took: Duration,
+    /// Since when its beats show that it takes nothing, and when the last of them came.
+    idle_since: Option<Duration>,
+    beat_at: Duration,
+    /// When something long of it last arrived.
+    arriving: Duration,
+    /// Since when its bytes are counted for that, and how many had arrived by then.
+    counted_since: Duration,
+    counted_from: u64,
+    /// Bytes of it that had arrived at its last beat.
+    heard_len_at_beat: u64,
     pub round_trip: Duration,
     /// Whether it serves clients, by its last beat: while it catches up it vouches for nothing, and does not count towards a quorum.
     pub open: bool,
@@ -117,9 +137,9 @@ pub struct Peer {
 pub struct Traffic {
     /// Bytes of it arrived.
     pub heard: Duration,
-    /// More of a long message of it arrived, which is not whole yet. What comes after it, its echoes too, waits for its end.
-    pub arriving: Duration,
-    /// More of a long message to it left, of which some still waits. What is said after it, this node's beats too, waits for its end.
+    /// How many have on its present connection.
+    pub heard_len: u64,
+    /// More of a long message to it left, of which some still waits. That is no proof of anything: the system takes it for a peer that is long gone, too.
     pub leaving: Duration,
 }
 
@@ -131,6 +151,8 @@ pub struct Taking {
     pub heal: bool,
     started: Duration,
     progressed: Duration,
+    /// Bytes of the peer that had arrived by then.
+    heard_len: u64,
     pub entries: u64,
 }
 
@@ -213,7 +235,6 @@ impl Control {
             epoch: 0,
             linked_in: false,
             linked_out: false,
-            linked_out_since: now.elapsed,
             origin: None,
             spoken: Protocol::OLDEST,
             members: Vec::new(),
@@ -222,6 +243,15 @@ impl Control {
             candidate: None,
             proven: None,
             echoed: None,
+            taken: 0,
+            awaited: None,
+            took: now.elapsed,
+            idle_since: None,
+            beat_at: now.elapsed,
+            arriving: Duration::ZERO,
+            counted_since: now.elapsed,
+            counted_from: 0,
+            heard_len_at_beat: 0,
             round_trip: Duration::ZERO,
             open: false,
             up: false,
@@ -279,6 +309,7 @@ impl Control {
         peer.proven = None;
         peer.echoed = None;
         peer.open = false;
+        peer.heard_len_at_beat = 0;
         peer.gap = gap;
         peer.heal = false;
         if peer.epoch == 1 {
@@ -297,21 +328,31 @@ impl Control {
             // Of a former life of this node.
             return;
         }
-        peer.echoed = peer.echoed.max(Some(sent));
+        if Some(sent) > peer.echoed {
+            peer.echoed = Some(sent);
+            peer.awaited = None;
+            peer.shows_progress(now);
+        }
         peer.round_trip = now.elapsed.saturating_sub(sent);
     }
 
     /// The outgoing connection began or ended: echoes of an earlier one count no longer.
     pub fn linked_out(&mut self, peer: usize, linked: bool, now: Now) {
         self.peers[peer].linked_out = linked;
-        self.peers[peer].linked_out_since = now.elapsed;
         self.peers[peer].echoed = None;
+        self.peers[peer].awaited = None;
+        self.peers[peer].shows_progress(now);
+        // A request that nothing has come of may be lost with the connection.
+        if self.taking.as_ref().is_some_and(|taking| taking.peer == peer && taking.progressed == taking.started) {
+            self.dump_failed(now);
+        }
     }
 
     /// A line of the dump that is being taken has come.
-    pub fn dump_progressed(&mut self, entries: u64, now: Now) {
+    pub fn dump_progressed(&mut self, entries: u64, heard_len: u64, now: Now) {
         if let Some(taking) = &mut self.taking {
             taking.progressed = now.elapsed;
+            taking.heard_len = heard_len;
             taking.entries = entries;
             self.peers[taking.peer].progressed = now.elapsed;
         }
@@ -333,6 +374,15 @@ impl Control {
         Some(took)
     }
 
+    /// The dump that is being taken is given up. That is no progress.
+    fn dump_failed(&mut self, now: Now) {
+        let before = self.taking.as_ref().map(|taking| (taking.peer, self.peers[taking.peer].progressed));
+        self.dump_ended(now);
+        if let Some((peer, progressed)) = before {
+            self.peers[peer].progressed = progressed;
+        }
+    }
+
     /// Equal vectors at rest, unequal data. Returns whether that is news; were healing to fail, it would be tried again after `pause`.
     pub fn diverged(&mut self, peer: usize, pause: Duration, now: Now) -> bool {
         let peer = &mut self.peers[peer];
@@ -350,7 +400,7 @@ impl Control {
         let mut decisions = Decisions::default();
         self.review_links(config, traffic, now, &mut decisions);
         self.review_dumps(config, origin, vector, traffic, now, &mut decisions);
-        self.review_stage(config, vector, traffic, now, &mut decisions);
+        self.review_stage(config, vector, now, &mut decisions);
         self.review_proofs(vector);
         decisions
     }
@@ -392,7 +442,7 @@ impl Control {
         (1 + up().count() >= majority).then(|| up().map(|peer| peer.wall_ms).fold(now.wall_ms, u64::min))
     }
 
-    /// A peer is up when both directions made progress within the time-out: its bytes arrive, and it answers this node's beats.
+    /// A peer is up when both directions made progress within the time-out: its bytes arrive, and it shows that this node's do.
     fn review_links(&mut self, config: &Config, traffic: &[Traffic], now: Now, decisions: &mut Decisions) {
         if now.elapsed.saturating_sub(self.looked) > config.peer_timeout / 2 {
             // What the peers sent meanwhile is still to be read.
@@ -401,19 +451,22 @@ impl Control {
         self.looked = now.elapsed;
         let excused = now.elapsed < self.excused;
         for (place, peer) in self.peers.iter_mut().enumerate() {
+            peer.note_bulk(&traffic[place], config.peer_timeout, now);
+            let moved = peer.moved(config.peer_timeout);
             let recent = |at: Duration| now.elapsed.saturating_sub(at) < config.peer_timeout || (excused && peer.up);
             let trouble = match (peer.linked_in, peer.linked_out, peer.echoed) {
                 (false, _, _) => Some("its connection to this node ended"),
                 (_, false, _) => Some("the connection to it ended"),
                 _ if !recent(traffic[place].heard) => Some("nothing heard from it"),
                 (_, _, None) => Some("no beat answered yet"),
-                (_, _, Some(echoed)) if !recent(echoed) => Some("it does not answer"),
+                _ if !recent(moved) => Some("it does not answer"),
                 _ => None,
             };
             // A network that swallows what is sent says nothing for as long as the kernel has patience: rather dial anew.
-            let answered = peer.linked_out_since.max(peer.echoed.unwrap_or_default());
-            let moved = answered.max(traffic[place].arriving).max(traffic[place].leaving);
-            if peer.linked_out && is_over(config.peer_timeout, HANG_UP_AFTER, answered, moved, now) {
+            let ago = |at: Duration| now.elapsed.saturating_sub(at);
+            let leaves = peer.taken == 0 && ago(peer.took) <= LEAVING_PATIENCE * config.peer_timeout;
+            let moved = if leaves { moved.max(traffic[place].leaving) } else { moved };
+            if peer.linked_out && ago(moved) > HANG_UP_AFTER * config.peer_timeout {
                 decisions.hang_up.push(place);
             }
             let counts = trouble.is_none() && peer.open;
@@ -441,24 +494,21 @@ impl Control {
     ) {
         if let Some(taking) = &self.taking {
             let peer = &self.peers[taking.peer];
-            let moved = taking.progressed.max(traffic[taking.peer].arriving);
-            let stalled = is_over(config.peer_timeout, 1, taking.progressed, moved, now);
+            let moved = taking.progressed.max(peer.arriving);
+            let stalled = now.elapsed.saturating_sub(moved) > config.peer_timeout
+                || traffic[taking.peer].heard_len.saturating_sub(taking.heard_len) > APART_MAX;
             if stalled {
                 decisions.events.push(Event::Stalled(peer.id));
             }
             if stalled || !peer.linked_in || peer.epoch != taking.epoch {
-                let progressed = peer.progressed;
-                let place = taking.peer;
-                self.dump_ended(now);
-                // Failing is no progress.
-                self.peers[place].progressed = progressed;
+                self.dump_failed(now);
             }
         }
         let wishes: Vec<(usize, &'static str)> =
             (0..self.peers.len()).filter_map(|peer| Some((peer, self.wish(peer, origin, vector)?))).collect();
         if let Some(taking) = &self.taking {
             // Waiting for its turn is no lack of progress while the turn of another gets on; not serving is.
-            let progressed = self.progressed(taking.peer, traffic);
+            let progressed = self.progressed(taking.peer);
             for (peer, _) in wishes.into_iter().filter(|(peer, _)| *peer != taking.peer) {
                 self.peers[peer].progressed = progressed.max(self.peers[peer].progressed);
             }
@@ -471,7 +521,8 @@ impl Control {
             self.requests = self.requests.wrapping_add(1);
             let Peer { epoch, heal, id: node, .. } = self.peers[peer];
             let id = self.requests;
-            self.taking = Some(Taking { peer, epoch, id, heal, started: now.elapsed, progressed: now.elapsed, entries: 0 });
+            let (started, heard_len) = (now.elapsed, traffic[peer].heard_len);
+            self.taking = Some(Taking { peer, epoch, id, heal, started, progressed: started, heard_len, entries: 0 });
             decisions.ask = Some((peer, Request { id, vector: vector.clone(), heal }));
             decisions.events.push(Event::Asked { node, why });
         }
@@ -498,17 +549,17 @@ impl Control {
     }
 
     /// When a peer last brought this node forward. A line of the dump that is being taken does while it arrives.
-    fn progressed(&self, peer: usize, traffic: &[Traffic]) -> Duration {
-        let arriving = self.taking.as_ref().filter(|taking| taking.peer == peer).map(|_| traffic[peer].arriving);
+    fn progressed(&self, peer: usize) -> Duration {
+        let arriving = self.taking.as_ref().filter(|taking| taking.peer == peer).map(|_| self.peers[peer].arriving);
         self.peers[peer].progressed.max(arriving.unwrap_or_default())
     }
 
-    fn review_stage(&mut self, config: &Config, vector: &SeenVector, traffic: &[Traffic], now: Now, decisions: &mut Decisions) {
+    fn review_stage(&mut self, config: &Config, vector: &SeenVector, now: Now, decisions: &mut Decisions) {
         let (caught_up, missing): (Vec<usize>, Vec<usize>) = (0..self.peers.len()).partition(|peer| self.caught_up(*peer, vector));
         let majority = 1 + caught_up.len() >= config.majority();
         match self.stage {
             Stage::Recovering => {
-                let waits = |peer: &usize| now.elapsed.saturating_sub(self.progressed(*peer, traffic)) < config.recovery_wait;
+                let waits = |peer: &usize| now.elapsed.saturating_sub(self.progressed(*peer)) < config.recovery_wait;
                 if missing.iter().any(waits) || !self.disputed(config, now).is_empty() {
                     return;
                 }
@@ -551,13 +602,49 @@ impl Control {
     }
 }
 
-/// Whether the patience with a peer is over: nothing has `moved` for so many time-outs, or nothing but parts of long messages for far too long.
-fn is_over(timeout: Duration, timeouts: u32, progressed: Duration, moved: Duration, now: Now) -> bool {
-    let ago = |at: Duration| now.elapsed.saturating_sub(at);
-    ago(moved) > timeouts * timeout || ago(progressed) > LONG_MESSAGE_PATIENCE * timeout
-}
-
 impl Peer {
+    /// A beat ends at this place of the outgoing connection.
+    pub fn awaits_echo(&mut self, len: u64) {
+        self.awaited.get_or_insert(len);
+    }
+
+    /// It says in a beat how many bytes of this node it has read, when `heard_len` of it have arrived here. More of them are progress as long as no beat is among them that it
+    /// does not answer: one that takes the rest of the stream for a part of one message reads for ever.
+    pub fn tells_taken(&mut self, taken: u64, heard_len: u64, now: Now) {
+        (self.beat_at, self.heard_len_at_beat) = (now.elapsed, heard_len);
+        let taken = if Sabotage::CountWhatLeaves.is_on() { 0 } else { taken };
+        let takes_more = std::mem::replace(&mut self.taken, taken) != taken;
+        if takes_more && self.awaited.is_none_or(|awaited| taken < awaited) {
+            self.shows_progress(now);
+        } else {
+            self.idle_since.get_or_insert(now.elapsed);
+        }
+    }
+
+    fn shows_progress(&mut self, now: Now) {
+        self.took = now.elapsed;
+        self.idle_since = None;
+    }
+
+    /// When the outgoing connection last moved, as far as is known. While something long arrives nothing is known, since the peer's beats wait behind it; unless those that do come have shown for
+    /// so long that it takes nothing.
+    fn moved(&self, timeout: Duration) -> Duration {
+        let is_idle = self.idle_since.is_some_and(|since| self.beat_at.saturating_sub(since) >= timeout);
+        if is_idle { self.took } else { self.took.max(self.arriving) }
+    }
+
+    /// Notes whether something long arrives.
+    fn note_bulk(&mut self, traffic: &Traffic, timeout: Duration, now: Now) {
+        let is_bulk = traffic.heard_len.saturating_sub(self.counted_from) >= BULK_LEN;
+        if is_bulk && traffic.heard_len.saturating_sub(self.heard_len_at_beat) <= APART_MAX {
+            self.arriving = now.elapsed;
+        }
+        let is_new = traffic.heard_len < self.counted_from;
+        if is_new || is_bulk || now.elapsed.saturating_sub(self.counted_since) > timeout {
+            (self.counted_since, self.counted_from) = (now.elapsed, traffic.heard_len);
+        }
+    }
+
     /// Whether it is proven to cover a version.
     pub fn covers(&self, version: Version) -> bool {
         self.proven.as_ref().is_some_and(|proven| proven.covers(version))

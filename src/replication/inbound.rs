@@ -64,7 +64,7 @@ impl Mesh {
     pub fn accept(&self, peer: usize, hello: &Hello, protocol: Protocol, now: Now) -> Inbound {
         self.observe(hello.vector.greatest(), now);
         self.hear_clocks(hello.clocks, now);
-        self.heard(peer, now.elapsed);
+        self.heard(peer, 0, now.elapsed);
         let mut inbound = Inbound { peer, epoch: 0, origin: hello.origin, protocol, run: None, dump: None };
         // What the peer wrote before this connection is a gap like any other.
         let position = hello.vector.get(hello.origin);
@@ -215,11 +215,13 @@ impl Mesh {
         self.pass(inbound, beat.upto, beat.upto, Raw::default(), now);
         let vector = self.vector();
         let pause = 10 * self.config.heartbeat;
+        let heard_len = self.heard_len(inbound.peer);
         let diverged = self.with_present(inbound, now, |control| {
             let peer = &mut control.peers[inbound.peer];
             peer.vector.join(&beat.vector);
             self.acks.covered(inbound.peer, beat.vector.get(self.origin));
             peer.open = beat.open;
+            peer.tells_taken(beat.taken, heard_len, now);
             peer.wall_ms = beat.wall_ms;
             let SettledDigest { sum, keys, before_ms } = beat.settled?;
             let theirs = Digest { sum, keys };
@@ -269,9 +271,10 @@ impl Mesh {
         }
         self.record_lines(inbound, raw);
         let entries = inbound.dump.as_ref().map_or(0, |dump| dump.count());
+        let heard_len = self.heard_len(inbound.peer);
         self.with_present(inbound, now, |control| {
             if control.taking.as_ref().is_some_and(|taking| taking.peer == inbound.peer) {
-                control.dump_progressed(entries, now);
+                control.dump_progressed(entries, heard_len, now);
             }
         })
     }

@@ -111,8 +111,9 @@ fn read_answer(stream: &mut TcpStream) -> io::Result<Hello> {
     }
 }
 
-/// Writes what there is to say until the connection breaks or the node stops.
+/// Writes what there is to say until the connection breaks or is given up, or the node stops.
 fn speak(mesh: &Mesh, peer: usize, stream: &mut TcpStream, said: SeenVector, protocol: Protocol) -> io::Result<()> {
+    stream.set_write_timeout(Some(mesh.config().heartbeat))?;
     let mut speech = Speech::new(mesh, peer, said, protocol, LINES_LEN);
     while speech.next(IDLE_WAIT, Now::read, |bytes| write_pieces(mesh, peer, stream, bytes))? {}
     Ok(())
@@ -129,13 +130,15 @@ pub struct Speech<'a> {
     next_dump: Option<Request>,
     /// Bytes of dump lines between two looks into the outbox.
     lines_len: usize,
+    /// Bytes that were said.
+    len: u64,
     bytes: Vec<u8>,
 }
 
 impl<'a> Speech<'a> {
     /// `said`: the vector of this node's HELLO; `protocol`: what the two HELLOs have in common.
     pub fn new(mesh: &'a Mesh, peer: usize, said: SeenVector, protocol: Protocol, lines_len: usize) -> Speech<'a> {
-        Speech { mesh, peer, said, protocol, dump: None, next_dump: None, lines_len, bytes: Vec::new() }
+        Speech { mesh, peer, said, protocol, dump: None, next_dump: None, lines_len, len: 0, bytes: Vec::new() }
     }
 
     /// Whether there is something to say although the outbox is empty.
@@ -145,7 +148,7 @@ impl<'a> Speech<'a> {
 
     /// Says what waits, and waits for it until `wait`. Whether there can be more: the connection is to be closed if not.
     pub fn next(&mut self, wait: Duration, now: impl FnOnce() -> Now, mut write: impl FnMut(&[u8]) -> io::Result<()>) -> io::Result<bool> {
-        let Speech { mesh, peer, said, protocol, dump, next_dump, lines_len, bytes } = self;
+        let Speech { mesh, peer, said, protocol, dump, next_dump, lines_len, len, bytes } = self;
         let wait = if dump.is_some() { Duration::ZERO } else { wait };
         let Some(Batch { ack, echo, request, frames, beat, serve }) = mesh.outbox(*peer).take(wait) else { return Ok(false) };
         bytes.clear();
@@ -157,6 +160,7 @@ impl<'a> Speech<'a> {
         // Frames are shared with the other links: small ones are gathered into one write, large ones go out as they are.
         for frame in &frames {
             if bytes.len() + frame.bytes.len() > GATHER_LEN {
+                *len += (bytes.len() + frame.bytes.len()) as u64;
                 write(bytes)?;
                 bytes.clear();
                 write(&frame.bytes)?;
@@ -164,8 +168,9 @@ impl<'a> Speech<'a> {
                 bytes.extend_from_slice(&frame.bytes);
             }
         }
+        let has_beat = beat.is_some();
         if let Some(upto) = beat {
-            Message::Beat(mesh.beat(upto, said, now)).encode(bytes, *protocol);
+            Message::Beat(mesh.beat(*peer, upto, said, now)).encode(bytes, *protocol);
         }
         // A dump that runs is finished first: a newer request comes after it.
         *next_dump = serve.or(next_dump.take());
@@ -181,27 +186,45 @@ impl<'a> Speech<'a> {
                 *dump = None;
             }
         }
+        *len += bytes.len() as u64;
+        if has_beat {
+            // Before it leaves: the echo may be there at once.
+            mesh.awaits_echo(*peer, *len);
+        }
         write(bytes)?;
         Ok(true)
     }
 }
 
-/// Writes everything, piece by piece, and notes each that leaves before the last: the peer takes what it is sent, even if it can answer no beat until it has
-/// all of a long message.
+/// Writes everything, piece by piece, for as long as the connection is not given up: a full buffer says little of the peer, which tells by its beats what it
+/// takes. Notes each piece that leaves before the last, for a peer whose build does not tell.
 fn write_pieces(mesh: &Mesh, peer: usize, stream: &mut TcpStream, bytes: &[u8]) -> io::Result<()> {
+    let outbox = mesh.outbox(peer);
     let mut rest = bytes;
+    let mut left = elapsed();
     while !rest.is_empty() {
         match stream.write(&rest[..rest.len().min(PIECE_LEN)]) {
             Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
             Ok(len) => rest = &rest[len..],
             Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(error) if is_timeout(&error) && outbox.is_open() => {
+                if outbox.is_stopping() && elapsed() - left > mesh.config().peer_timeout {
+                    return Err(error);
+                }
+                continue;
+            }
             Err(error) => return Err(error),
         }
+        left = elapsed();
         if !rest.is_empty() {
-            mesh.leaving(peer, elapsed());
+            mesh.leaving(peer, left);
         }
     }
     Ok(())
+}
+
+pub(super) fn is_timeout(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut)
 }
 
 /// Frames up to here are copied into one write.

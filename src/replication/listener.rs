@@ -17,7 +17,7 @@ use socket2::SockRef;
 use crate::clock::{Now, elapsed};
 use crate::protocol::peer::{HELLO_LEN_MAX, Hello, MESSAGE_LEN_MAX, Message, Protocol, read_message};
 use crate::replication::inbound::Arrived;
-use crate::replication::link::SOCKET_BUFFER_LEN;
+use crate::replication::link::{SOCKET_BUFFER_LEN, is_timeout};
 use crate::replication::mesh::Mesh;
 use crate::threads::join_all;
 
@@ -32,10 +32,6 @@ const READ_LEN: usize = 64 << 10;
 
 /// Peer time-outs that a connection waits for room in the log's queue: a disk that stalls for longer ends it, and the peer catches up later.
 const ROOM_TIMEOUTS: u32 = 5;
-
-/// From here on a message is long: each further part of it that arrives is progress. Beats and acks are shorter, and so is what says nothing but that the peer
-/// lives.
-const LONG_LEN: usize = 4 << 10;
 
 /// Pause after a failed accept: no descriptors, mostly, and none sooner for asking.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -134,13 +130,12 @@ impl PeerLinks {
             // The stop may have looked before this connection was there.
             let _ = stream.shutdown(Shutdown::Both);
         }
-        let mut reader = BufReader::with_capacity(READ_LEN, Hearing { stream: &stream, mesh: &self.mesh, peer, unfinished: 0 });
+        let mut reader = BufReader::with_capacity(READ_LEN, Hearing { stream: &stream, mesh: &self.mesh, peer, len: 0 });
         let room_wait = self.mesh.config().peer_timeout * ROOM_TIMEOUTS;
         let end = loop {
             let mut envelope = Vec::new();
             match read_message(&mut reader, &mut envelope, MESSAGE_LEN_MAX, inbound.protocol()) {
                 Ok(Some(message)) => {
-                    reader.get_mut().unfinished = 0;
                     let received = self
                         .mesh
                         .await_room(envelope.len(), Instant::now() + room_wait)
@@ -197,10 +192,6 @@ pub fn run_peer_accept(links: &Arc<PeerLinks>, listener: &TcpListener, stop_rx: 
     }
 }
 
-fn is_timeout(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut)
-}
-
 /// A stranger's HELLO has to be there by the deadline, however its bytes drip.
 struct Hurried<'a> {
     stream: &'a TcpStream,
@@ -219,13 +210,13 @@ impl Read for Hurried<'_> {
     }
 }
 
-/// Notes every arrival of bytes: a large message on a slow link is progress, too.
+/// Notes every arrival of bytes, which the peer is told at the next beat: a large message on a slow link is progress, too.
 struct Hearing<'a> {
     stream: &'a TcpStream,
     mesh: &'a Mesh,
     peer: usize,
-    /// Bytes that have come since the last message that was whole.
-    unfinished: usize,
+    /// Bytes so far.
+    len: u64,
 }
 
 impl Read for Hearing<'_> {
@@ -236,12 +227,8 @@ impl Read for Hearing<'_> {
                 read => break read?,
             }
         };
-        let now = elapsed();
-        self.mesh.heard(self.peer, now);
-        if self.unfinished >= LONG_LEN {
-            self.mesh.arriving(self.peer, now);
-        }
-        self.unfinished += len;
+        self.len += len as u64;
+        self.mesh.heard(self.peer, self.len, elapsed());
         Ok(len)
     }
 }

@@ -57,11 +57,11 @@ pub struct Mesh {
     pub(super) began: Duration,
 }
 
-/// The links' threads note the members of [`Traffic`] here without a lock, in microseconds of `Now::elapsed`.
+/// The links' threads note the members of [`Traffic`] here without a lock, times in microseconds of `Now::elapsed`.
 #[derive(Default)]
 struct Noted {
     heard: AtomicU64,
-    arriving: AtomicU64,
+    heard_len: AtomicU64,
     leaving: AtomicU64,
 }
 
@@ -278,14 +278,10 @@ impl Mesh {
         self.seen.read().is_empty() && self.submit.position() == Stamp::ZERO && self.store.is_empty()
     }
 
-    /// Bytes of the peer have arrived.
-    pub fn heard(&self, peer: usize, elapsed: Duration) {
+    /// Bytes of the peer have arrived: so many on this connection, behind its HELLO.
+    pub fn heard(&self, peer: usize, len: u64, elapsed: Duration) {
+        self.traffic[peer].heard_len.store(len, Ordering::Release);
         note(&self.traffic[peer].heard, elapsed);
-    }
-
-    /// More of a long message of the peer has arrived, and it is not whole yet.
-    pub fn arriving(&self, peer: usize, elapsed: Duration) {
-        note(&self.traffic[peer].arriving, elapsed);
     }
 
     /// More of a long message to the peer has left, and some of it still waits.
@@ -295,8 +291,17 @@ impl Mesh {
 
     pub(super) fn traffic(&self) -> Vec<Traffic> {
         let read = |noted: &AtomicU64| Duration::from_micros(noted.load(Ordering::Acquire));
-        let peers = self.traffic.iter();
-        peers.map(|noted| Traffic { heard: read(&noted.heard), arriving: read(&noted.arriving), leaving: read(&noted.leaving) }).collect()
+        let of = |(peer, noted): (usize, &Noted)| Traffic {
+            heard: read(&noted.heard),
+            heard_len: self.heard_len(peer),
+            leaving: read(&noted.leaving),
+        };
+        self.traffic.iter().enumerate().map(of).collect()
+    }
+
+    /// Bytes of the peer that have arrived on its present connection.
+    pub(super) fn heard_len(&self, peer: usize) -> u64 {
+        self.traffic[peer].heard_len.load(Ordering::Acquire)
     }
 
     /// The outgoing connection is being made: frames are queued from here on, and the HELLO that is sent next says from where.
@@ -314,6 +319,11 @@ impl Mesh {
         });
     }
 
+    /// A beat is under way, at the end of so many bytes of the outgoing connection.
+    pub fn awaits_echo(&self, peer: usize, len: u64) {
+        self.control.lock().peers[peer].awaits_echo(len);
+    }
+
     /// The outgoing connection has ended, or was not made.
     pub fn hung_up(&self, peer: usize, now: Now) {
         self.outboxes[peer].close();
@@ -329,8 +339,8 @@ impl Mesh {
         }
     }
 
-    /// The next beat of a connection on which `said` is what the peer was told of the vector, and all frames up to `upto` have passed.
-    pub fn beat(&self, upto: Stamp, said: &mut SeenVector, now: Now) -> Beat {
+    /// The next beat of a connection to this peer, on which `said` is what the peer was told of the vector, and all frames up to `upto` have passed.
+    pub fn beat(&self, peer: usize, upto: Stamp, said: &mut SeenVector, now: Now) -> Beat {
         let vector = self.vector();
         let changes = vector.ahead_of(said);
         said.join(&changes);
@@ -340,8 +350,9 @@ impl Mesh {
             }
             _ => None,
         };
+        let (sent, taken) = (now.elapsed.as_micros() as u64, self.heard_len(peer));
         let clocks = Some(self.clock.read(now.elapsed));
-        Beat { sent: now.elapsed.as_micros() as u64, wall_ms: now.wall_ms, clocks, open: self.vouches(), upto, vector: changes, settled }
+        Beat { sent, wall_ms: now.wall_ms, clocks, open: self.vouches(), upto, vector: changes, settled, taken }
     }
 
     /// Begins to serve a request. Choosing full or delta by the asker's vector, noting vector and horizon, and stopping the collector (until the result is

@@ -132,7 +132,7 @@ impl Net {
             messages.push(read_message(&mut &frame.bytes[..], &mut Vec::new(), MESSAGE_LEN_MAX, Protocol::OLDEST).unwrap().unwrap());
         }
         if let Some(upto) = batch.beat {
-            messages.push(Message::Beat(mesh.beat(upto, &mut Default::default(), self.now(from))));
+            messages.push(Message::Beat(mesh.beat(place(from, to), upto, &mut Default::default(), self.now(from))));
         }
         if let Some(request) = batch.serve {
             let mut serving = mesh.serve(request);
@@ -145,7 +145,7 @@ impl Net {
     fn deliver(&mut self, from: usize, to: usize, messages: Vec<Message>) {
         let now = self.now(to);
         let inbound = self.links.get_mut(&(from, to)).unwrap();
-        self.lives[to].mesh.heard(place(to, from), now.elapsed);
+        self.lives[to].mesh.heard(place(to, from), 0, now.elapsed);
         for message in messages {
             self.lives[to].mesh.receive(inbound, message, now).unwrap();
         }

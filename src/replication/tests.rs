@@ -383,7 +383,7 @@ impl Simulation {
         batch.request.map(Message::Request).iter().for_each(|message| message.encode(&mut bytes, protocol));
         batch.frames.iter().for_each(|frame| bytes.extend_from_slice(&frame.bytes));
         if let Some(upto) = batch.beat {
-            Message::Beat(mesh.beat(upto, &mut sender.said, now)).encode(&mut bytes, protocol);
+            Message::Beat(mesh.beat(place, upto, &mut sender.said, now)).encode(&mut bytes, protocol);
         }
         sender.next_dump = batch.serve.or(sender.next_dump.take());
         if sender.dump.is_none() {
@@ -432,7 +432,7 @@ impl Simulation {
         let ended = match connection.messages.pop_front() {
             Some(message) => {
                 let collected = matches!(&message, Message::Lines(lines) if lines.windows(6).any(|window| window == b"\"full\""));
-                mesh.heard(if connection.from > to { connection.from - 1 } else { connection.from }, now.elapsed);
+                mesh.heard(if connection.from > to { connection.from - 1 } else { connection.from }, 0, now.elapsed);
                 let ended = mesh.receive(&mut connection.inbound, message, now).is_err();
                 if collected {
                     *self.tally.entry("full dumps").or_default() += 1;

@@ -121,11 +121,16 @@ impl<'a> Simulation<'a> {
         let random = &mut self.random;
         let key = |sort: char, random: &mut fastrand::Rng| format!("{sort}{}", random.u32(0..keys));
         let value = format!("v{operation}.{place}");
+        let mut long = value.clone();
+        if self.plan.rate.is_some() && place == 0 && random.u32(0..4) == 0 {
+            let len = random.usize(value.len()..=self.plan.value_len_max);
+            long.extend(std::iter::repeat_n('.', len - value.len()));
+        }
         let register = key('r', random);
         match random.u32(0..if self.plan.are_rivals { 4 } else { 26 }) {
-            0..4 => text(format!("PUT {register} {value}"), Asked::write(&[&register])),
-            4..6 => text(format!("SET {register} {value}"), Asked::write(&[&register])),
-            6..8 => text(format!("UPD {register} {value}"), Asked::write(&[&register])),
+            0..4 => text(format!("PUT {register} {long}"), Asked::write(&[&register])),
+            4..6 => text(format!("SET {register} {long}"), Asked::write(&[&register])),
+            6..8 => text(format!("UPD {register} {long}"), Asked::write(&[&register])),
             8..11 => text(format!("DEL {register}"), Asked::write(&[&register])),
             11..14 => text(format!("GET {register}"), Asked::read(&register)),
             14..16 => {

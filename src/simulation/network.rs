@@ -1,4 +1,4 @@
-//! The network: links that delay, hold back, break and lose their tail, and the connections over them.
+//! The network: links that delay, hold back, break and lose their tail, some of them narrow, and the connections over them.
 //!
 //! Each connection carries what one process says to another, in order, as TCP does: what is sent arrives after the link's delay, later if packets are swallowed meanwhile, or not at all if the connection
 //! breaks. What goes back is the answer to the HELLO, and the word that the other end has closed. What the ends do is what link.rs and listener.rs do, turn by turn.
@@ -6,11 +6,15 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
+use crate::envelope::{HEAD_LEN, Head};
 use crate::protocol::peer::{HELLO_LEN_MAX, Hello, MESSAGE_LEN_MAX, Message, Protocol, read_message};
 use crate::replication::inbound::{Arrived, Inbound};
 use crate::replication::link::Speech;
 use crate::simulation::plan::Plan;
 use crate::simulation::{Event, Process, Simulation};
+
+/// What is sent over a narrow link arrives in pieces of so many bytes.
+const PIECE_LEN: usize = 500;
 
 /// One direction between two machines.
 #[derive(Clone, Copy, Debug)]
@@ -22,6 +26,8 @@ pub struct Link {
     pub dump_pause: Duration,
     /// Packets are swallowed until then.
     pub swallows_until: Duration,
+    /// Bytes a second that it carries of each connection, where that is not many.
+    rate: Option<u64>,
 }
 
 pub struct Connection<'a> {
@@ -33,6 +39,10 @@ pub struct Connection<'a> {
     listener: Option<Listener>,
     /// What is under way, and when it is there. Empty bytes are the end of the stream.
     segments: VecDeque<(Duration, Vec<u8>)>,
+    /// What the listening end has read, and has not made a message of yet.
+    received: Vec<u8>,
+    /// Bytes that it has read behind the HELLO.
+    heard_len: u64,
     /// When the last of it is there.
     last: Duration,
     /// The listening end is gone: what is sent is answered with a reset.
@@ -59,7 +69,8 @@ impl Link {
             0 if !plan.are_rivals => random.u64(5_000..40_000),
             _ => random.u64(30..1_500),
         });
-        let mut link = Link { delay, delay_more: Duration::ZERO, dump_pause: Duration::ZERO, swallows_until: Duration::ZERO };
+        let rate = plan.rate.filter(|_| random.u32(0..3) > 0);
+        let mut link = Link { delay, delay_more: Duration::ZERO, dump_pause: Duration::ZERO, swallows_until: Duration::ZERO, rate };
         link.speed_up(plan);
         link
     }
@@ -68,6 +79,14 @@ impl Link {
     pub fn speed_up(&mut self, plan: &Plan) {
         self.delay_more = Duration::ZERO;
         self.dump_pause = Duration::from_micros(plan.dump_pause_us);
+    }
+}
+
+impl Connection<'_> {
+    /// Whether a message is there as a whole, or what is no message.
+    fn has_message(&self) -> bool {
+        let head = self.received.first_chunk().map(|head| Head::decode(*head));
+        head.is_some_and(|head| head.len > MESSAGE_LEN_MAX || self.received.len() >= HEAD_LEN + head.len)
     }
 }
 
@@ -119,6 +138,8 @@ impl<'a> Simulation<'a> {
             speaker: Some(Speaker::Dialing(hello)),
             listener: None,
             segments: VecDeque::new(),
+            received: Vec::new(),
+            heard_len: 0,
             last: self.now,
             is_refused: false,
             is_reset: false,
@@ -137,9 +158,20 @@ impl<'a> Simulation<'a> {
     fn send(&mut self, number: u64, bytes: Vec<u8>) {
         let Some(connection) = self.connections.get(&number) else { return };
         let (from, to) = (connection.from.machine, connection.to.machine);
+        let Some(rate) = self.links[from][to].rate.filter(|_| !bytes.is_empty()) else {
+            self.send_piece(number, from, to, bytes, Duration::ZERO);
+            return;
+        };
+        for piece in bytes.chunks(PIECE_LEN) {
+            let takes = Duration::from_micros(piece.len() as u64 * 1_000_000 / rate);
+            self.send_piece(number, from, to, piece.to_vec(), takes);
+        }
+    }
+
+    fn send_piece(&mut self, number: u64, from: usize, to: usize, bytes: Vec<u8>, takes: Duration) {
         let arrival = self.arrival(from, to);
         let Some(connection) = self.connections.get_mut(&number) else { return };
-        let at = arrival.max(connection.last);
+        let at = arrival.max(connection.last) + takes;
         connection.last = at;
         connection.segments.push_back((at, bytes));
         self.at(at, Event::Arrive(number));
@@ -180,35 +212,55 @@ impl<'a> Simulation<'a> {
         let now = self.now_at(id);
         let Some(mesh) = self.life(id).map(|life| life.mesh()) else { return };
         let Some(connection) = self.connections.get_mut(&number) else { return };
-        let Some((_, bytes)) = connection.segments.front_mut() else { return };
         if matches!(connection.listener, Some(Listener::Gone)) {
             connection.segments.clear();
             self.tell_speaker(number);
             return;
         }
-        let (mut reader, mut envelope) = (&bytes[..], Vec::new());
+        let place_of_peer = place(connection.from.machine, id);
+        if !connection.has_message() {
+            if connection.segments.front().is_none_or(|(at, _)| *at > self.now) {
+                return;
+            }
+            let Some((_, bytes)) = connection.segments.pop_front() else { return };
+            let has_ended = bytes.is_empty();
+            connection.received.extend_from_slice(&bytes);
+            if let Some(Listener::Listening { heard, .. }) = &mut connection.listener {
+                *heard = self.now;
+                connection.heard_len += bytes.len() as u64;
+                mesh.heard(place_of_peer, connection.heard_len, now.elapsed);
+            }
+            let from = connection.from;
+            let is_partial = !has_ended && !connection.has_message();
+            if self.life(from.machine).is_some_and(|life| life.process == from) && self.machines[from.machine].paused.is_none() {
+                self.wake_link(from.machine, place(id, from.machine));
+            }
+            if is_partial {
+                let wait = self.short_wait();
+                self.after(wait, Event::Arrive(number));
+                return;
+            }
+        }
+        let Some(connection) = self.connections.get_mut(&number) else { return };
+        let (mut reader, mut envelope) = (&connection.received[..], Vec::new());
         let (len_max, protocol) = match &connection.listener {
             Some(Listener::Listening { inbound, .. }) => (MESSAGE_LEN_MAX, inbound.protocol()),
             _ => (HELLO_LEN_MAX, Protocol::OLDEST),
         };
         let read = read_message(&mut reader, &mut envelope, len_max, protocol);
-        let rest = reader.len();
+        let taken = connection.received.len() - reader.len();
         let fingerprint = rapidhash::v3::rapidhash_v3(&envelope);
-        let place_of_peer = place(connection.from.machine, id);
         let received = match (read, &mut connection.listener) {
             (Ok(Some(Message::Hello(hello))), None) => {
-                connection.segments.pop_front();
+                connection.received.drain(..taken);
                 self.welcome(number, id, &hello);
                 return;
             }
-            (Ok(Some(message)), Some(Listener::Listening { inbound, heard })) => {
-                *heard = self.now;
-                mesh.heard(place_of_peer, now.elapsed);
+            (Ok(Some(message)), Some(Listener::Listening { inbound, .. })) => {
                 match mesh.await_room(envelope.len(), Instant::now()) {
                     Ok(room) => {
                         let received = mesh.receive(inbound, Arrived { message, envelope, room }, now);
-                        let taken = bytes.len() - rest;
-                        bytes.drain(..taken);
+                        connection.received.drain(..taken);
                         received
                     }
                     Err(_) => {
@@ -222,8 +274,6 @@ impl<'a> Simulation<'a> {
             (Ok(_), _) => Err("the end of the stream, or no HELLO".to_owned()),
             (Err(error), _) => Err(error.to_string()),
         };
-        let is_empty =
-            self.connections.get(&number).and_then(|connection| connection.segments.front()).is_some_and(|(_, rest)| rest.is_empty());
         self.note(&[number, fingerprint, u64::from(received.is_err())]);
         if let Err(reason) = received {
             if reason.contains("checksum") {
@@ -231,13 +281,6 @@ impl<'a> Simulation<'a> {
             }
             self.close_listener(number);
             return;
-        }
-        if is_empty && let Some(connection) = self.connections.get_mut(&number) {
-            connection.segments.pop_front();
-            let from = connection.from;
-            if self.life(from.machine).is_some_and(|life| life.process == from) && self.machines[from.machine].paused.is_none() {
-                self.wake_link(from.machine, place(id, from.machine));
-            }
         }
         if self.one_in(8) {
             self.check_machine(id);

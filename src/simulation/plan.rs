@@ -20,6 +20,8 @@ pub enum Character {
     Starved,
     /// Nodes that return are sent dumps so late and so slowly that they have the data from elsewhere by then, and have forgotten what was deleted of it. One of eight is so anyway.
     Late,
+    /// Narrow, steady links, and values that take longer than every time-out on them. One of eight is so anyway.
+    Steady,
 }
 
 #[derive(Debug)]
@@ -46,6 +48,9 @@ pub struct Plan {
     pub dump_pause_us: u64,
     /// Bytes that a connection holds, beyond which who writes to it waits.
     pub window: usize,
+    /// Bytes a second of a narrow link, if there are any.
+    pub rate: Option<u64>,
+    pub value_len_max: usize,
     timing: Timing,
     tombstone_age_min_ms: u64,
     link_queue_max: usize,
@@ -89,6 +94,8 @@ impl Plan {
             places: Places::FourShards,
             dump_pause_us: [0, 2_000, 100_000][random.usize(0..3)],
             window: [1_500, 20_000, 256 << 10][random.usize(0..3)],
+            rate: None,
+            value_len_max: 200,
             timing: if hurried { HURRIED } else { PATIENT },
             tombstone_age_min_ms: [200, 1_000, 5_000][random.usize(0..3)],
             link_queue_max: [1_300, 4_000, 1 << 20][random.usize(0..3)],
@@ -97,9 +104,11 @@ impl Plan {
         match character {
             Character::Starved => plan.starve(random),
             Character::Late => plan.delay_dumps(random),
+            Character::Steady => plan.narrow(random),
             Character::Any => match random.u32(0..8) {
                 0 | 1 => plan.starve(random),
                 2 => plan.delay_dumps(random),
+                3 => plan.narrow(random),
                 _ => plan,
             },
         }
@@ -150,6 +159,28 @@ impl Plan {
         }
     }
 
+    /// What has left a node, and not arrived, is more than its links carry in several time-outs: one value may be. They carry it all the same, beside faults of other kinds.
+    fn narrow(self, random: &mut fastrand::Rng) -> Plan {
+        let others = [Fault::Kill, Fault::Wipe, Fault::Break, Fault::Pause, Fault::Cut, Fault::OneWay, Fault::Flip, Fault::ClockStep];
+        let faults = others.into_iter().filter(|_| random.u32(0..4) == 0).collect();
+        let rate = random.u64(16_000..=40_000);
+        Plan {
+            clients: random.usize(2..=4),
+            keys: random.u32(2..=4),
+            think: Duration::from_millis([400, 1_000, 2_000][random.usize(0..3)]),
+            duration: Duration::from_secs(random.u64(15..=40)),
+            faults,
+            fault_pause: Duration::from_secs(4),
+            dump_pause_us: 0,
+            window: rate as usize * random.usize(1..=3),
+            rate: Some(rate),
+            value_len_max: 60_000,
+            timing: HURRIED,
+            link_queue_max: [100_000, 1 << 20][random.usize(0..2)],
+            ..self
+        }
+    }
+
     /// Nothing goes wrong; so many clients, each at a node of its own, write one key as fast as they are answered, and the disks take ten times as long as the links.
     #[cfg(test)]
     pub fn of_rivals(clients: usize, random: &mut fastrand::Rng) -> Plan {
@@ -174,9 +205,9 @@ impl Plan {
         let peers = (0..self.nodes).filter(|peer| *peer != id);
         let peers: Vec<String> = peers.map(|peer| format!(r#"{{"id":{},"addr":"127.0.0.1:{}"}}"#, peer + 1, 7101 + peer)).collect();
         let Timing { heartbeat_ms, peer_timeout_ms, ack_timeout_ms, recovery_wait_ms, clock_offset_max_ms } = self.timing;
-        let Plan { tombstone_age_min_ms, link_queue_max, compact_log_min, fsync, .. } = self;
+        let Plan { tombstone_age_min_ms, link_queue_max, compact_log_min, value_len_max, fsync, .. } = self;
         let json = format!(
-            r#"{{"id":{},"client_addr":"127.0.0.1:0","peer_addr":"127.0.0.1:0","peers":[{}],"key_len_max":16,"value_len_max":200,
+            r#"{{"id":{},"client_addr":"127.0.0.1:0","peer_addr":"127.0.0.1:0","peers":[{}],"key_len_max":16,"value_len_max":{value_len_max},
                 "heartbeat_ms":{heartbeat_ms},"peer_timeout_ms":{peer_timeout_ms},"ack_timeout_ms":{ack_timeout_ms},
                 "recovery_wait_ms":{recovery_wait_ms},"clock_offset_max_ms":{clock_offset_max_ms},
                 "tombstone_age_min_ms":{tombstone_age_min_ms},"link_queue_max":{link_queue_max},"compact_log_min":{compact_log_min},

@@ -378,6 +378,12 @@ impl Cluster {
         self.links.get(&(from, to)).unwrap_or_else(|| panic!("no link from n{from} to n{to}: is the plan without links()?")).forget();
     }
 
+    /// What the one says to the other gets through at so many bytes a second.
+    pub fn narrow(&self, from: u16, to: u16, rate: u32) {
+        let link = self.links.get(&(from, to));
+        link.unwrap_or_else(|| panic!("no link from n{from} to n{to}: is the plan without links()?")).set(Mode::Narrow(rate));
+    }
+
     pub fn cut(&self, a: u16, b: u16) {
         self.set_link(a, b, Mode::Cut);
     }

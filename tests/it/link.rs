@@ -1,6 +1,7 @@
 //! A link that can be cut: a TCP proxy between a node and one peer that it dials.
 //!
-//! What the two sides see is what a network does to them: a connection that is refused or breaks (cut), or one that is open and silent (stall).
+//! What the two sides see is what a network does to them: a connection that is refused or breaks (cut), one that is open and silent (stall), or one that is slow
+//! and steady (narrow).
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -10,6 +11,10 @@ use std::thread;
 use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
+use socket2::SockRef;
+
+/// What the system may hold of a connection at either end of the link. A narrow link has little memory: what it has not carried waits at the node that sends.
+const SOCKET_BUFFER_LEN: usize = 16 << 10;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
@@ -18,6 +23,8 @@ pub enum Mode {
     Cut,
     /// Connections stay and new ones are accepted, and nothing gets through, a close neither. What waited goes on when the mode changes back.
     Stall,
+    /// What is said on a dialled connection gets through at so many bytes a second.
+    Narrow(u32),
     /// For ever: the test is over.
     Closed,
 }
@@ -44,6 +51,8 @@ struct State {
 impl Link {
     pub fn to(target: SocketAddr, listener: TcpListener) -> io::Result<Link> {
         let addr = listener.local_addr()?;
+        // Those that are accepted inherit it.
+        SockRef::from(&listener).set_recv_buffer_size(SOCKET_BUFFER_LEN)?;
         let state = Mutex::new(State { mode: Mode::Pass, open: Vec::new(), generation: 0 });
         let shared = Arc::new(Shared { target, state, changed: Condvar::new() });
         let accepting = Arc::clone(&shared);
@@ -89,7 +98,7 @@ fn run_accept(listener: &TcpListener, shared: &Arc<Shared>) {
         match shared.state.lock().mode {
             Mode::Closed => return,
             Mode::Cut => continue,
-            Mode::Pass | Mode::Stall => {}
+            Mode::Pass | Mode::Stall | Mode::Narrow(_) => {}
         }
         let carrying = Arc::clone(shared);
         // Without a thread the connection closes, which is a fault that a node must stand as well.
@@ -110,15 +119,16 @@ fn carry(near: TcpStream, shared: &Arc<Shared>) {
     };
     let broken = AtomicBool::new(false);
     let generation = shared.state.lock().generation;
+    let _ = SockRef::from(&far).set_send_buffer_size(SOCKET_BUFFER_LEN);
     thread::scope(|scope| {
-        scope.spawn(|| copy(&near, &far, shared, generation, &broken));
-        copy(&far, &near, shared, generation, &broken);
+        scope.spawn(|| copy(&near, &far, shared, generation, &broken, |len| shared.pace(len)));
+        copy(&far, &near, shared, generation, &broken, |_| ());
     });
 }
 
-fn copy(mut from: &TcpStream, mut to: &TcpStream, shared: &Shared, generation: u64, broken: &AtomicBool) {
+fn copy(mut from: &TcpStream, mut to: &TcpStream, shared: &Shared, generation: u64, broken: &AtomicBool, pace: impl Fn(usize)) {
     let _ = (from.set_nodelay(true), to.set_nodelay(true));
-    let mut bytes = [0; 16 << 10];
+    let mut bytes = [0; 4 << 10];
     while !broken.load(Ordering::Relaxed) {
         let read = match from.read(&mut bytes) {
             Err(error) if error.kind() == ErrorKind::Interrupted => continue,
@@ -126,6 +136,7 @@ fn copy(mut from: &TcpStream, mut to: &TcpStream, shared: &Shared, generation: u
             Ok(len) => len,
         };
         let passes = shared.may_pass();
+        pace(read);
         match (shared.is_forgotten(generation), read) {
             (true, 0) => return,
             (true, _) => continue,
@@ -144,7 +155,7 @@ impl Shared {
     fn register(&self, stream: &TcpStream) -> bool {
         let mut state = self.state.lock();
         let Ok(stream) = stream.try_clone() else { return false };
-        let open = matches!(state.mode, Mode::Pass | Mode::Stall);
+        let open = !matches!(state.mode, Mode::Cut | Mode::Closed);
         if open {
             // Those long closed are forgotten here, so that the list stays short.
             state.open.retain(|stream| stream.peer_addr().is_ok());
@@ -164,7 +175,15 @@ impl Shared {
         while state.mode == Mode::Stall {
             self.changed.wait(&mut state);
         }
-        state.mode == Mode::Pass
+        matches!(state.mode, Mode::Pass | Mode::Narrow(_))
+    }
+
+    /// Takes as long as so many bytes do on a narrow link.
+    fn pace(&self, len: usize) {
+        let mode = self.state.lock().mode;
+        if let Mode::Narrow(rate) = mode {
+            thread::sleep(Duration::from_secs_f64(len as f64 / f64::from(rate)));
+        }
     }
 }
 
@@ -172,6 +191,7 @@ impl Shared {
 #[cfg(test)]
 mod tests {
     use std::net::Ipv4Addr;
+    use std::time::Instant;
 
     use super::*;
 
@@ -235,6 +255,19 @@ mod tests {
         let stream = dial(&link);
         stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
         assert_eq!((&stream).read(&mut [0; 5]).unwrap_or(0), 0);
+    }
+
+    #[test]
+    fn a_narrow_link_takes_its_time_and_loses_nothing() {
+        let link = Link::to(echo(), listener()).unwrap();
+        let stream = dial(&link);
+        link.set(Mode::Narrow(200_000));
+        let began = Instant::now();
+        let sent: Vec<u8> = (0..40_000).map(|number| number as u8).collect();
+        (&stream).write_all(&sent).unwrap();
+        let mut back = vec![0; sent.len()];
+        (&stream).read_exact(&mut back).unwrap();
+        assert!(back == sent && began.elapsed() >= Duration::from_millis(200), "in {:?}", began.elapsed());
     }
 
     #[test]

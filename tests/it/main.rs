@@ -22,6 +22,7 @@ mod imports;
 mod link;
 mod load;
 mod members;
+mod narrow;
 mod outcomes;
 mod redis;
 mod roaming;
