@@ -21,6 +21,8 @@ pub enum Kind {
     Hub,
     Flap,
     Delay,
+    /// A link that is slow and steady.
+    Narrow,
     /// The stamps of one node run ahead of the wall clock, and what it says is late at another one.
     ClockAhead,
     DeafPeer,
@@ -32,7 +34,7 @@ pub enum Kind {
 }
 
 impl Kind {
-    pub const ALL: [Kind; 16] = [
+    pub const ALL: [Kind; 17] = [
         Kind::Kill,
         Kind::Stop,
         Kind::Restart,
@@ -42,6 +44,7 @@ impl Kind {
         Kind::Hub,
         Kind::Flap,
         Kind::Delay,
+        Kind::Narrow,
         Kind::ClockAhead,
         Kind::DeafPeer,
         Kind::DeafClient,
@@ -62,6 +65,7 @@ impl Kind {
             Kind::Hub => "hub",
             Kind::Flap => "flap",
             Kind::Delay => "delay",
+            Kind::Narrow => "narrow",
             Kind::ClockAhead => "clock-ahead",
             Kind::DeafPeer => "deaf-peer",
             Kind::DeafClient => "deaf-client",
@@ -73,8 +77,8 @@ impl Kind {
     }
 
     fn is_of_links(self) -> bool {
-        use Kind::{CutOneWay, CutTwoWay, DeafPeer, Delay, Duplicate, Flap, Flip, Reset};
-        matches!(self, CutOneWay | CutTwoWay | Flap | Delay | DeafPeer | Reset | Flip | Duplicate)
+        use Kind::{CutOneWay, CutTwoWay, DeafPeer, Delay, Duplicate, Flap, Flip, Narrow, Reset};
+        matches!(self, CutOneWay | CutTwoWay | Flap | Delay | Narrow | DeafPeer | Reset | Flip | Duplicate)
     }
 
     /// Whether one link may suffer at the same time. A wiped or full disk is the one loss that an acknowledged write survives: the nodes that still
@@ -125,7 +129,7 @@ pub struct Fault {
     /// Who dials whom.
     pub links: Vec<(u16, u16)>,
     pub duration: Duration,
-    /// The pause of a delay, or between two turns of a flapping link.
+    /// The pause of a delay, or of a narrow link for each piece, or between two turns of a flapping link.
     pub pace: Duration,
     /// Of two ways to do it: see `fault`.
     pub other_way: bool,
@@ -146,7 +150,7 @@ impl fmt::Display for Fault {
         }
         write!(f, " for {} ms", self.duration.as_millis())?;
         match self.kind {
-            Kind::Delay | Kind::Flap | Kind::ClockAhead => write!(f, " by {} ms", self.pace.as_millis()),
+            Kind::Delay | Kind::Narrow | Kind::Flap | Kind::ClockAhead => write!(f, " by {} ms", self.pace.as_millis()),
             _ => Ok(()),
         }
     }
@@ -217,7 +221,8 @@ impl Plan {
             Kind::Kill => (shuffled[..killed].to_vec(), Vec::new()),
             Kind::Stop | Kind::Restart | Kind::Wipe | Kind::DeafClient | Kind::DiskFull => (vec![one], Vec::new()),
             Kind::CutTwoWay if self.rng.bool() => (Vec::new(), around(one, &ids)),
-            Kind::CutTwoWay | Kind::Flap | Kind::Delay => (Vec::new(), both),
+            Kind::Narrow if other_way => (Vec::new(), vec![(one, two)]),
+            Kind::CutTwoWay | Kind::Flap | Kind::Delay | Kind::Narrow => (Vec::new(), both),
             Kind::CutOneWay | Kind::DeafPeer | Kind::Reset | Kind::Flip | Kind::Duplicate => (Vec::new(), vec![(one, two)]),
             Kind::ClockAhead => (vec![one], vec![(one, two)]),
             Kind::Hub => (Vec::new(), between_halves(&shuffled)),
@@ -225,10 +230,12 @@ impl Plan {
         let duration = Duration::from_millis(match kind {
             // What breaks connections needs some of them.
             Kind::Reset | Kind::Flip | Kind::Flap | Kind::Duplicate => self.rng.u64(1_200..2_500),
+            // Longer than a connection lasts on which nothing moves.
+            Kind::Narrow => self.rng.u64(3_500..6_000),
             // Shorter and longer than it takes to be called down.
             _ => self.rng.u64(500..2_800),
         });
-        let pace = Duration::from_millis(if matches!(kind, Kind::Delay | Kind::ClockAhead) {
+        let pace = Duration::from_millis(if matches!(kind, Kind::Delay | Kind::Narrow | Kind::ClockAhead) {
             self.rng.u64(20..200)
         } else {
             self.rng.u64(50..300)
@@ -280,7 +287,7 @@ mod tests {
     #[test]
     fn every_kind_comes_before_any_comes_again() {
         for seed in 0..50 {
-            let drawn: Vec<Kind> = rounds(seed, 16).concat().into_iter().map(|fault| fault.kind).collect();
+            let drawn: Vec<Kind> = rounds(seed, Kind::ALL.len()).concat().into_iter().map(|fault| fault.kind).collect();
             assert!(Kind::ALL.iter().all(|kind| drawn.contains(kind)), "seed {seed}: {drawn:?}");
         }
     }

@@ -24,6 +24,8 @@ const READ_LEN: usize = 64 << 10;
 const DIAL_TIMEOUT: Duration = Duration::from_secs(2);
 /// Of the frames that pass while a link corrupts, resets or duplicates, every so many-th is chosen.
 const CHOSEN: u64 = 3;
+/// What a narrow link passes at a time.
+const PIECE_LEN: usize = 4 << 10;
 
 /// What a link does to what passes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,6 +37,8 @@ pub enum Mode {
     Swallow,
     /// What the dialling side says is held back for so long.
     Delay(Duration),
+    /// What the dialling side says gets through piece by piece, and each takes so long.
+    Narrow(Duration),
     /// Nothing that the dialling side says is read.
     Deaf,
     /// A connection ends in mid-frame with RST.
@@ -266,13 +270,17 @@ impl Shared {
         let mode = self.state.lock().mode;
         if let Mode::Delay(pause) = mode {
             self.state.lock().effects.bytes_delayed += frames.len() as u64;
-            let due = Instant::now() + pause;
-            let mut state = self.state.lock();
-            while state.mode == mode && !connection.is_broken.load(Ordering::Relaxed) {
-                if self.changed.wait_until(&mut state, due).timed_out() {
-                    break;
+            self.hold_back(mode, connection, pause);
+        }
+        if let Mode::Narrow(pause) = mode {
+            // One thread carries one direction of a connection, so what comes behind waits, too.
+            for piece in frames.chunks(PIECE_LEN) {
+                if self.hold_back(mode, connection, pause) {
+                    self.state.lock().effects.bytes_slowed += piece.len() as u64;
                 }
+                (&connection.far).write_all(piece)?;
             }
+            return Ok(());
         }
         if matches!(mode, Mode::Pass | Mode::Delay(_)) {
             return (&connection.far).write_all(frames);
@@ -283,6 +291,18 @@ impl Shared {
             frames = rest;
         }
         Ok(())
+    }
+
+    /// Waits for so long, less if the link is to do something else by then. Whether it has waited.
+    fn hold_back(&self, mode: Mode, connection: &Connection, pause: Duration) -> bool {
+        let due = Instant::now() + pause;
+        let mut state = self.state.lock();
+        while state.mode == mode && !connection.is_broken.load(Ordering::Relaxed) {
+            if self.changed.wait_until(&mut state, due).timed_out() {
+                return true;
+            }
+        }
+        false
     }
 
     fn hand_on_one(&self, mode: Mode, connection: &Connection, frame: &[u8]) -> io::Result<()> {

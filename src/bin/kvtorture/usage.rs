@@ -12,7 +12,7 @@ use crate::plan::Kind;
 #[derive(FromArgs, ArgsInfo, Debug)]
 #[argh(
     help_triggers("-h", "--help"),
-    note = "The nodes are started on loopback, each with its data in the directory of the run. The same seed draws the same faults; their timing differs.\n\nKinds of faults: kill, stop, restart, wipe, cut-one-way, cut-two-way, hub, flap, delay, clock-ahead, deaf-peer, deaf-client, reset, flip, duplicate, disk-full.",
+    note = "The nodes are started on loopback, each with its data in the directory of the run. The same seed draws the same faults; their timing differs.\n\nKinds of faults: kill, stop, restart, wipe, cut-one-way, cut-two-way, hub, flap, delay, narrow, clock-ahead, deaf-peer, deaf-client, reset, flip, duplicate, disk-full.",
     example = "kvtorture --seed 7 --minutes 3\nkvtorture --faults kill,flap --nodes 5",
     error_code(0, "every check held"),
     error_code(1, "a check failed, a drawn fault had no effect, or the nodes could not be started"),

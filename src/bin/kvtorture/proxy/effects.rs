@@ -9,6 +9,7 @@ pub struct Effects {
     pub refused: u64,
     pub frames_dropped: u64,
     pub bytes_delayed: u64,
+    pub bytes_slowed: u64,
     /// Bytes that waited until the link was read again.
     pub bytes_held: u64,
     pub resets: u64,
@@ -31,6 +32,7 @@ impl Effects {
             refused: self.refused - before.refused,
             frames_dropped: self.frames_dropped - before.frames_dropped,
             bytes_delayed: self.bytes_delayed - before.bytes_delayed,
+            bytes_slowed: self.bytes_slowed - before.bytes_slowed,
             bytes_held: self.bytes_held - before.bytes_held,
             resets: self.resets - before.resets,
             flipped: self.flipped - before.flipped,
@@ -52,6 +54,7 @@ impl Effects {
         self.refused += other.refused;
         self.frames_dropped += other.frames_dropped;
         self.bytes_delayed += other.bytes_delayed;
+        self.bytes_slowed += other.bytes_slowed;
         self.bytes_held += other.bytes_held;
         self.resets += other.resets;
         self.flipped += other.flipped;

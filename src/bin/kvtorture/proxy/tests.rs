@@ -162,6 +162,25 @@ fn a_delay_is_felt() {
 }
 
 #[test]
+fn a_narrow_link_takes_its_time_for_each_piece_until_it_is_wide_again() {
+    let (link, heard) = link();
+    let mut stream = dial(&link);
+    let mut long = Vec::new();
+    seal(&mut long, 1, |out| out.extend_from_slice(&[0; 5 * PIECE_LEN]));
+    link.set(Mode::Narrow(Duration::from_millis(20)));
+    let began = Instant::now();
+    stream.write_all(&long).unwrap();
+    assert_eq!(number(hear(&heard)), 1);
+    assert!(began.elapsed() >= Duration::from_millis(100), "in {:?}", began.elapsed());
+    assert_eq!(link.effects().bytes_slowed, long.len() as u64);
+    link.set(Mode::Narrow(SOON * 10));
+    stream.write_all(&long).unwrap();
+    thread::sleep(Duration::from_millis(20));
+    link.set(Mode::Pass);
+    assert_eq!(number(hear(&heard)), 1);
+}
+
+#[test]
 fn a_reset_comes_in_mid_frame() {
     let (link, heard) = link();
     link.set(Mode::Reset);
