@@ -12,11 +12,19 @@ use std::time::{Duration, Instant};
 use memchr::memchr;
 
 use crate::config::{KEY_LEN_MAX, VALUE_LEN_MAX};
+use crate::dump;
 use crate::protocol::quoting;
 
-/// A reply line beyond this is garbage. The longest legal one has a value of the greatest size that any node can be configured for, each of whose
-/// bytes is spelt `\xHH`; in a dump, a key as well, and some words.
+/// The longest line of all: a value of the greatest size that any node can be configured for, each of whose bytes is spelt `\xHH`, a key likewise, and some words.
 pub const LINE_LEN_MAX: usize = 4 * (VALUE_LEN_MAX + KEY_LEN_MAX) as usize + 1024;
+/// A longer reply line is garbage, unless it brings a key, a value or a part of a dump. The longest that there is shows a vector.
+const WORDS_LEN_MAX: usize = 2 << 20;
+/// A report of more lines is garbage.
+const REPORT_LINES_MAX: usize = 10_000;
+/// A report of more bytes is garbage.
+const REPORT_LEN_MAX: usize = 2 * WORDS_LEN_MAX;
+/// Bytes a second. A server that sends or takes fewer for a whole time-out, and comes to no end, is given up.
+const RATE_MIN: f64 = 4096.0;
 
 const READ_LEN: usize = 16 << 10;
 /// How long a write may wait before the server's words are looked for.
@@ -57,11 +65,13 @@ pub struct Client {
     buffer: Vec<u8>,
     start: usize,
     end: usize,
+    /// How fast the reply comes that is being read.
+    pace: Pace,
 }
 
 impl Client {
     /// Connects to the first of `addrs` (`host:port`) that can be reached within `timeout`, which bounds the whole search. Each later wait for
-    /// the server to take or to send some bytes is bounded by it as well.
+    /// the server to take or to send some bytes is bounded by it as well. A server that goes on, but by less than 4 KiB a second, is given up after twice that time at the latest.
     pub fn connect<A: AsRef<str>>(addrs: &[A], timeout: Duration) -> Result<Client, Error> {
         let deadline = Instant::now() + timeout;
         let mut failures = Vec::new();
@@ -84,7 +94,7 @@ impl Client {
             .and_then(|()| stream.set_read_timeout(Some(timeout)))
             .and_then(|()| stream.set_write_timeout(Some(timeout)))
             .map_err(|error| Error::NotConnected(format!("cannot set up the connection to {addr}: {error}")))?;
-        Ok(Client { stream, addr: addr.to_string(), timeout, buffer: Vec::new(), start: 0, end: 0 })
+        Ok(Client { stream, addr: addr.to_string(), timeout, buffer: Vec::new(), start: 0, end: 0, pace: Pace::default() })
     }
 
     /// The address that answered, as it was given.
@@ -95,8 +105,12 @@ impl Client {
     /// Sends whole command lines, any number of them. [`Error::NotConnected`] if not one byte could be handed over, else [`Error::Unknown`].
     pub fn send(&mut self, lines: &[u8]) -> Result<(), Error> {
         let mut sent = 0;
+        let mut pace = Pace::default();
         while sent < lines.len() {
-            let error = match self.stream.write(&lines[sent..]) {
+            if pace.is_too_slow(self.timeout) {
+                return Err(Error::Unknown(self.too_slow("took", &pace)));
+            }
+            let error = match pace.step(|| self.stream.write(&lines[sent..])) {
                 Ok(0) => io::ErrorKind::WriteZero.into(),
                 Ok(len) => {
                     sent += len;
@@ -113,6 +127,12 @@ impl Client {
 
     /// The next line of a reply, whatever it says, without its line end. [`Error::Unknown`] if it does not come.
     pub fn line(&mut self) -> Result<&[u8], Error> {
+        self.pace = Pace::default();
+        self.following_line()
+    }
+
+    /// The next line of a reply that has begun. Lines that are read one by one with this are held to the pace of one reply, as [`Client::lines`] holds them.
+    pub fn following_line(&mut self) -> Result<&[u8], Error> {
         let line = self.next_line()?;
         Ok(&self.buffer[line])
     }
@@ -122,8 +142,9 @@ impl Client {
         if len > LINE_LEN_MAX {
             return Err(Error::Garbled(format!("{} announced {len} bytes; at most {LINE_LEN_MAX} are read", self.addr)));
         }
+        self.pace = Pace::default();
         while self.end - self.start < len {
-            self.fill()?;
+            self.fill(len)?;
         }
         let start = self.start;
         self.start += len;
@@ -132,15 +153,15 @@ impl Client {
 
     /// The next reply of one line; `ERROR …` becomes the error that it means.
     pub fn reply(&mut self) -> Result<&[u8], Error> {
-        let line = self.next_line()?;
-        let line = &self.buffer[line];
+        let line = self.line()?;
         as_error(line).map_or(Ok(line), Err)
     }
 
     /// The next reply of several lines: calls `each` for every one up to `END`. Ends early, and is of no further use, when `each` fails.
     pub fn lines<E: From<Error>>(&mut self, mut each: impl FnMut(&[u8]) -> Result<(), E>) -> Result<(), E> {
+        self.pace = Pace::default();
         loop {
-            let line = self.line()?;
+            let line = self.following_line()?;
             if line == b"END" {
                 return Ok(());
             }
@@ -161,6 +182,28 @@ impl Client {
     pub fn call_lines<E: From<Error>>(&mut self, line: &[u8], each: impl FnMut(&[u8]) -> Result<(), E>) -> Result<(), E> {
         self.send_command(line)?;
         self.lines(each)
+    }
+
+    /// The next reply of several lines, of which there are never many: what STATUS, PEERS, COMPACT, RESUME and RESTORE answer.
+    pub fn report(&mut self) -> Result<Vec<String>, Error> {
+        let addr = self.addr.clone();
+        let (mut report, mut len) = (Vec::new(), 0);
+        self.lines(|line| {
+            len += line.len();
+            if report.len() == REPORT_LINES_MAX || len > REPORT_LEN_MAX {
+                let wrong = format!("{addr} sent a report of more than {REPORT_LINES_MAX} lines, or than {REPORT_LEN_MAX} bytes");
+                return Err(Error::Garbled(wrong));
+            }
+            report.push(String::from_utf8_lossy(line).into_owned());
+            Ok(())
+        })?;
+        Ok(report)
+    }
+
+    /// Sends one command and returns its [`Client::report`].
+    pub fn call_report(&mut self, line: &[u8]) -> Result<Vec<String>, Error> {
+        self.send_command(line)?;
+        self.report()
     }
 
     /// Whether the server has closed the connection, as far as is known here: to be asked before a command is sent after a while. Words that nobody
@@ -197,22 +240,17 @@ impl Client {
     }
 
     fn send_while_silent(&mut self, mut part: &[u8]) -> Result<bool, Error> {
-        let mut progressed = Instant::now();
+        let mut pace = Pace::default();
         while !part.is_empty() {
             if self.start < self.end || !matches!(self.peek(), Peeked::Nothing) {
                 return Ok(false);
             }
-            match self.stream.write(part) {
-                Ok(len) => {
-                    part = &part[len..];
-                    progressed = Instant::now();
-                }
-                Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {
-                    if progressed.elapsed() >= self.timeout {
-                        return Err(Error::Unknown(self.lost("while it was being sent", &error)));
-                    }
-                }
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            if pace.is_too_slow(self.timeout) {
+                return Err(Error::Unknown(self.too_slow("took", &pace)));
+            }
+            match pace.step(|| self.stream.write(part)) {
+                Ok(len) => part = &part[len..],
+                Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut | io::ErrorKind::Interrupted) => {}
                 // It has been closed meanwhile; its words may have come.
                 Err(_) => return Ok(false),
             }
@@ -247,14 +285,19 @@ impl Client {
                 return Ok(start..end - usize::from(returned));
             }
             searched = self.end - self.start;
-            if searched > LINE_LEN_MAX {
-                return Err(Error::Garbled(format!("{} sent a line of more than {LINE_LEN_MAX} bytes", self.addr)));
+            let len_max = line_len_max(&self.buffer[self.start..self.end]);
+            if searched > len_max {
+                return Err(Error::Garbled(format!("{} sent a line of more than {len_max} bytes", self.addr)));
             }
-            self.fill()?;
+            self.fill(len_max)?;
         }
     }
 
-    fn fill(&mut self) -> Result<(), Error> {
+    /// Reads more into the buffer, of which no more than `len_max` bytes will be wanted at a time.
+    fn fill(&mut self, len_max: usize) -> Result<(), Error> {
+        if self.pace.is_too_slow(self.timeout) {
+            return Err(Error::Unknown(self.too_slow("sent", &self.pace)));
+        }
         if self.start == self.end {
             (self.start, self.end) = (0, 0);
             if self.buffer.len() > BUFFER_KEPT_MAX {
@@ -265,10 +308,11 @@ impl Client {
             (self.start, self.end) = (0, self.end - self.start);
         }
         if self.buffer.len() - self.end < READ_LEN {
-            self.buffer.resize((self.buffer.len() * 2).max(2 * READ_LEN), 0);
+            let doubled = (self.buffer.len() * 2).min(len_max.saturating_add(READ_LEN));
+            self.buffer.resize(doubled.max(self.end + READ_LEN), 0);
         }
         loop {
-            match self.stream.read(&mut self.buffer[self.end..]) {
+            match self.pace.step(|| self.stream.read(&mut self.buffer[self.end..])) {
                 Ok(0) => {
                     let closed = io::ErrorKind::UnexpectedEof.into();
                     return Err(Error::Unknown(self.lost("before the reply was complete", &closed)));
@@ -283,11 +327,59 @@ impl Client {
         }
     }
 
+    fn too_slow(&self, verb: &str, pace: &Pace) -> String {
+        match pace.moved {
+            0 => format!("{} did not go on for {:?}", self.addr, self.timeout),
+            moved => format!("{} {verb} {moved} bytes in {:.1?}, and that was not all of it", self.addr, pace.waited),
+        }
+    }
+
     fn lost(&self, when: &str, error: &io::Error) -> String {
         match error.kind() {
             io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => format!("{} did not go on for {:?}, {when}", self.addr, self.timeout),
             _ => format!("the connection to {} broke {when}: {}", self.addr, in_words(error)),
         }
+    }
+}
+
+/// How fast bytes come, or go. A server that drips could hold its client for ever, if any byte were enough of a sign.
+#[derive(Default)]
+struct Pace {
+    /// Time in which this side did nothing but wait.
+    waited: Duration,
+    /// Bytes in that time.
+    moved: usize,
+}
+
+impl Pace {
+    /// Waits for a step that moves bytes.
+    fn step(&mut self, step: impl FnOnce() -> io::Result<usize>) -> io::Result<usize> {
+        let begun = Instant::now();
+        let done = step();
+        self.waited += begun.elapsed();
+        self.moved += *done.as_ref().unwrap_or(&0);
+        done
+    }
+
+    /// Whether a whole `timeout` was waited in which less moved than [`RATE_MIN`] wants. What moved early is no credit for later.
+    fn is_too_slow(&mut self, timeout: Duration) -> bool {
+        if self.moved as f64 >= RATE_MIN * timeout.as_secs_f64() {
+            *self = Pace::default();
+        }
+        self.waited > timeout
+    }
+}
+
+/// How long a line may be that begins like this: only one that brings keys or values makes a client hold the memory for them, and only a quote makes room for escapes.
+fn line_len_max(line: &[u8]) -> usize {
+    const WORD_LEN: usize = b"VALUE \"\"\r".len();
+    let (key_len_max, value_len_max) = (KEY_LEN_MAX as usize, VALUE_LEN_MAX as usize);
+    let written = |text: &[u8], len_max: usize| WORD_LEN + if text.first() == Some(&b'"') { 4 * len_max } else { len_max };
+    match line {
+        [b'V', b'A', b'L', b'U', b'E', b' ', text @ ..] => written(text, value_len_max),
+        [b'K', b'E', b'Y', b' ', text @ ..] => written(text, key_len_max).max(WORDS_LEN_MAX),
+        [b'{', ..] => dump::line_len_max(key_len_max, value_len_max),
+        _ => WORDS_LEN_MAX,
     }
 }
 
@@ -554,6 +646,40 @@ mod tests {
         let begun = Instant::now();
         assert!(matches!(stalled.send_unless_answered(&part), Err(Error::Unknown(reason)) if reason.contains("did not go on for 200ms")));
         assert!(begun.elapsed() >= Duration::from_millis(200));
+    }
+
+    #[test]
+    fn what_moves_too_slowly_for_a_whole_time_out_is_given_up_and_nothing_early_is_a_credit() {
+        let timeout = Duration::from_millis(500);
+        let too_slow = |waited_ms, moved| Pace { waited: Duration::from_millis(waited_ms), moved }.is_too_slow(timeout);
+        assert!(!too_slow(500, 1) && too_slow(501, 1) && too_slow(501, 2047));
+        assert!(!too_slow(501, 2048));
+        let mut burst = Pace { waited: Duration::from_millis(1), moved: 1 << 30 };
+        assert!(!burst.is_too_slow(timeout));
+        burst.waited += Duration::from_millis(501);
+        assert!(burst.is_too_slow(timeout));
+        // What this side does between two steps is not the other's.
+        let mut pace = Pace::default();
+        assert_eq!(pace.step(|| Ok(7)).unwrap(), 7);
+        assert!(pace.moved == 7 && pace.waited < SOON, "{:?}", pace.waited);
+    }
+
+    #[test]
+    fn only_what_brings_keys_or_values_may_be_long() {
+        let (key, value) = (KEY_LEN_MAX as usize, VALUE_LEN_MAX as usize);
+        for (begin, least, most) in [
+            ("", 1 << 20, WORDS_LEN_MAX),
+            ("ERROR X", 1 << 10, WORDS_LEN_MAX),
+            ("vector {", 1 << 20, WORDS_LEN_MAX),
+            ("VALUE ", value + 6, value + 100),
+            ("VALUE \"", 4 * value + 8, LINE_LEN_MAX),
+            ("KEY a", key + 4, WORDS_LEN_MAX),
+            ("KEY \"", 4 * key + 6, LINE_LEN_MAX),
+            ("{\"k\"", dump::line_len_max(key, value), LINE_LEN_MAX),
+        ] {
+            let max = line_len_max(begin.as_bytes());
+            assert!((least..=most).contains(&max), "{begin:?}: {max}");
+        }
     }
 
     #[test]

@@ -13,10 +13,11 @@ mod report;
 mod restore;
 #[cfg(test)]
 mod scripted;
+mod terminal;
 mod usage;
 
 use std::fmt;
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, IsTerminal};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -42,7 +43,7 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             if !failure.text.is_empty() {
-                let _ = writeln!(io::stderr(), "{}", failure.text);
+                terminal::say(&failure.text);
             }
             failure.code.into()
         }

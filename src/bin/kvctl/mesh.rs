@@ -1,7 +1,7 @@
 //! What is asked of several nodes at once: do they agree (`converge`), and if not, on what (`diff`).
 
 use std::collections::BTreeMap;
-use std::io::{self, Write};
+use std::io::Write;
 use std::time::{Duration, Instant};
 
 use rapidhash::v3::rapidhash_v3;
@@ -15,6 +15,7 @@ use kvmesh::protocol::quoting;
 
 use crate::backup::Checked;
 use crate::report::put_bytes;
+use crate::terminal::Out;
 use crate::{Code, Failure, Options};
 
 /// Between two looks at the nodes.
@@ -75,14 +76,11 @@ impl Watched<'_> {
             Some(client) => client,
             None => self.client.insert(Client::connect(&[self.addr], timeout)?),
         };
-        let mut vector = None;
-        client.call_lines::<client::Error>(b"STATUS", |line| {
-            if let Some(json) = line.strip_prefix(b"vector ") {
-                vector = Some(serde_json::from_slice(json).map_err(|_| unexpected(line, "vector <json object>"))?);
-            }
-            Ok(())
-        })?;
-        let vector = vector.ok_or_else(|| client::Error::Garbled("STATUS showed no vector".to_string()))?;
+        let status = client.call_report(b"STATUS")?;
+        let line = status.iter().find(|line| line.starts_with("vector "));
+        let line = line.ok_or_else(|| client::Error::Garbled("STATUS showed no vector".to_string()))?;
+        let vector = line.strip_prefix("vector ").and_then(|json| serde_json::from_str(json).ok());
+        let vector = vector.ok_or_else(|| unexpected(line.as_bytes(), "vector <json object>"))?;
         let said = client.call(format!("DIGEST {before}").as_bytes())?;
         match said.strip_prefix(b"DIGEST ") {
             Some(digest) => Ok(Seen { vector, digest: String::from_utf8_lossy(digest).into_owned() }),
@@ -103,7 +101,7 @@ fn agreed<'a>(watched: &'a [Watched]) -> Option<&'a Seen> {
 
 fn report_agreed(options: &Options, same: &Seen, took: Duration) -> Result<(), Failure> {
     let (sum, keys) = same.digest.split_once(' ').unwrap_or((&same.digest, ""));
-    let mut out = io::stdout().lock();
+    let mut out = Out::stdout(options.json);
     if options.json {
         let keys: Option<u64> = keys.parse().ok();
         writeln!(
@@ -114,7 +112,7 @@ fn report_agreed(options: &Options, same: &Seen, took: Duration) -> Result<(), F
     } else {
         writeln!(out, "converged: {} nodes, {keys} keys, digest {sum}", options.nodes.len())?;
     }
-    Ok(())
+    Ok(out.flush()?)
 }
 
 /// One line for each node; a vector is shown by what it lacks of the others.
@@ -138,7 +136,7 @@ fn differences(watched: &[Watched]) -> String {
 pub fn diff(options: &Options) -> Result<(), Failure> {
     several(options, "diff")?;
     let keys = differing_keys(options)?;
-    let mut out = io::BufWriter::new(io::stdout().lock());
+    let mut out = Out::stdout(options.json);
     for (key, held) in &keys {
         if options.json {
             writeln!(out, "{}", difference_json(&options.nodes, key, held))?;

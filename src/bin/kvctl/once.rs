@@ -8,11 +8,11 @@ use serde_json::{Map, Value, json};
 use kvmesh::client::{self, Client, as_key, as_value, unexpected};
 use kvmesh::config::VALUE_LEN_MAX;
 use kvmesh::protocol::command::{Action, Command, Only};
-use kvmesh::protocol::quoting;
 use kvmesh::protocol::text::encode_command;
 
 use crate::backup::Checked;
 use crate::report::{peer, put_bytes, put_line};
+use crate::terminal::Out;
 use crate::usage::Verb;
 use crate::{Code, Failure, Options, after};
 
@@ -20,7 +20,7 @@ use crate::{Code, Failure, Options, after};
 const STDIN_LEN_MAX: u64 = VALUE_LEN_MAX;
 
 pub fn run(options: &Options, verb: Verb) -> Result<(), Failure> {
-    let mut out = io::BufWriter::new(io::stdout().lock());
+    let mut out = Out::stdout(options.json || matches!(verb, Verb::Dump(_)));
     let out = &mut out;
     match verb {
         Verb::Get(get) => print_value(options, out, &get.key, get.raw)?,
@@ -85,30 +85,33 @@ fn print(options: &Options, out: &mut impl Write, plain: &[u8], json: Value) -> 
     Ok(())
 }
 
-fn print_value(options: &Options, out: &mut impl Write, key: &str, raw: bool) -> Result<(), Failure> {
+fn print_value(options: &Options, out: &mut Out<impl Write>, key: &str, raw: bool) -> Result<(), Failure> {
     let value = as_value(&read(options, &Command::One { key: key.as_bytes().into(), action: Action::Get })?)?;
     if options.json {
         let mut object = Map::new();
         put_bytes(&mut object, "k", key.as_bytes());
         put_bytes(&mut object, "v", &value);
         writeln!(out, "{}", Value::Object(object))?;
+    } else if raw {
+        out.write_raw(&value)?;
+    } else if out.is_terminal() {
+        writeln!(out, "{}", out.text(&value))?;
     } else {
         out.write_all(&value)?;
-        if !raw {
-            out.write_all(b"\n")?;
-        }
+        out.write_all(b"\n")?;
     }
     Ok(())
 }
 
 /// In the words of the reply, quotes included: the bytes themselves could hold a line end.
-fn print_key(options: &Options, out: &mut impl Write, line: &[u8]) -> Result<(), Failure> {
+fn print_key(options: &Options, out: &mut Out<impl Write>, line: &[u8]) -> Result<(), Failure> {
     let key = as_key(line)?;
     let mut object = Map::new();
     if options.json {
         put_bytes(&mut object, "k", &key);
     }
-    print(options, out, quoting::text(&key).as_bytes(), Value::Object(object))
+    let text = out.text(&key);
+    print(options, out, text.as_bytes(), Value::Object(object))
 }
 
 /// Prints lines of names and values.
@@ -118,16 +121,17 @@ fn report(options: &Options, out: &mut impl Write, command: &Command) -> Result<
     Ok(print_json(options, out, object)?)
 }
 
-/// Prints the lines of a long reply as they are, or hands them to who makes JSON of them.
+/// Prints the lines of a report, or hands them to who makes JSON of them.
 fn print_report(options: &Options, out: &mut impl Write, command: &Command, mut as_json: impl FnMut(&str)) -> Result<(), Failure> {
-    read_lines(options, command, |line| {
+    let line = line(command);
+    for line in first_reachable(options, |client| client.call_report(&line), is_elsewhere)? {
         if options.json {
-            as_json(&String::from_utf8_lossy(line));
-            return Ok(());
+            as_json(&line);
+        } else {
+            writeln!(out, "{line}")?;
         }
-        out.write_all(line)?;
-        Ok(out.write_all(b"\n")?)
-    })
+    }
+    Ok(())
 }
 
 /// Prints a dump and checks it as it passes: half a backup must not look like one.
@@ -341,7 +345,8 @@ mod tests {
         let keys = |nodes: &[&str]| {
             let options = Options { timeout: std::time::Duration::from_millis(100), ..options(nodes) };
             let mut out = Vec::new();
-            let printed = read_lines(&options, &command, |line| print_key(&options, &mut out, line));
+            let mut pipe = Out::new(&mut out, None);
+            let printed = read_lines(&options, &command, |line| print_key(&options, &mut pipe, line));
             (printed.map_err(|failure| failure.code), String::from_utf8(out).unwrap())
         };
         assert_eq!(keys(&[&breaks, &answers]), (Ok(()), "a\n\"\"\n".to_string()));

@@ -15,6 +15,7 @@ use rustyline::{CompletionType, Context, Editor, Helper};
 use kvmesh::client::{self, Client, as_error};
 use kvmesh::protocol::help::{HELP, Verb};
 
+use crate::terminal::{self, Out};
 use crate::{Code, Failure, Options};
 
 /// A line of a script beyond this is refused: no server takes it.
@@ -52,7 +53,10 @@ pub fn run(mut options: Options, node_named: bool) -> Result<(), Failure> {
                 }
                 // History is a comfort: the prompt goes on without.
                 let _ = editor.add_history_entry(line);
-                match session.run(line.as_bytes(), &mut io::stdout().lock()) {
+                let mut out = Out::stdout(false);
+                let answered = session.run(line.as_bytes(), &mut out);
+                out.flush()?;
+                match answered {
                     Ok(_) => {}
                     Err(failure) if session.client.is_none() => say(format_args!("{}; the next command connects again", failure.text)),
                     Err(failure) => return Err(failure),
@@ -76,7 +80,7 @@ pub fn run(mut options: Options, node_named: bool) -> Result<(), Failure> {
 pub fn run_script(options: Options) -> Result<(), Failure> {
     let mut session = Session { options: &options, client: None };
     let mut input = io::stdin().lock();
-    let mut out = io::stdout().lock();
+    let mut out = Out::stdout(false);
     let mut worst = Answer::Done;
     let mut line = Vec::new();
     loop {
@@ -161,15 +165,16 @@ impl Session<'_> {
             }
             Err(error) => return Err(Failure::of(error, is_write)),
         }
+        let mut line = client.line();
         let answer = loop {
-            let line = client.line().map_err(|error| Failure::of(error, is_write))?;
-            out.write_all(line)?;
+            let said = line.map_err(|error| Failure::of(error, is_write))?;
+            out.write_all(said)?;
             out.write_all(b"\n")?;
-            match as_error(line) {
+            match as_error(said) {
                 Some(client::Error::Unknown(_)) => break Answer::Unknown,
                 Some(_) => break Answer::Refused,
-                None if !is_long || line == b"END" => break Answer::Done,
-                None => {}
+                None if !is_long || said == b"END" => break Answer::Done,
+                None => line = client.following_line(),
             }
         };
         self.client = Some(client);
@@ -177,18 +182,21 @@ impl Session<'_> {
     }
 }
 
-/// For the user, on stderr; if nobody listens there, there is nobody to tell.
+/// For the user, on stderr.
 fn say(sentence: fmt::Arguments<'_>) {
-    let _ = writeln!(io::stderr(), "{sentence}");
+    terminal::say(&sentence.to_string());
 }
 
 /// The node to speak with; `None` if the user left instead.
 fn ask_node(editor: &mut Editor<Verbs, FileHistory>) -> Result<Option<String>, Failure> {
     const DEFAULT: &str = "127.0.0.1:7001";
     let configured = configured_nodes();
+    let mut list = Out::stdout(false);
     for (index, (file, addr)) in configured.iter().enumerate() {
-        writeln!(io::stdout(), "{}) {addr}  ({file})", index + 1)?;
+        writeln!(list, "{}) {addr}  ({file})", index + 1)?;
     }
+    list.flush()?;
+    drop(list);
     let choice = if configured.is_empty() { "address" } else { "number or address" };
     loop {
         let answer = match editor.readline(&format!("Which node? {choice} [{DEFAULT}]: ")) {

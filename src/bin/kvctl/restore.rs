@@ -1,6 +1,6 @@
 //! `kvctl restore`: a backup back into a node, as it was or as new writes. Streams the file; what is held of it is a piece and one line.
 
-use std::io::{self, Write};
+use std::io::Write;
 
 use serde_json::{Map, Value, json};
 
@@ -16,6 +16,7 @@ use kvmesh::protocol::text::encode_command;
 use crate::backup::{Backup, seems_whole};
 use crate::progress::Progress;
 use crate::report::put_line;
+use crate::terminal::Out;
 use crate::usage::Restore;
 use crate::{Code, Failure, Options};
 
@@ -74,15 +75,9 @@ fn send(options: &Options, mut backup: Backup) -> Result<(), Failure> {
             break;
         }
     }
-    let mut said = Vec::new();
-    client
-        .lines::<client::Error>(|line| {
-            said.push(String::from_utf8_lossy(line).into_owned());
-            Ok(())
-        })
-        .map_err(not_restored)?;
+    let said = client.report().map_err(not_restored)?;
     drop(progress);
-    let mut out = io::stdout().lock();
+    let mut out = Out::stdout(options.json);
     if options.json {
         let mut object = Map::new();
         said.iter().for_each(|line| put_line(&mut object, line));
@@ -90,7 +85,7 @@ fn send(options: &Options, mut backup: Backup) -> Result<(), Failure> {
     } else {
         said.iter().try_for_each(|line| writeln!(out, "{line}"))?;
     }
-    Ok(())
+    Ok(out.flush()?)
 }
 
 fn not_restored(error: client::Error) -> Failure {
@@ -127,13 +122,13 @@ fn write_anew(options: &Options, mut backup: Backup) -> Result<(), Failure> {
     ahead.settle(&mut client)?;
     drop(progress);
     let written = ahead.written;
-    let mut out = io::stdout().lock();
+    let mut out = Out::stdout(options.json);
     if options.json {
         writeln!(out, "{}", json!({ "written": written, "deleted": deleted, "expired": expired }))?;
     } else {
         writeln!(out, "written {written}\ndeleted {deleted}\nexpired {expired}")?;
     }
-    Ok(())
+    Ok(out.flush()?)
 }
 
 /// Writes that are sent together.

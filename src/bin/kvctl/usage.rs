@@ -29,7 +29,7 @@ pub struct Arguments {
     /// print JSON
     #[argh(switch)]
     pub json: bool,
-    /// how long to wait for a connection, and then for each sign of progress. Default: 5
+    /// how long to wait for a connection, and then for each sign of progress: an answer, or, while a long one comes, 4 KiB a second. Default: 5
     #[argh(option, arg_name = "seconds")]
     pub timeout: Option<Seconds>,
     #[argh(subcommand)]
@@ -60,11 +60,11 @@ pub enum Verb {
     Bench(Bench),
 }
 
-/// Print a key's value and a newline.
+/// Print a key's value and a newline. On a terminal, in quotes if it would not be clear otherwise.
 #[derive(FromArgs, ArgsInfo, Debug)]
 #[argh(subcommand, name = "get", help_triggers("-h", "--help"))]
 pub struct Get {
-    /// print no newline: the value's bytes alone
+    /// print the value's bytes alone: no newline, and on a terminal, too, nothing but what is stored
     #[argh(switch)]
     pub raw: bool,
     #[argh(positional)]

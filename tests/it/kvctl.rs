@@ -1,0 +1,222 @@
+//! kvctl as a person sees it, on a terminal, before keys and values of any bytes, and before what is no node or an evil one.
+
+use std::fs::File;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use nix::pty::openpty;
+
+use crate::cluster::Cluster;
+use crate::running::Running;
+
+/// Sets a title, clears the screen, colours, fills the clipboard, the same in eight bits, and turns the direction of text.
+const EVIL: &[u8] = b"\x1b]0;owned\x07\x1b[2J\x1b[31mFAKE\x1b[0m\x1b]52;c;ZXZpbA==\x07\x9b31m\xc2\x9b31m\xe2\x80\xaegnp.exe";
+
+fn kvctl(addr: SocketAddr, args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_kvctl"));
+    command.args(["-n", &addr.to_string(), "--timeout", "10"]).args(args);
+    command
+}
+
+/// What a person sees: stdout and stderr on a terminal, on which this was typed.
+fn seen(mut command: Command, typed: &[u8]) -> (Option<i32>, Vec<u8>) {
+    let ends = openpty(None, None).unwrap();
+    let (mut terminal, kvctls) = (File::from(ends.master), ends.slave);
+    let both = || Stdio::from(kvctls.try_clone().unwrap());
+    command.stdin(both()).stdout(both()).stderr(both()).env("TERM", "dumb").env("HOME", "/nonexistent").env_remove("XDG_STATE_HOME");
+    let mut kvctl = Running(command.spawn().unwrap());
+    // The reader's end of the terminal ends when nobody has the other one.
+    drop((command, kvctls));
+    terminal.write_all(typed).unwrap();
+    let reader = thread::spawn(move || {
+        let mut shown = Vec::new();
+        // Linux tells it by an error.
+        let _ = terminal.read_to_end(&mut shown);
+        shown
+    });
+    let status = kvctl.ended();
+    (status.code(), reader.join().unwrap())
+}
+
+/// No byte that a terminal obeys; line ends there have a `\r`.
+#[track_caller]
+fn assert_text(shown: &[u8], what: &str) {
+    let text = std::str::from_utf8(shown).unwrap_or_else(|_| panic!("{what}: {}", shown.escape_ascii()));
+    let is_obeyed = |c: char| c.is_control() && !matches!(c, '\r' | '\n' | '\t') || c == '\u{202e}';
+    assert!(!text.contains(is_obeyed) && !text.replace("\r\n", "").contains('\r'), "{what}: {text:?}");
+}
+
+#[test]
+fn no_key_and_no_value_reaches_a_terminal_as_it_is_and_a_pipe_gets_the_bytes() {
+    let cluster = Cluster::plan(1).start();
+    let addr = cluster.client_addr(1);
+    let mut client = cluster.client(1);
+    let quoted = |bytes: &[u8]| bytes.iter().map(|byte| format!("\\x{byte:02x}")).collect::<String>();
+    let key = [b"k", EVIL].concat();
+    for (key, value) in [(&b"k"[..], EVIL), (&key, b"v"), (b"text", b"plain"), (b"odd", b"\xc2\x9b31m\xe2\x80\xaegnp.exe")] {
+        assert_eq!(client.ask_line(&format!("SET \"{}\" \"{}\"", quoted(key), quoted(value))).unwrap(), "OK");
+    }
+    for args in [
+        &["get", "k"][..],
+        &["get", "odd"],
+        &["--json", "get", "k"],
+        &["--json", "get", "odd"],
+        &["keys"],
+        &["--json", "keys"],
+        &["dump"],
+        &["status"],
+        &["peers"],
+    ] {
+        let (code, shown) = seen(kvctl(addr, args), b"");
+        assert_text(&shown, args[0]);
+        assert_eq!(code, Some(0), "{args:?}: {}", shown.escape_ascii());
+    }
+    let (_, shown) = seen(kvctl(addr, &["get", "odd"]), b"");
+    assert_eq!(String::from_utf8(shown).unwrap(), "\"\\xC2\\x9B31m\\xE2\\x80\\xAEgnp.exe\"\r\n");
+    let (_, shown) = seen(kvctl(addr, &["get", "text"]), b"");
+    assert_eq!(String::from_utf8(shown).unwrap(), "plain\r\n");
+    // Who asks for the bytes gets them.
+    let (_, shown) = seen(kvctl(addr, &["get", "--raw", "k"]), b"");
+    assert_eq!(shown, EVIL);
+    let piped = kvctl(addr, &["get", "k"]).stdin(Stdio::null()).output().unwrap();
+    assert_eq!(piped.stdout, [EVIL, b"\n"].concat());
+
+    // The prompt's editor moves the cursor; what it prints of the node does not.
+    let (code, shown) = seen(kvctl(addr, &[]), b"GET k\rGET odd\rKEYS\rexit\r");
+    assert_eq!(code, Some(0));
+    let is_in = |wanted: &[u8]| shown.windows(wanted.len()).any(|part| part == wanted);
+    assert!(is_in(b"FAKE") && is_in(b"gnp.exe\"\r\n"), "{}", shown.escape_ascii());
+    for part in [&b"\x1b]"[..], b"\x1b[2J", b"\x9b", b"\x07", b"\xe2\x80\xae"] {
+        assert!(!is_in(part), "{}: {}", part.escape_ascii(), shown.escape_ascii());
+    }
+}
+
+/// Serves every connection in a thread, which goes when the test program does.
+pub fn server(serve: impl Fn(TcpStream) + Send + Sync + 'static) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let addr = listener.local_addr().unwrap();
+    let serve = Arc::new(serve);
+    thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            let serve = Arc::clone(&serve);
+            thread::spawn(move || serve(stream));
+        }
+    });
+    addr
+}
+
+/// Waits for the command before it says this.
+fn saying(reply: Vec<u8>) -> SocketAddr {
+    server(move |mut stream| {
+        let _ = stream.read(&mut [0; 4096]);
+        let _ = stream.write_all(&reply);
+    })
+}
+
+#[test]
+fn no_word_of_a_server_reaches_a_terminal_as_it_is() {
+    let line = |before: &str, after: &str| saying([before.as_bytes(), EVIL, after.as_bytes()].concat());
+    for addr in [
+        line("ERROR UNKNOWN ", "\n"),
+        line("VALUE ", "\n"),
+        line("", "\n"),
+        line("state ", "\nEND\n"),
+        line("KEY \"", "\"\nEND\n"),
+        line("DIGEST ", " 1\n"),
+    ] {
+        for args in [
+            &["get", "k"][..],
+            &["keys"],
+            &["status"],
+            &["peers"],
+            &["--json", "peers"],
+            &["digest"],
+            &["dump"],
+            &["set", "a", "b"],
+            &["ping"],
+            &["count"],
+        ] {
+            let (code, shown) = seen(kvctl(addr, args), b"");
+            assert!(code.is_some(), "{args:?}");
+            assert_text(&shown, args[0]);
+        }
+        let both = format!("{addr},{addr}");
+        for args in [&["diff"][..], &["converge", "--timeout", "0.1"]] {
+            let mut command = Command::new(env!("CARGO_BIN_EXE_kvctl"));
+            command.args(["-n", &both]).args(args);
+            let (_, shown) = seen(command, b"");
+            assert_text(&shown, args[0]);
+        }
+    }
+}
+
+/// Runs kvctl with short time-outs, as a script does, to its end.
+fn end(addr: SocketAddr, args: &[&str]) -> (Option<i32>, String) {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_kvctl"));
+    command.args(["-n", &format!("{addr},{addr}"), "--timeout", "0.2"]).args(args);
+    let said = tempfile::tempfile().unwrap();
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(said.try_clone().unwrap());
+    let status = Running(command.spawn().unwrap()).ended();
+    let mut text = String::new();
+    let mut said = said;
+    std::io::Seek::rewind(&mut said).unwrap();
+    said.read_to_string(&mut text).unwrap();
+    (status.code(), text)
+}
+
+/// Each byte, and each line, comes in time; the answer never does.
+#[test]
+fn a_server_that_drips_is_given_up() {
+    let drip = |piece: &'static [u8]| {
+        server(move |mut stream| {
+            while stream.write_all(piece).is_ok() {
+                thread::sleep(Duration::from_millis(20));
+            }
+        })
+    };
+    let (bytes, keys, states) = (drip(b"x"), drip(b"KEY a\n"), drip(b"state open\n"));
+    for (addr, args, expected) in [
+        (bytes, &["get", "k"][..], 3),
+        (bytes, &["set", "k", "v"], 4),
+        (bytes, &["status"], 3),
+        (keys, &["keys"], 3),
+        (states, &["status"], 3),
+        (states, &["converge", "--timeout", "0.5"], 3),
+    ] {
+        let (code, said) = end(addr, args);
+        assert_eq!(code, Some(expected), "{args:?}: {said}");
+        assert!(said.contains("and that was not all of it"), "{args:?}: {said}");
+    }
+}
+
+/// What it was sent until it left shows how much of it was held.
+#[test]
+fn a_line_without_end_and_a_report_without_end_are_given_up() {
+    const SENT_MAX: usize = 64 << 20;
+    for (piece, args, expected) in [
+        (&[b'x'; 65536][..], &["get", "k"][..], 1),
+        (&[b'x'; 65536], &["put", "k", "v"], 4),
+        (&[b'x'; 65536], &["status"], 1),
+        (&b"state open\n".repeat(5000), &["status"], 1),
+        (&b"state open\n".repeat(5000), &["converge", "--timeout", "0.5"], 3),
+    ] {
+        let (sent, piece) = (Arc::new(AtomicUsize::new(0)), piece.to_vec());
+        let counted = Arc::clone(&sent);
+        let addr = server(
+            move |mut stream| {
+                while stream.write_all(&piece).is_ok() && counted.fetch_add(piece.len(), Ordering::Relaxed) < 8 * SENT_MAX {}
+            },
+        );
+        let (code, said) = end(addr, args);
+        assert_eq!(code, Some(expected), "{args:?}: {said}");
+        assert!(said.contains("of more than"), "{args:?}: {said}");
+        // Those that ask both nodes, or several times, are sent it as often.
+        let sent = sent.load(Ordering::Relaxed);
+        assert!(args[0] == "converge" || sent < SENT_MAX, "{args:?}: {sent} bytes");
+    }
+}
