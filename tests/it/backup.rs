@@ -1,13 +1,20 @@
-//! Backup and restore: `kvctl dump` and `kvctl restore` against real nodes.
+//! Backup and restore: `kvctl dump`, `kvctl backup` and `kvctl restore` against real nodes, and against what breaks off.
 
 use std::fs::File;
+use std::io::{Read, Write};
+use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use tempfile::TempDir;
 
 use crate::client::Client;
 use crate::cluster::{Cluster, DEADLINE, until};
+use crate::kvctl::server;
+use crate::running::Running;
 
 pub struct Done {
     pub code: Option<i32>,
@@ -209,4 +216,78 @@ fn a_node_that_refuses_a_large_backup_is_heard() {
     assert_eq!(done.code, Some(1), "{}", done.err);
     assert!(done.err.starts_with("ERROR FULL") && done.err.trim_end().ends_with("stopped here: 0 keys were written"), "{}", done.err);
     assert_eq!(cluster.ask_line(1, "COUNT"), "1");
+}
+
+#[test]
+fn a_backup_is_a_file_of_its_own_that_takes_the_last_ones_place() {
+    let dir = tempfile::tempdir().unwrap();
+    let cluster = Cluster::plan(1).start();
+    let mut client = cluster.client(1);
+    let file = dir.path().join("backup.jsonl");
+    let path = file.to_str().unwrap();
+    for keys in 1..=2 {
+        assert_eq!(client.ask_line(&format!("SET k{keys} v")).unwrap(), "OK");
+        let done = kvctl(&cluster, 1, &["backup", path], None);
+        assert_eq!((done.code, &*done.err), (Some(0), ""));
+        let metadata = file.metadata().unwrap();
+        assert_eq!(done.out, format!("entries {keys}\nbytes {}\n", metadata.len()));
+        assert_eq!(metadata.permissions().mode() & 0o777, 0o600);
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+    let done = kvctl(&cluster, 1, &["--json", "backup", path], None);
+    assert_eq!(done.out, format!("{{\"bytes\":{},\"entries\":2}}\n", file.metadata().unwrap().len()));
+    let done = restore(&cluster, 1, &file, &[]);
+    assert_eq!((done.code, &*done.out), (Some(0), "entries 2\nmerged 0\ncovered 2\ndropped 0\n"));
+    for other in [dir.path().to_str().unwrap(), "/dev/null", "-", "no/such/directory/backup"] {
+        let done = kvctl(&cluster, 1, &["backup", other], None);
+        assert_eq!((done.code, &*done.out), (Some(2), ""), "{other}: {}", done.err);
+    }
+}
+
+/// Half a dump, then silence: the last backup stays, and no part of a new one.
+#[test]
+fn a_backup_that_fails_leaves_the_last_one_and_nothing_else() {
+    let dir = tempfile::tempdir().unwrap();
+    let cluster = Cluster::plan(1).start();
+    fill(&mut cluster.client(1));
+    let file = back_up(&cluster, 1, &dir);
+    let whole = std::fs::read(&file).unwrap();
+    let cut = 1 + whole[..whole.len() - 1].iter().rposition(|byte| *byte == b'\n').unwrap();
+    let half = whole[..cut].to_vec();
+    let end = String::from_utf8(whole[cut..].to_vec()).unwrap().replace("\"count\":1003", "\"count\":1002");
+    let wrong = [&half, end.as_bytes(), b"END\n"].concat();
+    let begin = |addr: SocketAddr, timeout: &str| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_kvctl"));
+        command.args(["-n", &addr.to_string(), "--timeout", timeout, "backup", file.to_str().unwrap()]);
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        Running(command.spawn().unwrap())
+    };
+    let unchanged = || {
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
+        assert!(std::fs::read(&file).unwrap() == whole);
+    };
+    for (reply, closes, code) in [(half.clone(), true, 3), (half.clone(), false, 3), (wrong, true, 1)] {
+        let addr = server(move |mut stream| {
+            let _ = stream.read(&mut [0; 64]);
+            let _ = stream.write_all(&reply);
+            // Until the other side has gone.
+            let _ = !closes && stream.read(&mut [0; 64]).is_ok();
+        });
+        assert_eq!(begin(addr, "0.3").ended().code(), Some(code));
+        unchanged();
+    }
+    // A user who has waited long enough.
+    let addr = server(move |mut stream| {
+        let _ = stream.read(&mut [0; 64]).and_then(|_| stream.write_all(&half)).and_then(|()| stream.read(&mut [0; 64]));
+    });
+    for signal in [Signal::SIGINT, Signal::SIGTERM] {
+        let mut kvctl = begin(addr, "60");
+        until("the part of a new backup", DEADLINE, || match std::fs::read_dir(dir.path()).unwrap().count() {
+            2 => Ok(()),
+            there => Err(format!("{there} files")),
+        });
+        kill(Pid::from_raw(i32::try_from(kvctl.0.id()).unwrap()), signal).unwrap();
+        assert_eq!(kvctl.ended().code(), Some(1));
+        unchanged();
+    }
 }

@@ -1,4 +1,4 @@
-//! Backups as files: what `kvctl dump` prints and `kvctl restore` reads. Only a whole dump is one, so every line is checked as it passes.
+//! Backups as files: what `kvctl backup` writes, `kvctl dump` prints and `kvctl restore` reads. Only a whole dump is one, so every line is checked as it passes.
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom};
@@ -42,10 +42,6 @@ impl Checked {
 
     pub fn whole(&self) -> Result<(), String> {
         if self.ended { Ok(()) } else { Err("the dump breaks off before its end line".to_string()) }
-    }
-
-    pub fn has_begun(&self) -> bool {
-        self.begun
     }
 
     /// Entries that have passed.

@@ -3,6 +3,7 @@
 //! Exit codes: 0 done, 1 refused by the server or not answered in its protocol, 2 bad usage, 3 no connection, 4 unknown outcome. Data goes to
 //! stdout, everything else to stderr.
 
+mod aside;
 mod backup;
 mod bench;
 mod mesh;

@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::io::{self, Read, Write};
+use std::path::Path;
 
 use serde_json::{Map, Value, json};
 
@@ -10,7 +11,9 @@ use kvmesh::config::VALUE_LEN_MAX;
 use kvmesh::protocol::command::{Action, Command, Only};
 use kvmesh::protocol::text::encode_command;
 
+use crate::aside::Aside;
 use crate::backup::Checked;
+use crate::progress::Progress;
 use crate::report::{peer, put_bytes, put_line};
 use crate::terminal::Out;
 use crate::usage::Verb;
@@ -64,6 +67,7 @@ pub fn run(options: &Options, verb: Verb) -> Result<(), Failure> {
             print(options, out, format!("{sum} {keys}").as_bytes(), json!({ "digest": sum, "keys": keys }))?;
         }
         Verb::Dump(_) => print_dump(options, out)?,
+        Verb::Backup(backup) => back_up(options, out, &backup.file)?,
         Verb::Compact(_) => report(options, out, &Command::Compact)?,
         Verb::Resume(_) => report(options, out, &Command::Resume)?,
         Verb::Ping(_) => {
@@ -134,21 +138,50 @@ fn print_report(options: &Options, out: &mut impl Write, command: &Command, mut 
     Ok(())
 }
 
-/// Prints a dump and checks it as it passes: half a backup must not look like one.
+/// Prints a dump: half a backup must not look like one.
 fn print_dump(options: &Options, out: &mut impl Write) -> Result<(), Failure> {
-    let mut checked = Checked::default();
-    let wrong = |wrong: String| Failure::new(Code::Refused, format_args!("the node's dump is not as it should be: {wrong}"));
-    let printed = read_lines(options, &Command::Dump, |line| {
-        checked.line(line).map_err(wrong)?;
+    let mut has_begun = false;
+    let printed = read_dump(options, |line, _| {
+        has_begun = true;
         out.write_all(line)?;
         Ok(out.write_all(b"\n")?)
     });
-    match printed.and_then(|()| checked.whole().map_err(wrong)) {
-        Err(Failure { code, text }) if checked.has_begun() && !text.is_empty() => {
+    match printed {
+        Err(Failure { code, text }) if has_begun && !text.is_empty() => {
             Err(Failure { code, text: text + "\nkvctl: what was printed is not whole: it is no backup" })
         }
-        printed => printed,
+        printed => printed.map(|_| ()),
     }
+}
+
+/// Makes a file of a dump, and prints what is in it. Fails, and leaves what was there before, unless all of it is on disk.
+fn back_up(options: &Options, out: &mut impl Write, file: &str) -> Result<(), Failure> {
+    if file == "-" {
+        return Err(Failure::new(Code::Usage, "a backup is a file with a name; kvctl dump prints one"));
+    }
+    let mut aside = Aside::beside(Path::new(file))?;
+    let mut progress = Progress::new("backing up", None);
+    let read = read_dump(options, |line, entries| {
+        progress.show(aside.len(), entries);
+        aside.write_line(line)
+    });
+    drop(progress);
+    let entries = read.map_err(|Failure { code, text }| Failure { code, text: text + "\nkvctl: no backup was made" })?;
+    let bytes = aside.len();
+    aside.take_place()?;
+    print(options, out, format!("entries {entries}\nbytes {bytes}").as_bytes(), json!({ "entries": entries, "bytes": bytes }))
+}
+
+/// Hands out a dump, line by line and with the number of entries so far, and checks it as it passes. Returns how many entries it has.
+fn read_dump(options: &Options, mut each: impl FnMut(&[u8], u64) -> Result<(), Failure>) -> Result<u64, Failure> {
+    let mut checked = Checked::default();
+    let wrong = |wrong: String| Failure::new(Code::Refused, format_args!("the node's dump is not as it should be: {wrong}"));
+    read_lines(options, &Command::Dump, |line| {
+        checked.line(line).map_err(wrong)?;
+        each(line, checked.entries())
+    })?;
+    checked.whole().map_err(wrong)?;
+    Ok(checked.entries())
 }
 
 fn print_json(options: &Options, out: &mut impl Write, object: Map<String, Value>) -> io::Result<()> {

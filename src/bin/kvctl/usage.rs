@@ -12,7 +12,7 @@ use kvmesh::protocol::command::AckLevel;
 #[argh(
     help_triggers("-h", "--help"),
     note = "Data is taken as it is once the key has begun: kvctl set k -5 writes -5. A key that begins with a dash stands behind --.",
-    example = "kvctl set greeting 'hello world'\nkvctl -n 127.0.0.1:7002 get greeting\nkvctl put photo - < photo.jpg\nkvctl dump > backup.jsonl\nkvctl restore backup.jsonl",
+    example = "kvctl set greeting 'hello world'\nkvctl -n 127.0.0.1:7002 get greeting\nkvctl put photo - < photo.jpg\nkvctl backup backup.jsonl\nkvctl restore backup.jsonl",
     error_code(0, "done"),
     error_code(1, "refused by the server, the nodes differ, or what answers is no node"),
     error_code(2, "bad usage"),
@@ -51,6 +51,7 @@ pub enum Verb {
     Peers(Peers),
     Digest(Digest),
     Dump(Dump),
+    Backup(Backup),
     Restore(Restore),
     Compact(Compact),
     Resume(Resume),
@@ -151,12 +152,22 @@ pub struct Peers {}
 #[argh(subcommand, name = "digest", help_triggers("-h", "--help"))]
 pub struct Digest {}
 
-/// Print a node's whole state as JSON lines: a backup, if the exit code is 0. kvctl restore takes it back.
+/// Print a node's whole state as JSON lines: a backup, if the exit code is 0. kvctl backup makes a file of it more safely.
 #[derive(FromArgs, ArgsInfo, Debug)]
 #[argh(subcommand, name = "dump", help_triggers("-h", "--help"))]
 pub struct Dump {}
 
-/// Take a backup back that kvctl dump has printed. What the node knows already, or knows to be newer or deleted, stays as it is; the other nodes get what is new
+/// Write a node's whole state to a file, which kvctl restore takes back. A file that is there already is replaced when the new one is whole and on disk, and not before. Prints
+/// how many entries and bytes it has.
+#[derive(FromArgs, ArgsInfo, Debug)]
+#[argh(subcommand, name = "backup", help_triggers("-h", "--help"))]
+pub struct Backup {
+    /// the file to write: a new name, or that of the last backup
+    #[argh(positional)]
+    pub file: String,
+}
+
+/// Take a backup back that kvctl backup has written. What the node knows already, or knows to be newer or deleted, stays as it is; the other nodes get what is new
 /// from this one. Only a whole backup counts.
 #[derive(FromArgs, ArgsInfo, Debug)]
 #[argh(subcommand, name = "restore", help_triggers("-h", "--help"))]
