@@ -6,6 +6,7 @@
 
 use std::sync::Arc;
 
+use crate::protocol::command::RespVersion;
 use crate::server::Shared;
 use crate::server::buffer::ReadBuffer;
 use crate::server::client::Client;
@@ -99,6 +100,10 @@ impl<'a> Rounds<'a> {
                 Asked::Empty => continue,
                 Asked::Fatal(wrong) => {
                     wire.encode(&wrong.clone().into_reply(), replies);
+                    break Ended::Close;
+                }
+                Asked::Replica(wrong) => {
+                    Wire::Resp(RespVersion::default()).encode(&wrong.clone().into_reply(), replies);
                     break Ended::Close;
                 }
                 Asked::Command(Err(wrong)) => Done::Reply(executor.refuse(wrong.clone(), wire)),

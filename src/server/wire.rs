@@ -5,9 +5,9 @@
 use std::io;
 
 use crate::protocol::command::{Command, Limits, RespVersion};
-use crate::protocol::reply::{Reply, Wrong};
+use crate::protocol::reply::{ErrorCode, Reply, Wrong};
 use crate::protocol::resp::request::{self, Partial};
-use crate::protocol::resp::{arguments, encoding};
+use crate::protocol::resp::{arguments, encoding, refused};
 use crate::protocol::text;
 use crate::server::judge::Moment;
 
@@ -30,6 +30,8 @@ pub(super) enum Asked<'a> {
     Queued,
     /// To be answered, and the connection closed: where the next request begins cannot be known.
     Fatal(Wrong),
+    /// A replica of Redis asks for all data, in a line. To be answered in RESP, and the connection closed: it takes for data whatever does not begin with a minus sign.
+    Replica(Wrong),
 }
 
 /// The requests of one connection.
@@ -113,10 +115,20 @@ impl Requests {
                 self.command = None;
                 (Asked::Command(Ok(command)), consumed)
             }
-            text::Parsed::Wrong { wrong, consumed } => (Asked::Command(Err(wrong)), consumed),
+            text::Parsed::Wrong { wrong, consumed } => match replica(&buffer[..consumed]) {
+                Some(refused) => (Asked::Replica(refused), consumed),
+                None => (Asked::Command(Err(wrong)), consumed),
+            },
             text::Parsed::Fatal { wrong } => (Asked::Fatal(wrong), 0),
         }
     }
+}
+
+/// Why a line that asks to be sent everything, as `redis-cli --rdb` and replicas of Redis do, is refused; `None` for any other line.
+fn replica(line: &[u8]) -> Option<Wrong> {
+    let word = line.split(u8::is_ascii_whitespace).next()?;
+    let is_sync = word.eq_ignore_ascii_case(b"sync") || word.eq_ignore_ascii_case(b"psync");
+    is_sync.then(|| refused::refusal(word)).flatten().map(|sentence| Wrong::new(ErrorCode::Err, sentence))
 }
 
 /// A request once more that was whole when it came, and how long it is.

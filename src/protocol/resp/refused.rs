@@ -136,8 +136,13 @@ const FAMILIES: &[Family] = &[
         why: "kvmesh has no binary form of single values; use GET and SET with PXAT for one key, and kvctl for a backup of all",
     },
     Family {
-        names: &["replicaof", "slaveof", "sync", "psync", "replconf", "failover"],
+        names: &["replicaof", "slaveof", "replconf", "failover"],
         why: "there is no master: every node takes writes and sends them to all others, which the configuration names; see PEERS",
+    },
+    Family {
+        names: &["sync", "psync"],
+        why: "there is no master and no RDB; kvctl backup FILE makes a backup, and another copy of all data is another node, which the \
+              configurations name",
     },
     Family {
         names: &["cluster", "asking", "readonly", "readwrite"],
