@@ -301,7 +301,7 @@ fn range(value: &[u8], start: i64, end: i64) -> &[u8] {
     if start > end { &[] } else { &value[start as usize..=end as usize] }
 }
 
-/// As Redis would keep it.
+/// As Redis keeps what was just SET. How it came about is not part of an entry, and the other nodes could not say it.
 fn encoding(value: &[u8]) -> &'static str {
     const EMBEDDED_LEN_MAX: usize = 44;
     if integer(value).is_some() {
