@@ -385,10 +385,10 @@ impl Mesh {
         matches!(merged, Merged::Won { .. })
     }
 
-    /// A write that its own origin has superseded did not lose.
+    /// What lost to a third node's write may just have come late.
     fn note_merged(&self, version: Version, merged: Merged) {
-        if matches!(merged, Merged::Lost { winner } if winner.origin != version.origin) {
-            self.lost.fetch_add(1, Ordering::Relaxed);
+        if matches!(merged, Merged::Lost { winner } if winner.origin == self.origin && version.origin != self.origin) {
+            self.conflicts_won.fetch_add(1, Ordering::Relaxed);
         }
     }
 

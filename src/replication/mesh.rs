@@ -49,8 +49,9 @@ pub struct Mesh {
     /// What moves on the connections with each peer.
     traffic: Vec<Noted>,
     open: AtomicBool,
-    /// Writes that found a greater version of another node when they arrived: last-writer-wins has its price, and this counts it.
-    pub(super) lost: AtomicU64,
+    /// Writes of other nodes that lost here to a write of this node which did not know of them: last-writer-wins has its price, and this counts it. (One that a dump
+    /// brought ahead of its frame, and that was overwritten in between, counts although it was known.)
+    pub(super) conflicts_won: AtomicU64,
     /// Values that were let go because they had expired.
     pub(super) expired: AtomicU64,
     /// When this life began, in elapsed time.
@@ -93,7 +94,7 @@ impl Mesh {
             replaying: Mutex::default(),
             traffic: config.peers.iter().map(|_| Noted::default()).collect(),
             open: AtomicBool::new(false),
-            lost: AtomicU64::new(0),
+            conflicts_won: AtomicU64::new(0),
             expired: AtomicU64::new(0),
             began: now.elapsed,
             config,

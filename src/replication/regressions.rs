@@ -457,3 +457,34 @@ fn an_echo_from_the_future() {
     }
     assert!(!net.mesh(0).control.lock().peers[0].up, "up for 100 s without an echo");
 }
+
+/// What arrives late on another path finds a newer write and has lost to none: its writer's successor knew it.
+#[test]
+fn an_order_of_arrival_is_no_conflict() {
+    let conflicts = |net: &Net, node: usize| {
+        let status = net.mesh(node).status(net.now(node));
+        status.iter().find(|(name, _)| *name == "conflicts_won").map(|(_, count)| count.clone())
+    };
+    let write = |net: &mut Net, node: usize, value: &str| net.write(node, "k", Some(value.as_bytes().into()));
+    let mut net = Net::new(&[0, 10, 0]);
+    net.both(P, T);
+    net.both(P, D);
+    net.both(T, D);
+    net.settle(4, &[(P, T), (T, P), (P, D), (D, P), (T, D), (D, T)]);
+    // T writes what knows P's write, and D hears of it first.
+    write(&mut net, P, "first");
+    net.pump(P, T);
+    write(&mut net, T, "then");
+    net.pump(T, D);
+    net.pump(P, D);
+    net.pump(T, P);
+    assert_eq!([P, T, D].map(|node| conflicts(&net, node)), ["0", "0", "0"].map(|count| Some(count.to_owned())));
+    // Two that know nothing of each other: counted once, by the node whose write it was that stayed.
+    write(&mut net, P, "one");
+    write(&mut net, T, "other");
+    for (from, to) in [(T, D), (P, D), (P, T), (T, P)] {
+        net.pump(from, to);
+    }
+    assert_eq!([P, T, D].map(|node| net.get(node, "k")), ["other"; 3].map(|value| Some(value.to_owned())));
+    assert_eq!([P, T, D].map(|node| conflicts(&net, node)), ["0", "1", "0"].map(|count| Some(count.to_owned())));
+}

@@ -97,7 +97,7 @@ impl Mesh {
             ("horizon_len", control.horizon.len().to_string()),
             ("clock_ahead_ms", clock_ahead.to_string()),
             ("wall_clock_offset_ms", wall_offset.to_string()),
-            ("writes_lost_on_arrival", self.lost.load(Ordering::Relaxed).to_string()),
+            ("conflicts_won", self.conflicts_won.load(Ordering::Relaxed).to_string()),
             ("divergences", control.divergences.to_string()),
             ("dumps_serving", control.serving.to_string()),
             ("dump_from", dump_from(&control)),
