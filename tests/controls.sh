@@ -29,7 +29,10 @@ ack-before-fsync 50
 seen-before-end 50
 send-out-of-order 50
 drops-not-logged 600
-no-second-stamp 200
+second-stamp 50
+floor-stands 200 --clocks
+floor-estimated 50
+ack-after-sleep 200 --clocks
 keep-origin 50
 wall-clock 50
 replicate-commands 50

@@ -44,6 +44,10 @@ struct Arguments {
     #[argh(switch)]
     steady: bool,
 
+    /// draw only runs with clocks that differ, jump and stand still
+    #[argh(switch)]
+    clocks: bool,
+
     /// go on after a seed has failed
     #[argh(switch)]
     keep_going: bool,
@@ -66,16 +70,18 @@ fn main() -> ExitCode {
     let jobs = arguments.jobs.unwrap_or_else(|| thread::available_parallelism().map_or(1, usize::from)).max(1);
     let began = Instant::now();
     let is_over = || arguments.minutes.is_some_and(|minutes| began.elapsed().as_secs_f64() > minutes * 60.0);
-    let character = match (arguments.starved, arguments.late, arguments.steady) {
-        (false, false, false) => Character::Any,
-        (true, false, false) => Character::Starved,
-        (false, true, false) => Character::Late,
-        (false, false, true) => Character::Steady,
-        _ => {
-            eprintln!("kvsim: --starved, --late and --steady are different runs: give one of them");
-            return ExitCode::from(2);
-        }
-    };
+    let characters = [
+        (arguments.starved, Character::Starved),
+        (arguments.late, Character::Late),
+        (arguments.steady, Character::Steady),
+        (arguments.clocks, Character::Clocks),
+    ];
+    let mut chosen = characters.into_iter().filter_map(|(is_chosen, character)| is_chosen.then_some(character));
+    let character = chosen.next().unwrap_or_default();
+    if chosen.next().is_some() {
+        eprintln!("kvsim: --starved, --late, --steady and --clocks are different runs: give one of them");
+        return ExitCode::from(2);
+    }
     let (next, stops, sum) = (AtomicU64::new(arguments.from), AtomicBool::new(false), Mutex::new(Sum::default()));
     thread::scope(|scope| {
         for _ in 0..jobs {

@@ -267,8 +267,7 @@ impl<'a> Simulation<'a> {
         let journal = Arc::new(Journal::new(Arc::clone(&shared), config.fsync, config.write_room, &files));
         let nonce = self.random.u64(..);
         let (mesh, submit_rx) = Mesh::new(config, Store::repeatable(self.plan.places), nonce, now, Some(Arc::clone(&journal)));
-        // Nothing is drawn where the two are the same.
-        let spoken = if BEFORE != Protocols::OURS && self.one_in(3) { BEFORE } else { Protocols::OURS };
+        let spoken = if self.plan.mixes_builds && self.one_in(2) { BEFORE } else { Protocols::OURS };
         let mesh = Arc::new(mesh.speaking(spoken));
         let replayed = mesh.replay(&shared, &files, || false)?;
         let writer = Writer::open(Arc::clone(&journal), &files, replayed.older_len, &replayed.last, replayed.snapshot_len, self.instant())?;

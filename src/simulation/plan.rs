@@ -22,6 +22,8 @@ pub enum Character {
     Late,
     /// Narrow, steady links, and values that take longer than every time-out on them. One of eight is so anyway.
     Steady,
+    /// Clocks that differ, jump and stand still, and nodes that write one key and hear of each other late. One of eight is so anyway.
+    Clocks,
 }
 
 #[derive(Debug)]
@@ -42,6 +44,8 @@ pub struct Plan {
     pub disk_us: u64,
     /// Clients do nothing but write one key, each at a node of its own.
     pub are_rivals: bool,
+    /// Some lives are of the build before, whose acks show no clock.
+    pub mixes_builds: bool,
     /// Where keys lie.
     pub places: Places,
     /// The longest pause between two pieces of a dump, in microseconds.
@@ -91,6 +95,7 @@ impl Plan {
             fsync,
             disk_us: [60, 400, 4_000][random.usize(0..3)],
             are_rivals: false,
+            mixes_builds: random.u32(0..4) == 0,
             places: Places::FourShards,
             dump_pause_us: [0, 2_000, 100_000][random.usize(0..3)],
             window: [1_500, 20_000, 256 << 10][random.usize(0..3)],
@@ -105,10 +110,12 @@ impl Plan {
             Character::Starved => plan.starve(random),
             Character::Late => plan.delay_dumps(random),
             Character::Steady => plan.narrow(random),
+            Character::Clocks => plan.confuse_clocks(random),
             Character::Any => match random.u32(0..8) {
                 0 | 1 => plan.starve(random),
                 2 => plan.delay_dumps(random),
                 3 => plan.narrow(random),
+                4 => plan.confuse_clocks(random),
                 _ => plan,
             },
         }
@@ -181,6 +188,31 @@ impl Plan {
         }
     }
 
+    /// Clocks that differ, jump and stand still, while each node writes one key, and hears of the others late or by a third. Of more than one kind of time, so that what differs is what an ack takes, or
+    /// far more.
+    fn confuse_clocks(self, random: &mut fastrand::Rng) -> Plan {
+        let others = [Fault::Pause, Fault::Kill, Fault::Break, Fault::AllBack, Fault::ClockDrift, Fault::BadClock];
+        let mut faults = vec![Fault::Cut, Fault::Cut, Fault::Isolate, Fault::Suspend, Fault::ClockStep, Fault::Slow];
+        faults.extend(others.into_iter().filter(|_| random.u32(0..4) == 0));
+        Plan {
+            nodes: 3,
+            clients: 3,
+            keys: 1,
+            think: Duration::from_millis([60, 150, 400][random.usize(0..3)]),
+            duration: Duration::from_secs(random.u64(15..=40)),
+            faults,
+            fault_pause: Duration::from_millis(random.u64(500..=1_500)),
+            fsync: Fsync::Always,
+            disk_us: 60,
+            dump_pause_us: 0,
+            window: 256 << 10,
+            link_queue_max: 1 << 20,
+            are_rivals: true,
+            mixes_builds: false,
+            ..self
+        }
+    }
+
     /// Nothing goes wrong; so many clients, each at a node of its own, write one key as fast as they are answered, and the disks take ten times as long as the links.
     #[cfg(test)]
     pub fn of_rivals(clients: usize, random: &mut fastrand::Rng) -> Plan {
@@ -197,6 +229,7 @@ impl Plan {
             link_queue_max: 1 << 20,
             window: 256 << 10,
             are_rivals: true,
+            mixes_builds: false,
             ..Plan::draw(Character::Any, random)
         }
     }
