@@ -107,7 +107,7 @@ impl Lead {
     }
 }
 
-/// The clocks of one node: a reference clock that never steps, and a stamp clock that keeps up with the fastest in the mesh.
+/// The clocks of one node: a reference clock that follows no step of the wall clock, and a stamp clock that keeps up with the fastest in the mesh.
 ///
 /// Invariant: the stamp clock is at or above the reference clock, and a stamp is above every one that was issued or observed. So a new stamp is greater than anything
 /// that this node has shown anyone, whatever the wall clock does. A floor under the stamp clock *runs on* from where it was heard: one that stood still would let a node whose clock is behind
@@ -206,6 +206,12 @@ impl Clock {
         self.reference.store(reference, Ordering::Release);
         let slower = passed * SLOWER_PPM / 1_000_000;
         let _ = self.stamp.fetch_update(Ordering::AcqRel, Ordering::Acquire, |stamp| Some(reference.max(stamp.saturating_sub(slower))));
+    }
+
+    /// Sets the reference clock to the wall clock, where it was found to be the one that is wrong: the machine was suspended, or its wall clock was wrong when the node began. The stamp clock
+    /// does not go back.
+    pub fn rebase(&self, now: Now) {
+        self.reference.store(Lead::of(now.wall_ms * 1_000, now.elapsed).0, Ordering::Release);
     }
 
     /// What is told to peers. A stamp that was issued or observed is never above it.

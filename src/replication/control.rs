@@ -579,11 +579,27 @@ impl Control {
     /// The members whose clocks are too far from this node's, unless enough others agree with this one: then it is those that are wrong (**I9**). A node whose clock is wrong does not open, so
     /// that nothing is stamped by it.
     pub fn disputed(&self, config: &Config, now: Now) -> Vec<NodeId> {
-        let patience = config.recovery_wait + 2 * config.reconnect_pause_max;
-        let is_recent = |peer: &&Peer| peer.compared.is_some_and(|at| now.elapsed.saturating_sub(at) < patience);
-        let agrees = |peer: &&Peer| u128::from(peer.clock_offset_ms.unsigned_abs()) <= config.clock_offset_max.as_millis();
-        let (agreeing, apart): (Vec<&Peer>, Vec<&Peer>) = self.peers.iter().filter(is_recent).partition(agrees);
+        let agrees = |peer: &&Peer| is_within(config, peer.clock_offset_ms);
+        let (agreeing, apart): (Vec<&Peer>, Vec<&Peer>) = self.compared(config, now).partition(agrees);
         if 1 + agreeing.len() >= config.majority() { Vec::new() } else { apart.iter().map(|peer| peer.id).collect() }
+    }
+
+    /// Whether this node's reference clock is disputed, and its wall clock, so far ahead of it, would not be: then the machine was suspended, or the wall clock was wrong when the node began and
+    /// is right now.
+    pub fn should_rebase(&self, config: &Config, wall_ahead_ms: i64, now: Now) -> bool {
+        let agrees = |peer: &&Peer| is_within(config, peer.clock_offset_ms.saturating_sub(wall_ahead_ms));
+        !self.disputed(config, now).is_empty() && 1 + self.compared(config, now).filter(agrees).count() >= config.majority()
+    }
+
+    /// The reference clock was set forward by so much.
+    pub fn rebased(&mut self, ahead_ms: i64) {
+        self.peers.iter_mut().for_each(|peer| peer.clock_offset_ms = peer.clock_offset_ms.saturating_sub(ahead_ms));
+    }
+
+    /// The peers whose clocks were heard of not long ago.
+    fn compared<'c>(&'c self, config: &Config, now: Now) -> impl Iterator<Item = &'c Peer> {
+        let patience = config.recovery_wait + 2 * config.reconnect_pause_max;
+        self.peers.iter().filter(move |peer| peer.compared.is_some_and(|at| now.elapsed.saturating_sub(at) < patience))
     }
 
     /// Of each peer the newest vector counts that this node covers in every origin. A busy mesh never stands still, so one vector is held until it is
@@ -600,6 +616,11 @@ impl Control {
             }
         }
     }
+}
+
+/// Whether clocks that are so far apart may meet.
+pub fn is_within(config: &Config, offset_ms: i64) -> bool {
+    u128::from(offset_ms.unsigned_abs()) <= config.clock_offset_max.as_millis()
 }
 
 impl Peer {

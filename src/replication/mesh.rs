@@ -19,7 +19,7 @@ use crate::entry::{Origin, SeenVector, Version};
 use crate::journal::Journal;
 use crate::protocol::peer::{Beat, Hello, Protocol, Protocols, Request, SettledDigest};
 use crate::replication::acks::Acks;
-use crate::replication::control::{Control, Decisions, Settled, Stage, Traffic};
+use crate::replication::control::{Control, Decisions, Settled, Stage, Traffic, is_within};
 use crate::replication::outbox::{EncodedFrame, Outbox};
 use crate::replication::submit::{Submit, Submitted};
 use crate::room::Reserved;
@@ -223,7 +223,7 @@ impl Mesh {
         if ahead > offset_max && !self.is_blank() {
             let (ahead, offset_max) = (ahead.as_millis(), offset_max.as_millis());
             return Err(format!(
-                "stamp {stamp} is {ahead} ms ahead of this node's clock, and at most {offset_max} are allowed: set the clock right that is wrong, and restart its node; \
+                "stamp {stamp} is {ahead} ms ahead of this node's clock, and at most {offset_max} are allowed: set the clock right that is wrong (NTP does); \
                  if the clocks are right and what was stamped ahead is to stay, let all members run with a clock_offset_max_ms above {ahead} until that time is over"
             ));
         }
@@ -235,7 +235,7 @@ impl Mesh {
         let theirs_us = clocks.map_or(wall_ms.saturating_mul(1_000), |clocks| clocks.reference_us);
         let offset_ms = theirs_us.wrapping_sub(self.clock.reference_us(now.elapsed)) as i64 / 1_000;
         let offset_max = self.config.clock_offset_max.as_millis();
-        let is_apart = u128::from(offset_ms.unsigned_abs()) > offset_max;
+        let is_apart = !is_within(&self.config, offset_ms);
         let node = {
             let peer = &mut self.control.lock().peers[peer];
             (peer.clock_offset_ms, peer.compared) = (offset_ms, Some(now.elapsed));
@@ -243,7 +243,7 @@ impl Mesh {
         };
         if is_apart && !self.is_blank() {
             return Err(format!(
-                "the clocks of node {node} and node {} are {offset_ms} ms apart, and at most {offset_max} are allowed: set the one right that is wrong (NTP does), and restart its node",
+                "the clocks of node {node} and node {} are {offset_ms} ms apart, and at most {offset_max} are allowed: set the one right that is wrong (NTP does)",
                 self.config.id
             ));
         }
@@ -381,9 +381,26 @@ impl Mesh {
         Serving { mesh: self, scan: Scan::new(header, SeenVector::default(), control.horizon.clone()) }
     }
 
+    /// A reference clock that is disputed gives way to a wall clock that is not.
+    fn rebase_clock(&self, now: Now) {
+        let ahead_ms = now.wall_ms.wrapping_sub(self.clock.reference_us(now.elapsed) / 1_000) as i64;
+        {
+            let mut control = self.control.lock();
+            if !control.should_rebase(&self.config, ahead_ms, now) {
+                return;
+            }
+            self.clock.rebase(now);
+            control.rebased(ahead_ms);
+        }
+        log::warn!(
+            "this node's clock was {ahead_ms} ms behind its wall clock, which other members agree with: it goes by that now (was the machine suspended, or its clock wrong at the start?)"
+        );
+    }
+
     /// The regular look at everything: who lags, who is up, whom to ask, whether to open.
     pub fn tick(&self, now: Now) {
         self.clock.slew(now);
+        self.rebase_clock(now);
         self.acks.observe_lag(self.submit.position(), self.submit.written(), now.elapsed);
         self.decide(now, |_| ());
         for outbox in &self.outboxes {

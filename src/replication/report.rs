@@ -50,7 +50,7 @@ impl Mesh {
         if !disputed.is_empty() {
             let offset_max = self.config.clock_offset_max.as_millis();
             return format!(
-                "the clock of this node is more than {offset_max} ms from that of {}, and too few members agree with it: set the one right that is wrong, and restart its node",
+                "the clock of this node is more than {offset_max} ms from that of {}, and too few members agree with it: set the one right that is wrong (NTP does)",
                 names(&disputed)
             );
         }

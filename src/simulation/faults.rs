@@ -235,8 +235,7 @@ impl Simulation<'_> {
                     self.machines.iter_mut().for_each(|machine| machine.clock.offset_ms -= back_ms);
                 }
             }
-            // Who sets it right restarts the node, which without a sync at every write loses something.
-            Fault::BadClock if self.is_always_synced() => {
+            Fault::BadClock => {
                 if self.machines.iter().all(|machine| !machine.clock.is_bad) {
                     self.count("bad clocks");
                     let most = self.plan.clock_offset_max().as_millis() as i64;
@@ -267,7 +266,7 @@ impl Simulation<'_> {
             Fault::BackUp => self.back_up(id),
             Fault::Restore => self.restore_backup(id),
             // More than a node with this `fsync` is promised to survive, or nothing to put back.
-            Fault::DieAtOperation | Fault::Wipe | Fault::PutBack | Fault::BadClock | Fault::FullDisk | Fault::FailedSync => {}
+            Fault::DieAtOperation | Fault::Wipe | Fault::PutBack | Fault::FullDisk | Fault::FailedSync => {}
         }
     }
 
@@ -329,10 +328,8 @@ impl Simulation<'_> {
         WallClock { offset_ms: clock.offset_ms - self.set_back_ms, ..clock }
     }
 
-    /// As the refusals ask for it: the clock is set, and its node restarted.
     pub fn set_clock_right(&mut self, id: usize) {
         self.machines[id].clock = self.draw_clock();
-        self.kill(id, Death::Process, Duration::from_millis(100));
     }
 
     fn kill(&mut self, id: usize, death: Death, back_after: Duration) {

@@ -273,6 +273,8 @@ impl<'a> Simulation<'a> {
         let writer = Writer::open(Arc::clone(&journal), &files, replayed.older_len, &replayed.last, replayed.snapshot_len, self.instant())?;
         mesh.record_life();
         mesh.begin_recovery(now);
+        let lead_us = mesh.clock().read(now.elapsed).stamp_us as i64 - self.now.as_micros() as i64;
+        self.fastest_us = self.fastest_us.max(lead_us);
         let server = SimulatedServer::new(Arc::clone(&mesh))?;
         let ground = self.arena.keep(Ground { mesh, server, journal });
         let (write_tx, write_rx) = unbounded();

@@ -127,3 +127,55 @@ fn stamps_are_held_against_the_reference_clock_however_many_come() {
     }
     assert!(mesh.clock().last().wall_ms() <= now.wall_ms + 10_000);
 }
+
+/// Its clocks have stood still for longer than clocks may differ, and its wall clock is right: with the first that it hears of, it goes by that.
+#[test]
+fn a_machine_that_was_suspended_for_long_comes_back_by_its_wall_clock() {
+    let mut net = Net::new(&[0, 0, 0]);
+    for node in [P, T, D] {
+        net.put(node, "own", "v");
+    }
+    net.elapsed += Duration::from_secs(60);
+    net.slept[P] = Duration::from_secs(60);
+    for node in [T, D] {
+        let refused = net.mesh(node).check_hello(&net.mesh(P).hello(net.now(P)), net.now(node)).unwrap_err();
+        assert!(refused.contains("node 1 and node ") && refused.contains("-60000 ms apart"), "{refused}");
+        net.mesh(node).tick(net.now(node));
+        assert!(net.mesh(P).check_hello(&net.mesh(node).hello(net.now(node)), net.now(P)).is_err());
+    }
+    net.mesh(P).tick(net.now(P));
+    net.both(P, D);
+    net.both(P, T);
+    assert!(net.put(P, "k", "w").wall_ms() >= BASE + 60_000);
+}
+
+/// By a hundredth of the time: the others refuse it once it is too far off, name it, and go on with each other.
+#[test]
+fn a_clock_that_drifts_is_refused_by_name_and_the_others_go_on() {
+    let mut net = Net::new(&[0, 0, 0]);
+    for node in [P, T, D] {
+        net.put(node, "own", "v");
+    }
+    let mut refused_at = None;
+    for second in 0..1_500 {
+        net.elapsed += Duration::from_secs(1);
+        net.offsets[P] += 10;
+        let hello = net.mesh(P).hello(net.now(P));
+        let said = [T, D].map(|node| net.mesh(node).check_hello(&hello, net.now(node)));
+        for (node, other) in [(T, D), (D, T), (P, D), (P, T)] {
+            net.mesh(node).tick(net.now(node));
+            let met = net.mesh(node).check_hello(&net.mesh(other).hello(net.now(other)), net.now(node));
+            assert!(met.is_ok() || node == P, "{met:?}");
+        }
+        if let [Err(one), Err(other)] = said {
+            assert!(
+                one.contains("the clocks of node 1 and node 2 are ") && other.contains("the clocks of node 1 and node 3 are "),
+                "{one}"
+            );
+            refused_at.get_or_insert(second);
+        }
+    }
+    assert!((1_000..1_400).contains(&refused_at.unwrap()), "{refused_at:?}");
+    // What it has stamped by then has moved nobody by more than half of what is allowed.
+    assert!(net.mesh(D).clock().read(net.now(D).elapsed).stamp_us <= (net.now(D).wall_ms + 5_001) * 1_000);
+}
