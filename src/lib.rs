@@ -116,6 +116,7 @@ pub mod threads;
 
 pub mod arguments;
 pub mod client;
+pub mod descriptors;
 
 /// For tests: a whole mesh in one thread.
 #[cfg(feature = "testing")]

@@ -58,6 +58,14 @@ impl Files {
             }
         }
         files.snapshot = snapshots.iter().copied().max();
+        if files.snapshot.is_none() && logs.iter().all(|generation| *generation != 1) {
+            // In a new directory there is nothing; and later there is one of the two.
+            let named = logs.iter().chain(&resuming).copied().min().or_else(|| (!files.stale.is_empty()).then_some(1));
+            if let Some(generation) = named {
+                let (snapshot, log) = (disk.path(&snapshot_name(generation)), disk.path(&log_name(1)));
+                return Err(missing(&format!("{snapshot} or {log}")));
+            }
+        }
         let first = files.snapshot.unwrap_or(1);
         files.stale.extend(snapshots.iter().filter(|generation| **generation < first).map(|generation| snapshot_name(*generation)));
         files.stale.extend(logs.iter().filter(|generation| **generation < first).map(|generation| log_name(*generation)));
@@ -73,18 +81,26 @@ impl Files {
         logs.sort();
         let expected: Vec<u64> = (first..).take(logs.len().max(usize::from(files.snapshot.is_some()))).collect();
         if let Some(missing) = expected.into_iter().find(|generation| !logs.contains(generation)) {
-            let what = format!("{} is missing, and later files are there", disk.path(&log_name(missing)));
-            return Err(io::Error::new(io::ErrorKind::InvalidData, what));
+            return Err(self::missing(&disk.path(&log_name(missing))));
         }
         files.logs = logs;
         files.stale.sort();
         Ok(files)
     }
 
+    /// Whether the disk knows nothing.
+    pub fn is_blank(&self) -> bool {
+        self.snapshot.is_none() && self.logs.is_empty()
+    }
+
     /// The name of one of the logs.
     pub fn log_name(&self, generation: u64) -> String {
         if self.is_resuming && self.logs.first() == Some(&generation) { resuming_log_name(generation) } else { log_name(generation) }
     }
+}
+
+fn missing(what: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, format!("{what} is missing, and later files are there"))
 }
 
 /// Removes what a finished snapshot supersedes, and whatever else is stale. Names are made durable by a later sync, or are found stale again.
@@ -178,6 +194,8 @@ mod tests {
             &["log-0000000001", "log-0000000003"],
             &["log-0000000002"],
             &["snapshot-0000000001.jsonl"],
+            &["log-0000000002.resuming"],
+            &["snapshot.tmp"],
         ] {
             assert_eq!(find(names).unwrap_err().kind(), io::ErrorKind::InvalidData, "{names:?}");
         }

@@ -89,6 +89,11 @@ impl LogFile {
         self.file.sync()
     }
 
+    /// Whether it still has a name; `NotFound` if it has none.
+    pub fn check(&self) -> io::Result<()> {
+        self.file.check()
+    }
+
     /// Bytes of header and whole records.
     pub fn whole_len(&self) -> u64 {
         self.len

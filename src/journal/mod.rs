@@ -14,7 +14,9 @@
 //!
 //! After a failed append the file is cut back to its last whole record; after a failed sync nobody knows what the disk holds. Either way nothing more is logged,
 //! and so nothing more is acknowledged, and this node refuses writes. After a failed append `resume` begins a new log, which counts only once a snapshot of everything that was
-//! merged meanwhile is durable; after a failed sync only a restart helps, since a second sync may report success for bytes that are gone.
+//! merged meanwhile is durable; after a failed sync only a restart helps, since a second sync may report success for bytes that are gone. A log or a directory that is
+//! removed under the node is as good as failed, too: what is written there, nobody will ever read. A new log that cannot begin behind a good one is no such thing: the good one
+//! goes on, and the snapshot is tried again later.
 //!
 //! Owns the files and the queue of records. Knows nothing of what a record means, nor of peers and clients.
 
@@ -148,6 +150,19 @@ pub struct Condition {
     pub snapshots: u64,
     /// How long the last snapshot took to write.
     pub snapshot_took: Duration,
+    /// Why the new log that was last asked for could not begin; the one before goes on.
+    pub not_switched: Option<String>,
+}
+
+/// Why there is no new log.
+#[derive(Debug, PartialEq, Eq)]
+pub enum NotSwitched {
+    /// Not until the deadline; it may come yet.
+    TooSlow,
+    /// It could not begin: the one before goes on.
+    Failed(String),
+    /// Nothing is logged any more.
+    Stopped(String),
 }
 
 /// Why nothing is logged any more.
@@ -161,8 +176,17 @@ pub struct Stopped {
 
 impl Stopped {
     fn new(error: &io::Error, is_resumable: bool) -> Stopped {
-        let what = if error.kind() == io::ErrorKind::StorageFull { "disk full" } else { "the log cannot be written" };
-        let way_out = if is_resumable { "free space, then RESUME (kvctl resume) or restart this node" } else { "restart this node" };
+        let (what, way_out) = match error.kind() {
+            // Only what is in memory is left, and a restart would lose it.
+            io::ErrorKind::NotFound => {
+                let way_out = "if it was moved, put it back; then RESUME (kvctl resume) writes everything anew. A restart forgets what only this node holds: \
+                               kvctl dump saves it before";
+                ("the log is gone", way_out)
+            }
+            io::ErrorKind::StorageFull => ("disk full", "free space, then RESUME (kvctl resume) or restart this node"),
+            _ => ("the log cannot be written", "mend that, then RESUME (kvctl resume) or restart this node"),
+        };
+        let way_out = if is_resumable { way_out } else { "restart this node" };
         Stopped { sentence: format!("{what}: {error}; {way_out}"), is_resumable }
     }
 }
@@ -218,15 +242,28 @@ impl Journal {
     /// Begins a new log: what was handed over before goes to the old one, what comes after to the new. Returns its generation. To be called under the lock
     /// under which the vector is read that the snapshot will claim. Never blocks.
     pub fn switch(&self, is_resuming: bool) -> u64 {
-        if is_resuming {
-            self.change(|condition| condition.is_resuming = true);
-        }
         let mut queue = self.queue.lock();
+        self.change(|condition| {
+            condition.is_resuming |= is_resuming;
+            condition.not_switched = None;
+        });
         queue.generation += 1;
         let generation = queue.generation;
         queue.jobs.push_back(Job::Switch { generation, is_resuming });
         self.arrived.notify_one();
         generation
+    }
+
+    /// The log of this generation could not begin. What is handed over from here on belongs to the one before, as what was since it was asked for; the next one that is asked
+    /// for has this generation again, since logs are numbered in a row. Returns whether that is so: another one may have been asked for already.
+    fn take_back(&self, generation: u64, why: String) -> bool {
+        let mut queue = self.queue.lock();
+        if queue.generation != generation {
+            return false;
+        }
+        queue.generation -= 1;
+        self.change(|condition| condition.not_switched = Some(why));
+        true
     }
 
     /// The snapshot of this generation is durable, and the logs before it are gone.
@@ -244,18 +281,21 @@ impl Journal {
         self.push(Job::ResumeFailed { generation, error });
     }
 
-    /// Waits until the new log of this generation is there; an error says why it will not be.
-    pub fn await_switch(&self, generation: u64, deadline: Instant) -> Result<(), String> {
+    /// Waits until the new log of this generation is there.
+    pub fn await_switch(&self, generation: u64, deadline: Instant) -> Result<(), NotSwitched> {
         let mut condition = self.condition.lock();
         loop {
             if condition.generation >= generation {
                 return Ok(());
             }
             if let Some(stopped) = condition.stopped.as_ref().filter(|_| !condition.is_resuming) {
-                return Err(stopped.sentence.clone());
+                return Err(NotSwitched::Stopped(stopped.sentence.clone()));
+            }
+            if let Some(why) = &condition.not_switched {
+                return Err(NotSwitched::Failed(why.clone()));
             }
             if self.changed.wait_until(&mut condition, deadline).timed_out() {
-                return Err("the disk is too slow to begin a new log".to_owned());
+                return Err(NotSwitched::TooSlow);
             }
         }
     }

@@ -28,6 +28,7 @@ struct State {
     /// Bytes that the disk holds at most.
     capacity: Option<usize>,
     syncs_fail: bool,
+    creates_fail: bool,
 }
 
 #[derive(Clone)]
@@ -93,6 +94,10 @@ impl SimulatedDisk {
 
     pub fn fail_syncs(&self, fail: bool) {
         self.0.lock().syncs_fail = fail;
+    }
+
+    pub fn fail_creates(&self, fail: bool) {
+        self.0.lock().creates_fail = fail;
     }
 
     /// The process is gone and another one begins: nothing is lost but what it had not written.
@@ -184,6 +189,9 @@ impl Disk for SimulatedDisk {
     fn create(&self, name: &str) -> io::Result<Box<dyn DiskFile>> {
         let mut state = self.0.lock();
         state.operate()?;
+        if state.creates_fail {
+            return Err(io::Error::other("no more files"));
+        }
         let file = state.files.len();
         state.files.push(Content::default());
         state.change_names(Change::Created(name.to_owned(), file));
@@ -233,6 +241,10 @@ impl Disk for SimulatedDisk {
     fn path(&self, name: &str) -> String {
         name.to_owned()
     }
+
+    fn check(&self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 struct SimulatedFile {
@@ -279,5 +291,10 @@ impl DiskFile for SimulatedFile {
         content.bytes.truncate(len as usize);
         content.synced = content.synced.min(len as usize);
         Ok(())
+    }
+
+    fn check(&self) -> io::Result<()> {
+        let has_name = self.disk.0.lock().names.values().any(|file| *file == self.file);
+        if has_name { Ok(()) } else { Err(io::Error::new(io::ErrorKind::NotFound, "the file was removed")) }
     }
 }

@@ -126,7 +126,7 @@ impl Life {
         let mut scan = Scan::new(Header::new(Kind::Full, ORIGIN, vector, 0, None), SeenVector::default(), SeenVector::default());
         self.append(1, promised);
         self.step(promised)?;
-        self.journal.await_switch(generation, Instant::now()).map_err(io::Error::other)?;
+        self.journal.await_switch(generation, Instant::now()).map_err(|why| io::Error::other(format!("{why:?}")))?;
         let shared = Arc::clone(self.journal.disk());
         let mut lines = Vec::new();
         while scan.write(&self.store, 1 << 20, &mut lines) {}

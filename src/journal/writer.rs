@@ -19,8 +19,11 @@ const WRITE_LEN: usize = 1 << 20;
 /// Between two syncs of `everysec`.
 const SYNC_PAUSE: Duration = Duration::from_secs(1);
 
-/// Longest wait for something to write; only bounds how late a lost wake-up is noticed.
-const IDLE_WAIT: Duration = Duration::from_secs(1);
+/// Between two looks whether the log is still where a start would find it. What was acknowledged since the last one is not safe if it is not.
+const CHECK_PAUSE: Duration = Duration::from_millis(250);
+
+/// Longest wait for something to write.
+const IDLE_WAIT: Duration = CHECK_PAUSE;
 
 /// What the log's thread owns.
 pub struct Writer {
@@ -34,6 +37,7 @@ pub struct Writer {
     reached: Vec<(Origin, Stamp)>,
     is_dirty: bool,
     synced: Instant,
+    checked: Instant,
     /// Nothing is logged: what comes is dropped.
     is_stopped: bool,
     /// The log says nothing yet: its snapshot is not durable.
@@ -64,6 +68,7 @@ impl Writer {
             reached: Vec::new(),
             is_dirty: false,
             synced: now,
+            checked: now,
             is_stopped: false,
             is_resuming: false,
         };
@@ -106,6 +111,10 @@ impl Writer {
         };
         if is_due || !barriers.is_empty() {
             self.sync(now);
+        }
+        if now.saturating_duration_since(self.checked) >= CHECK_PAUSE {
+            self.checked = now;
+            self.check();
         }
         if !self.is_stopped && !self.is_resuming {
             self.reached.drain(..).for_each(|(origin, stamp)| reached(origin, stamp));
@@ -199,7 +208,31 @@ impl Writer {
                     condition.is_resuming = is_resuming;
                 });
             }
-            Err(error) => self.stop(&error, true),
+            // Gone with its directory; or nothing was logged in between, so that there is none to go on with.
+            Err(error) if is_resuming || error.kind() == io::ErrorKind::NotFound => self.stop(&error, true),
+            Err(error) => self.keep(generation, &name, &error),
+        }
+    }
+
+    /// Goes on with the log that there is, which is as good as before, if nothing of the new one is left: a start would take that for what came after.
+    fn keep(&mut self, generation: u64, name: &str, error: &io::Error) {
+        let disk = self.journal.disk();
+        let is_removed = match disk.remove(name) {
+            Ok(()) => disk.sync_names().is_ok(),
+            Err(error) => error.kind() == io::ErrorKind::NotFound,
+        };
+        let why = format!("a new log could not begin: {error}");
+        if !is_removed || !self.journal.take_back(generation, why) {
+            self.stop(error, true);
+        }
+    }
+
+    /// Notices that the log, or its directory, was removed.
+    fn check(&mut self) {
+        if !self.is_stopped
+            && let Err(error) = self.file.check().and_then(|()| self.journal.disk().check())
+        {
+            self.stop(&error, true);
         }
     }
 

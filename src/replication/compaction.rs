@@ -15,7 +15,7 @@ use crate::dump::{Header, Kind, Scan};
 use crate::entry::SeenVector;
 use crate::journal::files::resuming_log_name;
 use crate::journal::snapshot::SnapshotWriter;
-use crate::journal::{Condition, Journal};
+use crate::journal::{Condition, Journal, NotSwitched};
 use crate::replication::mesh::{Mesh, Serving};
 
 /// Bytes of lines between two writes to the file.
@@ -45,6 +45,16 @@ pub enum NotCompacted {
     ReadOnly(String),
     /// One is being written, or this one could not be; the log goes on.
     Failed(String),
+}
+
+impl From<NotSwitched> for NotCompacted {
+    fn from(why: NotSwitched) -> NotCompacted {
+        match why {
+            NotSwitched::Stopped(why) => NotCompacted::ReadOnly(why),
+            NotSwitched::Failed(why) => NotCompacted::Failed(why),
+            NotSwitched::TooSlow => NotCompacted::Failed("the disk is too slow to begin a new log".to_owned()),
+        }
+    }
 }
 
 impl Mesh {
@@ -137,15 +147,23 @@ impl Snapshot<'_> {
         loop {
             match self.step() {
                 Ok(None) => {}
-                Ok(Some(len)) => return self.end(Ok(len)),
+                Ok(Some(len)) => {
+                    let (journal, is_resuming) = (self.journal, self.is_resuming);
+                    let compacted = self.end(Ok(len))?;
+                    if is_resuming {
+                        // Who hears that it is done can write at once.
+                        journal.await_durable(SWITCH_TIMEOUT).map_err(NotCompacted::ReadOnly)?;
+                    }
+                    return Ok(compacted);
+                }
                 Err(error) => return self.end(Err(error)),
             }
         }
     }
 
     /// Waits for the new log, without which there is no snapshot in front of it.
-    pub fn await_log(&self, deadline: Instant) -> Result<(), NotCompacted> {
-        self.journal.await_switch(self.generation, deadline).map_err(NotCompacted::ReadOnly)
+    pub fn await_log(&self, deadline: Instant) -> Result<(), NotSwitched> {
+        self.journal.await_switch(self.generation, deadline)
     }
 
     /// Writes some lines, once the new log is there; the length of the whole when that is durable under its name.
@@ -192,9 +210,12 @@ pub fn run_snapshots(mesh: &Mesh, journal: &Journal, stop_rx: &Receiver<()>) {
     while stop_rx.recv_timeout(LOOK_PAUSE) == Err(RecvTimeoutError::Timeout) {
         if elapsed() >= not_before
             && mesh.is_compaction_due(journal)
-            && let Err(NotCompacted::ReadOnly(what) | NotCompacted::Failed(what)) = mesh.compact()
+            && let Err(why) = mesh.compact()
         {
-            log::warn!("{what}; the log goes on, and the next try is in {} s", RETRY_PAUSE.as_secs());
+            // That nothing is logged any more is said where it is noticed.
+            if let NotCompacted::Failed(what) = why {
+                log::warn!("{what}; the log goes on, and the next try is in {} s", RETRY_PAUSE.as_secs());
+            }
             not_before = elapsed() + RETRY_PAUSE;
         }
     }

@@ -16,11 +16,11 @@ use crate::clock::{Deadline, Now, Stamp};
 use crate::config::Config;
 use crate::dump::{Line, parse_line};
 use crate::entry::{Effect, Expiry, Origin, SeenVector, Version};
-use crate::journal::Journal;
 use crate::journal::disk::Disk;
 use crate::journal::files::Files;
 use crate::journal::simulated::SimulatedDisk;
 use crate::journal::writer::Writer;
+use crate::journal::{Journal, NotSwitched};
 use crate::protocol::command::AckLevel;
 use crate::protocol::peer::{Ack, MESSAGE_LEN_MAX, Message, read_message};
 use crate::replication::acks::{Round, Written};
@@ -575,10 +575,9 @@ impl Simulation {
             life.snapshot = life.mesh.begin_resume().ok();
             return;
         };
-        if snapshot.await_log(Instant::now()).is_err() {
+        if let Err(why) = snapshot.await_log(Instant::now()) {
             // Too early, or never; or it takes too long.
-            let condition = self.nodes[node].journal.condition();
-            if (condition.stopped.is_none() || condition.is_resuming) && !(with_faults && self.random.one_in(20)) {
+            if why == NotSwitched::TooSlow && !(with_faults && self.random.one_in(20)) {
                 self.nodes[node].snapshot = Some(snapshot);
             } else {
                 self.count("snapshots given up");

@@ -16,7 +16,7 @@ use crate::journal::disk::Disk;
 use crate::journal::files::Files;
 use crate::journal::simulated::SimulatedDisk;
 use crate::journal::writer::Writer;
-use crate::journal::{Fsync, Journal};
+use crate::journal::{Fsync, Journal, NotSwitched};
 use crate::protocol::peer::{Protocol, Protocols};
 use crate::replication::compaction::Snapshot;
 use crate::replication::heartbeat::Heartbeat;
@@ -414,15 +414,21 @@ impl<'a> Simulation<'a> {
     fn go_on(&mut self, id: usize, mut snapshot: Snapshot<'a>) {
         let now = self.now;
         let Some(life) = self.life_mut(id) else { return };
-        if snapshot.await_log(Instant::now()).is_err() {
-            // Too early; or never, when the log has failed.
-            let condition = life.ground.journal.condition();
-            if condition.stopped.is_none() || condition.is_resuming {
+        match snapshot.await_log(Instant::now()) {
+            Ok(()) => {}
+            Err(NotSwitched::TooSlow) => {
                 life.snapshot = Some(snapshot);
-            } else {
-                self.count("snapshots given up");
+                return;
             }
-            return;
+            Err(NotSwitched::Failed(_)) => {
+                life.snapshot_not_before = now + Duration::from_secs(10);
+                self.count("logs that could not begin");
+                return;
+            }
+            Err(NotSwitched::Stopped(_)) => {
+                self.count("snapshots given up");
+                return;
+            }
         }
         match snapshot.step() {
             Ok(None) => life.snapshot = Some(snapshot),

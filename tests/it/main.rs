@@ -11,6 +11,7 @@ mod bench;
 mod client;
 mod cluster;
 mod crashes;
+mod descriptors;
 mod disks;
 mod exits;
 mod expiry;

@@ -103,6 +103,29 @@ fn full_and_resumed(disk: &SimulatedDisk, fsync: Fsync, promised: &mut Promised)
     life.stop(promised)
 }
 
+/// There is no space for a new log, but for what goes on in the one before; later there is.
+fn without_a_new_log(disk: &SimulatedDisk, fsync: Fsync, promised: &mut Promised) -> io::Result<()> {
+    let mut life = Life::start(disk, fsync)?;
+    life.append(2, promised);
+    life.step(promised)?;
+    for room in [0, 5, 11] {
+        disk.fail_creates(room == 0);
+        disk.set_capacity((room > 0).then(|| disk.used() + record(life.last + 1).len() + room));
+        let failed = life.write_snapshot(false, promised).is_err();
+        life.alive()?;
+        assert!(failed, "a new log in {room} bytes");
+        disk.fail_creates(false);
+        disk.set_capacity(None);
+        if !life.journal.is_writable() {
+            life.write_snapshot(true, promised)?;
+        }
+        life.append(1, promised);
+        life.step(promised)?;
+        assert_eq!(promised.reached, life.last);
+    }
+    life.stop(promised)
+}
+
 /// Dies at every operation, in every way; starts again, and dies at every operation of that, too.
 fn survives(scenario: Scenario, fsync: Fsync) {
     let (whole, mut promised) = (SimulatedDisk::default(), Promised::default());
@@ -115,6 +138,7 @@ fn survives(scenario: Scenario, fsync: Fsync) {
         dead.die_at(at);
         assert!(scenario(&dead, fsync, &mut promised).is_err() && dead.is_dead(), "alive behind operation {at} of {operations}");
         dead.set_capacity(None);
+        dead.fail_creates(false);
         let at_least = if fsync == Fsync::Always { promised.reached } else { 0 };
         for death in DEATHS {
             let what = format!("{fsync}, {death:?} at operation {at} of {operations}");
@@ -147,6 +171,11 @@ fn what_was_reported_survives_a_death_at_any_operation() {
 #[test]
 fn what_was_reported_survives_a_death_in_any_compaction() {
     survives(compactions, Fsync::Always);
+}
+
+#[test]
+fn what_was_reported_survives_a_death_where_no_new_log_can_begin() {
+    survives(without_a_new_log, Fsync::Always);
 }
 
 #[test]
@@ -264,6 +293,70 @@ fn a_disk_that_is_full_again_while_the_journal_resumes_loses_nothing() {
         life.step(&mut promised).unwrap();
         assert_eq!((promised.reached, life.journal.is_writable()), (life.last, true), "room for {room}");
         check_start(&disk, promised.reached, &promised, Fsync::Always, &format!("resumed after room for {room}"));
+    }
+}
+
+/// The one that is there is as good as before, and logs stay in a row.
+#[test]
+fn a_new_log_that_cannot_begin_takes_nothing_from_the_one_before() {
+    let (disk, mut promised) = (SimulatedDisk::default(), Promised::default());
+    let mut life = Life::start(&disk, Fsync::Always).unwrap();
+    for _ in 0..2 {
+        disk.fail_creates(true);
+        for _ in 0..2 {
+            life.write_snapshot(false, &mut promised).expect_err("no file can be made");
+            assert_eq!((promised.reached, life.journal.is_writable()), (life.last, true));
+            let why = life.journal.condition().not_switched.expect("a reason");
+            assert!(why.contains("a new log could not begin") && why.contains("no more files"), "{why}");
+            check_start(&disk.copy(), promised.reached, &promised, Fsync::Always, "without a new log");
+        }
+        disk.fail_creates(false);
+        life.write_snapshot(false, &mut promised).unwrap();
+        assert_eq!((promised.reached, life.journal.condition().not_switched), (life.last, None));
+    }
+    disk.lose_power(|_| 0);
+    check_start(&disk, promised.reached, &promised, Fsync::Always, "lost power");
+}
+
+/// Wherever in its header.
+#[test]
+fn a_new_log_that_finds_no_space_is_not_there_at_the_next_start() {
+    for room in 0..12 {
+        let (disk, mut promised) = (SimulatedDisk::default(), Promised::default());
+        let mut life = Life::start(&disk, Fsync::Always).unwrap();
+        life.append(3, &mut promised);
+        life.step(&mut promised).unwrap();
+        let before = disk.used() + record(life.last + 1).len();
+        disk.set_capacity(Some(before + room));
+        life.write_snapshot(false, &mut promised).expect_err("no space");
+        assert!(life.journal.condition().not_switched.is_some(), "room for {room}");
+        assert_eq!(disk.names().unwrap(), [log_name(1)], "room for {room}");
+        disk.set_capacity(None);
+        check_start(&disk.copy(), promised.reached, &promised, Fsync::Always, &format!("room for {room}, restarted"));
+        disk.lose_power(|there| there);
+        check_start(&disk, promised.reached, &promised, Fsync::Always, &format!("room for {room}, lost power"));
+    }
+}
+
+/// Whoever took its name away: what is written there is not found by a start.
+#[test]
+fn what_is_written_to_a_removed_log_is_not_reported_for_long() {
+    for fsync in [Fsync::Always, Fsync::EverySecond, Fsync::Never] {
+        let (disk, mut promised) = (SimulatedDisk::default(), Promised::default());
+        let mut life = Life::start(&disk, fsync).unwrap();
+        life.append(3, &mut promised);
+        life.step(&mut promised).unwrap();
+        disk.remove(&log_name(1)).unwrap();
+        life.now += Duration::from_secs(1);
+        life.append(1, &mut promised);
+        life.step(&mut promised).unwrap();
+        assert_eq!((promised.reached, life.journal.is_writable()), (3, false), "{fsync}");
+        let stopped = life.journal.condition().stopped.expect("a reason");
+        assert!(stopped.is_resumable && stopped.sentence.contains("the log is gone"), "{stopped:?}");
+        life.write_snapshot(true, &mut promised).unwrap();
+        assert_eq!((promised.reached, life.journal.is_writable()), (life.last, true), "{fsync}");
+        disk.restart_process();
+        check_start(&disk, promised.reached, &promised, fsync, "resumed");
     }
 }
 
