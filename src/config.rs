@@ -15,6 +15,7 @@ use serde::Deserialize;
 use serde::de::{Deserializer, MapAccess, Visitor};
 use serde_json::Value;
 
+use crate::descriptors::STRANGERS_MAX;
 use crate::entry::NodeId;
 use crate::journal::Fsync;
 use crate::protocol::command::AckLevel;
@@ -77,6 +78,8 @@ pub struct Config {
 
     /// Beyond this, a client hears `ERROR BUSY` and is closed.
     pub clients_max: usize,
+    /// Connections on the peer port that have not said yet who they are. In no file: only where few files may be open there are fewer.
+    pub strangers_max: usize,
     pub key_len_max: usize,
     pub value_len_max: usize,
     /// Bytes of entries; beyond this, client writes other than deletes are refused. 0 is no limit.
@@ -169,6 +172,7 @@ impl Config {
             reconnect_pause_max: fields.duration("reconnect_pause_max_ms", 1_000, DURATION_MAX)?,
             shutdown_timeout: fields.duration("shutdown_timeout_ms", 3_000, DURATION_MAX)?,
             clients_max: fields.number("clients_max", Some(10_000), 1, 1_000_000)? as usize,
+            strangers_max: STRANGERS_MAX,
             key_len_max: fields.number("key_len_max", Some(64 << 10), 1, KEY_LEN_MAX)? as usize,
             value_len_max: fields.number("value_len_max", Some(16 << 20), 1, VALUE_LEN_MAX)? as usize,
             memory_max: fields.number("memory_max", Some(0), 0, BYTES_MAX)? as usize,

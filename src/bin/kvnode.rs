@@ -10,6 +10,7 @@ use std::process::ExitCode;
 
 use argh::{ArgsInfo, FromArgs};
 use kvmesh::config::{Config, ConfigError};
+use kvmesh::descriptors;
 
 /// Run one node of a kvmesh: a small replicated key-value store.
 #[derive(FromArgs, ArgsInfo)]
@@ -52,12 +53,14 @@ fn main() -> ExitCode {
         },
         None => return leave(USAGE, NO_CONFIG),
     };
-    let config = match Config::load(&path).and_then(|config| config.with_addrs(arguments.client_addr, arguments.peer_addr)) {
+    let mut config = match Config::load(&path).and_then(|config| config.with_addrs(arguments.client_addr, arguments.peer_addr)) {
         Ok(config) => config,
         Err(error) => return leave(REFUSED, error),
     };
     env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("info")).format_timestamp_millis().init();
-    raise_open_files_limit(config.clients_max);
+    if let Err(reason) = share_open_files(&mut config) {
+        return leave(REFUSED, reason);
+    }
     match kvmesh::node::run(config, arguments.discard_local_data) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => leave(REFUSED, error),
@@ -131,28 +134,18 @@ fn config_files(dir: &Path) -> io::Result<Vec<PathBuf>> {
     Ok(paths)
 }
 
-/// A client is an open file, and the usual soft limit of 1024 is below what is configured. The hard limit is the operator's own word.
-#[cfg(unix)]
-fn raise_open_files_limit(clients_max: usize) {
-    use nix::sys::resource::{Resource, getrlimit, setrlimit};
-
-    /// Listeners, links in both directions, the log and its snapshot, with room to spare.
-    const BESIDE_CLIENTS: u64 = 64;
-
-    let raised = getrlimit(Resource::RLIMIT_NOFILE).and_then(|(soft, hard)| {
-        if soft < hard {
-            setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?;
-        }
-        Ok(hard)
-    });
-    match raised {
-        Ok(limit) if limit < clients_max as u64 + BESIDE_CLIENTS => {
-            log::warn!("the system allows {limit} open files: fewer than clients_max, {clients_max}, can connect; raise `ulimit -Hn`");
-        }
-        Ok(_) => {}
-        Err(error) => log::warn!("the limit on open files could not be raised, so fewer clients may fit than clients_max: {error}"),
+/// A client is an open file, and the usual soft limit of 1024 is below what is configured. Where the hard one is, too, there are fewer clients, and room for everything
+/// else. An error says that there is room for nobody.
+fn share_open_files(config: &mut Config) -> Result<(), String> {
+    let Some(limit) = descriptors::raise_limit() else { return Ok(()) };
+    let shares = descriptors::share(limit, config.peers.len(), config.clients_max)?;
+    if shares.clients_max < config.clients_max {
+        log::warn!(
+            "clients_max is {} instead of {}: the system allows {limit} open files, and peers, log and snapshots need some; raise `ulimit -Hn` (systemd: LimitNOFILE)",
+            shares.clients_max,
+            config.clients_max
+        );
     }
+    (config.clients_max, config.strangers_max) = (shares.clients_max, shares.strangers_max);
+    Ok(())
 }
-
-#[cfg(not(unix))]
-fn raise_open_files_limit(_clients_max: usize) {}

@@ -15,14 +15,12 @@ use parking_lot::Mutex;
 use socket2::SockRef;
 
 use crate::clock::{Now, elapsed};
+use crate::descriptors::{STRANGERS_MAX, in_words};
 use crate::protocol::peer::{HELLO_LEN_MAX, Hello, MESSAGE_LEN_MAX, Message, Protocol, read_message};
 use crate::replication::inbound::Arrived;
 use crate::replication::link::{SOCKET_BUFFER_LEN, is_timeout};
 use crate::replication::mesh::Mesh;
 use crate::threads::join_all;
-
-/// Connections that have not said a good HELLO yet. Beyond this, new ones are closed at once.
-const STRANGERS_MAX: usize = 64;
 
 /// Pause between two log lines that say the same of strangers.
 const SAY_AGAIN: Duration = Duration::from_secs(600);
@@ -165,7 +163,8 @@ pub fn run_peer_accept(links: &Arc<PeerLinks>, listener: &TcpListener, stop_rx: 
             return;
         }
         let spawned = accepted.and_then(|(stream, addr)| {
-            if links.strangers.fetch_add(1, Ordering::AcqRel) >= STRANGERS_MAX {
+            // Beyond so many that have not said a good HELLO yet, new ones are closed at once.
+            if links.strangers.fetch_add(1, Ordering::AcqRel) >= links.mesh.config().strangers_max {
                 links.strangers.fetch_sub(1, Ordering::AcqRel);
                 return Ok(());
             }
@@ -184,7 +183,7 @@ pub fn run_peer_accept(links: &Arc<PeerLinks>, listener: &TcpListener, stop_rx: 
         });
         if let Err(error) = &spawned {
             if !failing {
-                log::error!("peer port: cannot accept: {error}; trying on");
+                log::error!("peer port: cannot accept: {}; trying on", in_words(error));
             }
             let _ = stop_rx.recv_timeout(ACCEPT_PAUSE);
         }

@@ -10,6 +10,7 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 
+use crate::descriptors::in_words;
 use crate::protocol::reply::{ErrorCode, Reply};
 use crate::protocol::text::encode_reply;
 use crate::server::client::Client;
@@ -56,7 +57,7 @@ pub(super) fn run_accept(listener: &TcpListener, shared: &Arc<Shared>, stop_rx: 
             Err(error) => {
                 shared.counters.accept_errors.fetch_add(1, Ordering::Relaxed);
                 if !std::mem::replace(&mut failing, true) {
-                    log::warn!("no client can connect, trying again: {error}");
+                    log::warn!("no client can connect, trying again: {}", in_words(&error));
                 }
                 if stop_rx.recv_timeout(ACCEPT_PAUSE) != Err(RecvTimeoutError::Timeout) {
                     return;

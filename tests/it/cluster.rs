@@ -149,6 +149,8 @@ struct Node {
     program: Option<PathBuf>,
     /// Where it is to die, if anywhere: see the feature `testing`.
     failpoint: Option<String>,
+    /// How many files it may have open, if not as many as this process.
+    open_files: Option<u64>,
     process: Option<Child>,
     paused: bool,
     /// Since the last start that a test asked for.
@@ -179,6 +181,7 @@ impl Cluster {
             args: Vec::new(),
             program: None,
             failpoint: None,
+            open_files: None,
             process: None,
             paused: false,
             starts: 0,
@@ -211,6 +214,11 @@ impl Cluster {
         self.node_mut(id).failpoint = failpoint;
     }
 
+    /// How many files it may have open from its next start on.
+    pub fn limit_open_files(&mut self, id: u16, limit: u64) {
+        self.node_mut(id).open_files = Some(limit);
+    }
+
     /// How it has ended, if it has.
     pub fn try_exit(&mut self, id: u16) -> Option<ExitStatus> {
         let process = self.node_mut(id).process.as_mut().unwrap_or_else(|| panic!("n{id} does not run"));
@@ -237,7 +245,15 @@ impl Cluster {
         writeln!(log, "--- start of n{id}").expect("a line in the log");
         let stdout = log.try_clone().expect("a second handle of the log");
         let program = self.node(id).program.clone().unwrap_or_else(|| env!("CARGO_BIN_EXE_kvnode").into());
-        let process = Command::new(program)
+        let mut command = match self.node(id).open_files {
+            None => Command::new(program),
+            Some(limit) => {
+                let mut command = Command::new("sh");
+                command.args(["-c", &format!("ulimit -n {limit} && exec \"$0\" \"$@\"")]).arg(program);
+                command
+            }
+        };
+        let process = command
             .arg("--config")
             .arg(self.config_path(id))
             .args(&self.node(id).args)

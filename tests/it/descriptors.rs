@@ -7,6 +7,71 @@ use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit};
 use crate::client::Client;
 use crate::cluster::{Cluster, DEADLINE, until};
 
+/// Of one node of three: what is left of it for clients is little.
+const FEW: u64 = 64;
+
+#[test]
+fn with_few_descriptors_there_are_fewer_clients_and_everything_else_goes_on() {
+    let mut cluster = Cluster::plan(3).build();
+    cluster.limit_open_files(1, FEW);
+    (1..=3).for_each(|id| cluster.start(id));
+    cluster.await_mesh(&[1, 2, 3]);
+    cluster.await_converged();
+    let clients_max = cluster.status(1).number("clients_max");
+    assert!((4..FEW).contains(&clients_max), "{clients_max}");
+    cluster.await_log(1, &["WARN", "clients_max", &format!("is {clients_max}"), &format!("{FEW} open files"), "ulimit -Hn"]);
+
+    // As many as there may be are served, and who comes then hears so at once.
+    let mut clients = Vec::new();
+    until("a client too many", DEADLINE, || {
+        let mut client = Client::connect(cluster.client_addr(1)).map_err(|error| error.to_string())?;
+        match client.ask_line("PING").map_err(|error| error.to_string())?.as_str() {
+            "PONG" => clients.push(client),
+            refusal => return if refusal.starts_with("ERROR BUSY ") { Ok(()) } else { Err(refusal.to_owned()) },
+        }
+        // Waits no further: the next one is there at once.
+        if clients.len() as u64 <= clients_max { Err(format!("{} clients", clients.len())) } else { Ok(()) }
+    });
+    assert!(clients.len() as u64 <= clients_max, "{} clients, {clients_max} at most", clients.len());
+    until("as many clients as there may be", DEADLINE, || {
+        // Those that have asked before may only just have left.
+        let mut client = Client::connect(cluster.client_addr(1)).map_err(|error| error.to_string())?;
+        if client.ask_line("PING").is_ok_and(|reply| reply == "PONG") {
+            clients.push(client);
+        }
+        if clients.len() as u64 == clients_max { Ok(()) } else { Err(format!("{} clients", clients.len())) }
+    });
+
+    // Peers come and go, logs begin and snapshots are written.
+    let client = &mut clients[0];
+    cluster.kill(2);
+    cluster.start(2);
+    cluster.await_sees(2, 1, "up");
+    until("n1 sees n2", DEADLINE, || {
+        let lines = client.ask("PEERS").map_err(|error| error.to_string())?;
+        if lines.iter().any(|line| line.starts_with("peer 2 up") && line.contains("counted yes")) {
+            Ok(())
+        } else {
+            Err(format!("{lines:?}"))
+        }
+    });
+    for round in 0..3 {
+        assert_eq!(client.ask_line(&format!("PUT round-{round} 1")).unwrap(), "OK");
+        let reply = client.ask("COMPACT").unwrap();
+        assert!(reply[0].starts_with("entries "), "{reply:?}");
+    }
+    assert_eq!(client.status().unwrap().number("accept_errors"), 0);
+}
+
+#[test]
+fn a_limit_that_leaves_nothing_for_clients_is_refused_in_words() {
+    let mut cluster = Cluster::plan(3).build();
+    cluster.limit_open_files(1, 20);
+    cluster.start(1);
+    let said = cluster.await_refused(1);
+    assert!(said.contains("20 open files") && said.contains("ulimit -n"), "{said}");
+}
+
 /// The log that is there is as good as before.
 #[test]
 fn a_new_log_that_cannot_begin_keeps_the_old_one_and_no_write_is_refused() {
