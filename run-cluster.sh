@@ -271,7 +271,8 @@ refused_to_start() {
     unset "pids[$1]"
     await_prefixer "$1"
     complain "node $1 did not start ($how); its reason is in its log above"
-    exit 1
+    ((code <= 3)) || code=1
+    exit "$code"
 }
 
 # One line of answer to a question that a node does not answer before it has caught up.
@@ -318,7 +319,11 @@ watch() {
             runs "${pids[n]}" && continue
             await_prefixer "$n"
             learn_how_it_ended "${pids[n]}"
-            say "Node $n has ended: $how. To start it again, in another terminal: $(command_name) $n"
+            if ((code == 2 || code == 3)); then
+                say "Node $n has ended: $how. Its log says what to do before it can start again"
+            else
+                say "Node $n has ended: $how. To start it again, in another terminal: $(command_name) $n"
+            fi
             unset "pids[n]"
             ((${#pids[@]} > 0)) || say "None of these nodes is running any more. Ctrl-C ends this script."
         done
@@ -326,13 +331,16 @@ watch() {
     done
 } 2>/dev/null
 
-# Leaves the answer in `how`: only the shell that started a process can wait for it, and $() would be another one.
-how=
+# Leaves the answer in `code` and `how`: only the shell that started a process can wait for it, and $() would be another one.
+code= how=
 learn_how_it_ended() {
-    local code
     wait "$1" 2>/dev/null
     code=$?
-    how="exit code $code"
+    case $code in
+    2) how="exit code 2: its configuration is refused" ;;
+    3) how="exit code 3: its data need a person" ;;
+    *) how="exit code $code" ;;
+    esac
     ((code <= 128)) || how="killed by SIG$(kill -l "$code")"
 }
 

@@ -2,6 +2,7 @@
 //!
 //! Owns the threads that are not per connection. Starting and stopping are one function each; a failure in mid-start runs the same stop.
 
+use std::fmt;
 use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
 use std::sync::Arc;
@@ -12,6 +13,7 @@ use crossbeam_channel::{Sender, bounded};
 
 use crate::clock::Now;
 use crate::config::Config;
+use crate::descriptors::in_words;
 use crate::journal::Journal;
 use crate::journal::disk::{Directory, Disk};
 use crate::journal::files::{self, Files};
@@ -21,10 +23,67 @@ use crate::replication::heartbeat::run_heartbeat;
 use crate::replication::link::run_peer_out;
 use crate::replication::listener::{PeerLinks, run_peer_accept};
 use crate::replication::mesh::Mesh;
+use crate::replication::replay::with_ways_out;
 use crate::replication::replicator::run_replicator;
 use crate::server::{Server, listen};
 use crate::store::Store;
 use crate::threads::{JOIN_PAUSE, join_all, let_work_be_finished};
+
+/// Why a node did not start, or did not run: by who can help.
+#[derive(Debug)]
+pub enum Failure {
+    /// The system: a port is taken, the disk is full, it gives no thread. The next attempt may do.
+    System(io::Error),
+    /// The configuration, which names another node's data.
+    Configuration(io::Error),
+    /// The data need a person: they are damaged, not all there, or another version's.
+    Data(io::Error),
+}
+
+impl Failure {
+    /// Of what is on the disk: the kind of the error tells who is to look at it.
+    fn of_data(error: io::Error) -> Failure {
+        match error.kind() {
+            io::ErrorKind::InvalidData | io::ErrorKind::Unsupported => Failure::Data(error),
+            io::ErrorKind::InvalidInput => Failure::Configuration(error),
+            _ => Failure::of_system(error),
+        }
+    }
+
+    /// With what helps.
+    fn of_system(error: io::Error) -> Failure {
+        let kind = error.kind();
+        let way_out = match kind {
+            io::ErrorKind::PermissionDenied => {
+                "the user that runs this node must be able to read and write it (chown -R); or choose another data_dir in the configuration"
+            }
+            io::ErrorKind::AlreadyExists | io::ErrorKind::NotADirectory | io::ErrorKind::ReadOnlyFilesystem => {
+                "choose another data_dir in the configuration"
+            }
+            io::ErrorKind::IsADirectory => "it is to be a file of this node: move the directory away",
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => "free space",
+            // What a system says that gives no further thread.
+            io::ErrorKind::WouldBlock => {
+                "no further thread can be started: raise the number of processes and threads that are allowed (ulimit -u; systemd: TasksMax)"
+            }
+            _ => return Failure::System(error),
+        };
+        Failure::System(io::Error::new(kind, format!("{error}; {way_out}")))
+    }
+}
+
+impl From<io::Error> for Failure {
+    fn from(error: io::Error) -> Failure {
+        Failure::of_system(error)
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (Failure::System(error) | Failure::Configuration(error) | Failure::Data(error)) = self;
+        error.fmt(f)
+    }
+}
 
 /// What the log's thread has at the end to make everything durable, however long the others took.
 const LOG_GRACE: Duration = Duration::from_secs(1);
@@ -32,7 +91,7 @@ const LOG_GRACE: Duration = Duration::from_secs(1);
 /// Runs a node until SIGINT or SIGTERM, and then stops it. A second signal ends the process at once.
 ///
 /// `discard`: what the disk knows is put aside first, and the node comes back blank.
-pub fn run(config: Config, discard: bool) -> io::Result<()> {
+pub fn run(config: Config, discard: bool) -> Result<(), Failure> {
     die_of_panics();
     if let Err(error) = let_work_be_finished() {
         log::warn!("threads are scheduled as usual, which costs throughput: {error}");
@@ -44,7 +103,7 @@ pub fn run(config: Config, discard: bool) -> io::Result<()> {
             std::process::exit(130);
         }
     };
-    ctrlc::set_handler(on_signal).map_err(io::Error::other)?;
+    ctrlc::set_handler(on_signal).map_err(|error| io::Error::other(format!("cannot listen for signals: {error}")))?;
     let shutdown_timeout = config.shutdown_timeout;
     let Some(node) = Node::start(config, discard, || !signal_rx.is_empty())? else {
         log::info!("stopped while the disk was read");
@@ -80,27 +139,39 @@ pub struct Node {
 impl Node {
     /// Binds both ports before anything else, so that a port in use costs nothing; reads the disk before it speaks to peers, since its vector is the first thing that it
     /// says; answers clients all along, with LOADING. `None` if `should_stop` said so while the disk was read.
-    pub fn start(config: Config, discard: bool, should_stop: impl Fn() -> bool) -> io::Result<Option<Node>> {
-        let client_listener = bind("client_addr", &config.client_addr)?;
-        let peer_listener = bind("peer_addr", &config.peer_addr)?;
+    pub fn start(config: Config, discard: bool, should_stop: impl Fn() -> bool) -> Result<Option<Node>, Failure> {
+        let client_listener = bind("client_addr", &config.client_addr).map_err(Failure::System)?;
+        let peer_listener = bind("peer_addr", &config.peer_addr).map_err(Failure::System)?;
         let (client_addr, peer_addr) = (client_listener.local_addr()?, peer_listener.local_addr()?);
-        let config = Arc::new(config);
         let nonce = getrandom::u64().map_err(io::Error::other)?;
-        let disk: Arc<dyn Disk> = Arc::new(Directory::open(&config.data_dir)?);
+        let directory = Directory::open(&config.data_dir)?;
+        let was_used = directory.was_used();
+        let config = Arc::new(Config { data_dir: directory.place().to_owned(), ..config });
+        let disk: Arc<dyn Disk> = Arc::new(directory);
         if discard {
             let discarded = files::discard(&*disk)?;
             log::warn!("put {discarded} files in {} aside, as *.discarded: this node comes back blank", config.data_dir.display());
         }
-        let files = Files::find(&*disk)?;
+        let files = Files::find(&*disk).map_err(with_ways_out).map_err(Failure::of_data)?;
         let journal = Arc::new(Journal::new(Arc::clone(&disk), config.fsync, config.write_room, &files));
         let (mesh, write_rx) = Mesh::new(Arc::clone(&config), Store::new(), nonce, Now::read(), Some(Arc::clone(&journal)));
         let mesh = Arc::new(mesh);
         log::info!(
-            "node {} of cluster \"{}\" starts as {}: clients on {client_addr}, peers on {peer_addr}",
+            "node {} of cluster \"{}\" starts as {}: clients on {client_addr}, peers on {peer_addr}, data in {}",
             config.id,
             config.cluster,
-            mesh.origin()
+            mesh.origin(),
+            config.data_dir.display()
         );
+        if files.is_blank() && !discard {
+            mesh.wonder_about_blank_disk();
+            if was_used {
+                log::warn!(
+                    "this node starts blank, although one has been started in data_dir {} before: its file \"lock\" is there, and no data. What peers hold is taken from them",
+                    config.data_dir.display()
+                );
+            }
+        }
         let (stop_tx, stop_rx) = bounded(0);
         let links = PeerLinks::new(Arc::clone(&mesh));
         let mut node = Node {
@@ -118,11 +189,11 @@ impl Node {
             journal: Arc::clone(&journal),
             log: None,
         };
-        let started = (|| -> io::Result<()> {
+        let started = (|| -> Result<(), Failure> {
             let of = |mesh: &Arc<Mesh>| Arc::clone(mesh);
             node.server = Some(Server::start(client_listener, Arc::clone(&mesh))?);
             let began = Instant::now();
-            let replayed = mesh.replay(&disk, &files, &should_stop)?;
+            let replayed = mesh.replay(&disk, &files, &should_stop).map_err(Failure::of_data)?;
             log::info!(
                 "read {} entries from {} in {:.3} s: a snapshot of {} bytes and {} of logs",
                 replayed.entries,
@@ -153,9 +224,12 @@ impl Node {
         })();
         match started {
             Ok(()) => Ok(Some(node)),
-            Err(error) => {
+            Err(failure) => {
                 node.stop(Instant::now() + config.shutdown_timeout);
-                if error.kind() == io::ErrorKind::Interrupted { Ok(None) } else { Err(error) }
+                match failure {
+                    Failure::System(error) if error.kind() == io::ErrorKind::Interrupted => Ok(None),
+                    failure => Err(failure),
+                }
             }
         }
     }
@@ -211,7 +285,8 @@ fn bind(field: &str, addr: &str) -> io::Result<TcpListener> {
                 "another process listens there already; is this node running? Stop it, or choose another port".to_owned()
             }
             io::ErrorKind::AddrNotAvailable => "this machine has no such address".to_owned(),
-            _ => error.to_string(),
+            io::ErrorKind::PermissionDenied => format!("{error}; ports below 1024 are for root: choose another port"),
+            _ => in_words(&error),
         };
         io::Error::new(error.kind(), format!("cannot listen on {field} {addr}: {what}"))
     };

@@ -1,7 +1,7 @@
 //! `kvnode`: one node of the mesh, as its configuration file says.
 //!
-//! Owns what surrounds a node: the command line, the question which node to run, logging, the limit on open files, and the exit code (0 stopped
-//! as asked, 1 refused or failed, 2 bad usage). What a node is and how it stops is `kvmesh::node`.
+//! Owns what surrounds a node: the command line, the question which node to run, logging, the limit on open files, and the exit code. What a node is and how it
+//! stops is `kvmesh::node`.
 
 use std::fmt;
 use std::io::{self, BufRead, IsTerminal, Write};
@@ -11,6 +11,7 @@ use std::process::ExitCode;
 use argh::{ArgsInfo, FromArgs};
 use kvmesh::config::{Config, ConfigError};
 use kvmesh::descriptors;
+use kvmesh::node::Failure;
 
 /// Run one node of a kvmesh: a small replicated key-value store.
 #[derive(FromArgs, ArgsInfo)]
@@ -18,8 +19,9 @@ use kvmesh::descriptors;
     note = "Without --config, on a terminal, it lists config/*.json and asks which to run.\nRUST_LOG chooses the log level (error, warn, info, debug); the default is info.",
     example = "kvnode --config config/node1.json",
     error_code(0, "stopped as asked"),
-    error_code(1, "the configuration was refused, or the node failed"),
-    error_code(2, "bad usage")
+    error_code(1, "the node failed, or could not start: a port is taken, the disk is full"),
+    error_code(2, "bad usage, or a configuration that is refused"),
+    error_code(3, "the data need a person: damaged, incomplete, or of another version")
 )]
 struct Arguments {
     /// the node's configuration, such as config/node1.json
@@ -36,8 +38,10 @@ struct Arguments {
     discard_local_data: bool,
 }
 
-const REFUSED: u8 = 1;
+/// Exit codes. Only after the first one is it any use to try again without a person.
+const FAILED: u8 = 1;
 const USAGE: u8 = 2;
+const DATA: u8 = 3;
 /// Where files are looked for when none is named.
 const CONFIG_DIR: &str = "config";
 /// A folder with more files than this is not read to its end; the user can name one.
@@ -55,15 +59,17 @@ fn main() -> ExitCode {
     };
     let mut config = match Config::load(&path).and_then(|config| config.with_addrs(arguments.client_addr, arguments.peer_addr)) {
         Ok(config) => config,
-        Err(error) => return leave(REFUSED, error),
+        Err(error) => return leave(USAGE, error),
     };
     env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("info")).format_timestamp_millis().init();
     if let Err(reason) = share_open_files(&mut config) {
-        return leave(REFUSED, reason);
+        return leave(USAGE, reason);
     }
     match kvmesh::node::run(config, arguments.discard_local_data) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => leave(REFUSED, error),
+        Err(failure @ Failure::System(_)) => leave(FAILED, failure),
+        Err(failure @ Failure::Configuration(_)) => leave(USAGE, failure),
+        Err(failure @ Failure::Data(_)) => leave(DATA, failure),
     }
 }
 

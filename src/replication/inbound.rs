@@ -64,6 +64,7 @@ impl Mesh {
     pub fn accept(&self, peer: usize, hello: &Hello, protocol: Protocol, now: Now) -> Inbound {
         self.observe(hello.vector.greatest(), now);
         self.hear_clocks(hello.clocks, now);
+        self.hear_of_lives(hello);
         self.heard(peer, 0, now.elapsed);
         let mut inbound = Inbound { peer, epoch: 0, origin: hello.origin, protocol, run: None, dump: None };
         // What the peer wrote before this connection is a gap like any other.

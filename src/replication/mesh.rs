@@ -49,6 +49,8 @@ pub struct Mesh {
     /// What moves on the connections with each peer.
     traffic: Vec<Noted>,
     open: AtomicBool,
+    /// The disk was blank, and nobody has said yet whether that was to be expected.
+    pub(super) is_oddly_blank: AtomicBool,
     /// Writes of other nodes that lost here to a write of this node which did not know of them: last-writer-wins has its price, and this counts it. (One that a dump
     /// brought ahead of its frame, and that was overwritten in between, counts although it was known.)
     pub(super) conflicts_won: AtomicU64,
@@ -94,6 +96,7 @@ impl Mesh {
             replaying: Mutex::default(),
             traffic: config.peers.iter().map(|_| Noted::default()).collect(),
             open: AtomicBool::new(false),
+            is_oddly_blank: AtomicBool::new(false),
             conflicts_won: AtomicU64::new(0),
             expired: AtomicU64::new(0),
             began: now.elapsed,
@@ -314,6 +317,7 @@ impl Mesh {
     pub fn dialed(&self, peer: usize, hello: &Hello, now: Now) {
         self.observe(hello.vector.greatest(), now);
         self.hear_clocks(hello.clocks, now);
+        self.hear_of_lives(hello);
         self.decide(now, |control| {
             control.peers[peer].spoken = hello.spoken().max;
             control.linked_out(peer, true, now);

@@ -6,6 +6,7 @@
 use std::collections::HashMap;
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::thread;
 
 use crossbeam_channel::bounded;
@@ -16,6 +17,7 @@ use crate::journal::disk::Disk;
 use crate::journal::files::{Files, snapshot_name};
 use crate::journal::log::{Found, read};
 use crate::journal::snapshot;
+use crate::protocol::peer::Hello;
 use crate::replication::mesh::Mesh;
 use crate::replication::record::{Life, Record};
 use crate::store::Store;
@@ -23,6 +25,14 @@ use crate::store::Store;
 /// What there is to do about damage. Said behind what and where it is.
 const WAYS_OUT: &str = "put a good copy of the directory back, or start once with --discard-local-data: then this node comes back blank and takes everything from its \
                         peers, and what only it had is lost";
+
+/// Damage, with what there is to do about it; any other error as it is.
+pub fn with_ways_out(error: io::Error) -> io::Error {
+    match error.kind() {
+        io::ErrorKind::InvalidData => io::Error::new(error.kind(), format!("{error}. Two ways out: {WAYS_OUT}")),
+        _ => error,
+    }
+}
 
 /// Bytes of records that are handed over at a time. Each time may cost both threads a turn of the scheduler, which is long on a machine that is busy.
 const BATCH_LEN: usize = 256 << 10;
@@ -64,10 +74,7 @@ impl Mesh {
             self.note_replay(Some((read, total)));
             if should_stop() { Err(io::Error::from(io::ErrorKind::Interrupted)) } else { Ok(()) }
         };
-        let replayed = self.replay_files(disk, files, progress).map_err(|error| match error.kind() {
-            io::ErrorKind::InvalidData => io::Error::new(error.kind(), format!("{error}. Two ways out: {WAYS_OUT}")),
-            _ => error,
-        });
+        let replayed = self.replay_files(disk, files, progress).map_err(with_ways_out);
         self.note_replay(None);
         replayed
     }
@@ -139,6 +146,28 @@ impl Mesh {
         }
         let what = format!("this directory is one of node {}, not of node {}: check data_dir", origin.node, self.config.id);
         Err(io::Error::new(io::ErrorKind::InvalidInput, what))
+    }
+
+    /// The disk knew nothing, and nobody has asked for that: a peer may know whether it should have known something.
+    pub fn wonder_about_blank_disk(&self) {
+        self.is_oddly_blank.store(true, Ordering::Release);
+    }
+
+    /// Says once that the directory may be the wrong one, or have been lost: a peer knows of lives of this node of which its blank disk does not.
+    pub(super) fn hear_of_lives(&self, hello: &Hello) {
+        if !self.is_oddly_blank.load(Ordering::Acquire) {
+            return;
+        }
+        let is_earlier = |origin: Origin| origin.node == self.config.id && origin != self.origin;
+        let lives = hello.vector.iter().filter(|(origin, _)| is_earlier(*origin)).count();
+        if lives > 0 && self.is_oddly_blank.swap(false, Ordering::AcqRel) {
+            log::warn!(
+                "this node starts blank, but node {} knows what it wrote in earlier lives ({lives} of them): if its disk was not replaced, look whether data_dir {} is the right \
+                 directory. It takes everything from its peers; what only it had is not there",
+                hello.node,
+                self.config.data_dir.display()
+            );
+        }
     }
 
     /// Recovery from the peers begins now: until here nobody could bring this node forward.

@@ -436,13 +436,13 @@ impl Cluster {
         self.dir.path().join(data_dir(id))
     }
 
-    /// Started, and refused in words: what it said.
+    /// Started, and refused in words and with this exit code: what it said.
     #[track_caller]
-    pub fn await_refused(&mut self, id: u16) -> String {
+    pub fn await_refused(&mut self, id: u16, code: i32) -> String {
         let status = self.await_exit(id, DEADLINE);
         let log = self.log_of_this_start(id);
-        assert!(status.code() == Some(1) && !log.contains("panicked"), "n{id}: {status}: {log}");
-        log
+        assert!(status.code() == Some(code) && !log.contains("panicked"), "n{id}: {status}, not {code}: {log}");
+        log.lines().find_map(|line| line.strip_prefix("kvnode: ")).unwrap_or_else(|| panic!("no reason in {log}")).to_owned()
     }
 
     pub fn config_path(&self, id: u16) -> PathBuf {

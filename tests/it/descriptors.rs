@@ -68,7 +68,7 @@ fn a_limit_that_leaves_nothing_for_clients_is_refused_in_words() {
     let mut cluster = Cluster::plan(3).build();
     cluster.limit_open_files(1, 20);
     cluster.start(1);
-    let said = cluster.await_refused(1);
+    let said = cluster.await_refused(1, 2);
     assert!(said.contains("20 open files") && said.contains("ulimit -n"), "{said}");
 }
 

@@ -212,6 +212,35 @@ fn a_second_process_on_a_directory_is_refused_and_the_first_goes_on() {
     assert_eq!(cluster.ask_line(1, "GET before"), "VALUE 1");
 }
 
+/// Who tidies up may take it for a leftover.
+#[test]
+fn a_removed_lock_file_lets_no_second_process_in() {
+    let mut cluster = Cluster::plan(1).start();
+    let lock = cluster.data_path(1).join("lock");
+    fs::remove_file(&lock).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let ip = cluster.ip();
+    let config =
+        json!({ "id": 1, "client_addr": format!("{ip}:0"), "peer_addr": format!("{ip}:0"), "peers": [], "data_dir": cluster.data_path(1) });
+    fs::write(dir.path().join("node.json"), config.to_string()).unwrap();
+    let (status, output) = run_kvnode(&["--config", "node.json"], &dir);
+    assert_eq!(status.code(), Some(1), "{output}");
+    assert!(output.contains("another process uses it"), "{output}");
+    assert_eq!(cluster.ask_line(1, "SET after 1"), "OK");
+
+    // Builds that lock the file alone are heeded, too.
+    cluster.stop(1);
+    let older_build = fs::OpenOptions::new().create(true).truncate(false).write(true).open(&lock).unwrap();
+    older_build.try_lock().unwrap();
+    cluster.start(1);
+    assert!(cluster.await_refused(1, 1).contains("another process uses it"));
+    drop(older_build);
+    cluster.start(1);
+    cluster.await_ready(1);
+    assert!(fs::OpenOptions::new().write(true).open(&lock).unwrap().try_lock().is_err(), "the file is not locked");
+    assert_eq!(cluster.ask_line(1, "GET after"), "VALUE 1");
+}
+
 #[test]
 fn two_processes_with_one_id_are_named_and_do_no_lasting_harm() {
     let mut cluster = plan().start();

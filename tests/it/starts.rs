@@ -1,8 +1,9 @@
 //! What a start makes of what it finds on its disk: a torn end is cut, damage and other people's files are refused in words and left as they are, and a blank node
 //! takes everything from its peers.
 
-use std::fs::{self, OpenOptions};
+use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::Write;
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::thread;
@@ -22,6 +23,11 @@ const LOG_HEADER_LEN: usize = 12;
 /// Of a record: its length and its checksum.
 const RECORD_HEAD_LEN: usize = 8;
 const KEYS: usize = 50;
+
+/// Exit codes: the node failed; its configuration is wrong; its data need a person.
+const FAILED: i32 = 1;
+const CONFIGURATION: i32 = 2;
+const DATA: i32 = 3;
 
 #[test]
 fn a_torn_end_is_cut_off_and_its_length_named() {
@@ -184,13 +190,13 @@ fn a_directory_of_somebody_else_is_refused_in_words() {
     let log = only(&cluster.data_path(1), "log-");
     let good = fs::read(&log).unwrap();
     cluster.configure(1, "id", 7);
-    let said = refused(&mut cluster, 1);
+    let said = refused(&mut cluster, 1, CONFIGURATION);
     assert!(said.contains("node 1, not of node 7") && said.contains("check data_dir"), "{said}");
     assert!(!said.contains("--discard-local-data"), "the data of another node are not to be thrown away: {said}");
     cluster.configure(1, "id", 1);
 
     cluster.configure(1, "cluster", "another");
-    let said = refused(&mut cluster, 1);
+    let said = refused(&mut cluster, 1, CONFIGURATION);
     assert!(said.contains("cluster \"kvmesh\", not of \"another\"") && said.contains("check data_dir"), "{said}");
     assert!(!said.contains("--discard-local-data"), "{said}");
     assert_eq!(fs::read(&log).unwrap(), good, "a refused start has changed the log");
@@ -210,7 +216,7 @@ fn a_compacted_directory_of_somebody_else_is_refused_in_words() {
         [("id", json!(7), "node 1, not of node 7"), ("cluster", json!("another"), "cluster \"kvmesh\", not of \"another\"")]
     {
         cluster.configure(1, field, value);
-        let said = refused(&mut cluster, 1);
+        let said = refused(&mut cluster, 1, CONFIGURATION);
         assert!(said.contains(words) && said.contains("check data_dir") && !said.contains("--discard-local-data"), "{said}");
         cluster.configure(1, "id", 1);
     }
@@ -218,6 +224,142 @@ fn a_compacted_directory_of_somebody_else_is_refused_in_words() {
     cluster.start(1);
     cluster.await_ready(1);
     assert_all_there(&cluster, 1);
+}
+
+/// Neither a new directory nor one that can be read to its end.
+#[test]
+fn a_directory_in_which_files_are_missing_stops_the_start() {
+    let mut cluster = one_node();
+    compact(&cluster);
+    cluster.kill(1);
+    let dir = cluster.data_path(1);
+    let (log, snapshot) = (only(&dir, "log-"), only(&dir, "snapshot-"));
+    for (missing, there) in [(&snapshot, &log), (&log, &snapshot)] {
+        let aside = dir.join("aside");
+        fs::rename(missing, &aside).unwrap();
+        let said = refused(&mut cluster, 1, DATA);
+        assert!(said.contains(missing.to_str().unwrap()) && said.contains("missing"), "{said}");
+        assert!(said.contains("--discard-local-data"), "{said}");
+        assert!(there.exists(), "a refused start has removed {there:?}");
+        fs::rename(&aside, missing).unwrap();
+    }
+    // A log that says nothing without its snapshot is no sign of a new directory.
+    let (kept_log, kept_snapshot) = (fs::read(&log).unwrap(), fs::read(&snapshot).unwrap());
+    fs::remove_file(&snapshot).unwrap();
+    let resuming = dir.join("log-0000000002.resuming");
+    fs::rename(&log, &resuming).unwrap();
+    let said = refused(&mut cluster, 1, DATA);
+    assert!(said.contains(snapshot.to_str().unwrap()) && said.contains("missing"), "{said}");
+    assert!(resuming.exists(), "a refused start has removed it");
+    fs::remove_file(&resuming).unwrap();
+    fs::write(&log, kept_log).unwrap();
+    fs::write(&snapshot, kept_snapshot).unwrap();
+    cluster.start(1);
+    cluster.await_ready(1);
+    assert_all_there(&cluster, 1);
+}
+
+/// Whatever is in the way: which file it is, and what to do.
+#[test]
+fn a_start_that_fails_names_the_file_and_what_helps() {
+    let mut cluster = Cluster::plan(1).build();
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("file");
+    fs::write(&file, "").unwrap();
+    let link = dir.path().join("link");
+    symlink(dir.path().join("nowhere"), &link).unwrap();
+    for (data_dir, words) in [(file.join("data"), "no directory"), (file.clone(), "no directory"), (link, "no directory")] {
+        cluster.configure(1, "data_dir", data_dir.to_str().unwrap());
+        let said = refused(&mut cluster, 1, FAILED);
+        assert!(said.contains(data_dir.to_str().unwrap()) && said.contains(words), "{data_dir:?}: {said}");
+        assert!(said.contains("data_dir in the configuration"), "{said}");
+    }
+
+    let data = dir.path().join("data");
+    cluster.configure(1, "data_dir", data.to_str().unwrap());
+    cluster.start(1);
+    cluster.await_ready(1);
+    cluster.stop(1);
+    for name in ["lock", "log-0000000001"] {
+        let path = data.join(name);
+        fs::remove_file(&path).unwrap();
+        fs::create_dir(&path).unwrap();
+        let said = refused(&mut cluster, 1, FAILED);
+        assert!(said.contains(path.to_str().unwrap()) && said.contains("os error"), "{name}: {said}");
+        fs::remove_dir(&path).unwrap();
+    }
+    cluster.start(1);
+    cluster.await_ready(1);
+    cluster.stop(1);
+
+    let log = data.join("log-0000000001");
+    for path in [&log, &data] {
+        let before = fs::metadata(path).unwrap().permissions();
+        fs::set_permissions(path, Permissions::from_mode(0o0)).unwrap();
+        // Nobody is kept out who may do everything.
+        if fs::read_dir(&data).is_err() || File::open(&log).is_err() {
+            let said = refused(&mut cluster, 1, FAILED);
+            assert!(said.contains(path.to_str().unwrap()) && said.contains("Permission denied") && said.contains("user"), "{said}");
+        }
+        fs::set_permissions(path, before).unwrap();
+    }
+}
+
+#[test]
+fn a_start_says_where_the_data_are() {
+    let cluster = Cluster::plan(1).start();
+    // It is configured relative to where the node is started.
+    let path = fs::canonicalize(cluster.data_path(1)).unwrap();
+    cluster.await_log(1, &["node 1", "data in", path.to_str().unwrap()]);
+}
+
+/// Who has lost the directory, or mounted another one, is to hear of it; who starts a mesh is not.
+#[test]
+fn a_blank_start_that_nobody_expects_is_a_warning() {
+    let mut cluster = Cluster::plan(2).start();
+    fill(&cluster, 1);
+    cluster.await_converged();
+    cluster.restart(1);
+    cluster.await_mesh(&[1, 2]);
+    for id in 1..=2 {
+        assert!(!cluster.log_of_this_start(id).contains("blank"), "{}", cluster.log_of_this_start(id));
+    }
+    cluster.kill(1);
+    cluster.wipe(1);
+    cluster.start(1);
+    cluster.await_log(1, &["WARN", "starts blank", "node 2", "earlier", cluster.data_path(1).to_str().unwrap()]);
+    cluster.await_ready(1);
+    assert_all_there(&cluster, 1);
+
+    // Nobody has to be asked where a node has been before.
+    cluster.kill(2);
+    cluster.kill(1);
+    fs::remove_file(only(&cluster.data_path(1), "log-")).unwrap();
+    cluster.start(1);
+    cluster.await_log(1, &["WARN", "starts blank", "lock", cluster.data_path(1).to_str().unwrap()]);
+}
+
+#[test]
+fn what_is_kept_on_disk_is_for_its_owner_alone() {
+    let mut cluster = Cluster::plan(2).build();
+    let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    // One that an operator has made is left as it is.
+    let made = cluster.data_path(2);
+    fs::create_dir_all(&made).unwrap();
+    fs::set_permissions(&made, Permissions::from_mode(0o755)).unwrap();
+    cluster.start(1);
+    cluster.start(2);
+    cluster.await_converged();
+    fill(&cluster, 1);
+    compact(&cluster);
+    assert_eq!(mode(&cluster.data_path(1)), 0o700);
+    assert_eq!(mode(&made), 0o755);
+    for file in [1, 2].iter().flat_map(|id| fs::read_dir(cluster.data_path(*id)).unwrap()) {
+        let path = file.unwrap().path();
+        assert_eq!(mode(&path), 0o600, "{path:?}");
+    }
+    cluster.await_log(2, &["WARN", made.to_str().unwrap(), "0755", "chmod 700"]);
+    assert!(!cluster.log_of_this_start(1).contains("chmod"), "{}", cluster.log_of_this_start(1));
 }
 
 #[test]
@@ -312,19 +454,18 @@ fn assert_all_there(cluster: &Cluster, id: u16) {
     (0..KEYS).for_each(|key| assert_eq!(client.ask_line(&format!("GET key-{key}")).unwrap(), format!("VALUE value-{key}")));
 }
 
-/// Starts it, and returns what it says as it refuses to.
+/// Starts it, and returns what it says as it refuses to, with this exit code.
 #[track_caller]
-fn refused(cluster: &mut Cluster, id: u16) -> String {
+fn refused(cluster: &mut Cluster, id: u16, code: i32) -> String {
     cluster.start(id);
-    let log = cluster.await_refused(id);
-    log.lines().find_map(|line| line.strip_prefix("kvnode: ")).unwrap_or_else(|| panic!("no reason in {log}")).to_owned()
+    cluster.await_refused(id, code)
 }
 
 /// The start of whose directory this is stops at damage: the offset that it names. Both ways out are said.
 #[track_caller]
 fn refused_at(cluster: &mut Cluster, file: &Path) -> usize {
     let id = cluster.ids().into_iter().find(|id| file.starts_with(cluster.data_path(*id))).unwrap();
-    let said = refused(cluster, id);
+    let said = refused(cluster, id, DATA);
     let (name, rest) = said.split_once(" is damaged at byte ").unwrap_or_else(|| panic!("{said}"));
     assert!(file.ends_with(name), "{file:?}: {said}");
     assert!(said.contains("Two ways out: put a good copy of the directory back, or start once with --discard-local-data"), "{said}");
