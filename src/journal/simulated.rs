@@ -86,16 +86,17 @@ impl SimulatedDisk {
         self.0.lock().used()
     }
 
-    /// Whether it has no space, or fails to sync.
+    /// Whether it has no space, takes no new file, or fails to sync.
     pub fn fails(&self) -> bool {
         let state = self.0.lock();
-        state.syncs_fail || state.capacity.is_some()
+        state.syncs_fail || state.creates_fail || state.capacity.is_some()
     }
 
     pub fn fail_syncs(&self, fail: bool) {
         self.0.lock().syncs_fail = fail;
     }
 
+    /// As when no descriptor is left: no file can be made, and what is open goes on.
     pub fn fail_creates(&self, fail: bool) {
         self.0.lock().creates_fail = fail;
     }

@@ -246,10 +246,16 @@ impl Simulation<'_> {
                 }
             }
             Fault::FullDisk if self.is_always_synced() => {
-                self.count("full disks");
                 let disk = self.machines[id].disk.clone();
                 let left = self.random.usize(0..600);
-                disk.set_capacity(Some(disk.used() + left));
+                if left < 150 {
+                    // As when no descriptor is left: what is open goes on.
+                    self.count("disks that take no new file");
+                    disk.fail_creates(true);
+                } else {
+                    self.count("full disks");
+                    disk.set_capacity(Some(disk.used() + left));
+                }
                 self.after(time * 2, Event::End(End::FullDisk(id)));
             }
             Fault::SlowDisk => {
@@ -287,6 +293,7 @@ impl Simulation<'_> {
             End::BadClock(id) => self.set_clock_right(id),
             End::FullDisk(id) => {
                 self.machines[id].disk.set_capacity(None);
+                self.machines[id].disk.fail_creates(false);
                 if let Some(life) = self.life_mut(id) {
                     life.is_to_resume = true;
                 }

@@ -485,6 +485,7 @@ impl<'a> Simulation<'a> {
     fn lose_disk(&mut self, id: usize, death: Death) {
         let disk = self.machines[id].disk.clone();
         disk.set_capacity(None);
+        disk.fail_creates(false);
         disk.fail_syncs(false);
         match death {
             Death::Process => disk.restart_process(),

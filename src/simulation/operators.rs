@@ -114,6 +114,7 @@ impl Simulation<'_> {
         self.set_clock_right(id);
         self.machines[id].disk_slowness = 1;
         self.machines[id].disk.set_capacity(None);
+        self.machines[id].disk.fail_creates(false);
         self.machines[id].disk.fail_syncs(false);
         if self.machines[id].paused.is_some() {
             self.resume(id);
