@@ -18,6 +18,8 @@ pub trait Disk: Send + Sync {
     fn read(&self, name: &str) -> io::Result<(Box<dyn Read + Send>, u64)>;
     fn rename(&self, from: &str, to: &str) -> io::Result<()>;
     fn remove(&self, name: &str) -> io::Result<()>;
+    /// Whether there is a file of this name, as far as one can see.
+    fn exists(&self, name: &str) -> bool;
     /// All names, in no order.
     fn names(&self) -> io::Result<Vec<String>>;
     /// Makes names durable: of files created, renamed and removed.
@@ -147,6 +149,11 @@ impl Disk for Directory {
     fn remove(&self, name: &str) -> io::Result<()> {
         let path = self.path.join(name);
         at("remove", || fs::remove_file(&path)).map_err(|error| about(&path, error))
+    }
+
+    fn exists(&self, name: &str) -> bool {
+        // What cannot be looked at is not known to be gone.
+        self.path.join(name).try_exists().unwrap_or(true)
     }
 
     fn names(&self) -> io::Result<Vec<String>> {

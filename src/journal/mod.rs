@@ -14,8 +14,8 @@
 //!
 //! After a failed append the file is cut back to its last whole record; after a failed sync nobody knows what the disk holds. Either way nothing more is logged,
 //! and so nothing more is acknowledged, and this node refuses writes. After a failed append `resume` begins a new log, which counts only once a snapshot of everything that was
-//! merged meanwhile is durable; after a failed sync only a restart helps, since a second sync may report success for bytes that are gone. A log or a directory that is
-//! removed under the node is as good as failed, too: what is written there, nobody will ever read. A new log that cannot begin behind a good one is no such thing: the good one
+//! merged meanwhile is durable; after a failed sync only a restart helps, since a second sync may report success for bytes that are gone. A file or a directory that is
+//! removed under the node is as good as failed, too: a start would find neither what is written there nor the rest. A new log that cannot begin behind a good one is no such thing: the good one
 //! goes on, and the snapshot is tried again later.
 //!
 //! Owns the files and the queue of records. Knows nothing of what a record means, nor of peers and clients.
@@ -181,7 +181,7 @@ impl Stopped {
             io::ErrorKind::NotFound => {
                 let way_out = "if it was moved, put it back; then RESUME (kvctl resume) writes everything anew. A restart forgets what only this node holds: \
                                kvctl dump saves it before";
-                ("the log is gone", way_out)
+                ("gone from the disk", way_out)
             }
             io::ErrorKind::StorageFull => ("disk full", "free space, then RESUME (kvctl resume) or restart this node"),
             _ => ("the log cannot be written", "mend that, then RESUME (kvctl resume) or restart this node"),

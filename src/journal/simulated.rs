@@ -227,6 +227,10 @@ impl Disk for SimulatedDisk {
         Ok(())
     }
 
+    fn exists(&self, name: &str) -> bool {
+        self.0.lock().names.contains_key(name)
+    }
+
     fn names(&self) -> io::Result<Vec<String>> {
         Ok(self.0.lock().names.keys().cloned().collect())
     }

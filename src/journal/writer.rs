@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use crate::clock::Stamp;
 use crate::entry::Origin;
-use crate::journal::files::{Files, log_name, remove_stale, resuming_log_name};
+use crate::journal::files::{Files, log_name, remove_stale, resuming_log_name, snapshot_name};
 use crate::journal::log::{AppendFailed, Found, LogFile};
 use crate::journal::{Fsync, Job, Journal, Record, Stopped};
 use crate::sabotage::Sabotage;
@@ -19,7 +19,7 @@ const WRITE_LEN: usize = 1 << 20;
 /// Between two syncs of `everysec`.
 const SYNC_PAUSE: Duration = Duration::from_secs(1);
 
-/// Between two looks whether the log is still where a start would find it. What was acknowledged since the last one is not safe if it is not.
+/// Between two looks whether everything is still where a start would find it.
 const CHECK_PAUSE: Duration = Duration::from_millis(250);
 
 /// Longest wait for something to write.
@@ -32,6 +32,8 @@ pub struct Writer {
     generation: u64,
     /// Bytes of the logs before this one that still count.
     older_len: u64,
+    /// The names of these, and of the snapshot in front of them.
+    older: Vec<String>,
     buffer: Vec<u8>,
     /// Written, or in the buffer, and not yet durable.
     reached: Vec<(Origin, Stamp)>,
@@ -59,11 +61,13 @@ impl Writer {
         disk.sync_names()?;
         remove_stale(disk)?;
         let file = LogFile::resume(disk, &log_name(generation), last)?;
+        let older_logs = files.logs.iter().filter(|older| **older != generation);
         let writer = Writer {
             journal: Arc::clone(&journal),
             file,
             generation,
             older_len,
+            older: files.snapshot.map(snapshot_name).into_iter().chain(older_logs.map(|older| log_name(*older))).collect(),
             buffer: Vec::new(),
             reached: Vec::new(),
             is_dirty: false,
@@ -175,13 +179,14 @@ impl Writer {
         if !self.is_dirty || self.is_stopped {
             return;
         }
-        match self.file.sync() {
+        // Synced or not, nobody finds what has no name.
+        match self.file.sync().and_then(|()| self.file.check()) {
             Ok(()) => {
                 self.is_dirty = false;
                 self.synced = now;
                 self.journal.change(|condition| condition.syncs += 1);
             }
-            Err(error) => self.stop(&error, false),
+            Err(error) => self.stop(&error, error.kind() == io::ErrorKind::NotFound),
         }
     }
 
@@ -197,6 +202,7 @@ impl Writer {
         match LogFile::create(&**self.journal.disk(), &name) {
             Ok(file) => {
                 self.older_len += self.file.whole_len();
+                self.older.push(log_name(self.generation));
                 self.file = file;
                 self.generation = generation;
                 self.is_dirty = false;
@@ -227,13 +233,22 @@ impl Writer {
         }
     }
 
-    /// Notices that the log, or its directory, was removed.
+    /// Notices that what a start would read was removed.
     fn check(&mut self) {
         if !self.is_stopped
-            && let Err(error) = self.file.check().and_then(|()| self.journal.disk().check())
+            && let Err(error) = self.file.check().and_then(|()| self.journal.disk().check()).and_then(|()| self.check_older())
         {
             self.stop(&error, true);
         }
+    }
+
+    /// `NotFound` if one of the files before this log was removed by somebody else.
+    fn check_older(&self) -> io::Result<()> {
+        let disk = self.journal.disk();
+        let missing = self.older.iter().find(|name| !disk.exists(name));
+        // Looked for afterwards: a snapshot has its name before anything is removed because of it, and this thread hears of it last.
+        let Some(missing) = missing.filter(|_| !self.is_resuming && !disk.exists(&snapshot_name(self.generation))) else { return Ok(()) };
+        Err(io::Error::new(io::ErrorKind::NotFound, format!("{} was removed", disk.path(missing))))
     }
 
     fn note_snapshot(&mut self, generation: u64) {
@@ -241,6 +256,7 @@ impl Writer {
             return;
         }
         self.older_len = 0;
+        self.older = vec![snapshot_name(generation)];
         if std::mem::take(&mut self.is_resuming) {
             self.journal.change(|condition| condition.is_resuming = false);
         }
