@@ -53,15 +53,33 @@ pub fn raise_limit() -> Option<usize> {
     None
 }
 
+/// Whether it is for want of a descriptor that something could not be opened.
+pub fn are_used_up(error: &io::Error) -> bool {
+    #[cfg(unix)]
+    return error.raw_os_error() == Some(nix::errno::Errno::EMFILE as i32);
+    #[cfg(not(unix))]
+    false
+}
+
 /// An error of the system in words. That there is no descriptor left is said with the limit, since that is what to change.
 pub fn in_words(error: &io::Error) -> String {
-    #[cfg(unix)]
-    if error.raw_os_error() == Some(nix::errno::Errno::EMFILE as i32) {
-        use nix::sys::resource::{Resource, getrlimit};
-        let limit = getrlimit(Resource::RLIMIT_NOFILE).map_or_else(|_| "unknown".to_owned(), |(soft, _)| soft.to_string());
-        return format!("too many open files; limit {limit} (ulimit -n)");
-    }
-    error.to_string()
+    if are_used_up(error) { no_descriptor() } else { error.to_string() }
+}
+
+/// That there is no descriptor left.
+pub fn no_descriptor() -> String {
+    format!("too many open files; limit {} (ulimit -n)", limit().map_or_else(|| "unknown".to_owned(), |limit| limit.to_string()))
+}
+
+#[cfg(unix)]
+fn limit() -> Option<u64> {
+    use nix::sys::resource::{Resource, getrlimit};
+    getrlimit(Resource::RLIMIT_NOFILE).ok().map(|(soft, _)| soft)
+}
+
+#[cfg(not(unix))]
+fn limit() -> Option<u64> {
+    None
 }
 
 #[cfg(test)]

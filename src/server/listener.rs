@@ -10,7 +10,7 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 
-use crate::descriptors::in_words;
+use crate::descriptors::{are_used_up, in_words, no_descriptor};
 use crate::protocol::reply::{ErrorCode, Reply};
 use crate::protocol::text::encode_reply;
 use crate::server::client::Client;
@@ -40,14 +40,22 @@ pub fn listen(addr: SocketAddr) -> io::Result<TcpListener> {
 }
 
 /// The loop of the thread `accept`. Ends when the server stops; a failing accept never ends it.
+///
+/// One descriptor is kept to spare. When no other is left it is given up, so that who connects next can be taken and told, and is not left waiting.
 pub(super) fn run_accept(listener: &TcpListener, shared: &Arc<Shared>, stop_rx: &Receiver<()>) {
     let mut failing = false;
+    let mut spare = None;
     loop {
         let accepted = listener.accept();
         if shared.is_stopping() {
             return;
         }
+        spare = spare.or_else(|| listener.try_clone().ok());
         match accepted {
+            Ok((socket, _)) if spare.is_none() => {
+                shared.counters.clients_refused.fetch_add(1, Ordering::Relaxed);
+                turn_away(&socket, format!("{}; try another node or later", no_descriptor()));
+            }
             Ok((socket, addr)) => {
                 if std::mem::take(&mut failing) {
                     log::info!("clients can connect again");
@@ -59,7 +67,8 @@ pub(super) fn run_accept(listener: &TcpListener, shared: &Arc<Shared>, stop_rx: 
                 if !std::mem::replace(&mut failing, true) {
                     log::warn!("no client can connect, trying again: {}", in_words(&error));
                 }
-                if stop_rx.recv_timeout(ACCEPT_PAUSE) != Err(RecvTimeoutError::Timeout) {
+                let makes_room = are_used_up(&error) && spare.take().is_some();
+                if !makes_room && stop_rx.recv_timeout(ACCEPT_PAUSE) != Err(RecvTimeoutError::Timeout) {
                     return;
                 }
             }
@@ -67,8 +76,12 @@ pub(super) fn run_accept(listener: &TcpListener, shared: &Arc<Shared>, stop_rx: 
     }
 }
 
-/// Wakes the accepting thread, which may wait in `accept`, by connecting to it, until it has ended. The server is stopping by now.
-pub(super) fn wake(addr: SocketAddr, accept: &JoinHandle<()>) {
+/// Wakes the accepting thread, which may wait in `accept`, until it has ended. The server is stopping by now.
+///
+/// Linux wakes it when nothing is to be accepted any more; other systems when somebody connects, for which there may be no descriptor.
+pub(super) fn wake(listener: &TcpListener, addr: SocketAddr, accept: &JoinHandle<()>) {
+    // An error where a socket that is listened on has no end.
+    let _ = SockRef::from(listener).shutdown(Shutdown::Both);
     let ip = match addr.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
         IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
@@ -76,7 +89,7 @@ pub(super) fn wake(addr: SocketAddr, accept: &JoinHandle<()>) {
     };
     let addr = SocketAddr::new(ip, addr.port());
     while !accept.is_finished() {
-        // Refused when the thread has just gone, and fails when there are no descriptors: then the thread is in its pause and sees the stop.
+        // Refused when the thread has just gone.
         let _ = TcpStream::connect_timeout(&addr, WAKE_PAUSE);
         if !accept.is_finished() {
             std::thread::park_timeout(Duration::from_millis(1));

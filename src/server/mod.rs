@@ -68,6 +68,7 @@ impl Services {
 /// The running server; [`Server::stop`] ends it.
 pub struct Server {
     shared: Arc<Shared>,
+    listener: Arc<TcpListener>,
     accept: JoinHandle<()>,
     stop_tx: Sender<()>,
 }
@@ -110,11 +111,12 @@ impl Server {
         let (addr, stopping) = (listener.local_addr()?, AtomicBool::new(false));
         let shared = Arc::new(Shared { services, addr, limits, clients, counters, read_room, stopping });
         let (stop_tx, stop_rx) = bounded(1);
+        let listener = Arc::new(listener);
         let accept = Builder::new().name("accept".to_owned()).spawn({
-            let shared = Arc::clone(&shared);
+            let (listener, shared) = (Arc::clone(&listener), Arc::clone(&shared));
             move || listener::run_accept(&listener, &shared, &stop_rx)
         })?;
-        Ok(Server { shared, accept, stop_tx })
+        Ok(Server { shared, listener, accept, stop_tx })
     }
 
     /// Where it listens.
@@ -133,10 +135,11 @@ impl Server {
         self.shared.stopping.store(true, Ordering::Release);
         // Refused only when it holds one already.
         let _ = self.stop_tx.try_send(());
-        listener::wake(self.shared.addr, &self.accept);
+        listener::wake(&self.listener, self.shared.addr, &self.accept);
         if let Err(panic) = self.accept.join() {
             std::panic::resume_unwind(panic);
         }
+        drop(self.listener);
         self.shared.clients.end(deadline)
     }
 }

@@ -100,6 +100,51 @@ fn a_new_log_that_cannot_begin_keeps_the_old_one_and_no_write_is_refused() {
     assert_eq!(cluster.ask_line(1, "COUNT"), "5");
 }
 
+/// However that came about.
+#[cfg(target_os = "linux")]
+#[test]
+fn who_connects_when_no_descriptor_is_left_is_told_so_at_once() {
+    use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit};
+
+    let mut cluster = Cluster::plan(1).start();
+    let mut client = cluster.client(1);
+    assert_eq!(client.ask_line("PING").unwrap(), "PONG");
+    let open = fs::read_dir(format!("/proc/{}/fd", cluster.process_id(1))).unwrap();
+    let highest = open.filter_map(|file| file.ok()?.file_name().to_str()?.parse::<u64>().ok()).max().unwrap();
+    let pid = Pid::from_raw(cluster.process_id(1) as i32);
+    let few = Rlimit { current: Some(highest + 1), maximum: getrlimit(Resource::Nofile).maximum };
+    prlimit(pid, Resource::Nofile, few).unwrap();
+    let mut clients = Vec::new();
+    // Some are free below the highest.
+    let use_up = |clients: &mut Vec<Client>| {
+        let mut refusals = 0;
+        while refusals < 5 {
+            let mut client = Client::connect(cluster.client_addr(1)).unwrap();
+            let reply = client.ask_line("PING").unwrap();
+            if reply == "PONG" {
+                clients.push(client);
+                assert!(clients.len() as u64 <= highest, "{} clients", clients.len());
+            } else {
+                assert!(
+                    reply.starts_with("ERROR BUSY ") && reply.contains(&format!("too many open files; limit {}", highest + 1)),
+                    "{reply}"
+                );
+                refusals += 1;
+            }
+        }
+    };
+    use_up(&mut clients);
+    assert_eq!(client.ask_line("PUT meanwhile 1").unwrap(), "OK");
+    clients.clear();
+    until("clients that are served again", DEADLINE, || {
+        let reply = Client::connect(cluster.client_addr(1)).and_then(|mut client| client.ask_line("PING"));
+        if matches!(reply.as_deref(), Ok("PONG")) { Ok(()) } else { Err(format!("{reply:?}")) }
+    });
+    // Nor does it keep a node from stopping.
+    use_up(&mut clients);
+    cluster.stop(1);
+}
+
 #[test]
 fn a_log_that_is_removed_is_noticed_and_resume_begins_another_one() {
     let mut cluster = Cluster::plan(1).start();
