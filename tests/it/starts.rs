@@ -164,7 +164,7 @@ fn what_another_version_wrote_is_refused_in_words_and_left_to_it() {
         fs::write(file, &written).unwrap();
         // The second finds what the first has left.
         for _ in 0..2 {
-            let said = refused(&mut cluster, 1);
+            let said = refused(&mut cluster, 1, DATA);
             assert!(said.contains(file.file_name().unwrap().to_str().unwrap()) && said.contains(words), "{said}");
             assert!(
                 said.contains("written by another version of kvmesh") && said.contains("the build that wrote it, or a newer one"),
