@@ -14,6 +14,7 @@ use crate::protocol::help::{Help, Verb};
 use crate::protocol::quoting::{shown, split_quoted, unquote};
 use crate::protocol::reply::{ErrorCode, Wrong};
 
+use encoding::ends_in_http;
 pub use encoding::{encode_command, encode_reply, write_reply};
 
 /// What a line may hold beside its key and value; also the longest line that no verb begins.
@@ -82,10 +83,15 @@ pub fn parse<'a>(buffer: &'a [u8], scanned: usize, limits: &Limits, now_ms: impl
     if line.is_empty() {
         return Parsed::Empty { consumed };
     }
+    if ends_in_http(line) {
+        return Parsed::Fatal { wrong: http() };
+    }
     match parse_line(line, limits, now_ms) {
         Ok(command) => Parsed::Command { command, consumed },
-        Err(wrong) if is_foreign(line, &wrong) => Parsed::Fatal { wrong: no_command(line) },
-        Err(wrong) => Parsed::Wrong { wrong, consumed },
+        Err(wrong) => match foreign(line, &wrong) {
+            Some(wrong) => Parsed::Fatal { wrong },
+            None => Parsed::Wrong { wrong, consumed },
+        },
     }
 }
 
@@ -280,12 +286,19 @@ fn is_binary(byte: u8) -> bool {
     !matches!(byte, b' '..=b'~' | b'\t' | b'\r' | b'\n')
 }
 
-/// A line that was refused and whose sender speaks something else. Reading on would give an error for every line of an HTTP
-/// request, and would execute what a browser was tricked into posting.
-fn is_foreign(line: &[u8], wrong: &Wrong) -> bool {
-    let binary_verb = || wrong.code == ErrorCode::Unknown && split_word(line).0.iter().any(|byte| is_binary(*byte));
-    let http = || [&b" HTTP/1.1"[..], b" HTTP/1.0", b" HTTP/2.0"].iter().any(|version| line.ends_with(version));
-    binary_verb() || http()
+/// A line that was refused and whose sender speaks something else: reading on would give an error for every line of it.
+fn foreign(line: &[u8], wrong: &Wrong) -> Option<Wrong> {
+    const HOST: &[u8] = b"host:";
+    if line.get(..HOST.len()).is_some_and(|word| word.eq_ignore_ascii_case(HOST)) {
+        return Some(http());
+    }
+    let binary_verb = wrong.code == ErrorCode::Unknown && split_word(line).0.iter().any(|byte| is_binary(*byte));
+    binary_verb.then(|| no_command(line))
+}
+
+fn http() -> Wrong {
+    let sentence = "this is not an HTTP port; closing; a key or a value that ends its line with HTTP/1.1 must be in double quotes";
+    Wrong::new(ErrorCode::Unknown, sentence)
 }
 
 fn no_command(bytes: &[u8]) -> Wrong {

@@ -91,6 +91,24 @@ fn garbage_gets_errors_or_a_close_and_the_node_lives() {
     assert_eq!(cluster.ask_line(1, "COUNT"), "0");
 }
 
+/// A browser, or a server that was talked into a request, can reach this port. PUT is a command of kvmesh's, too.
+#[test]
+fn nothing_of_an_http_request_is_executed() {
+    let cluster = one();
+    assert_eq!(cluster.ask_line(1, "PUT kept 1"), "OK");
+    let body = "*1\r\n$8\r\nFLUSHALL\r\nPUT of-the-body 1\r\n";
+    let headers = format!("Content-Length: {}\r\n\r\n{body}", body.len());
+    for head in
+        ["PUT /x HTTP/1.1\r\nHost: a\r\n", "put /x HTTP/1.0\r\n", "POST / HTTP/1.1\r\n", "Host: a\r\n", "PRI * HTTP/2.0\r\n\r\nSM\r\n"]
+    {
+        let mut client = cluster.client(1);
+        client.send(format!("{head}{headers}")).unwrap();
+        let rest = String::from_utf8(client.rest().unwrap()).unwrap();
+        assert!(rest.starts_with("ERROR UNKNOWN this is not an HTTP port") && rest.lines().count() == 1, "{head:?}: {rest:?}");
+    }
+    assert_eq!(cluster.ask(1, "KEYS"), ["KEY kept"]);
+}
+
 #[test]
 fn half_a_command_at_the_end_of_a_connection_is_not_executed() {
     let cluster = one();

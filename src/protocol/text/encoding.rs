@@ -3,7 +3,7 @@
 use std::io::{self, Write as _};
 
 use crate::protocol::command::{Action, Command, Only, Several};
-use crate::protocol::quoting::{shown, write_text, write_word};
+use crate::protocol::quoting::{shown, write_quoted, write_text, write_word};
 use crate::protocol::reply::{ErrorCode, Reply};
 
 /// Appends a reply with its line end.
@@ -71,7 +71,7 @@ pub fn encode_command(command: &Command<'_>, out: &mut Vec<u8>) {
 fn write_command(out: &mut Vec<u8>, command: &Command<'_>) -> io::Result<()> {
     let key_after = |out: &mut Vec<u8>, verb: &[u8], key: &[u8]| {
         out.write_all(verb)?;
-        write_word(out, key)
+        if is_http(key) { write_quoted(out, key) } else { write_word(out, key) }
     };
     match command {
         Command::One { key, action } => {
@@ -92,7 +92,7 @@ fn write_command(out: &mut Vec<u8>, command: &Command<'_>) -> io::Result<()> {
             key_after(out, verb, key)?;
             if let Some(value) = value {
                 out.write_all(b" ")?;
-                write_text(out, value)?;
+                if is_http(value) { write_quoted(out, value)? } else { write_text(out, value)? }
             }
         }
         Command::Several(Several::Get(keys)) => {
@@ -123,6 +123,19 @@ fn write_command(out: &mut Vec<u8>, command: &Command<'_>) -> io::Result<()> {
         other => panic!("the text protocol has no verb for {other:?}"),
     }
     out.write_all(b"\n")
+}
+
+/// Whether a line that ends with these bytes would be taken for HTTP.
+fn is_http(bytes: &[u8]) -> bool {
+    const VERSION_LEN: usize = b"HTTP/1.1".len();
+    ends_in_http(bytes) || bytes.len() == VERSION_LEN && ends_in_http(&[b" ", bytes].concat())
+}
+
+/// Whether a line ends as the first line of an HTTP request does. That may read like a command, and the lines behind it, which a browser was tricked into posting, too. So no line
+/// that ends like this is executed, and what legally ends like this is written in quotes.
+pub(super) fn ends_in_http(line: &[u8]) -> bool {
+    matches!(line, [.., b'.', b'0'..=b'9'])
+        && matches!(line, [.., b' ', b'H', b'T', b'T', b'P', b'/', major, _, _] if major.is_ascii_digit())
 }
 
 fn verb_of(only: Only) -> &'static [u8] {

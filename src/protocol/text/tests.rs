@@ -126,9 +126,37 @@ fn a_line_without_end_and_foreign_bytes_end_the_connection() {
     assert_eq!(fatal(b"\0"), ErrorCode::Unknown);
     assert_eq!(fatal(b"\xff\xf4\xff\xfd\x06"), ErrorCode::Unknown);
     assert_eq!(fatal(b"S\0T a 1\n"), ErrorCode::Unknown);
-    assert_eq!(fatal(b"GET / HTTP/1.1\r\n"), ErrorCode::Unknown);
-    assert_eq!(fatal(b"POST /keys HTTP/1.0\r\n"), ErrorCode::Unknown);
-    assert_eq!(one("SET a GET / HTTP/1.1\n"), set(b"a", b"GET / HTTP/1.1"));
+}
+
+#[test]
+fn http_ends_the_connection_also_where_it_reads_like_a_command() {
+    for line in [
+        "GET / HTTP/1.1\r\n",
+        "POST /keys HTTP/1.0\r\n",
+        "PUT /x HTTP/1.1\r\n",
+        "put /x HTTP/1.0\n",
+        "  PUT \"/x\" HTTP/1.1\n",
+        "PRI * HTTP/2.0\r\n",
+        "SET a GET / HTTP/1.1\n",
+        "KEYS HTTP/1.1\n",
+        "Host: localhost\r\n",
+        "HOST:localhost:7001\n",
+        "host:\n",
+    ] {
+        match parse(line.as_bytes(), 0, &LIMITS, || NOW_MS) {
+            Parsed::Fatal { wrong } => {
+                assert_eq!(wrong.code, ErrorCode::Unknown, "{line:?}");
+                assert!(wrong.sentence.contains("not an HTTP port") && !wrong.sentence.contains('\n'), "{line:?}: {}", wrong.sentence);
+            }
+            other => panic!("{line:?}: {other:?}"),
+        }
+    }
+    // Such data is written in quotes, and anything that is not at the end of a line means nothing.
+    assert_eq!(one("SET a \"GET / HTTP/1.1\"\n"), set(b"a", b"GET / HTTP/1.1"));
+    assert_eq!(one("SET a HTTP/1.1 200\n"), set(b"a", b"HTTP/1.1 200"));
+    assert_eq!(one("SET a xHTTP/1.1\n"), set(b"a", b"xHTTP/1.1"));
+    assert_eq!(one("SET a Host: b\n"), set(b"a", b"Host: b"));
+    assert_eq!(one("SET Host: b\n"), set(b"Host:", b"b"));
 }
 
 #[test]
@@ -211,7 +239,8 @@ fn a_script_gives_the_same_commands_however_it_arrives() {
 fn any_bytes(len: usize) -> impl Strategy<Value = Vec<u8>> {
     prop_oneof![
         prop::collection::vec(any::<u8>(), 0..len),
-        prop::collection::vec(prop::sample::select(b" \"\\\n\r\tax\x00\xc3\xbc".to_vec()), 0..len)
+        prop::collection::vec(prop::sample::select(b" \"\\\n\r\tax\x00\xc3\xbc".to_vec()), 0..len),
+        prop::sample::select(vec![&b"HTTP/1.1"[..], b"a HTTP/1.0", b"HTTP/1.1 "]).prop_map(<[u8]>::to_vec)
     ]
 }
 
