@@ -9,7 +9,7 @@ use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::iter;
 use std::num::NonZeroU64;
-use std::ops::Deref;
+use std::ops::{Deref, Range};
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize, de};
@@ -113,7 +113,7 @@ impl Entry {
     /// What an entry takes beside key and value: the count of those who share it, the head, and how many bytes follow.
     pub const OVERHEAD: usize = size_of::<usize>() + size_of::<Head>() + size_of::<usize>();
 
-    /// Copies key and value. A key must be shorter than 4 GiB, which the bound on every configuration sees to.
+    /// Copies key and value. Together they must be shorter than 4 GiB, which the bound on every configuration sees to.
     pub fn new(key: &[u8], value: Option<&[u8]>, expires: Option<Expiry>, version: Version) -> Entry {
         let Version { stamp, origin: Origin { node, nonce } } = version;
         let key_len = u32::try_from(key.len()).expect("keys are shorter than 4 GiB");
@@ -135,7 +135,7 @@ impl Entry {
 
     /// The key, sharing the entry.
     pub fn shared_key(&self) -> Key {
-        Part { entry: self.clone(), is_key: true }
+        Part { entry: self.clone(), start: 0, end: self.head().key_len }
     }
 
     /// `None` is a tombstone: the key was deleted at this version, or has expired and its value was let go.
@@ -145,7 +145,10 @@ impl Entry {
 
     /// The value, sharing the entry.
     pub fn shared_value(&self) -> Option<Value> {
-        self.head().has_value.then(|| Part { entry: self.clone(), is_key: false })
+        self.head().has_value.then(|| {
+            let end = u32::try_from(self.size()).expect("entries are shorter than 4 GiB");
+            Part { entry: self.clone(), start: self.head().key_len, end }
+        })
     }
 
     /// From then on it is like a tombstone to everybody who reads, and later becomes one in place, under the same version: that is no write, so it can beat none.
@@ -180,6 +183,21 @@ impl Entry {
     /// Bytes of key and value.
     pub fn size(&self) -> usize {
         self.0.slice.len()
+    }
+
+    /// Bytes that the allocation takes.
+    pub fn memory(&self) -> usize {
+        Entry::OVERHEAD + self.size()
+    }
+
+    /// How many share the allocation, about: others may come and go meanwhile.
+    pub fn holders(&self) -> usize {
+        self.0.with_arc(triomphe::Arc::strong_count)
+    }
+
+    /// Whether the two are one allocation.
+    pub fn is(&self, other: &Entry) -> bool {
+        std::ptr::eq(self.0.slice.as_ptr(), other.0.slice.as_ptr())
     }
 
     /// Takes the value and the version of another entry of its key without moving, if it is as long and nobody shares this one; whether it has.
@@ -301,11 +319,26 @@ impl Effect {
     }
 }
 
-/// Bytes of an entry, shared with it: all of its key, or all of its value.
+/// Bytes of an entry, shared with it: of its key or of its value, and mostly all of them.
 #[derive(Clone)]
 pub struct Part {
     entry: Entry,
-    is_key: bool,
+    /// Among the bytes of key and value.
+    start: u32,
+    end: u32,
+}
+
+impl Part {
+    /// Some of the bytes, shared likewise.
+    pub fn slice(&self, range: Range<usize>) -> Part {
+        assert!(range.start <= range.end && range.end <= self.len(), "{range:?} of {} bytes", self.len());
+        Part { entry: self.entry.clone(), start: self.start + range.start as u32, end: self.start + range.end as u32 }
+    }
+
+    /// What it keeps in memory.
+    pub fn entry(&self) -> &Entry {
+        &self.entry
+    }
 }
 
 /// Any bytes, the empty key included.
@@ -316,14 +349,14 @@ pub type Value = Part;
 /// A copy, for itself.
 impl From<&[u8]> for Part {
     fn from(bytes: &[u8]) -> Part {
-        Part { entry: Entry::new(bytes, None, None, Version::NONE), is_key: true }
+        Entry::new(bytes, None, None, Version::NONE).shared_key()
     }
 }
 
 impl Deref for Part {
     type Target = [u8];
     fn deref(&self) -> &[u8] {
-        if self.is_key { self.entry.key() } else { self.entry.value().unwrap_or_default() }
+        &self.entry.0.slice[self.start as usize..self.end as usize]
     }
 }
 
@@ -506,6 +539,15 @@ mod tests {
                 assert_eq!((entry.key(), entry.value(), entry.version()), (key, value, version));
                 assert_eq!(entry.ends().is_some(), value.is_some());
                 assert_eq!((&*entry.shared_key(), entry.shared_value().as_deref()), (key, value));
+                if let Some(shared) = entry.shared_value() {
+                    let half = shared.len() / 2;
+                    let (first, rest) = (shared.slice(0..half), shared.slice(half..shared.len()));
+                    assert_eq!((&*first, &*rest), shared.split_at(half));
+                    assert_eq!(&*rest.slice(0..half), &shared[half..half + half]);
+                    assert!(rest.entry().is(&entry) && !rest.entry().is(&entry.spent()));
+                    assert_eq!(entry.holders(), 4);
+                }
+                assert_eq!(entry.holders(), 1);
                 assert_eq!((entry.spent().key(), entry.spent().value(), entry.spent().expires()), (key, None, entry.expires()));
             }
         }

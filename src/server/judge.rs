@@ -4,6 +4,7 @@
 //! and never looks anywhere else. The meaning and the words of errors are Redis's, but for the *strict* forms, which are those of the text protocol.
 
 use std::cell::Cell;
+use std::ops::Range;
 use std::time::Duration;
 
 use crate::clock::Now;
@@ -14,6 +15,9 @@ use crate::protocol::reply::{ErrorCode, Reply};
 use crate::protocol::resp::decimal::{self, NotAdded};
 use crate::protocol::resp::request::integer;
 use crate::store;
+
+/// A part of a value of so many bytes is shared with it.
+const RANGE_LEN_SHARED: usize = 16 << 10;
 
 /// The time of a round: read when it is first asked for, and the same from then on.
 #[derive(Default)]
@@ -54,6 +58,15 @@ impl<'e> Live<'e> {
 
     pub fn value(self) -> &'e [u8] {
         self.0.value().unwrap_or_default()
+    }
+
+    /// Of the value from `start` to `end`; both are included, and negative ones count from the end. Large parts are shared, small ones are copied: they would keep much more than they are.
+    fn range(self, start: i64, end: i64) -> Reply<'static> {
+        let range = range(self.value().len(), start, end);
+        match self.0.shared_value() {
+            Some(value) if range.len() >= RANGE_LEN_SHARED => Reply::Value(value.slice(range)),
+            _ => Reply::Bytes(self.value()[range].to_vec().into()),
+        }
     }
 
     /// Without a copy.
@@ -120,10 +133,7 @@ pub(super) fn judge<'c>(
         Action::Get => current.map_or_else(absent, |live| Verdict::reply(live.reply())),
         Action::Exists => number(usize::from(current.is_some())),
         Action::Len => number(current.map_or(0, |live| live.value().len())),
-        Action::Range { start, end } => {
-            let range = current.map_or(&[][..], |live| range(live.value(), *start, *end));
-            Verdict::reply(Reply::Bytes(range.to_vec().into()))
-        }
+        Action::Range { start, end } => Verdict::reply(current.map_or(Reply::Bytes(Bytes::default()), |live| live.range(*start, *end))),
         Action::Expiry(unit) => Verdict::reply(Reply::Integer(left(current, *unit, moment))),
         Action::Type => Verdict::reply(Reply::Status(if current.is_some() { "string" } else { "none" })),
         Action::Encoding => current.map_or_else(absent, |live| Verdict::reply(Reply::Bytes(encoding(live.value()).as_bytes().into()))),
@@ -291,14 +301,14 @@ fn left(current: Option<Live<'_>>, unit: ExpiryUnit, moment: &Moment) -> i64 {
 }
 
 /// Both ends are included; negative ones count from the end.
-fn range(value: &[u8], start: i64, end: i64) -> &[u8] {
-    let len = value.len() as i64;
+fn range(len: usize, start: i64, end: i64) -> Range<usize> {
+    let len = len as i64;
     if start < 0 && end < 0 && start > end {
-        return &[];
+        return 0..0;
     }
     let from_end = |place: i64| if place < 0 { len.saturating_add(place).max(0) } else { place };
     let (start, end) = (from_end(start), from_end(end).min(len - 1));
-    if start > end { &[] } else { &value[start as usize..=end as usize] }
+    if start > end { 0..0 } else { start as usize..end as usize + 1 }
 }
 
 /// As Redis keeps what was just SET. How it came about is not part of an entry, and the other nodes could not say it.

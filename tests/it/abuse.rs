@@ -5,6 +5,8 @@ use std::io::{ErrorKind, Write};
 use std::net::{Shutdown, TcpStream};
 use std::time::Duration;
 
+use socket2::{Domain, Socket, Type};
+
 use crate::client::{Client, Status};
 use crate::cluster::{Cluster, DEADLINE, until};
 
@@ -203,6 +205,30 @@ fn a_client_that_stops_reading_is_closed_and_nothing_piles_up() {
     }
 }
 
+/// Each asks with a few bytes for a large part of one value, which the node has only once.
+#[test]
+fn parts_of_a_value_that_nobody_reads_are_not_copied() {
+    const VALUE_LEN: usize = 8 << 20;
+    const CLIENTS: usize = 40;
+    let cluster = Cluster::plan(1).set("write_timeout_ms", 10_000).start();
+    let mut writer = cluster.client(1);
+    writer.send([b"PUT big ".as_slice(), &vec![b'x'; VALUE_LEN], b"\n"].concat()).unwrap();
+    assert_eq!(writer.line().unwrap(), "OK");
+    let before = peak_memory(&cluster);
+    let deaf: Vec<Client> = (0..CLIENTS).map(|_| unbuffered(&cluster)).collect();
+    for client in &deaf {
+        client.send("*4\r\n$8\r\nGETRANGE\r\n$3\r\nbig\r\n$1\r\n0\r\n$2\r\n-2\r\n").unwrap();
+    }
+    // A reply has begun: all of it is there.
+    for client in &deaf {
+        client.stream().peek(&mut [0]).unwrap();
+    }
+    if let (Some(before), Some(after)) = (before, peak_memory(&cluster)) {
+        let grown = after.saturating_sub(before);
+        assert!(grown < CLIENTS * VALUE_LEN / 4, "{grown} bytes more at the peak for {CLIENTS} parts of one value");
+    }
+}
+
 /// Many who connect and say nothing keep nobody else out.
 #[test]
 fn silent_and_vanishing_clients_harm_nobody() {
@@ -296,6 +322,15 @@ fn long_answers_hold_what_they_promise() {
 
 fn is_close(kind: ErrorKind) -> bool {
     matches!(kind, ErrorKind::ConnectionReset | ErrorKind::BrokenPipe | ErrorKind::ConnectionAborted | ErrorKind::UnexpectedEof)
+}
+
+/// A connection between whose ends little fits.
+fn unbuffered(cluster: &Cluster) -> Client {
+    const LEN: usize = 256 << 10;
+    let addr = cluster.client_addr(1);
+    let socket = Socket::new(Domain::for_address(addr), Type::STREAM, None).unwrap();
+    socket.set_recv_buffer_size(LEN).and_then(|()| socket.set_send_buffer_size(LEN)).and_then(|()| socket.connect(&addr.into())).unwrap();
+    Client::over(socket.into()).unwrap()
 }
 
 /// The most that the node has ever held, where the system tells.
