@@ -4,7 +4,8 @@
 //! while one large command arrives. Never parses.
 
 use std::io::{self, Read};
-use std::sync::atomic::{AtomicUsize, Ordering};
+
+use crate::server::session_room::{NoRoom, SessionRoom};
 
 /// Of a client that sends little.
 const LEN_MIN: usize = 4 << 10;
@@ -12,39 +13,6 @@ const LEN_MIN: usize = 4 << 10;
 const LEN_KEPT: usize = 16 << 10;
 /// Reads grow up to here when the socket holds more: beyond this, a round gains nothing from more commands.
 const LEN_BURST: usize = 64 << 10;
-
-/// What all read buffers together may take above [`LEN_BURST`] each. Any legal command fits, or dozens that are usual; beyond this, who sends a
-/// large command hears `ERROR BUSY` and is closed, and small ones are served as ever.
-pub(super) const ROOM: usize = 1 << 30;
-
-/// The memory that large commands take while they arrive: one for all sessions.
-pub(super) struct ReadRoom {
-    left: AtomicUsize,
-}
-
-impl ReadRoom {
-    pub fn new(len: usize) -> ReadRoom {
-        ReadRoom { left: AtomicUsize::new(len) }
-    }
-
-    pub fn take(&self, len: usize) -> Result<(), NoRoom> {
-        let take = |left: usize| left.checked_sub(len);
-        self.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).map(|_| ()).map_err(|_| NoRoom)
-    }
-
-    pub fn give_back(&self, len: usize) {
-        self.left.fetch_add(len, Ordering::Relaxed);
-    }
-
-    #[cfg(test)]
-    pub fn left(&self) -> usize {
-        self.left.load(Ordering::Relaxed)
-    }
-}
-
-/// A large command is arriving, and [`ReadRoom`] is used up by others.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) struct NoRoom;
 
 pub(super) struct ReadBuffer<'a> {
     /// All of it is initialized; `start..end` is unread.
@@ -54,12 +22,12 @@ pub(super) struct ReadBuffer<'a> {
     /// Beyond this it never grows: a longer line has been refused by then.
     len_max: usize,
     /// Invariant: of it, as much is taken as `bytes` is longer than [`LEN_BURST`].
-    room: &'a ReadRoom,
+    room: &'a SessionRoom,
 }
 
 impl<'a> ReadBuffer<'a> {
     /// A buffer that holds at least one line of `line_len_max` bytes and its end.
-    pub fn new(line_len_max: usize, room: &'a ReadRoom) -> ReadBuffer<'a> {
+    pub fn new(line_len_max: usize, room: &'a SessionRoom) -> ReadBuffer<'a> {
         ReadBuffer { bytes: vec![0; LEN_MIN], start: 0, end: 0, len_max: line_len_max.saturating_add(LEN_MIN), room }
     }
 
@@ -89,10 +57,7 @@ impl<'a> ReadBuffer<'a> {
     pub fn make_room(&mut self) -> Result<(), NoRoom> {
         let unread = self.end - self.start;
         let was_full = self.end == self.bytes.len();
-        if self.start > 0 {
-            self.bytes.copy_within(self.start..self.end, 0);
-            (self.start, self.end) = (0, unread);
-        }
+        self.move_to_front();
         let len = self.bytes.len();
         if unread == len {
             self.resize((len * 2).min(self.len_max))?;
@@ -102,6 +67,28 @@ impl<'a> ReadBuffer<'a> {
             self.resize(LEN_KEPT)?;
         }
         Ok(())
+    }
+
+    /// Makes room behind what is unread while nothing is executed. Whether there is any: not beyond the longest line, and not where others take all the memory.
+    pub fn make_room_ahead(&mut self) -> bool {
+        let len = self.bytes.len();
+        if self.end < len {
+            return true;
+        }
+        // Only where much is gained: all that is unread is moved.
+        if self.start >= len / 8 {
+            self.move_to_front();
+            return true;
+        }
+        let longer = (len * 2).min(self.len_max);
+        longer > len && self.resize(longer).is_ok()
+    }
+
+    fn move_to_front(&mut self) {
+        if self.start > 0 {
+            self.bytes.copy_within(self.start..self.end, 0);
+            (self.start, self.end) = (0, self.end - self.start);
+        }
     }
 
     fn resize(&mut self, len: usize) -> Result<(), NoRoom> {
@@ -145,7 +132,7 @@ mod tests {
 
     #[test]
     fn large_buffers_share_a_room_and_give_it_back() {
-        let room = ReadRoom::new(1 << 20);
+        let room = SessionRoom::new(1 << 20);
         let mut first = ReadBuffer::new(4 << 20, &room);
         let mut source = io::repeat(1);
         while first.make_room() == Ok(()) {
@@ -170,7 +157,7 @@ mod tests {
 
     #[test]
     fn it_grows_for_a_large_command_up_to_its_bound_and_shrinks_when_that_is_done() {
-        let room = ReadRoom::new(ROOM);
+        let room = SessionRoom::new(1 << 30);
         let mut buffer = ReadBuffer::new(1 << 20, &room);
         let line = vec![7; 1 << 20];
         let mut source = &line[..];
@@ -184,8 +171,33 @@ mod tests {
     }
 
     #[test]
+    fn what_is_read_ahead_grows_up_to_the_bound_and_goes_on_when_an_eighth_of_it_is_done_with() {
+        let room = SessionRoom::new(1 << 30);
+        let mut buffer = ReadBuffer::new(1 << 20, &room);
+        let mut source = io::repeat(1);
+        let mut fill_ahead = |buffer: &mut ReadBuffer<'_>| {
+            while buffer.make_room_ahead() {
+                assert!(buffer.fill(&mut source).unwrap() > 0);
+            }
+        };
+        fill_ahead(&mut buffer);
+        let len = (1 << 20) + LEN_MIN;
+        assert_eq!((buffer.len(), buffer.unread().len()), (len, len));
+        buffer.consume(len / 8 - 1);
+        assert!(!buffer.make_room_ahead());
+        buffer.consume(1);
+        fill_ahead(&mut buffer);
+        assert_eq!((buffer.len(), buffer.unread().len()), (len, len));
+        // Nothing is read where others take all the memory; and what is unread is still there.
+        room.take(room.left()).unwrap();
+        let mut other = ReadBuffer::new(1 << 20, &room);
+        fill_ahead(&mut other);
+        assert_eq!(other.unread().len(), LEN_BURST);
+    }
+
+    #[test]
     fn it_grows_while_reads_fill_it() {
-        let room = ReadRoom::new(ROOM);
+        let room = SessionRoom::new(1 << 30);
         let mut buffer = ReadBuffer::new(1 << 20, &room);
         let mut source = io::repeat(1);
         for _ in 0..10 {

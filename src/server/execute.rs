@@ -307,6 +307,8 @@ impl<'a> Executor<'a> {
     fn scan(&self, cursor: u64, pattern: Option<&[u8]>, count: usize, strings: bool, moment: &Moment) -> Reply<'static> {
         let mut keys = Vec::new();
         let met = |entry: &Entry| keys.push(entry.shared_key());
+        // However many are asked for: a step must not take much.
+        let count = count.min(plan::KEYS_MAX);
         let next = self.shared.services.store.scan(Cursor::from_bits(cursor), count, moment.wall_ms(), met);
         // Outside of the locks: matching a pattern takes time.
         keys.retain(|key| strings && pattern.is_none_or(|pattern| glob::matches(pattern, key)));

@@ -98,7 +98,7 @@ pub(super) fn wake(listener: &TcpListener, addr: SocketAddr, accept: &JoinHandle
 }
 
 fn admit(socket: TcpStream, addr: SocketAddr, shared: &Arc<Shared>) {
-    if let Err(error) = set_options(&socket, shared.services.config.write_timeout) {
+    if let Err(error) = set_options(&socket) {
         // Closed by its client already, most likely.
         log::debug!("client {addr}: {error}");
         return;
@@ -125,9 +125,8 @@ fn admit(socket: TcpStream, addr: SocketAddr, shared: &Arc<Shared>) {
     }
 }
 
-fn set_options(socket: &TcpStream, write_timeout: Duration) -> io::Result<()> {
+fn set_options(socket: &TcpStream) -> io::Result<()> {
     socket.set_nodelay(true)?;
-    socket.set_write_timeout(Some(write_timeout))?;
     let keepalive = TcpKeepalive::new().with_time(KEEPALIVE_IDLE).with_interval(KEEPALIVE_INTERVAL);
     #[cfg(target_os = "linux")]
     let keepalive = keepalive.with_retries(KEEPALIVE_PROBES);

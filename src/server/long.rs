@@ -1,17 +1,19 @@
 //! Answers that take space or time: written when everything before them is, and piece by piece where they would be too long to be held
 //! as a whole.
 
+use std::collections::VecDeque;
 use std::fmt::Write as _;
-use std::io;
+use std::io::{self, BufWriter, Write as _};
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use crate::clock::{Now, wall_ms};
-use crate::entry::{Effect, Key};
+use crate::entry::{Effect, Entry};
 use crate::protocol::command::Command;
 use crate::protocol::help::{HELP, Help, Verb, WORDS};
 use crate::protocol::quoting::shown;
 use crate::protocol::reply::{ErrorCode, Reply};
+use crate::protocol::resp::encoding::write_array_head;
 use crate::protocol::resp::glob;
 use crate::protocol::text::write_reply;
 use crate::replication::acks::{Held, Holders};
@@ -19,11 +21,17 @@ use crate::replication::compaction::{Compacted, NotCompacted};
 use crate::replication::submit::WRITE_OVERHEAD;
 use crate::server::execute::Executor;
 use crate::server::judge::{Live, Moment};
+use crate::server::outgoing::Outgoing;
+use crate::server::session_room::{NoRoom, Share};
 use crate::server::wire::Wire;
 use crate::server::writes::Place;
 use crate::server::{Services, Shared, introspect};
 use crate::store::{Cursor, Keyspace, Span, View};
 
+/// Long answers leave in pieces of this size.
+const CHUNK_LEN: usize = 64 << 10;
+/// What the name of a key has around it in a reply, at most, where it is not in quotes.
+const NAME_OVERHEAD: usize = 32;
 /// Bytes of a dump that are made ready at a time.
 const DUMP_STEP_LEN: usize = 64 << 10;
 /// Keys that FLUSHALL deletes in one step.
@@ -88,12 +96,26 @@ impl Long {
     }
 }
 
-/// Writes a long answer. `out` is buffered.
-pub(super) fn write(out: &mut impl io::Write, executor: &mut Executor<'_>, long: Long, wire: Wire) -> io::Result<()> {
-    let services = &executor.shared.services;
+/// Writes a long answer.
+pub(super) fn write(outgoing: Outgoing<'_, '_>, executor: &mut Executor<'_>, long: Long, wire: Wire) -> io::Result<()> {
+    let shared = executor.shared;
+    let services = &shared.services;
     match long {
-        Long::Keys { prefix, limit } => write_keys(out, services, &prefix, limit)?,
-        Long::Dump => {
+        Long::Keys { prefix, limit } => buffered(outgoing, |out| {
+            write_keys(out, shared, &prefix, limit)?;
+            write_reply(out, &Reply::End)
+        }),
+        Long::Matching { pattern } => match matching_keys(shared, &pattern, wire) {
+            Ok(mut names) => buffered(outgoing, |out| {
+                write_array_head(out, names.count)?;
+                names.write(out)
+            }),
+            Err(NoRoom) => {
+                let sentence = "these keys, or the replies that other clients have not taken yet, take all the memory that this node has for them; use SCAN, or try again later";
+                buffered(outgoing, |out| wire.write(out, &Reply::Error { code: ErrorCode::Busy, sentence: sentence.into() }))
+            }
+        },
+        Long::Dump => buffered(outgoing, |out| {
             let mut dump = services.mesh.dump();
             let mut lines = Vec::new();
             while {
@@ -102,13 +124,23 @@ pub(super) fn write(out: &mut impl io::Write, executor: &mut Executor<'_>, long:
                 out.write_all(&lines)?;
                 more
             } {}
-        }
+            write_reply(out, &Reply::End)
+        }),
         long => {
             let reply = answer(executor, long, true);
-            return wire.write(out, &reply);
+            buffered(outgoing.holding(&reply), |out| wire.write(out, &reply))
         }
     }
-    write_reply(out, &Reply::End)
+}
+
+type Out<'s, 'a> = BufWriter<Outgoing<'s, 'a>>;
+
+fn buffered<'s, 'a>(outgoing: Outgoing<'s, 'a>, write: impl FnOnce(&mut Out<'s, 'a>) -> io::Result<()>) -> io::Result<()> {
+    let mut out = BufWriter::with_capacity(CHUNK_LEN, outgoing);
+    let written = write(&mut out).and_then(|()| out.flush());
+    // Without another try at what could not be written: that would wait for the client once more.
+    drop(out.into_parts());
+    written
 }
 
 /// The answer as a value. Without `may_wait` a command that waits says how it stands now.
@@ -117,7 +149,6 @@ pub(super) fn answer(executor: &mut Executor<'_>, long: Long, may_wait: bool) ->
     let services = &shared.services;
     match long {
         Long::Reply(reply) => reply,
-        Long::Matching { pattern } => Reply::Array(matching_keys(services, &pattern)),
         Long::Flush => flush(executor),
         Long::Digest { before } => {
             let soon = || wall_ms().saturating_add(services.config.clock_offset_max.as_millis() as u64);
@@ -167,8 +198,9 @@ pub(super) fn answer(executor: &mut Executor<'_>, long: Long, may_wait: bool) ->
             Some(verb) => Reply::Text(help_line(verb.help()) + "\n"),
             None => Reply::error(ErrorCode::Unknown, format!("{} is no command; HELP lists them", shown(word.as_bytes()))),
         },
-        // Those of which only the text protocol has a verb are written piece by piece.
-        Long::Keys { .. } | Long::Dump => Reply::error(ErrorCode::Err, "this is a command of the text protocol: it prints lines"),
+        Long::Keys { .. } | Long::Matching { .. } | Long::Dump => {
+            Reply::error(ErrorCode::Err, "this is answered piece by piece, and not as a value")
+        }
     }
 }
 
@@ -180,32 +212,79 @@ fn compacted(compacted: Result<Compacted, NotCompacted>) -> Reply<'static> {
     }
 }
 
-/// The live keys of one shard, copied out of it at one moment: so a key that is there all along is met once, whatever moves meanwhile, and what is done with them
-/// happens outside of the lock. They are copies: a client that takes its time must not keep the values alive.
-fn live_keys(services: &Services, shard: usize, now_ms: u64) -> impl Iterator<Item = Key> {
-    services.store.scan_shard(shard, |entry| entry.is_live(|| now_ms)).into_iter().map(|entry| Key::from(entry.key()))
+/// Names of keys, as the reply has them: piece by piece, so that those that are written take nothing any more. They are copies, which keep no values alive.
+struct Names<'a> {
+    pieces: VecDeque<Vec<u8>>,
+    count: usize,
+    /// Invariant: what the pieces take.
+    share: Share<'a>,
+}
+
+impl<'a> Names<'a> {
+    fn new(shared: &'a Shared) -> Names<'a> {
+        Names { pieces: VecDeque::new(), count: 0, share: Share::none(&shared.reply_room) }
+    }
+
+    /// The live keys of one shard that are wanted, at most so many, taken out of it at one moment: so a key that is there all along is met once, whatever moves meanwhile, and what is done
+    /// with them happens outside of the lock.
+    fn take(
+        &mut self,
+        services: &Services,
+        shard: usize,
+        now_ms: u64,
+        max: usize,
+        wire: Wire,
+        wanted: impl Fn(&[u8]) -> bool,
+    ) -> Result<(), NoRoom> {
+        let entries = services.store.scan_shard(shard, |entry| entry.is_live(|| now_ms));
+        for key in entries.iter().map(Entry::key).filter(|key| wanted(key)).take(max) {
+            let len = key.len() + NAME_OVERHEAD;
+            if self.pieces.back().is_none_or(|piece| piece.len() + len > piece.capacity()) {
+                self.share.set(self.share.len() + CHUNK_LEN)?;
+                self.pieces.push_back(Vec::with_capacity(CHUNK_LEN));
+            }
+            let Some(piece) = self.pieces.back_mut() else { continue };
+            let capacity = piece.capacity();
+            wire.encode(&Reply::Key(key), piece);
+            // One of a very long name, or of many bytes in quotes.
+            self.share.set(self.share.len() + piece.capacity() - capacity)?;
+            self.count += 1;
+        }
+        Ok(())
+    }
+
+    fn write(&mut self, out: &mut impl io::Write) -> io::Result<()> {
+        while let Some(piece) = self.pieces.pop_front() {
+            out.write_all(&piece)?;
+            // Less is always granted.
+            let _ = self.share.set(self.share.len() - piece.capacity());
+        }
+        Ok(())
+    }
 }
 
 /// Shard by shard, while the client takes its time.
-fn write_keys(out: &mut impl io::Write, services: &Services, prefix: &[u8], limit: usize) -> io::Result<()> {
-    let (mut left, now_ms) = (limit, wall_ms());
-    for shard in 0..services.store.shards_len() {
+fn write_keys(out: &mut Out<'_, '_>, shared: &Shared, prefix: &[u8], limit: usize) -> io::Result<()> {
+    let (mut names, now_ms) = (Names::new(shared), wall_ms());
+    for shard in 0..shared.services.store.shards_len() {
+        let left = limit - names.count;
         if left == 0 {
             break;
         }
-        for key in live_keys(services, shard, now_ms).filter(|key| key.starts_with(prefix)).take(left) {
-            write_reply(out, &Reply::Key(&key))?;
-            left -= 1;
-        }
+        let taken = names.take(&shared.services, shard, now_ms, left, Wire::Text, |key| key.starts_with(prefix));
+        taken.map_err(|NoRoom| out.get_ref().no_room(names.share.len()))?;
+        names.write(out)?;
     }
     Ok(())
 }
 
-/// All at once, as an array says first how long it is.
-fn matching_keys(services: &Services, pattern: &[u8]) -> Vec<Reply<'static>> {
-    let now_ms = wall_ms();
-    let keys = (0..services.store.shards_len()).flat_map(|shard| live_keys(services, shard, now_ms));
-    keys.filter(|key| glob::matches(pattern, key)).map(Reply::Value).collect()
+/// All of them before the first is written, as an array says first how long it is.
+fn matching_keys<'a>(shared: &'a Shared, pattern: &[u8], wire: Wire) -> Result<Names<'a>, NoRoom> {
+    let (mut names, now_ms) = (Names::new(shared), wall_ms());
+    for shard in 0..shared.services.store.shards_len() {
+        names.take(&shared.services, shard, now_ms, usize::MAX, wire, |key| glob::matches(pattern, key))?;
+    }
+    Ok(names)
 }
 
 /// Deletes all keys, in steps: each is one step on this node, and waited for before the next one. A key that is made meanwhile may stay.
@@ -284,6 +363,8 @@ fn status(shared: &Shared) -> impl Iterator<Item = (&'static str, String)> {
         ("writes", counters.writes.load(Ordering::Relaxed)),
         ("writes_refused", counters.writes_refused.load(Ordering::Relaxed)),
         ("writes_unknown", counters.writes_unknown.load(Ordering::Relaxed)),
+        ("replies_waiting_bytes", shared.reply_room.taken() as u64),
+        ("clients_deaf", counters.clients_deaf.load(Ordering::Relaxed)),
         ("accept_errors", counters.accept_errors.load(Ordering::Relaxed)),
         ("clients_max", config.clients_max as u64),
         ("key_len_max", config.key_len_max as u64),

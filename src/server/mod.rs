@@ -13,10 +13,12 @@ mod judge;
 mod listener;
 mod long;
 mod lookups;
+mod outgoing;
 mod plan;
 mod restore;
 mod rounds;
 mod session;
+mod session_room;
 #[cfg(feature = "testing")]
 pub mod simulated;
 mod transaction;
@@ -37,8 +39,8 @@ use crate::protocol::command::Limits;
 use crate::replication::acks::Acks;
 use crate::replication::mesh::Mesh;
 use crate::replication::submit::Submit;
-use crate::server::buffer::ReadRoom;
 use crate::server::clients::Clients;
+use crate::server::session_room::{READ_ROOM, REPLY_ROOM, SessionRoom};
 use crate::store::Store;
 
 pub use crate::server::listener::listen;
@@ -81,7 +83,8 @@ struct Shared {
     limits: Limits,
     clients: Clients,
     counters: Counters,
-    read_room: ReadRoom,
+    read_room: SessionRoom,
+    reply_room: SessionRoom,
     /// Once true, sessions end after the round that they are in.
     stopping: AtomicBool,
 }
@@ -98,6 +101,10 @@ struct Counters {
     accept_errors: AtomicU64,
     /// Clients that were one too many.
     clients_refused: AtomicU64,
+    /// Clients that were closed because they did not take their replies.
+    clients_deaf: AtomicU64,
+    /// No such client is logged before this many seconds of [`elapsed`](crate::clock::elapsed).
+    deaf_logged_next_s: AtomicU64,
 }
 
 impl Server {
@@ -107,9 +114,10 @@ impl Server {
         let config = &services.config;
         let limits = Limits { key_len_max: config.key_len_max, value_len_max: config.value_len_max };
         let clients = Clients::new(config.clients_max);
-        let (counters, read_room) = (Counters::default(), ReadRoom::new(buffer::ROOM));
+        let counters = Counters::default();
+        let (read_room, reply_room) = (SessionRoom::new(READ_ROOM), SessionRoom::new(REPLY_ROOM));
         let (addr, stopping) = (listener.local_addr()?, AtomicBool::new(false));
-        let shared = Arc::new(Shared { services, addr, limits, clients, counters, read_room, stopping });
+        let shared = Arc::new(Shared { services, addr, limits, clients, counters, read_room, reply_room, stopping });
         let (stop_tx, stop_rx) = bounded(1);
         let listener = Arc::new(listener);
         let accept = Builder::new().name("accept".to_owned()).spawn({

@@ -17,10 +17,10 @@ use crate::server::restore;
 use crate::server::wire::{Asked, Requests, Wire};
 use crate::server::writes::Place;
 
-/// A round's replies are sent when they reach this, however many commands are left.
-pub(super) const REPLIES_LEN_MAX: usize = 1 << 20;
+/// A round's replies are sent when they reach this, however many commands are left. Every client that reads slowly may hold as much, and one short reply.
+pub(super) const REPLIES_LEN_MAX: usize = 128 << 10;
 /// A reply from here on is written from where its values are stored instead of being copied into the replies of a round.
-const REPLY_LEN_LONG: usize = 256 << 10;
+const REPLY_LEN_LONG: usize = 128 << 10;
 
 pub(super) struct Rounds<'a> {
     pub buffer: ReadBuffer<'a>,

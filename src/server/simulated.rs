@@ -7,11 +7,11 @@ use std::sync::{Arc, OnceLock};
 use crate::clock::Now;
 use crate::protocol::command::Limits;
 use crate::replication::mesh::Mesh;
-use crate::server::buffer::{self, ReadRoom};
 use crate::server::client::Client;
 use crate::server::clients::Clients;
 use crate::server::judge::Moment;
 use crate::server::rounds::{Executed, Rounds};
+use crate::server::session_room::{READ_ROOM, REPLY_ROOM, SessionRoom};
 use crate::server::{Counters, Services, Shared};
 
 /// What the clients of one node share.
@@ -39,7 +39,8 @@ impl SimulatedServer {
             limits,
             clients: Clients::new(0),
             counters: Counters::default(),
-            read_room: ReadRoom::new(buffer::ROOM),
+            read_room: SessionRoom::new(READ_ROOM),
+            reply_room: SessionRoom::new(REPLY_ROOM),
             stopping: false.into(),
         };
         Ok(SimulatedServer { shared, client: Client::of(socket, 1) })

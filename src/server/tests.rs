@@ -259,16 +259,109 @@ fn replies_do_not_pile_up_for_a_client_that_does_not_read_and_it_is_closed() {
     let fixture = fixture(0, r#", "write_timeout_ms": 200"#);
     let mut client = fixture.connect();
     // Below the size from which values are streamed: these are held in the replies, up to their bound.
-    client.send(format!("PUT a {}\n", "v".repeat(200 << 10)));
+    client.send(format!("PUT a {}\n", "v".repeat(100 << 10)));
     client.expect(&["OK"]);
-    let gets = 640;
+    let gets = 1280;
     client.send("GET a\n".repeat(gets));
     // It reads nothing, so the session must give up; the value was not read for all the commands that are waiting.
     until("the session is closed", || fixture.server.clients_len() == 0);
     let mut received = Vec::new();
     // Ends, or is reset, well before all of it.
     let _ = client.replies.read_to_end(&mut received);
-    assert!(received.len() < gets * (200 << 10));
+    assert!(received.len() < gets * (100 << 10));
+    fixture.stop();
+}
+
+#[test]
+fn who_takes_nothing_is_closed_after_write_timeout_and_not_much_later() {
+    let timeout = Duration::from_secs(1);
+    let fixture = fixture(0, r#", "write_timeout_ms": 1000"#);
+    fixture.store.merge(fixture.foreign("a", Some(&"v".repeat(1 << 20))), |_| false);
+    let closed_after = || {
+        let mut client = fixture.connect();
+        client.send("GET a\n".repeat(100));
+        until("the session has begun", || fixture.server.clients_len() == 1);
+        let begun = Instant::now();
+        until("the session is closed", || fixture.server.clients_len() == 0);
+        begun.elapsed()
+    };
+    // Once is enough: on a busy machine it may take longer. The system's buffers grow for a moment, which is time, too.
+    let mut tries = (0..5).map(|_| closed_after());
+    assert!(tries.any(|after| (timeout..timeout * 3 / 2).contains(&after)));
+    drop(tries);
+    fixture.stop();
+}
+
+#[test]
+fn what_waits_for_clients_is_counted_as_far_as_it_is_not_the_stores_and_bounded() {
+    let fixture = fixture(0, r#", "write_timeout_ms": 1000"#);
+    let room = &fixture.server.shared.reply_room;
+    let mut writer = fixture.connect();
+    let value = "v".repeat(1 << 20);
+    writer.send(format!("PUT a {value}\n"));
+    writer.expect(&["OK"]);
+    // So many that the system's buffers do not take them.
+    let mget = format!("MGET{}\n", " a".repeat(64));
+    let mut deaf = fixture.connect();
+    deaf.send(&mget);
+    until("a reply has begun", || deaf.is_answered());
+    writer.send("GET a\n");
+    assert_eq!(writer.line().len(), "VALUE ".len() + value.len());
+    assert!(room.taken() < 1 << 20, "{} bytes are the store's", room.taken());
+    // From now on it is the reply alone that keeps the value.
+    writer.send("PUT a 2\n");
+    writer.expect(&["OK"]);
+    until("the value is counted", || room.taken() > 1 << 20);
+    assert!(room.taken() < 2 << 20, "{} bytes for one value of a MiB", room.taken());
+    until("who takes nothing is closed", || fixture.server.clients_len() == 1);
+    assert_eq!(room.taken(), 0);
+
+    // Where others take everything, it is closed when that is seen.
+    writer.send(format!("PUT a {value}\n"));
+    writer.expect(&["OK"]);
+    room.take(room.left()).unwrap();
+    let mut deaf = fixture.connect();
+    deaf.send(&mget);
+    until("who takes no reply that would be counted is closed", || fixture.server.clients_len() == 1);
+    // What is taken at once is not counted.
+    writer.send("GET a\n");
+    assert_eq!(writer.line().len(), "VALUE ".len() + value.len());
+    room.give_back(room.taken());
+    fixture.stop();
+}
+
+#[test]
+fn names_of_keys_that_wait_for_a_client_are_counted_and_bounded() {
+    let fixture = fixture(0, "");
+    let room = &fixture.server.shared.reply_room;
+    for n in 0..10_000 {
+        fixture.store.merge(fixture.foreign(&format!("{n:0100}"), Some("v")), |_| false);
+    }
+    let keys = "*2\r\n$4\r\nKEYS\r\n$1\r\n*\r\n";
+    let mut client = fixture.connect();
+    client.send(keys);
+    client.expect(&["*10000\r"]);
+    let names: std::collections::HashSet<String> = (0..10_000)
+        .map(|_| {
+            assert_eq!(client.line(), "$100\r");
+            client.line()
+        })
+        .collect();
+    assert_eq!(names.len(), 10_000);
+    client.send("KEYS \"\" 3\nKEYS 01\nKEYS\n");
+    let mut listed = || (0..).map(|_| client.line()).take_while(|line| line != "END").filter(|line| line.starts_with("KEY 0")).count();
+    assert_eq!((listed(), listed(), listed()), (3, 0, 10_000));
+    until("all of it is given back", || room.taken() == 0);
+
+    // All of them are more than a megabyte; and there is no more.
+    room.take(room.left() - (1 << 20)).unwrap();
+    client.send(keys);
+    assert!(client.line().starts_with("-BUSY these keys, or the replies that other clients have not taken yet"));
+    client.send("*2\r\n$4\r\nKEYS\r\n$6\r\n*0099*\r\nPING\n");
+    assert!(client.line().starts_with('*'));
+    until("the last", || client.line() == "PONG");
+    assert_eq!(room.left(), 1 << 20);
+    room.give_back(room.taken());
     fixture.stop();
 }
 

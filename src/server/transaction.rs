@@ -7,9 +7,9 @@ use std::collections::HashMap;
 use crate::entry::{Entry, Key, Version};
 use crate::protocol::command::{Command, Limits};
 use crate::protocol::reply::{ErrorCode, Reply, Wrong};
-use crate::server::buffer::ReadRoom;
 use crate::server::client;
 use crate::server::judge::Moment;
+use crate::server::session_room::SessionRoom;
 use crate::server::wire::parse_again;
 use crate::store::{Store, View};
 
@@ -20,7 +20,7 @@ pub(super) struct Transaction<'a> {
     queue: Option<Queue>,
     watched: HashMap<Key, Seen>,
     /// What is queued and watched shares the memory for large commands, for as long as it takes.
-    room: &'a ReadRoom,
+    room: &'a SessionRoom,
     /// Invariant: so much of it is taken.
     taken: usize,
 }
@@ -57,7 +57,7 @@ impl Seen {
 pub(super) type Queued<'a> = Result<Command<'a>, Wrong>;
 
 impl<'a> Transaction<'a> {
-    pub fn new(room: &'a ReadRoom) -> Transaction<'a> {
+    pub fn new(room: &'a SessionRoom) -> Transaction<'a> {
         Transaction { queue: None, watched: HashMap::new(), room, taken: 0 }
     }
 

@@ -194,6 +194,7 @@ fn a_client_that_stops_reading_is_closed_and_nothing_piles_up() {
             Err(error) => Err(error.to_string()),
         }
     });
+    cluster.await_log(1, &["is closed: it has taken none of its replies for 1s"]);
     if let (Some(before), Some(after)) = (before, peak_memory(&cluster)) {
         let grown = after.saturating_sub(before);
         assert!(grown < 100 << 20, "{grown} bytes more at the peak for replies that nobody read");
@@ -226,6 +227,31 @@ fn parts_of_a_value_that_nobody_reads_are_not_copied() {
     if let (Some(before), Some(after)) = (before, peak_memory(&cluster)) {
         let grown = after.saturating_sub(before);
         assert!(grown < CLIENTS * VALUE_LEN / 4, "{grown} bytes more at the peak for {CLIENTS} parts of one value");
+    }
+}
+
+/// As many libraries do with a pipeline, whose replies and requests are more than fit between the two.
+#[test]
+fn who_sends_everything_before_reading_anything_is_served() {
+    const LARGE_LEN: usize = 15 << 20;
+    // Nobody is given up who is only slow on a busy machine.
+    let cluster = Cluster::plan(1).set("write_timeout_ms", 10_000).start();
+    let large = "x".repeat(LARGE_LEN);
+    let mut client = unbuffered(&cluster);
+    client.send(format!("PUT large {large}\n")).unwrap();
+    assert_eq!(client.line().unwrap(), "OK");
+    // While the large value is on its way here, another one comes.
+    client.send(format!("GET large\nPUT other {large}\nEXISTS other\n")).unwrap();
+    assert_eq!(client.line().unwrap().len(), "VALUE ".len() + LARGE_LEN);
+    assert_eq!(client.line().unwrap(), "OK");
+    assert_eq!(client.line().unwrap(), "1");
+
+    let mut client = unbuffered(&cluster);
+    let (gets, key, small) = (20_000, "k".repeat(100), "y".repeat(1_000));
+    client.send(format!("PUT {key} {small}\n{}", format!("GET {key}\n").repeat(gets))).unwrap();
+    assert_eq!(client.line().unwrap(), "OK");
+    for at in 0..gets {
+        assert_eq!(client.line().unwrap().len(), "VALUE ".len() + small.len(), "reply {at}");
     }
 }
 

@@ -32,7 +32,7 @@ const DUMPS_ASKED: usize = 2_000;
 const CLOCK_AHEAD: Duration = Duration::from_secs(3);
 const PUSH_TIMEOUT: Duration = Duration::from_secs(6);
 const RECEIVE_BUFFER: usize = 4 << 10;
-/// Until a node has given up on a client that reads nothing: `write_timeout`, for each piece that the system has taken before.
+/// Until a node has given up on a client that reads nothing, far above its `write_timeout`.
 const DEAF_TIMEOUT: Duration = Duration::from_secs(8);
 
 /// What came of a fault.

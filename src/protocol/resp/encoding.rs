@@ -51,6 +51,11 @@ pub fn write_reply(out: &mut impl Write, reply: &Reply<'_>, version: RespVersion
     }
 }
 
+/// Writes what is in front of the elements of an array that are written one by one.
+pub fn write_array_head(out: &mut impl Write, len: usize) -> io::Result<()> {
+    write_number(out, b'*', len as u64)
+}
+
 /// Puts one reply behind what is in `out`.
 pub fn encode_reply(reply: &Reply<'_>, version: RespVersion, out: &mut Vec<u8>) {
     // Writing to memory does not fail.

@@ -1,0 +1,172 @@
+//! The way of replies to one client.
+//!
+//! What the socket takes at once is written at once. While it takes nothing, the session waits for it, and for what the client sends: that is read, up to the bounds of the read buffer,
+//! and not executed. So a client may send all its requests before it reads the first reply. How long the socket may take nothing is bounded, and so is what the replies that wait
+//! hold in all sessions together.
+
+use std::io::{self, ErrorKind};
+use std::mem;
+use std::net::TcpStream;
+use std::os::fd::AsFd;
+use std::sync::atomic::Ordering;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nix::libc::MSG_DONTWAIT;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use socket2::SockRef;
+
+use crate::clock::elapsed;
+use crate::protocol::reply::Reply;
+use crate::server::Shared;
+use crate::server::buffer::ReadBuffer;
+use crate::server::client::Client;
+use crate::server::session_room::{NoRoom, REPLY_ROOM, Share};
+use crate::store::Store;
+
+/// A session that waits looks up this often at the least, or ten times in `write_timeout`: the system says that a socket takes something only when it takes much, so
+/// writing is tried, too; and what the reply holds is counted anew.
+const LOOK_PAUSE_MAX: Duration = Duration::from_secs(1);
+/// Before another try at a socket that is said to take something and does not, since the system is short of memory.
+const SHORT_PAUSE: Duration = Duration::from_millis(1);
+/// Between two log lines on clients that do not take their replies.
+const DEAF_LOG_PAUSE: Duration = Duration::from_secs(60);
+
+pub(super) struct Outgoing<'s, 'a> {
+    shared: &'s Shared,
+    client: &'s Client,
+    buffer: &'s mut ReadBuffer<'a>,
+    /// What is held until all of it is written.
+    reply: Option<&'s Reply<'static>>,
+    share: Share<'s>,
+    /// Since when the socket takes nothing; `None` while it does.
+    stuck: Option<Instant>,
+    /// When the reply is counted next.
+    count_at: Option<Instant>,
+    /// The system has just said that the socket takes something.
+    was_writable: bool,
+    /// The client sends no more.
+    at_end: bool,
+}
+
+impl<'s, 'a> Outgoing<'s, 'a> {
+    pub fn new(shared: &'s Shared, client: &'s Client, buffer: &'s mut ReadBuffer<'a>) -> Outgoing<'s, 'a> {
+        let share = Share::none(&shared.reply_room);
+        Outgoing { shared, client, buffer, reply: None, share, stuck: None, count_at: None, was_writable: false, at_end: false }
+    }
+
+    /// For writing a reply that is kept until all of it is written.
+    pub fn holding<'r>(self, reply: &'r Reply<'static>) -> Outgoing<'r, 'a>
+    where
+        's: 'r,
+    {
+        Outgoing { reply: Some(reply), ..self }
+    }
+
+    /// The socket takes nothing: until it may, or the client has sent something, which is read, or it is time to look again.
+    #[cold]
+    #[inline(never)]
+    fn wait(&mut self) -> io::Result<()> {
+        let timeout = self.shared.services.config.write_timeout;
+        let now = Instant::now();
+        let left = timeout.saturating_sub(now - *self.stuck.get_or_insert(now));
+        if left.is_zero() {
+            return Err(self.give_up(&format!("it has taken none of its replies for {timeout:?}")));
+        }
+        let look_pause = LOOK_PAUSE_MAX.min(timeout / 10);
+        if self.count_at.is_none_or(|at| now >= at) {
+            self.count_at = Some(now + look_pause);
+            self.count()?;
+        }
+        if mem::take(&mut self.was_writable) {
+            thread::park_timeout(SHORT_PAUSE);
+        }
+        let reads = !self.at_end && self.buffer.make_room_ahead();
+        let awaited = if reads { PollFlags::POLLOUT | PollFlags::POLLIN } else { PollFlags::POLLOUT };
+        let mut socket = self.client.socket();
+        let mut polled = [PollFd::new(socket.as_fd(), awaited)];
+        // Rounded up: in the last part of a millisecond it would not wait at all.
+        let wait = PollTimeout::try_from(left.min(look_pause) + SHORT_PAUSE).unwrap_or(PollTimeout::MAX);
+        match poll(&mut polled, wait) {
+            Ok(_) | Err(nix::Error::EINTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+        let ready = polled[0].revents().unwrap_or(PollFlags::empty());
+        self.was_writable = ready.contains(PollFlags::POLLOUT);
+        if reads && ready.contains(PollFlags::POLLIN) {
+            self.at_end = self.buffer.fill(&mut socket)? == 0;
+        }
+        Ok(())
+    }
+
+    /// Counts what the reply holds, which changes: what is shared with the store is the reply's alone once it is overwritten.
+    fn count(&mut self) -> io::Result<()> {
+        let held = self.reply.map_or(0, |reply| reply.own_size() + unshared(reply, &self.shared.services.store));
+        self.share.set(held).map_err(|NoRoom| self.no_room(held))
+    }
+
+    /// There is no room for a reply that holds so many bytes while it waits: the connection is to be closed.
+    pub fn no_room(&self, held: usize) -> io::Error {
+        self.give_up(&format!(
+            "its reply holds {held} bytes while it waits, and with the replies of other clients that is more than {REPLY_ROOM}"
+        ))
+    }
+
+    /// What is left in the system's buffers is dropped with the connection: nobody takes it, and it is memory, too.
+    fn give_up(&self, why: &str) -> io::Error {
+        let counters = &self.shared.counters;
+        let count = counters.clients_deaf.fetch_add(1, Ordering::Relaxed) + 1;
+        let now_s = elapsed().as_secs();
+        let next = |at: u64| (now_s >= at).then_some(now_s + DEAF_LOG_PAUSE.as_secs());
+        if counters.deaf_logged_next_s.fetch_update(Ordering::Relaxed, Ordering::Relaxed, next).is_ok() {
+            let (number, addr) = (self.client.number(), self.client.addr());
+            let addr = addr.map_or_else(|| "unknown address".to_owned(), |addr| addr.to_string());
+            log::warn!("client {number} ({addr}) is closed: {why}; {count} such clients since the start, logged once a minute at most");
+        }
+        // Fails only where the connection has ended by itself.
+        let _ = SockRef::from(self.client.socket()).set_linger(Some(Duration::ZERO));
+        io::Error::new(ErrorKind::TimedOut, why)
+    }
+}
+
+impl io::Write for Outgoing<'_, '_> {
+    #[inline]
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        loop {
+            match send(self.client.socket(), bytes) {
+                Ok(len) => {
+                    (self.stuck, self.was_writable) = (None, false);
+                    return Ok(len);
+                }
+                Err(error) => match error.kind() {
+                    ErrorKind::WouldBlock => self.wait()?,
+                    ErrorKind::Interrupted => {}
+                    _ => return Err(error),
+                },
+            }
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Without waiting.
+fn send(socket: &TcpStream, bytes: &[u8]) -> io::Result<usize> {
+    SockRef::from(socket).send_with_flags(bytes, MSG_DONTWAIT)
+}
+
+/// Bytes of entries that a reply keeps and the store does not: its part of each, where several do.
+fn unshared(reply: &Reply<'_>, store: &Store) -> usize {
+    match reply {
+        Reply::Value(part) => {
+            let entry = part.entry();
+            let is_stored = store.read(entry.key(), |stored| stored.is_some_and(|stored| stored.is(entry)));
+            if is_stored { 0 } else { entry.memory() / entry.holders() }
+        }
+        Reply::Array(replies) | Reply::Set(replies) => replies.iter().map(|reply| unshared(reply, store)).sum(),
+        Reply::Map(pairs) => pairs.iter().map(|(key, value)| unshared(key, store) + unshared(value, store)).sum(),
+        _ => 0,
+    }
+}
