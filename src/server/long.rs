@@ -120,7 +120,10 @@ pub(super) fn write(outgoing: Outgoing<'_, '_>, executor: &mut Executor<'_>, lon
             let mut lines = Vec::new();
             while {
                 lines.clear();
+                // After a large value.
+                lines.shrink_to(2 * DUMP_STEP_LEN);
                 let more = dump.write(DUMP_STEP_LEN, &mut lines);
+                out.get_mut().set_copied(lines.capacity());
                 out.write_all(&lines)?;
                 more
             } {}

@@ -115,7 +115,7 @@ impl Server {
         let limits = Limits { key_len_max: config.key_len_max, value_len_max: config.value_len_max };
         let clients = Clients::new(config.clients_max);
         let counters = Counters::default();
-        let (read_room, reply_room) = (SessionRoom::new(READ_ROOM), SessionRoom::new(REPLY_ROOM));
+        let (read_room, reply_room) = (SessionRoom::new(READ_ROOM), SessionRoom::new(REPLY_ROOM.max(2 * restore::line_len_max(&limits))));
         let (addr, stopping) = (listener.local_addr()?, AtomicBool::new(false));
         let shared = Arc::new(Shared { services, addr, limits, clients, counters, read_room, reply_room, stopping });
         let (stop_tx, stop_rx) = bounded(1);

@@ -21,7 +21,7 @@ use crate::protocol::reply::Reply;
 use crate::server::Shared;
 use crate::server::buffer::ReadBuffer;
 use crate::server::client::Client;
-use crate::server::session_room::{NoRoom, REPLY_ROOM, Share};
+use crate::server::session_room::{NoRoom, Share};
 use crate::store::Store;
 
 /// A session that waits looks up this often at the least, or ten times in `write_timeout`: the system says that a socket takes something only when it takes much, so
@@ -38,6 +38,8 @@ pub(super) struct Outgoing<'s, 'a> {
     buffer: &'s mut ReadBuffer<'a>,
     /// What is held until all of it is written.
     reply: Option<&'s Reply<'static>>,
+    /// Bytes that are held beside that.
+    copied: usize,
     share: Share<'s>,
     /// Since when the socket takes nothing; `None` while it does.
     stuck: Option<Instant>,
@@ -52,7 +54,7 @@ pub(super) struct Outgoing<'s, 'a> {
 impl<'s, 'a> Outgoing<'s, 'a> {
     pub fn new(shared: &'s Shared, client: &'s Client, buffer: &'s mut ReadBuffer<'a>) -> Outgoing<'s, 'a> {
         let share = Share::none(&shared.reply_room);
-        Outgoing { shared, client, buffer, reply: None, share, stuck: None, count_at: None, was_writable: false, at_end: false }
+        Outgoing { shared, client, buffer, reply: None, copied: 0, share, stuck: None, count_at: None, was_writable: false, at_end: false }
     }
 
     /// For writing a reply that is kept until all of it is written.
@@ -61,6 +63,11 @@ impl<'s, 'a> Outgoing<'s, 'a> {
         's: 'r,
     {
         Outgoing { reply: Some(reply), ..self }
+    }
+
+    /// So many bytes are held while what comes now is written.
+    pub fn set_copied(&mut self, len: usize) {
+        self.copied = len;
     }
 
     /// The socket takes nothing: until it may, or the client has sent something, which is read, or it is time to look again.
@@ -101,14 +108,16 @@ impl<'s, 'a> Outgoing<'s, 'a> {
 
     /// Counts what the reply holds, which changes: what is shared with the store is the reply's alone once it is overwritten.
     fn count(&mut self) -> io::Result<()> {
-        let held = self.reply.map_or(0, |reply| reply.own_size() + unshared(reply, &self.shared.services.store));
+        let reply = self.reply.map_or(0, |reply| reply.own_size() + unshared(reply, &self.shared.services.store));
+        let held = reply + self.copied;
         self.share.set(held).map_err(|NoRoom| self.no_room(held))
     }
 
     /// There is no room for a reply that holds so many bytes while it waits: the connection is to be closed.
     pub fn no_room(&self, held: usize) -> io::Error {
+        let room = self.shared.reply_room.size();
         self.give_up(&format!(
-            "its reply holds {held} bytes while it waits, and with the replies of other clients that is more than {REPLY_ROOM}"
+            "its reply holds {held} bytes while it waits, and with the replies of other clients that is more than {room}"
         ))
     }
 

@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 /// Any legal command fits, or dozens that are usual; beyond this, who sends a large command hears `ERROR BUSY` and is closed, nothing is read ahead, and small ones are served as ever.
 pub(super) const READ_ROOM: usize = 1 << 30;
 
-/// For long replies that their clients do not take at once, as far as the store does not hold them anyway. Any legal value fits; beyond this, who does not take such a reply
-/// at once is closed, and `KEYS` of too many hears `BUSY`.
+/// For long replies that their clients do not take at once, as far as the store does not hold them anyway. More where values may be so long that two lines of a dump would not fit. Beyond
+/// this, who does not take such a reply at once is closed, and `KEYS` of too many hears `BUSY`.
 pub(super) const REPLY_ROOM: usize = 256 << 20;
 
 /// A bound in bytes. Nobody ever waits for some of them.
@@ -32,6 +32,11 @@ impl SessionRoom {
 
     pub fn give_back(&self, len: usize) {
         self.left.fetch_add(len, Ordering::Relaxed);
+    }
+
+    /// All that there is.
+    pub fn size(&self) -> usize {
+        self.len
     }
 
     pub fn taken(&self) -> usize {

@@ -292,6 +292,45 @@ fn who_takes_nothing_is_closed_after_write_timeout_and_not_much_later() {
     fixture.stop();
 }
 
+/// Nothing else would end its wait for a day.
+#[test]
+fn a_session_whose_client_takes_nothing_ends_when_it_is_killed_and_when_the_server_stops() {
+    let fixture = fixture(0, r#", "write_timeout_ms": 86400000"#);
+    fixture.store.merge(fixture.foreign("a", Some(&"v".repeat(1 << 20))), |_| false);
+    let stuck = || {
+        let mut client = fixture.connect();
+        client.send("GET a\n".repeat(100));
+        until("a reply has begun", || client.is_answered());
+        client
+    };
+    let mut killer = fixture.connect();
+    let deaf = stuck();
+    let addr = deaf.socket.local_addr().unwrap().to_string();
+    killer.send(format!("*3\r\n$6\r\nCLIENT\r\n$4\r\nKILL\r\n${}\r\n{addr}\r\n", addr.len()));
+    killer.expect(&["+OK\r"]);
+    until("the killer is alone", || fixture.server.clients_len() == 1);
+    let _deaf = stuck();
+    assert_eq!(fixture.server.stop(Instant::now()), 0);
+    fixture.submit.close();
+    fixture.replicator.join().unwrap();
+}
+
+#[test]
+fn who_has_sent_all_and_closed_that_side_still_gets_every_reply() {
+    let fixture = fixture(0, "");
+    fixture.store.merge(fixture.foreign("a", Some(&"v".repeat(1 << 20))), |_| false);
+    let mut client = fixture.connect();
+    client.send("GET a\n".repeat(30) + "PING\n");
+    client.socket.shutdown(Shutdown::Write).unwrap();
+    until("a reply has begun", || client.is_answered());
+    for _ in 0..30 {
+        assert_eq!(client.line().len(), "VALUE ".len() + (1 << 20));
+    }
+    client.expect(&["PONG"]);
+    client.expect_end();
+    fixture.stop();
+}
+
 #[test]
 fn what_waits_for_clients_is_counted_as_far_as_it_is_not_the_stores_and_bounded() {
     let fixture = fixture(0, r#", "write_timeout_ms": 1000"#);
@@ -327,6 +366,24 @@ fn what_waits_for_clients_is_counted_as_far_as_it_is_not_the_stores_and_bounded(
     writer.send("GET a\n");
     assert_eq!(writer.line().len(), "VALUE ".len() + value.len());
     room.give_back(room.taken());
+    fixture.stop();
+}
+
+/// A byte of a value may take two in a dump.
+#[test]
+fn a_line_of_a_dump_that_waits_for_a_client_is_counted() {
+    let fixture = fixture(0, r#", "write_timeout_ms": 86400000"#);
+    let room = &fixture.server.shared.reply_room;
+    for n in 0..12 {
+        fixture.store.merge(fixture.foreign(&n.to_string(), Some(&"\"".repeat(1 << 20))), |_| false);
+    }
+    let mut deaf = fixture.connect();
+    deaf.send("DUMP\n");
+    until("a line is counted", || room.taken() >= 2 << 20);
+    assert!(room.taken() < 6 << 20, "{} bytes for one line at a time", room.taken());
+    assert!(deaf.line().contains("kvmesh"));
+    until("the end", || deaf.line() == "END");
+    until("all of it is given back", || room.taken() == 0);
     fixture.stop();
 }
 
