@@ -57,7 +57,8 @@
 //! | `peer-hello` | `replication::listener` | a connection that has not said who it is |
 //! | `peer-in:N` | `replication::listener` | the connection on which peer N speaks to this node |
 //! | `heartbeat` | [`replication::heartbeat::run_heartbeat`] | the collector's place, the digest of resting data |
-//! | `ctrl-c` | the crate ctrlc | signals |
+//! | `signals` | [`signals::watch`] | SIGINT, SIGTERM, SIGHUP; it ends with the process |
+//! | `stderr` | [`logging`] | stderr: writes what the others log |
 //!
 //! A panic of any of them ends the process: a dead node is a case that the mesh handles, a half-dead one is not.
 //!
@@ -72,6 +73,7 @@
 //! | acks, waiting sessions | [`replication::acks`] | the table |
 //! | what waits for a peer | [`replication::outbox`] | one per peer |
 //! | what waits for the log, how the disk does | [`journal`] | the queue; the condition |
+//! | lines that wait for stderr; how often a kind was logged | [`logging`] | the queue; one per [`logging::LogLimit`] |
 //! | connected clients; what each has said of itself | `server::clients`, `server::client` | the table; one per client |
 //!
 //! Order: control, then a shard (of several, the lower number first), then `seen` or the sequencer; the ack table, the outboxes and the journal's come last. Under a lock there is no I/O, no log line,
@@ -111,7 +113,9 @@ pub mod replication;
 pub mod server;
 
 pub mod config;
+pub mod logging;
 pub mod node;
+pub mod signals;
 pub mod threads;
 
 pub mod arguments;

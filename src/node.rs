@@ -11,13 +11,14 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Sender, bounded};
 
-use crate::clock::Now;
+use crate::clock::{Now, elapsed};
 use crate::config::Config;
 use crate::descriptors::in_words;
 use crate::journal::Journal;
 use crate::journal::disk::{Directory, Disk};
 use crate::journal::files::{self, Files};
 use crate::journal::writer::Writer;
+use crate::logging::{LogLimit, die_of_panics};
 use crate::replication::compaction::run_snapshots;
 use crate::replication::heartbeat::run_heartbeat;
 use crate::replication::link::run_peer_out;
@@ -26,6 +27,7 @@ use crate::replication::mesh::Mesh;
 use crate::replication::replay::with_ways_out;
 use crate::replication::replicator::run_replicator;
 use crate::server::{Server, listen};
+use crate::signals::{self, Signal};
 use crate::store::Store;
 use crate::threads::{JOIN_PAUSE, join_all, let_work_be_finished};
 
@@ -93,23 +95,31 @@ const LOG_GRACE: Duration = Duration::from_secs(1);
 /// `discard`: what the disk knows is put aside first, and the node comes back blank.
 pub fn run(config: Config, discard: bool) -> Result<(), Failure> {
     die_of_panics();
+    signals::block()?;
     if let Err(error) = let_work_be_finished() {
         log::warn!("threads are scheduled as usual, which costs throughput: {error}");
     }
     let (signal_tx, signal_rx) = bounded(1);
-    let on_signal = move || {
-        if signal_tx.try_send(()).is_err() {
-            log::warn!("second signal: ending at once");
-            std::process::exit(130);
+    let said = LogLimit::new(1);
+    signals::watch(move |signal| match signal {
+        Signal::SIGHUP => {
+            if let Some(more) = said.admit("SIGHUP", 0, elapsed()) {
+                log::info!("SIGHUP: nothing is read anew, and this node goes on{more}");
+            }
         }
-    };
-    ctrlc::set_handler(on_signal).map_err(|error| io::Error::other(format!("cannot listen for signals: {error}")))?;
+        // The second one ends it without a word: whoever sends it may do so because the first has got stuck.
+        _ => {
+            if signal_tx.try_send(()).is_err() {
+                std::process::exit(130);
+            }
+        }
+    })?;
     let shutdown_timeout = config.shutdown_timeout;
     let Some(node) = Node::start(config, discard, || !signal_rx.is_empty())? else {
         log::info!("stopped while the disk was read");
         return Ok(());
     };
-    // Closed never: the handler holds the other end.
+    // Closed never: the thread `signals` holds the other end.
     let _ = signal_rx.recv();
     drop(signal_rx);
     log::info!("stopping");
@@ -297,13 +307,4 @@ fn bind(field: &str, addr: &str) -> io::Result<TcpListener> {
 
 fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> io::Result<JoinHandle<()>> {
     thread::Builder::new().name(name.to_owned()).spawn(work)
-}
-
-/// A dead node is a case that the mesh handles; a half-dead one is not. So a panic of any thread ends the process, with its message.
-fn die_of_panics() {
-    let report = std::panic::take_hook();
-    std::panic::set_hook(Box::new(move |panic| {
-        report(panic);
-        std::process::abort();
-    }));
 }

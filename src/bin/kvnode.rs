@@ -12,6 +12,7 @@ use argh::{ArgsInfo, FromArgs};
 use kvmesh::config::{Config, ConfigError};
 use kvmesh::descriptors;
 use kvmesh::node::Failure;
+use kvmesh::logging;
 
 /// Run one node of a kvmesh: a small replicated key-value store.
 #[derive(FromArgs, ArgsInfo)]
@@ -49,6 +50,16 @@ const CHOICES_MAX: usize = 99;
 
 fn main() -> ExitCode {
     let arguments: Arguments = kvmesh::arguments::from_env("kvnode");
+    let logging = match logging::start() {
+        Ok(logging) => logging,
+        Err(error) => return leave(FAILED, format!("cannot start the log: {error}")),
+    };
+    let code = run(arguments);
+    logging.end();
+    code
+}
+
+fn run(arguments: Arguments) -> ExitCode {
     let path = match arguments.config {
         Some(path) => path,
         None if io::stdin().is_terminal() && io::stdout().is_terminal() => match ask_which() {
@@ -61,7 +72,6 @@ fn main() -> ExitCode {
         Ok(config) => config,
         Err(error) => return leave(USAGE, error),
     };
-    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("info")).format_timestamp_millis().init();
     if let Err(reason) = share_open_files(&mut config) {
         return leave(USAGE, reason);
     }
@@ -78,7 +88,7 @@ const NO_CONFIG: &str = "which node to run is not said\n\nUsage: kvnode --config
 
 /// Says why on stderr, if anybody still reads it.
 fn leave(code: u8, reason: impl fmt::Display) -> ExitCode {
-    let _ = writeln!(io::stderr(), "kvnode: {reason}");
+    logging::say(format_args!("kvnode: {reason}"));
     ExitCode::from(code)
 }
 

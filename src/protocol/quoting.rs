@@ -62,10 +62,33 @@ pub fn text(bytes: &[u8]) -> String {
 /// In quotes, and cut where it gets too long for a sentence.
 pub fn shown(bytes: &[u8]) -> String {
     const SHOWN_LEN_MAX: usize = 64;
-    match bytes.get(..SHOWN_LEN_MAX) {
-        Some(head) if bytes.len() > SHOWN_LEN_MAX => format!("{}... ({} bytes)", quoted(head), bytes.len()),
-        _ => quoted(bytes),
+    shown_upto(bytes, SHOWN_LEN_MAX)
+}
+
+/// The same for a whole sentence that somebody else has written, such as why a peer refuses this node.
+pub fn told(sentence: &str) -> String {
+    const TOLD_LEN_MAX: usize = 256;
+    shown_upto(sentence.as_bytes(), TOLD_LEN_MAX)
+}
+
+fn shown_upto(bytes: &[u8], len_max: usize) -> String {
+    let in_a_line = |bytes| collect(|out| write_line(out, &quoted(bytes)));
+    match bytes.get(..len_max) {
+        Some(head) if bytes.len() > len_max => format!("{}... ({} bytes)", in_a_line(head), bytes.len()),
+        _ => in_a_line(bytes),
     }
+}
+
+/// Writes a text as one line, whatever is in it: control characters are escaped, so that it neither ends the line nor commands the terminal that shows it.
+pub fn write_line(out: &mut impl Write, text: &str) -> io::Result<()> {
+    let mut rest = text;
+    while let Some((at, control)) = rest.char_indices().find(|(_, char)| char.is_control()) {
+        out.write_all(&rest.as_bytes()[..at])?;
+        let (control, after) = rest[at..].split_at(control.len_utf8());
+        control.bytes().try_for_each(|byte| write_escaped(out, byte))?;
+        rest = after;
+    }
+    out.write_all(rest.as_bytes())
 }
 
 /// What a text that ends its line stands for: the bytes themselves, or what the quotes hold. The error is a clause: what is wrong.
@@ -184,6 +207,20 @@ mod tests {
             let error = unquote(text.as_bytes()).unwrap_err();
             assert!(error.contains(wrong), "{text}: {error}");
         }
+    }
+
+    #[test]
+    fn a_line_is_one_whatever_is_in_it() {
+        for (text, line) in [
+            ("", ""),
+            ("plain, \"quoted\", \\ and ünï", "plain, \"quoted\", \\ and ünï"),
+            ("a\r\nb\u{1b}[2J", r"a\r\nb\x1B[2J"),
+            ("\u{9b}31m\u{7f}\0", r"\xC2\x9B31m\x7F\x00"),
+        ] {
+            assert_eq!(collect(|out| write_line(out, text)), line);
+        }
+        assert_eq!(told(&"\n".repeat(300)), format!("\"{}\"... (300 bytes)", r"\n".repeat(256)));
+        assert_eq!(shown(&[b'\n'; 65]), format!("\"{}\"... (65 bytes)", r"\n".repeat(64)));
     }
 
     proptest! {

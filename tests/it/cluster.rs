@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
-use std::io::Write;
+use std::io::{PipeWriter, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -151,6 +151,8 @@ struct Node {
     failpoint: Option<String>,
     /// How many files it may have open, if not as many as this process.
     open_files: Option<u64>,
+    /// Where its log goes instead of the file.
+    stderr: Option<PipeWriter>,
     process: Option<Child>,
     paused: bool,
     /// Since the last start that a test asked for.
@@ -182,6 +184,7 @@ impl Cluster {
             program: None,
             failpoint: None,
             open_files: None,
+            stderr: None,
             process: None,
             paused: false,
             starts: 0,
@@ -219,6 +222,11 @@ impl Cluster {
         self.node_mut(id).open_files = Some(limit);
     }
 
+    /// Where its log goes from its next start on, instead of into the file that the waits of this harness read.
+    pub fn set_stderr(&mut self, id: u16, stderr: PipeWriter) {
+        self.node_mut(id).stderr = Some(stderr);
+    }
+
     /// How it has ended, if it has.
     pub fn try_exit(&mut self, id: u16) -> Option<ExitStatus> {
         let process = self.node_mut(id).process.as_mut().unwrap_or_else(|| panic!("n{id} does not run"));
@@ -253,6 +261,10 @@ impl Cluster {
                 command
             }
         };
+        let stderr = match &self.node(id).stderr {
+            Some(stderr) => Stdio::from(stderr.try_clone().expect("a second handle of the pipe")),
+            None => Stdio::from(log),
+        };
         let process = command
             .arg("--config")
             .arg(self.config_path(id))
@@ -262,7 +274,7 @@ impl Cluster {
             .envs(self.node(id).failpoint.iter().map(|failpoint| ("KVMESH_FAILPOINT", failpoint)))
             .stdin(Stdio::null())
             .stdout(stdout)
-            .stderr(log)
+            .stderr(stderr)
             .spawn()
             .expect("kvnode starts");
         let node = self.node_mut(id);

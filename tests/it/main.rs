@@ -23,6 +23,7 @@ mod imports;
 mod kvctl;
 mod link;
 mod load;
+mod logs;
 mod members;
 mod narrow;
 mod outcomes;

@@ -3,7 +3,7 @@
 use std::io::{self, Write as _};
 
 use crate::protocol::command::{Action, Command, Only, Several};
-use crate::protocol::quoting::{shown, write_quoted, write_text, write_word};
+use crate::protocol::quoting::{shown, write_line, write_quoted, write_text, write_word};
 use crate::protocol::reply::{ErrorCode, Reply};
 
 /// Appends a reply with its line end.
@@ -51,7 +51,10 @@ pub fn write_reply(out: &mut impl io::Write, reply: &Reply<'_>) -> io::Result<()
         Reply::Digest { sum, keys } => write!(out, "DIGEST {sum:016x} {keys}")?,
         Reply::Line(line) => out.write_all(line.as_bytes())?,
         Reply::End => out.write_all(b"END")?,
-        Reply::Error { code, sentence } => write!(out, "ERROR {code} {sentence}")?,
+        Reply::Error { code, sentence } => {
+            write!(out, "ERROR {code} ")?;
+            write_line(out, sentence)?;
+        }
     }
     out.write_all(b"\n")
 }

@@ -275,6 +275,14 @@ fn any_command() -> impl Strategy<Value = Command<'static>> {
     })
 }
 
+#[test]
+fn an_error_is_one_line_whatever_its_sentence_holds() {
+    let mut line = Vec::new();
+    let sentence = "no a\r\nERROR b \u{1b}[2J \u{9b}2J";
+    encode_reply(&crate::protocol::reply::Reply::error(ErrorCode::BadDump, sentence), &mut line);
+    assert_eq!(String::from_utf8(line).unwrap(), "ERROR BADDUMP no a\\r\\nERROR b \\x1B[2J \\xC2\\x9B2J\n");
+}
+
 proptest! {
     #[test]
     fn commands_round_trip(commands in prop::collection::vec(any_command(), 1..8), len in 1..40usize) {

@@ -1,0 +1,117 @@
+//! The log of a node, as whoever keeps it sees it: nobody who is slow to read it, and nobody who writes into it from outside, harms the node.
+
+use std::fs;
+use std::io::{PipeReader, PipeWriter, Read, Write, pipe};
+use std::os::fd::AsFd;
+use std::process::{Command, Stdio};
+use std::thread;
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::Signal;
+
+use crate::cluster::{Cluster, DEADLINE, until};
+
+/// A pipe into which not a byte more goes: whoever reads the log has stopped doing so.
+fn full_pipe() -> (PipeReader, PipeWriter) {
+    let (reader, mut writer) = pipe().unwrap();
+    loop {
+        let mut polled = [PollFd::new(writer.as_fd(), PollFlags::POLLOUT)];
+        if poll(&mut polled, PollTimeout::ZERO).unwrap() == 0 {
+            return (reader, writer);
+        }
+        writer.write_all(&[b'.'; 4096]).unwrap();
+    }
+}
+
+#[test]
+fn a_log_that_nobody_reads_stops_neither_a_node_nor_its_end() {
+    let mut cluster = Cluster::plan(3).build();
+    let (mut reader, writer) = full_pipe();
+    cluster.set_stderr(1, writer);
+    for id in 1..=3 {
+        cluster.start(id);
+    }
+    cluster.await_converged();
+    cluster.await_mesh(&[1, 2, 3]);
+    assert_eq!(cluster.ask_line(1, "SET a 1"), "OK");
+    cluster.stop(1);
+
+    // When somebody reads after all, it finds whole lines from the beginning on.
+    cluster.start(1);
+    let log = thread::spawn(move || {
+        let mut log = vec![0; 128 << 10];
+        let mut len = 0;
+        while !String::from_utf8_lossy(&log[..len]).contains("open to clients") {
+            match reader.read(&mut log[len..]).unwrap() {
+                0 => break,
+                read => len += read,
+            }
+        }
+        String::from_utf8_lossy(&log[..len]).trim_start_matches('.').to_owned()
+    });
+    cluster.await_ready(1);
+    let log = log.join().unwrap();
+    assert!(log.lines().next().unwrap_or_default().contains("node 1 of cluster"), "{log}");
+}
+
+#[test]
+fn a_second_signal_ends_a_node_whose_log_nobody_reads() {
+    let mut cluster = Cluster::plan(2).set("shutdown_timeout_ms", 60_000).set("peer_timeout_ms", 60_000).build();
+    let (_reader, writer) = full_pipe();
+    cluster.set_stderr(1, writer);
+    for id in 1..=2 {
+        cluster.start(id);
+    }
+    cluster.await_converged();
+    cluster.pause(2);
+    // A patient stop waits a minute for the peer to take these.
+    let mut client = cluster.client(1);
+    assert_eq!(client.ask_line("ACK local").unwrap(), "OK");
+    let value = "v".repeat(1 << 20);
+    for n in 0..30 {
+        assert_eq!(client.ask_line(&format!("PUT k{n} {value}")).unwrap(), "OK");
+    }
+    cluster.signal(1, Signal::SIGTERM);
+    assert!(client.line().is_err(), "it does not stop");
+    cluster.signal(1, Signal::SIGTERM);
+    let status = cluster.await_exit(1, DEADLINE);
+    assert_eq!(status.code(), Some(130), "{status}");
+}
+
+#[test]
+fn sighup_is_logged_and_ends_nothing() {
+    let mut cluster = Cluster::plan(1).start();
+    for _ in 0..3 {
+        cluster.signal(1, Signal::SIGHUP);
+        cluster.await_log(1, &["SIGHUP", "goes on"]);
+        assert_eq!(cluster.ask_line(1, "PING"), "PONG");
+    }
+    cluster.stop(1);
+    let log = cluster.log_of_this_start(1);
+    assert_eq!(log.matches("SIGHUP").count(), 1, "a line for every signal of one kind:\n{log}");
+}
+
+#[test]
+fn a_start_that_fails_ends_although_nobody_reads_why() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("node.json"), "{}").unwrap();
+    let (mut reader, writer) = full_pipe();
+    let start = || {
+        let mut kvnode = Command::new(env!("CARGO_BIN_EXE_kvnode"));
+        kvnode.args(["--config", "node.json"]).current_dir(dir.path()).stdin(Stdio::null()).stdout(Stdio::null());
+        kvnode.stderr(writer.try_clone().unwrap()).spawn().unwrap()
+    };
+    let mut process = start();
+    let status = until("the end of a start that fails", DEADLINE, || process.try_wait().unwrap().ok_or("it runs".to_owned()));
+    assert_eq!(status.code(), Some(1));
+    // Read, it is there whenever the process has ended.
+    let reading = thread::spawn(move || {
+        let mut said = String::new();
+        reader.read_to_string(&mut said).unwrap();
+        said
+    });
+    assert_eq!(start().wait().unwrap().code(), Some(1));
+    drop(writer);
+    let said = reading.join().unwrap();
+    assert!(said.trim_start_matches('.').starts_with("kvnode: node.json"), "{said}");
+}
