@@ -26,6 +26,7 @@ use serde::{Deserialize, Serialize};
 use crate::clock::Stamp;
 use crate::entry::{Entry, Expiry, NodeId, Origin, SeenVector, Version};
 use crate::formats::OtherVersion;
+use crate::protocol::quoting::{shown, told};
 use crate::store::Store;
 
 /// What is written. Raised when a build that reads only the ones before could misunderstand a dump; the one before is still read. The first line of every format is one of JSON that begins with
@@ -144,14 +145,14 @@ fn parse_json_line(line: &[u8]) -> Result<Line, String> {
             return Err(format!("a dump of format {}, which none has", header.format));
         }
         if header.dump != NAME {
-            return Err(format!("a dump of \"{}\", expected \"{NAME}\"", header.dump));
+            return Err(format!("a dump of {}, expected \"{NAME}\"", shown(header.dump.as_bytes())));
         }
         return Ok(Line::Header(header));
     }
     if line.starts_with(b"{\"end\"") {
         let end: End = from_json(line)?;
         if end.end != NAME {
-            return Err(format!("the end of a dump of \"{}\", expected \"{NAME}\"", end.end));
+            return Err(format!("the end of a dump of {}, expected \"{NAME}\"", shown(end.end.as_bytes())));
         }
         return Ok(Line::End(end));
     }
@@ -176,13 +177,13 @@ pub fn other_version(line: &[u8]) -> Option<OtherVersion> {
 fn from_json<'a, T: Deserialize<'a>>(line: &'a [u8]) -> Result<T, String> {
     // Validated once as a whole, rather than string by string.
     let line = std::str::from_utf8(line).map_err(|error| format!("a dump line that is not UTF-8: {error}"))?;
-    // This one line is all that serde_json sees.
-    let in_words = |error: serde_json::Error| error.to_string().replace(" at line 1 column ", " at column ");
+    // This one line is all that serde_json sees. Words of the line may be in the error.
+    let in_words = |error: serde_json::Error| told(&error.to_string().replace(" at line 1 column ", " at column "));
     serde_json::from_str(line).map_err(|error| format!("a dump line that is not as expected: {}", in_words(error)))
 }
 
 fn expiry(text: &str) -> Result<Expiry, String> {
-    let wall_ms = text.parse().map_err(|_| format!("\"{text}\" is no expiry; expected milliseconds since 1970"))?;
+    let wall_ms = text.parse().map_err(|_| format!("{} is no expiry; expected milliseconds since 1970", shown(text.as_bytes())))?;
     // As it is written, so that what is read is what was written.
     if wall_ms == 0 { Err("an expiry of 0".to_owned()) } else { Ok(Expiry::from_wall_ms(wall_ms)) }
 }

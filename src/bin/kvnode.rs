@@ -11,8 +11,8 @@ use std::process::ExitCode;
 use argh::{ArgsInfo, FromArgs};
 use kvmesh::config::{Config, ConfigError};
 use kvmesh::descriptors;
-use kvmesh::node::Failure;
 use kvmesh::logging;
+use kvmesh::node::Failure;
 
 /// Run one node of a kvmesh: a small replicated key-value store.
 #[derive(FromArgs, ArgsInfo)]

@@ -6,11 +6,12 @@ use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::clock::Stamp;
+use crate::clock::{Stamp, elapsed};
 use crate::entry::Origin;
 use crate::journal::files::{Files, log_name, remove_stale, resuming_log_name, snapshot_name};
 use crate::journal::log::{AppendFailed, Found, LogFile};
 use crate::journal::{Fsync, Job, Journal, Record, Stopped};
+use crate::logging::LogLimit;
 use crate::sabotage::Sabotage;
 
 /// Bytes of records that are gathered into one write. A larger record is a write of its own.
@@ -44,7 +45,11 @@ pub struct Writer {
     is_stopped: bool,
     /// The log says nothing yet: its snapshot is not durable.
     is_resuming: bool,
+    said: LogLimit,
 }
+
+/// On how a disk has failed.
+const LINES_PER_MINUTE: u32 = 5;
 
 impl Writer {
     /// Goes on with the log that was read last; `lens` are the bytes of all that count, the last one's as it was found.
@@ -75,6 +80,7 @@ impl Writer {
             checked: now,
             is_stopped: false,
             is_resuming: false,
+            said: LogLimit::new(LINES_PER_MINUTE),
         };
         journal.change(|condition| {
             condition.generation = generation;
@@ -264,7 +270,10 @@ impl Writer {
 
     fn stop(&mut self, error: &io::Error, is_resumable: bool) {
         let stopped = Stopped::new(error, is_resumable);
-        log::error!("{}. Until then this node takes no writes and acknowledges none", stopped.sentence);
+        // Whoever says RESUME on a full disk brings it about again.
+        if let Some(more) = self.said.admit("stopped", 0, elapsed()) {
+            log::error!("{}. Until then this node takes no writes and acknowledges none{more}", stopped.sentence);
+        }
         self.buffer.clear();
         self.reached.clear();
         (self.is_stopped, self.is_resuming) = (true, false);

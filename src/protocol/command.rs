@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::protocol::quoting::shown;
 use crate::protocol::reply::Wrong;
 
 /// How many members must hold a write before the client hears `OK`.
@@ -41,7 +42,7 @@ impl FromStr for AckLevel {
         [AckLevel::Local, AckLevel::Majority, AckLevel::All]
             .into_iter()
             .find(|level| level.to_string().eq_ignore_ascii_case(text))
-            .ok_or_else(|| format!("\"{text}\" is no ack level; expected local, majority or all"))
+            .ok_or_else(|| format!("{} is no ack level; expected local, majority or all", shown(text.as_bytes())))
     }
 }
 

@@ -27,6 +27,7 @@ use serde::{Deserialize, Serialize};
 use crate::clock::{Clocks, Stamp};
 use crate::entry::{Entry, EntryRef, Expiry, NodeId, Origin, SeenVector, Version};
 use crate::envelope::{self, HEAD_LEN, seal};
+use crate::protocol::quoting::told;
 
 /// A peer protocol: raised when a node that knows only the ones before could misunderstand what is said.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -343,7 +344,7 @@ fn json(out: &mut Vec<u8>, kind: u8, value: &impl Serialize) {
 }
 
 fn from_json<'a, T: Deserialize<'a>>(payload: &'a [u8]) -> Result<T, String> {
-    serde_json::from_slice(payload).map_err(|error| format!("a message that is not the JSON expected: {error}"))
+    serde_json::from_slice(payload).map_err(|error| format!("a message that is not the JSON expected: {}", told(&error.to_string())))
 }
 
 fn put_stamp(out: &mut Vec<u8>, stamp: Stamp) {

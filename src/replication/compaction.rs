@@ -16,6 +16,7 @@ use crate::entry::SeenVector;
 use crate::journal::files::resuming_log_name;
 use crate::journal::snapshot::SnapshotWriter;
 use crate::journal::{Condition, Journal, NotSwitched};
+use crate::logging::LogLimit;
 use crate::replication::mesh::{Mesh, Serving};
 
 /// Bytes of lines between two writes to the file.
@@ -118,7 +119,7 @@ impl Mesh {
             let header = Header::new(Kind::Full, self.origin, vector, entries, None);
             (generation, Serving::new(self, Scan::new(header, SeenVector::default(), control.horizon.clone())))
         };
-        Snapshot { journal, generation, is_resuming, began, serving, file: None, _one_at_a_time: one_at_a_time }
+        Snapshot { said: &self.said, journal, generation, is_resuming, began, serving, file: None, _one_at_a_time: one_at_a_time }
     }
 
     /// Whether the log has outgrown its snapshot.
@@ -131,6 +132,7 @@ impl Mesh {
 
 /// A snapshot that is being written. The collector rests while it lives.
 pub struct Snapshot<'a> {
+    said: &'a LogLimit,
     journal: &'a Journal,
     generation: u64,
     is_resuming: bool,
@@ -188,7 +190,9 @@ impl Snapshot<'_> {
         match written {
             Ok(len) => {
                 self.journal.snapshot_written(self.generation, len, took);
-                log::info!("wrote a snapshot of {entries} entries, {len} bytes, in {:.3} s", took.as_secs_f64());
+                if let Some(more) = self.said.admit("snapshot", 0, elapsed()) {
+                    log::info!("wrote a snapshot of {entries} entries, {len} bytes, in {:.3} s{more}", took.as_secs_f64());
+                }
                 Ok(Compacted { entries, len, took })
             }
             Err(error) => {

@@ -128,6 +128,8 @@ pub struct Peer {
     pub compared: Option<Duration>,
     /// Its wall clock when it was heard last, milliseconds since 1970; 0 if never. A HELLO replaces it, lower or not.
     pub wall_ms: u64,
+    /// What went wrong last, and when.
+    pub last_error: Option<(Duration, String)>,
     /// How often a second process took this peer's place, in a row.
     replaced: u32,
 }
@@ -174,6 +176,21 @@ impl Event {
             Event::Contested(_) => Level::Error,
             Event::Down(..) | Event::Stalled(_) | Event::Opened { degraded: true, .. } => Level::Warn,
             Event::Up(_) | Event::Opened { .. } | Event::Whole | Event::Asked { .. } => Level::Info,
+        }
+    }
+}
+
+impl Event {
+    /// A name for events that differ only in their numbers and words, and the node that it is about.
+    pub fn kind(&self) -> (&'static str, Option<NodeId>) {
+        match self {
+            Event::Up(node) => ("up", Some(*node)),
+            Event::Down(node, _) => ("down", Some(*node)),
+            Event::Contested(node) => ("contested", Some(*node)),
+            Event::Opened { .. } => ("opened", None),
+            Event::Whole => ("whole", None),
+            Event::Asked { node, .. } => ("asked", Some(*node)),
+            Event::Stalled(node) => ("stalled", Some(*node)),
         }
     }
 }
@@ -265,6 +282,7 @@ impl Control {
             clock_offset_ms: 0,
             compared: None,
             wall_ms: 0,
+            last_error: None,
             replaced: 0,
         };
         Control {

@@ -82,8 +82,11 @@ impl Mesh {
             self.acks.covered(peer, hello.vector.get(self.origin));
             event
         });
-        if let Some(event) = event {
-            log::error!("{event}");
+        if let Some(event) = event
+            && let (kind, Some(node)) = event.kind()
+            && let Some(more) = self.said.admit(kind, node.0, now.elapsed)
+        {
+            log::error!("{event}{more}");
         }
         self.outboxes[peer].redial();
         inbound
@@ -233,9 +236,11 @@ impl Mesh {
             let (ours, id) = (*ours, control.peers[inbound.peer].id);
             (comparable && ours != theirs && control.diverged(inbound.peer, pause, now)).then_some((id, ours, theirs))
         })?;
-        if let Some((id, ours, theirs)) = diverged {
+        if let Some((id, ours, theirs)) = diverged
+            && let Some(more) = self.said.admit("diverged", id.0, now.elapsed)
+        {
             log::error!(
-                "DIVERGED from node {id}: equal vectors, but {} keys with digest {:016x} here and {} with {:016x} there; healing by merging both ways",
+                "DIVERGED from node {id}: equal vectors, but {} keys with digest {:016x} here and {} with {:016x} there; healing by merging both ways{more}",
                 ours.keys,
                 ours.sum,
                 theirs.keys,
@@ -326,7 +331,10 @@ impl Mesh {
             let took = if inbound.is_wanted(&dump, control) { control.dump_ended(now) } else { None };
             (took.unwrap_or_default(), control.peers[inbound.peer].id)
         });
-        log::info!("took a dump from node {id}: {count} entries in {:.3} s, {dropped} dropped, {healed} healed", took.as_secs_f64());
+        if let Some(more) = self.said.admit("took a dump", id.0, now.elapsed) {
+            let took = took.as_secs_f64();
+            log::info!("took a dump from node {id}: {count} entries in {took:.3} s, {dropped} dropped, {healed} healed{more}");
+        }
         Ok(())
     }
 

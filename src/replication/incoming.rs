@@ -10,6 +10,7 @@ use std::sync::Arc;
 use crate::clock::{Now, Stamp};
 use crate::dump::{End, Header, Kind, Tally};
 use crate::entry::{Entry, Key, SeenVector};
+use crate::protocol::quoting::shown;
 use crate::replication::control::Control;
 use crate::replication::mesh::Mesh;
 use crate::replication::record::{self, Proven};
@@ -62,7 +63,7 @@ impl Incoming {
             mesh.record(Arc::new(record::healed(&[entry])), None, None);
             self.healed += 1;
             if self.healed <= NAMED_MAX {
-                log::error!("healed key \"{}\": it was older here, or missing", key.escape_ascii());
+                log::error!("healed key {}: it was older here, or missing", shown(&key));
             }
         }
         Ok(healed)

@@ -17,7 +17,9 @@ use crate::config::Config;
 use crate::dump::{Header, Kind, Scan};
 use crate::entry::{Origin, SeenVector, Version};
 use crate::journal::Journal;
+use crate::logging::LogLimit;
 use crate::protocol::peer::{Beat, Hello, Protocol, Protocols, Request, SettledDigest};
+use crate::protocol::quoting::shown;
 use crate::replication::acks::Acks;
 use crate::replication::control::{Control, Decisions, Settled, Stage, Traffic, is_within};
 use crate::replication::outbox::{EncodedFrame, Outbox};
@@ -25,6 +27,9 @@ use crate::replication::submit::{Submit, Submitted};
 use crate::room::Reserved;
 use crate::sabotage::Sabotage;
 use crate::store::Store;
+
+/// Of one kind, and of one peer. A node that comes and goes all the time is told from one that was restarted a few times.
+const LINES_PER_MINUTE: u32 = 10;
 
 /// One node's part of the mesh.
 pub struct Mesh {
@@ -54,6 +59,8 @@ pub struct Mesh {
     /// Writes of other nodes that lost here to a write of this node which did not know of them: last-writer-wins has its price, and this counts it. (One that a dump
     /// brought ahead of its frame, and that was overwritten in between, counts although it was known.)
     pub(super) conflicts_won: AtomicU64,
+    /// Peers and clients decide how often something is to be logged.
+    pub(super) said: LogLimit,
     /// Values that were let go because they had expired.
     pub(super) expired: AtomicU64,
     /// When this life began, in elapsed time.
@@ -98,6 +105,7 @@ impl Mesh {
             open: AtomicBool::new(false),
             is_oddly_blank: AtomicBool::new(false),
             conflicts_won: AtomicU64::new(0),
+            said: LogLimit::new(LINES_PER_MINUTE),
             expired: AtomicU64::new(0),
             began: now.elapsed,
             config,
@@ -178,7 +186,7 @@ impl Mesh {
     pub fn check_hello(&self, hello: &Hello, now: Now) -> Result<(usize, Protocol), String> {
         let id = self.config.id;
         if hello.cluster != self.config.cluster {
-            return Err(format!("this is cluster \"{}\", not \"{}\"", self.config.cluster, hello.cluster));
+            return Err(format!("this is cluster \"{}\", not {}", self.config.cluster, shown(hello.cluster.as_bytes())));
         }
         let protocol = self.protocols.common(hello.spoken()).ok_or_else(|| self.no_common_protocol(hello))?;
         if hello.node == id {
@@ -401,6 +409,11 @@ impl Mesh {
         );
     }
 
+    /// What has gone wrong between this node and a peer, for PEERS.
+    pub fn note_error(&self, peer: usize, sentence: String, elapsed: Duration) {
+        self.control.lock().peers[peer].last_error = Some((elapsed, sentence));
+    }
+
     /// The regular look at everything: who lags, who is up, whom to ask, whether to open.
     pub fn tick(&self, now: Now) {
         self.clock.slew(now);
@@ -438,7 +451,10 @@ impl Mesh {
         }
         drop(control);
         for event in events {
-            log::log!(event.level(), "{event}");
+            let (kind, node) = event.kind();
+            if let Some(more) = self.said.admit(kind, node.map_or(0, |node| node.0), now.elapsed) {
+                log::log!(event.level(), "{event}{more}");
+            }
         }
         result
     }

@@ -137,13 +137,15 @@ impl Restore<'_> {
     pub fn end(mut self, end: &End, now: Now) -> Result<Restored, NotRestored> {
         let (node, restored) = self.prove(end)?;
         self.mesh.await_durable().map_err(NotRestored::ReadOnly)?;
-        log::info!(
-            "restored a dump of node {node}: {} entries in {:.3} s, {} of them new here, {} dropped",
-            restored.entries,
-            now.elapsed.saturating_sub(self.started).as_secs_f64(),
-            restored.merged,
-            restored.dropped
-        );
+        if let Some(more) = self.mesh.said.admit("restored", 0, now.elapsed) {
+            log::info!(
+                "restored a dump of node {node}: {} entries in {:.3} s, {} of them new here, {} dropped{more}",
+                restored.entries,
+                now.elapsed.saturating_sub(self.started).as_secs_f64(),
+                restored.merged,
+                restored.dropped
+            );
+        }
         Ok(restored)
     }
 

@@ -10,6 +10,7 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 
+use crate::clock::elapsed;
 use crate::descriptors::{are_used_up, in_words, no_descriptor};
 use crate::protocol::reply::{ErrorCode, Reply};
 use crate::protocol::text::encode_reply;
@@ -57,15 +58,19 @@ pub(super) fn run_accept(listener: &TcpListener, shared: &Arc<Shared>, stop_rx: 
                 turn_away(&socket, format!("{}; try another node or later", no_descriptor()));
             }
             Ok((socket, addr)) => {
-                if std::mem::take(&mut failing) {
-                    log::info!("clients can connect again");
+                if std::mem::take(&mut failing)
+                    && let Some(more) = shared.said.admit("accepting", 0, elapsed())
+                {
+                    log::info!("clients can connect again{more}");
                 }
                 admit(socket, addr, shared);
             }
             Err(error) => {
                 shared.counters.accept_errors.fetch_add(1, Ordering::Relaxed);
-                if !std::mem::replace(&mut failing, true) {
-                    log::warn!("no client can connect, trying again: {}", in_words(&error));
+                if !std::mem::replace(&mut failing, true)
+                    && let Some(more) = shared.said.admit("not accepting", 0, elapsed())
+                {
+                    log::warn!("no client can connect, trying again: {}{more}", in_words(&error));
                 }
                 let makes_room = are_used_up(&error) && spare.take().is_some();
                 if !makes_room && stop_rx.recv_timeout(ACCEPT_PAUSE) != Err(RecvTimeoutError::Timeout) {

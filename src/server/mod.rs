@@ -35,6 +35,7 @@ use std::time::Instant;
 use crossbeam_channel::{Sender, bounded};
 
 use crate::config::Config;
+use crate::logging::LogLimit;
 use crate::protocol::command::Limits;
 use crate::replication::acks::Acks;
 use crate::replication::mesh::Mesh;
@@ -85,6 +86,8 @@ struct Shared {
     counters: Counters,
     read_room: SessionRoom,
     reply_room: SessionRoom,
+    /// Clients decide how often something is to be logged.
+    said: LogLimit,
     /// Once true, sessions end after the round that they are in.
     stopping: AtomicBool,
 }
@@ -117,7 +120,8 @@ impl Server {
         let counters = Counters::default();
         let (read_room, reply_room) = (SessionRoom::new(READ_ROOM), SessionRoom::new(REPLY_ROOM.max(2 * restore::line_len_max(&limits))));
         let (addr, stopping) = (listener.local_addr()?, AtomicBool::new(false));
-        let shared = Arc::new(Shared { services, addr, limits, clients, counters, read_room, reply_room, stopping });
+        let shared =
+            Arc::new(Shared { services, addr, limits, clients, counters, read_room, reply_room, said: LogLimit::new(1), stopping });
         let (stop_tx, stop_rx) = bounded(1);
         let listener = Arc::new(listener);
         let accept = Builder::new().name("accept".to_owned()).spawn({

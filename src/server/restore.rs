@@ -9,7 +9,7 @@ use std::net::TcpStream;
 
 use memchr::memchr;
 
-use crate::clock::Now;
+use crate::clock::{Now, elapsed};
 use crate::dump::{self, Line};
 use crate::entry::Entry;
 use crate::protocol::command::Limits;
@@ -50,7 +50,9 @@ pub(super) fn run(shared: &Shared, socket: &TcpStream, buffer: &mut ReadBuffer<'
         Err(Failed::Refused(code, sentence)) => (code, sentence + "; this connection is closed"),
         Err(Failed::Io(error)) => return Err(error),
     };
-    log::warn!("a restore has failed: {code} {sentence}");
+    if let Some(more) = shared.said.admit("restore", 0, elapsed()) {
+        log::warn!("a restore has failed: {code} {sentence}{more}");
+    }
     encode_reply(&Reply::Error { code, sentence: sentence.into() }, replies);
     Ok(false)
 }

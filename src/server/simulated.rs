@@ -5,6 +5,7 @@ use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::sync::{Arc, OnceLock};
 
 use crate::clock::Now;
+use crate::logging::LogLimit;
 use crate::protocol::command::Limits;
 use crate::replication::mesh::Mesh;
 use crate::server::client::Client;
@@ -41,6 +42,7 @@ impl SimulatedServer {
             counters: Counters::default(),
             read_room: SessionRoom::new(READ_ROOM),
             reply_room: SessionRoom::new(REPLY_ROOM),
+            said: LogLimit::new(1),
             stopping: false.into(),
         };
         Ok(SimulatedServer { shared, client: Client::of(socket, 1) })

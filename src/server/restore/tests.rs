@@ -98,7 +98,7 @@ fn a_dump_that_is_not_whole_is_refused_with_its_line_and_claims_nothing() {
     refused(
         &fixture,
         &[lines[0], lines[1], b"{\"k\":\n"].concat(),
-        "ERROR BADDUMP line 3 of the dump: a dump line that is not as expected: EOF while",
+        "ERROR BADDUMP line 3 of the dump: a dump line that is not as expected: \"EOF while",
     );
     refused(&fixture, &[lines[0], lines[1], lines[4]].concat(), "ERROR BADDUMP line 3 of the dump: a dump of 1 entries");
     refused(&fixture, &[lines[0], lines[0]].concat(), "ERROR BADDUMP line 2 of the dump: a dump within a dump; nothing was restored");
