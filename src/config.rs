@@ -78,7 +78,7 @@ pub struct Config {
 
     /// Beyond this, a client hears `ERROR BUSY` and is closed.
     pub clients_max: usize,
-    /// Connections on the peer port that have not said yet who they are. In no file: only where few files may be open there are fewer.
+    /// Connections on the peer port that have not said yet who they are, with those that are being closed. In no file: only where few files may be open there are fewer.
     pub strangers_max: usize,
     pub key_len_max: usize,
     pub value_len_max: usize,

@@ -13,8 +13,8 @@ const PER_PEER: usize = 6;
 /// A node that can serve no more clients than these is not worth starting.
 const CLIENTS_MIN: usize = 4;
 
-/// Connections on the peer port that have not said yet who they are, where there are descriptors enough.
-pub const STRANGERS_MAX: usize = 64;
+/// Connections on the peer port that have not said yet who they are, where there are descriptors enough; with those that are being closed.
+pub const STRANGERS_MAX: usize = 128;
 
 /// Who may have how many.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -72,6 +72,7 @@
 //! | links, dumps, restores, recovery, horizon | [`replication::control`] | `control` (the collector's lock) |
 //! | acks, waiting sessions | [`replication::acks`] | the table |
 //! | what waits for a peer | [`replication::outbox`] | one per peer |
+//! | who is on the peer port and has not said who it is | `replication::strangers` | the table |
 //! | what waits for the log, how the disk does | [`journal`] | the queue; the condition |
 //! | lines that wait for stderr; how often a kind was logged | [`logging`] | the queue; one per [`logging::LogLimit`] |
 //! | connected clients; what each has said of itself | `server::clients`, `server::client` | the table; one per client |

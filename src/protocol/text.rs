@@ -67,6 +67,10 @@ pub fn parse<'a>(buffer: &'a [u8], scanned: usize, limits: &Limits, now_ms: impl
     }
     let scanned = scanned.min(buffer.len());
     let Some(end) = memchr(b'\n', &buffer[scanned..]).map(|at| scanned + at) else {
+        // A peer that has come to this port is told at once, and not when it has waited in vain.
+        if begins_binary(buffer) {
+            return Parsed::Fatal { wrong: no_command(buffer) };
+        }
         // The last byte may be the `\r` of a line end.
         return match check_line_len(buffer, buffer.len() - 1, limits) {
             Ok(()) => Parsed::Incomplete { scanned: buffer.len() },
@@ -88,6 +92,7 @@ pub fn parse<'a>(buffer: &'a [u8], scanned: usize, limits: &Limits, now_ms: impl
     }
     match parse_line(line, limits, now_ms) {
         Ok(command) => Parsed::Command { command, consumed },
+        Err(_) if begins_binary(&buffer[..end]) => Parsed::Fatal { wrong: no_command(line) },
         Err(wrong) => match foreign(line, &wrong) {
             Some(wrong) => Parsed::Fatal { wrong },
             None => Parsed::Wrong { wrong, consumed },
@@ -284,6 +289,11 @@ fn trim_start(mut line: &[u8]) -> &[u8] {
 /// No verb, and no sensible slip of one, begins like this: a TLS hello does, and so does telnet's answer to an interrupt.
 fn is_binary(byte: u8) -> bool {
     !matches!(byte, b' '..=b'~' | b'\t' | b'\r' | b'\n')
+}
+
+/// Whether one of the first three bytes is no text, as in every HELLO of a peer. All verbs are as long.
+fn begins_binary(line: &[u8]) -> bool {
+    line.iter().take(3).any(|byte| is_binary(*byte))
 }
 
 /// A line that was refused and whose sender speaks something else: reading on would give an error for every line of it.

@@ -4,7 +4,7 @@
 //! echoes come on the connection that the peer has made to this node. One socket, one owner, one direction: that is one thread hop more than acks on the same
 //! connection: some 14 microseconds, both measured side by side on loopback, where a lone write at `majority` took about 80 in all.
 
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::net::{TcpStream, ToSocketAddrs};
 use std::time::Duration;
 
@@ -13,6 +13,7 @@ use socket2::SockRef;
 use crate::clock::{Now, elapsed};
 use crate::entry::SeenVector;
 use crate::protocol::peer::{Ack, HELLO_LEN_MAX, Hello, Message, Protocol, Request, read_message};
+use crate::protocol::quoting::{shown, told};
 use crate::replication::mesh::{Mesh, Serving};
 use crate::replication::outbox::Batch;
 
@@ -34,30 +35,23 @@ pub fn run_peer_out(mesh: &Mesh, peer: usize) {
     let node = mesh.config().peers[peer].id;
     let outbox = mesh.outbox(peer);
     let mut pause = PAUSE_MIN;
-    let mut refusal = String::new();
+    let mut failing = Failing::default();
     while !outbox.is_stopping() {
         match dial(mesh, peer) {
             Ok((mut stream, said, protocol)) => {
                 let began = elapsed();
-                refusal.clear();
+                failing = Failing::default();
                 if let Err(error) = speak(mesh, peer, &mut stream, said, protocol) {
                     // That the node is down is said by the heartbeat, once.
                     log::debug!("connection to node {node} ended: {error}");
+                    mesh.note_error(peer, format!("the connection to it broke: {error}"), elapsed());
                 }
                 // A peer that answers and closes is not dialled like one that was there for long.
                 if elapsed() - began > mesh.config().reconnect_pause_max {
                     pause = PAUSE_MIN;
                 }
             }
-            // Said once, not at every dial. That a node cannot be reached at all is told by its being down.
-            Err(error) if error.kind() == io::ErrorKind::InvalidData => {
-                let text = error.to_string();
-                if refusal != text {
-                    log::error!("node {node} at {}: {text}", mesh.config().peers[peer].addr);
-                    refusal = text;
-                }
-            }
-            Err(error) => log::debug!("node {node} at {} cannot be reached: {error}", mesh.config().peers[peer].addr),
+            Err(why) => failing.note(mesh, peer, why, elapsed()),
         }
         mesh.hung_up(peer, Now::read());
         outbox.wait_to_dial(jittered(pause));
@@ -65,12 +59,66 @@ pub fn run_peer_out(mesh: &Mesh, peer: usize) {
     }
 }
 
+/// Why a dial came to nothing.
+struct NotDialed {
+    /// For whoever has to tell one reason from another.
+    kind: &'static str,
+    /// Somebody has to do something about it. Otherwise it may be that the peer is only being started.
+    is_final: bool,
+    sentence: String,
+}
+
+impl NotDialed {
+    /// Something is there, and it is not the peer.
+    fn wrong(kind: &'static str, sentence: String) -> NotDialed {
+        NotDialed { kind, is_final: true, sentence }
+    }
+
+    fn passing(kind: &'static str, what: &str, error: &io::Error) -> NotDialed {
+        NotDialed { kind, is_final: false, sentence: format!("{what}: {error}") }
+    }
+}
+
+impl From<io::Error> for NotDialed {
+    fn from(error: io::Error) -> NotDialed {
+        NotDialed::passing("broke", "the connection broke at once", &error)
+    }
+}
+
+/// A peer that cannot be reached, since the last time that it was.
+#[derive(Default)]
+struct Failing {
+    since: Option<Duration>,
+    /// The kinds that were logged.
+    logged: Vec<&'static str>,
+}
+
+impl Failing {
+    /// Logs a reason when it is a new one, and not at every dial. PEERS has the latest.
+    fn note(&mut self, mesh: &Mesh, peer: usize, why: NotDialed, now: Duration) {
+        let NotDialed { kind, is_final, sentence } = why;
+        let (id, addr) = (mesh.config().peers[peer].id, &mesh.config().peers[peer].addr);
+        let since = *self.since.get_or_insert(now);
+        let is_due = is_final || now.saturating_sub(since) >= mesh.config().peer_timeout;
+        if is_due
+            && !self.logged.contains(&kind)
+            && let Some(more) = mesh.said.admit(kind, id.0, now)
+        {
+            let level = if is_final { log::Level::Error } else { log::Level::Warn };
+            log::log!(level, "node {id} at {addr} cannot be reached: {sentence}{more}");
+            self.logged.push(kind);
+        }
+        mesh.note_error(peer, sentence, now);
+    }
+}
+
 /// Connects and exchanges HELLOs. Returns what this node said of its vector, and the protocol that is spoken from here on.
-fn dial(mesh: &Mesh, peer: usize) -> io::Result<(TcpStream, SeenVector, Protocol)> {
-    let mut stream = connect(&mesh.config().peers[peer].addr, mesh.config().peer_timeout)?;
+fn dial(mesh: &Mesh, peer: usize) -> Result<(TcpStream, SeenVector, Protocol), NotDialed> {
+    let config = mesh.config();
+    let mut stream = connect(&config.peers[peer].addr, config.peer_timeout)?;
     stream.set_nodelay(true)?;
-    stream.set_read_timeout(Some(mesh.config().peer_timeout))?;
-    stream.set_write_timeout(Some(mesh.config().peer_timeout))?;
+    stream.set_read_timeout(Some(config.peer_timeout))?;
+    stream.set_write_timeout(Some(config.peer_timeout))?;
     SockRef::from(&stream).set_send_buffer_size(SOCKET_BUFFER_LEN)?;
     mesh.dialing(peer);
     let hello = mesh.hello(Now::read());
@@ -80,36 +128,86 @@ fn dial(mesh: &Mesh, peer: usize) -> io::Result<(TcpStream, SeenVector, Protocol
     stream.write_all(&bytes)?;
     let answer = read_answer(&mut stream)?;
     let now = Now::read();
-    let invalid = |what: String| io::Error::new(io::ErrorKind::InvalidData, what);
-    let (found, protocol) = mesh.check_hello(&answer, now).map_err(|why| invalid(format!("refused by this node: {why}")))?;
+    let (found, protocol) =
+        mesh.check_hello(&answer, now).map_err(|why| NotDialed::wrong("refused here", format!("refused by this node: {why}")))?;
     if found != peer {
-        return Err(invalid(format!("that is node {}: check the addresses in the configuration", answer.node)));
+        let sentence = format!("that is node {}: check the addresses in the configuration", answer.node);
+        return Err(NotDialed::wrong("another node", sentence));
     }
     mesh.dialed(peer, &answer, now);
     Ok((stream, said, protocol))
 }
 
 /// Resolves the address anew at every dial, and tries what it resolves to in turn.
-fn connect(addr: &str, timeout: Duration) -> io::Result<TcpStream> {
-    let mut last = io::Error::new(io::ErrorKind::NotFound, "the name resolves to no address");
-    for addr in addr.to_socket_addrs()? {
+fn connect(addr: &str, timeout: Duration) -> Result<TcpStream, NotDialed> {
+    let unresolved = |error: &io::Error| NotDialed::passing("unresolved", "its name is not resolved", error);
+    let mut last = unresolved(&io::Error::new(io::ErrorKind::NotFound, "no address has it"));
+    for addr in addr.to_socket_addrs().map_err(|error| unresolved(&error))? {
         match TcpStream::connect_timeout(&addr, timeout) {
             Ok(stream) => return Ok(stream),
-            Err(error) => last = error,
+            Err(error) => {
+                let kind = match error.kind() {
+                    io::ErrorKind::ConnectionRefused => "nobody listens",
+                    io::ErrorKind::TimedOut => "no way there",
+                    _ => "no connection",
+                };
+                last = NotDialed::passing(kind, kind, &error);
+            }
         }
     }
     Err(last)
 }
 
-fn read_answer(stream: &mut TcpStream) -> io::Result<Hello> {
-    let invalid = |what: String| io::Error::new(io::ErrorKind::InvalidData, what);
-    match read_message(stream, &mut Vec::new(), HELLO_LEN_MAX, Protocol::OLDEST)? {
-        Some(Message::Hello(hello)) => Ok(hello),
-        Some(Message::Refused(reason)) => Err(invalid(format!("it refuses this node: {reason}"))),
-        Some(_) => Err(invalid("it answered HELLO with something else".to_owned())),
-        None => Err(io::ErrorKind::UnexpectedEof.into()),
+/// The peer's HELLO, or what there is instead.
+fn read_answer(stream: &mut TcpStream) -> Result<Hello, NotDialed> {
+    let mut heard = Heard { stream, head: Vec::new() };
+    let error = match read_message(&mut heard, &mut Vec::new(), HELLO_LEN_MAX, Protocol::OLDEST) {
+        Ok(Some(Message::Hello(hello))) => return Ok(hello),
+        Ok(Some(Message::Refused(why))) => return Err(NotDialed::wrong("refused there", format!("it refuses this node: {}", told(&why)))),
+        Ok(Some(_)) => return Err(NotDialed::wrong("no HELLO", "it answered HELLO with something else".to_owned())),
+        Ok(None) => io::Error::new(io::ErrorKind::UnexpectedEof, "it closed without an answer to HELLO"),
+        Err(error) => error,
+    };
+    if heard.head.is_ascii() {
+        // What was taken for a length are words. The rest of them is there by now, or not worth a wait.
+        let _ = heard.stream.set_nonblocking(true).and_then(|()| heard.read(&mut [0; HEAD_KEPT]));
+    }
+    let words = shown(heard.head.split(|byte| matches!(byte, b'\r' | b'\n')).next().unwrap_or_default());
+    match error.kind() {
+        _ if heard.head.starts_with(b"ERROR ") => {
+            let sentence = format!("it answers as a client port ({words}): its peer_addr is wanted");
+            Err(NotDialed::wrong("client port", sentence))
+        }
+        io::ErrorKind::InvalidData if heard.head.is_ascii() => {
+            Err(NotDialed::wrong("no peer port", format!("something else than a peer port answers there: {words}")))
+        }
+        io::ErrorKind::InvalidData => Err(NotDialed::wrong("no HELLO", format!("it answered HELLO with something else: {error}"))),
+        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => Err(NotDialed {
+            kind: "silent",
+            is_final: false,
+            sentence: "it takes HELLO and does not answer: is that a peer port?".to_owned(),
+        }),
+        _ => Err(error.into()),
     }
 }
+
+/// Keeps what an answer begins with, to say what it was if it is none.
+struct Heard<'a> {
+    stream: &'a mut TcpStream,
+    head: Vec<u8>,
+}
+
+impl Read for Heard<'_> {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        let len = self.stream.read(into)?;
+        let left = HEAD_KEPT.saturating_sub(self.head.len());
+        self.head.extend_from_slice(&into[..len.min(left)]);
+        Ok(len)
+    }
+}
+
+/// Enough to tell words.
+const HEAD_KEPT: usize = 256;
 
 /// Writes what there is to say until the connection breaks or is given up, or the node stops.
 fn speak(mesh: &Mesh, peer: usize, stream: &mut TcpStream, said: SeenVector, protocol: Protocol) -> io::Result<()> {
@@ -182,7 +280,10 @@ impl<'a> Speech<'a> {
             let more = serving.write(*lines_len, &mut lines);
             Message::Lines(lines).encode(bytes, *protocol);
             if !more {
-                log::info!("served node {} a dump of {} entries", mesh.config().peers[*peer].id, serving.count());
+                let id = mesh.config().peers[*peer].id;
+                if let Some(more) = mesh.said.admit("served a dump", id.0, elapsed()) {
+                    log::info!("served node {id} a dump of {} entries{more}", serving.count());
+                }
                 *dump = None;
             }
         }

@@ -1,12 +1,12 @@
 //! The peer port: one thread accepts, one thread per peer, `peer-in:N`, reads what that peer sends and applies it.
 //!
-//! Owns the incoming sockets. Speaks only to peers: whoever does not begin with a good HELLO is told why, if it spoke the protocol at all, and closed.
+//! Owns the incoming sockets. Speaks only to peers: whoever does not begin with a good HELLO is told why, if it spoke the protocol at all, or what this port is, if it spoke that of a client, and
+//! closed.
 
-use std::collections::HashMap;
-use std::io::{self, BufReader, Read, Write};
-use std::net::{Shutdown, TcpListener, TcpStream};
+use std::io::{self, BufReader, Read};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -15,15 +15,17 @@ use parking_lot::Mutex;
 use socket2::SockRef;
 
 use crate::clock::{Now, elapsed};
-use crate::descriptors::{STRANGERS_MAX, in_words};
+use crate::descriptors::in_words;
+use crate::logging::LogLimit;
 use crate::protocol::peer::{HELLO_LEN_MAX, Hello, MESSAGE_LEN_MAX, Message, Protocol, read_message};
 use crate::replication::inbound::Arrived;
 use crate::replication::link::{SOCKET_BUFFER_LEN, is_timeout};
 use crate::replication::mesh::Mesh;
+use crate::replication::strangers::{Stranger, Strangers};
 use crate::threads::join_all;
 
-/// Pause between two log lines that say the same of strangers.
-const SAY_AGAIN: Duration = Duration::from_secs(600);
+/// What a client that came to this port has to read what it is told.
+const LINGER: Duration = Duration::from_secs(1);
 
 /// Buffer of one incoming link.
 const READ_LEN: usize = 64 << 10;
@@ -34,22 +36,26 @@ const ROOM_TIMEOUTS: u32 = 5;
 /// Pause after a failed accept: no descriptors, mostly, and none sooner for asking.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
+/// What a new connection waits for a slot. Beyond this it is closed: the machine does not get round to reading those that came before.
+const ENTER_WAIT: Duration = Duration::from_millis(100);
+
 /// The incoming links.
 pub struct PeerLinks {
     mesh: Arc<Mesh>,
     /// The present connection of each peer; a newer one replaces it.
     present: Vec<Mutex<Option<Arc<TcpStream>>>>,
     threads: Mutex<Vec<JoinHandle<()>>>,
-    strangers: AtomicUsize,
-    /// What was logged about strangers, and when: who is refused knocks again and again, and is not written about every time.
-    said: Mutex<HashMap<String, Duration>>,
+    strangers: Arc<Strangers>,
+    /// Who is refused knocks again and again.
+    said: LogLimit,
     stopping: AtomicBool,
 }
 
 impl PeerLinks {
     pub fn new(mesh: Arc<Mesh>) -> Arc<PeerLinks> {
         let present = mesh.config().peers.iter().map(|_| Mutex::default()).collect();
-        let (threads, strangers, said, stopping) = (Mutex::default(), AtomicUsize::new(0), Mutex::default(), AtomicBool::new(false));
+        let (threads, said, stopping) = (Mutex::default(), LogLimit::new(1), AtomicBool::new(false));
+        let strangers = Arc::new(Strangers::new(mesh.config().strangers_max));
         Arc::new(PeerLinks { mesh, present, threads, strangers, said, stopping })
     }
 
@@ -61,6 +67,7 @@ impl PeerLinks {
                 let _ = stream.shutdown(Shutdown::Both);
             }
         }
+        self.strangers.close_all();
         // The lock is not held meanwhile: a thread that is joined may still be starting one.
         let threads = std::mem::take(&mut *self.threads.lock());
         join_all(threads, deadline, "peer-in");
@@ -75,47 +82,82 @@ impl PeerLinks {
         Ok(())
     }
 
-    /// Whether this was not said lately.
-    fn is_news(&self, sentence: &str, now: Duration) -> bool {
-        let mut said = self.said.lock();
-        if said.get(sentence).is_some_and(|at| now.saturating_sub(*at) < SAY_AGAIN) {
-            return false;
+    /// Hears what a connection has to say of itself.
+    fn meet(self: &Arc<Self>, stranger: Stranger, addr: SocketAddr) {
+        let (kind, node, why) = match self.welcome(stranger) {
+            Ok(()) => return,
+            // A port scan, or what looks whether anybody listens.
+            Err(Unwelcome::Silent) => return log::debug!("peer port: {addr} has connected and said nothing"),
+            Err(Unwelcome::Broken(error)) => ("broken", 0, format!("closed a connection from {addr}: {error}")),
+            Err(Unwelcome::Client) => (
+                "client",
+                0,
+                format!("a client has come from {addr}, and was told that the client port is {}", self.mesh.config().client_addr),
+            ),
+            Err(Unwelcome::Refused { hello, why }) => {
+                let claims = self.mesh.config().peers.iter().position(|peer| peer.id == hello.node);
+                if let Some(peer) = claims {
+                    self.mesh.note_error(peer, format!("its HELLO was refused: {why}"), elapsed());
+                }
+                let node = claims.map_or(0, |peer| self.mesh.config().peers[peer].id.0);
+                ("refused", node, format!("closed a connection from {addr}: refused node {}: {why}", hello.node))
+            }
+        };
+        if let Some(more) = self.said.admit(kind, node, elapsed()) {
+            log::warn!("peer port: {why}{more}");
         }
-        if said.len() >= STRANGERS_MAX {
-            said.clear();
-        }
-        said.insert(sentence.to_owned(), now);
-        true
     }
 
     /// Expects a HELLO, answers it, and hands the connection to a thread of the peer's name.
-    fn welcome(self: &Arc<Self>, stream: TcpStream) -> io::Result<()> {
+    fn welcome(self: &Arc<Self>, stranger: Stranger) -> Result<(), Unwelcome> {
+        let config = self.mesh.config();
+        let stream = stranger.stream();
         stream.set_nodelay(true)?;
-        stream.set_write_timeout(Some(self.mesh.config().peer_timeout))?;
-        SockRef::from(&stream).set_recv_buffer_size(SOCKET_BUFFER_LEN)?;
-        let mut reader = Hurried { stream: &stream, deadline: Instant::now() + self.mesh.config().peer_timeout };
-        let Some(Message::Hello(hello)) = read_message(&mut reader, &mut Vec::new(), HELLO_LEN_MAX, Protocol::OLDEST)? else {
-            return Err(io::Error::new(io::ErrorKind::InvalidData, "no HELLO"));
+        stream.set_write_timeout(Some(config.peer_timeout))?;
+        SockRef::from(stream).set_recv_buffer_size(SOCKET_BUFFER_LEN)?;
+        let mut reader = stranger.until(Instant::now() + config.peer_timeout);
+        let mut head = Vec::with_capacity(HEAD_LEN);
+        while head.len() < HEAD_LEN && !head.contains(&b'\n') {
+            let mut more = [0; HEAD_LEN];
+            let len = reader.read(&mut more[head.len()..])?;
+            if len == 0 {
+                break;
+            }
+            let start = head.len();
+            head.extend_from_slice(&more[start..start + len]);
+        }
+        if head.is_empty() {
+            return Err(Unwelcome::Silent);
+        }
+        if is_text(&head) {
+            tell_client(&stranger, head[0], &config.client_addr, config.id.0);
+            return Err(Unwelcome::Client);
+        }
+        let Some(Message::Hello(hello)) =
+            read_message(&mut head.as_slice().chain(reader), &mut Vec::new(), HELLO_LEN_MAX, Protocol::OLDEST)?
+        else {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "it began with something else than HELLO").into());
         };
         let now = Now::read();
         let mut answer = Vec::new();
         let (peer, protocol) = match self.mesh.check_hello(&hello, now) {
             Ok(found) => found,
-            Err(reason) => {
-                Message::Refused(reason.clone()).encode(&mut answer, Protocol::OLDEST);
-                (&stream).write_all(&answer)?;
-                return Err(io::Error::new(io::ErrorKind::PermissionDenied, format!("refused node {}: {reason}", hello.node)));
+            Err(why) => {
+                Message::Refused(why.clone()).encode(&mut answer, Protocol::OLDEST);
+                stranger.tell(&answer)?;
+                return Err(Unwelcome::Refused { hello: Box::new(hello), why });
             }
         };
-        stream.set_read_timeout(Some(self.mesh.config().peer_timeout))?;
+        stream.set_read_timeout(Some(config.peer_timeout))?;
         Message::Hello(self.mesh.hello(now)).encode(&mut answer, Protocol::OLDEST);
-        (&stream).write_all(&answer)?;
-        self.spawn(format!("peer-in:{}", hello.node), move |links| links.run_peer_in(stream, peer, &hello, protocol))
+        stranger.tell(&answer)?;
+        let stream = stranger.admit().ok_or_else(|| io::Error::from(io::ErrorKind::ConnectionAborted))?;
+        self.spawn(format!("peer-in:{}", hello.node), move |links| links.run_peer_in(stream, peer, &hello, protocol))?;
+        Ok(())
     }
 
     /// The thread of one incoming link: reads, applies, answers beats, until the connection ends.
-    fn run_peer_in(&self, stream: TcpStream, peer: usize, hello: &Hello, protocol: Protocol) {
-        let stream = Arc::new(stream);
+    fn run_peer_in(&self, stream: Arc<TcpStream>, peer: usize, hello: &Hello, protocol: Protocol) {
         // Under the lock, so that connections replace each other in the order of their epochs.
         let mut inbound = {
             let mut present = self.present[peer].lock();
@@ -130,7 +172,7 @@ impl PeerLinks {
         }
         let mut reader = BufReader::with_capacity(READ_LEN, Hearing { stream: &stream, mesh: &self.mesh, peer, len: 0 });
         let room_wait = self.mesh.config().peer_timeout * ROOM_TIMEOUTS;
-        let end = loop {
+        let (end, is_wrong) = loop {
             let mut envelope = Vec::new();
             match read_message(&mut reader, &mut envelope, MESSAGE_LEN_MAX, inbound.protocol()) {
                 Ok(Some(message)) => {
@@ -139,18 +181,62 @@ impl PeerLinks {
                         .await_room(envelope.len(), Instant::now() + room_wait)
                         .and_then(|room| self.mesh.receive(&mut inbound, Arrived { message, envelope, room }, Now::read()));
                     if let Err(reason) = received {
-                        break reason;
+                        break (reason, true);
                     }
                 }
-                Ok(None) => break "closed by it".to_owned(),
-                Err(error) if is_timeout(&error) => break "nothing heard from it".to_owned(),
-                Err(error) => break error.to_string(),
+                Ok(None) => break ("closed by it".to_owned(), false),
+                Err(error) if is_timeout(&error) => break ("nothing heard from it".to_owned(), false),
+                Err(error) => break (error.to_string(), error.kind() == io::ErrorKind::InvalidData),
             }
         };
         let _ = stream.shutdown(Shutdown::Both);
         self.present[peer].lock().take_if(|present| Arc::ptr_eq(present, &stream));
         self.mesh.closed(&inbound, Now::read());
-        log::debug!("connection from node {} ended: {end}", self.mesh.config().peers[peer].id);
+        let node = self.mesh.config().peers[peer].id;
+        if !is_wrong {
+            // That the node is down is said by the heartbeat, once.
+            return log::debug!("connection from node {node} ended: {end}");
+        }
+        self.mesh.note_error(peer, format!("its connection to this node was closed: {end}"), elapsed());
+        if let Some(more) = self.said.admit("wrong", node.0, elapsed()) {
+            log::warn!("closed the connection from node {node}: {end}{more}");
+        }
+    }
+}
+
+/// Why a connection to the peer port is not a peer's.
+enum Unwelcome {
+    /// Closed before it said anything.
+    Silent,
+    /// It did not speak the protocol, or not in time.
+    Broken(io::Error),
+    /// It spoke that of a client.
+    Client,
+    /// It was told why.
+    Refused { hello: Box<Hello>, why: String },
+}
+
+impl From<io::Error> for Unwelcome {
+    fn from(error: io::Error) -> Unwelcome {
+        Unwelcome::Broken(error)
+    }
+}
+
+/// So much tells a HELLO, in which it is a length, from words.
+const HEAD_LEN: usize = 4;
+
+fn is_text(head: &[u8]) -> bool {
+    head.iter().all(|byte| matches!(byte, b' '..=b'~' | b'\r' | b'\n' | b'\t'))
+}
+
+/// A line that tells a client, whatever it speaks, that this is not its port.
+fn tell_client(stranger: &Stranger, first: u8, client_addr: &str, id: u16) {
+    let sentence = format!("this is the peer port of node {id}, for other nodes only; clients connect to {client_addr}");
+    let line = if first == b'*' { format!("-ERR {sentence}\r\n") } else { format!("ERROR ERR {sentence}\n") };
+    // Closing with something unread would reset the connection, and the line could be lost.
+    if stranger.tell(line.as_bytes()).and_then(|()| stranger.stream().shutdown(Shutdown::Write)).is_ok() {
+        let mut unread = stranger.until(Instant::now() + LINGER).take(HELLO_LEN_MAX as u64);
+        let _ = io::copy(&mut unread, &mut io::sink());
     }
 }
 
@@ -163,49 +249,26 @@ pub fn run_peer_accept(links: &Arc<PeerLinks>, listener: &TcpListener, stop_rx: 
             return;
         }
         let spawned = accepted.and_then(|(stream, addr)| {
-            // Beyond so many that have not said a good HELLO yet, new ones are closed at once.
-            if links.strangers.fetch_add(1, Ordering::AcqRel) >= links.mesh.config().strangers_max {
-                links.strangers.fetch_sub(1, Ordering::AcqRel);
-                return Ok(());
+            let entered = links.strangers.enter(Arc::new(stream), addr.ip(), Instant::now() + ENTER_WAIT);
+            if !matches!(entered, Some((_, false)))
+                && let Some(more) = links.said.admit("crowd", 0, elapsed())
+            {
+                log::warn!(
+                    "peer port: too many connections that have not said who they are, the last one from {addr}; the oldest are closed{more}"
+                );
             }
-            let spawned = links.spawn("peer-hello".to_owned(), move |links| {
-                if let Err(error) = links.welcome(stream)
-                    && links.is_news(&error.to_string(), elapsed())
-                {
-                    log::warn!("peer port: closed a connection from {addr}: {error}");
-                }
-                links.strangers.fetch_sub(1, Ordering::AcqRel);
-            });
-            if spawned.is_err() {
-                links.strangers.fetch_sub(1, Ordering::AcqRel);
+            match entered {
+                Some((stranger, _)) => links.spawn("peer-hello".to_owned(), move |links| links.meet(stranger, addr)),
+                None => Ok(()),
             }
-            spawned
         });
         if let Err(error) = &spawned {
-            if !failing {
-                log::error!("peer port: cannot accept: {}; trying on", in_words(error));
+            if !failing && let Some(more) = links.said.admit("accept", 0, elapsed()) {
+                log::error!("peer port: cannot accept: {}; trying on{more}", in_words(error));
             }
             let _ = stop_rx.recv_timeout(ACCEPT_PAUSE);
         }
         failing = spawned.is_err();
-    }
-}
-
-/// A stranger's HELLO has to be there by the deadline, however its bytes drip.
-struct Hurried<'a> {
-    stream: &'a TcpStream,
-    deadline: Instant,
-}
-
-impl Read for Hurried<'_> {
-    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
-        let left = self.deadline.saturating_duration_since(Instant::now());
-        if left.is_zero() {
-            return Err(io::Error::new(io::ErrorKind::TimedOut, "no HELLO in time"));
-        }
-        self.stream.set_read_timeout(Some(left))?;
-        let mut stream = self.stream;
-        stream.read(into)
     }
 }
 

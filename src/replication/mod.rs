@@ -69,6 +69,7 @@ pub mod rest;
 
 pub mod link;
 pub mod listener;
+mod strangers;
 
 pub mod report;
 

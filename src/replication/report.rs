@@ -6,6 +6,7 @@ use std::time::Duration;
 use crate::clock::{Clocks, Now, Stamp};
 use crate::entry::{Entry, NodeId};
 use crate::journal::Condition;
+use crate::protocol::quoting::quoted;
 use crate::replication::control::{Control, Peer, Stage, names};
 use crate::replication::mesh::Mesh;
 use crate::store::Keyspace;
@@ -194,6 +195,10 @@ impl Mesh {
             format!("queued_bytes {queued} overflows {overflows}"),
             format!("tombstones_waiting {tombstones}"),
             format!("protocol {}", if peer.origin.is_none() { "unknown".to_owned() } else { peer.spoken.to_string() }),
+            match &peer.last_error {
+                Some((at, sentence)) => format!("last_error_s_ago {} last_error {}", ago(*at), quoted(sentence.as_bytes())),
+                None => "last_error_s_ago never last_error none".to_owned(),
+            },
         ]
         .join(" ")
     }

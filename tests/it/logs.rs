@@ -2,12 +2,17 @@
 
 use std::fs;
 use std::io::{PipeReader, PipeWriter, Read, Write, pipe};
+use std::net::TcpStream;
 use std::os::fd::AsFd;
 use std::process::{Command, Stdio};
 use std::thread;
 
+use kvmesh::entry::{NodeId, Origin, SeenVector};
+use kvmesh::envelope;
+use kvmesh::protocol::peer::{Hello, Message, Protocol};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
+use serde_json::json;
 
 use crate::cluster::{Cluster, DEADLINE, until};
 
@@ -114,4 +119,55 @@ fn a_start_that_fails_ends_although_nobody_reads_why() {
     drop(writer);
     let said = reading.join().unwrap();
     assert!(said.trim_start_matches('.').starts_with("kvnode: node.json"), "{said}");
+}
+
+/// A line of the log with which a stranger would like to be taken for the node, and a terminal to be cleared.
+const FORGED: &str = "x\n[2026-11-30T00:00:00.000Z ERROR kvmesh::node] FORGED \u{1b}[2J\u{9b}2J";
+
+#[test]
+fn what_strangers_and_clients_say_forges_no_line_and_fills_no_disk() {
+    let cluster = Cluster::plan(3).start();
+    let before = cluster.log_of_this_start(1).len();
+    // A HELLO of another cluster, with another name each time, and with a number of its own in every refusal.
+    let hello = |n: u32, cluster: String| Hello {
+        cluster,
+        protocol: PROTOCOL + 1 + n as u16,
+        node: NodeId(2),
+        origin: Origin { node: NodeId(2), nonce: 7 },
+        members: vec![NodeId(1), NodeId(2), NodeId(3)],
+        wall_ms: 0,
+        durable: true,
+        vector: SeenVector::default(),
+    };
+    let long = "y".repeat(100_000);
+    for n in 0..40 {
+        for name in [format!("{FORGED}{n}"), format!("{n}{long}"), "kvmesh".to_owned()] {
+            let mut bytes = Vec::new();
+            Message::Hello(hello(n, name)).encode(&mut bytes, Protocol::OLDEST);
+            let mut stream = TcpStream::connect(cluster.peer_addr(1)).unwrap();
+            stream.write_all(&bytes).unwrap();
+            let _ = stream.read_to_end(&mut Vec::new());
+        }
+        // Not a HELLO, and JSON with a field that none has.
+        let mut bytes = Vec::new();
+        envelope::seal(&mut bytes, 1, |out| out.extend_from_slice(json!({ FORGED: n }).to_string().as_bytes()));
+        let mut stream = TcpStream::connect(cluster.peer_addr(1)).unwrap();
+        stream.write_all(&bytes).unwrap();
+        let _ = stream.read_to_end(&mut Vec::new());
+
+        for line in [json!({ FORGED: n }), json!({ format!("{n}{long}"): 1 }), json!({ "dump": format!("{FORGED}{n}") })] {
+            let mut client = cluster.client(1);
+            client.send(format!("RESTORE\n{line}\n")).unwrap();
+            let heard = String::from_utf8(client.rest().unwrap()).unwrap();
+            assert!(heard.starts_with("ERROR BADDUMP line 1") && heard.lines().count() == 1 && heard.len() < 1_000, "{heard}");
+            assert!(!heard.trim_end_matches('\n').contains(char::is_control), "{heard:?}");
+        }
+    }
+    cluster.await_log(1, &["peer port", "refused node 2", r"x\n[2026"]);
+    cluster.await_log(1, &["a restore has failed", r"\n[2026"]);
+    let log = cluster.log_of_this_start(1);
+    assert!(!log.lines().any(|line| line.starts_with("[2026-11-30T00:00:00.000Z ERROR")), "{log}");
+    assert!(!log.contains('\u{1b}') && !log.contains('\u{9b}'), "{log:?}");
+    assert!(log.len() - before < 4_000, "{} bytes more:\n{log}", log.len() - before);
+    assert_eq!(cluster.ask_line(1, "SET a 1"), "OK");
 }

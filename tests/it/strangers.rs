@@ -2,10 +2,11 @@
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, DEADLINE, until};
 
 #[test]
 fn a_node_of_another_cluster_is_refused() {
@@ -64,7 +65,7 @@ fn a_node_that_does_not_list_me_is_refused() {
 }
 
 #[test]
-fn wrong_bytes_on_the_peer_port_get_nothing_but_a_close() {
+fn wrong_bytes_on_the_peer_port_get_a_close_and_clients_are_told_what_it_is() {
     let mut cluster = Cluster::plan(3).start();
     let mut noise: u64 = 0x9e37_79b9_7f4a_7c15;
     let random: Vec<u8> = std::iter::repeat_with(|| {
@@ -75,28 +76,36 @@ fn wrong_bytes_on_the_peer_port_get_nothing_but_a_close() {
     })
     .take(200_000)
     .collect();
-    let inputs: [&[u8]; 9] = [
-        b"GET a\r\n",
-        b"PING\n",
-        b"\n\n\n\n",
-        b"*1\r\n$4\r\nPING\r\n",
-        b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n",
-        b"{\"cluster\":\"kvmesh\"}\n",
-        &[0xff; 4096],
-        &[0; 4096],
-        &random,
-    ];
-    for input in inputs {
-        let mut stream = TcpStream::connect(cluster.peer_addr(1)).unwrap();
+    let connect = || {
+        let stream = TcpStream::connect(cluster.peer_addr(1)).unwrap();
         stream.set_read_timeout(Some(Duration::from_secs(15))).unwrap();
+        stream
+    };
+    for input in [&[0xff; 4096][..], &[0; 4096], &random] {
+        let mut stream = connect();
         // It may have been closed before all was said.
         let _ = stream.write_all(input);
         assert_closed_without_a_word(&mut stream, &String::from_utf8_lossy(&input[..input.len().min(20)]));
     }
     // And who says nothing is not waited for.
-    let mut silent = TcpStream::connect(cluster.peer_addr(1)).unwrap();
-    silent.set_read_timeout(Some(Duration::from_secs(15))).unwrap();
-    assert_closed_without_a_word(&mut silent, "silence");
+    assert_closed_without_a_word(&mut connect(), "silence");
+
+    let told = format!("this is the peer port of node 1, for other nodes only; clients connect to {}", cluster.client_addr(1));
+    for (input, line) in [
+        ("GET a\r\n", format!("ERROR ERR {told}\n")),
+        ("PING\n", format!("ERROR ERR {told}\n")),
+        ("a\n", format!("ERROR ERR {told}\n")),
+        ("GET / HTTP/1.1\r\nHost: localhost\r\n\r\n", format!("ERROR ERR {told}\n")),
+        ("{\"cluster\":\"kvmesh\"}\n", format!("ERROR ERR {told}\n")),
+        ("*1\r\n$4\r\nPING\r\n", format!("-ERR {told}\r\n")),
+    ] {
+        let mut stream = connect();
+        stream.write_all(input.as_bytes()).unwrap();
+        let mut heard = String::new();
+        stream.read_to_string(&mut heard).unwrap();
+        assert_eq!(heard, line, "{input:?}");
+    }
+    cluster.await_log(1, &["WARN", "peer port: a client has come from"]);
 
     assert_eq!(cluster.ask_line(1, "ACK all"), "OK");
     assert_eq!(cluster.ask_line(1, "SET a 1"), "OK");
@@ -114,17 +123,108 @@ fn assert_closed_without_a_word(stream: &mut TcpStream, input: &str) {
     assert!(heard.is_empty(), "{input:?} on the peer port was answered: {:?}", String::from_utf8_lossy(&heard));
 }
 
+/// Beyond the slots that there are for those who have not said who they are, the oldest goes.
+#[test]
+fn strangers_who_say_nothing_keep_no_member_out() {
+    let mut cluster = Cluster::plan(2).set("peer_timeout_ms", 60_000).set("recovery_wait_ms", 500).build();
+    cluster.start(1);
+    cluster.await_served(1);
+    let mut silent: Vec<TcpStream> = (0..200).map(|_| TcpStream::connect(cluster.peer_addr(1)).unwrap()).collect();
+    cluster.start(2);
+    cluster.await_mesh(&[1, 2]);
+    assert_eq!(cluster.ask_line(1, "ACK all"), "OK");
+    assert_eq!(cluster.ask_line(1, "SET a 1"), "OK");
+    cluster.await_log(1, &["WARN", "peer port: too many connections"]);
+    silent[0].set_read_timeout(Some(DEADLINE)).unwrap();
+    assert_closed_without_a_word(&mut silent[0], "the oldest of 200");
+    silent[199].set_nonblocking(true).unwrap();
+    assert_eq!(silent[199].read(&mut [0]).unwrap_err().kind(), ErrorKind::WouldBlock, "the last of 200");
+}
+
+/// They come again as soon as they are closed.
+#[test]
+fn a_crowd_that_does_not_give_in_keeps_no_member_out() {
+    let mut cluster = Cluster::plan(2).set("recovery_wait_ms", 500).alone().build();
+    cluster.start(1);
+    cluster.await_served(1);
+    let addr = cluster.peer_addr(1);
+    let ends = AtomicBool::new(false);
+    thread::scope(|scope| {
+        for _ in 0..100 {
+            scope.spawn(|| {
+                while !ends.load(Ordering::Relaxed) {
+                    if let Ok(mut stream) = TcpStream::connect(addr) {
+                        // Until it is closed, or the test is over.
+                        let _ = stream.set_read_timeout(Some(Duration::from_secs(1))).and_then(|()| stream.read(&mut [0]));
+                    }
+                }
+            });
+        }
+        cluster.start(2);
+        let came = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| cluster.await_mesh(&[1, 2])));
+        ends.store(true, Ordering::Relaxed);
+        came.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+    });
+    let log = cluster.log_of_this_start(1);
+    assert_eq!(log.matches("too many connections that have not said").count(), 1, "{log}");
+}
+
 /// Peers that speak to the client port are clients, and not very good ones.
 #[test]
-fn a_node_configured_with_a_client_port_as_its_peer_says_so_and_harms_nobody() {
+fn why_a_peer_cannot_be_reached_is_logged_once_and_stands_in_peers() {
     let mut cluster = Cluster::plan(2).set("recovery_wait_ms", 500).start();
-    cluster.add(3, &[1, 2, 3]);
-    let addr = cluster.client_addr(1).to_string();
-    let other = cluster.peer_addr(2).to_string();
-    cluster.configure(3, "peers", serde_json::json!([{ "id": 1, "addr": addr }, { "id": 2, "addr": other }]));
-    cluster.start(3);
-    cluster.await_state(3, "degraded");
-    cluster.await_sees(3, 1, "down");
+    cluster.add(5, &[1, 2, 5]);
+    let (client_addr, other) = (cluster.client_addr(1).to_string(), cluster.peer_addr(2).to_string());
+    let nobody = std::net::TcpListener::bind((cluster.ip(), 0)).unwrap().local_addr().unwrap().to_string();
+    // Takes what is said to it, and never answers.
+    let deaf = std::net::TcpListener::bind((cluster.ip(), 0)).unwrap();
+    let deaf_addr = deaf.local_addr().unwrap().to_string();
+    cluster.configure(
+        5,
+        "peers",
+        serde_json::json!([
+            { "id": 1, "addr": client_addr },
+            { "id": 2, "addr": other },
+            { "id": 3, "addr": nobody },
+            { "id": 4, "addr": "no-such-host.invalid:7104" },
+            { "id": 6, "addr": deaf_addr },
+        ]),
+    );
+    cluster.start(5);
+    cluster.await_state(5, "degraded");
+    let reasons = [
+        (1, client_addr, "ERROR", "it answers as a client port"),
+        (2, other, "ERROR", "it refuses this node: \"node 2 has no node 5 in its configuration\""),
+        (3, nobody, "WARN", "nobody listens: "),
+        (4, "no-such-host.invalid:7104".to_owned(), "WARN", "its name is not resolved: "),
+        (6, deaf_addr, "WARN", "it takes HELLO and does not answer"),
+    ];
+    for (peer, addr, level, why) in &reasons {
+        cluster.await_log(5, &[level, &format!("node {peer} at {addr} cannot be reached: {why}")]);
+    }
+    // It goes on dialling, and says no more of it: the age of the last error falls when there is a newer one.
+    for (peer, _, _, why) in &reasons {
+        let quoted = format!("last_error \"{}", why.replace('"', "\\\""));
+        let (mut age, mut newer) = (f64::MAX, 0);
+        until(&format!("n5: new errors of peer {peer}: {quoted}"), DEADLINE, || {
+            let lines = cluster.ask(5, "PEERS");
+            let line = lines.iter().find(|line| line.starts_with(&format!("peer {peer} down "))).ok_or(format!("{lines:?}"))?;
+            let (_, rest) = line.split_once(" last_error_s_ago ").ok_or(line.as_str())?;
+            let (now, rest) = rest.split_once(' ').ok_or(rest)?;
+            let now: f64 = now.parse().map_err(|_| line.as_str())?;
+            newer += usize::from(now < age);
+            age = now;
+            if newer > 2 && rest.starts_with(&quoted) { Ok(()) } else { Err(line.clone()) }
+        });
+    }
+    let log = cluster.log_of_this_start(5);
+    for (peer, addr, _, why) in &reasons {
+        assert_eq!(log.matches(&format!("node {peer} at {addr} cannot be reached: {why}")).count(), 1, "{log}");
+    }
+    // A peer without a trouble has none in its line.
+    let lines = cluster.ask(1, "PEERS");
+    assert!(lines[0].ends_with(" last_error_s_ago never last_error none"), "{lines:?}");
+    cluster.await_sees(5, 1, "down");
     assert_eq!(cluster.ask_line(1, "SET a 1"), "OK");
     cluster.await_converged_among(&[1, 2]);
 }

@@ -126,6 +126,8 @@ fn a_line_without_end_and_foreign_bytes_end_the_connection() {
     assert_eq!(fatal(b"\0"), ErrorCode::Unknown);
     assert_eq!(fatal(b"\xff\xf4\xff\xfd\x06"), ErrorCode::Unknown);
     assert_eq!(fatal(b"S\0T a 1\n"), ErrorCode::Unknown);
+    // A HELLO of a peer, which ends no line.
+    assert_eq!(fatal(b"A\x01\0\0\x12\x34\x56\x78\x01{\"cluster\":"), ErrorCode::Unknown);
 }
 
 #[test]
