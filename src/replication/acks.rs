@@ -362,7 +362,7 @@ impl Table {
         match level {
             AckLevel::Local => here,
             AckLevel::Majority => holders >= majority,
-            AckLevel::All => here && holders >= majority && self.peers.iter().filter(|peer| peer.up).all(|peer| peer.has(written)),
+            AckLevel::All => here && holders >= majority && self.peers.iter().filter(|peer| peer.counts()).all(|peer| peer.has(written)),
         }
     }
 

@@ -131,11 +131,13 @@ fn what_strangers_and_clients_say_forges_no_line_and_fills_no_disk() {
     // A HELLO of another cluster, with another name each time, and with a number of its own in every refusal.
     let hello = |n: u32, cluster: String| Hello {
         cluster,
-        protocol: PROTOCOL + 1 + n as u16,
+        protocol: serde_json::from_value((100 + n).into()).unwrap(),
+        protocols: None,
         node: NodeId(2),
         origin: Origin { node: NodeId(2), nonce: 7 },
         members: vec![NodeId(1), NodeId(2), NodeId(3)],
         wall_ms: 0,
+        clocks: None,
         durable: true,
         vector: SeenVector::default(),
     };

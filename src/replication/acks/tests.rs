@@ -49,6 +49,35 @@ fn an_ack_wakes_the_sessions_whose_level_it_meets_and_no_others() {
     assert!(!acks.is_awaited());
 }
 
+/// `all` is every member that counts: not one that is up and has not come, within the time-out, to where this node stood.
+#[test]
+fn all_waits_for_no_peer_that_lags_nor_goes_on_waiting_when_one_begins_to() {
+    let acks = acks();
+    acks.set_up(0, true);
+    acks.set_up(1, true);
+    let look = |position, seconds| acks.observe_lag(stamp(position), 0, Duration::from_secs(seconds));
+    std::thread::scope(|scope| {
+        let round = acks.open_round(AckLevel::All);
+        look(2, 0);
+        acks.acknowledge(0, &ack(2), Duration::ZERO);
+        assert!(!round.is_met(written(2)));
+        let waits = scope.spawn(move || round.wait(written(2), &Deadline::within(Duration::from_secs(60))));
+        while acks.waiting_len() == 0 {
+            std::thread::yield_now();
+        }
+        look(2, 61);
+        assert_eq!(waits.join().unwrap(), Waited::Met);
+    });
+    let round = acks.open_round(AckLevel::All);
+    assert!(!round.is_met(written(3)), "and never fewer than a majority");
+    acks.acknowledge(0, &ack(3), Duration::ZERO);
+    assert!(round.is_met(written(3)));
+    // It has caught up, and counts again.
+    acks.acknowledge(1, &ack(2), Duration::ZERO);
+    look(3, 62);
+    assert!(!round.is_met(written(3)));
+}
+
 #[test]
 fn a_round_that_is_not_met_in_time_can_be_asked_again() {
     let acks = acks();
