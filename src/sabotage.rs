@@ -20,6 +20,8 @@ pub enum Sabotage {
     MergeCovered,
     /// A peer's newest vector counts as proof for the collector although this node's own does not cover it (I6 a).
     CollectUncovered,
+    /// A peer's vector counts as proof for the collector for as long as nobody hears a newer one, be the peer up or away, and whoever has lost a disk since (I6 a).
+    CountAbsent,
     /// What a full dump has proved deleted is dropped in memory, and the log does not hear of it.
     DropsNotLogged,
     /// What a peer has stamped is passed, and the stamp clock stays where it is (I8).
@@ -41,7 +43,7 @@ pub enum Sabotage {
 }
 
 impl Sabotage {
-    pub const ALL: [Sabotage; 16] = [
+    pub const ALL: [Sabotage; 17] = [
         Sabotage::NoTombstones,
         Sabotage::CollectAtOnce,
         Sabotage::AckBeforeFsync,
@@ -49,6 +51,7 @@ impl Sabotage {
         Sabotage::SendOutOfOrder,
         Sabotage::MergeCovered,
         Sabotage::CollectUncovered,
+        Sabotage::CountAbsent,
         Sabotage::DropsNotLogged,
         Sabotage::FloorStands,
         Sabotage::FloorEstimated,
@@ -70,6 +73,7 @@ impl Sabotage {
             Sabotage::SendOutOfOrder => "send-out-of-order",
             Sabotage::MergeCovered => "merge-covered",
             Sabotage::CollectUncovered => "collect-uncovered",
+            Sabotage::CountAbsent => "count-absent",
             Sabotage::DropsNotLogged => "drops-not-logged",
             Sabotage::FloorStands => "floor-stands",
             Sabotage::FloorEstimated => "floor-estimated",

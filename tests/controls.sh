@@ -39,6 +39,7 @@ replicate-commands 50
 collect-uncovered 100
 merge-covered 200 --late
 count-what-leaves 100 --steady
+count-absent 50 --relapse
 RULES
 if ((failed > 0)); then
     printf '%d controls were not found: the checks are too weak.\n' "$failed" >&2

@@ -48,6 +48,10 @@ struct Arguments {
     #[argh(switch)]
     clocks: bool,
 
+    /// draw only runs in which disks are lost and old copies put back around cuts
+    #[argh(switch)]
+    relapse: bool,
+
     /// go on after a seed has failed
     #[argh(switch)]
     keep_going: bool,
@@ -75,11 +79,12 @@ fn main() -> ExitCode {
         (arguments.late, Character::Late),
         (arguments.steady, Character::Steady),
         (arguments.clocks, Character::Clocks),
+        (arguments.relapse, Character::Relapse),
     ];
     let mut chosen = characters.into_iter().filter_map(|(is_chosen, character)| is_chosen.then_some(character));
     let character = chosen.next().unwrap_or_default();
     if chosen.next().is_some() {
-        eprintln!("kvsim: --starved, --late, --steady and --clocks are different runs: give one of them");
+        eprintln!("kvsim: --starved, --late, --steady, --clocks and --relapse are different runs: give one of them");
         return ExitCode::from(2);
     }
     let (next, stops, sum) = (AtomicU64::new(arguments.from), AtomicBool::new(false), Mutex::new(Sum::default()));

@@ -36,7 +36,7 @@ use std::fmt;
 use std::io;
 use std::str::FromStr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{RecvTimeoutError, Sender, bounded};
@@ -103,6 +103,8 @@ pub struct Journal {
     arrived: Condvar,
     condition: Mutex<Condition>,
     changed: Condvar,
+    /// The last mark that is durable, see [`Journal::mark`].
+    durable_mark: AtomicU64,
     /// Whether the condition is one in which writes may be taken. Read before every write, so kept beside the lock.
     writable: AtomicBool,
 }
@@ -130,6 +132,8 @@ enum Job {
     },
     /// To be answered when everything before it is durable, and never if it cannot be.
     Barrier(Sender<()>),
+    /// To be noted when everything before it is as durable as the configuration asks for.
+    Mark(u64),
 }
 
 /// How the journal does, for STATUS and for refusals.
@@ -203,6 +207,7 @@ impl Journal {
             arrived: Condvar::new(),
             condition: Mutex::new(Condition { generation, ..Condition::default() }),
             changed: Condvar::new(),
+            durable_mark: AtomicU64::new(0),
             writable: AtomicBool::new(true),
         }
     }
@@ -224,6 +229,15 @@ impl Journal {
     /// Hands a record over. Never blocks.
     pub fn append(&self, record: Record) {
         self.push(Job::Record(record));
+    }
+
+    /// Marks what was handed over so far: [`Journal::durable_mark`] comes to the mark once that is as durable as the configuration asks for. Marks rise. Never blocks.
+    pub fn mark(&self, mark: u64) {
+        self.push(Job::Mark(mark));
+    }
+
+    pub fn durable_mark(&self) -> u64 {
+        self.durable_mark.load(Ordering::Acquire)
     }
 
     /// Waits until everything that was handed over before is written and synced, whatever the configuration says; an error says why it is not.

@@ -4,6 +4,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use crate::clock::{Stamp, elapsed};
@@ -38,6 +39,8 @@ pub struct Writer {
     buffer: Vec<u8>,
     /// Written, or in the buffer, and not yet durable.
     reached: Vec<(Origin, Stamp)>,
+    /// The last mark that has come.
+    mark: u64,
     is_dirty: bool,
     synced: Instant,
     checked: Instant,
@@ -75,6 +78,7 @@ impl Writer {
             older: files.snapshot.map(snapshot_name).into_iter().chain(older_logs.map(|older| log_name(*older))).collect(),
             buffer: Vec::new(),
             reached: Vec::new(),
+            mark: 0,
             is_dirty: false,
             synced: now,
             checked: now,
@@ -111,6 +115,9 @@ impl Writer {
                 Job::ResumeFailed { generation, error } if generation == self.generation => self.stop(&error, true),
                 Job::ResumeFailed { .. } => {}
                 Job::Barrier(done_tx) => barriers.push(done_tx),
+                // What was handed over while nothing was logged is not there.
+                Job::Mark(_) if self.is_stopped => {}
+                Job::Mark(mark) => self.mark = mark,
             }
         }
         self.write();
@@ -131,6 +138,9 @@ impl Writer {
             // Fails when nobody waits any more.
             for done_tx in barriers {
                 let _ = done_tx.try_send(());
+            }
+            if !self.is_dirty || self.journal.fsync == Fsync::Never {
+                self.journal.durable_mark.fetch_max(self.mark, Ordering::AcqRel);
             }
         }
         self.note_len();
@@ -276,6 +286,7 @@ impl Writer {
         }
         self.buffer.clear();
         self.reached.clear();
+        self.mark = 0;
         (self.is_stopped, self.is_resuming) = (true, false);
         self.journal.change(|condition| {
             condition.stopped = Some(stopped);

@@ -199,6 +199,11 @@ pub struct Beat {
     /// Bytes that the sender has read of the receiver's present connection to it, behind the HELLO; 0 of a build that does not say so.
     #[serde(default)]
     pub taken: u64,
+    /// All of the vector that this connection has been told so far is on the sender's disk once `durable_mark` is at least this. Both are 0 where nothing is waited for, or nothing is known.
+    #[serde(default)]
+    pub mark: u64,
+    #[serde(default)]
+    pub durable_mark: u64,
 }
 
 /// A digest to compare between nodes whose vectors are equal and at rest.
@@ -557,7 +562,18 @@ mod tests {
             (any::<u64>(), any_clocks(), any_stamp(), any_vector(), prop::option::of((any::<u64>(), any::<u64>()))).prop_map(
                 |(sent, clocks, upto, vector, settled)| {
                     let settled = settled.map(|(sum, keys)| SettledDigest { sum, keys, before_ms: keys });
-                    Message::Beat(Beat { sent, wall_ms: sent, clocks, open: sent % 2 == 0, upto, vector, settled, taken: sent })
+                    Message::Beat(Beat {
+                        sent,
+                        wall_ms: sent,
+                        clocks,
+                        open: sent % 2 == 0,
+                        upto,
+                        vector,
+                        settled,
+                        taken: sent,
+                        mark: sent,
+                        durable_mark: sent / 2,
+                    })
                 }
             ),
             (any::<u64>(), any_clocks()).prop_map(|(sent, clocks)| Message::Echo { sent, clocks }),

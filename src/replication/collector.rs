@@ -4,7 +4,8 @@
 //! left to do is to free memory. A value is let go when the clocks of all who are up, and who are a majority, agree that it is over, by more than clocks may be apart; what is left is a
 //! tombstone in place, under the same version.
 //!
-//! **I6**: a tombstone goes only when every configured member is proven to cover it, when it is older than `tombstone_age_min`, and while no dump is served or taken
+//! **I6**: a tombstone goes only when every configured member is proven to cover it (what a peer says proves something while it is up, as far as it is on the peer's disk, and if it was said after the
+//! last HELLO of any peer: control.rs), when it is older than `tombstone_age_min`, and while no dump is served or taken
 //! and all members that are up agree on who the members are. What was collected is remembered as the *horizon*: a node below it is given a full dump, in which
 //! absence is proof. A tombstone that has been a value must, besides, have expired by the clock of every member, by its own word.
 

@@ -11,7 +11,7 @@ use log::Level;
 use crate::clock::Now;
 use crate::config::Config;
 use crate::entry::{NodeId, Origin, SeenVector, Version};
-use crate::protocol::peer::{Hello, MESSAGE_LEN_MAX, Protocol, Request};
+use crate::protocol::peer::{Beat, Hello, MESSAGE_LEN_MAX, Protocol, Request};
 use crate::sabotage::Sabotage;
 use crate::store::Digest;
 
@@ -45,6 +45,9 @@ pub struct Control {
     pub divergences: u64,
     pub collected: u64,
     requests: u64,
+    /// When a peer last said HELLO: what any of them said of its vector before that proves nothing. The one that says HELLO may have lost its disk, and then its writes may be with a peer that had
+    /// not heard of them, or not said so, before.
+    greeted: Option<Duration>,
     /// When all was last looked at, and until when a pause of this process itself (a stop signal, a starved machine) excuses the silence of peers.
     looked: Duration,
     excused: Duration,
@@ -83,9 +86,9 @@ pub struct Peer {
     pub vector: SeenVector,
     /// Its vector at its last HELLO: what this node must cover to have caught up with it.
     target: SeenVector,
-    /// A vector of it that this node is waiting to cover, and the last one that it did. The collector believes only the latter.
-    candidate: Option<SeenVector>,
-    pub proven: Option<SeenVector>,
+    /// A vector of it that this node waits to cover, and that waits to be durable there; and the last one that was both. The collector believes only the latter, and only while the peer is up.
+    candidate: Option<Candidate>,
+    proven: Option<SeenVector>,
     /// When this node sent the beat that the peer echoed last, on the present connections.
     echoed: Option<Duration>,
     /// Bytes of the outgoing connection that it says that it has read; 0 of a build that does not say so.
@@ -132,6 +135,14 @@ pub struct Peer {
     pub last_error: Option<(Duration, String)>,
     /// How often a second process took this peer's place, in a row.
     replaced: u32,
+}
+
+/// What a peer has said of its vector, on its way to be a proof (I6 a).
+struct Candidate {
+    vector: SeenVector,
+    /// The peer's disk has all of it once a beat says so of this mark.
+    mark: u64,
+    is_durable: bool,
 }
 
 /// When something last moved on the connections with a peer.
@@ -297,6 +308,7 @@ impl Control {
             collected: 0,
             // Not from 0: what a former life asked for must not be taken for an answer to this one.
             requests: nonce,
+            greeted: None,
             looked: now.elapsed,
             excused: Duration::ZERO,
         }
@@ -313,6 +325,10 @@ impl Control {
 
     /// An incoming connection whose HELLO was found good. `gap`: the peer has writes of its own that are missing here. Returns its epoch.
     pub fn accept(&mut self, peer: usize, hello: &Hello, gap: bool, now: Now) -> (u64, Option<Event>) {
+        if !Sabotage::CountAbsent.is_on() {
+            self.greeted = Some(now.elapsed);
+            self.peers.iter_mut().for_each(Peer::disprove);
+        }
         let peer = &mut self.peers[peer];
         let contested = peer.linked_in && peer.origin.is_some_and(|origin| origin != hello.origin);
         peer.replaced = if contested { peer.replaced + 1 } else { 0 };
@@ -323,8 +339,7 @@ impl Control {
         peer.members = hello.members.clone();
         peer.vector = hello.vector.clone();
         peer.target = hello.vector.clone();
-        peer.candidate = None;
-        peer.proven = None;
+        peer.disprove();
         peer.echoed = None;
         peer.open = false;
         peer.heard_len_at_beat = 0;
@@ -352,6 +367,20 @@ impl Control {
             peer.shows_progress(now);
         }
         peer.round_trip = now.elapsed.saturating_sub(sent);
+    }
+
+    /// A beat of the peer: whether it serves clients, and how far it is. The collector takes its word only if it comes after the answer to a beat that this node has sent since the last HELLO of any
+    /// peer: if the disk behind that HELLO had been lost, this says what the peer had taken from it.
+    pub fn heard_beat(&mut self, peer: usize, beat: &Beat) {
+        let peer = &mut self.peers[peer];
+        peer.vector.join(&beat.vector);
+        peer.open = beat.open;
+        if peer.candidate.is_none() && peer.echoed > self.greeted && peer.proven.as_ref() != Some(&peer.vector) {
+            peer.candidate = Some(Candidate { vector: peer.vector.clone(), mark: beat.mark, is_durable: false });
+        }
+        if let Some(candidate) = &mut peer.candidate {
+            candidate.is_durable |= candidate.mark <= beat.durable_mark;
+        }
     }
 
     /// The outgoing connection began or ended: echoes of an earlier one count no longer.
@@ -446,7 +475,7 @@ impl Control {
 
     /// Whether every member is proven to cover a tombstone (I6 a).
     pub fn all_cover(&self, version: Version) -> bool {
-        self.peers.iter().all(|peer| peer.covers(version))
+        self.peers.iter().all(|peer| peer.proof().is_some_and(|proof| proof.covers(version)))
     }
 
     /// How late it is by the clocks of all members, each as it was heard last: what expires before then has expired for everybody.
@@ -620,17 +649,15 @@ impl Control {
         self.peers.iter().filter(move |peer| peer.compared.is_some_and(|at| now.elapsed.saturating_sub(at) < patience))
     }
 
-    /// Of each peer the newest vector counts that this node covers in every origin. A busy mesh never stands still, so one vector is held until it is
-    /// covered, and then the next.
+    /// Of each peer the newest vector counts that is durable there and that this node covers in every origin. A busy mesh never stands still, so one vector is held until it is both, and then the
+    /// next.
     fn review_proofs(&mut self, vector: &SeenVector) {
-        for peer in self.peers.iter_mut().filter(|peer| peer.epoch > 0) {
-            if vector.covers_all(&peer.vector) || Sabotage::CollectUncovered.is_on() {
-                peer.proven = Some(peer.vector.clone());
-                peer.candidate = None;
-            } else if peer.candidate.as_ref().is_some_and(|candidate| vector.covers_all(candidate)) {
-                peer.proven = peer.candidate.replace(peer.vector.clone());
-            } else if peer.candidate.is_none() {
-                peer.candidate = Some(peer.vector.clone());
+        for peer in &mut self.peers {
+            let is_proof = |candidate: &mut Candidate| {
+                candidate.is_durable && (vector.covers_all(&candidate.vector) || Sabotage::CollectUncovered.is_on())
+            };
+            if let Some(candidate) = peer.candidate.take_if(is_proof) {
+                peer.proven = Some(candidate.vector);
             }
         }
     }
@@ -684,8 +711,12 @@ impl Peer {
         }
     }
 
-    /// Whether it is proven to cover a version.
-    pub fn covers(&self, version: Version) -> bool {
-        self.proven.as_ref().is_some_and(|proven| proven.covers(version))
+    /// What it is proven to have on its disk, for as long as it is up.
+    pub fn proof(&self) -> Option<&SeenVector> {
+        self.proven.as_ref().filter(|_| self.up || Sabotage::CountAbsent.is_on())
+    }
+
+    fn disprove(&mut self) {
+        (self.candidate, self.proven) = (None, None);
     }
 }

@@ -4,6 +4,7 @@
 //! lock, and never for the disk itself but where somebody asks for just that.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::clock::Stamp;
@@ -15,6 +16,27 @@ use crate::room::Reserved;
 
 /// How long somebody who asked for it waits for the disk.
 const DURABLE_WAIT: Duration = Duration::from_secs(30);
+
+/// Which of the vectors that peers are told is on the disk by now, in marks: a beat says which mark its vector waits for, and which was the last to become durable (**I6**).
+#[derive(Default)]
+pub(super) struct Marks {
+    /// The last mark that was noted: it stands for the vector of that moment.
+    noted: AtomicU64,
+    /// Own writes were handed to the log up to here.
+    handed: AtomicU64,
+}
+
+impl Marks {
+    /// Own writes up to here are in the log's queue.
+    pub fn hand_over(&self, upto: Stamp) {
+        self.handed.fetch_max(upto.to_bits(), Ordering::SeqCst);
+    }
+
+    /// The mark that what was told before waits for: one that will be noted after this.
+    pub fn next(&self) -> u64 {
+        self.noted.load(Ordering::SeqCst) + 1
+    }
+}
 
 impl Mesh {
     /// A beginning for the disk to know: who writes from here on.
@@ -38,6 +60,25 @@ impl Mesh {
             }
             None => self.durable(reached),
         }
+    }
+
+    /// At every beat: the log gets the mark that was noted last, and the next one is noted. What peers sent is handed to the log when the vector moves; own writes come later, so those are
+    /// waited for that had been issued when the mark was noted: up to `waiting`.
+    pub(super) fn mark(&self, waiting: &mut Option<Stamp>) {
+        let Some(journal) = &self.journal else { return };
+        if waiting.is_some_and(|own| own.to_bits() <= self.marks.handed.load(Ordering::SeqCst)) {
+            journal.mark(self.marks.noted.load(Ordering::SeqCst));
+            *waiting = None;
+        }
+        if waiting.is_none() {
+            self.marks.noted.fetch_add(1, Ordering::SeqCst);
+            *waiting = Some(self.submit.position());
+        }
+    }
+
+    /// The mark for which a vector waits that was read before, and the last one that is durable.
+    pub(super) fn marks(&self) -> (u64, u64) {
+        self.journal.as_ref().map_or((0, 0), |journal| (self.marks.next(), journal.durable_mark()))
     }
 
     /// Everything of this origin up to this stamp may be claimed: it is durable, or nobody waits for that.

@@ -4,7 +4,7 @@
 
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 
-use crate::clock::Now;
+use crate::clock::{Now, Stamp};
 use crate::replication::collector::Collector;
 use crate::replication::mesh::Mesh;
 use crate::replication::rest::Rest;
@@ -14,10 +14,13 @@ use crate::replication::rest::Rest;
 pub struct Heartbeat {
     collector: Collector,
     rest: Rest,
+    /// Own writes that the log must get before the mark that was noted last.
+    marking: Option<Stamp>,
 }
 
 impl Heartbeat {
     pub fn beat(&mut self, mesh: &Mesh, now: Now) {
+        mesh.mark(&mut self.marking);
         mesh.tick(now);
         self.collector.step(mesh, now);
         self.rest.step(mesh, now);

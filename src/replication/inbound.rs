@@ -221,10 +221,9 @@ impl Mesh {
         let pause = 10 * self.config.heartbeat;
         let heard_len = self.heard_len(inbound.peer);
         let diverged = self.with_present(inbound, now, |control| {
-            let peer = &mut control.peers[inbound.peer];
-            peer.vector.join(&beat.vector);
+            control.heard_beat(inbound.peer, beat);
             self.acks.covered(inbound.peer, beat.vector.get(self.origin));
-            peer.open = beat.open;
+            let peer = &mut control.peers[inbound.peer];
             peer.tells_taken(beat.taken, heard_len, now);
             peer.wall_ms = beat.wall_ms;
             let SettledDigest { sum, keys, before_ms } = beat.settled?;

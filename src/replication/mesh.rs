@@ -22,6 +22,7 @@ use crate::protocol::peer::{Beat, Hello, Protocol, Protocols, Request, SettledDi
 use crate::protocol::quoting::shown;
 use crate::replication::acks::Acks;
 use crate::replication::control::{Control, Decisions, Settled, Stage, Traffic, is_within};
+use crate::replication::durable::Marks;
 use crate::replication::outbox::{EncodedFrame, Outbox};
 use crate::replication::submit::{Submit, Submitted};
 use crate::room::Reserved;
@@ -53,6 +54,8 @@ pub struct Mesh {
     pub(super) replaying: Mutex<Option<(u64, u64)>>,
     /// What moves on the connections with each peer.
     traffic: Vec<Noted>,
+    /// What of this is on the disk, as peers are told.
+    pub(super) marks: Marks,
     open: AtomicBool,
     /// The disk was blank, and nobody has said yet whether that was to be expected.
     pub(super) is_oddly_blank: AtomicBool,
@@ -102,6 +105,7 @@ impl Mesh {
             compacting: Mutex::default(),
             replaying: Mutex::default(),
             traffic: config.peers.iter().map(|_| Noted::default()).collect(),
+            marks: Marks::default(),
             open: AtomicBool::new(false),
             is_oddly_blank: AtomicBool::new(false),
             conflicts_won: AtomicU64::new(0),
@@ -347,6 +351,7 @@ impl Mesh {
     /// the log has taken them, too.
     pub fn hand_over(&self, frame: &EncodedFrame, room: Reserved) {
         self.record(Arc::clone(&frame.bytes), Some((self.origin, frame.upto)), Some(room));
+        self.marks.hand_over(frame.upto);
         for outbox in &self.outboxes {
             outbox.push(frame);
         }
@@ -355,6 +360,8 @@ impl Mesh {
     /// The next beat of a connection to this peer, on which `said` is what the peer was told of the vector, and all frames up to `upto` have passed.
     pub fn beat(&self, peer: usize, upto: Stamp, said: &mut SeenVector, now: Now) -> Beat {
         let vector = self.vector();
+        // After the vector, which may say more than what was noted until then.
+        let (mark, durable_mark) = self.marks();
         let changes = vector.ahead_of(said);
         said.join(&changes);
         let settled = match &self.control.lock().settled {
@@ -363,9 +370,18 @@ impl Mesh {
             }
             _ => None,
         };
-        let (sent, taken) = (now.elapsed.as_micros() as u64, self.heard_len(peer));
-        let clocks = Some(self.clock.read(now.elapsed));
-        Beat { sent, wall_ms: now.wall_ms, clocks, open: self.vouches(), upto, vector: changes, settled, taken }
+        Beat {
+            sent: now.elapsed.as_micros() as u64,
+            wall_ms: now.wall_ms,
+            clocks: Some(self.clock.read(now.elapsed)),
+            open: self.vouches(),
+            upto,
+            vector: changes,
+            settled,
+            taken: self.heard_len(peer),
+            mark,
+            durable_mark,
+        }
     }
 
     /// Begins to serve a request. Choosing full or delta by the asker's vector, noting vector and horizon, and stopping the collector (until the result is

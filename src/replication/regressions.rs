@@ -230,6 +230,7 @@ mod builds;
 mod clocks;
 mod healing;
 mod large_stores;
+mod proofs;
 mod races;
 mod recovery;
 mod slow_links;

@@ -206,7 +206,8 @@ impl Mesh {
     /// For each peer, how many tombstones it is not proven to cover.
     fn tombstones_waiting(&self, now: Now) -> Vec<usize> {
         let age_min = self.config.tombstone_age_min.as_millis() as u64;
-        let known: Vec<_> = self.control.lock().peers.iter().map(|peer| (peer.proven.clone().unwrap_or_default(), peer.wall_ms)).collect();
+        let known: Vec<_> =
+            self.control.lock().peers.iter().map(|peer| (peer.proof().cloned().unwrap_or_default(), peer.wall_ms)).collect();
         let mut waiting = vec![0; known.len()];
         for shard in 0..self.store.shards_len() {
             for (count, (proven, wall_ms)) in waiting.iter_mut().zip(&known) {
@@ -221,11 +222,11 @@ impl Mesh {
         waiting
     }
 
-    /// The members that tombstones wait for although they are away.
+    /// The members that tombstones wait for because they are away, or do not log.
     fn pinning(&self, now: Now) -> Vec<NodeId> {
         let waiting = self.tombstones_waiting(now);
         let control = self.control.lock();
-        missing(&control, |peer| waiting[peer] > 0 && !control.peers[peer].up)
+        missing(&control, |peer| waiting[peer] > 0 && !(control.peers[peer].up && control.peers[peer].open))
     }
 }
 

@@ -102,6 +102,10 @@ impl Simulation<'_> {
         let held = self.history.keys.iter().map(|(key, versions)| self.check_key(key, versions, store.entry(key).as_ref(), &vector));
         let fault = held.filter_map(Held::fault).next();
         self.fastest_us = fastest_us;
+        let shown = self.history.keys.keys().filter_map(|key| Some((key, store.entry(key)?.version())));
+        let returned: Vec<(Key, Version)> =
+            shown.filter(|(_, version)| self.history.lost.contains(version)).map(|(key, version)| (Key::clone(key), version)).collect();
+        returned.iter().for_each(|(key, version)| self.history.note_returned(key, *version));
         if let Some((check, what)) = fault {
             self.violate(check, format!("node {}: {what}", id + 1));
         }
@@ -124,9 +128,11 @@ impl Simulation<'_> {
                 return Held::Badly("nothing-invented", format!("key {name}: holds {entry:?}, and what was written is {written:?}"));
             }
         }
+        let is_over = |effect: &Effect| effect.is_delete() || self.has_expired(effect);
         let Some((claimed, effect)) = versions.iter().rev().find(|(version, _)| vector.covers(**version)) else { return Held::Well };
         match entry {
-            Some(entry) if entry.version() >= *claimed || self.history.lost.contains(&entry.version()) => Held::Well,
+            Some(entry) if entry.version() >= *claimed => Held::Well,
+            Some(entry) if is_over(effect) && self.is_of_a_lost_disk(entry.version(), *claimed) => Held::Well,
             Some(entry) if effect.is_delete() && !entry.is_tombstone() => {
                 Held::Badly("deleted-stays-deleted", format!("key {name}: {entry:?} is there, and {claimed:?} has deleted it"))
             }
@@ -136,7 +142,6 @@ impl Simulation<'_> {
                 format!("key {name}: the delete {claimed:?} is forgotten, and what it deleted is not all here"),
             ),
             None => {
-                let is_over = |effect: &Effect| effect.is_delete() || self.has_expired(effect);
                 if versions.range(claimed..).any(|(_, effect)| is_over(effect)) {
                     Held::Well
                 } else {
@@ -144,6 +149,12 @@ impl Simulation<'_> {
                 }
             }
         }
+    }
+
+    /// GUARANTEES.md excuses one thing: a write that was only on a disk that was lost comes back with an old copy of that disk, though a node knows a delete that is newer. What is deleted once it is back
+    /// stays deleted like anything else.
+    fn is_of_a_lost_disk(&self, shown: Version, deleted: Version) -> bool {
+        self.history.lost.contains(&shown) && self.history.returned.get(&shown).is_none_or(|last| deleted <= *last)
     }
 
     /// Whether the vector lacks a value that is older than this version and that some node may still bring.

@@ -17,6 +17,9 @@ pub enum Fault {
     PutBack,
     /// A node dies whose last writes a third one has not heard: that one hears the others late, or cannot ask them. Another, which has them, may be rolled back.
     Orphan,
+    /// A node hears of a write on one side of a cut, returns with an empty disk on the other side, where deletes are forgotten that are older than the write, and is given an old copy of its
+    /// disk, which holds the write and not the deletes.
+    Relapse,
     /// A node returns that one of the others answers late and sends a dump for long, while the other one is fast.
     LateDump,
     /// A node that is away for longer than a tombstone has to be kept.
@@ -49,13 +52,14 @@ pub enum Fault {
     Restore,
 }
 
-pub const FAULTS: [Fault; 28] = [
+pub const FAULTS: [Fault; 29] = [
     Fault::Kill,
     Fault::PowerLoss,
     Fault::DieAtOperation,
     Fault::Wipe,
     Fault::PutBack,
     Fault::Orphan,
+    Fault::Relapse,
     Fault::LateDump,
     Fault::Away,
     Fault::Pause,
@@ -103,12 +107,34 @@ pub enum End {
         asker: usize,
         until: Duration,
     },
+    /// The next turn of a relapse is taken.
+    Relapse(Relapse),
     /// The next cut of a row of them.
     Flap {
         from: usize,
         to: usize,
         left: u32,
     },
+}
+
+/// How far a [`Fault::Relapse`] has come. Nobody is waited for beyond `until`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Relapse {
+    turn: Turn,
+    subject: usize,
+    far: usize,
+    until: Duration,
+}
+
+/// What comes next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Turn {
+    Copy,
+    Meet,
+    Wipe,
+    Forget,
+    PutBack,
+    Mend,
 }
 
 impl Simulation<'_> {
@@ -157,6 +183,7 @@ impl Simulation<'_> {
             Fault::Wipe if self.may_lose_disk(id) => self.kill(id, Death::Wiped, time),
             Fault::PutBack if self.may_lose_disk(id) && !self.machines[id].copies.is_empty() => self.kill(id, Death::PutBack, time),
             Fault::Orphan => self.orphan(id, other),
+            Fault::Relapse => self.relapse(id, other),
             Fault::LateDump => self.delay_dump(id, other),
             Fault::Away => {
                 let long = self.plan.tombstone_patience() + time;
@@ -326,6 +353,7 @@ impl Simulation<'_> {
                 self.links[donor][asker].dump_pause = Duration::from_millis(scale * 2 / 5);
             }
             End::Unlinked { .. } => self.after(Duration::from_millis(1), Event::End(end)),
+            End::Relapse(relapse) => self.take_turn(relapse),
             End::Flap { from, to, left } => self.flap(from, to, left),
         }
     }
@@ -406,6 +434,68 @@ impl Simulation<'_> {
             // After a dump that took long it does not ask for another one for as long.
             _ => {}
         }
+    }
+
+    /// The subject is cut off, and takes writes that ask for nobody else; its disk is copied. What was deleted meanwhile, and its writes, it exchanges with the far one, while that is cut off from the
+    /// rest. Then it loses its disk and returns to the rest, who have never heard of its writes, and in the end to its old copy.
+    fn relapse(&mut self, subject: usize, far: usize) {
+        if !self.may_lose_disk(subject) {
+            return;
+        }
+        self.count("relapses");
+        let scale = self.plan.peer_timeout().as_millis() as u64;
+        let until = self.now + Duration::from_millis(scale * 60);
+        (0..self.plan.nodes).filter(|other| *other != subject).for_each(|other| self.cut_until(subject, other, until));
+        let wait = self.between(scale, scale * 4);
+        self.after(wait, Event::End(End::Relapse(Relapse { turn: Turn::Copy, subject, far, until })));
+    }
+
+    fn take_turn(&mut self, relapse: Relapse) {
+        if self.is_healing {
+            return;
+        }
+        let Relapse { turn, subject, far, until } = relapse;
+        let scale = self.plan.peer_timeout().as_millis() as u64;
+        let rest: Vec<usize> = (0..self.plan.nodes).filter(|node| *node != subject && *node != far).collect();
+        let meets = |other: usize| self.is_connected(subject, other) && self.is_connected(other, subject);
+        let (next, wait) = match turn {
+            Turn::Wipe if self.now < until && !meets(far) => (turn, Duration::from_millis(20)),
+            Turn::Forget if self.now < until && !rest.iter().all(|other| meets(*other)) => (turn, Duration::from_millis(20)),
+            Turn::Wipe | Turn::PutBack if !self.may_lose_disk(subject) => (Turn::Mend, Duration::ZERO),
+            Turn::Copy => {
+                self.machines[subject].copies.clear();
+                self.copy_directory(subject);
+                (Turn::Meet, self.between(scale / 2, scale * 3))
+            }
+            Turn::Meet => {
+                rest.into_iter().for_each(|other| self.cut_until(far, other, until));
+                self.cut_until(subject, far, self.now);
+                (Turn::Wipe, self.between(scale, scale * 3))
+            }
+            Turn::Wipe => {
+                self.kill(subject, Death::Wiped, Duration::from_millis(20));
+                self.cut_until(subject, far, until);
+                rest.into_iter().for_each(|other| self.cut_until(subject, other, self.now));
+                (Turn::Forget, self.between(scale, scale * 2))
+            }
+            Turn::Forget => (Turn::PutBack, self.between(scale / 2, scale * 6)),
+            Turn::PutBack => {
+                self.kill(subject, Death::PutBack, Duration::from_millis(20));
+                (Turn::Mend, self.between(scale, scale * 6))
+            }
+            Turn::Mend => {
+                rest.into_iter().for_each(|other| self.cut_until(far, other, self.now));
+                (0..self.plan.nodes).filter(|other| *other != subject).for_each(|other| self.cut_until(subject, other, self.now));
+                return;
+            }
+        };
+        self.after(wait, Event::End(End::Relapse(Relapse { turn: next, ..relapse })));
+    }
+
+    /// Between these two, in both directions.
+    fn cut_until(&mut self, one: usize, other: usize, until: Duration) {
+        self.links[one][other].swallows_until = until;
+        self.links[other][one].swallows_until = until;
     }
 
     /// A node returns and asks one of the others, the donor, before all: question and answer take longer than its patience, though neither falls silent for so long. When it has given up, the

@@ -23,6 +23,8 @@ pub struct History {
     held_back: BTreeSet<Version>,
     /// Versions that no node knows any more: of a life that ended before they were on a disk, or whose disk was lost.
     pub lost: BTreeSet<Version>,
+    /// Those of them that a node shows again, out of an old copy, and the last version that was there of their key by then.
+    pub returned: BTreeMap<Version, Version>,
     pub disk_losses: Vec<DiskLoss>,
     /// When a process began, or a machine woke that had been suspended: its clocks may be behind what they showed before.
     pub interruptions: Vec<(usize, Duration)>,
@@ -196,6 +198,13 @@ impl History {
     fn overtaken(&self, machine: usize, life: u64, entry: &Entry) -> Option<(&'static str, String)> {
         let shown = self.shown.get(&(machine, life, entry.shared_key()))?;
         (*shown >= entry.version()).then(|| ("what-was-read-is-passed", format!("{entry:?} was written after {shown:?} had been read")))
+    }
+
+    /// A node shows this version, which was lost.
+    pub fn note_returned(&mut self, key: &Key, version: Version) {
+        if let Some((last, _)) = self.keys.get(key).and_then(|versions| versions.last_key_value()) {
+            self.returned.entry(version).or_insert(*last);
+        }
     }
 
     pub fn note_disk_lost(&mut self, machine: usize, at: Duration, vector: SeenVector) {

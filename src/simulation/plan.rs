@@ -24,6 +24,8 @@ pub enum Character {
     Steady,
     /// Clocks that differ, jump and stand still, and nodes that write one key and hear of each other late. One of eight is so anyway.
     Clocks,
+    /// Nodes lose their disks and are given old copies of them while cuts keep deletes and what they deleted apart, and what is deleted is forgotten fast. One of eight is so anyway.
+    Relapse,
 }
 
 #[derive(Debug)]
@@ -111,11 +113,13 @@ impl Plan {
             Character::Late => plan.delay_dumps(random),
             Character::Steady => plan.narrow(random),
             Character::Clocks => plan.confuse_clocks(random),
+            Character::Relapse => plan.relapse(random),
             Character::Any => match random.u32(0..8) {
                 0 | 1 => plan.starve(random),
                 2 => plan.delay_dumps(random),
                 3 => plan.narrow(random),
                 4 => plan.confuse_clocks(random),
+                5 => plan.relapse(random),
                 _ => plan,
             },
         }
@@ -209,6 +213,27 @@ impl Plan {
             link_queue_max: 1 << 20,
             are_rivals: true,
             mixes_builds: false,
+            ..self
+        }
+    }
+
+    /// One relapse after another, and not much else. Keys are few, so that what is deleted on the one side of a cut is written on the other.
+    fn relapse(self, random: &mut fastrand::Rng) -> Plan {
+        let others = [Fault::Kill, Fault::PowerLoss, Fault::FullDisk, Fault::SlowDisk, Fault::Break, Fault::Cut, Fault::Pause];
+        let mut faults = vec![Fault::Relapse; 4];
+        faults.extend(others.into_iter().filter(|_| random.u32(0..8) == 0));
+        Plan {
+            clients: random.usize(4..=6),
+            keys: random.u32(1..=3),
+            think: Duration::from_millis([60, 150, 400][random.usize(0..3)]),
+            duration: Duration::from_secs(random.u64(20..=50)),
+            faults,
+            fault_pause: Duration::from_secs(3),
+            timing: HURRIED,
+            tombstone_age_min_ms: 200,
+            link_queue_max: 1 << 20,
+            window: 256 << 10,
+            dump_pause_us: 0,
             ..self
         }
     }

@@ -224,6 +224,8 @@ fn beat_of_a_peer() -> Message {
         vector: SeenVector::default(),
         settled: None,
         taken: 0,
+        mark: 0,
+        durable_mark: 0,
     })
 }
 

@@ -1,0 +1,93 @@
+//! What proves to the collector that a peer has a delete, and what does not (I6 a).
+
+use super::*;
+use crate::journal::disk::Disk;
+use crate::journal::files::Files;
+use crate::journal::log::Found;
+use crate::journal::simulated::SimulatedDisk;
+use crate::journal::writer::Writer;
+use crate::journal::{Fsync, Journal};
+use crate::replication::collector::Collector;
+
+/// All shards, once.
+fn collect(net: &Net, node: usize) -> usize {
+    let mut collector = Collector::default();
+    (0..16).map(|_| collector.step(net.mesh(node), net.now(node))).sum()
+}
+
+fn cut(net: &mut Net, a: usize, b: usize) {
+    for (from, to) in [(a, b), (b, a)] {
+        let inbound = net.links.remove(&(from, to)).unwrap();
+        net.mesh(to).closed(&inbound, net.now(to));
+        net.mesh(from).hung_up(place(from, to), net.now(from));
+    }
+}
+
+/// The word of a peer that is away was a proof although another one had lost its disk since, whose writes the first one had heard of meanwhile: a delete was forgotten by a node that had not heard
+/// of a write that it deleted. An old copy of the lost disk brought the write back, on all nodes and for good.
+#[test]
+fn the_word_of_a_peer_that_is_away_proves_nothing_once_another_has_lost_its_disk() {
+    const A: usize = 0;
+    const B: usize = 1;
+    const C: usize = 2;
+    let mut net = Net::new(&[0, 0, 0]);
+    net.both(A, B);
+    net.both(B, C);
+    net.both(A, C);
+    net.put(A, "k", "v0");
+    net.settle(6, &[(A, B), (B, A), (A, C), (C, A), (B, C), (C, B)]);
+    cut(&mut net, A, C);
+    cut(&mut net, B, C);
+    // C, cut off, writes; a majority of others deletes.
+    net.put(C, "k", "w");
+    net.elapsed += Duration::from_millis(2);
+    net.delete(A, "k");
+    net.settle(6, &[(A, B), (B, A)]);
+    cut(&mut net, A, B);
+    // C tells B, which A does not hear any more.
+    net.both(B, C);
+    net.settle(6, &[(B, C), (C, B)]);
+    assert_eq!((net.get(B, "k"), net.get(C, "k")), (None, None));
+    cut(&mut net, B, C);
+    net.reborn(C);
+    net.both(A, C);
+    net.settle(60, &[(A, C), (C, A)]);
+    assert!(net.mesh(C).vector().covers_all(&net.mesh(A).vector()), "C has caught up with A");
+    assert_eq!(collect(&net, A), 0, "A forgets a delete, and has not heard of the write of C that it deleted");
+    // With B back A hears of it.
+    net.both(A, B);
+    net.both(B, C);
+    let all = [(A, B), (B, A), (A, C), (C, A), (B, C), (C, B)];
+    net.settle(30, &all);
+    assert_eq!(collect(&net, A), 1);
+}
+
+/// A node whose disk was full told its vector all the same, and a peer that believed it forgot a delete that the node did not know any more once it had been restarted.
+#[test]
+fn what_a_peer_has_on_no_disk_proves_nothing() {
+    let disk = SimulatedDisk::default();
+    let shared: Arc<dyn Disk> = Arc::new(disk.clone());
+    let journal = Arc::new(Journal::new(Arc::clone(&shared), Fsync::Always, 1 << 20, &Files::default()));
+    let mut writer = Writer::open(Arc::clone(&journal), &Files::default(), 0, &Found::default(), 0, Instant::now()).unwrap();
+    let mut net = Net::new(&[0, 0]);
+    let (mesh, rx) = Mesh::new(config(1, 2), Store::new(), 77, net.now(1), Some(Arc::clone(&journal)));
+    let mesh: &'static Mesh = Box::leak(Box::new(mesh));
+    net.lives[1] = Life { mesh, rx, framer: Framer::new(mesh.origin()) };
+    net.both(0, 1);
+    let mut marking = None;
+    let mut settle = |net: &mut Net, rounds| {
+        for _ in 0..rounds {
+            mesh.mark(&mut marking);
+            net.settle(1, &[(0, 1), (1, 0)]);
+            writer.step(Duration::ZERO, Instant::now, &mut |origin, upto| mesh.durable(Some((origin, upto))));
+        }
+    };
+    net.delete(0, "first");
+    settle(&mut net, 20);
+    assert_eq!(collect(&net, 0), 1);
+    disk.set_capacity(Some(disk.used()));
+    let stamp = net.delete(0, "second");
+    settle(&mut net, 20);
+    assert!(!journal.is_writable() && mesh.vector().get(net.mesh(0).origin()) >= stamp, "merged, and not logged");
+    assert_eq!(collect(&net, 0), 0, "the peer would not know the delete any more after a restart");
+}
