@@ -389,7 +389,7 @@ fn digest_of(value: &impl Serialize) -> u64 {
 
 /// A dump being written: a store, scanned shard by shard while writes go on.
 ///
-/// The header's vector must have been noted before this is made, with the collector stopped until it is dropped.
+/// The header's vector must have been noted before this is made, with the collector stopped until it is dropped, unless it is a full one.
 pub struct Scan {
     header: Option<Header>,
     /// Entries that it covers are left out.
@@ -404,6 +404,11 @@ impl Scan {
     pub fn new(header: Header, asker: SeenVector, horizon: SeenVector) -> Scan {
         let tally = Tally::of(&header);
         Scan { header: Some(header), asker, horizon, shard: 0, entries: Vec::new().into_iter(), tally }
+    }
+
+    /// What was collected until now, for the end line.
+    pub fn set_horizon(&mut self, horizon: SeenVector) {
+        self.horizon = horizon;
     }
 
     /// Appends whole lines, about `len` bytes of them or what a shard gives. Returns whether there is more; the end line has been written when not.

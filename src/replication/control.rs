@@ -28,13 +28,16 @@ const BULK_LEN: u64 = 4 << 10;
 /// More bytes than can lie between two beats, or two parts of a dump: the longest message, and what else the peer had in hand. Beyond this, bytes are no progress.
 const APART_MAX: u64 = MESSAGE_LEN_MAX as u64 + (4 << 20);
 
+/// How often the pause doubles before a peer is asked again whose dump was refused: with the defaults up to about a minute.
+const REFUSED_DOUBLINGS_MAX: u32 = 5;
+
 /// All of it.
 pub struct Control {
     pub peers: Vec<Peer>,
     pub stage: Stage,
     /// The dump that this node takes; one at a time.
     pub taking: Option<Taking>,
-    /// Whether a client is restoring one. Invariant: not while `taking`.
+    /// Whether a client is restoring one. None begins while `taking`, and a peer is asked all the same while it goes on.
     pub restoring: bool,
     /// Dumps that this node serves.
     pub serving: usize,
@@ -125,6 +128,8 @@ pub struct Peer {
     progressed: Duration,
     /// Not to be asked before.
     ask_after: Duration,
+    /// Dumps of it that were refused, in a row.
+    pub dumps_refused: u32,
     /// Its reference clock minus this node's, by the last comparison.
     pub clock_offset_ms: i64,
     /// When the two were compared last.
@@ -290,6 +295,7 @@ impl Control {
             heal_after: Duration::ZERO,
             progressed: now.elapsed,
             ask_after: Duration::ZERO,
+            dumps_refused: 0,
             clock_offset_ms: 0,
             compared: None,
             wall_ms: 0,
@@ -411,7 +417,7 @@ impl Control {
         let taking = self.taking.take()?;
         let took = now.elapsed.saturating_sub(taking.started);
         let peer = &mut self.peers[taking.peer];
-        peer.ask_after = now.elapsed + took;
+        peer.ask_after = peer.ask_after.max(now.elapsed + took);
         peer.progressed = now.elapsed;
         if taking.heal {
             peer.heal = false;
@@ -428,6 +434,15 @@ impl Control {
         if let Some((peer, progressed)) = before {
             self.peers[peer].progressed = progressed;
         }
+    }
+
+    /// What came of a dump was refused. Each time in a row the next request waits for twice as long. Returns which node's and the pause, if that is news.
+    pub fn dump_refused(&mut self, peer: usize, timeout: Duration, now: Now) -> Option<(NodeId, Duration)> {
+        let peer = &mut self.peers[peer];
+        let pause = timeout * (1 << peer.dumps_refused.min(REFUSED_DOUBLINGS_MAX));
+        peer.ask_after = now.elapsed + pause;
+        peer.dumps_refused = peer.dumps_refused.saturating_add(1);
+        (peer.dumps_refused == 1).then_some((peer.id, pause))
     }
 
     /// Equal vectors at rest, unequal data. Returns whether that is news; were healing to fail, it would be tried again after `pause`.
@@ -559,9 +574,6 @@ impl Control {
             for (peer, _) in wishes.into_iter().filter(|(peer, _)| *peer != taking.peer) {
                 self.peers[peer].progressed = progressed.max(self.peers[peer].progressed);
             }
-            return;
-        }
-        if self.restoring {
             return;
         }
         if let Some((peer, why)) = wishes.into_iter().find(|(peer, _)| now.elapsed >= self.peers[*peer].ask_after) {

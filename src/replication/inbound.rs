@@ -9,6 +9,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use crate::clock::{Now, Stamp};
+use crate::config::{KEY_LEN_MAX, VALUE_LEN_MAX};
 use crate::dump::{self, Header, Kind, Line};
 use crate::entry::{Entry, Origin, SeenVector, Version};
 use crate::protocol::peer::{Ack, Beat, Frame, Hello, Message, Protocol, SettledDigest};
@@ -136,6 +137,7 @@ impl Mesh {
             return Err(format!("a frame of {}, on a connection of {}", frame.origin, inbound.origin));
         }
         self.check_stamp(frame.upto, now)?;
+        frame.writes.iter().try_for_each(|write| check_lens(write.key, write.value))?;
         self.observe(frame.upto, now);
         #[cfg(feature = "testing")]
         let losing = if Sabotage::SecondStamp.is_on() { self.losing(&frame) } else { Vec::new() };
@@ -250,6 +252,25 @@ impl Mesh {
     }
 
     fn receive_lines(&self, inbound: &mut Inbound, lines: &[u8], raw: Raw, now: Now) -> Result<(), String> {
+        if let Err(why) = self.take_lines(inbound, lines, raw, now) {
+            // It would be the same dump again.
+            let refused = self.with_present(inbound, now, |control| control.dump_refused(inbound.peer, self.config.peer_timeout, now))?;
+            if let Some((id, pause)) = refused {
+                log::error!("a dump from node {id} is refused: {why}; it is asked again in {pause:?}, and less and less often after that");
+            }
+            return Err(why);
+        }
+        let entries = inbound.dump.as_ref().map_or(0, |dump| dump.count());
+        let heard_len = self.heard_len(inbound.peer);
+        self.with_present(inbound, now, |control| {
+            if control.taking.as_ref().is_some_and(|taking| taking.peer == inbound.peer) {
+                control.dump_progressed(entries, heard_len, now);
+            }
+        })
+    }
+
+    /// What is in them. An error says what is wrong with the dump.
+    fn take_lines(&self, inbound: &mut Inbound, lines: &[u8], raw: Raw, now: Now) -> Result<(), String> {
         if !lines.is_empty() && !lines.ends_with(b"\n") {
             return Err("a dump line that is cut off".to_owned());
         }
@@ -264,6 +285,7 @@ impl Mesh {
                     if raw.is_none() {
                         return Err("a dump line behind the end line".to_owned());
                     }
+                    check_lens(entry.key(), entry.value())?;
                     let dump = inbound.dump.as_mut().ok_or("a dump line outside of a dump")?;
                     dump.take(self, entry, now)?;
                 }
@@ -275,13 +297,7 @@ impl Mesh {
             }
         }
         self.record_lines(inbound, raw);
-        let entries = inbound.dump.as_ref().map_or(0, |dump| dump.count());
-        let heard_len = self.heard_len(inbound.peer);
-        self.with_present(inbound, now, |control| {
-            if control.taking.as_ref().is_some_and(|taking| taking.peer == inbound.peer) {
-                control.dump_progressed(entries, heard_len, now);
-            }
-        })
+        Ok(())
     }
 
     /// Entries are logged as they came; what healing changed was logged by itself.
@@ -303,7 +319,7 @@ impl Mesh {
         if Sabotage::SeenBeforeEnd.is_on() {
             self.seen.write().join(&header.vector);
         }
-        inbound.dump = Some(Incoming::begin(self, header, now)?);
+        inbound.dump = Some(Incoming::begin(self, header, false, now)?);
         self.give_up_if_late(inbound);
         Ok(())
     }
@@ -328,6 +344,7 @@ impl Mesh {
         let (count, healed) = (dump.count(), dump.healed());
         let (took, id) = self.decide(now, |control| {
             let took = if inbound.is_wanted(&dump, control) { control.dump_ended(now) } else { None };
+            control.peers[inbound.peer].dumps_refused = 0;
             (took.unwrap_or_default(), control.peers[inbound.peer].id)
         });
         if let Some(more) = self.said.admit("took a dump", id.0, now.elapsed) {
@@ -405,6 +422,17 @@ impl Mesh {
         let present = self.decide(now, |control| (control.peers[inbound.peer].epoch == inbound.epoch).then(|| change(control)));
         present.ok_or_else(|| "a newer connection of the same node has replaced this one".to_owned())
     }
+}
+
+/// No node takes longer ones from its clients, whatever it is configured with: what is longer is no peer's, and might not fit into a message when it is passed on.
+fn check_lens(key: &[u8], value: Option<&[u8]>) -> Result<(), String> {
+    let value_len = value.map_or(0, <[u8]>::len) as u64;
+    for (what, len, max) in [("key", key.len() as u64, KEY_LEN_MAX), ("value", value_len, VALUE_LEN_MAX)] {
+        if len > max {
+            return Err(format!("a {what} of {len} bytes, and none has more than {max}"));
+        }
+    }
+    Ok(())
 }
 
 impl Inbound {

@@ -4,12 +4,12 @@
 //! restores ([`restore`](super::restore)): entries enter through the one door, whose versions the vector does not cover; the end line must agree with what came; then, and not before, a full
 //! dump drops what it proves deleted, hands over its horizon (**I6**), and its vector is joined (**I5**). Never reads a socket or a file.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 use crate::clock::{Now, Stamp};
 use crate::dump::{End, Header, Kind, Tally};
-use crate::entry::{Entry, Key, SeenVector};
+use crate::entry::{Entry, Key, Origin, SeenVector, Version};
 use crate::protocol::quoting::shown;
 use crate::replication::control::Control;
 use crate::replication::mesh::Mesh;
@@ -26,6 +26,8 @@ pub(super) struct Incoming {
     tally: Tally,
     /// A full dump's keys, to find those that it lacks.
     held: Option<HashSet<Key>>,
+    /// Of the lives in the header's vector the greatest stamp that an entry has; only where a client restores it.
+    named: Option<BTreeMap<Origin, Stamp>>,
     /// Entries are merged past the vector, which covers them. Not any more once a dump that heals is given up: what it holds may have been collected since.
     heals: bool,
     /// Entries that healing changed.
@@ -33,20 +35,29 @@ pub(super) struct Incoming {
 }
 
 impl Incoming {
-    pub fn begin(mesh: &Mesh, header: Header, now: Now) -> Result<Incoming, String> {
-        mesh.check_stamp(header.vector.greatest(), now)?;
+    /// `is_restored`: a client brings it, and nobody answers for what it says.
+    pub fn begin(mesh: &Mesh, header: Header, is_restored: bool, now: Now) -> Result<Incoming, String> {
+        let named = is_restored.then(BTreeMap::new);
+        check_stamp(mesh, is_restored, header.vector.greatest(), now)?;
         mesh.observe(header.vector.greatest(), now);
         if mesh.store.is_empty() {
             mesh.store.reserve(header.entries);
         }
         let held = (header.kind == Kind::Full).then(|| HashSet::with_capacity(header.entries.min(ENTRIES_BELIEVED) as usize));
         let heals = header.kind == Kind::Heal;
-        Ok(Incoming { tally: Tally::of(&header), header, held, heals, healed: 0 })
+        Ok(Incoming { tally: Tally::of(&header), header, held, named, heals, healed: 0 })
     }
 
     /// One entry: clock, then merge. Returns whether the entry changed anything.
     pub fn take(&mut self, mesh: &Mesh, entry: Entry, now: Now) -> Result<bool, String> {
-        mesh.check_stamp(entry.version().stamp, now)?;
+        check_stamp(mesh, self.named.is_some(), entry.version().stamp, now)?;
+        let Version { stamp, origin } = entry.version();
+        if let Some(named) = &mut self.named
+            && self.header.vector.get(origin) > Stamp::ZERO
+        {
+            let greatest = named.entry(origin).or_default();
+            *greatest = stamp.max(*greatest);
+        }
         self.tally.add(&entry);
         mesh.observe(entry.version().stamp, now);
         let key = entry.shared_key();
@@ -81,24 +92,37 @@ impl Incoming {
 
     /// Whether the end line is the right one. Until it is, nothing is proven.
     pub fn check(&self, end: &End) -> Result<(), String> {
-        self.tally.check(end)
+        self.tally.check(end)?;
+        let beyond = end.horizon.ahead_of(&self.header.vector);
+        match beyond.iter().next() {
+            None => Ok(()),
+            Some((origin, stamp)) => Err(format!("a horizon of {stamp} for {origin}, which the vector in its header does not cover")),
+        }
+    }
+
+    /// Whether a full dump lacks a key although its header's vector covers the version: its donor has proved it deleted.
+    pub fn lacks(&self, entry: &Entry) -> bool {
+        self.held.as_ref().is_some_and(|held| !held.contains(entry.key())) && self.header.vector.covers(entry.version())
+    }
+
+    /// The greatest stamp of this life, if its header's vector has it, that an entry of a restored dump has.
+    pub fn greatest_of(&self, origin: Origin) -> Stamp {
+        self.named.as_ref().and_then(|named| named.get(&origin)).copied().unwrap_or_default()
     }
 
     /// After [`Incoming::check`]: a full dump's drops. What it proves comes last, by [`Mesh::join_proven`]. Returns what was dropped.
     pub fn drop_absent(&self, mesh: &Mesh) -> Vec<Entry> {
-        let Some(held) = &self.held else { return Vec::new() };
-        // What the donor has proved deleted: what it lacks although its vector covers it.
-        let absent = |entry: &Entry| !held.contains(entry.key()) && self.header.vector.covers(entry.version());
-        (0..mesh.store.shards_len()).flat_map(|shard| mesh.store.remove(shard, absent)).collect()
+        if self.held.is_none() {
+            return Vec::new();
+        }
+        (0..mesh.store.shards_len()).flat_map(|shard| mesh.store.remove(shard, |entry| self.lacks(entry))).collect()
     }
 
     /// Once more, when the vector is joined: between its shard's turn and that, a live frame may have brought back what is gone. From the vector on, none can.
     /// Returns how many that were.
     pub fn drop_late(&self, mesh: &Mesh) -> usize {
         let late = self.drop_absent(mesh);
-        if !late.is_empty() && !Sabotage::DropsNotLogged.is_on() {
-            mesh.record(Arc::new(record::removed(&late)), None, None);
-        }
+        mesh.record_dropped(&late);
         late.len()
     }
 
@@ -116,7 +140,18 @@ impl Incoming {
     }
 }
 
+fn check_stamp(mesh: &Mesh, is_restored: bool, stamp: Stamp, now: Now) -> Result<(), String> {
+    if is_restored { mesh.check_restored_stamp(stamp, now) } else { mesh.check_stamp(stamp, now) }
+}
+
 impl Mesh {
+    /// What was dropped after the end line.
+    pub(super) fn record_dropped(&self, late: &[Entry]) {
+        if !late.is_empty() && !Sabotage::DropsNotLogged.is_on() {
+            self.record(Arc::new(record::removed(late)), None, None);
+        }
+    }
+
     /// What a dump's end line proves is so from now on, here and in the log, where the drops come right before it: a line of a dropped entry that is logged later
     /// is covered by then. Both locks are held by the caller: the collector's, for the horizon.
     ///

@@ -289,6 +289,11 @@ impl Mesh {
         }
     }
 
+    /// The same of what a client restores, for whose words nobody answers. What this node has stamped or seen already moves nothing.
+    pub(super) fn check_restored_stamp(&self, stamp: Stamp, now: Now) -> Result<(), String> {
+        if stamp <= self.clock.last() { Ok(()) } else { self.check_stamp(stamp, now) }
+    }
+
     /// A blank node has nothing to lose to a wrong clock, and takes over the mesh's.
     fn is_blank(&self) -> bool {
         self.seen.read().is_empty() && self.submit.position() == Stamp::ZERO && self.store.is_empty()
@@ -398,15 +403,17 @@ impl Mesh {
         };
         let header = Header::new(kind, self.origin, self.vector(), self.store.len(), Some(request.id));
         let asker = if kind == Kind::Delta { request.vector } else { SeenVector::default() };
-        Serving { mesh: self, scan: Scan::new(header, asker, control.horizon.clone()) }
+        Serving { mesh: self, scan: Scan::new(header, asker, control.horizon.clone()), beside_collector: None }
     }
 
-    /// The same for whoever asks with `DUMP`: everything.
+    /// The same for whoever asks with `DUMP`: everything. A client may take its time, and the collector does not rest meanwhile: in a full dump the absence of a key is proof, whether its tombstone was
+    /// there when the dump began or not. The end line has the horizon of the end, as far as the header's vector goes.
     pub fn dump(&self) -> Serving<'_> {
-        let mut control = self.control.lock();
-        control.serving += 1;
-        let header = Header::new(Kind::Full, self.origin, self.vector(), self.store.len(), None);
-        Serving { mesh: self, scan: Scan::new(header, SeenVector::default(), control.horizon.clone()) }
+        let control = self.control.lock();
+        let vector = self.vector();
+        let header = Header::new(Kind::Full, self.origin, vector.clone(), self.store.len(), None);
+        let scan = Scan::new(header, SeenVector::default(), control.horizon.clone());
+        Serving { mesh: self, scan, beside_collector: Some(vector) }
     }
 
     /// A reference clock that is disputed gives way to a wall clock that is not.
@@ -481,20 +488,26 @@ impl Mesh {
     }
 }
 
-/// A dump being served. The collector rests while it lives.
+/// A dump being served. The collector rests while it lives, unless it is a client's.
 pub struct Serving<'a> {
     mesh: &'a Mesh,
     scan: Scan,
+    /// The header's vector, where the collector does not rest.
+    beside_collector: Option<SeenVector>,
 }
 
 impl<'a> Serving<'a> {
     /// To be made where `serving` was counted, under the same lock.
     pub(super) fn new(mesh: &'a Mesh, scan: Scan) -> Serving<'a> {
-        Serving { mesh, scan }
+        Serving { mesh, scan, beside_collector: None }
     }
 
     /// Appends about `len` bytes of whole lines; whether there is more.
     pub fn write(&mut self, len: usize, out: &mut Vec<u8>) -> bool {
+        if let Some(vector) = &self.beside_collector {
+            let horizon = self.mesh.control.lock().horizon.clone();
+            self.scan.set_horizon(horizon.iter().map(|(origin, stamp)| (origin, stamp.min(vector.get(origin)))).collect());
+        }
         self.scan.write(&self.mesh.store, len, out)
     }
 
@@ -506,6 +519,8 @@ impl<'a> Serving<'a> {
 
 impl Drop for Serving<'_> {
     fn drop(&mut self) {
-        self.mesh.control.lock().serving -= 1;
+        if self.beside_collector.is_none() {
+            self.mesh.control.lock().serving -= 1;
+        }
     }
 }

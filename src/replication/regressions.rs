@@ -9,7 +9,7 @@ use crossbeam_channel::Receiver;
 
 use crate::clock::{Deadline, Now, Stamp};
 use crate::config::Config;
-use crate::entry::{Effect, Entry, Value, Version};
+use crate::entry::{Effect, Entry, Origin, Value, Version};
 use crate::protocol::command::AckLevel;
 use crate::protocol::peer::*;
 use crate::replication::acks::Written;
@@ -142,7 +142,7 @@ impl Net {
         }
         messages
     }
-    fn deliver(&mut self, from: usize, to: usize, messages: Vec<Message>) {
+    pub fn deliver(&mut self, from: usize, to: usize, messages: Vec<Message>) {
         let now = self.now(to);
         let inbound = self.links.get_mut(&(from, to)).unwrap();
         self.lives[to].mesh.heard(place(to, from), 0, now.elapsed);
@@ -233,6 +233,7 @@ mod large_stores;
 mod proofs;
 mod races;
 mod recovery;
+mod refusals;
 mod slow_links;
 
 /// A blank node vouches before it has caught up.

@@ -1,17 +1,18 @@
 //! Taking a dump from a client: `RESTORE`.
 //!
-//! A restored dump is a peer's full dump that comes from a file: the same doors, the same proofs (incoming.rs), and one dump at a time with the peers'. What is
-//! its own is what must be asked before anything is merged: whether the backup has seen every delete that was collected here (**I6**). A restore that is given up
-//! half-way keeps what was merged, which is always right, and claims nothing. Never reads a socket or a file.
+//! A restored dump is a peer's full dump that comes from a file: the same doors, the same proofs (incoming.rs). What is its own is what is asked first, since nobody answers for what a client says.
+//! Before anything is merged: whether the backup has seen every delete that was collected here (**I6**), how many lives it names, and how far ahead its stamps are. Before anything is claimed: which
+//! of its lives are known here, or named by its entries; and whether it may say what is deleted. A restore that is given up half-way keeps what was merged, which is always right, and claims nothing.
+//! Peers come first: what they have is asked for while a restore goes on. Never reads a socket or a file.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::clock::Now;
+use crate::clock::{Now, Stamp};
 use crate::dump::{self, End, Header, Kind};
-use crate::entry::{Entry, NodeId};
-use crate::replication::control::names;
+use crate::entry::{Entry, NodeId, Origin, SeenVector, Version};
+use crate::replication::control::{Control, names};
 use crate::replication::incoming::Incoming;
 use crate::replication::mesh::Mesh;
 use crate::replication::outbox::Outbox;
@@ -23,7 +24,10 @@ const UNLOGGED_MAX: usize = 1 << 20;
 /// A disk that takes none of them for this long ends the restore.
 const ROOM_WAIT: Duration = Duration::from_secs(10);
 
-/// A restore that is under way. While it lives this node takes no other dump, and the collector rests.
+/// Lives in a vector, beyond which a restore adds none: a HELLO must carry it.
+const LIVES_MAX: usize = 4_096;
+
+/// A restore that is under way. While it lives no other one begins, and the collector rests.
 pub struct Restore<'a> {
     mesh: &'a Mesh,
     /// None before the header.
@@ -56,6 +60,8 @@ pub enum NotRestored {
     Busy(String),
     /// The backup is older than the horizon.
     Stale(String),
+    /// The backup says that keys of this node are deleted, and does not prove it.
+    Unproven(String),
     /// No dump, or not a good one.
     Bad(String),
 }
@@ -67,7 +73,7 @@ impl From<String> for NotRestored {
 }
 
 impl Mesh {
-    /// Begins a restore, and stops the collector and the requests for other dumps until the result is dropped.
+    /// Begins a restore, and stops the collector until the result is dropped.
     pub fn begin_restore(&self, now: Now) -> Result<Restore<'_>, NotRestored> {
         if !self.is_open() {
             return Err(NotRestored::Loading(self.loading(now)));
@@ -95,18 +101,19 @@ impl Restore<'_> {
         if header.kind != Kind::Full {
             return Err(NotRestored::Bad("this is a part of a node's data and not all of it; expected a dump of kind full".to_owned()));
         }
-        // It cannot move until the restore ends.
-        let unseen = self.mesh.control.lock().horizon.ahead_of(&header.vector);
-        if !unseen.is_empty() {
-            let nodes: BTreeSet<_> = unseen.iter().map(|(origin, _)| origin.node).collect();
-            let nodes = Vec::from_iter(nodes);
-            return Err(NotRestored::Stale(format!(
-                "this backup is older than the horizon: it has not seen deletes made by {} that all members have since seen and forgotten, so it \
-                 could bring deleted keys back",
-                names(&nodes)
-            )));
+        {
+            let control = self.mesh.control.lock();
+            check_horizon(&control, &header)?;
+            let known = self.mesh.known(&control);
+            let unknown = header.vector.iter().filter(|(origin, _)| !known.has(*origin)).count();
+            if unknown > 0 && known.vector.len() + unknown > LIVES_MAX {
+                return Err(NotRestored::Bad(format!(
+                    "its vector names {unknown} lives of nodes that this cluster has not heard of, and with those that it has no more than {LIVES_MAX} are \
+                     taken; kvctl restore --as-new-writes writes its keys anew"
+                )));
+            }
         }
-        self.dump = Some(Incoming::begin(self.mesh, header, now)?);
+        self.dump = Some(Incoming::begin(self.mesh, header, true, now)?);
         Ok(())
     }
 
@@ -154,13 +161,103 @@ impl Restore<'_> {
         self.settle()?;
         let dump = self.dump.take().ok_or_else(|| "an end line where the header of a dump should be".to_owned())?;
         dump.check(end)?;
-        let dropped = dump.drop_absent(self.mesh);
-        let proven = Proven { vector: dump.header().vector.clone(), horizon: end.horizon.clone() };
+        let Judged { proven, unseen, present, may_drop } = self.mesh.judge(&dump, end)?;
+        // What the dump has proved deleted: what a delete took away that was collected elsewhere, and that this node has not seen.
+        let is_deleted = |entry: &Entry| {
+            let Version { stamp, origin } = entry.version();
+            stamp < unseen && !present.contains(&origin) && dump.lacks(entry)
+        };
+        let shards = || 0..if unseen == Stamp::ZERO { 0 } else { self.mesh.store.shards_len() };
+        if !may_drop {
+            let deleted: usize = shards().map(|shard| self.mesh.store.scan_shard(shard, is_deleted).len()).sum();
+            if deleted > 0 {
+                return Err(NotRestored::Unproven(format!(
+                    "this backup says that {deleted} keys of this node are deleted, and what the members know of is not all in it, so it is not for it to say"
+                )));
+            }
+        }
+        let drop_deleted = || shards().flat_map(|shard| self.mesh.store.remove(shard, is_deleted)).collect::<Vec<Entry>>();
+        let dropped = drop_deleted();
         self.mesh.join_proven(&mut self.mesh.control.lock(), &mut self.mesh.seen.write(), proven, &dropped, None);
-        let dropped = dropped.len() + dump.drop_late(self.mesh);
+        // As when a peer sends it: a live frame may have brought back what is gone before the vector was joined.
+        let late = drop_deleted();
+        self.mesh.record_dropped(&late);
+        let dropped = dropped.len() + late.len();
         self.mesh.outboxes.iter().for_each(Outbox::beat);
         let restored = Restored { entries: dump.count(), merged: self.merged, dropped };
         Ok((dump.header().node, restored))
+    }
+}
+
+/// What a dump may claim.
+struct Judged {
+    proven: Proven,
+    /// The greatest delete that was collected elsewhere and that this node has not seen.
+    unseen: Stamp,
+    /// Lives whose own word alone counts.
+    present: Vec<Origin>,
+    may_drop: bool,
+}
+
+/// What the members know, as far as this node has heard.
+struct Known {
+    vector: SeenVector,
+    /// The lives that they live.
+    present: Vec<Origin>,
+}
+
+impl Known {
+    fn has(&self, origin: Origin) -> bool {
+        self.vector.get(origin) > Stamp::ZERO || self.present.contains(&origin)
+    }
+}
+
+fn check_horizon(control: &Control, header: &Header) -> Result<(), NotRestored> {
+    let unseen = control.horizon.ahead_of(&header.vector);
+    if unseen.is_empty() {
+        return Ok(());
+    }
+    let nodes: BTreeSet<_> = unseen.iter().map(|(origin, _)| origin.node).collect();
+    let nodes = Vec::from_iter(nodes);
+    Err(NotRestored::Stale(format!(
+        "this backup is older than the horizon: it has not seen deletes made by {} that all members have since seen and forgotten, so it could bring \
+         deleted keys back",
+        names(&nodes)
+    )))
+}
+
+impl Mesh {
+    fn known(&self, control: &Control) -> Known {
+        let mut vector = self.vector();
+        control.peers.iter().for_each(|peer| vector.join(&peer.vector));
+        let present = control.peers.iter().filter_map(|peer| peer.origin).chain([self.origin]).collect();
+        Known { vector, present }
+    }
+
+    /// What a restored dump may claim, of all that it says. Nothing of a life that a member lives now, whose own frames say it. A later state of this cluster, and any where nobody knows of a life, may
+    /// say what was deleted, too; of another one the lives count only as far as a member knows them or an entry goes.
+    fn judge(&self, dump: &Incoming, end: &End) -> Result<Judged, NotRestored> {
+        let control = self.control.lock();
+        // A peer's dump may have moved it meanwhile.
+        check_horizon(&control, dump.header())?;
+        let (known, own) = (self.known(&control), self.vector());
+        let said = &dump.header().vector;
+        let is_present = |origin: &Origin| known.present.contains(origin);
+        let is_later = known.vector.iter().all(|(origin, stamp)| is_present(&origin) || said.get(origin) >= stamp);
+        let is_blank = known.vector.is_empty();
+        let may_drop = is_later && (is_blank || self.config.members().contains(&dump.header().node));
+        let claim = |(origin, stamp): (Origin, Stamp)| {
+            let shown = known.vector.get(origin).max(dump.greatest_of(origin));
+            let upto = if is_blank || may_drop && shown > Stamp::ZERO { stamp } else { stamp.min(shown) };
+            (origin, upto)
+        };
+        let vector: SeenVector = said.iter().filter(|(origin, _)| !is_present(origin)).map(claim).collect();
+        let mut covered = own.clone();
+        covered.join(&vector);
+        let horizon: SeenVector = end.horizon.iter().filter(|(origin, stamp)| covered.get(*origin) >= *stamp).collect();
+        let unseen = horizon.ahead_of(&own).greatest();
+        let horizon = if may_drop { horizon } else { SeenVector::default() };
+        Ok(Judged { proven: Proven { vector, horizon }, unseen, present: known.present, may_drop })
     }
 }
 

@@ -6,6 +6,7 @@
 
 use std::io;
 use std::net::TcpStream;
+use std::time::{Duration, Instant};
 
 use memchr::memchr;
 
@@ -18,6 +19,12 @@ use crate::protocol::text::encode_reply;
 use crate::replication::restore::{NotRestored, Restore, Restored};
 use crate::server::Shared;
 use crate::server::buffer::ReadBuffer;
+
+/// What a client sends on average at least, in bytes a second of the time for which the node waits for it. One that drips would keep deletes from being forgotten for as long as it likes.
+const RATE_MIN: u64 = 1 << 10;
+
+/// A restore has ended by then, however steadily it comes.
+const TIME_MAX: Duration = Duration::from_secs(6 * 3_600);
 
 /// The longest line that a restore can need.
 pub(super) fn line_len_max(limits: &Limits) -> usize {
@@ -38,7 +45,7 @@ pub(super) fn run(shared: &Shared, socket: &TcpStream, buffer: &mut ReadBuffer<'
     // A client that stalls would hold the collector for as long.
     socket.set_read_timeout(Some(shared.services.config.write_timeout))?;
     let taken = shared.services.mesh.begin_restore(Now::read()).map_err(|why| refusal(why, 0, 0)).and_then(|restore| {
-        let taking = Taking { shared, restore, lines: 0 };
+        let taking = Taking { shared, restore, lines: 0, began: Instant::now(), waited: Duration::ZERO, came: 0 };
         taking.run(socket, buffer)
     });
     let (code, sentence) = match taken {
@@ -72,6 +79,10 @@ struct Taking<'a> {
     restore: Restore<'a>,
     /// Lines that were taken.
     lines: u64,
+    began: Instant,
+    /// How long the client was waited for since its rate was looked at last, and the bytes that came.
+    waited: Duration,
+    came: u64,
 }
 
 impl Taking<'_> {
@@ -111,9 +122,12 @@ impl Taking<'_> {
                 let sentence = "the large commands that are arriving take all the memory that this node has for them; try again later";
                 return Err(Failed::Refused(ErrorCode::Busy, self.given_up(sentence)));
             }
-            match buffer.fill(&mut socket) {
+            let since = Instant::now();
+            let filled = buffer.fill(&mut socket);
+            self.waited += since.elapsed();
+            match filled {
                 Ok(0) => return Err(self.bad("the dump breaks off before its end line")),
-                Ok(_) => {}
+                Ok(len) => self.check_pace(len)?,
                 Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {
                     let wait = self.shared.services.config.write_timeout;
                     return Err(Failed::Refused(ErrorCode::Timeout, self.given_up(&format!("nothing came for {wait:?}"))));
@@ -121,6 +135,24 @@ impl Taking<'_> {
                 Err(error) => return Err(Failed::Io(error)),
             }
         }
+    }
+
+    /// Whether the client sends fast enough, and has not done so for too long.
+    fn check_pace(&mut self, len: usize) -> Result<(), Failed> {
+        let span = self.shared.services.config.write_timeout;
+        self.came += len as u64;
+        if self.waited >= span {
+            let least = (RATE_MIN as f64 * self.waited.as_secs_f64()) as u64;
+            if self.came < least {
+                let words = format!("{} bytes came in {:.1} s, and {least} are the least", self.came, self.waited.as_secs_f64());
+                return Err(Failed::Refused(ErrorCode::Timeout, self.given_up(&words)));
+            }
+            (self.waited, self.came) = (Duration::ZERO, 0);
+        }
+        if self.began.elapsed() > TIME_MAX {
+            return Err(Failed::Refused(ErrorCode::Timeout, self.given_up("it has not ended in six hours")));
+        }
+        Ok(())
     }
 
     /// Whether this node can take more at all.
@@ -172,7 +204,13 @@ fn refusal(why: NotRestored, lines: u64, entries: u64) -> Failed {
         NotRestored::Loading(why) => Failed::Refused(ErrorCode::Loading, nothing(why)),
         NotRestored::ReadOnly(why) => Failed::Refused(ErrorCode::ReadOnly, format!("{why}; {}", so_far(entries))),
         NotRestored::Busy(why) => Failed::Refused(ErrorCode::Busy, nothing(why) + "; try again later"),
-        NotRestored::Stale(why) => Failed::Refused(ErrorCode::Stale, nothing(why) + "; kvctl restore --as-new-writes writes its keys anew"),
+        NotRestored::Stale(why) => Failed::Refused(
+            ErrorCode::Stale,
+            format!("{why}; {}", so_far(entries)) + "; kvctl restore --as-new-writes writes its keys anew",
+        ),
+        NotRestored::Unproven(why) => {
+            Failed::Refused(ErrorCode::Stale, format!("{why}; {}; kvctl restore --as-new-writes writes its keys anew", so_far(entries)))
+        }
         NotRestored::Bad(wrong) => Failed::Refused(ErrorCode::BadDump, wrong_line(&wrong, lines, entries)),
     }
 }

@@ -1,5 +1,6 @@
 //! Restores over real loopback sockets.
 
+use std::io::Write;
 use std::net::Shutdown;
 
 use crate::clock::{Now, Stamp};
@@ -147,6 +148,28 @@ fn a_client_that_stalls_is_given_up() {
     std::thread::sleep(std::time::Duration::from_millis(400));
     client.send("PING\n");
     client.expect(&["PONG"]);
+    fixture.stop();
+}
+
+/// A byte now and then kept a node from catching up and from forgetting deletes for as long as the client liked.
+#[test]
+fn a_client_that_drips_is_given_up() {
+    let fixture = fixture(0, r#", "write_timeout_ms": 400"#);
+    let mut client = fixture.connect();
+    client.send(b"RESTORE\n");
+    let mut socket = client.socket.try_clone().unwrap();
+    let drips = std::thread::spawn(move || {
+        let line = small();
+        let sent = line.iter().take_while(|byte| {
+            std::thread::sleep(std::time::Duration::from_millis(20));
+            socket.write_all(&[**byte]).is_ok()
+        });
+        sent.count()
+    });
+    let line = client.line();
+    assert!(line.starts_with("ERROR TIMEOUT ") && line.contains("bytes came in 0."), "{line}");
+    assert!(drips.join().unwrap() < 200);
+    until("the next restore may begin", || fixture.mesh.begin_restore(Now::read()).is_ok());
     fixture.stop();
 }
 

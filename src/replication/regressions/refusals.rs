@@ -1,0 +1,73 @@
+//! What a peer sends and no node can take.
+
+use super::*;
+use crate::dump::{Header, Kind, Scan};
+use crate::entry::SeenVector;
+
+/// Delivers messages that may be refused; the first refusal.
+fn try_deliver(net: &mut Net, from: usize, to: usize, messages: Vec<Message>) -> Result<(), String> {
+    let now = net.now(to);
+    let inbound = net.links.get_mut(&(from, to)).unwrap();
+    messages.into_iter().try_for_each(|message| net.lives[to].mesh.receive(inbound, message, now))
+}
+
+fn entry(origin: Origin, stamp: Stamp, key_len: usize) -> Entry {
+    Entry::new(&vec![b'k'; key_len], None, None, Version { stamp, origin })
+}
+
+#[test]
+fn a_key_that_no_node_takes_from_its_clients_is_refused_of_a_peer() {
+    let mut net = Net::new(&[0, 0]);
+    net.both(0, 1);
+    net.settle(4, &[(0, 1), (1, 0)]);
+    let origin = net.mesh(0).origin();
+    for (key_len, is_taken) in [(1 << 20, true), ((1 << 20) + 1, false)] {
+        let (after, upto) = (net.mesh(1).vector().get(origin), Stamp::from_wall_ms(net.now(0).wall_ms));
+        let frame = Frame { origin, after, upto, writes: Writes::of(origin, &[entry(origin, upto, key_len)]) };
+        let received = try_deliver(&mut net, 0, 1, vec![Message::Frame(frame)]);
+        assert_eq!(received.is_ok(), is_taken, "{received:?}");
+        net.elapsed += Duration::from_millis(5);
+    }
+    assert_eq!(net.mesh(1).store().len(), 1);
+}
+
+/// A dump that cannot be taken is the same one when it is asked for again.
+#[test]
+fn a_dump_that_was_refused_is_not_asked_for_again_and_again() {
+    let mut net = Net::new(&[0, 0]);
+    let mut asked = 0;
+    net.put(0, "k", "1");
+    net.connect(1, 0);
+    for _ in 0..100 {
+        // Whoever refuses closes; and is dialled again at once.
+        if !net.links.contains_key(&(0, 1)) {
+            net.connect(0, 1);
+        }
+        net.settle(1, &[(1, 0)]);
+        net.elapsed += Duration::from_millis(100);
+        net.mesh(0).outbox(0).beat();
+        let messages = net.flush(0, 1);
+        if !messages.iter().any(|message| matches!(message, Message::Lines(_))) {
+            try_deliver(&mut net, 0, 1, messages).unwrap();
+            continue;
+        }
+        asked += 1;
+        let taking = net.mesh(1).control.lock().taking.as_ref().map(|taking| taking.id);
+        let far = [(net.mesh(0).origin(), Stamp::from_wall_ms(net.now(0).wall_ms))].into_iter().collect();
+        let header = Header::new(Kind::Delta, net.mesh(0).origin(), SeenVector::default(), 1, taking);
+        let mut scan = Scan::new(header, SeenVector::default(), far);
+        let mut lines = Vec::new();
+        while scan.write(net.mesh(0).store(), 1000, &mut lines) {}
+        let refused = try_deliver(&mut net, 0, 1, vec![Message::Lines(lines)]).unwrap_err();
+        assert!(refused.contains("a horizon of"), "{refused}");
+        let inbound = net.links.remove(&(0, 1)).unwrap();
+        net.mesh(1).closed(&inbound, net.now(1));
+    }
+    assert!((2..8).contains(&asked), "asked {asked} times in 12 s");
+    assert!(net.mesh(1).control.lock().horizon.is_empty());
+    // In the end it is asked again, and what is right is taken.
+    net.both(0, 1);
+    net.settle(1_000, &[(0, 1), (1, 0)]);
+    assert!(net.mesh(1).vector().covers_all(&net.mesh(0).vector()));
+    assert_eq!(net.mesh(1).control.lock().peers[0].dumps_refused, 0);
+}
