@@ -39,7 +39,7 @@ pub struct Control {
     pub taking: Option<Taking>,
     /// Whether a client is restoring one. None begins while `taking`, and a peer is asked all the same while it goes on.
     pub restoring: bool,
-    /// Dumps that this node serves.
+    /// Dumps that this node serves to peers, and the snapshot that it writes: the collector rests meanwhile.
     pub serving: usize,
     /// The greatest collected stamp of each origin: a node below it can no longer learn every delete from entries alone.
     pub horizon: SeenVector,

@@ -234,8 +234,8 @@ impl Mesh {
         Known { vector, present }
     }
 
-    /// What a restored dump may claim, of all that it says. Nothing of a life that a member lives now, whose own frames say it. A later state of this cluster, and any where nobody knows of a life, may
-    /// say what was deleted, too; of another one the lives count only as far as a member knows them or an entry goes.
+    /// What a restored dump may claim, of all that it says. Nothing of a life that a member lives now, whose own frames say it. A later state of this cluster, and any where nobody knows of a life, is
+    /// believed in everything else; of another one a life counts only as far as it is here or an entry goes, and nothing of what was deleted.
     fn judge(&self, dump: &Incoming, end: &End) -> Result<Judged, NotRestored> {
         let control = self.control.lock();
         // A peer's dump may have moved it meanwhile.
@@ -243,13 +243,12 @@ impl Mesh {
         let (known, own) = (self.known(&control), self.vector());
         let said = &dump.header().vector;
         let is_present = |origin: &Origin| known.present.contains(origin);
-        let is_later = known.vector.iter().all(|(origin, stamp)| is_present(&origin) || said.get(origin) >= stamp);
-        let is_blank = known.vector.is_empty();
-        let may_drop = is_later && (is_blank || self.config.members().contains(&dump.header().node));
+        let past: SeenVector = known.vector.iter().filter(|(origin, _)| !is_present(origin)).collect();
+        let is_later = !past.is_empty() && said.covers_all(&past) && self.config.members().contains(&dump.header().node);
+        let may_drop = is_later || known.vector.is_empty();
         let claim = |(origin, stamp): (Origin, Stamp)| {
-            let shown = known.vector.get(origin).max(dump.greatest_of(origin));
-            let upto = if is_blank || may_drop && shown > Stamp::ZERO { stamp } else { stamp.min(shown) };
-            (origin, upto)
+            let shown = own.get(origin).max(dump.greatest_of(origin));
+            (origin, if may_drop { stamp } else { stamp.min(shown) })
         };
         let vector: SeenVector = said.iter().filter(|(origin, _)| !is_present(origin)).map(claim).collect();
         let mut covered = own.clone();

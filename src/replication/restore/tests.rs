@@ -428,6 +428,11 @@ fn a_horizon_beyond_the_vector_of_its_dump_is_refused() {
         let made = made(1, &[(origin, vector)], &[], &[(origin, horizon)]);
         assert!(matches!(restore(&net, 1, &made), Err(NotRestored::Bad(why)) if why.contains("a horizon of")));
     }
+    // Nor is one taken of a life that only this dump knows of, from whomever it says it is.
+    let (new, now) = (life(2, 5), at(&net, 0));
+    for node in [1, 9] {
+        restore(&net, 1, &made(node, &[(new, now)], &[("x", new, now)], &[(new, now)])).unwrap();
+    }
     assert!(net.mesh(1).control.lock().horizon.is_empty());
     assert!(restore(&net, 1, &today).is_ok());
 }
@@ -464,7 +469,7 @@ fn a_dump_drops_nothing_that_its_header_merely_claims() {
     connect(&mut net);
     settle(&mut net);
     let all = net.mesh(0).vector();
-    // Of no member; without what the members know by now; without a delete.
+    // Of no member; without what the members know by now; and one that is believed, and knows of no delete.
     for (node, lives, is_deleted) in [(9, &all, true), (1, &known, true), (1, &all, false)] {
         let vector: Vec<(Origin, Stamp)> = lives.iter().map(|(origin, _)| (origin, at(&net, 5))).collect();
         let entries: Vec<(&str, Origin, Stamp)> = vector.iter().map(|(origin, stamp)| ("other", *origin, *stamp)).collect();
