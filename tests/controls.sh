@@ -36,10 +36,10 @@ ack-after-sleep 200 --clocks
 keep-origin 50
 wall-clock 50
 replicate-commands 50
-collect-uncovered 100
-merge-covered 200 --late
+collect-uncovered 600
+merge-covered 100 --late
+count-absent 200 --relapse
 count-what-leaves 100 --steady
-count-absent 50 --relapse
 RULES
 if ((failed > 0)); then
     printf '%d controls were not found: the checks are too weak.\n' "$failed" >&2

@@ -107,6 +107,11 @@ pub enum End {
         asker: usize,
         until: Duration,
     },
+    /// Between two nodes everything is as fast as usual again, but for the pauses of a dump.
+    Hastened {
+        donor: usize,
+        asker: usize,
+    },
     /// The next turn of a relapse is taken.
     Relapse(Relapse),
     /// The next cut of a row of them.
@@ -350,7 +355,13 @@ impl Simulation<'_> {
             End::Unlinked { donor, asker, .. } if self.is_connected(donor, asker) && self.is_connected(asker, donor) => {
                 let scale = self.plan.peer_timeout().as_millis() as u64;
                 self.links[donor][asker].delay_more = self.between(scale * 3 / 10, scale * 5 / 10);
-                self.links[donor][asker].dump_pause = Duration::from_millis(scale * 2 / 5);
+                self.links[donor][asker].dump_pause = Duration::from_millis(scale * 7 / 10);
+                // When the dump was given up: the donor is up again, and its lines go on trickling in.
+                self.after(Duration::from_millis(scale * 3 / 2), Event::End(End::Hastened { donor, asker }));
+            }
+            End::Hastened { donor, asker } => {
+                self.links[donor][asker].delay_more = Duration::ZERO;
+                self.links[asker][donor].delay_more = Duration::ZERO;
             }
             End::Unlinked { .. } => self.after(Duration::from_millis(1), Event::End(end)),
             End::Relapse(relapse) => self.take_turn(relapse),

@@ -31,7 +31,7 @@ fn writers_of_one_key_do_not_hold_each_other_up() {
 /// Of each of these a delete was forgotten by a node that had not heard of a write that it deleted: the word of a peer that was away counted, although another one had lost its disk since.
 #[test]
 fn a_delete_stays_when_a_disk_is_lost_beside_a_cut_and_an_old_copy_is_put_back() {
-    for seed in [3, 6, 9, 15] {
+    for seed in [9, 44] {
         let report = run(seed, Character::Relapse);
         assert!(report.violation.is_none(), "seed {seed}: {:?}", report.violation);
         assert!(report.tally["old disks put back"] > 0);
