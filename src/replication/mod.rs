@@ -25,7 +25,8 @@
 //! owner, one direction.
 //!
 //! **Beats** carry what changed in the sender's vector, how far its frames have passed on this connection (so a dropped frame is noticed although no other
-//! follows), and, when its data is at rest, its digest. The thread that applies answers each with an **echo**. A peer is up when its bytes arrive and it echoes.
+//! follows), and, when its data is at rest, its digest. The thread that applies answers each with an **echo**. A beat also says how much of the receiver's connection has been
+//! read. A peer is up when its bytes arrive, and its echoes or its beats show that this node's do.
 //!
 //! **Requests** ask for a dump: because of a gap, because the peer has writes of a third node that does not send them itself, or because equal vectors turned
 //! out to hold unequal data. One at a time; **lines** answer it, live frames go on between them. At the end line, and not before, the donor's vector (noted before its
