@@ -214,7 +214,7 @@ impl Mesh {
 
     fn receive_beat(&self, inbound: &mut Inbound, beat: &Beat, now: Now) -> Result<(), String> {
         self.check_stamp(beat.vector.greatest().max(beat.upto), now)?;
-        self.check_clock(inbound.peer, beat.clocks, beat.wall_ms, now)?;
+        self.check_clock(inbound.peer, beat.clocks, beat.wall_ms, false, now)?;
         self.observe(beat.vector.greatest().max(beat.upto), now);
         self.hear_clocks(beat.clocks, now);
         self.outboxes[inbound.peer].echo(beat.sent);

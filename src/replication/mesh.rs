@@ -206,7 +206,7 @@ impl Mesh {
         if !hello.members.contains(&id) {
             return Err(format!("node {} has no node {id} in its configuration", hello.node));
         }
-        self.check_clock(place, hello.clocks, hello.wall_ms, now)?;
+        self.check_clock(place, hello.clocks, hello.wall_ms, true, now)?;
         self.check_stamp(hello.vector.greatest(), now)?;
         Ok((place, protocol))
     }
@@ -245,12 +245,16 @@ impl Mesh {
         Ok(())
     }
 
-    /// **I9**: two reference clocks that are too far apart do not meet. What a peer's shows; its wall clock, of a build that has no other.
-    pub(super) fn check_clock(&self, peer: usize, clocks: Option<Clocks>, wall_ms: u64, now: Now) -> Result<(), String> {
+    /// **I9**: two reference clocks that are too far apart do not meet. What a peer's showed when it said so; its wall clock, of a build that has no other. `is_fresh`: it has not waited behind anything
+    /// long. What has may be as late as it seems to be behind: then it is the peer that finds this node's clock ahead.
+    pub(super) fn check_clock(&self, peer: usize, clocks: Option<Clocks>, wall_ms: u64, is_fresh: bool, now: Now) -> Result<(), String> {
         let theirs_us = clocks.map_or(wall_ms.saturating_mul(1_000), |clocks| clocks.reference_us);
         let offset_ms = theirs_us.wrapping_sub(self.clock.reference_us(now.elapsed)) as i64 / 1_000;
         let offset_max = self.config.clock_offset_max.as_millis();
         let is_apart = !is_within(&self.config, offset_ms);
+        if is_apart && offset_ms < 0 && !is_fresh {
+            return Ok(());
+        }
         let node = {
             let peer = &mut self.control.lock().peers[peer];
             (peer.clock_offset_ms, peer.compared) = (offset_ms, Some(now.elapsed));

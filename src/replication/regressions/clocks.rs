@@ -128,6 +128,25 @@ fn stamps_are_held_against_the_reference_clock_however_many_come() {
     assert!(mesh.clock().last().wall_ms() <= now.wall_ms + 10_000);
 }
 
+/// On a narrow link it has waited behind a large value: it shows how late it is, and not that its node's clock is wrong.
+#[test]
+fn a_beat_that_comes_late_refuses_nobody() {
+    let mut net = Net::new(&[0, 0, 0]);
+    net.both(T, D);
+    net.put(T, "own", "v");
+    net.put(D, "own", "v");
+    net.mesh(T).tick(net.now(T));
+    let late: Vec<Message> = net.flush(T, D).into_iter().filter(|message| matches!(message, Message::Beat(_))).collect();
+    assert!(!late.is_empty());
+    net.elapsed += Duration::from_secs(15);
+    net.deliver(T, D, late);
+    // One that is ahead cannot be late.
+    net.offsets[T] = 60_000;
+    net.reborn(T);
+    let hello = net.mesh(T).hello(net.now(T));
+    assert!(net.mesh(D).check_hello(&hello, net.now(D)).is_err());
+}
+
 /// Its clocks have stood still for longer than clocks may differ, and its wall clock is right: with the first that it hears of, it goes by that.
 #[test]
 fn a_machine_that_was_suspended_for_long_comes_back_by_its_wall_clock() {
