@@ -89,7 +89,7 @@ mod tests {
     #[test]
     fn clients_get_what_is_left_and_no_more_than_they_are_to_have() {
         assert_eq!(share(1 << 20, 2, 10_000), Ok(Shares { clients_max: 10_000, strangers_max: STRANGERS_MAX }));
-        assert_eq!(share(1_024, 2, 10_000), Ok(Shares { clients_max: 1_024 - 36 - 64, strangers_max: STRANGERS_MAX }));
+        assert_eq!(share(1_024, 2, 10_000), Ok(Shares { clients_max: 1_024 - 36 - STRANGERS_MAX, strangers_max: STRANGERS_MAX }));
         assert_eq!(share(64, 2, 10_000), Ok(Shares { clients_max: 21, strangers_max: 7 }));
         assert_eq!(share(64, 2, 5), Ok(Shares { clients_max: 5, strangers_max: 7 }));
         for limit in 0..500 {

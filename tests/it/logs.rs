@@ -108,7 +108,7 @@ fn a_start_that_fails_ends_although_nobody_reads_why() {
     };
     let mut process = start();
     let status = until("the end of a start that fails", DEADLINE, || process.try_wait().unwrap().ok_or("it runs".to_owned()));
-    assert_eq!(status.code(), Some(1));
+    assert_eq!(status.code(), Some(2));
     // Read, it is there whenever the process has ended.
     let reading = thread::spawn(move || {
         let mut said = String::new();
