@@ -26,8 +26,9 @@ use serde::{Deserialize, Serialize};
 use crate::clock::Stamp;
 use crate::entry::{Entry, Expiry, NodeId, Origin, SeenVector, Version};
 use crate::formats::OtherVersion;
+use crate::order::Order;
 use crate::protocol::quoting::{shown, told};
-use crate::store::Store;
+use crate::store::{Store, Walk};
 
 /// What is written. Raised when a build that reads only the ones before could misunderstand a dump; the one before is still read. The first line of every format is one of JSON that begins with
 /// `dump` and holds `format`.
@@ -65,11 +66,14 @@ pub struct Header {
     /// The request that it answers, if it answers one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub request: Option<u64>,
+    /// Of a snapshot only: the order that the cluster scans in. Not for clients to see.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub order: Option<Order>,
 }
 
 impl Header {
     pub fn new(kind: Kind, origin: Origin, vector: SeenVector, entries: u64, request: Option<u64>) -> Header {
-        Header { dump: NAME.to_owned(), format: FORMAT, kind, node: origin.node, origin, vector, entries, request }
+        Header { dump: NAME.to_owned(), format: FORMAT, kind, node: origin.node, origin, vector, entries, request, order: None }
     }
 }
 
@@ -334,7 +338,8 @@ pub struct Tally {
 impl Tally {
     /// A dump that begins with this header.
     pub fn of(header: &Header) -> Tally {
-        Tally { count: 0, digest: digest_of(header) }
+        // Without what earlier builds do not read, so that they come to the same.
+        Tally { count: 0, digest: digest_of(&Header { order: None, ..header.clone() }) }
     }
 
     pub fn add(&mut self, entry: &Entry) {
@@ -395,6 +400,8 @@ pub struct Scan {
     /// Entries that it covers are left out.
     asker: SeenVector,
     horizon: SeenVector,
+    /// From the first shard to the last.
+    walk: Option<Walk>,
     shard: usize,
     entries: vec::IntoIter<Entry>,
     tally: Tally,
@@ -403,7 +410,7 @@ pub struct Scan {
 impl Scan {
     pub fn new(header: Header, asker: SeenVector, horizon: SeenVector) -> Scan {
         let tally = Tally::of(&header);
-        Scan { header: Some(header), asker, horizon, shard: 0, entries: Vec::new().into_iter(), tally }
+        Scan { header: Some(header), asker, horizon, walk: None, shard: 0, entries: Vec::new().into_iter(), tally }
     }
 
     /// What was collected until now, for the end line.
@@ -416,6 +423,7 @@ impl Scan {
         if let Some(header) = self.header.take() {
             write_line(out, &header);
         }
+        self.walk.get_or_insert_with(|| store.walk());
         let full = out.len() + len;
         // A step ends after some shards even if they gave nothing: a scan must show progress.
         let last_shard = self.shard + SHARDS_PER_STEP;
@@ -453,6 +461,7 @@ const SHARDS_PER_STEP: usize = 16;
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::order::OrderKey;
     use crate::store::Keyspace;
     use proptest::prelude::*;
 
@@ -499,6 +508,20 @@ mod tests {
         let mut out = Vec::new();
         while scan.write(store, 100, &mut out) {}
         out
+    }
+
+    /// A build from before the field reads past it, and the digest must still be right.
+    #[test]
+    fn a_header_with_an_order_counts_as_one_without() {
+        let mut header = Header::new(Kind::Full, origin(), SeenVector::default(), 0, None);
+        let without = Tally::of(&header).digest;
+        header.order = Some(Order { since_ms: 5, key: OrderKey::from_halves([1, 2]) });
+        let mut line = Vec::new();
+        write_line(&mut line, &header);
+        line.pop();
+        assert!(String::from_utf8_lossy(&line).contains(r#""order":{"since_ms":5,"key":"00000000000000010000000000000002"}"#));
+        assert_eq!(parse_line(&line), Ok(Line::Header(header.clone())));
+        assert_eq!(Tally::of(&header).digest, without);
     }
 
     proptest! {

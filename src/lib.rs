@@ -69,6 +69,7 @@
 //! | entries | [`store`] | one per shard |
 //! | the order of own writes | [`replication::submit`] | the sequencer, taken under a shard's lock |
 //! | places of other origins | [`replication::mesh`] | `seen`, read under a shard's lock |
+//! | the order that the cluster scans in | [`replication::scan_order`] | `order` |
 //! | links, dumps, restores, recovery, horizon | [`replication::control`] | `control` (the collector's lock) |
 //! | acks, waiting sessions | [`replication::acks`] | the table |
 //! | what waits for a peer | [`replication::outbox`] | one per peer |
@@ -77,7 +78,7 @@
 //! | lines that wait for stderr; how often a kind was logged | [`logging`] | the queue; one per [`logging::LogLimit`] |
 //! | connected clients; what each has said of itself | `server::clients`, `server::client` | the table; one per client |
 //!
-//! Order: control, then a shard (of several, the lower number first), then `seen` or the sequencer; the ack table, the outboxes and the journal's come last. Under a lock there is no I/O, no log line,
+//! Order: control, then a shard (of several, the lower number first), then `seen` or the sequencer; `order`, the ack table, the outboxes' and the journal's come last. Under a lock there is no I/O, no log line,
 //! and no wait.
 //!
 //! # The invariants, and where they are kept
@@ -98,6 +99,7 @@
 
 pub mod clock;
 pub mod entry;
+pub mod order;
 pub mod sabotage;
 pub mod store;
 

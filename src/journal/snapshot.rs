@@ -127,7 +127,10 @@ pub fn load(
                 }
                 match dump::parse_line(line).map_err(|what| damaged(offset, &what))? {
                     Line::Header(found) => {
-                        store.reserve(found.entries);
+                        if let Some(order) = found.order {
+                            // Before the first entry: there is nothing to move.
+                            store.reorder(order.key);
+                        }
                         sum.lock().tally.join(&Tally::of(&found));
                         header = Some(found);
                     }

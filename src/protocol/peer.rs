@@ -27,6 +27,7 @@ use serde::{Deserialize, Serialize};
 use crate::clock::{Clocks, Stamp};
 use crate::entry::{Entry, EntryRef, Expiry, NodeId, Origin, SeenVector, Version};
 use crate::envelope::{self, HEAD_LEN, seal};
+use crate::order::Order;
 use crate::protocol::quoting::told;
 
 /// A peer protocol: raised when a node that knows only the ones before could misunderstand what is said.
@@ -118,6 +119,9 @@ pub struct Hello {
     /// Its acks wait for its disk.
     pub durable: bool,
     pub vector: SeenVector,
+    /// The order that the sender scans in, if it knows of one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub order: Option<Order>,
 }
 
 impl Hello {
@@ -204,6 +208,9 @@ pub struct Beat {
     pub mark: u64,
     #[serde(default)]
     pub durable_mark: u64,
+    /// As in the HELLO: it may have changed since.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub order: Option<Order>,
 }
 
 /// A digest to compare between nodes whose vectors are equal and at rest.
@@ -490,6 +497,7 @@ mod hexadecimal {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::order::OrderKey;
     use proptest::prelude::*;
 
     fn any_origin() -> impl Strategy<Value = Origin> {
@@ -538,10 +546,24 @@ mod tests {
             })
     }
 
+    fn any_order() -> impl Strategy<Value = Option<Order>> {
+        let order = |(since_ms, first, second)| Order { since_ms, key: OrderKey::from_halves([first, second]) };
+        prop::option::of((any::<u64>(), any::<u64>(), any::<u64>()).prop_map(order))
+    }
+
     fn any_message() -> impl Strategy<Value = Message> {
         prop_oneof![
-            (any::<String>(), any::<u16>(), prop::option::of(any_protocols()), any_origin(), any::<u64>(), any_clocks(), any_vector())
-                .prop_map(|(cluster, protocol, protocols, origin, wall_ms, clocks, vector)| {
+            (
+                any::<String>(),
+                any::<u16>(),
+                prop::option::of(any_protocols()),
+                any_origin(),
+                any::<u64>(),
+                any_clocks(),
+                any_vector(),
+                any_order()
+            )
+                .prop_map(|(cluster, protocol, protocols, origin, wall_ms, clocks, vector, order)| {
                     Message::Hello(Hello {
                         cluster,
                         protocol: Protocol(protocol),
@@ -553,14 +575,15 @@ mod tests {
                         clocks,
                         durable: protocol % 2 == 0,
                         vector,
+                        order,
                     })
                 }),
             any::<String>().prop_map(Message::Refused),
             any_frame().prop_map(Message::Frame),
             (any_origin(), any_stamp(), any_stamp(), any_stamp(), any_clocks())
                 .prop_map(|(origin, from, upto, received, clocks)| Message::Ack(Ack { origin, from, upto, received, clocks })),
-            (any::<u64>(), any_clocks(), any_stamp(), any_vector(), prop::option::of((any::<u64>(), any::<u64>()))).prop_map(
-                |(sent, clocks, upto, vector, settled)| {
+            (any::<u64>(), any_clocks(), any_stamp(), any_vector(), prop::option::of((any::<u64>(), any::<u64>())), any_order()).prop_map(
+                |(sent, clocks, upto, vector, settled, order)| {
                     let settled = settled.map(|(sum, keys)| SettledDigest { sum, keys, before_ms: keys });
                     Message::Beat(Beat {
                         sent,
@@ -573,6 +596,7 @@ mod tests {
                         taken: sent,
                         mark: sent,
                         durable_mark: sent / 2,
+                        order,
                     })
                 }
             ),

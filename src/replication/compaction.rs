@@ -116,7 +116,8 @@ impl Mesh {
             let mut vector = seen.clone();
             vector.advance(self.origin, self.submit.position());
             drop(seen);
-            let header = Header::new(Kind::Full, self.origin, vector, entries, None);
+            let mut header = Header::new(Kind::Full, self.origin, vector, entries, None);
+            header.order = *self.order.lock();
             (generation, Serving::new(self, Scan::new(header, SeenVector::default(), control.horizon.clone())))
         };
         Snapshot { said: &self.said, journal, generation, is_resuming, began, serving, file: None, _one_at_a_time: one_at_a_time }

@@ -41,7 +41,8 @@ impl Marks {
 impl Mesh {
     /// A beginning for the disk to know: who writes from here on.
     pub fn record_life(&self) {
-        let life = Life { cluster: self.config.cluster.clone(), origin: self.origin, version: env!("CARGO_PKG_VERSION").to_owned() };
+        let (cluster, version, order) = (self.config.cluster.clone(), env!("CARGO_PKG_VERSION").to_owned(), *self.order.lock());
+        let life = Life { cluster, origin: self.origin, version, order };
         self.record(Arc::new(record::life(&life)), None, None);
     }
 

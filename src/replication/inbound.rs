@@ -66,6 +66,7 @@ impl Mesh {
         self.observe(hello.vector.greatest(), now);
         self.hear_clocks(hello.clocks, now);
         self.hear_of_lives(hello);
+        self.hear_order(hello.order);
         self.heard(peer, 0, now.elapsed);
         let mut inbound = Inbound { peer, epoch: 0, origin: hello.origin, protocol, run: None, dump: None };
         // What the peer wrote before this connection is a gap like any other.
@@ -217,6 +218,7 @@ impl Mesh {
         self.check_clock(inbound.peer, beat.clocks, beat.wall_ms, false, now)?;
         self.observe(beat.vector.greatest().max(beat.upto), now);
         self.hear_clocks(beat.clocks, now);
+        self.hear_order(beat.order);
         self.outboxes[inbound.peer].echo(beat.sent);
         self.pass(inbound, beat.upto, beat.upto, Raw::default(), now);
         let vector = self.vector();

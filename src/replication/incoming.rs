@@ -15,10 +15,12 @@ use crate::replication::control::Control;
 use crate::replication::mesh::Mesh;
 use crate::replication::record::{self, Proven};
 use crate::sabotage::Sabotage;
-use crate::store::ENTRIES_BELIEVED;
 
 /// Keys that are named in the log when two nodes are found to differ; beyond this they are only counted.
 const NAMED_MAX: u64 = 20;
+
+/// The most keys that room is made for on a mere announcement.
+const ENTRIES_BELIEVED: u64 = 1 << 22;
 
 /// A dump that is being taken.
 pub(super) struct Incoming {
@@ -40,9 +42,6 @@ impl Incoming {
         let named = is_restored.then(BTreeMap::new);
         check_stamp(mesh, is_restored, header.vector.greatest(), now)?;
         mesh.observe(header.vector.greatest(), now);
-        if mesh.store.is_empty() {
-            mesh.store.reserve(header.entries);
-        }
         let held = (header.kind == Kind::Full).then(|| HashSet::with_capacity(header.entries.min(ENTRIES_BELIEVED) as usize));
         let heals = header.kind == Kind::Heal;
         Ok(Incoming { tally: Tally::of(&header), header, held, named, heals, healed: 0 })
@@ -115,6 +114,7 @@ impl Incoming {
         if self.held.is_none() {
             return Vec::new();
         }
+        let _walk = mesh.store.walk();
         (0..mesh.store.shards_len()).flat_map(|shard| mesh.store.remove(shard, |entry| self.lacks(entry))).collect()
     }
 

@@ -3,7 +3,7 @@
 //! Owns the vector, the outboxes and the control lock. Everything here is values in, values out: no sockets, no threads, and time is an argument. The
 //! threads of link.rs, listener.rs, heartbeat.rs and replicator.rs call these functions, and so do the tests that drive a whole mesh in one thread.
 //!
-//! Lock order: control, then a shard, then `seen` or the sequencer; an outbox's and the ack table's lock are the last, nothing is locked under them.
+//! Lock order: control, then a shard, then `seen` or the sequencer; the order's, an outbox's and the ack table's lock are the last, nothing is locked under them.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -18,6 +18,7 @@ use crate::dump::{Header, Kind, Scan};
 use crate::entry::{Origin, SeenVector, Version};
 use crate::journal::Journal;
 use crate::logging::LogLimit;
+use crate::order::Order;
 use crate::protocol::peer::{Beat, Hello, Protocol, Protocols, Request, SettledDigest};
 use crate::protocol::quoting::shown;
 use crate::replication::acks::Acks;
@@ -48,6 +49,8 @@ pub struct Mesh {
     pub(super) control: Mutex<Control>,
     /// `None`: nothing is kept on disk, and nobody waits for one.
     pub(super) journal: Option<Arc<Journal>>,
+    /// The order that all members are to scan in; see scan_order.rs.
+    pub(super) order: Mutex<Option<Order>>,
     /// Held while a snapshot is written: one at a time.
     pub(super) compacting: Mutex<()>,
     /// While the disk is read at the start: bytes read, and of how many.
@@ -102,6 +105,7 @@ impl Mesh {
             outboxes: config.peers.iter().map(|_| Outbox::new(config.link_queue_max)).collect(),
             control: Mutex::new(Control::new(&config, nonce, now)),
             journal,
+            order: Mutex::default(),
             compacting: Mutex::default(),
             replaying: Mutex::default(),
             traffic: config.peers.iter().map(|_| Noted::default()).collect(),
@@ -183,6 +187,7 @@ impl Mesh {
             clocks: Some(self.clock.read(now.elapsed)),
             durable: self.acks.durable_upto().is_some(),
             vector: self.vector(),
+            order: *self.order.lock(),
         }
     }
 
@@ -339,6 +344,7 @@ impl Mesh {
         self.observe(hello.vector.greatest(), now);
         self.hear_clocks(hello.clocks, now);
         self.hear_of_lives(hello);
+        self.hear_order(hello.order);
         self.decide(now, |control| {
             control.peers[peer].spoken = hello.spoken().max;
             control.linked_out(peer, true, now);
@@ -390,6 +396,7 @@ impl Mesh {
             taken: self.heard_len(peer),
             mark,
             durable_mark,
+            order: *self.order.lock(),
         }
     }
 
@@ -447,6 +454,7 @@ impl Mesh {
         self.rebase_clock(now);
         self.acks.observe_lag(self.submit.position(), self.submit.written(), now.elapsed);
         self.decide(now, |_| ());
+        self.keep_order();
         for outbox in &self.outboxes {
             outbox.beat();
         }
@@ -469,6 +477,7 @@ impl Mesh {
             self.outboxes[peer].close();
         }
         if open {
+            self.mint_order(now);
             self.open.store(true, Ordering::Release);
             // The peers are to know at once: from now on this node counts.
             for outbox in &self.outboxes {

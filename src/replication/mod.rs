@@ -67,6 +67,7 @@ pub mod collector;
 pub mod compaction;
 pub mod heartbeat;
 pub mod rest;
+pub mod scan_order;
 
 pub mod link;
 pub mod listener;

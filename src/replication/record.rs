@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use crate::dump::{self, Line};
 use crate::entry::{Entry, Origin, SeenVector};
 use crate::envelope::seal;
+use crate::order::Order;
 use crate::protocol::peer::{FRAME, Frame, LINES, decode_frame};
 
 const HEALED: u8 = 64;
@@ -52,6 +53,9 @@ pub struct Life {
     pub origin: Origin,
     /// Of kvmesh.
     pub version: String,
+    /// That scans go in; `None` as long as there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub order: Option<Order>,
 }
 
 impl Record {
@@ -191,7 +195,7 @@ mod tests {
         let origin = Origin { node: NodeId(2), nonce: 9 };
         let vector: SeenVector = [(origin, Stamp::from_bits(7))].into_iter().collect();
         let what = Proven { vector: vector.clone(), horizon: vector };
-        let who = Life { cluster: "c".to_owned(), origin, version: "1".to_owned() };
+        let who = Life { cluster: "c".to_owned(), origin, version: "1".to_owned(), order: None };
         assert_eq!(decoded(&[proven(&what), life(&who)].concat()), [Record::Proven(what), Record::Life(who)]);
     }
 }

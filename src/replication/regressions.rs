@@ -423,6 +423,7 @@ fn fake_hello(cluster: &str) -> Vec<u8> {
         clocks: None,
         durable: true,
         vector: Default::default(),
+        order: None,
     };
     let mut bytes = Vec::new();
     Message::Hello(hello).encode(&mut bytes, Protocol::OLDEST);

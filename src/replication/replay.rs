@@ -17,6 +17,7 @@ use crate::journal::disk::Disk;
 use crate::journal::files::{Files, snapshot_name};
 use crate::journal::log::{Found, read};
 use crate::journal::snapshot;
+use crate::order::Order;
 use crate::protocol::peer::Hello;
 use crate::replication::mesh::Mesh;
 use crate::replication::record::{Life, Record};
@@ -58,6 +59,7 @@ struct Replay<'a> {
     /// The greatest stamp of any entry.
     greatest: Stamp,
     runs: HashMap<Origin, (Stamp, Stamp)>,
+    order: Option<Order>,
 }
 
 impl Mesh {
@@ -86,6 +88,7 @@ impl Mesh {
             horizon: SeenVector::default(),
             greatest: Stamp::ZERO,
             runs: HashMap::new(),
+            order: None,
         };
         let mut replayed = Replayed::default();
         if let Some(generation) = files.snapshot {
@@ -93,6 +96,7 @@ impl Mesh {
             self.check_node(loaded.header.origin)?;
             replay.greatest = loaded.greatest;
             replay.seen = loaded.header.vector;
+            replay.order = loaded.header.order;
             replay.horizon = loaded.end.horizon;
             replayed.snapshot_len = loaded.len;
         }
@@ -124,11 +128,12 @@ impl Mesh {
 
     /// What the disk knew is known again. The clock is above all of it before anything can be written.
     fn take_replayed(&self, replay: Replay<'_>) {
-        let Replay { seen, horizon, greatest, .. } = replay;
+        let Replay { seen, horizon, greatest, order, .. } = replay;
         self.clock.take_over(greatest.max(seen.greatest()).max(horizon.greatest()), self.began);
         let mut control = self.control.lock();
         *self.seen.write() = seen;
         control.horizon = horizon;
+        *self.order.lock() = order;
     }
 
     /// Somebody else's directory is `InvalidInput`: nothing is wrong with it, and it is not to be thrown away.
@@ -242,8 +247,13 @@ impl Replay<'_> {
                 let origins: Vec<Origin> = self.runs.keys().copied().collect();
                 origins.into_iter().for_each(|origin| self.close_run(origin));
             }
-            // Was checked before.
-            Record::Life(_) => {}
+            // Whose life it is was checked before.
+            Record::Life(Life { order, .. }) => {
+                if let Some(order) = order {
+                    self.store.reorder(order.key);
+                }
+                self.order = order.or(self.order);
+            }
         }
     }
 

@@ -96,6 +96,7 @@ impl Mesh {
             ("vector", vector_json),
             ("vector_len", vector.len().to_string()),
             ("horizon_len", control.horizon.len().to_string()),
+            ("scan_order", self.shown_order()),
             ("clock_ahead_ms", clock_ahead.to_string()),
             ("wall_clock_offset_ms", wall_offset.to_string()),
             ("conflicts_won", self.conflicts_won.load(Ordering::Relaxed).to_string()),

@@ -7,7 +7,7 @@ use crate::clock::Now;
 use crate::entry::SeenVector;
 use crate::replication::control::Settled;
 use crate::replication::mesh::Mesh;
-use crate::store::Digest;
+use crate::store::{Digest, Walk};
 
 /// Beats without a change after which the data counts as resting.
 const BEATS: u32 = 2;
@@ -24,6 +24,8 @@ const ENTRIES_PER_STEP: usize = 100_000;
 pub struct Rest {
     vector: SeenVector,
     beats: u32,
+    /// While a digest is being taken.
+    walk: Option<Walk>,
     shard: usize,
     digest: Digest,
     before_ms: u64,
@@ -52,6 +54,7 @@ impl Rest {
         if self.before_ms != before_ms {
             (self.before_ms, self.shard, self.digest) = (before_ms, 0, Digest::default());
         }
+        self.walk.get_or_insert_with(|| mesh.store.walk());
         let mut read = 0;
         while read < ENTRIES_PER_STEP {
             read += mesh.store.shard_len(self.shard);
@@ -59,7 +62,7 @@ impl Rest {
             self.shard += 1;
             if self.shard == mesh.store.shards_len() {
                 let digest = std::mem::take(&mut self.digest);
-                self.shard = 0;
+                (self.shard, self.walk) = (0, None);
                 let mut control = mesh.control.lock();
                 // A write that came while this was read is in some shards and not in others.
                 if !control.is_moving() && mesh.vector() == self.vector {

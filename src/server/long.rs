@@ -268,7 +268,7 @@ impl<'a> Names<'a> {
 
 /// Shard by shard, while the client takes its time.
 fn write_keys(out: &mut Out<'_, '_>, shared: &Shared, prefix: &[u8], limit: usize) -> io::Result<()> {
-    let (mut names, now_ms) = (Names::new(shared), wall_ms());
+    let (_walk, mut names, now_ms) = (shared.services.store.walk(), Names::new(shared), wall_ms());
     for shard in 0..shared.services.store.shards_len() {
         let left = limit - names.count;
         if left == 0 {
@@ -283,7 +283,7 @@ fn write_keys(out: &mut Out<'_, '_>, shared: &Shared, prefix: &[u8], limit: usiz
 
 /// All of them before the first is written, as an array says first how long it is.
 fn matching_keys<'a>(shared: &'a Shared, pattern: &[u8], wire: Wire) -> Result<Names<'a>, NoRoom> {
-    let (mut names, now_ms) = (Names::new(shared), wall_ms());
+    let (_walk, mut names, now_ms) = (shared.services.store.walk(), Names::new(shared), wall_ms());
     for shard in 0..shared.services.store.shards_len() {
         names.take(&shared.services, shard, now_ms, usize::MAX, wire, |key| glob::matches(pattern, key))?;
     }
@@ -293,20 +293,17 @@ fn matching_keys<'a>(shared: &'a Shared, pattern: &[u8], wire: Wire) -> Result<N
 /// Deletes all keys, in steps: each is one step on this node, and waited for before the next one. A key that is made meanwhile may stay.
 fn flush(executor: &mut Executor<'_>) -> Reply<'static> {
     let shared = executor.shared;
-    let step_len = shared.services.config.write_room / 2;
+    let config = &shared.services.config;
+    let (step_len, key_len_max) = (config.write_room / 2, config.key_len_max);
     let (mut next, mut has_begun) = (Some(Cursor::default()), false);
     let so_far = "the deletes so far are applied on this node and will still spread, and keys are left";
     while let Some(cursor) = next {
         let moment = Moment::default();
         let (mut keys, mut len) = (Vec::with_capacity(FLUSH_STEP), 0);
         next = shared.services.store.scan_while(cursor, moment.wall_ms(), |entry| {
-            let more = entry.key().len() + WRITE_OVERHEAD;
-            let fits = keys.is_empty() || keys.len() < FLUSH_STEP && len + more <= step_len;
-            if fits {
-                len += more;
-                keys.push(entry.shared_key());
-            }
-            fits
+            len += entry.key().len() + WRITE_OVERHEAD;
+            keys.push(entry.shared_key());
+            keys.len() < FLUSH_STEP && len + key_len_max + WRITE_OVERHEAD <= step_len
         });
         let span: Vec<&[u8]> = keys.iter().map(|key| &**key).collect();
         let plan = |view: &View<'_>| {

@@ -191,9 +191,14 @@ impl<'v> Plan<'v> {
     }
 
     fn random_key(&mut self) -> Option<Key> {
-        let found = self.view.random_key(random_bits(self.moment), self.moment.wall_ms()).filter(|key| self.current(key).is_some());
+        let random = random_bits(self.moment);
+        let found = self.view.random_key(random, self.moment.wall_ms()).filter(|key| self.current(key).is_some());
+        if found.is_some() || self.effects.is_empty() {
+            return found;
+        }
         // Only a transaction that has written needs more than one look.
-        found.or_else(|| if self.effects.is_empty() { None } else { self.live_keys().into_iter().next() })
+        let mut keys = self.live_keys();
+        if keys.is_empty() { None } else { Some(keys.swap_remove(random as usize % keys.len())) }
     }
 
     fn spend(&mut self, cost: usize) {

@@ -1,47 +1,48 @@
-//! Looking through all keys: how many there are, one after the other, in steps.
+//! Looking through all keys: how many there are, one after the other, in steps, and one by lot.
 //!
 //! Over the store, where each shard is locked for its own turn; and over a view of all shards, which are locked already.
 
-use std::ops::ControlFlow;
-
 use crate::entry::{Entry, Key};
+use crate::order::{OrderKey, POSITION_BITS};
 use crate::store::shard::Shard;
-use crate::store::{Counts, SHARDS_LEN};
+use crate::store::{Counts, SHARDS_LEN, position_in, shard_of};
 
-/// Where the next step of a scan begins. As a number it fits into 53 bits, which even a client that takes every number for a float keeps.
+/// How often an entry is drawn before those that are dead are left out. Of a hundred entries, one live one is found in two of three tries.
+const DRAWS_MAX: usize = 100;
+
+/// Where the next step of a scan begins: a position in the order of keys, and which order that is.
 ///
-/// Each step goes through the places of the shards' tables in their order. An entry keeps its place until its table moves its entries: then the scan begins
-/// anew with that shard. So whoever goes from 0 to 0 meets every key that is there all along at least once, and nothing is remembered between two steps.
+/// Each step goes through the keys in their order, which is one for all nodes of a cluster, and stays what it is whatever is written. So whoever goes from 0 to 0, at any nodes, meets every key that is
+/// there all along, and nothing is remembered between two steps. In another order a position says nothing: there the scan begins anew.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Cursor {
-    shard: usize,
-    moves: u16,
-    place: usize,
-}
+pub struct Cursor(u64);
 
 impl Cursor {
-    const SHARD_BITS: u32 = SHARDS_LEN.ilog2();
-    const PLACE_BITS: u32 = 53 - 16 - Self::SHARD_BITS;
-
     /// Any number is a cursor: one that no step has returned begins somewhere.
     pub fn from_bits(bits: u64) -> Cursor {
-        let place = bits >> (16 + Self::SHARD_BITS);
-        Cursor {
-            shard: bits as usize % SHARDS_LEN,
-            moves: (bits >> Self::SHARD_BITS) as u16,
-            place: usize::try_from(place).unwrap_or(usize::MAX),
-        }
+        Cursor(bits)
     }
 
+    /// Less than 2^53, and never 0 where there is more.
     pub fn to_bits(self) -> u64 {
-        // A shard of more places would need more memory than any machine has.
-        let place = (self.place as u64).min((1 << Self::PLACE_BITS) - 1);
-        (place << 16 | u64::from(self.moves)) << Self::SHARD_BITS | self.shard as u64
+        self.0
+    }
+
+    fn at(order: OrderKey, position: u64) -> Cursor {
+        Cursor(order.fingerprint() << POSITION_BITS | position)
+    }
+
+    fn position(self, order: OrderKey) -> u64 {
+        let is_of_it = self.0 >> POSITION_BITS == order.fingerprint();
+        if is_of_it { self.0 & ((1 << POSITION_BITS) - 1) } else { 0 }
     }
 }
 
 /// All keys.
 pub trait Keyspace {
+    /// In which they lie.
+    fn order(&self) -> OrderKey;
+
     /// Looks at one shard, of [`SHARDS_LEN`].
     #[doc(hidden)]
     fn with_shard<T>(&self, shard: usize, look: impl FnOnce(&Shard) -> T) -> T;
@@ -70,56 +71,76 @@ pub trait Keyspace {
 
     /// Meets the next `count` live keys, fewer only at the end. Returns where to go on; `None` at the end.
     fn scan(&self, from: Cursor, count: usize, wall_ms: u64, mut meet: impl FnMut(&Entry)) -> Option<Cursor> {
-        let mut left = count.max(1);
+        let mut met = 0;
         self.scan_while(from, wall_ms, |entry| {
-            let has_room = left > 0;
-            if has_room {
-                left -= 1;
-                meet(entry);
-            }
-            has_room
+            met += 1;
+            meet(entry);
+            met < count
         })
     }
 
-    /// Meets live keys until `meet` will not take one, with which the next step begins. Returns where that is; `None` at the end.
+    /// Meets live keys until `meet` wants no more. Keys that lie in one and the same place are met in one step, wanted or not, since no cursor can part them; it takes
+    /// millions of keys for two to lie so. Returns where to go on; `None` at the end.
     fn scan_while(&self, from: Cursor, wall_ms: u64, mut meet: impl FnMut(&Entry) -> bool) -> Option<Cursor> {
-        let mut place = from.place;
-        for shard in from.shard..SHARDS_LEN {
+        let order = self.order();
+        let from = from.position(order);
+        let (mut wants_more, mut last) = (true, None);
+        for shard in shard_of(from)..SHARDS_LEN {
             let next = self.with_shard(shard, |table| {
-                let start = if shard == from.shard && table.moves() != from.moves { 0 } else { place };
-                for place in start..table.places() {
-                    let entry = table.at(place).filter(|entry| entry.is_live(|| wall_ms));
-                    if entry.is_some_and(|entry| !meet(entry)) {
-                        return Some(Cursor { shard, moves: table.moves(), place });
+                if table.order() != order {
+                    // All keys were moved since the step began.
+                    return Some(Cursor::at(table.order(), 0));
+                }
+                let start = if shard == shard_of(from) { position_in(from) } else { 0 };
+                for (position, entry) in table.entries_from(start).filter(|(_, entry)| entry.is_live(|| wall_ms)) {
+                    let place = Some((shard, position));
+                    if !wants_more && last != place {
+                        return Some(Cursor::at(order, (shard as u64) << u32::BITS | u64::from(position)));
                     }
+                    wants_more &= meet(entry);
+                    last = place;
                 }
                 None
             });
             if next.is_some() {
                 return next;
             }
-            place = 0;
         }
         None
     }
 
-    /// Some live key, every one about as likely; `random` bits decide.
+    /// A live key by lot, each as likely as any other; `random` bits decide.
+    ///
+    /// An entry is drawn again until it is a live one. Where nearly all are dead, the live ones are counted instead, and one shard is gone through.
     fn random_key(&self, random: u64, wall_ms: u64) -> Option<Key> {
-        let first = random as usize % SHARDS_LEN;
-        for shard in (first..SHARDS_LEN).chain(0..first) {
-            let found = self.with_shard(shard, |shard| {
-                let places = shard.places();
-                let first = (random >> 16) as usize % places.max(1);
-                let found = (first..places).chain(0..first).try_for_each(|place| match shard.at(place) {
-                    Some(entry) if entry.is_live(|| wall_ms) => ControlFlow::Break(entry.shared_key()),
-                    _ => ControlFlow::Continue(()),
-                });
-                found.break_value()
-            });
+        let mut random = fastrand::Rng::with_seed(random);
+        let entries: Vec<usize> = (0..SHARDS_LEN).map(|shard| self.with_shard(shard, Shard::len)).collect();
+        let is_live = |entry: &&Entry| entry.is_live(|| wall_ms);
+        for _ in 0..DRAWS_MAX {
+            let (shard, index) = draw(&entries, &mut random)?;
+            let found = self.with_shard(shard, |shard| shard.nth(index).filter(is_live).map(Entry::shared_key));
             if found.is_some() {
                 return found;
             }
         }
-        None
+        let live: Vec<usize> = (0..SHARDS_LEN).map(|shard| self.with_shard(shard, |shard| shard.live(wall_ms))).collect();
+        let (first, index) = draw(&live, &mut random)?;
+        // Some may have gone since they were counted.
+        (first..SHARDS_LEN)
+            .chain(0..first)
+            .find_map(|shard| self.with_shard(shard, |shard| shard.entries().filter(is_live).take(index + 1).last().map(Entry::shared_key)))
     }
+}
+
+/// One of as many as all shards have together: its shard, and how many are in front of it there. `None` if there are none.
+fn draw(lens: &[usize], random: &mut fastrand::Rng) -> Option<(usize, usize)> {
+    let total: usize = lens.iter().sum();
+    let mut index = if total == 0 { return None } else { random.usize(..total) };
+    for (shard, len) in lens.iter().enumerate() {
+        if index < *len {
+            return Some((shard, index));
+        }
+        index -= len;
+    }
+    None
 }

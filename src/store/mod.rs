@@ -1,20 +1,25 @@
 //! The map: every key with the newest thing known about it, behind one door.
 //!
+//! Keys lie in the order of a keyed hash (order.rs), which is the same on all nodes of a cluster: its uppermost bits say in which shard, the others where in it.
+//!
 //! Owns the shards and their locks; no guard leaves this folder. Local writes go through [`Store::write`] and [`Store::transact`], everything that arrives from
 //! elsewhere through [`Store::merge`] or [`Store::merge_write`], and all keep the greater version. No sockets, no log lines, no vector, no clock: whether an entry is *covered* is
 //! the caller's question, asked here under the shard's lock so that the answer cannot go stale, and the time is an argument.
 
+mod cells;
 mod digest;
 mod keyspace;
 mod shard;
 mod view;
 
-use std::hash::{BuildHasher, Hasher, RandomState};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::ops::Deref;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
-use parking_lot::RwLock;
+use parking_lot::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use crate::entry::{Entry, EntryRef, Version};
+use crate::order::{OrderKey, POSITION_BITS};
 use crate::sabotage::Sabotage;
 use crate::store::shard::{Shard, Slot, footprint};
 
@@ -24,10 +29,7 @@ pub use shard::footprint_of;
 pub use view::{Span, View};
 
 /// Enough that two sessions rarely meet, and that one shard of ten million keys is read within a few milliseconds.
-const SHARDS_LEN: usize = 256;
-
-/// The most entries that room is made for on a mere announcement.
-pub const ENTRIES_BELIEVED: u64 = 1 << 22;
+const SHARDS_LEN: usize = 1 << (POSITION_BITS - u32::BITS);
 
 /// Of key and value together, what merging copies under a lock.
 const COPIED_LEN_MAX: usize = 16 << 10;
@@ -38,13 +40,19 @@ const SPENT_PER_STEP: usize = 1024;
 /// All entries of one node.
 pub struct Store {
     shards: Box<[RwLock<Shard>]>,
-    /// Keys are chosen by clients, so where they lie is not to be foreseen.
-    hasher: RandomState,
-    /// But in a simulation.
+    /// The halves of the order's key. It may change at any time while no shard is locked, so whoever locks one compares it with that shard's.
+    order: [AtomicU64; 2],
+    /// Shared with everybody who goes from shard to shard.
+    walks: Walk,
+    /// Where keys lie in a simulation.
     #[cfg(feature = "testing")]
     places: Option<Places>,
     memory: AtomicUsize,
 }
+
+/// Held by those who go from shard to shard and must miss nothing: no entry moves from one into another meanwhile.
+#[derive(Clone, Default)]
+pub struct Walk(Arc<()>);
 
 /// What became of an entry that arrived from elsewhere.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,10 +83,16 @@ impl Default for Store {
 }
 
 impl Store {
+    /// In an order of its own.
     pub fn new() -> Store {
+        Store::ordered(OrderKey::random())
+    }
+
+    fn ordered(order: OrderKey) -> Store {
         Store {
-            shards: (0..SHARDS_LEN).map(|_| RwLock::default()).collect(),
-            hasher: RandomState::new(),
+            shards: (0..SHARDS_LEN).map(|_| RwLock::new(Shard::new(order))).collect(),
+            order: order.halves().map(AtomicU64::new),
+            walks: Walk::default(),
             #[cfg(feature = "testing")]
             places: None,
             memory: AtomicUsize::new(0),
@@ -88,13 +102,46 @@ impl Store {
     /// One in which every key lies where it lies in every run.
     #[cfg(feature = "testing")]
     pub fn repeatable(places: Places) -> Store {
-        Store { places: Some(places), ..Store::new() }
+        Store { places: Some(places), ..Store::ordered(OrderKey::from_halves([1, 2])) }
+    }
+
+    /// The order in which keys lie.
+    pub fn order(&self) -> OrderKey {
+        let [first, second] = &self.order;
+        OrderKey::from_halves([first.load(Ordering::Relaxed), second.load(Ordering::Relaxed)])
+    }
+
+    /// Moves all keys into another order, in one step: nobody reads or writes meanwhile, which among a million keys is a third of a second. `false`: it is not the time, as somebody holds a
+    /// [`Walk`]; to be tried again.
+    pub fn reorder(&self, order: OrderKey) -> bool {
+        let mut shards: Vec<_> = self.shards.iter().map(|shard| shard.write()).collect();
+        if self.order() == order {
+            return true;
+        }
+        // Whoever begins to walk from here on finds the first shard locked until all is done.
+        if Arc::strong_count(&self.walks.0) > 1 {
+            return false;
+        }
+        for (half, bits) in self.order.iter().zip(order.halves()) {
+            half.store(bits, Ordering::Relaxed);
+        }
+        let before: Vec<Shard> = shards.iter_mut().map(|shard| shard.empty(order)).collect();
+        for entry in before.into_iter().flat_map(Shard::into_entries) {
+            let position = self.position(order, entry.key());
+            shards[shard_of(position)].slot(position_in(position), entry.key()).put(entry.clone());
+        }
+        true
+    }
+
+    /// To be held while shards are looked at one by one and nothing may be missed.
+    pub fn walk(&self) -> Walk {
+        self.walks.clone()
     }
 
     /// Looks at what is known of a key: a tombstone and what has expired, too. Under the shard's read lock.
     pub fn read<T>(&self, key: &[u8], look: impl FnOnce(Option<&Entry>) -> T) -> T {
-        let hash = self.hash(key);
-        look(self.shards[place_of(hash)].read().find(hash, key))
+        let (position, shard) = self.shard_for_read(key);
+        look(shard.find(position, key))
     }
 
     /// What is known of a key.
@@ -111,9 +158,8 @@ impl Store {
     /// A local write. `decide` sees what is there, under the shard's lock, and returns the entry to put in its place, whose version
     /// must be greater (it has just been stamped), or a refusal.
     pub fn write<R>(&self, key: &[u8], decide: impl FnOnce(Option<&Entry>) -> Result<Entry, R>) -> Result<Version, R> {
-        let hash = self.hash(key);
-        let mut shard = self.shards[place_of(hash)].write();
-        let slot = shard.slot(hash, key, |key| self.hash(key));
+        let (position, mut shard) = self.shard_for_write(key);
+        let slot = shard.slot(position, key);
         let current = slot.current();
         let entry = decide(current)?;
         debug_assert!(current.is_none_or(|current| current.version() < entry.version()));
@@ -124,34 +170,64 @@ impl Store {
 
     /// Looks at several keys as they are at one moment. Nothing may be awaited in `look`.
     pub fn look<T>(&self, span: Span<'_>, look: impl FnOnce(&View<'_>) -> T) -> T {
-        let guards: Vec<_> = self.span(span).into_iter().map(|shard| (shard, self.shards[shard].read())).collect();
-        look(&View::new(self, guards.iter().map(|(shard, guard)| (*shard, &**guard)).collect()))
+        let (order, guards) = self.lock(span, RwLock::read);
+        look(&View::new(self, order, guards.iter().map(|(shard, guard)| (*shard, &**guard)).collect()))
     }
 
     /// Local writes to several keys in one step: nobody reads or writes any key of `span` meanwhile. `decide` sees what is there and returns the entries to put in its
     /// place, as in [`Store::write`]. Nothing may be awaited in it.
     pub fn transact<T, R>(&self, span: Span<'_>, decide: impl FnOnce(&View<'_>) -> Result<(Vec<Entry>, T), R>) -> Result<T, R> {
-        let mut guards: Vec<_> = self.span(span).into_iter().map(|shard| (shard, self.shards[shard].write())).collect();
-        let (entries, found) = decide(&View::new(self, guards.iter().map(|(shard, guard)| (*shard, &**guard)).collect()))?;
+        let (order, mut guards) = self.lock(span, RwLock::write);
+        let (entries, found) = decide(&View::new(self, order, guards.iter().map(|(shard, guard)| (*shard, &**guard)).collect()))?;
         for entry in entries {
-            let hash = self.hash(entry.key());
-            let index = guards.binary_search_by_key(&place_of(hash), |(shard, _)| *shard).expect("only what is locked is written");
-            let slot = guards[index].1.slot(hash, entry.key(), |key| self.hash(key));
+            let position = self.position(order, entry.key());
+            let index = guards.binary_search_by_key(&shard_of(position), |(shard, _)| *shard).expect("only what is locked is written");
+            let slot = guards[index].1.slot(position_in(position), entry.key());
             debug_assert!(slot.current().is_none_or(|current| current.version() < entry.version()));
             self.put(slot, entry);
         }
         Ok(found)
     }
 
-    /// The shards of these keys. Always in the same order, so that two who lock several cannot wait for each other.
-    fn span(&self, span: Span<'_>) -> Vec<usize> {
-        let mut shards: Vec<usize> = match span {
-            Span::Keys(keys) => keys.iter().map(|key| place_of(self.hash(key))).collect(),
-            Span::All => (0..SHARDS_LEN).collect(),
-        };
-        shards.sort_unstable();
-        shards.dedup();
-        shards
+    /// The shard of a key, locked, and where in it the key lies.
+    fn shard_for_read(&self, key: &[u8]) -> (u32, RwLockReadGuard<'_, Shard>) {
+        loop {
+            let order = self.order();
+            let position = self.position(order, key);
+            let shard = self.shards[shard_of(position)].read();
+            if shard.order() == order {
+                return (position_in(position), shard);
+            }
+        }
+    }
+
+    /// The same, to write.
+    fn shard_for_write(&self, key: &[u8]) -> (u32, RwLockWriteGuard<'_, Shard>) {
+        loop {
+            let order = self.order();
+            let position = self.position(order, key);
+            let shard = self.shards[shard_of(position)].write();
+            if shard.order() == order {
+                return (position_in(position), shard);
+            }
+        }
+    }
+
+    /// The shards of a span. Always locked in the order of their numbers, so that two who lock several cannot wait for each other.
+    fn lock<'a, G: Deref<Target = Shard>>(&'a self, span: Span<'_>, lock: impl Fn(&'a RwLock<Shard>) -> G) -> (OrderKey, Vec<(usize, G)>) {
+        loop {
+            let order = self.order();
+            let mut shards: Vec<usize> = match span {
+                Span::Keys(keys) => keys.iter().map(|key| shard_of(self.position(order, key))).collect(),
+                Span::All => (0..SHARDS_LEN).collect(),
+            };
+            shards.sort_unstable();
+            shards.dedup();
+            let guards: Vec<_> = shards.into_iter().map(|shard| (shard, lock(&self.shards[shard]))).collect();
+            if guards.iter().all(|(_, shard)| shard.order() == order) {
+                return (order, guards);
+            }
+        }
     }
 
     /// An entry from elsewhere: the greater version stays. `covered` is asked under the shard's lock: a tombstone that the collector takes away
@@ -174,12 +250,11 @@ impl Store {
     }
 
     fn merge_with(&self, key: &[u8], version: Version, covered: impl FnOnce(Version) -> bool, put: impl FnOnce(Slot<'_>)) -> Merged {
-        let hash = self.hash(key);
-        let mut shard = self.shards[place_of(hash)].write();
+        let (position, mut shard) = self.shard_for_write(key);
         if covered(version) && !Sabotage::MergeCovered.is_on() {
             return Merged::Covered;
         }
-        let slot = shard.slot(hash, key, |key| self.hash(key));
+        let slot = shard.slot(position, key);
         match slot.current().map(Entry::version) {
             Some(winner) if winner > version => Merged::Lost { winner },
             Some(same) if same == version => Merged::Same,
@@ -199,9 +274,8 @@ impl Store {
     /// Merges for healing: as [`Store::merge`], but at equal versions, which then hold different data, the greater bytes win and any value
     /// beats a tombstone. Returns whether anything changed.
     pub fn heal(&self, entry: Entry) -> bool {
-        let hash = self.hash(entry.key());
-        let mut shard = self.shards[place_of(hash)].write();
-        let slot = shard.slot(hash, entry.key(), |key| self.hash(key));
+        let (position, mut shard) = self.shard_for_write(entry.key());
+        let slot = shard.slot(position, entry.key());
         // The same write, of which only the value has been let go.
         let is_spent = |current: &Entry| current.version() == entry.version() && current.value().is_none() && current.expires().is_some();
         let newer = slot.current().is_none_or(|current| {
@@ -214,7 +288,7 @@ impl Store {
         newer
     }
 
-    /// How many shards there are: they are scanned one by one, each under one lock hold, so that no key is skipped by a resize.
+    /// How many shards there are: they are looked at one by one, each under one lock hold. Whoever must miss nothing holds a [`Walk`] from the first to the last.
     pub fn shards_len(&self) -> usize {
         self.shards.len()
     }
@@ -247,7 +321,9 @@ impl Store {
                 freed += bytes;
                 spent += 1;
             };
-            self.shards[shard].write().spend(upto_ms, SPENT_PER_STEP, |key| self.hash(key), each);
+            let mut shard = self.shards[shard].write();
+            let order = shard.order();
+            shard.spend(upto_ms, SPENT_PER_STEP, |key| position_in(self.position(order, key)), each);
             self.memory.fetch_sub(freed, Ordering::Relaxed);
         }
         spent
@@ -270,8 +346,8 @@ impl Store {
 
     /// Takes a key out if this version of it is there, and no other.
     pub fn remove_version(&self, key: &[u8], version: Version) {
-        let hash = self.hash(key);
-        let removed = self.shards[place_of(hash)].write().remove_version(hash, key, version);
+        let (position, mut shard) = self.shard_for_write(key);
+        let removed = shard.remove_version(position, key, version);
         self.memory.fetch_sub(removed.as_ref().map_or(0, footprint), Ordering::Relaxed);
     }
 
@@ -288,7 +364,7 @@ impl Store {
 
     /// The same of all of them, one after the other: exact once writes pause.
     pub fn digest(&self, before_ms: u64) -> Digest {
-        let mut digest = Digest::default();
+        let (_walk, mut digest) = (self.walk(), Digest::default());
         (0..self.shards.len()).for_each(|shard| digest.join(self.digest_shard(shard, before_ms)));
         digest
     }
@@ -303,30 +379,18 @@ impl Store {
         self.len() == 0
     }
 
-    /// Makes room for so many entries more, which saves a table from moving them again and again while it grows. Only a hint: far too many are not
-    /// believed.
-    pub fn reserve(&self, entries: u64) {
-        let per_shard = entries.min(ENTRIES_BELIEVED) as usize / SHARDS_LEN;
-        for shard in &self.shards {
-            // An eighth more, as shards do not fill evenly.
-            shard.write().reserve(per_shard + per_shard / 8, |key| self.hash(key));
-        }
-    }
-
     /// Bytes that the entries take, by estimate: what `memory_max` is held against.
     pub fn memory(&self) -> usize {
         self.memory.load(Ordering::Relaxed)
     }
 
-    fn hash(&self, key: &[u8]) -> u64 {
+    fn position(&self, order: OrderKey, key: &[u8]) -> u64 {
+        let position = order.position(key);
         #[cfg(feature = "testing")]
         if let Some(places) = self.places {
-            return repeatable_hash(key, places);
+            return position & places.mask();
         }
-        // The bytes alone: `hash_one` would put their length in front of them, which only costs.
-        let mut hasher = self.hasher.build_hasher();
-        hasher.write(key);
-        hasher.finish()
+        position
     }
 
     fn put(&self, slot: Slot<'_>, entry: Entry) {
@@ -342,6 +406,10 @@ impl Store {
 }
 
 impl Keyspace for Store {
+    fn order(&self) -> OrderKey {
+        self.order()
+    }
+
     fn with_shard<T>(&self, shard: usize, look: impl FnOnce(&Shard) -> T) -> T {
         look(&self.shards[shard].read())
     }
@@ -354,18 +422,20 @@ pub enum Places {
     FourShards,
     /// A dump copies them all at one time.
     OneShard,
+    /// In that, eight places for all keys.
+    Crowded,
 }
 
 #[cfg(feature = "testing")]
-fn repeatable_hash(key: &[u8], places: Places) -> u64 {
-    use std::hash::{DefaultHasher, Hash};
-    let mut hasher = DefaultHasher::new();
-    key.hash(&mut hasher);
-    let unused: u64 = match places {
-        Places::FourShards => 0x3f,
-        Places::OneShard => 0xff,
-    };
-    hasher.finish() & !(unused << 32)
+impl Places {
+    /// The bits of a position that are left.
+    fn mask(self) -> u64 {
+        match self {
+            Places::FourShards => !(0x3f << u32::BITS),
+            Places::OneShard => u32::MAX.into(),
+            Places::Crowded => 7,
+        }
+    }
 }
 
 /// For [`Sabotage::ReplicateCommands`]: what arrives is a command.
@@ -379,9 +449,13 @@ fn executed(current: Option<&Entry>, arrived: Entry) -> Entry {
     Entry::new(arrived.key(), value.as_deref(), arrived.expires(), arrived.version())
 }
 
-/// The table inside uses the low and the top seven bits of the hash; the shard comes from bits between.
-fn place_of(hash: u64) -> usize {
-    (hash >> 32) as usize % SHARDS_LEN
+fn shard_of(position: u64) -> usize {
+    (position >> u32::BITS) as usize
+}
+
+/// Where in its shard.
+fn position_in(position: u64) -> u32 {
+    position as u32
 }
 
 #[cfg(test)]

@@ -1,29 +1,27 @@
-//! One shard: a hash table, and what must be known of it without a look at every entry.
+//! One shard: its entries in their order, and what must be known of it without a look at every entry.
 //!
-//! Every change goes through [`Slot`], the `remove`s of [`Shard`] or [`Shard::spend`], so that the counts and the index of expiries are always those of the table.
+//! Every change goes through [`Slot`], the `remove`s of [`Shard`] or [`Shard::spend`], so that the counts and the index of expiries are always those of the entries.
 
 use std::collections::BTreeSet;
 
-use hashbrown::HashTable;
-use hashbrown::hash_table;
-
 use crate::entry::{Entry, EntryRef, Expiry, Key, Version};
+use crate::order::OrderKey;
+use crate::store::cells::{Cells, Place};
 
-/// What an entry takes beside the bytes of its key and value: the slot with its share of empty ones, what is in front of the bytes, and the allocator's rounding. For
-/// [`footprint`] only.
-const ENTRY_OVERHEAD: usize = size_of::<Entry>() * 8 / 6 + Entry::OVERHEAD + 8;
+/// What an entry takes beside the bytes of its key and value: its position and the pointer to it with their share of empty places, what is in front of the bytes, and the allocator's rounding.
+/// For [`footprint`] only.
+const ENTRY_OVERHEAD: usize = (size_of::<u32>() + size_of::<Entry>()) * 9 / 8 + Entry::OVERHEAD + 8;
 /// What its place in the index takes, if it expires.
 const EXPIRY_OVERHEAD: usize = size_of::<(Expiry, Key)>() * 3 / 2;
 
-#[derive(Default)]
 pub struct Shard {
-    table: HashTable<Entry>,
-    /// Invariant: the number of tombstones in `table`.
+    /// Invariant: what the positions in `cells` are by.
+    order: OrderKey,
+    cells: Cells,
+    /// Invariant: the number of tombstones in `cells`.
     tombstones: usize,
-    /// Invariant: the values in `table` that expire.
+    /// Invariant: the values in `cells` that expire.
     expiring: BTreeSet<(Expiry, Key)>,
-    /// Changes whenever entries may have changed their places in the table.
-    moves: u16,
 }
 
 /// Bytes that an entry takes, by estimate.
@@ -37,9 +35,17 @@ pub fn footprint_of(size: usize, expires: bool) -> usize {
 }
 
 impl Shard {
+    pub fn new(order: OrderKey) -> Shard {
+        Shard { order, cells: Cells::default(), tombstones: 0, expiring: BTreeSet::new() }
+    }
+
+    pub fn order(&self) -> OrderKey {
+        self.order
+    }
+
     /// Entries, tombstones included.
     pub fn len(&self) -> usize {
-        self.table.len()
+        self.cells.len()
     }
 
     pub fn tombstones(&self) -> usize {
@@ -48,7 +54,7 @@ impl Shard {
 
     /// Keys that readers can see at this time.
     pub fn live(&self, wall_ms: u64) -> usize {
-        self.table.len() - self.tombstones - self.expiring.iter().take_while(|(expires, _)| expires.is_over(wall_ms)).count()
+        self.cells.len() - self.tombstones - self.expiring.iter().take_while(|(expires, _)| expires.is_over(wall_ms)).count()
     }
 
     /// Live keys that expire, at this time; and the sum of what is left to them, in milliseconds.
@@ -57,63 +63,56 @@ impl Shard {
         live.fold((0, 0), |(count, left), (expires, _)| (count + 1, left + u128::from(expires.wall_ms() - wall_ms)))
     }
 
-    pub fn find(&self, hash: u64, key: &[u8]) -> Option<&Entry> {
-        self.table.find(hash, |entry| entry.key() == key)
+    pub fn find(&self, position: u32, key: &[u8]) -> Option<&Entry> {
+        self.cells.find(position, key)
     }
 
+    /// In the order of positions.
     pub fn entries(&self) -> impl Iterator<Item = &Entry> {
-        self.table.iter()
+        self.cells.iter()
     }
 
-    /// Places in the table; the entry in one of them stays there as long as [`Shard::moves`] does not change.
-    pub fn places(&self) -> usize {
-        self.table.num_buckets()
+    /// From a position on, with the positions.
+    pub fn entries_from(&self, position: u32) -> impl Iterator<Item = (u32, &Entry)> {
+        self.cells.iter_from(position)
     }
 
-    pub fn at(&self, place: usize) -> Option<&Entry> {
-        self.table.get_bucket(place)
+    /// The one with so many in front of it.
+    pub fn nth(&self, index: usize) -> Option<&Entry> {
+        self.cells.nth(index)
     }
 
-    pub fn moves(&self) -> u16 {
-        self.moves
-    }
-
-    /// The place of a key, looked up once: to see what is there, and to put something else there. `hash_of` is the hash of a key, for those that move when the table grows.
-    pub fn slot(&mut self, hash: u64, key: &[u8], hash_of: impl Fn(&[u8]) -> u64) -> Slot<'_> {
-        let Shard { table, tombstones, expiring, moves } = self;
-        if table.len() == table.capacity() {
-            // Room for one more is made before the key is looked for, also if it is found.
-            *moves = moves.wrapping_add(1);
-        }
-        let place = table.entry(hash, |entry| entry.key() == key, |entry| hash_of(entry.key()));
-        Slot { place, tombstones, expiring }
-    }
-
-    pub fn reserve(&mut self, more: usize, hash_of: impl Fn(&[u8]) -> u64) {
-        self.table.reserve(more, |entry| hash_of(entry.key()));
-        self.moves = self.moves.wrapping_add(1);
+    /// The place of a key, looked up once: to see what is there, and to put something else there.
+    pub fn slot(&mut self, position: u32, key: &[u8]) -> Slot<'_> {
+        let Shard { cells, tombstones, expiring, .. } = self;
+        let place = cells.place(position, key);
+        Slot { cells, place, position, tombstones, expiring }
     }
 
     /// Takes the entries out that `which` picks.
-    pub fn remove(&mut self, mut which: impl FnMut(&Entry) -> bool) -> Vec<Entry> {
-        let removed: Vec<Entry> = self.table.extract_if(|entry| which(entry)).collect();
+    pub fn remove(&mut self, which: impl FnMut(&Entry) -> bool) -> Vec<Entry> {
+        let removed = self.cells.extract(which);
         for entry in &removed {
-            self.forget(entry);
+            self.tombstones -= usize::from(entry.is_tombstone());
+            unindex(&mut self.expiring, entry);
         }
         removed
     }
 
     /// Takes a key out if this version of it is there, and no other.
-    pub fn remove_version(&mut self, hash: u64, key: &[u8], version: Version) -> Option<Entry> {
-        let is_it = |entry: &Entry| entry.key() == key && entry.version() == version;
-        let (entry, _) = self.table.find_entry(hash, is_it).ok()?.remove();
-        self.forget(&entry);
-        Some(entry)
+    pub fn remove_version(&mut self, position: u32, key: &[u8], version: Version) -> Option<Entry> {
+        let slot = self.slot(position, key);
+        slot.current().is_some_and(|entry| entry.version() == version).then(|| slot.take())?
     }
 
-    fn forget(&mut self, removed: &Entry) {
-        self.tombstones -= usize::from(removed.is_tombstone());
-        unindex(&mut self.expiring, removed);
+    /// Takes everything out, and begins anew with another order.
+    pub fn empty(&mut self, order: OrderKey) -> Shard {
+        std::mem::replace(self, Shard::new(order))
+    }
+
+    /// All entries, of a shard that is not needed any more.
+    pub fn into_entries(self) -> impl Iterator<Item = Entry> {
+        self.cells.into_entries()
     }
 
     /// Whether a value has expired by then.
@@ -121,15 +120,15 @@ impl Shard {
         self.expiring.first().is_some_and(|(expires, _)| expires.is_over(upto_ms))
     }
 
-    /// The values of at most `max` entries that have expired by then are let go: they are tombstones in place. Calls `each` with the bytes that went. `hash_of` is the
-    /// hash of a key.
-    pub fn spend(&mut self, upto_ms: u64, max: usize, hash_of: impl Fn(&[u8]) -> u64, mut each: impl FnMut(usize)) {
+    /// The values of at most `max` entries that have expired by then are let go: they are tombstones in place. Calls `each` with the bytes that went. `position_of` is the
+    /// position of a key.
+    pub fn spend(&mut self, upto_ms: u64, max: usize, position_of: impl Fn(&[u8]) -> u32, mut each: impl FnMut(usize)) {
         for _ in 0..max {
             if !self.has_expired(upto_ms) {
                 return;
             }
             let Some((_, key)) = self.expiring.pop_first() else { return };
-            if let Some(entry) = self.table.find_mut(hash_of(&key), |entry| entry.key() == &*key) {
+            if let Some(entry) = self.cells.find_mut(position_of(&key), &key) {
                 let before = footprint(entry);
                 *entry = entry.spent();
                 self.tombstones += 1;
@@ -141,35 +140,32 @@ impl Shard {
 
 /// The place of one key in its shard, and the counts that go with what is put there.
 pub struct Slot<'a> {
-    place: hash_table::Entry<'a, Entry>,
+    cells: &'a mut Cells,
+    place: Place,
+    position: u32,
     tombstones: &'a mut usize,
     expiring: &'a mut BTreeSet<(Expiry, Key)>,
 }
 
 impl Slot<'_> {
     pub fn current(&self) -> Option<&Entry> {
-        match &self.place {
-            hash_table::Entry::Occupied(place) => Some(place.get()),
-            hash_table::Entry::Vacant(_) => None,
-        }
+        self.cells.at(self.place)
     }
 
     /// Puts a value there that does not expire, into the memory of the one that it replaces: nothing is allocated and nothing else in the cache makes way for it. Whether it could: the two
     /// must be equally long, the older one may not expire either, and nobody may hold it.
     pub fn overwrite(&mut self, by: EntryRef<'_>) -> bool {
-        match &mut self.place {
-            hash_table::Entry::Occupied(place) if by.value.is_some() && by.expires.is_none() => {
-                let current = place.get_mut();
+        match self.cells.at_mut(self.place) {
+            Some(current) if by.value.is_some() && by.expires.is_none() => {
                 !current.is_tombstone() && current.expires().is_none() && current.overwrite(by)
             }
             _ => false,
         }
     }
 
-    /// Leaves nothing there; returns what was. For [`Sabotage::NoTombstones`](crate::sabotage::Sabotage::NoTombstones) alone.
+    /// Leaves nothing there; returns what was.
     pub fn take(self) -> Option<Entry> {
-        let hash_table::Entry::Occupied(place) = self.place else { return None };
-        let (entry, _) = place.remove();
+        let entry = self.cells.remove(self.place)?;
         *self.tombstones -= usize::from(entry.is_tombstone());
         unindex(self.expiring, &entry);
         Some(entry)
@@ -178,14 +174,13 @@ impl Slot<'_> {
     /// Puts an entry there; returns what it replaced.
     pub fn put(self, entry: Entry) -> Option<Entry> {
         *self.tombstones += usize::from(entry.is_tombstone());
-        match self.place {
-            hash_table::Entry::Vacant(place) => {
+        match self.cells.at_mut(self.place) {
+            None => {
                 index(self.expiring, &entry);
-                place.insert(entry);
+                self.cells.insert(self.place, self.position, entry);
                 None
             }
-            hash_table::Entry::Occupied(mut place) => {
-                let held = place.get_mut();
+            Some(held) => {
                 unindex(self.expiring, held);
                 index(self.expiring, &entry);
                 let old = std::mem::replace(held, entry);

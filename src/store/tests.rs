@@ -4,6 +4,8 @@ use crate::entry::{Expiry, Key, NodeId, Origin};
 use proptest::prelude::*;
 use rapidhash::v3::rapidhash_v3;
 
+mod scans;
+
 fn entry(key: &str, value: Option<&str>, stamp: u64, node: u16) -> Entry {
     let origin = Origin { node: NodeId(node), nonce: u64::from(node) };
     let version = Version { stamp: Stamp::from_bits(stamp), origin };
@@ -199,69 +201,6 @@ fn the_counts_follow_every_change_of_an_expiry() {
     assert_eq!(store.memory(), footprint(&store.entry(b"k").unwrap()));
 }
 
-fn keys_from(store: &Store, count: usize, mut between: impl FnMut(&Store)) -> Vec<(Option<Cursor>, Vec<Key>)> {
-    let (mut cursor, mut steps) = (Cursor::default(), Vec::new());
-    loop {
-        let mut keys = Vec::new();
-        let next = store.scan(cursor, count, 0, |entry| keys.push(entry.shared_key()));
-        steps.push((next, keys));
-        match next {
-            Some(next) => cursor = Cursor::from_bits(next.to_bits()),
-            None => return steps,
-        }
-        between(store);
-    }
-}
-
-#[test]
-fn a_scan_meets_every_key_once_while_nothing_moves_and_keeps_to_its_count() {
-    let all: Vec<Entry> = (0..5000).map(|n| entry(&n.to_string(), (n % 4 != 0).then_some("v"), n + 1, 1)).collect();
-    let store = merged(&all);
-    for count in [1, 7, 1000, 100_000] {
-        let steps = keys_from(&store, count, |_| {});
-        let met: Vec<&Key> = steps.iter().flat_map(|(_, keys)| keys).collect();
-        let mut distinct = met.clone();
-        distinct.sort();
-        distinct.dedup();
-        assert_eq!((met.len(), distinct.len()), (3750, 3750));
-        assert!(steps[..steps.len() - 1].iter().all(|(next, keys)| keys.len() == count && next.unwrap().to_bits() < 1 << 53));
-    }
-}
-
-#[test]
-fn a_scan_meets_every_key_that_stays_while_others_come_and_go() {
-    let stays: Vec<Entry> = (0..2000).map(|n| entry(&format!("stays{n}"), Some("v"), n + 1, 1)).collect();
-    let store = merged(&stays);
-    let mut stamp = 10_000;
-    // Far more than there was room for: tables grow, are cleaned in place, and their entries move.
-    let between = |store: &Store| {
-        for n in 0..40 {
-            stamp += 1;
-            store.merge(entry(&format!("comes{stamp}"), Some("v"), stamp, 1), |_| false);
-            if n % 2 == 0 {
-                let gone = format!("comes{}", stamp - 20);
-                let version = Version { stamp: Stamp::from_bits(stamp - 20), origin: Origin { node: NodeId(1), nonce: 1 } };
-                store.remove_version(gone.as_bytes(), version);
-            }
-        }
-    };
-    let steps = keys_from(&store, 10, between);
-    let met: std::collections::HashSet<Key> = steps.into_iter().flat_map(|(_, keys)| keys).collect();
-    assert!(stays.iter().all(|entry| met.contains(entry.key())));
-}
-
-#[test]
-fn any_number_is_a_cursor() {
-    let store = merged(&(0..100).map(|n| entry(&n.to_string(), Some("v"), n + 1, 1)).collect::<Vec<_>>());
-    for bits in [u64::MAX, 1, 255, 1 << 52, 0xdead_beef_dead] {
-        let mut met = 0;
-        store.scan(Cursor::from_bits(bits), 10, 0, |_| met += 1);
-        assert!(met <= 10);
-    }
-    assert!((0..1000_u64).all(|random| store.random_key(random.wrapping_mul(0x9e37_79b9_7f4a_7c15), 0).is_some()));
-    assert_eq!(Store::new().random_key(7, 0), None);
-}
-
 #[test]
 fn a_transaction_sees_and_changes_all_its_keys_in_one_step() {
     let store = merged(&[entry("a", Some("1"), 1, 1), entry("b", Some("2"), 2, 1)]);
@@ -291,36 +230,6 @@ fn a_transaction_sees_and_changes_all_its_keys_in_one_step() {
         });
     });
     assert_eq!(store.entry(b"a").unwrap().version().stamp.to_bits(), 1002);
-}
-
-/// A table that is full moves its entries before it looks for the key that is written, also where it finds it.
-#[test]
-fn a_scan_meets_every_key_while_one_of_a_full_table_is_overwritten() {
-    for _ in 0..8 {
-        let store = Store::new();
-        let (mut keys, mut n) = (Vec::new(), 0);
-        while keys.len() < 1792 {
-            n += 1;
-            let key = format!("k{n}");
-            if place_of(store.hash(key.as_bytes())) == 7 {
-                store.merge(entry(&key, Some("v"), n, 1), |_| false);
-                keys.push(key);
-            }
-        }
-        let mut met = std::collections::HashSet::new();
-        let next = store.scan(Cursor::default(), keys.len() / 2, 0, |entry| {
-            met.insert(entry.shared_key());
-        });
-        store.merge(entry(&keys[0], Some("w"), n + 1, 1), |_| false);
-        let next = Cursor::from_bits(next.unwrap().to_bits());
-        assert_eq!(
-            store.scan(next, usize::MAX, 0, |entry| {
-                met.insert(entry.shared_key());
-            }),
-            None
-        );
-        assert_eq!(met.len(), keys.len());
-    }
 }
 
 #[test]

@@ -1,9 +1,10 @@
 //! Several shards, as they are at one moment.
 
 use crate::entry::Entry;
+use crate::order::OrderKey;
 use crate::store::keyspace::Keyspace;
 use crate::store::shard::Shard;
-use crate::store::{Store, place_of};
+use crate::store::{Store, position_in, shard_of};
 
 /// Which keys are locked.
 #[derive(Clone, Copy)]
@@ -15,19 +16,20 @@ pub enum Span<'a> {
 /// What is locked: every key that is asked for must be within its span.
 pub struct View<'a> {
     store: &'a Store,
+    order: OrderKey,
     /// In rising order of their numbers.
     shards: Vec<(usize, &'a Shard)>,
 }
 
 impl<'a> View<'a> {
-    pub(super) fn new(store: &'a Store, shards: Vec<(usize, &'a Shard)>) -> View<'a> {
-        View { store, shards }
+    pub(super) fn new(store: &'a Store, order: OrderKey, shards: Vec<(usize, &'a Shard)>) -> View<'a> {
+        View { store, order, shards }
     }
 
     /// What is known of a key: a tombstone and what has expired, too.
     pub fn entry(&self, key: &[u8]) -> Option<&'a Entry> {
-        let hash = self.store.hash(key);
-        self.shard(place_of(hash)).find(hash, key)
+        let position = self.store.position(self.order, key);
+        self.shard(shard_of(position)).find(position_in(position), key)
     }
 
     fn shard(&self, shard: usize) -> &'a Shard {
@@ -37,6 +39,10 @@ impl<'a> View<'a> {
 }
 
 impl Keyspace for View<'_> {
+    fn order(&self) -> OrderKey {
+        self.order
+    }
+
     fn with_shard<T>(&self, shard: usize, look: impl FnOnce(&Shard) -> T) -> T {
         look(self.shard(shard))
     }

@@ -140,6 +140,7 @@ fn what_strangers_and_clients_say_forges_no_line_and_fills_no_disk() {
         clocks: None,
         durable: true,
         vector: SeenVector::default(),
+        order: None,
     };
     let long = "y".repeat(100_000);
     for n in 0..40 {

@@ -11,6 +11,7 @@ mod malformed;
 mod mixed;
 mod options;
 mod refused;
+mod scans;
 mod servers;
 mod transactions;
 mod wire;

@@ -226,6 +226,7 @@ fn beat_of_a_peer() -> Message {
         taken: 0,
         mark: 0,
         durable_mark: 0,
+        order: None,
     })
 }
 

@@ -203,7 +203,7 @@ fn a_long_reply_to_exec_speaks_as_a_short_one_does() {
     fixture.stop();
 }
 
-/// Each step of SCAN may meet a key once more when a table has moved its entries; KEYS names every key once.
+/// A scan that has to begin anew meets keys once more; KEYS names every key once.
 #[test]
 fn keys_names_every_key_once_while_tables_grow() {
     const STAY: usize = 20_000;
