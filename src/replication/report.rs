@@ -66,7 +66,7 @@ impl Mesh {
     /// Names and values for STATUS.
     pub fn status(&self, now: Now) -> Vec<(&'static str, String)> {
         let vector = self.vector();
-        let counts = self.store.counts(now.wall_ms);
+        let (counts, memory) = (self.store.counts(now.wall_ms), self.store.memory());
         let pinning = if counts.tombstones == 0 { Vec::new() } else { self.pinning(now) };
         let spoken_by_all = self.spoken_by_all();
         let control = self.control.lock();
@@ -90,7 +90,9 @@ impl Mesh {
             ("tombstones", counts.tombstones.to_string()),
             ("tombstones_wait_for", waited_for(&pinning, control.serving)),
             ("tombstones_collected", control.collected.to_string()),
-            ("memory_bytes", self.store.memory().to_string()),
+            ("tombstones_kept_s", self.tombstones_kept_s(now).to_string()),
+            ("memory_bytes", memory.total().to_string()),
+            ("memory_tombstones_bytes", memory.tombstones.to_string()),
             ("resident_bytes", resident_len().map_or_else(|| "unknown".to_owned(), |len| len.to_string())),
             ("origin", self.origin.to_string()),
             ("vector", vector_json),
@@ -221,6 +223,21 @@ impl Mesh {
             }
         }
         waiting
+    }
+
+    /// In how many seconds the oldest tombstone is old enough to go; 0 if one is, or there is none.
+    fn tombstones_kept_s(&self, now: Now) -> u64 {
+        let mut oldest = None;
+        for shard in 0..self.store.shards_len() {
+            self.store.count_tombstones(shard, |entry| {
+                let wall_ms = entry.version().stamp.wall_ms();
+                oldest = Some(oldest.map_or(wall_ms, |oldest: u64| oldest.min(wall_ms)));
+                false
+            });
+        }
+        let age_min = self.config.tombstone_age_min.as_millis() as u64;
+        oldest
+            .map_or(0, |oldest| oldest.saturating_add(age_min).saturating_sub(self.clock.read(now.elapsed).stamp_us / 1_000).div_ceil(1000))
     }
 
     /// The members that tombstones wait for because they are away, or do not log.

@@ -19,6 +19,7 @@ use crate::protocol::text::encode_reply;
 use crate::replication::restore::{NotRestored, Restore, Restored};
 use crate::server::Shared;
 use crate::server::buffer::ReadBuffer;
+use crate::server::writes::{full, is_full};
 
 /// What a client sends on average at least, in bytes a second of the time for which the node waits for it. One that drips would keep deletes from being forgotten for as long as it likes.
 const RATE_MIN: u64 = 1 << 10;
@@ -161,12 +162,8 @@ impl Taking<'_> {
         if self.shared.is_stopping() {
             return Err(Failed::Refused(ErrorCode::Busy, self.given_up("this node is stopping; use another node")));
         }
-        let (memory, max) = (services.store.memory(), services.config.memory_max);
-        if max > 0 && memory >= max {
-            return Err(Failed::Refused(
-                ErrorCode::Full,
-                self.given_up(&format!("the entries take {memory} bytes and memory_max is {max}")),
-            ));
+        if is_full(services) {
+            return Err(Failed::Refused(ErrorCode::Full, self.given_up(&full(services))));
         }
         Ok(())
     }

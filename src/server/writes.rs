@@ -15,7 +15,7 @@ use crate::server::Services;
 use crate::server::judge::{self, Live, Moment};
 use crate::server::plan::KEYS_MAX;
 use crate::server::wire::Wire;
-use crate::store::{Span, View};
+use crate::store::{Memory, Span, View};
 
 /// A round with more writes gives the memory back that it took to remember them.
 const PENDING_KEPT: usize = 1024;
@@ -273,9 +273,24 @@ impl Desk<'_> {
     }
 }
 
-fn is_full(services: &Services) -> bool {
-    let memory_max = services.config.memory_max;
-    memory_max > 0 && services.store.memory() >= memory_max
+/// Whether this node has reached `memory_max`. A delete cannot be refused, and its tombstone stays for a while: tombstones may take half as much besides before they count. So a node whose
+/// keys were all deleted takes new ones at once, and yet nobody can fill it with deletes.
+pub(super) fn is_full(services: &Services) -> bool {
+    let (Memory { values, tombstones }, max) = (services.store.memory(), services.config.memory_max);
+    max > 0 && values + tombstones.saturating_sub(max / 2) >= max
+}
+
+/// What a client hears that has found it so, up to where it is said what became of the request.
+pub(super) fn full(services: &Services) -> String {
+    let (Memory { values, tombstones }, max) = (services.store.memory(), services.config.memory_max);
+    if tombstones <= max / 2 {
+        return format!("the entries take {values} bytes and memory_max is {max}");
+    }
+    format!(
+        "the entries take {values} bytes and tombstones of deleted keys {tombstones}; memory_max is {max}, and {} more for tombstones, which are kept for {} s at least (STATUS: tombstones_kept_s)",
+        max / 2,
+        services.config.tombstone_age_min.as_secs()
+    )
 }
 
 /// Whether an effect takes more than what is there: with the same value and another lifetime it does not.
@@ -299,11 +314,7 @@ impl Refusal {
     /// What the client hears: what was wrong and what would be right.
     pub fn into_reply(self, services: &Services, level: AckLevel) -> Reply<'static> {
         let (code, sentence) = match self {
-            Refusal::Full => {
-                let (memory, max) = (services.store.memory(), services.config.memory_max);
-                let sentence = format!("the entries take {memory} bytes and memory_max is {max}; nothing was written; DEL still works");
-                (ErrorCode::Full, sentence)
-            }
+            Refusal::Full => (ErrorCode::Full, format!("{}; nothing was written; DEL still works", full(services))),
             Refusal::ReadOnly(why) => (ErrorCode::ReadOnly, format!("{why}; nothing was written; reads are served")),
             Refusal::NoQuorum(NoQuorum { up, needed, members }) => {
                 let verb = if up == 1 { "is" } else { "are" };

@@ -47,7 +47,36 @@ pub struct Store {
     /// Where keys lie in a simulation.
     #[cfg(feature = "testing")]
     places: Option<Places>,
-    memory: AtomicUsize,
+    memory: AtomicMemory,
+}
+
+/// Bytes that entries take, by estimate.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Memory {
+    pub values: usize,
+    pub tombstones: usize,
+}
+
+impl Memory {
+    pub fn total(self) -> usize {
+        self.values + self.tombstones
+    }
+}
+
+#[derive(Default)]
+struct AtomicMemory {
+    values: AtomicUsize,
+    tombstones: AtomicUsize,
+}
+
+impl AtomicMemory {
+    fn of(&self, is_tombstone: bool) -> &AtomicUsize {
+        if is_tombstone { &self.tombstones } else { &self.values }
+    }
+
+    fn remove(&self, entry: &Entry) {
+        self.of(entry.is_tombstone()).fetch_sub(footprint(entry), Ordering::Relaxed);
+    }
 }
 
 /// Held by those who go from shard to shard and must miss nothing: no entry moves from one into another meanwhile.
@@ -95,7 +124,7 @@ impl Store {
             walks: Walk::default(),
             #[cfg(feature = "testing")]
             places: None,
-            memory: AtomicUsize::new(0),
+            memory: AtomicMemory::default(),
         }
     }
 
@@ -316,15 +345,17 @@ impl Store {
     pub fn spend(&self, shard: usize, upto_ms: u64) -> usize {
         let mut spent = 0;
         while self.shards[shard].read().has_expired(upto_ms) {
-            let mut freed = 0;
-            let each = |bytes| {
-                freed += bytes;
+            let (mut before, mut after) = (0, 0);
+            let each = |value, tombstone| {
+                before += value;
+                after += tombstone;
                 spent += 1;
             };
             let mut shard = self.shards[shard].write();
             let order = shard.order();
             shard.spend(upto_ms, SPENT_PER_STEP, |key| position_in(self.position(order, key)), each);
-            self.memory.fetch_sub(freed, Ordering::Relaxed);
+            self.memory.values.fetch_sub(before, Ordering::Relaxed);
+            self.memory.tombstones.fetch_add(after, Ordering::Relaxed);
         }
         spent
     }
@@ -340,7 +371,7 @@ impl Store {
     /// Takes the entries out of one shard that `which` picks, and returns them.
     pub fn remove(&self, shard: usize, which: impl FnMut(&Entry) -> bool) -> Vec<Entry> {
         let removed = self.shards[shard].write().remove(which);
-        self.memory.fetch_sub(removed.iter().map(footprint).sum(), Ordering::Relaxed);
+        removed.iter().for_each(|entry| self.memory.remove(entry));
         removed
     }
 
@@ -348,7 +379,7 @@ impl Store {
     pub fn remove_version(&self, key: &[u8], version: Version) {
         let (position, mut shard) = self.shard_for_write(key);
         let removed = shard.remove_version(position, key, version);
-        self.memory.fetch_sub(removed.as_ref().map_or(0, footprint), Ordering::Relaxed);
+        removed.iter().for_each(|entry| self.memory.remove(entry));
     }
 
     /// The digest of what does not expire before then in one shard.
@@ -379,9 +410,10 @@ impl Store {
         self.len() == 0
     }
 
-    /// Bytes that the entries take, by estimate: what `memory_max` is held against.
-    pub fn memory(&self) -> usize {
-        self.memory.load(Ordering::Relaxed)
+    /// What the entries take: what `memory_max` is held against.
+    pub fn memory(&self) -> Memory {
+        let [values, tombstones] = [false, true].map(|is_tombstone| self.memory.of(is_tombstone).load(Ordering::Relaxed));
+        Memory { values, tombstones }
     }
 
     fn position(&self, order: OrderKey, key: &[u8]) -> u64 {
@@ -395,12 +427,21 @@ impl Store {
 
     fn put(&self, slot: Slot<'_>, entry: Entry) {
         let is_to_leave_nothing = Sabotage::NoTombstones.is_on() && entry.is_tombstone();
+        let is_tombstone = entry.is_tombstone();
         let (new, old) = if is_to_leave_nothing { (0, slot.take()) } else { (footprint(&entry), slot.put(entry)) };
-        let old = old.as_ref().map_or(0, footprint);
-        // What is overwritten mostly took as much, and then there is nothing that all processors would have to agree on.
-        if new != old {
-            // Wraps into a subtraction where it has become less.
-            self.memory.fetch_add(new.wrapping_sub(old), Ordering::Relaxed);
+        match old {
+            Some(old) if old.is_tombstone() != is_tombstone => {
+                self.memory.remove(&old);
+                self.memory.of(is_tombstone).fetch_add(new, Ordering::Relaxed);
+            }
+            old => {
+                let old = old.as_ref().map_or(0, footprint);
+                // What is overwritten mostly took as much, and then there is nothing that all processors would have to agree on.
+                if new != old {
+                    // Wraps into a subtraction where it has become less.
+                    self.memory.of(is_tombstone).fetch_add(new.wrapping_sub(old), Ordering::Relaxed);
+                }
+            }
         }
     }
 }

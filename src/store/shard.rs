@@ -120,9 +120,9 @@ impl Shard {
         self.expiring.first().is_some_and(|(expires, _)| expires.is_over(upto_ms))
     }
 
-    /// The values of at most `max` entries that have expired by then are let go: they are tombstones in place. Calls `each` with the bytes that went. `position_of` is the
+    /// The values of at most `max` entries that have expired by then are let go: they are tombstones in place. Calls `each` with the bytes that it took before and takes now. `position_of` is the
     /// position of a key.
-    pub fn spend(&mut self, upto_ms: u64, max: usize, position_of: impl Fn(&[u8]) -> u32, mut each: impl FnMut(usize)) {
+    pub fn spend(&mut self, upto_ms: u64, max: usize, position_of: impl Fn(&[u8]) -> u32, mut each: impl FnMut(usize, usize)) {
         for _ in 0..max {
             if !self.has_expired(upto_ms) {
                 return;
@@ -132,7 +132,7 @@ impl Shard {
                 let before = footprint(entry);
                 *entry = entry.spent();
                 self.tombstones += 1;
-                each(before - footprint(entry));
+                each(before, footprint(entry));
             }
         }
     }

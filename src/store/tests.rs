@@ -140,7 +140,22 @@ fn a_refused_write_changes_nothing_and_a_removed_entry_is_gone() {
         store.remove(shard, |_| true);
     }
     assert!(store.is_empty());
-    assert_eq!(store.memory(), 0);
+    assert_eq!(store.memory(), Memory::default());
+}
+
+#[test]
+fn memory_is_told_apart_by_what_takes_it() {
+    let store = merged(&[entry("k", Some("a long value"), 1, 1), entry("dead", None, 1, 1)]);
+    let of = |values, tombstones| Memory { values, tombstones };
+    let (live, dead, gone) = (footprint_of(13, false), footprint_of(4, false), footprint_of(1, false));
+    assert_eq!(store.memory(), of(live, dead));
+    store.merge(entry("k", None, 2, 1), |_| false);
+    assert_eq!(store.memory(), of(0, dead + gone));
+    assert_eq!(store.entry(b"k").unwrap().size(), 1);
+    store.merge(entry("dead", Some(""), 2, 1), |_| false);
+    assert_eq!(store.memory(), of(dead, gone));
+    (0..store.shards_len()).for_each(|shard| drop(store.collect(shard, |_| true)));
+    assert_eq!(store.memory(), of(dead, 0));
 }
 
 #[test]
@@ -164,7 +179,7 @@ fn what_has_expired_is_not_counted_and_its_value_is_let_go_in_place() {
     assert_eq!((of_shards(199), of_shards(u64::MAX)), (2, 1));
     let spend = |upto| (0..store.shards_len()).map(|shard| store.spend(shard, upto)).sum::<usize>();
     assert_eq!((spend(99), spend(150), spend(150)), (0, 1, 0));
-    assert!(store.memory() < full);
+    assert!(store.memory().total() < full.total() && store.memory().tombstones > 0);
     assert_eq!(store.counts(150), Counts { keys: 2, tombstones: 1 });
     assert_eq!(store.entry(b"b"), Some(expiring("b", None, 2, 100)));
     // The same version once more, with its value, changes nothing; and the next write is like any other.
@@ -174,7 +189,7 @@ fn what_has_expired_is_not_counted_and_its_value_is_let_go_in_place() {
     for shard in 0..store.shards_len() {
         store.remove(shard, |_| true);
     }
-    assert_eq!((store.memory(), store.counts(0)), (0, Counts::default()));
+    assert_eq!((store.memory(), store.counts(0)), (Memory::default(), Counts::default()));
     assert_eq!(spend(u64::MAX), 0);
 }
 
@@ -198,7 +213,7 @@ fn the_counts_follow_every_change_of_an_expiry() {
             }
         }
     }
-    assert_eq!(store.memory(), footprint(&store.entry(b"k").unwrap()));
+    assert_eq!(store.memory().total(), footprint(&store.entry(b"k").unwrap()));
 }
 
 #[test]

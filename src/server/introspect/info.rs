@@ -93,7 +93,7 @@ fn clients(shared: &Shared, lines: &mut Lines) {
 
 fn memory(shared: &Shared, lines: &mut Lines) {
     // What `maxmemory` is held against: the entries, by estimate.
-    lines.put_bytes("used_memory", shared.services.store.memory() as u64);
+    lines.put_bytes("used_memory", shared.services.store.memory().total() as u64);
     if let Some(len) = resident_len() {
         lines.put_bytes("used_memory_rss", len as u64);
     }

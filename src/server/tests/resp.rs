@@ -48,6 +48,37 @@ fn a_node_that_has_not_caught_up_says_so_and_answers_what_clients_need_to_wait()
     fixture.stop();
 }
 
+/// Tombstones stay for ten minutes, and nobody can delete those.
+#[test]
+fn a_full_node_takes_new_keys_once_the_old_ones_are_deleted() {
+    const MAX: usize = 100_000;
+    let fixture = fixture(0, &format!(r#", "memory_max": {MAX}"#));
+    let mut client = fixture.connect();
+    let mut fill = |sort: &str| {
+        for taken in 0.. {
+            client.ask(&["SET", &format!("{sort}{taken}"), "v"]);
+            let line = client.line();
+            if line != "+OK\r" {
+                client.ask(&["FLUSHALL"]);
+                client.hear(&["+OK"]);
+                return (taken, line);
+            }
+        }
+        unreachable!("it is full at some time");
+    };
+    let (at_first, sentence) = fill("a");
+    assert!(sentence.ends_with(&format!("and memory_max is {MAX}; nothing was written; DEL still works\r")), "{sentence}");
+    let (again, sentence) = fill("b");
+    assert!(2 * again >= at_first, "{again} keys after {at_first}");
+    assert!(sentence.contains("tombstones of deleted keys") && sentence.contains("for 600 s at least"), "{sentence}");
+    // But nobody fills it with deletes.
+    let (at_last, _) = fill("c");
+    assert!(50 * at_last < at_first, "{at_last} keys after {at_first}");
+    let memory = fixture.store.memory();
+    assert!(memory.total() <= MAX + MAX / 2 + 200 && memory.values == 0, "{memory:?}");
+    fixture.stop();
+}
+
 #[test]
 fn without_a_quorum_and_without_room_redis_clients_hear_what_redis_says() {
     let fixture = fixture(2, r#", "memory_max": 350"#);
