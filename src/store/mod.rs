@@ -140,7 +140,7 @@ impl Store {
         OrderKey::from_halves([first.load(Ordering::Relaxed), second.load(Ordering::Relaxed)])
     }
 
-    /// Moves all keys into another order, in one step: nobody reads or writes meanwhile, which among a million keys is a third of a second. `false`: it is not the time, as somebody holds a
+    /// Moves all keys into another order, in one step: nobody reads or writes meanwhile, which among a million keys is about a second. `false`: it is not the time, as somebody holds a
     /// [`Walk`]; to be tried again.
     pub fn reorder(&self, order: OrderKey) -> bool {
         let mut shards: Vec<_> = self.shards.iter().map(|shard| shard.write()).collect();
