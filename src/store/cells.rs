@@ -74,7 +74,8 @@ impl Cells {
     }
 
     pub fn find(&self, position: u32, key: &[u8]) -> Option<&Entry> {
-        self.at(self.place(position, key))
+        let cell = &self.cells[self.cell_of(position)];
+        cell.search(position, key, self.depth()).ok().map(|at| &cell.entries[at])
     }
 
     pub fn find_mut(&mut self, position: u32, key: &[u8]) -> Option<&mut Entry> {
@@ -83,16 +84,10 @@ impl Cells {
 
     /// Where a key lies, or where it would have to be put.
     pub fn place(&self, position: u32, key: &[u8]) -> Place {
-        let number = self.cell_of(position);
-        let cell = &self.cells[number];
-        let mut at = cell.lower_bound(position, self.depth());
-        while cell.positions.get(at) == Some(&position) {
-            if cell.entries[at].key() == key {
-                return Place { cell: number, at, is_taken: true };
-            }
-            at += 1;
-        }
-        Place { cell: number, at, is_taken: false }
+        let cell = self.cell_of(position);
+        let found = self.cells[cell].search(position, key, self.depth());
+        let (Ok(at) | Err(at)) = found;
+        Place { cell, at, is_taken: found.is_ok() }
     }
 
     pub fn at(&self, place: Place) -> Option<&Entry> {
@@ -183,6 +178,18 @@ impl Cells {
 }
 
 impl Cell {
+    /// Where a key lies, or behind which others of its position it would have to be put.
+    fn search(&self, position: u32, key: &[u8], depth: u32) -> Result<usize, usize> {
+        let mut at = self.lower_bound(position, depth);
+        while self.positions.get(at) == Some(&position) {
+            if self.entries[at].key() == key {
+                return Ok(at);
+            }
+            at += 1;
+        }
+        Err(at)
+    }
+
     /// The first place whose position is not lower. From where it would be if positions were spread evenly, it is a few steps; from elsewhere, more.
     fn lower_bound(&self, position: u32, depth: u32) -> usize {
         let within = u64::from(((u64::from(position)) << depth) as u32);

@@ -74,6 +74,18 @@ impl AtomicMemory {
         if is_tombstone { &self.tombstones } else { &self.values }
     }
 
+    /// Apart from the common way, which needs none of it. So many bytes of a value or a tombstone are now so many of another, or of the same.
+    #[inline(never)]
+    fn change(&self, (before, was_tombstone): (usize, bool), (after, is_tombstone): (usize, bool)) {
+        if was_tombstone == is_tombstone {
+            // Wraps into a subtraction where it has become less.
+            self.of(is_tombstone).fetch_add(after.wrapping_sub(before), Ordering::Relaxed);
+        } else {
+            self.of(was_tombstone).fetch_sub(before, Ordering::Relaxed);
+            self.of(is_tombstone).fetch_add(after, Ordering::Relaxed);
+        }
+    }
+
     fn remove(&self, entry: &Entry) {
         self.of(entry.is_tombstone()).fetch_sub(footprint(entry), Ordering::Relaxed);
     }
@@ -429,19 +441,10 @@ impl Store {
         let is_to_leave_nothing = Sabotage::NoTombstones.is_on() && entry.is_tombstone();
         let is_tombstone = entry.is_tombstone();
         let (new, old) = if is_to_leave_nothing { (0, slot.take()) } else { (footprint(&entry), slot.put(entry)) };
-        match old {
-            Some(old) if old.is_tombstone() != is_tombstone => {
-                self.memory.remove(&old);
-                self.memory.of(is_tombstone).fetch_add(new, Ordering::Relaxed);
-            }
-            old => {
-                let old = old.as_ref().map_or(0, footprint);
-                // What is overwritten mostly took as much, and then there is nothing that all processors would have to agree on.
-                if new != old {
-                    // Wraps into a subtraction where it has become less.
-                    self.memory.of(is_tombstone).fetch_add(new.wrapping_sub(old), Ordering::Relaxed);
-                }
-            }
+        let old = old.as_ref().map_or((0, is_tombstone), |old| (footprint(old), old.is_tombstone()));
+        // What is overwritten mostly took as much, and then there is nothing that all processors would have to agree on.
+        if old != (new, is_tombstone) {
+            self.memory.change(old, (new, is_tombstone));
         }
     }
 }

@@ -191,14 +191,27 @@ impl Slot<'_> {
     }
 }
 
+#[inline]
 fn index(expiring: &mut BTreeSet<(Expiry, Key)>, entry: &Entry) {
     if let Some(ends) = entry.ends() {
-        expiring.insert((ends, entry.shared_key()));
+        note_expiry(expiring, ends, entry);
     }
 }
 
+#[inline]
 fn unindex(expiring: &mut BTreeSet<(Expiry, Key)>, entry: &Entry) {
     if let Some(ends) = entry.ends() {
-        expiring.remove(&(ends, entry.shared_key()));
+        forget_expiry(expiring, ends, entry);
     }
+}
+
+/// Out of the way of the writes that have none, which are most.
+#[inline(never)]
+fn note_expiry(expiring: &mut BTreeSet<(Expiry, Key)>, ends: Expiry, entry: &Entry) {
+    expiring.insert((ends, entry.shared_key()));
+}
+
+#[inline(never)]
+fn forget_expiry(expiring: &mut BTreeSet<(Expiry, Key)>, ends: Expiry, entry: &Entry) {
+    expiring.remove(&(ends, entry.shared_key()));
 }
