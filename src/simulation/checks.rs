@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use crate::clock::Clocks;
 use crate::entry::{Effect, Entry, Key, SeenVector, Version};
 use crate::protocol::command::AckLevel;
 use crate::replication::control::Stage;
@@ -89,11 +90,13 @@ impl Simulation<'_> {
         let (origin, process_now) = (life.mesh().origin(), self.now_at(id));
         let lead_us = |clock_us: u64| clock_us as i64 - self.now.as_micros() as i64;
         let clocks = life.mesh().clock().read(process_now.elapsed);
-        let references = (0..self.plan.nodes).filter_map(|other| {
-            let clock = self.life(other)?.mesh().clock();
-            Some(lead_us(clock.reference_us(self.now_at(other).elapsed)))
-        });
-        let fastest_us = references.fold(self.fastest_us, i64::max);
+        let all = (0..self.plan.nodes).filter_map(|other| Some(self.life(other)?.mesh().clock().read(self.now_at(other).elapsed)));
+        let (mut fastest_us, mut slowest_us, mut greatest_us) = (self.fastest_us, i64::MAX, i64::MIN);
+        for Clocks { reference_us, stamp_us } in all {
+            (fastest_us, slowest_us) = (fastest_us.max(lead_us(reference_us)), slowest_us.min(lead_us(reference_us)));
+            greatest_us = greatest_us.max(lead_us(stamp_us));
+        }
+        let are_apart = greatest_us - slowest_us > self.plan.clock_offset_max().as_micros() as i64 / 2;
         let driven_us = lead_us(clocks.stamp_us) - fastest_us;
         let torn = (0..self.plan.keys).filter(|pair| *pair as usize % self.plan.nodes == id).find_map(|pair| {
             let part = |name: char| store.entry(format!("p{pair}{name}").as_bytes()).filter(|entry| entry.version().origin == origin);
@@ -102,6 +105,9 @@ impl Simulation<'_> {
         let held = self.history.keys.iter().map(|(key, versions)| self.check_key(key, versions, store.entry(key).as_ref(), &vector));
         let fault = held.filter_map(Held::fault).next();
         self.fastest_us = fastest_us;
+        if are_apart {
+            self.history.note_apart(self.now);
+        }
         let shown = self.history.keys.keys().filter_map(|key| Some((key, store.entry(key)?.version())));
         let returned: Vec<(Key, Version)> =
             shown.filter(|(_, version)| self.history.lost.contains(version)).map(|(key, version)| (Key::clone(key), version)).collect();
@@ -320,6 +326,7 @@ impl Simulation<'_> {
                         && earlier.version > later.version
                         && !self.lost_disk_between(earlier.heard, later.heard)
                         && !self.interrupted_between(earlier.began, later)
+                        && !self.history.were_apart(earlier.began, later.heard)
                 });
                 if let Some(earlier) = beaten_by {
                     let key = key.escape_ascii();

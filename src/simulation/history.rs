@@ -12,6 +12,9 @@ use crate::protocol::command::AckLevel;
 use crate::simulation::Simulation;
 use crate::simulation::clients::Command;
 
+const APART_SAMPLE: Duration = Duration::from_millis(20);
+const APART_SEEN: Duration = Duration::from_millis(300);
+
 #[derive(Default)]
 pub struct History {
     /// Of each key, everything that was ever written under it.
@@ -28,6 +31,8 @@ pub struct History {
     pub disk_losses: Vec<DiskLoss>,
     /// When a process began, or a machine woke that had been suspended: its clocks may be behind what they showed before.
     pub interruptions: Vec<(usize, Duration)>,
+    /// When a stamp clock was further ahead of another node's reference clock than half of what is allowed: beyond that no floor is taken, and the order of writes is not promised.
+    apart: Vec<Duration>,
     /// How often each counter was asked to count.
     counts: BTreeMap<Key, u64>,
     /// Under which version each value stands, of those that are written once.
@@ -192,6 +197,17 @@ impl History {
         let newer = (*shown > version).then_some(*shown);
         *shown = (*shown).max(version);
         newer
+    }
+
+    pub fn note_apart(&mut self, now: Duration) {
+        if self.apart.last().is_none_or(|last| now - *last > APART_SAMPLE) {
+            self.apart.push(now);
+        }
+    }
+
+    pub fn were_apart(&self, from: Duration, to: Duration) -> bool {
+        // It is looked at now and then only.
+        self.apart.iter().any(|at| *at + APART_SEEN > from && *at < to + APART_SEEN)
     }
 
     /// Readers of this life were shown something newer than what is written here now.
