@@ -28,8 +28,8 @@ const DISK_LEFT: u64 = 2_000;
 const FILL_TIMEOUT: Duration = Duration::from_secs(6);
 /// Enough dumps that no buffer between holds their replies.
 const DUMPS_ASKED: usize = 2_000;
-/// How far ahead of the end of the fault the clock is pushed; less than `clock_offset_max`, in all.
-const CLOCK_AHEAD: Duration = Duration::from_secs(3);
+/// How far the clock is pushed ahead: less than half of `clock_offset_max`, beyond which no node goes along, and more than a fault lasts.
+const CLOCK_AHEAD: Duration = Duration::from_secs(4);
 const PUSH_TIMEOUT: Duration = Duration::from_secs(6);
 const RECEIVE_BUFFER: usize = 4 << 10;
 /// Until a node has given up on a client that reads nothing, far above its `write_timeout`.
@@ -89,8 +89,7 @@ impl Ongoing {
             (Kind::ClockAhead, Some(victim)) => {
                 nodes.set_links(&fault.links, ongoing.mode());
                 // A node takes one dump at a time, and says so while another one is on its way.
-                let ahead = fault.duration + CLOCK_AHEAD;
-                let pushed = survey::until(now + PUSH_TIMEOUT, || ahead::push(nodes.place(victim), ahead));
+                let pushed = survey::until(now + PUSH_TIMEOUT, || ahead::push(nodes.place(victim), CLOCK_AHEAD));
                 ongoing.complaints.extend(pushed.err());
                 ongoing.seen = survey::status(nodes.place(victim)).map_or(0, |status| status.number("clock_ahead_ms"));
             }

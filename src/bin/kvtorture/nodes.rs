@@ -20,6 +20,7 @@ use nix::unistd::Pid;
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 
+use crate::checks::Start;
 use crate::now;
 use crate::plan::Setting;
 use crate::proxy::{Effects, Link, Mode};
@@ -72,6 +73,7 @@ pub struct Nodes {
     nodes: Vec<Node>,
     /// By (who dials, whom).
     links: BTreeMap<(u16, u16), Link>,
+    starts: Vec<Start>,
 }
 
 struct Node {
@@ -92,7 +94,7 @@ impl Nodes {
     pub fn new(program: PathBuf, dir: &Path, setting: Setting) -> io::Result<Nodes> {
         // An address of this run's own, where the system has one, so that its ports never meet those of others, nor anybody's outgoing connections.
         let ip = loopback_ip();
-        let mut nodes = Nodes { program, dir: dir.to_owned(), setting, nodes: Vec::new(), links: BTreeMap::new() };
+        let mut nodes = Nodes { program, dir: dir.to_owned(), setting, nodes: Vec::new(), links: BTreeMap::new(), starts: Vec::new() };
         // All held until all are chosen, so that they differ.
         let mut held = Vec::new();
         for id in 1..=setting.nodes {
@@ -132,6 +134,7 @@ impl Nodes {
     pub fn start(&mut self, id: u16) -> io::Result<()> {
         let mut log = OpenOptions::new().create(true).append(true).open(self.path(id, "log"))?;
         let place = Arc::clone(&self.node(id).place);
+        self.starts.push(Start { node: id, at: now() });
         // Counted before it can answer anybody.
         writeln!(log, "--- life {}", place.life.fetch_add(1, Ordering::SeqCst) + 1)?;
         // The shell ignores the signal of a file that reaches its limit, and so does what it becomes: the node is to see an error, as on a full disk.
@@ -197,6 +200,11 @@ impl Nodes {
             Some(status) if status.code() == Some(0) => Ok(()),
             status => Err(format!("n{id} has ended after SIGTERM with {status:?}")),
         }
+    }
+
+    /// Of all lives so far.
+    pub fn starts(&self) -> &[Start] {
+        &self.starts
     }
 
     pub fn pause(&self, id: u16) {

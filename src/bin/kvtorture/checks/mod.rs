@@ -6,6 +6,7 @@ pub mod coverage;
 mod expiring;
 mod gone;
 pub mod linearizable;
+mod order;
 mod reads;
 mod survival;
 #[cfg(test)]
@@ -99,6 +100,13 @@ pub struct Loss {
     pub safe: u64,
 }
 
+/// A node's next life began: no sooner than `at`, and the one before had ended by then.
+#[derive(Clone, Copy, Debug)]
+pub struct Start {
+    pub node: u16,
+    pub at: u64,
+}
+
 /// Every node held everything that any node had held at `from`; it was certain at `until`.
 #[derive(Clone, Copy, Debug)]
 pub struct Settled {
@@ -116,6 +124,7 @@ pub struct Evidence<'a> {
     pub dumped_wall_ms: u64,
     pub losses: &'a [Loss],
     pub settled: &'a [Settled],
+    pub starts: &'a [Start],
     /// When each node could not answer: it stood still, or was down.
     pub pauses: &'a HashMap<u16, Vec<(u64, u64)>>,
     /// When nothing was amiss with any of them.

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use crate::checks::order::is_newer;
 use crate::checks::survival::{is_delete, numbered};
 use crate::checks::{Evidence, Held, Verdict};
 use crate::history::Op;
@@ -55,8 +56,9 @@ pub fn never_go_back(evidence: &Evidence) -> Verdict {
     let mut looks = 0;
     for (key, ops) in evidence.group(Group::Ledger) {
         let writes = numbered(ops);
-        // A write at another node may be stamped below one that has not arrived there, and is shown before it is stamped again.
-        if writes.windows(2).any(|pair| pair[0].1.node != pair[1].1.node) {
+        // The numbers are the order of the stamps only where that is promised: not if the writer went on at another node, and a third one was restarted meanwhile.
+        let happened: Vec<&Op> = writes.iter().map(|(_, op)| *op).filter(|op| op.may_have_happened()).collect();
+        if !happened.is_sorted_by(|one, next| is_newer(evidence, next, one)) {
             continue;
         }
         let mut floors: HashMap<u32, u64> = HashMap::new();

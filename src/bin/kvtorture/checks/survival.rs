@@ -1,5 +1,6 @@
 //! Acknowledged writes: each is there at the end, or a later one of its key is.
 
+use crate::checks::order::is_newer;
 use crate::checks::{Evidence, Held, Verdict};
 use crate::history::Op;
 use crate::keys::Group;
@@ -25,7 +26,7 @@ fn check(evidence: &Evidence, group: Group, name: &'static str, is_safe: impl Fn
         let done = writes.iter().filter(|op| op.is_done());
         acknowledged += done.clone().count();
         excused += done.filter(|op| !is_safe(op)).count();
-        let allowed = allowed(&writes, &is_safe);
+        let allowed = allowed(evidence, &writes, &is_safe);
         for dump in evidence.dumps {
             let held = dump.held(key, evidence.dumped_wall_ms);
             verdict.require(allowed.contains(&held), || {
@@ -37,13 +38,12 @@ fn check(evidence: &Evidence, group: Group, name: &'static str, is_safe: impl Fn
     verdict
 }
 
-/// The last one that must be there, and every later one that may be.
-fn allowed(writes: &[&Op], is_safe: impl Fn(&Op) -> bool) -> Vec<Held> {
-    let last = writes.iter().rposition(|op| op.is_done() && is_safe(op));
-    let nothing_before = last.is_none().then_some(Held::Nothing);
-    let from = last.unwrap_or(0);
-    let possible = writes[from..].iter().filter(|op| op.may_have_happened()).map(|op| left_by(op));
-    nothing_before.into_iter().chain(possible).collect()
+/// What was left by any write than which none that must be there is certain to be newer.
+fn allowed(evidence: &Evidence, writes: &[&Op], is_safe: impl Fn(&Op) -> bool) -> Vec<Held> {
+    let must_be_there: Vec<&&Op> = writes.iter().filter(|op| op.is_done() && is_safe(op)).collect();
+    let nothing_before = must_be_there.is_empty().then_some(Held::Nothing);
+    let may_stand = |op: &&&Op| op.may_have_happened() && !must_be_there.iter().any(|safe| is_newer(evidence, safe, op));
+    nothing_before.into_iter().chain(writes.iter().filter(may_stand).map(|op| left_by(op))).collect()
 }
 
 fn left_by(op: &Op) -> Held {

@@ -25,11 +25,12 @@ struct Told {
     held: Option<u64>,
     losses: Vec<Loss>,
     settled: Vec<Settled>,
+    starts: Vec<Start>,
     quiet: Vec<Quiet>,
 }
 
 fn told(group: Group) -> Told {
-    Told { group, ops: Vec::new(), held: None, losses: Vec::new(), settled: Vec::new(), quiet: Vec::new() }
+    Told { group, ops: Vec::new(), held: None, losses: Vec::new(), settled: Vec::new(), starts: Vec::new(), quiet: Vec::new() }
 }
 
 impl Told {
@@ -44,6 +45,12 @@ impl Told {
     /// Changes the last one.
     fn but(mut self, change: impl FnOnce(&mut Op)) -> Told {
         change(self.ops.last_mut().unwrap());
+        self
+    }
+
+    fn group(mut self, group: Group) -> Told {
+        self.group = group;
+        self.ops.iter_mut().for_each(|op| op.key = key(group));
         self
     }
 
@@ -70,6 +77,7 @@ impl Told {
             dumped_wall_ms: 0,
             losses: &self.losses,
             settled: &self.settled,
+            starts: &self.starts,
             pauses: &pauses,
             quiet: &self.quiet,
         })
@@ -212,10 +220,43 @@ fn an_earlier_acknowledged_write_that_wins_is_found() {
     two().op(Action::Get, shows(Some(1))).but(|op| op.node = 2).left(2).holds(contended::check);
     two().op(Action::Get, shows(Some(1))).but(|op| op.life = 2).left(2).holds(contended::check);
     two().op(Action::Del, UNKNOWN).op(Action::Get, shows(None)).left(2).holds(contended::check);
-    // A delete that is refused in the end may have shown until then.
-    let not_found = || two().op(Action::Del, Outcome::Refused("NOTFOUND"));
-    not_found().but(|op| op.completed = 9_000).op(Action::Get, shows(None)).left(2).holds(contended::check);
-    not_found().op(Action::Get, shows(None)).left(2).fails(contended::check);
+    // What is refused leaves nothing, and never did.
+    two().op(Action::Del, Outcome::Refused("NOTFOUND")).op(Action::Get, shows(None)).left(2).fails(contended::check);
+}
+
+#[test]
+fn through_another_node_the_later_write_wins_after_one_ack_and_fifty_milliseconds() {
+    // From 1 000 to 1 500 us at node 1, and so long after that at node 2, for so long.
+    let second = |after: u64, lasting: u64| {
+        let there = move |op: &mut Op| {
+            (op.node, op.invoked) = (2, 1_500 + after);
+            op.completed = op.invoked + lasting;
+        };
+        told(Group::Contended).op(Action::Put(1), DONE).op(Action::Put(2), DONE).but(there)
+    };
+    second(49_000, 1).left(1).holds(contended::check);
+    second(51_000, 1).left(1).fails(contended::check);
+    second(51_000, 2_000).left(1).holds(contended::check);
+    second(53_000, 2_000).left(1).fails(contended::check);
+    second(53_000, 2_000).left(2).holds(contended::check);
+    second(53_000, 2_000).but(|op| op.level = Level::Local).left(1).holds(contended::check);
+    // As the writer of a ledger, and where it is read.
+    second(51_000, 2_000).group(Group::Ledger).left(1).holds(survival::majority);
+    second(53_000, 2_000).group(Group::Ledger).left(1).fails(survival::majority);
+    let shows_one = |after| {
+        second(after, 2_000).left(2).op(Action::Get, shows(Some(1))).but(|op| {
+            (op.node, op.invoked, op.completed) = (2, 90_000, 90_500);
+        })
+    };
+    shows_one(51_000).holds(contended::check);
+    shows_one(53_000).fails(contended::check);
+
+    // The member that both majorities share may have been restarted between, and is not the one that stamped the later.
+    for (node, at, is_excused) in [(3, 30_000, true), (1, 30_000, true), (2, 30_000, false), (3, 900, false), (3, 60_000, false)] {
+        let mut told = second(53_000, 2_000).left(1);
+        told.starts.push(Start { node, at });
+        assert_eq!(told.verdict(contended::check), is_excused, "n{node} at {at} us");
+    }
 }
 
 #[test]

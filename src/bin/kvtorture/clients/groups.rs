@@ -22,11 +22,13 @@ const WRITES_MIN: u64 = 10;
 pub const DELETE_EVERY: u64 = 4;
 /// A ledger moves to another node of its own accord after so many rounds.
 const ROUNDS_AT_ONE_NODE: u32 = 40;
-/// Before a writer goes on at another node: what it writes there is later by any clock.
-const MOVE_PAUSE: Duration = Duration::from_millis(30);
+/// Before a writer goes on at another node: what it writes there is certain to be newer, if it is acknowledged as fast as most are (I8).
+const MOVE_PAUSE: Duration = Duration::from_millis(100);
 /// Contended keys in use at the same time, and for how long: it is the last writes of a key that show whether the right one has won, so there are to be many.
 const CONTENDED: u32 = 2;
 const CONTENDED_FOR: Duration = Duration::from_millis(500);
+/// From the first write's ack to the second: around what it takes until the second one is certain to be newer, so that what is a little longer is tried most often.
+const PAIR_PAUSE_MS_MAX: u64 = 120;
 
 fn pause(rng: &mut Rng, ms_max: u64) {
     thread::sleep(Duration::from_millis(rng.u64(ms_max / 2..=ms_max)));
@@ -149,7 +151,7 @@ pub fn run_contended(mut session: Session, shared: &Shared, mut rng: Rng) {
     }
 }
 
-/// Writes a key at one node and, once that is acknowledged, at another one, and leaves it: however the clocks go, the second write wins.
+/// Writes a key at one node and, some time after that is acknowledged, at another one, and leaves it: the second write wins, however the clocks go.
 pub fn run_pairs(mut session: Session, shared: &Shared, mut rng: Rng) {
     let mut other = session.beside();
     let mut number = 0;
@@ -160,6 +162,7 @@ pub fn run_pairs(mut session: Session, shared: &Shared, mut rng: Rng) {
             other.turn();
         }
         if let Some(Outcome::Done(_)) = session.ask(key, Action::Put(shared.number())) {
+            pause(&mut rng, PAIR_PAUSE_MS_MAX);
             other.ask(key, Action::Put(shared.number()));
         }
         match rng.u8(..16) {

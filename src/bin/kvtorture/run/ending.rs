@@ -68,6 +68,7 @@ impl Run {
             dumped_wall_ms,
             losses: &self.losses,
             settled: &self.settled,
+            starts: self.nodes.starts(),
             pauses: &pauses,
             quiet: &self.quiet,
         };
