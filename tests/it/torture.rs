@@ -18,7 +18,7 @@ const LONGEST: Duration = Duration::from_secs(150);
 /// In minutes: with the checks, about 25 seconds.
 const SHORT: &str = "0.33";
 
-const CHECKS: [&str; 21] = [
+const CHECKS: [&str; 25] = [
     "the mesh is whole again after each fault",
     "equal digests after healing",
     "acknowledged writes survive",
@@ -29,6 +29,10 @@ const CHECKS: [&str; 21] = [
     "linearizable through one node",
     "counts are exact",
     "later acknowledged writes win",
+    "appended at most once",
+    "sums at most the OKs",
+    "who read and then wrote is not overtaken",
+    "pairs are whole",
     "expired keys are gone, others are not",
     "every request is answered",
     "vectors claim no more than is there",

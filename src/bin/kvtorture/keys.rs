@@ -19,6 +19,14 @@ pub enum Group {
     Contended,
     /// Counted through one node only, at `majority`.
     Counter,
+    /// Counted through all nodes at the same time, or by who has seen a count elsewhere.
+    Sum,
+    /// Appended to through all nodes at the same time, or by who has seen what is there elsewhere.
+    Tokens,
+    /// Written at one node, and by who has seen that at another one.
+    Handover,
+    /// Two keys, this one and its sibling, written together at one node, and one of them alone at another.
+    Pair,
     /// Written once, deleted once, and never written again.
     Gone,
     /// Written once, with an expiry.
@@ -28,21 +36,33 @@ pub enum Group {
 }
 
 impl Group {
-    const ALL: [(Group, &'static str); 8] = [
+    const ALL: [(Group, &'static str); 12] = [
         (Group::Register, "register"),
         (Group::Ledger, "ledger"),
         (Group::Local, "local"),
         (Group::Contended, "contended"),
         (Group::Counter, "counter"),
+        (Group::Sum, "sum"),
+        (Group::Tokens, "tokens"),
+        (Group::Handover, "handover"),
+        (Group::Pair, "pair"),
         (Group::Gone, "gone"),
         (Group::Expiring, "expiring"),
         (Group::Ahead, "ahead"),
     ];
 
+    /// Whether its values are counts.
+    pub fn is_counted(self) -> bool {
+        matches!(self, Group::Counter | Group::Sum)
+    }
+
     fn name(self) -> &'static str {
         Group::ALL.iter().find(|(group, _)| *group == self).map_or("", |(_, name)| name)
     }
 }
+
+/// The owner of keys that one client writes first, and then another one that has seen that.
+pub const TAKEN_OVER: u16 = 1;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Key {
@@ -73,7 +93,7 @@ impl FromStr for Key {
 impl Key {
     /// The value with this number.
     pub fn value(self, number: u64) -> String {
-        if self.group == Group::Counter {
+        if self.group.is_counted() {
             return number.to_string();
         }
         let padding = match number {
@@ -82,6 +102,24 @@ impl Key {
             number => number as usize % 32,
         };
         format!("{number} {self}:{}", ".".repeat(padding))
+    }
+
+    /// The other one of a pair.
+    pub fn sibling(self) -> Key {
+        Key { number: self.number ^ 1, ..self }
+    }
+
+    /// What is appended under this number.
+    pub fn token(self, number: u64) -> String {
+        format!("<{number}>")
+    }
+
+    /// The numbers of the tokens that a value is made of; none if it is made of anything else.
+    pub fn tokens_in(self, value: &[u8]) -> Option<Box<[u64]>> {
+        let inner = std::str::from_utf8(value).ok()?.strip_prefix('<')?.strip_suffix('>')?;
+        let numbers: Box<[u64]> = inner.split("><").map(str::parse).collect::<Result<_, _>>().ok()?;
+        let is_same = numbers.iter().map(|number| self.token(*number)).collect::<String>().as_bytes() == value;
+        is_same.then_some(numbers)
     }
 
     /// The number of a value that somebody may have written under this key; none for any other bytes.
@@ -104,10 +142,15 @@ mod tests {
             for number in [0, 7, 61, 1 << 40] {
                 let value = key.value(number);
                 assert_eq!(key.number_in(value.as_bytes()), Some(number));
-                assert_eq!(key.number_in(&value.as_bytes()[..value.len() - 1]).filter(|_| group != Group::Counter), None);
+                assert_eq!(key.number_in(&value.as_bytes()[..value.len() - 1]).filter(|_| !group.is_counted()), None);
                 let other = Key { number: 8, ..key };
-                assert_eq!(other.number_in(value.as_bytes()).filter(|_| group != Group::Counter), None);
+                assert_eq!(other.number_in(value.as_bytes()).filter(|_| !group.is_counted()), None);
             }
+        }
+        let tokens = Key { group: Group::Tokens, owner: 0, number: 3 };
+        assert_eq!(tokens.tokens_in(b"<7><12>").as_deref(), Some(&[7, 12][..]));
+        for wrong in [&b""[..], b"<7", b"<7>1", b"<07>", b"<7><", b"<>", b"<7>><8>", b"<+7>", b"<\xff>"] {
+            assert_eq!(tokens.tokens_in(wrong), None, "{wrong:?}");
         }
         assert!("ledger/1".parse::<Key>().is_err() && "ledger/1/2/3".parse::<Key>().is_err() && "other/1/2".parse::<Key>().is_err());
     }

@@ -56,18 +56,28 @@ pub enum Action {
     Del,
     Get,
     Incr,
+    /// A token. In RESP only.
+    Append(u64),
+    /// This key and its sibling, in one command or, if so, in a transaction. In RESP only.
+    PutBoth(u64, bool),
+    /// This key and its sibling, in one command. In RESP only.
+    GetBoth,
 }
 
 impl Action {
     pub fn is_write(self) -> bool {
-        self != Action::Get
+        !matches!(self, Action::Get | Action::GetBoth)
     }
 
-    /// The number that it writes.
+    /// The number that it writes, of a whole value.
     pub fn number(self) -> Option<u64> {
         match self {
-            Action::Set(number) | Action::Upd(number) | Action::Put(number) | Action::PutExpiring(number, _) => Some(number),
-            Action::Del | Action::Get | Action::Incr => None,
+            Action::Set(number)
+            | Action::Upd(number)
+            | Action::Put(number)
+            | Action::PutExpiring(number, _)
+            | Action::PutBoth(number, _) => Some(number),
+            Action::Del | Action::Get | Action::Incr | Action::Append(_) | Action::GetBoth => None,
         }
     }
 }
@@ -87,6 +97,10 @@ pub enum Answer {
     /// The value's number; `None` where there is no key.
     Value(Option<u64>),
     Count(u64),
+    /// Of which a value is made.
+    Tokens(Box<[u64]>),
+    /// A key and its sibling.
+    Both(Option<u64>, Option<u64>),
     /// Nobody can have written that.
     Foreign(Box<str>),
 }
@@ -124,6 +138,10 @@ impl fmt::Display for Action {
             Action::Del => f.write_str("DEL"),
             Action::Get => f.write_str("GET"),
             Action::Incr => f.write_str("INCR"),
+            Action::Append(number) => write!(f, "APPEND {number}"),
+            Action::PutBoth(number, false) => write!(f, "MSET {number}"),
+            Action::PutBoth(number, true) => write!(f, "MULTI {number}"),
+            Action::GetBoth => f.write_str("MGET"),
         }
     }
 }
@@ -134,6 +152,8 @@ impl fmt::Display for Outcome {
             Outcome::Done(Answer::Written) => f.write_str("done"),
             Outcome::Done(Answer::Value(Some(number)) | Answer::Count(number)) => write!(f, "{number}"),
             Outcome::Done(Answer::Value(None)) => f.write_str("none"),
+            Outcome::Done(Answer::Tokens(numbers)) => write!(f, "{numbers:?}"),
+            Outcome::Done(Answer::Both(one, other)) => write!(f, "{one:?} and {other:?}"),
             Outcome::Done(Answer::Foreign(text)) => write!(f, "foreign {text:?}"),
             Outcome::Refused(code) => write!(f, "refused {code}"),
             Outcome::Unknown(why) => write!(f, "unknown ({why:?})"),
@@ -221,6 +241,7 @@ impl Connection {
                 Action::Del => "DEL",
                 Action::Get => "GET",
                 Action::Incr => "INCR",
+                Action::Append(_) | Action::PutBoth(..) | Action::GetBoth => unreachable!("asked in RESP only"),
             };
             let space = if value.is_empty() { "" } else { " " };
             out.extend_from_slice(format!("{verb} {name}{space}{value}\n").as_bytes());
@@ -234,6 +255,19 @@ impl Connection {
             Action::Del => request(&["DEL", &name], out),
             Action::Get => request(&["GET", &name], out),
             Action::Incr => request(&["INCR", &name], out),
+            Action::Append(number) => request(&["APPEND", &name, &key.token(number)], out),
+            Action::PutBoth(number, in_transaction) => {
+                let (other, other_value) = (key.sibling().to_string(), key.sibling().value(number));
+                if in_transaction {
+                    request(&["MULTI"], out);
+                    request(&["SET", &name, &value], out);
+                    request(&["SET", &other, &other_value], out);
+                    request(&["EXEC"], out);
+                } else {
+                    request(&["MSET", &name, &value, &other, &other_value], out);
+                }
+            }
+            Action::GetBoth => request(&["MGET", &name, &key.sibling().to_string()], out),
         }
     }
 
@@ -242,7 +276,27 @@ impl Connection {
         let line = self.line()?;
         match self.protocol {
             Protocol::Text => Ok(from_text(key, action, &line)),
-            Protocol::Resp => self.rest_of_resp(key, action, &line),
+            Protocol::Resp => match action {
+                Action::PutBoth(_, true) => self.rest_of_transaction(&line),
+                _ => self.rest_of_resp(key, action, &line),
+            },
+        }
+    }
+
+    /// What its EXEC was answered; of a refusal, the reason that came first.
+    fn rest_of_transaction(&mut self, line: &[u8]) -> io::Result<Outcome> {
+        let replies = [line.to_vec(), self.line()?, self.line()?, self.line()?];
+        if let Some(error) = replies.iter().find_map(|reply| reply.strip_prefix(b"-")) {
+            return Ok(refused(code(error).as_str()));
+        }
+        let [_, _, _, executed] = replies;
+        if executed != b"*2" {
+            return Ok(Outcome::Done(Answer::Foreign(String::from_utf8_lossy(&executed).into())));
+        }
+        let (one, other) = (self.line()?, self.line()?);
+        match one == b"+OK" && other == b"+OK" {
+            true => Ok(Outcome::Done(Answer::Written)),
+            false => Ok(Outcome::Done(Answer::Foreign(String::from_utf8_lossy(&other).into()))),
         }
     }
 
@@ -250,7 +304,18 @@ impl Connection {
         let text = String::from_utf8_lossy(&line[1..]).into_owned();
         let foreign = || Ok(Outcome::Done(Answer::Foreign(String::from_utf8_lossy(line).into())));
         Ok(match (line[0], action) {
-            (b'-', _) => refused(text.split(' ').next().unwrap_or_default()),
+            (b'-', _) => refused(code(text.as_bytes()).as_str()),
+            (b'*', Action::GetBoth) if text == "2" => {
+                let mut shown = [None; 2];
+                for (shown, key) in shown.iter_mut().zip([key, key.sibling()]) {
+                    let line = self.line()?;
+                    match self.rest_of_resp(key, Action::Get, &line)? {
+                        Outcome::Done(Answer::Value(number)) => *shown = number,
+                        other => return Ok(other),
+                    }
+                }
+                Outcome::Done(Answer::Both(shown[0], shown[1]))
+            }
             (b'$', Action::Get) if text == "-1" => Outcome::Done(Answer::Value(None)),
             (b'$', Action::Set(_)) if text == "-1" => Outcome::Refused("EXISTS"),
             (b'$', Action::Upd(_)) if text == "-1" => Outcome::Refused("NOTFOUND"),
@@ -264,6 +329,7 @@ impl Connection {
             (b'+', action) if text == "OK" && action.number().is_some() => Outcome::Done(Answer::Written),
             (b':', Action::Del) if text == "1" => Outcome::Done(Answer::Written),
             (b':', Action::Del) if text == "0" => Outcome::Refused("NOTFOUND"),
+            (b':', Action::Append(_)) => Outcome::Done(Answer::Written),
             (b':', Action::Incr) => match text.parse() {
                 Ok(count) => Outcome::Done(Answer::Count(count)),
                 Err(_) => return foreign(),
@@ -284,10 +350,15 @@ impl Connection {
     }
 }
 
+/// The first word of an error.
+fn code(error: &[u8]) -> String {
+    String::from_utf8_lossy(error.split(|byte| *byte == b' ').next().unwrap_or_default()).into_owned()
+}
+
 fn from_text(key: Key, action: Action, line: &[u8]) -> Outcome {
     let foreign = || Outcome::Done(Answer::Foreign(String::from_utf8_lossy(line).into()));
     if let Some(error) = line.strip_prefix(b"ERROR ") {
-        let code = String::from_utf8_lossy(error.split(|byte| *byte == b' ').next().unwrap_or_default()).into_owned();
+        let code = code(error);
         return if code == "NOTFOUND" && action == Action::Get { Outcome::Done(Answer::Value(None)) } else { refused(&code) };
     }
     match action {
@@ -305,11 +376,20 @@ fn from_text(key: Key, action: Action, line: &[u8]) -> Outcome {
 }
 
 fn value(key: Key, bytes: &[u8]) -> Outcome {
-    Outcome::Done(match key.number_in(bytes) {
-        Some(number) if key.group == Group::Counter => Answer::Count(number),
+    Outcome::Done(answer(key, bytes))
+}
+
+/// What a read answers that finds this value.
+pub fn answer(key: Key, bytes: &[u8]) -> Answer {
+    let foreign = || Answer::Foreign(String::from_utf8_lossy(&bytes[..bytes.len().min(200)]).into());
+    if key.group == Group::Tokens {
+        return key.tokens_in(bytes).map_or_else(foreign, Answer::Tokens);
+    }
+    match key.number_in(bytes) {
+        Some(number) if key.group.is_counted() => Answer::Count(number),
         Some(number) => Answer::Value(Some(number)),
-        None => Answer::Foreign(String::from_utf8_lossy(&bytes[..bytes.len().min(200)]).into()),
-    })
+        None => foreign(),
+    }
 }
 
 #[cfg(test)]
@@ -399,6 +479,29 @@ mod tests {
         ];
         for (action, outcome) in expected {
             assert_eq!(connection.receive(KEY, action).unwrap(), outcome, "{action}");
+        }
+    }
+
+    #[test]
+    fn replies_of_pairs_and_transactions_are_read_to_their_end() {
+        let key = Key { group: Group::Pair, owner: 1, number: 2 };
+        let value = key.value(6);
+        let replies = format!(
+            "*2\r\n${}\r\n{value}\r\n$-1\r\n+OK\r\n+OK\r\n+QUEUED\r\n+QUEUED\r\n*2\r\n+OK\r\n+OK\r\n+OK\r\n+QUEUED\r\n+QUEUED\r\n-TIMEOUT x\r\n\
+             +OK\r\n-LOADING x\r\n-LOADING x\r\n-EXECABORT x\r\n:3\r\n",
+            value.len()
+        );
+        let mut connection = answered(Protocol::Resp, replies.into_bytes().leak());
+        let expected = [
+            (Action::GetBoth, Outcome::Done(Answer::Both(Some(6), None))),
+            (Action::PutBoth(1, false), Outcome::Done(Answer::Written)),
+            (Action::PutBoth(1, true), Outcome::Done(Answer::Written)),
+            (Action::PutBoth(1, true), Outcome::Unknown(Why::TimedOut)),
+            (Action::PutBoth(1, true), Outcome::Refused("LOADING")),
+            (Action::Append(1), Outcome::Done(Answer::Written)),
+        ];
+        for (action, outcome) in expected {
+            assert_eq!(connection.receive(key, action).unwrap(), outcome, "{action}");
         }
     }
 }

@@ -5,12 +5,16 @@ mod counters;
 pub mod coverage;
 mod expiring;
 mod gone;
+mod handover;
 pub mod linearizable;
 mod order;
+mod pairs;
 mod reads;
+mod sums;
 mod survival;
 #[cfg(test)]
 mod tests;
+mod tokens;
 
 use std::collections::{HashMap, HashSet};
 
@@ -80,9 +84,13 @@ pub enum Held {
 }
 
 impl Dumped {
+    /// The bytes under a key, if there are any for readers.
+    pub fn value(&self, key: Key, wall_ms: u64) -> Option<&[u8]> {
+        self.entries.get(key.to_string().as_bytes()).filter(|entry| entry.is_live(|| wall_ms))?.value()
+    }
+
     pub fn held(&self, key: Key, wall_ms: u64) -> Held {
-        let entry = self.entries.get(key.to_string().as_bytes()).filter(|entry| entry.is_live(|| wall_ms));
-        match entry.and_then(|entry| entry.value()) {
+        match self.value(key, wall_ms) {
             None => Held::Nothing,
             Some(value) => match key.number_in(value) {
                 Some(number) => Held::Value(number),
@@ -154,6 +162,10 @@ pub fn all(evidence: &Evidence) -> Vec<Verdict> {
         linearizable(evidence),
         counters::check(evidence),
         contended::check(evidence),
+        tokens::check(evidence),
+        sums::check(evidence),
+        handover::check(evidence),
+        pairs::check(evidence),
         expiring::check(evidence),
         reads::are_answered(evidence),
     ]

@@ -7,7 +7,7 @@ use crate::checks::survival::{is_delete, numbered};
 use crate::checks::{Evidence, Held, Verdict};
 use crate::history::Op;
 use crate::keys::{Group, Key};
-use crate::wire::{Answer, OTHER, Outcome, REPLY_TIMEOUT, Why};
+use crate::wire::{Action, Answer, OTHER, Outcome, REPLY_TIMEOUT, Why};
 
 /// Refusals of a node with which something is amiss, and of no other: NOREPLICAS is NOQUORUM in RESP. BUSY is among them because the clients are paced.
 const EXPLAINED_BY_FAULTS: [&str; 5] = ["NOQUORUM", "NOREPLICAS", "READONLY", "LOADING", "BUSY"];
@@ -15,20 +15,27 @@ const EXPLAINED_BY_FAULTS: [&str; 5] = ["NOQUORUM", "NOREPLICAS", "READONLY", "L
 /// Every value that was read, and every one that is left, was written under its key, by a write that was not refused and had begun by then.
 pub fn nobody_wrote(evidence: &Evidence) -> Verdict {
     let mut verdict = Verdict::new("no value nobody wrote");
-    let writes: HashMap<(Key, u64), &Op> = evidence.ops.iter().filter_map(|op| Some(((op.key, op.action.number()?), op))).collect();
+    let mut writes: HashMap<(Key, u64), &Op> = HashMap::new();
+    for op in evidence.ops {
+        let Some(number) = op.action.number() else { continue };
+        writes.insert((op.key, number), op);
+        if matches!(op.action, Action::PutBoth(..)) {
+            writes.insert((op.key.sibling(), number), op);
+        }
+    }
     let mut looks = 0_u64;
     for op in evidence.ops {
         if let Outcome::Done(Answer::Foreign(text)) = &op.outcome {
             verdict.fault(format!("n{} answered {} of {} with {text:?}", op.node, op.action, op.key));
         }
-        let Some(Some(number)) = op.shown() else { continue };
-        looks += 1;
-        let was_written = writes.get(&(op.key, number)).is_some_and(|write| write.may_have_happened() && write.invoked <= op.completed);
-        verdict.require(was_written, || {
-            let write =
-                writes.get(&(op.key, number)).map_or("nobody wrote it".to_owned(), |write| format!("its write was {}", write.outcome));
-            format!("n{} showed number {number} under {} at {} us: {write}", op.node, op.key, op.completed)
-        });
+        for (key, number) in shown(op) {
+            looks += 1;
+            let write = writes.get(&(key, number));
+            verdict.require(write.is_some_and(|write| write.may_have_happened() && write.invoked <= op.completed), || {
+                let write = write.map_or("nobody wrote it".to_owned(), |write| format!("its write was {}", write.outcome));
+                format!("n{} showed number {number} under {key} at {} us: {write}", op.node, op.completed)
+            });
+        }
     }
     for dump in evidence.dumps {
         for name in dump.entries.keys() {
@@ -37,10 +44,13 @@ pub fn nobody_wrote(evidence: &Evidence) -> Verdict {
                 continue;
             };
             looks += 1;
+            // What these hold is judged by checks of their own.
+            if key.group.is_counted() || matches!(key.group, Group::Tokens | Group::Ahead) {
+                continue;
+            }
             let is_known = match dump.held(key, evidence.dumped_wall_ms) {
                 Held::Nothing => true,
                 Held::Foreign(_) => false,
-                Held::Value(_) if matches!(key.group, Group::Counter | Group::Ahead) => true,
                 Held::Value(number) => writes.get(&(key, number)).is_some_and(|write| write.may_have_happened()),
             };
             verdict.require(is_known, || format!("n{} holds {:?} under {key}", dump.node, dump.held(key, evidence.dumped_wall_ms)));
@@ -48,6 +58,17 @@ pub fn nobody_wrote(evidence: &Evidence) -> Verdict {
     }
     verdict.looked_at = format!("{looks} values");
     verdict
+}
+
+/// The numbers that a read showed, each under its key.
+fn shown(op: &Op) -> impl Iterator<Item = (Key, u64)> {
+    let (one, other) = match op.outcome {
+        Outcome::Done(Answer::Value(number)) => (number, None),
+        Outcome::Done(Answer::Both(one, other)) => (one, other),
+        _ => (None, None),
+    };
+    let one = one.map(|number| (op.key, number));
+    one.into_iter().chain(other.map(|number| (op.key.sibling(), number)))
 }
 
 /// On one connection, and so on one node, a key that one writer writes rising numbers to, through one node, never shows an older one.

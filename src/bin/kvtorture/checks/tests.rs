@@ -64,7 +64,8 @@ impl Told {
         let name: Bytes = key(self.group).to_string().as_bytes().into();
         let version = Version { stamp: Stamp::from_bits(1), origin: Origin { node: NodeId(1), nonce: 1 } };
         let entry = |number| {
-            let value = key(self.group).value(number);
+            let key = key(self.group);
+            let value = if self.group == Group::Tokens { key.token(number) } else { key.value(number) };
             Entry::new(&name, Some(value.as_bytes()), None, version)
         };
         let entries = self.held.map(|number| (name.clone(), entry(number))).into_iter().collect();
@@ -257,6 +258,76 @@ fn through_another_node_the_later_write_wins_after_one_ack_and_fifty_millisecond
         told.starts.push(Start { node, at });
         assert_eq!(told.verdict(contended::check), is_excused, "n{node} at {at} us");
     }
+}
+
+#[test]
+fn a_token_that_comes_twice_or_that_nobody_sent_is_found() {
+    let tokens = |numbers: &[u64]| Outcome::Done(Answer::Tokens(numbers.into()));
+    let two = || told(Group::Tokens).op(Action::Append(1), DONE).op(Action::Append(2), UNKNOWN).left(1);
+    two().op(Action::Get, tokens(&[1, 2])).holds(tokens::check);
+    two().op(Action::Get, tokens(&[2, 1])).holds(tokens::check);
+    two().op(Action::Get, shows(None)).holds(tokens::check);
+    two().op(Action::Get, tokens(&[1, 2, 1])).fails(tokens::check);
+    two().op(Action::Get, tokens(&[1, 3])).fails(tokens::check);
+    two().left(3).fails(tokens::check);
+    two().op(Action::Append(3), REFUSED).op(Action::Get, tokens(&[1, 3])).fails(tokens::check);
+    two().op(Action::Get, tokens(&[1, 3])).op(Action::Append(3), DONE).fails(tokens::check);
+    two().op(Action::Get, Outcome::Done(Answer::Foreign("<1><".into()))).fails(tokens::check);
+}
+
+#[test]
+fn a_count_above_what_was_asked_for_is_found() {
+    let count = |number| Outcome::Done(Answer::Count(number));
+    let two = || told(Group::Sum).op(Action::Incr, count(1)).op(Action::Incr, count(1)).but(|op| op.node = 2);
+    two().left(1).holds(sums::check);
+    two().left(2).holds(sums::check);
+    two().left(3).fails(sums::check);
+    two().op(Action::Incr, UNKNOWN).left(3).holds(sums::check);
+    two().op(Action::Incr, REFUSED).left(3).fails(sums::check);
+    two().op(Action::Get, count(3)).op(Action::Incr, count(2)).left(2).fails(sums::check);
+    two().op(Action::Incr, count(4)).left(2).fails(sums::check);
+}
+
+#[test]
+fn what_was_seen_and_written_over_is_found_if_it_stands() {
+    let count = |number| Outcome::Done(Answer::Count(number));
+    let at_two = |op: &mut Op| (op.node, op.connection) = (2, 2);
+    let seen = || {
+        let written = told(Group::Handover).op(Action::Put(7), DONE).but(|op| op.completed = 90_000);
+        written.op(Action::Get, shows(None)).but(at_two).op(Action::Get, shows(Some(7))).but(at_two)
+    };
+    seen().op(Action::Del, DONE).but(at_two).holds(handover::check);
+    seen().op(Action::Del, DONE).but(at_two).left(7).fails(handover::check);
+    seen().op(Action::Put(8), DONE).but(at_two).left(8).holds(handover::check);
+    seen().op(Action::Put(8), DONE).but(at_two).left(7).fails(handover::check);
+    // Unknown, refused, or on a connection on which it was not seen: no promise.
+    seen().op(Action::Del, UNKNOWN).but(at_two).left(7).holds(handover::check);
+    seen().op(Action::Del, REFUSED).but(at_two).left(7).holds(handover::check);
+    seen().op(Action::Del, DONE).but(|op| op.connection = 3).left(7).holds(handover::check);
+    let counted =
+        || told(Group::Sum).op(Action::Incr, count(1)).op(Action::Get, count(1)).but(at_two).op(Action::Incr, count(2)).but(at_two);
+    counted().left(2).holds(handover::check);
+    counted().left(1).fails(handover::check);
+}
+
+#[test]
+fn halves_of_two_pairs_are_found_where_both_were_written() {
+    let both = |one, other| Outcome::Done(Answer::Both(Some(one), Some(other)));
+    let three = || {
+        let pairs = told(Group::Pair).op(Action::PutBoth(1, false), DONE).op(Action::PutBoth(2, true), Outcome::Unknown(Why::TimedOut));
+        pairs.op(Action::Put(3), DONE).but(|op| op.node = 2)
+    };
+    let read = |one, other| three().op(Action::GetBoth, both(one, other));
+    read(2, 2).holds(pairs::check);
+    read(3, 2).holds(pairs::check);
+    read(1, 2).fails(pairs::check);
+    read(2, 1).fails(pairs::check);
+    // In another life, or at another node.
+    read(1, 2).but(|op| op.life = 2).holds(pairs::check);
+    read(1, 2).but(|op| op.node = 2).holds(pairs::check);
+    // And each half was written.
+    read(1, 4).fails(reads::nobody_wrote);
+    read(3, 2).holds(reads::nobody_wrote);
 }
 
 #[test]

@@ -8,7 +8,7 @@ use fastrand::Rng;
 
 use crate::clients::Shared;
 use crate::clients::session::Session;
-use crate::keys::{Group, Key};
+use crate::keys::{Group, Key, TAKEN_OVER};
 use crate::wire::{Action, Answer, Level, Outcome};
 
 /// Registers of a node that are in use at the same time, and operations after which new ones are taken: a search through all orders must end.
@@ -29,9 +29,20 @@ const CONTENDED: u32 = 2;
 const CONTENDED_FOR: Duration = Duration::from_millis(500);
 /// From the first write's ack to the second: around what it takes until the second one is certain to be newer, so that what is a little longer is tried most often.
 const PAIR_PAUSE_MS_MAX: u64 = 120;
+/// Between two writes of keys that others write at the same time: short, so that they meet before either is acknowledged.
+const MEETING_MS_MAX: u64 = 10;
+/// How often a key that is to be taken over is looked for, without and then with a pause, before it is given up.
+const LOOKS_AT_ONCE: u32 = 20;
+const LOOKS_MAX: u32 = 80;
+const LOOK_PAUSE: Duration = Duration::from_millis(2);
 
 fn pause(rng: &mut Rng, ms_max: u64) {
     thread::sleep(Duration::from_millis(rng.u64(ms_max / 2..=ms_max)));
+}
+
+/// Of the keys that change with time.
+fn turn(shared: &Shared) -> u32 {
+    (shared.began.elapsed().as_millis() / CONTENDED_FOR.as_millis()) as u32
 }
 
 /// Several of these write and read the same keys through the same node; those at `majority` count as well.
@@ -135,8 +146,7 @@ pub fn run_local(mut session: Session, shared: &Shared, mut rng: Rng) {
 /// Writes the same keys as its fellows at the other nodes do.
 pub fn run_contended(mut session: Session, shared: &Shared, mut rng: Rng) {
     while !shared.is_over() {
-        let turn = (shared.began.elapsed().as_millis() / CONTENDED_FOR.as_millis()) as u32;
-        let key = Key { group: Group::Contended, owner: 0, number: turn * CONTENDED + rng.u32(..CONTENDED) };
+        let key = Key { group: Group::Contended, owner: 0, number: turn(shared) * CONTENDED + rng.u32(..CONTENDED) };
         let action = match rng.u8(..10) {
             0 => Action::Get,
             1 => Action::Del,
@@ -171,6 +181,91 @@ pub fn run_pairs(mut session: Session, shared: &Shared, mut rng: Rng) {
             _ => {}
         }
         pause(&mut rng, 30);
+    }
+}
+
+/// Appends to a key and counts another one, as its fellows at the other nodes do.
+pub fn run_builders(mut session: Session, shared: &Shared, mut rng: Rng) {
+    while !shared.is_over() {
+        let (group, action) = match rng.u8(..10) {
+            0 => (Group::Tokens, Action::Get),
+            1 => (Group::Sum, Action::Get),
+            2..6 => (Group::Tokens, Action::Append(shared.number())),
+            _ => (Group::Sum, Action::Incr),
+        };
+        session.ask(Key { group, owner: 0, number: turn(shared) }, action);
+        pause(&mut rng, MEETING_MS_MAX);
+    }
+}
+
+/// Writes keys that another client is told of before they are there.
+pub fn run_hand_over(mut session: Session, shared: &Shared, mut rng: Rng) {
+    let mut number = 0;
+    while !shared.is_over() {
+        number += 1;
+        let (group, action) = match rng.u8(..4) {
+            0 => (Group::Sum, Action::Incr),
+            1 => (Group::Tokens, Action::Append(shared.number())),
+            _ => (Group::Handover, Action::Put(shared.number())),
+        };
+        let key = Key { group, owner: TAKEN_OVER, number };
+        *shared.handed.lock() = Some(key);
+        if !matches!(session.ask(key, action), Some(Outcome::Done(_))) || rng.u8(..32) == 0 {
+            session.turn();
+        }
+        pause(&mut rng, 40);
+    }
+}
+
+/// Waits at another node until it sees such a key, which may be before its writer has heard anything, and then writes it.
+pub fn run_take_over(mut session: Session, shared: &Shared, mut rng: Rng) {
+    let mut taken = None;
+    while !shared.is_over() {
+        let handed = *shared.handed.lock();
+        let Some(key) = handed.filter(|key| taken != Some(*key)) else {
+            thread::sleep(LOOK_PAUSE);
+            continue;
+        };
+        taken = handed;
+        for look in 0..LOOKS_MAX {
+            match session.ask(key, Action::Get) {
+                Some(Outcome::Done(Answer::Value(None))) if look < LOOKS_AT_ONCE => {}
+                Some(Outcome::Done(Answer::Value(None))) => thread::sleep(LOOK_PAUSE),
+                Some(Outcome::Done(_)) => {
+                    let action = match key.group {
+                        Group::Sum => Action::Incr,
+                        Group::Tokens => Action::Append(shared.number()),
+                        _ if rng.bool() => Action::Del,
+                        _ => Action::Put(shared.number()),
+                    };
+                    session.ask(key, action);
+                    break;
+                }
+                _ => break,
+            }
+        }
+        if rng.u8(..32) == 0 {
+            session.turn();
+        }
+    }
+}
+
+/// Writes two keys together, always at the same node, as its fellow does, and looks at both.
+pub fn run_twins(mut session: Session, shared: &Shared, mut rng: Rng) {
+    while !shared.is_over() {
+        let key = Key { group: Group::Pair, owner: 0, number: 2 * turn(shared) };
+        session.ask(key, Action::PutBoth(shared.number(), rng.bool()));
+        session.ask(key, Action::GetBoth);
+        pause(&mut rng, MEETING_MS_MAX);
+    }
+}
+
+/// Writes one of them alone, at another node.
+pub fn run_half(mut session: Session, shared: &Shared, mut rng: Rng) {
+    while !shared.is_over() {
+        let key = Key { group: Group::Pair, owner: 0, number: 2 * turn(shared) };
+        session.ask(key, Action::Put(shared.number()));
+        pause(&mut rng, MEETING_MS_MAX);
     }
 }
 
@@ -216,8 +311,7 @@ pub fn run_expiring(mut session: Session, shared: &Shared, mut rng: Rng) {
 /// Reads what others write, on one connection for as long as that holds.
 pub fn run_reader(mut session: Session, shared: &Shared, mut rng: Rng) {
     while !shared.is_over() {
-        let turn = (shared.began.elapsed().as_millis() / CONTENDED_FOR.as_millis()) as u32;
-        let contended = Key { group: Group::Contended, owner: 0, number: turn * CONTENDED + rng.u32(..CONTENDED) };
+        let contended = Key { group: Group::Contended, owner: 0, number: turn(shared) * CONTENDED + rng.u32(..CONTENDED) };
         let chosen = [&shared.ledger, &shared.ledger, &shared.ledger, &shared.gone, &shared.gone, &shared.expiring];
         let keys = chosen.into_iter().filter_map(|shown| shown.choose(&mut rng)).chain([contended]);
         let requests: Vec<(Key, Action)> = keys.map(|key| (key, Action::Get)).collect();

@@ -39,6 +39,8 @@ pub struct Shared {
     ledger: Shown,
     gone: Shown,
     expiring: Shown,
+    /// What is being written for somebody to take over.
+    handed: Mutex<Option<Key>>,
     /// When the clients began, for the keys that change with time.
     began: Instant,
 }
@@ -79,6 +81,7 @@ impl Shared {
             ledger: Shown::default(),
             gone: Shown::default(),
             expiring: Shown::default(),
+            handed: Mutex::default(),
             began: Instant::now(),
         }
     }
@@ -120,10 +123,16 @@ impl Clients {
             add(at, protocol(1), Level::Majority, groups::run_ledger)?;
             add(at, protocol(0), if at == 0 { Level::All } else { Level::Majority }, groups::run_contended)?;
             add(at, protocol(1), Level::Local, groups::run_reader)?;
+            add(at, Protocol::Resp, Level::Majority, groups::run_builders)?;
         }
         add(0, Protocol::Text, Level::Majority, groups::run_gone)?;
         add(1, Protocol::Resp, Level::Majority, groups::run_pairs)?;
         add(nodes - 1, Protocol::Resp, Level::Majority, groups::run_expiring)?;
+        add(nodes - 1, Protocol::Resp, Level::Majority, groups::run_hand_over)?;
+        add(0, Protocol::Resp, Level::Majority, groups::run_take_over)?;
+        add(nodes - 1, Protocol::Resp, Level::Majority, groups::run_twins)?;
+        add(nodes - 1, Protocol::Resp, Level::Majority, groups::run_twins)?;
+        add(0, Protocol::Resp, Level::Majority, groups::run_half)?;
         Ok(clients)
     }
 

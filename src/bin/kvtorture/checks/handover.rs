@@ -1,0 +1,41 @@
+//! Keys that one client writes, and another one that has seen this at another node. What it wrote is newer (I8), though the first one may still wait for its ack: so
+//! what it had seen is not what stands in the end.
+
+use crate::checks::{Evidence, Verdict};
+use crate::history::Op;
+use crate::keys::{Group, TAKEN_OVER};
+use crate::wire::{self, Action, Answer, Outcome};
+
+pub fn check(evidence: &Evidence) -> Verdict {
+    let mut verdict = Verdict::new("who read and then wrote is not overtaken");
+    let mut keys = 0;
+    let groups = [Group::Handover, Group::Sum, Group::Tokens].into_iter().flat_map(|group| evidence.group(group));
+    for (key, ops) in groups.filter(|(key, _)| key.owner == TAKEN_OVER) {
+        let Some((seen, read, write)) = taken_over(ops) else { continue };
+        keys += 1;
+        for dump in evidence.dumps {
+            let held = dump.value(key, evidence.dumped_wall_ms).map(|bytes| wire::answer(key, bytes));
+            verdict.require(held.as_ref() != Some(seen), || {
+                format!(
+                    "n{} holds {held:?} under {key}, which n{} showed at {} us before it took {} there, acknowledged at {} us",
+                    dump.node, read.node, read.completed, write.action, write.completed
+                )
+            });
+        }
+    }
+    verdict.looked_at = format!("{keys} keys");
+    verdict
+}
+
+/// What a client saw last before it wrote and was answered, on the same connection: a node that was restarted between may have forgotten what it had shown.
+fn taken_over<'a>(ops: &[&'a Op]) -> Option<(&'a Answer, &'a Op, &'a Op)> {
+    ops.iter().filter(|op| op.is_majority_acked()).find_map(|write| {
+        let is_before = |op: &&&Op| op.action == Action::Get && op.connection == write.connection && op.completed <= write.invoked;
+        let read = ops.iter().rfind(is_before)?;
+        match &read.outcome {
+            Outcome::Done(Answer::Value(None)) => None,
+            Outcome::Done(seen) => Some((seen, *read, *write)),
+            _ => None,
+        }
+    })
+}
