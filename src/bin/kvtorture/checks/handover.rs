@@ -15,7 +15,7 @@ pub fn check(evidence: &Evidence) -> Verdict {
         keys += 1;
         for dump in evidence.dumps {
             let held = dump.value(key, evidence.dumped_wall_ms).map(|bytes| wire::answer(key, bytes));
-            verdict.require(held.as_ref() != Some(seen), || {
+            verdict.require(held.as_ref() != seen, || {
                 format!(
                     "n{} holds {held:?} under {key}, which n{} showed at {} us before it took {} there, acknowledged at {} us",
                     dump.node, read.node, read.completed, write.action, write.completed
@@ -27,15 +27,23 @@ pub fn check(evidence: &Evidence) -> Verdict {
     verdict
 }
 
-/// What a client saw last before it wrote and was answered, on the same connection: a node that was restarted between may have forgotten what it had shown.
-fn taken_over<'a>(ops: &[&'a Op]) -> Option<(&'a Answer, &'a Op, &'a Op)> {
+/// What a client saw last before it wrote and was answered; none for a delete, which is seen by who has seen what was there before. All on one connection: a node that was
+/// restarted between may have forgotten what it had shown.
+fn taken_over<'a>(ops: &[&'a Op]) -> Option<(Option<&'a Answer>, &'a Op, &'a Op)> {
     ops.iter().filter(|op| op.is_majority_acked()).find_map(|write| {
         let is_before = |op: &&&Op| op.action == Action::Get && op.connection == write.connection && op.completed <= write.invoked;
-        let read = ops.iter().rfind(is_before)?;
-        match &read.outcome {
-            Outcome::Done(Answer::Value(None)) => None,
-            Outcome::Done(seen) => Some((seen, *read, *write)),
-            _ => None,
-        }
+        let reads = || ops.iter().filter(is_before).filter_map(|op| Some((seen(op)?, *op)));
+        // Before anything was there, there was nothing to see.
+        reads().find(|(seen, _)| seen.is_some())?;
+        reads().next_back().map(|(seen, read)| (seen, read, *write))
     })
+}
+
+/// What a read that was answered has shown.
+fn seen(read: &Op) -> Option<Option<&Answer>> {
+    match &read.outcome {
+        Outcome::Done(Answer::Value(None)) => Some(None),
+        Outcome::Done(answer) => Some(Some(answer)),
+        _ => None,
+    }
 }

@@ -300,6 +300,12 @@ fn what_was_seen_and_written_over_is_found_if_it_stands() {
     seen().op(Action::Del, DONE).but(at_two).left(7).fails(handover::check);
     seen().op(Action::Put(8), DONE).but(at_two).left(8).holds(handover::check);
     seen().op(Action::Put(8), DONE).but(at_two).left(7).fails(handover::check);
+    // A delete that was seen, too, but only by who had seen something to delete.
+    let deleted = || seen().op(Action::Del, DONE).op(Action::Get, shows(None)).but(at_two);
+    deleted().op(Action::Put(8), DONE).but(at_two).left(8).holds(handover::check);
+    deleted().op(Action::Put(8), DONE).but(at_two).fails(handover::check);
+    let unseen = || told(Group::Handover).op(Action::Put(7), DONE).op(Action::Del, DONE).op(Action::Get, shows(None)).but(at_two);
+    unseen().op(Action::Put(8), DONE).but(at_two).holds(handover::check);
     // Unknown, refused, or on a connection on which it was not seen: no promise.
     seen().op(Action::Del, UNKNOWN).but(at_two).left(7).holds(handover::check);
     seen().op(Action::Del, REFUSED).but(at_two).left(7).holds(handover::check);

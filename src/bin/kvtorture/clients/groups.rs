@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use fastrand::Rng;
 
-use crate::clients::Shared;
 use crate::clients::session::Session;
+use crate::clients::{Handed, Shared};
 use crate::keys::{Group, Key, TAKEN_OVER};
 use crate::wire::{Action, Answer, Level, Outcome};
 
@@ -198,56 +198,77 @@ pub fn run_builders(mut session: Session, shared: &Shared, mut rng: Rng) {
     }
 }
 
-/// Writes keys that another client is told of before they are there.
+/// Writes keys, and deletes some of them, that another client is told of before they are there.
 pub fn run_hand_over(mut session: Session, shared: &Shared, mut rng: Rng) {
     let mut number = 0;
     while !shared.is_over() {
         number += 1;
-        let (group, action) = match rng.u8(..4) {
+        let (group, action) = match rng.u8(..5) {
             0 => (Group::Sum, Action::Incr),
             1 => (Group::Tokens, Action::Append(shared.number())),
             _ => (Group::Handover, Action::Put(shared.number())),
         };
         let key = Key { group, owner: TAKEN_OVER, number };
-        *shared.handed.lock() = Some(key);
-        if !matches!(session.ask(key, action), Some(Outcome::Done(_))) || rng.u8(..32) == 0 {
+        let is_deleted = group == Group::Handover && rng.bool();
+        *shared.handed.lock() = Some(Handed { key, is_deleted });
+        let outcome = session.ask(key, action);
+        if is_deleted {
+            let is_seen = (0..LOOKS_MAX).any(|_| {
+                thread::sleep(LOOK_PAUSE);
+                *shared.seen.lock() == Some(key)
+            });
+            if is_seen {
+                session.ask(key, Action::Del);
+            }
+        }
+        if !matches!(outcome, Some(Outcome::Done(_))) || rng.u8(..32) == 0 {
             session.turn();
         }
         pause(&mut rng, 40);
     }
 }
 
-/// Waits at another node until it sees such a key, which may be before its writer has heard anything, and then writes it.
+/// Waits at another node until it sees such a key, or that it is gone again, which may be before its writer has heard anything, and then writes it.
 pub fn run_take_over(mut session: Session, shared: &Shared, mut rng: Rng) {
     let mut taken = None;
     while !shared.is_over() {
-        let handed = *shared.handed.lock();
-        let Some(key) = handed.filter(|key| taken != Some(*key)) else {
+        let Some(handed) = shared.handed.lock().filter(|handed| taken != Some(*handed)) else {
             thread::sleep(LOOK_PAUSE);
             continue;
         };
-        taken = handed;
-        for look in 0..LOOKS_MAX {
-            match session.ask(key, Action::Get) {
-                Some(Outcome::Done(Answer::Value(None))) if look < LOOKS_AT_ONCE => {}
-                Some(Outcome::Done(Answer::Value(None))) => thread::sleep(LOOK_PAUSE),
-                Some(Outcome::Done(_)) => {
-                    let action = match key.group {
-                        Group::Sum => Action::Incr,
-                        Group::Tokens => Action::Append(shared.number()),
-                        _ if rng.bool() => Action::Del,
-                        _ => Action::Put(shared.number()),
-                    };
-                    session.ask(key, action);
-                    break;
-                }
-                _ => break,
-            }
+        taken = Some(handed);
+        let key = handed.key;
+        let mut is_there = await_key(&mut session, key, true);
+        if is_there && handed.is_deleted {
+            *shared.seen.lock() = Some(key);
+            is_there = await_key(&mut session, key, false);
+        }
+        if is_there {
+            let action = match key.group {
+                Group::Sum => Action::Incr,
+                Group::Tokens => Action::Append(shared.number()),
+                _ if !handed.is_deleted && rng.bool() => Action::Del,
+                _ => Action::Put(shared.number()),
+            };
+            session.ask(key, action);
         }
         if rng.u8(..32) == 0 {
             session.turn();
         }
     }
+}
+
+/// Reads a key until it is there, or is not: whether that was seen.
+fn await_key(session: &mut Session, key: Key, is_there: bool) -> bool {
+    for look in 0..LOOKS_MAX {
+        match session.ask(key, Action::Get) {
+            Some(Outcome::Done(shown)) if (shown != Answer::Value(None)) == is_there => return true,
+            Some(Outcome::Done(_)) if look < LOOKS_AT_ONCE => {}
+            Some(Outcome::Done(_)) => thread::sleep(LOOK_PAUSE),
+            _ => return false,
+        }
+    }
+    false
 }
 
 /// Writes two keys together, always at the same node, as its fellow does, and looks at both.

@@ -39,10 +39,18 @@ pub struct Shared {
     ledger: Shown,
     gone: Shown,
     expiring: Shown,
-    /// What is being written for somebody to take over.
-    handed: Mutex<Option<Key>>,
+    /// What is being written for somebody to take over, and what of it that one has seen.
+    handed: Mutex<Option<Handed>>,
+    seen: Mutex<Option<Key>>,
     /// When the clients began, for the keys that change with time.
     began: Instant,
+}
+
+#[derive(Clone, Copy, PartialEq)]
+struct Handed {
+    key: Key,
+    /// Deleted once it has been seen: then it is the delete that is to be seen and written over.
+    is_deleted: bool,
 }
 
 #[derive(Default)]
@@ -82,6 +90,7 @@ impl Shared {
             gone: Shown::default(),
             expiring: Shown::default(),
             handed: Mutex::default(),
+            seen: Mutex::default(),
             began: Instant::now(),
         }
     }
