@@ -3,7 +3,7 @@
 //!
 //! # The idea
 //!
-//! One register type, one merge, one vector, one dump. A write becomes an [`entry::Entry`] with a version: a [`clock::Stamp`] of a hybrid logical clock and
+//! One register type, one merge, one vector, one dump. A write becomes an [`entry::Entry`] with a version: a [`clock::Stamp`] of a hybrid logical clock, which is made once, and
 //! the [`entry::Origin`] that took it. Everywhere and always the entry with the greater version stays ([`store::Store::merge`]). An entry is one allocation, which
 //! the map, the channel, dumps and replies share. A [`entry::SeenVector`] says how far a
 //! node has come with every origin, and answers every question that the mesh has: what a returning peer lacks, whether a write has arrived, whether a
@@ -92,7 +92,7 @@
 //! | I5 | `seen` moves only by a contiguous frame or a dump's end line | [`replication::inbound`], [`replication::incoming`] |
 //! | I6 | absence is a delete only where it is proven | [`replication::collector`], [`replication::control`], [`replication::mesh`], [`replication::incoming`] |
 //! | I7 | an ack never claims more than is true, nor before it is durable | [`replication::durable`], [`replication::acks`], [`journal::writer`] |
-//! | I8 | a write acknowledged at `majority` beats all that were acknowledged at `majority` before it began | [`replication::acks`], `server::beaten` |
+//! | I8 | a write is stamped once, the newest stamp wins, and stamps follow one clock | [`clock`], [`replication::mesh`], [`replication::acks`], `server::writes` |
 //! | I9 | no clock is dragged ahead by a bad one | [`replication::mesh`] |
 //!
 //! # The modules, in reading order

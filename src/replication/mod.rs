@@ -37,6 +37,12 @@
 //! A node starts blank and RECOVERING: it dials every peer, is dialled by every peer, asks each for what its vector lacks, and serves dumps meanwhile. It opens to
 //! clients when it has what every peer had at its HELLO, or when the others have not brought it forward for `recovery_wait`.
 //!
+//! # Clocks
+//!
+//! All members stamp at the pace of the fastest ([`crate::clock`]): HELLO, beat, echo and ack carry the clocks of their sender, and what a peer's stamp clock shows is a floor that runs on from there. A node
+//! whose stamp clock jumps says so to all at once. An ack counts only if its sender's stamp clock is at most 50 ms further ahead of the write than the time that has passed here since
+//! ([`acks`]): else this node's clock has stood still. Reference clocks that are too far apart do not meet ([`mesh`]), and a node that too few agree with does not open ([`control`]).
+//!
 //! # Deletes
 //!
 //! A tombstone may be collected when all members are proven to have it ([`collector`]). A node that was away for longer than that is *below the horizon*: it gets a full

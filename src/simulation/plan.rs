@@ -212,6 +212,7 @@ impl Plan {
             window: 256 << 10,
             link_queue_max: 1 << 20,
             are_rivals: true,
+            rate: None,
             mixes_builds: false,
             ..self
         }
@@ -254,6 +255,7 @@ impl Plan {
             link_queue_max: 1 << 20,
             window: 256 << 10,
             are_rivals: true,
+            rate: None,
             mixes_builds: false,
             ..Plan::draw(Character::Any, random)
         }
