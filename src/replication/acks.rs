@@ -256,6 +256,11 @@ impl Acks {
             let peer = &mut table.peers[peer];
             peer.clock = ack.clocks.map_or(Lead::NONE, |clocks| Lead::of(clocks.stamp_us, elapsed));
             (peer.upto, peer.received) = (peer.upto.max(ack.upto), peer.received.max(ack.received));
+            if peer.lagging && peer.upto >= peer.mark {
+                // Not at the next beat: one that opens now has acknowledged nothing before, and is counted on at once.
+                peer.lagging = false;
+                self.recount(table);
+            }
         })
     }
 

@@ -115,7 +115,7 @@ fn a_start_that_fails_ends_although_nobody_reads_why() {
         reader.read_to_string(&mut said).unwrap();
         said
     });
-    assert_eq!(start().wait().unwrap().code(), Some(1));
+    assert_eq!(start().wait().unwrap().code(), Some(2));
     drop(writer);
     let said = reading.join().unwrap();
     assert!(said.trim_start_matches('.').starts_with("kvnode: node.json"), "{said}");

@@ -72,8 +72,12 @@ fn all_waits_for_no_peer_that_lags_nor_goes_on_waiting_when_one_begins_to() {
     assert!(!round.is_met(written(3)), "and never fewer than a majority");
     acks.acknowledge(0, &ack(3), Duration::ZERO);
     assert!(round.is_met(written(3)));
-    // It has caught up, and counts again.
+    // It has caught up, and counts again at once.
+    acks.set_up(0, false);
+    assert!(acks.quorum(AckLevel::Majority).is_err());
     acks.acknowledge(1, &ack(2), Duration::ZERO);
+    assert!(acks.quorum(AckLevel::Majority).is_ok());
+    acks.set_up(0, true);
     look(3, 62);
     assert!(!round.is_met(written(3)));
 }
