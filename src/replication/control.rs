@@ -132,7 +132,9 @@ pub struct Peer {
     pub dumps_refused: u32,
     /// Its reference clock minus this node's, by the last comparison.
     pub clock_offset_ms: i64,
-    /// When the two were compared last.
+    /// The same of the wall clocks.
+    pub wall_offset_ms: i64,
+    /// When they were compared last.
     pub compared: Option<Duration>,
     /// Its wall clock when it was heard last, milliseconds since 1970; 0 if never. A HELLO replaces it, lower or not.
     pub wall_ms: u64,
@@ -297,6 +299,7 @@ impl Control {
             ask_after: Duration::ZERO,
             dumps_refused: 0,
             clock_offset_ms: 0,
+            wall_offset_ms: 0,
             compared: None,
             wall_ms: 0,
             last_error: None,
@@ -643,11 +646,13 @@ impl Control {
         if 1 + agreeing.len() >= config.majority() { Vec::new() } else { apart.iter().map(|peer| peer.id).collect() }
     }
 
-    /// Whether this node's reference clock is disputed, and its wall clock, so far ahead of it, would not be: then the machine was suspended, or the wall clock was wrong when the node began and
-    /// is right now.
+    /// Whether this node's reference clock is the one that is wrong: another member's is too far from it, its own wall clock is far from it, too, and that agrees with the wall clocks of enough members.
+    /// Then the machine was suspended, or the wall clock was wrong when the node began and is right now.
     pub fn should_rebase(&self, config: &Config, wall_ahead_ms: i64, now: Now) -> bool {
-        let agrees = |peer: &&Peer| is_within(config, peer.clock_offset_ms.saturating_sub(wall_ahead_ms));
-        !self.disputed(config, now).is_empty() && 1 + self.compared(config, now).filter(agrees).count() >= config.majority()
+        let is_far = !is_within(config, wall_ahead_ms.saturating_mul(2));
+        let is_apart = self.compared(config, now).any(|peer| !is_within(config, peer.clock_offset_ms));
+        let agreeing = self.compared(config, now).filter(|peer| is_within(config, peer.wall_offset_ms)).count();
+        is_far && is_apart && 1 + agreeing >= config.majority()
     }
 
     /// The reference clock was set forward by so much.

@@ -263,6 +263,7 @@ impl Mesh {
         let node = {
             let peer = &mut self.control.lock().peers[peer];
             (peer.clock_offset_ms, peer.compared) = (offset_ms, Some(now.elapsed));
+            peer.wall_offset_ms = wall_ms.wrapping_sub(now.wall_ms) as i64;
             peer.id
         };
         if is_apart && !self.is_blank() {
@@ -427,7 +428,7 @@ impl Mesh {
         Serving { mesh: self, scan, beside_collector: Some(vector) }
     }
 
-    /// A reference clock that is disputed gives way to a wall clock that is not.
+    /// A reference clock that another member's is too far from gives way to a wall clock that enough members agree with.
     fn rebase_clock(&self, now: Now) {
         let ahead_ms = now.wall_ms.wrapping_sub(self.clock.reference_us(now.elapsed) / 1_000) as i64;
         {

@@ -168,6 +168,27 @@ fn a_machine_that_was_suspended_for_long_comes_back_by_its_wall_clock() {
     assert!(net.put(P, "k", "w").wall_ms() >= BASE + 60_000);
 }
 
+/// Two of three were suspended, for different times: each is too far from the third, which is right, and not too far from the other.
+#[test]
+fn two_machines_that_were_suspended_do_not_outvote_the_third() {
+    let mut net = Net::new(&[0, 0, 0]);
+    for node in [P, T, D] {
+        net.put(node, "own", "v");
+    }
+    net.elapsed += Duration::from_secs(60);
+    (net.slept[P], net.slept[T]) = (Duration::from_secs(17), Duration::from_secs(12));
+    for (node, other) in [(P, T), (T, P), (P, D), (T, D), (D, P), (D, T)] {
+        let met = net.mesh(node).check_hello(&net.mesh(other).hello(net.now(other)), net.now(node));
+        assert_eq!(met.is_err(), node == D || other == D);
+    }
+    for node in [P, T, D] {
+        net.mesh(node).tick(net.now(node));
+    }
+    net.both(P, D);
+    net.both(T, D);
+    net.both(P, T);
+}
+
 /// By a hundredth of the time: the others refuse it once it is too far off, name it, and go on with each other.
 #[test]
 fn a_clock_that_drifts_is_refused_by_name_and_the_others_go_on() {
