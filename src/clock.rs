@@ -303,8 +303,9 @@ pub fn elapsed() -> Duration {
 
 #[cfg(any(target_os = "linux", target_os = "android"))]
 fn since_boot() -> Duration {
-    let time = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
-    Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
+    use nix::time::{ClockId, clock_gettime};
+    // Fails for a clock that the system does not have, and this one it has had since Linux 2.6.39.
+    clock_gettime(ClockId::CLOCK_BOOTTIME).map_or(Duration::ZERO, Duration::from)
 }
 
 #[cfg(not(any(target_os = "linux", target_os = "android")))]

@@ -28,7 +28,7 @@ collect-at-once 100
 ack-before-fsync 50
 seen-before-end 50
 send-out-of-order 50
-drops-not-logged 600
+drops-not-logged 800 --starved
 second-stamp 50
 floor-stands 200 --clocks
 floor-estimated 50
