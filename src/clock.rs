@@ -138,7 +138,7 @@ impl Clock {
     /// A clock that begins with the wall clock.
     pub fn new(now: Now, floor_max: Duration) -> Clock {
         let Lead(lead) = Lead::of(now.wall_ms * 1_000, now.elapsed);
-        let (reference, stamp, anchor) = (lead.into(), lead.into(), lead.into());
+        let (reference, stamp, anchor) = (lead.into(), lead.into(), Lead::NONE.0.into());
         Clock { last: AtomicU64::new(0), reference, stamp, anchor, floor_max, slewed: Mutex::new(now.elapsed) }
     }
 
@@ -209,9 +209,15 @@ impl Clock {
     }
 
     /// Sets the reference clock to the wall clock, where it was found to be the one that is wrong: the machine was suspended, or its wall clock was wrong when the node began. The stamp clock
-    /// does not go back.
+    /// goes back with it as far as no stamp holds it.
     pub fn rebase(&self, now: Now) {
-        self.reference.store(Lead::of(now.wall_ms * 1_000, now.elapsed).0, Ordering::Release);
+        let reference = Lead::of(now.wall_ms * 1_000, now.elapsed).0;
+        let before = self.reference.swap(reference, Ordering::AcqRel);
+        if reference < before {
+            // Nothing that was stamped or heard holds the stamp clock up there; what peers show comes again with their next message.
+            let last = Lead::of_stamp(self.last(), now.elapsed).0;
+            self.stamp.store(reference.max(last).max(self.anchor.load(Ordering::Acquire)), Ordering::Release);
+        }
     }
 
     /// What is told to peers. A stamp that was issued or observed is never above it.
@@ -304,8 +310,8 @@ pub fn elapsed() -> Duration {
 #[cfg(any(target_os = "linux", target_os = "android"))]
 fn since_boot() -> Duration {
     use nix::time::{ClockId, clock_gettime};
-    // Fails for a clock that the system does not have, and this one it has had since Linux 2.6.39.
-    clock_gettime(ClockId::CLOCK_BOOTTIME).map_or(Duration::ZERO, Duration::from)
+    // There since Linux 2.6.39; where it is refused all the same, a suspended machine's clock stands still.
+    clock_gettime(ClockId::CLOCK_BOOTTIME).or_else(|_| clock_gettime(ClockId::CLOCK_MONOTONIC)).map_or(Duration::ZERO, Duration::from)
 }
 
 #[cfg(not(any(target_os = "linux", target_os = "android")))]

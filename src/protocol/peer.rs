@@ -186,7 +186,7 @@ pub struct Ack {
 /// The heartbeat.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Beat {
-    /// The sender's monotonic milliseconds; comes back in the echo.
+    /// When it was sent, in microseconds of the sender's elapsed time; comes back in the echo.
     pub sent: u64,
     pub wall_ms: u64,
     /// As in HELLO.

@@ -649,13 +649,14 @@ impl Control {
     /// Whether this node's reference clock is the one that is wrong: another member's is too far from it, its own wall clock is far from it, too, and that agrees with the wall clocks of enough members.
     /// Then the machine was suspended, or the wall clock was wrong when the node began and is right now.
     pub fn should_rebase(&self, config: &Config, wall_ahead_ms: i64, now: Now) -> bool {
-        let is_far = !is_within(config, wall_ahead_ms.saturating_mul(2));
-        let is_apart = self.compared(config, now).any(|peer| !is_within(config, peer.clock_offset_ms));
+        // By half of what is allowed: beyond that, no floor is taken, and acks do not count.
+        let is_far = |offset_ms: i64| !is_within(config, offset_ms.saturating_mul(2));
+        let is_apart = self.compared(config, now).any(|peer| is_far(peer.clock_offset_ms));
         let agreeing = self.compared(config, now).filter(|peer| is_within(config, peer.wall_offset_ms)).count();
-        is_far && is_apart && 1 + agreeing >= config.majority()
+        is_far(wall_ahead_ms) && is_apart && 1 + agreeing >= config.majority()
     }
 
-    /// The reference clock was set forward by so much.
+    /// The reference clock was set forward by so much; back, if it is less than nothing.
     pub fn rebased(&mut self, ahead_ms: i64) {
         self.peers.iter_mut().for_each(|peer| peer.clock_offset_ms = peer.clock_offset_ms.saturating_sub(ahead_ms));
     }

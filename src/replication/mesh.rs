@@ -277,8 +277,8 @@ impl Mesh {
 
     /// A peer has stamped this. To be called before what carries the stamp becomes visible, and after [`Mesh::check_stamp`].
     pub(super) fn observe(&self, stamp: Stamp, now: Now) {
-        // Only a node that has nothing yet is this far behind.
-        if self.clock.ahead(stamp, now.elapsed) > self.config.clock_offset_max && self.is_blank() {
+        // A node that has nothing yet takes the clock over, however far ahead it is.
+        if self.clock.ahead(stamp, now.elapsed) > self.config.clock_offset_max / 2 && self.is_blank() {
             self.clock.take_over(stamp, now.elapsed);
         } else {
             self.tell_jump(self.clock.observe(stamp, now.elapsed));
@@ -440,7 +440,7 @@ impl Mesh {
             control.rebased(ahead_ms);
         }
         log::warn!(
-            "this node's clock was {ahead_ms} ms behind its wall clock, which other members agree with: it goes by that now (was the machine suspended, or its clock wrong at the start?)"
+            "this node's clock was {ahead_ms} ms off its wall clock, which other members agree with: it goes by that now (was the machine suspended, or its clock wrong at the start?)"
         );
     }
 

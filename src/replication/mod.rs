@@ -19,10 +19,9 @@
 //! has now seen it up to `upto`; otherwise there is a gap: it remembers the run of frames behind it and asks for a dump. Peers never forward each other's
 //! writes.
 //!
-//! **Acks** say from which stamp up to which the receiver has taken the sender's writes *one by one*, and which of them *lost* there to a greater version. A write
-//! that came in a dump, through a third node, or while the receiver was catching up is here too, but nobody knows whether it lost on the way: it is not vouched
-//! for, and a session that waits for it hears TIMEOUT if no other peer vouches. Acks ride on the connection of the opposite direction: one socket, one
-//! owner, one direction.
+//! **Acks** say up to which stamp the receiver holds the sender's writes, or what superseded them: in memory, and on its disk. They also say which of them it has taken *one by one*, in frames, and
+//! not in a dump or through a third node; so far nothing depends on that. A node that is catching up acknowledges nothing. Acks ride on the connection of the opposite direction: one socket, one owner,
+//! one direction.
 //!
 //! **Beats** carry what changed in the sender's vector, how far its frames have passed on this connection (so a dropped frame is noticed although no other
 //! follows), and, when its data is at rest, its digest. The thread that applies answers each with an **echo**. A beat also says how much of the receiver's connection has been

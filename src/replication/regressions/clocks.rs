@@ -168,6 +168,54 @@ fn a_machine_that_was_suspended_for_long_comes_back_by_its_wall_clock() {
     assert!(net.put(P, "k", "w").wall_ms() >= BASE + 60_000);
 }
 
+/// A node begins with a clock that is an hour ahead, and is set right before it has written anything: it opens then, and its stamps and what it tells of its clock are those of the others.
+#[test]
+fn a_clock_that_was_wrong_at_the_start_and_is_set_right_leaves_nothing_behind() {
+    let mut net = Net::closed(&[HOUR_MS, 0, 0]);
+    for node in [T, D] {
+        net.put(node, "own", "v");
+    }
+    net.elapsed += Duration::from_secs(2);
+    for (node, other) in [(P, T), (P, D), (T, P), (D, P)] {
+        let met = net.mesh(node).check_hello(&net.mesh(other).hello(net.now(other)), net.now(node));
+        assert!(met.is_err() || node == P, "a blank node refuses nobody");
+    }
+    net.mesh(P).tick(net.now(P));
+    assert!(!net.mesh(P).is_open());
+    net.offsets[P] = 0;
+    for other in [T, D] {
+        net.mesh(P).check_hello(&net.mesh(other).hello(net.now(other)), net.now(P)).unwrap();
+    }
+    net.mesh(P).tick(net.now(P));
+    net.both(P, D);
+    net.both(P, T);
+    let clocks = net.mesh(P).clock().read(net.now(P).elapsed);
+    let soon_us = (net.now(P).wall_ms + 1_000) * 1_000;
+    assert!(clocks.stamp_us < soon_us && clocks.reference_us < soon_us, "{clocks:?}");
+    let w = net.put(P, "k", "w");
+    net.pump(P, D);
+    assert!(w.wall_ms() < net.now(P).wall_ms + 1_000);
+    assert_eq!(net.get(D, "k").as_deref(), Some("w"));
+    // Its bound is that of the others again.
+    assert!(net.mesh(P).check_stamp(Stamp::from_wall_ms(net.now(P).wall_ms + 20_000), net.now(P)).is_err());
+}
+
+/// One that was suspended for less than clocks may differ, and for more than floors are taken, would acknowledge nothing for minutes.
+#[test]
+fn a_machine_that_was_suspended_for_seconds_follows_its_wall_clock_at_once() {
+    let mut net = Net::new(&[0, 0, 0]);
+    for node in [P, T, D] {
+        net.put(node, "own", "v");
+    }
+    net.elapsed += Duration::from_secs(8);
+    net.slept[P] = Duration::from_secs(8);
+    net.both(P, D);
+    net.both(P, T);
+    net.mesh(P).tick(net.now(P));
+    let clocks = net.mesh(P).clock().read(net.now(P).elapsed);
+    assert!(clocks.reference_us >= net.now(P).wall_ms * 1_000 - 1_000, "{clocks:?}");
+}
+
 /// Two of three were suspended, for different times: each is too far from the third, which is right, and not too far from the other.
 #[test]
 fn two_machines_that_were_suspended_do_not_outvote_the_third() {
