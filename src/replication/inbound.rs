@@ -409,7 +409,7 @@ impl Mesh {
         let version = entry.version();
         let merged = self.store.merge(entry, |version| self.covers(version));
         self.note_merged(version, merged);
-        matches!(merged, Merged::Won { .. })
+        merged == Merged::Won
     }
 
     /// What lost to a third node's write may just have come late.

@@ -10,6 +10,12 @@ use crossbeam_channel::Receiver;
 use crate::clock::{Deadline, Now, Stamp};
 use crate::config::Config;
 use crate::entry::{Effect, Entry, Origin, Value, Version};
+use crate::journal::disk::Disk;
+use crate::journal::files::Files;
+use crate::journal::log::Found;
+use crate::journal::simulated::SimulatedDisk;
+use crate::journal::writer::Writer;
+use crate::journal::{Fsync, Journal};
 use crate::protocol::command::AckLevel;
 use crate::protocol::peer::*;
 use crate::replication::acks::Written;
@@ -56,6 +62,14 @@ fn place(at: usize, of: usize) -> usize {
     if of > at { of - 1 } else { of }
 }
 
+/// The node of a [`Net`] that keeps a log.
+struct Logged {
+    mesh: &'static Mesh,
+    disk: SimulatedDisk,
+    journal: Arc<Journal>,
+    writer: Writer,
+}
+
 impl Net {
     pub fn new(offsets: &[u64]) -> Net {
         let mut net = Net::closed(offsets);
@@ -66,6 +80,21 @@ impl Net {
         }
         net
     }
+
+    /// Two nodes of which the second keeps a log.
+    fn with_a_log(fsync: Fsync) -> (Net, Logged) {
+        let mut net = Net::new(&[0, 0]);
+        let disk = SimulatedDisk::default();
+        let shared: Arc<dyn Disk> = Arc::new(disk.clone());
+        let journal = Arc::new(Journal::new(Arc::clone(&shared), fsync, 1 << 20, &Files::default()));
+        let writer = Writer::open(Arc::clone(&journal), &Files::default(), 0, &Found::default(), 0, Instant::now()).unwrap();
+        let (mesh, rx) = Mesh::new(config(1, 2), Store::new(), 77, net.now(1), Some(Arc::clone(&journal)));
+        let mesh: &'static Mesh = Box::leak(Box::new(mesh));
+        net.lives[1] = Life { mesh, rx, framer: Framer::new(mesh.origin()) };
+        net.both(0, 1);
+        (net, Logged { mesh, disk, journal, writer })
+    }
+
     /// Nodes that wait for each other.
     fn closed(offsets: &[u64]) -> Net {
         let offsets_len = offsets.len();

@@ -16,7 +16,7 @@ use std::ops::Deref;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
-use parking_lot::{RwLock, RwLockReadGuard, RwLockWriteGuard};
+use parking_lot::RwLock;
 
 use crate::entry::{Entry, EntryRef, Version};
 use crate::order::{OrderKey, POSITION_BITS};
@@ -98,8 +98,8 @@ pub struct Walk(Arc<()>);
 /// What became of an entry that arrived from elsewhere.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Merged {
-    /// It is the newest now; what it replaced, if there was anything.
-    Won { replaced: Option<Version> },
+    /// It is the newest now.
+    Won,
     /// A greater version was here already.
     Lost { winner: Version },
     /// This very version was here already.
@@ -181,7 +181,7 @@ impl Store {
 
     /// Looks at what is known of a key: a tombstone and what has expired, too. Under the shard's read lock.
     pub fn read<T>(&self, key: &[u8], look: impl FnOnce(Option<&Entry>) -> T) -> T {
-        let (position, shard) = self.shard_for_read(key);
+        let (position, shard) = self.shard_for(key, RwLock::read);
         look(shard.find(position, key))
     }
 
@@ -199,7 +199,7 @@ impl Store {
     /// A local write. `decide` sees what is there, under the shard's lock, and returns the entry to put in its place, whose version
     /// must be greater (it has just been stamped), or a refusal.
     pub fn write<R>(&self, key: &[u8], decide: impl FnOnce(Option<&Entry>) -> Result<Entry, R>) -> Result<Version, R> {
-        let (position, mut shard) = self.shard_for_write(key);
+        let (position, mut shard) = self.shard_for(key, RwLock::write);
         let slot = shard.slot(position, key);
         let current = slot.current();
         let entry = decide(current)?;
@@ -230,24 +230,12 @@ impl Store {
         Ok(found)
     }
 
-    /// The shard of a key, locked, and where in it the key lies.
-    fn shard_for_read(&self, key: &[u8]) -> (u32, RwLockReadGuard<'_, Shard>) {
+    /// The shard of a key, locked to read or to write, and where in it the key lies.
+    fn shard_for<'a, G: Deref<Target = Shard>>(&'a self, key: &[u8], lock: impl Fn(&'a RwLock<Shard>) -> G) -> (u32, G) {
         loop {
             let order = self.order();
             let position = self.position(order, key);
-            let shard = self.shards[shard_of(position)].read();
-            if shard.order() == order {
-                return (position_in(position), shard);
-            }
-        }
-    }
-
-    /// The same, to write.
-    fn shard_for_write(&self, key: &[u8]) -> (u32, RwLockWriteGuard<'_, Shard>) {
-        loop {
-            let order = self.order();
-            let position = self.position(order, key);
-            let shard = self.shards[shard_of(position)].write();
+            let shard = lock(&self.shards[shard_of(position)]);
             if shard.order() == order {
                 return (position_in(position), shard);
             }
@@ -291,7 +279,7 @@ impl Store {
     }
 
     fn merge_with(&self, key: &[u8], version: Version, covered: impl FnOnce(Version) -> bool, put: impl FnOnce(Slot<'_>)) -> Merged {
-        let (position, mut shard) = self.shard_for_write(key);
+        let (position, mut shard) = self.shard_for(key, RwLock::write);
         if covered(version) && !Sabotage::MergeCovered.is_on() {
             return Merged::Covered;
         }
@@ -299,9 +287,9 @@ impl Store {
         match slot.current().map(Entry::version) {
             Some(winner) if winner > version => Merged::Lost { winner },
             Some(same) if same == version => Merged::Same,
-            replaced => {
+            _ => {
                 put(slot);
-                Merged::Won { replaced }
+                Merged::Won
             }
         }
     }
@@ -315,7 +303,7 @@ impl Store {
     /// Merges for healing: as [`Store::merge`], but at equal versions, which then hold different data, the greater bytes win and any value
     /// beats a tombstone. Returns whether anything changed.
     pub fn heal(&self, entry: Entry) -> bool {
-        let (position, mut shard) = self.shard_for_write(entry.key());
+        let (position, mut shard) = self.shard_for(entry.key(), RwLock::write);
         let slot = shard.slot(position, entry.key());
         // The same write, of which only the value has been let go.
         let is_spent = |current: &Entry| current.version() == entry.version() && current.value().is_none() && current.expires().is_some();
@@ -389,7 +377,7 @@ impl Store {
 
     /// Takes a key out if this version of it is there, and no other.
     pub fn remove_version(&self, key: &[u8], version: Version) {
-        let (position, mut shard) = self.shard_for_write(key);
+        let (position, mut shard) = self.shard_for(key, RwLock::write);
         let removed = shard.remove_version(position, key, version);
         removed.iter().for_each(|entry| self.memory.remove(entry));
     }

@@ -111,8 +111,8 @@ fn merge_says_what_became_of_the_entry() {
     let store = Store::new();
     let (old, new) = (entry("k", Some("old"), 1, 1), entry("k", None, 2, 1));
     assert_eq!(store.merge(new.clone(), |_| true), Merged::Covered);
-    assert_eq!(store.merge(old.clone(), |_| false), Merged::Won { replaced: None });
-    assert_eq!(store.merge(new.clone(), |_| false), Merged::Won { replaced: Some(old.version()) });
+    assert_eq!(store.merge(old.clone(), |_| false), Merged::Won);
+    assert_eq!(store.merge(new.clone(), |_| false), Merged::Won);
     assert_eq!(store.merge(new.clone(), |_| false), Merged::Same);
     assert_eq!(store.merge(old, |_| false), Merged::Lost { winner: new.version() });
     assert_eq!(store.get(b"k"), None);

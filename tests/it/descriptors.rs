@@ -70,19 +70,25 @@ fn a_limit_that_leaves_nothing_for_clients_is_refused_in_words() {
     assert!(said.contains("20 open files") && said.contains("ulimit -n"), "{said}");
 }
 
+/// From now on the running node 1 may have so many files open. Returns how many it might before.
+#[cfg(target_os = "linux")]
+fn limit_now(cluster: &Cluster, current: Option<u64>) -> Option<u64> {
+    use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit};
+
+    let pid = Pid::from_raw(cluster.process_id(1) as i32);
+    let limit = Rlimit { current, maximum: getrlimit(Resource::Nofile).maximum };
+    prlimit(pid, Resource::Nofile, limit).unwrap().current
+}
+
 /// The log that is there is as good as before. Only Linux changes the limits of another process.
 #[cfg(target_os = "linux")]
 #[test]
 fn a_new_log_that_cannot_begin_keeps_the_old_one_and_no_write_is_refused() {
-    use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit};
-
     let mut cluster = Cluster::plan(1).start();
     let mut client = cluster.client(1);
     assert_eq!(client.ask_line("PUT before 1").unwrap(), "OK");
     // No further file can be opened.
-    let pid = Pid::from_raw(cluster.process_id(1) as i32);
-    let few = Rlimit { current: Some(5), maximum: getrlimit(Resource::Nofile).maximum };
-    let allowed = prlimit(pid, Resource::Nofile, few).unwrap();
+    let allowed = limit_now(&cluster, Some(5));
     for round in 0..3 {
         let reply = client.ask_line("COMPACT").unwrap();
         assert!(reply.starts_with("ERROR BUSY ") && reply.contains("too many open files"), "{reply}");
@@ -90,7 +96,7 @@ fn a_new_log_that_cannot_begin_keeps_the_old_one_and_no_write_is_refused() {
         assert_eq!(client.ask_line(&format!("PUT meanwhile-{round} 1")).unwrap(), "OK");
         assert_eq!(client.status().unwrap().text("log"), "ok");
     }
-    prlimit(pid, Resource::Nofile, allowed).unwrap();
+    limit_now(&cluster, allowed);
     let reply = client.ask("COMPACT").unwrap();
     assert_eq!(reply[0], "entries 4");
     assert_eq!(client.ask_line("PUT after 1").unwrap(), "OK");
@@ -104,16 +110,12 @@ fn a_new_log_that_cannot_begin_keeps_the_old_one_and_no_write_is_refused() {
 #[cfg(target_os = "linux")]
 #[test]
 fn who_connects_when_no_descriptor_is_left_is_told_so_at_once() {
-    use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit};
-
     let mut cluster = Cluster::plan(1).start();
     let mut client = cluster.client(1);
     assert_eq!(client.ask_line("PING").unwrap(), "PONG");
     let open = fs::read_dir(format!("/proc/{}/fd", cluster.process_id(1))).unwrap();
     let highest = open.filter_map(|file| file.ok()?.file_name().to_str()?.parse::<u64>().ok()).max().unwrap();
-    let pid = Pid::from_raw(cluster.process_id(1) as i32);
-    let few = Rlimit { current: Some(highest + 1), maximum: getrlimit(Resource::Nofile).maximum };
-    prlimit(pid, Resource::Nofile, few).unwrap();
+    limit_now(&cluster, Some(highest + 1));
     let mut clients = Vec::new();
     // Some are free below the highest.
     let use_up = |clients: &mut Vec<Client>| {

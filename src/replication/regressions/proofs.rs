@@ -1,12 +1,6 @@
 //! What proves to the collector that a peer has a delete, and what does not (I6 a).
 
 use super::*;
-use crate::journal::disk::Disk;
-use crate::journal::files::Files;
-use crate::journal::log::Found;
-use crate::journal::simulated::SimulatedDisk;
-use crate::journal::writer::Writer;
-use crate::journal::{Fsync, Journal};
 use crate::replication::collector::Collector;
 
 /// All shards, once.
@@ -65,15 +59,7 @@ fn the_word_of_a_peer_that_is_away_proves_nothing_once_another_has_lost_its_disk
 /// A node whose disk was full told its vector all the same, and a peer that believed it forgot a delete that the node did not know any more once it had been restarted.
 #[test]
 fn what_a_peer_has_on_no_disk_proves_nothing() {
-    let disk = SimulatedDisk::default();
-    let shared: Arc<dyn Disk> = Arc::new(disk.clone());
-    let journal = Arc::new(Journal::new(Arc::clone(&shared), Fsync::Always, 1 << 20, &Files::default()));
-    let mut writer = Writer::open(Arc::clone(&journal), &Files::default(), 0, &Found::default(), 0, Instant::now()).unwrap();
-    let mut net = Net::new(&[0, 0]);
-    let (mesh, rx) = Mesh::new(config(1, 2), Store::new(), 77, net.now(1), Some(Arc::clone(&journal)));
-    let mesh: &'static Mesh = Box::leak(Box::new(mesh));
-    net.lives[1] = Life { mesh, rx, framer: Framer::new(mesh.origin()) };
-    net.both(0, 1);
+    let (mut net, Logged { mesh, disk, journal, mut writer }) = Net::with_a_log(Fsync::Always);
     let mut marking = None;
     let mut settle = |net: &mut Net, rounds| {
         for _ in 0..rounds {

@@ -2,7 +2,6 @@
 
 use super::*;
 use crate::replication::collector::Collector;
-use crate::store::Store;
 
 /// The end line of a connection that was replaced meanwhile wrote its `gap` over the newer connection's.
 #[test]
@@ -181,22 +180,7 @@ fn a_write_on_its_way_while_its_node_serves_a_delta_is_vouched_for() {
 /// With `everysec` or `never`: a node whose log has stopped.
 #[test]
 fn a_node_that_logs_nothing_acknowledges_nothing() {
-    use crate::journal::disk::Disk;
-    use crate::journal::files::Files;
-    use crate::journal::log::Found;
-    use crate::journal::simulated::SimulatedDisk;
-    use crate::journal::writer::Writer;
-    use crate::journal::{Fsync, Journal};
-    let disk = SimulatedDisk::default();
-    let shared: Arc<dyn Disk> = Arc::new(disk.clone());
-    let journal = Arc::new(Journal::new(Arc::clone(&shared), Fsync::EverySecond, 1 << 20, &Files::default()));
-    let mut writer = Writer::open(Arc::clone(&journal), &Files::default(), 0, &Found::default(), 0, Instant::now()).unwrap();
-    let mut net = Net::new(&[0, 0]);
-    // Node 1 keeps a log.
-    let (mesh, rx) = Mesh::new(config(1, 2), Store::new(), 77, net.now(1), Some(Arc::clone(&journal)));
-    let mesh: &'static Mesh = Box::leak(Box::new(mesh));
-    net.lives[1] = Life { mesh, rx, framer: Framer::new(mesh.origin()) };
-    net.both(0, 1);
+    let (mut net, Logged { mesh, disk, journal, mut writer }) = Net::with_a_log(Fsync::EverySecond);
     net.settle(4, &[(0, 1), (1, 0)]);
     assert!(mesh.is_open());
     disk.set_capacity(Some(disk.used()));

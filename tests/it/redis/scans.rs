@@ -15,14 +15,10 @@ const STEPS_MAX: usize = 10 * KEYS / COUNT;
 fn a_scan_goes_on_at_any_node() {
     let mut cluster = Cluster::plan(3).patient().set("fsync", "never").start();
     fill(&mut cluster);
-    let mut nodes: Vec<Connection> = (1..=3).map(|id| open(cluster.client_addr(id))).collect();
+    let mut nodes = open_all(&cluster);
     let mut scan = Scan::default();
-    while scan.goes_on() {
-        let node = scan.steps % nodes.len();
-        scan.step(&mut nodes[node]);
-    }
-    assert_eq!(scan.met.len(), KEYS, "after {} steps", scan.steps);
-    assert!(scan.met.values().all(|times| *times == 1), "some were met again");
+    scan.finish(&mut nodes);
+    scan.assert_met_all_once();
 }
 
 /// Once with a snapshot on each disk, once with logs alone.
@@ -41,13 +37,9 @@ fn a_scan_goes_on_after_a_restart_of_all_nodes() {
         (1..=2).for_each(|id| cluster.stop(id));
         (1..=2).for_each(|id| cluster.start(id));
         cluster.await_converged();
-        let mut nodes: Vec<Connection> = (1..=2).map(|id| open(cluster.client_addr(id))).collect();
-        while scan.goes_on() {
-            let node = scan.steps % nodes.len();
-            scan.step(&mut nodes[node]);
-        }
-        assert_eq!(scan.met.len(), KEYS, "after {} steps", scan.steps);
-        assert!(scan.met.values().all(|times| *times == 1), "some were met again");
+        let mut nodes = open_all(&cluster);
+        scan.finish(&mut nodes);
+        scan.assert_met_all_once();
     }
 }
 
@@ -77,12 +69,9 @@ fn nodes_that_were_born_apart_agree_on_one_order() {
     cluster.join(1, 2);
     cluster.await_converged();
     await_one_order(&cluster);
-    let mut nodes: Vec<Connection> = (1..=2).map(|id| open(cluster.client_addr(id))).collect();
+    let mut nodes = open_all(&cluster);
     for (mut scan, id) in begun.into_iter().zip(["1/", "2/"]) {
-        while scan.goes_on() {
-            let node = scan.steps % nodes.len();
-            scan.step(&mut nodes[node]);
-        }
+        scan.finish(&mut nodes);
         // Of the keys that were there all along.
         let met = scan.met.keys().filter(|key| key.starts_with(id.as_bytes())).count();
         assert_eq!(met, KEYS / 2, "of node {id} after {} steps", scan.steps);
@@ -99,6 +88,10 @@ fn fill(cluster: &mut Cluster) {
         }
     }
     cluster.await_converged();
+}
+
+fn open_all(cluster: &Cluster) -> Vec<Connection> {
+    cluster.ids().iter().map(|id| open(cluster.client_addr(*id))).collect()
 }
 
 fn await_one_order(cluster: &Cluster) {
@@ -118,9 +111,18 @@ struct Scan {
 }
 
 impl Scan {
-    fn goes_on(&self) -> bool {
-        assert!(self.steps < STEPS_MAX, "no end after {STEPS_MAX} steps");
-        self.cursor.as_deref() != Some(b"0")
+    /// To its end, each step at the next node.
+    fn finish(&mut self, nodes: &mut [Connection]) {
+        while self.cursor.as_deref() != Some(b"0") {
+            assert!(self.steps < STEPS_MAX, "no end after {STEPS_MAX} steps");
+            let node = self.steps % nodes.len();
+            self.step(&mut nodes[node]);
+        }
+    }
+
+    fn assert_met_all_once(&self) {
+        assert_eq!(self.met.len(), KEYS, "after {} steps", self.steps);
+        assert!(self.met.values().all(|times| *times == 1), "some were met again");
     }
 
     fn step(&mut self, node: &mut Connection) {
