@@ -71,7 +71,7 @@ pub(super) fn any_port() -> TcpListener {
 
 impl Fixture {
     fn open(&self) {
-        self.mesh.tick(Now { wall_ms: 0, elapsed: Duration::from_secs(3600) });
+        self.mesh.tick(Now { wall_ms: 3_600_000, elapsed: Duration::from_secs(3600) });
     }
 
     pub fn connect(&self) -> Client {
