@@ -229,7 +229,7 @@ impl Net {
         (0..store.shards_len()).find(|shard| !store.remove(*shard, |entry| *entry.key() == *key.as_bytes()).is_empty()).unwrap()
     }
     /// A key of another shard, or an earlier or later one: who holds that shard's lock can watch another thread at work.
-    fn key_where(&self, node: usize, fits: impl Fn(usize) -> bool) -> String {
+    pub fn key_where(&self, node: usize, fits: impl Fn(usize) -> bool) -> String {
         (0..).map(|n| format!("key{n}")).find(|key| fits(self.shard_of(node, key))).unwrap()
     }
     pub fn get(&self, node: usize, key: &str) -> Option<String> {
