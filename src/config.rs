@@ -23,6 +23,9 @@ use crate::protocol::command::AckLevel;
 /// A mesh is full: every member holds everything and talks to every other one. Beyond this many that costs more than it gives.
 pub const MEMBERS_MAX: usize = 7;
 
+const LIVES_KEPT: usize = 64;
+const LIVES_MAX: usize = 4_096;
+
 /// What a frame holds beside one key and one value of the greatest size, generously.
 const WRITE_OVERHEAD: usize = 1024;
 /// A longer file is no configuration of ours: refused rather than read to its end.
@@ -80,6 +83,10 @@ pub struct Config {
     pub clients_max: usize,
     /// Connections on the peer port that have not said yet who they are, with those that are being closed. In no file: only where few files may be open there are fewer.
     pub strangers_max: usize,
+    /// Lives of one node that are over and that a vector names one by one; of more, the oldest are folded. In no file.
+    pub lives_kept: usize,
+    /// Lives in a vector, beyond which a node that starts does not write. In no file: a HELLO must carry several times as many.
+    pub lives_max: usize,
     pub key_len_max: usize,
     pub value_len_max: usize,
     /// Bytes of entries; beyond this, client writes other than deletes are refused. 0 is no limit.
@@ -173,6 +180,8 @@ impl Config {
             shutdown_timeout: fields.duration("shutdown_timeout_ms", 3_000, DURATION_MAX)?,
             clients_max: fields.number("clients_max", Some(10_000), 1, 1_000_000)? as usize,
             strangers_max: STRANGERS_MAX,
+            lives_kept: LIVES_KEPT,
+            lives_max: LIVES_MAX,
             key_len_max: fields.number("key_len_max", Some(64 << 10), 1, KEY_LEN_MAX)? as usize,
             value_len_max: fields.number("value_len_max", Some(16 << 20), 1, VALUE_LEN_MAX)? as usize,
             memory_max: fields.number("memory_max", Some(0), 0, BYTES_MAX)? as usize,

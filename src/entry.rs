@@ -36,6 +36,18 @@ pub struct Origin {
     pub nonce: u64,
 }
 
+impl Origin {
+    /// Stands in a vector for every life of a node; no life has this nonce. Written `2-0000000000000000`.
+    pub const fn all_lives(node: NodeId) -> Origin {
+        Origin { node, nonce: 0 }
+    }
+
+    /// Whether it stands for every life of its node, and is none itself.
+    pub const fn is_all_lives(self) -> bool {
+        self.nonce == 0
+    }
+}
+
 impl fmt::Display for Origin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}-{:016x}", self.node, self.nonce)
@@ -401,21 +413,34 @@ impl fmt::Debug for Part {
 
 /// How far a node has come with every origin.
 ///
-/// **I1**: `seen[o] = s` at a node means that it holds, or has held and superseded, every write of `o` with a stamp up to `s`.
+/// **I1**: `seen[o] = s` at a node means that it holds, or has held and superseded, every write of `o` with a stamp up to `s`. What is said of [`Origin::all_lives`] of a node is said of each of
+/// its lives: so those that are over are folded into one (`replication::folding`). It is a life like any other to a build that does not know of it, which then claims less than it could.
+///
+/// Invariant: a life stands by itself only where that says more than what is said of all lives of its node. So equal knowledge is an equal vector.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SeenVector(BTreeMap<Origin, Stamp>);
 
 impl SeenVector {
-    /// The position of one origin; [`Stamp::ZERO`] if it was never heard of.
+    /// The position of one origin; [`Stamp::ZERO`] if neither it nor its node was ever heard of.
     pub fn get(&self, origin: Origin) -> Stamp {
-        self.0.get(&origin).copied().unwrap_or(Stamp::ZERO)
+        let place = |origin: Origin| self.0.get(&origin).copied().unwrap_or(Stamp::ZERO);
+        place(origin).max(place(Origin::all_lives(origin.node)))
     }
 
     /// Moves one origin forward; never back.
     pub fn advance(&mut self, origin: Origin, stamp: Stamp) {
-        if stamp > self.get(origin) {
-            self.0.insert(origin, stamp);
+        if stamp <= self.get(origin) {
+            return;
         }
+        if origin.is_all_lives() {
+            self.0.retain(|life, upto| life.node != origin.node || *upto > stamp);
+        }
+        self.0.insert(origin, stamp);
+    }
+
+    /// Lives that are named by themselves, of one node, and how far they go.
+    pub fn lives(&self, node: NodeId) -> impl Iterator<Item = (Origin, Stamp)> + '_ {
+        self.iter().filter(move |(origin, _)| origin.node == node && !origin.is_all_lives())
     }
 
     /// The same without one origin.
@@ -499,7 +524,7 @@ impl Serialize for SeenVector {
 
 impl<'de> Deserialize<'de> for SeenVector {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<SeenVector, D::Error> {
-        BTreeMap::deserialize(deserializer).map(SeenVector)
+        BTreeMap::<Origin, Stamp>::deserialize(deserializer).map(SeenVector::from_iter)
     }
 }
 
@@ -575,6 +600,34 @@ mod tests {
         assert!(vector.covers(version(7, 10)));
         assert!(!vector.covers(version(7, 11)));
         assert!(!vector.covers(version(8, 1)));
+    }
+
+    /// Whatever was said first: the same is known.
+    #[test]
+    fn what_is_said_of_all_lives_of_a_node_is_said_of_each_of_them() {
+        let said = [(origin(1, 7), 10), (Origin::all_lives(NodeId(1)), 20), (origin(1, 8), 30), (origin(1, 9), 20), (origin(2, 7), 10)];
+        let vector = |from: usize| -> SeenVector {
+            let turned = said.iter().cycle().skip(from).take(said.len());
+            turned.map(|(origin, stamp)| (*origin, Stamp::from_bits(*stamp))).collect()
+        };
+        let stamp = Stamp::from_bits;
+        for from in 0..said.len() {
+            let vector = vector(from);
+            assert_eq!(vector, folded(&[(1, 0, 20), (1, 8, 30), (2, 7, 10)]));
+            assert_eq!(vector.lives(NodeId(1)).collect::<Vec<_>>(), [(origin(1, 8), stamp(30))]);
+            assert!(vector.covers(Version { stamp: stamp(20), origin: origin(1, 77) }));
+            assert!(!vector.covers(Version { stamp: stamp(21), origin: origin(1, 77) }));
+            assert!(!vector.covers(Version { stamp: stamp(11), origin: origin(2, 7) }));
+            let listed = folded(&[(1, 7, 10), (1, 8, 30), (1, 9, 20), (2, 7, 10)]);
+            assert!(vector.covers_all(&listed) && !listed.covers_all(&vector));
+            assert_eq!((vector.ahead_of(&listed), listed.ahead_of(&vector)), (folded(&[(1, 0, 20)]), SeenVector::default()));
+        }
+        let json = r#"{"1-0000000000000000":"20","1-0000000000000007":"20"}"#;
+        assert_eq!(serde_json::from_str::<SeenVector>(json).unwrap(), folded(&[(1, 0, 20)]));
+    }
+
+    fn folded(places: &[(u16, u64, u64)]) -> SeenVector {
+        SeenVector(places.iter().map(|(node, nonce, stamp)| (origin(*node, *nonce), Stamp::from_bits(*stamp))).collect())
     }
 
     #[test]

@@ -153,7 +153,8 @@ impl Node {
         let client_listener = bind("client_addr", &config.client_addr).map_err(Failure::System)?;
         let peer_listener = bind("peer_addr", &config.peer_addr).map_err(Failure::System)?;
         let (client_addr, peer_addr) = (client_listener.local_addr()?, peer_listener.local_addr()?);
-        let nonce = getrandom::u64().map_err(io::Error::other)?;
+        // Never 0, which is no life's.
+        let nonce = getrandom::u64().map_err(io::Error::other)?.max(1);
         let directory = Directory::open(&config.data_dir)?;
         let was_used = directory.was_used();
         let config = Arc::new(Config { data_dir: directory.place().to_owned(), ..config });

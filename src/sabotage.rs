@@ -38,12 +38,14 @@ pub enum Sabotage {
     WallClock,
     /// What was appended travels instead of the value that this has led to (I3).
     ReplicateCommands,
+    /// That lives are folded is believed at once, and not at a dump's end line (I5).
+    FoldAtOnce,
     /// What this node has handed to its system counts as what the peer takes.
     CountWhatLeaves,
 }
 
 impl Sabotage {
-    pub const ALL: [Sabotage; 17] = [
+    pub const ALL: [Sabotage; 18] = [
         Sabotage::NoTombstones,
         Sabotage::CollectAtOnce,
         Sabotage::AckBeforeFsync,
@@ -60,6 +62,7 @@ impl Sabotage {
         Sabotage::KeepOrigin,
         Sabotage::WallClock,
         Sabotage::ReplicateCommands,
+        Sabotage::FoldAtOnce,
         Sabotage::CountWhatLeaves,
     ];
 
@@ -82,6 +85,7 @@ impl Sabotage {
             Sabotage::KeepOrigin => "keep-origin",
             Sabotage::WallClock => "wall-clock",
             Sabotage::ReplicateCommands => "replicate-commands",
+            Sabotage::FoldAtOnce => "fold-at-once",
             Sabotage::CountWhatLeaves => "count-what-leaves",
         }
     }

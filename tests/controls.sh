@@ -39,6 +39,7 @@ replicate-commands 50
 collect-uncovered 600
 merge-covered 100 --late
 count-absent 200 --relapse
+fold-at-once 200 --lives
 count-what-leaves 100 --steady
 RULES
 

@@ -1,14 +1,17 @@
 #!/usr/bin/env bash
-# This build beside the one before it: three nodes are upgraded one by one under load, and put back. The build before is made of the history, once.
+# This build beside the one before it: three nodes are upgraded one by one under load, and put back; lives are folded beside it. The build before is made of the history, once.
 #
-# What it says is in tests/it/versions.rs. Nothing is written outside target/.
+# What it says is in tests/it/versions.rs and tests/it/lives.rs. Nothing is written outside target/.
 set -euo pipefail
 cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.."
 exec </dev/null
 
 # The last commit whose nodes must be able to meet this build's.
 OLD=fa3a7f55f18c0cf123e1d2141fc24e277114c1f8
-TEST=versions::a_rolling_upgrade_and_the_way_back_cost_nothing_but_the_connections_to_the_node_that_restarts
+TESTS=(
+    versions::a_rolling_upgrade_and_the_way_back_cost_nothing_but_the_connections_to_the_node_that_restarts
+    lives::lives_are_folded_beside_the_build_before_and_its_nodes_go_on_with_what_is_left
+)
 
 fail() {
     printf 'versions: %s\n' "$*" >&2
@@ -33,6 +36,8 @@ git archive "$OLD" | tar -x -C "$home/$OLD"
 
 log=$(mktemp -- "$home/log.XXXXXX")
 trap 'rm -f -- "$log"' EXIT
-KVMESH_OLD_KVNODE=$home/build/debug/kvnode cargo test --locked --test it -- --exact "$TEST" --nocapture 2>&1 | tee -- "$log"
-# A name that no test has passes, too.
-grep -q '^test result: ok. 1 passed' -- "$log" || fail "the test $TEST was not run"
+for test in "${TESTS[@]}"; do
+    KVMESH_OLD_KVNODE=$home/build/debug/kvnode cargo test --locked --test it -- --exact "$test" --nocapture 2>&1 | tee -- "$log"
+    # A name that no test has passes, too.
+    grep -q '^test result: ok. 1 passed' -- "$log" || fail "the test $test was not run"
+done

@@ -52,6 +52,10 @@ struct Arguments {
     #[argh(switch)]
     relapse: bool,
 
+    /// starts all the time, and few lives that vectors name one by one
+    #[argh(switch)]
+    lives: bool,
+
     /// go on after a seed has failed
     #[argh(switch)]
     keep_going: bool,
@@ -80,11 +84,12 @@ fn main() -> ExitCode {
         (arguments.steady, Character::Steady),
         (arguments.clocks, Character::Clocks),
         (arguments.relapse, Character::Relapse),
+        (arguments.lives, Character::Lives),
     ];
     let mut chosen = characters.into_iter().filter_map(|(is_chosen, character)| is_chosen.then_some(character));
     let character = chosen.next().unwrap_or_default();
     if chosen.next().is_some() {
-        eprintln!("kvsim: --starved, --late, --steady, --clocks and --relapse are different runs: give one of them");
+        eprintln!("kvsim: --starved, --late, --steady, --clocks, --relapse and --lives are different runs: give one of them");
         return ExitCode::from(2);
     }
     let (next, stops, sum) = (AtomicU64::new(arguments.from), AtomicBool::new(false), Mutex::new(Sum::default()));

@@ -12,6 +12,7 @@ use crate::clock::Now;
 use crate::config::Config;
 use crate::entry::{NodeId, Origin, SeenVector, Version};
 use crate::protocol::peer::{Beat, Hello, MESSAGE_LEN_MAX, Protocol, Request};
+use crate::replication::folding::Folding;
 use crate::sabotage::Sabotage;
 use crate::store::Digest;
 
@@ -47,6 +48,8 @@ pub struct Control {
     pub settled: Option<Settled>,
     pub divergences: u64,
     pub collected: u64,
+    /// Lives that are to be folded once all peers have been asked.
+    pub folding: Option<Folding>,
     requests: u64,
     /// When a peer last said HELLO: what any of them said of its vector before that proves nothing. The one that says HELLO may have lost its disk, and then its writes may be with a peer that had
     /// not heard of them, or not said so, before.
@@ -315,6 +318,7 @@ impl Control {
             settled: None,
             divergences: 0,
             collected: 0,
+            folding: None,
             // Not from 0: what a former life asked for must not be taken for an answer to this one.
             requests: nonce,
             greeted: None,
@@ -338,6 +342,7 @@ impl Control {
             self.greeted = Some(now.elapsed);
             self.peers.iter_mut().for_each(Peer::disprove);
         }
+        self.folding = None;
         let peer = &mut self.peers[peer];
         let contested = peer.linked_in && peer.origin.is_some_and(|origin| origin != hello.origin);
         peer.replaced = if contested { peer.replaced + 1 } else { 0 };
@@ -414,9 +419,17 @@ impl Control {
         }
     }
 
+    /// The dump has been taken whole.
+    pub fn dump_taken(&mut self, now: Now) -> Option<Duration> {
+        if let (Some(folding), Some(Taking { peer, started, heal: false, .. })) = (&mut self.folding, &self.taking) {
+            folding.took(*peer, *started);
+        }
+        self.dump_ended(now)
+    }
+
     /// The dump has ended, well or not. The next request waits at least as long as this one took: a link that flaps, or is too slow, does not make its
     /// donor scan without pause.
-    pub fn dump_ended(&mut self, now: Now) -> Option<Duration> {
+    fn dump_ended(&mut self, now: Now) -> Option<Duration> {
         let taking = self.taking.take()?;
         let took = now.elapsed.saturating_sub(taking.started);
         let peer = &mut self.peers[taking.peer];
@@ -590,10 +603,10 @@ impl Control {
         }
     }
 
-    /// Why a peer should be asked for a dump, if it should: the two have diverged, frames of it are missing, or it has writes of origins that do not
-    /// send to this node themselves.
-    fn wish(&self, peer: usize, origin: Origin, vector: &SeenVector) -> Option<&'static str> {
-        let peer = &self.peers[peer];
+    /// Why a peer should be asked for a dump, if it should: the two have diverged, frames of it are missing, it has writes of origins that do not send to this node themselves, or lives are to be
+    /// folded.
+    fn wish(&self, place: usize, origin: Origin, vector: &SeenVector) -> Option<&'static str> {
+        let peer = &self.peers[place];
         if !peer.linked_in || !peer.linked_out {
             return None;
         }
@@ -606,8 +619,14 @@ impl Control {
         // One whose gap cannot be closed, because it cannot be asked, does not count.
         let sends =
             |other: Origin| self.peers.iter().any(|peer| peer.linked_in && (peer.linked_out || !peer.gap) && peer.origin == Some(other));
-        let ahead = peer.vector.iter().any(|(other, stamp)| stamp > vector.get(other) && other != origin && !sends(other));
-        ahead.then_some("it has writes of others that are missing here")
+        let mut ahead =
+            peer.vector.iter().filter(|(other, stamp)| *stamp > vector.get(*other) && *other != origin && !sends(*other)).peekable();
+        if ahead.peek().is_some() {
+            let is_folded = ahead.all(|(other, _)| other.is_all_lives());
+            return Some(if is_folded { "it has folded lives that are over" } else { "it has writes of others that are missing here" });
+        }
+        let folds = |folding: &Folding| folding.wants(place);
+        self.folding.as_ref().is_some_and(folds).then_some("lives that are over are to be folded here")
     }
 
     /// When a peer last brought this node forward. A line of the dump that is being taken does while it arrives.

@@ -110,7 +110,7 @@ impl Mesh {
                 || "the log is being resumed: a snapshot is on its way to the disk; try again later".to_owned(),
                 |stopped| stopped.sentence,
             )),
-            _ => Ok(()),
+            _ => self.may_begin(),
         }
     }
 

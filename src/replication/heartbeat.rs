@@ -6,6 +6,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError};
 
 use crate::clock::{Now, Stamp};
 use crate::replication::collector::Collector;
+use crate::replication::folding::Folder;
 use crate::replication::mesh::Mesh;
 use crate::replication::rest::Rest;
 
@@ -13,6 +14,7 @@ use crate::replication::rest::Rest;
 #[derive(Default)]
 pub struct Heartbeat {
     collector: Collector,
+    folder: Folder,
     rest: Rest,
     /// Own writes that the log must get before the mark that was noted last.
     marking: Option<Stamp>,
@@ -23,6 +25,7 @@ impl Heartbeat {
         mesh.mark(&mut self.marking);
         mesh.tick(now);
         self.collector.step(mesh, now);
+        self.folder.step(mesh, now);
         self.rest.step(mesh, now);
     }
 }

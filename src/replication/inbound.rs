@@ -121,7 +121,7 @@ impl Mesh {
                 self.with_present(inbound, now, |control| control.echoed(inbound.peer, Duration::from_micros(sent), now))
             }
             Message::Request(request) => {
-                self.check_stamp(request.vector.greatest(), now)?;
+                self.check_vector(&request.vector, now)?;
                 self.observe(request.vector.greatest(), now);
                 self.with_present(inbound, now, |control| {
                     control.peers[inbound.peer].vector.join(&request.vector);
@@ -214,13 +214,17 @@ impl Mesh {
     }
 
     fn receive_beat(&self, inbound: &mut Inbound, beat: &Beat, now: Now) -> Result<(), String> {
-        self.check_stamp(beat.vector.greatest().max(beat.upto), now)?;
+        self.check_vector(&beat.vector, now)?;
+        self.check_stamp(beat.upto, now)?;
         self.check_clock(inbound.peer, beat.clocks, beat.wall_ms, false, now)?;
         self.observe(beat.vector.greatest().max(beat.upto), now);
         self.hear_clocks(beat.clocks, now);
         self.hear_order(beat.order);
         self.outboxes[inbound.peer].echo(beat.sent);
         self.pass(inbound, beat.upto, beat.upto, Raw::default(), now);
+        if Sabotage::FoldAtOnce.is_on() {
+            self.seen.write().join(&beat.vector.iter().filter(|(origin, _)| origin.is_all_lives()).collect());
+        }
         let vector = self.vector();
         let pause = 10 * self.config.heartbeat;
         let heard_len = self.heard_len(inbound.peer);
@@ -345,7 +349,7 @@ impl Mesh {
         self.tell_gap(inbound, now);
         let (count, healed) = (dump.count(), dump.healed());
         let (took, id) = self.decide(now, |control| {
-            let took = if inbound.is_wanted(&dump, control) { control.dump_ended(now) } else { None };
+            let took = if inbound.is_wanted(&dump, control) { control.dump_taken(now) } else { None };
             control.peers[inbound.peer].dumps_refused = 0;
             (took.unwrap_or_default(), control.peers[inbound.peer].id)
         });

@@ -19,6 +19,9 @@ use crate::sabotage::Sabotage;
 /// Keys that are named in the log when two nodes are found to differ; beyond this they are only counted.
 const NAMED_MAX: u64 = 20;
 
+/// Lives that entries of a restored dump may be of, if they are not told by its vector alone.
+const NAMED_LIVES_MAX: usize = 4_096;
+
 /// The most keys that room is made for on a mere announcement.
 const ENTRIES_BELIEVED: u64 = 1 << 22;
 
@@ -28,8 +31,10 @@ pub(super) struct Incoming {
     tally: Tally,
     /// A full dump's keys, to find those that it lacks.
     held: Option<HashSet<Key>>,
-    /// Of the lives in the header's vector the greatest stamp that an entry has; only where a client restores it.
+    /// Of the lives that the header's vector covers the greatest stamp that an entry has, of at most [`NAMED_LIVES_MAX`]; only where a client restores it.
     named: Option<BTreeMap<Origin, Stamp>>,
+    /// Whether entries are of more lives.
+    is_more: bool,
     /// Entries are merged past the vector, which covers them. Not any more once a dump that heals is given up: what it holds may have been collected since.
     heals: bool,
     /// Entries that healing changed.
@@ -41,21 +46,30 @@ impl Incoming {
     pub fn begin(mesh: &Mesh, header: Header, is_restored: bool, now: Now) -> Result<Incoming, String> {
         let named = is_restored.then(BTreeMap::new);
         check_stamp(mesh, is_restored, header.vector.greatest(), now)?;
+        if !is_restored {
+            mesh.check_vector(&header.vector, now)?;
+        }
         mesh.observe(header.vector.greatest(), now);
         let held = (header.kind == Kind::Full).then(|| HashSet::with_capacity(header.entries.min(ENTRIES_BELIEVED) as usize));
         let heals = header.kind == Kind::Heal;
-        Ok(Incoming { tally: Tally::of(&header), header, held, named, heals, healed: 0 })
+        Ok(Incoming { tally: Tally::of(&header), header, held, named, is_more: false, heals, healed: 0 })
     }
 
     /// One entry: clock, then merge. Returns whether the entry changed anything.
     pub fn take(&mut self, mesh: &Mesh, entry: Entry, now: Now) -> Result<bool, String> {
         check_stamp(mesh, self.named.is_some(), entry.version().stamp, now)?;
         let Version { stamp, origin } = entry.version();
+        if origin.is_all_lives() {
+            return Err(format!("an entry of {origin}, which stands for all lives of node {}, and is none", origin.node));
+        }
         if let Some(named) = &mut self.named
             && self.header.vector.get(origin) > Stamp::ZERO
         {
-            let greatest = named.entry(origin).or_default();
-            *greatest = stamp.max(*greatest);
+            self.is_more |= named.len() == NAMED_LIVES_MAX && !named.contains_key(&origin);
+            if !self.is_more {
+                let greatest = named.entry(origin).or_default();
+                *greatest = stamp.max(*greatest);
+            }
         }
         self.tally.add(&entry);
         mesh.observe(entry.version().stamp, now);
@@ -104,9 +118,9 @@ impl Incoming {
         self.held.as_ref().is_some_and(|held| !held.contains(entry.key())) && self.header.vector.covers(entry.version())
     }
 
-    /// The greatest stamp of this life, if its header's vector has it, that an entry of a restored dump has.
-    pub fn greatest_of(&self, origin: Origin) -> Stamp {
-        self.named.as_ref().and_then(|named| named.get(&origin)).copied().unwrap_or_default()
+    /// Of the lives that its header's vector covers the greatest stamp that an entry of a restored dump has. `None` if those are too many to tell.
+    pub fn named(&self) -> Option<&BTreeMap<Origin, Stamp>> {
+        self.named.as_ref().filter(|_| !self.is_more)
     }
 
     /// After [`Incoming::check`]: a full dump's drops. What it proves comes last, by [`Mesh::join_proven`]. Returns what was dropped.

@@ -30,6 +30,9 @@ use crate::room::Reserved;
 use crate::sabotage::Sabotage;
 use crate::store::Store;
 
+/// Places in a vector that a peer tells, with those that are known here: as many fit into a HELLO, generously counted.
+const PLACES_MAX: usize = 20_000;
+
 /// Of one kind, and of one peer. A node that comes and goes all the time is told from one that was restarted a few times.
 const LINES_PER_MINUTE: u32 = 10;
 
@@ -208,12 +211,34 @@ impl Mesh {
         if hello.origin.node != hello.node {
             return Err(format!("node {} with an origin of node {}", hello.node, hello.origin.node));
         }
+        if hello.origin.is_all_lives() {
+            return Err(format!("node {} with the origin {}, which stands for all of its lives", hello.node, hello.origin));
+        }
         if !hello.members.contains(&id) {
             return Err(format!("node {} has no node {id} in its configuration", hello.node));
         }
         self.check_clock(place, hello.clocks, hello.wall_ms, true, now)?;
-        self.check_stamp(hello.vector.greatest(), now)?;
+        self.check_vector(&hello.vector, now)?;
         Ok((place, protocol))
+    }
+
+    /// Whether a peer's vector may be joined with what is known here: how far ahead it is, and how many places that makes.
+    pub(super) fn check_vector(&self, vector: &SeenVector, now: Now) -> Result<(), String> {
+        self.check_stamp(vector.greatest(), now)?;
+        let own = self.vector();
+        let places = || {
+            let mut joined = own.clone();
+            joined.join(vector);
+            joined.len()
+        };
+        if own.len() + vector.len() > PLACES_MAX && places() > PLACES_MAX {
+            return Err(format!(
+                "a vector of {} places, which makes {} together with this node's; {PLACES_MAX} are the most",
+                vector.len(),
+                places()
+            ));
+        }
+        Ok(())
     }
 
     fn no_common_protocol(&self, hello: &Hello) -> String {

@@ -49,6 +49,11 @@
 //!
 //! A value that has expired is a tombstone to every reader, and nobody writes one: a clock is never a reason to overwrite. What is left to do is to free memory, which the
 //! [`collector`] does.
+//!
+//! # Lives that are over
+//!
+//! Every start that writes adds a life to all vectors. Beyond 64 of its own a node folds the oldest into one place, "all writes of this node up to here", and the others take that over by a dump
+//! ([`folding`]). So vectors stay short.
 
 pub mod submit;
 
@@ -70,6 +75,7 @@ pub mod replay;
 
 pub mod collector;
 pub mod compaction;
+pub mod folding;
 pub mod heartbeat;
 pub mod rest;
 pub mod scan_order;

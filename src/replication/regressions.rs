@@ -257,6 +257,7 @@ fn is_acked(net: &Net, node: usize, stamp: Stamp) -> bool {
 
 mod builds;
 mod clocks;
+mod folding;
 mod healing;
 mod large_stores;
 mod proofs;

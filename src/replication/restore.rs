@@ -24,9 +24,6 @@ const UNLOGGED_MAX: usize = 1 << 20;
 /// A disk that takes none of them for this long ends the restore.
 const ROOM_WAIT: Duration = Duration::from_secs(10);
 
-/// Lives in a vector, beyond which a restore adds none: a HELLO must carry it.
-const LIVES_MAX: usize = 4_096;
-
 /// A restore that is under way. While it lives no other one begins, and the collector rests.
 pub struct Restore<'a> {
     mesh: &'a Mesh,
@@ -105,13 +102,7 @@ impl Restore<'_> {
             let control = self.mesh.control.lock();
             check_horizon(&control, &header)?;
             let known = self.mesh.known(&control);
-            let unknown = header.vector.iter().filter(|(origin, _)| !known.has(*origin)).count();
-            if unknown > 0 && known.vector.len() + unknown > LIVES_MAX {
-                return Err(NotRestored::Bad(format!(
-                    "its vector names {unknown} lives of nodes that this cluster has not heard of, and with those that it has no more than {LIVES_MAX} are \
-                     taken; kvctl restore --as-new-writes writes its keys anew"
-                )));
-            }
+            self.mesh.check_lives(&known.vector, &header.vector)?;
         }
         self.dump = Some(Incoming::begin(self.mesh, header, true, now)?);
         Ok(())
@@ -142,7 +133,7 @@ impl Restore<'_> {
 
     /// The end line: the drops, the horizon, and only then the vector, from which the other members see that they lack something.
     pub fn end(mut self, end: &End, now: Now) -> Result<Restored, NotRestored> {
-        let (node, restored) = self.prove(end)?;
+        let (node, restored) = self.prove(end, now)?;
         self.mesh.await_durable().map_err(NotRestored::ReadOnly)?;
         if let Some(more) = self.mesh.said.admit("restored", 0, now.elapsed) {
             log::info!(
@@ -157,11 +148,11 @@ impl Restore<'_> {
     }
 
     /// All that the end line means, but for waiting until it is durable.
-    pub fn prove(&mut self, end: &End) -> Result<(NodeId, Restored), NotRestored> {
+    pub fn prove(&mut self, end: &End, now: Now) -> Result<(NodeId, Restored), NotRestored> {
         self.settle()?;
         let dump = self.dump.take().ok_or_else(|| "an end line where the header of a dump should be".to_owned())?;
         dump.check(end)?;
-        let Judged { proven, unseen, present, may_drop } = self.mesh.judge(&dump, end)?;
+        let Judged { proven, unseen, present, may_drop } = self.mesh.judge(&dump, end, now)?;
         // What the dump has proved deleted: what a delete took away that was collected elsewhere, and that this node has not seen.
         let is_deleted = |entry: &Entry| {
             let Version { stamp, origin } = entry.version();
@@ -206,12 +197,6 @@ struct Known {
     present: Vec<Origin>,
 }
 
-impl Known {
-    fn has(&self, origin: Origin) -> bool {
-        self.vector.get(origin) > Stamp::ZERO || self.present.contains(&origin)
-    }
-}
-
 fn check_horizon(control: &Control, header: &Header) -> Result<(), NotRestored> {
     let unseen = control.horizon.ahead_of(&header.vector);
     if unseen.is_empty() {
@@ -234,9 +219,24 @@ impl Mesh {
         Known { vector, present }
     }
 
+    /// Lives that a restore would add. Half of what a vector may name is left for the starts of nodes, until they are folded.
+    fn check_lives(&self, known: &SeenVector, said: &SeenVector) -> Result<(), NotRestored> {
+        let mut joined = known.clone();
+        joined.join(said);
+        let (added, lives_max) = (joined.len().saturating_sub(known.len()), self.config.lives_max / 2);
+        if added > 0 && joined.len() > lives_max {
+            return Err(NotRestored::Bad(format!(
+                "it names {added} lives of nodes that this cluster has not heard of, and with those that it has no more than {lives_max} are taken; \
+                 kvctl restore --as-new-writes writes its keys anew"
+            )));
+        }
+        Ok(())
+    }
+
     /// What a restored dump may claim, of all that it says. Nothing of a life that a member lives now, whose own frames say it. A later state of this cluster, and any where nobody knows of a life, is
-    /// believed in everything else; of another one a life counts only as far as it is here or an entry goes, and nothing of what was deleted.
-    fn judge(&self, dump: &Incoming, end: &End) -> Result<Judged, NotRestored> {
+    /// believed in everything else; of another one a life counts only as far as it is here or an entry goes, and nothing of what was deleted. What it says of all lives of a node is believed only
+    /// where nobody knows of a life, for it covers those that are lived now, too; else each life counts as far as an entry goes.
+    fn judge(&self, dump: &Incoming, end: &End, now: Now) -> Result<Judged, NotRestored> {
         let control = self.control.lock();
         // A peer's dump may have moved it meanwhile.
         check_horizon(&control, dump.header())?;
@@ -246,11 +246,19 @@ impl Mesh {
         let past: SeenVector = known.vector.iter().filter(|(origin, _)| !is_present(origin)).collect();
         let is_later = !past.is_empty() && said.covers_all(&past) && self.config.members().contains(&dump.header().node);
         let may_drop = is_later || known.vector.is_empty();
-        let claim = |(origin, stamp): (Origin, Stamp)| {
-            let shown = own.get(origin).max(dump.greatest_of(origin));
-            (origin, if may_drop { stamp } else { stamp.min(shown) })
-        };
-        let vector: SeenVector = said.iter().filter(|(origin, _)| !is_present(origin)).map(claim).collect();
+        let age_min = self.config.tombstone_age_min.as_millis() as u64;
+        let oldest = (self.clock.read(now.elapsed).stamp_us / 1_000).saturating_sub(age_min);
+        let is_believed = |(origin, stamp): &(Origin, Stamp)| !origin.is_all_lives() || known.vector.is_empty() && stamp.wall_ms() < oldest;
+        let (believed, rest): (Vec<_>, Vec<_>) = said.iter().filter(|(origin, _)| !is_present(origin)).partition(is_believed);
+        let claim = |(origin, stamp): (Origin, Stamp)| (origin, if may_drop { stamp } else { stamp.min(own.get(origin)) });
+        let mut vector: SeenVector = believed.into_iter().map(claim).collect();
+        if !may_drop || !rest.is_empty() {
+            let named = dump.named().ok_or_else(|| "its entries are of more lives of nodes than are taken".to_owned())?;
+            vector.join(
+                &named.iter().filter(|(life, _)| !is_present(life)).map(|(life, last)| (*life, said.get(*life).min(*last))).collect(),
+            );
+        }
+        self.check_lives(&known.vector, &vector)?;
         let mut covered = own.clone();
         covered.join(&vector);
         let horizon: SeenVector = end.horizon.iter().filter(|(origin, stamp)| covered.get(*origin) >= *stamp).collect();

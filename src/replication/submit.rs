@@ -31,6 +31,8 @@ pub struct Submit {
     position: AtomicU64,
     /// Writes sent so far.
     written: AtomicU64,
+    /// The stamp of the first of them; 0 before.
+    first: AtomicU64,
     room: Arc<Room>,
     /// For [`Sabotage::SendOutOfOrder`]: it has its stamp, and is overtaken by the next one.
     #[cfg(feature = "testing")]
@@ -77,6 +79,7 @@ impl Submit {
             sequencer,
             position: AtomicU64::new(0),
             written: AtomicU64::new(0),
+            first: AtomicU64::new(0),
             room,
             #[cfg(feature = "testing")]
             overtaken: Mutex::default(),
@@ -179,7 +182,11 @@ impl Submit {
         let entry = effect.stamped(Version { stamp, origin: self.origin });
         self.position.store(stamp.to_bits(), Ordering::Release);
         // Nobody else adds to it, under the lock.
-        self.written.store(self.written.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+        let written = self.written.load(Ordering::Relaxed);
+        if written == 0 {
+            self.first.store(stamp.to_bits(), Ordering::Release);
+        }
+        self.written.store(written + 1, Ordering::Relaxed);
         self.hand_on(write_tx, Submitted { entry: travelling(&entry, before), reserved });
         entry
     }
@@ -207,6 +214,12 @@ impl Submit {
     /// How many writes this life of the node has issued.
     pub fn written(&self) -> u64 {
         self.written.load(Ordering::Relaxed)
+    }
+
+    /// The stamp of the first of them.
+    pub fn first(&self) -> Option<Stamp> {
+        let first = self.first.load(Ordering::Acquire);
+        (first > 0).then(|| Stamp::from_bits(first))
     }
 
     /// Whether somebody waits for room.

@@ -660,7 +660,7 @@ impl Simulation {
                 Line::Header(header) => restore.begin(header, now),
                 Line::Entry(entry) => restore.take(entry, now),
                 Line::End(end) => {
-                    restore.prove(&end).expect("a whole dump");
+                    restore.prove(&end, now).expect("a whole dump");
                     self.count("restores");
                     return;
                 }

@@ -135,7 +135,7 @@ impl Simulation<'_> {
             }
         }
         let is_over = |effect: &Effect| effect.is_delete() || self.has_expired(effect);
-        let Some((claimed, effect)) = versions.iter().rev().find(|(version, _)| vector.covers(**version)) else { return Held::Well };
+        let Some((claimed, effect)) = versions.iter().rev().find(|(version, _)| self.claims(vector, **version)) else { return Held::Well };
         match entry {
             Some(entry) if entry.version() >= *claimed => Held::Well,
             Some(entry) if is_over(effect) && self.is_of_a_lost_disk(entry.version(), *claimed) => Held::Well,
@@ -155,6 +155,12 @@ impl Simulation<'_> {
                 }
             }
         }
+    }
+
+    /// Whether a node says that it holds this version, or a greater one. Of lives that were folded that is not said of what was lost.
+    fn claims(&self, vector: &SeenVector, version: Version) -> bool {
+        let is_named = || vector.lives(version.origin.node).any(|(life, _)| life == version.origin);
+        vector.covers(version) && (!self.history.lost.contains(&version) || is_named())
     }
 
     /// GUARANTEES.md excuses one thing: a write that was only on a disk that was lost comes back with an old copy of that disk, though a node knows a delete that is newer. What is deleted once it is back
@@ -251,6 +257,9 @@ impl Simulation<'_> {
             return;
         }
         self.check_now();
+        if self.life(0).is_some_and(|life| life.mesh().vector().iter().any(|(origin, _)| origin.is_all_lives())) {
+            self.count("runs in which lives were folded");
+        }
         self.check_acknowledged();
         self.check_order();
         let deadline = self.now + 3 * self.plan.tombstone_patience() + Duration::from_secs(30);

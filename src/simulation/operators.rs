@@ -60,7 +60,7 @@ impl Simulation<'_> {
                 Line::Header(header) => restore.begin(header, now),
                 Line::Entry(entry) => restore.take(entry, now),
                 Line::End(end) => {
-                    match restore.prove(&end) {
+                    match restore.prove(&end, now) {
                         Ok(_) => self.count("restores"),
                         // This node has fallen behind it, or it behind the others, while it was being restored.
                         Err(NotRestored::Stale(_) | NotRestored::Unproven(_)) => self.count("restores refused at the end"),

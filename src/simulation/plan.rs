@@ -26,6 +26,8 @@ pub enum Character {
     Clocks,
     /// Nodes lose their disks and are given old copies of them while cuts keep deletes and what they deleted apart, and what is deleted is forgotten fast. One of eight is so anyway.
     Relapse,
+    /// Nodes start all the time, some of them without what they had, and vectors name few of their lives one by one. Only if it is asked for; every other run names few of them.
+    Lives,
 }
 
 #[derive(Debug)]
@@ -57,6 +59,8 @@ pub struct Plan {
     /// Bytes a second of a narrow link, if there are any.
     pub rate: Option<u64>,
     pub value_len_max: usize,
+    /// Lives of a node that vectors name one by one.
+    pub lives_kept: usize,
     timing: Timing,
     tombstone_age_min_ms: u64,
     link_queue_max: usize,
@@ -107,6 +111,8 @@ impl Plan {
             tombstone_age_min_ms: [200, 1_000, 5_000][random.usize(0..3)],
             link_queue_max: [1_300, 4_000, 1 << 20][random.usize(0..3)],
             compact_log_min: [3_000, 20_000, 1 << 20][random.usize(0..3)],
+            // From other random numbers, so that a seed is what it was otherwise.
+            lives_kept: [1, 1, 2, 64, 64, 64][fastrand::Rng::with_seed(!random.get_seed()).usize(0..6)],
         };
         match character {
             Character::Starved => plan.starve(random),
@@ -114,6 +120,7 @@ impl Plan {
             Character::Steady => plan.narrow(random),
             Character::Clocks => plan.confuse_clocks(random),
             Character::Relapse => plan.relapse(random),
+            Character::Lives => plan.begin_often(random),
             Character::Any => match random.u32(0..8) {
                 0 | 1 => plan.starve(random),
                 2 => plan.delay_dumps(random),
@@ -239,6 +246,26 @@ impl Plan {
         }
     }
 
+    /// What is told of a life that is over is told of all: writes that few have heard of, deaths, lost disks and old copies of them, one after another.
+    fn begin_often(self, random: &mut fastrand::Rng) -> Plan {
+        let others =
+            [Fault::Kill, Fault::Wipe, Fault::PutBack, Fault::Relapse, Fault::LateDump, Fault::Break, Fault::Isolate, Fault::Restore];
+        let mut faults = vec![Fault::Orphan, Fault::Orphan, Fault::Wipe, Fault::Kill, Fault::Copy];
+        faults.extend(others.into_iter().filter(|_| random.u32(0..3) == 0));
+        Plan {
+            keys: random.u32(2..=8),
+            think: Duration::from_millis([25, 100, 300][random.usize(0..3)]),
+            duration: Duration::from_secs(random.u64(15..=40)),
+            faults,
+            fault_pause: Duration::from_millis(random.u64(400..=1_500)),
+            dump_pause_us: [0, 5_000, 100_000][random.usize(0..3)],
+            timing: HURRIED,
+            tombstone_age_min_ms: 200,
+            lives_kept: 1,
+            ..self
+        }
+    }
+
     /// Nothing goes wrong; so many clients, each at a node of its own, write one key as fast as they are answered, and the disks take ten times as long as the links.
     #[cfg(test)]
     pub fn of_rivals(clients: usize, random: &mut fastrand::Rng) -> Plan {
@@ -275,7 +302,8 @@ impl Plan {
             id + 1,
             peers.join(",")
         );
-        Arc::new(Config::from_json(&json, "simulation").expect("a good configuration"))
+        let config = Config::from_json(&json, "simulation").expect("a good configuration");
+        Arc::new(Config { lives_kept: self.lives_kept, ..config })
     }
 
     pub fn clock_offset_max(&self) -> Duration {

@@ -22,6 +22,7 @@ mod golden;
 mod imports;
 mod kvctl;
 mod link;
+mod lives;
 mod load;
 mod logs;
 mod members;

@@ -10,7 +10,7 @@ use crate::load::Load;
 use crate::roaming::{Outcomes, Roaming};
 
 /// Names the program of the build before, which `tests/versions.sh` makes of the history. Without it, this build is put in its own place, and not back: a rolling restart.
-const OLD_PROGRAM: &str = "KVMESH_OLD_KVNODE";
+pub const OLD_PROGRAM: &str = "KVMESH_OLD_KVNODE";
 
 /// Each step leads from one mix of builds to the next. Meanwhile, whoever writes at a node that stays hears nothing but `OK` and keeps its connection; nothing that was acknowledged is lost,
 /// nothing that was deleted comes back, and in each mix all nodes become equal.

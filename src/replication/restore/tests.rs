@@ -308,7 +308,7 @@ fn while_a_restore_runs_nothing_is_collected_and_peers_are_asked_all_the_same() 
         match line {
             Line::Header(header) => restoring.begin(header, now).unwrap(),
             Line::Entry(entry) => restoring.take(entry, now).unwrap(),
-            Line::End(end) => assert!(restoring.prove(&end).is_ok()),
+            Line::End(end) => assert!(restoring.prove(&end, now).is_ok()),
         }
     }
     drop(restoring);
@@ -392,12 +392,12 @@ fn a_dump_adds_no_lives_but_those_of_its_entries_and_not_too_many_of_them() {
     assert_eq!(shown(&net, "a"), everywhere(Some("made")));
     // However many dumps come.
     for dump in 0..3 {
-        let lives: Vec<(Origin, Stamp)> = (0..2_000).map(|nonce| (life(9, 10_000 * (dump + 1) + nonce), now)).collect();
-        let keys: Vec<String> = (0..2_000).map(|n| format!("{dump}/{n}")).collect();
+        let lives: Vec<(Origin, Stamp)> = (0..900).map(|nonce| (life(9, 10_000 * (dump + 1) + nonce), now)).collect();
+        let keys: Vec<String> = (0..900).map(|n| format!("{dump}/{n}")).collect();
         let entries: Vec<(&str, Origin, Stamp)> = keys.iter().zip(&lives).map(|(key, (origin, stamp))| (&**key, *origin, *stamp)).collect();
         assert_eq!(restore(&net, 0, &made(9, &lives, &entries, &[])).is_ok(), dump < 2);
     }
-    assert!(net.mesh(0).vector().len() <= 4_096);
+    assert!(net.mesh(0).vector().len() <= 2_048);
     // A cluster that knows of no life takes those whose writes were all deleted, too, within the same bound.
     let blank = other_net();
     assert!(restore(&blank, 0, &many).is_err());
@@ -518,4 +518,48 @@ fn a_node_that_has_not_caught_up_takes_no_restore() {
     let mut net = net();
     net.reborn(0);
     assert!(matches!(net.mesh(0).begin_restore(net.now(0)), Err(NotRestored::Loading(_))));
+}
+
+/// What is said of all lives of a node covers those that it lives now, too.
+#[test]
+fn what_a_backup_says_of_all_lives_of_a_node_is_believed_by_a_blank_cluster_and_no_other() {
+    let (all, named, folded) = (Origin::all_lives(NodeId(1)), life(1, 8), life(1, 7));
+    let lost = net();
+    let (early, late) = (at(&lost, 0), at(&lost, 1));
+    let vector = [(all, early), (named, late), (life(2, 5), late)];
+    let entries = [("a", folded, early), ("b", named, late), ("c", life(2, 5), late)];
+    let backup = made(2, &vector, &entries, &[]);
+    for is_blank in [true, false] {
+        let mut net = other_net();
+        grow_old(&mut net);
+        if !is_blank {
+            net.put(0, "own", "1");
+        }
+        settle(&mut net);
+        assert_eq!(restore(&net, 1, &backup), Ok(Restored { entries: 3, merged: 3, dropped: 0 }));
+        settle(&mut net);
+        assert_eq!(shown(&net, "a"), everywhere(Some("made")));
+        let vector = net.mesh(0).vector();
+        assert_eq!((vector.get(all), vector.get(folded)), (if is_blank { early } else { Stamp::ZERO }, early), "{vector:?}");
+        assert_eq!(vector.get(named), late);
+    }
+    // Not where it is younger than what may still be under way.
+    let mut net = other_net();
+    settle(&mut net);
+    let young = at(&net, 0);
+    restore(&net, 1, &made(2, &[(all, young)], &[("a", folded, young)], &[])).unwrap();
+    assert_eq!((net.mesh(1).vector().get(all), net.mesh(1).vector().get(folded)), (Stamp::ZERO, young));
+}
+
+/// An entry of what stands for all lives of a node is nobody's write.
+#[test]
+fn an_entry_of_no_life_is_refused() {
+    let net = net();
+    let all = Origin::all_lives(NodeId(1));
+    let now = at(&net, 0);
+    let refused = restore(&net, 0, &made(2, &[(all, now)], &[("a", all, now)], &[]));
+    assert!(
+        matches!(&refused, Err(NotRestored::Bad(why)) if why.starts_with("an entry of 1-0000000000000000, which stands for all lives of node 1")),
+        "{refused:?}"
+    );
 }

@@ -1,0 +1,171 @@
+//! Nodes that were started often: what they tell each other of their lives stays small, and what was said of lives that are folded is so.
+
+use std::env;
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::{Duration, SystemTime};
+
+use kvmesh::clock::Stamp;
+use kvmesh::dump::{Header, Kind, Scan};
+use kvmesh::entry::{Entry, NodeId, Origin, SeenVector, Version};
+use kvmesh::store::Store;
+
+use crate::backup::kvctl;
+use crate::cluster::{Cluster, DEADLINE, Plan, until};
+use crate::versions::OLD_PROGRAM;
+
+/// Of each node, that are over.
+const LIVES: u64 = 300;
+
+fn plan() -> Plan {
+    Cluster::plan(3).set("tombstone_age_min_ms", 300)
+}
+
+/// The backup of a cluster whose three nodes have each been started so often, and have written a key in each of their lives.
+fn backup(cluster: &Cluster) -> PathBuf {
+    let hour_ago = SystemTime::now() - Duration::from_secs(3_600);
+    let wall_ms = hour_ago.duration_since(SystemTime::UNIX_EPOCH).unwrap().as_millis() as u64;
+    let versions = (1..=3).flat_map(|node| {
+        (1..=LIVES).map(move |nonce| Version { stamp: Stamp::from_wall_ms(wall_ms + nonce), origin: Origin { node: NodeId(node), nonce } })
+    });
+    let store = Store::new();
+    let mut vector = SeenVector::default();
+    for version in versions {
+        let Origin { node, nonce } = version.origin;
+        store.merge(Entry::new(format!("life/{node}/{nonce}").as_bytes(), Some(b"v"), None, version), |_| false);
+        vector.advance(version.origin, version.stamp);
+    }
+    let header = Header::new(Kind::Full, Origin { node: NodeId(1), nonce: LIVES }, vector, store.len(), None);
+    let (mut scan, mut lines) = (Scan::new(header, SeenVector::default(), SeenVector::default()), Vec::new());
+    while scan.write(&store, 1 << 20, &mut lines) {}
+    let path = cluster.data_path(1).with_extension("backup.jsonl");
+    std::fs::write(&path, lines).unwrap();
+    path
+}
+
+fn restore(cluster: &Cluster) {
+    let done = kvctl(cluster, 2, &["restore", backup(cluster).to_str().unwrap()], None);
+    assert_eq!((done.code, &*done.out, &*done.err), (Some(0), "entries 900\nmerged 900\ncovered 0\ndropped 0\n", ""));
+}
+
+/// Of each node at most 64 lives, the present one, and one for those that are folded.
+fn await_few_lives(cluster: &Cluster, ids: &[u16]) {
+    for id in ids {
+        until("few lives", DEADLINE, || {
+            let lives = cluster.status(*id).number("vector_len");
+            if lives <= 3 * (64 + 2) { Ok(()) } else { Err(format!("n{id} names {lives} lives")) }
+        });
+    }
+}
+
+fn await_equal(cluster: &Cluster) -> String {
+    until("equal digests", DEADLINE, || {
+        let digests: Vec<String> = cluster.ids().into_iter().map(|id| cluster.ask_line(id, "DIGEST")).collect();
+        if digests.iter().all(|digest| *digest == digests[0]) { Ok(digests[0].clone()) } else { Err(format!("{digests:?}")) }
+    })
+}
+
+#[test]
+fn nodes_that_were_started_often_name_few_lives_and_an_old_copy_brings_nothing_back() {
+    // A copy from before, with all its lives by name: none is old enough.
+    let mut cluster = plan().set("tombstone_age_min_ms", 7_200_000).start();
+    restore(&cluster);
+    cluster.await_converged();
+    assert_eq!(cluster.status(3).number("vector_len"), 900);
+    cluster.stop(3);
+    let (data, copy) = (cluster.data_path(3), cluster.data_path(3).with_extension("copy"));
+    assert!(Command::new("cp").arg("-r").args([&data, &copy]).status().unwrap().success());
+    for id in 1..=3 {
+        cluster.configure(id, "tombstone_age_min_ms", 300);
+        if id < 3 {
+            cluster.restart(id);
+        } else {
+            cluster.start(id);
+        }
+    }
+    cluster.await_mesh(&[1, 2, 3]);
+    await_few_lives(&cluster, &[1, 2, 3]);
+    cluster.await_converged();
+    let digest = await_equal(&cluster);
+    assert!(digest.ends_with(" 900"), "{digest}");
+    // On disk, too.
+    for id in 1..=3 {
+        cluster.kill(id);
+    }
+    (1..=3).for_each(|id| cluster.start(id));
+    cluster.await_mesh(&[1, 2, 3]);
+    await_few_lives(&cluster, &[1, 2, 3]);
+    assert_eq!(await_equal(&cluster), digest);
+    // Of a folded life and of one that is named a key is deleted, and the deletes are forgotten.
+    for key in ["life/1/1", "life/2/300"] {
+        assert_eq!(cluster.ask_line(1, &format!("DEL {key}")), "OK");
+    }
+    for id in 1..=3 {
+        until("no tombstones", DEADLINE, || match cluster.status(id).number("tombstones") {
+            0 => Ok(()),
+            left => Err(format!("n{id} has {left}")),
+        });
+    }
+    cluster.stop(3);
+    std::fs::remove_dir_all(&data).unwrap();
+    std::fs::rename(&copy, &data).unwrap();
+    cluster.start(3);
+    cluster.await_mesh(&[1, 2, 3]);
+    cluster.await_converged();
+    await_few_lives(&cluster, &[3]);
+    for id in 1..=3 {
+        assert_eq!(cluster.ask_line(id, "COUNT"), "898");
+        assert_eq!(cluster.ask_line(id, "EXISTS life/1/1"), "0");
+        assert_eq!(cluster.status(id).number("divergences"), 0);
+    }
+}
+
+/// A build that knows of no folding takes what stands for all lives of a node for one more of them, beside one of this build and when all are put back.
+#[test]
+fn lives_are_folded_beside_the_build_before_and_its_nodes_go_on_with_what_is_left() {
+    let Some(old) = env::var_os(OLD_PROGRAM).map(PathBuf::from) else {
+        println!("not run: there is no build before; tests/versions.sh makes it");
+        return;
+    };
+    let mut cluster = plan().patient().build();
+    cluster.set_program(3, Some(old.clone()));
+    (1..=3).for_each(|id| cluster.start(id));
+    cluster.await_mesh(&[1, 2, 3]);
+    cluster.await_whole();
+    restore(&cluster);
+    // Those of the third, which are its own to fold, stay.
+    for id in [1, 2] {
+        until("lives of others folded", DEADLINE, || {
+            let lives = cluster.status(id).number("vector_len");
+            if lives <= LIVES + 2 * (64 + 2) { Ok(()) } else { Err(format!("n{id} names {lives} lives")) }
+        });
+    }
+    await_equal(&cluster);
+    assert_eq!(cluster.ask_line(3, "DEL life/1/1"), "OK");
+    let digest = await_equal(&cluster);
+    assert!(digest.ends_with(" 899"), "{digest}");
+    for id in [1, 2, 3] {
+        cluster.stop(id);
+        cluster.set_program(id, Some(old.clone()));
+        cluster.start(id);
+        cluster.await_mesh(&[1, 2, 3]);
+        cluster.await_whole();
+        assert_eq!(await_equal(&cluster), digest);
+    }
+    assert_eq!(cluster.ask_line(2, "SET later 1"), "OK");
+    // And again to this one.
+    for id in [1, 2, 3] {
+        cluster.stop(id);
+        cluster.set_program(id, None);
+        cluster.start(id);
+        cluster.await_mesh(&[1, 2, 3]);
+        cluster.await_whole();
+    }
+    await_few_lives(&cluster, &[1, 2, 3]);
+    cluster.await_converged();
+    assert!(await_equal(&cluster).ends_with(" 900"));
+    assert_eq!(cluster.ask_line(3, "EXISTS life/1/1"), "0");
+    for id in 1..=3 {
+        assert_eq!(cluster.status(id).number("divergences"), 0);
+    }
+}
