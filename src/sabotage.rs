@@ -38,6 +38,8 @@ pub enum Sabotage {
     WallClock,
     /// What was appended travels instead of the value that this has led to (I3).
     ReplicateCommands,
+    /// What comes of a dump that was given up is merged like anything else (I6 c).
+    MergeLate,
     /// That lives are folded is believed at once, and not at a dump's end line (I5).
     FoldAtOnce,
     /// What this node has handed to its system counts as what the peer takes.
@@ -45,7 +47,7 @@ pub enum Sabotage {
 }
 
 impl Sabotage {
-    pub const ALL: [Sabotage; 18] = [
+    pub const ALL: [Sabotage; 19] = [
         Sabotage::NoTombstones,
         Sabotage::CollectAtOnce,
         Sabotage::AckBeforeFsync,
@@ -62,6 +64,7 @@ impl Sabotage {
         Sabotage::KeepOrigin,
         Sabotage::WallClock,
         Sabotage::ReplicateCommands,
+        Sabotage::MergeLate,
         Sabotage::FoldAtOnce,
         Sabotage::CountWhatLeaves,
     ];
@@ -85,6 +88,7 @@ impl Sabotage {
             Sabotage::KeepOrigin => "keep-origin",
             Sabotage::WallClock => "wall-clock",
             Sabotage::ReplicateCommands => "replicate-commands",
+            Sabotage::MergeLate => "merge-late",
             Sabotage::FoldAtOnce => "fold-at-once",
             Sabotage::CountWhatLeaves => "count-what-leaves",
         }

@@ -40,6 +40,7 @@ collect-uncovered 600
 merge-covered 100 --late
 count-absent 200 --relapse
 fold-at-once 200 --lives
+merge-late 100 --late --from 500
 count-what-leaves 100 --steady
 RULES
 

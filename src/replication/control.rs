@@ -38,6 +38,8 @@ pub struct Control {
     pub stage: Stage,
     /// The dump that this node takes; one at a time.
     pub taking: Option<Taking>,
+    /// Connections of which lines are being merged at this moment. The dump may be given up meanwhile, and be taken no more.
+    pub merging: usize,
     /// Whether a client is restoring one. None begins while `taking`, and a peer is asked all the same while it goes on.
     pub restoring: bool,
     /// Dumps that this node serves to peers, and the snapshot that it writes: the collector rests meanwhile.
@@ -312,6 +314,7 @@ impl Control {
             peers: config.peers.iter().map(|configured| peer(configured.id)).collect(),
             stage: Stage::Recovering,
             taking: None,
+            merging: 0,
             restoring: false,
             serving: 0,
             horizon: SeenVector::default(),
@@ -496,7 +499,8 @@ impl Control {
 
     /// Whether the collector may work at all (I6): nobody is served or taken from, nobody that is up disagrees on the members.
     pub fn may_collect(&self, members: &[NodeId]) -> bool {
-        self.serving == 0 && !self.is_taking() && self.peers.iter().all(|peer| !peer.up || peer.members == members)
+        let is_at_rest = self.serving == 0 && self.merging == 0 && !self.is_taking();
+        is_at_rest && self.peers.iter().all(|peer| !peer.up || peer.members == members)
     }
 
     /// Whether data may change although vectors stand still.

@@ -33,6 +33,8 @@ pub struct Inbound {
     run: Option<(Stamp, Stamp)>,
     /// The dump that the peer is sending.
     dump: Option<Incoming>,
+    /// What the peer is sending is a dump that was given up. Up to its end line all is passed over.
+    is_late: bool,
 }
 
 /// A message as it came.
@@ -68,7 +70,7 @@ impl Mesh {
         self.hear_of_lives(hello);
         self.hear_order(hello.order);
         self.heard(peer, 0, now.elapsed);
-        let mut inbound = Inbound { peer, epoch: 0, origin: hello.origin, protocol, run: None, dump: None };
+        let mut inbound = Inbound { peer, epoch: 0, origin: hello.origin, protocol, run: None, dump: None, is_late: false };
         // What the peer wrote before this connection is a gap like any other.
         let position = hello.vector.get(hello.origin);
         {
@@ -280,6 +282,7 @@ impl Mesh {
         if !lines.is_empty() && !lines.ends_with(b"\n") {
             return Err("a dump line that is cut off".to_owned());
         }
+        let _merging = Merging::begin(self);
         self.give_up_if_late(inbound);
         let mut raw = Some(raw);
         let mut start = 0;
@@ -291,10 +294,14 @@ impl Mesh {
                     if raw.is_none() {
                         return Err("a dump line behind the end line".to_owned());
                     }
+                    if inbound.is_late {
+                        continue;
+                    }
                     check_lens(entry.key(), entry.value())?;
                     let dump = inbound.dump.as_mut().ok_or("a dump line outside of a dump")?;
                     dump.take(self, entry, now)?;
                 }
+                Line::End(_) if std::mem::take(&mut inbound.is_late) => {}
                 Line::End(end) => {
                     // Merged first, so that a snapshot that begins in between has them; and in the log before what the end line proves.
                     self.record_lines(inbound, raw.take());
@@ -316,7 +323,7 @@ impl Mesh {
     }
 
     fn begin_dump(&self, inbound: &mut Inbound, header: Header, now: Now) -> Result<(), String> {
-        if inbound.dump.is_some() {
+        if inbound.dump.is_some() || inbound.is_late {
             return Err("a dump within a dump".to_owned());
         }
         if header.origin != inbound.origin {
@@ -330,10 +337,12 @@ impl Mesh {
         Ok(())
     }
 
+    /// A dump that was given up for its slowness, and comes after all, is worth nothing any more. The collector has not rested since: a delete may be forgotten of what its lines hold, and it would be back where
+    /// no vector covers it.
     fn give_up_if_late(&self, inbound: &mut Inbound) {
         let is_late = inbound.dump.as_ref().is_some_and(|dump| !inbound.is_wanted(dump, &self.control.lock()));
-        if is_late && let Some(dump) = &mut inbound.dump {
-            dump.give_up();
+        if is_late && !Sabotage::MergeLate.is_on() {
+            (inbound.dump, inbound.is_late) = (None, true);
         }
     }
 
@@ -342,7 +351,7 @@ impl Mesh {
         let dump = inbound.dump.take().ok_or("the end of a dump that never began")?;
         dump.check(end)?;
         if !inbound.is_wanted(&dump, &self.control.lock()) {
-            // Given up for its slowness, and come after all. Its entries are merged, which is always right; it proves nothing more.
+            // Given up while its last lines were merged. It proves nothing.
             return Ok(());
         }
         let dropped = self.prove(inbound, &dump, end);
@@ -427,6 +436,22 @@ impl Mesh {
     fn with_present<T>(&self, inbound: &Inbound, now: Now, change: impl FnOnce(&mut Control) -> T) -> Result<T, String> {
         let present = self.decide(now, |control| (control.peers[inbound.peer].epoch == inbound.epoch).then(|| change(control)));
         present.ok_or_else(|| "a newer connection of the same node has replaced this one".to_owned())
+    }
+}
+
+/// While it lives lines of a dump are merged, and the collector rests: should the dump be given up meanwhile.
+struct Merging<'a>(&'a Mesh);
+
+impl<'a> Merging<'a> {
+    fn begin(mesh: &'a Mesh) -> Merging<'a> {
+        mesh.control.lock().merging += 1;
+        Merging(mesh)
+    }
+}
+
+impl Drop for Merging<'_> {
+    fn drop(&mut self) {
+        self.0.control.lock().merging -= 1;
     }
 }
 

@@ -35,7 +35,7 @@ pub(super) struct Incoming {
     named: Option<BTreeMap<Origin, Stamp>>,
     /// Whether entries are of more lives.
     is_more: bool,
-    /// Entries are merged past the vector, which covers them. Not any more once a dump that heals is given up: what it holds may have been collected since.
+    /// Entries are merged past the vector, which covers them.
     heals: bool,
     /// Entries that healing changed.
     healed: u64,
@@ -96,11 +96,6 @@ impl Incoming {
     /// Whether its entries are merged as when healing.
     pub fn heals(&self) -> bool {
         self.heals
-    }
-
-    /// The dump was given up, and comes after all: what is left of it is merged like anything else.
-    pub fn give_up(&mut self) {
-        self.heals = false;
     }
 
     /// Whether the end line is the right one. Until it is, nothing is proven.

@@ -29,7 +29,8 @@
 //!
 //! **Requests** ask for a dump: because of a gap, because the peer has writes of a third node that does not send them itself, or because equal vectors turned
 //! out to hold unequal data. One at a time; **lines** answer it, live frames go on between them. At the end line, and not before, the donor's vector (noted before its
-//! scan) is joined into the receiver's, and the run behind the gap with it. A dump that heals only adds entries, and joins nothing.
+//! scan) is joined into the receiver's, and the run behind the gap with it. A dump that heals only adds entries, and joins nothing. One that was given up for its slowness and comes after all is passed over: what it
+//! holds may have been deleted, and the delete forgotten, since.
 //!
 //! # Recovery
 //!

@@ -93,6 +93,41 @@ fn late_lines_of_a_heal_dump_are_not_merged_past_the_vector() {
     assert_eq!(net.get(D, "k"), None, "a deleted key is back");
 }
 
+/// A write of a life that ended half-way, which no vector covers, came back with the lines of a dump that had been given up, when the delete of it was forgotten. Found by the simulator.
+#[test]
+fn what_comes_of_a_dump_that_was_given_up_is_passed_over() {
+    let mut net = Net::new(&[0, 0]);
+    net.both(T, D);
+    let orphan = Version { stamp: Stamp::from_wall_ms(BASE), origin: Origin { node: NodeId(2), nonce: 99 } };
+    net.mesh(T).store().merge(Entry::new(b"k", Some(b"v"), None, orphan), |_| false);
+    // A gap: of two writes the queue holds one.
+    net.put(T, "a", "1");
+    net.put(T, "b", "1");
+    net.mesh(T).tick(net.now(T));
+    net.pump(T, D);
+    net.mesh(D).tick(net.now(D));
+    net.pump(D, T);
+    let lines = lines_of(&net.flush(T, D)).expect("a dump");
+    assert!(String::from_utf8_lossy(&lines).contains("\"k\":\"k\""));
+    let header = lines.iter().position(|byte| *byte == b'\n').unwrap() + 1;
+    net.deliver(T, D, vec![Message::Lines(lines[..header].to_vec())]);
+    let id = net.mesh(D).control.lock().taking.as_ref().map(|taking| taking.id);
+    net.settle(30, &[(D, T)]);
+    assert_ne!(net.mesh(D).control.lock().taking.as_ref().map(|taking| taking.id), id);
+    // T deletes what it holds; and as if both had collected that.
+    net.delete(T, "k");
+    for node in [T, D] {
+        let store = net.mesh(node).store();
+        (0..store.shards_len()).for_each(|shard| drop(store.collect(shard, |_| true)));
+    }
+    net.deliver(T, D, vec![Message::Lines(lines[header..].to_vec())]);
+    assert_eq!(net.get(D, "k"), None, "a deleted key is back");
+    // The next one is taken.
+    net.settle(20, &BOTH);
+    assert_eq!((net.get(D, "a").as_deref(), net.get(D, "b").as_deref()), (Some("1"), Some("1")));
+    assert_eq!(net.mesh(D).vector(), net.mesh(T).vector());
+}
+
 /// What expires was left out of the digests, so two nodes of which only one held such a key stayed unequal until it had expired. What expires soon is left out still. Found by the simulator.
 #[test]
 fn a_key_that_expires_late_and_that_only_one_node_holds_is_found_and_healed() {
