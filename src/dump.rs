@@ -31,8 +31,8 @@ use crate::protocol::quoting::{shown, told};
 use crate::store::{Store, Walk};
 
 /// What is written. Raised when a build that reads only the ones before could misunderstand a dump; the one before is still read. The first line of every format is one of JSON that begins with
-/// `dump` and holds `format`.
-pub const FORMAT: u32 = 1;
+/// `dump` and holds `format`. Format 2 says something of all lives of a node in its vector, and 1 does not: what has nothing of the kind is written for builds that read no other.
+pub const FORMAT: u32 = 2;
 
 const READ: RangeInclusive<u32> = 1..=FORMAT;
 
@@ -73,7 +73,8 @@ pub struct Header {
 
 impl Header {
     pub fn new(kind: Kind, origin: Origin, vector: SeenVector, entries: u64, request: Option<u64>) -> Header {
-        Header { dump: NAME.to_owned(), format: FORMAT, kind, node: origin.node, origin, vector, entries, request, order: None }
+        let format = if vector.folded().next().is_some() { FORMAT } else { 1 };
+        Header { dump: NAME.to_owned(), format, kind, node: origin.node, origin, vector, entries, request, order: None }
     }
 }
 

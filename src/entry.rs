@@ -414,7 +414,7 @@ impl fmt::Debug for Part {
 /// How far a node has come with every origin.
 ///
 /// **I1**: `seen[o] = s` at a node means that it holds, or has held and superseded, every write of `o` with a stamp up to `s`. What is said of [`Origin::all_lives`] of a node is said of each of
-/// its lives: so those that are over are folded into one (`replication::folding`). It is a life like any other to a build that does not know of it, which then claims less than it could.
+/// its lives: so those that are over are folded into one (`replication::folding`).
 ///
 /// Invariant: a life stands by itself only where that says more than what is said of all lives of its node. So equal knowledge is an equal vector.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -433,14 +433,28 @@ impl SeenVector {
             return;
         }
         if origin.is_all_lives() {
-            self.0.retain(|life, upto| life.node != origin.node || *upto > stamp);
+            let said: Vec<Origin> = self.lives(origin.node).filter(|(_, upto)| *upto <= stamp).map(|(life, _)| life).collect();
+            for life in said {
+                self.0.remove(&life);
+            }
         }
         self.0.insert(origin, stamp);
     }
 
     /// Lives that are named by themselves, of one node, and how far they go.
     pub fn lives(&self, node: NodeId) -> impl Iterator<Item = (Origin, Stamp)> + '_ {
-        self.iter().filter(move |(origin, _)| origin.node == node && !origin.is_all_lives())
+        let (first, last) = (Origin { node, nonce: 1 }, Origin { node, nonce: u64::MAX });
+        self.0.range(first..=last).map(|(origin, stamp)| (*origin, *stamp))
+    }
+
+    /// Whether something is said of this origin by itself.
+    pub fn names(&self, origin: Origin) -> bool {
+        self.0.contains_key(&origin)
+    }
+
+    /// What is said of all lives of nodes.
+    pub fn folded(&self) -> impl Iterator<Item = (Origin, Stamp)> + '_ {
+        self.iter().filter(|(origin, _)| origin.is_all_lives())
     }
 
     /// The same without one origin.

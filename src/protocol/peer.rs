@@ -40,6 +40,8 @@ impl Protocol {
     pub const OLDEST: Protocol = Protocol(3);
     /// Acks and echoes carry the clocks of their sender; an ack names no beaten writes and no winner.
     pub const CLOCKS: Protocol = Protocol(4);
+    /// A vector may say something of all lives of a node.
+    pub const FOLDED: Protocol = Protocol(5);
 }
 
 impl fmt::Display for Protocol {
@@ -57,7 +59,7 @@ pub struct Protocols {
 
 impl Protocols {
     /// Those of this build.
-    pub const OURS: Protocols = Protocols { min: Protocol::OLDEST, max: Protocol::CLOCKS };
+    pub const OURS: Protocols = Protocols { min: Protocol::OLDEST, max: Protocol::FOLDED };
 
     /// The greatest that both speak.
     pub fn common(self, other: Protocols) -> Option<Protocol> {

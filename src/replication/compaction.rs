@@ -5,6 +5,7 @@
 //! new log.
 
 use std::io;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError};
@@ -113,6 +114,7 @@ impl Mesh {
             let generation = journal.switch(is_resuming);
             // Every log says whose it is.
             self.record_life();
+            self.is_snapshot_due.store(false, Ordering::Release);
             let mut vector = seen.clone();
             vector.advance(self.origin, self.submit.position());
             drop(seen);
@@ -123,11 +125,12 @@ impl Mesh {
         Snapshot { said: &self.said, journal, generation, is_resuming, began, serving, file: None, _one_at_a_time: one_at_a_time }
     }
 
-    /// Whether the log has outgrown its snapshot.
+    /// Whether the log has outgrown its snapshot, or holds what belongs into one.
     pub fn is_compaction_due(&self, journal: &Journal) -> bool {
         let condition = journal.condition();
         let outgrown = condition.snapshot_len.saturating_mul(self.config.compact_factor).max(self.config.compact_log_min as u64);
-        condition.stopped.is_none() && !condition.is_resuming && condition.log_len > outgrown
+        let is_due = condition.log_len > outgrown || self.is_snapshot_due.load(Ordering::Acquire);
+        condition.stopped.is_none() && !condition.is_resuming && is_due
     }
 }
 

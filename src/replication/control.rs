@@ -29,6 +29,9 @@ const BULK_LEN: u64 = 4 << 10;
 /// More bytes than can lie between two beats, or two parts of a dump: the longest message, and what else the peer had in hand. Beyond this, bytes are no progress.
 const APART_MAX: u64 = MESSAGE_LEN_MAX as u64 + (4 << 20);
 
+/// After a folding of lives that a HELLO has ended: all members are asked for dumps anew, and where one comes and goes that would never stop.
+const FOLD_PAUSE: Duration = Duration::from_secs(10);
+
 /// How often the pause doubles before a peer is asked again whose dump was refused: with the defaults up to about a minute.
 const REFUSED_DOUBLINGS_MAX: u32 = 5;
 
@@ -52,6 +55,8 @@ pub struct Control {
     pub collected: u64,
     /// Lives that are to be folded once all peers have been asked.
     pub folding: Option<Folding>,
+    /// Not to be thought of before.
+    pub fold_after: Duration,
     requests: u64,
     /// When a peer last said HELLO: what any of them said of its vector before that proves nothing. The one that says HELLO may have lost its disk, and then its writes may be with a peer that had
     /// not heard of them, or not said so, before.
@@ -322,6 +327,7 @@ impl Control {
             divergences: 0,
             collected: 0,
             folding: None,
+            fold_after: Duration::ZERO,
             // Not from 0: what a former life asked for must not be taken for an answer to this one.
             requests: nonce,
             greeted: None,
@@ -345,7 +351,9 @@ impl Control {
             self.greeted = Some(now.elapsed);
             self.peers.iter_mut().for_each(Peer::disprove);
         }
-        self.folding = None;
+        if self.folding.take().is_some() {
+            self.fold_after = now.elapsed + FOLD_PAUSE;
+        }
         let peer = &mut self.peers[peer];
         let contested = peer.linked_in && peer.origin.is_some_and(|origin| origin != hello.origin);
         peer.replaced = if contested { peer.replaced + 1 } else { 0 };

@@ -4,20 +4,23 @@
 //! stamp". For nodes that are no members, whose lives restored backups bring, the member with the least id does it.
 //!
 //! What it says must be true (**I1**), of lives that nobody remembers, too. So, before it is written, this node takes a dump of each member, one after another, and begins anew when any of them says
-//! HELLO: then it has whatever a member has of those lives, and writes of a life that ended half-way, which no vector covers, are among that. And only writes are covered that are older than
-//! `tombstone_age_min`, and than what this life itself has written: what may still be under way is younger.
+//! HELLO: then it has whatever a member has of those lives, and writes of a life that ended half-way, which no vector covers, are among that. And only writes are covered that are older than what this
+//! life itself has written, and than `tombstone_age_min` and twice what clocks may differ by: what is still under way is younger, and so is what a life writes that nobody has heard of yet.
 //!
-//! The other members see that this node's vector is ahead, ask for a dump, and take the place over at its end line. What an older copy of a disk alone still holds of such lives is given up; if the copy
-//! comes back after all, the digests differ, and healing brings it. A member that is away pins all of this. So there is an end: with `lives_max` in the vector, a node that has not written yet does not
-//! begin to.
+//! The other members see that this node's vector is ahead, ask for a dump, and take the place over at its end line. What an older copy of a disk, or a node that nobody has heard since, alone holds of
+//! that time is given up: it counts as seen. Where such a node returns, digests may differ, and healing bring it; below the horizon, it is dropped there, too. A build that knows of no place like this
+//! would misread absence in a dump, so nothing is folded while a member speaks less than [`Protocol::FOLDED`], and none is met afterwards. A member that is away pins all of this. So there is an end: with
+//! `lives_max` in the vector, a node that has not written yet does not begin to.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use crate::clock::{Now, Stamp};
 use crate::entry::{NodeId, Origin, SeenVector};
-use crate::replication::control::{Control, names};
+use crate::protocol::peer::Protocol;
+use crate::replication::control::{Control, Peer, names};
 use crate::replication::mesh::Mesh;
 use crate::replication::record::{self, Proven};
 
@@ -60,7 +63,7 @@ impl Folder {
         if is_much && !self.has_warned {
             let waits = match mesh.away() {
                 Some(nodes) => format!("{nodes} must be up for that"),
-                None => "it goes on as soon as they are old enough".to_owned(),
+                None => "they are, and what is old enough is being folded".to_owned(),
             };
             log::warn!(
                 "the vector names {lives} lives of nodes; with {} a node that starts does not write. Those that are over are folded while all members are up: {waits}",
@@ -92,30 +95,32 @@ impl Mesh {
         let lives = vector.lives(*node).filter(|(_, last)| last <= upto).count();
         let place: SeenVector = [(Origin::all_lives(*node), *upto)].into_iter().collect();
         let mut seen = self.seen.write();
-        let proven = Proven { vector: place.clone(), horizon: SeenVector::default() };
+        let proven = Proven { vector: place, horizon: SeenVector::default() };
         self.record(Arc::new(record::proven(&proven)), None, None);
-        seen.join(&place);
+        seen.join(&proven.vector);
+        self.note_folded(&proven);
         Some((*node, lives))
     }
 
     /// Lives that are over, old, and enough to be worth the dumps.
     fn foldable(&self, control: &Control, vector: &SeenVector, now: Now) -> Option<Folding> {
-        if control.peers.iter().any(|peer| !peer.up) {
+        let is_ready = |peer: &Peer| peer.up && peer.spoken >= Protocol::FOLDED;
+        if now.elapsed < control.fold_after || self.protocols.max < Protocol::FOLDED || !control.peers.iter().all(is_ready) {
             return None;
         }
-        let (id, members, kept) = (self.config.id, self.config.members(), self.config.lives_kept);
+        let (id, members) = (self.config.id, self.config.members());
         let is_mine = |node: &NodeId| *node == id || !members.contains(node) && members.first() == Some(&id);
         let nodes: BTreeSet<NodeId> = vector.iter().map(|(origin, _)| origin.node).filter(is_mine).collect();
-        let age_min = self.config.tombstone_age_min.as_millis() as u64;
-        let oldest = (self.clock.read(now.elapsed).stamp_us / 1_000).saturating_sub(age_min);
         nodes.into_iter().find_map(|node| {
+            // Of a node that is no member, none: it begins no more.
+            let kept = if node == id { self.config.lives_kept } else { 0 };
             let mut last: Vec<Stamp> = vector.lives(node).filter(|(life, _)| *life != self.origin).map(|(_, last)| last).collect();
             if last.len() <= kept {
                 return None;
             }
             last.sort();
             last.truncate(last.len() - kept / 2);
-            last.retain(|last| last.wall_ms() < oldest && self.submit.first().is_none_or(|first| *last < first));
+            last.retain(|last| self.is_settled(*last, now) && self.submit.first().is_none_or(|first| *last < first));
             let upto = *last.last()?;
             let is_worth_it = last.len() >= (kept / 2).max(1);
             let swept = vec![false; control.peers.len()];
@@ -123,10 +128,23 @@ impl Mesh {
         })
     }
 
+    /// Whether all that was stamped so early has arrived wherever it will, and no life writes so early any more.
+    pub(super) fn is_settled(&self, stamp: Stamp, now: Now) -> bool {
+        let age_min = self.config.tombstone_age_min + 2 * self.config.clock_offset_max;
+        stamp.wall_ms() < (self.clock.read(now.elapsed).stamp_us / 1_000).saturating_sub(age_min.as_millis() as u64)
+    }
+
+    /// What stands in the log from here on a build that does not know of it would read as something else. A snapshot says in its head that it holds such a thing, so there is to be one.
+    pub(super) fn note_folded(&self, proven: &Proven) {
+        if proven.vector.folded().next().is_some() {
+            self.is_snapshot_due.store(true, Ordering::Release);
+        }
+    }
+
     /// The horizon's, once every member's own vector says it like this: to whoever lists them one by one, it would be a horizon above what it has.
     fn fold_horizon(&self, control: &mut Control, vector: &SeenVector) {
         let mut folded = SeenVector::default();
-        for (place, upto) in vector.iter().filter(|(origin, _)| origin.is_all_lives()) {
+        for (place, upto) in vector.folded() {
             let over: Vec<Stamp> = control.horizon.lives(place.node).map(|(_, last)| last).filter(|last| *last <= upto).collect();
             let is_known = control.peers.iter().all(|peer| peer.proof().is_some_and(|proof| proof.get(place) >= upto));
             if is_known
@@ -157,13 +175,16 @@ impl Mesh {
 
     /// Whether this life may write: once it has, it is in the vector. An error says why not, and what helps.
     pub(super) fn may_begin(&self) -> Result<(), String> {
+        if self.submit.written() > 0 {
+            return Ok(());
+        }
         let (lives, lives_max) = (self.lives_len(), self.config.lives_max);
-        if self.submit.written() > 0 || lives < lives_max {
+        if lives < lives_max {
             return Ok(());
         }
         let help = match self.away() {
             Some(nodes) => format!("start {nodes}, or remove what will not come back from every configuration"),
-            None => "all members are up, so that is under way".to_owned(),
+            None => "they are, and what is old enough is being folded".to_owned(),
         };
         Err(format!(
             "the vector names {lives} lives of nodes, {lives_max} at most, and this start of the node would be another one. They are folded while all members are up: {help}"

@@ -15,7 +15,7 @@ use crate::entry::{Entry, Origin, SeenVector, Version};
 use crate::protocol::peer::{Ack, Beat, Frame, Hello, Message, Protocol, SettledDigest};
 use crate::replication::control::{Control, Settled, Taking};
 use crate::replication::incoming::Incoming;
-use crate::replication::mesh::Mesh;
+use crate::replication::mesh::{Mesh, PLACES_MAX};
 use crate::replication::record::{self, Proven};
 use crate::room::Reserved;
 use crate::sabotage::Sabotage;
@@ -230,6 +230,10 @@ impl Mesh {
         let vector = self.vector();
         let pause = 10 * self.config.heartbeat;
         let heard_len = self.heard_len(inbound.peer);
+        let places = self.control.lock().peers[inbound.peer].vector.len() + beat.vector.len();
+        if places > 2 * PLACES_MAX {
+            return Err(format!("{places} places in what it has said of its vector; {PLACES_MAX} are the most"));
+        }
         let diverged = self.with_present(inbound, now, |control| {
             control.heard_beat(inbound.peer, beat);
             self.acks.covered(inbound.peer, beat.vector.get(self.origin));

@@ -71,6 +71,14 @@ impl Incoming {
                 *greatest = stamp.max(*greatest);
             }
         }
+        if self.named.is_some() && !mesh.can_tell(&entry) {
+            return Err(format!(
+                "its entry of key {} is of a life of node {} that is folded here, and nobody here has seen it: whether it was deleted since cannot be told; \
+                 kvctl restore --as-new-writes writes all keys anew",
+                shown(entry.key()),
+                origin.node
+            ));
+        }
         self.tally.add(&entry);
         mesh.observe(entry.version().stamp, now);
         let key = entry.shared_key();
@@ -154,6 +162,17 @@ fn check_stamp(mesh: &Mesh, is_restored: bool, stamp: Stamp, now: Now) -> Result
 }
 
 impl Mesh {
+    /// Whether it is known here that an entry was there, or was not. What is said of all lives of its node may cover it although it is of another cluster, or of a state that was lost: then neither it nor
+    /// what superseded it is here, and no delete of it is known or forgotten.
+    fn can_tell(&self, entry: &Entry) -> bool {
+        let version = entry.version();
+        let is_folded = {
+            let seen = self.seen.read();
+            seen.covers(version) && !seen.names(version.origin)
+        };
+        !is_folded || self.store.entry(entry.key()).is_some_and(|held| held.version() >= version)
+    }
+
     /// What was dropped after the end line.
     pub(super) fn record_dropped(&self, late: &[Entry]) {
         if !late.is_empty() && !Sabotage::DropsNotLogged.is_on() {
@@ -184,6 +203,7 @@ impl Mesh {
         self.record(Arc::new(records), None, None);
         control.horizon.join(&proven.horizon);
         seen.join(&proven.vector);
+        self.note_folded(&proven);
         for (peer, outbox) in self.outboxes.iter().enumerate() {
             let Some(origin) = outbox.known_origin() else { continue };
             let position = match live {

@@ -13,7 +13,7 @@ use crossbeam_channel::Receiver;
 use parking_lot::{Mutex, RwLock};
 
 use crate::clock::{Clock, Clocks, Now, Stamp};
-use crate::config::Config;
+use crate::config::{Config, MEMBERS_MAX};
 use crate::dump::{Header, Kind, Scan};
 use crate::entry::{Origin, SeenVector, Version};
 use crate::journal::Journal;
@@ -31,7 +31,7 @@ use crate::sabotage::Sabotage;
 use crate::store::Store;
 
 /// Places in a vector that a peer tells, with those that are known here: as many fit into a HELLO, generously counted.
-const PLACES_MAX: usize = 20_000;
+pub(super) const PLACES_MAX: usize = 20_000;
 
 /// Of one kind, and of one peer. A node that comes and goes all the time is told from one that was restarted a few times.
 const LINES_PER_MINUTE: u32 = 10;
@@ -41,7 +41,7 @@ pub struct Mesh {
     pub(super) config: Arc<Config>,
     pub(super) origin: Origin,
     /// What this node speaks with peers.
-    protocols: Protocols,
+    pub(super) protocols: Protocols,
     pub(super) clock: Arc<Clock>,
     pub(super) store: Arc<Store>,
     pub(super) submit: Arc<Submit>,
@@ -63,6 +63,8 @@ pub struct Mesh {
     /// What of this is on the disk, as peers are told.
     pub(super) marks: Marks,
     open: AtomicBool,
+    /// The snapshot is to be written anew, however long the log is.
+    pub(super) is_snapshot_due: AtomicBool,
     /// The disk was blank, and nobody has said yet whether that was to be expected.
     pub(super) is_oddly_blank: AtomicBool,
     /// Writes of other nodes that lost here to a write of this node which did not know of them: last-writer-wins has its price, and this counts it. (One that a dump
@@ -114,6 +116,7 @@ impl Mesh {
             traffic: config.peers.iter().map(|_| Noted::default()).collect(),
             marks: Marks::default(),
             open: AtomicBool::new(false),
+            is_snapshot_due: AtomicBool::new(false),
             is_oddly_blank: AtomicBool::new(false),
             conflicts_won: AtomicU64::new(0),
             said: LogLimit::new(LINES_PER_MINUTE),
@@ -214,6 +217,14 @@ impl Mesh {
         if hello.origin.is_all_lives() {
             return Err(format!("node {} with the origin {}, which stands for all of its lives", hello.node, hello.origin));
         }
+        if hello.spoken().max < Protocol::FOLDED && self.seen.read().folded().next().is_some() {
+            return Err(format!(
+                "lives of nodes are folded here, which the build of node {} does not know of (it speaks peer protocol {}, and {} brings it): upgrade it",
+                hello.node,
+                hello.spoken(),
+                Protocol::FOLDED
+            ));
+        }
         if !hello.members.contains(&id) {
             return Err(format!("node {} has no node {id} in its configuration", hello.node));
         }
@@ -225,18 +236,16 @@ impl Mesh {
     /// Whether a peer's vector may be joined with what is known here: how far ahead it is, and how many places that makes.
     pub(super) fn check_vector(&self, vector: &SeenVector, now: Now) -> Result<(), String> {
         self.check_stamp(vector.greatest(), now)?;
-        let own = self.vector();
-        let places = || {
-            let mut joined = own.clone();
-            joined.join(vector);
-            joined.len()
-        };
-        if own.len() + vector.len() > PLACES_MAX && places() > PLACES_MAX {
-            return Err(format!(
-                "a vector of {} places, which makes {} together with this node's; {PLACES_MAX} are the most",
-                vector.len(),
-                places()
-            ));
+        if self.seen.read().len() + vector.len() < PLACES_MAX {
+            return Ok(());
+        }
+        // A cluster that is beyond it already goes on, and so do the present lives of its members.
+        let mut joined = self.vector();
+        let goes_on = joined.len() + MEMBERS_MAX;
+        joined.join(vector);
+        if joined.len() > PLACES_MAX.max(goes_on) {
+            let (told, all) = (vector.len(), joined.len());
+            return Err(format!("a vector of {told} places, which makes {all} together with this node's; {PLACES_MAX} are the most"));
         }
         Ok(())
     }

@@ -54,7 +54,7 @@
 //! # Lives that are over
 //!
 //! Every start that writes adds a life to all vectors. Beyond 64 of its own a node folds the oldest into one place, "all writes of this node up to here", and the others take that over by a dump
-//! ([`folding`]). So vectors stay short.
+//! ([`folding`]). So vectors stay short. Not before all members speak the protocol that has it; and afterwards who does not speak it is met no more.
 
 pub mod submit;
 

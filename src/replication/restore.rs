@@ -219,12 +219,11 @@ impl Mesh {
         Known { vector, present }
     }
 
-    /// Lives that a restore would add. Half of what a vector may name is left for the starts of nodes, until they are folded.
+    /// Lives that a restore would add. Three quarters of what a vector may name are left to restores through other nodes at the same time, and to the starts of nodes.
     fn check_lives(&self, known: &SeenVector, said: &SeenVector) -> Result<(), NotRestored> {
-        let mut joined = known.clone();
-        joined.join(said);
-        let (added, lives_max) = (joined.len().saturating_sub(known.len()), self.config.lives_max / 2);
-        if added > 0 && joined.len() > lives_max {
+        let lives_max = self.config.lives_max / 4;
+        let added = said.ahead_of(known).iter().filter(|(origin, _)| !known.names(*origin)).count();
+        if added > 0 && known.len() + added > lives_max {
             return Err(NotRestored::Bad(format!(
                 "it names {added} lives of nodes that this cluster has not heard of, and with those that it has no more than {lives_max} are taken; \
                  kvctl restore --as-new-writes writes its keys anew"
@@ -235,7 +234,7 @@ impl Mesh {
 
     /// What a restored dump may claim, of all that it says. Nothing of a life that a member lives now, whose own frames say it. A later state of this cluster, and any where nobody knows of a life, is
     /// believed in everything else; of another one a life counts only as far as it is here or an entry goes, and nothing of what was deleted. What it says of all lives of a node is believed only
-    /// where nobody knows of a life, for it covers those that are lived now, too; else each life counts as far as an entry goes.
+    /// where all members are up and nobody knows of a life, for it covers those that are lived now, too; else each life counts as far as an entry goes.
     fn judge(&self, dump: &Incoming, end: &End, now: Now) -> Result<Judged, NotRestored> {
         let control = self.control.lock();
         // A peer's dump may have moved it meanwhile.
@@ -246,9 +245,8 @@ impl Mesh {
         let past: SeenVector = known.vector.iter().filter(|(origin, _)| !is_present(origin)).collect();
         let is_later = !past.is_empty() && said.covers_all(&past) && self.config.members().contains(&dump.header().node);
         let may_drop = is_later || known.vector.is_empty();
-        let age_min = self.config.tombstone_age_min.as_millis() as u64;
-        let oldest = (self.clock.read(now.elapsed).stamp_us / 1_000).saturating_sub(age_min);
-        let is_believed = |(origin, stamp): &(Origin, Stamp)| !origin.is_all_lives() || known.vector.is_empty() && stamp.wall_ms() < oldest;
+        let is_blank = known.vector.is_empty() && control.peers.iter().all(|peer| peer.up);
+        let is_believed = |(origin, stamp): &(Origin, Stamp)| !origin.is_all_lives() || is_blank && self.is_settled(*stamp, now);
         let (believed, rest): (Vec<_>, Vec<_>) = said.iter().filter(|(origin, _)| !is_present(origin)).partition(is_believed);
         let claim = |(origin, stamp): (Origin, Stamp)| (origin, if may_drop { stamp } else { stamp.min(own.get(origin)) });
         let mut vector: SeenVector = believed.into_iter().map(claim).collect();

@@ -262,6 +262,7 @@ impl Plan {
             timing: HURRIED,
             tombstone_age_min_ms: 200,
             lives_kept: 1,
+            mixes_builds: false,
             ..self
         }
     }
@@ -288,6 +289,11 @@ impl Plan {
         }
     }
 
+    /// A build before knows of no lives that are folded, and is not met where some are.
+    fn lives_kept(&self) -> usize {
+        if self.mixes_builds { usize::MAX } else { self.lives_kept }
+    }
+
     pub fn config(&self, id: usize) -> Arc<Config> {
         let peers = (0..self.nodes).filter(|peer| *peer != id);
         let peers: Vec<String> = peers.map(|peer| format!(r#"{{"id":{},"addr":"127.0.0.1:{}"}}"#, peer + 1, 7101 + peer)).collect();
@@ -303,7 +309,7 @@ impl Plan {
             peers.join(",")
         );
         let config = Config::from_json(&json, "simulation").expect("a good configuration");
-        Arc::new(Config { lives_kept: self.lives_kept, ..config })
+        Arc::new(Config { lives_kept: self.lives_kept(), ..config })
     }
 
     pub fn clock_offset_max(&self) -> Duration {
