@@ -668,14 +668,14 @@ mod tests {
 
     #[test]
     fn a_newer_format_is_refused_in_words() {
-        let header = r#"{"dump":"kvmesh","format":2,"kind":"full","node":1,"origin":"1-0","vector":{}}"#;
+        let header = r#"{"dump":"kvmesh","format":3,"kind":"full","node":1,"origin":"1-0","vector":{}}"#;
         let said = parse_line(header.as_bytes()).unwrap_err();
         assert!(
-            said.starts_with("it was written by another version of kvmesh: it is of format 2, and this build reads format 1."),
+            said.starts_with("it was written by another version of kvmesh: it is of format 3, and this build reads format 1 to 2."),
             "{said}"
         );
         // Whatever a header holds by then.
-        assert_eq!(parse_line(br#"{"dump":"kvmesh","format":2,"rest":7}"#), Err(said));
-        assert_eq!(parse_line(header.replace(":2", ":0").as_bytes()).unwrap_err(), "a dump of format 0, which none has");
+        assert_eq!(parse_line(br#"{"dump":"kvmesh","format":3,"rest":7}"#), Err(said));
+        assert_eq!(parse_line(header.replace(":3", ":0").as_bytes()).unwrap_err(), "a dump of format 0, which none has");
     }
 }

@@ -148,14 +148,14 @@ fn what_another_version_wrote_is_refused_in_words_and_left_to_it() {
     };
     let later_snapshot = |bytes: Vec<u8>| {
         let header_len = bytes.iter().position(|byte| *byte == b'\n').unwrap();
-        [br#"{"dump":"kvmesh","format":2,"entries":"in another form"}"#, &bytes[header_len..]].concat()
+        [br#"{"dump":"kvmesh","format":3,"entries":"in another form"}"#, &bytes[header_len..]].concat()
     };
     let unknown_record = |mut bytes: Vec<u8>| {
         seal(&mut bytes, 99, |out| out.extend_from_slice(b"of what nobody here has heard"));
         bytes
     };
     for (file, change, words) in [
-        (&snapshot, &later_snapshot as &dyn Fn(Vec<u8>) -> Vec<u8>, "it is of format 2, and this build reads format 1"),
+        (&snapshot, &later_snapshot as &dyn Fn(Vec<u8>) -> Vec<u8>, "it is of format 3, and this build reads format 1 to 2"),
         (&log, &unknown_record, "a record of unknown kind 99"),
         (&log, &later_log, "it is of format 2, and this build reads format 1"),
     ] {

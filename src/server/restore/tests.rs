@@ -105,11 +105,11 @@ fn a_dump_that_is_not_whole_is_refused_with_its_line_and_claims_nothing() {
     refused(&fixture, &[lines[0], lines[0]].concat(), "ERROR BADDUMP line 2 of the dump: a dump within a dump; nothing was restored");
     refused(&fixture, &lines[1..].concat(), "ERROR BADDUMP line 1 of the dump: an entry where the header");
     refused(&fixture, b"PUT a 1\n", "ERROR BADDUMP line 1 of the dump: a dump line that is not as expected");
-    let newer = String::from_utf8(lines[0].to_vec()).unwrap().replace("\"format\":1", "\"format\":2");
+    let newer = String::from_utf8(lines[0].to_vec()).unwrap().replace("\"format\":1", "\"format\":3");
     refused(
         &fixture,
         newer.as_bytes(),
-        "ERROR BADDUMP line 1 of the dump: it was written by another version of kvmesh: it is of format 2, and this build reads format 1. \
+        "ERROR BADDUMP line 1 of the dump: it was written by another version of kvmesh: it is of format 3, and this build reads format 1 to 2. \
          Nothing is wrong with it: run the build that wrote it, or a newer one",
     );
     let delta = String::from_utf8(lines[0].to_vec()).unwrap().replace("full", "delta");
