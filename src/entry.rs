@@ -99,20 +99,25 @@ impl Expiry {
 
 /// One register: a key and the newest thing known about it.
 ///
-/// One allocation, which the map, the channel, dumps and replies share, and which never changes while anybody else holds it. So 16 bytes of key and 64 of value take 128.
+/// One allocation, which the map, the channel, dumps and replies share, and which never changes while anybody else holds it: the head, the key, the value, and when it expires, if it does. So 16 bytes of
+/// key and 64 of value take 120, and a tombstone takes 40 beside its key.
 #[derive(Clone)]
 pub struct Entry(ThinArc<Head, u8>);
 
-/// What is in front of the bytes of key and value. Field by field, since a [`Version`] has gaps.
+/// What is in front of the bytes. Field by field, since a [`Version`] has gaps.
 #[derive(Clone, Copy)]
 struct Head {
     stamp: Stamp,
     nonce: u64,
-    expires: Option<Expiry>,
     key_len: u32,
     node: NodeId,
     has_value: bool,
+    /// Whether an expiry is behind key and value. Most entries have none.
+    has_expiry: bool,
 }
+
+/// Bytes of an expiry, behind those of key and value: milliseconds since 1970, the least significant byte first.
+const EXPIRY_LEN: usize = size_of::<Expiry>();
 
 impl Head {
     fn set_version(&mut self, version: Version) {
@@ -129,14 +134,17 @@ impl Entry {
     pub fn new(key: &[u8], value: Option<&[u8]>, expires: Option<Expiry>, version: Version) -> Entry {
         let Version { stamp, origin: Origin { node, nonce } } = version;
         let key_len = u32::try_from(key.len()).expect("keys are shorter than 4 GiB");
-        let head = Head { stamp, nonce, expires, key_len, node, has_value: value.is_some() };
+        let head = Head { stamp, nonce, key_len, node, has_value: value.is_some(), has_expiry: expires.is_some() };
         let value = value.unwrap_or_default();
-        let mut entry = ThinArc::from_header_and_iter(head, iter::repeat_n(0, key.len() + value.len()));
-        // Filled behind that, as two pieces cannot be given.
+        let expiry_len = if expires.is_some() { EXPIRY_LEN } else { 0 };
+        let mut entry = ThinArc::from_header_and_iter(head, iter::repeat_n(0, key.len() + value.len() + expiry_len));
+        // Filled behind that, as several pieces cannot be given.
         with_own(&mut entry, |own| {
-            let (key_bytes, value_bytes) = own.slice_mut().split_at_mut(key.len());
+            let (key_bytes, rest) = own.slice_mut().split_at_mut(key.len());
             key_bytes.copy_from_slice(key);
+            let (value_bytes, rest) = rest.split_at_mut(value.len());
             value_bytes.copy_from_slice(value);
+            put_expiry(rest, expires);
         });
         Entry(entry)
     }
@@ -152,7 +160,7 @@ impl Entry {
 
     /// `None` is a tombstone: the key was deleted at this version, or has expired and its value was let go.
     pub fn value(&self) -> Option<&[u8]> {
-        self.head().has_value.then(|| &self.0.slice[self.head().key_len as usize..])
+        self.head().has_value.then(|| &self.0.slice[self.head().key_len as usize..self.size()])
     }
 
     /// The value, sharing the entry.
@@ -165,7 +173,10 @@ impl Entry {
 
     /// From then on it is like a tombstone to everybody who reads, and later becomes one in place, under the same version: that is no write, so it can beat none.
     pub fn expires(&self) -> Option<Expiry> {
-        self.head().expires
+        if !self.head().has_expiry {
+            return None;
+        }
+        self.0.slice.last_chunk().map(|bytes| Expiry::from_wall_ms(u64::from_le_bytes(*bytes)))
     }
 
     pub fn version(&self) -> Version {
@@ -194,12 +205,12 @@ impl Entry {
 
     /// Bytes of key and value.
     pub fn size(&self) -> usize {
-        self.0.slice.len()
+        self.0.slice.len() - if self.head().has_expiry { EXPIRY_LEN } else { 0 }
     }
 
     /// Bytes that the allocation takes.
     pub fn memory(&self) -> usize {
-        Entry::OVERHEAD + self.size()
+        Entry::OVERHEAD + self.0.slice.len()
     }
 
     /// How many share the allocation, about: others may come and go meanwhile.
@@ -212,16 +223,19 @@ impl Entry {
         std::ptr::eq(self.0.slice.as_ptr(), other.0.slice.as_ptr())
     }
 
-    /// Takes the value and the version of another entry of its key without moving, if it is as long and nobody shares this one; whether it has.
+    /// Takes value, expiry and version of another entry of its key without moving, if it is as long, expires as well, and nobody shares this one; whether it has.
     pub fn overwrite(&mut self, by: EntryRef<'_>) -> bool {
         let EntryRef { key, value, expires, version } = by;
         debug_assert_eq!(self.key(), key);
         self.size() == by.size()
+            && self.head().has_expiry == expires.is_some()
             && with_own(&mut self.0, |own| {
                 let head = own.header_mut();
                 head.set_version(version);
-                (head.expires, head.has_value) = (expires, value.is_some());
-                own.slice_mut()[key.len()..].copy_from_slice(value.unwrap_or_default());
+                head.has_value = value.is_some();
+                let (value_bytes, rest) = own.slice_mut()[key.len()..].split_at_mut(value.map_or(0, <[u8]>::len));
+                value_bytes.copy_from_slice(value.unwrap_or_default());
+                put_expiry(rest, expires);
             })
     }
 
@@ -237,6 +251,13 @@ impl Entry {
         let mut head = *self.head();
         change(&mut head);
         Entry(ThinArc::from_header_and_slice(head, &self.0.slice))
+    }
+}
+
+/// Where there is one, there is room for it.
+fn put_expiry(bytes: &mut [u8], expires: Option<Expiry>) {
+    if let Some(expires) = expires {
+        bytes.copy_from_slice(&expires.wall_ms().to_le_bytes());
     }
 }
 
@@ -302,13 +323,21 @@ impl Effect {
 
     /// What a write has left, to be written once more.
     pub fn again(entry: &Entry) -> Effect {
-        let ends = entry.ends();
-        Effect(Entry::clone(entry).with_head(|head| head.expires = ends))
+        Effect(Entry::clone(entry)).expiring(entry.ends())
     }
 
-    /// The same value with this lifetime.
+    /// The same value with this lifetime. Copied where it is shared, or has no room for it.
     pub fn expiring(self, expires: Option<Expiry>) -> Effect {
-        Effect(self.0.with_head(|head| head.expires = expires))
+        let Effect(mut entry) = self;
+        let is_as_long = entry.head().has_expiry == expires.is_some();
+        let put = |own: &mut HeaderSliceWithLengthProtected<Head, u8>| {
+            let end = own.slice().len() - if expires.is_some() { EXPIRY_LEN } else { 0 };
+            put_expiry(&mut own.slice_mut()[end..], expires);
+        };
+        if is_as_long && (expires.is_none() || with_own(&mut entry.0, put)) {
+            return Effect(entry);
+        }
+        Effect(Entry::new(entry.key(), entry.value(), expires, entry.version()))
     }
 
     /// The same, shared with nobody: stamping it copies nothing.
@@ -570,7 +599,7 @@ mod tests {
     #[test]
     fn an_entry_is_one_pointer_to_one_piece() {
         assert_eq!(size_of::<Option<Entry>>(), size_of::<usize>());
-        assert_eq!(Entry::OVERHEAD + 16 + 64, 128);
+        assert_eq!((Entry::OVERHEAD, Entry::OVERHEAD + 16 + 64), (40, 120));
         for value in [None, Some(&b""[..]), Some(b"value")] {
             for key in [&b""[..], b"key"] {
                 let version = Version { stamp: Stamp::from_bits(7), origin: origin(2, u64::MAX) };
@@ -597,14 +626,36 @@ mod tests {
     fn an_effect_that_is_shared_is_copied_when_it_is_stamped() {
         let version = Version { stamp: Stamp::from_bits(7), origin: origin(2, 3) };
         for is_shared in [false, true] {
-            let effect = Effect::put(b"key", b"value", None);
+            let effect = Effect::put(b"key", b"value", Some(Expiry::from_wall_ms(0)));
             let place = effect.entry().key().as_ptr();
             let shared = is_shared.then(|| effect.clone());
             let entry = effect.expiring(Some(Expiry::from_wall_ms(9))).stamped(version);
             assert_eq!(entry, Entry::new(b"key", Some(b"value"), Some(Expiry::from_wall_ms(9)), version));
             assert_eq!(entry.key().as_ptr() == place, !is_shared);
-            assert!(shared.is_none_or(|shared| shared == Effect::put(b"key", b"value", None)));
+            assert!(shared.is_none_or(|shared| shared == Effect::put(b"key", b"value", Some(Expiry::from_wall_ms(0)))));
         }
+    }
+
+    #[test]
+    fn a_lifetime_is_given_and_taken() {
+        let endless = || Effect::put(b"key", b"value", None);
+        let until = |wall_ms| Effect::put(b"key", b"value", Some(Expiry::from_wall_ms(wall_ms)));
+        for before in [endless(), until(9)] {
+            for after in [endless(), until(8)] {
+                let expires = after.entry().expires();
+                assert_eq!(before.clone().expiring(expires), after);
+                assert_eq!(before.clone().unshared().expiring(expires).unshared(), after);
+            }
+        }
+        let spent = until(9).stamped(Version::NONE).spent();
+        assert_eq!((spent.size(), spent.memory(), spent.expires().map(Expiry::wall_ms)), (3, Entry::OVERHEAD + 3 + 8, Some(9)));
+        assert_eq!(Effect::again(&spent).entry().expires(), None);
+        // In place where it is as long and expires as well.
+        let mut entry = until(9).stamped(Version::NONE);
+        let by = |value, expires| EntryRef { key: b"key", value, expires, version: Version::NONE };
+        assert!(!entry.overwrite(by(Some(b"other"), None)) && !entry.overwrite(by(Some(b"longer"), Some(Expiry::from_wall_ms(7)))));
+        assert!(entry.overwrite(by(Some(b"other"), Some(Expiry::from_wall_ms(7)))));
+        assert_eq!((entry.value(), entry.expires()), (Some(&b"other"[..]), Some(Expiry::from_wall_ms(7))));
     }
 
     #[test]

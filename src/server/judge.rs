@@ -99,7 +99,11 @@ impl<'c> Verdict<'c> {
 /// The key with the value that a command brings, copied before any lock is taken: it may have megabytes.
 pub(super) fn brought(key: &[u8], action: &Action<'_>) -> Option<Effect> {
     match action {
-        Action::Set(set) => Some(Effect::put(key, &set.value, None)),
+        // With room for an expiry, where there will be one.
+        Action::Set(set) => {
+            let is_endless = matches!(set.lifetime, Lifetime::Endless);
+            Some(Effect::put(key, &set.value, (!is_endless).then_some(Expiry::from_wall_ms(0))))
+        }
         _ => None,
     }
 }
