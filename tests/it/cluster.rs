@@ -323,8 +323,17 @@ impl Cluster {
         self.node(id).process.as_ref().unwrap_or_else(|| panic!("n{id} does not run")).id()
     }
 
+    /// Returns when none of its threads does anything any more: the signal alone only asks for that.
     pub fn pause(&mut self, id: u16) {
         self.signal(id, Signal::SIGSTOP);
+        let threads = format!("/proc/{}/task", self.process_id(id));
+        until("all threads stopped", DEADLINE, || {
+            let stats = fs::read_dir(&threads).map_err(|error| error.to_string())?.flatten();
+            let states = stats.map(|thread| fs::read_to_string(thread.path().join("stat")).unwrap_or_default());
+            // Behind the name, which is in parentheses.
+            let running = states.filter(|stat| !stat.is_empty() && !stat.contains(") T ")).count();
+            if running == 0 { Ok(()) } else { Err(format!("{running} of n{id} go on")) }
+        });
         self.node_mut(id).paused = true;
     }
 
