@@ -76,6 +76,11 @@ impl Header {
         let format = if vector.folded().next().is_some() { FORMAT } else { 1 };
         Header { dump: NAME.to_owned(), format, kind, node: origin.node, origin, vector, entries, request, order: None }
     }
+
+    /// Whether something may be said of all lives of a node.
+    pub fn is_folded(&self) -> bool {
+        self.format > 1
+    }
 }
 
 /// The last line.
@@ -417,6 +422,11 @@ impl Scan {
     /// What was collected until now, for the end line.
     pub fn set_horizon(&mut self, horizon: SeenVector) {
         self.horizon = horizon;
+    }
+
+    /// Whether its header is of [`FORMAT`]. `false` once that is written.
+    pub fn is_folded(&self) -> bool {
+        self.header.as_ref().is_some_and(Header::is_folded)
     }
 
     /// Appends whole lines, about `len` bytes of them or what a shard gives. Returns whether there is more; the end line has been written when not.

@@ -100,7 +100,7 @@ impl Expiry {
 /// One register: a key and the newest thing known about it.
 ///
 /// One allocation, which the map, the channel, dumps and replies share, and which never changes while anybody else holds it: the head, the key, the value, and when it expires, if it does. So 16 bytes of
-/// key and 64 of value take 120, and a tombstone takes 40 beside its key.
+/// key and 64 of value take 120, and the tombstone of a delete takes 40 beside its key.
 #[derive(Clone)]
 pub struct Entry(ThinArc<Head, u8>);
 
@@ -223,19 +223,16 @@ impl Entry {
         std::ptr::eq(self.0.slice.as_ptr(), other.0.slice.as_ptr())
     }
 
-    /// Takes value, expiry and version of another entry of its key without moving, if it is as long, expires as well, and nobody shares this one; whether it has.
+    /// Takes the value and the version of another entry of its key without moving, if both are values that do not expire and are equally long, and nobody shares this one; whether it has.
     pub fn overwrite(&mut self, by: EntryRef<'_>) -> bool {
         let EntryRef { key, value, expires, version } = by;
         debug_assert_eq!(self.key(), key);
+        let Head { has_value, has_expiry, .. } = *self.head();
+        let (Some(value), None, true, false) = (value, expires, has_value, has_expiry) else { return false };
         self.size() == by.size()
-            && self.head().has_expiry == expires.is_some()
             && with_own(&mut self.0, |own| {
-                let head = own.header_mut();
-                head.set_version(version);
-                head.has_value = value.is_some();
-                let (value_bytes, rest) = own.slice_mut()[key.len()..].split_at_mut(value.map_or(0, <[u8]>::len));
-                value_bytes.copy_from_slice(value.unwrap_or_default());
-                put_expiry(rest, expires);
+                own.header_mut().set_version(version);
+                own.slice_mut()[key.len()..].copy_from_slice(value);
             })
     }
 
@@ -650,12 +647,15 @@ mod tests {
         let spent = until(9).stamped(Version::NONE).spent();
         assert_eq!((spent.size(), spent.memory(), spent.expires().map(Expiry::wall_ms)), (3, Entry::OVERHEAD + 3 + 8, Some(9)));
         assert_eq!(Effect::again(&spent).entry().expires(), None);
-        // In place where it is as long and expires as well.
-        let mut entry = until(9).stamped(Version::NONE);
+        // In place only where neither expires, and both are as long.
+        let mut entry = endless().stamped(Version::NONE);
         let by = |value, expires| EntryRef { key: b"key", value, expires, version: Version::NONE };
-        assert!(!entry.overwrite(by(Some(b"other"), None)) && !entry.overwrite(by(Some(b"longer"), Some(Expiry::from_wall_ms(7)))));
-        assert!(entry.overwrite(by(Some(b"other"), Some(Expiry::from_wall_ms(7)))));
-        assert_eq!((entry.value(), entry.expires()), (Some(&b"other"[..]), Some(Expiry::from_wall_ms(7))));
+        for not in [by(None, None), by(Some(b"longer"), None), by(Some(b"other"), Some(Expiry::from_wall_ms(7)))] {
+            assert!(!entry.overwrite(not));
+        }
+        assert!(!until(9).stamped(Version::NONE).overwrite(by(Some(b"other"), None)));
+        assert!(entry.overwrite(by(Some(b"other"), None)));
+        assert_eq!((entry.value(), entry.expires()), (Some(&b"other"[..]), None));
     }
 
     #[test]

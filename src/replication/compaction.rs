@@ -17,7 +17,6 @@ use crate::entry::SeenVector;
 use crate::journal::files::resuming_log_name;
 use crate::journal::snapshot::SnapshotWriter;
 use crate::journal::{Condition, Journal, NotSwitched};
-use crate::logging::LogLimit;
 use crate::replication::mesh::{Mesh, Serving};
 
 /// Bytes of lines between two writes to the file.
@@ -114,7 +113,6 @@ impl Mesh {
             let generation = journal.switch(is_resuming);
             // Every log says whose it is.
             self.record_life();
-            self.is_snapshot_due.store(false, Ordering::Release);
             let mut vector = seen.clone();
             vector.advance(self.origin, self.submit.position());
             drop(seen);
@@ -122,24 +120,27 @@ impl Mesh {
             header.order = *self.order.lock();
             (generation, Serving::new(self, Scan::new(header, SeenVector::default(), control.horizon.clone())))
         };
-        Snapshot { said: &self.said, journal, generation, is_resuming, began, serving, file: None, _one_at_a_time: one_at_a_time }
+        let is_folded = serving.is_folded();
+        Snapshot { mesh: self, journal, generation, is_resuming, is_folded, began, serving, file: None, _one_at_a_time: one_at_a_time }
     }
 
     /// Whether the log has outgrown its snapshot, or holds what belongs into one.
     pub fn is_compaction_due(&self, journal: &Journal) -> bool {
         let condition = journal.condition();
         let outgrown = condition.snapshot_len.saturating_mul(self.config.compact_factor).max(self.config.compact_log_min as u64);
-        let is_due = condition.log_len > outgrown || self.is_snapshot_due.load(Ordering::Acquire);
+        // Of what the log holds then a build that does not know of it would make something else.
+        let is_due = condition.log_len > outgrown || self.has_folded() && !self.is_snapshot_folded.load(Ordering::Acquire);
         condition.stopped.is_none() && !condition.is_resuming && is_due
     }
 }
 
 /// A snapshot that is being written. The collector rests while it lives.
 pub struct Snapshot<'a> {
-    said: &'a LogLimit,
+    mesh: &'a Mesh,
     journal: &'a Journal,
     generation: u64,
     is_resuming: bool,
+    is_folded: bool,
     began: Instant,
     serving: Serving<'a>,
     /// `None` before the first step.
@@ -194,7 +195,8 @@ impl Snapshot<'_> {
         match written {
             Ok(len) => {
                 self.journal.snapshot_written(self.generation, len, took);
-                if let Some(more) = self.said.admit("snapshot", 0, elapsed()) {
+                self.mesh.is_snapshot_folded.store(self.is_folded, Ordering::Release);
+                if let Some(more) = self.mesh.said.admit("snapshot", 0, elapsed()) {
                     log::info!("wrote a snapshot of {entries} entries, {len} bytes, in {:.3} s{more}", took.as_secs_f64());
                 }
                 Ok(Compacted { entries, len, took })

@@ -513,7 +513,7 @@ impl Control {
 
     /// Whether data may change although vectors stand still.
     pub fn is_moving(&self) -> bool {
-        self.serving > 0 || self.is_taking() || self.peers.iter().any(|peer| peer.gap)
+        self.serving > 0 || self.merging > 0 || self.is_taking() || self.peers.iter().any(|peer| peer.gap)
     }
 
     /// Whether every member is proven to cover a tombstone (I6 a).
@@ -763,6 +763,11 @@ impl Peer {
     /// What it is proven to have on its disk, for as long as it is up.
     pub fn proof(&self) -> Option<&SeenVector> {
         self.proven.as_ref().filter(|_| self.up || Sabotage::CountAbsent.is_on())
+    }
+
+    /// Whether it has said that it speaks no protocol so late.
+    pub fn is_of_build_before(&self, protocol: Protocol) -> bool {
+        self.origin.is_some() && self.spoken < protocol
     }
 
     fn disprove(&mut self) {

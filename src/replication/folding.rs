@@ -14,7 +14,6 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use crate::clock::{Now, Stamp};
@@ -61,10 +60,7 @@ impl Folder {
         let lives = mesh.lives_len();
         let is_much = lives >= mesh.config.lives_max / 2;
         if is_much && !self.has_warned {
-            let waits = match mesh.away() {
-                Some(nodes) => format!("{nodes} must be up for that"),
-                None => "they are, and what is old enough is being folded".to_owned(),
-            };
+            let waits = mesh.fold_help();
             log::warn!(
                 "the vector names {lives} lives of nodes; with {} a node that starts does not write. Those that are over are folded while all members are up: {waits}",
                 mesh.config.lives_max
@@ -88,6 +84,9 @@ impl Mesh {
             control.folding = self.foldable(&control, &vector, now);
             return None;
         };
+        if !self.may_fold(&control) {
+            return None;
+        }
         if !swept.iter().all(|swept| *swept) {
             control.folding = folding;
             return None;
@@ -98,14 +97,17 @@ impl Mesh {
         let proven = Proven { vector: place, horizon: SeenVector::default() };
         self.record(Arc::new(record::proven(&proven)), None, None);
         seen.join(&proven.vector);
-        self.note_folded(&proven);
         Some((*node, lives))
+    }
+
+    /// Whether all members are up, and know what it means.
+    fn may_fold(&self, control: &Control) -> bool {
+        self.protocols.max >= Protocol::FOLDED && control.peers.iter().all(|peer| peer.up && peer.spoken >= Protocol::FOLDED)
     }
 
     /// Lives that are over, old, and enough to be worth the dumps.
     fn foldable(&self, control: &Control, vector: &SeenVector, now: Now) -> Option<Folding> {
-        let is_ready = |peer: &Peer| peer.up && peer.spoken >= Protocol::FOLDED;
-        if now.elapsed < control.fold_after || self.protocols.max < Protocol::FOLDED || !control.peers.iter().all(is_ready) {
+        if now.elapsed < control.fold_after || !self.may_fold(control) {
             return None;
         }
         let (id, members) = (self.config.id, self.config.members());
@@ -134,11 +136,9 @@ impl Mesh {
         stamp.wall_ms() < (self.clock.read(now.elapsed).stamp_us / 1_000).saturating_sub(age_min.as_millis() as u64)
     }
 
-    /// What stands in the log from here on a build that does not know of it would read as something else. A snapshot says in its head that it holds such a thing, so there is to be one.
-    pub(super) fn note_folded(&self, proven: &Proven) {
-        if proven.vector.folded().next().is_some() {
-            self.is_snapshot_due.store(true, Ordering::Release);
-        }
+    /// Whether something is said here of all lives of a node.
+    pub(super) fn has_folded(&self) -> bool {
+        self.seen.read().folded().next().is_some()
     }
 
     /// The horizon's, once every member's own vector says it like this: to whoever lists them one by one, it would be a horizon above what it has.
@@ -166,28 +166,31 @@ impl Mesh {
         self.seen.read().len()
     }
 
-    /// The members that pin folding, if there are any.
-    fn away(&self) -> Option<String> {
+    /// What makes folding go on.
+    fn fold_help(&self) -> String {
         let control = self.control.lock();
-        let nodes: Vec<NodeId> = control.peers.iter().filter(|peer| !peer.up).map(|peer| peer.id).collect();
-        (!nodes.is_empty()).then(|| names(&nodes))
+        let those =
+            |which: fn(&Peer) -> bool| -> Vec<NodeId> { control.peers.iter().filter(|peer| which(peer)).map(|peer| peer.id).collect() };
+        let (away, older) = (those(|peer| !peer.up), those(|peer| peer.is_of_build_before(Protocol::FOLDED)));
+        match (&*away, &*older) {
+            ([], []) => "they are, and what is old enough is being folded".to_owned(),
+            (_, []) => format!("start {}, or remove what will not come back from every configuration", names(&away)),
+            _ => format!("upgrade {}, of a build that does not know of it", names(&older)),
+        }
     }
 
-    /// Whether this life may write: once it has, it is in the vector. An error says why not, and what helps.
+    /// Whether this life may write: once it has, it is in the vector. An error says why not, and what helps. A build before begins lives without end, and beside it they are begun, too.
     pub(super) fn may_begin(&self) -> Result<(), String> {
         if self.submit.written() > 0 {
             return Ok(());
         }
         let (lives, lives_max) = (self.lives_len(), self.config.lives_max);
-        if lives < lives_max {
+        if lives < lives_max || self.control.lock().peers.iter().any(|peer| peer.is_of_build_before(Protocol::FOLDED)) {
             return Ok(());
         }
-        let help = match self.away() {
-            Some(nodes) => format!("start {nodes}, or remove what will not come back from every configuration"),
-            None => "they are, and what is old enough is being folded".to_owned(),
-        };
         Err(format!(
-            "the vector names {lives} lives of nodes, {lives_max} at most, and this start of the node would be another one. They are folded while all members are up: {help}"
+            "the vector names {lives} lives of nodes, {lives_max} at most, and this start of the node would be another one. They are folded while all members are up: {}",
+            self.fold_help()
         ))
     }
 }

@@ -336,15 +336,18 @@ impl Mesh {
         if Sabotage::SeenBeforeEnd.is_on() {
             self.seen.write().join(&header.vector);
         }
+        if !inbound.is_wanted(&header, &self.control.lock()) && !Sabotage::MergeLate.is_on() {
+            inbound.is_late = true;
+            return Ok(());
+        }
         inbound.dump = Some(Incoming::begin(self, header, false, now)?);
-        self.give_up_if_late(inbound);
         Ok(())
     }
 
     /// A dump that was given up for its slowness, and comes after all, is worth nothing any more. The collector has not rested since: a delete may be forgotten of what its lines hold, and it would be back where
     /// no vector covers it.
     fn give_up_if_late(&self, inbound: &mut Inbound) {
-        let is_late = inbound.dump.as_ref().is_some_and(|dump| !inbound.is_wanted(dump, &self.control.lock()));
+        let is_late = inbound.dump.as_ref().is_some_and(|dump| !inbound.is_wanted(dump.header(), &self.control.lock()));
         if is_late && !Sabotage::MergeLate.is_on() {
             (inbound.dump, inbound.is_late) = (None, true);
         }
@@ -354,7 +357,7 @@ impl Mesh {
     fn end_dump(&self, inbound: &mut Inbound, end: &dump::End, now: Now) -> Result<(), String> {
         let dump = inbound.dump.take().ok_or("the end of a dump that never began")?;
         dump.check(end)?;
-        if !inbound.is_wanted(&dump, &self.control.lock()) {
+        if !inbound.is_wanted(dump.header(), &self.control.lock()) {
             // Given up while its last lines were merged. It proves nothing.
             return Ok(());
         }
@@ -362,7 +365,7 @@ impl Mesh {
         self.tell_gap(inbound, now);
         let (count, healed) = (dump.count(), dump.healed());
         let (took, id) = self.decide(now, |control| {
-            let took = if inbound.is_wanted(&dump, control) { control.dump_taken(now) } else { None };
+            let took = if inbound.is_wanted(dump.header(), control) { control.dump_taken(now) } else { None };
             control.peers[inbound.peer].dumps_refused = 0;
             (took.unwrap_or_default(), control.peers[inbound.peer].id)
         });
@@ -477,8 +480,8 @@ impl Inbound {
     }
 
     /// Whether a dump that comes on this connection is the one that was asked for last.
-    fn is_wanted(&self, dump: &Incoming, control: &Control) -> bool {
-        let asked = |taking: &Taking| taking.peer == self.peer && taking.epoch == self.epoch && Some(taking.id) == dump.header().request;
+    fn is_wanted(&self, header: &Header, control: &Control) -> bool {
+        let asked = |taking: &Taking| taking.peer == self.peer && taking.epoch == self.epoch && Some(taking.id) == header.request;
         control.taking.as_ref().is_some_and(asked)
     }
 

@@ -71,7 +71,7 @@ impl Incoming {
                 *greatest = stamp.max(*greatest);
             }
         }
-        if self.named.is_some() && !mesh.can_tell(&entry) {
+        if self.named.is_some() && !mesh.can_tell(&entry, now) {
             return Err(format!(
                 "its entry of key {} is of a life of node {} that is folded here, and nobody here has seen it: whether it was deleted since cannot be told; \
                  kvctl restore --as-new-writes writes all keys anew",
@@ -163,14 +163,15 @@ fn check_stamp(mesh: &Mesh, is_restored: bool, stamp: Stamp, now: Now) -> Result
 
 impl Mesh {
     /// Whether it is known here that an entry was there, or was not. What is said of all lives of its node may cover it although it is of another cluster, or of a state that was lost: then neither it nor
-    /// what superseded it is here, and no delete of it is known or forgotten.
-    fn can_tell(&self, entry: &Entry) -> bool {
+    /// what superseded it is here, and no delete of it is known or forgotten. What is over brings nothing back.
+    fn can_tell(&self, entry: &Entry, now: Now) -> bool {
         let version = entry.version();
         let is_folded = {
             let seen = self.seen.read();
             seen.covers(version) && !seen.names(version.origin)
         };
-        !is_folded || self.store.entry(entry.key()).is_some_and(|held| held.version() >= version)
+        let soon = now.wall_ms.saturating_add(self.config.clock_offset_max.as_millis() as u64);
+        !is_folded || !entry.is_live(|| soon) || self.store.entry(entry.key()).is_some_and(|held| held.version() >= version)
     }
 
     /// What was dropped after the end line.
@@ -203,7 +204,6 @@ impl Mesh {
         self.record(Arc::new(records), None, None);
         control.horizon.join(&proven.horizon);
         seen.join(&proven.vector);
-        self.note_folded(&proven);
         for (peer, outbox) in self.outboxes.iter().enumerate() {
             let Some(origin) = outbox.known_origin() else { continue };
             let position = match live {

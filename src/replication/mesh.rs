@@ -63,8 +63,8 @@ pub struct Mesh {
     /// What of this is on the disk, as peers are told.
     pub(super) marks: Marks,
     open: AtomicBool,
-    /// The snapshot is to be written anew, however long the log is.
-    pub(super) is_snapshot_due: AtomicBool,
+    /// Whether the snapshot on the disk says in its head that something may be said of all lives of a node.
+    pub(super) is_snapshot_folded: AtomicBool,
     /// The disk was blank, and nobody has said yet whether that was to be expected.
     pub(super) is_oddly_blank: AtomicBool,
     /// Writes of other nodes that lost here to a write of this node which did not know of them: last-writer-wins has its price, and this counts it. (One that a dump
@@ -116,7 +116,7 @@ impl Mesh {
             traffic: config.peers.iter().map(|_| Noted::default()).collect(),
             marks: Marks::default(),
             open: AtomicBool::new(false),
-            is_snapshot_due: AtomicBool::new(false),
+            is_snapshot_folded: AtomicBool::new(false),
             is_oddly_blank: AtomicBool::new(false),
             conflicts_won: AtomicU64::new(0),
             said: LogLimit::new(LINES_PER_MINUTE),
@@ -217,7 +217,7 @@ impl Mesh {
         if hello.origin.is_all_lives() {
             return Err(format!("node {} with the origin {}, which stands for all of its lives", hello.node, hello.origin));
         }
-        if hello.spoken().max < Protocol::FOLDED && self.seen.read().folded().next().is_some() {
+        if hello.spoken().max < Protocol::FOLDED && self.has_folded() {
             return Err(format!(
                 "lives of nodes are folded here, which the build of node {} does not know of (it speaks peer protocol {}, and {} brings it): upgrade it",
                 hello.node,
@@ -557,6 +557,11 @@ impl<'a> Serving<'a> {
             self.scan.set_horizon(horizon.iter().map(|(origin, stamp)| (origin, stamp.min(vector.get(origin)))).collect());
         }
         self.scan.write(&self.mesh.store, len, out)
+    }
+
+    /// Whether its head says that something may be said of all lives of a node. To be asked before the first step.
+    pub(super) fn is_folded(&self) -> bool {
+        self.scan.is_folded()
     }
 
     /// Entries written so far.

@@ -94,6 +94,7 @@ impl Mesh {
         if let Some(generation) = files.snapshot {
             let loaded = snapshot::load(disk, generation, &self.store, |read, _| progress(read))?;
             self.check_node(loaded.header.origin)?;
+            self.is_snapshot_folded.store(loaded.header.is_folded(), Ordering::Release);
             replay.greatest = loaded.greatest;
             replay.seen = loaded.header.vector;
             replay.order = loaded.header.order;

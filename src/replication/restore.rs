@@ -111,8 +111,15 @@ impl Restore<'_> {
     /// The next entry.
     pub fn take(&mut self, entry: Entry, now: Now) -> Result<(), NotRestored> {
         let dump = self.dump.as_mut().ok_or_else(|| "an entry where the header of a dump should be".to_owned())?;
+        let before = self.unlogged.len();
         dump::write_entry(&mut self.unlogged, &entry);
-        self.merged += u64::from(dump.take(self.mesh, entry, now)?);
+        match dump.take(self.mesh, entry, now) {
+            Ok(is_kept) => self.merged += u64::from(is_kept),
+            Err(wrong) => {
+                self.unlogged.truncate(before);
+                return Err(wrong.into());
+            }
+        }
         if self.unlogged.len() >= UNLOGGED_MAX { self.settle() } else { Ok(()) }
     }
 
@@ -219,9 +226,10 @@ impl Mesh {
         Known { vector, present }
     }
 
-    /// Lives that a restore would add. Three quarters of what a vector may name are left to restores through other nodes at the same time, and to the starts of nodes.
+    /// Lives that a restore would add. Where something is known already three quarters of what a vector may name are left to restores through other nodes at the same time, and to
+    /// the starts of nodes.
     fn check_lives(&self, known: &SeenVector, said: &SeenVector) -> Result<(), NotRestored> {
-        let lives_max = self.config.lives_max / 4;
+        let lives_max = if known.is_empty() { self.config.lives_max } else { self.config.lives_max / 4 };
         let added = said.ahead_of(known).iter().filter(|(origin, _)| !known.names(*origin)).count();
         if added > 0 && known.len() + added > lives_max {
             return Err(NotRestored::Bad(format!(
@@ -268,6 +276,10 @@ impl Mesh {
 
 impl Drop for Restore<'_> {
     fn drop(&mut self) {
+        // What was merged stays, also where the dump breaks off.
+        if !self.unlogged.is_empty() {
+            self.mesh.record(Arc::new(record::lines(&self.unlogged)), None, None);
+        }
         let mut control = self.mesh.control.lock();
         control.restoring = false;
         // Data may have changed without moving the vector: look again before comparing.

@@ -99,7 +99,7 @@ impl<'c> Verdict<'c> {
 /// The key with the value that a command brings, copied before any lock is taken: it may have megabytes.
 pub(super) fn brought(key: &[u8], action: &Action<'_>) -> Option<Effect> {
     match action {
-        // With room for an expiry, where there will be one.
+        // With room for an expiry, where there will be one. (Where it is to be kept and there is none, it is copied once more.)
         Action::Set(set) => {
             let is_endless = matches!(set.lifetime, Lifetime::Endless);
             Some(Effect::put(key, &set.value, (!is_endless).then_some(Expiry::from_wall_ms(0))))
@@ -237,12 +237,15 @@ fn judge_set<'c>(key: &'c [u8], set: &Set<'_>, brought: &mut Option<Effect>, cur
         SetAnswer::Former => former(),
     };
     // Taken already, if this is judged once more.
-    let mut put = || brought.take().unwrap_or_else(|| Effect::put(key, &set.value, None));
+    let mut put = |expires| match brought.take() {
+        Some(effect) => effect.expiring(expires),
+        None => Effect::put(key, &set.value, expires),
+    };
     let effect = match set.lifetime {
-        Lifetime::Endless => put(),
-        Lifetime::Kept => put().expiring(current.and_then(Live::expires)),
+        Lifetime::Endless => put(None),
+        Lifetime::Kept => put(current.and_then(Live::expires)),
         Lifetime::Until(at) => match future(at, moment) {
-            Some(expires) => put().expiring(Some(expires)),
+            Some(expires) => put(Some(expires)),
             // Over before it has begun: nobody could ever see it.
             None => Effect::delete(key),
         },

@@ -26,12 +26,12 @@ pub struct Shard {
 
 /// Bytes that an entry takes, by estimate.
 pub(super) fn footprint(entry: &Entry) -> usize {
-    footprint_of(entry.size(), entry.ends().is_some())
+    entry.memory() - Entry::OVERHEAD + ENTRY_OVERHEAD + if entry.ends().is_some() { EXPIRY_OVERHEAD } else { 0 }
 }
 
-/// The same of an entry whose key and value have so many bytes together.
+/// The same of a value where key and value have so many bytes together.
 pub fn footprint_of(size: usize, expires: bool) -> usize {
-    size + ENTRY_OVERHEAD + if expires { EXPIRY_OVERHEAD } else { 0 }
+    size + ENTRY_OVERHEAD + if expires { EXPIRY_OVERHEAD + size_of::<Expiry>() } else { 0 }
 }
 
 impl Shard {
@@ -152,15 +152,9 @@ impl Slot<'_> {
         self.cells.at(self.place)
     }
 
-    /// Puts a value there that does not expire, into the memory of the one that it replaces: nothing is allocated and nothing else in the cache makes way for it. Whether it could: the two
-    /// must be equally long, the older one may not expire either, and nobody may hold it.
+    /// Puts a value there into the memory of the one that it replaces, if it can be: nothing is allocated and nothing else in the cache makes way for it. Whether it was.
     pub fn overwrite(&mut self, by: EntryRef<'_>) -> bool {
-        match self.cells.at_mut(self.place) {
-            Some(current) if by.value.is_some() && by.expires.is_none() => {
-                !current.is_tombstone() && current.expires().is_none() && current.overwrite(by)
-            }
-            _ => false,
-        }
+        self.cells.at_mut(self.place).is_some_and(|current| current.overwrite(by))
     }
 
     /// Leaves nothing there; returns what was.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::clock::Stamp;
 use crate::dump::{Header, Kind, Line, Scan, parse_line};
-use crate::entry::{Entry, NodeId, Origin, SeenVector, Version};
+use crate::entry::{Entry, Expiry, NodeId, Origin, SeenVector, Version};
 use crate::protocol::peer::Message;
 use crate::replication::collector::Collector;
 use crate::replication::mesh::Mesh;
@@ -351,10 +351,22 @@ fn while_a_client_reads_a_dump_tombstones_go_and_its_end_line_says_so() {
 
 /// As a client may write one: the donor, what its header claims, its entries and its horizon.
 fn made(node: u16, vector: &[(Origin, Stamp)], entries: &[(&str, Origin, Stamp)], horizon: &[(Origin, Stamp)]) -> Vec<Line> {
+    let value = EntryOf { value: Some(b"made"), expires: None };
+    let entries: Vec<_> = entries.iter().map(|(key, origin, stamp)| (*key, *origin, *stamp, value)).collect();
+    made_of(node, vector, &entries, horizon)
+}
+
+#[derive(Clone, Copy)]
+struct EntryOf {
+    value: Option<&'static [u8]>,
+    expires: Option<Expiry>,
+}
+
+fn made_of(node: u16, vector: &[(Origin, Stamp)], entries: &[(&str, Origin, Stamp, EntryOf)], horizon: &[(Origin, Stamp)]) -> Vec<Line> {
     let store = Store::new();
-    for (key, origin, stamp) in entries {
+    for (key, origin, stamp, EntryOf { value, expires }) in entries {
         let version = Version { stamp: *stamp, origin: *origin };
-        store.merge(Entry::new(key.as_bytes(), Some(b"made"), None, version), |_| false);
+        store.merge(Entry::new(key.as_bytes(), *value, *expires, version), |_| false);
     }
     let header = Header::new(Kind::Full, life(node, 1), vector.iter().copied().collect(), store.len(), None);
     let mut scan = Scan::new(header, SeenVector::default(), horizon.iter().copied().collect());
@@ -563,6 +575,13 @@ fn an_entry_of_which_it_cannot_be_told_whether_it_was_deleted_is_refused() {
     let foreign = made(1, &[(life(1, 7), early)], &[("k", life(1, 7), early)], &[]);
     let refused = restore(&net, 1, &foreign);
     assert!(matches!(&refused, Err(NotRestored::Bad(why)) if why.contains("is of a life of node 1 that is folded here")), "{refused:?}");
+    // What is over brings nothing back.
+    let gone = EntryOf { value: None, expires: None };
+    let spent = EntryOf { value: Some(b"v"), expires: Some(Expiry::from_wall_ms(1)) };
+    for (key, of) in [("gone", gone), ("spent", spent)] {
+        let lines = made_of(1, &[(life(1, 7), early)], &[(key, life(1, 7), early, of)], &[]);
+        assert_eq!(restore(&net, 1, &lines), Ok(Restored { entries: 1, merged: 0, dropped: 0 }));
+    }
     // What is there, or has been written over, was seen.
     net.put(2, "k", "newer");
     settle(&mut net);
