@@ -18,7 +18,7 @@ const LONGEST: Duration = Duration::from_secs(150);
 /// In minutes: with the checks, about 25 seconds.
 const SHORT: &str = "0.33";
 
-const CHECKS: [&str; 25] = [
+const CHECKS: [&str; 26] = [
     "the mesh is whole again after each fault",
     "equal digests after healing",
     "acknowledged writes survive",
@@ -36,6 +36,7 @@ const CHECKS: [&str; 25] = [
     "expired keys are gone, others are not",
     "every request is answered",
     "vectors claim no more than is there",
+    "lives that are over are folded",
     "no node ends by itself",
     "nodes stop, close and resume as they should",
     "every client ends",

@@ -33,10 +33,12 @@ pub enum Group {
     Expiring,
     /// Of no client: what a clock is pushed ahead with.
     Ahead,
+    /// Of no client: what nodes wrote before the run.
+    Past,
 }
 
 impl Group {
-    const ALL: [(Group, &'static str); 12] = [
+    const ALL: [(Group, &'static str); 13] = [
         (Group::Register, "register"),
         (Group::Ledger, "ledger"),
         (Group::Local, "local"),
@@ -49,6 +51,7 @@ impl Group {
         (Group::Gone, "gone"),
         (Group::Expiring, "expiring"),
         (Group::Ahead, "ahead"),
+        (Group::Past, "past"),
     ];
 
     /// Whether its values are counts.

@@ -14,6 +14,7 @@ mod keys;
 mod latency;
 mod logs;
 mod nodes;
+mod past;
 mod plan;
 mod proxy;
 mod quiet;

@@ -22,6 +22,7 @@ use crate::latency::{Phase, Phases};
 use crate::logs::Logs;
 use crate::nodes::Nodes;
 use crate::now;
+use crate::past;
 use crate::plan::{Fault, Kind, Plan};
 use crate::quiet::{Hush, Quiet};
 use crate::report::{FaultTally, Report};
@@ -32,6 +33,8 @@ use crate::wire::REPLY_TIMEOUT;
 const HEAL_TIMEOUT: Duration = Duration::from_secs(60);
 /// Load without faults: before the first one, and between two rounds.
 const WARM_UP: Duration = Duration::from_millis(1_500);
+/// A run that is as long has folded the lives that its nodes had before: not before no member has said HELLO for some seconds.
+const FOLD_LENGTH: Duration = Duration::from_secs(150);
 const CALM: Duration = Duration::from_millis(500);
 /// What a round may take beside its faults, in the judgement whether there is time for one more.
 const ROUND_REST: Duration = Duration::from_millis(1_500);
@@ -78,6 +81,7 @@ struct Run {
     claims: Verdict,
     alive: Verdict,
     closes: Verdict,
+    few: Verdict,
     claimed: usize,
 }
 
@@ -99,6 +103,7 @@ pub fn run(wanted: Wanted, dir: &Path, mut plan: Plan) -> io::Result<Report> {
         claims: Verdict::new("vectors claim no more than is there"),
         alive: Verdict::new("no node ends by itself"),
         closes: Verdict::new("nodes stop, close and resume as they should"),
+        few: Verdict::new("lives that are over are folded"),
         claimed: 0,
         wanted,
     };
@@ -106,6 +111,10 @@ pub fn run(wanted: Wanted, dir: &Path, mut plan: Plan) -> io::Result<Report> {
         run.nodes.start(id)?;
     }
     run.await_whole(run.within(HEAL_TIMEOUT));
+    let ids = run.nodes.ids();
+    if let Err(why) = past::restore(run.nodes.place(ids[0]), &ids) {
+        run.few.fault(why);
+    }
     let before = run.steady_sizes();
     let mut clients = Clients::start(run.nodes.places(), run.wanted.seed)?;
     let load_began = Instant::now();

@@ -45,7 +45,7 @@ pub fn nobody_wrote(evidence: &Evidence) -> Verdict {
             };
             looks += 1;
             // What these hold is judged by checks of their own.
-            if key.group.is_counted() || matches!(key.group, Group::Tokens | Group::Ahead) {
+            if key.group.is_counted() || matches!(key.group, Group::Tokens | Group::Ahead | Group::Past) {
                 continue;
             }
             let is_known = match dump.held(key, evidence.dumped_wall_ms) {

@@ -10,9 +10,10 @@ use crate::checks::{self, Evidence, Verdict};
 use crate::clients::Clients;
 use crate::history::Tally;
 use crate::nodes::Place;
+use crate::past;
 use crate::plan::Kind;
 use crate::report::{FaultTally, Report};
-use crate::run::{CLIENTS_TIMEOUT, CONVERGE_TIMEOUT, INTERRUPTED, Run, THREADS_TIMEOUT};
+use crate::run::{CLIENTS_TIMEOUT, CONVERGE_TIMEOUT, FOLD_LENGTH, INTERRUPTED, Run, THREADS_TIMEOUT};
 use crate::survey::{self, Size, until};
 
 /// What expires within this time is left out of digests: the nodes are asked one after the other.
@@ -54,6 +55,18 @@ impl Run {
         let dumps = dumps.unwrap_or_else(|fewer| fewer);
         self.compare(&dumps);
         self.claims.require(dumps.len() == all, || format!("only {} nodes gave a dump at the end", dumps.len()));
+        let places: Vec<usize> = dumps.iter().map(|dump| dump.vector.len()).collect();
+        self.few.looked_at = format!("{places:?} places in the vectors at the end");
+        for dump in &dumps {
+            let held = past::held(dump);
+            self.few.require(held == past::keys_len(all), || {
+                format!("n{} holds {held} keys of before the run, of {}", dump.node, past::keys_len(all))
+            });
+        }
+        if self.wanted.length >= FOLD_LENGTH {
+            let is_few = places.iter().all(|places| *places <= all * past::PLACES_LEFT);
+            self.few.require(is_few, || format!("at most {} were expected", all * past::PLACES_LEFT));
+        }
         let dumped_wall_ms = wall_ms();
         self.nodes.end();
 
@@ -79,7 +92,17 @@ impl Run {
         enough.require(tally.done_writes >= least, || format!("at least {least} were expected"));
         let mut verdicts = vec![self.whole, equal];
         verdicts.extend(checks::all(&evidence));
-        verdicts.extend([self.claims, self.alive, self.closes, ended, sizes, self.phases.check(&ops), enough, effects(&self.tallies)]);
+        verdicts.extend([
+            self.claims,
+            self.few,
+            self.alive,
+            self.closes,
+            ended,
+            sizes,
+            self.phases.check(&ops),
+            enough,
+            effects(&self.tallies),
+        ]);
         drop(evidence);
         Report { seed: self.wanted.seed, verdicts, tallies: self.tallies, tally, ops, was_interrupted: INTERRUPTED.load(Ordering::Relaxed) }
     }
