@@ -22,11 +22,11 @@ fn plan() -> Plan {
 }
 
 /// The backup of a cluster whose three nodes have each been started so often, and have written a key in each of their lives.
-fn backup(cluster: &Cluster) -> PathBuf {
+fn backup(cluster: &Cluster, lives: u64) -> PathBuf {
     let hour_ago = SystemTime::now() - Duration::from_secs(3_600);
     let wall_ms = hour_ago.duration_since(SystemTime::UNIX_EPOCH).unwrap().as_millis() as u64;
     let versions = (1..=3).flat_map(|node| {
-        (1..=LIVES).map(move |nonce| Version { stamp: Stamp::from_wall_ms(wall_ms + nonce), origin: Origin { node: NodeId(node), nonce } })
+        (1..=lives).map(move |nonce| Version { stamp: Stamp::from_wall_ms(wall_ms + nonce), origin: Origin { node: NodeId(node), nonce } })
     });
     let store = Store::new();
     let mut vector = SeenVector::default();
@@ -35,7 +35,7 @@ fn backup(cluster: &Cluster) -> PathBuf {
         store.merge(Entry::new(format!("life/{node}/{nonce}").as_bytes(), Some(b"v"), None, version), |_| false);
         vector.advance(version.origin, version.stamp);
     }
-    let header = Header::new(Kind::Full, Origin { node: NodeId(1), nonce: LIVES }, vector, store.len(), None);
+    let header = Header::new(Kind::Full, Origin { node: NodeId(1), nonce: lives }, vector, store.len(), None);
     let (mut scan, mut lines) = (Scan::new(header, SeenVector::default(), SeenVector::default()), Vec::new());
     while scan.write(&store, 1 << 20, &mut lines) {}
     let path = cluster.data_path(1).with_extension("backup.jsonl");
@@ -43,9 +43,10 @@ fn backup(cluster: &Cluster) -> PathBuf {
     path
 }
 
-fn restore(cluster: &Cluster) {
-    let done = kvctl(cluster, 2, &["restore", backup(cluster).to_str().unwrap()], None);
-    assert_eq!((done.code, &*done.out, &*done.err), (Some(0), "entries 900\nmerged 900\ncovered 0\ndropped 0\n", ""));
+fn restore(cluster: &Cluster, lives: u64) {
+    let done = kvctl(cluster, 2, &["restore", backup(cluster, lives).to_str().unwrap()], None);
+    let (entries, report) = (3 * lives, "covered 0\ndropped 0\n");
+    assert_eq!((done.code, done.out, &*done.err), (Some(0), format!("entries {entries}\nmerged {entries}\n{report}"), ""));
 }
 
 /// Of each node at most 64 lives, the present one, and one for those that are folded.
@@ -69,7 +70,7 @@ fn await_equal(cluster: &Cluster) -> String {
 fn nodes_that_were_started_often_name_few_lives_and_an_old_copy_brings_nothing_back() {
     // A copy from before, with all its lives by name: none is old enough.
     let mut cluster = plan().set("tombstone_age_min_ms", 7_200_000).start();
-    restore(&cluster);
+    restore(&cluster, LIVES);
     cluster.await_converged();
     assert_eq!(cluster.status(3).number("vector_len"), 900);
     cluster.stop(3);
@@ -120,6 +121,44 @@ fn nodes_that_were_started_often_name_few_lives_and_an_old_copy_brings_nothing_b
     }
 }
 
+/// As many as there may be, none of them old enough: nodes still tell each other, and a user, how far they are; and a node that starts then says why it does not write.
+#[test]
+fn at_the_bound_nodes_still_speak_and_one_that_starts_refuses_writes() {
+    let mut cluster = plan().set("tombstone_age_min_ms", 7_200_000).start();
+    restore(&cluster, 4_096 / 3);
+    cluster.await_converged();
+    assert_eq!(cluster.status(3).number("vector_len"), 4_095);
+    for id in 1..=3 {
+        cluster.restart(id);
+    }
+    cluster.await_mesh(&[1, 2, 3]);
+    cluster.await_whole();
+    assert_eq!(cluster.ask_line(1, "SET last 1"), "OK");
+    cluster.await_converged();
+    let refused = cluster.ask_line(2, "SET more 1");
+    assert!(refused.starts_with("ERROR READONLY the vector names 4096 lives of nodes, 4096 at most"), "{refused}");
+    assert_eq!((cluster.ask_line(2, "GET last"), cluster.ask_line(1, "SET more 1")), ("VALUE 1".to_owned(), "OK".to_owned()));
+    cluster.await_log(2, &["lives of nodes; with 4096 a node that starts does not write", "are folded while all members are up"]);
+    for args in [&["status"][..], &["peers"], &["--json", "status"]] {
+        let done = kvctl(&cluster, 2, args, None);
+        assert_eq!((done.code, &*done.err), (Some(0), ""), "{args:?}");
+    }
+    // A blank one takes it all.
+    cluster.stop(3);
+    cluster.wipe(3);
+    cluster.start(3);
+    cluster.await_ready(3);
+    cluster.await_converged();
+    // Older than is asked for from now on: they are folded, and it writes.
+    for id in 1..=3 {
+        cluster.configure(id, "tombstone_age_min_ms", 300);
+        cluster.restart(id);
+    }
+    await_few_lives(&cluster, &[1, 2, 3]);
+    assert_eq!(cluster.ask_line(2, "SET again 1"), "OK");
+    cluster.await_converged();
+}
+
 /// Until all members are of a build that knows of folding, any of them can go back; afterwards none can, and it is said why.
 #[test]
 fn nothing_is_folded_beside_the_build_before_and_it_is_not_met_afterwards() {
@@ -132,7 +171,7 @@ fn nothing_is_folded_beside_the_build_before_and_it_is_not_met_afterwards() {
     (1..=3).for_each(|id| cluster.start(id));
     cluster.await_mesh(&[1, 2, 3]);
     cluster.await_whole();
-    restore(&cluster);
+    restore(&cluster, LIVES);
     await_equal(&cluster);
     assert_eq!(cluster.ask_line(3, "DEL life/1/1"), "OK");
     let digest = await_equal(&cluster);
