@@ -56,7 +56,7 @@
 //! | `peer-accept` | [`replication::listener::run_peer_accept`] | the peer port |
 //! | `peer-hello` | `replication::listener` | a connection that has not said who it is |
 //! | `peer-in:N` | `replication::listener` | the connection on which peer N speaks to this node |
-//! | `heartbeat` | [`replication::heartbeat::run_heartbeat`] | the collector's place, the digest of resting data |
+//! | `heartbeat` | [`replication::heartbeat::run_heartbeat`] | the collector's place, the digest of resting data, whether many lives were told of |
 //! | `signals` | [`signals::watch`] | SIGINT, SIGTERM, SIGHUP; it ends with the process |
 //! | `stderr` | [`logging`] | stderr: writes what the others log |
 //!
@@ -85,7 +85,7 @@
 //!
 //! | | in words | kept in |
 //! |---|---|---|
-//! | I1 | `seen[o] = s`: every write of `o` up to `s` is here, or was and is superseded | [`entry::SeenVector`], [`replication::inbound`] |
+//! | I1 | `seen[o] = s`: every write of `o` up to `s` is here, or was and is superseded | [`entry::SeenVector`], [`replication::inbound`], [`replication::folding`] |
 //! | I2 | the writes of an origin leave it in strictly rising stamp order | [`replication::submit`] |
 //! | I3 | what travels is the effect, never the command | [`replication::submit`] |
 //! | I4 | the replicator never touches a socket or a disk; a slow peer delays nobody | [`replication::replicator`], [`replication::outbox`] |
