@@ -424,11 +424,6 @@ impl Scan {
         self.horizon = horizon;
     }
 
-    /// Whether its header is of [`FORMAT`]. `false` once that is written.
-    pub fn is_folded(&self) -> bool {
-        self.header.as_ref().is_some_and(Header::is_folded)
-    }
-
     /// Appends whole lines, about `len` bytes of them or what a shard gives. Returns whether there is more; the end line has been written when not.
     pub fn write(&mut self, store: &Store, len: usize, out: &mut Vec<u8>) -> bool {
         if let Some(header) = self.header.take() {

@@ -106,7 +106,7 @@ impl Mesh {
         let began = Instant::now();
         // Before any lock: it takes every shard's.
         let entries = self.store.len();
-        let (generation, serving) = {
+        let (generation, is_folded, serving) = {
             let mut control = self.control.lock();
             control.serving += 1;
             let seen = self.seen.write();
@@ -118,9 +118,9 @@ impl Mesh {
             drop(seen);
             let mut header = Header::new(Kind::Full, self.origin, vector, entries, None);
             header.order = *self.order.lock();
-            (generation, Serving::new(self, Scan::new(header, SeenVector::default(), control.horizon.clone())))
+            let is_folded = header.is_folded();
+            (generation, is_folded, Serving::new(self, Scan::new(header, SeenVector::default(), control.horizon.clone())))
         };
-        let is_folded = serving.is_folded();
         Snapshot { mesh: self, journal, generation, is_resuming, is_folded, began, serving, file: None, _one_at_a_time: one_at_a_time }
     }
 

@@ -102,7 +102,7 @@ impl Mesh {
 
     /// Whether all members are up, and know what it means.
     fn may_fold(&self, control: &Control) -> bool {
-        self.protocols.max >= Protocol::FOLDED && control.peers.iter().all(|peer| peer.up && peer.spoken >= Protocol::FOLDED)
+        self.spoken_by(&control.peers) >= Protocol::FOLDED && control.peers.iter().all(|peer| peer.up)
     }
 
     /// Lives that are over, old, and enough to be worth the dumps.

@@ -225,14 +225,16 @@ impl Mesh {
         self.outboxes[inbound.peer].echo(beat.sent);
         self.pass(inbound, beat.upto, beat.upto, Raw::default(), now);
         if Sabotage::FoldAtOnce.is_on() {
-            self.seen.write().join(&beat.vector.iter().filter(|(origin, _)| origin.is_all_lives()).collect());
+            self.seen.write().join(&beat.vector.folded().collect());
         }
         let vector = self.vector();
         let pause = 10 * self.config.heartbeat;
         let heard_len = self.heard_len(inbound.peer);
         let places = self.control.lock().peers[inbound.peer].vector.len() + beat.vector.len();
-        if places > 2 * PLACES_MAX {
-            return Err(format!("{places} places in what it has said of its vector; {PLACES_MAX} are the most"));
+        // What it said first may be as long as what changes.
+        let places_max = 2 * PLACES_MAX;
+        if places > places_max {
+            return Err(format!("{places} places in what it has said of its vector; {places_max} are the most"));
         }
         let diverged = self.with_present(inbound, now, |control| {
             control.heard_beat(inbound.peer, beat);

@@ -22,7 +22,7 @@ use crate::order::Order;
 use crate::protocol::peer::{Beat, Hello, Protocol, Protocols, Request, SettledDigest};
 use crate::protocol::quoting::shown;
 use crate::replication::acks::Acks;
-use crate::replication::control::{Control, Decisions, Settled, Stage, Traffic, is_within};
+use crate::replication::control::{Control, Decisions, Peer, Settled, Stage, Traffic, is_within};
 use crate::replication::durable::Marks;
 use crate::replication::outbox::{EncodedFrame, Outbox};
 use crate::replication::submit::{Submit, Submitted};
@@ -41,7 +41,7 @@ pub struct Mesh {
     pub(super) config: Arc<Config>,
     pub(super) origin: Origin,
     /// What this node speaks with peers.
-    pub(super) protocols: Protocols,
+    protocols: Protocols,
     pub(super) clock: Arc<Clock>,
     pub(super) store: Arc<Store>,
     pub(super) submit: Arc<Submit>,
@@ -263,7 +263,12 @@ impl Mesh {
     /// The greatest protocol that every member speaks, by its last HELLO. A later format of what is not of one connection, a frame or a file, may be written
     /// only when this has reached the protocol that brings it: until then any member can go back to the build that it had.
     pub fn spoken_by_all(&self) -> Protocol {
-        let spoken = self.control.lock().peers.iter().map(|peer| peer.spoken).fold(self.protocols.max, Protocol::min);
+        self.spoken_by(&self.control.lock().peers)
+    }
+
+    /// The same, where the lock is held.
+    pub(super) fn spoken_by(&self, peers: &[Peer]) -> Protocol {
+        let spoken = peers.iter().map(|peer| peer.spoken).fold(self.protocols.max, Protocol::min);
         // Whoever speaks none of this build's is no longer met.
         spoken.max(self.protocols.min)
     }
@@ -557,11 +562,6 @@ impl<'a> Serving<'a> {
             self.scan.set_horizon(horizon.iter().map(|(origin, stamp)| (origin, stamp.min(vector.get(origin)))).collect());
         }
         self.scan.write(&self.mesh.store, len, out)
-    }
-
-    /// Whether its head says that something may be said of all lives of a node. To be asked before the first step.
-    pub(super) fn is_folded(&self) -> bool {
-        self.scan.is_folded()
     }
 
     /// Entries written so far.

@@ -82,6 +82,11 @@ const PATIENT: Timing =
 const HURRIED: Timing =
     Timing { heartbeat_ms: 100, peer_timeout_ms: 400, ack_timeout_ms: 600, recovery_wait_ms: 800, clock_offset_max_ms: 600 };
 
+/// Of these faults each with one chance in so many.
+fn some_of(faults: &[Fault], chance: u32, random: &mut fastrand::Rng) -> Vec<Fault> {
+    faults.iter().copied().filter(|_| random.u32(0..chance) == 0).collect()
+}
+
 impl Plan {
     pub fn draw(character: Character, random: &mut fastrand::Rng) -> Plan {
         let nodes = [3, 3, 3, 3, 4, 5][random.usize(0..6)];
@@ -137,7 +142,7 @@ impl Plan {
     fn starve(self, random: &mut fastrand::Rng) -> Plan {
         let others = [Fault::Break, Fault::Pause, Fault::Wipe, Fault::ClockStep, Fault::Cut, Fault::Copy, Fault::PutBack];
         let mut faults = vec![Fault::Orphan, Fault::Orphan, Fault::Orphan, Fault::Orphan, Fault::Slow, Fault::PowerLoss];
-        faults.extend(others.into_iter().filter(|_| random.u32(0..3) == 0));
+        faults.extend(some_of(&others, 3, random));
         Plan {
             clients: random.usize(3..=6),
             keys: random.u32(2..=8),
@@ -180,7 +185,7 @@ impl Plan {
     /// What has left a node, and not arrived, is more than its links carry in several time-outs: one value may be. They carry it all the same, beside faults of other kinds.
     fn narrow(self, random: &mut fastrand::Rng) -> Plan {
         let others = [Fault::Kill, Fault::Wipe, Fault::Break, Fault::Pause, Fault::Cut, Fault::OneWay, Fault::Flip, Fault::ClockStep];
-        let faults = others.into_iter().filter(|_| random.u32(0..4) == 0).collect();
+        let faults = some_of(&others, 4, random);
         let rate = random.u64(16_000..=40_000);
         Plan {
             clients: random.usize(2..=4),
@@ -204,7 +209,7 @@ impl Plan {
     fn confuse_clocks(self, random: &mut fastrand::Rng) -> Plan {
         let others = [Fault::Pause, Fault::Kill, Fault::Break, Fault::AllBack, Fault::ClockDrift, Fault::BadClock];
         let mut faults = vec![Fault::Cut, Fault::Cut, Fault::Isolate, Fault::Suspend, Fault::ClockStep, Fault::Slow];
-        faults.extend(others.into_iter().filter(|_| random.u32(0..4) == 0));
+        faults.extend(some_of(&others, 4, random));
         Plan {
             nodes: 3,
             clients: 3,
@@ -229,7 +234,7 @@ impl Plan {
     fn relapse(self, random: &mut fastrand::Rng) -> Plan {
         let others = [Fault::Kill, Fault::PowerLoss, Fault::FullDisk, Fault::SlowDisk, Fault::Break, Fault::Cut, Fault::Pause];
         let mut faults = vec![Fault::Relapse; 4];
-        faults.extend(others.into_iter().filter(|_| random.u32(0..8) == 0));
+        faults.extend(some_of(&others, 8, random));
         Plan {
             clients: random.usize(4..=6),
             keys: random.u32(1..=3),
@@ -251,7 +256,7 @@ impl Plan {
         let others =
             [Fault::Kill, Fault::Wipe, Fault::PutBack, Fault::Relapse, Fault::LateDump, Fault::Break, Fault::Isolate, Fault::Restore];
         let mut faults = vec![Fault::Orphan, Fault::Orphan, Fault::Wipe, Fault::Kill, Fault::Copy];
-        faults.extend(others.into_iter().filter(|_| random.u32(0..3) == 0));
+        faults.extend(some_of(&others, 3, random));
         Plan {
             keys: random.u32(2..=8),
             think: Duration::from_millis([25, 100, 300][random.usize(0..3)]),

@@ -40,13 +40,17 @@ fn with_one_more(backup: Dumped, node: u16, stamp: Stamp) -> Vec<u8> {
     let entry = Entry::new(key.to_string().as_bytes(), Some(key.value(1).as_bytes()), None, Version { stamp, origin });
     let mut vector = backup.vector;
     vector.advance(origin, stamp);
-    let entries = backup.entries.len() as u64 + 1;
     for entry in backup.entries.into_values().chain([entry]) {
         store.merge(entry, |_| false);
     }
-    let header = Header::new(Kind::Full, origin, vector, entries, None);
+    lines_of(&store, origin, vector)
+}
+
+/// A full dump of all this, as this donor would give it.
+pub fn lines_of(store: &Store, donor: Origin, vector: SeenVector) -> Vec<u8> {
+    let header = Header::new(Kind::Full, donor, vector, store.len(), None);
     let mut scan = Scan::new(header, SeenVector::default(), SeenVector::default());
     let mut lines = Vec::new();
-    while scan.write(&store, STEP_LEN, &mut lines) {}
+    while scan.write(store, STEP_LEN, &mut lines) {}
     lines
 }

@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use kvmesh::client::{self, Client};
 use kvmesh::clock::{Stamp, wall_ms};
-use kvmesh::dump::{Header, Kind, Scan};
 use kvmesh::entry::{Entry, NodeId, Origin, SeenVector, Version};
 use kvmesh::store::Store;
 
+use crate::ahead;
 use crate::checks::Dumped;
 use crate::keys::{Group, Key};
 use crate::nodes::Place;
@@ -50,8 +50,5 @@ fn backup(nodes: &[u16]) -> Vec<u8> {
         store.merge(Entry::new(key.to_string().as_bytes(), Some(key.value(1).as_bytes()), None, version), |_| false);
         vector.advance(origin, version.stamp);
     }
-    let header = Header::new(Kind::Full, Origin { node: NodeId(nodes[0]), nonce: LIVES.into() }, vector, store.len(), None);
-    let (mut scan, mut lines) = (Scan::new(header, SeenVector::default(), SeenVector::default()), Vec::new());
-    while scan.write(&store, 1 << 20, &mut lines) {}
-    lines
+    ahead::lines_of(&store, Origin { node: NodeId(nodes[0]), nonce: LIVES.into() }, vector)
 }

@@ -17,6 +17,17 @@ fn lines_of(messages: &[Message]) -> Option<Vec<u8>> {
     messages.iter().find_map(|message| if let Message::Lines(lines) = message { Some(lines.clone()) } else { None })
 }
 
+/// D takes the header of T's dump and gives the dump up, for it hears no more of it; what comes after all.
+fn given_up(net: &mut Net, lines: &[u8]) -> Message {
+    let header = lines.iter().position(|byte| *byte == b'\n').unwrap() + 1;
+    net.deliver(T, D, vec![Message::Lines(lines[..header].to_vec())]);
+    let id = net.mesh(D).control.lock().taking.as_ref().map(|taking| taking.id);
+    // peer_timeout is 400 ms.
+    net.settle(30, &[(D, T)]);
+    assert_ne!(net.mesh(D).control.lock().taking.as_ref().map(|taking| taking.id), id);
+    Message::Lines(lines[header..].to_vec())
+}
+
 /// The vectors were equal when it was asked for. What the donor's has gained since is for frames and for other dumps to prove.
 #[test]
 fn a_heal_dump_moves_no_vector() {
@@ -77,19 +88,14 @@ fn late_lines_of_a_heal_dump_are_not_merged_past_the_vector() {
     net.pump(D, T);
     let dump = net.flush(T, D);
     let lines = lines_of(&dump).expect("a dump");
-    let header = lines.iter().position(|byte| *byte == b'\n').unwrap() + 1;
-    net.deliver(T, D, vec![Message::Lines(lines[..header].to_vec())]);
-    let id = net.mesh(D).control.lock().taking.as_ref().map(|taking| taking.id);
-    // peer_timeout is 400 ms.
-    net.settle(30, &[(D, T)]);
-    assert_ne!(net.mesh(D).control.lock().taking.as_ref().map(|taking| taking.id), id);
+    let late = given_up(&mut net, &lines);
     net.delete(T, "k");
     let frames = net.flush(T, D).into_iter().filter(|message| !matches!(message, Message::Lines(_))).collect();
     net.deliver(T, D, frames);
     assert_eq!(net.get(D, "k"), None);
     // As if D had collected it.
     (0..net.mesh(D).store().shards_len()).for_each(|shard| drop(net.mesh(D).store().collect(shard, |_| true)));
-    net.deliver(T, D, vec![Message::Lines(lines[header..].to_vec())]);
+    net.deliver(T, D, vec![late]);
     assert_eq!(net.get(D, "k"), None, "a deleted key is back");
 }
 
@@ -109,18 +115,14 @@ fn what_comes_of_a_dump_that_was_given_up_is_passed_over() {
     net.pump(D, T);
     let lines = lines_of(&net.flush(T, D)).expect("a dump");
     assert!(String::from_utf8_lossy(&lines).contains("\"k\":\"k\""));
-    let header = lines.iter().position(|byte| *byte == b'\n').unwrap() + 1;
-    net.deliver(T, D, vec![Message::Lines(lines[..header].to_vec())]);
-    let id = net.mesh(D).control.lock().taking.as_ref().map(|taking| taking.id);
-    net.settle(30, &[(D, T)]);
-    assert_ne!(net.mesh(D).control.lock().taking.as_ref().map(|taking| taking.id), id);
+    let late = given_up(&mut net, &lines);
     // T deletes what it holds; and as if both had collected that.
     net.delete(T, "k");
     for node in [T, D] {
         let store = net.mesh(node).store();
         (0..store.shards_len()).for_each(|shard| drop(store.collect(shard, |_| true)));
     }
-    net.deliver(T, D, vec![Message::Lines(lines[header..].to_vec())]);
+    net.deliver(T, D, vec![late]);
     assert_eq!(net.get(D, "k"), None, "a deleted key is back");
     // The next one is taken.
     net.settle(20, &BOTH);
