@@ -18,15 +18,15 @@ use kvmesh::config::Config;
 use kvmesh::journal::Journal;
 use kvmesh::journal::disk::Disk;
 use kvmesh::journal::files::Files;
-use kvmesh::journal::simulated::SimulatedDisk;
 use kvmesh::journal::writer::Writer;
 use kvmesh::protocol::resp::encoding;
 use kvmesh::replication::heartbeat::Heartbeat;
 use kvmesh::replication::mesh::Mesh;
 use kvmesh::replication::replicator::Replicator;
 use kvmesh::replication::submit::Submitted;
-use kvmesh::server::simulated::{SimulatedClient, SimulatedServer};
 use kvmesh::store::{Places, Store};
+use kvmesh::testing::simulated_clients::{SimulatedClient, SimulatedServer};
+use kvmesh::testing::simulated_disk::SimulatedDisk;
 
 /// Commands of a run: so many that the first ones, which find nothing in its place yet, do not show.
 const COMMANDS: usize = 8192;

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
-use crate::sabotage::Sabotage;
+use crate::testing::broken_rules::BrokenRule;
 
 /// A point of the hybrid logical clock: 48 bits of wall milliseconds since 1970, 16 bits of counter.
 ///
@@ -155,7 +155,7 @@ impl Clock {
     /// Moves the clock to at least `stamp`. To be called *before* what carries the stamp becomes visible. Whether the peers are to hear of it at once.
     #[must_use]
     pub fn observe(&self, stamp: Stamp, elapsed: Duration) -> bool {
-        if Sabotage::WallClock.is_on() {
+        if BrokenRule::WallClock.is_on() {
             return false;
         }
         self.last.fetch_max(stamp.0, Ordering::AcqRel);
@@ -166,15 +166,15 @@ impl Clock {
     #[must_use]
     pub fn hear(&self, stamp_us: u64, elapsed: Duration) -> bool {
         let mut heard = Lead::of(stamp_us, elapsed);
-        if Sabotage::FloorEstimated.is_on() {
+        if BrokenRule::FloorEstimated.is_on() {
             heard = heard.plus(2 * JUMP);
         }
-        !Sabotage::WallClock.is_on() && self.raise(heard)
+        !BrokenRule::WallClock.is_on() && self.raise(heard)
     }
 
     /// The same of what this node's own disk holds, or of what a blank node takes over: however far ahead, it is this node's own now.
     pub fn take_over(&self, stamp: Stamp, elapsed: Duration) {
-        if Sabotage::WallClock.is_on() {
+        if BrokenRule::WallClock.is_on() {
             return;
         }
         self.last.fetch_max(stamp.0, Ordering::AcqRel);
@@ -184,7 +184,7 @@ impl Clock {
     }
 
     fn raise(&self, lead: Lead) -> bool {
-        if Sabotage::FloorStands.is_on() {
+        if BrokenRule::FloorStands.is_on() {
             return false;
         }
         let floor = lead.min(self.base().plus(self.floor_max));

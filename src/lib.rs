@@ -100,7 +100,6 @@
 pub mod clock;
 pub mod entry;
 pub mod order;
-pub mod sabotage;
 pub mod store;
 
 pub mod formats;
@@ -121,10 +120,8 @@ pub mod node;
 pub mod signals;
 pub mod threads;
 
+pub mod testing;
+
 pub mod arguments;
 pub mod client;
 pub mod descriptors;
-
-/// For tests: a whole mesh in one thread.
-#[cfg(feature = "testing")]
-pub mod simulation;

@@ -7,8 +7,9 @@ exec </dev/null
 seeds=${1:-10000}
 minutes=${2:-20}
 
-cargo build --quiet --release --locked --features testing --bin kvsim
-cargo build --quiet --release --locked --bin kvnode --bin kvtorture
+cargo build --quiet --release --locked --features testing --bin kvsim --bin kvtorture
+# The node as it ships.
+cargo build --quiet --release --locked --bin kvnode
 target=${CARGO_TARGET_DIR:-target}/release
 failed=0
 

@@ -149,7 +149,7 @@ fn parse(name: &str) -> Option<Kind> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::journal::simulated::SimulatedDisk;
+    use crate::testing::simulated_disk::SimulatedDisk;
 
     fn find(names: &[&str]) -> io::Result<Files> {
         let disk = SimulatedDisk::default();

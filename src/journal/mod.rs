@@ -26,8 +26,6 @@ pub mod log;
 pub mod snapshot;
 pub mod writer;
 
-#[cfg(feature = "testing")]
-pub mod simulated;
 #[cfg(test)]
 mod tests;
 

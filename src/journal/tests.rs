@@ -16,11 +16,11 @@ use crate::envelope::{HEAD_LEN, seal};
 use crate::journal::disk::Disk;
 use crate::journal::files::{Files, resuming_log_name};
 use crate::journal::log::{self, Found};
-use crate::journal::simulated::SimulatedDisk;
 use crate::journal::snapshot::{self, SnapshotWriter};
 use crate::journal::writer::Writer;
 use crate::journal::{Fsync, Journal, Record};
 use crate::store::Store;
+use crate::testing::simulated_disk::SimulatedDisk;
 
 const ORIGIN: Origin = Origin { node: NodeId(1), nonce: 7 };
 

@@ -13,7 +13,7 @@ use crate::journal::files::{Files, log_name, remove_stale, resuming_log_name, sn
 use crate::journal::log::{AppendFailed, Found, LogFile};
 use crate::journal::{Fsync, Job, Journal, Record, Stopped};
 use crate::logging::LogLimit;
-use crate::sabotage::Sabotage;
+use crate::testing::broken_rules::BrokenRule;
 
 /// Bytes of records that are gathered into one write. A larger record is a write of its own.
 const WRITE_LEN: usize = 1 << 20;
@@ -122,7 +122,7 @@ impl Writer {
         }
         self.write();
         let is_due = match self.journal.fsync {
-            Fsync::Always if !Sabotage::AckBeforeFsync.is_on() => true,
+            Fsync::Always if !BrokenRule::AckBeforeFsync.is_on() => true,
             Fsync::Always | Fsync::EverySecond => now.saturating_duration_since(self.synced) >= SYNC_PAUSE,
             Fsync::Never => false,
         };

@@ -17,7 +17,7 @@ use parking_lot::{Condvar, Mutex};
 use crate::clock::{Deadline, Lead, Stamp};
 use crate::protocol::command::AckLevel;
 use crate::protocol::peer::Ack;
-use crate::sabotage::Sabotage;
+use crate::testing::broken_rules::BrokenRule;
 
 /// The table. Peers are numbered by their place in the configuration.
 pub struct Acks {
@@ -421,7 +421,7 @@ impl PeerAcks {
     }
 
     fn has(&self, written: Written) -> bool {
-        let is_in_time = self.clock.beyond(written.clock) <= CLOCK_LEAD_MAX || Sabotage::AckAfterSleep.is_on();
+        let is_in_time = self.clock.beyond(written.clock) <= CLOCK_LEAD_MAX || BrokenRule::AckAfterSleep.is_on();
         self.upto >= written.upto && is_in_time
     }
 

@@ -14,7 +14,7 @@ use std::sync::atomic::Ordering;
 use crate::clock::Now;
 use crate::entry::Entry;
 use crate::replication::mesh::Mesh;
-use crate::sabotage::Sabotage;
+use crate::testing::broken_rules::BrokenRule;
 
 /// Shards that are looked at in one step, under the collector's lock, for which acks wait.
 const SHARDS_PER_STEP: usize = 16;
@@ -36,7 +36,7 @@ impl Collector {
     pub fn step(&mut self, mesh: &Mesh, now: Now) -> usize {
         self.spend(mesh, now);
         let mut control = mesh.control.lock();
-        let at_once = Sabotage::CollectAtOnce.is_on();
+        let at_once = BrokenRule::CollectAtOnce.is_on();
         if !control.may_collect(&mesh.config.members()) && !at_once {
             return 0;
         }

@@ -13,8 +13,8 @@ use crate::config::Config;
 use crate::entry::{NodeId, Origin, SeenVector, Version};
 use crate::protocol::peer::{Beat, Hello, MESSAGE_LEN_MAX, Protocol, Request};
 use crate::replication::folding::Folding;
-use crate::sabotage::Sabotage;
 use crate::store::Digest;
+use crate::testing::broken_rules::BrokenRule;
 
 /// Peer time-outs without progress after which a connection is given up. More than one: a peer that is merely slow should not lose its place in the stream.
 const HANG_UP_AFTER: u32 = 3;
@@ -347,7 +347,7 @@ impl Control {
 
     /// An incoming connection whose HELLO was found good. `gap`: the peer has writes of its own that are missing here. Returns its epoch.
     pub fn accept(&mut self, peer: usize, hello: &Hello, gap: bool, now: Now) -> (u64, Option<Event>) {
-        if !Sabotage::CountAbsent.is_on() {
+        if !BrokenRule::CountAbsent.is_on() {
             self.greeted = Some(now.elapsed);
             self.peers.iter_mut().for_each(Peer::disprove);
         }
@@ -703,7 +703,7 @@ impl Control {
     fn review_proofs(&mut self, vector: &SeenVector) {
         for peer in &mut self.peers {
             let is_proof = |candidate: &mut Candidate| {
-                candidate.is_durable && (vector.covers_all(&candidate.vector) || Sabotage::CollectUncovered.is_on())
+                candidate.is_durable && (vector.covers_all(&candidate.vector) || BrokenRule::CollectUncovered.is_on())
             };
             if let Some(candidate) = peer.candidate.take_if(is_proof) {
                 peer.proven = Some(candidate.vector);
@@ -727,7 +727,7 @@ impl Peer {
     /// does not answer: one that takes the rest of the stream for a part of one message reads for ever.
     pub fn tells_taken(&mut self, taken: u64, heard_len: u64, now: Now) {
         (self.beat_at, self.heard_len_at_beat) = (now.elapsed, heard_len);
-        let taken = if Sabotage::CountWhatLeaves.is_on() { 0 } else { taken };
+        let taken = if BrokenRule::CountWhatLeaves.is_on() { 0 } else { taken };
         let takes_more = std::mem::replace(&mut self.taken, taken) != taken;
         if takes_more && self.awaited.is_none_or(|awaited| taken < awaited) {
             self.shows_progress(now);
@@ -762,7 +762,7 @@ impl Peer {
 
     /// What it is proven to have on its disk, for as long as it is up.
     pub fn proof(&self) -> Option<&SeenVector> {
-        self.proven.as_ref().filter(|_| self.up || Sabotage::CountAbsent.is_on())
+        self.proven.as_ref().filter(|_| self.up || BrokenRule::CountAbsent.is_on())
     }
 
     /// Whether it has said that it speaks no protocol so late.

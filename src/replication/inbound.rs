@@ -18,8 +18,8 @@ use crate::replication::incoming::Incoming;
 use crate::replication::mesh::{Mesh, PLACES_MAX};
 use crate::replication::record::{self, Proven};
 use crate::room::Reserved;
-use crate::sabotage::Sabotage;
 use crate::store::{Digest, Merged};
+use crate::testing::broken_rules::BrokenRule;
 #[cfg(feature = "testing")]
 use crate::{clock::Deadline, entry::Effect, protocol::command::AckLevel, replication::acks::Written};
 
@@ -143,7 +143,7 @@ impl Mesh {
         frame.writes.iter().try_for_each(|write| check_lens(write.key, write.value))?;
         self.observe(frame.upto, now);
         #[cfg(feature = "testing")]
-        let losing = if Sabotage::SecondStamp.is_on() { self.losing(&frame) } else { Vec::new() };
+        let losing = if BrokenRule::SecondStamp.is_on() { self.losing(&frame) } else { Vec::new() };
         for write in frame.writes.iter() {
             let merged = self.store.merge_write(write, |version| self.covers(version));
             self.note_merged(write.version, merged);
@@ -154,7 +154,7 @@ impl Mesh {
         Ok(())
     }
 
-    /// For [`Sabotage::SecondStamp`]: the writes of this node that the frame beats before enough members have them.
+    /// For [`BrokenRule::SecondStamp`]: the writes of this node that the frame beats before enough members have them.
     #[cfg(feature = "testing")]
     fn losing(&self, frame: &Frame) -> Vec<Entry> {
         let beaten = frame.writes.iter().filter_map(|write| {
@@ -224,7 +224,7 @@ impl Mesh {
         self.hear_order(beat.order);
         self.outboxes[inbound.peer].echo(beat.sent);
         self.pass(inbound, beat.upto, beat.upto, Raw::default(), now);
-        if Sabotage::FoldAtOnce.is_on() {
+        if BrokenRule::FoldAtOnce.is_on() {
             self.seen.write().join(&beat.vector.folded().collect());
         }
         let vector = self.vector();
@@ -335,10 +335,10 @@ impl Mesh {
         if header.origin != inbound.origin {
             return Err(format!("a dump of {}, on a connection of {}", header.origin, inbound.origin));
         }
-        if Sabotage::SeenBeforeEnd.is_on() {
+        if BrokenRule::SeenBeforeEnd.is_on() {
             self.seen.write().join(&header.vector);
         }
-        if !inbound.is_wanted(&header, &self.control.lock()) && !Sabotage::MergeLate.is_on() {
+        if !inbound.is_wanted(&header, &self.control.lock()) && !BrokenRule::MergeLate.is_on() {
             inbound.is_late = true;
             return Ok(());
         }
@@ -350,7 +350,7 @@ impl Mesh {
     /// no vector covers it.
     fn give_up_if_late(&self, inbound: &mut Inbound) {
         let is_late = inbound.dump.as_ref().is_some_and(|dump| !inbound.is_wanted(dump.header(), &self.control.lock()));
-        if is_late && !Sabotage::MergeLate.is_on() {
+        if is_late && !BrokenRule::MergeLate.is_on() {
             (inbound.dump, inbound.is_late) = (None, true);
         }
     }

@@ -14,7 +14,7 @@ use crate::protocol::quoting::shown;
 use crate::replication::control::Control;
 use crate::replication::mesh::Mesh;
 use crate::replication::record::{self, Proven};
-use crate::sabotage::Sabotage;
+use crate::testing::broken_rules::BrokenRule;
 
 /// Keys that are named in the log when two nodes are found to differ; beyond this they are only counted.
 const NAMED_MAX: u64 = 20;
@@ -176,7 +176,7 @@ impl Mesh {
 
     /// What was dropped after the end line.
     pub(super) fn record_dropped(&self, late: &[Entry]) {
-        if !late.is_empty() && !Sabotage::DropsNotLogged.is_on() {
+        if !late.is_empty() && !BrokenRule::DropsNotLogged.is_on() {
             self.record(Arc::new(record::removed(late)), None, None);
         }
     }
@@ -199,7 +199,7 @@ impl Mesh {
     ) {
         let Proven { vector, horizon } = proven;
         let proven = Proven { vector: vector.without(self.origin), horizon };
-        let mut records = if Sabotage::DropsNotLogged.is_on() { Vec::new() } else { record::removed(dropped) };
+        let mut records = if BrokenRule::DropsNotLogged.is_on() { Vec::new() } else { record::removed(dropped) };
         records.extend(record::proven(&proven));
         self.record(Arc::new(records), None, None);
         control.horizon.join(&proven.horizon);

@@ -27,8 +27,8 @@ use crate::replication::durable::Marks;
 use crate::replication::outbox::{EncodedFrame, Outbox};
 use crate::replication::submit::{Submit, Submitted};
 use crate::room::Reserved;
-use crate::sabotage::Sabotage;
 use crate::store::Store;
+use crate::testing::broken_rules::BrokenRule;
 
 /// Places in a vector that a peer tells, with those that are known here: as many fit into a HELLO, generously counted.
 pub(super) const PLACES_MAX: usize = 20_000;
@@ -94,7 +94,7 @@ impl Mesh {
     /// A node that begins a new life, with a store that is empty: `nonce` must be fresh random bits. Returns the channel for the replicator, too. Without a journal it keeps
     /// nothing.
     pub fn new(config: Arc<Config>, store: Store, nonce: u64, now: Now, journal: Option<Arc<Journal>>) -> (Mesh, Receiver<Submitted>) {
-        let nonce = if Sabotage::KeepOrigin.is_on() { config.id.0.into() } else { nonce };
+        let nonce = if BrokenRule::KeepOrigin.is_on() { config.id.0.into() } else { nonce };
         let origin = Origin { node: config.id, nonce };
         let (clock, store) = (Arc::new(Clock::new(now, config.clock_offset_max / 2)), Arc::new(store));
         let (submit, write_rx) = Submit::new(origin, Arc::clone(&clock), Arc::clone(&store), config.write_room);

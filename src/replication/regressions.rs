@@ -13,7 +13,6 @@ use crate::entry::{Effect, Entry, Origin, Value, Version};
 use crate::journal::disk::Disk;
 use crate::journal::files::Files;
 use crate::journal::log::Found;
-use crate::journal::simulated::SimulatedDisk;
 use crate::journal::writer::Writer;
 use crate::journal::{Fsync, Journal};
 use crate::protocol::command::AckLevel;
@@ -24,6 +23,7 @@ use crate::replication::mesh::Mesh;
 use crate::replication::replicator::Framer;
 use crate::replication::submit::Submitted;
 use crate::store::Store;
+use crate::testing::simulated_disk::SimulatedDisk;
 
 const BASE: u64 = 1_700_000_000_000;
 

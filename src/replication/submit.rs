@@ -34,7 +34,7 @@ pub struct Submit {
     /// The stamp of the first of them; 0 before.
     first: AtomicU64,
     room: Arc<Room>,
-    /// For [`Sabotage::SendOutOfOrder`]: it has its stamp, and is overtaken by the next one.
+    /// For [`BrokenRule::SendOutOfOrder`]: it has its stamp, and is overtaken by the next one.
     #[cfg(feature = "testing")]
     overtaken: Mutex<Option<Submitted>>,
 }
@@ -193,7 +193,7 @@ impl Submit {
 
     fn hand_on(&self, write_tx: &Sender<Submitted>, submitted: Submitted) {
         #[cfg(feature = "testing")]
-        if crate::sabotage::Sabotage::SendOutOfOrder.is_on() {
+        if crate::testing::broken_rules::BrokenRule::SendOutOfOrder.is_on() {
             let mut overtaken = self.overtaken.lock();
             let Some(earlier) = overtaken.take() else {
                 *overtaken = Some(submitted);
@@ -242,10 +242,10 @@ impl Submit {
 #[cfg_attr(not(feature = "testing"), expect(unused_variables))]
 fn travelling(entry: &Entry, before: Option<&Entry>) -> Entry {
     #[cfg(feature = "testing")]
-    if crate::sabotage::Sabotage::ReplicateCommands.is_on()
+    if crate::testing::broken_rules::BrokenRule::ReplicateCommands.is_on()
         && let Some(value) = entry.value()
     {
-        let value = crate::sabotage::command::of(before.and_then(Entry::value), value);
+        let value = crate::testing::broken_rules::command::of(before.and_then(Entry::value), value);
         return Entry::new(entry.key(), Some(&value), entry.expires(), entry.version());
     }
     entry.clone()

@@ -18,7 +18,6 @@ use crate::dump::{Line, parse_line};
 use crate::entry::{Effect, Expiry, Origin, SeenVector, Version};
 use crate::journal::disk::Disk;
 use crate::journal::files::Files;
-use crate::journal::simulated::SimulatedDisk;
 use crate::journal::writer::Writer;
 use crate::journal::{Journal, NotSwitched};
 use crate::protocol::command::AckLevel;
@@ -33,6 +32,7 @@ use crate::replication::replicator::Framer;
 use crate::replication::restore::NotRestored;
 use crate::replication::submit::Submitted;
 use crate::store::Store;
+use crate::testing::simulated_disk::SimulatedDisk;
 
 const NODES: usize = 3;
 const KEYS: u64 = 6;

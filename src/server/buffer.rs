@@ -14,7 +14,7 @@ const LEN_KEPT: usize = 16 << 10;
 /// Reads grow up to here when the socket holds more: beyond this, a round gains nothing from more commands.
 const LEN_BURST: usize = 64 << 10;
 
-pub(super) struct ReadBuffer<'a> {
+pub(crate) struct ReadBuffer<'a> {
     /// All of it is initialized; `start..end` is unread.
     bytes: Vec<u8>,
     start: usize,

@@ -21,7 +21,7 @@ const CLOSED: PollFlags = PollFlags::empty();
 /// Later than any time that is read of a clock.
 const NOT_IDLE: u64 = u64::MAX;
 
-pub(super) struct Client {
+pub(crate) struct Client {
     number: u64,
     socket: Arc<TcpStream>,
     addr: Option<SocketAddr>,
@@ -47,7 +47,7 @@ struct NotedTransaction {
 
 /// What waits for EXEC.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Queued {
+pub(crate) struct Queued {
     /// How many requests; `None` if MULTI was not said.
     pub requests: Option<usize>,
     /// Their bytes.
@@ -58,7 +58,7 @@ pub(super) struct Queued {
 
 /// What the client has said of itself.
 #[derive(Clone, Default)]
-pub(super) struct Said {
+pub(crate) struct Said {
     pub version: RespVersion,
     pub name: Vec<u8>,
     pub lib_name: Vec<u8>,

@@ -22,7 +22,7 @@ const ENDED_MAX: usize = 16;
 /// How long sessions that were cut off have to notice.
 const CUT_OFF_WAIT: Duration = Duration::from_secs(1);
 
-pub(super) struct Clients {
+pub(crate) struct Clients {
     /// Beyond this, clients are turned away.
     len_max: usize,
     table: Mutex<Table>,
@@ -47,7 +47,7 @@ struct Connected {
 }
 
 /// Why a client was not taken.
-pub(super) enum NotAdmitted {
+pub(crate) enum NotAdmitted {
     /// There are `len_max` already.
     Full,
     /// The system gives no thread.

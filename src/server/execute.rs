@@ -28,7 +28,7 @@ use crate::server::writes::{Place, Refusal, Writes};
 use crate::store::{Cursor, Keyspace, Span};
 
 /// What a command comes to.
-pub(super) enum Done<'c> {
+pub(crate) enum Done<'c> {
     Reply(Reply<'c>),
     /// To be written when all replies before it are.
     Before(Long),
@@ -38,7 +38,7 @@ pub(super) enum Done<'c> {
     Close(Reply<'c>),
 }
 
-pub(super) struct Executor<'a> {
+pub(crate) struct Executor<'a> {
     pub shared: &'a Shared,
     pub client: &'a Arc<Client>,
     pub writes: Writes<'a>,
@@ -332,7 +332,7 @@ impl Shared {
     }
 
     /// Writes that were applied, and then not acknowledged in time.
-    pub(super) fn count_unknown(&self, writes: usize) {
+    pub(crate) fn count_unknown(&self, writes: usize) {
         if writes > 0 {
             self.counters.writes_unknown.fetch_add(writes as u64, Ordering::Relaxed);
         }

@@ -21,7 +21,7 @@ const RANGE_LEN_SHARED: usize = 16 << 10;
 
 /// The time of a round: read when it is first asked for, and the same from then on.
 #[derive(Default)]
-pub(super) struct Moment {
+pub(crate) struct Moment {
     now: Cell<Option<Now>>,
 }
 
@@ -49,7 +49,7 @@ impl Moment {
 
 /// A key that is there.
 #[derive(Clone, Copy)]
-pub(super) struct Live<'e>(&'e Entry);
+pub(crate) struct Live<'e>(&'e Entry);
 
 impl<'e> Live<'e> {
     pub fn of(entry: Option<&'e Entry>, moment: &Moment) -> Option<Live<'e>> {
@@ -80,7 +80,7 @@ impl<'e> Live<'e> {
 }
 
 /// What a command comes to.
-pub(super) struct Verdict<'c> {
+pub(crate) struct Verdict<'c> {
     /// `None`: nothing is written.
     pub effect: Option<Effect>,
     pub reply: Reply<'c>,
@@ -97,7 +97,7 @@ impl<'c> Verdict<'c> {
 }
 
 /// The key with the value that a command brings, copied before any lock is taken: it may have megabytes.
-pub(super) fn brought(key: &[u8], action: &Action<'_>) -> Option<Effect> {
+pub(crate) fn brought(key: &[u8], action: &Action<'_>) -> Option<Effect> {
     match action {
         // With room for an expiry, where there will be one. (Where it is to be kept and there is none, it is copied once more.)
         Action::Set(set) => {
@@ -109,7 +109,7 @@ pub(super) fn brought(key: &[u8], action: &Action<'_>) -> Option<Effect> {
 }
 
 /// The bytes of the value that a command leaves, as far as the command tells.
-pub(super) fn size(action: &Action<'_>) -> usize {
+pub(crate) fn size(action: &Action<'_>) -> usize {
     /// An integer's digits, or those of a usual fraction.
     const NUMBER_LEN: usize = 32;
     match action {
@@ -123,7 +123,7 @@ pub(super) fn size(action: &Action<'_>) -> usize {
 }
 
 /// `brought` is what [`brought`] made of the same key and action; taken if it is needed.
-pub(super) fn judge<'c>(
+pub(crate) fn judge<'c>(
     key: &'c [u8],
     action: &Action<'_>,
     brought: &mut Option<Effect>,

@@ -19,14 +19,14 @@ use crate::server::clients::NotAdmitted;
 use crate::server::{Shared, session};
 
 /// Connections that the system holds until they are accepted; beyond this it lets clients try again.
-pub(super) const BACKLOG: i32 = 1024;
+pub(crate) const BACKLOG: i32 = 1024;
 /// After a failed accept: long enough not to spin, short enough for clients in the backlog.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// How often stopping tries to wake the accepting thread.
 const WAKE_PAUSE: Duration = Duration::from_millis(50);
 
 /// A dead client is found after about a minute and a half.
-pub(super) const KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
+pub(crate) const KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
 #[cfg(target_os = "linux")]
 const KEEPALIVE_PROBES: u32 = 3;
@@ -43,7 +43,7 @@ pub fn listen(addr: SocketAddr) -> io::Result<TcpListener> {
 /// The loop of the thread `accept`. Ends when the server stops; a failing accept never ends it.
 ///
 /// One descriptor is kept to spare. When no other is left it is given up, so that who connects next can be taken and told, and is not left waiting.
-pub(super) fn run_accept(listener: &TcpListener, shared: &Arc<Shared>, stop_rx: &Receiver<()>) {
+pub(crate) fn run_accept(listener: &TcpListener, shared: &Arc<Shared>, stop_rx: &Receiver<()>) {
     let mut failing = false;
     let mut spare = None;
     loop {
@@ -84,7 +84,7 @@ pub(super) fn run_accept(listener: &TcpListener, shared: &Arc<Shared>, stop_rx: 
 /// Wakes the accepting thread, which may wait in `accept`, until it has ended. The server is stopping by now.
 ///
 /// Linux wakes it when nothing is to be accepted any more; other systems when somebody connects, for which there may be no descriptor.
-pub(super) fn wake(listener: &TcpListener, addr: SocketAddr, accept: &JoinHandle<()>) {
+pub(crate) fn wake(listener: &TcpListener, addr: SocketAddr, accept: &JoinHandle<()>) {
     // An error where a socket that is listened on has no end.
     let _ = SockRef::from(listener).shutdown(Shutdown::Both);
     let ip = match addr.ip() {

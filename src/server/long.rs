@@ -40,7 +40,7 @@ const FLUSH_STEP: usize = 512;
 const LOOK_PAUSE: Duration = Duration::from_millis(200);
 
 /// Such an answer.
-pub(super) enum Long {
+pub(crate) enum Long {
     /// Known, and large.
     Reply(Reply<'static>),
     Keys {
@@ -97,7 +97,7 @@ impl Long {
 }
 
 /// Writes a long answer.
-pub(super) fn write(outgoing: Outgoing<'_, '_>, executor: &mut Executor<'_>, long: Long, wire: Wire) -> io::Result<()> {
+pub(crate) fn write(outgoing: Outgoing<'_, '_>, executor: &mut Executor<'_>, long: Long, wire: Wire) -> io::Result<()> {
     let shared = executor.shared;
     let services = &shared.services;
     match long {
@@ -147,7 +147,7 @@ fn buffered<'s, 'a>(outgoing: Outgoing<'s, 'a>, write: impl FnOnce(&mut Out<'s, 
 }
 
 /// The answer as a value. Without `may_wait` a command that waits says how it stands now.
-pub(super) fn answer(executor: &mut Executor<'_>, long: Long, may_wait: bool) -> Reply<'static> {
+pub(crate) fn answer(executor: &mut Executor<'_>, long: Long, may_wait: bool) -> Reply<'static> {
     let shared = executor.shared;
     let services = &shared.services;
     match long {

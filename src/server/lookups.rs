@@ -4,7 +4,7 @@
 use crate::protocol::command::{Action, SetAnswer};
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Lookups {
+pub(crate) struct Lookups {
     pub hits: u64,
     pub misses: u64,
 }

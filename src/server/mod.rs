@@ -5,22 +5,20 @@
 //! writes ([`Submit`], [`Acks`]) and the reports of [`Mesh`].
 
 mod buffer;
-mod client;
-mod clients;
+pub(crate) mod client;
+pub(crate) mod clients;
 mod execute;
 mod introspect;
-mod judge;
+pub(crate) mod judge;
 mod listener;
 mod long;
 mod lookups;
 mod outgoing;
 mod plan;
 mod restore;
-mod rounds;
+pub(crate) mod rounds;
 mod session;
-mod session_room;
-#[cfg(feature = "testing")]
-pub mod simulated;
+pub(crate) mod session_room;
 mod transaction;
 mod wire;
 mod writes;
@@ -57,7 +55,7 @@ pub struct Services {
 }
 
 impl Services {
-    fn of(mesh: Arc<Mesh>) -> Services {
+    pub(crate) fn of(mesh: Arc<Mesh>) -> Services {
         Services {
             config: Arc::clone(mesh.config()),
             store: Arc::clone(mesh.store()),
@@ -77,24 +75,24 @@ pub struct Server {
 }
 
 /// What the accepting thread and all sessions share.
-struct Shared {
-    services: Services,
+pub(crate) struct Shared {
+    pub(crate) services: Services,
     /// Where clients are listened for.
-    addr: SocketAddr,
-    limits: Limits,
-    clients: Clients,
-    counters: Counters,
-    read_room: SessionRoom,
-    reply_room: SessionRoom,
+    pub(crate) addr: SocketAddr,
+    pub(crate) limits: Limits,
+    pub(crate) clients: Clients,
+    pub(crate) counters: Counters,
+    pub(crate) read_room: SessionRoom,
+    pub(crate) reply_room: SessionRoom,
     /// Clients decide how often something is to be logged.
-    said: LogLimit,
+    pub(crate) said: LogLimit,
     /// Once true, sessions end after the round that they are in.
-    stopping: AtomicBool,
+    pub(crate) stopping: AtomicBool,
 }
 
 /// For STATUS and INFO. Sessions add to them once a round.
 #[derive(Default)]
-struct Counters {
+pub(crate) struct Counters {
     commands: AtomicU64,
     writes: AtomicU64,
     writes_refused: AtomicU64,

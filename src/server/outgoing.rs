@@ -32,7 +32,7 @@ const SHORT_PAUSE: Duration = Duration::from_millis(1);
 /// Between two log lines on clients that do not take their replies.
 const DEAF_LOG_PAUSE: Duration = Duration::from_secs(60);
 
-pub(super) struct Outgoing<'s, 'a> {
+pub(crate) struct Outgoing<'s, 'a> {
     shared: &'s Shared,
     client: &'s Client,
     buffer: &'s mut ReadBuffer<'a>,

@@ -14,7 +14,7 @@ use crate::server::judge::{self, Live, Moment};
 use crate::server::lookups::Lookups;
 use crate::store::{Cursor, Keyspace, View};
 
-pub(super) struct Plan<'v> {
+pub(crate) struct Plan<'v> {
     view: &'v View<'v>,
     limits: &'v Limits,
     moment: &'v Moment,
@@ -28,13 +28,13 @@ pub(super) struct Plan<'v> {
 }
 
 /// Keys that may be named in one step, which all of them are locked for. Beyond this, who shares one of their shards would wait for longer than a peer may.
-pub(super) const KEYS_MAX: usize = 1 << 16;
+pub(crate) const KEYS_MAX: usize = 1 << 16;
 
 /// What a reply or a key that was walked over counts for, about.
 const STEP_COST: usize = 64;
 
 /// What a command brings, copied before any lock is taken; each is taken at most once.
-pub(super) fn brought(command: &Command<'_>) -> Vec<Option<Effect>> {
+pub(crate) fn brought(command: &Command<'_>) -> Vec<Option<Effect>> {
     match command {
         Command::One { key, action } => vec![judge::brought(key, action)],
         Command::Several(Several::Set { pairs, .. }) => pairs.iter().map(|(key, value)| Some(Effect::put(key, value, None))).collect(),
@@ -43,7 +43,7 @@ pub(super) fn brought(command: &Command<'_>) -> Vec<Option<Effect>> {
 }
 
 /// Bytes that a command's effects take, as far as it tells.
-pub(super) fn size(command: &Command<'_>) -> usize {
+pub(crate) fn size(command: &Command<'_>) -> usize {
     match command {
         Command::One { key, action } => key.len() + judge::size(action) + WRITE_OVERHEAD,
         Command::Several(several) => {
@@ -241,12 +241,12 @@ impl<'v> Plan<'v> {
 }
 
 /// What decides which key RANDOMKEY names. Where the system gives no random bits, the time must do.
-pub(super) fn random_bits(moment: &Moment) -> u64 {
+pub(crate) fn random_bits(moment: &Moment) -> u64 {
     getrandom::u64().unwrap_or_else(|_| moment.wall_ms())
 }
 
 /// What a step of SCAN answers.
-pub(super) fn scanned(next: Option<Cursor>, keys: Vec<Reply<'static>>) -> Reply<'static> {
+pub(crate) fn scanned(next: Option<Cursor>, keys: Vec<Reply<'static>>) -> Reply<'static> {
     let cursor = next.map_or(0, Cursor::to_bits);
     Reply::Array(vec![Reply::Bytes(Bytes::Owned(cursor.to_string().into_bytes())), Reply::Array(keys)])
 }

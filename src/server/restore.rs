@@ -28,7 +28,7 @@ const RATE_MIN: u64 = 1 << 10;
 const TIME_MAX: Duration = Duration::from_secs(6 * 3_600);
 
 /// The longest line that a restore can need.
-pub(super) fn line_len_max(limits: &Limits) -> usize {
+pub(crate) fn line_len_max(limits: &Limits) -> usize {
     dump::line_len_max(limits.key_len_max, limits.value_len_max)
 }
 
@@ -42,7 +42,7 @@ enum Failed {
 
 /// Takes a dump from the client, and appends what came of it to `replies`. Returns whether a command can follow.
 #[inline(never)]
-pub(super) fn run(shared: &Shared, socket: &TcpStream, buffer: &mut ReadBuffer<'_>, replies: &mut Vec<u8>) -> io::Result<bool> {
+pub(crate) fn run(shared: &Shared, socket: &TcpStream, buffer: &mut ReadBuffer<'_>, replies: &mut Vec<u8>) -> io::Result<bool> {
     // A client that stalls would hold the collector for as long.
     socket.set_read_timeout(Some(shared.services.config.write_timeout))?;
     let taken = shared.services.mesh.begin_restore(Now::read()).map_err(|why| refusal(why, 0, 0)).and_then(|restore| {

@@ -18,11 +18,11 @@ use crate::server::wire::{Asked, Requests, Wire};
 use crate::server::writes::Place;
 
 /// A round's replies are sent when they reach this, however many commands are left. Every client that reads slowly may hold as much, and one short reply.
-pub(super) const REPLIES_LEN_MAX: usize = 128 << 10;
+pub(crate) const REPLIES_LEN_MAX: usize = 128 << 10;
 /// A reply from here on is written from where its values are stored instead of being copied into the replies of a round.
 const REPLY_LEN_LONG: usize = 128 << 10;
 
-pub(super) struct Rounds<'a> {
+pub(crate) struct Rounds<'a> {
     pub buffer: ReadBuffer<'a>,
     pub replies: Vec<u8>,
     pub executor: Executor<'a>,
@@ -30,7 +30,7 @@ pub(super) struct Rounds<'a> {
 }
 
 /// A round whose commands were executed.
-pub(super) struct Executed {
+pub(crate) struct Executed {
     ended: Ended,
     /// Bytes of its commands.
     consumed: usize,
@@ -39,7 +39,7 @@ pub(super) struct Executed {
 }
 
 /// Why a round ended.
-pub(super) enum Ended {
+pub(crate) enum Ended {
     /// What is left is not a whole request.
     NeedsMore,
     /// The replies have reached their bound, or the writes that follow are waited for in another way: there may be more to execute.
@@ -53,7 +53,7 @@ pub(super) enum Ended {
 }
 
 /// What a round came to.
-pub(super) struct Round {
+pub(crate) struct Round {
     pub ended: Ended,
     /// Something was refused for want of a quorum.
     pub no_quorum: bool,

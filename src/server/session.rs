@@ -26,7 +26,7 @@ const NO_QUORUM_PAUSE: Duration = Duration::from_millis(20);
 const LINGER: Duration = Duration::from_secs(1);
 
 /// The life of a thread `client-N`, from the first byte to the last.
-pub(super) fn run_client(shared: &Shared, client: &Arc<Client>) {
+pub(crate) fn run_client(shared: &Shared, client: &Arc<Client>) {
     let mut session = Session::new(shared, client);
     match session.serve() {
         Ok(Farewell::Gone) => {}

@@ -4,21 +4,21 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// For large commands while they arrive, what is queued for EXEC, and what is read ahead of it while a client takes no replies: what read buffers take above a burst each.
 /// Any legal command fits, or dozens that are usual; beyond this, who sends a large command hears `ERROR BUSY` and is closed, nothing is read ahead, and small ones are served as ever.
-pub(super) const READ_ROOM: usize = 1 << 30;
+pub(crate) const READ_ROOM: usize = 1 << 30;
 
 /// For long replies that their clients do not take at once, as far as the store does not hold them anyway. More where values may be so long that two lines of a dump would not fit. Beyond
 /// this, who does not take such a reply at once is closed, and `KEYS` of too many hears `BUSY`.
-pub(super) const REPLY_ROOM: usize = 256 << 20;
+pub(crate) const REPLY_ROOM: usize = 256 << 20;
 
 /// A bound in bytes. Nobody ever waits for some of them.
-pub(super) struct SessionRoom {
+pub(crate) struct SessionRoom {
     len: usize,
     left: AtomicUsize,
 }
 
 /// It is used up by others.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct NoRoom;
+pub(crate) struct NoRoom;
 
 impl SessionRoom {
     pub fn new(len: usize) -> SessionRoom {
@@ -50,7 +50,7 @@ impl SessionRoom {
 }
 
 /// Some of a room, for as long as it is kept.
-pub(super) struct Share<'a> {
+pub(crate) struct Share<'a> {
     room: &'a SessionRoom,
     len: usize,
 }

@@ -18,9 +18,9 @@ use crate::store::Keyspace;
 /// Long enough that only a fault gets there.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-pub(super) const OTHER: Origin = Origin { node: NodeId(2), nonce: 9 };
+pub(crate) const OTHER: Origin = Origin { node: NodeId(2), nonce: 9 };
 
-pub(super) struct Fixture {
+pub(crate) struct Fixture {
     pub server: Server,
     pub mesh: Arc<Mesh>,
     pub store: Arc<Store>,
@@ -30,7 +30,7 @@ pub(super) struct Fixture {
 }
 
 /// A node with so many peers, that do nothing by themselves, and a replicator that takes writes and forgets them.
-pub(super) fn closed_fixture(listener: TcpListener, peers: usize, settings: &str) -> Fixture {
+pub(crate) fn closed_fixture(listener: TcpListener, peers: usize, settings: &str) -> Fixture {
     let ids: Vec<String> = (2..2 + peers).map(|id| format!(r#"{{"id": {id}, "addr": "127.0.0.1:{id}"}}"#)).collect();
     let json = format!(
         r#"{{"id": 1, "client_addr": "127.0.0.1:0", "peer_addr": "127.0.0.1:0", "peers": [{}], "clients_max": 8,
@@ -59,13 +59,13 @@ fn ack(upto: Stamp) -> Ack {
 }
 
 /// The same once it has given up waiting for its peers, and is open.
-pub(super) fn fixture(peers: usize, settings: &str) -> Fixture {
+pub(crate) fn fixture(peers: usize, settings: &str) -> Fixture {
     let fixture = closed_fixture(any_port(), peers, settings);
     fixture.open();
     fixture
 }
 
-pub(super) fn any_port() -> TcpListener {
+pub(crate) fn any_port() -> TcpListener {
     listen("127.0.0.1:0".parse().unwrap()).unwrap()
 }
 
@@ -103,7 +103,7 @@ impl Fixture {
     }
 }
 
-pub(super) struct Client {
+pub(crate) struct Client {
     pub socket: TcpStream,
     replies: BufReader<TcpStream>,
 }
@@ -140,7 +140,7 @@ impl Client {
     }
 }
 
-pub(super) fn until(what: &str, mut condition: impl FnMut() -> bool) {
+pub(crate) fn until(what: &str, mut condition: impl FnMut() -> bool) {
     let deadline = Instant::now() + PATIENCE;
     while !condition() {
         assert!(Instant::now() < deadline, "not in time: {what}");

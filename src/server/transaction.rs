@@ -16,7 +16,7 @@ use crate::store::{Store, View};
 /// What a watched key takes beside its bytes, about.
 const WATCHED_OVERHEAD: usize = 128;
 
-pub(super) struct Transaction<'a> {
+pub(crate) struct Transaction<'a> {
     queue: Option<Queue>,
     watched: HashMap<Key, Seen>,
     /// What is queued and watched shares the memory for large commands, for as long as it takes.
@@ -54,7 +54,7 @@ impl Seen {
 }
 
 /// One of the commands that EXEC executes; what was wrong with it is its reply.
-pub(super) type Queued<'a> = Result<Command<'a>, Wrong>;
+pub(crate) type Queued<'a> = Result<Command<'a>, Wrong>;
 
 impl<'a> Transaction<'a> {
     pub fn new(room: &'a SessionRoom) -> Transaction<'a> {
@@ -168,7 +168,7 @@ fn no_room() -> Reply<'static> {
 }
 
 /// What was queued.
-pub(super) struct Requests(Vec<u8>);
+pub(crate) struct Requests(Vec<u8>);
 
 impl Requests {
     pub fn commands(&self, limits: &Limits, moment: &Moment) -> Vec<Queued<'_>> {
@@ -184,7 +184,7 @@ impl Requests {
 }
 
 /// What is watched.
-pub(super) struct Watch(HashMap<Key, Seen>);
+pub(crate) struct Watch(HashMap<Key, Seen>);
 
 impl Watch {
     pub fn keys(&self) -> impl Iterator<Item = &[u8]> {

@@ -13,13 +13,13 @@ use crate::server::judge::Moment;
 
 /// A protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Wire {
+pub(crate) enum Wire {
     Text,
     Resp(RespVersion),
 }
 
 /// What the beginning of a read buffer holds.
-pub(super) enum Asked<'a> {
+pub(crate) enum Asked<'a> {
     /// Not all of a request.
     Incomplete,
     /// Nothing to be answered.
@@ -36,7 +36,7 @@ pub(super) enum Asked<'a> {
 
 /// The requests of one connection.
 #[derive(Default)]
-pub(super) struct Requests {
+pub(crate) struct Requests {
     partial: Partial,
     /// Of a text line that is not whole, so much is known to hold no end.
     scanned: usize,
@@ -132,7 +132,7 @@ fn replica(line: &[u8]) -> Option<Wrong> {
 }
 
 /// A request once more that was whole when it came, and how long it is.
-pub(super) fn parse_again<'a>(buffer: &'a [u8], limits: &Limits, moment: &Moment) -> (Result<Command<'a>, Wrong>, usize) {
+pub(crate) fn parse_again<'a>(buffer: &'a [u8], limits: &Limits, moment: &Moment) -> (Result<Command<'a>, Wrong>, usize) {
     match Requests::default().next(buffer, false, limits, moment) {
         (Asked::Command(command), consumed) => (command, consumed),
         _ => panic!("what was a request is none: {}", buffer[..buffer.len().min(100)].escape_ascii()),

@@ -20,7 +20,7 @@ use crate::store::{Memory, Span, View};
 /// A round with more writes gives the memory back that it took to remember them.
 const PENDING_KEPT: usize = 1024;
 
-pub(super) struct Writes<'a> {
+pub(crate) struct Writes<'a> {
     services: &'a Services,
     limits: Limits,
     /// Until when the round waits for room on the way to the replicator.
@@ -46,14 +46,14 @@ struct Pending {
 }
 
 /// Where the reply of a command lies in the replies of its round, and how it is written.
-pub(super) struct Place {
+pub(crate) struct Place {
     pub reply: Range<usize>,
     pub wire: Wire,
 }
 
 /// Why nothing was written, whatever the command says.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Refusal {
+pub(crate) enum Refusal {
     Full,
     /// Why nothing can be logged, and what helps.
     ReadOnly(String),
@@ -233,7 +233,7 @@ fn replace<'p>(replies: &mut Vec<u8>, places: impl Iterator<Item = &'p Place>, b
 }
 
 /// What a write to one key is judged with.
-pub(super) struct Desk<'a> {
+pub(crate) struct Desk<'a> {
     pub services: &'a Services,
     pub limits: &'a Limits,
     pub moment: &'a Moment,
@@ -242,7 +242,7 @@ pub(super) struct Desk<'a> {
 }
 
 /// Why a write to one key did not come about.
-pub(super) enum Unwritten<'c> {
+pub(crate) enum Unwritten<'c> {
     /// It was judged, and has nothing to write.
     Answered(Reply<'c>),
     Refused(Refusal),
@@ -275,13 +275,13 @@ impl Desk<'_> {
 
 /// Whether this node has reached `memory_max`. A delete cannot be refused, and its tombstone stays for a while: tombstones may take half as much besides before they count. So a node whose
 /// keys were all deleted takes new ones at once, and yet nobody can fill it with deletes.
-pub(super) fn is_full(services: &Services) -> bool {
+pub(crate) fn is_full(services: &Services) -> bool {
     let (Memory { values, tombstones }, max) = (services.store.memory(), services.config.memory_max);
     max > 0 && values + tombstones.saturating_sub(max / 2) >= max
 }
 
 /// What a client hears that has found it so, up to where it is said what became of the request.
-pub(super) fn full(services: &Services) -> String {
+pub(crate) fn full(services: &Services) -> String {
     let (Memory { values, tombstones }, max) = (services.store.memory(), services.config.memory_max);
     if tombstones <= max / 2 {
         return format!("the entries take {values} bytes and memory_max is {max}");

@@ -20,8 +20,8 @@ use parking_lot::RwLock;
 
 use crate::entry::{Entry, EntryRef, Version};
 use crate::order::{OrderKey, POSITION_BITS};
-use crate::sabotage::Sabotage;
 use crate::store::shard::{Shard, Slot, footprint};
+use crate::testing::broken_rules::BrokenRule;
 
 pub use digest::Digest;
 pub use keyspace::{Cursor, Keyspace};
@@ -272,7 +272,7 @@ impl Store {
             return self.merge(write.to_entry(), covered);
         }
         self.merge_with(write.key, write.version, covered, |mut slot| {
-            if Sabotage::ReplicateCommands.is_on() || !slot.overwrite(write) {
+            if BrokenRule::ReplicateCommands.is_on() || !slot.overwrite(write) {
                 self.put_arrived(slot, write.to_entry());
             }
         })
@@ -280,7 +280,7 @@ impl Store {
 
     fn merge_with(&self, key: &[u8], version: Version, covered: impl FnOnce(Version) -> bool, put: impl FnOnce(Slot<'_>)) -> Merged {
         let (position, mut shard) = self.shard_for(key, RwLock::write);
-        if covered(version) && !Sabotage::MergeCovered.is_on() {
+        if covered(version) && !BrokenRule::MergeCovered.is_on() {
             return Merged::Covered;
         }
         let slot = shard.slot(position, key);
@@ -426,7 +426,7 @@ impl Store {
     }
 
     fn put(&self, slot: Slot<'_>, entry: Entry) {
-        let is_to_leave_nothing = Sabotage::NoTombstones.is_on() && entry.is_tombstone();
+        let is_to_leave_nothing = BrokenRule::NoTombstones.is_on() && entry.is_tombstone();
         let is_tombstone = entry.is_tombstone();
         let (new, old) = if is_to_leave_nothing { (0, slot.take()) } else { (footprint(&entry), slot.put(entry)) };
         let old = old.as_ref().map_or((0, is_tombstone), |old| (footprint(old), old.is_tombstone()));
@@ -470,14 +470,14 @@ impl Places {
     }
 }
 
-/// For [`Sabotage::ReplicateCommands`]: what arrives is a command.
+/// For [`BrokenRule::ReplicateCommands`]: what arrives is a command.
 #[cfg(feature = "testing")]
 fn executed(current: Option<&Entry>, arrived: Entry) -> Entry {
-    if !Sabotage::ReplicateCommands.is_on() {
+    if !BrokenRule::ReplicateCommands.is_on() {
         return arrived;
     }
     let here = current.and_then(|current| current.value());
-    let value = arrived.value().map(|value| crate::sabotage::command::execute(here, value));
+    let value = arrived.value().map(|value| crate::testing::broken_rules::command::execute(here, value));
     Entry::new(arrived.key(), value.as_deref(), arrived.expires(), arrived.version())
 }
 

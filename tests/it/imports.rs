@@ -17,11 +17,19 @@ const NO_IO: &[&str] = &["std::net", "std::thread", "std::fs"];
 
 /// Arrows point down only. The first rule that fits a file counts.
 const RULES: &[Rule] = &[
-    Rule { place: "sabotage.rs", may: &["entry::Value"], must_not_std: NO_IO },
-    Rule { place: "clock.rs", may: &["sabotage"], must_not_std: NO_IO },
+    Rule { place: "testing/broken_rules.rs", may: &["entry::Value"], must_not_std: NO_IO },
+    Rule { place: "testing/mod.rs", may: &[], must_not_std: NO_IO },
+    Rule { place: "testing/failpoint.rs", may: &[], must_not_std: NO_IO },
+    Rule { place: "testing/simulated_disk.rs", may: &["journal::disk"], must_not_std: NO_IO },
+    Rule {
+        place: "testing/simulated_clients.rs",
+        may: &["clock", "logging::LogLimit", "protocol::command", "replication::mesh::Mesh", "server"],
+        must_not_std: &["std::thread", "std::fs"],
+    },
+    Rule { place: "clock.rs", may: &["testing::broken_rules"], must_not_std: NO_IO },
     Rule { place: "entry.rs", may: &["clock"], must_not_std: NO_IO },
     Rule { place: "order.rs", may: &[], must_not_std: NO_IO },
-    Rule { place: "store", may: &["clock", "entry", "order", "sabotage", "store"], must_not_std: NO_IO },
+    Rule { place: "store", may: &["clock", "entry", "order", "testing::broken_rules", "store"], must_not_std: NO_IO },
     Rule { place: "formats.rs", may: &[], must_not_std: NO_IO },
     // It says in its errors what stands in a line.
     Rule { place: "dump.rs", may: &["clock", "entry", "formats", "order", "store", "protocol::quoting"], must_not_std: NO_IO },
@@ -37,7 +45,20 @@ const RULES: &[Rule] = &[
     Rule { place: "protocol", may: &["clock", "entry", "order", "envelope", "dump", "protocol"], must_not_std: NO_IO },
     Rule {
         place: "journal",
-        may: &["clock", "descriptors", "entry", "sabotage", "formats", "envelope", "dump", "store", "room", "journal", "logging::LogLimit"],
+        may: &[
+            "clock",
+            "descriptors",
+            "entry",
+            "testing::broken_rules",
+            "testing::failpoint",
+            "formats",
+            "envelope",
+            "dump",
+            "store",
+            "room",
+            "journal",
+            "logging::LogLimit",
+        ],
         must_not_std: &["std::net"],
     },
     Rule {
@@ -50,7 +71,7 @@ const RULES: &[Rule] = &[
             "clock",
             "entry",
             "order",
-            "sabotage",
+            "testing::broken_rules",
             "store",
             "dump",
             "config",
@@ -101,7 +122,7 @@ const RULES: &[Rule] = &[
 ];
 
 /// They wire the rest together, so they may know everyone.
-const WIRING: &[&str] = &["lib.rs", "node.rs", "bin", "simulation"];
+const WIRING: &[&str] = &["lib.rs", "node.rs", "bin"];
 
 /// Files of tests, which may use whatever they test with.
 const TESTS: &[&str] = &[
@@ -112,7 +133,6 @@ const TESTS: &[&str] = &[
     "regressions/races.rs",
     "regressions/recovery.rs",
     "regressions/slow_links.rs",
-    "simulated.rs",
 ];
 
 #[test]

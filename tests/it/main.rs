@@ -33,6 +33,7 @@ mod roaming;
 mod running;
 mod starts;
 mod strangers;
+mod tidy;
 mod tombstones;
 mod torture;
 mod versions;

@@ -12,7 +12,6 @@ use crate::envelope::seal;
 use crate::journal::Journal;
 use crate::journal::disk::Disk;
 use crate::journal::files::{Files, SNAPSHOT_TMP, log_name};
-use crate::journal::simulated::SimulatedDisk;
 use crate::journal::writer::Writer;
 use crate::protocol::peer::{Frame, Message, Protocol, Writes};
 use crate::replication::compaction::NotCompacted;
@@ -20,6 +19,7 @@ use crate::replication::mesh::Mesh;
 use crate::replication::record::{self, Proven};
 use crate::replication::replicator::Framer;
 use crate::store::Store;
+use crate::testing::simulated_disk::SimulatedDisk;
 
 const WALL_MS: u64 = 1_700_000_000_000;
 /// Who wrote what this node has from elsewhere.

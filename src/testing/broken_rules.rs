@@ -5,7 +5,7 @@
 
 /// A rule that is broken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Sabotage {
+pub enum BrokenRule {
     /// A delete takes the entry out and leaves nothing.
     NoTombstones,
     /// A tombstone is collected at the next beat, whoever lacks it (I6 a, b, c).
@@ -46,57 +46,57 @@ pub enum Sabotage {
     CountWhatLeaves,
 }
 
-impl Sabotage {
-    pub const ALL: [Sabotage; 19] = [
-        Sabotage::NoTombstones,
-        Sabotage::CollectAtOnce,
-        Sabotage::AckBeforeFsync,
-        Sabotage::SeenBeforeEnd,
-        Sabotage::SendOutOfOrder,
-        Sabotage::MergeCovered,
-        Sabotage::CollectUncovered,
-        Sabotage::CountAbsent,
-        Sabotage::DropsNotLogged,
-        Sabotage::FloorStands,
-        Sabotage::FloorEstimated,
-        Sabotage::AckAfterSleep,
-        Sabotage::SecondStamp,
-        Sabotage::KeepOrigin,
-        Sabotage::WallClock,
-        Sabotage::ReplicateCommands,
-        Sabotage::MergeLate,
-        Sabotage::FoldAtOnce,
-        Sabotage::CountWhatLeaves,
+impl BrokenRule {
+    pub const ALL: [BrokenRule; 19] = [
+        BrokenRule::NoTombstones,
+        BrokenRule::CollectAtOnce,
+        BrokenRule::AckBeforeFsync,
+        BrokenRule::SeenBeforeEnd,
+        BrokenRule::SendOutOfOrder,
+        BrokenRule::MergeCovered,
+        BrokenRule::CollectUncovered,
+        BrokenRule::CountAbsent,
+        BrokenRule::DropsNotLogged,
+        BrokenRule::FloorStands,
+        BrokenRule::FloorEstimated,
+        BrokenRule::AckAfterSleep,
+        BrokenRule::SecondStamp,
+        BrokenRule::KeepOrigin,
+        BrokenRule::WallClock,
+        BrokenRule::ReplicateCommands,
+        BrokenRule::MergeLate,
+        BrokenRule::FoldAtOnce,
+        BrokenRule::CountWhatLeaves,
     ];
 
     /// As `KVMESH_BREAK` has it.
     pub const fn name(self) -> &'static str {
         match self {
-            Sabotage::NoTombstones => "no-tombstones",
-            Sabotage::CollectAtOnce => "collect-at-once",
-            Sabotage::AckBeforeFsync => "ack-before-fsync",
-            Sabotage::SeenBeforeEnd => "seen-before-end",
-            Sabotage::SendOutOfOrder => "send-out-of-order",
-            Sabotage::MergeCovered => "merge-covered",
-            Sabotage::CollectUncovered => "collect-uncovered",
-            Sabotage::CountAbsent => "count-absent",
-            Sabotage::DropsNotLogged => "drops-not-logged",
-            Sabotage::FloorStands => "floor-stands",
-            Sabotage::FloorEstimated => "floor-estimated",
-            Sabotage::AckAfterSleep => "ack-after-sleep",
-            Sabotage::SecondStamp => "second-stamp",
-            Sabotage::KeepOrigin => "keep-origin",
-            Sabotage::WallClock => "wall-clock",
-            Sabotage::ReplicateCommands => "replicate-commands",
-            Sabotage::MergeLate => "merge-late",
-            Sabotage::FoldAtOnce => "fold-at-once",
-            Sabotage::CountWhatLeaves => "count-what-leaves",
+            BrokenRule::NoTombstones => "no-tombstones",
+            BrokenRule::CollectAtOnce => "collect-at-once",
+            BrokenRule::AckBeforeFsync => "ack-before-fsync",
+            BrokenRule::SeenBeforeEnd => "seen-before-end",
+            BrokenRule::SendOutOfOrder => "send-out-of-order",
+            BrokenRule::MergeCovered => "merge-covered",
+            BrokenRule::CollectUncovered => "collect-uncovered",
+            BrokenRule::CountAbsent => "count-absent",
+            BrokenRule::DropsNotLogged => "drops-not-logged",
+            BrokenRule::FloorStands => "floor-stands",
+            BrokenRule::FloorEstimated => "floor-estimated",
+            BrokenRule::AckAfterSleep => "ack-after-sleep",
+            BrokenRule::SecondStamp => "second-stamp",
+            BrokenRule::KeepOrigin => "keep-origin",
+            BrokenRule::WallClock => "wall-clock",
+            BrokenRule::ReplicateCommands => "replicate-commands",
+            BrokenRule::MergeLate => "merge-late",
+            BrokenRule::FoldAtOnce => "fold-at-once",
+            BrokenRule::CountWhatLeaves => "count-what-leaves",
         }
     }
 
     #[cfg(feature = "testing")]
-    fn from_name(name: &str) -> Option<Sabotage> {
-        Sabotage::ALL.into_iter().find(|sabotage| sabotage.name() == name)
+    fn from_name(name: &str) -> Option<BrokenRule> {
+        BrokenRule::ALL.into_iter().find(|rule| rule.name() == name)
     }
 
     #[cfg(not(feature = "testing"))]
@@ -113,13 +113,13 @@ impl Sabotage {
 }
 
 #[cfg(feature = "testing")]
-static BROKEN: std::sync::LazyLock<Option<Sabotage>> = std::sync::LazyLock::new(|| {
+static BROKEN: std::sync::LazyLock<Option<BrokenRule>> = std::sync::LazyLock::new(|| {
     let name = std::env::var("KVMESH_BREAK").ok()?;
-    let named = Sabotage::from_name(&name);
+    let named = BrokenRule::from_name(&name);
     Some(named.unwrap_or_else(|| panic!("KVMESH_BREAK: there is no rule \"{name}\" to break")))
 });
 
-/// For [`Sabotage::ReplicateCommands`]: commands in the place of values.
+/// For [`BrokenRule::ReplicateCommands`]: commands in the place of values.
 #[cfg(feature = "testing")]
 pub mod command {
     const MARK: &[u8] = b"\0append\0";

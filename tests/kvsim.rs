@@ -2,6 +2,8 @@
 //!
 //! `cargo run --release --features testing --bin kvsim -- --seeds 1000`
 
+mod simulation;
+
 use std::collections::BTreeMap;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -10,8 +12,9 @@ use std::time::{Duration, Instant};
 
 use argh::{ArgsInfo, FromArgs};
 use kvmesh::arguments;
-use kvmesh::simulation::{self, CHECKS, Character, Report};
 use parking_lot::Mutex;
+
+use simulation::{CHECKS, Character, Report};
 
 /// Run a whole mesh in one thread, with faults, from seeds: the same seed is always the same run.
 #[derive(FromArgs, ArgsInfo)]
@@ -67,6 +70,8 @@ struct Sum {
     seeds: u64,
     simulated: Duration,
     events: u64,
+    /// The traces of all seeds, added up: the same seeds on the same program lead to the same.
+    trace: u64,
     tally: BTreeMap<&'static str, u64>,
     failed: Vec<Report>,
 }
@@ -121,6 +126,7 @@ impl Sum {
         self.seeds += 1;
         self.simulated += report.simulated;
         self.events += report.events;
+        self.trace = self.trace.wrapping_add(report.trace);
         report.tally.iter().for_each(|(what, count)| *self.tally.entry(what).or_default() += count);
         let Some(violation) = &report.violation else { return false };
         println!("seed {} failed at {:.3} s: {}: {}", report.seed, violation.at.as_secs_f64(), violation.check, violation.what);
@@ -133,10 +139,11 @@ impl Sum {
         let counts: Vec<String> = self.tally.iter().map(|(what, count)| format!("{what} {count}")).collect();
         println!("{}", counts.join(", "));
         println!(
-            "{} seeds, {:.0} simulated minutes, {} events in {seconds:.1} s: {:.1} seeds a second, {:.0} simulated minutes a minute",
+            "{} seeds, {:.0} simulated minutes, {} events, trace {:016x} in {seconds:.1} s: {:.1} seeds a second, {:.0} simulated minutes a minute",
             self.seeds,
             minutes,
             self.events,
+            self.trace,
             self.seeds as f64 / seconds,
             minutes / seconds * 60.0
         );

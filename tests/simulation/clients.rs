@@ -5,11 +5,11 @@
 
 use std::time::Duration;
 
-use crate::protocol::command::AckLevel;
-use crate::server::simulated::SimulatedClient;
 use crate::simulation::history::{Asked, Outcome};
 use crate::simulation::plan::Plan;
 use crate::simulation::{Event, Simulation};
+use kvmesh::protocol::command::AckLevel;
+use kvmesh::testing::simulated_clients::SimulatedClient;
 
 pub struct ClientState<'a> {
     /// Where it likes to be.

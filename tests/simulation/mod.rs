@@ -1,7 +1,7 @@
 //! A whole mesh in one thread, from one seed: three to five nodes with their disks, clocks, links and clients, what goes wrong with them, and what must be true all the same.
 //!
-//! The decisions are the shipped code: [`Mesh`](crate::replication::mesh::Mesh) and all behind it, the journal, and the sessions from the bytes of requests to those of replies. Replaced are
-//! three parts. The network ([`network`]): links that delay, break and lose their tail, some of them narrow. The disk ([`SimulatedDisk`](crate::journal::simulated::SimulatedDisk)): it forgets what was not
+//! The decisions are the shipped code: [`Mesh`](kvmesh::replication::mesh::Mesh) and all behind it, the journal, and the sessions from the bytes of requests to those of replies. Replaced are
+//! three parts. The network ([`network`]): links that delay, break and lose their tail, some of them narrow. The disk ([`SimulatedDisk`](kvmesh::testing::simulated_disk::SimulatedDisk)): it forgets what was not
 //! synced, tears what was written last, fills up, fails. The clocks: they jump and drift. What takes time takes simulated time: events lie in a queue by when they happen, and
 //! nothing waits. Each turn of a thread is one step here: nothing happens in the middle of a message, nobody waits in the middle of a write to a socket, and no node stops in order; the tests on
 //! real processes have those. So a minute of a mesh takes some milliseconds, and a seed always leads to the same run: [`Report::trace`] is the proof.

@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use crate::dump::{Line, parse_line};
-use crate::replication::restore::NotRestored;
 use crate::simulation::machine::Death;
 use crate::simulation::{Event, Simulation};
+use kvmesh::dump::{Line, parse_line};
+use kvmesh::replication::restore::NotRestored;
 
 /// Copies and dumps that are kept; another one takes the place of any of them.
 const KEPT_MAX: usize = 3;

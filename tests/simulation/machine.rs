@@ -9,25 +9,25 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, unbounded};
 
-use crate::clock::Now;
-use crate::config::Config;
-use crate::entry::SeenVector;
-use crate::journal::disk::Disk;
-use crate::journal::files::Files;
-use crate::journal::simulated::SimulatedDisk;
-use crate::journal::writer::Writer;
-use crate::journal::{Fsync, Journal, NotSwitched};
-use crate::protocol::peer::{Protocol, Protocols};
-use crate::replication::compaction::Snapshot;
-use crate::replication::heartbeat::Heartbeat;
-use crate::replication::mesh::Mesh;
-use crate::replication::replicator::Replicator;
-use crate::replication::submit::Submitted;
-use crate::server::simulated::SimulatedServer;
 use crate::simulation::faults::Fault;
 use crate::simulation::plan::Plan;
 use crate::simulation::{Event, Process, Simulation};
-use crate::store::Store;
+use kvmesh::clock::Now;
+use kvmesh::config::Config;
+use kvmesh::entry::SeenVector;
+use kvmesh::journal::disk::Disk;
+use kvmesh::journal::files::Files;
+use kvmesh::journal::writer::Writer;
+use kvmesh::journal::{Fsync, Journal, NotSwitched};
+use kvmesh::protocol::peer::{Protocol, Protocols};
+use kvmesh::replication::compaction::Snapshot;
+use kvmesh::replication::heartbeat::Heartbeat;
+use kvmesh::replication::mesh::Mesh;
+use kvmesh::replication::replicator::Replicator;
+use kvmesh::replication::submit::Submitted;
+use kvmesh::store::Store;
+use kvmesh::testing::simulated_clients::SimulatedServer;
+use kvmesh::testing::simulated_disk::SimulatedDisk;
 
 /// Where wall time starts: some day in 2023.
 const WALL_MS: i64 = 1_700_000_000_000;

@@ -5,13 +5,13 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use crate::clock::Clocks;
-use crate::entry::{Effect, Entry, Key, SeenVector, Version};
-use crate::protocol::command::AckLevel;
-use crate::replication::control::Stage;
 use crate::simulation::history::{DiskLoss, Operation, Outcome};
 use crate::simulation::{Event, Simulation};
-use crate::store::Store;
+use kvmesh::clock::Clocks;
+use kvmesh::entry::{Effect, Entry, Key, SeenVector, Version};
+use kvmesh::protocol::command::AckLevel;
+use kvmesh::replication::control::Stage;
+use kvmesh::store::Store;
 
 /// The checks, by name, and what each says.
 pub const CHECKS: [(&str, &str); 21] = [

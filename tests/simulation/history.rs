@@ -6,11 +6,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use crate::clock::Stamp;
-use crate::entry::{Effect, Entry, Key, Origin, SeenVector, Version};
-use crate::protocol::command::AckLevel;
 use crate::simulation::Simulation;
 use crate::simulation::clients::Command;
+use kvmesh::clock::Stamp;
+use kvmesh::entry::{Effect, Entry, Key, Origin, SeenVector, Version};
+use kvmesh::protocol::command::AckLevel;
 
 const APART_SAMPLE: Duration = Duration::from_millis(20);
 const APART_SEEN: Duration = Duration::from_millis(300);

@@ -6,10 +6,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::config::Config;
-use crate::journal::Fsync;
 use crate::simulation::faults::{FAULTS, Fault};
-use crate::store::Places;
+use kvmesh::config::Config;
+use kvmesh::journal::Fsync;
+use kvmesh::store::Places;
 
 /// What sort of run is drawn.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -6,12 +6,12 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use crate::envelope::{HEAD_LEN, Head};
-use crate::protocol::peer::{HELLO_LEN_MAX, Hello, MESSAGE_LEN_MAX, Message, Protocol, read_message};
-use crate::replication::inbound::{Arrived, Inbound};
-use crate::replication::link::Speech;
 use crate::simulation::plan::Plan;
 use crate::simulation::{Event, Process, Simulation};
+use kvmesh::envelope::{HEAD_LEN, Head};
+use kvmesh::protocol::peer::{HELLO_LEN_MAX, Hello, MESSAGE_LEN_MAX, Message, Protocol, read_message};
+use kvmesh::replication::inbound::{Arrived, Inbound};
+use kvmesh::replication::link::Speech;
 
 /// What is sent over a narrow link arrives in pieces of so many bytes.
 const PIECE_LEN: usize = 500;
