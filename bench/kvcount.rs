@@ -12,14 +12,9 @@ use std::time::{Duration, Instant};
 
 use argh::{ArgsInfo, FromArgs};
 use crossbeam_channel::Receiver;
-use kvmesh::arguments;
-use kvmesh::clock::Now;
 use kvmesh::config::Config;
-use kvmesh::journal::Journal;
-use kvmesh::journal::disk::Disk;
-use kvmesh::journal::files::Files;
-use kvmesh::journal::writer::Writer;
-use kvmesh::protocol::resp::encoding;
+use kvmesh::data::clock::Now;
+use kvmesh::process::arguments;
 use kvmesh::replication::heartbeat::Heartbeat;
 use kvmesh::replication::mesh::Mesh;
 use kvmesh::replication::replicator::Replicator;
@@ -27,6 +22,11 @@ use kvmesh::replication::submit::Submitted;
 use kvmesh::store::{Places, Store};
 use kvmesh::testing::simulated_clients::{SimulatedClient, SimulatedServer};
 use kvmesh::testing::simulated_disk::SimulatedDisk;
+use kvmesh::wal::Journal;
+use kvmesh::wal::disk::Disk;
+use kvmesh::wal::files::Files;
+use kvmesh::wal::writer::Writer;
+use kvmesh::wire::resp::encoding;
 
 /// Commands of a run: so many that the first ones, which find nothing in its place yet, do not show.
 const COMMANDS: usize = 8192;

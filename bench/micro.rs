@@ -7,17 +7,17 @@ use std::hint::black_box;
 use std::time::{Duration, Instant};
 
 use criterion::{BatchSize, BenchmarkGroup, Criterion, Throughput, criterion_group, criterion_main, measurement::WallTime};
-use kvmesh::clock::Stamp;
-use kvmesh::dump;
-use kvmesh::entry::{Entry, NodeId, Origin, SeenVector, Version};
-use kvmesh::journal::disk::Directory;
-use kvmesh::journal::log::LogFile;
-use kvmesh::protocol::command::Limits;
-use kvmesh::protocol::peer::{self, MESSAGE_LEN_MAX, Message, Protocol};
-use kvmesh::protocol::resp::request::{self, Partial};
-use kvmesh::protocol::resp::{arguments, encoding};
-use kvmesh::protocol::text;
+use kvmesh::data::clock::Stamp;
+use kvmesh::data::entry::{Entry, NodeId, Origin, SeenVector, Version};
 use kvmesh::store::{Merged, Store};
+use kvmesh::wal::disk::Directory;
+use kvmesh::wal::log::LogFile;
+use kvmesh::wire::command::Limits;
+use kvmesh::wire::dump;
+use kvmesh::wire::peer::{self, MESSAGE_LEN_MAX, Message, Protocol};
+use kvmesh::wire::resp::request::{self, Partial};
+use kvmesh::wire::resp::{arguments, encoding};
+use kvmesh::wire::text;
 
 const LIMITS: Limits = Limits { key_len_max: 64 << 10, value_len_max: 64 << 20 };
 const VALUE: [u8; 64] = [b'v'; 64];

@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 use memchr::memchr;
 
 use crate::config::{KEY_LEN_MAX, VALUE_LEN_MAX};
-use crate::dump;
-use crate::protocol::quoting;
+use crate::wire::dump;
+use crate::wire::quoting;
 
 /// The longest line of all: a value of the greatest size that any node can be configured for, each of whose bytes is spelt `\xHH`, a key likewise, and some words.
 pub const LINE_LEN_MAX: usize = 4 * (VALUE_LEN_MAX + KEY_LEN_MAX) as usize + 1024;
@@ -451,8 +451,8 @@ pub fn unexpected(line: &[u8], expected: &str) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::protocol::reply::{ErrorCode, Reply};
-    use crate::protocol::text::encode_reply;
+    use crate::wire::reply::{ErrorCode, Reply};
+    use crate::wire::text::encode_reply;
     use proptest::prelude::*;
     use std::net::{Shutdown, TcpListener};
     use std::thread::JoinHandle;

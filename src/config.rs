@@ -15,10 +15,10 @@ use serde::Deserialize;
 use serde::de::{Deserializer, MapAccess, Visitor};
 use serde_json::Value;
 
-use crate::descriptors::STRANGERS_MAX;
-use crate::entry::NodeId;
-use crate::journal::Fsync;
-use crate::protocol::command::AckLevel;
+use crate::data::entry::NodeId;
+use crate::process::descriptors::STRANGERS_MAX;
+use crate::wal::Fsync;
+use crate::wire::command::AckLevel;
 
 /// A mesh is full: every member holds everything and talks to every other one. Beyond this many that costs more than it gives.
 pub const MEMBERS_MAX: usize = 7;

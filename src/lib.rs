@@ -3,14 +3,14 @@
 //!
 //! # The idea
 //!
-//! One register type, one merge, one vector, one dump. A write becomes an [`entry::Entry`] with a version: a [`clock::Stamp`] of a hybrid logical clock, which is made once, and
-//! the [`entry::Origin`] that took it. Everywhere and always the entry with the greater version stays ([`store::Store::merge`]). An entry is one allocation, which
-//! the map, the channel, dumps and replies share. A [`entry::SeenVector`] says how far a
+//! One register type, one merge, one vector, one dump. A write becomes an [`data::entry::Entry`] with a version: a [`data::clock::Stamp`] of a hybrid logical clock, which is made once, and
+//! the [`data::entry::Origin`] that took it. Everywhere and always the entry with the greater version stays ([`store::Store::merge`]). An entry is one allocation, which
+//! the map, the channel, dumps and replies share. A [`data::entry::SeenVector`] says how far a
 //! node has come with every origin, and answers every question that the mesh has: what a returning peer lacks, whether a write has arrived, whether a
-//! tombstone may go, whether two nodes must be equal. What a vector does not cover travels as a [`dump`]. The disk ([`journal`]) holds a dump, the snapshot, and since then
+//! tombstone may go, whether two nodes must be equal. What a vector does not cover travels as a [`wire::dump`]. The disk ([`wal`]) holds a dump, the snapshot, and since then
 //! the very bytes that came and went; reading it at the start is one more merge.
 //!
-//! Clients speak text or RESP, as Redis clients do, told apart by the first byte of each request ([`protocol`]). Both make the same typed commands, and each is executed in one
+//! Clients speak text or RESP, as Redis clients do, told apart by the first byte of each request ([`wire`]). Both make the same typed commands, and each is executed in one
 //! place: on one key by `server::judge`, a pure function of the command, what is there and the time; on several keys, and from MULTI to EXEC, by `server::plan`, whose effects are
 //! applied in one step. A value may expire at a time that is part of its entry: readers look at the clock, and nobody writes a delete because of it.
 //!
@@ -49,7 +49,7 @@
 //! | `accept` | `server::listener::run_accept` | the client port |
 //! | `client-N` | `server::session::run_client` | one client's socket and buffers |
 //! | `replicator` | [`replication::replicator::run_replicator`] | the channel's end, where the last frame ended |
-//! | `log` | [`journal::writer::Writer::run`] | the log file |
+//! | `log` | [`wal::writer::Writer::run`] | the log file |
 //! | `snapshot` | [`replication::compaction::run_snapshots`] | a snapshot that is being written |
 //! | `replay` | [`replication::replay`] | at the start only: merges what another thread reads of the disk |
 //! | `peer-out:N` | [`replication::link::run_peer_out`] | the connection on which this node speaks to peer N |
@@ -57,8 +57,8 @@
 //! | `peer-hello` | `replication::listener` | a connection that has not said who it is |
 //! | `peer-in:N` | `replication::listener` | the connection on which peer N speaks to this node |
 //! | `heartbeat` | [`replication::heartbeat::run_heartbeat`] | the collector's place, the digest of resting data, whether many lives were told of |
-//! | `signals` | [`signals::watch`] | SIGINT, SIGTERM, SIGHUP; it ends with the process |
-//! | `stderr` | [`logging`] | stderr: writes what the others log |
+//! | `signals` | [`process::signals::watch`] | SIGINT, SIGTERM, SIGHUP; it ends with the process |
+//! | `stderr` | [`process::logging`] | stderr: writes what the others log |
 //!
 //! A panic of any of them ends the process: a dead node is a case that the mesh handles, a half-dead one is not.
 //!
@@ -74,8 +74,8 @@
 //! | acks, waiting sessions | [`replication::acks`] | the table |
 //! | what waits for a peer | [`replication::outbox`] | one per peer |
 //! | who is on the peer port and has not said who it is | `replication::strangers` | the table |
-//! | what waits for the log, how the disk does | [`journal`] | the queue; the condition |
-//! | lines that wait for stderr; how often a kind was logged | [`logging`] | the queue; one per [`logging::LogLimit`] |
+//! | what waits for the log, how the disk does | [`wal`] | the queue; the condition |
+//! | lines that wait for stderr; how often a kind was logged | [`process::logging`] | the queue; one per [`process::logging::LogLimit`] |
 //! | connected clients; what each has said of itself | `server::clients`, `server::client` | the table; one per client |
 //!
 //! Order: control, then a shard (of several, the lower number first), then `seen` or the sequencer; `order`, the ack table, the outboxes' and the journal's come last. Under a lock there is no I/O, no log line,
@@ -85,43 +85,32 @@
 //!
 //! | | in words | kept in |
 //! |---|---|---|
-//! | I1 | `seen[o] = s`: every write of `o` up to `s` is here, or was and is superseded | [`entry::SeenVector`], [`replication::inbound`], [`replication::folding`] |
+//! | I1 | `seen[o] = s`: every write of `o` up to `s` is here, or was and is superseded | [`data::entry::SeenVector`], [`replication::inbound`], [`replication::folding`] |
 //! | I2 | the writes of an origin leave it in strictly rising stamp order | [`replication::submit`] |
 //! | I3 | what travels is the effect, never the command | [`replication::submit`] |
 //! | I4 | the replicator never touches a socket or a disk; a slow peer delays nobody | [`replication::replicator`], [`replication::outbox`] |
 //! | I5 | `seen` moves only by a contiguous frame or a dump's end line | [`replication::inbound`], [`replication::incoming`] |
 //! | I6 | absence is a delete only where it is proven | [`replication::collector`], [`replication::control`], [`replication::mesh`], [`replication::incoming`] |
-//! | I7 | an ack never claims more than is true, nor before it is durable | [`replication::durable`], [`replication::acks`], [`journal::writer`] |
-//! | I8 | a write is stamped once, the newest stamp wins, and stamps follow one clock | [`clock`], [`replication::mesh`], [`replication::acks`], `server::writes` |
+//! | I7 | an ack never claims more than is true, nor before it is durable | [`replication::durable`], [`replication::acks`], [`wal::writer`] |
+//! | I8 | a write is stamped once, the newest stamp wins, and stamps follow one clock | [`data::clock`], [`replication::mesh`], [`replication::acks`], `server::writes` |
 //! | I9 | no clock is dragged ahead by a bad one | [`replication::mesh`] |
 //!
 //! # The modules, in reading order
 
-pub mod clock;
-pub mod entry;
-pub mod order;
+pub mod data;
 pub mod store;
+pub mod wire;
 
-pub mod formats;
-
-pub mod dump;
-pub mod envelope;
-pub mod protocol;
-
-pub mod journal;
-pub mod room;
+pub mod budget;
+pub mod wal;
 
 pub mod replication;
 pub mod server;
 
 pub mod config;
-pub mod logging;
 pub mod node;
-pub mod signals;
-pub mod threads;
+pub mod process;
+
+pub mod client;
 
 pub mod testing;
-
-pub mod arguments;
-pub mod client;
-pub mod descriptors;

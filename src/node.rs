@@ -11,14 +11,12 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Sender, bounded};
 
-use crate::clock::{Now, elapsed};
 use crate::config::Config;
-use crate::descriptors::in_words;
-use crate::journal::Journal;
-use crate::journal::disk::{Directory, Disk};
-use crate::journal::files::{self, Files};
-use crate::journal::writer::Writer;
-use crate::logging::{LogLimit, die_of_panics};
+use crate::data::clock::{Now, elapsed};
+use crate::process::descriptors::in_words;
+use crate::process::logging::{LogLimit, die_of_panics};
+use crate::process::signals::{self, Signal};
+use crate::process::threads::{JOIN_PAUSE, join_all, let_work_be_finished};
 use crate::replication::compaction::run_snapshots;
 use crate::replication::heartbeat::run_heartbeat;
 use crate::replication::link::run_peer_out;
@@ -27,9 +25,11 @@ use crate::replication::mesh::Mesh;
 use crate::replication::replay::with_ways_out;
 use crate::replication::replicator::run_replicator;
 use crate::server::{Server, listen};
-use crate::signals::{self, Signal};
 use crate::store::Store;
-use crate::threads::{JOIN_PAUSE, join_all, let_work_be_finished};
+use crate::wal::Journal;
+use crate::wal::disk::{Directory, Disk};
+use crate::wal::files::{self, Files};
+use crate::wal::writer::Writer;
 
 /// Why a node did not start, or did not run: by who can help.
 #[derive(Debug)]

@@ -11,7 +11,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use argh::{ArgsInfo, FromArgs};
-use kvmesh::arguments;
+use kvmesh::process::arguments;
 use parking_lot::Mutex;
 
 use simulation::{CHECKS, Character, Report};

@@ -10,9 +10,9 @@ use std::process::ExitCode;
 
 use argh::{ArgsInfo, FromArgs};
 use kvmesh::config::{Config, ConfigError};
-use kvmesh::descriptors;
-use kvmesh::logging;
 use kvmesh::node::Failure;
+use kvmesh::process::descriptors;
+use kvmesh::process::logging;
 
 /// Run one node of a kvmesh: a small replicated key-value store.
 #[derive(FromArgs, ArgsInfo)]
@@ -49,7 +49,7 @@ const CONFIG_DIR: &str = "config";
 const CHOICES_MAX: usize = 99;
 
 fn main() -> ExitCode {
-    let arguments: Arguments = kvmesh::arguments::from_env("kvnode");
+    let arguments: Arguments = kvmesh::process::arguments::from_env("kvnode");
     let logging = match logging::start() {
         Ok(logging) => logging,
         Err(error) => return leave(FAILED, format!("cannot start the log: {error}")),

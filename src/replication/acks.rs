@@ -14,10 +14,10 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
-use crate::clock::{Deadline, Lead, Stamp};
-use crate::protocol::command::AckLevel;
-use crate::protocol::peer::Ack;
+use crate::data::clock::{Deadline, Lead, Stamp};
 use crate::testing::broken_rules::BrokenRule;
+use crate::wire::command::AckLevel;
+use crate::wire::peer::Ack;
 
 /// The table. Peers are numbered by their place in the configuration.
 pub struct Acks {

@@ -11,8 +11,8 @@
 
 use std::sync::atomic::Ordering;
 
-use crate::clock::Now;
-use crate::entry::Entry;
+use crate::data::clock::Now;
+use crate::data::entry::Entry;
 use crate::replication::mesh::Mesh;
 use crate::testing::broken_rules::BrokenRule;
 

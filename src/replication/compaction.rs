@@ -11,13 +11,13 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 use parking_lot::MutexGuard;
 
-use crate::clock::elapsed;
-use crate::dump::{Header, Kind, Scan};
-use crate::entry::SeenVector;
-use crate::journal::files::resuming_log_name;
-use crate::journal::snapshot::SnapshotWriter;
-use crate::journal::{Condition, Journal, NotSwitched};
+use crate::data::clock::elapsed;
+use crate::data::entry::SeenVector;
 use crate::replication::mesh::{Mesh, Serving};
+use crate::wal::files::resuming_log_name;
+use crate::wal::snapshot::SnapshotWriter;
+use crate::wal::{Condition, Journal, NotSwitched};
+use crate::wire::dump::{Header, Kind, Scan};
 
 /// Bytes of lines between two writes to the file.
 const STEP_LEN: usize = 256 << 10;

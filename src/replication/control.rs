@@ -8,13 +8,13 @@ use std::time::Duration;
 
 use log::Level;
 
-use crate::clock::Now;
 use crate::config::Config;
-use crate::entry::{NodeId, Origin, SeenVector, Version};
-use crate::protocol::peer::{Beat, Hello, MESSAGE_LEN_MAX, Protocol, Request};
+use crate::data::clock::Now;
+use crate::data::entry::{NodeId, Origin, SeenVector, Version};
 use crate::replication::folding::Folding;
 use crate::store::Digest;
 use crate::testing::broken_rules::BrokenRule;
+use crate::wire::peer::{Beat, Hello, MESSAGE_LEN_MAX, Protocol, Request};
 
 /// Peer time-outs without progress after which a connection is given up. More than one: a peer that is merely slow should not lose its place in the stream.
 const HANG_UP_AFTER: u32 = 3;

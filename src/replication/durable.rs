@@ -7,12 +7,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::clock::Stamp;
-use crate::entry::Origin;
-use crate::journal;
+use crate::budget::Reserved;
+use crate::data::clock::Stamp;
+use crate::data::entry::Origin;
 use crate::replication::mesh::Mesh;
 use crate::replication::record::{self, Life};
-use crate::room::Reserved;
+use crate::wal;
 
 /// How long somebody who asked for it waits for the disk.
 const DURABLE_WAIT: Duration = Duration::from_secs(30);
@@ -49,10 +49,10 @@ impl Mesh {
     /// Hands a record to the log. `reached` is what may be claimed once it, and all before it, are durable. Never blocks: may be called under any lock.
     pub(super) fn record(&self, bytes: Arc<Vec<u8>>, reached: Option<(Origin, Stamp)>, room: Option<Reserved>) {
         match &self.journal {
-            Some(journal) if journal.is_waited_for() => journal.append(journal::Record { bytes, reached, room }),
+            Some(journal) if journal.is_waited_for() => journal.append(wal::Record { bytes, reached, room }),
             Some(journal) => {
                 if !bytes.is_empty() {
-                    journal.append(journal::Record { bytes, reached: None, room });
+                    journal.append(wal::Record { bytes, reached: None, room });
                 }
                 // Nobody waits for the disk, but nobody is told of what will never be there either.
                 if journal.is_writable() {

@@ -16,12 +16,12 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::clock::{Now, Stamp};
-use crate::entry::{NodeId, Origin, SeenVector};
-use crate::protocol::peer::Protocol;
+use crate::data::clock::{Now, Stamp};
+use crate::data::entry::{NodeId, Origin, SeenVector};
 use crate::replication::control::{Control, Peer, names};
 use crate::replication::mesh::Mesh;
 use crate::replication::record::{self, Proven};
+use crate::wire::peer::Protocol;
 
 /// Lives of a node that are to be folded.
 pub struct Folding {

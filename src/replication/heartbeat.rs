@@ -4,7 +4,7 @@
 
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 
-use crate::clock::{Now, Stamp};
+use crate::data::clock::{Now, Stamp};
 use crate::replication::collector::Collector;
 use crate::replication::folding::Folder;
 use crate::replication::mesh::Mesh;

@@ -8,20 +8,20 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use crate::clock::{Now, Stamp};
+use crate::budget::Reserved;
 use crate::config::{KEY_LEN_MAX, VALUE_LEN_MAX};
-use crate::dump::{self, Header, Kind, Line};
-use crate::entry::{Entry, Origin, SeenVector, Version};
-use crate::protocol::peer::{Ack, Beat, Frame, Hello, Message, Protocol, SettledDigest};
+use crate::data::clock::{Now, Stamp};
+use crate::data::entry::{Entry, Origin, SeenVector, Version};
 use crate::replication::control::{Control, Settled, Taking};
 use crate::replication::incoming::Incoming;
 use crate::replication::mesh::{Mesh, PLACES_MAX};
 use crate::replication::record::{self, Proven};
-use crate::room::Reserved;
 use crate::store::{Digest, Merged};
 use crate::testing::broken_rules::BrokenRule;
+use crate::wire::dump::{self, Header, Kind, Line};
+use crate::wire::peer::{Ack, Beat, Frame, Hello, Message, Protocol, SettledDigest};
 #[cfg(feature = "testing")]
-use crate::{clock::Deadline, entry::Effect, protocol::command::AckLevel, replication::acks::Written};
+use crate::{data::clock::Deadline, data::entry::Effect, replication::acks::Written, wire::command::AckLevel};
 
 /// One incoming connection.
 pub struct Inbound {

@@ -7,14 +7,14 @@
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
-use crate::clock::{Now, Stamp};
-use crate::dump::{End, Header, Kind, Tally};
-use crate::entry::{Entry, Key, Origin, SeenVector, Version};
-use crate::protocol::quoting::shown;
+use crate::data::clock::{Now, Stamp};
+use crate::data::entry::{Entry, Key, Origin, SeenVector, Version};
 use crate::replication::control::Control;
 use crate::replication::mesh::Mesh;
 use crate::replication::record::{self, Proven};
 use crate::testing::broken_rules::BrokenRule;
+use crate::wire::dump::{End, Header, Kind, Tally};
+use crate::wire::quoting::shown;
 
 /// Keys that are named in the log when two nodes are found to differ; beyond this they are only counted.
 const NAMED_MAX: u64 = 20;

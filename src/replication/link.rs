@@ -10,12 +10,12 @@ use std::time::Duration;
 
 use socket2::SockRef;
 
-use crate::clock::{Now, elapsed};
-use crate::entry::SeenVector;
-use crate::protocol::peer::{Ack, HELLO_LEN_MAX, Hello, Message, Protocol, Request, read_message};
-use crate::protocol::quoting::{shown, told};
+use crate::data::clock::{Now, elapsed};
+use crate::data::entry::SeenVector;
 use crate::replication::mesh::{Mesh, Serving};
 use crate::replication::outbox::Batch;
+use crate::wire::peer::{Ack, HELLO_LEN_MAX, Hello, Message, Protocol, Request, read_message};
+use crate::wire::quoting::{shown, told};
 
 /// The pause after a first failed dial; it doubles up to `reconnect_pause_max`.
 const PAUSE_MIN: Duration = Duration::from_millis(25);

@@ -14,15 +14,15 @@ use crossbeam_channel::Receiver;
 use parking_lot::Mutex;
 use socket2::SockRef;
 
-use crate::clock::{Now, elapsed};
-use crate::descriptors::in_words;
-use crate::logging::LogLimit;
-use crate::protocol::peer::{HELLO_LEN_MAX, Hello, MESSAGE_LEN_MAX, Message, Protocol, read_message};
+use crate::data::clock::{Now, elapsed};
+use crate::process::descriptors::in_words;
+use crate::process::logging::LogLimit;
+use crate::process::threads::join_all;
 use crate::replication::inbound::Arrived;
 use crate::replication::link::{SOCKET_BUFFER_LEN, is_timeout};
 use crate::replication::mesh::Mesh;
 use crate::replication::strangers::{Stranger, Strangers};
-use crate::threads::join_all;
+use crate::wire::peer::{HELLO_LEN_MAX, Hello, MESSAGE_LEN_MAX, Message, Protocol, read_message};
 
 /// What a client that came to this port has to read what it is told.
 const LINGER: Duration = Duration::from_secs(1);

@@ -12,23 +12,23 @@ use std::time::Duration;
 use crossbeam_channel::Receiver;
 use parking_lot::{Mutex, RwLock};
 
-use crate::clock::{Clock, Clocks, Now, Stamp};
+use crate::budget::Reserved;
 use crate::config::{Config, MEMBERS_MAX};
-use crate::dump::{Header, Kind, Scan};
-use crate::entry::{Origin, SeenVector, Version};
-use crate::journal::Journal;
-use crate::logging::LogLimit;
-use crate::order::Order;
-use crate::protocol::peer::{Beat, Hello, Protocol, Protocols, Request, SettledDigest};
-use crate::protocol::quoting::shown;
+use crate::data::clock::{Clock, Clocks, Now, Stamp};
+use crate::data::entry::{Origin, SeenVector, Version};
+use crate::data::key_order::Order;
+use crate::process::logging::LogLimit;
 use crate::replication::acks::Acks;
 use crate::replication::control::{Control, Decisions, Peer, Settled, Stage, Traffic, is_within};
 use crate::replication::durable::Marks;
 use crate::replication::outbox::{EncodedFrame, Outbox};
 use crate::replication::submit::{Submit, Submitted};
-use crate::room::Reserved;
 use crate::store::Store;
 use crate::testing::broken_rules::BrokenRule;
+use crate::wal::Journal;
+use crate::wire::dump::{Header, Kind, Scan};
+use crate::wire::peer::{Beat, Hello, Protocol, Protocols, Request, SettledDigest};
+use crate::wire::quoting::shown;
 
 /// Places in a vector that a peer tells, with those that are known here: as many fit into a HELLO, generously counted.
 pub(super) const PLACES_MAX: usize = 20_000;

@@ -39,7 +39,7 @@
 //!
 //! # Clocks
 //!
-//! All members stamp at the pace of the fastest ([`crate::clock`]): HELLO, beat, echo and ack carry the clocks of their sender, and what a peer's stamp clock shows is a floor that runs on from there. A node
+//! All members stamp at the pace of the fastest ([`crate::data::clock`]): HELLO, beat, echo and ack carry the clocks of their sender, and what a peer's stamp clock shows is a floor that runs on from there. A node
 //! whose stamp clock jumps says so to all at once. An ack counts only if its sender's stamp clock is at most 50 ms further ahead of the write than the time that has passed here since
 //! ([`acks`]): else this node's clock has stood still. Reference clocks that are too far apart do not meet ([`mesh`]), and a node that too few agree with does not open ([`control`]).
 //!

@@ -10,9 +10,9 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
-use crate::clock::Stamp;
-use crate::entry::Origin;
-use crate::protocol::peer::{Ack, Request};
+use crate::data::clock::Stamp;
+use crate::data::entry::Origin;
+use crate::wire::peer::{Ack, Request};
 
 /// Frames that are taken out at a time, in bytes: between two such steps acks, beats and dump lines have their turn.
 const STEP_LEN: usize = 256 << 10;
@@ -290,7 +290,7 @@ impl Waiting {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::entry::NodeId;
+    use crate::data::entry::NodeId;
 
     fn stamp(bits: u64) -> Stamp {
         Stamp::from_bits(bits)

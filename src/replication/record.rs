@@ -13,11 +13,11 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::dump::{self, Line};
-use crate::entry::{Entry, Origin, SeenVector};
-use crate::envelope::seal;
-use crate::order::Order;
-use crate::protocol::peer::{FRAME, Frame, LINES, decode_frame};
+use crate::data::entry::{Entry, Origin, SeenVector};
+use crate::data::key_order::Order;
+use crate::wire::dump::{self, Line};
+use crate::wire::frame::seal;
+use crate::wire::peer::{FRAME, Frame, LINES, decode_frame};
 
 const HEALED: u8 = 64;
 const REMOVED: u8 = 65;
@@ -144,9 +144,9 @@ fn from_json<'a, T: Deserialize<'a>>(payload: &'a [u8]) -> Result<T, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::clock::Stamp;
-    use crate::entry::{Expiry, NodeId, Version};
-    use crate::envelope::{self, HEAD_LEN};
+    use crate::data::clock::Stamp;
+    use crate::data::entry::{Expiry, NodeId, Version};
+    use crate::wire::frame::{self, HEAD_LEN};
     use proptest::prelude::*;
 
     fn any_entry() -> impl Strategy<Value = Entry> {
@@ -160,7 +160,7 @@ mod tests {
 
     fn decoded(mut bytes: &[u8]) -> Vec<Record> {
         let (mut records, mut record) = (Vec::new(), Vec::new());
-        while envelope::read(&mut bytes, &mut record, 1 << 30).unwrap() {
+        while frame::read(&mut bytes, &mut record, 1 << 30).unwrap() {
             records.push(Record::decode(&record[HEAD_LEN..]).unwrap());
         }
         records

@@ -7,16 +7,9 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::Receiver;
 
-use crate::clock::{Deadline, Now, Stamp};
 use crate::config::Config;
-use crate::entry::{Effect, Entry, Origin, Value, Version};
-use crate::journal::disk::Disk;
-use crate::journal::files::Files;
-use crate::journal::log::Found;
-use crate::journal::writer::Writer;
-use crate::journal::{Fsync, Journal};
-use crate::protocol::command::AckLevel;
-use crate::protocol::peer::*;
+use crate::data::clock::{Deadline, Now, Stamp};
+use crate::data::entry::{Effect, Entry, Origin, Value, Version};
 use crate::replication::acks::Written;
 use crate::replication::inbound::Inbound;
 use crate::replication::mesh::Mesh;
@@ -24,6 +17,13 @@ use crate::replication::replicator::Framer;
 use crate::replication::submit::Submitted;
 use crate::store::Store;
 use crate::testing::simulated_disk::SimulatedDisk;
+use crate::wal::disk::Disk;
+use crate::wal::files::Files;
+use crate::wal::log::Found;
+use crate::wal::writer::Writer;
+use crate::wal::{Fsync, Journal};
+use crate::wire::command::AckLevel;
+use crate::wire::peer::*;
 
 const BASE: u64 = 1_700_000_000_000;
 
@@ -441,7 +441,7 @@ fn node_config(peer_addr: &str, data_dir: &std::path::Path) -> Config {
 }
 
 fn fake_hello(cluster: &str) -> Vec<u8> {
-    use crate::entry::{NodeId, Origin};
+    use crate::data::entry::{NodeId, Origin};
     let hello = Hello {
         cluster: cluster.to_owned(),
         protocol: Protocol::OLDEST,
@@ -449,7 +449,7 @@ fn fake_hello(cluster: &str) -> Vec<u8> {
         node: NodeId(2),
         origin: Origin { node: NodeId(2), nonce: 5 },
         members: vec![NodeId(1), NodeId(2)],
-        wall_ms: crate::clock::wall_ms(),
+        wall_ms: crate::data::clock::wall_ms(),
         clocks: None,
         durable: true,
         vector: Default::default(),

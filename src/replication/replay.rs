@@ -11,17 +11,17 @@ use std::thread;
 
 use crossbeam_channel::bounded;
 
-use crate::clock::{Now, Stamp};
-use crate::entry::{Entry, Origin, SeenVector};
-use crate::journal::disk::Disk;
-use crate::journal::files::{Files, snapshot_name};
-use crate::journal::log::{Found, read};
-use crate::journal::snapshot;
-use crate::order::Order;
-use crate::protocol::peer::Hello;
+use crate::data::clock::{Now, Stamp};
+use crate::data::entry::{Entry, Origin, SeenVector};
+use crate::data::key_order::Order;
 use crate::replication::mesh::Mesh;
 use crate::replication::record::{Life, Record};
 use crate::store::Store;
+use crate::wal::disk::Disk;
+use crate::wal::files::{Files, snapshot_name};
+use crate::wal::log::{Found, read};
+use crate::wal::snapshot;
+use crate::wire::peer::Hello;
 
 /// What there is to do about damage. Said behind what and where it is.
 const WAYS_OUT: &str = "put a good copy of the directory back, or start once with --discard-local-data: then this node comes back blank and takes everything from its \

@@ -10,12 +10,12 @@ use std::time::Duration;
 
 use crossbeam_channel::Receiver;
 
-use crate::clock::Stamp;
-use crate::entry::{Entry, Origin};
-use crate::protocol::peer::encode_frame;
+use crate::data::clock::Stamp;
+use crate::data::entry::{Entry, Origin};
 use crate::replication::mesh::Mesh;
 use crate::replication::outbox::EncodedFrame;
 use crate::replication::submit::Submitted;
+use crate::wire::peer::encode_frame;
 
 /// Reserved bytes after which a frame is closed. One write larger than this still makes a frame of its own.
 const FRAME_LEN: usize = 1 << 20;

@@ -3,13 +3,13 @@
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use crate::clock::{Clocks, Now, Stamp};
-use crate::entry::{Entry, NodeId};
-use crate::journal::Condition;
-use crate::protocol::quoting::quoted;
+use crate::data::clock::{Clocks, Now, Stamp};
+use crate::data::entry::{Entry, NodeId};
 use crate::replication::control::{Control, Peer, Stage, names};
 use crate::replication::mesh::Mesh;
 use crate::store::Keyspace;
+use crate::wal::Condition;
+use crate::wire::quoting::quoted;
 
 /// How the mesh is, seen from here.
 pub struct Figures {

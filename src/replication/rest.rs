@@ -3,8 +3,8 @@
 //! Two nodes with equal, resting vectors must hold equal data. Each says the digest of its data on its beats once its vector has stood still; who finds another one at an
 //! equal vector raises the alarm (see inbound.rs). What is about to expire is left out, since clocks differ: what they compare must be there for both. Reads the store a few shards at a time and never holds a lock of the mesh meanwhile.
 
-use crate::clock::Now;
-use crate::entry::SeenVector;
+use crate::data::clock::Now;
+use crate::data::entry::SeenVector;
 use crate::replication::control::Settled;
 use crate::replication::mesh::Mesh;
 use crate::store::{Digest, Walk};

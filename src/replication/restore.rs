@@ -9,14 +9,14 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::clock::{Now, Stamp};
-use crate::dump::{self, End, Header, Kind};
-use crate::entry::{Entry, NodeId, Origin, SeenVector, Version};
+use crate::data::clock::{Now, Stamp};
+use crate::data::entry::{Entry, NodeId, Origin, SeenVector, Version};
 use crate::replication::control::{Control, names};
 use crate::replication::incoming::Incoming;
 use crate::replication::mesh::Mesh;
 use crate::replication::outbox::Outbox;
 use crate::replication::record::{self, Proven};
+use crate::wire::dump::{self, End, Header, Kind};
 
 /// Bytes of lines that are merged before the log gets them.
 const UNLOGGED_MAX: usize = 1 << 20;

@@ -6,8 +6,8 @@
 
 use std::time::Instant;
 
-use crate::clock::Now;
-use crate::order::Order;
+use crate::data::clock::Now;
+use crate::data::key_order::Order;
 use crate::replication::mesh::Mesh;
 
 impl Mesh {

@@ -12,9 +12,9 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use parking_lot::Mutex;
 
-use crate::clock::{Clock, Deadline, Stamp};
-use crate::entry::{Effect, Entry, Origin, Version};
-use crate::room::{Reserved, Room};
+use crate::budget::{Reserved, Room};
+use crate::data::clock::{Clock, Deadline, Stamp};
+use crate::data::entry::{Effect, Entry, Origin, Version};
 use crate::store::{Span, Store, View};
 
 /// What an entry counts in the room and in a link's queue beside its bytes.
@@ -254,11 +254,11 @@ fn travelling(entry: &Entry, before: Option<&Entry>) -> Entry {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::entry::NodeId;
+    use crate::data::entry::NodeId;
 
     fn submit(room_len: usize) -> (Submit, Receiver<Submitted>) {
         let origin = Origin { node: NodeId(1), nonce: 7 };
-        let clock = Clock::new(crate::clock::Now { wall_ms: 1_000, elapsed: Duration::ZERO }, Duration::ZERO);
+        let clock = Clock::new(crate::data::clock::Now { wall_ms: 1_000, elapsed: Duration::ZERO }, Duration::ZERO);
         Submit::new(origin, Arc::new(clock), Arc::new(Store::new()), room_len)
     }
 

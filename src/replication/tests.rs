@@ -12,16 +12,9 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::Receiver;
 
-use crate::clock::{Deadline, Now, Stamp};
 use crate::config::Config;
-use crate::dump::{Line, parse_line};
-use crate::entry::{Effect, Expiry, Origin, SeenVector, Version};
-use crate::journal::disk::Disk;
-use crate::journal::files::Files;
-use crate::journal::writer::Writer;
-use crate::journal::{Journal, NotSwitched};
-use crate::protocol::command::AckLevel;
-use crate::protocol::peer::{Ack, MESSAGE_LEN_MAX, Message, read_message};
+use crate::data::clock::{Deadline, Now, Stamp};
+use crate::data::entry::{Effect, Expiry, Origin, SeenVector, Version};
 use crate::replication::acks::{Round, Written};
 use crate::replication::compaction::Snapshot;
 use crate::replication::control::Stage;
@@ -33,6 +26,13 @@ use crate::replication::restore::NotRestored;
 use crate::replication::submit::Submitted;
 use crate::store::Store;
 use crate::testing::simulated_disk::SimulatedDisk;
+use crate::wal::disk::Disk;
+use crate::wal::files::Files;
+use crate::wal::writer::Writer;
+use crate::wal::{Journal, NotSwitched};
+use crate::wire::command::AckLevel;
+use crate::wire::dump::{Line, parse_line};
+use crate::wire::peer::{Ack, MESSAGE_LEN_MAX, Message, read_message};
 
 const NODES: usize = 3;
 const KEYS: u64 = 6;
@@ -108,7 +108,7 @@ struct Connection {
 struct Sending {
     said: SeenVector,
     dump: Option<Serving<'static>>,
-    next_dump: Option<crate::protocol::peer::Request>,
+    next_dump: Option<crate::wire::peer::Request>,
 }
 
 struct Simulation {

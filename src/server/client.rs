@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use parking_lot::Mutex;
 
-use crate::clock::elapsed;
-use crate::protocol::command::RespVersion;
+use crate::data::clock::elapsed;
+use crate::wire::command::RespVersion;
 
 /// The other end has closed its direction. Elsewhere only a connection that is broken both ways is noticed.
 #[cfg(target_os = "linux")]

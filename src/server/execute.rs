@@ -8,13 +8,8 @@ mod exec;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::clock::Now;
-use crate::entry::Entry;
-use crate::protocol::command::{AckLevel, Action, Command, RespVersion, Several};
-use crate::protocol::reply::{ErrorCode, Reply, Wrong};
-use crate::protocol::resp::catalogue;
-use crate::protocol::resp::glob;
-use crate::protocol::resp::request::request_len_max;
+use crate::data::clock::Now;
+use crate::data::entry::Entry;
 use crate::server::Shared;
 use crate::server::client::Client;
 use crate::server::introspect;
@@ -26,6 +21,11 @@ use crate::server::transaction::Transaction;
 use crate::server::wire::Wire;
 use crate::server::writes::{Place, Refusal, Writes};
 use crate::store::{Cursor, Keyspace, Span};
+use crate::wire::command::{AckLevel, Action, Command, RespVersion, Several};
+use crate::wire::reply::{ErrorCode, Reply, Wrong};
+use crate::wire::resp::catalogue;
+use crate::wire::resp::glob;
+use crate::wire::resp::request::request_len_max;
 
 /// What a command comes to.
 pub(crate) enum Done<'c> {

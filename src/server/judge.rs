@@ -7,14 +7,14 @@ use std::cell::Cell;
 use std::ops::Range;
 use std::time::Duration;
 
-use crate::clock::Now;
-use crate::entry::{Effect, Entry, Expiry};
-use crate::protocol::command::{Action, Bytes, ExpireOnly, ExpiryUnit, Lifetime, Limits, Only, Set, SetAnswer};
-use crate::protocol::quoting::shown;
-use crate::protocol::reply::{ErrorCode, Reply};
-use crate::protocol::resp::decimal::{self, NotAdded};
-use crate::protocol::resp::request::integer;
+use crate::data::clock::Now;
+use crate::data::entry::{Effect, Entry, Expiry};
 use crate::store;
+use crate::wire::command::{Action, Bytes, ExpireOnly, ExpiryUnit, Lifetime, Limits, Only, Set, SetAnswer};
+use crate::wire::quoting::shown;
+use crate::wire::reply::{ErrorCode, Reply};
+use crate::wire::resp::decimal::{self, NotAdded};
+use crate::wire::resp::request::integer;
 
 /// A part of a value of so many bytes is shared with it.
 const RANGE_LEN_SHARED: usize = 16 << 10;

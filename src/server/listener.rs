@@ -10,13 +10,13 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 
-use crate::clock::elapsed;
-use crate::descriptors::{are_used_up, in_words, no_descriptor};
-use crate::protocol::reply::{ErrorCode, Reply};
-use crate::protocol::text::encode_reply;
+use crate::data::clock::elapsed;
+use crate::process::descriptors::{are_used_up, in_words, no_descriptor};
 use crate::server::client::Client;
 use crate::server::clients::NotAdmitted;
 use crate::server::{Shared, session};
+use crate::wire::reply::{ErrorCode, Reply};
+use crate::wire::text::encode_reply;
 
 /// Connections that the system holds until they are accepted; beyond this it lets clients try again.
 pub(crate) const BACKLOG: i32 = 1024;

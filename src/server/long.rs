@@ -7,15 +7,8 @@ use std::io::{self, BufWriter, Write as _};
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use crate::clock::{Now, wall_ms};
-use crate::entry::{Effect, Entry};
-use crate::protocol::command::Command;
-use crate::protocol::help::{HELP, Help, Verb, WORDS};
-use crate::protocol::quoting::shown;
-use crate::protocol::reply::{ErrorCode, Reply};
-use crate::protocol::resp::encoding::write_array_head;
-use crate::protocol::resp::glob;
-use crate::protocol::text::write_reply;
+use crate::data::clock::{Now, wall_ms};
+use crate::data::entry::{Effect, Entry};
 use crate::replication::acks::{Held, Holders};
 use crate::replication::compaction::{Compacted, NotCompacted};
 use crate::replication::submit::WRITE_OVERHEAD;
@@ -27,6 +20,13 @@ use crate::server::wire::Wire;
 use crate::server::writes::Place;
 use crate::server::{Services, Shared, introspect};
 use crate::store::{Cursor, Keyspace, Span, View};
+use crate::wire::command::Command;
+use crate::wire::help::{HELP, Help, Verb, WORDS};
+use crate::wire::quoting::shown;
+use crate::wire::reply::{ErrorCode, Reply};
+use crate::wire::resp::encoding::write_array_head;
+use crate::wire::resp::glob;
+use crate::wire::text::write_reply;
 
 /// Long answers leave in pieces of this size.
 const CHUNK_LEN: usize = 64 << 10;

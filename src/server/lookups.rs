@@ -1,7 +1,7 @@
 //! Keys that were looked for, and whether they were there, as Redis counts them: by commands that read a value or ask something of one; not by those that
 //! only write, by MEMORY USAGE, or by walks through all keys.
 
-use crate::protocol::command::{Action, SetAnswer};
+use crate::wire::command::{Action, SetAnswer};
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Lookups {

@@ -33,14 +33,14 @@ use std::time::Instant;
 use crossbeam_channel::{Sender, bounded};
 
 use crate::config::Config;
-use crate::logging::LogLimit;
-use crate::protocol::command::Limits;
+use crate::process::logging::LogLimit;
 use crate::replication::acks::Acks;
 use crate::replication::mesh::Mesh;
 use crate::replication::submit::Submit;
 use crate::server::clients::Clients;
 use crate::server::session_room::{READ_ROOM, REPLY_ROOM, SessionRoom};
 use crate::store::Store;
+use crate::wire::command::Limits;
 
 pub use crate::server::listener::listen;
 
@@ -104,7 +104,7 @@ pub(crate) struct Counters {
     clients_refused: AtomicU64,
     /// Clients that were closed because they did not take their replies.
     clients_deaf: AtomicU64,
-    /// No such client is logged before this many seconds of [`elapsed`](crate::clock::elapsed).
+    /// No such client is logged before this many seconds of [`elapsed`](crate::data::clock::elapsed).
     deaf_logged_next_s: AtomicU64,
 }
 

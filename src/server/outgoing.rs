@@ -16,13 +16,13 @@ use nix::libc::MSG_DONTWAIT;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use socket2::SockRef;
 
-use crate::clock::elapsed;
-use crate::protocol::reply::Reply;
+use crate::data::clock::elapsed;
 use crate::server::Shared;
 use crate::server::buffer::ReadBuffer;
 use crate::server::client::Client;
 use crate::server::session_room::{NoRoom, Share};
 use crate::store::Store;
+use crate::wire::reply::Reply;
 
 /// A session that waits looks up this often at the least, or ten times in `write_timeout`: the system says that a socket takes something only when it takes much, so
 /// writing is tried, too; and what the reply holds is counted anew.

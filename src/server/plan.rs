@@ -5,14 +5,14 @@
 
 use std::collections::HashMap;
 
-use crate::entry::{Effect, Entry, Key};
-use crate::protocol::command::{Action, Bytes, Command, Limits, Several};
-use crate::protocol::reply::{ErrorCode, Reply};
-use crate::protocol::resp::glob;
+use crate::data::entry::{Effect, Entry, Key};
 use crate::replication::submit::WRITE_OVERHEAD;
 use crate::server::judge::{self, Live, Moment};
 use crate::server::lookups::Lookups;
 use crate::store::{Cursor, Keyspace, View};
+use crate::wire::command::{Action, Bytes, Command, Limits, Several};
+use crate::wire::reply::{ErrorCode, Reply};
+use crate::wire::resp::glob;
 
 pub(crate) struct Plan<'v> {
     view: &'v View<'v>,

@@ -10,16 +10,16 @@ use std::time::{Duration, Instant};
 
 use memchr::memchr;
 
-use crate::clock::{Now, elapsed};
-use crate::dump::{self, Line};
-use crate::entry::Entry;
-use crate::protocol::command::Limits;
-use crate::protocol::reply::{ErrorCode, Reply};
-use crate::protocol::text::encode_reply;
+use crate::data::clock::{Now, elapsed};
+use crate::data::entry::Entry;
 use crate::replication::restore::{NotRestored, Restore, Restored};
 use crate::server::Shared;
 use crate::server::buffer::ReadBuffer;
 use crate::server::writes::{full, is_full};
+use crate::wire::command::Limits;
+use crate::wire::dump::{self, Line};
+use crate::wire::reply::{ErrorCode, Reply};
+use crate::wire::text::encode_reply;
 
 /// What a client sends on average at least, in bytes a second of the time for which the node waits for it. One that drips would keep deletes from being forgotten for as long as it likes.
 const RATE_MIN: u64 = 1 << 10;

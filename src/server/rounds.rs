@@ -6,7 +6,6 @@
 
 use std::sync::Arc;
 
-use crate::protocol::command::RespVersion;
 use crate::server::Shared;
 use crate::server::buffer::ReadBuffer;
 use crate::server::client::Client;
@@ -16,6 +15,7 @@ use crate::server::long::Long;
 use crate::server::restore;
 use crate::server::wire::{Asked, Requests, Wire};
 use crate::server::writes::Place;
+use crate::wire::command::RespVersion;
 
 /// A round's replies are sent when they reach this, however many commands are left. Every client that reads slowly may hold as much, and one short reply.
 pub(crate) const REPLIES_LEN_MAX: usize = 128 << 10;

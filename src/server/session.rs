@@ -8,7 +8,6 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::protocol::reply::{ErrorCode, Reply};
 use crate::server::Shared;
 use crate::server::client::Client;
 use crate::server::long::{self, Long};
@@ -17,6 +16,7 @@ use crate::server::restore;
 use crate::server::rounds::{Ended, Round, Rounds};
 use crate::server::session_room::NoRoom;
 use crate::server::wire::Wire;
+use crate::wire::reply::{ErrorCode, Reply};
 
 /// Of the memory for replies, kept between rounds.
 const REPLIES_LEN_KEPT: usize = 16 << 10;

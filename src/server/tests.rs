@@ -10,10 +10,10 @@ mod resp;
 mod steps;
 
 use super::*;
-use crate::clock::{Now, Stamp};
-use crate::entry::{Entry, NodeId, Origin, Version};
-use crate::protocol::peer::Ack;
+use crate::data::clock::{Now, Stamp};
+use crate::data::entry::{Entry, NodeId, Origin, Version};
 use crate::store::Keyspace;
+use crate::wire::peer::Ack;
 
 /// Long enough that only a fault gets there.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -88,7 +88,7 @@ impl Fixture {
 
     /// Another node's write arrives, or is known to be somewhere: the clock is above it.
     pub fn foreign(&self, key: &str, value: Option<&str>) -> Entry {
-        let version = Version { stamp: self.mesh.clock().issue(crate::clock::elapsed()), origin: OTHER };
+        let version = Version { stamp: self.mesh.clock().issue(crate::data::clock::elapsed()), origin: OTHER };
         Entry::new(key.as_bytes(), value.map(str::as_bytes), None, version)
     }
 
@@ -243,13 +243,13 @@ fn large_values_pass_and_larger_ones_are_refused() {
     let mut client = fixture.connect();
     let value: Vec<u8> = (0..1 << 20).map(|at| (at % 251) as u8).collect();
     let mut command = b"PUT a ".to_vec();
-    crate::protocol::quoting::write_quoted(&mut command, &value).unwrap();
+    crate::wire::quoting::write_quoted(&mut command, &value).unwrap();
     client.send([&command[..], b"\nPUT a "].concat());
     client.send("v".repeat((1 << 20) + 1) + "\nGET a\nPING\n");
     client.expect(&["OK", "ERROR TOOBIG the value has 1048577 bytes; at most 1048576"]);
     let reply = client.line();
     let written = reply.strip_prefix("VALUE ").unwrap();
-    assert!(*crate::protocol::quoting::unquote(written.as_bytes()).unwrap() == value);
+    assert!(*crate::wire::quoting::unquote(written.as_bytes()).unwrap() == value);
     client.expect(&["PONG"]);
     fixture.stop();
 }

@@ -4,14 +4,14 @@
 
 use std::collections::HashMap;
 
-use crate::entry::{Entry, Key, Version};
-use crate::protocol::command::{Command, Limits};
-use crate::protocol::reply::{ErrorCode, Reply, Wrong};
+use crate::data::entry::{Entry, Key, Version};
 use crate::server::client;
 use crate::server::judge::Moment;
 use crate::server::session_room::SessionRoom;
 use crate::server::wire::parse_again;
 use crate::store::{Store, View};
+use crate::wire::command::{Command, Limits};
+use crate::wire::reply::{ErrorCode, Reply, Wrong};
 
 /// What a watched key takes beside its bytes, about.
 const WATCHED_OVERHEAD: usize = 128;

@@ -4,12 +4,12 @@
 
 use std::io;
 
-use crate::protocol::command::{Command, Limits, RespVersion};
-use crate::protocol::reply::{ErrorCode, Reply, Wrong};
-use crate::protocol::resp::request::{self, Partial};
-use crate::protocol::resp::{arguments, encoding, refused};
-use crate::protocol::text;
 use crate::server::judge::Moment;
+use crate::wire::command::{Command, Limits, RespVersion};
+use crate::wire::reply::{ErrorCode, Reply, Wrong};
+use crate::wire::resp::request::{self, Partial};
+use crate::wire::resp::{arguments, encoding, refused};
+use crate::wire::text;
 
 /// A protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

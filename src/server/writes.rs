@@ -5,10 +5,8 @@
 
 use std::ops::Range;
 
-use crate::clock::{Deadline, Lead, Stamp};
-use crate::entry::{Effect, Entry};
-use crate::protocol::command::{AckLevel, Action, Limits};
-use crate::protocol::reply::{ErrorCode, Reply};
+use crate::data::clock::{Deadline, Lead, Stamp};
+use crate::data::entry::{Effect, Entry};
 use crate::replication::acks::{NoQuorum, Round, Waited, Written};
 use crate::replication::submit::NotWritten;
 use crate::server::Services;
@@ -16,6 +14,8 @@ use crate::server::judge::{self, Live, Moment};
 use crate::server::plan::KEYS_MAX;
 use crate::server::wire::Wire;
 use crate::store::{Memory, Span, View};
+use crate::wire::command::{AckLevel, Action, Limits};
+use crate::wire::reply::{ErrorCode, Reply};
 
 /// A round with more writes gives the memory back that it took to remember them.
 const PENDING_KEPT: usize = 1024;

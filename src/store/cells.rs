@@ -4,14 +4,14 @@
 //! entries lie their positions, so that only the entry that is looked for is touched, also when cells are cut in two: a table that grows moves numbers and pointers, and
 //! hashes nothing.
 
-use crate::entry::Entry;
+use crate::data::entry::Entry;
 
 /// More entries in a cell on average, and every cell is cut in two.
 const SPLIT_LEN: usize = 256;
 /// Fewer, and each two cells become one.
 const JOIN_LEN: usize = 32;
 
-/// See above. Positions are the lower 32 bits of those of [`OrderKey::position`](crate::order::OrderKey::position).
+/// See above. Positions are the lower 32 bits of those of [`OrderKey::position`](crate::data::key_order::OrderKey::position).
 pub struct Cells {
     /// Invariant: a power of two of them, each with the positions that begin with the bits of its number.
     cells: Vec<Cell>,

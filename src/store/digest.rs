@@ -2,7 +2,7 @@
 
 use rapidhash::v3::rapidhash_v3;
 
-use crate::entry::Expiry;
+use crate::data::entry::Expiry;
 
 /// A fingerprint of keys, values and expiries, in no order: equal on any two nodes that hold the same data.
 ///

@@ -2,8 +2,8 @@
 //!
 //! Over the store, where each shard is locked for its own turn; and over a view of all shards, which are locked already.
 
-use crate::entry::{Entry, Key};
-use crate::order::{OrderKey, POSITION_BITS};
+use crate::data::entry::{Entry, Key};
+use crate::data::key_order::{OrderKey, POSITION_BITS};
 use crate::store::shard::Shard;
 use crate::store::{Counts, SHARDS_LEN, position_in, shard_of};
 

@@ -18,8 +18,8 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use parking_lot::RwLock;
 
-use crate::entry::{Entry, EntryRef, Version};
-use crate::order::{OrderKey, POSITION_BITS};
+use crate::data::entry::{Entry, EntryRef, Version};
+use crate::data::key_order::{OrderKey, POSITION_BITS};
 use crate::store::shard::{Shard, Slot, footprint};
 use crate::testing::broken_rules::BrokenRule;
 
@@ -192,7 +192,7 @@ impl Store {
 
     /// The value that is held, expired or not.
     #[cfg(test)]
-    pub fn get(&self, key: &[u8]) -> Option<crate::entry::Value> {
+    pub fn get(&self, key: &[u8]) -> Option<crate::data::entry::Value> {
         self.entry(key).and_then(|entry| entry.shared_value())
     }
 

@@ -4,8 +4,8 @@
 
 use std::collections::BTreeSet;
 
-use crate::entry::{Entry, EntryRef, Expiry, Key, Version};
-use crate::order::OrderKey;
+use crate::data::entry::{Entry, EntryRef, Expiry, Key, Version};
+use crate::data::key_order::OrderKey;
 use crate::store::cells::{Cells, Place};
 
 /// What an entry takes beside the bytes of its key and value: its position and the pointer to it with their share of empty places, what is in front of the bytes, and the allocator's rounding.

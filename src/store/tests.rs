@@ -1,6 +1,6 @@
 use super::*;
-use crate::clock::Stamp;
-use crate::entry::{Expiry, Key, NodeId, Origin};
+use crate::data::clock::Stamp;
+use crate::data::entry::{Expiry, Key, NodeId, Origin};
 use proptest::prelude::*;
 use rapidhash::v3::rapidhash_v3;
 

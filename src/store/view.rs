@@ -1,7 +1,7 @@
 //! Several shards, as they are at one moment.
 
-use crate::entry::Entry;
-use crate::order::OrderKey;
+use crate::data::entry::Entry;
+use crate::data::key_order::OrderKey;
 use crate::store::keyspace::Keyspace;
 use crate::store::shard::Shard;
 use crate::store::{Store, position_in, shard_of};

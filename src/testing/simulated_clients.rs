@@ -4,9 +4,8 @@ use std::io;
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::sync::{Arc, OnceLock};
 
-use crate::clock::Now;
-use crate::logging::LogLimit;
-use crate::protocol::command::Limits;
+use crate::data::clock::Now;
+use crate::process::logging::LogLimit;
 use crate::replication::mesh::Mesh;
 use crate::server::client::Client;
 use crate::server::clients::Clients;
@@ -14,6 +13,7 @@ use crate::server::judge::Moment;
 use crate::server::rounds::{Executed, Rounds};
 use crate::server::session_room::{READ_ROOM, REPLY_ROOM, SessionRoom};
 use crate::server::{Counters, Services, Shared};
+use crate::wire::command::Limits;
 
 /// What the clients of one node share.
 pub struct SimulatedServer {

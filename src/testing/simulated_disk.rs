@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-use crate::journal::disk::{Disk, DiskFile};
+use crate::wal::disk::{Disk, DiskFile};
 
 /// Handles share the disk.
 #[derive(Clone, Default)]

@@ -5,10 +5,10 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::time::{Duration, SystemTime};
 
-use kvmesh::clock::Stamp;
-use kvmesh::dump::{Header, Kind, Scan};
-use kvmesh::entry::{Entry, NodeId, Origin, SeenVector, Version};
+use kvmesh::data::clock::Stamp;
+use kvmesh::data::entry::{Entry, NodeId, Origin, SeenVector, Version};
 use kvmesh::store::Store;
+use kvmesh::wire::dump::{Header, Kind, Scan};
 
 use crate::backup::kvctl;
 use crate::cluster::{Cluster, DEADLINE, Plan, until};

@@ -7,9 +7,9 @@ use std::os::fd::AsFd;
 use std::process::{Command, Stdio};
 use std::thread;
 
-use kvmesh::entry::{NodeId, Origin, SeenVector};
-use kvmesh::envelope;
-use kvmesh::protocol::peer::{Hello, Message, Protocol};
+use kvmesh::data::entry::{NodeId, Origin, SeenVector};
+use kvmesh::wire::frame;
+use kvmesh::wire::peer::{Hello, Message, Protocol};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
 use serde_json::json;
@@ -153,7 +153,7 @@ fn what_strangers_and_clients_say_forges_no_line_and_fills_no_disk() {
         }
         // Not a HELLO, and JSON with a field that none has.
         let mut bytes = Vec::new();
-        envelope::seal(&mut bytes, 1, |out| out.extend_from_slice(json!({ FORGED: n }).to_string().as_bytes()));
+        frame::seal(&mut bytes, 1, |out| out.extend_from_slice(json!({ FORGED: n }).to_string().as_bytes()));
         let mut stream = TcpStream::connect(cluster.peer_addr(1)).unwrap();
         stream.write_all(&bytes).unwrap();
         let _ = stream.read_to_end(&mut Vec::new());

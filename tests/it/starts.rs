@@ -9,11 +9,11 @@ use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use kvmesh::clock::Stamp;
-use kvmesh::dump::{Header, Kind, Scan};
-use kvmesh::entry::{Entry, NodeId, Origin, SeenVector, Version};
-use kvmesh::envelope::seal;
+use kvmesh::data::clock::Stamp;
+use kvmesh::data::entry::{Entry, NodeId, Origin, SeenVector, Version};
 use kvmesh::store::Store;
+use kvmesh::wire::dump::{Header, Kind, Scan};
+use kvmesh::wire::frame::seal;
 use serde_json::json;
 
 use crate::cluster::{Cluster, DEADLINE};

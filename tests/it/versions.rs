@@ -3,7 +3,7 @@
 use std::env;
 use std::path::PathBuf;
 
-use kvmesh::protocol::peer::{Protocol, Protocols};
+use kvmesh::wire::peer::{Protocol, Protocols};
 
 use crate::cluster::Cluster;
 use crate::load::Load;

@@ -7,11 +7,11 @@ use std::time::Duration;
 
 use crate::simulation::history::{DiskLoss, Operation, Outcome};
 use crate::simulation::{Event, Simulation};
-use kvmesh::clock::Clocks;
-use kvmesh::entry::{Effect, Entry, Key, SeenVector, Version};
-use kvmesh::protocol::command::AckLevel;
+use kvmesh::data::clock::Clocks;
+use kvmesh::data::entry::{Effect, Entry, Key, SeenVector, Version};
 use kvmesh::replication::control::Stage;
 use kvmesh::store::Store;
+use kvmesh::wire::command::AckLevel;
 
 /// The checks, by name, and what each says.
 pub const CHECKS: [(&str, &str); 21] = [

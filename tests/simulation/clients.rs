@@ -8,8 +8,8 @@ use std::time::Duration;
 use crate::simulation::history::{Asked, Outcome};
 use crate::simulation::plan::Plan;
 use crate::simulation::{Event, Simulation};
-use kvmesh::protocol::command::AckLevel;
 use kvmesh::testing::simulated_clients::SimulatedClient;
+use kvmesh::wire::command::AckLevel;
 
 pub struct ClientState<'a> {
     /// Where it likes to be.

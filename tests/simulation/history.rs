@@ -8,9 +8,9 @@ use std::time::Duration;
 
 use crate::simulation::Simulation;
 use crate::simulation::clients::Command;
-use kvmesh::clock::Stamp;
-use kvmesh::entry::{Effect, Entry, Key, Origin, SeenVector, Version};
-use kvmesh::protocol::command::AckLevel;
+use kvmesh::data::clock::Stamp;
+use kvmesh::data::entry::{Effect, Entry, Key, Origin, SeenVector, Version};
+use kvmesh::wire::command::AckLevel;
 
 const APART_SAMPLE: Duration = Duration::from_millis(20);
 const APART_SEEN: Duration = Duration::from_millis(300);

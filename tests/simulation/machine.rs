@@ -12,14 +12,9 @@ use crossbeam_channel::{Receiver, Sender, unbounded};
 use crate::simulation::faults::Fault;
 use crate::simulation::plan::Plan;
 use crate::simulation::{Event, Process, Simulation};
-use kvmesh::clock::Now;
 use kvmesh::config::Config;
-use kvmesh::entry::SeenVector;
-use kvmesh::journal::disk::Disk;
-use kvmesh::journal::files::Files;
-use kvmesh::journal::writer::Writer;
-use kvmesh::journal::{Fsync, Journal, NotSwitched};
-use kvmesh::protocol::peer::{Protocol, Protocols};
+use kvmesh::data::clock::Now;
+use kvmesh::data::entry::SeenVector;
 use kvmesh::replication::compaction::Snapshot;
 use kvmesh::replication::heartbeat::Heartbeat;
 use kvmesh::replication::mesh::Mesh;
@@ -28,6 +23,11 @@ use kvmesh::replication::submit::Submitted;
 use kvmesh::store::Store;
 use kvmesh::testing::simulated_clients::SimulatedServer;
 use kvmesh::testing::simulated_disk::SimulatedDisk;
+use kvmesh::wal::disk::Disk;
+use kvmesh::wal::files::Files;
+use kvmesh::wal::writer::Writer;
+use kvmesh::wal::{Fsync, Journal, NotSwitched};
+use kvmesh::wire::peer::{Protocol, Protocols};
 
 /// Where wall time starts: some day in 2023.
 const WALL_MS: i64 = 1_700_000_000_000;

@@ -8,10 +8,10 @@ use std::time::{Duration, Instant};
 
 use crate::simulation::plan::Plan;
 use crate::simulation::{Event, Process, Simulation};
-use kvmesh::envelope::{HEAD_LEN, Head};
-use kvmesh::protocol::peer::{HELLO_LEN_MAX, Hello, MESSAGE_LEN_MAX, Message, Protocol, read_message};
 use kvmesh::replication::inbound::{Arrived, Inbound};
 use kvmesh::replication::link::Speech;
+use kvmesh::wire::frame::{HEAD_LEN, Head};
+use kvmesh::wire::peer::{HELLO_LEN_MAX, Hello, MESSAGE_LEN_MAX, Message, Protocol, read_message};
 
 /// What is sent over a narrow link arrives in pieces of so many bytes.
 const PIECE_LEN: usize = 500;

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use crate::simulation::machine::Death;
 use crate::simulation::{Event, Simulation};
-use kvmesh::dump::{Line, parse_line};
 use kvmesh::replication::restore::NotRestored;
+use kvmesh::wire::dump::{Line, parse_line};
 
 /// Copies and dumps that are kept; another one takes the place of any of them.
 const KEPT_MAX: usize = 3;

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use crate::simulation::faults::{FAULTS, Fault};
 use kvmesh::config::Config;
-use kvmesh::journal::Fsync;
 use kvmesh::store::Places;
+use kvmesh::wal::Fsync;
 
 /// What sort of run is drawn.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

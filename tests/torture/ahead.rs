@@ -6,10 +6,10 @@
 use std::time::Duration;
 
 use kvmesh::client::{self, Client};
-use kvmesh::clock::{Stamp, wall_ms};
-use kvmesh::dump::{Header, Kind, Scan};
-use kvmesh::entry::{Entry, NodeId, Origin, SeenVector, Version};
+use kvmesh::data::clock::{Stamp, wall_ms};
+use kvmesh::data::entry::{Entry, NodeId, Origin, SeenVector, Version};
 use kvmesh::store::Store;
+use kvmesh::wire::dump::{Header, Kind, Scan};
 
 use crate::checks::Dumped;
 use crate::keys::{Group, Key};

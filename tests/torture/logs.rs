@@ -14,9 +14,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use kvmesh::envelope::{self, HEAD_LEN};
-use kvmesh::journal::log::{HEADER_LEN, RECORD_LEN_MAX};
 use kvmesh::replication::record::Record;
+use kvmesh::wal::log::{HEADER_LEN, RECORD_LEN_MAX};
+use kvmesh::wire::frame::{self, HEAD_LEN};
 use parking_lot::Mutex;
 
 use crate::checks::coverage::Universe;
@@ -123,7 +123,7 @@ impl Log {
         let mut reader = BufReader::new(&self.file);
         let mut record = Vec::new();
         loop {
-            match envelope::read(&mut reader, &mut record, RECORD_LEN_MAX) {
+            match frame::read(&mut reader, &mut record, RECORD_LEN_MAX) {
                 Ok(true) => {
                     self.read += record.len() as u64;
                     note(&record[HEAD_LEN..], universe);

@@ -45,12 +45,12 @@ const LAST_WORDS_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Microseconds of the clock by which the history is told.
 fn now() -> u64 {
-    kvmesh::clock::elapsed().as_micros() as u64
+    kvmesh::data::clock::elapsed().as_micros() as u64
 }
 
 fn main() -> ExitCode {
     let began = Instant::now();
-    let arguments: Arguments = kvmesh::arguments::from_env("kvtorture");
+    let arguments: Arguments = kvmesh::process::arguments::from_env("kvtorture");
     let Minutes(length) = arguments.minutes;
     let Kinds(kinds) = arguments.faults;
     let seed = arguments.seed.unwrap_or_else(|| fastrand::u64(..1 << 32));

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use kvmesh::client::{self, Client};
-use kvmesh::clock::{Stamp, wall_ms};
-use kvmesh::entry::{Entry, NodeId, Origin, SeenVector, Version};
+use kvmesh::data::clock::{Stamp, wall_ms};
+use kvmesh::data::entry::{Entry, NodeId, Origin, SeenVector, Version};
 use kvmesh::store::Store;
 
 use crate::ahead;

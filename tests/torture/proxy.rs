@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use kvmesh::envelope::{HEAD_LEN, Head};
+use kvmesh::wire::frame::{HEAD_LEN, Head};
 use parking_lot::{Condvar, Mutex};
 use socket2::SockRef;
 

@@ -12,8 +12,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use kvmesh::clock::wall_ms;
-use kvmesh::entry::SeenVector;
+use kvmesh::data::clock::wall_ms;
+use kvmesh::data::entry::SeenVector;
 
 use crate::checks::{Dumped, Loss, Settled, Verdict};
 use crate::clients::Clients;

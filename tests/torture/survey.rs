@@ -6,8 +6,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use kvmesh::client::{self, Client};
-use kvmesh::dump::{Line, parse_line};
-use kvmesh::entry::SeenVector;
+use kvmesh::data::entry::SeenVector;
+use kvmesh::wire::dump::{Line, parse_line};
 
 use crate::checks::Dumped;
 use crate::nodes::Place;

@@ -91,7 +91,7 @@ mod tests {
 
     #[test]
     fn the_help_names_every_kind() {
-        let help = kvmesh::arguments::parse::<Arguments>("kvtorture", vec!["--help".into()]).unwrap_err().text;
+        let help = kvmesh::process::arguments::parse::<Arguments>("kvtorture", vec!["--help".into()]).unwrap_err().text;
         let missing: Vec<_> = Kind::ALL.iter().filter(|kind| !help.contains(kind.name())).collect();
         assert!(missing.is_empty(), "{missing:?}");
     }

@@ -7,8 +7,8 @@ use std::io::{self, BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
-use kvmesh::protocol::quoting;
-use kvmesh::protocol::resp::encoding::request;
+use kvmesh::wire::quoting;
+use kvmesh::wire::resp::encoding::request;
 
 use crate::keys::{Group, Key};
 

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom};
 
 use kvmesh::config::{KEY_LEN_MAX, VALUE_LEN_MAX};
-use kvmesh::dump::{self, Line, Tally};
+use kvmesh::wire::dump::{self, Line, Tally};
 
 use crate::{Code, Failure};
 

@@ -23,7 +23,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use kvmesh::client::{self, Client};
-use kvmesh::protocol::command::AckLevel;
+use kvmesh::wire::command::AckLevel;
 
 use usage::{Arguments, Nodes, Seconds, Verb};
 
@@ -39,7 +39,7 @@ const TIMEOUT: Duration = Duration::from_secs(5);
 const CONVERGE_TIMEOUT: Duration = Duration::from_secs(30);
 
 fn main() -> ExitCode {
-    let arguments: Arguments = kvmesh::arguments::from_env("kvctl");
+    let arguments: Arguments = kvmesh::process::arguments::from_env("kvctl");
     match run(arguments) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {

@@ -8,10 +8,10 @@ use rapidhash::v3::rapidhash_v3;
 use serde_json::{Map, Value, json};
 
 use kvmesh::client::{self, Client, unexpected};
-use kvmesh::clock;
-use kvmesh::dump::Line;
-use kvmesh::entry::{SeenVector, Version};
-use kvmesh::protocol::quoting;
+use kvmesh::data::clock;
+use kvmesh::data::entry::{SeenVector, Version};
+use kvmesh::wire::dump::Line;
+use kvmesh::wire::quoting;
 
 use crate::backup::Checked;
 use crate::report::put_bytes;
@@ -205,7 +205,7 @@ fn difference_json(nodes: &[String], key: &[u8], held: &[Option<Held>]) -> Value
 }
 
 /// Reads one node's dump to its end line, which must be there and right: half a dump would show keys as missing.
-fn read_dump(addr: &str, timeout: Duration, mut each: impl FnMut(&kvmesh::entry::Entry)) -> Result<(), client::Error> {
+fn read_dump(addr: &str, timeout: Duration, mut each: impl FnMut(&kvmesh::data::entry::Entry)) -> Result<(), client::Error> {
     let in_dump = |error: String| client::Error::Garbled(format!("{addr}: {error}"));
     let mut checked = Checked::default();
     Client::connect(&[addr], timeout)?.call_lines::<client::Error>(b"DUMP", |line| {
@@ -233,10 +233,10 @@ fn several(options: &Options, verb: &str) -> Result<(), Failure> {
 mod tests {
     use super::*;
     use crate::scripted::{options, scripted};
-    use kvmesh::clock::Stamp;
-    use kvmesh::dump::{Header, Kind, Scan};
-    use kvmesh::entry::{Entry, NodeId, Origin};
+    use kvmesh::data::clock::Stamp;
+    use kvmesh::data::entry::{Entry, NodeId, Origin};
     use kvmesh::store::Store;
+    use kvmesh::wire::dump::{Header, Kind, Scan};
 
     const ORIGIN: Origin = Origin { node: NodeId(1), nonce: 7 };
 

@@ -8,8 +8,8 @@ use serde_json::{Map, Value, json};
 
 use kvmesh::client::{self, Client, as_key, as_value, unexpected};
 use kvmesh::config::VALUE_LEN_MAX;
-use kvmesh::protocol::command::{Action, Command, Only};
-use kvmesh::protocol::text::encode_command;
+use kvmesh::wire::command::{Action, Command, Only};
+use kvmesh::wire::text::encode_command;
 
 use crate::aside::Aside;
 use crate::backup::Checked;
@@ -296,9 +296,9 @@ fn first_reachable<T>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use kvmesh::dump::{Header, Kind, Scan};
-    use kvmesh::entry::SeenVector;
+    use kvmesh::data::entry::SeenVector;
     use kvmesh::store::Store;
+    use kvmesh::wire::dump::{Header, Kind, Scan};
 
     use crate::scripted::{deserted, options, scripted};
 

@@ -13,7 +13,7 @@ use rustyline::validate::Validator;
 use rustyline::{CompletionType, Context, Editor, Helper};
 
 use kvmesh::client::{self, Client, as_error};
-use kvmesh::protocol::help::{HELP, Verb};
+use kvmesh::wire::help::{HELP, Verb};
 
 use crate::terminal::{self, Out};
 use crate::{Code, Failure, Options};

@@ -5,13 +5,13 @@ use std::io::Write;
 use serde_json::{Map, Value, json};
 
 use kvmesh::client::{self, Client, unexpected};
-use kvmesh::clock;
-use kvmesh::dump::Line;
-use kvmesh::entry::{Expiry, Key};
-use kvmesh::protocol::command::{Command, Only};
-use kvmesh::protocol::quoting::shown;
-use kvmesh::protocol::resp::encoding::request;
-use kvmesh::protocol::text::encode_command;
+use kvmesh::data::clock;
+use kvmesh::data::entry::{Expiry, Key};
+use kvmesh::wire::command::{Command, Only};
+use kvmesh::wire::dump::Line;
+use kvmesh::wire::quoting::shown;
+use kvmesh::wire::resp::encoding::request;
+use kvmesh::wire::text::encode_command;
 
 use crate::backup::{Backup, seems_whole};
 use crate::progress::Progress;
@@ -216,10 +216,10 @@ fn is_answer(error: &client::Error) -> bool {
 mod tests {
     use super::*;
     use crate::scripted::{options, scripted};
-    use kvmesh::clock::Stamp;
-    use kvmesh::dump::{Header, Kind, Scan};
-    use kvmesh::entry::{Entry, NodeId, Origin, SeenVector, Version};
+    use kvmesh::data::clock::Stamp;
+    use kvmesh::data::entry::{Entry, NodeId, Origin, SeenVector, Version};
     use kvmesh::store::Store;
+    use kvmesh::wire::dump::{Header, Kind, Scan};
 
     const REPORT: &str = "entries 3\nmerged 3\ncovered 0\ndropped 0\nEND\n";
 

@@ -4,7 +4,7 @@
 
 use std::io::{self, BufWriter, IsTerminal, StdoutLock, Write};
 
-use kvmesh::protocol::quoting;
+use kvmesh::wire::quoting;
 
 /// Stdout, for all that kvctl prints there.
 pub struct Out<W> {

@@ -1,6 +1,6 @@
 use super::*;
-use crate::clock::{Clock, Clocks, Now};
-use crate::entry::{NodeId, Origin};
+use crate::data::clock::{Clock, Clocks, Now};
+use crate::data::entry::{NodeId, Origin};
 
 mod model;
 

@@ -1,7 +1,7 @@
 //! Lives that are over and folded: who must be there for it, what becomes of what only some know, and the bounds.
 
 use super::*;
-use crate::entry::{NodeId, SeenVector};
+use crate::data::entry::{NodeId, SeenVector};
 use crate::replication::folding::Folder;
 use crate::replication::heartbeat::Heartbeat;
 

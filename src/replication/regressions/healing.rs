@@ -1,7 +1,7 @@
 //! Dumps that heal: they are merged past the vector, and prove nothing.
 
 use super::*;
-use crate::entry::{Entry, Expiry, NodeId, Origin, Version};
+use crate::data::entry::{Entry, Expiry, NodeId, Origin, Version};
 use crate::replication::rest::Rest;
 
 const T: usize = 0;

@@ -3,7 +3,7 @@
 use std::sync::atomic::Ordering;
 
 use super::*;
-use crate::entry::{Expiry, NodeId, Origin};
+use crate::data::entry::{Expiry, NodeId, Origin};
 use crate::replication::collector::Collector;
 use crate::replication::rest::Rest;
 

@@ -1,8 +1,8 @@
 //! What a peer sends and no node can take.
 
 use super::*;
-use crate::dump::{Header, Kind, Scan};
-use crate::entry::SeenVector;
+use crate::data::entry::SeenVector;
+use crate::wire::dump::{Header, Kind, Scan};
 
 /// Delivers messages that may be refused; the first refusal.
 fn try_deliver(net: &mut Net, from: usize, to: usize, messages: Vec<Message>) -> Result<(), String> {

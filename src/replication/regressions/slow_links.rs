@@ -6,9 +6,9 @@ use std::net::{TcpListener, TcpStream};
 use socket2::SockRef;
 
 use super::*;
-use crate::dump::{Header, Kind};
-use crate::entry::{NodeId, Origin, SeenVector};
+use crate::data::entry::{NodeId, Origin, SeenVector};
 use crate::node::Node;
+use crate::wire::dump::{Header, Kind};
 
 /// The longest that a test waits for something that should happen soon.
 const SOON: Duration = Duration::from_secs(20);
@@ -214,7 +214,7 @@ impl Drop for Fake {
 }
 
 fn beat_of_a_peer() -> Message {
-    let (sent, wall_ms) = (0, crate::clock::wall_ms());
+    let (sent, wall_ms) = (0, crate::data::clock::wall_ms());
     Message::Beat(Beat {
         sent,
         wall_ms,
@@ -238,7 +238,7 @@ fn read(mut stream: impl Read) -> Message {
 #[test]
 fn a_long_line_that_drips_is_taken() {
     let origin = Origin { node: NodeId(2), nonce: 5 };
-    let stamp = Stamp::from_bits(crate::clock::wall_ms() << 16);
+    let stamp = Stamp::from_bits(crate::data::clock::wall_ms() << 16);
     let vector: SeenVector = [(origin, stamp)].into_iter().collect();
     let mut fake = Fake::meet(vector.clone());
     let request = loop {
@@ -250,7 +250,7 @@ fn a_long_line_that_drips_is_taken() {
     let value: Vec<u8> = vec![b'v'; 1 << 20];
     store.merge(Entry::new(b"k", Some(&value), None, Version { stamp, origin }), |_| false);
     let header = Header::new(Kind::Full, fake.origin, vector, 1, Some(request.id));
-    let mut scan = crate::dump::Scan::new(header, SeenVector::default(), SeenVector::default());
+    let mut scan = crate::wire::dump::Scan::new(header, SeenVector::default(), SeenVector::default());
     let mut lines = Vec::new();
     while scan.write(&store, 1, &mut lines) {}
     let mut bytes = Vec::new();

@@ -4,22 +4,22 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::clock::{Deadline, Now, Stamp};
 use crate::config::Config;
-use crate::dump::{self, Header, Kind, Scan};
-use crate::entry::{Effect, Entry, NodeId, Origin, SeenVector, Version};
-use crate::envelope::seal;
-use crate::journal::Journal;
-use crate::journal::disk::Disk;
-use crate::journal::files::{Files, SNAPSHOT_TMP, log_name};
-use crate::journal::writer::Writer;
-use crate::protocol::peer::{Frame, Message, Protocol, Writes};
+use crate::data::clock::{Deadline, Now, Stamp};
+use crate::data::entry::{Effect, Entry, NodeId, Origin, SeenVector, Version};
 use crate::replication::compaction::NotCompacted;
 use crate::replication::mesh::Mesh;
 use crate::replication::record::{self, Proven};
 use crate::replication::replicator::Framer;
 use crate::store::Store;
 use crate::testing::simulated_disk::SimulatedDisk;
+use crate::wal::Journal;
+use crate::wal::disk::Disk;
+use crate::wal::files::{Files, SNAPSHOT_TMP, log_name};
+use crate::wal::writer::Writer;
+use crate::wire::dump::{self, Header, Kind, Scan};
+use crate::wire::frame::seal;
+use crate::wire::peer::{Frame, Message, Protocol, Writes};
 
 const WALL_MS: u64 = 1_700_000_000_000;
 /// Who wrote what this node has from elsewhere.
@@ -132,7 +132,7 @@ fn log_of_every_kind() -> (SimulatedDisk, String, BTreeMap<usize, Known>) {
         let cut = disk.copy();
         cut.change(&name, |bytes| bytes.truncate(end));
         let shared: Arc<dyn Disk> = Arc::new(cut.clone());
-        if crate::journal::log::read(&shared, &name, |_, _| Ok(())).unwrap().torn == 0 {
+        if crate::wal::log::read(&shared, &name, |_, _| Ok(())).unwrap().torn == 0 {
             let life = start(&cut, 2).unwrap();
             known.insert(end, (entries(&life.mesh), life.mesh.vector()));
         }

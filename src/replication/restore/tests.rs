@@ -2,15 +2,15 @@
 
 use std::time::Duration;
 
-use crate::clock::Stamp;
-use crate::dump::{Header, Kind, Line, Scan, parse_line};
-use crate::entry::{Entry, Expiry, NodeId, Origin, SeenVector, Version};
-use crate::protocol::peer::Message;
+use crate::data::clock::Stamp;
+use crate::data::entry::{Entry, Expiry, NodeId, Origin, SeenVector, Version};
 use crate::replication::collector::Collector;
 use crate::replication::mesh::Mesh;
 use crate::replication::regressions::Net;
 use crate::replication::restore::{NotRestored, Restored};
 use crate::store::{Keyspace, Store};
+use crate::wire::dump::{Header, Kind, Line, Scan, parse_line};
+use crate::wire::peer::Message;
 
 const NODES: usize = 3;
 
@@ -270,7 +270,7 @@ fn what_is_out_of_order_or_not_full_is_refused() {
         assert!(matches!(restore(&other, 0, lines), Err(NotRestored::Bad(_))));
     }
     let Line::Header(mut delta) = header else { panic!("{header:?}") };
-    delta.kind = crate::dump::Kind::Delta;
+    delta.kind = crate::wire::dump::Kind::Delta;
     assert!(matches!(restore(&other, 0, &[Line::Header(delta)]), Err(NotRestored::Bad(why)) if why.contains("kind full")));
     assert!(other.mesh(0).vector().is_empty());
 }

@@ -5,8 +5,6 @@
 
 use std::cell::Cell;
 
-use crate::protocol::command::Command;
-use crate::protocol::reply::{ErrorCode, Reply};
 use crate::server::execute::Executor;
 use crate::server::judge::Moment;
 use crate::server::long::{self, Long};
@@ -15,6 +13,8 @@ use crate::server::plan::{self, Plan};
 use crate::server::transaction::{Queued, Watch};
 use crate::server::writes::Refusal;
 use crate::store::{Span, View};
+use crate::wire::command::Command;
+use crate::wire::reply::{ErrorCode, Reply};
 
 impl Executor<'_> {
     #[inline(never)]

@@ -7,10 +7,10 @@ use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use crate::protocol::command::{ClientCommand, ClientKind, KillClients, RespVersion};
-use crate::protocol::reply::{ErrorCode, Reply};
 use crate::server::Shared;
 use crate::server::client::Client;
+use crate::wire::command::{ClientCommand, ClientKind, KillClients, RespVersion};
+use crate::wire::reply::{ErrorCode, Reply};
 
 /// The only user there is.
 const USER: &str = "default";

@@ -2,12 +2,12 @@
 //!
 //! Kvmesh's own choices are in the configuration file, and STATUS shows them.
 
-use crate::journal::Fsync;
-use crate::protocol::command::Bytes;
-use crate::protocol::reply::Reply;
-use crate::protocol::resp::glob;
 use crate::server::introspect::text;
 use crate::server::{Shared, listener};
+use crate::wal::Fsync;
+use crate::wire::command::Bytes;
+use crate::wire::reply::Reply;
+use crate::wire::resp::glob;
 
 /// Each parameter that one of the patterns matches, once. Patterns are in lower case, as names are.
 #[inline(never)]

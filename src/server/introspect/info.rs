@@ -7,12 +7,12 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use nix::sys::resource::{Usage, UsageWho, getrusage};
 use nix::sys::time::TimeValLike;
 
-use crate::clock::{Now, wall_ms};
-use crate::protocol::reply::Reply;
+use crate::data::clock::{Now, wall_ms};
 use crate::replication::report::resident_len;
 use crate::server::Shared;
 use crate::server::introspect::{REDIS_VERSION, VERSION, host_and_port};
 use crate::store::Keyspace;
+use crate::wire::reply::Reply;
 
 type Fill = fn(&Shared, &mut Lines);
 

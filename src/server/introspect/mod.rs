@@ -8,11 +8,11 @@ mod info;
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use crate::clock::Now;
-use crate::protocol::command::RespVersion;
-use crate::protocol::reply::Reply;
+use crate::data::clock::Now;
 use crate::server::Shared;
 use crate::server::client::Client;
+use crate::wire::command::RespVersion;
+use crate::wire::reply::Reply;
 
 pub(super) use client::client;
 pub(super) use config::config;

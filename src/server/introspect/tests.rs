@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::net::Shutdown;
 
 use super::host_and_port;
-use crate::protocol::resp::encoding::request;
 use crate::server::tests::{Client, Fixture, any_port, closed_fixture, fixture, until};
+use crate::wire::resp::encoding::request;
 
 /// A reply, as far as these tests look: data and text as they are; `(nil)`; arrays and maps one element behind the other.
 fn reply(client: &mut Client) -> Vec<String> {

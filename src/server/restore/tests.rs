@@ -3,11 +3,11 @@
 use std::io::Write;
 use std::net::Shutdown;
 
-use crate::clock::{Now, Stamp};
-use crate::dump::{Header, Kind, Scan};
-use crate::entry::{Entry, NodeId, Origin, SeenVector, Version};
+use crate::data::clock::{Now, Stamp};
+use crate::data::entry::{Entry, NodeId, Origin, SeenVector, Version};
 use crate::server::tests::{Client, Fixture, OTHER, any_port, closed_fixture, fixture, until};
 use crate::store::{Keyspace, Store};
+use crate::wire::dump::{Header, Kind, Scan};
 
 /// What a node prints that holds these keys and values, a tombstone where there is none. Its vector covers all of them.
 fn dump_of(entries: &[(&[u8], Option<&[u8]>)], vector: SeenVector) -> Vec<u8> {

@@ -1,7 +1,7 @@
 //! Redis clients: which errors of the mesh they hear, and what becomes of their commands when they are not acknowledged.
 
 use super::*;
-use crate::protocol::resp::encoding::request;
+use crate::wire::resp::encoding::request;
 
 impl Client {
     fn ask(&mut self, words: &[&str]) {

@@ -15,7 +15,7 @@ fn relative_expiry_near_the_end_of_time_survives_a_timeout() {
     let mut client = fixture.connect();
     // Beyond the end of time once the time-out is over, and not before; unless this machine is slow: then it is refused, and sent again.
     let mut set = || {
-        let px = i64::MAX - crate::clock::wall_ms() as i64 - 100;
+        let px = i64::MAX - crate::data::clock::wall_ms() as i64 - 100;
         client.send(resp(&["SET", "k", "v", "PX", &px.to_string()]));
         client.line()
     };
@@ -37,7 +37,7 @@ fn flushall_that_loses_its_quorum_does_not_say_that_nothing_was_written() {
     fixture.acks.set_up(1, false);
     fixture.acknowledge(0);
     let line = client.line();
-    let left = fixture.store.counts(crate::clock::wall_ms()).keys;
+    let left = fixture.store.counts(crate::data::clock::wall_ms()).keys;
     assert!(left == 2000 || !line.contains("nothing was written"), "{} keys were deleted; the reply: {line:?}", 2000 - left);
     fixture.stop();
 }
@@ -67,7 +67,7 @@ fn flushall_of_a_client_that_has_closed_its_sending_side_is_carried_out() {
     let line = client.line();
     over.store(true, std::sync::atomic::Ordering::Relaxed);
     thread.join().unwrap();
-    let left = fixture.store.counts(crate::clock::wall_ms()).keys;
+    let left = fixture.store.counts(crate::data::clock::wall_ms()).keys;
     assert!(line.starts_with("+OK"), "{left} of 2000 keys are left; the reply: {line:?}");
     fixture.stop();
 }

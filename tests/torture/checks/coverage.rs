@@ -6,7 +6,7 @@
 
 use std::collections::HashMap;
 
-use kvmesh::entry::{Entry, Expiry, Key, Version};
+use kvmesh::data::entry::{Entry, Expiry, Key, Version};
 
 use crate::checks::Dumped;
 
@@ -99,8 +99,8 @@ impl Universe {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use kvmesh::clock::Stamp;
-    use kvmesh::entry::{NodeId, Origin};
+    use kvmesh::data::clock::Stamp;
+    use kvmesh::data::entry::{NodeId, Origin};
 
     fn entry(stamp: u64, value: Option<&str>) -> Entry {
         let version = Version { stamp: Stamp::from_bits(stamp), origin: Origin { node: NodeId(1), nonce: 7 } };

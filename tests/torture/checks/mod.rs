@@ -18,7 +18,7 @@ mod tokens;
 
 use std::collections::{HashMap, HashSet};
 
-use kvmesh::entry::{Entry, Key as Bytes, SeenVector};
+use kvmesh::data::entry::{Entry, Key as Bytes, SeenVector};
 
 use crate::history::Op;
 use crate::keys::{Group, Key};

@@ -1,7 +1,7 @@
 use std::net::Ipv4Addr;
 use std::sync::mpsc::{Receiver, channel};
 
-use kvmesh::envelope::{read, seal};
+use kvmesh::wire::frame::{read, seal};
 
 use super::*;
 

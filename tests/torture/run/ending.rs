@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use kvmesh::clock::wall_ms;
+use kvmesh::data::clock::wall_ms;
 
 use crate::checks::{self, Evidence, Verdict};
 use crate::clients::Clients;

@@ -1,6 +1,6 @@
 //! Rounds of requests of either protocol, copied from templates into one buffer that is reused.
 
-use kvmesh::protocol::resp::encoding::request;
+use kvmesh::wire::resp::encoding::request;
 
 use crate::usage::{Bench, Protocol};
 

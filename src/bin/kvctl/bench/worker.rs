@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 
 use kvmesh::client::{self, Client};
-use kvmesh::protocol::resp::encoding::request;
+use kvmesh::wire::resp::encoding::request;
 
 use crate::Options;
 use crate::usage::Protocol;

@@ -1,0 +1,212 @@
+//! The log: lines on stderr, which one thread writes, so that nobody who logs waits for whoever reads them.
+//!
+//! Owns stderr, and the queue in front of it. A pipe that nobody reads is full after some hundred lines, and then whoever writes to it stands still: with locks in its hands, or with a beat
+//! to answer. So a line that finds the queue full is dropped and counted, and the number is logged once there is room. A record is one line, whatever is in it. How often lines of one kind are
+//! logged is bounded by [`LogLimit`].
+
+use std::fmt;
+use std::io::{self, IsTerminal, Write};
+use std::panic::PanicHookInfo;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, Sender, bounded};
+use env_logger::{Builder, Env, Target, WriteStyle};
+
+use crate::process::signals;
+use crate::process::threads::join_all;
+use crate::wire::quoting::write_line;
+
+pub use limit::LogLimit;
+
+mod limit;
+
+/// Lines that wait for whoever reads stderr; beyond this, lines are dropped.
+const QUEUE_LEN: usize = 1_024;
+
+/// Of a longer line the rest is cut off.
+const LINE_LEN_MAX: usize = 8 << 10;
+
+/// What the end of the process waits until what was logged is written.
+const FAREWELL: Duration = Duration::from_secs(3);
+
+/// What a panic waits: meanwhile the node is half-dead.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+
+const THREAD: &str = "stderr";
+
+/// The queue of this process.
+static QUEUE: OnceLock<Queue> = OnceLock::new();
+
+enum Item {
+    Line(Vec<u8>),
+    /// Its other end hears of it when everything before it is written.
+    Reached(Sender<()>),
+    End,
+}
+
+/// The way in.
+#[derive(Clone)]
+struct Queue {
+    item_tx: Sender<Item>,
+    /// Since the last time that the number was logged.
+    dropped: Arc<AtomicU64>,
+}
+
+/// The log of this process, until it is ended.
+pub struct Logging {
+    queue: Queue,
+    thread: JoinHandle<()>,
+}
+
+/// Starts the log: `RUST_LOG` chooses the level, `RUST_LOG_STYLE` the colours. To be called once.
+pub fn start() -> io::Result<Logging> {
+    let (queue, item_rx) = queue(QUEUE_LEN);
+    let dropped = Arc::clone(&queue.dropped);
+    let write = move || {
+        // Signals are for the thread that waits for them.
+        let _ = signals::block();
+        run_stderr(&item_rx, &dropped, io::stderr(), |count| log::error!("{count} lines of this log were dropped: nobody read it in time"));
+    };
+    let thread = thread::Builder::new().name(THREAD.to_owned()).spawn(write)?;
+    let _ = QUEUE.set(queue.clone());
+    let mut builder = Builder::from_env(Env::default().default_filter_or("info"));
+    if is_coloured() {
+        builder.write_style(WriteStyle::Always);
+    }
+    builder
+        .target(Target::Pipe(Box::new(queue.clone())))
+        .format(|line, record| {
+            let (time, level) = (line.timestamp_millis(), record.level());
+            let style = line.default_level_style(level);
+            write!(line, "[{time} {style}{level:<5}{style:#} {}] ", record.target())?;
+            write_line(line, &record.args().to_string())?;
+            line.write_all(b"\n")
+        })
+        .try_init()
+        .map_err(io::Error::other)?;
+    Ok(Logging { queue, thread })
+}
+
+impl Logging {
+    /// Ends it when what was logged is written, or after three seconds.
+    pub fn end(self) {
+        let deadline = Instant::now() + FAREWELL;
+        // Refused when the queue is full until then.
+        let _ = self.queue.item_tx.send_deadline(Item::End, deadline);
+        join_all(Some(self.thread), deadline, THREAD);
+    }
+}
+
+/// Says something that is no record of the log, and waits for up to three seconds until it is written: why this process ends.
+pub fn say(text: impl fmt::Display) {
+    say_within(FAREWELL, text);
+}
+
+fn say_within(wait: Duration, text: impl fmt::Display) {
+    let mut lines = Vec::new();
+    for line in text.to_string().lines() {
+        // Writing to memory does not fail.
+        let _ = write_line(&mut lines, line).and_then(|()| lines.write_all(b"\n"));
+    }
+    match QUEUE.get() {
+        Some(queue) if thread::current().name() != Some(THREAD) => queue.say(lines, Instant::now() + wait),
+        // Too early, or the thread itself has a word to say.
+        _ => {
+            let _ = io::stderr().write_all(&lines);
+        }
+    }
+}
+
+/// A dead node is a case that the mesh handles; a half-dead one is not. So a panic of any thread ends the process, with its message.
+pub fn die_of_panics() {
+    std::panic::set_hook(Box::new(|panic: &PanicHookInfo<'_>| {
+        let thread = thread::current();
+        let backtrace = std::backtrace::Backtrace::capture();
+        let backtrace = if backtrace.status() == std::backtrace::BacktraceStatus::Captured { backtrace.to_string() } else { String::new() };
+        say_within(LAST_WORDS, format_args!("thread '{}' {panic}\n{backtrace}", thread.name().unwrap_or("without a name")));
+        std::process::abort();
+    }));
+}
+
+fn queue(len: usize) -> (Queue, Receiver<Item>) {
+    let (item_tx, item_rx) = bounded(len);
+    (Queue { item_tx, dropped: Arc::default() }, item_rx)
+}
+
+impl Queue {
+    fn say(&self, lines: Vec<u8>, deadline: Instant) {
+        let (reached_tx, reached_rx) = bounded(0);
+        let sent = self
+            .item_tx
+            .send_deadline(Item::Line(lines), deadline)
+            .and_then(|()| self.item_tx.send_deadline(Item::Reached(reached_tx), deadline));
+        if sent.is_ok() {
+            let _ = reached_rx.recv_deadline(deadline);
+        }
+    }
+}
+
+/// A whole line at every write, as env_logger does.
+impl Write for Queue {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        let mut kept = line[..line.len().min(LINE_LEN_MAX)].to_vec();
+        if kept.len() < line.len() {
+            let _ = writeln!(kept, "... ({} bytes)", line.len());
+        }
+        if self.item_tx.try_send(Item::Line(kept)).is_err() {
+            self.dropped.fetch_add(1, Ordering::Relaxed);
+        }
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// The thread `stderr`: writes what is logged. `say_dropped` logs how many lines were dropped; it may be dropped itself, and is then counted.
+fn run_stderr(item_rx: &Receiver<Item>, dropped: &AtomicU64, mut out: impl Write, say_dropped: impl Fn(u64)) {
+    let tell_dropped = || match dropped.swap(0, Ordering::Relaxed) {
+        0 => {}
+        count => say_dropped(count),
+    };
+    let mut written = 0;
+    for item in item_rx {
+        match item {
+            Item::Line(line) => {
+                // If it cannot be written, there is nobody to tell.
+                let _ = out.write_all(&line);
+                written += 1;
+                // Once what was there before is through. Where it never is, from time to time.
+                if item_rx.is_empty() || written >= QUEUE_LEN {
+                    written = 0;
+                    tell_dropped();
+                }
+            }
+            Item::Reached(reached_tx) => drop(reached_tx),
+            Item::End => {
+                tell_dropped();
+                for item in item_rx.try_iter() {
+                    if let Item::Line(line) = item {
+                        let _ = out.write_all(&line);
+                    }
+                }
+                return;
+            }
+        }
+    }
+}
+
+/// As a terminal wants it and nobody has forbidden it. Another choice of `RUST_LOG_STYLE` than `auto` is env_logger's affair.
+fn is_coloured() -> bool {
+    let variable = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
+    let is_auto = variable("RUST_LOG_STYLE").is_none_or(|style| style == "auto");
+    let is_dumb = variable("TERM").is_none_or(|term| term == "dumb");
+    is_auto && !is_dumb && variable("NO_COLOR").is_none() && io::stderr().is_terminal()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,7 @@
+//! The process and its system: the command line, threads, signals, file descriptors, the log on stderr.
+
+pub mod arguments;
+pub mod descriptors;
+pub mod logging;
+pub mod signals;
+pub mod threads;

@@ -1,0 +1,301 @@
+//! The writer: the one thread that appends to the log.
+//!
+//! It takes everything that waits, writes it with one call, syncs once, and then says how far each origin has got. It alone decides when the disk has failed.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use crate::data::clock::{Stamp, elapsed};
+use crate::data::entry::Origin;
+use crate::process::logging::LogLimit;
+use crate::testing::broken_rules::BrokenRule;
+use crate::wal::files::{Files, log_name, remove_stale, resuming_log_name, snapshot_name};
+use crate::wal::log::{AppendFailed, Found, LogFile};
+use crate::wal::{Fsync, Job, Journal, Record, Stopped};
+
+/// Bytes of records that are gathered into one write. A larger record is a write of its own.
+const WRITE_LEN: usize = 1 << 20;
+
+/// Between two syncs of `everysec`.
+const SYNC_PAUSE: Duration = Duration::from_secs(1);
+
+/// Between two looks whether everything is still where a start would find it.
+const CHECK_PAUSE: Duration = Duration::from_millis(250);
+
+/// Longest wait for something to write.
+const IDLE_WAIT: Duration = CHECK_PAUSE;
+
+/// What the log's thread owns.
+pub struct Writer {
+    journal: Arc<Journal>,
+    file: LogFile,
+    generation: u64,
+    /// Bytes of the logs before this one that still count.
+    older_len: u64,
+    /// The names of these, and of the snapshot in front of them.
+    older: Vec<String>,
+    buffer: Vec<u8>,
+    /// Written, or in the buffer, and not yet durable.
+    reached: Vec<(Origin, Stamp)>,
+    /// The last mark that has come.
+    mark: u64,
+    is_dirty: bool,
+    synced: Instant,
+    checked: Instant,
+    /// Nothing is logged: what comes is dropped.
+    is_stopped: bool,
+    /// The log says nothing yet: its snapshot is not durable.
+    is_resuming: bool,
+    said: LogLimit,
+}
+
+/// On how a disk has failed.
+const LINES_PER_MINUTE: u32 = 5;
+
+impl Writer {
+    /// Goes on with the log that was read last; `lens` are the bytes of all that count, the last one's as it was found.
+    pub fn open(journal: Arc<Journal>, files: &Files, older_len: u64, last: &Found, snapshot_len: u64, now: Instant) -> io::Result<Writer> {
+        let disk = &**journal.disk();
+        let generation = files.logs.last().copied().unwrap_or(1);
+        if files.is_resuming
+            && let Some(first) = files.logs.first()
+        {
+            disk.rename(&resuming_log_name(*first), &log_name(*first))?;
+            disk.sync_names()?;
+        }
+        // What a full disk holds and nobody needs goes first; and what makes it needless is durable by then.
+        disk.sync_names()?;
+        remove_stale(disk)?;
+        let file = LogFile::resume(disk, &log_name(generation), last)?;
+        let older_logs = files.logs.iter().filter(|older| **older != generation);
+        let writer = Writer {
+            journal: Arc::clone(&journal),
+            file,
+            generation,
+            older_len,
+            older: files.snapshot.map(snapshot_name).into_iter().chain(older_logs.map(|older| log_name(*older))).collect(),
+            buffer: Vec::new(),
+            reached: Vec::new(),
+            mark: 0,
+            is_dirty: false,
+            synced: now,
+            checked: now,
+            is_stopped: false,
+            is_resuming: false,
+            said: LogLimit::new(LINES_PER_MINUTE),
+        };
+        journal.change(|condition| {
+            condition.generation = generation;
+            condition.snapshot_len = snapshot_len;
+        });
+        writer.note_len();
+        Ok(writer)
+    }
+
+    /// The thread `log`: ends when the journal is closed and everything is written.
+    pub fn run(mut self, mut reached: impl FnMut(Origin, Stamp)) {
+        while self.step(IDLE_WAIT, Instant::now, &mut reached) {}
+    }
+
+    /// One turn: everything that waits. `now` is asked what time it is, after the wait; `reached` is told what is durable now. Returns whether there can be more.
+    pub fn step(&mut self, wait: Duration, now: impl Fn() -> Instant, reached: &mut impl FnMut(Origin, Stamp)) -> bool {
+        let Some(jobs) = self.take(wait) else {
+            self.sync(now());
+            return false;
+        };
+        let now = now();
+        let mut barriers = Vec::new();
+        for job in jobs {
+            match job {
+                Job::Record(record) => self.add(record),
+                Job::Switch { generation, is_resuming } => self.switch(generation, is_resuming, now),
+                Job::Snapshot(generation) => self.note_snapshot(generation),
+                Job::ResumeFailed { generation, error } if generation == self.generation => self.stop(&error, true),
+                Job::ResumeFailed { .. } => {}
+                Job::Barrier(done_tx) => barriers.push(done_tx),
+                // What was handed over while nothing was logged is not there.
+                Job::Mark(_) if self.is_stopped => {}
+                Job::Mark(mark) => self.mark = mark,
+            }
+        }
+        self.write();
+        let is_due = match self.journal.fsync {
+            Fsync::Always if !BrokenRule::AckBeforeFsync.is_on() => true,
+            Fsync::Always | Fsync::EverySecond => now.saturating_duration_since(self.synced) >= SYNC_PAUSE,
+            Fsync::Never => false,
+        };
+        if is_due || !barriers.is_empty() {
+            self.sync(now);
+        }
+        if now.saturating_duration_since(self.checked) >= CHECK_PAUSE {
+            self.checked = now;
+            self.check();
+        }
+        if !self.is_stopped && !self.is_resuming {
+            self.reached.drain(..).for_each(|(origin, stamp)| reached(origin, stamp));
+            // Fails when nobody waits any more.
+            for done_tx in barriers {
+                let _ = done_tx.try_send(());
+            }
+            if !self.is_dirty || self.journal.fsync == Fsync::Never {
+                self.journal.durable_mark.fetch_max(self.mark, Ordering::AcqRel);
+            }
+        }
+        self.note_len();
+        true
+    }
+
+    /// What waits; `None` once the journal is closed and nothing does.
+    fn take(&self, wait: Duration) -> Option<Vec<Job>> {
+        let mut queue = self.journal.queue.lock();
+        if queue.jobs.is_empty() && !queue.closed && !wait.is_zero() {
+            self.journal.arrived.wait_for(&mut queue, wait);
+        }
+        if queue.jobs.is_empty() && queue.closed { None } else { Some(queue.jobs.drain(..).collect()) }
+    }
+
+    fn add(&mut self, record: Record) {
+        if self.is_stopped {
+            // Merged, and not logged: a snapshot will hold it, or a peer.
+            return;
+        }
+        if let Some((origin, stamp)) = record.reached {
+            match self.reached.iter_mut().find(|(other, _)| *other == origin) {
+                Some((_, reached)) => *reached = stamp.max(*reached),
+                None => self.reached.push((origin, stamp)),
+            }
+        }
+        self.buffer.extend_from_slice(&record.bytes);
+        if self.buffer.len() >= WRITE_LEN {
+            self.write();
+        }
+    }
+
+    fn write(&mut self) {
+        if self.buffer.is_empty() || self.is_stopped {
+            return;
+        }
+        let appended = self.file.append(&self.buffer);
+        let len = self.buffer.len() as u64;
+        self.buffer.clear();
+        self.buffer.shrink_to(WRITE_LEN);
+        match appended {
+            Ok(()) => {
+                self.is_dirty = true;
+                self.journal.change(|condition| condition.appended += len);
+            }
+            Err(AppendFailed { error, was_cut: true }) => self.stop(&error, true),
+            Err(AppendFailed { error, was_cut: false }) => self.stop(&error, false),
+        }
+    }
+
+    fn sync(&mut self, now: Instant) {
+        if !self.is_dirty || self.is_stopped {
+            return;
+        }
+        // Synced or not, nobody finds what has no name.
+        match self.file.sync().and_then(|()| self.file.check()) {
+            Ok(()) => {
+                self.is_dirty = false;
+                self.synced = now;
+                self.journal.change(|condition| condition.syncs += 1);
+            }
+            Err(error) => self.stop(&error, error.kind() == io::ErrorKind::NotFound),
+        }
+    }
+
+    /// Ends the old log, durably whatever the configuration says: the new one must not begin behind a hole. Begins the new one.
+    fn switch(&mut self, generation: u64, is_resuming: bool, now: Instant) {
+        self.write();
+        self.sync(now);
+        let is_resumable = self.journal.condition().stopped.is_none_or(|stopped| stopped.is_resumable);
+        if self.is_stopped && !(is_resuming && is_resumable) {
+            return;
+        }
+        let name = if is_resuming { resuming_log_name(generation) } else { log_name(generation) };
+        match LogFile::create(&**self.journal.disk(), &name) {
+            Ok(file) => {
+                self.older_len += self.file.whole_len();
+                self.older.push(log_name(self.generation));
+                self.file = file;
+                self.generation = generation;
+                self.is_dirty = false;
+                self.is_stopped = false;
+                self.is_resuming = is_resuming;
+                self.journal.change(|condition| {
+                    condition.generation = generation;
+                    condition.stopped = None;
+                    condition.is_resuming = is_resuming;
+                });
+            }
+            // Gone with its directory; or nothing was logged in between, so that there is none to go on with.
+            Err(error) if is_resuming || error.kind() == io::ErrorKind::NotFound => self.stop(&error, true),
+            Err(error) => self.keep(generation, &name, &error),
+        }
+    }
+
+    /// Goes on with the log that there is, which is as good as before, if nothing of the new one is left: a start would take that for what came after.
+    fn keep(&mut self, generation: u64, name: &str, error: &io::Error) {
+        let disk = self.journal.disk();
+        let is_removed = match disk.remove(name) {
+            Ok(()) => disk.sync_names().is_ok(),
+            Err(error) => error.kind() == io::ErrorKind::NotFound,
+        };
+        let why = format!("a new log could not begin: {error}");
+        if !is_removed || !self.journal.take_back(generation, why) {
+            self.stop(error, true);
+        }
+    }
+
+    /// Notices that what a start would read was removed.
+    fn check(&mut self) {
+        if !self.is_stopped
+            && let Err(error) = self.file.check().and_then(|()| self.journal.disk().check()).and_then(|()| self.check_older())
+        {
+            self.stop(&error, true);
+        }
+    }
+
+    /// `NotFound` if one of the files before this log was removed by somebody else.
+    fn check_older(&self) -> io::Result<()> {
+        let disk = self.journal.disk();
+        let missing = self.older.iter().find(|name| !disk.exists(name));
+        // Looked for afterwards: a snapshot has its name before anything is removed because of it, and this thread hears of it last.
+        let Some(missing) = missing.filter(|_| !self.is_resuming && !disk.exists(&snapshot_name(self.generation))) else { return Ok(()) };
+        Err(io::Error::new(io::ErrorKind::NotFound, format!("{} was removed", disk.path(missing))))
+    }
+
+    fn note_snapshot(&mut self, generation: u64) {
+        if generation != self.generation {
+            return;
+        }
+        self.older_len = 0;
+        self.older = vec![snapshot_name(generation)];
+        if std::mem::take(&mut self.is_resuming) {
+            self.journal.change(|condition| condition.is_resuming = false);
+        }
+    }
+
+    fn stop(&mut self, error: &io::Error, is_resumable: bool) {
+        let stopped = Stopped::new(error, is_resumable);
+        // Whoever says RESUME on a full disk brings it about again.
+        if let Some(more) = self.said.admit("stopped", 0, elapsed()) {
+            log::error!("{}. Until then this node takes no writes and acknowledges none{more}", stopped.sentence);
+        }
+        self.buffer.clear();
+        self.reached.clear();
+        self.mark = 0;
+        (self.is_stopped, self.is_resuming) = (true, false);
+        self.journal.change(|condition| {
+            condition.stopped = Some(stopped);
+            condition.is_resuming = false;
+        });
+    }
+
+    fn note_len(&self) {
+        let len = self.older_len + self.file.whole_len();
+        self.journal.change(|condition| condition.log_len = len);
+    }
+}

@@ -1,0 +1,13 @@
+//! What is on the wire: typed commands and replies, the two protocols of clients (text, and RESP as Redis clients speak it), and the messages between peers.
+//!
+//! Bytes in, values out, and back. No sockets, no threads, no store.
+
+pub mod command;
+pub mod dump;
+pub mod frame;
+pub mod help;
+pub mod peer;
+pub mod quoting;
+pub mod reply;
+pub mod resp;
+pub mod text;

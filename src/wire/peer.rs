@@ -1,0 +1,749 @@
+//! What peers say to each other: messages, and the envelope that carries them.
+//!
+//! Frames and acks, of which there are many, are binary; everything else is JSON, so that a capture of the wire can be read. Each travels in an envelope
+//! (envelope.rs).
+//!
+//! # Protocols
+//!
+//! What two nodes say on a connection is of the greatest protocol that both speak. A build speaks a range of them, which its HELLO names, so that nodes of
+//! different builds meet and a mesh is upgraded one node at a time.
+//!
+//! | protocol | new in it |
+//! |---|---|
+//! | 3 | the oldest that is spoken, by builds that name no range, too |
+//! | 4 | acks and echoes carry the clocks of their sender, and an ack names no beaten writes and no winner |
+//!
+//! HELLO and refusal are the same in all protocols: the agreement is reached by them. So are frames and dump lines, since their bytes are shared by all links and
+//! the log. A frame or a dump of a later format is told by its own kind, or by its header, not by the connection; nobody writes one before all members speak the
+//! protocol that brings it (`replication`). Until then the old build can still be put back.
+//!
+//! What the messages mean is told in `replication`.
+
+use std::fmt;
+use std::io::{self, Read};
+
+use serde::{Deserialize, Serialize};
+
+use crate::data::clock::{Clocks, Stamp};
+use crate::data::entry::{Entry, EntryRef, Expiry, NodeId, Origin, SeenVector, Version};
+use crate::data::key_order::Order;
+use crate::wire::frame::{self, HEAD_LEN, seal};
+use crate::wire::quoting::told;
+
+/// A peer protocol: raised when a node that knows only the ones before could misunderstand what is said.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Protocol(u16);
+
+impl Protocol {
+    /// The only one of builds whose HELLO names no range; what a member speaks that was never heard of.
+    pub const OLDEST: Protocol = Protocol(3);
+    /// Acks and echoes carry the clocks of their sender; an ack names no beaten writes and no winner.
+    pub const CLOCKS: Protocol = Protocol(4);
+    /// A vector may say something of all lives of a node.
+    pub const FOLDED: Protocol = Protocol(5);
+}
+
+impl fmt::Display for Protocol {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// The peer protocols that a build speaks: all from `min` to `max`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Protocols {
+    pub min: Protocol,
+    pub max: Protocol,
+}
+
+impl Protocols {
+    /// Those of this build.
+    pub const OURS: Protocols = Protocols { min: Protocol::OLDEST, max: Protocol::FOLDED };
+
+    /// The greatest that both speak.
+    pub fn common(self, other: Protocols) -> Option<Protocol> {
+        let greatest = self.max.min(other.max);
+        (greatest >= self.min.max(other.min)).then_some(greatest)
+    }
+}
+
+impl fmt::Display for Protocols {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.min == self.max { self.min.fmt(f) } else { write!(f, "{} to {}", self.min, self.max) }
+    }
+}
+
+/// No message is longer: the largest legal value fits twice, as JSON may escape every byte. Beyond this, the link is closed.
+pub const MESSAGE_LEN_MAX: usize = 320 << 20;
+
+/// The most that is read of a peer that has not said a valid HELLO yet.
+pub const HELLO_LEN_MAX: usize = 1 << 20;
+
+/// One message between peers.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Message {
+    /// The first message both ways.
+    Hello(Hello),
+    /// Instead of a HELLO, and then a close: why not.
+    Refused(String),
+    Frame(Frame),
+    Ack(Ack),
+    Beat(Beat),
+    /// The answer to a beat, by the thread that applies: `sent` as the beat had it.
+    Echo {
+        sent: u64,
+        clocks: Option<Clocks>,
+    },
+    /// Asks for a dump.
+    Request(Request),
+    /// Whole lines of the dump that was asked for last; see dump.rs. May be empty: "still scanning".
+    Lines(Vec<u8>),
+}
+
+/// Who dials, and how far it is.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Hello {
+    pub cluster: String,
+    /// The oldest that it speaks: builds that know of no range speak one, and take no other number here.
+    pub protocol: Protocol,
+    /// All that it speaks. `None` where a build knows of no range; see [`Hello::spoken`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub protocols: Option<Protocols>,
+    pub node: NodeId,
+    pub origin: Origin,
+    /// The members that it is configured with, itself included.
+    pub members: Vec<NodeId>,
+    pub wall_ms: u64,
+    /// `None` of a build that has none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub clocks: Option<Clocks>,
+    /// Its acks wait for its disk.
+    pub durable: bool,
+    pub vector: SeenVector,
+    /// The order that the sender scans in, if it knows of one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub order: Option<Order>,
+}
+
+impl Hello {
+    /// The protocols that its sender speaks.
+    pub fn spoken(&self) -> Protocols {
+        self.protocols.unwrap_or(Protocols { min: self.protocol, max: self.protocol })
+    }
+}
+
+/// Some writes of one origin, in stamp order.
+///
+/// Invariant: `after` < stamps, strictly rising, ≤ `upto`; and these are *all* writes of the origin in (after, upto].
+#[derive(Clone, Debug, PartialEq)]
+pub struct Frame {
+    pub origin: Origin,
+    pub after: Stamp,
+    pub upto: Stamp,
+    pub writes: Writes,
+}
+
+/// The writes of a frame, as they travel: they are copied where they are merged, and not before.
+#[derive(Clone, PartialEq)]
+pub struct Writes {
+    origin: Origin,
+    /// Invariant: what [`put_write`] has appended, or something that is read as well.
+    bytes: Vec<u8>,
+}
+
+impl Writes {
+    /// Those of one origin.
+    pub fn of(origin: Origin, writes: &[Entry]) -> Writes {
+        let mut bytes = Vec::new();
+        writes.iter().for_each(|write| put_write(&mut bytes, write));
+        Writes { origin, bytes }
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = EntryRef<'_>> {
+        let mut fields = Fields(&self.bytes);
+        // All of them were read once, without an error.
+        std::iter::from_fn(move || if fields.0.is_empty() { None } else { fields.write(self.origin).ok() })
+    }
+}
+
+impl fmt::Debug for Writes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.iter().map(EntryRef::to_entry)).finish()
+    }
+}
+
+/// The sender has every write of `origin` up to `upto`, or what superseded it: on its disk if it is configured so, and as a node that serves clients. It has received those up to `received`, and those
+/// above `from` one by one, in frames.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Ack {
+    pub origin: Origin,
+    pub from: Stamp,
+    pub upto: Stamp,
+    pub received: Stamp,
+    /// When it was sent. `None` of a build that has none.
+    pub clocks: Option<Clocks>,
+}
+
+/// The heartbeat.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Beat {
+    /// When it was sent, in microseconds of the sender's elapsed time; comes back in the echo.
+    pub sent: u64,
+    pub wall_ms: u64,
+    /// As in HELLO.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub clocks: Option<Clocks>,
+    /// Whether the sender serves clients; while it catches up its acks say nothing.
+    pub open: bool,
+    /// Every frame of the sender up to here has been sent on this connection before this beat, or was dropped by an overflow.
+    pub upto: Stamp,
+    /// What changed in the sender's vector since the last beat of this connection, or since its HELLO.
+    pub vector: SeenVector,
+    /// The digest of the sender's data, if its vector has not changed for two beats.
+    pub settled: Option<SettledDigest>,
+    /// Bytes that the sender has read of the receiver's present connection to it, behind the HELLO; 0 of a build that does not say so.
+    #[serde(default)]
+    pub taken: u64,
+    /// All of the vector that this connection has been told so far is on the sender's disk once `durable_mark` is at least this. Both are 0 where nothing is waited for, or nothing is known.
+    #[serde(default)]
+    pub mark: u64,
+    #[serde(default)]
+    pub durable_mark: u64,
+    /// As in the HELLO: it may have changed since.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub order: Option<Order>,
+}
+
+/// A digest to compare between nodes whose vectors are equal and at rest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SettledDigest {
+    /// As 16 hexadecimal digits: JSON numbers lose bits above 2^53.
+    #[serde(with = "hexadecimal")]
+    pub sum: u64,
+    pub keys: u64,
+    /// What expires earlier is not in it; milliseconds since 1970.
+    pub before_ms: u64,
+}
+
+/// Asks for what `vector` does not cover.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Request {
+    /// Comes back in the dump's header.
+    pub id: u64,
+    pub vector: SeenVector,
+    /// Asks for everything, to be merged without dropping or skipping: the two have diverged.
+    pub heal: bool,
+}
+
+const HELLO: u8 = 1;
+const REFUSED: u8 = 2;
+pub const FRAME: u8 = 3;
+const ACK: u8 = 4;
+const BEAT: u8 = 5;
+const ECHO: u8 = 6;
+const REQUEST: u8 = 7;
+pub const LINES: u8 = 8;
+
+const TOMBSTONE: u8 = 0;
+const VALUE: u8 = 1;
+/// A value behind its expiry, in milliseconds since 1970.
+const EXPIRING: u8 = 2;
+
+impl Message {
+    /// Appends the message in its envelope, as the protocol of its connection has it.
+    pub fn encode(&self, out: &mut Vec<u8>, protocol: Protocol) {
+        match self {
+            Message::Hello(hello) => json(out, HELLO, hello),
+            Message::Refused(reason) => json(out, REFUSED, reason),
+            Message::Frame(Frame { origin, after, upto, writes }) => seal(out, FRAME, |out| {
+                put_frame(out, *origin, *after, *upto, writes.iter().count());
+                out.extend_from_slice(&writes.bytes);
+            }),
+            Message::Ack(ack) => seal(out, ACK, |out| {
+                put_origin(out, ack.origin);
+                for stamp in [ack.from, ack.upto, ack.received] {
+                    put_stamp(out, stamp);
+                }
+                if protocol < Protocol::CLOCKS {
+                    // The greatest version that has beaten a write, and the writes that lost: none.
+                    put_stamp(out, Stamp::ZERO);
+                    put_len(out, 0);
+                } else {
+                    put_clocks(out, ack.clocks);
+                }
+            }),
+            Message::Beat(beat) => json(out, BEAT, beat),
+            Message::Echo { sent, clocks } => seal(out, ECHO, |out| {
+                out.extend_from_slice(&sent.to_le_bytes());
+                if protocol >= Protocol::CLOCKS {
+                    put_clocks(out, *clocks);
+                }
+            }),
+            Message::Request(request) => json(out, REQUEST, request),
+            Message::Lines(lines) => seal(out, LINES, |out| out.extend_from_slice(lines)),
+        }
+    }
+
+    /// From a body whose checksum was right, as the protocol of its connection has it. An error says what is malformed.
+    pub fn decode(body: &[u8], protocol: Protocol) -> Result<Message, String> {
+        let (kind, payload) = body.split_first().ok_or("an empty message")?;
+        match *kind {
+            HELLO => from_json(payload).map(Message::Hello),
+            REFUSED => from_json(payload).map(Message::Refused),
+            FRAME => decode_frame(payload).map(Message::Frame),
+            ACK => decode_ack(payload, protocol).map(Message::Ack),
+            BEAT => from_json(payload).map(Message::Beat),
+            ECHO => {
+                let mut fields = Fields(payload);
+                let sent = fields.number()?;
+                let clocks = if protocol >= Protocol::CLOCKS { fields.clocks()? } else { None };
+                fields.end()?;
+                Ok(Message::Echo { sent, clocks })
+            }
+            REQUEST => from_json(payload).map(Message::Request),
+            LINES => Ok(Message::Lines(payload.to_vec())),
+            other => Err(format!("a message of unknown kind {other}")),
+        }
+    }
+}
+
+/// Appends a frame in its envelope. Beside [`Message::encode`] because the replicator encodes writes that it does not own; the bytes go to every peer as
+/// they are.
+pub fn encode_frame(out: &mut Vec<u8>, origin: Origin, after: Stamp, upto: Stamp, writes: &[Entry]) {
+    seal(out, FRAME, |out| {
+        put_frame(out, origin, after, upto, writes.len());
+        writes.iter().for_each(|write| put_write(out, write));
+    });
+}
+
+/// What is in front of a frame's writes.
+fn put_frame(out: &mut Vec<u8>, origin: Origin, after: Stamp, upto: Stamp, count: usize) {
+    put_origin(out, origin);
+    put_stamp(out, after);
+    put_stamp(out, upto);
+    put_len(out, count);
+}
+
+fn put_write(out: &mut Vec<u8>, write: &Entry) {
+    put_stamp(out, write.version().stamp);
+    out.push(match (write.value(), write.expires()) {
+        (None, _) => TOMBSTONE,
+        (Some(_), None) => VALUE,
+        (Some(_), Some(_)) => EXPIRING,
+    });
+    put_len(out, write.key().len());
+    out.extend_from_slice(write.key());
+    if let Some(value) = write.value() {
+        if let Some(expires) = write.expires() {
+            out.extend_from_slice(&expires.wall_ms().to_le_bytes());
+        }
+        put_len(out, value.len());
+        out.extend_from_slice(value);
+    }
+}
+
+/// Reads one message of at most `len_max` bytes. `Ok(None)` is a clean close between messages; a malformed one is `InvalidData` with what was wrong.
+/// `envelope` is scratch space, kept by the caller from message to message; it holds the message as it came.
+pub fn read_message(reader: &mut impl Read, envelope: &mut Vec<u8>, len_max: usize, protocol: Protocol) -> io::Result<Option<Message>> {
+    if !frame::read(reader, envelope, len_max)? {
+        return Ok(None);
+    }
+    Message::decode(&envelope[HEAD_LEN..], protocol).map(Some).map_err(|what| io::Error::new(io::ErrorKind::InvalidData, what))
+}
+
+fn json(out: &mut Vec<u8>, kind: u8, value: &impl Serialize) {
+    // Cannot fail: these types have string keys and no failing serializer, and a Vec takes every write.
+    seal(out, kind, |out| serde_json::to_writer(out, value).expect("peer messages are plain JSON"));
+}
+
+fn from_json<'a, T: Deserialize<'a>>(payload: &'a [u8]) -> Result<T, String> {
+    serde_json::from_slice(payload).map_err(|error| format!("a message that is not the JSON expected: {}", told(&error.to_string())))
+}
+
+fn put_stamp(out: &mut Vec<u8>, stamp: Stamp) {
+    out.extend_from_slice(&stamp.to_bits().to_le_bytes());
+}
+
+/// Zeros are of a node that has told of none.
+fn put_clocks(out: &mut Vec<u8>, clocks: Option<Clocks>) {
+    let Clocks { reference_us, stamp_us } = clocks.unwrap_or_default();
+    out.extend_from_slice(&reference_us.to_le_bytes());
+    out.extend_from_slice(&stamp_us.to_le_bytes());
+}
+
+fn put_origin(out: &mut Vec<u8>, origin: Origin) {
+    out.extend_from_slice(&origin.node.0.to_le_bytes());
+    out.extend_from_slice(&origin.nonce.to_le_bytes());
+}
+
+fn put_len(out: &mut Vec<u8>, len: usize) {
+    out.extend_from_slice(&(len as u32).to_le_bytes());
+}
+
+/// What is behind the kind of a frame, on the wire or in the log.
+pub fn decode_frame(payload: &[u8]) -> Result<Frame, String> {
+    let mut fields = Fields(payload);
+    let origin = fields.origin()?;
+    let (after, upto) = (fields.stamp()?, fields.stamp()?);
+    let count = fields.len()?;
+    let bytes = fields.0;
+    let mut last = after;
+    for _ in 0..count {
+        let EntryRef { version: Version { stamp, .. }, .. } = fields.write(origin)?;
+        if stamp <= last || stamp > upto {
+            return Err(format!("a frame from {after} to {upto} with stamp {stamp} after {last}"));
+        }
+        last = stamp;
+    }
+    fields.end()?;
+    Ok(Frame { origin, after, upto, writes: Writes { origin, bytes: bytes.to_vec() } })
+}
+
+fn decode_ack(payload: &[u8], protocol: Protocol) -> Result<Ack, String> {
+    let mut fields = Fields(payload);
+    let origin = fields.origin()?;
+    let (from, upto, received) = (fields.stamp()?, fields.stamp()?, fields.stamp()?);
+    let clocks = if protocol < Protocol::CLOCKS {
+        let _winner = fields.stamp()?;
+        let beaten = fields.len()?;
+        fields.bytes(beaten.saturating_mul(8))?;
+        None
+    } else {
+        fields.clocks()?
+    };
+    fields.end()?;
+    Ok(Ack { origin, from, upto, received, clocks })
+}
+
+/// The rest of a payload, read field by field.
+struct Fields<'a>(&'a [u8]);
+
+impl<'a> Fields<'a> {
+    fn bytes(&mut self, len: usize) -> Result<&'a [u8], String> {
+        let (bytes, rest) = self.0.split_at_checked(len).ok_or("a message that ends too early")?;
+        self.0 = rest;
+        Ok(bytes)
+    }
+
+    fn array<const N: usize>(&mut self) -> Result<[u8; N], String> {
+        let (bytes, rest) = self.0.split_first_chunk().ok_or("a message that ends too early")?;
+        self.0 = rest;
+        Ok(*bytes)
+    }
+
+    fn number(&mut self) -> Result<u64, String> {
+        self.array().map(u64::from_le_bytes)
+    }
+
+    fn stamp(&mut self) -> Result<Stamp, String> {
+        self.number().map(Stamp::from_bits)
+    }
+
+    fn clocks(&mut self) -> Result<Option<Clocks>, String> {
+        let clocks = Clocks { reference_us: self.number()?, stamp_us: self.number()? };
+        Ok((clocks != Clocks::default()).then_some(clocks))
+    }
+
+    fn expiry(&mut self) -> Result<Expiry, String> {
+        match self.number()? {
+            0 => Err("an expiry of 0".to_owned()),
+            wall_ms => Ok(Expiry::from_wall_ms(wall_ms)),
+        }
+    }
+
+    fn len(&mut self) -> Result<usize, String> {
+        self.array().map(|bytes| u32::from_le_bytes(bytes) as usize)
+    }
+
+    fn origin(&mut self) -> Result<Origin, String> {
+        let node = NodeId(u16::from_le_bytes(self.array()?));
+        Ok(Origin { node, nonce: self.number()? })
+    }
+
+    fn write(&mut self, origin: Origin) -> Result<EntryRef<'a>, String> {
+        let stamp = self.stamp()?;
+        let kind = self.bytes(1)?[0];
+        let len = self.len()?;
+        let key = self.bytes(len)?;
+        let expires = if kind == EXPIRING { Some(self.expiry()?) } else { None };
+        let value = match kind {
+            TOMBSTONE => None,
+            VALUE | EXPIRING => {
+                let len = self.len()?;
+                Some(self.bytes(len)?)
+            }
+            other => return Err(format!("a write of unknown kind {other}")),
+        };
+        Ok(EntryRef { key, value, expires, version: Version { stamp, origin } })
+    }
+
+    fn end(&self) -> Result<(), String> {
+        if self.0.is_empty() { Ok(()) } else { Err(format!("a message with {} bytes too many", self.0.len())) }
+    }
+}
+
+mod hexadecimal {
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+
+    pub fn serialize<S: Serializer>(number: &u64, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&format_args!("{number:016x}"))
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        u64::from_str_radix(&text, 16).map_err(D::Error::custom)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::data::key_order::OrderKey;
+    use proptest::prelude::*;
+
+    fn any_origin() -> impl Strategy<Value = Origin> {
+        (1..8u16, any::<u64>()).prop_map(|(node, nonce)| Origin { node: NodeId(node), nonce })
+    }
+
+    fn any_stamp() -> impl Strategy<Value = Stamp> {
+        any::<u64>().prop_map(Stamp::from_bits)
+    }
+
+    fn any_vector() -> impl Strategy<Value = SeenVector> {
+        prop::collection::vec((any_origin(), any_stamp()), 0..4).prop_map(|pairs| pairs.into_iter().collect())
+    }
+
+    fn any_clocks() -> impl Strategy<Value = Option<Clocks>> {
+        prop::option::of((1..u64::MAX, any::<u64>()).prop_map(|(reference_us, stamp_us)| Clocks { reference_us, stamp_us }))
+    }
+
+    fn any_protocols() -> impl Strategy<Value = Protocols> {
+        (any::<u16>(), any::<u16>()).prop_map(|(min, max)| Protocols { min: Protocol(min), max: Protocol(max) })
+    }
+
+    fn any_bytes() -> impl Strategy<Value = Vec<u8>> {
+        prop::collection::vec(any::<u8>(), 0..20)
+    }
+
+    fn any_frame() -> impl Strategy<Value = Frame> {
+        (
+            any_origin(),
+            0..1u64 << 40,
+            prop::collection::vec((1..1000u64, any_bytes(), prop::option::of(any_bytes()), prop::option::of(1..u64::MAX)), 0..5),
+        )
+            .prop_map(|(origin, after, writes)| {
+                let mut stamp = after;
+                let entries: Vec<Entry> = writes
+                    .into_iter()
+                    .map(|(step, key, value, expires)| {
+                        stamp += step;
+                        let expires = expires.filter(|_| value.is_some()).map(Expiry::from_wall_ms);
+                        Entry::new(&key, value.as_deref(), expires, Version { stamp: Stamp::from_bits(stamp), origin })
+                    })
+                    .collect();
+                let writes = Writes::of(origin, &entries);
+                assert!(writes.iter().map(EntryRef::to_entry).eq(entries));
+                Frame { origin, after: Stamp::from_bits(after), upto: Stamp::from_bits(stamp + 3), writes }
+            })
+    }
+
+    fn any_order() -> impl Strategy<Value = Option<Order>> {
+        let order = |(since_ms, first, second)| Order { since_ms, key: OrderKey::from_halves([first, second]) };
+        prop::option::of((any::<u64>(), any::<u64>(), any::<u64>()).prop_map(order))
+    }
+
+    fn any_message() -> impl Strategy<Value = Message> {
+        prop_oneof![
+            (
+                any::<String>(),
+                any::<u16>(),
+                prop::option::of(any_protocols()),
+                any_origin(),
+                any::<u64>(),
+                any_clocks(),
+                any_vector(),
+                any_order()
+            )
+                .prop_map(|(cluster, protocol, protocols, origin, wall_ms, clocks, vector, order)| {
+                    Message::Hello(Hello {
+                        cluster,
+                        protocol: Protocol(protocol),
+                        protocols,
+                        node: origin.node,
+                        origin,
+                        members: vec![origin.node],
+                        wall_ms,
+                        clocks,
+                        durable: protocol % 2 == 0,
+                        vector,
+                        order,
+                    })
+                }),
+            any::<String>().prop_map(Message::Refused),
+            any_frame().prop_map(Message::Frame),
+            (any_origin(), any_stamp(), any_stamp(), any_stamp(), any_clocks())
+                .prop_map(|(origin, from, upto, received, clocks)| Message::Ack(Ack { origin, from, upto, received, clocks })),
+            (any::<u64>(), any_clocks(), any_stamp(), any_vector(), prop::option::of((any::<u64>(), any::<u64>())), any_order()).prop_map(
+                |(sent, clocks, upto, vector, settled, order)| {
+                    let settled = settled.map(|(sum, keys)| SettledDigest { sum, keys, before_ms: keys });
+                    Message::Beat(Beat {
+                        sent,
+                        wall_ms: sent,
+                        clocks,
+                        open: sent % 2 == 0,
+                        upto,
+                        vector,
+                        settled,
+                        taken: sent,
+                        mark: sent,
+                        durable_mark: sent / 2,
+                        order,
+                    })
+                }
+            ),
+            (any::<u64>(), any_clocks()).prop_map(|(sent, clocks)| Message::Echo { sent, clocks }),
+            (any::<u64>(), any_vector(), any::<bool>()).prop_map(|(id, vector, heal)| Message::Request(Request { id, vector, heal })),
+            prop::collection::vec(any::<u8>(), 0..50).prop_map(Message::Lines),
+        ]
+    }
+
+    const PROTOCOLS: [Protocol; 2] = [Protocol::OLDEST, Protocol::CLOCKS];
+
+    fn encoded(message: &Message, protocol: Protocol) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        message.encode(&mut bytes, protocol);
+        bytes
+    }
+
+    fn read(mut bytes: &[u8], protocol: Protocol) -> io::Result<Option<Message>> {
+        read_message(&mut bytes, &mut Vec::new(), MESSAGE_LEN_MAX, protocol)
+    }
+
+    /// A message as it comes out at the other end.
+    fn carried(message: Message, protocol: Protocol) -> Message {
+        match message {
+            Message::Ack(ack) if protocol < Protocol::CLOCKS => Message::Ack(Ack { clocks: None, ..ack }),
+            Message::Echo { sent, .. } if protocol < Protocol::CLOCKS => Message::Echo { sent, clocks: None },
+            other => other,
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn messages_survive_the_wire(messages in prop::collection::vec(any_message(), 1..4), protocol in prop::sample::select(&PROTOCOLS[..])) {
+            let bytes: Vec<u8> = messages.iter().flat_map(|message| encoded(message, protocol)).collect();
+            let (mut reader, mut body) = (&bytes[..], Vec::new());
+            for message in messages {
+                let read = read_message(&mut reader, &mut body, MESSAGE_LEN_MAX, protocol).unwrap();
+                prop_assert_eq!(read, Some(carried(message, protocol)));
+            }
+            prop_assert_eq!(read_message(&mut reader, &mut body, MESSAGE_LEN_MAX, protocol).unwrap(), None);
+        }
+
+        #[test]
+        fn only_acks_and_echoes_depend_on_the_protocol(message in any_message()) {
+            let [older, newer] = PROTOCOLS.map(|protocol| encoded(&message, protocol));
+            prop_assert_eq!(older == newer, !matches!(message, Message::Ack(_) | Message::Echo { .. }));
+        }
+
+        #[test]
+        fn every_truncation_is_an_error_and_no_cut_body_decodes_to_something_longer(message in any_message(), protocol in prop::sample::select(&PROTOCOLS[..])) {
+            let bytes = encoded(&message, protocol);
+            for len in 1..bytes.len() {
+                prop_assert!(read(&bytes[..len], protocol).is_err());
+            }
+            for len in 0..bytes.len() - HEAD_LEN {
+                // Whatever it says, it does not panic; only a body of raw lines may be cut and still be one.
+                let cut = Message::decode(&bytes[HEAD_LEN..HEAD_LEN + len], protocol);
+                prop_assert!(cut.is_err() || matches!(cut, Ok(Message::Lines(_))));
+            }
+        }
+
+        #[test]
+        fn one_flipped_bit_is_noticed(message in any_message(), place in any::<prop::sample::Index>(), bit in 0..8u8) {
+            let mut bytes = encoded(&message, Protocol::OLDEST);
+            let place = place.index(bytes.len());
+            bytes[place] ^= 1 << bit;
+            prop_assert!(read(&bytes, Protocol::OLDEST).is_err());
+        }
+
+        #[test]
+        fn garbage_never_panics(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+            for protocol in PROTOCOLS {
+                let _ = read(&bytes, protocol);
+                let _ = Message::decode(&bytes, protocol);
+            }
+        }
+    }
+
+    #[test]
+    fn a_message_over_the_limit_is_refused_before_its_body_is_read() {
+        let bytes = encoded(&Message::Lines(vec![b'x'; 100]), Protocol::OLDEST);
+        let error = read_message(&mut &bytes[..], &mut Vec::new(), 50, Protocol::OLDEST).unwrap_err();
+        assert_eq!(error.to_string(), "a message of 101 bytes; at most 50 are taken");
+    }
+
+    #[test]
+    fn a_frame_out_of_stamp_order_is_refused() {
+        let origin = Origin { node: NodeId(1), nonce: 1 };
+        let write = |stamp| Entry::new(b"k", None, None, Version { stamp: Stamp::from_bits(stamp), origin });
+        for stamps in [[2, 2], [3, 2], [1, 9], [0, 1]] {
+            let mut bytes = Vec::new();
+            encode_frame(&mut bytes, origin, Stamp::from_bits(0), Stamp::from_bits(5), &stamps.map(write));
+            assert!(read(&bytes, Protocol::OLDEST).is_err(), "{stamps:?}");
+        }
+    }
+
+    fn protocols(min: u16, max: u16) -> Protocols {
+        Protocols { min: Protocol(min), max: Protocol(max) }
+    }
+
+    #[test]
+    fn the_greatest_common_protocol_is_spoken() {
+        for (one, other, common) in [((3, 3), (3, 4), 3), ((3, 4), (3, 4), 4), ((3, 5), (4, 9), 5), ((4, 4), (3, 9), 4)] {
+            let (one, other) = (protocols(one.0, one.1), protocols(other.0, other.1));
+            assert_eq!((one.common(other), other.common(one)), (Some(Protocol(common)), Some(Protocol(common))), "{one}, {other}");
+        }
+        // The last one is no range at all.
+        for (one, other) in [((3, 3), (4, 5)), ((6, 7), (3, 5)), ((3, 9), (5, 4))] {
+            let (one, other) = (protocols(one.0, one.1), protocols(other.0, other.1));
+            assert_eq!((one.common(other), other.common(one)), (None, None), "{one}, {other}");
+        }
+    }
+
+    /// A HELLO as builds before the range wrote it, and demanded it: exactly protocol 3, with fields that they do not know ignored.
+    #[test]
+    fn builds_without_a_range_understand_and_are_understood() {
+        let json =
+            r#"{"cluster":"c","protocol":3,"node":2,"origin":"2-0000000000000005","members":[1,2],"wall_ms":7,"durable":true,"vector":{}}"#;
+        let hello: Hello = serde_json::from_str(json).unwrap();
+        assert_eq!((hello.protocols, hello.spoken()), (None, protocols(3, 3)));
+        assert_eq!(serde_json::to_string(&hello).unwrap(), json);
+        let ours = Hello { protocols: Some(protocols(3, 4)), ..hello };
+        assert_eq!(ours.spoken(), protocols(3, 4));
+        let said = serde_json::to_value(&ours).unwrap();
+        assert_eq!((&said["protocol"], &said["protocols"]), (&3.into(), &serde_json::json!({ "min": 3, "max": 4 })));
+    }
+
+    /// Builds of protocol 3 name the writes that lost, which no longer matter; they are told of none.
+    #[test]
+    fn an_ack_of_protocol_3_has_its_bytes() {
+        let stamp = Stamp::from_bits;
+        let origin = Origin { node: NodeId(2), nonce: 5 };
+        let clocks = Some(Clocks { reference_us: 7, stamp_us: 8 });
+        let ack = Ack { origin, from: stamp(1), upto: stamp(3), received: stamp(4), clocks };
+        let numbers = |numbers: &[u64]| numbers.iter().flat_map(|number| number.to_le_bytes()).collect::<Vec<u8>>();
+        let head = [&[ACK, 2, 0][..], &numbers(&[5, 1, 3, 4])].concat();
+        let new = [&head[..], &numbers(&[7, 8])].concat();
+        assert_eq!(encoded(&Message::Ack(ack.clone()), Protocol::CLOCKS)[HEAD_LEN..], new);
+        assert_eq!(Message::decode(&new, Protocol::CLOCKS), Ok(Message::Ack(ack.clone())));
+        let old = [&head[..], &numbers(&[0]), &[0, 0, 0, 0]].concat();
+        assert_eq!(encoded(&Message::Ack(ack.clone()), Protocol::OLDEST)[HEAD_LEN..], old);
+        let naming = [&head[..], &numbers(&[9]), &[2, 0, 0, 0], &numbers(&[2, 3])].concat();
+        for bytes in [old, naming] {
+            assert_eq!(Message::decode(&bytes, Protocol::OLDEST), Ok(Message::Ack(Ack { clocks: None, ..ack.clone() })));
+        }
+        assert!(Message::decode(&head, Protocol::OLDEST).is_err());
+    }
+}
