@@ -15,14 +15,14 @@ use crossbeam_channel::Receiver;
 use kvmesh::config::Config;
 use kvmesh::data::clock::Now;
 use kvmesh::process::arguments;
-use kvmesh::replication::heartbeat::Heartbeat;
-use kvmesh::replication::mesh::Mesh;
+use kvmesh::replication::heartbeat::HeartbeatLoop;
+use kvmesh::replication::replica::Replica;
 use kvmesh::replication::replicator::Replicator;
 use kvmesh::replication::submit::Submitted;
 use kvmesh::store::{Places, Store};
 use kvmesh::testing::simulated_clients::{SimulatedClient, SimulatedServer};
 use kvmesh::testing::simulated_disk::SimulatedDisk;
-use kvmesh::wal::Journal;
+use kvmesh::wal::Wal;
 use kvmesh::wal::disk::Disk;
 use kvmesh::wal::files::Files;
 use kvmesh::wal::writer::Writer;
@@ -60,7 +60,7 @@ struct Exchange {
 
 /// A node of a mesh of one that logs as a node does by default; its threads have their turns when they are told.
 struct Node {
-    mesh: Arc<Mesh>,
+    replica: Arc<Replica>,
     write_rx: Receiver<Submitted>,
     replicator: Replicator,
     writer: Writer,
@@ -87,7 +87,7 @@ fn main() -> ExitCode {
 /// Returns how many commands were executed.
 fn run(exchange: &Exchange, depth: usize) -> io::Result<usize> {
     let mut node = Node::start()?;
-    let server = SimulatedServer::new(Arc::clone(&node.mesh))?;
+    let server = SimulatedServer::new(Arc::clone(&node.replica))?;
     let mut client = server.connect();
     let value = "v".repeat(VALUE_LEN);
     for place in 0..KEYS {
@@ -141,23 +141,23 @@ impl Node {
         let config = Config::from_json(json, "kvcount").map_err(io::Error::other)?;
         let disk: Arc<dyn Disk> = Arc::new(SimulatedDisk::default());
         let files = Files::find(&*disk)?;
-        let journal = Arc::new(Journal::new(Arc::clone(&disk), config.fsync, config.write_room, &files));
+        let wal = Arc::new(Wal::new(Arc::clone(&disk), config.fsync, config.write_room, &files));
         let store = Store::repeatable(Places::FourShards);
-        let (mesh, write_rx) = Mesh::new(Arc::new(config), store, 1, at(0), Some(Arc::clone(&journal)));
-        let replayed = mesh.replay(&disk, &files, || false)?;
-        let writer = Writer::open(journal, &files, replayed.older_len, &replayed.last, replayed.snapshot_len, Instant::now())?;
-        mesh.begin_recovery(at(0));
-        Heartbeat::default().beat(&mesh, at(0));
-        assert!(mesh.is_open(), "a mesh of one has nobody to wait for");
-        Ok(Node { replicator: Replicator::new(mesh.origin()), mesh: Arc::new(mesh), write_rx, writer })
+        let (replica, write_rx) = Replica::new(Arc::new(config), store, 1, at(0), Some(Arc::clone(&wal)));
+        let replayed = replica.replay(&disk, &files, || false)?;
+        let writer = Writer::open(wal, &files, replayed.older_len, &replayed.last, replayed.snapshot_len, Instant::now())?;
+        replica.begin_recovery(at(0));
+        HeartbeatLoop::default().beat(&replica, at(0));
+        assert!(replica.is_open(), "a mesh of one has nobody to wait for");
+        Ok(Node { replicator: Replicator::new(replica.origin()), replica: Arc::new(replica), write_rx, writer })
     }
 
     /// Lets the replicator and the log take what waits for them.
     fn turn(&mut self) {
-        let Node { mesh, write_rx, replicator, writer } = self;
+        let Node { replica, write_rx, replicator, writer } = self;
         if let Ok(first) = write_rx.try_recv() {
-            replicator.forward(mesh, first, write_rx);
-            writer.step(Duration::ZERO, Instant::now, &mut |origin, stamp| mesh.durable(Some((origin, stamp))));
+            replicator.forward(replica, first, write_rx);
+            writer.step(Duration::ZERO, Instant::now, &mut |origin, stamp| replica.durable(Some((origin, stamp))));
         }
     }
 }

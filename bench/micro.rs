@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use criterion::{BatchSize, BenchmarkGroup, Criterion, Throughput, criterion_group, criterion_main, measurement::WallTime};
 use kvmesh::data::clock::Stamp;
-use kvmesh::data::entry::{Entry, NodeId, Origin, SeenVector, Version};
+use kvmesh::data::entry::{Entry, NodeId, Origin, Version, VersionVector};
 use kvmesh::store::{Merged, Store};
 use kvmesh::wal::disk::Directory;
 use kvmesh::wal::log::LogFile;
@@ -31,7 +31,7 @@ criterion_main!(all);
 criterion_group! {
     name = all;
     config = Criterion::default().warm_up_time(Duration::from_secs(1)).measurement_time(Duration::from_secs(2));
-    targets = parse, merge, frame, dump_line, log_append
+    targets = parse, merge, batch, dump_line, log_append
 }
 
 /// From the bytes of a request to the typed command.
@@ -83,7 +83,7 @@ fn merge(criterion: &mut Criterion) {
         bencher.iter_batched(older, |entry| assert!(matches!(store.merge(entry, |_| false), Merged::Lost { .. })), BatchSize::SmallInput);
     });
     // Of three nodes that have lived three times each.
-    let mut seen = SeenVector::default();
+    let mut seen = VersionVector::default();
     for place in 0..9 {
         seen.advance(Origin { node: NodeId(place % 3 + 1), nonce: ORIGIN.nonce + u64::from(place / 3) }, Stamp::from_bits(u64::MAX));
     }
@@ -94,24 +94,24 @@ fn merge(criterion: &mut Criterion) {
 }
 
 /// What travels between peers and is logged: writes of one origin, with a checksum.
-fn frame(criterion: &mut Criterion) {
-    let mut group = criterion.benchmark_group("frame");
+fn batch(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("batch");
     for count in [1, 100] {
-        let (writes, upto, bytes) = frame_of(count);
+        let (writes, upto, bytes) = batch_of(count);
         group.throughput(Throughput::Elements(count));
         let mut out = Vec::new();
         group.bench_function(format!("encode {count}"), |bencher| {
             bencher.iter(|| {
                 out.clear();
-                peer::encode_frame(&mut out, ORIGIN, Stamp::ZERO, upto, black_box(&writes));
+                peer::encode_batch(&mut out, ORIGIN, Stamp::ZERO, upto, black_box(&writes));
                 black_box(&out);
             });
         });
-        let mut envelope = Vec::new();
+        let mut frame = Vec::new();
         group.bench_function(format!("decode {count}"), |bencher| {
             bencher.iter_with_large_drop(|| {
-                let message = peer::read_message(&mut black_box(&*bytes), &mut envelope, MESSAGE_LEN_MAX, Protocol::OLDEST);
-                let Ok(Some(message @ Message::Frame(_))) = message else { panic!("not a frame") };
+                let message = peer::read_message(&mut black_box(&*bytes), &mut frame, MESSAGE_LEN_MAX, Protocol::OLDEST);
+                let Ok(Some(message @ Message::Writes(_))) = message else { panic!("not a batch") };
                 message
             });
         });
@@ -135,13 +135,13 @@ fn dump_line(criterion: &mut Criterion) {
     group.bench_function("parse", |bencher| bencher.iter_with_large_drop(|| dump::parse_line(black_box(line)).expect("a good line")));
 }
 
-/// To a real file, without a sync. The records are frames, whose encoding is measured above.
+/// To a real file, without a sync. The records are batches, whose encoding is measured above.
 fn log_append(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("log append");
     let directory = tempfile::tempdir().expect("a temporary directory");
     let disk = Directory::open(directory.path()).expect("a directory to write to");
     for count in [1, 100] {
-        let (_, _, record) = frame_of(count);
+        let (_, _, record) = batch_of(count);
         let begin = || LogFile::create(&disk, "log").expect("a new log");
         group.throughput(Throughput::Bytes(record.len() as u64));
         append(&mut group, count, &record, begin);
@@ -149,7 +149,7 @@ fn log_append(criterion: &mut Criterion) {
 }
 
 fn append(group: &mut BenchmarkGroup<'_, WallTime>, count: u64, record: &[u8], begin: impl Fn() -> LogFile) {
-    group.bench_function(format!("frame of {count}"), |bencher| {
+    group.bench_function(format!("batch of {count}"), |bencher| {
         bencher.iter_custom(|appends| {
             let (mut left, mut took) = (appends as usize, Duration::ZERO);
             while left > 0 {
@@ -185,10 +185,10 @@ fn filled() -> Store {
     store
 }
 
-/// The writes of a frame, the stamp of the last one, and the frame as it travels.
-fn frame_of(count: u64) -> (Vec<Entry>, Stamp, Vec<u8>) {
+/// The writes of a batch, the stamp of the last one, and the batch as it travels.
+fn batch_of(count: u64) -> (Vec<Entry>, Stamp, Vec<u8>) {
     let writes: Vec<Entry> = (1..=count).map(entry).collect();
     let (upto, mut bytes) = (Stamp::from_bits(count), Vec::new());
-    peer::encode_frame(&mut bytes, ORIGIN, Stamp::ZERO, upto, &writes);
+    peer::encode_batch(&mut bytes, ORIGIN, Stamp::ZERO, upto, &writes);
     (writes, upto, bytes)
 }

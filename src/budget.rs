@@ -1,4 +1,4 @@
-//! Room: a bound, in bytes, on what is on its way somewhere.
+//! ByteBudget: a bound, in bytes, on what is on its way somewhere.
 //!
 //! Whoever puts something on the way reserves room for it first, before any lock, and waits there when there is none. So nobody who holds a lock ever waits for
 //! room, and no queue needs a bound of its own.
@@ -10,7 +10,7 @@ use std::time::Instant;
 use parking_lot::{Condvar, Mutex};
 
 /// Bytes that may be on their way. Beyond this, those who bring more wait.
-pub struct Room {
+pub struct ByteBudget {
     len: usize,
     free: AtomicUsize,
     waiters: AtomicUsize,
@@ -18,15 +18,21 @@ pub struct Room {
     returned: Condvar,
 }
 
-/// Room that somebody holds; given back when it is dropped.
-pub struct Reserved {
-    room: Arc<Room>,
+/// A share of the budget; given back when it is dropped.
+pub struct Permit {
+    room: Arc<ByteBudget>,
     len: usize,
 }
 
-impl Room {
-    pub fn new(len: usize) -> Arc<Room> {
-        Arc::new(Room { len, free: AtomicUsize::new(len), waiters: AtomicUsize::new(0), lock: Mutex::new(()), returned: Condvar::new() })
+impl ByteBudget {
+    pub fn new(len: usize) -> Arc<ByteBudget> {
+        Arc::new(ByteBudget {
+            len,
+            free: AtomicUsize::new(len),
+            waiters: AtomicUsize::new(0),
+            lock: Mutex::new(()),
+            returned: Condvar::new(),
+        })
     }
 
     /// All the room that there is.
@@ -60,14 +66,14 @@ impl Room {
     }
 
     /// The same as a guard. What is larger than the whole room takes all of it.
-    pub fn hold(self: &Arc<Self>, len: usize, deadline: Instant) -> Option<Reserved> {
+    pub fn hold(self: &Arc<Self>, len: usize, deadline: Instant) -> Option<Permit> {
         let len = len.min(self.len);
         self.reserve(len, || deadline).then(|| self.held(len))
     }
 
     /// A guard for room that was reserved.
-    pub fn held(self: &Arc<Self>, len: usize) -> Reserved {
-        Reserved { room: Arc::clone(self), len }
+    pub fn held(self: &Arc<Self>, len: usize) -> Permit {
+        Permit { room: Arc::clone(self), len }
     }
 
     pub fn give_back(&self, len: usize) {
@@ -84,7 +90,7 @@ impl Room {
     }
 }
 
-impl Drop for Reserved {
+impl Drop for Permit {
     fn drop(&mut self) {
         self.room.give_back(self.len);
     }

@@ -16,17 +16,17 @@ use serde::de::{Deserializer, MapAccess, Visitor};
 use serde_json::Value;
 
 use crate::data::entry::NodeId;
-use crate::process::descriptors::STRANGERS_MAX;
+use crate::process::descriptors::UNIDENTIFIED_MAX;
 use crate::wal::Fsync;
 use crate::wire::command::AckLevel;
 
 /// A mesh is full: every member holds everything and talks to every other one. Beyond this many that costs more than it gives.
 pub const MEMBERS_MAX: usize = 7;
 
-const LIVES_KEPT: usize = 64;
-const LIVES_MAX: usize = 4_096;
+const INCARNATIONS_KEPT: usize = 64;
+const INCARNATIONS_MAX: usize = 4_096;
 
-/// What a frame holds beside one key and one value of the greatest size, generously.
+/// What a batch holds beside one key and one value of the greatest size, generously.
 const WRITE_OVERHEAD: usize = 1024;
 /// A longer file is no configuration of ours: refused rather than read to its end.
 const FILE_LEN_MAX: u64 = 1 << 20;
@@ -82,11 +82,11 @@ pub struct Config {
     /// Beyond this, a client hears `ERROR BUSY` and is closed.
     pub clients_max: usize,
     /// Connections on the peer port that have not said yet who they are, with those that are being closed. In no file: only where few files may be open there are fewer.
-    pub strangers_max: usize,
-    /// Lives of one node that are over and that a vector names one by one; of more, the oldest are folded. In no file.
-    pub lives_kept: usize,
+    pub unidentified_max: usize,
+    /// Incarnations of one node that are over and that a vector names one by one; of more, the oldest are folded. In no file.
+    pub incarnations_kept: usize,
     /// Lives in a vector, beyond which a node that starts does not write. In no file: a HELLO must carry several times as many.
-    pub lives_max: usize,
+    pub incarnations_max: usize,
     pub key_len_max: usize,
     pub value_len_max: usize,
     /// Bytes of entries; beyond this, client writes other than deletes are refused. 0 is no limit.
@@ -179,9 +179,9 @@ impl Config {
             reconnect_pause_max: fields.duration("reconnect_pause_max_ms", 1_000, DURATION_MAX)?,
             shutdown_timeout: fields.duration("shutdown_timeout_ms", 3_000, DURATION_MAX)?,
             clients_max: fields.number("clients_max", Some(10_000), 1, 1_000_000)? as usize,
-            strangers_max: STRANGERS_MAX,
-            lives_kept: LIVES_KEPT,
-            lives_max: LIVES_MAX,
+            unidentified_max: UNIDENTIFIED_MAX,
+            incarnations_kept: INCARNATIONS_KEPT,
+            incarnations_max: INCARNATIONS_MAX,
             key_len_max: fields.number("key_len_max", Some(64 << 10), 1, KEY_LEN_MAX)? as usize,
             value_len_max: fields.number("value_len_max", Some(16 << 20), 1, VALUE_LEN_MAX)? as usize,
             memory_max: fields.number("memory_max", Some(0), 0, BYTES_MAX)? as usize,

@@ -5,7 +5,7 @@
 //!
 //! One register type, one merge, one vector, one dump. A write becomes an [`data::entry::Entry`] with a version: a [`data::clock::Stamp`] of a hybrid logical clock, which is made once, and
 //! the [`data::entry::Origin`] that took it. Everywhere and always the entry with the greater version stays ([`store::Store::merge`]). An entry is one allocation, which
-//! the map, the channel, dumps and replies share. A [`data::entry::SeenVector`] says how far a
+//! the map, the channel, dumps and replies share. A [`data::entry::VersionVector`] says how far a
 //! node has come with every origin, and answers every question that the mesh has: what a returning peer lacks, whether a write has arrived, whether a
 //! tombstone may go, whether two nodes must be equal. What a vector does not cover travels as a [`wire::dump`]. The disk ([`wal`]) holds a dump, the snapshot, and since then
 //! the very bytes that came and went; reading it at the start is one more merge.
@@ -22,7 +22,7 @@
 //!                       ▼
 //!                 crossbeam channel                              bounded by bytes of room; in stamp order (I2)
 //!                       ▼
-//!                   replicator                                   everything that waits becomes ONE encoded frame
+//!                   replicator                                   everything that waits becomes ONE encoded batch
 //!                  ╱    │     ╲  the same bytes, shared
 //!                 │    log     │                                 one write, one sync, for everything that waits; then this node counts itself (I7)
 //!            outbox:2        outbox:3                            bounded; an overflow is dropped, the peer notices the gap
@@ -48,15 +48,15 @@
 //! | `main` | [`node::run`] | start order, stop order |
 //! | `accept` | `server::listener::run_accept` | the client port |
 //! | `client-N` | `server::session::run_client` | one client's socket and buffers |
-//! | `replicator` | [`replication::replicator::run_replicator`] | the channel's end, where the last frame ended |
+//! | `replicator` | [`replication::replicator::run_replicator`] | the channel's end, where the last batch ended |
 //! | `log` | [`wal::writer::Writer::run`] | the log file |
-//! | `snapshot` | [`replication::compaction::run_snapshots`] | a snapshot that is being written |
+//! | `snapshot` | [`replication::snapshots::run_snapshots`] | a snapshot that is being written |
 //! | `replay` | [`replication::replay`] | at the start only: merges what another thread reads of the disk |
 //! | `peer-out:N` | [`replication::link::run_peer_out`] | the connection on which this node speaks to peer N |
 //! | `peer-accept` | [`replication::listener::run_peer_accept`] | the peer port |
 //! | `peer-hello` | `replication::listener` | a connection that has not said who it is |
 //! | `peer-in:N` | `replication::listener` | the connection on which peer N speaks to this node |
-//! | `heartbeat` | [`replication::heartbeat::run_heartbeat`] | the collector's place, the digest of resting data, whether many lives were told of |
+//! | `heartbeat` | [`replication::heartbeat::run_heartbeat`] | the collector's place, the digest of resting data, whether many incarnations were told of |
 //! | `signals` | [`process::signals::watch`] | SIGINT, SIGTERM, SIGHUP; it ends with the process |
 //! | `stderr` | [`process::logging`] | stderr: writes what the others log |
 //!
@@ -68,32 +68,32 @@
 //! |---|---|---|
 //! | entries | [`store`] | one per shard |
 //! | the order of own writes | [`replication::submit`] | the sequencer, taken under a shard's lock |
-//! | places of other origins | [`replication::mesh`] | `seen`, read under a shard's lock |
+//! | places of other origins | [`replication::replica`] | `seen`, read under a shard's lock |
 //! | the order that the cluster scans in | [`replication::scan_order`] | `order` |
 //! | links, dumps, restores, recovery, horizon | [`replication::control`] | `control` (the collector's lock) |
 //! | acks, waiting sessions | [`replication::acks`] | the table |
 //! | what waits for a peer | [`replication::outbox`] | one per peer |
-//! | who is on the peer port and has not said who it is | `replication::strangers` | the table |
+//! | who is on the peer port and has not said who it is | `replication::unidentified` | the table |
 //! | what waits for the log, how the disk does | [`wal`] | the queue; the condition |
 //! | lines that wait for stderr; how often a kind was logged | [`process::logging`] | the queue; one per [`process::logging::LogLimit`] |
 //! | connected clients; what each has said of itself | `server::clients`, `server::client` | the table; one per client |
 //!
-//! Order: control, then a shard (of several, the lower number first), then `seen` or the sequencer; `order`, the ack table, the outboxes' and the journal's come last. Under a lock there is no I/O, no log line,
+//! Order: control, then a shard (of several, the lower number first), then `seen` or the sequencer; `order`, the ack table, the outboxes' and the write-ahead log's come last. Under a lock there is no I/O, no log line,
 //! and no wait.
 //!
 //! # The invariants, and where they are kept
 //!
 //! | | in words | kept in |
 //! |---|---|---|
-//! | I1 | `seen[o] = s`: every write of `o` up to `s` is here, or was and is superseded | [`data::entry::SeenVector`], [`replication::inbound`], [`replication::folding`] |
+//! | I1 | `seen[o] = s`: every write of `o` up to `s` is here, or was and is superseded | [`data::entry::VersionVector`], [`replication::inbound`], [`replication::folding`] |
 //! | I2 | the writes of an origin leave it in strictly rising stamp order | [`replication::submit`] |
 //! | I3 | what travels is the effect, never the command | [`replication::submit`] |
 //! | I4 | the replicator never touches a socket or a disk; a slow peer delays nobody | [`replication::replicator`], [`replication::outbox`] |
-//! | I5 | `seen` moves only by a contiguous frame or a dump's end line | [`replication::inbound`], [`replication::incoming`] |
-//! | I6 | absence is a delete only where it is proven | [`replication::collector`], [`replication::control`], [`replication::mesh`], [`replication::incoming`] |
+//! | I5 | `seen` moves only by a contiguous batch or a dump's end line | [`replication::inbound`], [`replication::incoming`] |
+//! | I6 | absence is a delete only where it is proven | [`replication::tombstone_gc`], [`replication::control`], [`replication::replica`], [`replication::incoming`] |
 //! | I7 | an ack never claims more than is true, nor before it is durable | [`replication::durable`], [`replication::acks`], [`wal::writer`] |
-//! | I8 | a write is stamped once, the newest stamp wins, and stamps follow one clock | [`data::clock`], [`replication::mesh`], [`replication::acks`], `server::writes` |
-//! | I9 | no clock is dragged ahead by a bad one | [`replication::mesh`] |
+//! | I8 | a write is stamped once, the newest stamp wins, and stamps follow one clock | [`data::clock`], [`replication::replica`], [`replication::acks`], `server::writes` |
+//! | I9 | no clock is dragged ahead by a bad one | [`replication::replica`] |
 //!
 //! # The modules, in reading order
 

@@ -17,16 +17,16 @@ use crate::process::descriptors::in_words;
 use crate::process::logging::{LogLimit, die_of_panics};
 use crate::process::signals::{self, Signal};
 use crate::process::threads::{JOIN_PAUSE, join_all, let_work_be_finished};
-use crate::replication::compaction::run_snapshots;
 use crate::replication::heartbeat::run_heartbeat;
 use crate::replication::link::run_peer_out;
 use crate::replication::listener::{PeerLinks, run_peer_accept};
-use crate::replication::mesh::Mesh;
 use crate::replication::replay::with_ways_out;
+use crate::replication::replica::Replica;
 use crate::replication::replicator::run_replicator;
+use crate::replication::snapshots::run_snapshots;
 use crate::server::{Server, listen};
 use crate::store::Store;
-use crate::wal::Journal;
+use crate::wal::Wal;
 use crate::wal::disk::{Directory, Disk};
 use crate::wal::files::{self, Files};
 use crate::wal::writer::Writer;
@@ -130,7 +130,7 @@ pub fn run(config: Config, discard: bool) -> Result<(), Failure> {
 
 /// A running node.
 pub struct Node {
-    mesh: Arc<Mesh>,
+    replica: Arc<Replica>,
     client_addr: SocketAddr,
     peer_addr: SocketAddr,
     server: Option<Server>,
@@ -142,7 +142,7 @@ pub struct Node {
     replicator: Option<JoinHandle<()>>,
     peer_outs: Vec<JoinHandle<()>>,
     snapshot: Option<JoinHandle<()>>,
-    journal: Arc<Journal>,
+    wal: Arc<Wal>,
     log: Option<JoinHandle<()>>,
 }
 
@@ -153,7 +153,7 @@ impl Node {
         let client_listener = bind("client_addr", &config.client_addr).map_err(Failure::System)?;
         let peer_listener = bind("peer_addr", &config.peer_addr).map_err(Failure::System)?;
         let (client_addr, peer_addr) = (client_listener.local_addr()?, peer_listener.local_addr()?);
-        // Never 0, which is no life's.
+        // Never 0, which is no incarnation's.
         let nonce = getrandom::u64().map_err(io::Error::other)?.max(1);
         let directory = Directory::open(&config.data_dir)?;
         let was_used = directory.was_used();
@@ -164,18 +164,18 @@ impl Node {
             log::warn!("put {discarded} files in {} aside, as *.discarded: this node comes back blank", config.data_dir.display());
         }
         let files = Files::find(&*disk).map_err(with_ways_out).map_err(Failure::of_data)?;
-        let journal = Arc::new(Journal::new(Arc::clone(&disk), config.fsync, config.write_room, &files));
-        let (mesh, write_rx) = Mesh::new(Arc::clone(&config), Store::new(), nonce, Now::read(), Some(Arc::clone(&journal)));
-        let mesh = Arc::new(mesh);
+        let wal = Arc::new(Wal::new(Arc::clone(&disk), config.fsync, config.write_room, &files));
+        let (replica, write_rx) = Replica::new(Arc::clone(&config), Store::new(), nonce, Now::read(), Some(Arc::clone(&wal)));
+        let replica = Arc::new(replica);
         log::info!(
             "node {} of cluster \"{}\" starts as {}: clients on {client_addr}, peers on {peer_addr}, data in {}",
             config.id,
             config.cluster,
-            mesh.origin(),
+            replica.origin(),
             config.data_dir.display()
         );
         if files.is_blank() && !discard {
-            mesh.wonder_about_blank_disk();
+            replica.wonder_about_blank_disk();
             if was_used {
                 log::warn!(
                     "this node starts blank, although one has been started in data_dir {} before: its file \"lock\" is there, and no data. What peers hold is taken from them",
@@ -184,9 +184,9 @@ impl Node {
             }
         }
         let (stop_tx, stop_rx) = bounded(0);
-        let links = PeerLinks::new(Arc::clone(&mesh));
+        let links = PeerLinks::new(Arc::clone(&replica));
         let mut node = Node {
-            mesh: Arc::clone(&mesh),
+            replica: Arc::clone(&replica),
             client_addr,
             peer_addr,
             server: None,
@@ -197,14 +197,14 @@ impl Node {
             replicator: None,
             peer_outs: Vec::new(),
             snapshot: None,
-            journal: Arc::clone(&journal),
+            wal: Arc::clone(&wal),
             log: None,
         };
         let started = (|| -> Result<(), Failure> {
-            let of = |mesh: &Arc<Mesh>| Arc::clone(mesh);
-            node.server = Some(Server::start(client_listener, Arc::clone(&mesh))?);
+            let of = |replica: &Arc<Replica>| Arc::clone(replica);
+            node.server = Some(Server::start(client_listener, Arc::clone(&replica))?);
             let began = Instant::now();
-            let replayed = mesh.replay(&disk, &files, &should_stop).map_err(Failure::of_data)?;
+            let replayed = replica.replay(&disk, &files, &should_stop).map_err(Failure::of_data)?;
             log::info!(
                 "read {} entries from {} in {:.3} s: a snapshot of {} bytes and {} of logs",
                 replayed.entries,
@@ -213,23 +213,22 @@ impl Node {
                 replayed.snapshot_len,
                 replayed.older_len + replayed.last.len
             );
-            let writer =
-                Writer::open(Arc::clone(&journal), &files, replayed.older_len, &replayed.last, replayed.snapshot_len, Instant::now())?;
-            let logging = of(&mesh);
+            let writer = Writer::open(Arc::clone(&wal), &files, replayed.older_len, &replayed.last, replayed.snapshot_len, Instant::now())?;
+            let logging = of(&replica);
             node.log = Some(spawn("log", move || writer.run(|origin, upto| logging.durable(Some((origin, upto)))))?);
-            mesh.record_life();
-            mesh.begin_recovery(Now::read());
-            let replicating = of(&mesh);
+            replica.record_incarnation();
+            replica.begin_recovery(Now::read());
+            let replicating = of(&replica);
             node.replicator = Some(spawn("replicator", move || run_replicator(&replicating, &write_rx))?);
             let accept_stop = stop_rx.clone();
             node.peer_accept = Some(spawn("peer-accept", move || run_peer_accept(&links, &peer_listener, &accept_stop))?);
             for (place, peer) in config.peers.iter().enumerate() {
-                let speaking = of(&mesh);
+                let speaking = of(&replica);
                 node.peer_outs.push(spawn(&format!("peer-out:{}", peer.id), move || run_peer_out(&speaking, place))?);
             }
-            let (compacting, to_compact, snapshot_stop) = (of(&mesh), Arc::clone(&journal), stop_rx.clone());
+            let (compacting, to_compact, snapshot_stop) = (of(&replica), Arc::clone(&wal), stop_rx.clone());
             node.snapshot = Some(spawn("snapshot", move || run_snapshots(&compacting, &to_compact, &snapshot_stop))?);
-            let beating = of(&mesh);
+            let beating = of(&replica);
             node.heartbeat = Some(spawn("heartbeat", move || run_heartbeat(&beating, &stop_rx))?);
             Ok(())
         })();
@@ -265,10 +264,10 @@ impl Node {
             }
         }
         // 2. The replicator hands over what it has, the links send it.
-        self.mesh.submit().close();
+        self.replica.submit().close();
         join_all(self.replicator.take(), deadline, "replicator");
-        for peer in 0..self.mesh.config().peers.len() {
-            self.mesh.outbox(peer).stop();
+        for peer in 0..self.replica.config().peers.len() {
+            self.replica.outbox(peer).stop();
         }
         join_all(std::mem::take(&mut self.peer_outs), deadline, "peer-out");
         // 3. No more peers.
@@ -282,7 +281,7 @@ impl Node {
         }
         self.links.stop(deadline);
         // 4. Nothing is handed to the log any more: what waits is written and made durable.
-        self.journal.close();
+        self.wal.close();
         join_all(self.log.take(), deadline.max(Instant::now() + LOG_GRACE), "log");
         join_all(self.snapshot.take(), deadline, "snapshot");
     }

@@ -55,7 +55,7 @@ struct Arguments {
     #[argh(switch)]
     relapse: bool,
 
-    /// starts all the time, and few lives that vectors name one by one
+    /// starts all the time, and few incarnations that vectors name one by one
     #[argh(switch)]
     lives: bool,
 

@@ -162,6 +162,6 @@ fn share_open_files(config: &mut Config) -> Result<(), String> {
             config.clients_max
         );
     }
-    (config.clients_max, config.strangers_max) = (shares.clients_max, shares.strangers_max);
+    (config.clients_max, config.unidentified_max) = (shares.clients_max, shares.unidentified_max);
     Ok(())
 }

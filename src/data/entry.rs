@@ -28,7 +28,7 @@ impl fmt::Display for NodeId {
     }
 }
 
-/// Who wrote: one life of one node. The nonce is minted at every start, so a node that was wiped, restored or copied can never issue a
+/// Who wrote: one incarnation of one node. The nonce is minted at every start, so a node that was wiped, restored or copied can never issue a
 /// version twice. Written `2-9f86d081884c7d65`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Origin {
@@ -37,13 +37,13 @@ pub struct Origin {
 }
 
 impl Origin {
-    /// Stands in a vector for every life of a node; no life has this nonce. Written `2-0000000000000000`.
-    pub const fn all_lives(node: NodeId) -> Origin {
+    /// Stands in a vector for every incarnation of a node; no incarnation has this nonce. Written `2-0000000000000000`.
+    pub const fn all_incarnations(node: NodeId) -> Origin {
         Origin { node, nonce: 0 }
     }
 
-    /// Whether it stands for every life of its node, and is none itself.
-    pub const fn is_all_lives(self) -> bool {
+    /// Whether it stands for every incarnation of its node, and is none itself.
+    pub const fn is_all_incarnations(self) -> bool {
         self.nonce == 0
     }
 }
@@ -306,40 +306,40 @@ impl fmt::Debug for Entry {
 
 /// What a write leaves under its key (**I3**): a value that may expire, or nothing. An entry that has no version yet.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Effect(Entry);
+pub struct Update(Entry);
 
-impl Effect {
+impl Update {
     /// Copies key and value.
-    pub fn put(key: &[u8], value: &[u8], expires: Option<Expiry>) -> Effect {
-        Effect(Entry::new(key, Some(value), expires, Version::NONE))
+    pub fn put(key: &[u8], value: &[u8], expires: Option<Expiry>) -> Update {
+        Update(Entry::new(key, Some(value), expires, Version::NONE))
     }
 
-    pub fn delete(key: &[u8]) -> Effect {
-        Effect(Entry::new(key, None, None, Version::NONE))
+    pub fn delete(key: &[u8]) -> Update {
+        Update(Entry::new(key, None, None, Version::NONE))
     }
 
     /// What a write has left, to be written once more.
-    pub fn again(entry: &Entry) -> Effect {
-        Effect(Entry::clone(entry)).expiring(entry.ends())
+    pub fn again(entry: &Entry) -> Update {
+        Update(Entry::clone(entry)).expiring(entry.ends())
     }
 
     /// The same value with this lifetime. Copied where it is shared, or has no room for it.
-    pub fn expiring(self, expires: Option<Expiry>) -> Effect {
-        let Effect(mut entry) = self;
+    pub fn expiring(self, expires: Option<Expiry>) -> Update {
+        let Update(mut entry) = self;
         let is_as_long = entry.head().has_expiry == expires.is_some();
         let put = |own: &mut HeaderSliceWithLengthProtected<Head, u8>| {
             let end = own.slice().len() - if expires.is_some() { EXPIRY_LEN } else { 0 };
             put_expiry(&mut own.slice_mut()[end..], expires);
         };
         if is_as_long && (expires.is_none() || with_own(&mut entry.0, put)) {
-            return Effect(entry);
+            return Update(entry);
         }
-        Effect(Entry::new(entry.key(), entry.value(), expires, entry.version()))
+        Update(Entry::new(entry.key(), entry.value(), expires, entry.version()))
     }
 
     /// The same, shared with nobody: stamping it copies nothing.
-    pub fn unshared(self) -> Effect {
-        Effect(self.0.with_head(|_| ()))
+    pub fn unshared(self) -> Update {
+        Update(self.0.with_head(|_| ()))
     }
 
     pub fn is_delete(&self) -> bool {
@@ -439,18 +439,18 @@ impl fmt::Debug for Part {
 
 /// How far a node has come with every origin.
 ///
-/// **I1**: `seen[o] = s` at a node means that it holds, or has held and superseded, every write of `o` with a stamp up to `s`. What is said of [`Origin::all_lives`] of a node is said of each of
-/// its lives: so those that are over are folded into one (`replication::folding`).
+/// **I1**: `seen[o] = s` at a node means that it holds, or has held and superseded, every write of `o` with a stamp up to `s`. What is said of [`Origin::all_incarnations`] of a node is said of each of
+/// its incarnations: so those that are over are folded into one (`replication::folding`).
 ///
-/// Invariant: a life stands by itself only where that says more than what is said of all lives of its node. So equal knowledge is an equal vector.
+/// Invariant: an incarnation stands by itself only where that says more than what is said of all incarnations of its node. So equal knowledge is an equal vector.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct SeenVector(BTreeMap<Origin, Stamp>);
+pub struct VersionVector(BTreeMap<Origin, Stamp>);
 
-impl SeenVector {
+impl VersionVector {
     /// The position of one origin; [`Stamp::ZERO`] if neither it nor its node was ever heard of.
     pub fn get(&self, origin: Origin) -> Stamp {
         let place = |origin: Origin| self.0.get(&origin).copied().unwrap_or(Stamp::ZERO);
-        place(origin).max(place(Origin::all_lives(origin.node)))
+        place(origin).max(place(Origin::all_incarnations(origin.node)))
     }
 
     /// Moves one origin forward; never back.
@@ -458,16 +458,17 @@ impl SeenVector {
         if stamp <= self.get(origin) {
             return;
         }
-        if origin.is_all_lives() {
-            let said: Vec<Origin> = self.lives(origin.node).filter(|(_, upto)| *upto <= stamp).map(|(life, _)| life).collect();
-            for life in said {
-                self.0.remove(&life);
+        if origin.is_all_incarnations() {
+            let said: Vec<Origin> =
+                self.lives(origin.node).filter(|(_, upto)| *upto <= stamp).map(|(incarnation, _)| incarnation).collect();
+            for incarnation in said {
+                self.0.remove(&incarnation);
             }
         }
         self.0.insert(origin, stamp);
     }
 
-    /// Lives that are named by themselves, of one node, and how far they go.
+    /// Incarnations that are named by themselves, of one node, and how far they go.
     pub fn lives(&self, node: NodeId) -> impl Iterator<Item = (Origin, Stamp)> + '_ {
         let (first, last) = (Origin { node, nonce: 1 }, Origin { node, nonce: u64::MAX });
         self.0.range(first..=last).map(|(origin, stamp)| (*origin, *stamp))
@@ -478,19 +479,19 @@ impl SeenVector {
         self.0.contains_key(&origin)
     }
 
-    /// What is said of all lives of nodes.
+    /// What is said of all incarnations of nodes.
     pub fn folded(&self) -> impl Iterator<Item = (Origin, Stamp)> + '_ {
-        self.iter().filter(|(origin, _)| origin.is_all_lives())
+        self.iter().filter(|(origin, _)| origin.is_all_incarnations())
     }
 
     /// The same without one origin.
-    pub fn without(mut self, origin: Origin) -> SeenVector {
+    pub fn without(mut self, origin: Origin) -> VersionVector {
         self.0.remove(&origin);
         self
     }
 
     /// The pointwise maximum.
-    pub fn join(&mut self, other: &SeenVector) {
+    pub fn join(&mut self, other: &VersionVector) {
         for (origin, stamp) in other.iter() {
             self.advance(origin, stamp);
         }
@@ -502,7 +503,7 @@ impl SeenVector {
     }
 
     /// Whether this is at least `other` in every origin.
-    pub fn covers_all(&self, other: &SeenVector) -> bool {
+    pub fn covers_all(&self, other: &VersionVector) -> bool {
         other.iter().all(|(origin, stamp)| stamp <= self.get(origin))
     }
 
@@ -512,8 +513,8 @@ impl SeenVector {
     }
 
     /// What in `self` is ahead of `older`.
-    pub fn ahead_of(&self, older: &SeenVector) -> SeenVector {
-        SeenVector(self.0.iter().filter(|(origin, stamp)| **stamp > older.get(**origin)).map(|(o, s)| (*o, *s)).collect())
+    pub fn ahead_of(&self, older: &VersionVector) -> VersionVector {
+        VersionVector(self.0.iter().filter(|(origin, stamp)| **stamp > older.get(**origin)).map(|(o, s)| (*o, *s)).collect())
     }
 
     pub fn iter(&self) -> impl Iterator<Item = (Origin, Stamp)> + '_ {
@@ -556,21 +557,21 @@ macro_rules! serde_as_string {
 }
 serde_as_string!(Stamp, Origin);
 
-impl Serialize for SeenVector {
+impl Serialize for VersionVector {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_map(&self.0)
     }
 }
 
-impl<'de> Deserialize<'de> for SeenVector {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<SeenVector, D::Error> {
-        BTreeMap::<Origin, Stamp>::deserialize(deserializer).map(SeenVector::from_iter)
+impl<'de> Deserialize<'de> for VersionVector {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<VersionVector, D::Error> {
+        BTreeMap::<Origin, Stamp>::deserialize(deserializer).map(VersionVector::from_iter)
     }
 }
 
-impl FromIterator<(Origin, Stamp)> for SeenVector {
-    fn from_iter<I: IntoIterator<Item = (Origin, Stamp)>>(pairs: I) -> SeenVector {
-        let mut vector = SeenVector::default();
+impl FromIterator<(Origin, Stamp)> for VersionVector {
+    fn from_iter<I: IntoIterator<Item = (Origin, Stamp)>>(pairs: I) -> VersionVector {
+        let mut vector = VersionVector::default();
         for (origin, stamp) in pairs {
             vector.advance(origin, stamp);
         }
@@ -623,20 +624,20 @@ mod tests {
     fn an_effect_that_is_shared_is_copied_when_it_is_stamped() {
         let version = Version { stamp: Stamp::from_bits(7), origin: origin(2, 3) };
         for is_shared in [false, true] {
-            let effect = Effect::put(b"key", b"value", Some(Expiry::from_wall_ms(0)));
+            let effect = Update::put(b"key", b"value", Some(Expiry::from_wall_ms(0)));
             let place = effect.entry().key().as_ptr();
             let shared = is_shared.then(|| effect.clone());
             let entry = effect.expiring(Some(Expiry::from_wall_ms(9))).stamped(version);
             assert_eq!(entry, Entry::new(b"key", Some(b"value"), Some(Expiry::from_wall_ms(9)), version));
             assert_eq!(entry.key().as_ptr() == place, !is_shared);
-            assert!(shared.is_none_or(|shared| shared == Effect::put(b"key", b"value", Some(Expiry::from_wall_ms(0)))));
+            assert!(shared.is_none_or(|shared| shared == Update::put(b"key", b"value", Some(Expiry::from_wall_ms(0)))));
         }
     }
 
     #[test]
     fn a_lifetime_is_given_and_taken() {
-        let endless = || Effect::put(b"key", b"value", None);
-        let until = |wall_ms| Effect::put(b"key", b"value", Some(Expiry::from_wall_ms(wall_ms)));
+        let endless = || Update::put(b"key", b"value", None);
+        let until = |wall_ms| Update::put(b"key", b"value", Some(Expiry::from_wall_ms(wall_ms)));
         for before in [endless(), until(9)] {
             for after in [endless(), until(8)] {
                 let expires = after.entry().expires();
@@ -646,7 +647,7 @@ mod tests {
         }
         let spent = until(9).stamped(Version::NONE).spent();
         assert_eq!((spent.size(), spent.memory(), spent.expires().map(Expiry::wall_ms)), (3, Entry::OVERHEAD + 3 + 8, Some(9)));
-        assert_eq!(Effect::again(&spent).entry().expires(), None);
+        assert_eq!(Update::again(&spent).entry().expires(), None);
         // In place only where neither expires, and both are as long.
         let mut entry = endless().stamped(Version::NONE);
         let by = |value, expires| EntryRef { key: b"key", value, expires, version: Version::NONE };
@@ -660,7 +661,7 @@ mod tests {
 
     #[test]
     fn a_vector_covers_up_to_its_stamp_and_nothing_of_a_stranger() {
-        let vector: SeenVector = [(origin(1, 7), Stamp::from_bits(10))].into_iter().collect();
+        let vector: VersionVector = [(origin(1, 7), Stamp::from_bits(10))].into_iter().collect();
         let version = |nonce, stamp| Version { stamp: Stamp::from_bits(stamp), origin: origin(1, nonce) };
         assert!(vector.covers(version(7, 10)));
         assert!(!vector.covers(version(7, 11)));
@@ -670,8 +671,9 @@ mod tests {
     /// Whatever was said first: the same is known.
     #[test]
     fn what_is_said_of_all_lives_of_a_node_is_said_of_each_of_them() {
-        let said = [(origin(1, 7), 10), (Origin::all_lives(NodeId(1)), 20), (origin(1, 8), 30), (origin(1, 9), 20), (origin(2, 7), 10)];
-        let vector = |from: usize| -> SeenVector {
+        let said =
+            [(origin(1, 7), 10), (Origin::all_incarnations(NodeId(1)), 20), (origin(1, 8), 30), (origin(1, 9), 20), (origin(2, 7), 10)];
+        let vector = |from: usize| -> VersionVector {
             let turned = said.iter().cycle().skip(from).take(said.len());
             turned.map(|(origin, stamp)| (*origin, Stamp::from_bits(*stamp))).collect()
         };
@@ -685,22 +687,22 @@ mod tests {
             assert!(!vector.covers(Version { stamp: stamp(11), origin: origin(2, 7) }));
             let listed = folded(&[(1, 7, 10), (1, 8, 30), (1, 9, 20), (2, 7, 10)]);
             assert!(vector.covers_all(&listed) && !listed.covers_all(&vector));
-            assert_eq!((vector.ahead_of(&listed), listed.ahead_of(&vector)), (folded(&[(1, 0, 20)]), SeenVector::default()));
+            assert_eq!((vector.ahead_of(&listed), listed.ahead_of(&vector)), (folded(&[(1, 0, 20)]), VersionVector::default()));
         }
         let json = r#"{"1-0000000000000000":"20","1-0000000000000007":"20"}"#;
-        assert_eq!(serde_json::from_str::<SeenVector>(json).unwrap(), folded(&[(1, 0, 20)]));
+        assert_eq!(serde_json::from_str::<VersionVector>(json).unwrap(), folded(&[(1, 0, 20)]));
     }
 
-    fn folded(places: &[(u16, u64, u64)]) -> SeenVector {
-        SeenVector(places.iter().map(|(node, nonce, stamp)| (origin(*node, *nonce), Stamp::from_bits(*stamp))).collect())
+    fn folded(places: &[(u16, u64, u64)]) -> VersionVector {
+        VersionVector(places.iter().map(|(node, nonce, stamp)| (origin(*node, *nonce), Stamp::from_bits(*stamp))).collect())
     }
 
     #[test]
     fn vectors_survive_json_with_all_64_bits() {
-        let vector: SeenVector = [(origin(3, u64::MAX), Stamp::from_bits((1 << 53) + 1))].into_iter().collect();
+        let vector: VersionVector = [(origin(3, u64::MAX), Stamp::from_bits((1 << 53) + 1))].into_iter().collect();
         let json = serde_json::to_string(&vector).unwrap();
         assert_eq!(json, r#"{"3-ffffffffffffffff":"9007199254740993"}"#);
-        assert_eq!(serde_json::from_str::<SeenVector>(&json).unwrap(), vector);
-        assert!(serde_json::from_str::<SeenVector>(r#"{"3":"1"}"#).is_err());
+        assert_eq!(serde_json::from_str::<VersionVector>(&json).unwrap(), vector);
+        assert!(serde_json::from_str::<VersionVector>(r#"{"3":"1"}"#).is_err());
     }
 }

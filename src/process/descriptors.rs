@@ -14,27 +14,27 @@ const PER_PEER: usize = 6;
 const CLIENTS_MIN: usize = 4;
 
 /// Connections on the peer port that have not said yet who they are, where there are descriptors enough; with those that are being closed.
-pub const STRANGERS_MAX: usize = 128;
+pub const UNIDENTIFIED_MAX: usize = 128;
 
 /// Who may have how many.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Shares {
     pub clients_max: usize,
-    pub strangers_max: usize,
+    pub unidentified_max: usize,
 }
 
 /// Shares out `limit` descriptors for a node that is to have `clients_max` clients if they are enough. An error says that they are too few for anybody.
 pub fn share(limit: usize, peers: usize, clients_max: usize) -> Result<Shares, String> {
     let beside = BESIDE + PER_PEER * peers;
     let left = limit.saturating_sub(beside);
-    let strangers_max = (left / 4).min(STRANGERS_MAX);
-    let clients_left = left - strangers_max;
+    let unidentified_max = (left / 4).min(UNIDENTIFIED_MAX);
+    let clients_left = left - unidentified_max;
     if clients_left < CLIENTS_MIN.min(clients_max) {
         return Err(format!(
             "the system allows {limit} open files, and this node needs {beside} for itself and its peers, and some for clients: raise `ulimit -n` (systemd: LimitNOFILE)"
         ));
     }
-    Ok(Shares { clients_max: clients_max.min(clients_left), strangers_max })
+    Ok(Shares { clients_max: clients_max.min(clients_left), unidentified_max })
 }
 
 /// Raises the soft limit to the hard one, which is the operator's own word. Returns what is allowed by then; `None` where nobody knows.
@@ -88,15 +88,18 @@ mod tests {
 
     #[test]
     fn clients_get_what_is_left_and_no_more_than_they_are_to_have() {
-        assert_eq!(share(1 << 20, 2, 10_000), Ok(Shares { clients_max: 10_000, strangers_max: STRANGERS_MAX }));
-        assert_eq!(share(1_024, 2, 10_000), Ok(Shares { clients_max: 1_024 - 36 - STRANGERS_MAX, strangers_max: STRANGERS_MAX }));
-        assert_eq!(share(64, 2, 10_000), Ok(Shares { clients_max: 21, strangers_max: 7 }));
-        assert_eq!(share(64, 2, 5), Ok(Shares { clients_max: 5, strangers_max: 7 }));
+        assert_eq!(share(1 << 20, 2, 10_000), Ok(Shares { clients_max: 10_000, unidentified_max: UNIDENTIFIED_MAX }));
+        assert_eq!(share(1_024, 2, 10_000), Ok(Shares { clients_max: 1_024 - 36 - UNIDENTIFIED_MAX, unidentified_max: UNIDENTIFIED_MAX }));
+        assert_eq!(share(64, 2, 10_000), Ok(Shares { clients_max: 21, unidentified_max: 7 }));
+        assert_eq!(share(64, 2, 5), Ok(Shares { clients_max: 5, unidentified_max: 7 }));
         for limit in 0..500 {
             for peers in 0..7 {
                 if let Ok(shares) = share(limit, peers, 10_000) {
-                    assert!(BESIDE + PER_PEER * peers + shares.clients_max + shares.strangers_max <= limit, "{limit}, {peers}: {shares:?}");
-                    assert!(shares.clients_max >= CLIENTS_MIN && shares.strangers_max > 0, "{limit}, {peers}: {shares:?}");
+                    assert!(
+                        BESIDE + PER_PEER * peers + shares.clients_max + shares.unidentified_max <= limit,
+                        "{limit}, {peers}: {shares:?}"
+                    );
+                    assert!(shares.clients_max >= CLIENTS_MIN && shares.unidentified_max > 0, "{limit}, {peers}: {shares:?}");
                 }
             }
         }

@@ -31,7 +31,7 @@ pub struct Acks {
     moved: Condvar,
     /// Peers that count as up; read before every write, so kept beside the lock.
     counted: AtomicUsize,
-    /// Rounds whose sessions wait or are about to; asked by the replicator for every frame, so kept beside the lock.
+    /// Rounds whose sessions wait or are about to; asked by the replicator for every batch, so kept beside the lock.
     rounds: AtomicUsize,
 }
 
@@ -250,7 +250,7 @@ impl Acks {
         holders
     }
 
-    /// An ack of a peer for writes of this node's present life.
+    /// An ack of a peer for writes of this node's present incarnation.
     pub fn acknowledge(&self, peer: usize, ack: &Ack, elapsed: Duration) -> Woken {
         self.change(|table| {
             let peer = &mut table.peers[peer];

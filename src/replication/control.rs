@@ -1,6 +1,6 @@
 //! What a node knows of its peers, and what it decides from that: who is up, whom to ask for a dump, when to open, what may be collected.
 //!
-//! Pure: plain values in, decisions out, no locks, no sockets, no clock of its own. One lock in mesh.rs guards it; it is the "collector's lock" of the
+//! Pure: plain values in, decisions out, no locks, no sockets, no clock of its own. One lock in replica.rs guards it; it is the "collector's lock" of the
 //! invariants.
 
 use std::fmt;
@@ -10,11 +10,11 @@ use log::Level;
 
 use crate::config::Config;
 use crate::data::clock::Now;
-use crate::data::entry::{NodeId, Origin, SeenVector, Version};
+use crate::data::entry::{NodeId, Origin, Version, VersionVector};
 use crate::replication::folding::Folding;
 use crate::store::Digest;
 use crate::testing::broken_rules::BrokenRule;
-use crate::wire::peer::{Beat, Hello, MESSAGE_LEN_MAX, Protocol, Request};
+use crate::wire::peer::{Heartbeat, Hello, MESSAGE_LEN_MAX, Protocol, Request};
 
 /// Peer time-outs without progress after which a connection is given up. More than one: a peer that is merely slow should not lose its place in the stream.
 const HANG_UP_AFTER: u32 = 3;
@@ -29,14 +29,14 @@ const BULK_LEN: u64 = 4 << 10;
 /// More bytes than can lie between two beats, or two parts of a dump: the longest message, and what else the peer had in hand. Beyond this, bytes are no progress.
 const APART_MAX: u64 = MESSAGE_LEN_MAX as u64 + (4 << 20);
 
-/// After a folding of lives that a HELLO has ended: all members are asked for dumps anew, and where one comes and goes that would never stop.
+/// After a folding of incarnations that a HELLO has ended: all members are asked for dumps anew, and where one comes and goes that would never stop.
 const FOLD_PAUSE: Duration = Duration::from_secs(10);
 
 /// How often the pause doubles before a peer is asked again whose dump was refused: with the defaults up to about a minute.
 const REFUSED_DOUBLINGS_MAX: u32 = 5;
 
 /// All of it.
-pub struct Control {
+pub struct PeerTable {
     pub peers: Vec<Peer>,
     pub stage: Stage,
     /// The dump that this node takes; one at a time.
@@ -48,12 +48,12 @@ pub struct Control {
     /// Dumps that this node serves to peers, and the snapshot that it writes: the collector rests meanwhile.
     pub serving: usize,
     /// The greatest collected stamp of each origin: a node below it can no longer learn every delete from entries alone.
-    pub horizon: SeenVector,
+    pub horizon: VersionVector,
     /// When the data was last at rest.
     pub settled: Option<Settled>,
     pub divergences: u64,
     pub collected: u64,
-    /// Lives that are to be folded once all peers have been asked.
+    /// Incarnations that are to be folded once all peers have been asked.
     pub folding: Option<Folding>,
     /// Not to be thought of before.
     pub fold_after: Duration,
@@ -68,7 +68,7 @@ pub struct Control {
 
 /// Data at rest.
 pub struct Settled {
-    pub vector: SeenVector,
+    pub vector: VersionVector,
     /// Of all that does not expire before `before_ms`.
     pub digest: Digest,
     pub before_ms: u64,
@@ -90,18 +90,18 @@ pub struct Peer {
     pub epoch: u64,
     pub linked_in: bool,
     pub linked_out: bool,
-    /// Its present life, from its last HELLO.
+    /// Its present incarnation, from its last HELLO.
     pub origin: Option<Origin>,
     /// The greatest protocol that it speaks, by its last HELLO; of one that was never heard, the oldest.
     pub spoken: Protocol,
     pub members: Vec<NodeId>,
     /// Its newest known vector. A HELLO replaces it, lower or not.
-    pub vector: SeenVector,
+    pub vector: VersionVector,
     /// Its vector at its last HELLO: what this node must cover to have caught up with it.
-    target: SeenVector,
+    target: VersionVector,
     /// A vector of it that this node waits to cover, and that waits to be durable there; and the last one that was both. The collector believes only the latter, and only while the peer is up.
     candidate: Option<Candidate>,
-    proven: Option<SeenVector>,
+    proven: Option<VersionVector>,
     /// When this node sent the beat that the peer echoed last, on the present connections.
     echoed: Option<Duration>,
     /// Bytes of the outgoing connection that it says that it has read; 0 of a build that does not say so.
@@ -128,7 +128,7 @@ pub struct Peer {
     counts: bool,
     /// Since when it is up or down.
     pub since: Duration,
-    /// Frames are missing between what this node has seen and what the peer sends.
+    /// Batches are missing between what this node has seen and what the peer sends.
     pub gap: bool,
     /// Its data differs at an equal vector.
     heal: bool,
@@ -156,7 +156,7 @@ pub struct Peer {
 
 /// What a peer has said of its vector, on its way to be a proof (I6 a).
 struct Candidate {
-    vector: SeenVector,
+    vector: VersionVector,
     /// The peer's disk has all of it once a beat says so of this mark.
     mark: u64,
     is_durable: bool,
@@ -261,7 +261,7 @@ pub fn names(nodes: &[NodeId]) -> String {
     }
 }
 
-/// What to do after a [`Control::review`].
+/// What to do after a [`PeerTable::review`].
 #[derive(Default)]
 pub struct Decisions {
     pub events: Vec<Event>,
@@ -273,8 +273,8 @@ pub struct Decisions {
     pub open: bool,
 }
 
-impl Control {
-    pub fn new(config: &Config, nonce: u64, now: Now) -> Control {
+impl PeerTable {
+    pub fn new(config: &Config, nonce: u64, now: Now) -> PeerTable {
         let peer = |id| Peer {
             id,
             epoch: 0,
@@ -283,8 +283,8 @@ impl Control {
             origin: None,
             spoken: Protocol::OLDEST,
             members: Vec::new(),
-            vector: SeenVector::default(),
-            target: SeenVector::default(),
+            vector: VersionVector::default(),
+            target: VersionVector::default(),
             candidate: None,
             proven: None,
             echoed: None,
@@ -315,20 +315,20 @@ impl Control {
             last_error: None,
             replaced: 0,
         };
-        Control {
+        PeerTable {
             peers: config.peers.iter().map(|configured| peer(configured.id)).collect(),
             stage: Stage::Recovering,
             taking: None,
             merging: 0,
             restoring: false,
             serving: 0,
-            horizon: SeenVector::default(),
+            horizon: VersionVector::default(),
             settled: None,
             divergences: 0,
             collected: 0,
             folding: None,
             fold_after: Duration::ZERO,
-            // Not from 0: what a former life asked for must not be taken for an answer to this one.
+            // Not from 0: what a former incarnation asked for must not be taken for an answer to this one.
             requests: nonce,
             greeted: None,
             looked: now.elapsed,
@@ -383,7 +383,7 @@ impl Control {
     pub fn echoed(&mut self, peer: usize, sent: Duration, now: Now) {
         let peer = &mut self.peers[peer];
         if sent > now.elapsed {
-            // Of a former life of this node.
+            // Of a former incarnation of this node.
             return;
         }
         if Some(sent) > peer.echoed {
@@ -396,7 +396,7 @@ impl Control {
 
     /// A beat of the peer: whether it serves clients, and how far it is. The collector takes its word only if it comes after the answer to a beat that this node has sent since the last HELLO of any
     /// peer: if the disk behind that HELLO had been lost, this says what the peer had taken from it.
-    pub fn heard_beat(&mut self, peer: usize, beat: &Beat) {
+    pub fn heard_beat(&mut self, peer: usize, beat: &Heartbeat) {
         let peer = &mut self.peers[peer];
         peer.vector.join(&beat.vector);
         peer.open = beat.open;
@@ -485,7 +485,7 @@ impl Control {
     }
 
     /// Everything that follows from the state as it is now. `traffic` is of each peer; `vector` is this node's own.
-    pub fn review(&mut self, config: &Config, origin: Origin, vector: &SeenVector, traffic: &[Traffic], now: Now) -> Decisions {
+    pub fn review(&mut self, config: &Config, origin: Origin, vector: &VersionVector, traffic: &[Traffic], now: Now) -> Decisions {
         let mut decisions = Decisions::default();
         self.review_links(config, traffic, now, &mut decisions);
         self.review_dumps(config, origin, vector, traffic, now, &mut decisions);
@@ -495,7 +495,7 @@ impl Control {
     }
 
     /// Whether this node has what the peer had at its HELLO, over links that work both ways.
-    pub fn caught_up(&self, peer: usize, vector: &SeenVector) -> bool {
+    pub fn caught_up(&self, peer: usize, vector: &VersionVector) -> bool {
         let peer = &self.peers[peer];
         peer.up && vector.covers_all(&peer.target)
     }
@@ -577,7 +577,7 @@ impl Control {
         &mut self,
         config: &Config,
         origin: Origin,
-        vector: &SeenVector,
+        vector: &VersionVector,
         traffic: &[Traffic],
         now: Now,
         decisions: &mut Decisions,
@@ -615,9 +615,9 @@ impl Control {
         }
     }
 
-    /// Why a peer should be asked for a dump, if it should: the two have diverged, frames of it are missing, it has writes of origins that do not send to this node themselves, or lives are to be
+    /// Why a peer should be asked for a dump, if it should: the two have diverged, batches of it are missing, it has writes of origins that do not send to this node themselves, or incarnations are to be
     /// folded.
-    fn wish(&self, place: usize, origin: Origin, vector: &SeenVector) -> Option<&'static str> {
+    fn wish(&self, place: usize, origin: Origin, vector: &VersionVector) -> Option<&'static str> {
         let peer = &self.peers[place];
         if !peer.linked_in || !peer.linked_out {
             return None;
@@ -634,7 +634,7 @@ impl Control {
         let mut ahead =
             peer.vector.iter().filter(|(other, stamp)| *stamp > vector.get(*other) && *other != origin && !sends(*other)).peekable();
         if ahead.peek().is_some() {
-            let is_folded = ahead.all(|(other, _)| other.is_all_lives());
+            let is_folded = ahead.all(|(other, _)| other.is_all_incarnations());
             return Some(if is_folded { "it has folded lives that are over" } else { "it has writes of others that are missing here" });
         }
         let folds = |folding: &Folding| folding.wants(place);
@@ -647,7 +647,7 @@ impl Control {
         self.peers[peer].progressed.max(arriving.unwrap_or_default())
     }
 
-    fn review_stage(&mut self, config: &Config, vector: &SeenVector, now: Now, decisions: &mut Decisions) {
+    fn review_stage(&mut self, config: &Config, vector: &VersionVector, now: Now, decisions: &mut Decisions) {
         let (caught_up, missing): (Vec<usize>, Vec<usize>) = (0..self.peers.len()).partition(|peer| self.caught_up(*peer, vector));
         let majority = 1 + caught_up.len() >= config.majority();
         match self.stage {
@@ -700,7 +700,7 @@ impl Control {
 
     /// Of each peer the newest vector counts that is durable there and that this node covers in every origin. A busy mesh never stands still, so one vector is held until it is both, and then the
     /// next.
-    fn review_proofs(&mut self, vector: &SeenVector) {
+    fn review_proofs(&mut self, vector: &VersionVector) {
         for peer in &mut self.peers {
             let is_proof = |candidate: &mut Candidate| {
                 candidate.is_durable && (vector.covers_all(&candidate.vector) || BrokenRule::CollectUncovered.is_on())
@@ -761,7 +761,7 @@ impl Peer {
     }
 
     /// What it is proven to have on its disk, for as long as it is up.
-    pub fn proof(&self) -> Option<&SeenVector> {
+    pub fn proof(&self) -> Option<&VersionVector> {
         self.proven.as_ref().filter(|_| self.up || BrokenRule::CountAbsent.is_on())
     }
 

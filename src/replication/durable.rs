@@ -1,17 +1,17 @@
 //! What the rest of the mesh has to do with the disk: handing records over, and hearing when they are durable.
 //!
-//! **I7** is carried out here: nothing is claimed, of own writes or of peers', before the journal says that it is durable, where it is configured so. Never waits under a
+//! **I7** is carried out here: nothing is claimed, of own writes or of peers', before the write-ahead log says that it is durable, where it is configured so. Never waits under a
 //! lock, and never for the disk itself but where somebody asks for just that.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::budget::Reserved;
+use crate::budget::Permit;
 use crate::data::clock::Stamp;
 use crate::data::entry::Origin;
-use crate::replication::mesh::Mesh;
-use crate::replication::record::{self, Life};
+use crate::replication::record::{self, Incarnation};
+use crate::replication::replica::Replica;
 use crate::wal;
 
 /// How long somebody who asked for it waits for the disk.
@@ -38,24 +38,24 @@ impl Marks {
     }
 }
 
-impl Mesh {
+impl Replica {
     /// A beginning for the disk to know: who writes from here on.
-    pub fn record_life(&self) {
+    pub fn record_incarnation(&self) {
         let (cluster, version, order) = (self.config.cluster.clone(), env!("CARGO_PKG_VERSION").to_owned(), *self.order.lock());
-        let life = Life { cluster, origin: self.origin, version, order };
-        self.record(Arc::new(record::life(&life)), None, None);
+        let incarnation = Incarnation { cluster, origin: self.origin, version, order };
+        self.record(Arc::new(record::incarnation(&incarnation)), None, None);
     }
 
     /// Hands a record to the log. `reached` is what may be claimed once it, and all before it, are durable. Never blocks: may be called under any lock.
-    pub(super) fn record(&self, bytes: Arc<Vec<u8>>, reached: Option<(Origin, Stamp)>, room: Option<Reserved>) {
-        match &self.journal {
-            Some(journal) if journal.is_waited_for() => journal.append(wal::Record { bytes, reached, room }),
-            Some(journal) => {
+    pub(super) fn record(&self, bytes: Arc<Vec<u8>>, reached: Option<(Origin, Stamp)>, room: Option<Permit>) {
+        match &self.wal {
+            Some(wal) if wal.is_waited_for() => wal.append(wal::Record { bytes, reached, room }),
+            Some(wal) => {
                 if !bytes.is_empty() {
-                    journal.append(wal::Record { bytes, reached: None, room });
+                    wal.append(wal::Record { bytes, reached: None, room });
                 }
                 // Nobody waits for the disk, but nobody is told of what will never be there either.
-                if journal.is_writable() {
+                if wal.is_writable() {
                     self.durable(reached);
                 }
             }
@@ -66,9 +66,9 @@ impl Mesh {
     /// At every beat: the log gets the mark that was noted last, and the next one is noted. What peers sent is handed to the log when the vector moves; own writes come later, so those are
     /// waited for that had been issued when the mark was noted: up to `waiting`.
     pub(super) fn mark(&self, waiting: &mut Option<Stamp>) {
-        let Some(journal) = &self.journal else { return };
+        let Some(wal) = &self.wal else { return };
         if waiting.is_some_and(|own| own.to_bits() <= self.marks.handed.load(Ordering::SeqCst)) {
-            journal.mark(self.marks.noted.load(Ordering::SeqCst));
+            wal.mark(self.marks.noted.load(Ordering::SeqCst));
             *waiting = None;
         }
         if waiting.is_none() {
@@ -79,7 +79,7 @@ impl Mesh {
 
     /// The mark for which a vector waits that was read before, and the last one that is durable.
     pub(super) fn marks(&self) -> (u64, u64) {
-        self.journal.as_ref().map_or((0, 0), |journal| (self.marks.next(), journal.durable_mark()))
+        self.wal.as_ref().map_or((0, 0), |wal| (self.marks.next(), wal.durable_mark()))
     }
 
     /// Everything of this origin up to this stamp may be claimed: it is durable, or nobody waits for that.
@@ -93,20 +93,20 @@ impl Mesh {
     }
 
     /// Waits until there is room for what a peer has sent; an error says that the log does not keep up.
-    pub fn await_room(&self, len: usize, deadline: Instant) -> Result<Option<Reserved>, String> {
-        let Some(journal) = &self.journal else { return Ok(None) };
-        journal.reserve(len, deadline).map(Some).ok_or_else(|| "the log does not keep up with what it sends".to_owned())
+    pub fn await_room(&self, len: usize, deadline: Instant) -> Result<Option<Permit>, String> {
+        let Some(wal) = &self.wal else { return Ok(None) };
+        wal.reserve(len, deadline).map(Some).ok_or_else(|| "the log does not keep up with what it sends".to_owned())
     }
 
     /// Waits until everything that was recorded is durable, whatever the configuration says; an error says why it is not.
     pub(super) fn await_durable(&self) -> Result<(), String> {
-        self.journal.as_ref().map_or(Ok(()), |journal| journal.await_durable(DURABLE_WAIT))
+        self.wal.as_ref().map_or(Ok(()), |wal| wal.await_durable(DURABLE_WAIT))
     }
 
     /// Whether writes can be logged; an error says why not, and what helps.
     pub fn writable(&self) -> Result<(), String> {
-        match &self.journal {
-            Some(journal) if !journal.is_writable() => Err(journal.condition().stopped.map_or_else(
+        match &self.wal {
+            Some(wal) if !wal.is_writable() => Err(wal.condition().stopped.map_or_else(
                 || "the log is being resumed: a snapshot is on its way to the disk; try again later".to_owned(),
                 |stopped| stopped.sentence,
             )),
@@ -116,7 +116,7 @@ impl Mesh {
 
     /// Whether this node's acks are worth something: it serves clients, and logs.
     pub(super) fn vouches(&self) -> bool {
-        self.is_open() && self.journal.as_ref().is_none_or(|journal| journal.is_writable())
+        self.is_open() && self.wal.as_ref().is_none_or(|wal| wal.is_writable())
     }
 
     pub(super) fn note_replay(&self, progress: Option<(u64, u64)>) {

@@ -1,29 +1,29 @@
-//! Lives that are over, folded: what keeps vectors short.
+//! Incarnations that are over, folded: what keeps vectors short.
 //!
-//! Every start that writes adds a life to all vectors. Beyond `lives_kept` of them a node folds the oldest of its own into one place, that of [`Origin::all_lives`]: "all writes of this node up to this
+//! Every start that writes adds an incarnation to all vectors. Beyond `incarnations_kept` of them a node folds the oldest of its own into one place, that of [`Origin::all_incarnations`]: "all writes of this node up to this
 //! stamp". For nodes that are no members, whose lives restored backups bring, the member with the least id does it.
 //!
-//! What it says must be true (**I1**), of lives that nobody remembers, too. So, before it is written, this node takes a dump of each member, one after another, and begins anew when any of them says
-//! HELLO: then it has whatever a member has of those lives, and writes of a life that ended half-way, which no vector covers, are among that. And only writes are covered that are older than what this
-//! life itself has written, and than `tombstone_age_min` and twice what clocks may differ by: what is still under way is younger, and so is what a life writes that nobody has heard of yet.
+//! What it says must be true (**I1**), of incarnations that nobody remembers, too. So, before it is written, this node takes a dump of each member, one after another, and begins anew when any of them says
+//! HELLO: then it has whatever a member has of those incarnations, and writes of an incarnation that ended half-way, which no vector covers, are among that. And only writes are covered that are older than what this
+//! life itself has written, and than `tombstone_age_min` and twice what clocks may differ by: what is still under way is younger, and so is what an incarnation writes that nobody has heard of yet.
 //!
 //! The other members see that this node's vector is ahead, ask for a dump, and take the place over at its end line. What an older copy of a disk, or a node that nobody has heard since, alone holds of
 //! that time is given up: it counts as seen. Where such a node returns, digests may differ, and healing bring it; below the horizon, it is dropped there, too. A build that knows of no place like this
 //! would misread absence in a dump, so nothing is folded while a member speaks less than [`Protocol::FOLDED`], and none is met afterwards. A member that is away pins all of this. So there is an end: with
-//! `lives_max` in the vector, a node that has not written yet does not begin to.
+//! `incarnations_max` in the vector, a node that has not written yet does not begin to.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::data::clock::{Now, Stamp};
-use crate::data::entry::{NodeId, Origin, SeenVector};
-use crate::replication::control::{Control, Peer, names};
-use crate::replication::mesh::Mesh;
+use crate::data::entry::{NodeId, Origin, VersionVector};
+use crate::replication::control::{Peer, PeerTable, names};
 use crate::replication::record::{self, Proven};
+use crate::replication::replica::Replica;
 use crate::wire::peer::Protocol;
 
-/// Lives of a node that are to be folded.
+/// Incarnations of a node that are to be folded.
 pub struct Folding {
     node: NodeId,
     upto: Stamp,
@@ -44,7 +44,7 @@ impl Folding {
     }
 }
 
-/// Whether many lives have been told of.
+/// Whether many incarnations have been told of.
 #[derive(Default)]
 pub struct Folder {
     has_warned: bool,
@@ -52,26 +52,26 @@ pub struct Folder {
 
 impl Folder {
     /// Called at every beat.
-    pub fn step(&mut self, mesh: &Mesh, now: Now) {
-        let folded = mesh.fold(now);
+    pub fn step(&mut self, replica: &Replica, now: Now) {
+        let folded = replica.fold(now);
         if let Some((node, lives)) = folded {
             log::info!("folded {lives} lives of node {node} that are over into one");
         }
-        let lives = mesh.lives_len();
-        let is_much = lives >= mesh.config.lives_max / 2;
+        let lives = replica.incarnations_len();
+        let is_much = lives >= replica.config.incarnations_max / 2;
         if is_much && !self.has_warned {
-            let waits = mesh.fold_help();
+            let waits = replica.fold_help();
             log::warn!(
                 "the vector names {lives} lives of nodes; with {} a node that starts does not write. Those that are over are folded while all members are up: {waits}",
-                mesh.config.lives_max
+                replica.config.incarnations_max
             );
         }
         self.has_warned = is_much;
     }
 }
 
-impl Mesh {
-    /// Looks whether there is something to fold, and whether it can be done now. Returns whose lives were folded, and how many.
+impl Replica {
+    /// Looks whether there is something to fold, and whether it can be done now. Returns whose incarnations were folded, and how many.
     fn fold(&self, now: Now) -> Option<(NodeId, usize)> {
         let mut control = self.control.lock();
         if !control.may_collect(&self.config.members()) {
@@ -92,21 +92,21 @@ impl Mesh {
             return None;
         }
         let lives = vector.lives(*node).filter(|(_, last)| last <= upto).count();
-        let place: SeenVector = [(Origin::all_lives(*node), *upto)].into_iter().collect();
+        let place: VersionVector = [(Origin::all_incarnations(*node), *upto)].into_iter().collect();
         let mut seen = self.seen.write();
-        let proven = Proven { vector: place, horizon: SeenVector::default() };
+        let proven = Proven { vector: place, horizon: VersionVector::default() };
         self.record(Arc::new(record::proven(&proven)), None, None);
         seen.join(&proven.vector);
         Some((*node, lives))
     }
 
     /// Whether all members are up, and know what it means.
-    fn may_fold(&self, control: &Control) -> bool {
+    fn may_fold(&self, control: &PeerTable) -> bool {
         self.spoken_by(&control.peers) >= Protocol::FOLDED && control.peers.iter().all(|peer| peer.up)
     }
 
-    /// Lives that are over, old, and enough to be worth the dumps.
-    fn foldable(&self, control: &Control, vector: &SeenVector, now: Now) -> Option<Folding> {
+    /// Incarnations that are over, old, and enough to be worth the dumps.
+    fn foldable(&self, control: &PeerTable, vector: &VersionVector, now: Now) -> Option<Folding> {
         if now.elapsed < control.fold_after || !self.may_fold(control) {
             return None;
         }
@@ -115,8 +115,9 @@ impl Mesh {
         let nodes: BTreeSet<NodeId> = vector.iter().map(|(origin, _)| origin.node).filter(is_mine).collect();
         nodes.into_iter().find_map(|node| {
             // Of a node that is no member, none: it begins no more.
-            let kept = if node == id { self.config.lives_kept } else { 0 };
-            let mut last: Vec<Stamp> = vector.lives(node).filter(|(life, _)| *life != self.origin).map(|(_, last)| last).collect();
+            let kept = if node == id { self.config.incarnations_kept } else { 0 };
+            let mut last: Vec<Stamp> =
+                vector.lives(node).filter(|(incarnation, _)| *incarnation != self.origin).map(|(_, last)| last).collect();
             if last.len() <= kept {
                 return None;
             }
@@ -130,39 +131,39 @@ impl Mesh {
         })
     }
 
-    /// Whether all that was stamped so early has arrived wherever it will, and no life writes so early any more.
+    /// Whether all that was stamped so early has arrived wherever it will, and no incarnation writes so early any more.
     pub(super) fn is_settled(&self, stamp: Stamp, now: Now) -> bool {
         let age_min = self.config.tombstone_age_min + 2 * self.config.clock_offset_max;
         stamp.wall_ms() < (self.clock.read(now.elapsed).stamp_us / 1_000).saturating_sub(age_min.as_millis() as u64)
     }
 
-    /// Whether something is said here of all lives of a node.
+    /// Whether something is said here of all incarnations of a node.
     pub(super) fn has_folded(&self) -> bool {
         self.seen.read().folded().next().is_some()
     }
 
     /// The horizon's, once every member's own vector says it like this: to whoever lists them one by one, it would be a horizon above what it has.
-    fn fold_horizon(&self, control: &mut Control, vector: &SeenVector) {
-        let mut folded = SeenVector::default();
+    fn fold_horizon(&self, control: &mut PeerTable, vector: &VersionVector) {
+        let mut folded = VersionVector::default();
         for (place, upto) in vector.folded() {
             let over: Vec<Stamp> = control.horizon.lives(place.node).map(|(_, last)| last).filter(|last| *last <= upto).collect();
             let is_known = control.peers.iter().all(|peer| peer.proof().is_some_and(|proof| proof.get(place) >= upto));
             if is_known
-                && over.len() > self.config.lives_kept
+                && over.len() > self.config.incarnations_kept
                 && let Some(greatest) = over.into_iter().max()
             {
                 folded.advance(place, greatest);
             }
         }
         if !folded.is_empty() {
-            let proven = Proven { vector: SeenVector::default(), horizon: folded };
+            let proven = Proven { vector: VersionVector::default(), horizon: folded };
             self.record(Arc::new(record::proven(&proven)), None, None);
             control.horizon.join(&proven.horizon);
         }
     }
 
     /// Places in the vector.
-    pub(super) fn lives_len(&self) -> usize {
+    pub(super) fn incarnations_len(&self) -> usize {
         self.seen.read().len()
     }
 
@@ -179,17 +180,17 @@ impl Mesh {
         }
     }
 
-    /// Whether this life may write: once it has, it is in the vector. An error says why not, and what helps. A build before begins lives without end, and beside it they are begun, too.
+    /// Whether this incarnation may write: once it has, it is in the vector. An error says why not, and what helps. A build before begins lives without end, and beside it they are begun, too.
     pub(super) fn may_begin(&self) -> Result<(), String> {
         if self.submit.written() > 0 {
             return Ok(());
         }
-        let (lives, lives_max) = (self.lives_len(), self.config.lives_max);
-        if lives < lives_max || self.control.lock().peers.iter().any(|peer| peer.is_of_build_before(Protocol::FOLDED)) {
+        let (lives, incarnations_max) = (self.incarnations_len(), self.config.incarnations_max);
+        if lives < incarnations_max || self.control.lock().peers.iter().any(|peer| peer.is_of_build_before(Protocol::FOLDED)) {
             return Ok(());
         }
         Err(format!(
-            "the vector names {lives} lives of nodes, {lives_max} at most, and this start of the node would be another one. They are folded while all members are up: {}",
+            "the vector names {lives} lives of nodes, {incarnations_max} at most, and this start of the node would be another one. They are folded while all members are up: {}",
             self.fold_help()
         ))
     }

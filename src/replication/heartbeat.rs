@@ -5,35 +5,35 @@
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 
 use crate::data::clock::{Now, Stamp};
-use crate::replication::collector::Collector;
+use crate::replication::anti_entropy::AntiEntropy;
 use crate::replication::folding::Folder;
-use crate::replication::mesh::Mesh;
-use crate::replication::rest::Rest;
+use crate::replication::replica::Replica;
+use crate::replication::tombstone_gc::TombstoneGc;
 
 /// What is done at every beat, beside what every event brings about.
 #[derive(Default)]
-pub struct Heartbeat {
-    collector: Collector,
+pub struct HeartbeatLoop {
+    collector: TombstoneGc,
     folder: Folder,
-    rest: Rest,
+    rest: AntiEntropy,
     /// Own writes that the log must get before the mark that was noted last.
     marking: Option<Stamp>,
 }
 
-impl Heartbeat {
-    pub fn beat(&mut self, mesh: &Mesh, now: Now) {
-        mesh.mark(&mut self.marking);
-        mesh.tick(now);
-        self.collector.step(mesh, now);
-        self.folder.step(mesh, now);
-        self.rest.step(mesh, now);
+impl HeartbeatLoop {
+    pub fn beat(&mut self, replica: &Replica, now: Now) {
+        replica.mark(&mut self.marking);
+        replica.tick(now);
+        self.collector.step(replica, now);
+        self.folder.step(replica, now);
+        self.rest.step(replica, now);
     }
 }
 
 /// Ends when the other end of `stop_rx` is dropped.
-pub fn run_heartbeat(mesh: &Mesh, stop_rx: &Receiver<()>) {
-    let mut heartbeat = Heartbeat::default();
-    while stop_rx.recv_timeout(mesh.config().heartbeat) == Err(RecvTimeoutError::Timeout) {
-        heartbeat.beat(mesh, Now::read());
+pub fn run_heartbeat(replica: &Replica, stop_rx: &Receiver<()>) {
+    let mut heartbeat = HeartbeatLoop::default();
+    while stop_rx.recv_timeout(replica.config().heartbeat) == Err(RecvTimeoutError::Timeout) {
+        heartbeat.beat(replica, Now::read());
     }
 }

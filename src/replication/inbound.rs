@@ -1,27 +1,27 @@
 //! What a node does with what a peer sends.
 //!
-//! Owns the state of one incoming connection: the run of frames that is not joined to the vector yet, and the dump being taken (incoming.rs). **I5** lives here: `seen`
-//! is advanced only by a contiguous frame or by a dump's end line; on receipt the order is clock, merge, then the advance. Never sends: what there is to say goes into
+//! Owns the state of one incoming connection: the run of batches that is not joined to the vector yet, and the dump being taken (incoming.rs). **I5** lives here: `seen`
+//! is advanced only by a contiguous batch or by a dump's end line; on receipt the order is clock, merge, then the advance. Never sends: what there is to say goes into
 //! the peer's outbox. Never submits to the replicator, so nothing echoes and no ring of nodes waits on itself.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use crate::budget::Reserved;
+use crate::budget::Permit;
 use crate::config::{KEY_LEN_MAX, VALUE_LEN_MAX};
 use crate::data::clock::{Now, Stamp};
-use crate::data::entry::{Entry, Origin, SeenVector, Version};
-use crate::replication::control::{Control, Settled, Taking};
+use crate::data::entry::{Entry, Origin, Version, VersionVector};
+use crate::replication::control::{PeerTable, Settled, Taking};
 use crate::replication::incoming::Incoming;
-use crate::replication::mesh::{Mesh, PLACES_MAX};
 use crate::replication::record::{self, Proven};
+use crate::replication::replica::{PLACES_MAX, Replica};
 use crate::store::{Digest, Merged};
 use crate::testing::broken_rules::BrokenRule;
 use crate::wire::dump::{self, Header, Kind, Line};
-use crate::wire::peer::{Ack, Beat, Frame, Hello, Message, Protocol, SettledDigest};
+use crate::wire::peer::{Ack, Heartbeat, Hello, Message, Protocol, QuiescentDigest, WriteBatch};
 #[cfg(feature = "testing")]
-use crate::{data::clock::Deadline, data::entry::Effect, replication::acks::Written, wire::command::AckLevel};
+use crate::{data::clock::Deadline, data::entry::Update, replication::acks::Written, wire::command::AckLevel};
 
 /// One incoming connection.
 pub struct Inbound {
@@ -29,7 +29,7 @@ pub struct Inbound {
     epoch: u64,
     origin: Origin,
     protocol: Protocol,
-    /// Frames that were merged but do not join what was seen before: they hold all writes of the origin in (after, upto].
+    /// Batches that were merged but do not join what was seen before: they hold all writes of the origin in (after, upto].
     run: Option<(Stamp, Stamp)>,
     /// The dump that the peer is sending.
     dump: Option<Incoming>,
@@ -41,17 +41,17 @@ pub struct Inbound {
 pub struct Arrived {
     pub message: Message,
     /// Its bytes, for the log.
-    pub envelope: Vec<u8>,
-    /// Room in the log's queue.
-    pub room: Option<Reserved>,
+    pub frame: Vec<u8>,
+    /// Budget in the log's queue.
+    pub room: Option<Permit>,
 }
 
 impl From<Message> for Arrived {
     /// As if it had come over a wire. Its bytes are for the log, and what is logged is the same in all protocols.
     fn from(message: Message) -> Arrived {
-        let mut envelope = Vec::new();
-        message.encode(&mut envelope, Protocol::OLDEST);
-        Arrived { message, envelope, room: None }
+        let mut frame = Vec::new();
+        message.encode(&mut frame, Protocol::OLDEST);
+        Arrived { message, frame, room: None }
     }
 }
 
@@ -59,15 +59,15 @@ impl From<Message> for Arrived {
 #[derive(Default)]
 struct Raw {
     bytes: Arc<Vec<u8>>,
-    room: Option<Reserved>,
+    room: Option<Permit>,
 }
 
-impl Mesh {
+impl Replica {
     /// Begins an incoming connection whose HELLO was found good, and to speak this protocol. A newer one replaces an older one of the same peer.
     pub fn accept(&self, peer: usize, hello: &Hello, protocol: Protocol, now: Now) -> Inbound {
         self.observe(hello.vector.greatest(), now);
         self.hear_clocks(hello.clocks, now);
-        self.hear_of_lives(hello);
+        self.hear_of_incarnations(hello);
         self.hear_order(hello.order);
         self.heard(peer, 0, now.elapsed);
         let mut inbound = Inbound { peer, epoch: 0, origin: hello.origin, protocol, run: None, dump: None, is_late: false };
@@ -109,15 +109,15 @@ impl Mesh {
 
     /// One message. An error closes the connection and says why.
     pub fn receive(&self, inbound: &mut Inbound, arrived: impl Into<Arrived>, now: Now) -> Result<(), String> {
-        let Arrived { message, envelope, room } = arrived.into();
-        let raw = Raw { bytes: Arc::new(envelope), room };
+        let Arrived { message, frame, room } = arrived.into();
+        let raw = Raw { bytes: Arc::new(frame), room };
         match message {
-            Message::Frame(frame) => self.receive_frame(inbound, frame, raw, now),
+            Message::Writes(batch) => self.receive_batch(inbound, batch, raw, now),
             Message::Ack(ack) => {
                 self.receive_ack(inbound, &ack, now);
                 Ok(())
             }
-            Message::Beat(beat) => self.receive_beat(inbound, &beat, now),
+            Message::Heartbeat(beat) => self.receive_beat(inbound, &beat, now),
             Message::Echo { sent, clocks } => {
                 self.hear_clocks(clocks, now);
                 self.with_present(inbound, now, |control| control.echoed(inbound.peer, Duration::from_micros(sent), now))
@@ -135,29 +135,29 @@ impl Mesh {
         }
     }
 
-    fn receive_frame(&self, inbound: &mut Inbound, frame: Frame, raw: Raw, now: Now) -> Result<(), String> {
-        if frame.origin != inbound.origin {
-            return Err(format!("a frame of {}, on a connection of {}", frame.origin, inbound.origin));
+    fn receive_batch(&self, inbound: &mut Inbound, batch: WriteBatch, raw: Raw, now: Now) -> Result<(), String> {
+        if batch.origin != inbound.origin {
+            return Err(format!("a batch of {}, on a connection of {}", batch.origin, inbound.origin));
         }
-        self.check_stamp(frame.upto, now)?;
-        frame.writes.iter().try_for_each(|write| check_lens(write.key, write.value))?;
-        self.observe(frame.upto, now);
+        self.check_stamp(batch.upto, now)?;
+        batch.writes.iter().try_for_each(|write| check_lens(write.key, write.value))?;
+        self.observe(batch.upto, now);
         #[cfg(feature = "testing")]
-        let losing = if BrokenRule::SecondStamp.is_on() { self.losing(&frame) } else { Vec::new() };
-        for write in frame.writes.iter() {
+        let losing = if BrokenRule::SecondStamp.is_on() { self.losing(&batch) } else { Vec::new() };
+        for write in batch.writes.iter() {
             let merged = self.store.merge_write(write, |version| self.covers(version));
             self.note_merged(write.version, merged);
         }
-        self.pass(inbound, frame.after, frame.upto, raw, now);
+        self.pass(inbound, batch.after, batch.upto, raw, now);
         #[cfg(feature = "testing")]
         self.write_again(losing, now);
         Ok(())
     }
 
-    /// For [`BrokenRule::SecondStamp`]: the writes of this node that the frame beats before enough members have them.
+    /// For [`BrokenRule::SecondStamp`]: the writes of this node that the batch beats before enough members have them.
     #[cfg(feature = "testing")]
-    fn losing(&self, frame: &Frame) -> Vec<Entry> {
-        let beaten = frame.writes.iter().filter_map(|write| {
+    fn losing(&self, batch: &WriteBatch) -> Vec<Entry> {
+        let beaten = batch.writes.iter().filter_map(|write| {
             let own = self.store.entry(write.key).filter(|own| own.version().origin == self.origin && own.version() < write.version)?;
             (!self.acks.open_round(AckLevel::Majority).is_met(Written::at(own.version().stamp, Duration::ZERO))).then_some(own)
         });
@@ -168,7 +168,7 @@ impl Mesh {
     fn write_again(&self, losing: Vec<Entry>, now: Now) {
         for own in losing {
             let at_once = Deadline::within(Duration::ZERO);
-            let again = |_: Option<&Entry>| Ok::<_, ()>(Effect::again(&own));
+            let again = |_: Option<&Entry>| Ok::<_, ()>(Update::again(&own));
             let _ = self.submit.write(own.key(), own.size(), now.elapsed, &at_once, again);
         }
     }
@@ -197,7 +197,7 @@ impl Mesh {
         }
     }
 
-    /// Says whether frames of this connection are missing, wherever that may have changed. A connection that was replaced says nothing: the newer one has.
+    /// Says whether batches of this connection are missing, wherever that may have changed. A connection that was replaced says nothing: the newer one has.
     fn tell_gap(&self, inbound: &Inbound, now: Now) {
         let _ = self.with_present(inbound, now, |control| control.peers[inbound.peer].gap = inbound.has_gap());
     }
@@ -215,7 +215,7 @@ impl Mesh {
         drop(woken);
     }
 
-    fn receive_beat(&self, inbound: &mut Inbound, beat: &Beat, now: Now) -> Result<(), String> {
+    fn receive_beat(&self, inbound: &mut Inbound, beat: &Heartbeat, now: Now) -> Result<(), String> {
         self.check_vector(&beat.vector, now)?;
         self.check_stamp(beat.upto, now)?;
         self.check_clock(inbound.peer, beat.clocks, beat.wall_ms, false, now)?;
@@ -242,7 +242,7 @@ impl Mesh {
             let peer = &mut control.peers[inbound.peer];
             peer.tells_taken(beat.taken, heard_len, now);
             peer.wall_ms = beat.wall_ms;
-            let SettledDigest { sum, keys, before_ms } = beat.settled?;
+            let QuiescentDigest { sum, keys, before_ms } = beat.settled?;
             let theirs = Digest { sum, keys };
             let Settled { vector: settled, digest: ours, .. } =
                 control.settled.as_ref().filter(|settled| settled.before_ms == before_ms)?;
@@ -383,23 +383,23 @@ impl Mesh {
         let vector = &dump.header().vector;
         let (proven, dropped) = match dump.header().kind {
             Kind::Full => (Proven { vector: vector.clone(), horizon: end.horizon.clone() }, dump.drop_absent(self)),
-            Kind::Delta => (Proven { vector: self.without_live(vector), horizon: SeenVector::default() }, Vec::new()),
-            // It was asked for at equal vectors. What the donor's has gained since, its frames bring, or another dump.
+            Kind::Delta => (Proven { vector: self.without_live(vector), horizon: VersionVector::default() }, Vec::new()),
+            // It was asked for at equal vectors. What the donor's has gained since, its batches bring, or another dump.
             Kind::Heal => return 0,
         };
         self.take_over(inbound, proven, &dropped);
         dropped.len() + dump.drop_late(self)
     }
 
-    /// What a dump that drops nothing proves, without the origins whose own frames are coming in without a gap, the donor's included: they say the same in a moment,
-    /// and vouch for every single write, which a dump cannot. (After drops all must be taken: a frame of a write whose tombstone is gone may still be under way.)
-    fn without_live(&self, proven: &SeenVector) -> SeenVector {
+    /// What a dump that drops nothing proves, without the origins whose own batches are coming in without a gap, the donor's included: they say the same in a moment,
+    /// and vouch for every single write, which a dump cannot. (After drops all must be taken: a batch of a write whose tombstone is gone may still be under way.)
+    fn without_live(&self, proven: &VersionVector) -> VersionVector {
         let control = self.control.lock();
         let live = |origin| control.peers.iter().any(|peer| peer.linked_in && !peer.gap && peer.origin == Some(origin));
         proven.iter().filter(|(origin, _)| !live(*origin)).collect()
     }
 
-    /// A dump's end line: its vector is seen, and the run of live frames that it joins. Of what it brings, only the donor's writes that came in live frames
+    /// A dump's end line: its vector is seen, and the run of live batches that it joins. Of what it brings, only the donor's writes that came in live batches
     /// are vouched for.
     fn take_over(&self, inbound: &mut Inbound, proven: Proven, dropped: &[Entry]) {
         let mut control = self.control.lock();
@@ -418,11 +418,11 @@ impl Mesh {
         }
     }
 
-    /// A run behind a gap was joined. The log says so in words of its own: the frames of the run may be in a log before the present one, of which a snapshot is being written that
+    /// A run behind a gap was joined. The log says so in words of its own: the batches of the run may be in a log before the present one, of which a snapshot is being written that
     /// claims none of them.
     fn record_joined(&self, origin: Origin, position: Stamp) {
         let vector = [(origin, position)].into_iter().collect();
-        let bytes = record::proven(&Proven { vector, horizon: SeenVector::default() });
+        let bytes = record::proven(&Proven { vector, horizon: VersionVector::default() });
         self.record(Arc::new(bytes), Some((origin, position)), None);
     }
 
@@ -442,19 +442,19 @@ impl Mesh {
     }
 
     /// Changes the control state on behalf of a connection that has not been replaced.
-    fn with_present<T>(&self, inbound: &Inbound, now: Now, change: impl FnOnce(&mut Control) -> T) -> Result<T, String> {
+    fn with_present<T>(&self, inbound: &Inbound, now: Now, change: impl FnOnce(&mut PeerTable) -> T) -> Result<T, String> {
         let present = self.decide(now, |control| (control.peers[inbound.peer].epoch == inbound.epoch).then(|| change(control)));
         present.ok_or_else(|| "a newer connection of the same node has replaced this one".to_owned())
     }
 }
 
 /// While it lives lines of a dump are merged, and the collector rests: should the dump be given up meanwhile.
-struct Merging<'a>(&'a Mesh);
+struct Merging<'a>(&'a Replica);
 
 impl<'a> Merging<'a> {
-    fn begin(mesh: &'a Mesh) -> Merging<'a> {
-        mesh.control.lock().merging += 1;
-        Merging(mesh)
+    fn begin(replica: &'a Replica) -> Merging<'a> {
+        replica.control.lock().merging += 1;
+        Merging(replica)
     }
 }
 
@@ -482,18 +482,18 @@ impl Inbound {
     }
 
     /// Whether a dump that comes on this connection is the one that was asked for last.
-    fn is_wanted(&self, header: &Header, control: &Control) -> bool {
+    fn is_wanted(&self, header: &Header, control: &PeerTable) -> bool {
         let asked = |taking: &Taking| taking.peer == self.peer && taking.epoch == self.epoch && Some(taking.id) == header.request;
         control.taking.as_ref().is_some_and(asked)
     }
 
-    /// Whether frames are missing between what was seen and what comes.
+    /// Whether batches are missing between what was seen and what comes.
     fn has_gap(&self) -> bool {
         self.run.is_some()
     }
 
     /// Everything of the origin in (after, upto] has been merged. Advances `seen` as far as that is contiguous, and remembers the rest. Whether the run was joined.
-    fn join(&mut self, seen: &mut SeenVector, after: Stamp, upto: Stamp) -> bool {
+    fn join(&mut self, seen: &mut VersionVector, after: Stamp, upto: Stamp) -> bool {
         if seen.get(self.origin) >= after {
             seen.advance(self.origin, upto);
         } else {
@@ -506,7 +506,7 @@ impl Inbound {
     }
 
     /// Joins the run to what was seen, if that has come so far; whether it has.
-    fn close_gap(&mut self, seen: &mut SeenVector) -> bool {
+    fn close_gap(&mut self, seen: &mut VersionVector) -> bool {
         let joined = self.run.take_if(|(start, _)| seen.get(self.origin) >= *start);
         if let Some((_, end)) = joined {
             seen.advance(self.origin, end);

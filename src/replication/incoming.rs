@@ -8,10 +8,10 @@ use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 use crate::data::clock::{Now, Stamp};
-use crate::data::entry::{Entry, Key, Origin, SeenVector, Version};
-use crate::replication::control::Control;
-use crate::replication::mesh::Mesh;
+use crate::data::entry::{Entry, Key, Origin, Version, VersionVector};
+use crate::replication::control::PeerTable;
 use crate::replication::record::{self, Proven};
+use crate::replication::replica::Replica;
 use crate::testing::broken_rules::BrokenRule;
 use crate::wire::dump::{End, Header, Kind, Tally};
 use crate::wire::quoting::shown;
@@ -19,7 +19,7 @@ use crate::wire::quoting::shown;
 /// Keys that are named in the log when two nodes are found to differ; beyond this they are only counted.
 const NAMED_MAX: u64 = 20;
 
-/// Lives that entries of a restored dump may be of, if they are not told by its vector alone.
+/// Incarnations that entries of a restored dump may be of, if they are not told by its vector alone.
 const NAMED_LIVES_MAX: usize = 4_096;
 
 /// The most keys that room is made for on a mere announcement.
@@ -31,7 +31,7 @@ pub(super) struct Incoming {
     tally: Tally,
     /// A full dump's keys, to find those that it lacks.
     held: Option<HashSet<Key>>,
-    /// Of the lives that the header's vector covers the greatest stamp that an entry has, of at most [`NAMED_LIVES_MAX`]; only where a client restores it.
+    /// Of the incarnations that the header's vector covers the greatest stamp that an entry has, of at most [`NAMED_LIVES_MAX`]; only where a client restores it.
     named: Option<BTreeMap<Origin, Stamp>>,
     /// Whether entries are of more lives.
     is_more: bool,
@@ -43,23 +43,23 @@ pub(super) struct Incoming {
 
 impl Incoming {
     /// `is_restored`: a client brings it, and nobody answers for what it says.
-    pub fn begin(mesh: &Mesh, header: Header, is_restored: bool, now: Now) -> Result<Incoming, String> {
+    pub fn begin(replica: &Replica, header: Header, is_restored: bool, now: Now) -> Result<Incoming, String> {
         let named = is_restored.then(BTreeMap::new);
-        check_stamp(mesh, is_restored, header.vector.greatest(), now)?;
+        check_stamp(replica, is_restored, header.vector.greatest(), now)?;
         if !is_restored {
-            mesh.check_vector(&header.vector, now)?;
+            replica.check_vector(&header.vector, now)?;
         }
-        mesh.observe(header.vector.greatest(), now);
+        replica.observe(header.vector.greatest(), now);
         let held = (header.kind == Kind::Full).then(|| HashSet::with_capacity(header.entries.min(ENTRIES_BELIEVED) as usize));
         let heals = header.kind == Kind::Heal;
         Ok(Incoming { tally: Tally::of(&header), header, held, named, is_more: false, heals, healed: 0 })
     }
 
     /// One entry: clock, then merge. Returns whether the entry changed anything.
-    pub fn take(&mut self, mesh: &Mesh, entry: Entry, now: Now) -> Result<bool, String> {
-        check_stamp(mesh, self.named.is_some(), entry.version().stamp, now)?;
+    pub fn take(&mut self, replica: &Replica, entry: Entry, now: Now) -> Result<bool, String> {
+        check_stamp(replica, self.named.is_some(), entry.version().stamp, now)?;
         let Version { stamp, origin } = entry.version();
-        if origin.is_all_lives() {
+        if origin.is_all_incarnations() {
             return Err(format!("an entry of {origin}, which stands for all lives of node {}, and is none", origin.node));
         }
         if let Some(named) = &mut self.named
@@ -71,7 +71,7 @@ impl Incoming {
                 *greatest = stamp.max(*greatest);
             }
         }
-        if self.named.is_some() && !mesh.can_tell(&entry, now) {
+        if self.named.is_some() && !replica.can_tell(&entry, now) {
             return Err(format!(
                 "its entry of key {} is of a life of node {} that is folded here, and nobody here has seen it: whether it was deleted since cannot be told; \
                  kvctl restore --as-new-writes writes all keys anew",
@@ -80,19 +80,19 @@ impl Incoming {
             ));
         }
         self.tally.add(&entry);
-        mesh.observe(entry.version().stamp, now);
+        replica.observe(entry.version().stamp, now);
         let key = entry.shared_key();
         if !self.heals {
-            let is_kept = mesh.merge(entry);
+            let is_kept = replica.merge(entry);
             if let Some(held) = &mut self.held {
                 // Not with its value, where that has not become the store's.
                 held.insert(if is_kept { key } else { Key::from(&*key) });
             }
             return Ok(is_kept);
         }
-        let healed = mesh.store.heal(entry.clone());
+        let healed = replica.store.heal(entry.clone());
         if healed {
-            mesh.record(Arc::new(record::healed(&[entry])), None, None);
+            replica.record(Arc::new(record::healed(&[entry])), None, None);
             self.healed += 1;
             if self.healed <= NAMED_MAX {
                 log::error!("healed key {}: it was older here, or missing", shown(&key));
@@ -121,25 +121,25 @@ impl Incoming {
         self.held.as_ref().is_some_and(|held| !held.contains(entry.key())) && self.header.vector.covers(entry.version())
     }
 
-    /// Of the lives that its header's vector covers the greatest stamp that an entry of a restored dump has. `None` if those are too many to tell.
+    /// Of the incarnations that its header's vector covers the greatest stamp that an entry of a restored dump has. `None` if those are too many to tell.
     pub fn named(&self) -> Option<&BTreeMap<Origin, Stamp>> {
         self.named.as_ref().filter(|_| !self.is_more)
     }
 
-    /// After [`Incoming::check`]: a full dump's drops. What it proves comes last, by [`Mesh::join_proven`]. Returns what was dropped.
-    pub fn drop_absent(&self, mesh: &Mesh) -> Vec<Entry> {
+    /// After [`Incoming::check`]: a full dump's drops. What it proves comes last, by [`Replica::join_proven`]. Returns what was dropped.
+    pub fn drop_absent(&self, replica: &Replica) -> Vec<Entry> {
         if self.held.is_none() {
             return Vec::new();
         }
-        let _walk = mesh.store.walk();
-        (0..mesh.store.shards_len()).flat_map(|shard| mesh.store.remove(shard, |entry| self.lacks(entry))).collect()
+        let _walk = replica.store.walk();
+        (0..replica.store.shards_len()).flat_map(|shard| replica.store.remove(shard, |entry| self.lacks(entry))).collect()
     }
 
-    /// Once more, when the vector is joined: between its shard's turn and that, a live frame may have brought back what is gone. From the vector on, none can.
+    /// Once more, when the vector is joined: between its shard's turn and that, a live batch may have brought back what is gone. From the vector on, none can.
     /// Returns how many that were.
-    pub fn drop_late(&self, mesh: &Mesh) -> usize {
-        let late = self.drop_absent(mesh);
-        mesh.record_dropped(&late);
+    pub fn drop_late(&self, replica: &Replica) -> usize {
+        let late = self.drop_absent(replica);
+        replica.record_dropped(&late);
         late.len()
     }
 
@@ -157,12 +157,12 @@ impl Incoming {
     }
 }
 
-fn check_stamp(mesh: &Mesh, is_restored: bool, stamp: Stamp, now: Now) -> Result<(), String> {
-    if is_restored { mesh.check_restored_stamp(stamp, now) } else { mesh.check_stamp(stamp, now) }
+fn check_stamp(replica: &Replica, is_restored: bool, stamp: Stamp, now: Now) -> Result<(), String> {
+    if is_restored { replica.check_restored_stamp(stamp, now) } else { replica.check_stamp(stamp, now) }
 }
 
-impl Mesh {
-    /// Whether it is known here that an entry was there, or was not. What is said of all lives of its node may cover it although it is of another cluster, or of a state that was lost: then neither it nor
+impl Replica {
+    /// Whether it is known here that an entry was there, or was not. What is said of all incarnations of its node may cover it although it is of another cluster, or of a state that was lost: then neither it nor
     /// what superseded it is here, and no delete of it is known or forgotten. What is over brings nothing back.
     fn can_tell(&self, entry: &Entry, now: Now) -> bool {
         let version = entry.version();
@@ -185,14 +185,14 @@ impl Mesh {
     /// is covered by then. Both locks are held by the caller: the collector's, for the horizon.
     ///
     /// A dump hides writes that were superseded before it was made. So what it brings did not come one by one, of no peer; but of `live`, a peer that sent the dump on the connection of its
-    /// frames, only up to where those began.
+    /// batches, only up to where those began.
     ///
-    /// Of this node's own present writes it says nothing: their own frames do. A donor can know of one by a dump from here before its frame is in this log, and behind a record that covers it
-    /// the frame would be skipped when the log is read.
+    /// Of this node's own present writes it says nothing: their own batches do. A donor can know of one by a dump from here before its batch is in this log, and behind a record that covers it
+    /// the batch would be skipped when the log is read.
     pub(super) fn join_proven(
         &self,
-        control: &mut Control,
-        seen: &mut SeenVector,
+        control: &mut PeerTable,
+        seen: &mut VersionVector,
         proven: Proven,
         dropped: &[Entry],
         live: Option<(usize, Stamp)>,
@@ -217,8 +217,8 @@ impl Mesh {
 
     /// What the collector took away, and the horizon that it has left. Under the collector's lock. The horizon comes first: a power cut may leave the one without the
     /// other, and a node that lacks a tombstone and does not know it would let a peer keep the deleted key.
-    pub(super) fn record_removed(&self, removed: &[Entry], horizon: &SeenVector) {
-        let mut records = record::proven(&Proven { vector: SeenVector::default(), horizon: horizon.clone() });
+    pub(super) fn record_removed(&self, removed: &[Entry], horizon: &VersionVector) {
+        let mut records = record::proven(&Proven { vector: VersionVector::default(), horizon: horizon.clone() });
         records.extend(record::removed(removed));
         self.record(Arc::new(records), None, None);
     }

@@ -11,9 +11,9 @@ use std::time::Duration;
 use socket2::SockRef;
 
 use crate::data::clock::{Now, elapsed};
-use crate::data::entry::SeenVector;
-use crate::replication::mesh::{Mesh, Serving};
-use crate::replication::outbox::Batch;
+use crate::data::entry::VersionVector;
+use crate::replication::outbox::Drained;
+use crate::replication::replica::{Replica, Serving};
 use crate::wire::peer::{Ack, HELLO_LEN_MAX, Hello, Message, Protocol, Request, read_message};
 use crate::wire::quoting::{shown, told};
 
@@ -23,7 +23,7 @@ const PAUSE_MIN: Duration = Duration::from_millis(25);
 /// Bytes of dump lines between two looks into the outbox.
 const LINES_LEN: usize = 64 << 10;
 
-/// What the system may hold of a link's bytes at either end. What waits longer waits in the outbox, where beats and acks overtake frames: with the system's
+/// What the system may hold of a link's bytes at either end. What waits longer waits in the outbox, where beats and acks overtake batches: with the system's
 /// own megabytes in between, a busy peer answers beats so late that it looks down.
 pub(super) const SOCKET_BUFFER_LEN: usize = 256 << 10;
 
@@ -31,31 +31,31 @@ pub(super) const SOCKET_BUFFER_LEN: usize = 256 << 10;
 const IDLE_WAIT: Duration = Duration::from_secs(1);
 
 /// The thread of one outgoing link. Ends when the outbox is stopped and all of it is sent, or could not be.
-pub fn run_peer_out(mesh: &Mesh, peer: usize) {
-    let node = mesh.config().peers[peer].id;
-    let outbox = mesh.outbox(peer);
+pub fn run_peer_out(replica: &Replica, peer: usize) {
+    let node = replica.config().peers[peer].id;
+    let outbox = replica.outbox(peer);
     let mut pause = PAUSE_MIN;
     let mut failing = Failing::default();
     while !outbox.is_stopping() {
-        match dial(mesh, peer) {
+        match dial(replica, peer) {
             Ok((mut stream, said, protocol)) => {
                 let began = elapsed();
                 failing = Failing::default();
-                if let Err(error) = speak(mesh, peer, &mut stream, said, protocol) {
+                if let Err(error) = speak(replica, peer, &mut stream, said, protocol) {
                     // That the node is down is said by the heartbeat, once.
                     log::debug!("connection to node {node} ended: {error}");
-                    mesh.note_error(peer, format!("the connection to it broke: {error}"), elapsed());
+                    replica.note_error(peer, format!("the connection to it broke: {error}"), elapsed());
                 }
                 // A peer that answers and closes is not dialled like one that was there for long.
-                if elapsed() - began > mesh.config().reconnect_pause_max {
+                if elapsed() - began > replica.config().reconnect_pause_max {
                     pause = PAUSE_MIN;
                 }
             }
-            Err(why) => failing.note(mesh, peer, why, elapsed()),
+            Err(why) => failing.note(replica, peer, why, elapsed()),
         }
-        mesh.hung_up(peer, Now::read());
+        replica.hung_up(peer, Now::read());
         outbox.wait_to_dial(jittered(pause));
-        pause = (pause * 2).min(mesh.config().reconnect_pause_max);
+        pause = (pause * 2).min(replica.config().reconnect_pause_max);
     }
 }
 
@@ -95,33 +95,33 @@ struct Failing {
 
 impl Failing {
     /// Logs a reason when it is a new one, and not at every dial. PEERS has the latest.
-    fn note(&mut self, mesh: &Mesh, peer: usize, why: NotDialed, now: Duration) {
+    fn note(&mut self, replica: &Replica, peer: usize, why: NotDialed, now: Duration) {
         let NotDialed { kind, is_final, sentence } = why;
-        let (id, addr) = (mesh.config().peers[peer].id, &mesh.config().peers[peer].addr);
+        let (id, addr) = (replica.config().peers[peer].id, &replica.config().peers[peer].addr);
         let since = *self.since.get_or_insert(now);
-        let is_due = is_final || now.saturating_sub(since) >= mesh.config().peer_timeout;
+        let is_due = is_final || now.saturating_sub(since) >= replica.config().peer_timeout;
         if is_due
             && !self.logged.contains(&kind)
-            && let Some(more) = mesh.said.admit(kind, id.0, now)
+            && let Some(more) = replica.said.admit(kind, id.0, now)
         {
             let level = if is_final { log::Level::Error } else { log::Level::Warn };
             log::log!(level, "node {id} at {addr} cannot be reached: {sentence}{more}");
             self.logged.push(kind);
         }
-        mesh.note_error(peer, sentence, now);
+        replica.note_error(peer, sentence, now);
     }
 }
 
 /// Connects and exchanges HELLOs. Returns what this node said of its vector, and the protocol that is spoken from here on.
-fn dial(mesh: &Mesh, peer: usize) -> Result<(TcpStream, SeenVector, Protocol), NotDialed> {
-    let config = mesh.config();
+fn dial(replica: &Replica, peer: usize) -> Result<(TcpStream, VersionVector, Protocol), NotDialed> {
+    let config = replica.config();
     let mut stream = connect(&config.peers[peer].addr, config.peer_timeout)?;
     stream.set_nodelay(true)?;
     stream.set_read_timeout(Some(config.peer_timeout))?;
     stream.set_write_timeout(Some(config.peer_timeout))?;
     SockRef::from(&stream).set_send_buffer_size(SOCKET_BUFFER_LEN)?;
-    mesh.dialing(peer);
-    let hello = mesh.hello(Now::read());
+    replica.dialing(peer);
+    let hello = replica.hello(Now::read());
     let said = hello.vector.clone();
     let mut bytes = Vec::new();
     Message::Hello(hello).encode(&mut bytes, Protocol::OLDEST);
@@ -129,12 +129,12 @@ fn dial(mesh: &Mesh, peer: usize) -> Result<(TcpStream, SeenVector, Protocol), N
     let answer = read_answer(&mut stream)?;
     let now = Now::read();
     let (found, protocol) =
-        mesh.check_hello(&answer, now).map_err(|why| NotDialed::wrong("refused here", format!("refused by this node: {why}")))?;
+        replica.check_hello(&answer, now).map_err(|why| NotDialed::wrong("refused here", format!("refused by this node: {why}")))?;
     if found != peer {
         let sentence = format!("that is node {}: check the addresses in the configuration", answer.node);
         return Err(NotDialed::wrong("another node", sentence));
     }
-    mesh.dialed(peer, &answer, now);
+    replica.dialed(peer, &answer, now);
     Ok((stream, said, protocol))
 }
 
@@ -210,19 +210,19 @@ impl Read for Heard<'_> {
 const HEAD_KEPT: usize = 256;
 
 /// Writes what there is to say until the connection breaks or is given up, or the node stops.
-fn speak(mesh: &Mesh, peer: usize, stream: &mut TcpStream, said: SeenVector, protocol: Protocol) -> io::Result<()> {
-    stream.set_write_timeout(Some(mesh.config().heartbeat))?;
-    let mut speech = Speech::new(mesh, peer, said, protocol, LINES_LEN);
-    while speech.next(IDLE_WAIT, Now::read, |bytes| write_pieces(mesh, peer, stream, bytes))? {}
+fn speak(replica: &Replica, peer: usize, stream: &mut TcpStream, said: VersionVector, protocol: Protocol) -> io::Result<()> {
+    stream.set_write_timeout(Some(replica.config().heartbeat))?;
+    let mut speech = Speech::new(replica, peer, said, protocol, LINES_LEN);
+    while speech.next(IDLE_WAIT, Now::read, |bytes| write_pieces(replica, peer, stream, bytes))? {}
     Ok(())
 }
 
 /// What this node says on one connection, and in which order. Where it goes is the caller's affair.
 pub struct Speech<'a> {
-    mesh: &'a Mesh,
+    replica: &'a Replica,
     peer: usize,
     /// What the peer was told of this node's vector.
-    said: SeenVector,
+    said: VersionVector,
     protocol: Protocol,
     dump: Option<Serving<'a>>,
     next_dump: Option<Request>,
@@ -235,8 +235,8 @@ pub struct Speech<'a> {
 
 impl<'a> Speech<'a> {
     /// `said`: the vector of this node's HELLO; `protocol`: what the two HELLOs have in common.
-    pub fn new(mesh: &'a Mesh, peer: usize, said: SeenVector, protocol: Protocol, lines_len: usize) -> Speech<'a> {
-        Speech { mesh, peer, said, protocol, dump: None, next_dump: None, lines_len, len: 0, bytes: Vec::new() }
+    pub fn new(replica: &'a Replica, peer: usize, said: VersionVector, protocol: Protocol, lines_len: usize) -> Speech<'a> {
+        Speech { replica, peer, said, protocol, dump: None, next_dump: None, lines_len, len: 0, bytes: Vec::new() }
     }
 
     /// Whether there is something to say although the outbox is empty.
@@ -246,42 +246,42 @@ impl<'a> Speech<'a> {
 
     /// Says what waits, and waits for it until `wait`. Whether there can be more: the connection is to be closed if not.
     pub fn next(&mut self, wait: Duration, now: impl FnOnce() -> Now, mut write: impl FnMut(&[u8]) -> io::Result<()>) -> io::Result<bool> {
-        let Speech { mesh, peer, said, protocol, dump, next_dump, lines_len, len, bytes } = self;
+        let Speech { replica, peer, said, protocol, dump, next_dump, lines_len, len, bytes } = self;
         let wait = if dump.is_some() { Duration::ZERO } else { wait };
-        let Some(Batch { ack, echo, request, frames, beat, serve }) = mesh.outbox(*peer).take(wait) else { return Ok(false) };
+        let Some(Drained { ack, echo, request, batches, beat, serve }) = replica.outbox(*peer).take(wait) else { return Ok(false) };
         bytes.clear();
         let now = now();
-        let clocks = Some(mesh.clock().read(now.elapsed));
+        let clocks = Some(replica.clock().read(now.elapsed));
         ack.map(|ack| Message::Ack(Ack { clocks, ..ack })).iter().for_each(|message| message.encode(bytes, *protocol));
         echo.map(|sent| Message::Echo { sent, clocks }).iter().for_each(|message| message.encode(bytes, *protocol));
         request.map(Message::Request).iter().for_each(|message| message.encode(bytes, *protocol));
-        // Frames are shared with the other links: small ones are gathered into one write, large ones go out as they are.
-        for frame in &frames {
-            if bytes.len() + frame.bytes.len() > GATHER_LEN {
-                *len += (bytes.len() + frame.bytes.len()) as u64;
+        // Batches are shared with the other links: small ones are gathered into one write, large ones go out as they are.
+        for batch in &batches {
+            if bytes.len() + batch.bytes.len() > GATHER_LEN {
+                *len += (bytes.len() + batch.bytes.len()) as u64;
                 write(bytes)?;
                 bytes.clear();
-                write(&frame.bytes)?;
+                write(&batch.bytes)?;
             } else {
-                bytes.extend_from_slice(&frame.bytes);
+                bytes.extend_from_slice(&batch.bytes);
             }
         }
         let has_beat = beat.is_some();
         if let Some(upto) = beat {
-            Message::Beat(mesh.beat(*peer, upto, said, now)).encode(bytes, *protocol);
+            Message::Heartbeat(replica.beat(*peer, upto, said, now)).encode(bytes, *protocol);
         }
         // A dump that runs is finished first: a newer request comes after it.
         *next_dump = serve.or(next_dump.take());
         if dump.is_none() {
-            *dump = next_dump.take().map(|request| mesh.serve(request));
+            *dump = next_dump.take().map(|request| replica.serve(request));
         }
         if let Some(serving) = dump {
             let mut lines = Vec::with_capacity(*lines_len * 2);
             let more = serving.write(*lines_len, &mut lines);
             Message::Lines(lines).encode(bytes, *protocol);
             if !more {
-                let id = mesh.config().peers[*peer].id;
-                if let Some(more) = mesh.said.admit("served a dump", id.0, elapsed()) {
+                let id = replica.config().peers[*peer].id;
+                if let Some(more) = replica.said.admit("served a dump", id.0, elapsed()) {
                     log::info!("served node {id} a dump of {} entries{more}", serving.count());
                 }
                 *dump = None;
@@ -290,7 +290,7 @@ impl<'a> Speech<'a> {
         *len += bytes.len() as u64;
         if has_beat {
             // Before it leaves: the echo may be there at once.
-            mesh.awaits_echo(*peer, *len);
+            replica.awaits_echo(*peer, *len);
         }
         write(bytes)?;
         Ok(true)
@@ -299,8 +299,8 @@ impl<'a> Speech<'a> {
 
 /// Writes everything, piece by piece, for as long as the connection is not given up: a full buffer says little of the peer, which tells by its beats what it
 /// takes. Notes each piece that leaves before the last, for a peer whose build does not tell.
-fn write_pieces(mesh: &Mesh, peer: usize, stream: &mut TcpStream, bytes: &[u8]) -> io::Result<()> {
-    let outbox = mesh.outbox(peer);
+fn write_pieces(replica: &Replica, peer: usize, stream: &mut TcpStream, bytes: &[u8]) -> io::Result<()> {
+    let outbox = replica.outbox(peer);
     let mut rest = bytes;
     let mut left = elapsed();
     while !rest.is_empty() {
@@ -309,7 +309,7 @@ fn write_pieces(mesh: &Mesh, peer: usize, stream: &mut TcpStream, bytes: &[u8]) 
             Ok(len) => rest = &rest[len..],
             Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
             Err(error) if is_timeout(&error) && outbox.is_open() => {
-                if outbox.is_stopping() && elapsed() - left > mesh.config().peer_timeout {
+                if outbox.is_stopping() && elapsed() - left > replica.config().peer_timeout {
                     return Err(error);
                 }
                 continue;
@@ -318,7 +318,7 @@ fn write_pieces(mesh: &Mesh, peer: usize, stream: &mut TcpStream, bytes: &[u8]) 
         }
         left = elapsed();
         if !rest.is_empty() {
-            mesh.leaving(peer, left);
+            replica.leaving(peer, left);
         }
     }
     Ok(())
@@ -328,7 +328,7 @@ pub(super) fn is_timeout(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut)
 }
 
-/// Frames up to here are copied into one write.
+/// Batches up to here are copied into one write.
 const GATHER_LEN: usize = 64 << 10;
 
 /// The most that is written at a time. What is shorter says nothing of the peer when it is written: the system takes it for a peer that is long gone, too.

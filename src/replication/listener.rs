@@ -20,8 +20,8 @@ use crate::process::logging::LogLimit;
 use crate::process::threads::join_all;
 use crate::replication::inbound::Arrived;
 use crate::replication::link::{SOCKET_BUFFER_LEN, is_timeout};
-use crate::replication::mesh::Mesh;
-use crate::replication::strangers::{Stranger, Strangers};
+use crate::replication::replica::Replica;
+use crate::replication::unidentified::{Stranger, Unidentified};
 use crate::wire::peer::{HELLO_LEN_MAX, Hello, MESSAGE_LEN_MAX, Message, Protocol, read_message};
 
 /// What a client that came to this port has to read what it is told.
@@ -41,22 +41,22 @@ const ENTER_WAIT: Duration = Duration::from_millis(100);
 
 /// The incoming links.
 pub struct PeerLinks {
-    mesh: Arc<Mesh>,
+    replica: Arc<Replica>,
     /// The present connection of each peer; a newer one replaces it.
     present: Vec<Mutex<Option<Arc<TcpStream>>>>,
     threads: Mutex<Vec<JoinHandle<()>>>,
-    strangers: Arc<Strangers>,
+    strangers: Arc<Unidentified>,
     /// Who is refused knocks again and again.
     said: LogLimit,
     stopping: AtomicBool,
 }
 
 impl PeerLinks {
-    pub fn new(mesh: Arc<Mesh>) -> Arc<PeerLinks> {
-        let present = mesh.config().peers.iter().map(|_| Mutex::default()).collect();
+    pub fn new(replica: Arc<Replica>) -> Arc<PeerLinks> {
+        let present = replica.config().peers.iter().map(|_| Mutex::default()).collect();
         let (threads, said, stopping) = (Mutex::default(), LogLimit::new(1), AtomicBool::new(false));
-        let strangers = Arc::new(Strangers::new(mesh.config().strangers_max));
-        Arc::new(PeerLinks { mesh, present, threads, strangers, said, stopping })
+        let strangers = Arc::new(Unidentified::new(replica.config().unidentified_max));
+        Arc::new(PeerLinks { replica, present, threads, strangers, said, stopping })
     }
 
     /// Closes every link and waits for their threads, until `deadline`.
@@ -92,14 +92,14 @@ impl PeerLinks {
             Err(Unwelcome::Client) => (
                 "client",
                 0,
-                format!("a client has come from {addr}, and was told that the client port is {}", self.mesh.config().client_addr),
+                format!("a client has come from {addr}, and was told that the client port is {}", self.replica.config().client_addr),
             ),
             Err(Unwelcome::Refused { hello, why }) => {
-                let claims = self.mesh.config().peers.iter().position(|peer| peer.id == hello.node);
+                let claims = self.replica.config().peers.iter().position(|peer| peer.id == hello.node);
                 if let Some(peer) = claims {
-                    self.mesh.note_error(peer, format!("its HELLO was refused: {why}"), elapsed());
+                    self.replica.note_error(peer, format!("its HELLO was refused: {why}"), elapsed());
                 }
-                let node = claims.map_or(0, |peer| self.mesh.config().peers[peer].id.0);
+                let node = claims.map_or(0, |peer| self.replica.config().peers[peer].id.0);
                 ("refused", node, format!("closed a connection from {addr}: refused node {}: {why}", hello.node))
             }
         };
@@ -110,7 +110,7 @@ impl PeerLinks {
 
     /// Expects a HELLO, answers it, and hands the connection to a thread of the peer's name.
     fn welcome(self: &Arc<Self>, stranger: Stranger) -> Result<(), Unwelcome> {
-        let config = self.mesh.config();
+        let config = self.replica.config();
         let stream = stranger.stream();
         stream.set_nodelay(true)?;
         stream.set_write_timeout(Some(config.peer_timeout))?;
@@ -140,7 +140,7 @@ impl PeerLinks {
         };
         let now = Now::read();
         let mut answer = Vec::new();
-        let (peer, protocol) = match self.mesh.check_hello(&hello, now) {
+        let (peer, protocol) = match self.replica.check_hello(&hello, now) {
             Ok(found) => found,
             Err(why) => {
                 Message::Refused(why.clone()).encode(&mut answer, Protocol::OLDEST);
@@ -149,7 +149,7 @@ impl PeerLinks {
             }
         };
         stream.set_read_timeout(Some(config.peer_timeout))?;
-        Message::Hello(self.mesh.hello(now)).encode(&mut answer, Protocol::OLDEST);
+        Message::Hello(self.replica.hello(now)).encode(&mut answer, Protocol::OLDEST);
         stranger.tell(&answer)?;
         let stream = stranger.admit().ok_or_else(|| io::Error::from(io::ErrorKind::ConnectionAborted))?;
         self.spawn(format!("peer-in:{}", hello.node), move |links| links.run_peer_in(stream, peer, &hello, protocol))?;
@@ -164,22 +164,22 @@ impl PeerLinks {
             if let Some(older) = present.replace(Arc::clone(&stream)) {
                 let _ = older.shutdown(Shutdown::Both);
             }
-            self.mesh.accept(peer, hello, protocol, Now::read())
+            self.replica.accept(peer, hello, protocol, Now::read())
         };
         if self.stopping.load(Ordering::Acquire) {
             // The stop may have looked before this connection was there.
             let _ = stream.shutdown(Shutdown::Both);
         }
-        let mut reader = BufReader::with_capacity(READ_LEN, Hearing { stream: &stream, mesh: &self.mesh, peer, len: 0 });
-        let room_wait = self.mesh.config().peer_timeout * ROOM_TIMEOUTS;
+        let mut reader = BufReader::with_capacity(READ_LEN, Hearing { stream: &stream, replica: &self.replica, peer, len: 0 });
+        let room_wait = self.replica.config().peer_timeout * ROOM_TIMEOUTS;
         let (end, is_wrong) = loop {
-            let mut envelope = Vec::new();
-            match read_message(&mut reader, &mut envelope, MESSAGE_LEN_MAX, inbound.protocol()) {
+            let mut frame = Vec::new();
+            match read_message(&mut reader, &mut frame, MESSAGE_LEN_MAX, inbound.protocol()) {
                 Ok(Some(message)) => {
                     let received = self
-                        .mesh
-                        .await_room(envelope.len(), Instant::now() + room_wait)
-                        .and_then(|room| self.mesh.receive(&mut inbound, Arrived { message, envelope, room }, Now::read()));
+                        .replica
+                        .await_room(frame.len(), Instant::now() + room_wait)
+                        .and_then(|room| self.replica.receive(&mut inbound, Arrived { message, frame, room }, Now::read()));
                     if let Err(reason) = received {
                         break (reason, true);
                     }
@@ -191,13 +191,13 @@ impl PeerLinks {
         };
         let _ = stream.shutdown(Shutdown::Both);
         self.present[peer].lock().take_if(|present| Arc::ptr_eq(present, &stream));
-        self.mesh.closed(&inbound, Now::read());
-        let node = self.mesh.config().peers[peer].id;
+        self.replica.closed(&inbound, Now::read());
+        let node = self.replica.config().peers[peer].id;
         if !is_wrong {
             // That the node is down is said by the heartbeat, once.
             return log::debug!("connection from node {node} ended: {end}");
         }
-        self.mesh.note_error(peer, format!("its connection to this node was closed: {end}"), elapsed());
+        self.replica.note_error(peer, format!("its connection to this node was closed: {end}"), elapsed());
         if let Some(more) = self.said.admit("wrong", node.0, elapsed()) {
             log::warn!("closed the connection from node {node}: {end}{more}");
         }
@@ -275,7 +275,7 @@ pub fn run_peer_accept(links: &Arc<PeerLinks>, listener: &TcpListener, stop_rx: 
 /// Notes every arrival of bytes, which the peer is told at the next beat: a large message on a slow link is progress, too.
 struct Hearing<'a> {
     stream: &'a TcpStream,
-    mesh: &'a Mesh,
+    replica: &'a Replica,
     peer: usize,
     /// Bytes so far.
     len: u64,
@@ -290,7 +290,7 @@ impl Read for Hearing<'_> {
             }
         };
         self.len += len as u64;
-        self.mesh.heard(self.peer, self.len, elapsed());
+        self.replica.heard(self.peer, self.len, elapsed());
         Ok(len)
     }
 }

@@ -1,6 +1,6 @@
 //! What waits to be sent to one peer.
 //!
-//! Owns the bounded queue of frames and, beside it, at most one of everything else: the ack, the echo, the beat, the request for a dump, the request to be
+//! Owns the bounded queue of batches and, beside it, at most one of everything else: the ack, the echo, the beat, the request for a dump, the request to be
 //! served. So a slow or dead peer costs a bounded amount of memory and delays nobody (**I4**): whoever puts something here never waits, and only the link's own thread
 //! takes it out. Never touches a socket.
 
@@ -14,19 +14,19 @@ use crate::data::clock::Stamp;
 use crate::data::entry::Origin;
 use crate::wire::peer::{Ack, Request};
 
-/// Frames that are taken out at a time, in bytes: between two such steps acks, beats and dump lines have their turn.
+/// Batches that are taken out at a time, in bytes: between two such steps acks, beats and dump lines have their turn.
 const STEP_LEN: usize = 256 << 10;
 
-/// A frame in its envelope, encoded once and shared by all links and the log.
+/// A batch in its frame, encoded once and shared by all links and the log.
 #[derive(Clone)]
-pub struct EncodedFrame {
+pub struct EncodedBatch {
     pub bytes: Arc<Vec<u8>>,
     pub upto: Stamp,
 }
 
 /// The outbox of one peer.
 pub struct Outbox {
-    /// Bytes of frames that may wait. Beyond this they are dropped, and the peer, which notices the gap, catches up by a dump.
+    /// Bytes of batches that may wait. Beyond this they are dropped, and the peer, which notices the gap, catches up by a dump.
     queue_len_max: usize,
     waiting: Mutex<Waiting>,
     ready: Condvar,
@@ -39,10 +39,10 @@ struct Waiting {
     redial: bool,
     /// This node serves clients: before that, it acknowledges nothing.
     vouches: bool,
-    frames: VecDeque<EncodedFrame>,
-    /// Invariant: the bytes in `frames`.
-    frames_len: usize,
-    /// Every frame up to here was taken out or dropped.
+    batches: VecDeque<EncodedBatch>,
+    /// Invariant: the bytes in `batches`.
+    batches_len: usize,
+    /// Every batch up to here was taken out or dropped.
     passed: Stamp,
     overflows: u64,
     ack: Option<AckState>,
@@ -52,9 +52,9 @@ struct Waiting {
     serve: Option<Request>,
 }
 
-/// What this node can say about the writes of the peer's present life.
+/// What this node can say about the writes of the peer's present incarnation.
 ///
-/// Invariant: the peer's writes up to `upto` are here, or what superseded them, and those in (from, upto] came one by one, in frames. durable ≤ upto.
+/// Invariant: the peer's writes up to `upto` are here, or what superseded them, and those in (from, upto] came one by one, in batches. durable ≤ upto.
 struct AckState {
     origin: Origin,
     from: Stamp,
@@ -66,12 +66,12 @@ struct AckState {
 
 /// What the link's thread is to write now, in this order.
 #[derive(Default)]
-pub struct Batch {
+pub struct Drained {
     pub ack: Option<Ack>,
     pub echo: Option<u64>,
     pub request: Option<Request>,
-    pub frames: Vec<EncodedFrame>,
-    /// A beat, to say that all frames up to here have passed.
+    pub batches: Vec<EncodedBatch>,
+    /// A beat, to say that all batches up to here have passed.
     pub beat: Option<Stamp>,
     /// A dump to begin once the one that runs has ended.
     pub serve: Option<Request>,
@@ -82,7 +82,7 @@ impl Outbox {
         Outbox { queue_len_max, waiting: Mutex::default(), ready: Condvar::new() }
     }
 
-    /// A connection begins: frames are queued from now on, everything that is known is said anew.
+    /// A connection begins: batches are queued from now on, everything that is known is said anew.
     pub fn open(&self) {
         let mut waiting = self.waiting.lock();
         let (ack, echo) = (waiting.ack.take(), waiting.echo.take());
@@ -97,8 +97,8 @@ impl Outbox {
     pub fn close(&self) {
         self.change(|waiting| {
             waiting.open = false;
-            waiting.frames.clear();
-            waiting.frames_len = 0;
+            waiting.batches.clear();
+            waiting.batches_len = 0;
             waiting.request = None;
             waiting.serve = None;
         });
@@ -131,25 +131,25 @@ impl Outbox {
         waiting.redial = false;
     }
 
-    /// Queues a frame; an overflow drops what was queued before.
-    pub fn push(&self, frame: &EncodedFrame) {
+    /// Queues a batch; an overflow drops what was queued before.
+    pub fn push(&self, batch: &EncodedBatch) {
         self.change(|waiting| {
             if !waiting.open {
-                waiting.passed = frame.upto;
+                waiting.passed = batch.upto;
                 return;
             }
-            if waiting.frames_len + frame.bytes.len() > self.queue_len_max {
-                waiting.passed = waiting.frames.back().map_or(waiting.passed, |last| last.upto);
-                waiting.frames.clear();
-                waiting.frames_len = 0;
+            if waiting.batches_len + batch.bytes.len() > self.queue_len_max {
+                waiting.passed = waiting.batches.back().map_or(waiting.passed, |last| last.upto);
+                waiting.batches.clear();
+                waiting.batches_len = 0;
                 waiting.overflows += 1;
             }
-            waiting.frames_len += frame.bytes.len();
-            waiting.frames.push_back(frame.clone());
+            waiting.batches_len += batch.bytes.len();
+            waiting.batches.push_back(batch.clone());
         });
     }
 
-    /// The peer has said which life it lives. What is `seen` of it already came through others.
+    /// The peer has said which incarnation it lives. What is `seen` of it already came through others.
     pub fn know_origin(&self, origin: Origin, seen: Stamp) {
         self.change(|waiting| {
             // Of a beat of an earlier connection.
@@ -230,19 +230,19 @@ impl Outbox {
     }
 
     /// Takes out what is to be written next; waits for it until `timeout`. `None` ends the connection: it was
-    /// closed, or the node stops and all frames were sent.
-    pub fn take(&self, timeout: Duration) -> Option<Batch> {
+    /// closed, or the node stops and all batches were sent.
+    pub fn take(&self, timeout: Duration) -> Option<Drained> {
         let mut waiting = self.waiting.lock();
         if waiting.open && waiting.is_idle() && !waiting.stopping && !timeout.is_zero() {
             self.ready.wait_for(&mut waiting, timeout);
         }
-        if !waiting.open || (waiting.stopping && waiting.frames.is_empty()) { None } else { Some(waiting.take()) }
+        if !waiting.open || (waiting.stopping && waiting.batches.is_empty()) { None } else { Some(waiting.take()) }
     }
 
-    /// Bytes of frames that wait, and how often they were dropped.
+    /// Bytes of batches that wait, and how often they were dropped.
     pub fn queued(&self) -> (usize, u64) {
         let waiting = self.waiting.lock();
-        (waiting.frames_len, waiting.overflows)
+        (waiting.batches_len, waiting.overflows)
     }
 
     fn change(&self, change: impl FnOnce(&mut Waiting)) {
@@ -262,20 +262,20 @@ impl Outbox {
 impl Waiting {
     fn is_idle(&self) -> bool {
         let ack_due = self.ack.as_ref().is_some_and(|ack| ack.due);
-        self.frames.is_empty() && !ack_due && !self.beat && self.echo.is_none() && self.request.is_none() && self.serve.is_none()
+        self.batches.is_empty() && !ack_due && !self.beat && self.echo.is_none() && self.request.is_none() && self.serve.is_none()
     }
 
-    fn take(&mut self) -> Batch {
-        let mut frames = Vec::new();
+    fn take(&mut self) -> Drained {
+        let mut batches = Vec::new();
         let mut len = 0;
         while len < STEP_LEN
-            && let Some(frame) = self.frames.pop_front()
+            && let Some(batch) = self.batches.pop_front()
         {
-            len += frame.bytes.len();
-            self.passed = frame.upto;
-            frames.push(frame);
+            len += batch.bytes.len();
+            self.passed = batch.upto;
+            batches.push(batch);
         }
-        self.frames_len -= len;
+        self.batches_len -= len;
         let vouches = self.vouches;
         let ack = self.ack.as_mut().filter(|ack| ack.due).map(|ack| {
             ack.due = false;
@@ -283,7 +283,7 @@ impl Waiting {
             Ack { origin: ack.origin, from: ack.from, upto, received: ack.upto, clocks: None }
         });
         let beat = std::mem::take(&mut self.beat).then_some(self.passed);
-        Batch { ack, echo: self.echo.take(), request: self.request.take(), frames, beat, serve: self.serve.take() }
+        Drained { ack, echo: self.echo.take(), request: self.request.take(), batches, beat, serve: self.serve.take() }
     }
 }
 
@@ -296,27 +296,27 @@ mod tests {
         Stamp::from_bits(bits)
     }
 
-    fn frame(upto: u64, len: usize) -> EncodedFrame {
-        EncodedFrame { bytes: Arc::new(vec![0; len]), upto: stamp(upto) }
+    fn batch(upto: u64, len: usize) -> EncodedBatch {
+        EncodedBatch { bytes: Arc::new(vec![0; len]), upto: stamp(upto) }
     }
 
     fn origin(nonce: u64) -> Origin {
         Origin { node: NodeId(2), nonce }
     }
 
-    fn take(outbox: &Outbox) -> Batch {
+    fn take(outbox: &Outbox) -> Drained {
         outbox.take(Duration::ZERO).unwrap()
     }
 
     #[test]
-    fn an_overflow_drops_what_waits_and_the_beat_says_how_far_frames_have_passed() {
+    fn an_overflow_drops_what_waits_and_the_beat_says_how_far_batches_have_passed() {
         let outbox = Outbox::new(100);
         outbox.open();
         for upto in 1..=3 {
-            outbox.push(&frame(upto, 40));
+            outbox.push(&batch(upto, 40));
         }
         let batch = take(&outbox);
-        assert_eq!(batch.frames.iter().map(|frame| frame.upto).collect::<Vec<_>>(), [stamp(3)]);
+        assert_eq!(batch.batches.iter().map(|batch| batch.upto).collect::<Vec<_>>(), [stamp(3)]);
         assert_eq!(batch.beat, Some(stamp(3)));
         assert_eq!(outbox.queued(), (0, 1));
     }
@@ -324,13 +324,13 @@ mod tests {
     #[test]
     fn a_closed_outbox_queues_nothing() {
         let outbox = Outbox::new(100);
-        outbox.push(&frame(1, 40));
+        outbox.push(&batch(1, 40));
         outbox.open();
         assert_eq!(take(&outbox).beat, Some(stamp(1)));
-        outbox.push(&frame(2, 40));
+        outbox.push(&batch(2, 40));
         outbox.close();
         outbox.open();
-        assert!(take(&outbox).frames.is_empty());
+        assert!(take(&outbox).batches.is_empty());
     }
 
     #[test]
@@ -349,7 +349,7 @@ mod tests {
         outbox.close();
         outbox.open();
         assert_eq!(take(&outbox).ack.unwrap().upto, stamp(9));
-        // Of a life that the peer no longer lives.
+        // Of an incarnation that the peer no longer lives.
         outbox.received(origin(2), stamp(30));
         assert!(take(&outbox).ack.is_none());
     }

@@ -1,23 +1,23 @@
-//! What the log holds: the records of the journal, and what they mean.
+//! What the log holds: the records of the write-ahead log, and what they mean.
 //!
 //! | kind | payload | on replay |
 //! |---|---|---|
-//! | frame | as it travels between peers | its writes are merged; `seen` advances if it joins |
+//! | batch | as it travels between peers | its writes are merged; `seen` advances if it joins |
 //! | lines | dump lines, as they came | entries are merged; header and end lines say nothing here |
 //! | healed | dump lines of entries | merged as when healing: without the covered-skip, the greater bytes win |
 //! | removed | dump lines of keys and versions, without values | that very version is taken out: dropped or collected |
 //! | proven | JSON: a vector and a horizon | both are joined |
 //! | life | JSON: who writes from here on | checked: a directory of another node or cluster is refused |
 //!
-//! A new kind, or a new form of one, makes the log that holds it one of a later format (journal/log.rs). Frames and lines are the peers' own messages (protocol/peer.rs); the others exist only here.
+//! A new kind, or a new form of one, makes the log that holds it one of a later format (wal/log.rs). Batches and lines are the peers' own messages (protocol/peer.rs); the others exist only here.
 
 use serde::{Deserialize, Serialize};
 
-use crate::data::entry::{Entry, Origin, SeenVector};
+use crate::data::entry::{Entry, Origin, VersionVector};
 use crate::data::key_order::Order;
 use crate::wire::dump::{self, Line};
 use crate::wire::frame::seal;
-use crate::wire::peer::{FRAME, Frame, LINES, decode_frame};
+use crate::wire::peer::{LINES, WRITE_BATCH, WriteBatch, decode_batch};
 
 const HEALED: u8 = 64;
 const REMOVED: u8 = 65;
@@ -30,25 +30,25 @@ const LINES_LEN: usize = 1 << 20;
 /// One record, decoded.
 #[derive(Debug, PartialEq)]
 pub enum Record {
-    Frame(Frame),
+    Writes(WriteBatch),
     Lines(Vec<Entry>),
     Healed(Vec<Entry>),
     /// Tombstones in form: keys and versions.
     Removed(Vec<Entry>),
     Proven(Proven),
-    Life(Life),
+    Incarnation(Incarnation),
 }
 
 /// What is seen from here on, by a dump's end line or because nothing was missing; and what was collected.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Proven {
-    pub vector: SeenVector,
-    pub horizon: SeenVector,
+    pub vector: VersionVector,
+    pub horizon: VersionVector,
 }
 
 /// The beginning of a process's life.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Life {
+pub struct Incarnation {
     pub cluster: String,
     pub origin: Origin,
     /// Of kvmesh.
@@ -63,43 +63,43 @@ impl Record {
     pub fn decode(body: &[u8]) -> Result<Record, String> {
         let (kind, payload) = body.split_first().ok_or("an empty record")?;
         match *kind {
-            FRAME => decode_frame(payload).map(Record::Frame),
+            WRITE_BATCH => decode_batch(payload).map(Record::Writes),
             LINES => entries(payload).map(Record::Lines),
             HEALED => entries(payload).map(Record::Healed),
             REMOVED => entries(payload).map(Record::Removed),
             PROVEN => from_json(payload).map(Record::Proven),
-            LIFE => from_json(payload).map(Record::Life),
+            LIFE => from_json(payload).map(Record::Incarnation),
             other => Err(format!("a record of unknown kind {other}")),
         }
     }
 }
 
-/// The envelope of whole dump lines of entries, as a peer would send them.
+/// The frame of whole dump lines of entries, as a peer would send them.
 pub fn lines(lines: &[u8]) -> Vec<u8> {
     let mut out = Vec::new();
     seal(&mut out, LINES, |out| out.extend_from_slice(lines));
     out
 }
 
-/// Envelopes of what healing changed.
+/// Frames of what healing changed.
 pub fn healed(entries: &[Entry]) -> Vec<u8> {
     of_entries(HEALED, entries)
 }
 
-/// Envelopes of what was taken out: keys and versions, tombstones in form.
+/// Frames of what was taken out: keys and versions, tombstones in form.
 pub fn removed(entries: &[Entry]) -> Vec<u8> {
     let without_values: Vec<Entry> = entries.iter().map(|entry| Entry::new(entry.key(), None, None, entry.version())).collect();
     of_entries(REMOVED, &without_values)
 }
 
-/// The envelope of what was proven.
+/// The frame of what was proven.
 pub fn proven(proven: &Proven) -> Vec<u8> {
     of_json(PROVEN, proven)
 }
 
-/// The envelope of a life's beginning.
-pub fn life(life: &Life) -> Vec<u8> {
-    of_json(LIFE, life)
+/// The frame of an incarnation's beginning.
+pub fn incarnation(incarnation: &Incarnation) -> Vec<u8> {
+    of_json(LIFE, incarnation)
 }
 
 fn of_entries(kind: u8, mut entries: &[Entry]) -> Vec<u8> {
@@ -193,9 +193,9 @@ mod tests {
     #[test]
     fn what_was_proven_and_who_lives_survive() {
         let origin = Origin { node: NodeId(2), nonce: 9 };
-        let vector: SeenVector = [(origin, Stamp::from_bits(7))].into_iter().collect();
+        let vector: VersionVector = [(origin, Stamp::from_bits(7))].into_iter().collect();
         let what = Proven { vector: vector.clone(), horizon: vector };
-        let who = Life { cluster: "c".to_owned(), origin, version: "1".to_owned(), order: None };
-        assert_eq!(decoded(&[proven(&what), life(&who)].concat()), [Record::Proven(what), Record::Life(who)]);
+        let who = Incarnation { cluster: "c".to_owned(), origin, version: "1".to_owned(), order: None };
+        assert_eq!(decoded(&[proven(&what), incarnation(&who)].concat()), [Record::Proven(what), Record::Incarnation(who)]);
     }
 }

@@ -9,11 +9,11 @@ use crossbeam_channel::Receiver;
 
 use crate::config::Config;
 use crate::data::clock::{Deadline, Now, Stamp};
-use crate::data::entry::{Effect, Entry, Origin, Value, Version};
+use crate::data::entry::{Entry, Origin, Update, Value, Version};
 use crate::replication::acks::Written;
 use crate::replication::inbound::Inbound;
-use crate::replication::mesh::Mesh;
-use crate::replication::replicator::Framer;
+use crate::replication::replica::Replica;
+use crate::replication::replicator::Batcher;
 use crate::replication::submit::Submitted;
 use crate::store::Store;
 use crate::testing::simulated_disk::SimulatedDisk;
@@ -21,7 +21,7 @@ use crate::wal::disk::Disk;
 use crate::wal::files::Files;
 use crate::wal::log::Found;
 use crate::wal::writer::Writer;
-use crate::wal::{Fsync, Journal};
+use crate::wal::{Fsync, Wal};
 use crate::wire::command::AckLevel;
 use crate::wire::peer::*;
 
@@ -40,9 +40,9 @@ fn config(node: usize, nodes: usize) -> Arc<Config> {
 }
 
 pub(super) struct Life {
-    mesh: &'static Mesh,
+    replica: &'static Replica,
     rx: Receiver<Submitted>,
-    framer: Framer,
+    batcher: Batcher,
 }
 
 pub(super) struct Net {
@@ -50,7 +50,7 @@ pub(super) struct Net {
     offsets: Vec<u64>,
     links: HashMap<(usize, usize), Inbound>,
     pub elapsed: Duration,
-    /// Of the last life; the next one has the next.
+    /// Of the last incarnation; the next one has the next.
     pub nonce: u64,
     /// What the next life of each node speaks.
     pub protocols: Vec<Protocols>,
@@ -64,9 +64,9 @@ fn place(at: usize, of: usize) -> usize {
 
 /// The node of a [`Net`] that keeps a log.
 struct Logged {
-    mesh: &'static Mesh,
+    replica: &'static Replica,
     disk: SimulatedDisk,
-    journal: Arc<Journal>,
+    wal: Arc<Wal>,
     writer: Writer,
 }
 
@@ -75,8 +75,8 @@ impl Net {
         let mut net = Net::closed(offsets);
         net.elapsed += Duration::from_secs(2);
         for node in 0..net.offsets.len() {
-            net.mesh(node).tick(net.now(node));
-            assert!(net.mesh(node).is_open());
+            net.replica(node).tick(net.now(node));
+            assert!(net.replica(node).is_open());
         }
         net
     }
@@ -86,13 +86,13 @@ impl Net {
         let mut net = Net::new(&[0, 0]);
         let disk = SimulatedDisk::default();
         let shared: Arc<dyn Disk> = Arc::new(disk.clone());
-        let journal = Arc::new(Journal::new(Arc::clone(&shared), fsync, 1 << 20, &Files::default()));
-        let writer = Writer::open(Arc::clone(&journal), &Files::default(), 0, &Found::default(), 0, Instant::now()).unwrap();
-        let (mesh, rx) = Mesh::new(config(1, 2), Store::new(), 77, net.now(1), Some(Arc::clone(&journal)));
-        let mesh: &'static Mesh = Box::leak(Box::new(mesh));
-        net.lives[1] = Life { mesh, rx, framer: Framer::new(mesh.origin()) };
+        let wal = Arc::new(Wal::new(Arc::clone(&shared), fsync, 1 << 20, &Files::default()));
+        let writer = Writer::open(Arc::clone(&wal), &Files::default(), 0, &Found::default(), 0, Instant::now()).unwrap();
+        let (replica, rx) = Replica::new(config(1, 2), Store::new(), 77, net.now(1), Some(Arc::clone(&wal)));
+        let replica: &'static Replica = Box::leak(Box::new(replica));
+        net.lives[1] = Life { replica, rx, batcher: Batcher::new(replica.origin()) };
         net.both(0, 1);
-        (net, Logged { mesh, disk, journal, writer })
+        (net, Logged { replica, disk, wal, writer })
     }
 
     /// Nodes that wait for each other.
@@ -116,10 +116,10 @@ impl Net {
     }
     fn born(&mut self, node: usize) -> Life {
         self.nonce += 1;
-        let (mesh, rx) = Mesh::new(config(node, self.offsets.len()), Store::new(), self.nonce, self.now(node), None);
-        let mesh: &'static Mesh = Box::leak(Box::new(mesh.speaking(self.protocols[node])));
-        let framer = Framer::new(mesh.origin());
-        Life { mesh, rx, framer }
+        let (replica, rx) = Replica::new(config(node, self.offsets.len()), Store::new(), self.nonce, self.now(node), None);
+        let replica: &'static Replica = Box::leak(Box::new(replica.speaking(self.protocols[node])));
+        let batcher = Batcher::new(replica.origin());
+        Life { replica, rx, batcher }
     }
     pub fn reborn(&mut self, node: usize) {
         let life = self.born(node);
@@ -129,11 +129,11 @@ impl Net {
     pub fn now(&self, node: usize) -> Now {
         Now { wall_ms: BASE + self.elapsed.as_millis() as u64 + self.offsets[node], elapsed: self.elapsed - self.slept[node] }
     }
-    pub fn mesh(&self, node: usize) -> &'static Mesh {
-        self.lives[node].mesh
+    pub fn replica(&self, node: usize) -> &'static Replica {
+        self.lives[node].replica
     }
     pub fn connect(&mut self, from: usize, to: usize) {
-        let (dialer, listener) = (self.mesh(from), self.mesh(to));
+        let (dialer, listener) = (self.replica(from), self.replica(to));
         dialer.dialing(place(from, to));
         let hello = dialer.hello(self.now(from));
         let (peer, protocol) = listener.check_hello(&hello, self.now(to)).unwrap();
@@ -149,22 +149,22 @@ impl Net {
     }
     /// What the link's thread writes in one turn; a dump that is asked for is served whole.
     pub fn flush(&mut self, from: usize, to: usize) -> Vec<Message> {
-        let mesh = self.mesh(from);
+        let replica = self.replica(from);
         // `None` where there is no connection.
-        let Some(batch) = mesh.outbox(place(from, to)).take(Duration::ZERO) else { return Vec::new() };
+        let Some(batch) = replica.outbox(place(from, to)).take(Duration::ZERO) else { return Vec::new() };
         let mut messages = Vec::new();
-        let clocks = Some(mesh.clock().read(self.now(from).elapsed));
+        let clocks = Some(replica.clock().read(self.now(from).elapsed));
         messages.extend(batch.ack.map(|ack| Message::Ack(Ack { clocks, ..ack })));
         messages.extend(batch.echo.map(|sent| Message::Echo { sent, clocks }));
         messages.extend(batch.request.map(Message::Request));
-        for frame in &batch.frames {
-            messages.push(read_message(&mut &frame.bytes[..], &mut Vec::new(), MESSAGE_LEN_MAX, Protocol::OLDEST).unwrap().unwrap());
+        for batch in &batch.batches {
+            messages.push(read_message(&mut &batch.bytes[..], &mut Vec::new(), MESSAGE_LEN_MAX, Protocol::OLDEST).unwrap().unwrap());
         }
         if let Some(upto) = batch.beat {
-            messages.push(Message::Beat(mesh.beat(place(from, to), upto, &mut Default::default(), self.now(from))));
+            messages.push(Message::Heartbeat(replica.beat(place(from, to), upto, &mut Default::default(), self.now(from))));
         }
         if let Some(request) = batch.serve {
-            let mut serving = mesh.serve(request);
+            let mut serving = replica.serve(request);
             let mut lines = Vec::new();
             while serving.write(1000, &mut lines) {}
             messages.push(Message::Lines(lines));
@@ -174,9 +174,9 @@ impl Net {
     pub fn deliver(&mut self, from: usize, to: usize, messages: Vec<Message>) {
         let now = self.now(to);
         let inbound = self.links.get_mut(&(from, to)).unwrap();
-        self.lives[to].mesh.heard(place(to, from), 0, now.elapsed);
+        self.lives[to].replica.heard(place(to, from), 0, now.elapsed);
         for message in messages {
-            self.lives[to].mesh.receive(inbound, message, now).unwrap();
+            self.lives[to].replica.receive(inbound, message, now).unwrap();
         }
     }
     pub fn pump(&mut self, from: usize, to: usize) {
@@ -196,9 +196,9 @@ impl Net {
     }
     /// The session's part of a write.
     fn submit(&self, node: usize, key: &str, value: Option<Value>) -> Stamp {
-        let effect = value.map_or_else(|| Effect::delete(key.as_bytes()), |value| Effect::put(key.as_bytes(), &value, None));
+        let effect = value.map_or_else(|| Update::delete(key.as_bytes()), |value| Update::put(key.as_bytes(), &value, None));
         let elapsed = self.now(node).elapsed;
-        self.mesh(node)
+        self.replica(node)
             .submit()
             .write::<()>(key.as_bytes(), 32, elapsed, &Deadline::within(Duration::ZERO), |_| Ok(effect.clone()))
             .unwrap()
@@ -208,14 +208,14 @@ impl Net {
         let life = &mut self.lives[node];
         let taken: Vec<Submitted> = life.rx.try_iter().collect();
         let writes: Vec<_> = taken.iter().map(|s| s.entry.clone()).collect();
-        let room = life.mesh.submit().held(taken.iter().map(|submitted| submitted.reserved).sum());
-        life.mesh.hand_over(&life.framer.frame(&writes), room);
+        let room = life.replica.submit().held(taken.iter().map(|submitted| submitted.reserved).sum());
+        life.replica.hand_over(&life.batcher.batch(&writes), room);
     }
     fn settle(&mut self, rounds: usize, pairs: &[(usize, usize)]) {
         for _ in 0..rounds {
             self.elapsed += Duration::from_millis(20);
             for node in 0..self.lives.len() {
-                self.mesh(node).tick(self.now(node));
+                self.replica(node).tick(self.now(node));
             }
             for (a, b) in pairs {
                 self.pump(*a, *b);
@@ -223,8 +223,8 @@ impl Net {
         }
     }
     fn shard_of(&self, node: usize, key: &str) -> usize {
-        let store = self.mesh(node).store();
-        let version = Version { stamp: Stamp::ZERO, origin: self.mesh(node).origin() };
+        let store = self.replica(node).store();
+        let version = Version { stamp: Stamp::ZERO, origin: self.replica(node).origin() };
         store.merge(Entry::new(key.as_bytes(), None, None, version), |_| false);
         (0..store.shards_len()).find(|shard| !store.remove(*shard, |entry| *entry.key() == *key.as_bytes()).is_empty()).unwrap()
     }
@@ -233,7 +233,7 @@ impl Net {
         (0..).map(|n| format!("key{n}")).find(|key| fits(self.shard_of(node, key))).unwrap()
     }
     pub fn get(&self, node: usize, key: &str) -> Option<String> {
-        self.mesh(node).store().get(key.as_bytes()).map(|v| String::from_utf8_lossy(&v).trim_end_matches('.').to_owned())
+        self.replica(node).store().get(key.as_bytes()).map(|v| String::from_utf8_lossy(&v).trim_end_matches('.').to_owned())
     }
 }
 
@@ -252,7 +252,7 @@ fn wait_until(condition: impl Fn() -> bool) {
 
 /// Whether a write that was made just now is acknowledged by a majority.
 fn is_acked(net: &Net, node: usize, stamp: Stamp) -> bool {
-    net.mesh(node).acks().open_round(AckLevel::Majority).is_met(Written::at(stamp, net.now(node).elapsed))
+    net.replica(node).acks().open_round(AckLevel::Majority).is_met(Written::at(stamp, net.now(node).elapsed))
 }
 
 mod builds;
@@ -284,15 +284,15 @@ fn a_blank_node_vouches() {
     net.pump(D, P);
     net.pump(P, D);
     net.pump(D, P);
-    assert!(net.mesh(P).acks().quorum(AckLevel::Majority).is_err(), "a node that is catching up counts");
+    assert!(net.replica(P).acks().quorum(AckLevel::Majority).is_err(), "a node that is catching up counts");
     let w = net.put(P, "k", "w");
     net.pump(P, D);
     net.pump(D, P);
-    assert!(!net.mesh(D).is_open());
+    assert!(!net.replica(D).is_open());
     assert!(!is_acked(&net, P, w), "a node that is RECOVERING, blank, vouched");
 }
 
-/// The request of a former life is served to the next one.
+/// The request of a former incarnation is served to the next one.
 #[test]
 fn a_request_of_a_former_life() {
     let mut net = Net::new(&[0, 0]);
@@ -310,16 +310,16 @@ fn a_request_of_a_former_life() {
     assert!(request.iter().any(|m| matches!(m, Message::Request(r) if r.id != 0)), "{request:?}");
     let old_inbound = net.links.remove(&(a, d)).unwrap();
     // a is killed and comes back blank; d's link to it is dialed anew while d still has the last bytes of the old connection to read.
-    net.mesh(d).hung_up(0, net.now(d));
+    net.replica(d).hung_up(0, net.now(d));
     net.reborn(a);
     net.connect(d, a);
     net.links.insert((a, d), old_inbound);
     net.deliver(a, d, request.into_iter().filter(|m| matches!(m, Message::Request(_))).collect());
     let dump = net.flush(d, a);
     net.connect(a, d);
-    assert!(net.mesh(a).control.lock().taking.as_ref().is_some_and(|t| t.id != 0));
+    assert!(net.replica(a).control.lock().taking.as_ref().is_some_and(|t| t.id != 0));
     net.deliver(d, a, dump);
-    let (va, vd) = (net.mesh(a).vector(), net.mesh(d).vector());
+    let (va, vd) = (net.replica(a).vector(), net.replica(d).vector());
     println!("vector of a covers d's: {}, v1 at a: {:?}", va.covers_all(&vd), net.get(a, "v1"));
     assert!(!(va.covers_all(&vd) && net.get(a, "v1").is_none()), "I1: a claims to have v1 and does not");
 }
@@ -335,12 +335,12 @@ fn a_donor_that_never_serves_keeps_a_node_recovering() {
     for turn in 0..1200 {
         net.elapsed += Duration::from_millis(50);
         for node in [a, d] {
-            net.mesh(node).tick(net.now(node));
+            net.replica(node).tick(net.now(node));
         }
         let to_d = net.flush(a, d).into_iter().filter(|m| !matches!(m, Message::Request(_))).collect();
         net.deliver(a, d, to_d);
         net.pump(d, a);
-        if net.mesh(a).is_open() {
+        if net.replica(a).is_open() {
             println!("open after {turn} turns");
             return;
         }
@@ -364,7 +364,7 @@ fn third_party_request_is_never_sent() {
     for _ in 0..1200 {
         net.elapsed += Duration::from_millis(50);
         for node in [P, T, D] {
-            net.mesh(node).tick(net.now(node));
+            net.replica(node).tick(net.now(node));
         }
         net.pump(T, P);
         net.pump(D, P);
@@ -374,7 +374,7 @@ fn third_party_request_is_never_sent() {
         asked += m.iter().filter(|m| matches!(m, Message::Request(_))).count();
         net.deliver(P, D, m);
     }
-    println!("requests {asked}, P has v1: {:?}, open: {}", net.get(P, "v1"), net.mesh(P).is_open());
+    println!("requests {asked}, P has v1: {:?}, open: {}", net.get(P, "v1"), net.replica(P).is_open());
     assert!(net.get(P, "v1").is_some(), "P never asks D for what D has and T cannot give");
 }
 
@@ -401,31 +401,37 @@ fn end_dump_races_with_the_other_peers_thread() {
         let now = net.now(D);
         let mut from_t = net.links.remove(&(T, D)).unwrap();
         let mut from_p = net.links.remove(&(P, D)).unwrap();
-        let mesh = net.mesh(D);
-        let porigin = net.lives[P].mesh.origin();
+        let replica = net.replica(D);
+        let porigin = net.lives[P].replica.origin();
         let done = std::sync::atomic::AtomicBool::new(false);
         std::thread::scope(|scope| {
             scope.spawn(|| {
                 while !done.load(std::sync::atomic::Ordering::Relaxed) {
-                    mesh.receive(
-                        &mut from_p,
-                        Message::Frame(Frame { origin: porigin, after: Stamp::ZERO, upto: Stamp::ZERO, writes: Writes::of(porigin, &[]) }),
-                        now,
-                    )
-                    .unwrap();
+                    replica
+                        .receive(
+                            &mut from_p,
+                            Message::Writes(WriteBatch {
+                                origin: porigin,
+                                after: Stamp::ZERO,
+                                upto: Stamp::ZERO,
+                                writes: Writes::of(porigin, &[]),
+                            }),
+                            now,
+                        )
+                        .unwrap();
                 }
             });
             if round % 2 == 0 {
                 std::thread::yield_now();
             }
             for m in dump {
-                mesh.receive(&mut from_t, m, now).unwrap();
+                replica.receive(&mut from_t, m, now).unwrap();
             }
             done.store(true, std::sync::atomic::Ordering::Relaxed);
         });
         // As after the next beat.
-        mesh.durable(Some((porigin, w)));
-        let ack = mesh.outbox(place(D, P)).take(Duration::ZERO).unwrap().ack.unwrap();
+        replica.durable(Some((porigin, w)));
+        let ack = replica.outbox(place(D, P)).take(Duration::ZERO).unwrap().ack.unwrap();
         if ack.upto >= w && ack.from < w {
             violations += 1;
         }
@@ -477,7 +483,7 @@ fn stop_deadlocks_with_a_hello_under_way() {
     assert!(stopping.is_finished(), "Node::stop hangs 10 s after its deadline of 1 s");
 }
 
-/// An echo of a former life: sent in the future.
+/// An echo of a former incarnation: sent in the future.
 #[test]
 fn an_echo_from_the_future() {
     let mut net = Net::new(&[0, 0]);
@@ -485,17 +491,17 @@ fn an_echo_from_the_future() {
     net.deliver(1, 0, vec![Message::Echo { sent: 3_600_000_000, clocks: None }]);
     for _ in 0..1000 {
         net.elapsed += Duration::from_millis(100);
-        net.mesh(0).tick(net.now(0));
+        net.replica(0).tick(net.now(0));
         net.deliver(1, 0, vec![]); // heard, but nothing echoed
     }
-    assert!(!net.mesh(0).control.lock().peers[0].up, "up for 100 s without an echo");
+    assert!(!net.replica(0).control.lock().peers[0].up, "up for 100 s without an echo");
 }
 
 /// What arrives late on another path finds a newer write and has lost to none: its writer's successor knew it.
 #[test]
 fn an_order_of_arrival_is_no_conflict() {
     let conflicts = |net: &Net, node: usize| {
-        let status = net.mesh(node).status(net.now(node));
+        let status = net.replica(node).status(net.now(node));
         status.iter().find(|(name, _)| *name == "conflicts_won").map(|(_, count)| count.clone())
     };
     let write = |net: &mut Net, node: usize, value: &str| net.write(node, "k", Some(value.as_bytes().into()));

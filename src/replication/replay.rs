@@ -1,7 +1,7 @@
 //! Replay: what the disk knows, into an empty store and vector.
 //!
-//! The same rules as when it was received (**I5**): entries enter by merge, unless covered; `seen` advances by a frame that joins, or by what was proven. Runs behind a
-//! gap are kept by origin, not by connection: what a frame says of its origin's writes stays true.
+//! The same rules as when it was received (**I5**): entries enter by merge, unless covered; `seen` advances by a batch that joins, or by what was proven. Runs behind a
+//! gap are kept by origin, not by connection: what a batch says of its origin's writes stays true.
 
 use std::collections::HashMap;
 use std::io;
@@ -12,10 +12,10 @@ use std::thread;
 use crossbeam_channel::bounded;
 
 use crate::data::clock::{Now, Stamp};
-use crate::data::entry::{Entry, Origin, SeenVector};
+use crate::data::entry::{Entry, Origin, VersionVector};
 use crate::data::key_order::Order;
-use crate::replication::mesh::Mesh;
-use crate::replication::record::{Life, Record};
+use crate::replication::record::{Incarnation, Record};
+use crate::replication::replica::Replica;
 use crate::store::Store;
 use crate::wal::disk::Disk;
 use crate::wal::files::{Files, snapshot_name};
@@ -54,15 +54,15 @@ pub struct Replayed {
 /// The state that is built up.
 struct Replay<'a> {
     store: &'a Store,
-    seen: SeenVector,
-    horizon: SeenVector,
+    seen: VersionVector,
+    horizon: VersionVector,
     /// The greatest stamp of any entry.
     greatest: Stamp,
     runs: HashMap<Origin, (Stamp, Stamp)>,
     order: Option<Order>,
 }
 
-impl Mesh {
+impl Replica {
     /// Reads the disk into this mesh, which is new: store, vector, horizon, clock. `should_stop` is asked now and then; stopping is `Interrupted`.
     /// Damage is `InvalidData` with the file, the place, and the ways out; what only a look at the configuration or another program helps has another kind.
     pub fn replay(&self, disk: &Arc<dyn Disk>, files: &Files, should_stop: impl Fn() -> bool) -> io::Result<Replayed> {
@@ -84,8 +84,8 @@ impl Mesh {
     fn replay_files(&self, disk: &Arc<dyn Disk>, files: &Files, progress: impl Fn(u64) -> io::Result<()>) -> io::Result<Replayed> {
         let mut replay = Replay {
             store: &self.store,
-            seen: SeenVector::default(),
-            horizon: SeenVector::default(),
+            seen: VersionVector::default(),
+            horizon: VersionVector::default(),
             greatest: Stamp::ZERO,
             runs: HashMap::new(),
             order: None,
@@ -105,7 +105,8 @@ impl Mesh {
         for (place, generation) in files.logs.iter().enumerate() {
             let name = files.log_name(*generation);
             let is_last = place + 1 == files.logs.len();
-            let found = replay.read_log(disk, &name, |life| self.check_life(life), |read| progress(read_before + read))?;
+            let found =
+                replay.read_log(disk, &name, |incarnation| self.check_incarnation(incarnation), |read| progress(read_before + read))?;
             if found.torn > 0 {
                 let path = disk.path(&name);
                 if !is_last {
@@ -138,7 +139,7 @@ impl Mesh {
     }
 
     /// Somebody else's directory is `InvalidInput`: nothing is wrong with it, and it is not to be thrown away.
-    fn check_life(&self, Life { cluster, origin, .. }: &Life) -> io::Result<()> {
+    fn check_incarnation(&self, Incarnation { cluster, origin, .. }: &Incarnation) -> io::Result<()> {
         if *cluster != self.config.cluster {
             let what = format!("this directory is one of cluster \"{cluster}\", not of \"{}\": check data_dir", self.config.cluster);
             return Err(io::Error::new(io::ErrorKind::InvalidInput, what));
@@ -159,8 +160,8 @@ impl Mesh {
         self.is_oddly_blank.store(true, Ordering::Release);
     }
 
-    /// Says once that the directory may be the wrong one, or have been lost: a peer knows of lives of this node of which its blank disk does not.
-    pub(super) fn hear_of_lives(&self, hello: &Hello) {
+    /// Says once that the directory may be the wrong one, or have been lost: a peer knows of incarnations of this node of which its blank disk does not.
+    pub(super) fn hear_of_incarnations(&self, hello: &Hello) {
         if !self.is_oddly_blank.load(Ordering::Acquire) {
             return;
         }
@@ -188,7 +189,7 @@ impl Replay<'_> {
         &mut self,
         disk: &Arc<dyn Disk>,
         name: &str,
-        check_life: impl Fn(&Life) -> io::Result<()>,
+        check_incarnation: impl Fn(&Incarnation) -> io::Result<()>,
         progress: impl Fn(u64) -> io::Result<()>,
     ) -> io::Result<Found> {
         thread::scope(|scope| {
@@ -206,8 +207,8 @@ impl Replay<'_> {
                     stopped = progress(read);
                 }
                 let record = Record::decode(body)?;
-                if let (Ok(()), Record::Life(life)) = (&stopped, &record) {
-                    stopped = check_life(life);
+                if let (Ok(()), Record::Incarnation(incarnation)) = (&stopped, &record) {
+                    stopped = check_incarnation(incarnation);
                 }
                 if stopped.is_err() {
                     return Err("not read any further".to_owned());
@@ -229,12 +230,12 @@ impl Replay<'_> {
 
     fn apply(&mut self, record: Record) {
         match record {
-            Record::Frame(frame) => {
-                for write in frame.writes.iter() {
+            Record::Writes(batch) => {
+                for write in batch.writes.iter() {
                     self.greatest = self.greatest.max(write.version.stamp);
                     self.store.merge_write(write, |version| self.seen.covers(version));
                 }
-                self.join(frame.origin, frame.after, frame.upto);
+                self.join(batch.origin, batch.after, batch.upto);
             }
             Record::Lines(entries) => entries.into_iter().for_each(|entry| self.merge(entry)),
             Record::Healed(entries) => entries.into_iter().for_each(|entry| {
@@ -249,7 +250,7 @@ impl Replay<'_> {
                 origins.into_iter().for_each(|origin| self.close_run(origin));
             }
             // Whose life it is was checked before.
-            Record::Life(Life { order, .. }) => {
+            Record::Incarnation(Incarnation { order, .. }) => {
                 if let Some(order) = order {
                     self.store.reorder(order.key);
                 }

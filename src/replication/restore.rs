@@ -1,8 +1,8 @@
 //! Taking a dump from a client: `RESTORE`.
 //!
 //! A restored dump is a peer's full dump that comes from a file: the same doors, the same proofs (incoming.rs). What is its own is what is asked first, since nobody answers for what a client says.
-//! Before anything is merged: whether the backup has seen every delete that was collected here (**I6**), how many lives it names, and how far ahead its stamps are. Before anything is claimed: which
-//! of its lives are known here, or named by its entries; and whether it may say what is deleted. A restore that is given up half-way keeps what was merged, which is always right, and claims nothing.
+//! Before anything is merged: whether the backup has seen every delete that was collected here (**I6**), how many incarnations it names, and how far ahead its stamps are. Before anything is claimed: which
+//! of its incarnations are known here, or named by its entries; and whether it may say what is deleted. A restore that is given up half-way keeps what was merged, which is always right, and claims nothing.
 //! Peers come first: what they have is asked for while a restore goes on. Never reads a socket or a file.
 
 use std::collections::BTreeSet;
@@ -10,12 +10,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::data::clock::{Now, Stamp};
-use crate::data::entry::{Entry, NodeId, Origin, SeenVector, Version};
-use crate::replication::control::{Control, names};
+use crate::data::entry::{Entry, NodeId, Origin, Version, VersionVector};
+use crate::replication::control::{PeerTable, names};
 use crate::replication::incoming::Incoming;
-use crate::replication::mesh::Mesh;
 use crate::replication::outbox::Outbox;
 use crate::replication::record::{self, Proven};
+use crate::replication::replica::Replica;
 use crate::wire::dump::{self, End, Header, Kind};
 
 /// Bytes of lines that are merged before the log gets them.
@@ -26,7 +26,7 @@ const ROOM_WAIT: Duration = Duration::from_secs(10);
 
 /// A restore that is under way. While it lives no other one begins, and the collector rests.
 pub struct Restore<'a> {
-    mesh: &'a Mesh,
+    replica: &'a Replica,
     /// None before the header.
     dump: Option<Incoming>,
     /// Merged, and not yet in the log.
@@ -69,7 +69,7 @@ impl From<String> for NotRestored {
     }
 }
 
-impl Mesh {
+impl Replica {
     /// Begins a restore, and stops the collector until the result is dropped.
     pub fn begin_restore(&self, now: Now) -> Result<Restore<'_>, NotRestored> {
         if !self.is_open() {
@@ -85,7 +85,7 @@ impl Mesh {
             return Err(NotRestored::Busy("another restore is running on this node".to_owned()));
         }
         control.restoring = true;
-        Ok(Restore { mesh: self, dump: None, unlogged: Vec::new(), merged: 0, started: now.elapsed })
+        Ok(Restore { replica: self, dump: None, unlogged: Vec::new(), merged: 0, started: now.elapsed })
     }
 }
 
@@ -99,12 +99,12 @@ impl Restore<'_> {
             return Err(NotRestored::Bad("this is a part of a node's data and not all of it; expected a dump of kind full".to_owned()));
         }
         {
-            let control = self.mesh.control.lock();
+            let control = self.replica.control.lock();
             check_horizon(&control, &header)?;
-            let known = self.mesh.known(&control);
-            self.mesh.check_lives(&known.vector, &header.vector)?;
+            let known = self.replica.known(&control);
+            self.replica.check_incarnations(&known.vector, &header.vector)?;
         }
-        self.dump = Some(Incoming::begin(self.mesh, header, true, now)?);
+        self.dump = Some(Incoming::begin(self.replica, header, true, now)?);
         Ok(())
     }
 
@@ -113,7 +113,7 @@ impl Restore<'_> {
         let dump = self.dump.as_mut().ok_or_else(|| "an entry where the header of a dump should be".to_owned())?;
         let before = self.unlogged.len();
         dump::write_entry(&mut self.unlogged, &entry);
-        match dump.take(self.mesh, entry, now) {
+        match dump.take(self.replica, entry, now) {
             Ok(is_kept) => self.merged += u64::from(is_kept),
             Err(wrong) => {
                 self.unlogged.truncate(before);
@@ -127,8 +127,8 @@ impl Restore<'_> {
     pub fn settle(&mut self) -> Result<(), NotRestored> {
         if !self.unlogged.is_empty() {
             let lines = std::mem::take(&mut self.unlogged);
-            let room = self.mesh.await_room(lines.len(), Instant::now() + ROOM_WAIT).map_err(NotRestored::Busy)?;
-            self.mesh.record(Arc::new(record::lines(&lines)), None, room);
+            let room = self.replica.await_room(lines.len(), Instant::now() + ROOM_WAIT).map_err(NotRestored::Busy)?;
+            self.replica.record(Arc::new(record::lines(&lines)), None, room);
         }
         Ok(())
     }
@@ -141,8 +141,8 @@ impl Restore<'_> {
     /// The end line: the drops, the horizon, and only then the vector, from which the other members see that they lack something.
     pub fn end(mut self, end: &End, now: Now) -> Result<Restored, NotRestored> {
         let (node, restored) = self.prove(end, now)?;
-        self.mesh.await_durable().map_err(NotRestored::ReadOnly)?;
-        if let Some(more) = self.mesh.said.admit("restored", 0, now.elapsed) {
+        self.replica.await_durable().map_err(NotRestored::ReadOnly)?;
+        if let Some(more) = self.replica.said.admit("restored", 0, now.elapsed) {
             log::info!(
                 "restored a dump of node {node}: {} entries in {:.3} s, {} of them new here, {} dropped{more}",
                 restored.entries,
@@ -159,29 +159,29 @@ impl Restore<'_> {
         self.settle()?;
         let dump = self.dump.take().ok_or_else(|| "an end line where the header of a dump should be".to_owned())?;
         dump.check(end)?;
-        let Judged { proven, unseen, present, may_drop } = self.mesh.judge(&dump, end, now)?;
+        let Judged { proven, unseen, present, may_drop } = self.replica.judge(&dump, end, now)?;
         // What the dump has proved deleted: what a delete took away that was collected elsewhere, and that this node has not seen.
         let is_deleted = |entry: &Entry| {
             let Version { stamp, origin } = entry.version();
             stamp < unseen && !present.contains(&origin) && dump.lacks(entry)
         };
-        let shards = || 0..if unseen == Stamp::ZERO { 0 } else { self.mesh.store.shards_len() };
+        let shards = || 0..if unseen == Stamp::ZERO { 0 } else { self.replica.store.shards_len() };
         if !may_drop {
-            let deleted: usize = shards().map(|shard| self.mesh.store.scan_shard(shard, is_deleted).len()).sum();
+            let deleted: usize = shards().map(|shard| self.replica.store.scan_shard(shard, is_deleted).len()).sum();
             if deleted > 0 {
                 return Err(NotRestored::Unproven(format!(
                     "this backup says that {deleted} keys of this node are deleted, and what the members know of is not all in it, so it is not for it to say"
                 )));
             }
         }
-        let drop_deleted = || shards().flat_map(|shard| self.mesh.store.remove(shard, is_deleted)).collect::<Vec<Entry>>();
+        let drop_deleted = || shards().flat_map(|shard| self.replica.store.remove(shard, is_deleted)).collect::<Vec<Entry>>();
         let dropped = drop_deleted();
-        self.mesh.join_proven(&mut self.mesh.control.lock(), &mut self.mesh.seen.write(), proven, &dropped, None);
-        // As when a peer sends it: a live frame may have brought back what is gone before the vector was joined.
+        self.replica.join_proven(&mut self.replica.control.lock(), &mut self.replica.seen.write(), proven, &dropped, None);
+        // As when a peer sends it: a live batch may have brought back what is gone before the vector was joined.
         let late = drop_deleted();
-        self.mesh.record_dropped(&late);
+        self.replica.record_dropped(&late);
         let dropped = dropped.len() + late.len();
-        self.mesh.outboxes.iter().for_each(Outbox::beat);
+        self.replica.outboxes.iter().for_each(Outbox::beat);
         let restored = Restored { entries: dump.count(), merged: self.merged, dropped };
         Ok((dump.header().node, restored))
     }
@@ -199,12 +199,12 @@ struct Judged {
 
 /// What the members know, as far as this node has heard.
 struct Known {
-    vector: SeenVector,
-    /// The lives that they live.
+    vector: VersionVector,
+    /// The incarnations that they live.
     present: Vec<Origin>,
 }
 
-fn check_horizon(control: &Control, header: &Header) -> Result<(), NotRestored> {
+fn check_horizon(control: &PeerTable, header: &Header) -> Result<(), NotRestored> {
     let unseen = control.horizon.ahead_of(&header.vector);
     if unseen.is_empty() {
         return Ok(());
@@ -218,31 +218,31 @@ fn check_horizon(control: &Control, header: &Header) -> Result<(), NotRestored> 
     )))
 }
 
-impl Mesh {
-    fn known(&self, control: &Control) -> Known {
+impl Replica {
+    fn known(&self, control: &PeerTable) -> Known {
         let mut vector = self.vector();
         control.peers.iter().for_each(|peer| vector.join(&peer.vector));
         let present = control.peers.iter().filter_map(|peer| peer.origin).chain([self.origin]).collect();
         Known { vector, present }
     }
 
-    /// Lives that a restore would add. Where something is known already three quarters of what a vector may name are left to restores through other nodes at the same time, and to
+    /// Incarnations that a restore would add. Where something is known already three quarters of what a vector may name are left to restores through other nodes at the same time, and to
     /// the starts of nodes.
-    fn check_lives(&self, known: &SeenVector, said: &SeenVector) -> Result<(), NotRestored> {
-        let lives_max = if known.is_empty() { self.config.lives_max } else { self.config.lives_max / 4 };
+    fn check_incarnations(&self, known: &VersionVector, said: &VersionVector) -> Result<(), NotRestored> {
+        let incarnations_max = if known.is_empty() { self.config.incarnations_max } else { self.config.incarnations_max / 4 };
         let added = said.ahead_of(known).iter().filter(|(origin, _)| !known.names(*origin)).count();
-        if added > 0 && known.len() + added > lives_max {
+        if added > 0 && known.len() + added > incarnations_max {
             return Err(NotRestored::Bad(format!(
-                "it names {added} lives of nodes that this cluster has not heard of, and with those that it has no more than {lives_max} are taken; \
+                "it names {added} lives of nodes that this cluster has not heard of, and with those that it has no more than {incarnations_max} are taken; \
                  kvctl restore --as-new-writes writes its keys anew"
             )));
         }
         Ok(())
     }
 
-    /// What a restored dump may claim, of all that it says. Nothing of a life that a member lives now, whose own frames say it. A later state of this cluster, and any where nobody knows of a life, is
-    /// believed in everything else; of another one a life counts only as far as it is here or an entry goes, and nothing of what was deleted. What it says of all lives of a node is believed only
-    /// where all members are up and nobody knows of a life, for it covers those that are lived now, too; else each life counts as far as an entry goes.
+    /// What a restored dump may claim, of all that it says. Nothing of an incarnation that a member lives now, whose own batches say it. A later state of this cluster, and any where nobody knows of an incarnation, is
+    /// believed in everything else; of another one an incarnation counts only as far as it is here or an entry goes, and nothing of what was deleted. What it says of all incarnations of a node is believed only
+    /// where all members are up and nobody knows of an incarnation, for it covers those that are lived now, too; else each incarnation counts as far as an entry goes.
     fn judge(&self, dump: &Incoming, end: &End, now: Now) -> Result<Judged, NotRestored> {
         let control = self.control.lock();
         // A peer's dump may have moved it meanwhile.
@@ -250,26 +250,30 @@ impl Mesh {
         let (known, own) = (self.known(&control), self.vector());
         let said = &dump.header().vector;
         let is_present = |origin: &Origin| known.present.contains(origin);
-        let past: SeenVector = known.vector.iter().filter(|(origin, _)| !is_present(origin)).collect();
+        let past: VersionVector = known.vector.iter().filter(|(origin, _)| !is_present(origin)).collect();
         let is_later = !past.is_empty() && said.covers_all(&past) && self.config.members().contains(&dump.header().node);
         let may_drop = is_later || known.vector.is_empty();
         let is_blank = known.vector.is_empty() && control.peers.iter().all(|peer| peer.up);
-        let is_believed = |(origin, stamp): &(Origin, Stamp)| !origin.is_all_lives() || is_blank && self.is_settled(*stamp, now);
+        let is_believed = |(origin, stamp): &(Origin, Stamp)| !origin.is_all_incarnations() || is_blank && self.is_settled(*stamp, now);
         let (believed, rest): (Vec<_>, Vec<_>) = said.iter().filter(|(origin, _)| !is_present(origin)).partition(is_believed);
         let claim = |(origin, stamp): (Origin, Stamp)| (origin, if may_drop { stamp } else { stamp.min(own.get(origin)) });
-        let mut vector: SeenVector = believed.into_iter().map(claim).collect();
+        let mut vector: VersionVector = believed.into_iter().map(claim).collect();
         if !may_drop || !rest.is_empty() {
             let named = dump.named().ok_or_else(|| "its entries are of more lives of nodes than are taken".to_owned())?;
             vector.join(
-                &named.iter().filter(|(life, _)| !is_present(life)).map(|(life, last)| (*life, said.get(*life).min(*last))).collect(),
+                &named
+                    .iter()
+                    .filter(|(incarnation, _)| !is_present(incarnation))
+                    .map(|(incarnation, last)| (*incarnation, said.get(*incarnation).min(*last)))
+                    .collect(),
             );
         }
-        self.check_lives(&known.vector, &vector)?;
+        self.check_incarnations(&known.vector, &vector)?;
         let mut covered = own.clone();
         covered.join(&vector);
-        let horizon: SeenVector = end.horizon.iter().filter(|(origin, stamp)| covered.get(*origin) >= *stamp).collect();
+        let horizon: VersionVector = end.horizon.iter().filter(|(origin, stamp)| covered.get(*origin) >= *stamp).collect();
         let unseen = horizon.ahead_of(&own).greatest();
-        let horizon = if may_drop { horizon } else { SeenVector::default() };
+        let horizon = if may_drop { horizon } else { VersionVector::default() };
         Ok(Judged { proven: Proven { vector, horizon }, unseen, present: known.present, may_drop })
     }
 }
@@ -278,9 +282,9 @@ impl Drop for Restore<'_> {
     fn drop(&mut self) {
         // What was merged stays, also where the dump breaks off.
         if !self.unlogged.is_empty() {
-            self.mesh.record(Arc::new(record::lines(&self.unlogged)), None, None);
+            self.replica.record(Arc::new(record::lines(&self.unlogged)), None, None);
         }
-        let mut control = self.mesh.control.lock();
+        let mut control = self.replica.control.lock();
         control.restoring = false;
         // Data may have changed without moving the vector: look again before comparing.
         control.settled = None;

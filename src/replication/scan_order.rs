@@ -2,15 +2,15 @@
 //!
 //! A store begins with an order of its own. A node that opens to clients without having heard of one, or read of one on its disk, declares that order the cluster's. HELLOs and beats say it; of two the older counts,
 //! everywhere, and whoever learns of an older one than its own moves its keys. So members that were blank together agree within a beat of their opening, and those that return have it on
-//! their disks: in the header of the snapshot, and in the log at every beginning of a life and at every change.
+//! their disks: in the header of the snapshot, and in the log at every beginning of an incarnation and at every change.
 
 use std::time::Instant;
 
 use crate::data::clock::Now;
 use crate::data::key_order::Order;
-use crate::replication::mesh::Mesh;
+use crate::replication::replica::Replica;
 
-impl Mesh {
+impl Replica {
     /// This node opens: from now on there is an order that clients may have begun to scan in. Takes no shard's lock.
     pub(super) fn mint_order(&self, now: Now) {
         {
@@ -20,7 +20,7 @@ impl Mesh {
             }
             *order = Some(Order { since_ms: now.wall_ms, key: self.store.order() });
         }
-        self.record_life();
+        self.record_incarnation();
     }
 
     /// What a peer says of it; nothing, if it has none yet or is older than this.
@@ -33,7 +33,7 @@ impl Mesh {
             }
             *order = Some(theirs);
         }
-        self.record_life();
+        self.record_incarnation();
         self.keep_order();
     }
 

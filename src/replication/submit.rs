@@ -12,9 +12,9 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use parking_lot::Mutex;
 
-use crate::budget::{Reserved, Room};
+use crate::budget::{ByteBudget, Permit};
 use crate::data::clock::{Clock, Deadline, Stamp};
-use crate::data::entry::{Effect, Entry, Origin, Version};
+use crate::data::entry::{Entry, Origin, Update, Version};
 use crate::store::{Span, Store, View};
 
 /// What an entry counts in the room and in a link's queue beside its bytes.
@@ -33,7 +33,7 @@ pub struct Submit {
     written: AtomicU64,
     /// The stamp of the first of them; 0 before.
     first: AtomicU64,
-    room: Arc<Room>,
+    room: Arc<ByteBudget>,
     /// For [`BrokenRule::SendOutOfOrder`]: it has its stamp, and is overtaken by the next one.
     #[cfg(feature = "testing")]
     overtaken: Mutex<Option<Submitted>>,
@@ -70,7 +70,7 @@ impl Submit {
     /// The face, and the channel that the replicator drains. The channel needs no bound of its own: `room_len` bytes bound what is in it.
     pub fn new(origin: Origin, clock: Arc<Clock>, store: Arc<Store>, room_len: usize) -> (Submit, Receiver<Submitted>) {
         let (write_tx, write_rx) = unbounded();
-        let room = Room::new(room_len);
+        let room = ByteBudget::new(room_len);
         let sequencer = Mutex::new(Some(write_tx));
         let submit = Submit {
             origin,
@@ -95,7 +95,7 @@ impl Submit {
         len: usize,
         elapsed: Duration,
         deadline: &Deadline,
-        mut judge: impl FnMut(Option<&Entry>) -> Result<Effect, R>,
+        mut judge: impl FnMut(Option<&Entry>) -> Result<Update, R>,
     ) -> Result<Stamp, NotWritten<R>> {
         self.with_room(len + WRITE_OVERHEAD, deadline, |reserved| {
             let written = self.store.write(key, |current| {
@@ -122,18 +122,18 @@ impl Submit {
         len: usize,
         elapsed: Duration,
         deadline: &Deadline,
-        mut plan: impl FnMut(&View<'_>) -> Result<(Vec<Effect>, T), R>,
+        mut plan: impl FnMut(&View<'_>) -> Result<(Vec<Update>, T), R>,
     ) -> Result<(Vec<Entry>, T), NotWritten<R>> {
         self.with_room(len + WRITE_OVERHEAD, deadline, |reserved| {
             let mut taken = 0;
             let done = self.store.transact(span, |view| {
                 let (effects, found) = plan(view).map_err(|refused| Pass::Not(NotWritten::Refused(refused)))?;
-                let len = |effect: &Effect| effect.entry().size() + WRITE_OVERHEAD;
+                let len = |effect: &Update| effect.entry().size() + WRITE_OVERHEAD;
                 taken = effects.iter().map(len).sum();
                 if taken > reserved {
                     return Err(Pass::Again(taken));
                 }
-                let effects: Vec<Effect> = effects.into_iter().map(Effect::unshared).collect();
+                let effects: Vec<Update> = effects.into_iter().map(Update::unshared).collect();
                 let sequencer = self.sequencer.lock();
                 let write_tx = sequencer.as_ref().ok_or(Pass::Not(NotWritten::Stopping))?;
                 let send = |effect| {
@@ -177,7 +177,7 @@ impl Submit {
     }
 
     /// Stamps and sends, under the sequencer's lock and the key's.
-    fn send(&self, write_tx: &Sender<Submitted>, effect: Effect, before: Option<&Entry>, elapsed: Duration, reserved: usize) -> Entry {
+    fn send(&self, write_tx: &Sender<Submitted>, effect: Update, before: Option<&Entry>, elapsed: Duration, reserved: usize) -> Entry {
         let stamp = self.clock.issue(elapsed);
         let entry = effect.stamped(Version { stamp, origin: self.origin });
         self.position.store(stamp.to_bits(), Ordering::Release);
@@ -211,7 +211,7 @@ impl Submit {
         Stamp::from_bits(self.position.load(Ordering::Acquire))
     }
 
-    /// How many writes this life of the node has issued.
+    /// How many writes this incarnation of the node has issued.
     pub fn written(&self) -> u64 {
         self.written.load(Ordering::Relaxed)
     }
@@ -228,7 +228,7 @@ impl Submit {
     }
 
     /// What submitted writes hold together; given back when this is dropped, by the last who has taken their bytes.
-    pub fn held(&self, reserved: usize) -> Reserved {
+    pub fn held(&self, reserved: usize) -> Permit {
         self.room.held(reserved)
     }
 
@@ -276,7 +276,7 @@ mod tests {
                     for n in 0..500 {
                         let key = format!("{writer}/{n}");
                         submit
-                            .write::<()>(key.as_bytes(), 10, Duration::ZERO, &soon(), |_| Ok(Effect::put(key.as_bytes(), b"v", None)))
+                            .write::<()>(key.as_bytes(), 10, Duration::ZERO, &soon(), |_| Ok(Update::put(key.as_bytes(), b"v", None)))
                             .unwrap();
                     }
                 });
@@ -301,7 +301,7 @@ mod tests {
     #[test]
     fn without_room_a_write_waits_and_goes_on_when_it_is_returned() {
         let (submit, write_rx) = submit(100);
-        let put = |deadline: Deadline| submit.write::<()>(b"k", 30, Duration::ZERO, &deadline, |_| Ok(Effect::put(b"k", b"v", None)));
+        let put = |deadline: Deadline| submit.write::<()>(b"k", 30, Duration::ZERO, &deadline, |_| Ok(Update::put(b"k", b"v", None)));
         put(soon()).unwrap();
         assert_eq!(put(soon()), Err(NotWritten::NoRoom));
         std::thread::scope(|scope| {

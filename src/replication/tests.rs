@@ -14,22 +14,22 @@ use crossbeam_channel::Receiver;
 
 use crate::config::Config;
 use crate::data::clock::{Deadline, Now, Stamp};
-use crate::data::entry::{Effect, Expiry, Origin, SeenVector, Version};
+use crate::data::entry::{Expiry, Origin, Update, Version, VersionVector};
 use crate::replication::acks::{Round, Written};
-use crate::replication::compaction::Snapshot;
 use crate::replication::control::Stage;
-use crate::replication::heartbeat::Heartbeat;
+use crate::replication::heartbeat::HeartbeatLoop;
 use crate::replication::inbound::Inbound;
-use crate::replication::mesh::{Mesh, Serving};
-use crate::replication::replicator::Framer;
+use crate::replication::replica::{Replica, Serving};
+use crate::replication::replicator::Batcher;
 use crate::replication::restore::NotRestored;
+use crate::replication::snapshots::Snapshot;
 use crate::replication::submit::Submitted;
 use crate::store::Store;
 use crate::testing::simulated_disk::SimulatedDisk;
 use crate::wal::disk::Disk;
 use crate::wal::files::Files;
 use crate::wal::writer::Writer;
-use crate::wal::{Journal, NotSwitched};
+use crate::wal::{NotSwitched, Wal};
 use crate::wire::command::AckLevel;
 use crate::wire::dump::{Line, parse_line};
 use crate::wire::peer::{Ack, MESSAGE_LEN_MAX, Message, read_message};
@@ -63,19 +63,19 @@ impl Random {
     }
 }
 
-/// One life of one node. Leaked, so that rounds and dumps can borrow from it: a few kilobytes a life.
+/// One life of one node. Leaked, so that rounds and dumps can borrow from it: a few kilobytes an incarnation.
 struct Life {
-    mesh: &'static Mesh,
+    replica: &'static Replica,
     write_rx: Receiver<Submitted>,
-    framer: Framer,
-    heartbeat: Heartbeat,
+    batcher: Batcher,
+    heartbeat: HeartbeatLoop,
     /// A client's write that waits for a majority.
     round: Option<Pending>,
-    journal: Arc<Journal>,
+    wal: Arc<Wal>,
     writer: Writer,
     snapshot: Option<Snapshot<'static>>,
     /// What the disk holds for certain.
-    durable: SeenVector,
+    durable: VersionVector,
 }
 
 /// What becomes of a disk when its node dies.
@@ -106,7 +106,7 @@ struct Connection {
 }
 
 struct Sending {
-    said: SeenVector,
+    said: VersionVector,
     dump: Option<Serving<'static>>,
     next_dump: Option<crate::wire::peer::Request>,
 }
@@ -119,7 +119,7 @@ struct Simulation {
     offsets_ms: Vec<u64>,
     connections: Vec<Connection>,
     /// Every write that any node ever issued.
-    history: BTreeMap<Version, (u64, Effect)>,
+    history: BTreeMap<Version, (u64, Update)>,
     /// Acknowledged at `majority`: the key and the version.
     acknowledged: Vec<(u64, Version)>,
     disks: Vec<SimulatedDisk>,
@@ -128,7 +128,7 @@ struct Simulation {
     /// Whether disks are wiped and put back in this run; otherwise all that was acknowledged survives without a condition.
     loses_disks: bool,
     /// What the others had when a node lost its disk, and has not on its new one yet.
-    owed: Vec<Option<SeenVector>>,
+    owed: Vec<Option<VersionVector>>,
     /// Dumps that were kept, older and newer ones.
     backups: Vec<Vec<u8>>,
     seen_collected: u64,
@@ -180,7 +180,7 @@ impl Simulation {
         Now { wall_ms: WALL_MS + self.elapsed.as_millis() as u64 + self.offsets_ms[node], elapsed: self.elapsed }
     }
 
-    /// A life on what its disk holds. It may die while it reads and mends that, and begin anew.
+    /// An incarnation on what its disk holds. It may die while it reads and mends that, and begin anew.
     fn be_born(&mut self, node: usize) -> Life {
         loop {
             let disk = self.disks[node].clone();
@@ -203,15 +203,15 @@ impl Simulation {
         let shared: Arc<dyn Disk> = Arc::new(disk.clone());
         let config = config(node);
         let files = Files::find(&*shared)?;
-        let journal = Arc::new(Journal::new(Arc::clone(&shared), config.fsync, config.write_room, &files));
-        let (mesh, write_rx) = Mesh::new(config, Store::new(), self.random.next(), self.now(node), Some(Arc::clone(&journal)));
-        let mesh: &'static Mesh = Box::leak(Box::new(mesh));
-        let replayed = mesh.replay(&shared, &files, || false)?;
-        let writer = Writer::open(Arc::clone(&journal), &files, replayed.older_len, &replayed.last, replayed.snapshot_len, Instant::now())?;
-        mesh.record_life();
-        mesh.begin_recovery(self.now(node));
-        let (framer, durable) = (Framer::new(mesh.origin()), mesh.vector());
-        Ok(Life { mesh, write_rx, framer, heartbeat: Heartbeat::default(), round: None, journal, writer, snapshot: None, durable })
+        let wal = Arc::new(Wal::new(Arc::clone(&shared), config.fsync, config.write_room, &files));
+        let (replica, write_rx) = Replica::new(config, Store::new(), self.random.next(), self.now(node), Some(Arc::clone(&wal)));
+        let replica: &'static Replica = Box::leak(Box::new(replica));
+        let replayed = replica.replay(&shared, &files, || false)?;
+        let writer = Writer::open(Arc::clone(&wal), &files, replayed.older_len, &replayed.last, replayed.snapshot_len, Instant::now())?;
+        replica.record_incarnation();
+        replica.begin_recovery(self.now(node));
+        let (batcher, durable) = (Batcher::new(replica.origin()), replica.vector());
+        Ok(Life { replica, write_rx, batcher, heartbeat: HeartbeatLoop::default(), round: None, wal, writer, snapshot: None, durable })
     }
 
     /// What is left of its disk.
@@ -270,18 +270,18 @@ impl Simulation {
     fn write(&mut self, node: usize) {
         let key = self.random.next() % KEYS;
         let delete = self.random.one_in(3);
-        let effect = if delete { Effect::delete(key.to_string().as_bytes()) } else { self.effect(node, key) };
+        let effect = if delete { Update::delete(key.to_string().as_bytes()) } else { self.effect(node, key) };
         let waits = self.random.one_in(2) && self.nodes[node].round.is_none();
-        let mesh = self.nodes[node].mesh;
-        if mesh.writable().is_err() {
+        let replica = self.nodes[node].replica;
+        if replica.writable().is_err() {
             self.count("refused for the disk");
             return;
         }
-        if waits && (!mesh.is_open() || mesh.acks().quorum(AckLevel::Majority).is_err()) {
+        if waits && (!replica.is_open() || replica.acks().quorum(AckLevel::Majority).is_err()) {
             self.count("refused without quorum");
             return;
         }
-        let round = waits.then(|| mesh.acks().open_round(AckLevel::Majority));
+        let round = waits.then(|| replica.acks().open_round(AckLevel::Majority));
         let Some(stamp) = self.submit(node, key, effect) else { return };
         self.count(if delete { "deletes" } else { "writes" });
         if let Some(round) = round {
@@ -290,25 +290,25 @@ impl Simulation {
     }
 
     /// A value that says when it was written; some expire soon, some are over when they come, some stay for long.
-    fn effect(&mut self, node: usize, key: u64) -> Effect {
+    fn effect(&mut self, node: usize, key: u64) -> Update {
         let expires = match self.random.below(6) {
             0 => Some(self.now(node).wall_ms + self.random.next() % 1_000),
             1 => Some(self.now(node).wall_ms - self.random.next() % 1_000),
             2 => Some(self.now(node).wall_ms + FAR_MS),
             _ => None,
         };
-        Effect::put(key.to_string().as_bytes(), self.step.to_string().as_bytes(), expires.map(Expiry::from_wall_ms))
+        Update::put(key.to_string().as_bytes(), self.step.to_string().as_bytes(), expires.map(Expiry::from_wall_ms))
     }
 
-    fn submit(&mut self, node: usize, key: u64, effect: Effect) -> Option<Stamp> {
-        let mesh = self.nodes[node].mesh;
+    fn submit(&mut self, node: usize, key: u64, effect: Update) -> Option<Stamp> {
+        let replica = self.nodes[node].replica;
         let written =
-            mesh.submit().write::<()>(key.to_string().as_bytes(), 32, self.now(node).elapsed, &Deadline::within(Duration::ZERO), |_| {
+            replica.submit().write::<()>(key.to_string().as_bytes(), 32, self.now(node).elapsed, &Deadline::within(Duration::ZERO), |_| {
                 Ok(effect.clone())
             });
         // No room: the replicator has not had its turn for long.
         let stamp = written.ok()?;
-        let version = Version { stamp, origin: mesh.origin() };
+        let version = Version { stamp, origin: replica.origin() };
         assert!(self.history.insert(version, (key, effect)).is_none(), "version {version:?} was issued twice");
         Some(stamp)
     }
@@ -322,8 +322,8 @@ impl Simulation {
             return;
         }
         let writes: Vec<_> = taken.iter().map(|submitted| submitted.entry.clone()).collect();
-        let room = life.mesh.submit().held(taken.iter().map(|submitted| submitted.reserved).sum());
-        life.mesh.hand_over(&life.framer.frame(&writes), room);
+        let room = life.replica.submit().held(taken.iter().map(|submitted| submitted.reserved).sum());
+        life.replica.hand_over(&life.batcher.batch(&writes), room);
     }
 
     fn connect(&mut self, from: usize, to: usize) {
@@ -334,7 +334,7 @@ impl Simulation {
             return;
         }
         let place = |at: usize, of: usize| if of > at { of - 1 } else { of };
-        let (dialer, listener) = (self.nodes[from].mesh, self.nodes[to].mesh);
+        let (dialer, listener) = (self.nodes[from].replica, self.nodes[to].replica);
         dialer.dialing(place(from, to));
         let hello = dialer.hello(self.now(from));
         let (peer, protocol) = listener.check_hello(&hello, self.now(to)).expect("a good HELLO");
@@ -360,34 +360,34 @@ impl Simulation {
     fn send(&mut self, index: usize) {
         let from = self.connections[index].from;
         let now = self.now(from);
-        let mesh = self.nodes[from].mesh;
+        let replica = self.nodes[from].replica;
         let connection = &mut self.connections[index];
         let place = if connection.to > from { connection.to - 1 } else { connection.to };
         let Some(sender) = &mut connection.sender else { return };
         if connection.broken {
             connection.sender = None;
-            mesh.hung_up(place, now);
+            replica.hung_up(place, now);
             return;
         }
-        let Some(batch) = mesh.outbox(place).take(Duration::ZERO) else {
+        let Some(batch) = replica.outbox(place).take(Duration::ZERO) else {
             // It was given up.
             connection.sender = None;
             connection.broken = true;
-            mesh.hung_up(place, now);
+            replica.hung_up(place, now);
             return;
         };
         let (mut bytes, protocol) = (Vec::new(), connection.inbound.protocol());
-        let clocks = Some(mesh.clock().read(now.elapsed));
+        let clocks = Some(replica.clock().read(now.elapsed));
         batch.ack.map(|ack| Message::Ack(Ack { clocks, ..ack })).iter().for_each(|message| message.encode(&mut bytes, protocol));
         batch.echo.map(|sent| Message::Echo { sent, clocks }).iter().for_each(|message| message.encode(&mut bytes, protocol));
         batch.request.map(Message::Request).iter().for_each(|message| message.encode(&mut bytes, protocol));
-        batch.frames.iter().for_each(|frame| bytes.extend_from_slice(&frame.bytes));
+        batch.batches.iter().for_each(|batch| bytes.extend_from_slice(&batch.bytes));
         if let Some(upto) = batch.beat {
-            Message::Beat(mesh.beat(place, upto, &mut sender.said, now)).encode(&mut bytes, protocol);
+            Message::Heartbeat(replica.beat(place, upto, &mut sender.said, now)).encode(&mut bytes, protocol);
         }
         sender.next_dump = batch.serve.or(sender.next_dump.take());
         if sender.dump.is_none() {
-            sender.dump = sender.next_dump.take().map(|request| mesh.serve(request));
+            sender.dump = sender.next_dump.take().map(|request| replica.serve(request));
         }
         if let Some(dump) = &mut sender.dump {
             let mut lines = Vec::new();
@@ -418,9 +418,9 @@ impl Simulation {
     fn deliver(&mut self, index: usize) -> bool {
         let to = self.connections[index].to;
         let now = self.now(to);
-        let mesh = self.nodes[to].mesh;
+        let replica = self.nodes[to].replica;
         let connection = &mut self.connections[index];
-        if connection.receiver != mesh.origin() {
+        if connection.receiver != replica.origin() {
             connection.broken = true;
             connection.messages.clear();
             if connection.sender.is_none() {
@@ -432,8 +432,8 @@ impl Simulation {
         let ended = match connection.messages.pop_front() {
             Some(message) => {
                 let collected = matches!(&message, Message::Lines(lines) if lines.windows(6).any(|window| window == b"\"full\""));
-                mesh.heard(if connection.from > to { connection.from - 1 } else { connection.from }, 0, now.elapsed);
-                let ended = mesh.receive(&mut connection.inbound, message, now).is_err();
+                replica.heard(if connection.from > to { connection.from - 1 } else { connection.from }, 0, now.elapsed);
+                let ended = replica.receive(&mut connection.inbound, message, now).is_err();
                 if collected {
                     *self.tally.entry("full dumps").or_default() += 1;
                 }
@@ -444,7 +444,7 @@ impl Simulation {
         if ended {
             connection.broken = true;
             connection.messages.clear();
-            mesh.closed(&connection.inbound, now);
+            replica.closed(&connection.inbound, now);
             if connection.sender.is_none() {
                 self.connections.swap_remove(index);
                 return false;
@@ -474,15 +474,15 @@ impl Simulation {
     fn beat(&mut self, node: usize) {
         let now = self.now(node);
         let life = &mut self.nodes[node];
-        life.heartbeat.beat(life.mesh, now);
-        self.seen_collected = self.seen_collected.max(life.mesh.control.lock().collected);
+        life.heartbeat.beat(life.replica, now);
+        self.seen_collected = self.seen_collected.max(life.replica.control.lock().collected);
     }
 
     /// What a session does when it wakes.
     fn look_at_round(&mut self, node: usize) {
         let Some(pending) = self.nodes[node].round.take() else { return };
         if pending.round.is_met(pending.written) {
-            let version = Version { stamp: pending.written.upto, origin: self.nodes[node].mesh.origin() };
+            let version = Version { stamp: pending.written.upto, origin: self.nodes[node].replica.origin() };
             self.acknowledged.push((pending.key, version));
             self.count("acknowledged");
         } else if self.random.one_in(20) {
@@ -502,13 +502,13 @@ impl Simulation {
             2 if may_lose && !self.copies[node].is_empty() => Death::PutBack,
             _ => Death::PowerLoss,
         };
-        self.end_life(node, death);
+        self.end_incarnation(node, death);
     }
 
-    fn end_life(&mut self, node: usize, death: Death) {
+    fn end_incarnation(&mut self, node: usize, death: Death) {
         if matches!(death, Death::Wiped | Death::PutBack) {
-            let mut owed = SeenVector::default();
-            (0..NODES).filter(|other| *other != node).for_each(|other| owed.join(&self.nodes[other].mesh.vector()));
+            let mut owed = VersionVector::default();
+            (0..NODES).filter(|other| *other != node).for_each(|other| owed.join(&self.nodes[other].replica.vector()));
             self.owed[node] = Some(owed);
             self.count("lost disks");
         }
@@ -525,8 +525,8 @@ impl Simulation {
 
     /// A disk that was lost counts again once it holds what the others had when it was lost, as far as any of them still has it.
     fn note_caught_up(&mut self) {
-        let mut somewhere = SeenVector::default();
-        self.nodes.iter().for_each(|life| somewhere.join(&life.mesh.vector()));
+        let mut somewhere = VersionVector::default();
+        self.nodes.iter().for_each(|life| somewhere.join(&life.replica.vector()));
         for node in 0..NODES {
             let Some(owed) = &self.owed[node] else { continue };
             let durable = &self.nodes[node].durable;
@@ -549,10 +549,10 @@ impl Simulation {
     fn log_calmly(&mut self, node: usize) {
         let life = &mut self.nodes[node];
         // All of it was handed over before; but own writes that wait for the replicator are nobody's debt.
-        let vector = life.mesh.vector();
-        let mesh = life.mesh;
-        life.writer.step(Duration::ZERO, Instant::now, &mut |origin, stamp| mesh.durable(Some((origin, stamp))));
-        let condition = life.journal.condition();
+        let vector = life.replica.vector();
+        let replica = life.replica;
+        life.writer.step(Duration::ZERO, Instant::now, &mut |origin, stamp| replica.durable(Some((origin, stamp))));
+        let condition = life.wal.condition();
         if condition.stopped.is_none() && !condition.is_resuming {
             life.durable = vector;
         }
@@ -562,7 +562,7 @@ impl Simulation {
         if self.disks[node].is_dead() {
             self.count("deaths at an operation");
             let death = if self.random.one_in(2) { Death::Process } else { Death::PowerLoss };
-            self.end_life(node, death);
+            self.end_incarnation(node, death);
         } else {
             self.disks[node].restart_process();
         }
@@ -572,7 +572,7 @@ impl Simulation {
     fn compact(&mut self, node: usize, with_faults: bool) {
         let life = &mut self.nodes[node];
         let Some(mut snapshot) = life.snapshot.take() else {
-            life.snapshot = life.mesh.begin_resume().ok();
+            life.snapshot = life.replica.begin_resume().ok();
             return;
         };
         if let Err(why) = snapshot.await_log(Instant::now()) {
@@ -631,8 +631,8 @@ impl Simulation {
 
     /// What an operator keeps: a dump of one node, made while writes go on, in the place of an older one or not.
     fn back_up(&mut self, node: usize) {
-        let mesh = self.nodes[node].mesh;
-        let mut dump = mesh.dump();
+        let replica = self.nodes[node].replica;
+        let mut dump = replica.dump();
         let mut lines = Vec::new();
         while dump.write(150, &mut lines) {
             let writer = self.random.below(NODES);
@@ -650,7 +650,7 @@ impl Simulation {
         }
         let lines = self.backups[self.random.below(self.backups.len())].clone();
         let now = self.now(node);
-        let Ok(mut restore) = self.nodes[node].mesh.begin_restore(now) else { return };
+        let Ok(mut restore) = self.nodes[node].replica.begin_restore(now) else { return };
         for line in lines.split(|byte| *byte == b'\n') {
             // Whatever else happens meanwhile.
             if self.random.one_in(3) {
@@ -679,22 +679,26 @@ impl Simulation {
     /// I1, against everything that was ever written.
     fn check(&self) {
         for life in &self.nodes {
-            let vector = life.mesh.vector();
+            let vector = life.replica.vector();
             for (version, (key, _)) in self.history.iter().filter(|(version, _)| vector.covers(**version)) {
-                let entry = life.mesh.store().entry(key.to_string().as_bytes());
+                let entry = life.replica.store().entry(key.to_string().as_bytes());
                 match entry {
                     Some(entry) => {
-                        assert!(entry.version() >= *version, "{} claims {version:?} of key {key} and holds {entry:?}", life.mesh.origin());
+                        assert!(
+                            entry.version() >= *version,
+                            "{} claims {version:?} of key {key} and holds {entry:?}",
+                            life.replica.origin()
+                        );
                         let (written_key, written) = &self.history[&entry.version()];
                         let is_spent = entry.value().is_none() && self.has_expired(written);
                         let is_whole = (entry.value(), entry.expires()) == (written.entry().value(), written.entry().expires());
                         assert!(key == written_key && (is_whole || is_spent), "nobody wrote {entry:?}, but {written:?}");
                     }
                     None => {
-                        let deleted = |(later, (other, effect)): (&Version, &(u64, Effect))| {
+                        let deleted = |(later, (other, effect)): (&Version, &(u64, Update))| {
                             other == key && (effect.is_delete() || self.has_expired(effect)) && later >= version
                         };
-                        assert!(self.history.range(version..).any(deleted), "{} lost {version:?} of key {key}", life.mesh.origin());
+                        assert!(self.history.range(version..).any(deleted), "{} lost {version:?} of key {key}", life.replica.origin());
                     }
                 }
             }
@@ -702,7 +706,7 @@ impl Simulation {
     }
 
     /// By every clock.
-    fn has_expired(&self, effect: &Effect) -> bool {
+    fn has_expired(&self, effect: &Update) -> bool {
         let clocks = (0..NODES).map(|node| self.now(node).wall_ms).min().unwrap_or_default();
         effect.entry().expires().is_some_and(|expires| expires.is_over(clocks))
     }
@@ -715,7 +719,7 @@ impl Simulation {
                 return;
             }
         }
-        panic!("did not converge: {:#?}", (0..NODES).map(|node| self.nodes[node].mesh.status(self.now(node))).collect::<Vec<_>>());
+        panic!("did not converge: {:#?}", (0..NODES).map(|node| self.nodes[node].replica.status(self.now(node))).collect::<Vec<_>>());
     }
 
     /// A turn of everybody, without faults.
@@ -727,7 +731,7 @@ impl Simulation {
             self.replicate(from);
             self.look_at_round(from);
             self.disks[from].set_capacity(None);
-            if self.nodes[from].mesh.writable().is_err() || self.nodes[from].snapshot.is_some() {
+            if self.nodes[from].replica.writable().is_err() || self.nodes[from].snapshot.is_some() {
                 self.compact(from, false);
             }
             self.log_calmly(from);
@@ -750,25 +754,25 @@ impl Simulation {
     }
 
     fn is_converged(&self) -> bool {
-        let first = self.nodes[0].mesh;
+        let first = self.nodes[0].replica;
         // What expires before is let go by each in its time.
         let soon = self.now(0).wall_ms + FAR_MS / 2;
         self.nodes.iter().all(|life| {
-            matches!(life.mesh.stage(), Stage::Open { degraded: false })
+            matches!(life.replica.stage(), Stage::Open { degraded: false })
                 && life.write_rx.is_empty()
-                && life.mesh.vector() == first.vector()
-                && life.mesh.store().digest(soon) == first.store().digest(soon)
+                && life.replica.vector() == first.vector()
+                && life.replica.store().digest(soon) == first.store().digest(soon)
         })
     }
 
     fn check_end(&self) {
         self.check();
-        let vector = self.nodes[0].mesh.vector();
+        let vector = self.nodes[0].replica.vector();
         for (key, version) in &self.acknowledged {
             assert!(vector.covers(*version), "the acknowledged write {version:?} of key {key} is nowhere");
         }
-        // Without a bug it takes a dump that broke off, or frames behind a gap, of a node that then lost its memory.
-        let divergences: u64 = self.nodes.iter().map(|life| life.mesh.control.lock().divergences).sum();
+        // Without a bug it takes a dump that broke off, or batches behind a gap, of a node that then lost its memory.
+        let divergences: u64 = self.nodes.iter().map(|life| life.replica.control.lock().divergences).sum();
         assert!(divergences == 0 || self.tally.contains_key("crashes"), "nodes diverged at equal vectors");
     }
 }

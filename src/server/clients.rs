@@ -15,7 +15,7 @@ use parking_lot::{Condvar, Mutex};
 use crate::server::client::Client;
 
 /// A session holds its buffers on the heap; its stack stays shallow: what has been touched of it, an idle client keeps. So what a session does only now and then is marked `inline(never)`, and
-/// its locals are no part of the frames that every client has. It is a page for each.
+/// its locals are no part of the stack frames that every client has. It is a page for each.
 const STACK_LEN: usize = 256 << 10;
 /// Ended threads that may be unjoined while nobody else ends; each holds little more than its stack.
 const ENDED_MAX: usize = 16;

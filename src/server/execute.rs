@@ -102,7 +102,7 @@ impl<'a> Executor<'a> {
 
     pub fn queue(&mut self, request: &[u8]) -> Reply<'static> {
         self.tally.commands += 1;
-        if !self.shared.services.mesh.is_open() {
+        if !self.shared.services.replica.is_open() {
             self.transaction.spoil();
             return self.loading();
         }
@@ -153,7 +153,7 @@ impl<'a> Executor<'a> {
     pub fn execute<'c>(&mut self, command: &'c Command<'_>, wire: Wire, moment: &Moment) -> Done<'c> {
         self.tally.commands += 1;
         let services = &self.shared.services;
-        if !services.mesh.is_open() && !catalogue::answers_while_loading(command) {
+        if !services.replica.is_open() && !catalogue::answers_while_loading(command) {
             return Done::Reply(self.loading());
         }
         if wire == Wire::Text && self.queues() && !matches!(command, Command::Ack { .. }) {
@@ -240,7 +240,7 @@ impl<'a> Executor<'a> {
     }
 
     fn loading(&self) -> Reply<'static> {
-        Reply::error(ErrorCode::Loading, self.shared.services.mesh.loading(Now::read()))
+        Reply::error(ErrorCode::Loading, self.shared.services.replica.loading(Now::read()))
     }
 
     pub fn refused(&mut self, refusal: Refusal) -> Reply<'static> {

@@ -8,7 +8,7 @@ use std::ops::Range;
 use std::time::Duration;
 
 use crate::data::clock::Now;
-use crate::data::entry::{Effect, Entry, Expiry};
+use crate::data::entry::{Entry, Expiry, Update};
 use crate::store;
 use crate::wire::command::{Action, Bytes, ExpireOnly, ExpiryUnit, Lifetime, Limits, Only, Set, SetAnswer};
 use crate::wire::quoting::shown;
@@ -82,7 +82,7 @@ impl<'e> Live<'e> {
 /// What a command comes to.
 pub(crate) struct Verdict<'c> {
     /// `None`: nothing is written.
-    pub effect: Option<Effect>,
+    pub effect: Option<Update>,
     pub reply: Reply<'c>,
 }
 
@@ -91,18 +91,18 @@ impl<'c> Verdict<'c> {
         Verdict { effect: None, reply }
     }
 
-    fn write(effect: Effect, reply: Reply<'c>) -> Verdict<'c> {
+    fn write(effect: Update, reply: Reply<'c>) -> Verdict<'c> {
         Verdict { effect: Some(effect), reply }
     }
 }
 
 /// The key with the value that a command brings, copied before any lock is taken: it may have megabytes.
-pub(crate) fn brought(key: &[u8], action: &Action<'_>) -> Option<Effect> {
+pub(crate) fn brought(key: &[u8], action: &Action<'_>) -> Option<Update> {
     match action {
         // With room for an expiry, where there will be one. (Where it is to be kept and there is none, it is copied once more.)
         Action::Set(set) => {
             let is_endless = matches!(set.lifetime, Lifetime::Endless);
-            Some(Effect::put(key, &set.value, (!is_endless).then_some(Expiry::from_wall_ms(0))))
+            Some(Update::put(key, &set.value, (!is_endless).then_some(Expiry::from_wall_ms(0))))
         }
         _ => None,
     }
@@ -126,7 +126,7 @@ pub(crate) fn size(action: &Action<'_>) -> usize {
 pub(crate) fn judge<'c>(
     key: &'c [u8],
     action: &Action<'_>,
-    brought: &mut Option<Effect>,
+    brought: &mut Option<Update>,
     current: Option<Live<'_>>,
     limits: &Limits,
     moment: &Moment,
@@ -146,15 +146,15 @@ pub(crate) fn judge<'c>(
         }
         Action::Set(set) => judge_set(key, set, brought, current, moment),
         Action::Delete { strict: true } => match current {
-            Some(_) => Verdict::write(Effect::delete(key), Reply::Ok),
+            Some(_) => Verdict::write(Update::delete(key), Reply::Ok),
             None => absent(),
         },
         Action::Delete { strict: false } => match current {
-            Some(_) => Verdict::write(Effect::delete(key), Reply::Integer(1)),
+            Some(_) => Verdict::write(Update::delete(key), Reply::Integer(1)),
             None => number(0),
         },
         Action::GetDelete => match current {
-            Some(live) => Verdict::write(Effect::delete(key), live.reply()),
+            Some(live) => Verdict::write(Update::delete(key), live.reply()),
             None => absent(),
         },
         Action::GetWrong { wrong } => current.map_or_else(absent, |_| Verdict::reply(wrong.clone().into_reply())),
@@ -216,7 +216,7 @@ pub(crate) fn judge<'c>(
     }
 }
 
-fn judge_set<'c>(key: &'c [u8], set: &Set<'_>, brought: &mut Option<Effect>, current: Option<Live<'_>>, moment: &Moment) -> Verdict<'c> {
+fn judge_set<'c>(key: &'c [u8], set: &Set<'_>, brought: &mut Option<Update>, current: Option<Live<'_>>, moment: &Moment) -> Verdict<'c> {
     let refused = match set.only {
         Only::Always => false,
         Only::IfAbsent => current.is_some(),
@@ -239,7 +239,7 @@ fn judge_set<'c>(key: &'c [u8], set: &Set<'_>, brought: &mut Option<Effect>, cur
     // Taken already, if this is judged once more.
     let mut put = |expires| match brought.take() {
         Some(effect) => effect.expiring(expires),
-        None => Effect::put(key, &set.value, expires),
+        None => Update::put(key, &set.value, expires),
     };
     let effect = match set.lifetime {
         Lifetime::Endless => put(None),
@@ -247,7 +247,7 @@ fn judge_set<'c>(key: &'c [u8], set: &Set<'_>, brought: &mut Option<Effect>, cur
         Lifetime::Until(at) => match future(at, moment) {
             Some(expires) => put(Some(expires)),
             // Over before it has begun: nobody could ever see it.
-            None => Effect::delete(key),
+            None => Update::delete(key),
         },
     };
     Verdict::write(effect, reply)
@@ -265,12 +265,12 @@ fn strict_refusal(key: &[u8], only: Only) -> Reply<'static> {
 }
 
 /// The value with the lifetime that it has.
-fn kept(key: &[u8], current: Option<Live<'_>>, value: &[u8]) -> Effect {
-    Effect::put(key, value, current.and_then(Live::expires))
+fn kept(key: &[u8], current: Option<Live<'_>>, value: &[u8]) -> Update {
+    Update::put(key, value, current.and_then(Live::expires))
 }
 
 /// The same value with another lifetime.
-fn expire(key: &[u8], live: Live<'_>, lifetime: Lifetime, moment: &Moment) -> Option<Effect> {
+fn expire(key: &[u8], live: Live<'_>, lifetime: Lifetime, moment: &Moment) -> Option<Update> {
     let expires = match lifetime {
         Lifetime::Kept => return None,
         Lifetime::Endless => {
@@ -279,10 +279,10 @@ fn expire(key: &[u8], live: Live<'_>, lifetime: Lifetime, moment: &Moment) -> Op
         }
         Lifetime::Until(at) => match future(at, moment) {
             Some(expires) => Some(expires),
-            None => return Some(Effect::delete(key)),
+            None => return Some(Update::delete(key)),
         },
     };
-    Some(Effect::put(key, live.value(), expires))
+    Some(Update::put(key, live.value(), expires))
 }
 
 /// `None` for what is over.

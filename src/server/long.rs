@@ -8,9 +8,9 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use crate::data::clock::{Now, wall_ms};
-use crate::data::entry::{Effect, Entry};
+use crate::data::entry::{Entry, Update};
 use crate::replication::acks::{Held, Holders};
-use crate::replication::compaction::{Compacted, NotCompacted};
+use crate::replication::snapshots::{Compacted, NotCompacted};
 use crate::replication::submit::WRITE_OVERHEAD;
 use crate::server::execute::Executor;
 use crate::server::judge::{Live, Moment};
@@ -116,7 +116,7 @@ pub(crate) fn write(outgoing: Outgoing<'_, '_>, executor: &mut Executor<'_>, lon
             }
         },
         Long::Dump => buffered(outgoing, |out| {
-            let mut dump = services.mesh.dump();
+            let mut dump = services.replica.dump();
             let mut lines = Vec::new();
             while {
                 lines.clear();
@@ -183,16 +183,16 @@ pub(crate) fn answer(executor: &mut Executor<'_>, long: Long, may_wait: bool) ->
             Reply::Ok
         }
         Long::Status => {
-            let lines = services.mesh.status(Now::read()).into_iter().chain(status(shared));
+            let lines = services.replica.status(Now::read()).into_iter().chain(status(shared));
             Reply::Text(lines.fold(String::new(), |mut text, (name, value)| {
                 let _ = writeln!(text, "{name} {value}");
                 text
             }))
         }
-        Long::Peers => Reply::Text(services.mesh.peers(Now::read()).into_iter().map(|line| line + "\n").collect()),
+        Long::Peers => Reply::Text(services.replica.peers(Now::read()).into_iter().map(|line| line + "\n").collect()),
         Long::Info(sections) => introspect::info(shared, &sections),
-        Long::Compact => compacted(services.mesh.compact()),
-        Long::Resume => compacted(services.mesh.resume()),
+        Long::Compact => compacted(services.replica.compact()),
+        Long::Resume => compacted(services.replica.resume()),
         Long::Help(None) => {
             let lines = HELP.iter().map(help_line).chain(WORDS.map(str::to_owned));
             Reply::Text(lines.map(|line| line + "\n").collect())
@@ -308,7 +308,7 @@ fn flush(executor: &mut Executor<'_>) -> Reply<'static> {
         let span: Vec<&[u8]> = keys.iter().map(|key| &**key).collect();
         let plan = |view: &View<'_>| {
             let live = keys.iter().filter(|key| Live::of(view.entry(key), &moment).is_some());
-            Ok((live.map(|key| Effect::delete(key)).collect(), ()))
+            Ok((live.map(|key| Update::delete(key)).collect(), ()))
         };
         if let Err(refusal) = executor.writes.several(executor.level, Span::Keys(&span), len, &moment, plan) {
             let refused = executor.refused(refusal);

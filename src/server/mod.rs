@@ -2,7 +2,7 @@
 //!
 //! Owns the listening socket, the sockets of clients, and their threads. A session reads what its client has sent, executes *all* of it as one
 //! round, waits once until the writes of the round are acknowledged, and answers with one write. It sees of replication only the face for
-//! writes ([`Submit`], [`Acks`]) and the reports of [`Mesh`].
+//! writes ([`Submit`], [`Acks`]) and the reports of [`Replica`].
 
 mod buffer;
 pub(crate) mod client;
@@ -35,7 +35,7 @@ use crossbeam_channel::{Sender, bounded};
 use crate::config::Config;
 use crate::process::logging::LogLimit;
 use crate::replication::acks::Acks;
-use crate::replication::mesh::Mesh;
+use crate::replication::replica::Replica;
 use crate::replication::submit::Submit;
 use crate::server::clients::Clients;
 use crate::server::session_room::{READ_ROOM, REPLY_ROOM, SessionRoom};
@@ -51,17 +51,17 @@ pub struct Services {
     pub submit: Arc<Submit>,
     pub acks: Arc<Acks>,
     /// Asked whether it is open, and for its reports; writes go through `submit` and `acks`.
-    pub mesh: Arc<Mesh>,
+    pub replica: Arc<Replica>,
 }
 
 impl Services {
-    pub(crate) fn of(mesh: Arc<Mesh>) -> Services {
+    pub(crate) fn of(replica: Arc<Replica>) -> Services {
         Services {
-            config: Arc::clone(mesh.config()),
-            store: Arc::clone(mesh.store()),
-            submit: Arc::clone(mesh.submit()),
-            acks: Arc::clone(mesh.acks()),
-            mesh,
+            config: Arc::clone(replica.config()),
+            store: Arc::clone(replica.store()),
+            submit: Arc::clone(replica.submit()),
+            acks: Arc::clone(replica.acks()),
+            replica,
         }
     }
 }
@@ -110,8 +110,8 @@ pub(crate) struct Counters {
 
 impl Server {
     /// Serves clients on `listener`, which [`listen`] makes, from now on.
-    pub fn start(listener: TcpListener, mesh: Arc<Mesh>) -> io::Result<Server> {
-        let services = Services::of(mesh);
+    pub fn start(listener: TcpListener, replica: Arc<Replica>) -> io::Result<Server> {
+        let services = Services::of(replica);
         let config = &services.config;
         let limits = Limits { key_len_max: config.key_len_max, value_len_max: config.value_len_max };
         let clients = Clients::new(config.clients_max);

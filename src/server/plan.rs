@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 
-use crate::data::entry::{Effect, Entry, Key};
+use crate::data::entry::{Entry, Key, Update};
 use crate::replication::submit::WRITE_OVERHEAD;
 use crate::server::judge::{self, Live, Moment};
 use crate::server::lookups::Lookups;
@@ -19,7 +19,7 @@ pub(crate) struct Plan<'v> {
     limits: &'v Limits,
     moment: &'v Moment,
     /// In the order in which their keys were written first.
-    effects: Vec<Effect>,
+    effects: Vec<Update>,
     places: HashMap<Key, usize>,
     /// What the commands so far have looked for.
     pub lookups: Lookups,
@@ -34,10 +34,10 @@ pub(crate) const KEYS_MAX: usize = 1 << 16;
 const STEP_COST: usize = 64;
 
 /// What a command brings, copied before any lock is taken; each is taken at most once.
-pub(crate) fn brought(command: &Command<'_>) -> Vec<Option<Effect>> {
+pub(crate) fn brought(command: &Command<'_>) -> Vec<Option<Update>> {
     match command {
         Command::One { key, action } => vec![judge::brought(key, action)],
-        Command::Several(Several::Set { pairs, .. }) => pairs.iter().map(|(key, value)| Some(Effect::put(key, value, None))).collect(),
+        Command::Several(Several::Set { pairs, .. }) => pairs.iter().map(|(key, value)| Some(Update::put(key, value, None))).collect(),
         _ => Vec::new(),
     }
 }
@@ -68,12 +68,12 @@ impl<'v> Plan<'v> {
         self.left == 0
     }
 
-    pub fn into_effects(self) -> Vec<Effect> {
+    pub fn into_effects(self) -> Vec<Update> {
         self.effects
     }
 
     /// What a command comes to; `None` for those that do not concern data. `brought` is what [`brought`] made of it.
-    pub fn run<'c>(&mut self, command: &'c Command<'_>, brought: &mut [Option<Effect>]) -> Option<Reply<'c>> {
+    pub fn run<'c>(&mut self, command: &'c Command<'_>, brought: &mut [Option<Update>]) -> Option<Reply<'c>> {
         if self.is_too_large() {
             return Some(Reply::Null);
         }
@@ -82,7 +82,7 @@ impl<'v> Plan<'v> {
         Some(reply)
     }
 
-    fn answer<'c>(&mut self, command: &'c Command<'_>, brought: &mut [Option<Effect>]) -> Option<Reply<'c>> {
+    fn answer<'c>(&mut self, command: &'c Command<'_>, brought: &mut [Option<Update>]) -> Option<Reply<'c>> {
         Some(match command {
             Command::One { key, action } => self.one(key, action, brought.first_mut().unwrap_or(&mut None)),
             Command::Several(several) => self.several(several, brought),
@@ -98,7 +98,7 @@ impl<'v> Plan<'v> {
             Command::RandomKey => self.random_key().map_or(Reply::Null, Reply::Value),
             Command::Flush => {
                 for key in self.live_keys() {
-                    self.note(Effect::delete(&key));
+                    self.note(Update::delete(&key));
                 }
                 Reply::Ok
             }
@@ -106,7 +106,7 @@ impl<'v> Plan<'v> {
         })
     }
 
-    fn one<'c>(&mut self, key: &'c [u8], action: &Action<'_>, brought: &mut Option<Effect>) -> Reply<'c> {
+    fn one<'c>(&mut self, key: &'c [u8], action: &Action<'_>, brought: &mut Option<Update>) -> Reply<'c> {
         let current = self.current(key);
         let is_there = current.is_some();
         let verdict = judge::judge(key, action, brought, current, self.limits, self.moment);
@@ -117,7 +117,7 @@ impl<'v> Plan<'v> {
         verdict.reply
     }
 
-    fn several<'c>(&mut self, several: &'c Several<'_>, brought: &mut [Option<Effect>]) -> Reply<'c> {
+    fn several<'c>(&mut self, several: &'c Several<'_>, brought: &mut [Option<Update>]) -> Reply<'c> {
         match several {
             Several::Get(keys) => Reply::Array(keys.iter().map(|key| self.one(key, &Action::Get, &mut None)).collect()),
             Several::Exists(keys) => {
@@ -129,7 +129,7 @@ impl<'v> Plan<'v> {
                 let mut deleted = 0;
                 for key in keys {
                     if self.current(key).is_some() {
-                        self.note(Effect::delete(key));
+                        self.note(Update::delete(key));
                         deleted += 1;
                     }
                 }
@@ -141,7 +141,7 @@ impl<'v> Plan<'v> {
                 }
                 for (place, (key, value)) in pairs.iter().enumerate() {
                     let brought = brought.get_mut(place).and_then(Option::take);
-                    self.note(brought.unwrap_or_else(|| Effect::put(key, value, None)));
+                    self.note(brought.unwrap_or_else(|| Update::put(key, value, None)));
                 }
                 if *only_absent { Reply::Integer(1) } else { Reply::Ok }
             }
@@ -156,9 +156,9 @@ impl<'v> Plan<'v> {
             return Reply::Integer(0);
         }
         if from != to {
-            let moved = Effect::put(to, live.value(), live.expires());
+            let moved = Update::put(to, live.value(), live.expires());
             self.note(moved);
-            self.note(Effect::delete(from));
+            self.note(Update::delete(from));
         }
         done()
     }
@@ -175,7 +175,7 @@ impl<'v> Plan<'v> {
         self.spend(met * STEP_COST);
         if next.is_none() {
             // What was made before in this transaction has no place yet.
-            let made = self.effects.iter().map(Effect::entry).filter(|made| Live::of(self.view.entry(made.key()), self.moment).is_none());
+            let made = self.effects.iter().map(Update::entry).filter(|made| Live::of(self.view.entry(made.key()), self.moment).is_none());
             let live = made.filter(|made| Live::of(Some(made), self.moment).is_some() && wanted(made.key()));
             keys.extend(live.map(|made| Reply::Value(made.shared_key())));
         }
@@ -183,7 +183,7 @@ impl<'v> Plan<'v> {
     }
 
     fn count(&self) -> i64 {
-        let difference = |effect: &Effect| {
+        let difference = |effect: &Update| {
             let before = Live::of(self.view.entry(effect.entry().key()), self.moment).is_some();
             i64::from(Live::of(Some(effect.entry()), self.moment).is_some()) - i64::from(before)
         };
@@ -216,7 +216,7 @@ impl<'v> Plan<'v> {
                 keys.push(entry.shared_key());
             }
         });
-        let made = self.effects.iter().map(Effect::entry).filter(|made| Live::of(Some(made), self.moment).is_some());
+        let made = self.effects.iter().map(Update::entry).filter(|made| Live::of(Some(made), self.moment).is_some());
         keys.extend(made.map(Entry::shared_key));
         keys
     }
@@ -228,7 +228,7 @@ impl<'v> Plan<'v> {
         }
     }
 
-    fn note(&mut self, effect: Effect) {
+    fn note(&mut self, effect: Update) {
         self.spend(effect.entry().size());
         match self.places.get(effect.entry().key()) {
             Some(place) => self.effects[*place] = effect,

@@ -45,7 +45,7 @@ enum Failed {
 pub(crate) fn run(shared: &Shared, socket: &TcpStream, buffer: &mut ReadBuffer<'_>, replies: &mut Vec<u8>) -> io::Result<bool> {
     // A client that stalls would hold the collector for as long.
     socket.set_read_timeout(Some(shared.services.config.write_timeout))?;
-    let taken = shared.services.mesh.begin_restore(Now::read()).map_err(|why| refusal(why, 0, 0)).and_then(|restore| {
+    let taken = shared.services.replica.begin_restore(Now::read()).map_err(|why| refusal(why, 0, 0)).and_then(|restore| {
         let taking = Taking { shared, restore, lines: 0, began: Instant::now(), waited: Duration::ZERO, came: 0 };
         taking.run(socket, buffer)
     });

@@ -22,7 +22,7 @@ pub(crate) const OTHER: Origin = Origin { node: NodeId(2), nonce: 9 };
 
 pub(crate) struct Fixture {
     pub server: Server,
-    pub mesh: Arc<Mesh>,
+    pub replica: Arc<Replica>,
     pub store: Arc<Store>,
     submit: Arc<Submit>,
     acks: Arc<Acks>,
@@ -38,18 +38,18 @@ pub(crate) fn closed_fixture(listener: TcpListener, peers: usize, settings: &str
         ids.join(",")
     );
     let config = Arc::new(Config::from_json(&json, "test").unwrap());
-    let (mesh, write_rx) = Mesh::new(config, Store::new(), 7, Now { wall_ms: 0, elapsed: Duration::ZERO }, None);
-    let mesh = Arc::new(mesh);
+    let (replica, write_rx) = Replica::new(config, Store::new(), 7, Now { wall_ms: 0, elapsed: Duration::ZERO }, None);
+    let replica = Arc::new(replica);
     let replicator = thread::spawn({
-        let submit = Arc::clone(mesh.submit());
+        let submit = Arc::clone(replica.submit());
         move || write_rx.iter().for_each(|submitted| drop(submit.held(submitted.reserved)))
     });
     for peer in 0..peers {
-        mesh.acks().set_up(peer, true);
+        replica.acks().set_up(peer, true);
     }
-    let server = Server::start(listener, Arc::clone(&mesh)).unwrap();
-    let Services { store, submit, acks, .. } = Services::of(Arc::clone(&mesh));
-    Fixture { server, mesh, store, submit, acks, replicator }
+    let server = Server::start(listener, Arc::clone(&replica)).unwrap();
+    let Services { store, submit, acks, .. } = Services::of(Arc::clone(&replica));
+    Fixture { server, replica, store, submit, acks, replicator }
 }
 
 /// A peer's ack: it has everything up to here.
@@ -71,7 +71,7 @@ pub(crate) fn any_port() -> TcpListener {
 
 impl Fixture {
     fn open(&self) {
-        self.mesh.tick(Now { wall_ms: 3_600_000, elapsed: Duration::from_secs(3600) });
+        self.replica.tick(Now { wall_ms: 3_600_000, elapsed: Duration::from_secs(3600) });
     }
 
     pub fn connect(&self) -> Client {
@@ -88,7 +88,7 @@ impl Fixture {
 
     /// Another node's write arrives, or is known to be somewhere: the clock is above it.
     pub fn foreign(&self, key: &str, value: Option<&str>) -> Entry {
-        let version = Version { stamp: self.mesh.clock().issue(crate::data::clock::elapsed()), origin: OTHER };
+        let version = Version { stamp: self.replica.clock().issue(crate::data::clock::elapsed()), origin: OTHER };
         Entry::new(key.as_bytes(), value.map(str::as_bytes), None, version)
     }
 

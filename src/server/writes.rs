@@ -6,7 +6,7 @@
 use std::ops::Range;
 
 use crate::data::clock::{Deadline, Lead, Stamp};
-use crate::data::entry::{Effect, Entry};
+use crate::data::entry::{Entry, Update};
 use crate::replication::acks::{NoQuorum, Round, Waited, Written};
 use crate::replication::submit::NotWritten;
 use crate::server::Services;
@@ -86,7 +86,7 @@ impl<'a> Writes<'a> {
 
     /// Whether something can be written at this level at all. To be asked before anything is applied.
     pub fn check(&self, level: AckLevel) -> Result<(), Refusal> {
-        self.services.mesh.writable().map_err(Refusal::ReadOnly)?;
+        self.services.replica.writable().map_err(Refusal::ReadOnly)?;
         self.services.acks.quorum(level).map_err(Refusal::NoQuorum)
     }
 
@@ -111,7 +111,7 @@ impl<'a> Writes<'a> {
         span: Span<'_>,
         len: usize,
         moment: &Moment,
-        mut plan: impl FnMut(&View<'_>) -> Result<(Vec<Effect>, T), Refusal>,
+        mut plan: impl FnMut(&View<'_>) -> Result<(Vec<Update>, T), Refusal>,
     ) -> Result<T, Refusal> {
         self.check(level)?;
         self.open(level);
@@ -294,7 +294,7 @@ pub(crate) fn full(services: &Services) -> String {
 }
 
 /// Whether an effect takes more than what is there: with the same value and another lifetime it does not.
-fn grows(current: Option<&Entry>, effect: &Effect) -> bool {
+fn grows(current: Option<&Entry>, effect: &Update) -> bool {
     !effect.is_delete() && current.is_none_or(|current| current.value() != effect.entry().value())
 }
 

@@ -266,7 +266,7 @@ impl Store {
         self.merge_with(arrived.key(), arrived.version(), covered, |slot| self.put_arrived(slot, entry))
     }
 
-    /// The same of a write that lies in its frame.
+    /// The same of a write that lies in its batch.
     pub fn merge_write(&self, write: EntryRef<'_>, covered: impl FnOnce(Version) -> bool) -> Merged {
         if write.size() > COPIED_LEN_MAX {
             return self.merge(write.to_entry(), covered);

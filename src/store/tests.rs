@@ -61,7 +61,7 @@ proptest! {
 
     /// Overwritten or not: and what a reader holds stays what it was.
     #[test]
-    fn writes_of_frames_are_merged_as_entries_are(entries in prop::collection::vec((any_entry(), prop::option::of(1..3u64), any::<bool>()), 0..60)) {
+    fn writes_of_batches_are_merged_as_entries_are(entries in prop::collection::vec((any_entry(), prop::option::of(1..3u64), any::<bool>()), 0..60)) {
         let (store, by_reference) = (Store::new(), Store::new());
         let mut shown = Vec::new();
         for (entry, expires, is_read) in &entries {

@@ -32,7 +32,7 @@ pub enum BrokenRule {
     AckAfterSleep,
     /// A write of this node that loses here before it is acknowledged is written once more, above the winner (I8).
     SecondStamp,
-    /// A node's origin is the same in every life.
+    /// A node's origin is the same in every incarnation.
     KeepOrigin,
     /// Stamps are of the wall clock: what others have stamped does not move it.
     WallClock,
@@ -40,7 +40,7 @@ pub enum BrokenRule {
     ReplicateCommands,
     /// What comes of a dump that was given up is merged like anything else (I6 c).
     MergeLate,
-    /// That lives are folded is believed at once, and not at a dump's end line (I5).
+    /// That incarnations are folded is believed at once, and not at a dump's end line (I5).
     FoldAtOnce,
     /// What this node has handed to its system counts as what the peer takes.
     CountWhatLeaves,

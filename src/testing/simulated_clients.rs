@@ -6,7 +6,7 @@ use std::sync::{Arc, OnceLock};
 
 use crate::data::clock::Now;
 use crate::process::logging::LogLimit;
-use crate::replication::mesh::Mesh;
+use crate::replication::replica::Replica;
 use crate::server::client::Client;
 use crate::server::clients::Clients;
 use crate::server::judge::Moment;
@@ -29,8 +29,8 @@ pub struct SimulatedClient<'a> {
 }
 
 impl SimulatedServer {
-    pub fn new(mesh: Arc<Mesh>) -> io::Result<SimulatedServer> {
-        let services = Services::of(mesh);
+    pub fn new(replica: Arc<Replica>) -> io::Result<SimulatedServer> {
+        let services = Services::of(replica);
         let limits = Limits { key_len_max: services.config.key_len_max, value_len_max: services.config.value_len_max };
         let socket = socket()?;
         let addr = socket.local_addr()?;

@@ -1,4 +1,4 @@
-//! The file system, as far as the journal uses it: a handful of operations on the files of one directory.
+//! The file system, as far as the write-ahead log uses it: a handful of operations on the files of one directory.
 //!
 //! Two implement it: [`Directory`] is the real one; the tests' simulated disk forgets what was not synced. So the code that decides what is durable runs on both.
 

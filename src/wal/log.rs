@@ -3,7 +3,7 @@
 //! ```text
 //! magic  8 bytes  "kvmesh-l"
 //! format u32      1, little-endian; every later format begins with these twelve bytes, too, and is refused in words
-//! then records, each an envelope (envelope.rs): length u32 | crc32 u32 | body
+//! then records, each a frame (frame.rs): length u32 | crc32 u32 | body
 //! ```
 //!
 //! Knows nothing of what a body means. A process or a machine that dies while it appends leaves a *torn tail*: bytes after the last whole record, with no whole record

@@ -1,8 +1,8 @@
-//! The journal: what this node knows, on its disk.
+//! The write-ahead log: what this node knows, on its disk.
 //!
 //! # What is written, and when it counts
 //!
-//! Everything that changes the store or the vector becomes a *record*: the frames of this node's own writes and of its peers as they travel, the lines of dumps as they
+//! Everything that changes the store or the vector becomes a *record*: the batches of this node's own writes and of its peers as they travel, the lines of dumps as they
 //! came, what a dump's end line proved, what was removed. Records are appended to the log ([`log`]) in the order in which they were handed over: one thread takes
 //! everything that waits, writes it with one call, makes it durable with one more (`fsync: always`), and then says how far each origin's writes have got. Only
 //! then are sessions answered and peers' writes acknowledged (I7).
@@ -40,7 +40,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{RecvTimeoutError, Sender, bounded};
 use parking_lot::{Condvar, Mutex};
 
-use crate::budget::{Reserved, Room};
+use crate::budget::{ByteBudget, Permit};
 use crate::data::clock::Stamp;
 use crate::data::entry::Origin;
 use crate::wal::disk::Disk;
@@ -82,26 +82,26 @@ impl FromStr for Fsync {
     }
 }
 
-/// What is to be logged: whole envelopes, or none, and what is true once they, and all before them, are durable.
+/// What is to be logged: whole frames, or none, and what is true once they, and all before them, are durable.
 pub struct Record {
     pub bytes: Arc<Vec<u8>>,
     /// Every write of this origin up to this stamp is in the log by then, or superseded.
     pub reached: Option<(Origin, Stamp)>,
-    /// Room that the bytes take until they are written.
-    pub room: Option<Reserved>,
+    /// Budget that the bytes hold until they are written.
+    pub room: Option<Permit>,
 }
 
-/// The face of the journal: what threads hand over, and how it does.
-pub struct Journal {
+/// The face of the write-ahead log: what threads hand over, and how it does.
+pub struct Wal {
     disk: Arc<dyn Disk>,
     fsync: Fsync,
     /// For what peers send; own writes bring room of their own.
-    room: Arc<Room>,
+    room: Arc<ByteBudget>,
     queue: Mutex<Queue>,
     arrived: Condvar,
     condition: Mutex<Condition>,
     changed: Condvar,
-    /// The last mark that is durable, see [`Journal::mark`].
+    /// The last mark that is durable, see [`Wal::mark`].
     durable_mark: AtomicU64,
     /// Whether the condition is one in which writes may be taken. Read before every write, so kept beside the lock.
     writable: AtomicBool,
@@ -134,7 +134,7 @@ enum Job {
     Mark(u64),
 }
 
-/// How the journal does, for STATUS and for refusals.
+/// How the write-ahead log does, for STATUS and for refusals.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Condition {
     /// Why nothing is logged, if nothing is.
@@ -146,7 +146,7 @@ pub struct Condition {
     pub log_len: u64,
     /// Bytes of the snapshot; 0 without one.
     pub snapshot_len: u64,
-    /// Bytes appended in this life.
+    /// Bytes appended in this incarnation.
     pub appended: u64,
     pub syncs: u64,
     pub snapshots: u64,
@@ -193,14 +193,14 @@ impl Stopped {
     }
 }
 
-impl Journal {
+impl Wal {
     /// Over a disk whose files were read: `files` says which there are. `room_len` bytes of peers' records may wait.
-    pub fn new(disk: Arc<dyn Disk>, fsync: Fsync, room_len: usize, files: &Files) -> Journal {
+    pub fn new(disk: Arc<dyn Disk>, fsync: Fsync, room_len: usize, files: &Files) -> Wal {
         let generation = files.logs.last().copied().unwrap_or(1);
-        Journal {
+        Wal {
             disk,
             fsync,
-            room: Room::new(room_len),
+            room: ByteBudget::new(room_len),
             queue: Mutex::new(Queue { jobs: VecDeque::new(), generation, closed: false }),
             arrived: Condvar::new(),
             condition: Mutex::new(Condition { generation, ..Condition::default() }),
@@ -219,8 +219,8 @@ impl Journal {
         self.fsync == Fsync::Always
     }
 
-    /// Room for a record of a peer's; `None` if there was none until the deadline.
-    pub fn reserve(&self, len: usize, deadline: Instant) -> Option<Reserved> {
+    /// Budget for a record of a peer's; `None` if there was none until the deadline.
+    pub fn reserve(&self, len: usize, deadline: Instant) -> Option<Permit> {
         self.room.hold(len, deadline)
     }
 
@@ -229,7 +229,7 @@ impl Journal {
         self.push(Job::Record(record));
     }
 
-    /// Marks what was handed over so far: [`Journal::durable_mark`] comes to the mark once that is as durable as the configuration asks for. Marks rise. Never blocks.
+    /// Marks what was handed over so far: [`Wal::durable_mark`] comes to the mark once that is as durable as the configuration asks for. Marks rise. Never blocks.
     pub fn mark(&self, mark: u64) {
         self.push(Job::Mark(mark));
     }

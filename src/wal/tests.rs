@@ -1,4 +1,4 @@
-//! The journal on a disk that dies, loses power, fills up and is damaged. What runs is the shipped code; [`SimulatedDisk`] and the clock alone are replaced, and the
+//! The write-ahead log on a disk that dies, loses power, fills up and is damaged. What runs is the shipped code; [`SimulatedDisk`] and the clock alone are replaced, and the
 //! writer is stepped by hand.
 
 mod damage;
@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::data::clock::Stamp;
-use crate::data::entry::{Entry, NodeId, Origin, SeenVector, Version};
+use crate::data::entry::{Entry, NodeId, Origin, Version, VersionVector};
 use crate::store::Store;
 use crate::testing::simulated_disk::SimulatedDisk;
 use crate::wal::disk::Disk;
@@ -18,13 +18,13 @@ use crate::wal::files::{Files, resuming_log_name};
 use crate::wal::log::{self, Found};
 use crate::wal::snapshot::{self, SnapshotWriter};
 use crate::wal::writer::Writer;
-use crate::wal::{Fsync, Journal, Record};
+use crate::wal::{Fsync, Record, Wal};
 use crate::wire::dump::{Header, Kind, Scan};
 use crate::wire::frame::{HEAD_LEN, seal};
 
 const ORIGIN: Origin = Origin { node: NodeId(1), nonce: 7 };
 
-/// The record of a number, as every life makes it: sizes and kinds differ.
+/// The record of a number, as every incarnation makes it: sizes and kinds differ.
 fn record(number: u64) -> Vec<u8> {
     let mut bytes = Vec::new();
     let filling = (number * number * 37 % 300) as usize;
@@ -40,7 +40,7 @@ fn entry(number: u64) -> Entry {
     Entry::new(number.to_string().as_bytes(), value.as_deref(), None, Version { stamp: Stamp::from_bits(number), origin: ORIGIN })
 }
 
-/// What the world outside may believe: numbers are handed over one after another, across all lives.
+/// What the world outside may believe: numbers are handed over one after another, across all incarnations.
 #[derive(Clone, Copy, Debug, Default)]
 struct Promised {
     handed_over: u64,
@@ -52,7 +52,7 @@ struct Promised {
 /// One life of a process, which begins as node.rs begins it. Numbered records stand for everything that a node merges and logs.
 struct Life {
     disk: SimulatedDisk,
-    journal: Arc<Journal>,
+    wal: Arc<Wal>,
     writer: Writer,
     store: Store,
     /// The greatest number that is merged: what the vector would say.
@@ -65,7 +65,7 @@ impl Life {
     fn start(disk: &SimulatedDisk, fsync: Fsync) -> io::Result<Life> {
         let shared: Arc<dyn Disk> = Arc::new(disk.clone());
         let files = Files::find(&*shared)?;
-        let journal = Arc::new(Journal::new(Arc::clone(&shared), fsync, 1 << 20, &files));
+        let wal = Arc::new(Wal::new(Arc::clone(&shared), fsync, 1 << 20, &files));
         let store = Store::new();
         let (mut last, mut snapshot_len, mut older_len, mut found) = (0, 0, 0, Found::default());
         if let Some(generation) = files.snapshot {
@@ -86,8 +86,8 @@ impl Life {
                 Ok(())
             })?;
         }
-        let writer = Writer::open(Arc::clone(&journal), &files, older_len, &found, snapshot_len, Instant::now())?;
-        Ok(Life { disk: disk.clone(), journal, writer, store, last, now: Instant::now() })
+        let writer = Writer::open(Arc::clone(&wal), &files, older_len, &found, snapshot_len, Instant::now())?;
+        Ok(Life { disk: disk.clone(), wal, writer, store, last, now: Instant::now() })
     }
 
     /// Merges and hands over so many records.
@@ -96,7 +96,7 @@ impl Life {
             self.last += 1;
             self.store.merge(entry(self.last), |_| false);
             let reached = Some((ORIGIN, Stamp::from_bits(self.last)));
-            self.journal.append(Record { bytes: Arc::new(record(self.last)), reached, room: None });
+            self.wal.append(Record { bytes: Arc::new(record(self.last)), reached, room: None });
         }
         promised.handed_over = promised.handed_over.max(self.last);
     }
@@ -121,13 +121,13 @@ impl Life {
     fn write_snapshot(&mut self, is_resuming: bool, promised: &mut Promised) -> io::Result<()> {
         // In the queue before the switch, and not written yet.
         self.append(1, promised);
-        let generation = self.journal.switch(is_resuming);
-        let vector: SeenVector = [(ORIGIN, Stamp::from_bits(self.last))].into_iter().collect();
-        let mut scan = Scan::new(Header::new(Kind::Full, ORIGIN, vector, 0, None), SeenVector::default(), SeenVector::default());
+        let generation = self.wal.switch(is_resuming);
+        let vector: VersionVector = [(ORIGIN, Stamp::from_bits(self.last))].into_iter().collect();
+        let mut scan = Scan::new(Header::new(Kind::Full, ORIGIN, vector, 0, None), VersionVector::default(), VersionVector::default());
         self.append(1, promised);
         self.step(promised)?;
-        self.journal.await_switch(generation, Instant::now()).map_err(|why| io::Error::other(format!("{why:?}")))?;
-        let shared = Arc::clone(self.journal.disk());
+        self.wal.await_switch(generation, Instant::now()).map_err(|why| io::Error::other(format!("{why:?}")))?;
+        let shared = Arc::clone(self.wal.disk());
         let mut lines = Vec::new();
         while scan.write(&self.store, 1 << 20, &mut lines) {}
         // In two steps, between which somebody writes.
@@ -139,12 +139,12 @@ impl Life {
         writer.append(second)?;
         let len = writer.finish(is_resuming.then(|| resuming_log_name(generation)))?;
         self.alive()?;
-        self.journal.snapshot_written(generation, len, Duration::ZERO);
+        self.wal.snapshot_written(generation, len, Duration::ZERO);
         self.step(promised).map(|_| ())
     }
 
     fn stop(mut self, promised: &mut Promised) -> io::Result<()> {
-        self.journal.close();
+        self.wal.close();
         while self.step(promised)? {}
         Ok(())
     }

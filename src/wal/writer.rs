@@ -13,7 +13,7 @@ use crate::process::logging::LogLimit;
 use crate::testing::broken_rules::BrokenRule;
 use crate::wal::files::{Files, log_name, remove_stale, resuming_log_name, snapshot_name};
 use crate::wal::log::{AppendFailed, Found, LogFile};
-use crate::wal::{Fsync, Job, Journal, Record, Stopped};
+use crate::wal::{Fsync, Job, Record, Stopped, Wal};
 
 /// Bytes of records that are gathered into one write. A larger record is a write of its own.
 const WRITE_LEN: usize = 1 << 20;
@@ -29,7 +29,7 @@ const IDLE_WAIT: Duration = CHECK_PAUSE;
 
 /// What the log's thread owns.
 pub struct Writer {
-    journal: Arc<Journal>,
+    wal: Arc<Wal>,
     file: LogFile,
     generation: u64,
     /// Bytes of the logs before this one that still count.
@@ -56,8 +56,8 @@ const LINES_PER_MINUTE: u32 = 5;
 
 impl Writer {
     /// Goes on with the log that was read last; `lens` are the bytes of all that count, the last one's as it was found.
-    pub fn open(journal: Arc<Journal>, files: &Files, older_len: u64, last: &Found, snapshot_len: u64, now: Instant) -> io::Result<Writer> {
-        let disk = &**journal.disk();
+    pub fn open(wal: Arc<Wal>, files: &Files, older_len: u64, last: &Found, snapshot_len: u64, now: Instant) -> io::Result<Writer> {
+        let disk = &**wal.disk();
         let generation = files.logs.last().copied().unwrap_or(1);
         if files.is_resuming
             && let Some(first) = files.logs.first()
@@ -71,7 +71,7 @@ impl Writer {
         let file = LogFile::resume(disk, &log_name(generation), last)?;
         let older_logs = files.logs.iter().filter(|older| **older != generation);
         let writer = Writer {
-            journal: Arc::clone(&journal),
+            wal: Arc::clone(&wal),
             file,
             generation,
             older_len,
@@ -86,7 +86,7 @@ impl Writer {
             is_resuming: false,
             said: LogLimit::new(LINES_PER_MINUTE),
         };
-        journal.change(|condition| {
+        wal.change(|condition| {
             condition.generation = generation;
             condition.snapshot_len = snapshot_len;
         });
@@ -94,7 +94,7 @@ impl Writer {
         Ok(writer)
     }
 
-    /// The thread `log`: ends when the journal is closed and everything is written.
+    /// The thread `log`: ends when the write-ahead log is closed and everything is written.
     pub fn run(mut self, mut reached: impl FnMut(Origin, Stamp)) {
         while self.step(IDLE_WAIT, Instant::now, &mut reached) {}
     }
@@ -121,7 +121,7 @@ impl Writer {
             }
         }
         self.write();
-        let is_due = match self.journal.fsync {
+        let is_due = match self.wal.fsync {
             Fsync::Always if !BrokenRule::AckBeforeFsync.is_on() => true,
             Fsync::Always | Fsync::EverySecond => now.saturating_duration_since(self.synced) >= SYNC_PAUSE,
             Fsync::Never => false,
@@ -139,19 +139,19 @@ impl Writer {
             for done_tx in barriers {
                 let _ = done_tx.try_send(());
             }
-            if !self.is_dirty || self.journal.fsync == Fsync::Never {
-                self.journal.durable_mark.fetch_max(self.mark, Ordering::AcqRel);
+            if !self.is_dirty || self.wal.fsync == Fsync::Never {
+                self.wal.durable_mark.fetch_max(self.mark, Ordering::AcqRel);
             }
         }
         self.note_len();
         true
     }
 
-    /// What waits; `None` once the journal is closed and nothing does.
+    /// What waits; `None` once the write-ahead log is closed and nothing does.
     fn take(&self, wait: Duration) -> Option<Vec<Job>> {
-        let mut queue = self.journal.queue.lock();
+        let mut queue = self.wal.queue.lock();
         if queue.jobs.is_empty() && !queue.closed && !wait.is_zero() {
-            self.journal.arrived.wait_for(&mut queue, wait);
+            self.wal.arrived.wait_for(&mut queue, wait);
         }
         if queue.jobs.is_empty() && queue.closed { None } else { Some(queue.jobs.drain(..).collect()) }
     }
@@ -184,7 +184,7 @@ impl Writer {
         match appended {
             Ok(()) => {
                 self.is_dirty = true;
-                self.journal.change(|condition| condition.appended += len);
+                self.wal.change(|condition| condition.appended += len);
             }
             Err(AppendFailed { error, was_cut: true }) => self.stop(&error, true),
             Err(AppendFailed { error, was_cut: false }) => self.stop(&error, false),
@@ -200,7 +200,7 @@ impl Writer {
             Ok(()) => {
                 self.is_dirty = false;
                 self.synced = now;
-                self.journal.change(|condition| condition.syncs += 1);
+                self.wal.change(|condition| condition.syncs += 1);
             }
             Err(error) => self.stop(&error, error.kind() == io::ErrorKind::NotFound),
         }
@@ -210,12 +210,12 @@ impl Writer {
     fn switch(&mut self, generation: u64, is_resuming: bool, now: Instant) {
         self.write();
         self.sync(now);
-        let is_resumable = self.journal.condition().stopped.is_none_or(|stopped| stopped.is_resumable);
+        let is_resumable = self.wal.condition().stopped.is_none_or(|stopped| stopped.is_resumable);
         if self.is_stopped && !(is_resuming && is_resumable) {
             return;
         }
         let name = if is_resuming { resuming_log_name(generation) } else { log_name(generation) };
-        match LogFile::create(&**self.journal.disk(), &name) {
+        match LogFile::create(&**self.wal.disk(), &name) {
             Ok(file) => {
                 self.older_len += self.file.whole_len();
                 self.older.push(log_name(self.generation));
@@ -224,7 +224,7 @@ impl Writer {
                 self.is_dirty = false;
                 self.is_stopped = false;
                 self.is_resuming = is_resuming;
-                self.journal.change(|condition| {
+                self.wal.change(|condition| {
                     condition.generation = generation;
                     condition.stopped = None;
                     condition.is_resuming = is_resuming;
@@ -238,13 +238,13 @@ impl Writer {
 
     /// Goes on with the log that there is, which is as good as before, if nothing of the new one is left: a start would take that for what came after.
     fn keep(&mut self, generation: u64, name: &str, error: &io::Error) {
-        let disk = self.journal.disk();
+        let disk = self.wal.disk();
         let is_removed = match disk.remove(name) {
             Ok(()) => disk.sync_names().is_ok(),
             Err(error) => error.kind() == io::ErrorKind::NotFound,
         };
         let why = format!("a new log could not begin: {error}");
-        if !is_removed || !self.journal.take_back(generation, why) {
+        if !is_removed || !self.wal.take_back(generation, why) {
             self.stop(error, true);
         }
     }
@@ -252,7 +252,7 @@ impl Writer {
     /// Notices that what a start would read was removed.
     fn check(&mut self) {
         if !self.is_stopped
-            && let Err(error) = self.file.check().and_then(|()| self.journal.disk().check()).and_then(|()| self.check_older())
+            && let Err(error) = self.file.check().and_then(|()| self.wal.disk().check()).and_then(|()| self.check_older())
         {
             self.stop(&error, true);
         }
@@ -260,7 +260,7 @@ impl Writer {
 
     /// `NotFound` if one of the files before this log was removed by somebody else.
     fn check_older(&self) -> io::Result<()> {
-        let disk = self.journal.disk();
+        let disk = self.wal.disk();
         let missing = self.older.iter().find(|name| !disk.exists(name));
         // Looked for afterwards: a snapshot has its name before anything is removed because of it, and this thread hears of it last.
         let Some(missing) = missing.filter(|_| !self.is_resuming && !disk.exists(&snapshot_name(self.generation))) else { return Ok(()) };
@@ -274,7 +274,7 @@ impl Writer {
         self.older_len = 0;
         self.older = vec![snapshot_name(generation)];
         if std::mem::take(&mut self.is_resuming) {
-            self.journal.change(|condition| condition.is_resuming = false);
+            self.wal.change(|condition| condition.is_resuming = false);
         }
     }
 
@@ -288,7 +288,7 @@ impl Writer {
         self.reached.clear();
         self.mark = 0;
         (self.is_stopped, self.is_resuming) = (true, false);
-        self.journal.change(|condition| {
+        self.wal.change(|condition| {
             condition.stopped = Some(stopped);
             condition.is_resuming = false;
         });
@@ -296,6 +296,6 @@ impl Writer {
 
     fn note_len(&self) {
         let len = self.older_len + self.file.whole_len();
-        self.journal.change(|condition| condition.log_len = len);
+        self.wal.change(|condition| condition.log_len = len);
     }
 }

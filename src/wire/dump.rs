@@ -24,14 +24,14 @@ use rapidhash::v3::rapidhash_v3;
 use serde::{Deserialize, Serialize};
 
 use crate::data::clock::Stamp;
-use crate::data::entry::{Entry, Expiry, NodeId, Origin, SeenVector, Version};
+use crate::data::entry::{Entry, Expiry, NodeId, Origin, Version, VersionVector};
 use crate::data::formats::OtherVersion;
 use crate::data::key_order::Order;
 use crate::store::{Store, Walk};
 use crate::wire::quoting::{shown, told};
 
 /// What is written. Raised when a build that reads only the ones before could misunderstand a dump; the one before is still read. The first line of every format is one of JSON that begins with
-/// `dump` and holds `format`. Format 2 says something of all lives of a node in its vector, and 1 does not: what has nothing of the kind is written for builds that read no other.
+/// `dump` and holds `format`. Format 2 says something of all incarnations of a node in its vector, and 1 does not: what has nothing of the kind is written for builds that read no other.
 pub const FORMAT: u32 = 2;
 
 const READ: RangeInclusive<u32> = 1..=FORMAT;
@@ -59,7 +59,7 @@ pub struct Header {
     /// The donor, and its vector as noted before the scan.
     pub node: NodeId,
     pub origin: Origin,
-    pub vector: SeenVector,
+    pub vector: VersionVector,
     /// How many entries the donor holds, so that a blank reader can make room for them at once; at most so many follow, about.
     #[serde(default)]
     pub entries: u64,
@@ -72,12 +72,12 @@ pub struct Header {
 }
 
 impl Header {
-    pub fn new(kind: Kind, origin: Origin, vector: SeenVector, entries: u64, request: Option<u64>) -> Header {
+    pub fn new(kind: Kind, origin: Origin, vector: VersionVector, entries: u64, request: Option<u64>) -> Header {
         let format = if vector.folded().next().is_some() { FORMAT } else { 1 };
         Header { dump: NAME.to_owned(), format, kind, node: origin.node, origin, vector, entries, request, order: None }
     }
 
-    /// Whether something may be said of all lives of a node.
+    /// Whether something may be said of all incarnations of a node.
     pub fn is_folded(&self) -> bool {
         self.format > 1
     }
@@ -91,7 +91,7 @@ pub struct End {
     /// Of the lines between; see [`Tally`]. As 16 hexadecimal digits.
     pub digest: String,
     /// The greatest collected stamp of each origin at the donor.
-    pub horizon: SeenVector,
+    pub horizon: VersionVector,
 }
 
 /// Any line.
@@ -124,7 +124,7 @@ struct EntryLine<'a> {
 #[serde(transparent)]
 struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
 
-/// A header's or an end line's vector takes some 50 bytes for every life of every node: this is enough for twenty thousand.
+/// A header's or an end line's vector takes some 50 bytes for every incarnation of every node: this is enough for twenty thousand.
 const VECTOR_LINE_LEN_MAX: usize = 1 << 20;
 
 /// The longest line of a dump whose keys and values are at most so long: text is written with at most two bytes for one, anything else as base64.
@@ -387,7 +387,7 @@ impl Tally {
         Err(format!("a dump of {} entries with digest {digest} whose end line says {} and {}", self.count, end.count, end.digest))
     }
 
-    fn digest(&self, horizon: &SeenVector) -> String {
+    fn digest(&self, horizon: &VersionVector) -> String {
         format!("{:016x}", self.digest.wrapping_add(digest_of(horizon)))
     }
 }
@@ -404,8 +404,8 @@ fn digest_of(value: &impl Serialize) -> u64 {
 pub struct Scan {
     header: Option<Header>,
     /// Entries that it covers are left out.
-    asker: SeenVector,
-    horizon: SeenVector,
+    asker: VersionVector,
+    horizon: VersionVector,
     /// From the first shard to the last.
     walk: Option<Walk>,
     shard: usize,
@@ -414,13 +414,13 @@ pub struct Scan {
 }
 
 impl Scan {
-    pub fn new(header: Header, asker: SeenVector, horizon: SeenVector) -> Scan {
+    pub fn new(header: Header, asker: VersionVector, horizon: VersionVector) -> Scan {
         let tally = Tally::of(&header);
         Scan { header: Some(header), asker, horizon, walk: None, shard: 0, entries: Vec::new().into_iter(), tally }
     }
 
     /// What was collected until now, for the end line.
-    pub fn set_horizon(&mut self, horizon: SeenVector) {
+    pub fn set_horizon(&mut self, horizon: VersionVector) {
         self.horizon = horizon;
     }
 
@@ -509,8 +509,8 @@ mod tests {
         Origin { node: NodeId(1), nonce: 0x9f86 }
     }
 
-    fn dump(store: &Store, asker: SeenVector) -> Vec<u8> {
-        let mut scan = Scan::new(Header::new(Kind::Full, origin(), SeenVector::default(), 0, Some(3)), asker, SeenVector::default());
+    fn dump(store: &Store, asker: VersionVector) -> Vec<u8> {
+        let mut scan = Scan::new(Header::new(Kind::Full, origin(), VersionVector::default(), 0, Some(3)), asker, VersionVector::default());
         let mut out = Vec::new();
         while scan.write(store, 100, &mut out) {}
         out
@@ -519,7 +519,7 @@ mod tests {
     /// A build from before the field reads past it, and the digest must still be right.
     #[test]
     fn a_header_with_an_order_counts_as_one_without() {
-        let mut header = Header::new(Kind::Full, origin(), SeenVector::default(), 0, None);
+        let mut header = Header::new(Kind::Full, origin(), VersionVector::default(), 0, None);
         let without = Tally::of(&header).digest;
         header.order = Some(Order { since_ms: 5, key: OrderKey::from_halves([1, 2]) });
         let mut line = Vec::new();
@@ -550,7 +550,7 @@ mod tests {
             for entry in entries {
                 store.merge(entry, |_| false);
             }
-            let dump = dump(&store, SeenVector::default());
+            let dump = dump(&store, VersionVector::default());
             let mut tally = Tally::default();
             let mut ended = false;
             for line in dump.split_inclusive(|byte| *byte == b'\n') {

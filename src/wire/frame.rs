@@ -1,16 +1,16 @@
-//! The envelope of everything binary: `length u32 | crc32 u32 | body`, little-endian; the checksum is over the body, whose first byte names its kind.
+//! The frame of everything binary: `length u32 | crc32 u32 | body`, little-endian; the checksum is over the body, whose first byte names its kind.
 //!
-//! Peers speak in envelopes, and the log on disk is a row of them: what came from a peer is logged as it came. Knows nothing of what a body means.
+//! Peers speak in frames, and the log on disk is a row of them: what came from a peer is logged as it came. Knows nothing of what a body means.
 
 use std::io::{self, Read};
 
 /// Bytes in front of the body.
 pub const HEAD_LEN: usize = 8;
 
-/// Scratch space beyond this is given back before the next envelope.
+/// Scratch space beyond this is given back before the next frame.
 const KEPT_LEN: usize = 4 << 20;
 
-/// Appends an envelope whose body is `kind` and what `payload` appends.
+/// Appends a frame whose body is `kind` and what `payload` appends.
 pub fn seal(out: &mut Vec<u8>, kind: u8, payload: impl FnOnce(&mut Vec<u8>)) {
     let start = out.len();
     out.extend_from_slice(&[0; HEAD_LEN]);
@@ -23,7 +23,7 @@ pub fn seal(out: &mut Vec<u8>, kind: u8, payload: impl FnOnce(&mut Vec<u8>)) {
     out[start + 4..start + HEAD_LEN].copy_from_slice(&crc);
 }
 
-/// What the head of an envelope says of its body.
+/// What the head of a frame says of its body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Head {
     pub len: usize,
@@ -42,28 +42,28 @@ impl Head {
     }
 }
 
-/// Reads one envelope whose body has at most `len_max` bytes into `envelope`, which is scratch space of the caller's. `false` is a clean end in front of it; one
+/// Reads one frame whose body has at most `len_max` bytes into `frame`, which is scratch space of the caller's. `false` is a clean end in front of it; one
 /// that is cut off is `UnexpectedEof`, a malformed one `InvalidData` with what was wrong.
-pub fn read(reader: &mut impl Read, envelope: &mut Vec<u8>, len_max: usize) -> io::Result<bool> {
+pub fn read(reader: &mut impl Read, frame: &mut Vec<u8>, len_max: usize) -> io::Result<bool> {
     let invalid = |what: String| io::Error::new(io::ErrorKind::InvalidData, what);
     let mut head = [0; HEAD_LEN];
     match reader.read(&mut head)? {
         0 => return Ok(false),
         got => reader.read_exact(&mut head[got..])?,
     }
-    envelope.clear();
-    envelope.shrink_to(KEPT_LEN);
-    envelope.extend_from_slice(&head);
+    frame.clear();
+    frame.shrink_to(KEPT_LEN);
+    frame.extend_from_slice(&head);
     let head = Head::decode(head);
     if head.len > len_max {
         return Err(invalid(format!("a message of {} bytes; at most {len_max} are taken", head.len)));
     }
     // Grows as bytes arrive: a length is only a claim.
-    let got = reader.take(head.len as u64).read_to_end(envelope)?;
+    let got = reader.take(head.len as u64).read_to_end(frame)?;
     if got < head.len {
         return Err(io::ErrorKind::UnexpectedEof.into());
     }
-    if !head.fits(&envelope[HEAD_LEN..]) {
+    if !head.fits(&frame[HEAD_LEN..]) {
         return Err(invalid("a message whose checksum is wrong".to_owned()));
     }
     Ok(true)

@@ -1,7 +1,7 @@
-//! What peers say to each other: messages, and the envelope that carries them.
+//! What peers say to each other: messages, and the frame that carries them.
 //!
-//! Frames and acks, of which there are many, are binary; everything else is JSON, so that a capture of the wire can be read. Each travels in an envelope
-//! (envelope.rs).
+//! Batches and acks, of which there are many, are binary; everything else is JSON, so that a capture of the wire can be read. Each travels in a frame
+//! (frame.rs).
 //!
 //! # Protocols
 //!
@@ -13,8 +13,8 @@
 //! | 3 | the oldest that is spoken, by builds that name no range, too |
 //! | 4 | acks and echoes carry the clocks of their sender, and an ack names no beaten writes and no winner |
 //!
-//! HELLO and refusal are the same in all protocols: the agreement is reached by them. So are frames and dump lines, since their bytes are shared by all links and
-//! the log. A frame or a dump of a later format is told by its own kind, or by its header, not by the connection; nobody writes one before all members speak the
+//! HELLO and refusal are the same in all protocols: the agreement is reached by them. So are batches and dump lines, since their bytes are shared by all links and
+//! the log. A batch or a dump of a later format is told by its own kind, or by its header, not by the connection; nobody writes one before all members speak the
 //! protocol that brings it (`replication`). Until then the old build can still be put back.
 //!
 //! What the messages mean is told in `replication`.
@@ -25,7 +25,7 @@ use std::io::{self, Read};
 use serde::{Deserialize, Serialize};
 
 use crate::data::clock::{Clocks, Stamp};
-use crate::data::entry::{Entry, EntryRef, Expiry, NodeId, Origin, SeenVector, Version};
+use crate::data::entry::{Entry, EntryRef, Expiry, NodeId, Origin, Version, VersionVector};
 use crate::data::key_order::Order;
 use crate::wire::frame::{self, HEAD_LEN, seal};
 use crate::wire::quoting::told;
@@ -40,7 +40,7 @@ impl Protocol {
     pub const OLDEST: Protocol = Protocol(3);
     /// Acks and echoes carry the clocks of their sender; an ack names no beaten writes and no winner.
     pub const CLOCKS: Protocol = Protocol(4);
-    /// A vector may say something of all lives of a node.
+    /// A vector may say something of all incarnations of a node.
     pub const FOLDED: Protocol = Protocol(5);
 }
 
@@ -87,9 +87,9 @@ pub enum Message {
     Hello(Hello),
     /// Instead of a HELLO, and then a close: why not.
     Refused(String),
-    Frame(Frame),
+    Writes(WriteBatch),
     Ack(Ack),
-    Beat(Beat),
+    Heartbeat(Heartbeat),
     /// The answer to a beat, by the thread that applies: `sent` as the beat had it.
     Echo {
         sent: u64,
@@ -120,7 +120,7 @@ pub struct Hello {
     pub clocks: Option<Clocks>,
     /// Its acks wait for its disk.
     pub durable: bool,
-    pub vector: SeenVector,
+    pub vector: VersionVector,
     /// The order that the sender scans in, if it knows of one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub order: Option<Order>,
@@ -137,14 +137,14 @@ impl Hello {
 ///
 /// Invariant: `after` < stamps, strictly rising, ≤ `upto`; and these are *all* writes of the origin in (after, upto].
 #[derive(Clone, Debug, PartialEq)]
-pub struct Frame {
+pub struct WriteBatch {
     pub origin: Origin,
     pub after: Stamp,
     pub upto: Stamp,
     pub writes: Writes,
 }
 
-/// The writes of a frame, as they travel: they are copied where they are merged, and not before.
+/// The writes of a batch, as they travel: they are copied where they are merged, and not before.
 #[derive(Clone, PartialEq)]
 pub struct Writes {
     origin: Origin,
@@ -174,7 +174,7 @@ impl fmt::Debug for Writes {
 }
 
 /// The sender has every write of `origin` up to `upto`, or what superseded it: on its disk if it is configured so, and as a node that serves clients. It has received those up to `received`, and those
-/// above `from` one by one, in frames.
+/// above `from` one by one, in batches.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Ack {
     pub origin: Origin,
@@ -187,7 +187,7 @@ pub struct Ack {
 
 /// The heartbeat.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Beat {
+pub struct Heartbeat {
     /// When it was sent, in microseconds of the sender's elapsed time; comes back in the echo.
     pub sent: u64,
     pub wall_ms: u64,
@@ -196,12 +196,12 @@ pub struct Beat {
     pub clocks: Option<Clocks>,
     /// Whether the sender serves clients; while it catches up its acks say nothing.
     pub open: bool,
-    /// Every frame of the sender up to here has been sent on this connection before this beat, or was dropped by an overflow.
+    /// Every batch of the sender up to here has been sent on this connection before this beat, or was dropped by an overflow.
     pub upto: Stamp,
     /// What changed in the sender's vector since the last beat of this connection, or since its HELLO.
-    pub vector: SeenVector,
+    pub vector: VersionVector,
     /// The digest of the sender's data, if its vector has not changed for two beats.
-    pub settled: Option<SettledDigest>,
+    pub settled: Option<QuiescentDigest>,
     /// Bytes that the sender has read of the receiver's present connection to it, behind the HELLO; 0 of a build that does not say so.
     #[serde(default)]
     pub taken: u64,
@@ -217,7 +217,7 @@ pub struct Beat {
 
 /// A digest to compare between nodes whose vectors are equal and at rest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct SettledDigest {
+pub struct QuiescentDigest {
     /// As 16 hexadecimal digits: JSON numbers lose bits above 2^53.
     #[serde(with = "hexadecimal")]
     pub sum: u64,
@@ -231,14 +231,14 @@ pub struct SettledDigest {
 pub struct Request {
     /// Comes back in the dump's header.
     pub id: u64,
-    pub vector: SeenVector,
+    pub vector: VersionVector,
     /// Asks for everything, to be merged without dropping or skipping: the two have diverged.
     pub heal: bool,
 }
 
 const HELLO: u8 = 1;
 const REFUSED: u8 = 2;
-pub const FRAME: u8 = 3;
+pub const WRITE_BATCH: u8 = 3;
 const ACK: u8 = 4;
 const BEAT: u8 = 5;
 const ECHO: u8 = 6;
@@ -251,13 +251,13 @@ const VALUE: u8 = 1;
 const EXPIRING: u8 = 2;
 
 impl Message {
-    /// Appends the message in its envelope, as the protocol of its connection has it.
+    /// Appends the message in its frame, as the protocol of its connection has it.
     pub fn encode(&self, out: &mut Vec<u8>, protocol: Protocol) {
         match self {
             Message::Hello(hello) => json(out, HELLO, hello),
             Message::Refused(reason) => json(out, REFUSED, reason),
-            Message::Frame(Frame { origin, after, upto, writes }) => seal(out, FRAME, |out| {
-                put_frame(out, *origin, *after, *upto, writes.iter().count());
+            Message::Writes(WriteBatch { origin, after, upto, writes }) => seal(out, WRITE_BATCH, |out| {
+                put_batch(out, *origin, *after, *upto, writes.iter().count());
                 out.extend_from_slice(&writes.bytes);
             }),
             Message::Ack(ack) => seal(out, ACK, |out| {
@@ -273,7 +273,7 @@ impl Message {
                     put_clocks(out, ack.clocks);
                 }
             }),
-            Message::Beat(beat) => json(out, BEAT, beat),
+            Message::Heartbeat(beat) => json(out, BEAT, beat),
             Message::Echo { sent, clocks } => seal(out, ECHO, |out| {
                 out.extend_from_slice(&sent.to_le_bytes());
                 if protocol >= Protocol::CLOCKS {
@@ -291,9 +291,9 @@ impl Message {
         match *kind {
             HELLO => from_json(payload).map(Message::Hello),
             REFUSED => from_json(payload).map(Message::Refused),
-            FRAME => decode_frame(payload).map(Message::Frame),
+            WRITE_BATCH => decode_batch(payload).map(Message::Writes),
             ACK => decode_ack(payload, protocol).map(Message::Ack),
-            BEAT => from_json(payload).map(Message::Beat),
+            BEAT => from_json(payload).map(Message::Heartbeat),
             ECHO => {
                 let mut fields = Fields(payload);
                 let sent = fields.number()?;
@@ -308,17 +308,17 @@ impl Message {
     }
 }
 
-/// Appends a frame in its envelope. Beside [`Message::encode`] because the replicator encodes writes that it does not own; the bytes go to every peer as
+/// Appends a batch in its frame. Beside [`Message::encode`] because the replicator encodes writes that it does not own; the bytes go to every peer as
 /// they are.
-pub fn encode_frame(out: &mut Vec<u8>, origin: Origin, after: Stamp, upto: Stamp, writes: &[Entry]) {
-    seal(out, FRAME, |out| {
-        put_frame(out, origin, after, upto, writes.len());
+pub fn encode_batch(out: &mut Vec<u8>, origin: Origin, after: Stamp, upto: Stamp, writes: &[Entry]) {
+    seal(out, WRITE_BATCH, |out| {
+        put_batch(out, origin, after, upto, writes.len());
         writes.iter().for_each(|write| put_write(out, write));
     });
 }
 
-/// What is in front of a frame's writes.
-fn put_frame(out: &mut Vec<u8>, origin: Origin, after: Stamp, upto: Stamp, count: usize) {
+/// What is in front of a batch's writes.
+fn put_batch(out: &mut Vec<u8>, origin: Origin, after: Stamp, upto: Stamp, count: usize) {
     put_origin(out, origin);
     put_stamp(out, after);
     put_stamp(out, upto);
@@ -344,12 +344,12 @@ fn put_write(out: &mut Vec<u8>, write: &Entry) {
 }
 
 /// Reads one message of at most `len_max` bytes. `Ok(None)` is a clean close between messages; a malformed one is `InvalidData` with what was wrong.
-/// `envelope` is scratch space, kept by the caller from message to message; it holds the message as it came.
-pub fn read_message(reader: &mut impl Read, envelope: &mut Vec<u8>, len_max: usize, protocol: Protocol) -> io::Result<Option<Message>> {
-    if !frame::read(reader, envelope, len_max)? {
+/// `frame` is scratch space, kept by the caller from message to message; it holds the message as it came.
+pub fn read_message(reader: &mut impl Read, frame: &mut Vec<u8>, len_max: usize, protocol: Protocol) -> io::Result<Option<Message>> {
+    if !frame::read(reader, frame, len_max)? {
         return Ok(None);
     }
-    Message::decode(&envelope[HEAD_LEN..], protocol).map(Some).map_err(|what| io::Error::new(io::ErrorKind::InvalidData, what))
+    Message::decode(&frame[HEAD_LEN..], protocol).map(Some).map_err(|what| io::Error::new(io::ErrorKind::InvalidData, what))
 }
 
 fn json(out: &mut Vec<u8>, kind: u8, value: &impl Serialize) {
@@ -381,8 +381,8 @@ fn put_len(out: &mut Vec<u8>, len: usize) {
     out.extend_from_slice(&(len as u32).to_le_bytes());
 }
 
-/// What is behind the kind of a frame, on the wire or in the log.
-pub fn decode_frame(payload: &[u8]) -> Result<Frame, String> {
+/// What is behind the kind of a batch, on the wire or in the log.
+pub fn decode_batch(payload: &[u8]) -> Result<WriteBatch, String> {
     let mut fields = Fields(payload);
     let origin = fields.origin()?;
     let (after, upto) = (fields.stamp()?, fields.stamp()?);
@@ -392,12 +392,12 @@ pub fn decode_frame(payload: &[u8]) -> Result<Frame, String> {
     for _ in 0..count {
         let EntryRef { version: Version { stamp, .. }, .. } = fields.write(origin)?;
         if stamp <= last || stamp > upto {
-            return Err(format!("a frame from {after} to {upto} with stamp {stamp} after {last}"));
+            return Err(format!("a batch from {after} to {upto} with stamp {stamp} after {last}"));
         }
         last = stamp;
     }
     fields.end()?;
-    Ok(Frame { origin, after, upto, writes: Writes { origin, bytes: bytes.to_vec() } })
+    Ok(WriteBatch { origin, after, upto, writes: Writes { origin, bytes: bytes.to_vec() } })
 }
 
 fn decode_ack(payload: &[u8], protocol: Protocol) -> Result<Ack, String> {
@@ -510,7 +510,7 @@ mod tests {
         any::<u64>().prop_map(Stamp::from_bits)
     }
 
-    fn any_vector() -> impl Strategy<Value = SeenVector> {
+    fn any_vector() -> impl Strategy<Value = VersionVector> {
         prop::collection::vec((any_origin(), any_stamp()), 0..4).prop_map(|pairs| pairs.into_iter().collect())
     }
 
@@ -526,7 +526,7 @@ mod tests {
         prop::collection::vec(any::<u8>(), 0..20)
     }
 
-    fn any_frame() -> impl Strategy<Value = Frame> {
+    fn any_batch() -> impl Strategy<Value = WriteBatch> {
         (
             any_origin(),
             0..1u64 << 40,
@@ -544,7 +544,7 @@ mod tests {
                     .collect();
                 let writes = Writes::of(origin, &entries);
                 assert!(writes.iter().map(EntryRef::to_entry).eq(entries));
-                Frame { origin, after: Stamp::from_bits(after), upto: Stamp::from_bits(stamp + 3), writes }
+                WriteBatch { origin, after: Stamp::from_bits(after), upto: Stamp::from_bits(stamp + 3), writes }
             })
     }
 
@@ -581,13 +581,13 @@ mod tests {
                     })
                 }),
             any::<String>().prop_map(Message::Refused),
-            any_frame().prop_map(Message::Frame),
+            any_batch().prop_map(Message::Writes),
             (any_origin(), any_stamp(), any_stamp(), any_stamp(), any_clocks())
                 .prop_map(|(origin, from, upto, received, clocks)| Message::Ack(Ack { origin, from, upto, received, clocks })),
             (any::<u64>(), any_clocks(), any_stamp(), any_vector(), prop::option::of((any::<u64>(), any::<u64>())), any_order()).prop_map(
                 |(sent, clocks, upto, vector, settled, order)| {
-                    let settled = settled.map(|(sum, keys)| SettledDigest { sum, keys, before_ms: keys });
-                    Message::Beat(Beat {
+                    let settled = settled.map(|(sum, keys)| QuiescentDigest { sum, keys, before_ms: keys });
+                    Message::Heartbeat(Heartbeat {
                         sent,
                         wall_ms: sent,
                         clocks,
@@ -685,12 +685,12 @@ mod tests {
     }
 
     #[test]
-    fn a_frame_out_of_stamp_order_is_refused() {
+    fn a_batch_out_of_stamp_order_is_refused() {
         let origin = Origin { node: NodeId(1), nonce: 1 };
         let write = |stamp| Entry::new(b"k", None, None, Version { stamp: Stamp::from_bits(stamp), origin });
         for stamps in [[2, 2], [3, 2], [1, 9], [0, 1]] {
             let mut bytes = Vec::new();
-            encode_frame(&mut bytes, origin, Stamp::from_bits(0), Stamp::from_bits(5), &stamps.map(write));
+            encode_batch(&mut bytes, origin, Stamp::from_bits(0), Stamp::from_bits(5), &stamps.map(write));
             assert!(read(&bytes, Protocol::OLDEST).is_err(), "{stamps:?}");
         }
     }

@@ -2,7 +2,7 @@
 //!
 //! One node without peers, so that nobody else can bring back what its disk has lost. It writes, begins a new log behind a snapshot, writes again and stops; in an
 //! empty directory, and in one with a snapshot, a log, and a torn tail behind it. What comes in the middle of an operation, and what a loss of power
-//! takes away, is tried on the simulated disk (src/journal/tests).
+//! takes away, is tried on the simulated disk (src/wal/tests).
 
 use std::collections::BTreeMap;
 use std::fs::{self, OpenOptions};
@@ -125,7 +125,7 @@ fn dies_at(cluster: &mut Cluster, directory: Option<&Path>, before: &Writes, fai
     !lived
 }
 
-/// A life: writes, a new log behind a snapshot, writes, a stop. Whether it lived through it.
+/// An incarnation: writes, a new log behind a snapshot, writes, a stop. Whether it lived through it.
 fn work(cluster: &mut Cluster, writes: &mut Writes) -> bool {
     let life = (1..).find(|life| !writes.acknowledged.contains_key(&format!("life{life}"))).expect("a number");
     await_open_or_end(cluster)

@@ -23,7 +23,7 @@ const RULES: &[Rule] = &[
     Rule { place: "testing/simulated_disk.rs", may: &["wal::disk"], must_not_std: NO_IO },
     Rule {
         place: "testing/simulated_clients.rs",
-        may: &["data::clock", "process::logging::LogLimit", "wire::command", "replication::mesh::Mesh", "server"],
+        may: &["data::clock", "process::logging::LogLimit", "wire::command", "replication::replica::Replica", "server"],
         must_not_std: &["std::thread", "std::fs"],
     },
     Rule { place: "data/mod.rs", may: &[], must_not_std: NO_IO },
@@ -120,11 +120,11 @@ const RULES: &[Rule] = &[
             "replication::submit",
             "replication::acks",
             // For what is asked beside writing: whether the node is open, STATUS, PEERS, DUMP.
-            "replication::mesh::Mesh",
-            "replication::report",
+            "replication::replica::Replica",
+            "replication::status",
             // Of the configuration, for CONFIG GET.
             "wal::Fsync",
-            "replication::compaction",
+            "replication::snapshots",
             "replication::restore",
             "process::logging::LogLimit",
             "server",

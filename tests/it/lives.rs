@@ -1,4 +1,4 @@
-//! Nodes that were started often: what they tell each other of their lives stays small, and what was said of lives that are folded is so.
+//! Nodes that were started often: what they tell each other of their incarnations stays small, and what was said of incarnations that are folded is so.
 
 use std::env;
 use std::path::PathBuf;
@@ -6,7 +6,7 @@ use std::process::Command;
 use std::time::{Duration, SystemTime};
 
 use kvmesh::data::clock::Stamp;
-use kvmesh::data::entry::{Entry, NodeId, Origin, SeenVector, Version};
+use kvmesh::data::entry::{Entry, NodeId, Origin, Version, VersionVector};
 use kvmesh::store::Store;
 use kvmesh::wire::dump::{Header, Kind, Scan};
 
@@ -21,7 +21,7 @@ fn plan() -> Plan {
     Cluster::plan(3).set("tombstone_age_min_ms", 300)
 }
 
-/// The backup of a cluster whose three nodes have each been started so often, and have written a key in each of their lives.
+/// The backup of a cluster whose three nodes have each been started so often, and have written a key in each of their incarnations.
 fn backup(cluster: &Cluster, lives: u64) -> PathBuf {
     let hour_ago = SystemTime::now() - Duration::from_secs(3_600);
     let wall_ms = hour_ago.duration_since(SystemTime::UNIX_EPOCH).unwrap().as_millis() as u64;
@@ -29,14 +29,14 @@ fn backup(cluster: &Cluster, lives: u64) -> PathBuf {
         (1..=lives).map(move |nonce| Version { stamp: Stamp::from_wall_ms(wall_ms + nonce), origin: Origin { node: NodeId(node), nonce } })
     });
     let store = Store::new();
-    let mut vector = SeenVector::default();
+    let mut vector = VersionVector::default();
     for version in versions {
         let Origin { node, nonce } = version.origin;
         store.merge(Entry::new(format!("life/{node}/{nonce}").as_bytes(), Some(b"v"), None, version), |_| false);
         vector.advance(version.origin, version.stamp);
     }
     let header = Header::new(Kind::Full, Origin { node: NodeId(1), nonce: lives }, vector, store.len(), None);
-    let (mut scan, mut lines) = (Scan::new(header, SeenVector::default(), SeenVector::default()), Vec::new());
+    let (mut scan, mut lines) = (Scan::new(header, VersionVector::default(), VersionVector::default()), Vec::new());
     while scan.write(&store, 1 << 20, &mut lines) {}
     let path = cluster.data_path(1).with_extension("backup.jsonl");
     std::fs::write(&path, lines).unwrap();
@@ -68,7 +68,7 @@ fn await_equal(cluster: &Cluster) -> String {
 
 #[test]
 fn nodes_that_were_started_often_name_few_lives_and_an_old_copy_brings_nothing_back() {
-    // A copy from before, with all its lives by name: none is old enough.
+    // A copy from before, with all its incarnations by name: none is old enough.
     let mut cluster = plan().set("tombstone_age_min_ms", 7_200_000).start();
     restore(&cluster, LIVES);
     cluster.await_converged();
@@ -176,7 +176,7 @@ fn nothing_is_folded_beside_the_build_before_and_it_is_not_met_afterwards() {
     assert_eq!(cluster.ask_line(3, "DEL life/1/1"), "OK");
     let digest = await_equal(&cluster);
     assert!(digest.ends_with(" 899"), "{digest}");
-    // The new ones go back, with all lives by name, and come again.
+    // The new ones go back, with all incarnations by name, and come again.
     for program in [Some(old.clone()), None] {
         for id in [1, 2] {
             assert!(cluster.status(id).number("vector_len") >= 900);

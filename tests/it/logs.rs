@@ -7,7 +7,7 @@ use std::os::fd::AsFd;
 use std::process::{Command, Stdio};
 use std::thread;
 
-use kvmesh::data::entry::{NodeId, Origin, SeenVector};
+use kvmesh::data::entry::{NodeId, Origin, VersionVector};
 use kvmesh::wire::frame;
 use kvmesh::wire::peer::{Hello, Message, Protocol};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -139,7 +139,7 @@ fn what_strangers_and_clients_say_forges_no_line_and_fills_no_disk() {
         wall_ms: 0,
         clocks: None,
         durable: true,
-        vector: SeenVector::default(),
+        vector: VersionVector::default(),
         order: None,
     };
     let long = "y".repeat(100_000);

@@ -10,7 +10,7 @@ use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use kvmesh::data::clock::Stamp;
-use kvmesh::data::entry::{Entry, NodeId, Origin, SeenVector, Version};
+use kvmesh::data::entry::{Entry, NodeId, Origin, Version, VersionVector};
 use kvmesh::store::Store;
 use kvmesh::wire::dump::{Header, Kind, Scan};
 use kvmesh::wire::frame::seal;
@@ -396,7 +396,7 @@ fn a_node_that_reads_a_large_disk_says_how_far_it_is() {
     assert_eq!(cluster.ask_line(1, "COUNT"), "300000");
 }
 
-/// A store from a clock that was an hour ahead: whatever this node writes is newer still, in this life and in the next.
+/// A store from a clock that was an hour ahead: whatever this node writes is newer still, in this incarnation and in the next.
 #[test]
 fn the_clock_starts_above_every_stamp_on_the_disk() {
     let mut cluster = Cluster::plan(1).start();
@@ -493,9 +493,9 @@ fn backup_of(key: &str, stamp: u64) -> Vec<u8> {
     let version = Version { stamp: Stamp::from_bits(stamp), origin: Origin { node: NodeId(2), nonce: 2 } };
     let store = Store::new();
     store.merge(Entry::new(key.as_bytes(), Some(b"old"), None, version), |_| false);
-    let mut vector = SeenVector::default();
+    let mut vector = VersionVector::default();
     vector.advance(version.origin, version.stamp);
-    let mut scan = Scan::new(Header::new(Kind::Full, version.origin, vector, 1, None), SeenVector::default(), SeenVector::default());
+    let mut scan = Scan::new(Header::new(Kind::Full, version.origin, vector, 1, None), VersionVector::default(), VersionVector::default());
     let mut lines = Vec::new();
     while scan.write(&store, 1 << 20, &mut lines) {}
     lines

@@ -81,7 +81,7 @@ fn a_blank_node_takes_what_the_others_have_and_gives_what_only_it_has() {
     for id in 1..=3 {
         await_tombstones(&cluster, id, 0);
     }
-    // It begins a life of its own, out of sight, and writes before it meets the others.
+    // It begins an incarnation of its own, out of sight, and writes before it meets the others.
     cluster.kill(3);
     cluster.wipe(3);
     cluster.cut(1, 3);

@@ -8,7 +8,7 @@ use std::time::Duration;
 use crate::simulation::history::{DiskLoss, Operation, Outcome};
 use crate::simulation::{Event, Simulation};
 use kvmesh::data::clock::Clocks;
-use kvmesh::data::entry::{Effect, Entry, Key, SeenVector, Version};
+use kvmesh::data::entry::{Entry, Key, Update, Version, VersionVector};
 use kvmesh::replication::control::Stage;
 use kvmesh::store::Store;
 use kvmesh::wire::command::AckLevel;
@@ -86,11 +86,11 @@ impl Simulation<'_> {
         let walls = self.machines.iter().filter(|machine| !machine.clock.is_bad).map(|machine| machine.wall_ms(self.now));
         self.latest_wall_ms = walls.fold(self.latest_wall_ms, u64::max);
         let Some(life) = self.life(id) else { return };
-        let (vector, store) = (life.mesh().vector(), life.mesh().store());
-        let (origin, process_now) = (life.mesh().origin(), self.now_at(id));
+        let (vector, store) = (life.replica().vector(), life.replica().store());
+        let (origin, process_now) = (life.replica().origin(), self.now_at(id));
         let lead_us = |clock_us: u64| clock_us as i64 - self.now.as_micros() as i64;
-        let clocks = life.mesh().clock().read(process_now.elapsed);
-        let all = (0..self.plan.nodes).filter_map(|other| Some(self.life(other)?.mesh().clock().read(self.now_at(other).elapsed)));
+        let clocks = life.replica().clock().read(process_now.elapsed);
+        let all = (0..self.plan.nodes).filter_map(|other| Some(self.life(other)?.replica().clock().read(self.now_at(other).elapsed)));
         let (mut fastest_us, mut slowest_us, mut greatest_us) = (self.fastest_us, i64::MAX, i64::MIN);
         for Clocks { reference_us, stamp_us } in all {
             (fastest_us, slowest_us) = (fastest_us.max(lead_us(reference_us)), slowest_us.min(lead_us(reference_us)));
@@ -123,7 +123,7 @@ impl Simulation<'_> {
         }
     }
 
-    fn check_key(&self, key: &Key, versions: &BTreeMap<Version, Effect>, entry: Option<&Entry>, vector: &SeenVector) -> Held {
+    fn check_key(&self, key: &Key, versions: &BTreeMap<Version, Update>, entry: Option<&Entry>, vector: &VersionVector) -> Held {
         let name = key.escape_ascii();
         if let Some(entry) = entry {
             let Some(written) = versions.get(&entry.version()) else {
@@ -134,7 +134,7 @@ impl Simulation<'_> {
                 return Held::Badly("nothing-invented", format!("key {name}: holds {entry:?}, and what was written is {written:?}"));
             }
         }
-        let is_over = |effect: &Effect| effect.is_delete() || self.has_expired(effect);
+        let is_over = |effect: &Update| effect.is_delete() || self.has_expired(effect);
         let Some((claimed, effect)) = versions.iter().rev().find(|(version, _)| self.claims(vector, **version)) else { return Held::Well };
         match entry {
             Some(entry) if entry.version() >= *claimed => Held::Well,
@@ -157,8 +157,8 @@ impl Simulation<'_> {
         }
     }
 
-    /// Whether a node says that it holds this version, or a greater one. Of lives that were folded that is not said of what was lost.
-    fn claims(&self, vector: &SeenVector, version: Version) -> bool {
+    /// Whether a node says that it holds this version, or a greater one. Of incarnations that were folded that is not said of what was lost.
+    fn claims(&self, vector: &VersionVector, version: Version) -> bool {
         let is_named = || vector.lives(version.origin.node).any(|(life, _)| life == version.origin);
         vector.covers(version) && (!self.history.lost.contains(&version) || is_named())
     }
@@ -170,20 +170,20 @@ impl Simulation<'_> {
     }
 
     /// Whether the vector lacks a value that is older than this version and that some node may still bring.
-    fn lacks_older(&self, versions: &BTreeMap<Version, Effect>, version: Version, vector: &SeenVector) -> bool {
+    fn lacks_older(&self, versions: &BTreeMap<Version, Update>, version: Version, vector: &VersionVector) -> bool {
         let mut older = versions.range(..version);
         older.any(|(older, effect)| !vector.covers(*older) && !effect.is_delete() && !self.history.lost.contains(older))
     }
 
     /// By some clock that was right, at some time.
-    fn has_expired(&self, effect: &Effect) -> bool {
+    fn has_expired(&self, effect: &Update) -> bool {
         effect.entry().expires().is_some_and(|expires| expires.is_over(self.latest_wall_ms))
     }
 
     /// A round was executed: what its reads have found.
     pub fn check_asked(&mut self, operation: usize, machine: usize) {
         let Some(life) = self.life(machine) else { return };
-        let (process, store) = (life.process, life.mesh().store());
+        let (process, store) = (life.process, life.replica().store());
         let wall_ms = self.machines[machine].wall_ms(self.now);
         let asked = &self.history.operations[operation];
         let is_written = |key: &Key| asked.writes.contains_key(key);
@@ -236,17 +236,17 @@ impl Simulation<'_> {
     }
 
     pub fn is_converged(&self) -> bool {
-        let Some(first) = self.life(0).map(|life| life.mesh()) else { return false };
+        let Some(first) = self.life(0).map(|life| life.replica()) else { return false };
         // What expires before is let go by each in its time.
         let soon = self.machines[0].wall_ms(self.now) + FAR_MS / 2;
         let (vector, digest) = (first.vector(), first.store().digest(soon));
         self.machines.iter().all(|machine| {
             machine.life.as_ref().is_some_and(|life| {
-                matches!(life.mesh().stage(), Stage::Open { degraded: false })
+                matches!(life.replica().stage(), Stage::Open { degraded: false })
                     && life.is_well()
                     && life.write_rx.is_empty()
-                    && life.mesh().vector() == vector
-                    && life.mesh().store().digest(soon) == digest
+                    && life.replica().vector() == vector
+                    && life.replica().store().digest(soon) == digest
             })
         })
     }
@@ -257,7 +257,7 @@ impl Simulation<'_> {
             return;
         }
         self.check_now();
-        if self.life(0).is_some_and(|life| life.mesh().vector().iter().any(|(origin, _)| origin.is_all_lives())) {
+        if self.life(0).is_some_and(|life| life.replica().vector().iter().any(|(origin, _)| origin.is_all_incarnations())) {
             self.count("runs in which lives were folded");
         }
         self.check_acknowledged();
@@ -279,17 +279,17 @@ impl Simulation<'_> {
         self.check_now();
     }
 
-    /// On all nodes; without those of a life that ended before anybody's vector covered them, which nobody can prove to be everywhere: they stay.
+    /// On all nodes; without those of an incarnation that ended before anybody's vector covered them, which nobody can prove to be everywhere: they stay.
     fn tombstones(&self) -> usize {
         let of = |store: &Store| {
             let entries = self.history.keys.keys().filter_map(|key| store.entry(key));
             entries.filter(|entry| entry.is_tombstone() && !self.history.lost.contains(&entry.version())).count()
         };
-        self.machines.iter().filter_map(|machine| Some(of(machine.life.as_ref()?.mesh().store()))).sum()
+        self.machines.iter().filter_map(|machine| Some(of(machine.life.as_ref()?.replica().store()))).sum()
     }
 
     fn check_acknowledged(&mut self) {
-        let Some(vector) = self.life(0).map(|life| life.mesh().vector()) else { return };
+        let Some(vector) = self.life(0).map(|life| life.replica().vector()) else { return };
         let mut found = None;
         for (number, operation) in self.history.operations.iter().enumerate() {
             for (key, version) in operation.acknowledged() {
@@ -364,15 +364,15 @@ impl Simulation<'_> {
         let states = self.machines.iter().enumerate().map(|(id, machine)| match &machine.life {
             Some(life) => {
                 let soon = machine.wall_ms(self.now) + FAR_MS / 2;
-                let digest = life.mesh().store().digest(soon);
-                let (mesh, now) = (life.mesh(), self.now_at(id));
-                let status: Vec<String> = mesh.status(now).iter().map(|(name, value)| format!("{name} {value}")).collect();
+                let digest = life.replica().store().digest(soon);
+                let (replica, now) = (life.replica(), self.now_at(id));
+                let status: Vec<String> = replica.status(now).iter().map(|(name, value)| format!("{name} {value}")).collect();
                 format!(
                     "\nnode {}: {digest:?}, {} writes not forwarded, {}\n  {}",
                     id + 1,
                     life.write_rx.len(),
                     status.join(", "),
-                    mesh.peers(now).join("\n  ")
+                    replica.peers(now).join("\n  ")
                 )
             }
             None => format!("\nnode {}: down", id + 1),

@@ -334,7 +334,7 @@ impl Simulation<'_> {
             End::FailedSync(id) => {
                 self.machines[id].disk.fail_syncs(false);
                 // Only a restart helps, if one has failed.
-                if self.life(id).is_some_and(|life| life.mesh().writable().is_err()) {
+                if self.life(id).is_some_and(|life| life.replica().writable().is_err()) {
                     self.count("restarts of nodes whose disk had failed");
                     self.kill(id, Death::Process, Duration::from_millis(50));
                 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use crate::simulation::Simulation;
 use crate::simulation::clients::Command;
 use kvmesh::data::clock::Stamp;
-use kvmesh::data::entry::{Effect, Entry, Key, Origin, SeenVector, Version};
+use kvmesh::data::entry::{Entry, Key, Origin, Update, Version, VersionVector};
 use kvmesh::wire::command::AckLevel;
 
 const APART_SAMPLE: Duration = Duration::from_millis(20);
@@ -18,13 +18,13 @@ const APART_SEEN: Duration = Duration::from_millis(300);
 #[derive(Default)]
 pub struct History {
     /// Of each key, everything that was ever written under it.
-    pub keys: BTreeMap<Key, BTreeMap<Version, Effect>>,
+    pub keys: BTreeMap<Key, BTreeMap<Version, Update>>,
     pub operations: Vec<Operation>,
-    /// What each life has written, in rising order.
+    /// What each incarnation has written, in rising order.
     written: BTreeMap<Origin, Vec<Stamp>>,
     /// Versions that a node holds as its own, and that have not left its sequencer yet.
     held_back: BTreeSet<Version>,
-    /// Versions that no node knows any more: of a life that ended before they were on a disk, or whose disk was lost.
+    /// Versions that no node knows any more: of an incarnation that ended before they were on a disk, or whose disk was lost.
     pub lost: BTreeSet<Version>,
     /// Those of them that a node shows again, out of an old copy, and the last version that was there of their key by then.
     pub returned: BTreeMap<Version, Version>,
@@ -37,7 +37,7 @@ pub struct History {
     counts: BTreeMap<Key, u64>,
     /// Under which version each value stands, of those that are written once.
     values: BTreeMap<(Key, Vec<u8>), Version>,
-    /// The newest version that readers of a life have been shown.
+    /// The newest version that readers of an incarnation have been shown.
     shown: BTreeMap<(usize, u64, Key), Version>,
 }
 
@@ -81,7 +81,7 @@ pub struct DiskLoss {
     pub machine: usize,
     pub at: Duration,
     /// What it knew until then.
-    pub vector: SeenVector,
+    pub vector: VersionVector,
     pub until: Option<Duration>,
 }
 
@@ -153,7 +153,7 @@ impl History {
             self.operations[operation].writes.insert(Key::clone(&key), version);
         }
         self.written.entry(version.origin).or_default().push(version.stamp);
-        if self.keys.entry(key).or_default().insert(version, Effect::again(entry)).is_some() {
+        if self.keys.entry(key).or_default().insert(version, Update::again(entry)).is_some() {
             return Some(("versions-are-unique", format!("{version:?} was issued twice")));
         }
         wrong
@@ -191,7 +191,7 @@ impl History {
         self.keys.get(key).is_some_and(|versions| versions.contains_key(&version))
     }
 
-    /// What readers of a life are shown now; what they were shown before, if that was newer.
+    /// What readers of an incarnation are shown now; what they were shown before, if that was newer.
     pub fn show(&mut self, machine: usize, life: u64, key: &Key, version: Version) -> Option<Version> {
         let shown = self.shown.entry((machine, life, Key::clone(key))).or_insert(version);
         let newer = (*shown > version).then_some(*shown);
@@ -210,7 +210,7 @@ impl History {
         self.apart.iter().any(|at| *at + APART_SEEN > from && *at < to + APART_SEEN)
     }
 
-    /// Readers of this life were shown something newer than what is written here now.
+    /// Readers of this incarnation were shown something newer than what is written here now.
     fn overtaken(&self, machine: usize, life: u64, entry: &Entry) -> Option<(&'static str, String)> {
         let shown = self.shown.get(&(machine, life, entry.shared_key()))?;
         (*shown >= entry.version()).then(|| ("what-was-read-is-passed", format!("{entry:?} was written after {shown:?} had been read")))
@@ -223,7 +223,7 @@ impl History {
         }
     }
 
-    pub fn note_disk_lost(&mut self, machine: usize, at: Duration, vector: SeenVector) {
+    pub fn note_disk_lost(&mut self, machine: usize, at: Duration, vector: VersionVector) {
         self.disk_losses.push(DiskLoss { machine, at, vector, until: None });
     }
 
@@ -231,8 +231,8 @@ impl History {
         self.disk_losses.iter_mut().filter(|loss| loss.machine == machine && loss.until.is_none()).for_each(|loss| loss.until = Some(now));
     }
 
-    /// Of the lives that have ended, what none of these vectors covers is nowhere any more.
-    fn note_lost(&mut self, known: &[SeenVector], is_alive: impl Fn(Origin) -> bool) {
+    /// Of the incarnations that have ended, what none of these vectors covers is nowhere any more.
+    fn note_lost(&mut self, known: &[VersionVector], is_alive: impl Fn(Origin) -> bool) {
         for (origin, stamps) in self.written.iter_mut().filter(|(origin, _)| !is_alive(**origin)) {
             let covered = known.iter().map(|vector| vector.get(*origin)).max().unwrap_or(Stamp::ZERO);
             let first = stamps.iter().position(|stamp| *stamp > covered).unwrap_or(stamps.len());
@@ -245,21 +245,21 @@ impl Simulation<'_> {
     /// What has been submitted at a machine since this was asked last, for this operation or for nobody's, goes on to the replicator.
     pub fn note_submitted(&mut self, machine: usize, operation: Option<usize>) {
         let Some(life) = self.machines[machine].life.as_ref() else { return };
-        let (mesh, mut wrong) = (life.mesh(), None);
+        let (replica, mut wrong) = (life.replica(), None);
         let life_number = life.process.life;
         while let Ok(submitted) = life.submit_rx.try_recv() {
             // As the client's node holds it, whatever travels.
             let version = submitted.entry.version();
-            let held = mesh.store().entry(submitted.entry.key()).filter(|entry| entry.version() == version);
+            let held = replica.store().entry(submitted.entry.key()).filter(|entry| entry.version() == version);
             let found = self.history.record(held.as_ref().unwrap_or(&submitted.entry), operation, true);
             let found = found.or_else(|| self.history.overtaken(machine, life_number, &submitted.entry));
             wrong = wrong.or(found);
-            // Cannot fail: this life holds the other end.
+            // Cannot fail: this incarnation holds the other end.
             let _ = life.write_tx.send(submitted);
         }
         // What its clients can read is written, whether it has been sent or not.
         for key in operation.map(|operation| self.history.keys_of(operation)).unwrap_or_default() {
-            let own = mesh.store().entry(&key).filter(|entry| entry.version().origin == mesh.origin());
+            let own = replica.store().entry(&key).filter(|entry| entry.version().origin == replica.origin());
             if let Some(entry) = own.filter(|entry| !self.history.knows(&key, entry.version())) {
                 wrong = wrong.or(self.history.record(&entry, operation, false));
             }
@@ -269,10 +269,10 @@ impl Simulation<'_> {
         }
     }
 
-    /// After a life has begun: what of former ones is nowhere any more.
+    /// After an incarnation has begun: what of former ones is nowhere any more.
     pub fn note_lost(&mut self) {
-        let known: Vec<SeenVector> = self.machines.iter().map(|machine| machine.known()).collect();
-        let alive: Vec<Origin> = self.machines.iter().filter_map(|machine| Some(machine.life.as_ref()?.mesh().origin())).collect();
+        let known: Vec<VersionVector> = self.machines.iter().map(|machine| machine.known()).collect();
+        let alive: Vec<Origin> = self.machines.iter().filter_map(|machine| Some(machine.life.as_ref()?.replica().origin())).collect();
         self.history.note_lost(&known, |origin| alive.contains(&origin));
     }
 }

@@ -14,11 +14,11 @@ use crate::simulation::plan::Plan;
 use crate::simulation::{Event, Process, Simulation};
 use kvmesh::config::Config;
 use kvmesh::data::clock::Now;
-use kvmesh::data::entry::SeenVector;
-use kvmesh::replication::compaction::Snapshot;
-use kvmesh::replication::heartbeat::Heartbeat;
-use kvmesh::replication::mesh::Mesh;
+use kvmesh::data::entry::VersionVector;
+use kvmesh::replication::heartbeat::HeartbeatLoop;
+use kvmesh::replication::replica::Replica;
 use kvmesh::replication::replicator::Replicator;
+use kvmesh::replication::snapshots::Snapshot;
 use kvmesh::replication::submit::Submitted;
 use kvmesh::store::Store;
 use kvmesh::testing::simulated_clients::SimulatedServer;
@@ -26,20 +26,20 @@ use kvmesh::testing::simulated_disk::SimulatedDisk;
 use kvmesh::wal::disk::Disk;
 use kvmesh::wal::files::Files;
 use kvmesh::wal::writer::Writer;
-use kvmesh::wal::{Fsync, Journal, NotSwitched};
+use kvmesh::wal::{Fsync, NotSwitched, Wal};
 use kvmesh::wire::peer::{Protocol, Protocols};
 
 /// Where wall time starts: some day in 2023.
 const WALL_MS: i64 = 1_700_000_000_000;
 
-/// What the build before speaks. Some lives are of it, on the disks of the others.
+/// What the build before speaks. Some incarnations are of it, on the disks of the others.
 const BEFORE: Protocols = Protocols { min: Protocol::OLDEST, max: Protocol::OLDEST };
 
-/// What a life is made of, and is borrowed from.
+/// What an incarnation is made of, and is borrowed from.
 pub struct Ground {
-    pub mesh: Arc<Mesh>,
+    pub replica: Arc<Replica>,
     pub server: SimulatedServer,
-    pub journal: Arc<Journal>,
+    pub wal: Arc<Wal>,
 }
 
 pub struct Machine<'a> {
@@ -60,10 +60,10 @@ pub struct Machine<'a> {
     pub is_off: bool,
     /// So many times as slow as usual.
     pub disk_slowness: u64,
-    /// What it knew when its last life ended; only then is it looked at.
-    pub vector: SeenVector,
+    /// What it knew when its last incarnation ended; only then is it looked at.
+    pub vector: VersionVector,
     /// What the others had when it lost what was on its disk, and has not there again.
-    pub owed: Option<SeenVector>,
+    pub owed: Option<VersionVector>,
 }
 
 /// Its wall clock, as an offset from true time.
@@ -87,7 +87,7 @@ pub struct Life<'a> {
     pub write_tx: Sender<Submitted>,
     pub write_rx: Receiver<Submitted>,
     replicator: Replicator,
-    heartbeat: Heartbeat,
+    heartbeat: HeartbeatLoop,
     writer: Writer,
     pub snapshot: Option<Snapshot<'a>>,
     snapshot_not_before: Duration,
@@ -100,7 +100,7 @@ pub struct Life<'a> {
     pub is_logging: bool,
     pub is_speaking: Vec<bool>,
     /// What its disk holds for certain; and how often it had been synced then.
-    pub durable: SeenVector,
+    pub durable: VersionVector,
     syncs: u64,
 }
 
@@ -129,7 +129,7 @@ impl<'a> Machine<'a> {
             suspended: None,
             is_off: false,
             disk_slowness: 1,
-            vector: SeenVector::default(),
+            vector: VersionVector::default(),
             owed: None,
         }
     }
@@ -140,8 +140,8 @@ impl<'a> Machine<'a> {
     }
 
     /// What it knows, or knew last.
-    pub fn known(&self) -> SeenVector {
-        self.life.as_ref().map_or_else(|| self.vector.clone(), |life| life.mesh().vector())
+    pub fn known(&self) -> VersionVector {
+        self.life.as_ref().map_or_else(|| self.vector.clone(), |life| life.replica().vector())
     }
 }
 
@@ -156,13 +156,13 @@ impl WallClock {
 }
 
 impl<'a> Life<'a> {
-    pub fn mesh(&self) -> &'a Mesh {
-        &self.ground.mesh
+    pub fn replica(&self) -> &'a Replica {
+        &self.ground.replica
     }
 
     /// Whether it serves clients and logs.
     pub fn is_well(&self) -> bool {
-        self.mesh().is_open() && self.mesh().writable().is_ok()
+        self.replica().is_open() && self.replica().writable().is_ok()
     }
 
     /// Time that has passed for it, by an oscillator that is so many parts in a million too fast.
@@ -235,12 +235,12 @@ impl<'a> Simulation<'a> {
         match born {
             Ok(life) => {
                 let process = life.process;
-                self.tell(&format!("node {} begins as {}", id + 1, life.mesh().origin()));
+                self.tell(&format!("node {} begins as {}", id + 1, life.replica().origin()));
                 self.machines[id].life = Some(life);
                 self.history.interruptions.push((id, self.now));
                 self.note_lost();
                 let heartbeat = self.plan.heartbeat();
-                self.after(heartbeat, Event::Beat(process));
+                self.after(heartbeat, Event::Heartbeat(process));
                 self.after(heartbeat, Event::Snapshot(process));
                 for peer in 0..self.plan.nodes - 1 {
                     let wait = self.between(0, 5);
@@ -264,19 +264,19 @@ impl<'a> Simulation<'a> {
         let shared: Arc<dyn Disk> = Arc::new(disk.clone());
         let config = Arc::clone(&self.machines[id].config);
         let files = Files::find(&*shared)?;
-        let journal = Arc::new(Journal::new(Arc::clone(&shared), config.fsync, config.write_room, &files));
+        let wal = Arc::new(Wal::new(Arc::clone(&shared), config.fsync, config.write_room, &files));
         let nonce = self.random.u64(..);
-        let (mesh, submit_rx) = Mesh::new(config, Store::repeatable(self.plan.places), nonce, now, Some(Arc::clone(&journal)));
+        let (replica, submit_rx) = Replica::new(config, Store::repeatable(self.plan.places), nonce, now, Some(Arc::clone(&wal)));
         let spoken = if self.plan.mixes_builds && self.one_in(2) { BEFORE } else { Protocols::OURS };
-        let mesh = Arc::new(mesh.speaking(spoken));
-        let replayed = mesh.replay(&shared, &files, || false)?;
-        let writer = Writer::open(Arc::clone(&journal), &files, replayed.older_len, &replayed.last, replayed.snapshot_len, self.instant())?;
-        mesh.record_life();
-        mesh.begin_recovery(now);
-        let lead_us = mesh.clock().read(now.elapsed).stamp_us as i64 - self.now.as_micros() as i64;
+        let replica = Arc::new(replica.speaking(spoken));
+        let replayed = replica.replay(&shared, &files, || false)?;
+        let writer = Writer::open(Arc::clone(&wal), &files, replayed.older_len, &replayed.last, replayed.snapshot_len, self.instant())?;
+        replica.record_incarnation();
+        replica.begin_recovery(now);
+        let lead_us = replica.clock().read(now.elapsed).stamp_us as i64 - self.now.as_micros() as i64;
         self.fastest_us = self.fastest_us.max(lead_us);
-        let server = SimulatedServer::new(Arc::clone(&mesh))?;
-        let ground = self.arena.keep(Ground { mesh, server, journal });
+        let server = SimulatedServer::new(Arc::clone(&replica))?;
+        let ground = self.arena.keep(Ground { replica, server, wal });
         let (write_tx, write_rx) = unbounded();
         let peers = self.plan.nodes - 1;
         Ok(Life {
@@ -287,8 +287,8 @@ impl<'a> Simulation<'a> {
             submit_rx,
             write_tx,
             write_rx,
-            replicator: Replicator::new(ground.mesh.origin()),
-            heartbeat: Heartbeat::default(),
+            replicator: Replicator::new(ground.replica.origin()),
+            heartbeat: HeartbeatLoop::default(),
             writer,
             snapshot: None,
             snapshot_not_before: Duration::ZERO,
@@ -297,7 +297,7 @@ impl<'a> Simulation<'a> {
             is_replicating: false,
             is_logging: false,
             is_speaking: vec![false; peers],
-            durable: ground.mesh.vector(),
+            durable: ground.replica.vector(),
             syncs: 0,
         })
     }
@@ -311,7 +311,7 @@ impl<'a> Simulation<'a> {
         self.note_submitted(id, None);
         let Some(life) = self.life(id) else { return };
         let process = life.process;
-        let (replicates, logs) = (!life.is_replicating && !life.write_rx.is_empty(), !life.is_logging && life.ground.journal.has_waiting());
+        let (replicates, logs) = (!life.is_replicating && !life.write_rx.is_empty(), !life.is_logging && life.ground.wal.has_waiting());
         if replicates {
             let wait = self.replicator_wait();
             self.after(wait, Event::Replicate(process));
@@ -352,17 +352,17 @@ impl<'a> Simulation<'a> {
         let now = self.now_at(id);
         self.drop_silent(id);
         let Some(life) = self.life_mut(id) else { return };
-        life.heartbeat.beat(&life.ground.mesh, now);
+        life.heartbeat.beat(&life.ground.replica, now);
         let process = life.process;
         let heartbeat = self.plan.heartbeat();
-        self.after(heartbeat, Event::Beat(process));
+        self.after(heartbeat, Event::Heartbeat(process));
     }
 
     pub fn replicate(&mut self, id: usize) {
         let Some(life) = self.life_mut(id) else { return };
         life.is_replicating = false;
         if let Ok(first) = life.write_rx.try_recv() {
-            life.replicator.forward(&life.ground.mesh, first, &life.write_rx);
+            life.replicator.forward(&life.ground.replica, first, &life.write_rx);
         }
     }
 
@@ -371,11 +371,11 @@ impl<'a> Simulation<'a> {
         let Some(life) = self.life_mut(id) else { return };
         life.is_logging = false;
         // All of it was handed over before; but own writes that wait for the replicator are nobody's debt.
-        let vector = life.mesh().vector();
-        let mesh = life.mesh();
-        life.writer.step(Duration::ZERO, || instant, &mut |origin, stamp| mesh.durable(Some((origin, stamp))));
-        let condition = life.ground.journal.condition();
-        let counts = mesh.config().fsync != Fsync::EverySecond || condition.syncs > life.syncs;
+        let vector = life.replica().vector();
+        let replica = life.replica();
+        life.writer.step(Duration::ZERO, || instant, &mut |origin, stamp| replica.durable(Some((origin, stamp))));
+        let condition = life.ground.wal.condition();
+        let counts = replica.config().fsync != Fsync::EverySecond || condition.syncs > life.syncs;
         if condition.stopped.is_none() && !condition.is_resuming && counts {
             life.durable = vector;
             life.syncs = condition.syncs;
@@ -391,12 +391,12 @@ impl<'a> Simulation<'a> {
         let process = life.process;
         let wait = match life.snapshot.take() {
             None => {
-                let mesh = life.mesh();
-                if life.is_to_resume && mesh.writable().is_err() {
-                    life.snapshot = mesh.begin_resume().ok();
+                let replica = life.replica();
+                if life.is_to_resume && replica.writable().is_err() {
+                    life.snapshot = replica.begin_resume().ok();
                     life.is_to_resume = false;
-                } else if now >= life.snapshot_not_before && mesh.is_compaction_due(&life.ground.journal) {
-                    life.snapshot = mesh.begin_compaction().ok();
+                } else if now >= life.snapshot_not_before && replica.is_compaction_due(&life.ground.wal) {
+                    life.snapshot = replica.begin_compaction().ok();
                 }
                 if life.snapshot.is_some() { self.short_wait() } else { self.between(100, 300) }
             }
@@ -460,10 +460,10 @@ impl<'a> Simulation<'a> {
         self.plan.fsync == Fsync::Always
     }
 
-    /// Ends a life. The others hear of it if the machine is still there to tell them.
+    /// Ends an incarnation. The others hear of it if the machine is still there to tell them.
     pub fn die(&mut self, id: usize, death: Death) {
         let Some(life) = self.life(id) else { return };
-        let vector = life.mesh().vector();
+        let vector = life.replica().vector();
         self.tell(&format!("node {} dies: {death:?}", id + 1));
         self.machines[id].vector = vector;
         self.machines[id].paused = None;
@@ -473,7 +473,7 @@ impl<'a> Simulation<'a> {
         self.disconnect(id, death == Death::PowerLoss);
         self.machines[id].life = None;
         if matches!(death, Death::Wiped | Death::PutBack) || self.plan.fsync != Fsync::Always {
-            let mut owed = SeenVector::default();
+            let mut owed = VersionVector::default();
             (0..self.plan.nodes).filter(|other| *other != id).for_each(|other| owed.join(&self.machines[other].known()));
             self.machines[id].owed = Some(owed);
             let vector = self.machines[id].vector.clone();
@@ -513,7 +513,7 @@ impl<'a> Simulation<'a> {
     /// A disk that was lost counts again once it holds what the others had then, as far as any of them still has it.
     fn note_caught_up(&mut self, id: usize) {
         let Some(owed) = &self.machines[id].owed else { return };
-        let mut somewhere = SeenVector::default();
+        let mut somewhere = VersionVector::default();
         self.machines.iter().for_each(|machine| somewhere.join(&machine.known()));
         let Some(life) = self.life(id) else { return };
         if owed.iter().all(|(origin, stamp)| life.durable.get(origin) >= stamp.min(somewhere.get(origin))) {

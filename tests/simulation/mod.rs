@@ -1,6 +1,6 @@
 //! A whole mesh in one thread, from one seed: three to five nodes with their disks, clocks, links and clients, what goes wrong with them, and what must be true all the same.
 //!
-//! The decisions are the shipped code: [`Mesh`](kvmesh::replication::mesh::Mesh) and all behind it, the journal, and the sessions from the bytes of requests to those of replies. Replaced are
+//! The decisions are the shipped code: [`Replica`](kvmesh::replication::replica::Replica) and all behind it, the write-ahead log, and the sessions from the bytes of requests to those of replies. Replaced are
 //! three parts. The network ([`network`]): links that delay, break and lose their tail, some of them narrow. The disk ([`SimulatedDisk`](kvmesh::testing::simulated_disk::SimulatedDisk)): it forgets what was not
 //! synced, tears what was written last, fills up, fails. The clocks: they jump and drift. What takes time takes simulated time: events lie in a queue by when they happen, and
 //! nothing waits. Each turn of a thread is one step here: nothing happens in the middle of a message, nobody waits in the middle of a write to a socket, and no node stops in order; the tests on
@@ -35,8 +35,8 @@ use machine::{Ground, Machine};
 use network::{Connection, Link};
 use plan::Plan;
 
-/// Lives of nodes in one run. Beyond this nothing dies any more.
-const LIVES_MAX: usize = 1024;
+/// Incarnations of nodes in one run. Beyond this nothing dies any more.
+const INCARNATIONS_MAX: usize = 1024;
 /// Events in one run: one that goes on for ever is a finding.
 const EVENTS_MAX: u64 = 20_000_000;
 
@@ -71,7 +71,7 @@ pub fn run(seed: u64, character: Character) -> Report {
     simulation.report()
 }
 
-/// Lives are borrowed from by their rounds, dumps and snapshots, and end with the run.
+/// Incarnations are borrowed from by their rounds, dumps and snapshots, and end with the run.
 struct Arena {
     lives: Vec<OnceCell<Box<Ground>>>,
     used: Cell<usize>,
@@ -79,14 +79,14 @@ struct Arena {
 
 impl Default for Arena {
     fn default() -> Arena {
-        Arena { lives: (0..LIVES_MAX).map(|_| OnceCell::new()).collect(), used: Cell::new(0) }
+        Arena { lives: (0..INCARNATIONS_MAX).map(|_| OnceCell::new()).collect(), used: Cell::new(0) }
     }
 }
 
 impl Arena {
     fn is_full(&self) -> bool {
-        // Room for the starts that the end of a run takes.
-        self.used.get() + 64 > LIVES_MAX
+        // ByteBudget for the starts that the end of a run takes.
+        self.used.get() + 64 > INCARNATIONS_MAX
     }
 
     fn keep(&self, ground: Ground) -> &Ground {
@@ -96,7 +96,7 @@ impl Arena {
     }
 }
 
-/// A process: the machine, and which of its lives. What is meant for an earlier one does not happen.
+/// A process: the machine, and which of its incarnations. What is meant for an earlier one does not happen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct Process {
     machine: usize,
@@ -107,7 +107,7 @@ struct Process {
 enum Event {
     /// The process of a machine is started.
     Start(usize),
-    Beat(Process),
+    Heartbeat(Process),
     /// The replicator's turn, the log's, the snapshot's.
     Replicate(Process),
     Log(Process),
@@ -260,7 +260,7 @@ impl<'a> Simulation<'a> {
     fn handle(&mut self, event: Event) {
         match event {
             Event::Start(machine) => self.start(machine),
-            Event::Beat(process) => self.with_process(process, event, Simulation::beat),
+            Event::Heartbeat(process) => self.with_process(process, event, Simulation::beat),
             Event::Replicate(process) => self.with_process(process, event, Simulation::replicate),
             Event::Log(process) => self.with_process(process, event, Simulation::log),
             Event::Snapshot(process) => self.with_process(process, event, Simulation::snapshot),

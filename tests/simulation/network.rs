@@ -115,7 +115,7 @@ impl<'a> Simulation<'a> {
         if life.speaks[place_of_peer].is_some() {
             return;
         }
-        let (from, mesh) = (life.process, life.mesh());
+        let (from, replica) = (life.process, life.replica());
         let Some(listening) = self.life(to).map(|life| life.process) else {
             if self.machines[to].is_off {
                 // Nobody is there to refuse it.
@@ -126,8 +126,8 @@ impl<'a> Simulation<'a> {
             }
             return;
         };
-        mesh.dialing(place_of_peer);
-        let hello = mesh.hello(now);
+        replica.dialing(place_of_peer);
+        let hello = replica.hello(now);
         let mut bytes = Vec::new();
         Message::Hello(hello.clone()).encode(&mut bytes, Protocol::OLDEST);
         self.connected += 1;
@@ -210,7 +210,7 @@ impl<'a> Simulation<'a> {
 
     fn receive(&mut self, number: u64, id: usize) {
         let now = self.now_at(id);
-        let Some(mesh) = self.life(id).map(|life| life.mesh()) else { return };
+        let Some(replica) = self.life(id).map(|life| life.replica()) else { return };
         let Some(connection) = self.connections.get_mut(&number) else { return };
         if matches!(connection.listener, Some(Listener::Gone)) {
             connection.segments.clear();
@@ -228,7 +228,7 @@ impl<'a> Simulation<'a> {
             if let Some(Listener::Listening { heard, .. }) = &mut connection.listener {
                 *heard = self.now;
                 connection.heard_len += bytes.len() as u64;
-                mesh.heard(place_of_peer, connection.heard_len, now.elapsed);
+                replica.heard(place_of_peer, connection.heard_len, now.elapsed);
             }
             let from = connection.from;
             let is_partial = !has_ended && !connection.has_message();
@@ -242,14 +242,14 @@ impl<'a> Simulation<'a> {
             }
         }
         let Some(connection) = self.connections.get_mut(&number) else { return };
-        let (mut reader, mut envelope) = (&connection.received[..], Vec::new());
+        let (mut reader, mut frame) = (&connection.received[..], Vec::new());
         let (len_max, protocol) = match &connection.listener {
             Some(Listener::Listening { inbound, .. }) => (MESSAGE_LEN_MAX, inbound.protocol()),
             _ => (HELLO_LEN_MAX, Protocol::OLDEST),
         };
-        let read = read_message(&mut reader, &mut envelope, len_max, protocol);
+        let read = read_message(&mut reader, &mut frame, len_max, protocol);
         let taken = connection.received.len() - reader.len();
-        let fingerprint = rapidhash::v3::rapidhash_v3(&envelope);
+        let fingerprint = rapidhash::v3::rapidhash_v3(&frame);
         let received = match (read, &mut connection.listener) {
             (Ok(Some(Message::Hello(hello))), None) => {
                 connection.received.drain(..taken);
@@ -257,9 +257,9 @@ impl<'a> Simulation<'a> {
                 return;
             }
             (Ok(Some(message)), Some(Listener::Listening { inbound, .. })) => {
-                match mesh.await_room(envelope.len(), Instant::now()) {
+                match replica.await_room(frame.len(), Instant::now()) {
                     Ok(room) => {
-                        let received = mesh.receive(inbound, Arrived { message, envelope, room }, now);
+                        let received = replica.receive(inbound, Arrived { message, frame, room }, now);
                         connection.received.drain(..taken);
                         received
                     }
@@ -293,12 +293,12 @@ impl<'a> Simulation<'a> {
     /// A HELLO has come: as listener.rs answers it.
     fn welcome(&mut self, number: u64, id: usize, hello: &Hello) {
         let now = self.now_at(id);
-        let Some(mesh) = self.life(id).map(|life| life.mesh()) else { return };
-        let answer = match mesh.check_hello(hello, now) {
+        let Some(replica) = self.life(id).map(|life| life.replica()) else { return };
+        let answer = match replica.check_hello(hello, now) {
             Ok((peer, protocol)) => {
-                let answer = Message::Hello(mesh.hello(now));
+                let answer = Message::Hello(replica.hello(now));
                 self.replace_listener(number, id);
-                let inbound = mesh.accept(peer, hello, protocol, now);
+                let inbound = replica.accept(peer, hello, protocol, now);
                 let heard = self.now;
                 if let Some(connection) = self.connections.get_mut(&number) {
                     connection.listener = Some(Listener::Listening { inbound: Box::new(inbound), heard });
@@ -344,7 +344,7 @@ impl<'a> Simulation<'a> {
         if let Some(Listener::Listening { inbound, .. }) = listener {
             let now = self.now_at(id);
             if let Some(life) = self.life(id) {
-                life.mesh().closed(&inbound, now);
+                life.replica().closed(&inbound, now);
             }
         }
         self.tell_speaker(number);
@@ -364,18 +364,18 @@ impl<'a> Simulation<'a> {
 
     fn take_answer(&mut self, number: u64, id: usize) {
         let now = self.now_at(id);
-        let Some(mesh) = self.life(id).map(|life| life.mesh()) else { return };
+        let Some(replica) = self.life(id).map(|life| life.replica()) else { return };
         let Some(connection) = self.connections.get_mut(&number) else { return };
         let place_of_peer = place(connection.to.machine, id);
         let Some(Speaker::Dialing(hello)) = connection.speaker.take() else { return };
         let answer = match connection.answer.take() {
-            Some(Message::Hello(answer)) => mesh.check_hello(&answer, now).ok().map(|found| (answer, found)),
+            Some(Message::Hello(answer)) => replica.check_hello(&answer, now).ok().map(|found| (answer, found)),
             _ => None,
         };
         match answer {
             Some((answer, (found, protocol))) if found == place_of_peer => {
-                mesh.dialed(place_of_peer, &answer, now);
-                let speech = Speech::new(mesh, place_of_peer, hello.vector, protocol, 120);
+                replica.dialed(place_of_peer, &answer, now);
+                let speech = Speech::new(replica, place_of_peer, hello.vector, protocol, 120);
                 connection.speaker = Some(Speaker::Speaking(Box::new(speech)));
                 self.count("connections");
                 if protocol != Protocol::OLDEST {
@@ -404,7 +404,7 @@ impl<'a> Simulation<'a> {
     /// A link that has something to say gets a turn.
     pub fn wake_link(&mut self, id: usize, place_of_peer: usize) {
         let Some(life) = self.life(id) else { return };
-        let (process, outbox) = (life.process, life.mesh().outbox(place_of_peer));
+        let (process, outbox) = (life.process, life.replica().outbox(place_of_peer));
         let Some(number) = life.speaks[place_of_peer] else {
             if outbox.takes_redial() {
                 let wait = self.short_wait();
@@ -474,8 +474,8 @@ impl<'a> Simulation<'a> {
         let Some(life) = self.life_mut(id) else { return };
         life.speaks[place_of_peer] = None;
         let process = life.process;
-        life.mesh().hung_up(place_of_peer, now);
-        let pause_max = life.mesh().config().reconnect_pause_max.as_millis() as u64;
+        life.replica().hung_up(place_of_peer, now);
+        let pause_max = life.replica().config().reconnect_pause_max.as_millis() as u64;
         let pause = self.between(20, pause_max);
         self.after(pause, Event::Dial(process, place_of_peer));
     }

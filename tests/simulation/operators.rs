@@ -22,8 +22,8 @@ impl Simulation<'_> {
 
     /// `DUMP`, while everything goes on: its lines are taken in the time that a client takes for them, so what happens between them is what lies in the queue.
     pub fn back_up(&mut self, id: usize) {
-        let Some(life) = self.life(id).filter(|life| life.mesh().is_open()) else { return };
-        let mut dump = life.mesh().dump();
+        let Some(life) = self.life(id).filter(|life| life.replica().is_open()) else { return };
+        let mut dump = life.replica().dump();
         let mut lines = Vec::new();
         let process = life.process;
         while dump.write(300, &mut lines) {
@@ -46,7 +46,7 @@ impl Simulation<'_> {
         let lines = self.backups[self.random.usize(0..self.backups.len())].clone();
         let Some(life) = self.life(id) else { return };
         let process = life.process;
-        let Ok(mut restore) = life.mesh().begin_restore(self.now_at(id)) else { return };
+        let Ok(mut restore) = life.replica().begin_restore(self.now_at(id)) else { return };
         for line in lines.split(|byte| *byte == b'\n') {
             if self.one_in(3) {
                 let until = self.now + Duration::from_millis(2);
@@ -131,7 +131,8 @@ impl Simulation<'_> {
     /// Who died while it was mended, or does not log.
     fn mend_what_fails(&mut self) {
         for id in 0..self.plan.nodes {
-            let fails = self.life(id).is_some_and(|life| life.mesh().writable().is_err() && life.snapshot.is_none() && !life.is_to_resume);
+            let fails =
+                self.life(id).is_some_and(|life| life.replica().writable().is_err() && life.snapshot.is_none() && !life.is_to_resume);
             if fails && (self.is_always_synced() || self.may_lose_disk(id)) {
                 self.die(id, Death::Process);
             }

@@ -26,7 +26,7 @@ pub enum Character {
     Clocks,
     /// Nodes lose their disks and are given old copies of them while cuts keep deletes and what they deleted apart, and what is deleted is forgotten fast. One of eight is so anyway.
     Relapse,
-    /// Nodes start all the time, some of them without what they had, and vectors name few of their lives one by one. Only if it is asked for; every other run names few of them.
+    /// Nodes start all the time, some of them without what they had, and vectors name few of their incarnations one by one. Only if it is asked for; every other run names few of them.
     Lives,
 }
 
@@ -48,7 +48,7 @@ pub struct Plan {
     pub disk_us: u64,
     /// Clients do nothing but write one key, each at a node of its own.
     pub are_rivals: bool,
-    /// Some lives are of the build before, whose acks show no clock.
+    /// Some incarnations are of the build before, whose acks show no clock.
     pub mixes_builds: bool,
     /// Where keys lie.
     pub places: Places,
@@ -59,8 +59,8 @@ pub struct Plan {
     /// Bytes a second of a narrow link, if there are any.
     pub rate: Option<u64>,
     pub value_len_max: usize,
-    /// Lives of a node that vectors name one by one.
-    pub lives_kept: usize,
+    /// Incarnations of a node that vectors name one by one.
+    pub incarnations_kept: usize,
     timing: Timing,
     tombstone_age_min_ms: u64,
     link_queue_max: usize,
@@ -117,7 +117,7 @@ impl Plan {
             link_queue_max: [1_300, 4_000, 1 << 20][random.usize(0..3)],
             compact_log_min: [3_000, 20_000, 1 << 20][random.usize(0..3)],
             // From other random numbers, so that a seed is what it was otherwise.
-            lives_kept: [1, 1, 2, 64, 64, 64][fastrand::Rng::with_seed(!random.get_seed()).usize(0..6)],
+            incarnations_kept: [1, 1, 2, 64, 64, 64][fastrand::Rng::with_seed(!random.get_seed()).usize(0..6)],
         };
         match character {
             Character::Starved => plan.starve(random),
@@ -251,7 +251,7 @@ impl Plan {
         }
     }
 
-    /// What is told of a life that is over is told of all: writes that few have heard of, deaths, lost disks and old copies of them, one after another.
+    /// What is told of an incarnation that is over is told of all: writes that few have heard of, deaths, lost disks and old copies of them, one after another.
     fn begin_often(self, random: &mut fastrand::Rng) -> Plan {
         let others =
             [Fault::Kill, Fault::Wipe, Fault::PutBack, Fault::Relapse, Fault::LateDump, Fault::Break, Fault::Isolate, Fault::Restore];
@@ -266,7 +266,7 @@ impl Plan {
             dump_pause_us: [0, 5_000, 100_000][random.usize(0..3)],
             timing: HURRIED,
             tombstone_age_min_ms: 200,
-            lives_kept: 1,
+            incarnations_kept: 1,
             mixes_builds: false,
             ..self
         }
@@ -294,9 +294,9 @@ impl Plan {
         }
     }
 
-    /// A build before knows of no lives that are folded, and is not met where some are.
-    fn lives_kept(&self) -> usize {
-        if self.mixes_builds { usize::MAX } else { self.lives_kept }
+    /// A build before knows of no incarnations that are folded, and is not met where some are.
+    fn incarnations_kept(&self) -> usize {
+        if self.mixes_builds { usize::MAX } else { self.incarnations_kept }
     }
 
     pub fn config(&self, id: usize) -> Arc<Config> {
@@ -314,7 +314,7 @@ impl Plan {
             peers.join(",")
         );
         let config = Config::from_json(&json, "simulation").expect("a good configuration");
-        Arc::new(Config { lives_kept: self.lives_kept(), ..config })
+        Arc::new(Config { incarnations_kept: self.incarnations_kept(), ..config })
     }
 
     pub fn clock_offset_max(&self) -> Duration {

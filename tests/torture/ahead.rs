@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use kvmesh::client::{self, Client};
 use kvmesh::data::clock::{Stamp, wall_ms};
-use kvmesh::data::entry::{Entry, NodeId, Origin, SeenVector, Version};
+use kvmesh::data::entry::{Entry, NodeId, Origin, Version, VersionVector};
 use kvmesh::store::Store;
 use kvmesh::wire::dump::{Header, Kind, Scan};
 
@@ -32,7 +32,7 @@ pub fn push(place: &Place, ahead: Duration) -> Result<(), String> {
     client.lines::<client::Error>(|_| Ok(())).map_err(in_words)
 }
 
-/// The backup with an entry more, of this stamp, by a life of the node that never was.
+/// The backup with an entry more, of this stamp, by an incarnation of the node that never was.
 fn with_one_more(backup: Dumped, node: u16, stamp: Stamp) -> Vec<u8> {
     let origin = Origin { node: NodeId(node), nonce: fastrand::u64(..) };
     let key = Key { group: Group::Ahead, owner: node, number: origin.nonce as u32 };
@@ -47,9 +47,9 @@ fn with_one_more(backup: Dumped, node: u16, stamp: Stamp) -> Vec<u8> {
 }
 
 /// A full dump of all this, as this donor would give it.
-pub fn lines_of(store: &Store, donor: Origin, vector: SeenVector) -> Vec<u8> {
+pub fn lines_of(store: &Store, donor: Origin, vector: VersionVector) -> Vec<u8> {
     let header = Header::new(Kind::Full, donor, vector, store.len(), None);
-    let mut scan = Scan::new(header, SeenVector::default(), SeenVector::default());
+    let mut scan = Scan::new(header, VersionVector::default(), VersionVector::default());
     let mut lines = Vec::new();
     while scan.write(store, STEP_LEN, &mut lines) {}
     lines

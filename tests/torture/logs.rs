@@ -142,9 +142,9 @@ impl Log {
 
 fn note(body: &[u8], universe: &mut Universe) {
     match Record::decode(body) {
-        Ok(Record::Frame(frame)) => frame.writes.iter().for_each(|write| universe.add(&write.to_entry())),
+        Ok(Record::Writes(frame)) => frame.writes.iter().for_each(|write| universe.add(&write.to_entry())),
         Ok(Record::Lines(entries) | Record::Healed(entries)) => entries.iter().for_each(|entry| universe.add(entry)),
         // What was taken out was known before; and the start checks that a log is whole.
-        Ok(Record::Removed(_) | Record::Proven(_) | Record::Life(_)) | Err(_) => {}
+        Ok(Record::Removed(_) | Record::Proven(_) | Record::Incarnation(_)) | Err(_) => {}
     }
 }

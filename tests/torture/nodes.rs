@@ -1,7 +1,7 @@
-//! The processes under torture: their configuration, their lives, and the links between them.
+//! The processes under torture: their configuration, their incarnations, and the links between them.
 //!
 //! Owns every process (none outlives the run) and every link. Each start is a new *life* of a node, numbered from 1; clients read the number before and after
-//! they connect, so they know which life has answered.
+//! they connect, so they know which incarnation has answered.
 
 use std::collections::BTreeMap;
 use std::fs::{self, OpenOptions};
@@ -130,7 +130,7 @@ impl Nodes {
         })
     }
 
-    /// A new life.
+    /// A new incarnation.
     pub fn start(&mut self, id: u16) -> io::Result<()> {
         let mut log = OpenOptions::new().create(true).append(true).open(self.path(id, "log"))?;
         let place = Arc::clone(&self.node(id).place);
@@ -202,7 +202,7 @@ impl Nodes {
         }
     }
 
-    /// Of all lives so far.
+    /// Of all incarnations so far.
     pub fn starts(&self) -> &[Start] {
         &self.starts
     }
@@ -309,7 +309,7 @@ impl Nodes {
         self.dir.join(format!("data/node{id}"))
     }
 
-    /// All that the node has said in all its lives.
+    /// All that the node has said in all its incarnations.
     pub fn log(&self, id: u16) -> io::Result<String> {
         fs::read(self.path(id, "log")).map(|said| String::from_utf8_lossy(&said).into_owned())
     }

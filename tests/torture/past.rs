@@ -1,10 +1,10 @@
-//! A cluster whose nodes have been started often before the run, so that lives that are over are folded in it: a backup of such a one is restored first.
+//! A cluster whose nodes have been started often before the run, so that incarnations that are over are folded in it: a backup of such a one is restored first.
 
 use std::time::Duration;
 
 use kvmesh::client::{self, Client};
 use kvmesh::data::clock::{Stamp, wall_ms};
-use kvmesh::data::entry::{Entry, NodeId, Origin, SeenVector, Version};
+use kvmesh::data::entry::{Entry, NodeId, Origin, Version, VersionVector};
 use kvmesh::store::Store;
 
 use crate::ahead;
@@ -28,7 +28,7 @@ pub fn restore(place: &Place, nodes: &[u16]) -> Result<(), String> {
     client.lines::<client::Error>(|_| Ok(())).map_err(in_words)
 }
 
-/// Keys of all those lives, which nobody writes or deletes.
+/// Keys of all those incarnations, which nobody writes or deletes.
 pub fn keys_len(nodes: usize) -> usize {
     nodes * LIVES as usize
 }
@@ -42,7 +42,7 @@ pub fn held(dump: &Dumped) -> usize {
 
 fn backup(nodes: &[u16]) -> Vec<u8> {
     let began_ms = wall_ms().saturating_sub(AGO.as_millis() as u64);
-    let (store, mut vector) = (Store::new(), SeenVector::default());
+    let (store, mut vector) = (Store::new(), VersionVector::default());
     for (node, number) in nodes.iter().flat_map(|node| (1..=LIVES).map(|number| (*node, number))) {
         let origin = Origin { node: NodeId(node), nonce: number.into() };
         let version = Version { stamp: Stamp::from_wall_ms(began_ms + u64::from(number)), origin };

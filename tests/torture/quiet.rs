@@ -46,7 +46,7 @@ impl Hush {
         self.ended(ends, now(), &linked)
     }
 
-    /// A node is open for all of its life, and a log that has stopped is resumed by nobody meanwhile: both are known from having been asked twice. Peers come and go
+    /// A node is open for all of its incarnation, and a log that has stopped is resumed by nobody meanwhile: both are known from having been asked twice. Peers come and go
     /// by themselves, so they have to have been up all the time.
     fn ended(self, ends: u64, answered: u64, linked: &[Linked]) -> Option<Quiet> {
         let since = |linked: &Linked| answered.saturating_sub(micros(linked.up_for.saturating_sub(ROUNDING)));

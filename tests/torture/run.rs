@@ -13,7 +13,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use kvmesh::data::clock::wall_ms;
-use kvmesh::data::entry::SeenVector;
+use kvmesh::data::entry::VersionVector;
 
 use crate::checks::{Dumped, Loss, Settled, Verdict};
 use crate::clients::Clients;
@@ -33,7 +33,7 @@ use crate::wire::REPLY_TIMEOUT;
 const HEAL_TIMEOUT: Duration = Duration::from_secs(60);
 /// Load without faults: before the first one, and between two rounds.
 const WARM_UP: Duration = Duration::from_millis(1_500);
-/// A run that is as long has folded the lives that its nodes had before: not before no member has said HELLO for some seconds.
+/// A run that is as long has folded the incarnations that its nodes had before: not before no member has said HELLO for some seconds.
 const FOLD_LENGTH: Duration = Duration::from_secs(150);
 const CALM: Duration = Duration::from_millis(500);
 /// What a round may take beside its faults, in the judgement whether there is time for one more.
@@ -230,7 +230,7 @@ impl Run {
         }
     }
 
-    /// What the end of a life takes with it, of writes that one node alone has promised.
+    /// What the end of an incarnation takes with it, of writes that one node alone has promised.
     fn note_losses(&mut self, fault: &Fault) {
         let loses = match fault.kind {
             Kind::Wipe => true,
@@ -271,7 +271,7 @@ impl Run {
         let from = now();
         let places = self.nodes.places();
         let joined = until(self.within(HEAL_TIMEOUT), || {
-            let mut joined = SeenVector::default();
+            let mut joined = VersionVector::default();
             places.iter().try_for_each(|place| survey::status(place)?.vector().map(|vector| joined.join(&vector)))?;
             Ok::<_, String>(joined)
         });

@@ -6,7 +6,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use kvmesh::client::{self, Client};
-use kvmesh::data::entry::SeenVector;
+use kvmesh::data::entry::VersionVector;
 use kvmesh::wire::dump::{Line, parse_line};
 
 use crate::checks::Dumped;
@@ -39,7 +39,7 @@ impl Status {
         self.text(name).parse().unwrap_or(0)
     }
 
-    pub fn vector(&self) -> Result<SeenVector, String> {
+    pub fn vector(&self) -> Result<VersionVector, String> {
         serde_json::from_str(self.text("vector")).map_err(|error| format!("a vector that cannot be read: {error}"))
     }
 }

@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 
 use kvmesh::client::{self, Client, unexpected};
 use kvmesh::data::clock;
-use kvmesh::data::entry::{SeenVector, Version};
+use kvmesh::data::entry::{Version, VersionVector};
 use kvmesh::wire::dump::Line;
 use kvmesh::wire::quoting;
 
@@ -58,7 +58,7 @@ struct Watched<'a> {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Seen {
-    vector: SeenVector,
+    vector: VersionVector,
     /// `<hex> <keys>`.
     digest: String,
 }
@@ -117,7 +117,7 @@ fn report_agreed(options: &Options, same: &Seen, took: Duration) -> Result<(), F
 
 /// One line for each node; a vector is shown by what it lacks of the others.
 fn differences(watched: &[Watched]) -> String {
-    let mut newest = SeenVector::default();
+    let mut newest = VersionVector::default();
     for seen in watched.iter().filter_map(|node| node.seen.as_ref().ok()) {
         newest.join(&seen.vector);
     }
@@ -247,8 +247,8 @@ mod tests {
             let version = Version { stamp: Stamp::from_bits(*stamp), origin: ORIGIN };
             store.merge(Entry::new(key.as_bytes(), value.map(str::as_bytes), None, version), |_| false);
         }
-        let header = Header::new(Kind::Full, ORIGIN, SeenVector::default(), 0, None);
-        let mut scan = Scan::new(header, SeenVector::default(), SeenVector::default());
+        let header = Header::new(Kind::Full, ORIGIN, VersionVector::default(), 0, None);
+        let mut scan = Scan::new(header, VersionVector::default(), VersionVector::default());
         let mut lines = Vec::new();
         while scan.write(&store, 1 << 20, &mut lines) {}
         String::from_utf8(lines).unwrap()

@@ -296,7 +296,7 @@ fn first_reachable<T>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use kvmesh::data::entry::SeenVector;
+    use kvmesh::data::entry::VersionVector;
     use kvmesh::store::Store;
     use kvmesh::wire::dump::{Header, Kind, Scan};
 
@@ -305,8 +305,8 @@ mod tests {
     #[test]
     fn a_dump_that_breaks_off_or_is_wrong_is_no_backup() {
         let origin = "1-0000000000000007".parse().unwrap();
-        let header = Header::new(Kind::Full, origin, SeenVector::default(), 0, None);
-        let (mut scan, mut lines) = (Scan::new(header, SeenVector::default(), SeenVector::default()), Vec::new());
+        let header = Header::new(Kind::Full, origin, VersionVector::default(), 0, None);
+        let (mut scan, mut lines) = (Scan::new(header, VersionVector::default(), VersionVector::default()), Vec::new());
         while scan.write(&Store::new(), 1 << 10, &mut lines) {}
         let lines = String::from_utf8(lines).unwrap();
         let (header, end) = lines.trim_end().split_once('\n').unwrap();

@@ -217,7 +217,7 @@ mod tests {
     use super::*;
     use crate::scripted::{options, scripted};
     use kvmesh::data::clock::Stamp;
-    use kvmesh::data::entry::{Entry, NodeId, Origin, SeenVector, Version};
+    use kvmesh::data::entry::{Entry, NodeId, Origin, Version, VersionVector};
     use kvmesh::store::Store;
     use kvmesh::wire::dump::{Header, Kind, Scan};
 
@@ -230,8 +230,11 @@ mod tests {
             let version = Version { stamp: Stamp::from_bits(stamp), origin };
             store.merge(Entry::new(key.as_bytes(), value.map(str::as_bytes), None, version), |_| false);
         }
-        let mut scan =
-            Scan::new(Header::new(Kind::Full, origin, SeenVector::default(), 3, None), SeenVector::default(), SeenVector::default());
+        let mut scan = Scan::new(
+            Header::new(Kind::Full, origin, VersionVector::default(), 3, None),
+            VersionVector::default(),
+            VersionVector::default(),
+        );
         let mut lines = Vec::new();
         while scan.write(&store, 1 << 20, &mut lines) {}
         lines

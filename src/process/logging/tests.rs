@@ -71,7 +71,11 @@ fn a_panic_ends_the_process_with_its_message_and_without_one_if_nobody_reads() {
     }
     let panicking = |stderr: io::PipeWriter| {
         let mut test = Command::new(std::env::current_exe().unwrap());
-        test.args(["--exact", "--nocapture", "logging::tests::a_panic_ends_the_process_with_its_message_and_without_one_if_nobody_reads"]);
+        test.args([
+            "--exact",
+            "--nocapture",
+            "process::logging::tests::a_panic_ends_the_process_with_its_message_and_without_one_if_nobody_reads",
+        ]);
         test.env(PANICS, "1").env_remove("RUST_LOG").stdout(Stdio::null()).stderr(stderr).spawn().unwrap()
     };
     let (mut reader, writer) = pipe().unwrap();

@@ -61,7 +61,7 @@ fn an_ack_that_comes_late_counts() {
     net.pump(P, D);
     net.elapsed += Duration::from_millis(400);
     net.pump(D, P);
-    assert!(net.mesh(P).acks().open_round(AckLevel::Majority).is_met(Written::at(w, began)));
+    assert!(net.replica(P).acks().open_round(AckLevel::Majority).is_met(Written::at(w, began)));
 }
 
 /// A wall clock that steps for a while is no reason to refuse anybody, and no stamp follows it.
@@ -75,7 +75,7 @@ fn a_wall_clock_that_is_wrong_for_seconds_changes_nothing() {
     let before = net.put(T, "k", "before");
     net.offsets[T] = HOUR_MS;
     net.settle(250, &all);
-    assert!(net.mesh(D).check_hello(&net.mesh(T).hello(net.now(T)), net.now(D)).is_ok());
+    assert!(net.replica(D).check_hello(&net.replica(T).hello(net.now(T)), net.now(D)).is_ok());
     let during = net.put(T, "k", "during");
     assert!(during.wall_ms() - before.wall_ms() < 6_000, "{before}, {during}");
     net.offsets[T] = 0;
@@ -90,9 +90,9 @@ fn of_two_that_differ_neither_opens_and_with_a_third_the_two_that_agree_do() {
     net.both(T, D);
     net.elapsed += Duration::from_secs(2);
     for (node, other) in [(T, "node 3"), (D, "node 2")] {
-        net.mesh(node).tick(net.now(node));
-        assert!(!net.mesh(node).is_open());
-        let loading = net.mesh(node).loading(net.now(node));
+        net.replica(node).tick(net.now(node));
+        assert!(!net.replica(node).is_open());
+        let loading = net.replica(node).loading(net.now(node));
         assert!(loading.starts_with("the clock of this node is more than 10000 ms from that of ") && loading.contains(other), "{loading}");
     }
     net.both(P, D);
@@ -101,21 +101,21 @@ fn of_two_that_differ_neither_opens_and_with_a_third_the_two_that_agree_do() {
         net.pump(from, to);
     }
     for node in [P, T, D] {
-        net.mesh(node).tick(net.now(node));
+        net.replica(node).tick(net.now(node));
     }
-    assert_eq!([P, T, D].map(|node| net.mesh(node).is_open()), [true, false, true]);
+    assert_eq!([P, T, D].map(|node| net.replica(node).is_open()), [true, false, true]);
 }
 
 /// What is far ahead on its own disk a node goes by; from others it takes no more than is allowed, in all.
 #[test]
 fn stamps_are_held_against_the_reference_clock_however_many_come() {
     let net = Net::new(&[0, 0]);
-    let (mesh, now) = (net.mesh(0), net.now(0));
+    let (replica, now) = (net.replica(0), net.now(0));
     net.submit(0, "k", Some(b"v"[..].into()));
     for ahead_ms in (0..60).map(|n| n * 9_000) {
         let stamp = Stamp::from_wall_ms(now.wall_ms + ahead_ms);
-        match mesh.check_stamp(stamp, now) {
-            Ok(()) => mesh.observe(stamp, now),
+        match replica.check_stamp(stamp, now) {
+            Ok(()) => replica.observe(stamp, now),
             Err(why) => {
                 assert!(ahead_ms > 10_000, "{why}");
                 assert!(
@@ -125,7 +125,7 @@ fn stamps_are_held_against_the_reference_clock_however_many_come() {
             }
         }
     }
-    assert!(mesh.clock().last().wall_ms() <= now.wall_ms + 10_000);
+    assert!(replica.clock().last().wall_ms() <= now.wall_ms + 10_000);
 }
 
 /// On a narrow link it has waited behind a large value: it shows how late it is, and not that its node's clock is wrong.
@@ -135,16 +135,16 @@ fn a_beat_that_comes_late_refuses_nobody() {
     net.both(T, D);
     net.put(T, "own", "v");
     net.put(D, "own", "v");
-    net.mesh(T).tick(net.now(T));
-    let late: Vec<Message> = net.flush(T, D).into_iter().filter(|message| matches!(message, Message::Beat(_))).collect();
+    net.replica(T).tick(net.now(T));
+    let late: Vec<Message> = net.flush(T, D).into_iter().filter(|message| matches!(message, Message::Heartbeat(_))).collect();
     assert!(!late.is_empty());
     net.elapsed += Duration::from_secs(15);
     net.deliver(T, D, late);
     // One that is ahead cannot be late.
     net.offsets[T] = 60_000;
     net.reborn(T);
-    let hello = net.mesh(T).hello(net.now(T));
-    assert!(net.mesh(D).check_hello(&hello, net.now(D)).is_err());
+    let hello = net.replica(T).hello(net.now(T));
+    assert!(net.replica(D).check_hello(&hello, net.now(D)).is_err());
 }
 
 /// Its clocks have stood still for longer than clocks may differ, and its wall clock is right: with the first that it hears of, it goes by that.
@@ -157,12 +157,12 @@ fn a_machine_that_was_suspended_for_long_comes_back_by_its_wall_clock() {
     net.elapsed += Duration::from_secs(60);
     net.slept[P] = Duration::from_secs(60);
     for node in [T, D] {
-        let refused = net.mesh(node).check_hello(&net.mesh(P).hello(net.now(P)), net.now(node)).unwrap_err();
+        let refused = net.replica(node).check_hello(&net.replica(P).hello(net.now(P)), net.now(node)).unwrap_err();
         assert!(refused.contains("node 1 and node ") && refused.contains("-60000 ms apart"), "{refused}");
-        net.mesh(node).tick(net.now(node));
-        assert!(net.mesh(P).check_hello(&net.mesh(node).hello(net.now(node)), net.now(P)).is_err());
+        net.replica(node).tick(net.now(node));
+        assert!(net.replica(P).check_hello(&net.replica(node).hello(net.now(node)), net.now(P)).is_err());
     }
-    net.mesh(P).tick(net.now(P));
+    net.replica(P).tick(net.now(P));
     net.both(P, D);
     net.both(P, T);
     assert!(net.put(P, "k", "w").wall_ms() >= BASE + 60_000);
@@ -177,19 +177,19 @@ fn a_clock_that_was_wrong_at_the_start_and_is_set_right_leaves_nothing_behind() 
     }
     net.elapsed += Duration::from_secs(2);
     for (node, other) in [(P, T), (P, D), (T, P), (D, P)] {
-        let met = net.mesh(node).check_hello(&net.mesh(other).hello(net.now(other)), net.now(node));
+        let met = net.replica(node).check_hello(&net.replica(other).hello(net.now(other)), net.now(node));
         assert!(met.is_err() || node == P, "a blank node refuses nobody");
     }
-    net.mesh(P).tick(net.now(P));
-    assert!(!net.mesh(P).is_open());
+    net.replica(P).tick(net.now(P));
+    assert!(!net.replica(P).is_open());
     net.offsets[P] = 0;
     for other in [T, D] {
-        net.mesh(P).check_hello(&net.mesh(other).hello(net.now(other)), net.now(P)).unwrap();
+        net.replica(P).check_hello(&net.replica(other).hello(net.now(other)), net.now(P)).unwrap();
     }
-    net.mesh(P).tick(net.now(P));
+    net.replica(P).tick(net.now(P));
     net.both(P, D);
     net.both(P, T);
-    let clocks = net.mesh(P).clock().read(net.now(P).elapsed);
+    let clocks = net.replica(P).clock().read(net.now(P).elapsed);
     let soon_us = (net.now(P).wall_ms + 1_000) * 1_000;
     assert!(clocks.stamp_us < soon_us && clocks.reference_us < soon_us, "{clocks:?}");
     let w = net.put(P, "k", "w");
@@ -197,7 +197,7 @@ fn a_clock_that_was_wrong_at_the_start_and_is_set_right_leaves_nothing_behind() 
     assert!(w.wall_ms() < net.now(P).wall_ms + 1_000);
     assert_eq!(net.get(D, "k").as_deref(), Some("w"));
     // Its bound is that of the others again.
-    assert!(net.mesh(P).check_stamp(Stamp::from_wall_ms(net.now(P).wall_ms + 20_000), net.now(P)).is_err());
+    assert!(net.replica(P).check_stamp(Stamp::from_wall_ms(net.now(P).wall_ms + 20_000), net.now(P)).is_err());
 }
 
 /// One that was suspended for less than clocks may differ, and for more than floors are taken, would acknowledge nothing for minutes.
@@ -211,8 +211,8 @@ fn a_machine_that_was_suspended_for_seconds_follows_its_wall_clock_at_once() {
     net.slept[P] = Duration::from_secs(8);
     net.both(P, D);
     net.both(P, T);
-    net.mesh(P).tick(net.now(P));
-    let clocks = net.mesh(P).clock().read(net.now(P).elapsed);
+    net.replica(P).tick(net.now(P));
+    let clocks = net.replica(P).clock().read(net.now(P).elapsed);
     assert!(clocks.reference_us >= net.now(P).wall_ms * 1_000 - 1_000, "{clocks:?}");
 }
 
@@ -226,11 +226,11 @@ fn two_machines_that_were_suspended_do_not_outvote_the_third() {
     net.elapsed += Duration::from_secs(60);
     (net.slept[P], net.slept[T]) = (Duration::from_secs(17), Duration::from_secs(12));
     for (node, other) in [(P, T), (T, P), (P, D), (T, D), (D, P), (D, T)] {
-        let met = net.mesh(node).check_hello(&net.mesh(other).hello(net.now(other)), net.now(node));
+        let met = net.replica(node).check_hello(&net.replica(other).hello(net.now(other)), net.now(node));
         assert_eq!(met.is_err(), node == D || other == D);
     }
     for node in [P, T, D] {
-        net.mesh(node).tick(net.now(node));
+        net.replica(node).tick(net.now(node));
     }
     net.both(P, D);
     net.both(T, D);
@@ -248,11 +248,11 @@ fn a_clock_that_drifts_is_refused_by_name_and_the_others_go_on() {
     for second in 0..1_500 {
         net.elapsed += Duration::from_secs(1);
         net.offsets[P] += 10;
-        let hello = net.mesh(P).hello(net.now(P));
-        let said = [T, D].map(|node| net.mesh(node).check_hello(&hello, net.now(node)));
+        let hello = net.replica(P).hello(net.now(P));
+        let said = [T, D].map(|node| net.replica(node).check_hello(&hello, net.now(node)));
         for (node, other) in [(T, D), (D, T), (P, D), (P, T)] {
-            net.mesh(node).tick(net.now(node));
-            let met = net.mesh(node).check_hello(&net.mesh(other).hello(net.now(other)), net.now(node));
+            net.replica(node).tick(net.now(node));
+            let met = net.replica(node).check_hello(&net.replica(other).hello(net.now(other)), net.now(node));
             assert!(met.is_ok() || node == P, "{met:?}");
         }
         if let [Err(one), Err(other)] = said {
@@ -265,5 +265,5 @@ fn a_clock_that_drifts_is_refused_by_name_and_the_others_go_on() {
     }
     assert!((1_000..1_400).contains(&refused_at.unwrap()), "{refused_at:?}");
     // What it has stamped by then has moved nobody by more than half of what is allowed.
-    assert!(net.mesh(D).clock().read(net.now(D).elapsed).stamp_us <= (net.now(D).wall_ms + 5_001) * 1_000);
+    assert!(net.replica(D).clock().read(net.now(D).elapsed).stamp_us <= (net.now(D).wall_ms + 5_001) * 1_000);
 }

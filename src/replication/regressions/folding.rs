@@ -1,13 +1,13 @@
-//! Lives that are over and folded: who must be there for it, what becomes of what only some know, and the bounds.
+//! Incarnations that are over and folded: who must be there for it, what becomes of what only some know, and the bounds.
 
 use super::*;
-use crate::data::entry::{NodeId, SeenVector};
+use crate::data::entry::{NodeId, VersionVector};
 use crate::replication::folding::Folder;
-use crate::replication::heartbeat::Heartbeat;
+use crate::replication::heartbeat::HeartbeatLoop;
 
 const ALL: [(usize, usize); 6] = [(0, 1), (1, 0), (0, 2), (2, 0), (1, 2), (2, 1)];
 
-/// Lives of the first node that are over.
+/// Incarnations of the first node that are over.
 const OVER: u64 = 70;
 
 fn over(nonce: u64) -> Version {
@@ -15,10 +15,10 @@ fn over(nonce: u64) -> Version {
 }
 
 /// Three nodes that know of so many of them.
-fn with_lives(count: u64) -> Net {
+fn with_incarnations(count: u64) -> Net {
     let mut net = Net::new(&[0; 3]);
     for node in 0..3 {
-        let mut seen = net.mesh(node).seen.write();
+        let mut seen = net.replica(node).seen.write();
         (1..=count).map(over).for_each(|last| seen.advance(last.origin, last.stamp));
     }
     for (a, b) in [(0, 1), (0, 2), (1, 2)] {
@@ -35,43 +35,43 @@ fn settle(net: &mut Net, rounds: usize) {
     let mut folders = [const { None::<Folder> }; 3].map(Option::unwrap_or_default);
     for _ in 0..rounds {
         net.settle(1, &ALL);
-        (0..3).for_each(|node| folders[node].step(net.mesh(node), net.now(node)));
+        (0..3).for_each(|node| folders[node].step(net.replica(node), net.now(node)));
     }
 }
 
 fn is_folded(net: &Net, node: usize) -> bool {
-    net.mesh(node).vector().get(Origin::all_lives(NodeId(1))) > Stamp::ZERO
+    net.replica(node).vector().get(Origin::all_incarnations(NodeId(1))) > Stamp::ZERO
 }
 
 #[test]
 fn all_members_come_to_name_few_lives() {
-    let mut net = with_lives(OVER);
+    let mut net = with_incarnations(OVER);
     // One has missed some of them.
-    *net.mesh(2).seen.write() = (1..=20).map(over).map(|last| (last.origin, last.stamp)).collect();
+    *net.replica(2).seen.write() = (1..=20).map(over).map(|last| (last.origin, last.stamp)).collect();
     settle(&mut net, 60);
-    let vector = net.mesh(0).vector();
+    let vector = net.replica(0).vector();
     assert_eq!(vector.len(), 3 + 32 + 1, "{vector:?}");
     assert!((1..=OVER).map(over).all(|last| vector.covers(last)));
-    assert_eq!((net.mesh(1).vector(), net.mesh(2).vector()), (vector.clone(), vector));
+    assert_eq!((net.replica(1).vector(), net.replica(2).vector()), (vector.clone(), vector));
     // All goes on as before.
     net.put(0, "k", "2");
     settle(&mut net, 5);
     assert_eq!((net.get(1, "k").as_deref(), net.get(2, "k").as_deref()), (Some("2"), Some("2")));
-    assert_eq!(net.mesh(1).vector(), net.mesh(2).vector());
+    assert_eq!(net.replica(1).vector(), net.replica(2).vector());
     // A blank node hears of one place, too.
     net.reborn(2);
     [(0, 2), (1, 2)].into_iter().for_each(|(a, b)| net.both(a, b));
     settle(&mut net, 40);
-    assert_eq!((net.get(2, "own0").as_deref(), net.mesh(2).vector().covers(over(1))), (Some("1"), true));
+    assert_eq!((net.get(2, "own0").as_deref(), net.replica(2).vector().covers(over(1))), (Some("1"), true));
 }
 
-/// A life ended half-way, and one member holds a write of it that no vector covers. Once all writes up to there count as seen no dump would bring it to the others any more.
+/// An incarnation ended half-way, and one member holds a write of it that no vector covers. Once all writes up to there count as seen no dump would bring it to the others any more.
 #[test]
 fn what_no_vector_covers_is_taken_from_all_members_before() {
-    let mut net = with_lives(OVER);
+    let mut net = with_incarnations(OVER);
     let orphan = Version { stamp: Stamp::from_wall_ms(BASE - 59_990), origin: Origin { node: NodeId(1), nonce: 999 } };
     let entry = Entry::new(b"orphan", Some(b"v"), None, orphan);
-    net.mesh(2).store().merge(entry, |_| false);
+    net.replica(2).store().merge(entry, |_| false);
     settle(&mut net, 60);
     for node in 0..3 {
         assert!(is_folded(&net, node));
@@ -81,27 +81,27 @@ fn what_no_vector_covers_is_taken_from_all_members_before() {
 
 #[test]
 fn a_member_that_is_away_pins_all_and_one_that_says_hello_begins_it_anew() {
-    let mut net = with_lives(OVER);
+    let mut net = with_incarnations(OVER);
     let inbound = net.links.remove(&(2, 0)).unwrap();
-    net.mesh(0).closed(&inbound, net.now(0));
-    net.mesh(0).hung_up(place(0, 2), net.now(0));
+    net.replica(0).closed(&inbound, net.now(0));
+    net.replica(0).hung_up(place(0, 2), net.now(0));
     let rest = [(0, 1), (1, 0), (1, 2), (2, 1)];
     let mut folder = Folder::default();
     for _ in 0..60 {
         net.settle(1, &rest);
-        folder.step(net.mesh(0), net.now(0));
+        folder.step(net.replica(0), net.now(0));
     }
     assert!(!is_folded(&net, 0));
     net.both(0, 2);
     for _ in 0..60 {
         net.settle(1, &ALL);
-        folder.step(net.mesh(0), net.now(0));
-        if net.mesh(0).control.lock().folding.is_some() {
+        folder.step(net.replica(0), net.now(0));
+        if net.replica(0).control.lock().folding.is_some() {
             break;
         }
     }
     net.both(0, 1);
-    assert!(net.mesh(0).control.lock().folding.is_none());
+    assert!(net.replica(0).control.lock().folding.is_none());
     settle(&mut net, 600);
     assert!((0..3).all(|node| is_folded(&net, node)));
 }
@@ -109,83 +109,83 @@ fn a_member_that_is_away_pins_all_and_one_that_says_hello_begins_it_anew() {
 /// Not before all say it like this: to who names them one by one it would be a horizon above what it has, and a full dump.
 #[test]
 fn the_horizon_is_folded_when_all_members_have_followed() {
-    let mut net = with_lives(2 * OVER);
+    let mut net = with_incarnations(2 * OVER);
     for last in (1..=2 * OVER).map(over) {
-        net.mesh(0).control.lock().horizon.advance(last.origin, last.stamp);
+        net.replica(0).control.lock().horizon.advance(last.origin, last.stamp);
     }
-    let mut heartbeats = [const { None::<Heartbeat> }; 3].map(Option::unwrap_or_default);
+    let mut heartbeats = [const { None::<HeartbeatLoop> }; 3].map(Option::unwrap_or_default);
     let mut is_above = false;
     for _ in 0..100 {
         net.settle(1, &ALL);
-        (0..3).for_each(|node| heartbeats[node].beat(net.mesh(node), net.now(node)));
-        let horizon = net.mesh(0).control.lock().horizon.clone();
-        is_above |= !net.mesh(1).vector().covers_all(&horizon) || !net.mesh(2).vector().covers_all(&horizon);
+        (0..3).for_each(|node| heartbeats[node].beat(net.replica(node), net.now(node)));
+        let horizon = net.replica(0).control.lock().horizon.clone();
+        is_above |= !net.replica(1).vector().covers_all(&horizon) || !net.replica(2).vector().covers_all(&horizon);
     }
-    let horizon = net.mesh(0).control.lock().horizon.clone();
-    assert_eq!((horizon.len(), horizon.get(Origin::all_lives(NodeId(1)))), (1 + 32, over(2 * OVER - 32).stamp));
+    let horizon = net.replica(0).control.lock().horizon.clone();
+    assert_eq!((horizon.len(), horizon.get(Origin::all_incarnations(NodeId(1)))), (1 + 32, over(2 * OVER - 32).stamp));
     assert!(!is_above);
 }
 
-/// Lives of a node that is no member, which a backup has brought.
+/// Incarnations of a node that is no member, which a backup has brought.
 #[test]
 fn lives_of_strangers_are_folded_by_the_first_member() {
-    let mut net = with_lives(1);
+    let mut net = with_incarnations(1);
     for last in (1..=OVER).map(over) {
         let origin = Origin { node: NodeId(9), ..last.origin };
-        net.mesh(1).seen.write().advance(origin, last.stamp);
+        net.replica(1).seen.write().advance(origin, last.stamp);
     }
     settle(&mut net, 80);
     for node in 0..3 {
-        assert_eq!(net.mesh(node).vector().lives(NodeId(9)).count(), 0);
-        assert_eq!(net.mesh(node).vector().get(Origin::all_lives(NodeId(9))), over(OVER).stamp);
+        assert_eq!(net.replica(node).vector().lives(NodeId(9)).count(), 0);
+        assert_eq!(net.replica(node).vector().get(Origin::all_incarnations(NodeId(9))), over(OVER).stamp);
     }
 }
 
 /// Four thousand lives while a member is away: messages are small all the same, who has written goes on, and who begins does not.
 #[test]
 fn at_the_bound_a_node_that_starts_does_not_write_and_says_why() {
-    let net = with_lives(4_096);
-    let hello = Message::Hello(net.mesh(1).hello(net.now(1)));
+    let net = with_incarnations(4_096);
+    let hello = Message::Hello(net.replica(1).hello(net.now(1)));
     let mut bytes = Vec::new();
     hello.encode(&mut bytes, Protocol::OLDEST);
     assert!(bytes.len() < HELLO_LEN_MAX / 4, "{}", bytes.len());
-    assert_eq!(net.mesh(1).writable(), Ok(()), "it has written");
+    assert_eq!(net.replica(1).writable(), Ok(()), "it has written");
     let mut net = net;
     net.reborn(2);
     [(0, 2), (1, 2)].into_iter().for_each(|(a, b)| net.both(a, b));
     net.settle(30, &[(0, 2), (2, 0), (1, 2), (2, 1)]);
-    let why = net.mesh(2).writable().unwrap_err();
+    let why = net.replica(2).writable().unwrap_err();
     assert!(why.starts_with("the vector names 4098 lives of nodes, 4096 at most"), "{why}");
     let inbound = net.links.remove(&(1, 2)).unwrap();
-    net.mesh(2).closed(&inbound, net.now(2));
-    assert!(net.mesh(2).writable().unwrap_err().ends_with("start node 2, or remove what will not come back from every configuration"));
+    net.replica(2).closed(&inbound, net.now(2));
+    assert!(net.replica(2).writable().unwrap_err().ends_with("start node 2, or remove what will not come back from every configuration"));
     net.connect(1, 2);
     settle(&mut net, 60);
-    assert_eq!(net.mesh(2).writable(), Ok(()));
-    assert!((0..3).all(|node| net.mesh(node).vector().len() < 100));
+    assert_eq!(net.replica(2).writable(), Ok(()));
+    assert!((0..3).all(|node| net.replica(node).vector().len() < 100));
 }
 
 /// Whoever says it: a vector that no HELLO could carry back is refused in words.
 #[test]
 fn a_vector_with_too_many_places_is_refused() {
-    let net = with_lives(12_000);
-    let places = |from: u64, count: u64| -> SeenVector {
+    let net = with_incarnations(12_000);
+    let places = |from: u64, count: u64| -> VersionVector {
         (from..from + count).map(over).map(|last| (Origin { node: NodeId(2), ..last.origin }, last.stamp)).collect()
     };
-    let hello = |vector: SeenVector| Hello { vector, ..net.mesh(1).hello(net.now(1)) };
-    assert!(net.mesh(0).check_hello(&hello(places(1, 7_900)), net.now(0)).is_ok());
-    let refused = net.mesh(0).check_hello(&hello(places(1, 8_000)), net.now(0)).unwrap_err();
+    let hello = |vector: VersionVector| Hello { vector, ..net.replica(1).hello(net.now(1)) };
+    assert!(net.replica(0).check_hello(&hello(places(1, 7_900)), net.now(0)).is_ok());
+    let refused = net.replica(0).check_hello(&hello(places(1, 8_000)), net.now(0)).unwrap_err();
     assert_eq!(refused, "a vector of 8000 places, which makes 20001 together with this node's; 20000 are the most");
     // What both know counts once, and a cluster that knows of more, as builds before could come to, goes on.
-    assert!(net.mesh(0).check_hello(&net.mesh(1).hello(net.now(1)), net.now(0)).is_ok());
-    let known = with_lives(24_000);
-    assert!(known.mesh(0).check_hello(&known.mesh(1).hello(known.now(1)), known.now(0)).is_ok());
+    assert!(net.replica(0).check_hello(&net.replica(1).hello(net.now(1)), net.now(0)).is_ok());
+    let known = with_incarnations(24_000);
+    assert!(known.replica(0).check_hello(&known.replica(1).hello(known.now(1)), known.now(0)).is_ok());
 }
 
-/// A build before does not know what is said of all lives of a node, and would take what a dump lacks for something that its donor has not seen.
+/// A build before does not know what is said of all incarnations of a node, and would take what a dump lacks for something that its donor has not seen.
 #[test]
 fn nothing_is_folded_beside_a_build_that_does_not_know_of_it_and_none_is_met_afterwards() {
-    let mut net = with_lives(OVER);
+    let mut net = with_incarnations(OVER);
     net.protocols[2] = Protocols { min: Protocol::OLDEST, max: Protocol::CLOCKS };
     net.reborn(2);
     [(0, 2), (1, 2)].into_iter().for_each(|(a, b)| net.both(a, b));
@@ -199,7 +199,7 @@ fn nothing_is_folded_beside_a_build_that_does_not_know_of_it_and_none_is_met_aft
     assert!((0..3).all(|node| is_folded(&net, node)));
     net.protocols[2] = Protocols { min: Protocol::OLDEST, max: Protocol::CLOCKS };
     net.reborn(2);
-    let refused = net.mesh(0).check_hello(&net.mesh(2).hello(net.now(2)), net.now(0)).unwrap_err();
+    let refused = net.replica(0).check_hello(&net.replica(2).hello(net.now(2)), net.now(0)).unwrap_err();
     assert!(
         refused.starts_with("lives of nodes are folded here, which the build of node 3 does not know of (it speaks peer protocol 3 to 4"),
         "{refused}"

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::data::entry::{Entry, Expiry, NodeId, Origin, Version};
-use crate::replication::rest::Rest;
+use crate::replication::anti_entropy::AntiEntropy;
 
 const T: usize = 0;
 const D: usize = 1;
@@ -10,7 +10,7 @@ const BOTH: [(usize, usize); 2] = [(T, D), (D, T)];
 
 /// Two nodes of which one is to ask the other for a dump that heals.
 fn diverged(net: &mut Net) {
-    assert!(net.mesh(D).control.lock().diverged(place(D, T), Duration::from_secs(1), net.now(D)));
+    assert!(net.replica(D).control.lock().diverged(place(D, T), Duration::from_secs(1), net.now(D)));
 }
 
 fn lines_of(messages: &[Message]) -> Option<Vec<u8>> {
@@ -21,39 +21,39 @@ fn lines_of(messages: &[Message]) -> Option<Vec<u8>> {
 fn given_up(net: &mut Net, lines: &[u8]) -> Message {
     let header = lines.iter().position(|byte| *byte == b'\n').unwrap() + 1;
     net.deliver(T, D, vec![Message::Lines(lines[..header].to_vec())]);
-    let id = net.mesh(D).control.lock().taking.as_ref().map(|taking| taking.id);
+    let id = net.replica(D).control.lock().taking.as_ref().map(|taking| taking.id);
     // peer_timeout is 400 ms.
     net.settle(30, &[(D, T)]);
-    assert_ne!(net.mesh(D).control.lock().taking.as_ref().map(|taking| taking.id), id);
+    assert_ne!(net.replica(D).control.lock().taking.as_ref().map(|taking| taking.id), id);
     Message::Lines(lines[header..].to_vec())
 }
 
-/// The vectors were equal when it was asked for. What the donor's has gained since is for frames and for other dumps to prove.
+/// The vectors were equal when it was asked for. What the donor's has gained since is for batches and for other dumps to prove.
 #[test]
 fn a_heal_dump_moves_no_vector() {
     let mut net = Net::new(&[0, 0]);
     net.both(T, D);
     net.put(T, "a", "1");
     net.settle(4, &BOTH);
-    let before = net.mesh(D).vector();
-    assert_eq!(before, net.mesh(T).vector());
+    let before = net.replica(D).vector();
+    assert_eq!(before, net.replica(T).vector());
     diverged(&mut net);
     net.put(T, "b", "2");
     net.put(T, "c", "3"); // overflows b
     net.pump(T, D);
-    net.mesh(D).tick(net.now(D));
+    net.replica(D).tick(net.now(D));
     net.pump(D, T);
     let dump = net.flush(T, D);
     assert!(lines_of(&dump).is_some_and(|lines| String::from_utf8_lossy(&lines).contains("\"kind\":\"heal\"")), "{dump:?}");
     net.deliver(T, D, dump);
-    assert_eq!(net.mesh(D).vector(), before);
+    assert_eq!(net.replica(D).vector(), before);
     {
-        let control = net.mesh(D).control.lock();
+        let control = net.replica(D).control.lock();
         assert!(control.peers[place(D, T)].gap && !control.taking.as_ref().is_some_and(|taking| taking.heal));
     }
     net.settle(10, &BOTH);
-    assert_eq!(net.mesh(D).vector(), net.mesh(T).vector());
-    assert_eq!(net.mesh(D).store().digest(0), net.mesh(T).store().digest(0));
+    assert_eq!(net.replica(D).vector(), net.replica(T).vector());
+    assert_eq!(net.replica(D).store().digest(0), net.replica(T).store().digest(0));
 }
 
 /// Who is below the horizon needs what a dump's absence of a key proves, and a dump that heals proves nothing.
@@ -68,11 +68,11 @@ fn below_the_horizon_a_heal_dump_is_a_full_one() {
     net.put(T, "a", "1");
     net.put(T, "b", "1"); // overflows the delete
     // As if T had collected it.
-    let origin = net.mesh(T).origin();
-    net.mesh(T).control.lock().horizon.advance(origin, gone);
-    (0..net.mesh(T).store().shards_len()).for_each(|shard| drop(net.mesh(T).store().collect(shard, |_| true)));
+    let origin = net.replica(T).origin();
+    net.replica(T).control.lock().horizon.advance(origin, gone);
+    (0..net.replica(T).store().shards_len()).for_each(|shard| drop(net.replica(T).store().collect(shard, |_| true)));
     net.settle(10, &BOTH);
-    assert_eq!(net.mesh(D).vector(), net.mesh(T).vector());
+    assert_eq!(net.replica(D).vector(), net.replica(T).vector());
     assert_eq!((net.get(T, "k"), net.get(D, "k")), (None, None));
 }
 
@@ -84,34 +84,34 @@ fn late_lines_of_a_heal_dump_are_not_merged_past_the_vector() {
     net.put(T, "k", "1");
     net.settle(4, &BOTH);
     diverged(&mut net);
-    net.mesh(D).tick(net.now(D));
+    net.replica(D).tick(net.now(D));
     net.pump(D, T);
     let dump = net.flush(T, D);
     let lines = lines_of(&dump).expect("a dump");
     let late = given_up(&mut net, &lines);
     net.delete(T, "k");
-    let frames = net.flush(T, D).into_iter().filter(|message| !matches!(message, Message::Lines(_))).collect();
-    net.deliver(T, D, frames);
+    let batches = net.flush(T, D).into_iter().filter(|message| !matches!(message, Message::Lines(_))).collect();
+    net.deliver(T, D, batches);
     assert_eq!(net.get(D, "k"), None);
     // As if D had collected it.
-    (0..net.mesh(D).store().shards_len()).for_each(|shard| drop(net.mesh(D).store().collect(shard, |_| true)));
+    (0..net.replica(D).store().shards_len()).for_each(|shard| drop(net.replica(D).store().collect(shard, |_| true)));
     net.deliver(T, D, vec![late]);
     assert_eq!(net.get(D, "k"), None, "a deleted key is back");
 }
 
-/// A write of a life that ended half-way, which no vector covers, came back with the lines of a dump that had been given up, when the delete of it was forgotten. Found by the simulator.
+/// A write of an incarnation that ended half-way, which no vector covers, came back with the lines of a dump that had been given up, when the delete of it was forgotten. Found by the simulator.
 #[test]
 fn what_comes_of_a_dump_that_was_given_up_is_passed_over() {
     let mut net = Net::new(&[0, 0]);
     net.both(T, D);
     let orphan = Version { stamp: Stamp::from_wall_ms(BASE), origin: Origin { node: NodeId(2), nonce: 99 } };
-    net.mesh(T).store().merge(Entry::new(b"k", Some(b"v"), None, orphan), |_| false);
+    net.replica(T).store().merge(Entry::new(b"k", Some(b"v"), None, orphan), |_| false);
     // A gap: of two writes the queue holds one.
     net.put(T, "a", "1");
     net.put(T, "b", "1");
-    net.mesh(T).tick(net.now(T));
+    net.replica(T).tick(net.now(T));
     net.pump(T, D);
-    net.mesh(D).tick(net.now(D));
+    net.replica(D).tick(net.now(D));
     net.pump(D, T);
     let lines = lines_of(&net.flush(T, D)).expect("a dump");
     assert!(String::from_utf8_lossy(&lines).contains("\"k\":\"k\""));
@@ -119,7 +119,7 @@ fn what_comes_of_a_dump_that_was_given_up_is_passed_over() {
     // T deletes what it holds; and as if both had collected that.
     net.delete(T, "k");
     for node in [T, D] {
-        let store = net.mesh(node).store();
+        let store = net.replica(node).store();
         (0..store.shards_len()).for_each(|shard| drop(store.collect(shard, |_| true)));
     }
     net.deliver(T, D, vec![late]);
@@ -127,7 +127,7 @@ fn what_comes_of_a_dump_that_was_given_up_is_passed_over() {
     // The next one is taken.
     net.settle(20, &BOTH);
     assert_eq!((net.get(D, "a").as_deref(), net.get(D, "b").as_deref()), (Some("1"), Some("1")));
-    assert_eq!(net.mesh(D).vector(), net.mesh(T).vector());
+    assert_eq!(net.replica(D).vector(), net.replica(T).vector());
 }
 
 /// What expires was left out of the digests, so two nodes of which only one held such a key stayed unequal until it had expired. What expires soon is left out still. Found by the simulator.
@@ -138,17 +138,17 @@ fn a_key_that_expires_late_and_that_only_one_node_holds_is_found_and_healed() {
         net.both(T, D);
         net.put(T, "a", "1");
         net.settle(4, &BOTH);
-        // As a frame behind a gap leaves it, of a node that has then lost its memory.
-        let version = Version { stamp: net.mesh(T).clock().last(), origin: Origin { node: NodeId(9), nonce: 1 } };
+        // As a batch behind a gap leaves it, of a node that has then lost its memory.
+        let version = Version { stamp: net.replica(T).clock().last(), origin: Origin { node: NodeId(9), nonce: 1 } };
         let expires = Some(Expiry::from_wall_ms(net.now(T).wall_ms + lifetime_ms));
-        net.mesh(T).store().merge(Entry::new(b"k", Some(b"v"), expires, version), |_| false);
-        let mut rests = [Rest::default(), Rest::default()];
+        net.replica(T).store().merge(Entry::new(b"k", Some(b"v"), expires, version), |_| false);
+        let mut rests = [AntiEntropy::default(), AntiEntropy::default()];
         for _ in 0..12 {
             net.settle(2, &BOTH);
-            (0..2).for_each(|node| rests[node].step(net.mesh(node), net.now(node)));
+            (0..2).for_each(|node| rests[node].step(net.replica(node), net.now(node)));
         }
         net.settle(20, &BOTH);
-        assert_eq!(net.mesh(D).vector(), net.mesh(T).vector());
+        assert_eq!(net.replica(D).vector(), net.replica(T).vector());
         assert_eq!(net.get(D, "k").is_some(), is_healed, "{lifetime_ms} ms");
     }
 }

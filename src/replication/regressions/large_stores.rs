@@ -4,8 +4,8 @@ use std::sync::atomic::Ordering;
 
 use super::*;
 use crate::data::entry::{Expiry, NodeId, Origin};
-use crate::replication::collector::Collector;
-use crate::replication::rest::Rest;
+use crate::replication::anti_entropy::AntiEntropy;
+use crate::replication::tombstone_gc::TombstoneGc;
 
 const LEN: usize = 600_000;
 /// Of one shard, with room to spare.
@@ -14,13 +14,13 @@ const SHARD_LEN: usize = LEN / 256 * 5 / 4;
 /// A node alone that has so many values.
 fn filled(expires: Option<Expiry>) -> Net {
     let net = Net::new(&[0]);
-    let mesh = net.mesh(0);
+    let replica = net.replica(0);
     let origin = Origin { node: NodeId(9), nonce: 1 };
     let version = Version { stamp: Stamp::from_wall_ms(BASE), origin };
     for key in 0..LEN {
-        mesh.store().merge(Entry::new(format!("key{key}").as_bytes(), Some(b"v"), expires, version), |_| false);
+        replica.store().merge(Entry::new(format!("key{key}").as_bytes(), Some(b"v"), expires, version), |_| false);
     }
-    mesh.seen.write().advance(origin, version.stamp);
+    replica.seen.write().advance(origin, version.stamp);
     net
 }
 
@@ -28,17 +28,17 @@ fn filled(expires: Option<Expiry>) -> Net {
 #[test]
 fn a_digest_is_made_at_several_beats() {
     let net = filled(None);
-    let mut rest = Rest::default();
+    let mut rest = AntiEntropy::default();
     let mut beats = 0;
-    let is_settled = || net.mesh(0).control.lock().settled.is_some();
+    let is_settled = || net.replica(0).control.lock().settled.is_some();
     while !is_settled() {
-        rest.step(net.mesh(0), net.now(0));
+        rest.step(net.replica(0), net.now(0));
         beats += 1;
         assert!(beats <= 20);
     }
     // It rests for two of them first.
     assert!(beats >= 2 + LEN.div_ceil(100_000 + SHARD_LEN), "{beats}");
-    assert_eq!(net.mesh(0).control.lock().settled.as_ref().unwrap().digest.keys, LEN as u64);
+    assert_eq!(net.replica(0).control.lock().settled.as_ref().unwrap().digest.keys, LEN as u64);
 }
 
 /// All that had expired was let go at one beat, and sixteen shards were searched for tombstones under the lock that acks wait for, however large.
@@ -46,18 +46,18 @@ fn a_digest_is_made_at_several_beats() {
 fn what_is_over_goes_at_several_beats() {
     let mut net = filled(Some(Expiry::from_wall_ms(BASE + 1)));
     net.elapsed += Duration::from_secs(3_600);
-    let mut collector = Collector::default();
+    let mut collector = TombstoneGc::default();
     let (mut spent, mut collected, mut beats) = (0, 0, 0);
     while collected < LEN {
-        let step = collector.step(net.mesh(0), net.now(0));
+        let step = collector.step(net.replica(0), net.now(0));
         assert!(step <= 20_000 + SHARD_LEN, "{step}");
         collected += step;
-        let expired = net.mesh(0).expired.load(Ordering::Relaxed) as usize;
+        let expired = net.replica(0).expired.load(Ordering::Relaxed) as usize;
         assert!(expired - spent <= (1 << 18) + SHARD_LEN, "{}", expired - spent);
         spent = expired;
         beats += 1;
         assert!(beats <= 100);
     }
     assert_eq!(spent, LEN);
-    assert!(net.mesh(0).store().is_empty());
+    assert!(net.replica(0).store().is_empty());
 }

@@ -1,19 +1,19 @@
 //! What proves to the collector that a peer has a delete, and what does not (I6 a).
 
 use super::*;
-use crate::replication::collector::Collector;
+use crate::replication::tombstone_gc::TombstoneGc;
 
 /// All shards, once.
 fn collect(net: &Net, node: usize) -> usize {
-    let mut collector = Collector::default();
-    (0..16).map(|_| collector.step(net.mesh(node), net.now(node))).sum()
+    let mut collector = TombstoneGc::default();
+    (0..16).map(|_| collector.step(net.replica(node), net.now(node))).sum()
 }
 
 fn cut(net: &mut Net, a: usize, b: usize) {
     for (from, to) in [(a, b), (b, a)] {
         let inbound = net.links.remove(&(from, to)).unwrap();
-        net.mesh(to).closed(&inbound, net.now(to));
-        net.mesh(from).hung_up(place(from, to), net.now(from));
+        net.replica(to).closed(&inbound, net.now(to));
+        net.replica(from).hung_up(place(from, to), net.now(from));
     }
 }
 
@@ -46,7 +46,7 @@ fn the_word_of_a_peer_that_is_away_proves_nothing_once_another_has_lost_its_disk
     net.reborn(C);
     net.both(A, C);
     net.settle(60, &[(A, C), (C, A)]);
-    assert!(net.mesh(C).vector().covers_all(&net.mesh(A).vector()), "C has caught up with A");
+    assert!(net.replica(C).vector().covers_all(&net.replica(A).vector()), "C has caught up with A");
     assert_eq!(collect(&net, A), 0, "A forgets a delete, and has not heard of the write of C that it deleted");
     // With B back A hears of it.
     net.both(A, B);
@@ -59,13 +59,13 @@ fn the_word_of_a_peer_that_is_away_proves_nothing_once_another_has_lost_its_disk
 /// A node whose disk was full told its vector all the same, and a peer that believed it forgot a delete that the node did not know any more once it had been restarted.
 #[test]
 fn what_a_peer_has_on_no_disk_proves_nothing() {
-    let (mut net, Logged { mesh, disk, journal, mut writer }) = Net::with_a_log(Fsync::Always);
+    let (mut net, Logged { replica, disk, wal, mut writer }) = Net::with_a_log(Fsync::Always);
     let mut marking = None;
     let mut settle = |net: &mut Net, rounds| {
         for _ in 0..rounds {
-            mesh.mark(&mut marking);
+            replica.mark(&mut marking);
             net.settle(1, &[(0, 1), (1, 0)]);
-            writer.step(Duration::ZERO, Instant::now, &mut |origin, upto| mesh.durable(Some((origin, upto))));
+            writer.step(Duration::ZERO, Instant::now, &mut |origin, upto| replica.durable(Some((origin, upto))));
         }
     };
     net.delete(0, "first");
@@ -74,6 +74,6 @@ fn what_a_peer_has_on_no_disk_proves_nothing() {
     disk.set_capacity(Some(disk.used()));
     let stamp = net.delete(0, "second");
     settle(&mut net, 20);
-    assert!(!journal.is_writable() && mesh.vector().get(net.mesh(0).origin()) >= stamp, "merged, and not logged");
+    assert!(!wal.is_writable() && replica.vector().get(net.replica(0).origin()) >= stamp, "merged, and not logged");
     assert_eq!(collect(&net, 0), 0, "the peer would not know the delete any more after a restart");
 }

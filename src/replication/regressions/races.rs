@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::data::entry::NodeId;
-use crate::replication::collector::Collector;
+use crate::replication::tombstone_gc::TombstoneGc;
 
 /// The end line of a connection that was replaced meanwhile wrote its `gap` over the newer connection's.
 #[test]
@@ -14,10 +14,10 @@ fn the_end_line_of_a_replaced_connection_leaves_the_newer_ones_gap_alone() {
     net.put(t, "v0", "0");
     net.settle(2, &[(t, d), (d, t)]);
     // As if T had collected: D is below its horizon, and gets a full dump.
-    let origin = net.mesh(t).origin();
+    let origin = net.replica(t).origin();
     net.put(t, "v1", "1");
     let v2 = net.put(t, "v2", "2"); // overflows v1
-    net.mesh(t).control.lock().horizon.advance(origin, v2);
+    net.replica(t).control.lock().horizon.advance(origin, v2);
     net.pump(t, d);
     net.pump(d, t); // D asks
     let dump = net.flush(t, d);
@@ -26,21 +26,21 @@ fn the_end_line_of_a_replaced_connection_leaves_the_newer_ones_gap_alone() {
     net.elapsed += Duration::from_millis(300); // the dump takes some time
     net.deliver(t, d, vec![Message::Lines(lines[..end].to_vec())]);
     let mut old = net.links.remove(&(t, d)).unwrap();
-    let mesh = net.mesh(d);
+    let replica = net.replica(d);
     let now = net.now(d);
     // A shard is busy while the end line looks for what to drop, and has found something in an earlier one.
     let gone = net.key_where(d, |shard| shard < 128);
     let busy = net.key_where(d, |shard| shard >= 128);
     let version = Version { stamp: Stamp::from_bits(1), origin };
-    mesh.store().merge(Entry::new(gone.as_bytes(), Some(b"gone"), None, version), |_| false);
+    replica.store().merge(Entry::new(gone.as_bytes(), Some(b"gone"), None, version), |_| false);
     std::thread::scope(|scope| {
         let mut ender = None;
-        let _ = mesh.store().write::<()>(busy.as_bytes(), |_| {
+        let _ = replica.store().write::<()>(busy.as_bytes(), |_| {
             let end = lines[end..].to_vec();
-            ender = Some(scope.spawn(move || mesh.receive(&mut old, Message::Lines(end), now)));
-            wait_until(|| mesh.store().get(gone.as_bytes()).is_none());
+            ender = Some(scope.spawn(move || replica.receive(&mut old, Message::Lines(end), now)));
+            wait_until(|| replica.store().get(gone.as_bytes()).is_none());
             // The link flaps; T wrote meanwhile.
-            net.mesh(t).hung_up(place(t, d), net.now(t));
+            net.replica(t).hung_up(place(t, d), net.now(t));
             net.put(t, "v3", "3");
             net.connect(t, d);
             Err(())
@@ -51,7 +51,7 @@ fn the_end_line_of_a_replaced_connection_leaves_the_newer_ones_gap_alone() {
     for _ in 0..1200 {
         net.elapsed += Duration::from_millis(50);
         for node in [t, d] {
-            net.mesh(node).tick(net.now(node));
+            net.replica(node).tick(net.now(node));
         }
         net.pump(t, d);
         net.pump(d, t);
@@ -59,9 +59,9 @@ fn the_end_line_of_a_replaced_connection_leaves_the_newer_ones_gap_alone() {
     assert!(net.get(d, "v3").is_some(), "for 60 s D has not asked T, whom it hears and who has what it lacks");
 }
 
-/// Between the drops of a full dump and the advance of `seen`, a live frame brought back what the donor had proved deleted.
+/// Between the drops of a full dump and the advance of `seen`, a live batch brought back what the donor had proved deleted.
 #[test]
-fn a_frame_between_the_drops_and_the_vector_brings_back_no_collected_delete() {
+fn a_batch_between_the_drops_and_the_vector_brings_back_no_collected_delete() {
     const T: usize = 0;
     const P: usize = 1;
     let mut net = Net::new(&[5000, 0, 0]);
@@ -87,7 +87,7 @@ fn a_frame_between_the_drops_and_the_vector_brings_back_no_collected_delete() {
     let z = net.delete(T, &k);
     let slow2 = net.flush(T, P);
     net.settle(4, &[(T, D), (D, T)]);
-    assert!(net.mesh(D).vector().get(net.mesh(T).origin()) >= z);
+    assert!(net.replica(D).vector().get(net.replica(T).origin()) >= z);
     // D dies and comes back blank; T has not noticed, P dials it.
     net.reborn(D);
     net.connect(P, D);
@@ -105,8 +105,8 @@ fn a_frame_between_the_drops_and_the_vector_brings_back_no_collected_delete() {
     // T collects Z: both members were proven to cover it.
     net.elapsed += Duration::from_secs(1);
     net.settle(2, &[(P, T), (T, P)]);
-    let mut collector = Collector::default();
-    let collected: usize = (0..16).map(|_| collector.step(net.mesh(T), net.now(T))).sum();
+    let mut collector = TombstoneGc::default();
+    let collected: usize = (0..16).map(|_| collector.step(net.replica(T), net.now(T))).sum();
     assert_eq!(collected, 1);
     // T and D meet: a full dump.
     net.both(T, D);
@@ -122,36 +122,36 @@ fn a_frame_between_the_drops_and_the_vector_brings_back_no_collected_delete() {
     assert!(String::from_utf8_lossy(&lines).contains("\"kind\":\"full\""), "{}", String::from_utf8_lossy(&lines[..200.min(lines.len())]));
     let end = lines[..lines.len() - 1].iter().rposition(|b| *b == b'\n').unwrap() + 1;
     net.deliver(T, D, vec![Message::Lines(lines[..end].to_vec())]);
-    let mesh = net.mesh(D);
+    let replica = net.replica(D);
     // The drops have passed the shard of k, and something of a later one, when they find a shard busy.
     let gone = net.key_where(D, |shard| (128..192).contains(&shard));
     let busy = net.key_where(D, |shard| shard >= 192);
-    let version = Version { stamp: Stamp::from_bits(1), origin: net.mesh(T).origin() };
-    mesh.store().merge(Entry::new(gone.as_bytes(), Some(b"gone"), None, version), |_| false);
+    let version = Version { stamp: Stamp::from_bits(1), origin: net.replica(T).origin() };
+    replica.store().merge(Entry::new(gone.as_bytes(), Some(b"gone"), None, version), |_| false);
     let now = net.now(D);
     let mut from_t = net.links.remove(&(T, D)).unwrap();
     std::thread::scope(|scope| {
-        let _ = mesh.store().write::<()>(busy.as_bytes(), |_| {
+        let _ = replica.store().write::<()>(busy.as_bytes(), |_| {
             let end = lines[end..].to_vec();
             let from_t = &mut from_t;
-            scope.spawn(move || mesh.receive(from_t, Message::Lines(end), now).unwrap());
-            wait_until(|| mesh.store().get(gone.as_bytes()).is_none());
+            scope.spawn(move || replica.receive(from_t, Message::Lines(end), now).unwrap());
+            wait_until(|| replica.store().get(gone.as_bytes()).is_none());
             let inbound = net.links.get_mut(&(P, D)).unwrap();
             for message in in_flight {
-                mesh.receive(inbound, message, now).unwrap();
+                replica.receive(inbound, message, now).unwrap();
             }
-            assert!(net.get(D, &k).is_some() && !mesh.vector().covers(Version { stamp: u, origin: net.mesh(P).origin() }));
+            assert!(net.get(D, &k).is_some() && !replica.vector().covers(Version { stamp: u, origin: net.replica(P).origin() }));
             Err(())
         });
     });
     net.links.insert((T, D), from_t);
     net.connect(D, P);
     net.settle(10, &all);
-    assert!(net.mesh(D).vector().covers_all(&net.mesh(T).vector()));
+    assert!(net.replica(D).vector().covers_all(&net.replica(T).vector()));
     assert!(net.get(D, &k).is_none(), "I6: a collected delete is undone at D");
 }
 
-/// A delta ran ahead of its donor's own frames: a write that was stamped and not yet sent when the header was made came in the dump, was not vouched for when its frame
+/// A delta ran ahead of its donor's own batches: a write that was stamped and not yet sent when the header was made came in the dump, was not vouched for when its batch
 /// came, and its session waited out the ack time-out over a link that was whole.
 #[test]
 fn a_write_on_its_way_while_its_node_serves_a_delta_is_vouched_for() {
@@ -181,14 +181,14 @@ fn a_write_on_its_way_while_its_node_serves_a_delta_is_vouched_for() {
 /// With `everysec` or `never`: a node whose log has stopped.
 #[test]
 fn a_node_that_logs_nothing_acknowledges_nothing() {
-    let (mut net, Logged { mesh, disk, journal, mut writer }) = Net::with_a_log(Fsync::EverySecond);
+    let (mut net, Logged { replica, disk, wal, mut writer }) = Net::with_a_log(Fsync::EverySecond);
     net.settle(4, &[(0, 1), (1, 0)]);
-    assert!(mesh.is_open());
+    assert!(replica.is_open());
     disk.set_capacity(Some(disk.used()));
-    mesh.record_life();
-    let mut step = || writer.step(Duration::ZERO, Instant::now, &mut |origin, upto| mesh.durable(Some((origin, upto))));
+    replica.record_incarnation();
+    let mut step = || writer.step(Duration::ZERO, Instant::now, &mut |origin, upto| replica.durable(Some((origin, upto))));
     step();
-    assert!(!journal.is_writable(), "the disk is full");
+    assert!(!wal.is_writable(), "the disk is full");
     let stamp = net.put(0, "k", "v");
     net.pump(0, 1);
     step();
@@ -206,23 +206,23 @@ fn what_the_vector_covers_is_not_merged_whoever_sends_it() {
     net.both(TAKER, DONOR);
     let put = net.put(TAKER, "k", "1");
     net.settle(4, &[(TAKER, DONOR), (DONOR, TAKER)]);
-    let old = net.mesh(DONOR).store().entry(b"k").unwrap();
+    let old = net.replica(DONOR).store().entry(b"k").unwrap();
     assert_eq!(old.version().stamp, put);
     let gone = net.delete(TAKER, "k");
     net.settle(4, &[(TAKER, DONOR), (DONOR, TAKER)]);
     // As if both had collected that, and the donor's disk were older. Below its horizon it gives all that it has.
     for node in [TAKER, DONOR] {
-        let store = net.mesh(node).store();
+        let store = net.replica(node).store();
         (0..store.shards_len()).for_each(|shard| drop(store.collect(shard, |_| true)));
     }
-    net.mesh(DONOR).store().merge(old, |_| false);
+    net.replica(DONOR).store().merge(old, |_| false);
     let unknown = Origin { node: NodeId(2), nonce: 99 };
-    net.mesh(DONOR).control.lock().horizon.advance(unknown, gone);
-    net.mesh(DONOR).seen.write().advance(unknown, gone);
+    net.replica(DONOR).control.lock().horizon.advance(unknown, gone);
+    net.replica(DONOR).seen.write().advance(unknown, gone);
     net.put(DONOR, "a", "1");
     net.put(DONOR, "b", "1"); // overflows a
     net.settle(10, &[(TAKER, DONOR), (DONOR, TAKER)]);
-    assert!(net.mesh(TAKER).vector().covers_all(&net.mesh(DONOR).vector()), "the dump was taken");
+    assert!(net.replica(TAKER).vector().covers_all(&net.replica(DONOR).vector()), "the dump was taken");
     assert_eq!(net.get(TAKER, "a").as_deref(), Some("1"));
     assert_eq!(net.get(TAKER, "k"), None, "a deleted key is back");
 }

@@ -18,14 +18,14 @@ fn two_donors_that_never_serve_do_not_keep_a_node_recovering() {
     for _ in 0..100 {
         net.elapsed += Duration::from_millis(50);
         for node in [P, T, D] {
-            net.mesh(node).tick(net.now(node));
+            net.replica(node).tick(net.now(node));
         }
         for donor in [P, T] {
             let to_donor = net.flush(D, donor).into_iter().filter(|m| !matches!(m, Message::Request(_))).collect();
             net.deliver(D, donor, to_donor);
             net.pump(donor, D);
         }
-        if net.mesh(D).is_open() {
+        if net.replica(D).is_open() {
             return;
         }
     }
@@ -45,12 +45,12 @@ fn a_peer_that_crash_loops_does_not_keep_a_node_recovering() {
         net.settle(5, &[(P, D), (D, P), (T, D)]);
         net.elapsed += Duration::from_millis(100);
         let inbound = net.links.remove(&(T, D)).unwrap();
-        net.mesh(D).closed(&inbound, net.now(D));
+        net.replica(D).closed(&inbound, net.now(D));
         for _ in 0..8 {
             net.elapsed += Duration::from_millis(100);
             net.settle(1, &[(P, D), (D, P)]);
         }
-        if net.mesh(D).is_open() {
+        if net.replica(D).is_open() {
             assert!(net.get(D, "p").is_some());
             return;
         }
@@ -79,11 +79,11 @@ fn a_donor_that_waits_for_its_turn_is_waited_for() {
     for line in lines.split_inclusive(|byte| *byte == b'\n') {
         net.elapsed += Duration::from_millis(300);
         net.deliver(T, D, vec![Message::Lines(line.to_vec())]);
-        assert!(net.get(D, "p").is_some() || !net.mesh(D).is_open(), "open without P's write");
+        assert!(net.get(D, "p").is_some() || !net.replica(D).is_open(), "open without P's write");
         net.settle(1, &[(D, P), (P, D), (D, T)]);
         let rest = net.flush(T, D);
         net.deliver(T, D, rest);
     }
     net.settle(5, &[(D, P), (P, D), (D, T), (T, D)]);
-    assert!(net.mesh(D).is_open() && net.get(D, "p").is_some() && net.get(D, "t39").is_some());
+    assert!(net.replica(D).is_open() && net.get(D, "p").is_some() && net.get(D, "t39").is_some());
 }

@@ -1,14 +1,14 @@
 //! What a peer sends and no node can take.
 
 use super::*;
-use crate::data::entry::SeenVector;
+use crate::data::entry::VersionVector;
 use crate::wire::dump::{Header, Kind, Scan};
 
 /// Delivers messages that may be refused; the first refusal.
 fn try_deliver(net: &mut Net, from: usize, to: usize, messages: Vec<Message>) -> Result<(), String> {
     let now = net.now(to);
     let inbound = net.links.get_mut(&(from, to)).unwrap();
-    messages.into_iter().try_for_each(|message| net.lives[to].mesh.receive(inbound, message, now))
+    messages.into_iter().try_for_each(|message| net.lives[to].replica.receive(inbound, message, now))
 }
 
 fn entry(origin: Origin, stamp: Stamp, key_len: usize) -> Entry {
@@ -20,15 +20,15 @@ fn a_key_that_no_node_takes_from_its_clients_is_refused_of_a_peer() {
     let mut net = Net::new(&[0, 0]);
     net.both(0, 1);
     net.settle(4, &[(0, 1), (1, 0)]);
-    let origin = net.mesh(0).origin();
+    let origin = net.replica(0).origin();
     for (key_len, is_taken) in [(1 << 20, true), ((1 << 20) + 1, false)] {
-        let (after, upto) = (net.mesh(1).vector().get(origin), Stamp::from_wall_ms(net.now(0).wall_ms));
-        let frame = Frame { origin, after, upto, writes: Writes::of(origin, &[entry(origin, upto, key_len)]) };
-        let received = try_deliver(&mut net, 0, 1, vec![Message::Frame(frame)]);
+        let (after, upto) = (net.replica(1).vector().get(origin), Stamp::from_wall_ms(net.now(0).wall_ms));
+        let batch = WriteBatch { origin, after, upto, writes: Writes::of(origin, &[entry(origin, upto, key_len)]) };
+        let received = try_deliver(&mut net, 0, 1, vec![Message::Writes(batch)]);
         assert_eq!(received.is_ok(), is_taken, "{received:?}");
         net.elapsed += Duration::from_millis(5);
     }
-    assert_eq!(net.mesh(1).store().len(), 1);
+    assert_eq!(net.replica(1).store().len(), 1);
 }
 
 /// A dump that cannot be taken is the same one when it is asked for again.
@@ -45,29 +45,29 @@ fn a_dump_that_was_refused_is_not_asked_for_again_and_again() {
         }
         net.settle(1, &[(1, 0)]);
         net.elapsed += Duration::from_millis(100);
-        net.mesh(0).outbox(0).beat();
+        net.replica(0).outbox(0).beat();
         let messages = net.flush(0, 1);
         if !messages.iter().any(|message| matches!(message, Message::Lines(_))) {
             try_deliver(&mut net, 0, 1, messages).unwrap();
             continue;
         }
         asked += 1;
-        let taking = net.mesh(1).control.lock().taking.as_ref().map(|taking| taking.id);
-        let far = [(net.mesh(0).origin(), Stamp::from_wall_ms(net.now(0).wall_ms))].into_iter().collect();
-        let header = Header::new(Kind::Delta, net.mesh(0).origin(), SeenVector::default(), 1, taking);
-        let mut scan = Scan::new(header, SeenVector::default(), far);
+        let taking = net.replica(1).control.lock().taking.as_ref().map(|taking| taking.id);
+        let far = [(net.replica(0).origin(), Stamp::from_wall_ms(net.now(0).wall_ms))].into_iter().collect();
+        let header = Header::new(Kind::Delta, net.replica(0).origin(), VersionVector::default(), 1, taking);
+        let mut scan = Scan::new(header, VersionVector::default(), far);
         let mut lines = Vec::new();
-        while scan.write(net.mesh(0).store(), 1000, &mut lines) {}
+        while scan.write(net.replica(0).store(), 1000, &mut lines) {}
         let refused = try_deliver(&mut net, 0, 1, vec![Message::Lines(lines)]).unwrap_err();
         assert!(refused.contains("a horizon of"), "{refused}");
         let inbound = net.links.remove(&(0, 1)).unwrap();
-        net.mesh(1).closed(&inbound, net.now(1));
+        net.replica(1).closed(&inbound, net.now(1));
     }
     assert!((2..8).contains(&asked), "asked {asked} times in 12 s");
-    assert!(net.mesh(1).control.lock().horizon.is_empty());
+    assert!(net.replica(1).control.lock().horizon.is_empty());
     // In the end it is asked again, and what is right is taken.
     net.both(0, 1);
     net.settle(1_000, &[(0, 1), (1, 0)]);
-    assert!(net.mesh(1).vector().covers_all(&net.mesh(0).vector()));
-    assert_eq!(net.mesh(1).control.lock().peers[0].dumps_refused, 0);
+    assert!(net.replica(1).vector().covers_all(&net.replica(0).vector()));
+    assert_eq!(net.replica(1).control.lock().peers[0].dumps_refused, 0);
 }

@@ -6,7 +6,7 @@ use std::net::{TcpListener, TcpStream};
 use socket2::SockRef;
 
 use super::*;
-use crate::data::entry::{NodeId, Origin, SeenVector};
+use crate::data::entry::{NodeId, Origin, VersionVector};
 use crate::node::Node;
 use crate::wire::dump::{Header, Kind};
 
@@ -28,7 +28,7 @@ fn a_line_that_takes_longer_than_every_time_out_arrives() {
     for _ in 0..400 {
         net.elapsed += Duration::from_millis(25);
         for node in [a, d] {
-            net.mesh(node).tick(net.now(node));
+            net.replica(node).tick(net.now(node));
         }
         net.pump(a, d);
         under_way.extend(net.flush(d, a));
@@ -40,18 +40,22 @@ fn a_line_that_takes_longer_than_every_time_out_arrives() {
             Some(at) if net.elapsed < at => {
                 // All of it has left long ago: d hears of what a has read by a's beats.
                 read += 1000;
-                net.mesh(a).heard(place(a, d), read, net.elapsed);
-                assert!(!net.mesh(a).is_open(), "open without the dump that is arriving");
+                net.replica(a).heard(place(a, d), read, net.elapsed);
+                assert!(!net.replica(a).is_open(), "open without the dump that is arriving");
             }
             _ => net.deliver(d, a, std::mem::take(&mut under_way)),
         }
-        assert!(net.mesh(a).outbox(place(a, d)).is_open() && net.mesh(d).outbox(place(d, a)).is_open(), "given up at {:?}", net.elapsed);
-        if net.mesh(a).vector().covers_all(&net.mesh(d).vector()) {
+        assert!(
+            net.replica(a).outbox(place(a, d)).is_open() && net.replica(d).outbox(place(d, a)).is_open(),
+            "given up at {:?}",
+            net.elapsed
+        );
+        if net.replica(a).vector().covers_all(&net.replica(d).vector()) {
             assert!(arrives.is_some_and(|at| net.elapsed >= at));
             return;
         }
     }
-    panic!("after 10 s a has still not caught up; open: {}", net.mesh(a).is_open());
+    panic!("after 10 s a has still not caught up; open: {}", net.replica(a).is_open());
 }
 
 /// Patience ends: one who sends parts of long messages, and never a line, is not waited for without end.
@@ -64,19 +68,19 @@ fn bytes_without_end_are_not_progress_for_ever() {
     net.both(a, d);
     net.pump(a, d);
     net.pump(d, a);
-    net.mesh(a).control.lock().peers[place(a, d)].gap = true;
-    net.mesh(a).tick(net.now(a));
-    let id = net.mesh(a).control.lock().taking.as_ref().map(|taking| taking.id);
+    net.replica(a).control.lock().peers[place(a, d)].gap = true;
+    net.replica(a).tick(net.now(a));
+    let id = net.replica(a).control.lock().taking.as_ref().map(|taking| taking.id);
     assert!(id.is_some());
     // Faster than the longest message, of 320 MiB, can go on for.
     let mut read = 0;
     let given_up = (0..1000).map(|_| {
         net.elapsed += Duration::from_millis(100);
         read += 1 << 20;
-        net.mesh(a).heard(place(a, d), read, net.elapsed);
-        net.mesh(a).tick(net.now(a));
-        let dump = net.mesh(a).control.lock().taking.as_ref().map(|taking| taking.id) != id;
-        (dump, !net.mesh(a).outbox(place(a, d)).is_open())
+        net.replica(a).heard(place(a, d), read, net.elapsed);
+        net.replica(a).tick(net.now(a));
+        let dump = net.replica(a).control.lock().taking.as_ref().map(|taking| taking.id) != id;
+        (dump, !net.replica(a).outbox(place(a, d)).is_open())
     });
     let given_up: Vec<_> = given_up.collect();
     let first = |which: fn(&(bool, bool)) -> bool| given_up.iter().position(which).map(|tenths| tenths / 10);
@@ -89,15 +93,15 @@ fn a_request_that_is_lost_with_its_connection_is_made_anew() {
     let mut net = Net::new(&[0, 0]);
     let (a, d) = (0, 1);
     net.both(a, d);
-    let taking = |net: &Net| net.mesh(a).control.lock().taking.as_ref().map(|taking| taking.id);
-    net.mesh(a).control.lock().peers[place(a, d)].gap = true;
-    net.mesh(a).tick(net.now(a));
+    let taking = |net: &Net| net.replica(a).control.lock().taking.as_ref().map(|taking| taking.id);
+    net.replica(a).control.lock().peers[place(a, d)].gap = true;
+    net.replica(a).tick(net.now(a));
     let first = taking(&net);
     assert!(first.is_some());
-    net.mesh(a).hung_up(place(a, d), net.now(a));
+    net.replica(a).hung_up(place(a, d), net.now(a));
     assert_eq!(taking(&net), None);
     net.connect(a, d);
-    net.mesh(a).tick(net.now(a));
+    net.replica(a).tick(net.now(a));
     assert!(taking(&net).is_some() && taking(&net) != first);
 }
 
@@ -106,15 +110,15 @@ fn given_up(d_tells: impl Fn(u64) -> u64) -> Option<u64> {
     let mut net = Net::new(&[0, 0]);
     let (a, d) = (0, 1);
     net.both(a, d);
-    net.mesh(a).awaits_echo(place(a, d), 100_000);
-    let vector = net.mesh(d).vector();
+    net.replica(a).awaits_echo(place(a, d), 100_000);
+    let vector = net.replica(d).vector();
     (0..600).find(|tenths| {
         net.elapsed += Duration::from_millis(100);
-        let Message::Beat(beat) = beat_of_a_peer() else { unreachable!() };
+        let Message::Heartbeat(beat) = beat_of_a_peer() else { unreachable!() };
         let (sent, wall_ms) = (net.elapsed.as_micros() as u64, net.now(d).wall_ms);
-        net.deliver(d, a, vec![Message::Beat(Beat { sent, wall_ms, vector: vector.clone(), taken: d_tells(*tenths), ..beat })]);
-        net.mesh(a).tick(net.now(a));
-        !net.mesh(a).outbox(place(a, d)).is_open()
+        net.deliver(d, a, vec![Message::Heartbeat(Heartbeat { sent, wall_ms, vector: vector.clone(), taken: d_tells(*tenths), ..beat })]);
+        net.replica(a).tick(net.now(a));
+        !net.replica(a).outbox(place(a, d)).is_open()
     })
 }
 
@@ -144,7 +148,7 @@ const TIMEOUT: Duration = Duration::from_secs(1);
 
 impl Fake {
     /// `vector`: how far it says that it is.
-    fn meet(vector: SeenVector) -> Fake {
+    fn meet(vector: VersionVector) -> Fake {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         // Else the system takes megabytes before the reader has read one.
         SockRef::from(&listener).set_recv_buffer_size(64 << 10).unwrap();
@@ -185,7 +189,7 @@ impl Fake {
     /// Takes one message and answers as a peer does.
     fn live(&mut self) -> Message {
         let message = read(&mut self.back);
-        if let Message::Beat(beat) = &message {
+        if let Message::Heartbeat(beat) = &message {
             self.say(&Message::Echo { sent: beat.sent, clocks: None });
             self.say(&beat_of_a_peer());
         }
@@ -215,13 +219,13 @@ impl Drop for Fake {
 
 fn beat_of_a_peer() -> Message {
     let (sent, wall_ms) = (0, crate::data::clock::wall_ms());
-    Message::Beat(Beat {
+    Message::Heartbeat(Heartbeat {
         sent,
         wall_ms,
         clocks: None,
         open: true,
         upto: Stamp::ZERO,
-        vector: SeenVector::default(),
+        vector: VersionVector::default(),
         settled: None,
         taken: 0,
         mark: 0,
@@ -239,7 +243,7 @@ fn read(mut stream: impl Read) -> Message {
 fn a_long_line_that_drips_is_taken() {
     let origin = Origin { node: NodeId(2), nonce: 5 };
     let stamp = Stamp::from_bits(crate::data::clock::wall_ms() << 16);
-    let vector: SeenVector = [(origin, stamp)].into_iter().collect();
+    let vector: VersionVector = [(origin, stamp)].into_iter().collect();
     let mut fake = Fake::meet(vector.clone());
     let request = loop {
         if let Message::Request(request) = fake.live() {
@@ -250,7 +254,7 @@ fn a_long_line_that_drips_is_taken() {
     let value: Vec<u8> = vec![b'v'; 1 << 20];
     store.merge(Entry::new(b"k", Some(&value), None, Version { stamp, origin }), |_| false);
     let header = Header::new(Kind::Full, fake.origin, vector, 1, Some(request.id));
-    let mut scan = crate::wire::dump::Scan::new(header, SeenVector::default(), SeenVector::default());
+    let mut scan = crate::wire::dump::Scan::new(header, VersionVector::default(), VersionVector::default());
     let mut lines = Vec::new();
     while scan.write(&store, 1, &mut lines) {}
     let mut bytes = Vec::new();
@@ -276,7 +280,7 @@ fn a_long_line_that_drips_is_taken() {
 /// And the link notes what leaves of a long message: a peer that takes it slowly, and can answer nothing before it has all of it, is not given up.
 #[test]
 fn a_long_message_that_is_read_slowly_is_written_to_its_end() {
-    let mut fake = Fake::meet(SeenVector::default());
+    let mut fake = Fake::meet(VersionVector::default());
     let deadline = Instant::now() + SOON;
     while fake.client(b"PING\n") != "PONG\n" || fake.client(b"COUNT\n") != "0\n" {
         fake.live();
@@ -292,14 +296,14 @@ fn a_long_message_that_is_read_slowly_is_written_to_its_end() {
         while stop_rx.recv_timeout(TIMEOUT / 6) == Err(crossbeam_channel::RecvTimeoutError::Timeout) && out.write_all(&bytes).is_ok() {}
     });
     assert_eq!(fake.client(&[b"PUT k ", &value[..], b"\n"].concat()), "OK\n");
-    // It comes in a frame, is read slowly, and nothing is echoed meanwhile.
+    // It comes in a batch, is read slowly, and nothing is echoed meanwhile.
     let began = Instant::now();
-    while !matches!(read(&mut Slow(&fake.back)), Message::Frame(_)) {}
+    while !matches!(read(&mut Slow(&fake.back)), Message::Writes(_)) {}
     assert!(began.elapsed() > 4 * TIMEOUT, "read in {:?}: that was no test", began.elapsed());
     // The connection is there still.
     let mut beats = 0;
     while beats < 5 {
-        beats += usize::from(matches!(fake.live(), Message::Beat(_)));
+        beats += usize::from(matches!(fake.live(), Message::Heartbeat(_)));
     }
 }
 

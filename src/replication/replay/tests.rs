@@ -6,30 +6,30 @@ use std::time::{Duration, Instant};
 
 use crate::config::Config;
 use crate::data::clock::{Deadline, Now, Stamp};
-use crate::data::entry::{Effect, Entry, NodeId, Origin, SeenVector, Version};
-use crate::replication::compaction::NotCompacted;
-use crate::replication::mesh::Mesh;
+use crate::data::entry::{Entry, NodeId, Origin, Update, Version, VersionVector};
 use crate::replication::record::{self, Proven};
-use crate::replication::replicator::Framer;
+use crate::replication::replica::Replica;
+use crate::replication::replicator::Batcher;
+use crate::replication::snapshots::NotCompacted;
 use crate::store::Store;
 use crate::testing::simulated_disk::SimulatedDisk;
-use crate::wal::Journal;
+use crate::wal::Wal;
 use crate::wal::disk::Disk;
 use crate::wal::files::{Files, SNAPSHOT_TMP, log_name};
 use crate::wal::writer::Writer;
 use crate::wire::dump::{self, Header, Kind, Scan};
 use crate::wire::frame::seal;
-use crate::wire::peer::{Frame, Message, Protocol, Writes};
+use crate::wire::peer::{Message, Protocol, WriteBatch, Writes};
 
 const WALL_MS: u64 = 1_700_000_000_000;
 /// Who wrote what this node has from elsewhere.
 const OTHER: Origin = Origin { node: NodeId(2), nonce: 9 };
 
-/// A life on a disk, its threads' turns taken by hand.
+/// An incarnation on a disk, its threads' turns taken by hand.
 struct Life {
-    mesh: Mesh,
+    replica: Replica,
     write_rx: crossbeam_channel::Receiver<crate::replication::submit::Submitted>,
-    framer: Framer,
+    batcher: Batcher,
     writer: Writer,
     reached: Vec<(Origin, Stamp)>,
 }
@@ -39,28 +39,28 @@ fn start(disk: &SimulatedDisk, nonce: u64) -> std::io::Result<Life> {
     let config = Arc::new(Config::from_json(json, "a test").expect("a good configuration"));
     let shared: Arc<dyn Disk> = Arc::new(disk.clone());
     let files = Files::find(&*shared)?;
-    let journal = Arc::new(Journal::new(Arc::clone(&shared), config.fsync, config.write_room, &files));
+    let wal = Arc::new(Wal::new(Arc::clone(&shared), config.fsync, config.write_room, &files));
     let now = Now { wall_ms: WALL_MS, elapsed: Duration::ZERO };
-    let (mesh, write_rx) = Mesh::new(config, Store::new(), nonce, now, Some(Arc::clone(&journal)));
-    let replayed = mesh.replay(&shared, &files, || false)?;
-    let writer = Writer::open(Arc::clone(&journal), &files, replayed.older_len, &replayed.last, replayed.snapshot_len, Instant::now())?;
-    mesh.record_life();
-    let framer = Framer::new(mesh.origin());
-    Ok(Life { mesh, write_rx, framer, writer, reached: Vec::new() })
+    let (replica, write_rx) = Replica::new(config, Store::new(), nonce, now, Some(Arc::clone(&wal)));
+    let replayed = replica.replay(&shared, &files, || false)?;
+    let writer = Writer::open(Arc::clone(&wal), &files, replayed.older_len, &replayed.last, replayed.snapshot_len, Instant::now())?;
+    replica.record_incarnation();
+    let batcher = Batcher::new(replica.origin());
+    Ok(Life { replica, write_rx, batcher, writer, reached: Vec::new() })
 }
 
 impl Life {
     fn write(&mut self, key: &str, value: Option<&str>) -> Version {
-        let effect = value.map_or_else(|| Effect::delete(key.as_bytes()), |value| Effect::put(key.as_bytes(), value.as_bytes(), None));
+        let effect = value.map_or_else(|| Update::delete(key.as_bytes()), |value| Update::put(key.as_bytes(), value.as_bytes(), None));
         let stamp = self
-            .mesh
+            .replica
             .submit()
             .write::<()>(key.as_bytes(), 64, Duration::ZERO, &Deadline::within(Duration::ZERO), |_| Ok(effect.clone()))
             .expect("room");
         let submitted = self.write_rx.try_recv().expect("what was written");
-        let room = self.mesh.submit().held(submitted.reserved);
-        self.mesh.hand_over(&self.framer.frame(&[submitted.entry]), room);
-        Version { stamp, origin: self.mesh.origin() }
+        let room = self.replica.submit().held(submitted.reserved);
+        self.replica.hand_over(&self.batcher.batch(&[submitted.entry]), room);
+        Version { stamp, origin: self.replica.origin() }
     }
 
     fn log(&mut self) {
@@ -69,8 +69,8 @@ impl Life {
     }
 
     fn compact(&mut self, resume: bool) -> Result<(), NotCompacted> {
-        let mesh = &self.mesh;
-        let mut snapshot = if resume { mesh.begin_resume()? } else { mesh.begin_compaction()? };
+        let replica = &self.replica;
+        let mut snapshot = if resume { replica.begin_resume()? } else { replica.begin_compaction()? };
         self.writer.step(Duration::ZERO, Instant::now, &mut |_, _| ());
         snapshot.await_log(Instant::now())?;
         let written = loop {
@@ -91,14 +91,14 @@ fn entry(key: &str, value: Option<&str>, stamp: u64) -> Entry {
     Entry::new(key.as_bytes(), value.map(str::as_bytes), None, Version { stamp, origin: OTHER })
 }
 
-fn entries(mesh: &Mesh) -> BTreeMap<Vec<u8>, Entry> {
-    let store = mesh.store();
+fn entries(replica: &Replica) -> BTreeMap<Vec<u8>, Entry> {
+    let store = replica.store();
     let all = (0..store.shards_len()).flat_map(|shard| store.scan_shard(shard, |_| true));
     all.map(|entry| (entry.key().to_vec(), entry)).collect()
 }
 
 /// What a node has from its disk: entries and vector.
-type Known = (BTreeMap<Vec<u8>, Entry>, SeenVector);
+type Known = (BTreeMap<Vec<u8>, Entry>, VersionVector);
 
 /// A log of every kind of record, and what a node knows that has read so many bytes of it, by where a record ends.
 fn log_of_every_kind() -> (SimulatedDisk, String, BTreeMap<usize, Known>) {
@@ -114,14 +114,14 @@ fn log_of_every_kind() -> (SimulatedDisk, String, BTreeMap<usize, Known>) {
     let mut lines = Vec::new();
     dump::write_entry(&mut lines, &old);
     dump::write_entry(&mut lines, &entry("dropped", None, 3));
-    life.mesh.record(Arc::new(record::lines(&lines)), None, None);
+    life.replica.record(Arc::new(record::lines(&lines)), None, None);
     life.log();
-    life.mesh.record(Arc::new(record::healed(&[new])), None, None);
+    life.replica.record(Arc::new(record::healed(&[new])), None, None);
     life.log();
-    let vector: SeenVector = [(OTHER, old.version().stamp)].into_iter().collect();
-    life.mesh.record(Arc::new(record::proven(&Proven { vector, horizon: SeenVector::default() })), None, None);
+    let vector: VersionVector = [(OTHER, old.version().stamp)].into_iter().collect();
+    life.replica.record(Arc::new(record::proven(&Proven { vector, horizon: VersionVector::default() })), None, None);
     life.log();
-    life.mesh.record(Arc::new(record::removed(&[entry("dropped", None, 3)])), None, None);
+    life.replica.record(Arc::new(record::removed(&[entry("dropped", None, 3)])), None, None);
     life.log();
     life.write("own", None);
     life.log();
@@ -134,7 +134,7 @@ fn log_of_every_kind() -> (SimulatedDisk, String, BTreeMap<usize, Known>) {
         let shared: Arc<dyn Disk> = Arc::new(cut.clone());
         if crate::wal::log::read(&shared, &name, |_, _| Ok(())).unwrap().torn == 0 {
             let life = start(&cut, 2).unwrap();
-            known.insert(end, (entries(&life.mesh), life.mesh.vector()));
+            known.insert(end, (entries(&life.replica), life.replica.vector()));
         }
     }
     assert_eq!(known.len(), 1 + 1 + 8, "an empty file, a header, and eight records behind it");
@@ -152,7 +152,7 @@ fn a_node_whose_log_is_cut_or_damaged_anywhere_starts_with_what_was_whole_or_say
         torn.change(&name, |bytes| bytes.truncate(cut));
         let life = start(&torn, 2).unwrap_or_else(|error| panic!("cut at {cut}: {error}"));
         let whole = ends.iter().rfind(|end| **end <= cut).unwrap();
-        assert_eq!((entries(&life.mesh), life.mesh.vector()), known[whole], "cut at {cut}");
+        assert_eq!((entries(&life.replica), life.replica.vector()), known[whole], "cut at {cut}");
     }
     for place in third_last..len {
         for bit in 0..8 {
@@ -161,7 +161,7 @@ fn a_node_whose_log_is_cut_or_damaged_anywhere_starts_with_what_was_whole_or_say
             match start(&damaged, 2) {
                 Ok(life) => {
                     assert!(place >= last, "bit {bit} of byte {place} is passed over");
-                    assert_eq!((entries(&life.mesh), life.mesh.vector()), known[&last], "bit {bit} of byte {place}");
+                    assert_eq!((entries(&life.replica), life.replica.vector()), known[&last], "bit {bit} of byte {place}");
                 }
                 Err(error) => {
                     let said = error.to_string();
@@ -197,9 +197,9 @@ fn a_tombstone_is_never_gone_without_a_horizon_that_says_so() {
     let tombstone = Entry::new(b"k", None, None, life.write("k", None));
     life.log();
     let durable = disk.bytes(&log_name(1)).len();
-    life.mesh.store().remove_version(b"k", tombstone.version());
-    let horizon: SeenVector = [(tombstone.version().origin, tombstone.version().stamp)].into_iter().collect();
-    life.mesh.record_removed(std::slice::from_ref(&tombstone), &horizon);
+    life.replica.store().remove_version(b"k", tombstone.version());
+    let horizon: VersionVector = [(tombstone.version().origin, tombstone.version().stamp)].into_iter().collect();
+    life.replica.record_removed(std::slice::from_ref(&tombstone), &horizon);
     life.log();
     drop(life);
     let len = disk.bytes(&log_name(1)).len();
@@ -207,14 +207,14 @@ fn a_tombstone_is_never_gone_without_a_horizon_that_says_so() {
         let torn = disk.copy();
         torn.change(&log_name(1), |bytes| bytes.truncate(cut));
         let life = start(&torn, 2).unwrap();
-        let is_there = entries(&life.mesh).contains_key(&b"k"[..]);
-        let is_said = life.mesh.control.lock().horizon.covers(tombstone.version());
+        let is_there = entries(&life.replica).contains_key(&b"k"[..]);
+        let is_said = life.replica.control.lock().horizon.covers(tombstone.version());
         assert!(is_there || is_said, "cut at {cut} of {durable} to {len}");
         assert!(cut < len || !is_there);
     }
 }
 
-/// The frames of a run behind a gap are in the log before the snapshot, which claims none of them; the dump's end line, which joins the run, is in the log behind it. Found by the simulator.
+/// The batches of a run behind a gap are in the log before the snapshot, which claims none of them; the dump's end line, which joins the run, is in the log behind it. Found by the simulator.
 #[test]
 fn a_run_that_was_joined_after_a_snapshot_is_joined_after_a_restart() {
     let disk = SimulatedDisk::default();
@@ -222,73 +222,76 @@ fn a_run_that_was_joined_after_a_snapshot_is_joined_after_a_restart() {
     let (now, other) = (Now { wall_ms: WALL_MS, elapsed: Duration::ZERO }, NodeId(2));
     let written: Vec<Entry> = (1..=4).map(|n| entry(&format!("key{n}"), Some("a value"), n)).collect();
     let stamps: Vec<Stamp> = written.iter().map(|entry| entry.version().stamp).collect();
-    let at = |n: usize| -> SeenVector { [(OTHER, stamps[n - 1])].into_iter().collect() };
-    let mut hello = life.mesh.hello(now);
+    let at = |n: usize| -> VersionVector { [(OTHER, stamps[n - 1])].into_iter().collect() };
+    let mut hello = life.replica.hello(now);
     (hello.node, hello.origin, hello.vector) = (other, OTHER, at(1));
-    life.mesh.dialing(0);
-    life.mesh.dialed(0, &hello, now);
-    let mut inbound = life.mesh.accept(0, &hello, Protocol::OLDEST, now);
-    let request = life.mesh.outbox(0).take(Duration::ZERO).and_then(|batch| batch.request).expect("a request for what is missing");
+    life.replica.dialing(0);
+    life.replica.dialed(0, &hello, now);
+    let mut inbound = life.replica.accept(0, &hello, Protocol::OLDEST, now);
+    let request = life.replica.outbox(0).take(Duration::ZERO).and_then(|batch| batch.request).expect("a request for what is missing");
     // The second joins the gap's far end, the third comes when the gap is closed.
-    let frame = |from: usize| Frame {
+    let batch = |from: usize| WriteBatch {
         origin: OTHER,
         after: stamps[from - 1],
         upto: stamps[from],
         writes: Writes::of(OTHER, &written[from..=from]),
     };
-    life.mesh.receive(&mut inbound, Message::Frame(frame(1)), now).unwrap();
+    life.replica.receive(&mut inbound, Message::Writes(batch(1)), now).unwrap();
     life.log();
     life.compact(false).unwrap();
     let header = Header::new(Kind::Delta, OTHER, at(1), 1, Some(request.id));
     let donor = Store::new();
     donor.merge(written[0].clone(), |_| false);
-    let mut scan = Scan::new(header, SeenVector::default(), SeenVector::default());
+    let mut scan = Scan::new(header, VersionVector::default(), VersionVector::default());
     let mut lines = Vec::new();
     while scan.write(&donor, 1 << 10, &mut lines) {}
-    life.mesh.receive(&mut inbound, Message::Lines(lines), now).unwrap();
-    life.mesh.receive(&mut inbound, Message::Frame(frame(2)), now).unwrap();
+    life.replica.receive(&mut inbound, Message::Lines(lines), now).unwrap();
+    life.replica.receive(&mut inbound, Message::Writes(batch(2)), now).unwrap();
     life.log();
-    let known = (entries(&life.mesh), life.mesh.vector());
+    let known = (entries(&life.replica), life.replica.vector());
     assert_eq!(known.1.get(OTHER), stamps[2]);
     assert_eq!(life.reached.last(), Some(&(OTHER, stamps[2])));
     disk.lose_power(|_| 0);
     let life = start(&disk, 2).unwrap();
-    assert_eq!((entries(&life.mesh), life.mesh.vector()), known);
+    assert_eq!((entries(&life.replica), life.replica.vector()), known);
 }
 
-/// A write is stamped, and before its frame is in the log a dump has carried it to a peer, which says in a dump of its own that it has seen it. Found by the torture run (seed 603, five
+/// A write is stamped, and before its batch is in the log a dump has carried it to a peer, which says in a dump of its own that it has seen it. Found by the torture run (seed 603, five
 /// nodes): after a restart the node held what the write had replaced.
 #[test]
-fn a_write_that_a_peer_proves_before_its_frame_is_logged_survives_a_restart() {
+fn a_write_that_a_peer_proves_before_its_batch_is_logged_survives_a_restart() {
     let disk = SimulatedDisk::default();
     let mut life = start(&disk, 1).unwrap();
     let (now, other) = (Now { wall_ms: WALL_MS, elapsed: Duration::ZERO }, NodeId(2));
     life.write("key", Some("older"));
-    let mut hello = life.mesh.hello(now);
+    let mut hello = life.replica.hello(now);
     let theirs = entry("theirs", Some("a value"), 1);
     (hello.node, hello.origin, hello.vector) = (other, OTHER, [(OTHER, theirs.version().stamp)].into_iter().collect());
-    life.mesh.dialing(0);
-    life.mesh.dialed(0, &hello, now);
-    let mut inbound = life.mesh.accept(0, &hello, Protocol::OLDEST, now);
-    let request = life.mesh.outbox(0).take(Duration::ZERO).and_then(|batch| batch.request).expect("a request for what is missing");
-    let newer = Effect::put(b"key", b"newer", None);
-    let stamp =
-        life.mesh.submit().write::<()>(b"key", 64, Duration::ZERO, &Deadline::within(Duration::ZERO), |_| Ok(newer.clone())).expect("room");
-    let vector: SeenVector = [(OTHER, theirs.version().stamp), (life.mesh.origin(), stamp)].into_iter().collect();
+    life.replica.dialing(0);
+    life.replica.dialed(0, &hello, now);
+    let mut inbound = life.replica.accept(0, &hello, Protocol::OLDEST, now);
+    let request = life.replica.outbox(0).take(Duration::ZERO).and_then(|batch| batch.request).expect("a request for what is missing");
+    let newer = Update::put(b"key", b"newer", None);
+    let stamp = life
+        .replica
+        .submit()
+        .write::<()>(b"key", 64, Duration::ZERO, &Deadline::within(Duration::ZERO), |_| Ok(newer.clone()))
+        .expect("room");
+    let vector: VersionVector = [(OTHER, theirs.version().stamp), (life.replica.origin(), stamp)].into_iter().collect();
     let (header, donor) = (Header::new(Kind::Delta, OTHER, vector, 1, Some(request.id)), Store::new());
     donor.merge(theirs, |_| false);
-    let mut scan = Scan::new(header, SeenVector::default(), SeenVector::default());
+    let mut scan = Scan::new(header, VersionVector::default(), VersionVector::default());
     let mut lines = Vec::new();
     while scan.write(&donor, 1 << 10, &mut lines) {}
-    life.mesh.receive(&mut inbound, Message::Lines(lines), now).unwrap();
+    life.replica.receive(&mut inbound, Message::Lines(lines), now).unwrap();
     let submitted = life.write_rx.try_recv().expect("what was written");
-    let room = life.mesh.submit().held(submitted.reserved);
-    life.mesh.hand_over(&life.framer.frame(&[submitted.entry]), room);
+    let room = life.replica.submit().held(submitted.reserved);
+    life.replica.hand_over(&life.batcher.batch(&[submitted.entry]), room);
     life.log();
-    let known = (entries(&life.mesh), life.mesh.vector());
+    let known = (entries(&life.replica), life.replica.vector());
     disk.lose_power(|_| 0);
     let life = start(&disk, 2).unwrap();
-    assert_eq!((entries(&life.mesh), life.mesh.vector()), known);
+    assert_eq!((entries(&life.replica), life.replica.vector()), known);
 }
 
 #[test]
@@ -305,10 +308,10 @@ fn a_snapshot_that_finds_no_space_gives_back_what_it_took_and_the_log_goes_on() 
     assert!(!disk.names().unwrap().contains(&SNAPSHOT_TMP.to_owned()), "{:?}", disk.names());
     let version = life.write("later", Some("there is space for this"));
     life.log();
-    assert!(life.mesh.writable().is_ok());
+    assert!(life.replica.writable().is_ok());
     assert_eq!(life.reached.last(), Some(&(version.origin, version.stamp)));
     disk.lose_power(|_| 0);
-    assert_eq!(entries(&start(&disk, 2).unwrap().mesh).len(), 21);
+    assert_eq!(entries(&start(&disk, 2).unwrap().replica).len(), 21);
 }
 
 /// A disk so slow that the new log came after everybody had given up on it: it counts for nothing, and nothing is acknowledged, until there is a snapshot in front.
@@ -322,9 +325,9 @@ fn a_resumption_that_was_given_up_is_begun_anew() {
         disk.set_capacity(Some(disk.used()));
         life.write("meanwhile", Some("2"));
         life.log();
-        assert!(life.mesh.writable().is_err());
+        assert!(life.replica.writable().is_err());
         disk.set_capacity(None);
-        drop(life.mesh.begin_resume().expect("a snapshot that begins"));
+        drop(life.replica.begin_resume().expect("a snapshot that begins"));
         life.log();
         let reached = life.reached.len();
         life.write("behind", Some("3"));
@@ -344,11 +347,11 @@ fn a_resumption_that_was_given_up_is_begun_anew() {
                 life.write("after", Some("4"));
                 life.log();
                 disk.lose_power(|_| 0);
-                assert_eq!(entries(&start(&disk, 2).unwrap().mesh).len(), 4);
+                assert_eq!(entries(&start(&disk, 2).unwrap().replica).len(), 4);
                 break;
             }
             disk.restart_process();
-            let left = entries(&start(&disk, 2).unwrap_or_else(|error| panic!("operation {at}: {error}")).mesh);
+            let left = entries(&start(&disk, 2).unwrap_or_else(|error| panic!("operation {at}: {error}")).replica);
             assert!(left.contains_key(&b"before"[..]), "operation {at}: {left:?}");
         }
     }

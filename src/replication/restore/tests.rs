@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use crate::data::clock::Stamp;
-use crate::data::entry::{Entry, Expiry, NodeId, Origin, SeenVector, Version};
-use crate::replication::collector::Collector;
-use crate::replication::mesh::Mesh;
+use crate::data::entry::{Entry, Expiry, NodeId, Origin, Version, VersionVector};
 use crate::replication::regressions::Net;
+use crate::replication::replica::Replica;
 use crate::replication::restore::{NotRestored, Restored};
+use crate::replication::tombstone_gc::TombstoneGc;
 use crate::store::{Keyspace, Store};
 use crate::wire::dump::{Header, Kind, Line, Scan, parse_line};
 use crate::wire::peer::Message;
@@ -39,8 +39,8 @@ fn other_net() -> Net {
 fn reborn_open(net: &mut Net, node: usize) {
     net.reborn(node);
     net.elapsed += Duration::from_secs(2);
-    net.mesh(node).tick(net.now(node));
-    assert!(net.mesh(node).is_open());
+    net.replica(node).tick(net.now(node));
+    assert!(net.replica(node).is_open());
 }
 
 /// Everybody speaks with everybody until nothing is left to say.
@@ -48,7 +48,7 @@ fn settle(net: &mut Net) {
     for _ in 0..20 {
         net.elapsed += Duration::from_millis(50);
         for a in 0..NODES {
-            net.mesh(a).tick(net.now(a));
+            net.replica(a).tick(net.now(a));
             (0..NODES).filter(|b| *b != a).for_each(|b| net.pump(a, b));
         }
     }
@@ -58,17 +58,17 @@ fn settle(net: &mut Net) {
 #[track_caller]
 fn assert_converged(net: &Net) {
     for node in 1..NODES {
-        assert_eq!(net.mesh(node).vector(), net.mesh(0).vector());
-        assert_eq!(net.mesh(node).store().digest(0), net.mesh(0).store().digest(0));
+        assert_eq!(net.replica(node).vector(), net.replica(0).vector());
+        assert_eq!(net.replica(node).store().digest(0), net.replica(0).store().digest(0));
     }
-    assert!((0..NODES).all(|node| net.mesh(node).control.lock().divergences == 0));
+    assert!((0..NODES).all(|node| net.replica(node).control.lock().divergences == 0));
 }
 
 /// All tombstones that may go, whatever shard they are in.
 fn collect(net: &mut Net, node: usize) -> usize {
     net.elapsed += Duration::from_millis(50);
-    let mut collector = Collector::default();
-    (0..net.mesh(node).store().shards_len()).map(|_| collector.step(net.mesh(node), net.now(node))).sum()
+    let mut collector = TombstoneGc::default();
+    (0..net.replica(node).store().shards_len()).map(|_| collector.step(net.replica(node), net.now(node))).sum()
 }
 
 /// Long enough for a tombstone.
@@ -78,8 +78,8 @@ fn grow_old(net: &mut Net) {
     }
 }
 
-fn backup(mesh: &Mesh) -> Vec<Line> {
-    let mut dump = mesh.dump();
+fn backup(replica: &Replica) -> Vec<Line> {
+    let mut dump = replica.dump();
     let mut lines = Vec::new();
     while dump.write(1000, &mut lines) {}
     parsed(&lines)
@@ -91,7 +91,7 @@ fn parsed(lines: &[u8]) -> Vec<Line> {
 
 fn restore(net: &Net, node: usize, lines: &[Line]) -> Result<Restored, NotRestored> {
     let now = net.now(node);
-    let mut restore = net.mesh(node).begin_restore(now)?;
+    let mut restore = net.replica(node).begin_restore(now)?;
     for line in lines {
         match line {
             Line::Header(header) => restore.begin(header.clone(), now)?,
@@ -118,17 +118,17 @@ fn a_restore_into_a_blank_cluster_reaches_every_node() {
     }
     lost.write(1, "k1", None);
     settle(&mut lost);
-    let backup = backup(lost.mesh(2));
+    let backup = backup(lost.replica(2));
 
     let mut net = other_net();
     settle(&mut net);
     assert_eq!(restore(&net, 0, &backup), Ok(Restored { entries: 3, merged: 3, dropped: 0 }));
-    assert!(net.mesh(0).vector().covers_all(&lost.mesh(2).vector()));
+    assert!(net.replica(0).vector().covers_all(&lost.replica(2).vector()));
     settle(&mut net);
     for (key, value) in [("k0", Some("1")), ("k1", None), ("k2", Some("1"))] {
         assert_eq!(shown(&net, key), everywhere(value));
     }
-    assert!((0..NODES).all(|node| net.mesh(node).store().counts(0).tombstones == 1));
+    assert!((0..NODES).all(|node| net.replica(node).store().counts(0).tombstones == 1));
     // Once more, and at another node: nothing is new.
     assert_eq!(restore(&net, 1, &backup), Ok(Restored { entries: 3, merged: 0, dropped: 0 }));
     // And life goes on above what was restored.
@@ -142,12 +142,12 @@ fn a_horizon_is_restored_with_the_data() {
     let mut lost = net();
     lost.put(0, "k", "1");
     settle(&mut lost);
-    let older = backup(lost.mesh(0));
+    let older = backup(lost.replica(0));
     lost.write(1, "k", None);
     lost.put(0, "other", "1");
     grow_old(&mut lost);
     (0..NODES).for_each(|node| assert_eq!(collect(&mut lost, node), 1));
-    let newer = backup(lost.mesh(2));
+    let newer = backup(lost.replica(2));
 
     let mut net = other_net();
     restore(&net, 0, &newer).unwrap();
@@ -165,7 +165,7 @@ fn an_old_backup_into_a_running_cluster_resurrects_nothing_and_is_refused_once_t
     net.put(0, "k", "1");
     net.put(1, "kept", "1");
     settle(&mut net);
-    let old = backup(net.mesh(2));
+    let old = backup(net.replica(2));
     net.write(1, "k", None);
     net.put(1, "kept", "2");
     settle(&mut net);
@@ -180,17 +180,17 @@ fn an_old_backup_into_a_running_cluster_resurrects_nothing_and_is_refused_once_t
     grow_old(&mut net);
     assert_eq!((collect(&mut net, 1), collect(&mut net, 2)), (1, 1));
     assert_eq!(restore(&net, 0, &old), Ok(Restored { entries: 2, merged: 0, dropped: 0 }));
-    let before = net.mesh(1).vector();
+    let before = net.replica(1).vector();
     match restore(&net, 1, &old) {
         Err(NotRestored::Stale(why)) => assert!(why.contains("deletes made by node 2"), "{why}"),
         other => panic!("{other:?}"),
     }
-    assert_eq!(net.mesh(1).vector(), before);
+    assert_eq!(net.replica(1).vector(), before);
     settle(&mut net);
     assert_eq!(shown(&net, "k"), everywhere(None));
 
     // A refusal leaves nothing behind: one from today is taken.
-    let new = backup(net.mesh(1));
+    let new = backup(net.replica(1));
     restore(&net, 1, &new).unwrap();
     assert_eq!(collect(&mut net, 0), 1);
     settle(&mut net);
@@ -203,14 +203,14 @@ fn an_old_backup_into_a_blank_node_is_put_right_by_the_others() {
     let mut net = net();
     net.put(0, "k", "1");
     settle(&mut net);
-    let old = backup(net.mesh(2));
+    let old = backup(net.replica(2));
     net.write(1, "k", None);
     net.put(1, "kept", "1");
     grow_old(&mut net);
     for node in 0..NODES {
         assert_eq!(collect(&mut net, node), 1);
     }
-    let new = backup(net.mesh(1));
+    let new = backup(net.replica(1));
 
     reborn_open(&mut net, 0);
     assert_eq!(restore(&net, 0, &old), Ok(Restored { entries: 1, merged: 1, dropped: 0 }));
@@ -236,26 +236,26 @@ fn a_restore_that_breaks_off_claims_nothing() {
     lost.write(0, "gone", None);
     grow_old(&mut lost);
     (0..NODES).for_each(|node| assert_eq!(collect(&mut lost, node), 1));
-    let whole = backup(lost.mesh(0));
+    let whole = backup(lost.replica(0));
     assert_eq!(whole.len(), 12);
 
     for len in 1..whole.len() {
         let net = other_net();
-        let before = net.mesh(0).vector();
+        let before = net.replica(0).vector();
         assert_eq!(restore(&net, 0, &whole[..len]), Err(NotRestored::Bad("broken off".to_owned())));
-        assert_eq!(net.mesh(0).vector(), before);
-        assert!(net.mesh(0).control.lock().horizon.is_empty());
-        assert_eq!(net.mesh(0).store().len(), len as u64 - 1);
-        assert!(!net.mesh(0).control.lock().is_taking());
+        assert_eq!(net.replica(0).vector(), before);
+        assert!(net.replica(0).control.lock().horizon.is_empty());
+        assert_eq!(net.replica(0).store().len(), len as u64 - 1);
+        assert!(!net.replica(0).control.lock().is_taking());
     }
     // One entry is missing in the middle: the end line does not agree.
     let net = other_net();
     let without = [&whole[..5], &whole[6..]].concat();
     assert!(matches!(restore(&net, 0, &without), Err(NotRestored::Bad(why)) if why.contains("a dump of 9 entries")));
-    assert!(net.mesh(0).vector().is_empty());
+    assert!(net.replica(0).vector().is_empty());
     // What it brought stays, and the whole one makes it good.
     assert_eq!(restore(&net, 0, &whole), Ok(Restored { entries: 10, merged: 1, dropped: 0 }));
-    assert_eq!(net.mesh(0).vector(), lost.mesh(0).vector());
+    assert_eq!(net.replica(0).vector(), lost.replica(0).vector());
 }
 
 #[test]
@@ -263,7 +263,7 @@ fn what_is_out_of_order_or_not_full_is_refused() {
     let mut net = net();
     net.put(0, "k", "1");
     settle(&mut net);
-    let [header, entry, end] = backup(net.mesh(0)).try_into().unwrap();
+    let [header, entry, end] = backup(net.replica(0)).try_into().unwrap();
     let other = other_net();
     let order: [&[Line]; 3] = [&[entry.clone(), end.clone()], &[end], &[header.clone(), header.clone(), entry]];
     for lines in order {
@@ -272,7 +272,7 @@ fn what_is_out_of_order_or_not_full_is_refused() {
     let Line::Header(mut delta) = header else { panic!("{header:?}") };
     delta.kind = crate::wire::dump::Kind::Delta;
     assert!(matches!(restore(&other, 0, &[Line::Header(delta)]), Err(NotRestored::Bad(why)) if why.contains("kind full")));
-    assert!(other.mesh(0).vector().is_empty());
+    assert!(other.replica(0).vector().is_empty());
 }
 
 #[test]
@@ -283,28 +283,28 @@ fn while_a_restore_runs_nothing_is_collected_and_peers_are_asked_all_the_same() 
     net.write(0, "k", None);
     grow_old(&mut net);
     let now = net.now(1);
-    let mut restoring = net.mesh(1).begin_restore(now).unwrap();
-    assert!(matches!(net.mesh(1).begin_restore(now), Err(NotRestored::Busy(_))));
-    assert!(net.mesh(1).control.lock().is_moving());
-    assert!(net.mesh(1).status(now).contains(&("dump_from", "a restore".to_owned())));
+    let mut restoring = net.replica(1).begin_restore(now).unwrap();
+    assert!(matches!(net.replica(1).begin_restore(now), Err(NotRestored::Busy(_))));
+    assert!(net.replica(1).control.lock().is_moving());
+    assert!(net.replica(1).status(now).contains(&("dump_from", "a restore".to_owned())));
     assert_eq!(collect(&mut net, 1), 0);
-    // Frames of node 0 are lost; the dump that closes the gap is asked for and taken.
+    // Batches of node 0 are lost; the dump that closes the gap is asked for and taken.
     net.both(0, 1);
     net.put(0, "a", "1");
     net.put(0, "b", "1");
-    net.mesh(0).tick(net.now(0));
+    net.replica(0).tick(net.now(0));
     net.pump(0, 1);
-    net.mesh(1).tick(net.now(1));
-    assert!(net.mesh(1).control.lock().peers[0].gap);
+    net.replica(1).tick(net.now(1));
+    assert!(net.replica(1).control.lock().peers[0].gap);
     let request = net.flush(1, 0);
     assert!(request.iter().any(|message| matches!(message, Message::Request(_))), "{request:?}");
     net.deliver(1, 0, request);
     net.pump(0, 1);
     assert_eq!(net.get(1, "b").as_deref(), Some("1"));
-    assert!(!net.mesh(1).control.lock().peers[0].gap);
+    assert!(!net.replica(1).control.lock().peers[0].gap);
     // The restore goes on meanwhile; a peer's dump that is under way makes the next one wait.
     let now = net.now(1);
-    for line in backup(net.mesh(2)) {
+    for line in backup(net.replica(2)) {
         match line {
             Line::Header(header) => restoring.begin(header, now).unwrap(),
             Line::Entry(entry) => restoring.take(entry, now).unwrap(),
@@ -315,10 +315,10 @@ fn while_a_restore_runs_nothing_is_collected_and_peers_are_asked_all_the_same() 
     net.both(0, 1);
     net.put(0, "c", "1");
     net.put(0, "d", "1");
-    net.mesh(0).tick(net.now(0));
+    net.replica(0).tick(net.now(0));
     net.pump(0, 1);
-    net.mesh(1).tick(net.now(1));
-    assert!(matches!(net.mesh(1).begin_restore(net.now(1)), Err(NotRestored::Busy(why)) if why.contains("from node 1")));
+    net.replica(1).tick(net.now(1));
+    assert!(matches!(net.replica(1).begin_restore(net.now(1)), Err(NotRestored::Busy(why)) if why.contains("from node 1")));
 }
 
 /// Who takes its time over a `DUMP` keeps nobody from forgetting deletes: in what it reads the key is absent, and the end line knows why.
@@ -326,15 +326,15 @@ fn while_a_restore_runs_nothing_is_collected_and_peers_are_asked_all_the_same() 
 fn while_a_client_reads_a_dump_tombstones_go_and_its_end_line_says_so() {
     let mut net = net();
     // Not among the first shards, which the dump's first step may have read.
-    let last = net.mesh(1).store().shards_len() - 1;
+    let last = net.replica(1).store().shards_len() - 1;
     let key = net.key_where(1, |shard| shard == last);
     net.put(0, &key, "1");
     settle(&mut net);
-    let older = backup(net.mesh(1));
+    let older = backup(net.replica(1));
     net.write(0, &key, None);
     net.put(2, "kept", "1");
     grow_old(&mut net);
-    let mut dump = net.mesh(1).dump();
+    let mut dump = net.replica(1).dump();
     let mut lines = Vec::new();
     assert!(dump.write(1, &mut lines));
     assert_eq!(collect(&mut net, 1), 1);
@@ -369,7 +369,7 @@ fn made_of(node: u16, vector: &[(Origin, Stamp)], entries: &[(&str, Origin, Stam
         store.merge(Entry::new(key.as_bytes(), *value, *expires, version), |_| false);
     }
     let header = Header::new(Kind::Full, life(node, 1), vector.iter().copied().collect(), store.len(), None);
-    let mut scan = Scan::new(header, SeenVector::default(), horizon.iter().copied().collect());
+    let mut scan = Scan::new(header, VersionVector::default(), horizon.iter().copied().collect());
     let mut lines = Vec::new();
     while scan.write(&store, 1000, &mut lines) {}
     parsed(&lines)
@@ -389,17 +389,17 @@ fn a_dump_adds_no_lives_but_those_of_its_entries_and_not_too_many_of_them() {
     let mut net = net();
     net.put(0, "k", "1");
     settle(&mut net);
-    let before = net.mesh(0).vector();
+    let before = net.replica(0).vector();
     let now = at(&net, 0);
     let claims = |count| (0..count).map(|nonce| (life(9, nonce), now)).collect::<Vec<_>>();
     let many = made(9, &claims(30_000), &[], &[]);
     assert!(matches!(restore(&net, 0, &many), Err(NotRestored::Bad(why)) if why.contains("30000 lives")));
-    assert_eq!(net.mesh(0).vector(), before);
+    assert_eq!(net.replica(0).vector(), before);
     // Of a hundred two are named; and of those that are not no delete is taken either.
     let some = made(9, &claims(100), &[("a", life(9, 7), now), ("b", life(9, 8), now)], &[(life(9, 50), now)]);
     assert_eq!(restore(&net, 0, &some), Ok(Restored { entries: 2, merged: 2, dropped: 0 }));
-    assert_eq!(net.mesh(0).vector().len(), before.len() + 2);
-    assert!(net.mesh(0).control.lock().horizon.is_empty());
+    assert_eq!(net.replica(0).vector().len(), before.len() + 2);
+    assert!(net.replica(0).control.lock().horizon.is_empty());
     settle(&mut net);
     assert_eq!(shown(&net, "a"), everywhere(Some("made")));
     // However many dumps come.
@@ -409,12 +409,12 @@ fn a_dump_adds_no_lives_but_those_of_its_entries_and_not_too_many_of_them() {
         let entries: Vec<(&str, Origin, Stamp)> = keys.iter().zip(&lives).map(|(key, (origin, stamp))| (&**key, *origin, *stamp)).collect();
         assert_eq!(restore(&net, 0, &made(9, &lives, &entries, &[])).is_ok(), dump < 2);
     }
-    assert!(net.mesh(0).vector().len() <= 1_024);
-    // A cluster that knows of no life takes those whose writes were all deleted, too, within the same bound.
+    assert!(net.replica(0).vector().len() <= 1_024);
+    // A cluster that knows of no incarnation takes those whose writes were all deleted, too, within the same bound.
     let blank = other_net();
     assert!(restore(&blank, 0, &many).is_err());
     assert!(restore(&blank, 0, &some).is_ok());
-    assert_eq!(blank.mesh(0).vector().len(), 100);
+    assert_eq!(blank.replica(0).vector().len(), 100);
 }
 
 /// A dump that claimed what a member was still to write made a node skip those writes, and acknowledge them.
@@ -423,7 +423,7 @@ fn a_dump_claims_nothing_of_a_life_that_a_member_lives() {
     let mut net = net();
     net.put(1, "k", "1");
     settle(&mut net);
-    let origin = net.mesh(1).origin();
+    let origin = net.replica(1).origin();
     assert!(restore(&net, 0, &made(2, &[(origin, at(&net, 9_000))], &[], &[])).is_ok());
     net.put(1, "k", "2");
     settle(&mut net);
@@ -436,19 +436,19 @@ fn a_horizon_beyond_the_vector_of_its_dump_is_refused() {
     let mut net = net();
     net.put(0, "k", "1");
     settle(&mut net);
-    let today = backup(net.mesh(0));
-    let origin = net.mesh(0).origin();
+    let today = backup(net.replica(0));
+    let origin = net.replica(0).origin();
     let far = Stamp::from_bits(u64::MAX);
     for (vector, horizon) in [(Stamp::ZERO, at(&net, 0)), (at(&net, 0), at(&net, 1)), (at(&net, 0), far)] {
         let made = made(1, &[(origin, vector)], &[], &[(origin, horizon)]);
         assert!(matches!(restore(&net, 1, &made), Err(NotRestored::Bad(why)) if why.contains("a horizon of")));
     }
-    // Nor is one taken of a life that only this dump knows of, from whomever it says it is.
+    // Nor is one taken of an incarnation that only this dump knows of, from whomever it says it is.
     let (new, now) = (life(2, 5), at(&net, 0));
     for node in [1, 9] {
         restore(&net, 1, &made(node, &[(new, now)], &[("x", new, now)], &[(new, now)])).unwrap();
     }
-    assert!(net.mesh(1).control.lock().horizon.is_empty());
+    assert!(net.replica(1).control.lock().horizon.is_empty());
     assert!(restore(&net, 1, &today).is_ok());
 }
 
@@ -462,7 +462,7 @@ fn however_many_dumps_come_the_clock_goes_no_further_ahead_than_clocks_may_be_ap
     assert_eq!(taken.count(), 1);
     let entry = |n: u64| made(9, &[(life(9, 1), at(&net, 0))], &[("e", life(9, 1), at(&net, n * 9_950))], &[]);
     assert_eq!((1..=10).filter(|n| restore(&net, 0, &entry(*n)).is_ok()).count(), 1);
-    assert!(net.mesh(0).clock().last() <= at(&net, 10_000));
+    assert!(net.replica(0).clock().last() <= at(&net, 10_000));
 }
 
 /// A header that covered everything took away all that the dump did not hold.
@@ -471,19 +471,19 @@ fn a_dump_drops_nothing_that_its_header_merely_claims() {
     let mut net = net();
     net.put(1, "k", "1");
     settle(&mut net);
-    // The writes are of lives that are over.
+    // The writes are of incarnations that are over.
     for node in 0..NODES {
         reborn_open(&mut net, node);
         connect(&mut net);
         settle(&mut net);
     }
-    let known = net.mesh(0).vector();
+    let known = net.replica(0).vector();
     net.put(2, "later", "1");
     settle(&mut net);
     reborn_open(&mut net, 2);
     connect(&mut net);
     settle(&mut net);
-    let all = net.mesh(0).vector();
+    let all = net.replica(0).vector();
     // Of no member; without what the members know by now; and one that is believed, and knows of no delete.
     for (node, lives, is_deleted) in [(9, &all, true), (1, &known, true), (1, &all, false)] {
         let vector: Vec<(Origin, Stamp)> = lives.iter().map(|(origin, _)| (origin, at(&net, 5))).collect();
@@ -494,20 +494,20 @@ fn a_dump_drops_nothing_that_its_header_merely_claims() {
             Err(NotRestored::Unproven(why)) => assert!(is_deleted && why.contains("keys of this node are deleted"), "node {node}: {why}"),
             Err(other) => panic!("{other:?}"),
         }
-        assert!(net.mesh(0).control.lock().horizon.is_empty());
+        assert!(net.replica(0).control.lock().horizon.is_empty());
         net.elapsed += Duration::from_millis(20);
     }
     settle(&mut net);
     assert_eq!((shown(&net, "k"), shown(&net, "later")), (everywhere(Some("1")), everywhere(Some("1"))));
 }
 
-/// A dump hides writes that were superseded before it was made, so nobody knows whether those that it holds lost. What a member writes now its own frames bring.
+/// A dump hides writes that were superseded before it was made, so nobody knows whether those that it holds lost. What a member writes now its own batches bring.
 #[test]
 fn what_a_restore_brings_is_not_vouched_for() {
     let mut net = net();
     settle(&mut net);
     let stamp = net.put(1, "k", "1");
-    assert!(restore(&net, 0, &backup(net.mesh(1))).is_ok());
+    assert!(restore(&net, 0, &backup(net.replica(1))).is_ok());
     let messages = net.flush(0, 1);
     let mut acks = messages.iter().filter_map(|message| if let Message::Ack(ack) = message { Some(ack) } else { None });
     assert!(acks.all(|ack| ack.upto < stamp));
@@ -518,7 +518,7 @@ fn what_a_restore_brings_is_not_vouched_for() {
 fn a_stamp_too_far_ahead_is_refused() {
     let mut fast = Net::new(&[60_000; NODES]);
     fast.put(0, "k", "1");
-    let ahead = backup(fast.mesh(0));
+    let ahead = backup(fast.replica(0));
     let mut net = other_net();
     net.put(0, "k", "2");
     assert!(matches!(restore(&net, 0, &ahead), Err(NotRestored::Bad(why)) if why.contains("ahead of this node's clock")));
@@ -529,13 +529,13 @@ fn a_stamp_too_far_ahead_is_refused() {
 fn a_node_that_has_not_caught_up_takes_no_restore() {
     let mut net = net();
     net.reborn(0);
-    assert!(matches!(net.mesh(0).begin_restore(net.now(0)), Err(NotRestored::Loading(_))));
+    assert!(matches!(net.replica(0).begin_restore(net.now(0)), Err(NotRestored::Loading(_))));
 }
 
-/// What is said of all lives of a node covers those that it lives now, too.
+/// What is said of all incarnations of a node covers those that it lives now, too.
 #[test]
 fn what_a_backup_says_of_all_lives_of_a_node_is_believed_by_a_blank_cluster_and_no_other() {
-    let (all, named, folded) = (Origin::all_lives(NodeId(1)), life(1, 8), life(1, 7));
+    let (all, named, folded) = (Origin::all_incarnations(NodeId(1)), life(1, 8), life(1, 7));
     let lost = net();
     let (early, late) = (at(&lost, 0), at(&lost, 1));
     let vector = [(all, early), (named, late), (life(2, 5), late)];
@@ -551,7 +551,7 @@ fn what_a_backup_says_of_all_lives_of_a_node_is_believed_by_a_blank_cluster_and_
         assert_eq!(restore(&net, 1, &backup), Ok(Restored { entries: 3, merged: 3, dropped: 0 }));
         settle(&mut net);
         assert_eq!(shown(&net, "a"), everywhere(Some("made")));
-        let vector = net.mesh(0).vector();
+        let vector = net.replica(0).vector();
         assert_eq!((vector.get(all), vector.get(folded)), (if is_blank { early } else { Stamp::ZERO }, early), "{vector:?}");
         assert_eq!(vector.get(named), late);
     }
@@ -560,7 +560,7 @@ fn what_a_backup_says_of_all_lives_of_a_node_is_believed_by_a_blank_cluster_and_
     settle(&mut net);
     let young = at(&net, 0);
     restore(&net, 1, &made(2, &[(all, young)], &[("a", folded, young)], &[])).unwrap();
-    assert_eq!((net.mesh(1).vector().get(all), net.mesh(1).vector().get(folded)), (Stamp::ZERO, young));
+    assert_eq!((net.replica(1).vector().get(all), net.replica(1).vector().get(folded)), (Stamp::ZERO, young));
 }
 
 /// Of a cluster that has folded lives nobody can say whether an entry of another cluster was deleted there. It was taken for one that had been, and the restore for a success.
@@ -570,8 +570,8 @@ fn an_entry_of_which_it_cannot_be_told_whether_it_was_deleted_is_refused() {
     net.put(0, "own", "1");
     settle(&mut net);
     let (early, late) = (at(&net, 0), at(&net, 1));
-    let folded: SeenVector = [(Origin::all_lives(NodeId(1)), late)].into_iter().collect();
-    (0..NODES).for_each(|node| net.mesh(node).seen.write().join(&folded));
+    let folded: VersionVector = [(Origin::all_incarnations(NodeId(1)), late)].into_iter().collect();
+    (0..NODES).for_each(|node| net.replica(node).seen.write().join(&folded));
     let foreign = made(1, &[(life(1, 7), early)], &[("k", life(1, 7), early)], &[]);
     let refused = restore(&net, 1, &foreign);
     assert!(matches!(&refused, Err(NotRestored::Bad(why)) if why.contains("is of a life of node 1 that is folded here")), "{refused:?}");
@@ -588,7 +588,7 @@ fn an_entry_of_which_it_cannot_be_told_whether_it_was_deleted_is_refused() {
     assert_eq!(restore(&net, 1, &foreign), Ok(Restored { entries: 1, merged: 0, dropped: 0 }));
 }
 
-/// A node that has heard of nobody is not a blank cluster: what a backup says of all lives of the others it may not claim, and from there a full dump dropped all that they had.
+/// A node that has heard of nobody is not a blank cluster: what a backup says of all incarnations of the others it may not claim, and from there a full dump dropped all that they had.
 #[test]
 fn a_node_that_is_cut_off_takes_no_word_for_all_lives_of_the_others() {
     let mut net = net();
@@ -603,7 +603,7 @@ fn a_node_that_is_cut_off_takes_no_word_for_all_lives_of_the_others() {
     let (own, other) = (at(&net, 0), life(3, 1));
     let backup = made(
         3,
-        &[(Origin::all_lives(NodeId(1)), upto), (Origin::all_lives(NodeId(2)), upto), (other, own)],
+        &[(Origin::all_incarnations(NodeId(1)), upto), (Origin::all_incarnations(NodeId(2)), upto), (other, own)],
         &[("c", other, own)],
         &[(other, own)],
     );
@@ -617,11 +617,11 @@ fn a_node_that_is_cut_off_takes_no_word_for_all_lives_of_the_others() {
     assert_eq!(shown(&net, "c"), everywhere(Some("made")));
 }
 
-/// An entry of what stands for all lives of a node is nobody's write.
+/// An entry of what stands for all incarnations of a node is nobody's write.
 #[test]
 fn an_entry_of_no_life_is_refused() {
     let net = net();
-    let all = Origin::all_lives(NodeId(1));
+    let all = Origin::all_incarnations(NodeId(1));
     let now = at(&net, 0);
     let refused = restore(&net, 0, &made(2, &[(all, now)], &[("a", all, now)], &[]));
     assert!(

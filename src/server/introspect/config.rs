@@ -24,7 +24,7 @@ fn parameters(shared: &Shared) -> Vec<(&'static str, String)> {
         Fsync::EverySecond => "everysec",
         Fsync::Never => "no",
     };
-    let keeps = if shared.services.mesh.disk_figures().is_some() { "yes" } else { "no" };
+    let keeps = if shared.services.replica.disk_figures().is_some() { "yes" } else { "no" };
     // As Redis has it: from the root.
     let dir = std::path::absolute(&config.data_dir).unwrap_or_else(|_| config.data_dir.clone());
     let known = [

@@ -8,7 +8,7 @@ use nix::sys::resource::{Usage, UsageWho, getrusage};
 use nix::sys::time::TimeValLike;
 
 use crate::data::clock::{Now, wall_ms};
-use crate::replication::report::resident_len;
+use crate::replication::status::resident_len;
 use crate::server::Shared;
 use crate::server::introspect::{REDIS_VERSION, VERSION, host_and_port};
 use crate::store::Keyspace;
@@ -69,7 +69,7 @@ impl Lines {
 }
 
 fn server(shared: &Shared, lines: &mut Lines) {
-    let origin = shared.services.mesh.origin();
+    let origin = shared.services.replica.origin();
     let uptime = Now::read().elapsed.as_secs();
     lines.put("redis_version", REDIS_VERSION);
     lines.put("kvmesh_version", VERSION);
@@ -77,7 +77,7 @@ fn server(shared: &Shared, lines: &mut Lines) {
     lines.put("os", os());
     lines.put("arch_bits", usize::BITS);
     lines.put("process_id", std::process::id());
-    // Forty hexadecimal digits, and others at every start: the node's own name for this life of it.
+    // Forty hexadecimal digits, and others at every start: the node's own name for this incarnation of it.
     lines.put("run_id", format_args!("{:024x}{:016x}", origin.node.0, origin.nonce));
     lines.put("tcp_port", shared.addr.port());
     lines.put("server_time_usec", SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_micros());
@@ -106,9 +106,9 @@ fn memory(shared: &Shared, lines: &mut Lines) {
 
 /// A snapshot is what Redis's dump is, and the log what its append-only file is.
 fn persistence(shared: &Shared, lines: &mut Lines) {
-    let mesh = &shared.services.mesh;
-    lines.put_flag("loading", !mesh.is_open());
-    let disk = mesh.disk_figures();
+    let replica = &shared.services.replica;
+    lines.put_flag("loading", !replica.is_open());
+    let disk = replica.disk_figures();
     if let Some((read, total)) = disk.as_ref().and_then(|disk| disk.replaying) {
         lines.put("loading_total_bytes", total);
         lines.put("loading_loaded_bytes", read);
@@ -131,7 +131,7 @@ fn stats(shared: &Shared, lines: &mut Lines) {
     lines.put("total_connections_received", shared.clients.admitted());
     lines.put("total_commands_processed", read(&counters.commands));
     lines.put("rejected_connections", read(&counters.clients_refused));
-    lines.put("expired_keys", shared.services.mesh.expired());
+    lines.put("expired_keys", shared.services.replica.expired());
     lines.put("evicted_keys", 0);
     lines.put("keyspace_hits", read(&counters.hits));
     lines.put("keyspace_misses", read(&counters.misses));
@@ -139,7 +139,7 @@ fn stats(shared: &Shared, lines: &mut Lines) {
 
 fn replication(shared: &Shared, lines: &mut Lines) {
     let services = &shared.services;
-    let peers = services.mesh.figures(Now::read()).peers;
+    let peers = services.replica.figures(Now::read()).peers;
     lines.put("role", "master");
     lines.put("connected_slaves", peers.len());
     for (place, peer) in peers.iter().enumerate() {
@@ -178,8 +178,8 @@ fn keyspace(shared: &Shared, lines: &mut Lines) {
 }
 
 fn kvmesh(shared: &Shared, lines: &mut Lines) {
-    let (config, mesh) = (&shared.services.config, &shared.services.mesh);
-    let figures = mesh.figures(Now::read());
+    let (config, replica) = (&shared.services.config, &shared.services.replica);
+    let figures = replica.figures(Now::read());
     lines.put("node", config.id);
     lines.put("cluster", &config.cluster);
     lines.put("state", figures.state);

@@ -45,7 +45,7 @@ pub(super) fn time() -> Reply<'static> {
 #[inline(never)]
 pub(super) fn role(shared: &Shared) -> Reply<'static> {
     let services = &shared.services;
-    let peers = services.mesh.figures(Now::read()).peers.into_iter().map(|peer| {
+    let peers = services.replica.figures(Now::read()).peers.into_iter().map(|peer| {
         let (host, port) = host_and_port(&peer.addr);
         Reply::Array(vec![text(host.to_owned()), text(port.to_owned()), text(peer.received.to_string())])
     });

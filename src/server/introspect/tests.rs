@@ -339,7 +339,7 @@ fn figures_are_those_of_this_node() {
     assert!((1..=100_000).contains(&ttl), "{after:?}");
     assert_eq!(number(&after, "used_memory"), fixture.store.memory().total() as u64);
     assert_eq!((number(&after, "total_connections_received"), number(&after, "total_commands_processed")), (2, 7));
-    assert_eq!(number(&after, "master_repl_offset"), fixture.mesh.submit().position().to_bits());
+    assert_eq!(number(&after, "master_repl_offset"), fixture.replica.submit().position().to_bits());
     assert_eq!(ask(&mut client, "ROLE"), ["master", &format!(":{}", after["master_repl_offset"])]);
     let cpu = |fields: &BTreeMap<String, String>| {
         fields["used_cpu_user"].parse::<f64>().unwrap() + fields["used_cpu_sys"].parse::<f64>().unwrap()

@@ -4,13 +4,13 @@ use std::io::Write;
 use std::net::Shutdown;
 
 use crate::data::clock::{Now, Stamp};
-use crate::data::entry::{Entry, NodeId, Origin, SeenVector, Version};
+use crate::data::entry::{Entry, NodeId, Origin, Version, VersionVector};
 use crate::server::tests::{Client, Fixture, OTHER, any_port, closed_fixture, fixture, until};
 use crate::store::{Keyspace, Store};
 use crate::wire::dump::{Header, Kind, Scan};
 
 /// What a node prints that holds these keys and values, a tombstone where there is none. Its vector covers all of them.
-fn dump_of(entries: &[(&[u8], Option<&[u8]>)], vector: SeenVector) -> Vec<u8> {
+fn dump_of(entries: &[(&[u8], Option<&[u8]>)], vector: VersionVector) -> Vec<u8> {
     let (store, mut vector) = (Store::new(), vector);
     for (at, (key, value)) in entries.iter().enumerate() {
         let version = Version { stamp: Stamp::from_bits(at as u64 + 1), origin: OTHER };
@@ -18,14 +18,14 @@ fn dump_of(entries: &[(&[u8], Option<&[u8]>)], vector: SeenVector) -> Vec<u8> {
         store.merge(Entry::new(key, *value, None, version), |_| false);
     }
     let header = Header::new(Kind::Full, OTHER, vector, store.len(), None);
-    let mut scan = Scan::new(header, SeenVector::default(), SeenVector::default());
+    let mut scan = Scan::new(header, VersionVector::default(), VersionVector::default());
     let mut lines = Vec::new();
     while scan.write(&store, 1 << 20, &mut lines) {}
     lines
 }
 
 fn small() -> Vec<u8> {
-    dump_of(&[(b"a", Some(b"1")), (b"b", Some(b"2")), (b"gone", None)], SeenVector::default())
+    dump_of(&[(b"a", Some(b"1")), (b"b", Some(b"2")), (b"gone", None)], VersionVector::default())
 }
 
 fn refused(fixture: &Fixture, lines: &[u8], reply: &str) {
@@ -39,8 +39,8 @@ fn expect_refusal(fixture: &Fixture, client: &mut Client, reply: &str) {
     let line = client.line();
     assert!(line.starts_with(reply) && line.ends_with("; this connection is closed"), "{line:?} instead of {reply:?}");
     client.expect_end();
-    assert!(fixture.mesh.vector().is_empty(), "{reply}");
-    until("the next restore may begin", || fixture.mesh.begin_restore(Now::read()).is_ok());
+    assert!(fixture.replica.vector().is_empty(), "{reply}");
+    until("the next restore may begin", || fixture.replica.begin_restore(Now::read()).is_ok());
 }
 
 #[test]
@@ -60,7 +60,7 @@ fn commands_go_on_behind_a_restore_and_before_it() {
         client.expect(&["OK", "OK", "entries 4", "merged 2", "covered 2", "dropped 0", "END", "4", "VALUE \"\""]);
         client.expect(&["entries 4", "merged 0", "covered 4", "dropped 0", "END", "1", "ERROR SYNTAX", "PONG"]);
         assert_eq!(fixture.store.get(b"\xff \n").as_deref(), Some(&value[..]));
-        assert_eq!(fixture.mesh.vector().get(OTHER), Stamp::from_bits(4));
+        assert_eq!(fixture.replica.vector().get(OTHER), Stamp::from_bits(4));
         fixture.stop();
     }
 }
@@ -122,9 +122,9 @@ fn a_dump_that_is_not_whole_is_refused_with_its_line_and_claims_nothing() {
 fn what_is_over_a_limit_is_refused_with_its_name() {
     let fixture = fixture(0, "");
     let header = small().split_inclusive(|byte| *byte == b'\n').next().unwrap().to_vec();
-    let dump = dump_of(&[(&[b'k'; 101], None)], SeenVector::default());
+    let dump = dump_of(&[(&[b'k'; 101], None)], VersionVector::default());
     refused(&fixture, &dump, "ERROR TOOBIG line 2 of the dump: its key has 101 bytes, and key_len_max of this node is 100; nothing was");
-    let dump = dump_of(&[(b"k", Some(&[b'v'; (1 << 20) + 1]))], SeenVector::default());
+    let dump = dump_of(&[(b"k", Some(&[b'v'; (1 << 20) + 1]))], VersionVector::default());
     refused(&fixture, &dump, "ERROR TOOBIG line 2 of the dump: its value has 1048577 bytes, and value_len_max of this node is 1048576");
     let endless = [&header[..], b"{\"k\":\"", &[b'x'; 3 << 20]].concat();
     refused(&fixture, &endless, "ERROR TOOBIG line 2 of the dump: it is longer than the");
@@ -139,7 +139,7 @@ fn a_client_that_stalls_is_given_up() {
     let lines = small();
     let third = lines.iter().enumerate().filter(|(_, byte)| **byte == b'\n').nth(1).unwrap().0 + 1;
     client.send([b"RESTORE\n", &lines[..third + 10]].concat());
-    until("it runs", || matches!(fixture.mesh.begin_restore(Now::read()), Err(why) if format!("{why:?}").contains("another restore")));
+    until("it runs", || matches!(fixture.replica.begin_restore(Now::read()), Err(why) if format!("{why:?}").contains("another restore")));
     expect_refusal(&fixture, &mut client, "ERROR TIMEOUT nothing came for 200ms; the restore is given up after line 2: the 1 entries");
     // Before a restore and after it, a client may be idle for as long as it likes.
     let mut client = fixture.connect();
@@ -170,7 +170,7 @@ fn a_client_that_drips_is_given_up() {
     // On a machine that is busy enough nothing may come for as long.
     assert!(line.starts_with("ERROR TIMEOUT ") && (line.contains(" bytes came in ") || line.contains("nothing came for")), "{line}");
     assert!(drips.join().unwrap() < 200);
-    until("the next restore may begin", || fixture.mesh.begin_restore(Now::read()).is_ok());
+    until("the next restore may begin", || fixture.replica.begin_restore(Now::read()).is_ok());
     fixture.stop();
 }
 
@@ -186,7 +186,7 @@ fn a_node_that_cannot_take_it_says_so_and_takes_no_line_for_a_command() {
     closed.stop();
 
     let busy = fixture(0, "");
-    let running = busy.mesh.begin_restore(Now::read()).ok();
+    let running = busy.replica.begin_restore(Now::read()).ok();
     let mut client = busy.connect();
     client.send([b"RESTORE\n", &lines[..]].concat());
     client
@@ -208,7 +208,7 @@ fn a_server_that_stops_does_not_wait_for_the_end_of_a_dump() {
     let fixture = fixture(0, "");
     let mut client = fixture.connect();
     client.send([b"RESTORE\n", &small()[..200]].concat());
-    until("it runs", || fixture.mesh.begin_restore(Now::read()).is_err());
+    until("it runs", || fixture.replica.begin_restore(Now::read()).is_err());
     fixture.stop();
     assert!(client.line().starts_with("ERROR B"));
 }

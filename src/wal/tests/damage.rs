@@ -148,12 +148,12 @@ fn snapshot_of_all_kinds() -> (SimulatedDisk, String) {
         let version = Version { stamp: Stamp::from_bits(116_069_418_624_417_792 + place as u64), origin: origin(1, 0x9f86_d081_884c_7d65) };
         store.merge(Entry::new(key, value, None, version), |_| false);
     }
-    let vector: SeenVector =
+    let vector: VersionVector =
         [(origin(1, 0x9f86_d081_884c_7d65), Stamp::from_bits(116_069_418_624_417_799)), (origin(2, 5), Stamp::from_bits(9))]
             .into_iter()
             .collect();
-    let horizon: SeenVector = [(origin(2, 5), Stamp::from_bits(8))].into_iter().collect();
-    let mut scan = Scan::new(Header::new(Kind::Full, origin(1, 3), vector, 6, None), SeenVector::default(), horizon);
+    let horizon: VersionVector = [(origin(2, 5), Stamp::from_bits(8))].into_iter().collect();
+    let mut scan = Scan::new(Header::new(Kind::Full, origin(1, 3), vector, 6, None), VersionVector::default(), horizon);
     LogFile::create(&disk, &log_name(1)).unwrap();
     let mut writer = SnapshotWriter::create(&disk, 1).unwrap();
     let mut lines = Vec::new();
@@ -164,7 +164,7 @@ fn snapshot_of_all_kinds() -> (SimulatedDisk, String) {
 }
 
 /// Everything that a snapshot says: header, horizon, entries.
-fn load(disk: &SimulatedDisk) -> io::Result<(Header, SeenVector, Vec<Entry>)> {
+fn load(disk: &SimulatedDisk) -> io::Result<(Header, VersionVector, Vec<Entry>)> {
     let shared: Arc<dyn Disk> = Arc::new(disk.clone());
     let store = Store::new();
     let loaded = snapshot::load(&shared, 1, &store, |_, _| Ok(()))?;
@@ -214,8 +214,11 @@ fn a_large_snapshot_is_read_whole_or_refused() {
     for number in 1..=2_500u64 {
         store.merge(Entry::new(entry(number).key(), Some(&value), None, entry(number).version()), |_| false);
     }
-    let mut scan =
-        Scan::new(Header::new(Kind::Full, ORIGIN, SeenVector::default(), 2_500, None), SeenVector::default(), SeenVector::default());
+    let mut scan = Scan::new(
+        Header::new(Kind::Full, ORIGIN, VersionVector::default(), 2_500, None),
+        VersionVector::default(),
+        VersionVector::default(),
+    );
     LogFile::create(&disk, &log_name(1)).unwrap();
     let mut writer = SnapshotWriter::create(&disk, 1).unwrap();
     let mut lines = Vec::new();

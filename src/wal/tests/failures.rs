@@ -45,7 +45,7 @@ impl Death {
 type Scenario = fn(&SimulatedDisk, Fsync, &mut Promised) -> io::Result<()>;
 
 /// Two lives: batches, a compaction while records come, a clean stop; and again.
-fn two_lives(disk: &SimulatedDisk, fsync: Fsync, promised: &mut Promised) -> io::Result<()> {
+fn two_incarnations(disk: &SimulatedDisk, fsync: Fsync, promised: &mut Promised) -> io::Result<()> {
     for _ in 0..2 {
         let mut life = Life::start(disk, fsync)?;
         life.append(1, promised);
@@ -67,7 +67,7 @@ fn compactions(disk: &SimulatedDisk, fsync: Fsync, promised: &mut Promised) -> i
     life.append(2, promised);
     life.step(promised)?;
     // Its snapshot was never finished: two logs count.
-    let generation = life.journal.switch(false);
+    let generation = life.wal.switch(false);
     life.append(2, promised);
     life.step(promised)?;
     SnapshotWriter::create(&disk.clone(), generation)?.append(b"{\"dump\"")?;
@@ -78,7 +78,7 @@ fn compactions(disk: &SimulatedDisk, fsync: Fsync, promised: &mut Promised) -> i
     life.stop(promised)
 }
 
-/// The disk fills up, records that come are not logged, then there is space again and the journal resumes.
+/// The disk fills up, records that come are not logged, then there is space again and the write-ahead log resumes.
 fn full_and_resumed(disk: &SimulatedDisk, fsync: Fsync, promised: &mut Promised) -> io::Result<()> {
     let mut life = Life::start(disk, fsync)?;
     life.append(3, promised);
@@ -86,14 +86,14 @@ fn full_and_resumed(disk: &SimulatedDisk, fsync: Fsync, promised: &mut Promised)
     disk.set_capacity(Some(disk.used() + 100));
     life.append(4, promised);
     life.step(promised)?;
-    assert!(!life.journal.is_writable());
+    assert!(!life.wal.is_writable());
     let reached = promised.reached;
     life.append(2, promised);
     life.step(promised)?;
     assert_eq!(promised.reached, reached, "reported by a log that is not written");
     disk.set_capacity(None);
     life.write_snapshot(true, promised)?;
-    assert!(life.journal.is_writable());
+    assert!(life.wal.is_writable());
     assert_eq!(promised.reached, life.last, "resumed, and not reported");
     life.append(2, promised);
     life.step(promised)?;
@@ -116,7 +116,7 @@ fn without_a_new_log(disk: &SimulatedDisk, fsync: Fsync, promised: &mut Promised
         assert!(failed, "a new log in {room} bytes");
         disk.fail_creates(false);
         disk.set_capacity(None);
-        if !life.journal.is_writable() {
+        if !life.wal.is_writable() {
             life.write_snapshot(true, promised)?;
         }
         life.append(1, promised);
@@ -164,8 +164,8 @@ fn survives(scenario: Scenario, fsync: Fsync) {
 
 #[test]
 fn what_was_reported_survives_a_death_at_any_operation() {
-    survives(two_lives, Fsync::Always);
-    survives(two_lives, Fsync::Never);
+    survives(two_incarnations, Fsync::Always);
+    survives(two_incarnations, Fsync::Never);
 }
 
 #[test]
@@ -201,7 +201,7 @@ fn everything_is_reported_by_the_step_that_begins_a_new_log() {
     let (disk, mut promised) = (SimulatedDisk::default(), Promised::default());
     let mut life = Life::start(&disk, Fsync::Always).unwrap();
     life.append(3, &mut promised);
-    life.journal.switch(false);
+    life.wal.switch(false);
     life.step(&mut promised).unwrap();
     assert_eq!(promised.reached, 3);
 }
@@ -220,23 +220,23 @@ fn a_disk_that_fills_up_anywhere_in_a_batch_leaves_whole_records_and_nothing_is_
         life.append(3, &mut promised);
         life.step(&mut promised).unwrap();
         if room as u64 == batch {
-            assert!(life.journal.is_writable());
+            assert!(life.wal.is_writable());
             assert_eq!(promised.reached, 6);
             continue;
         }
-        assert!(!life.journal.is_writable(), "room for {room}");
+        assert!(!life.wal.is_writable(), "room for {room}");
         assert_eq!(promised.reached, 3, "room for {room}");
         assert!(disk.bytes(&log_name(1)) == before, "room for {room}: not cut back to the last whole record");
-        let stopped = life.journal.condition().stopped.expect("a reason");
+        let stopped = life.wal.condition().stopped.expect("a reason");
         assert!(stopped.is_resumable && stopped.sentence.contains("disk full") && stopped.sentence.contains("RESUME"), "{stopped:?}");
         // It stays so, also when there is space again, until somebody resumes.
         disk.set_capacity(None);
         life.append(1, &mut promised);
         life.step(&mut promised).unwrap();
-        assert_eq!((promised.reached, life.journal.is_writable()), (3, false));
-        assert!(life.journal.await_durable(Duration::ZERO).is_err());
+        assert_eq!((promised.reached, life.wal.is_writable()), (3, false));
+        assert!(life.wal.await_durable(Duration::ZERO).is_err());
         life.write_snapshot(true, &mut promised).unwrap();
-        assert_eq!((promised.reached, life.journal.is_writable()), (life.last, true), "room for {room}");
+        assert_eq!((promised.reached, life.wal.is_writable()), (life.last, true), "room for {room}");
         check_start(&disk, promised.reached, &promised, Fsync::Always, "resumed");
     }
 }
@@ -246,19 +246,19 @@ fn a_disk_that_fills_up_anywhere_in_a_batch_leaves_whole_records_and_nothing_is_
 fn a_large_batch_that_fills_the_disk_reports_nothing_of_it() {
     let (disk, mut reached) = (SimulatedDisk::default(), Vec::new());
     let shared: Arc<dyn Disk> = Arc::new(disk.clone());
-    let journal = Arc::new(Journal::new(Arc::clone(&shared), Fsync::Always, 1 << 20, &Files::default()));
-    let mut writer = Writer::open(Arc::clone(&journal), &Files::default(), 0, &Found::default(), 0, Instant::now()).unwrap();
+    let wal = Arc::new(Wal::new(Arc::clone(&shared), Fsync::Always, 1 << 20, &Files::default()));
+    let mut writer = Writer::open(Arc::clone(&wal), &Files::default(), 0, &Found::default(), 0, Instant::now()).unwrap();
     let mut bytes = Vec::new();
     seal(&mut bytes, 1, |out| out.resize(out.len() + (1 << 20), b'x'));
     for number in 1..=3 {
-        journal.append(Record { bytes: Arc::new(bytes.clone()), reached: Some((ORIGIN, Stamp::from_bits(number))), room: None });
+        wal.append(Record { bytes: Arc::new(bytes.clone()), reached: Some((ORIGIN, Stamp::from_bits(number))), room: None });
     }
     disk.set_capacity(Some(disk.used() + 2 * bytes.len() + 1000));
     assert!(writer.step(Duration::ZERO, Instant::now, &mut |_, stamp| reached.push(stamp)));
-    assert!(reached.is_empty() && !journal.is_writable(), "{reached:?}");
+    assert!(reached.is_empty() && !wal.is_writable(), "{reached:?}");
     let found = log::read(&shared, &log_name(1), |_, _| Ok(())).unwrap();
     assert_eq!((found.records, found.torn), (2, 0));
-    assert_eq!(journal.condition().appended, 2 * bytes.len() as u64);
+    assert_eq!(wal.condition().appended, 2 * bytes.len() as u64);
 }
 
 /// Full again while it resumes: in the new log's header, in the snapshot, or in the log beside it.
@@ -276,22 +276,22 @@ fn a_disk_that_is_full_again_while_the_journal_resumes_loses_nothing() {
         disk.set_capacity(Some(disk.used() + room));
         let resumed = life.write_snapshot(true, &mut promised);
         if let Err(error) = resumed {
-            life.journal.resume_failed(life.journal.condition().generation, error);
+            life.wal.resume_failed(life.wal.condition().generation, error);
             life.step(&mut promised).unwrap();
-            assert_eq!((promised.reached, life.journal.is_writable()), (9, false), "room for {room}");
+            assert_eq!((promised.reached, life.wal.is_writable()), (9, false), "room for {room}");
         }
-        if life.journal.is_writable() {
+        if life.wal.is_writable() {
             assert_eq!(promised.reached, life.last, "room for {room}");
         }
         check_start(&disk.copy(), promised.reached, &promised, Fsync::Always, &format!("room for {room}"));
         // Or without a start: the next attempt has space.
         disk.set_capacity(None);
-        if !life.journal.is_writable() {
+        if !life.wal.is_writable() {
             life.write_snapshot(true, &mut promised).unwrap();
         }
         life.append(1, &mut promised);
         life.step(&mut promised).unwrap();
-        assert_eq!((promised.reached, life.journal.is_writable()), (life.last, true), "room for {room}");
+        assert_eq!((promised.reached, life.wal.is_writable()), (life.last, true), "room for {room}");
         check_start(&disk, promised.reached, &promised, Fsync::Always, &format!("resumed after room for {room}"));
     }
 }
@@ -305,14 +305,14 @@ fn a_new_log_that_cannot_begin_takes_nothing_from_the_one_before() {
         disk.fail_creates(true);
         for _ in 0..2 {
             life.write_snapshot(false, &mut promised).expect_err("no file can be made");
-            assert_eq!((promised.reached, life.journal.is_writable()), (life.last, true));
-            let why = life.journal.condition().not_switched.expect("a reason");
+            assert_eq!((promised.reached, life.wal.is_writable()), (life.last, true));
+            let why = life.wal.condition().not_switched.expect("a reason");
             assert!(why.contains("a new log could not begin") && why.contains("no more files"), "{why}");
             check_start(&disk.copy(), promised.reached, &promised, Fsync::Always, "without a new log");
         }
         disk.fail_creates(false);
         life.write_snapshot(false, &mut promised).unwrap();
-        assert_eq!((promised.reached, life.journal.condition().not_switched), (life.last, None));
+        assert_eq!((promised.reached, life.wal.condition().not_switched), (life.last, None));
     }
     disk.lose_power(|_| 0);
     check_start(&disk, promised.reached, &promised, Fsync::Always, "lost power");
@@ -329,7 +329,7 @@ fn a_new_log_that_finds_no_space_is_not_there_at_the_next_start() {
         let before = disk.used() + record(life.last + 1).len();
         disk.set_capacity(Some(before + room));
         life.write_snapshot(false, &mut promised).expect_err("no space");
-        assert!(life.journal.condition().not_switched.is_some(), "room for {room}");
+        assert!(life.wal.condition().not_switched.is_some(), "room for {room}");
         assert_eq!(disk.names().unwrap(), [log_name(1)], "room for {room}");
         disk.set_capacity(None);
         check_start(&disk.copy(), promised.reached, &promised, Fsync::Always, &format!("room for {room}, restarted"));
@@ -352,11 +352,11 @@ fn what_is_written_to_a_removed_log_is_not_reported() {
         }
         life.append(1, &mut promised);
         life.step(&mut promised).unwrap();
-        assert_eq!((promised.reached, life.journal.is_writable()), (3, false), "{fsync}");
-        let stopped = life.journal.condition().stopped.expect("a reason");
+        assert_eq!((promised.reached, life.wal.is_writable()), (3, false), "{fsync}");
+        let stopped = life.wal.condition().stopped.expect("a reason");
         assert!(stopped.is_resumable && stopped.sentence.contains("gone from the disk"), "{stopped:?}");
         life.write_snapshot(true, &mut promised).unwrap();
-        assert_eq!((promised.reached, life.journal.is_writable()), (life.last, true), "{fsync}");
+        assert_eq!((promised.reached, life.wal.is_writable()), (life.last, true), "{fsync}");
         disk.restart_process();
         check_start(&disk, promised.reached, &promised, fsync, "resumed");
     }
@@ -369,13 +369,13 @@ fn a_removed_snapshot_or_older_log_is_noticed() {
         life.now += Duration::from_secs(1);
         life.append(1, promised);
         life.step(promised).unwrap();
-        life.journal.is_writable()
+        life.wal.is_writable()
     };
     let (disk, mut promised) = (SimulatedDisk::default(), Promised::default());
     let mut life = Life::start(&disk, Fsync::Always).unwrap();
     for with_snapshot in [false, true] {
         assert!(takes_writes(&mut life, &mut promised));
-        let generation = life.journal.switch(false);
+        let generation = life.wal.switch(false);
         assert!(takes_writes(&mut life, &mut promised));
         let mut older = disk.names().unwrap();
         older.retain(|name| *name != log_name(generation));
@@ -389,7 +389,7 @@ fn a_removed_snapshot_or_older_log_is_noticed() {
             disk.remove(&snapshot_name(generation)).unwrap();
             assert!(!takes_writes(&mut life, &mut promised));
         }
-        let sentence = life.journal.condition().stopped.expect("a reason").sentence;
+        let sentence = life.wal.condition().stopped.expect("a reason").sentence;
         assert!(sentence.contains("gone from the disk") && sentence.contains("was removed"), "{sentence}");
         life.write_snapshot(true, &mut promised).unwrap();
         assert!(takes_writes(&mut life, &mut promised), "{:?}", disk.names());
@@ -398,7 +398,7 @@ fn a_removed_snapshot_or_older_log_is_noticed() {
     life.stop(&mut promised).unwrap();
     let mut life = Life::start(&disk, Fsync::Always).unwrap();
     assert!(takes_writes(&mut life, &mut promised));
-    disk.remove(&snapshot_name(life.journal.condition().generation)).unwrap();
+    disk.remove(&snapshot_name(life.wal.condition().generation)).unwrap();
     assert!(!takes_writes(&mut life, &mut promised), "after a start");
 }
 
@@ -411,15 +411,15 @@ fn after_a_failed_sync_nothing_is_reported_until_a_restart() {
     disk.fail_syncs(true);
     life.append(2, &mut promised);
     life.step(&mut promised).unwrap();
-    let stopped = life.journal.condition().stopped.expect("a reason");
+    let stopped = life.wal.condition().stopped.expect("a reason");
     assert!(!stopped.is_resumable && stopped.sentence.contains("restart this node"), "{stopped:?}");
     // The next sync would report success for bytes that may be gone.
     disk.fail_syncs(false);
-    let syncs = life.journal.condition().syncs;
+    let syncs = life.wal.condition().syncs;
     life.append(1, &mut promised);
     life.step(&mut promised).unwrap();
-    assert_eq!((promised.reached, life.journal.is_writable()), (3, false));
-    assert!(life.journal.await_durable(Duration::ZERO).is_err());
+    assert_eq!((promised.reached, life.wal.is_writable()), (3, false));
+    assert!(life.wal.await_durable(Duration::ZERO).is_err());
     life.stop(&mut promised).unwrap();
     assert_eq!(promised.reached, 3);
     let again = disk.copy();
@@ -441,14 +441,14 @@ fn everysec_syncs_once_a_second_never_does_not_and_a_clean_stop_always_does() {
             life.now = began + Duration::from_millis(100 * tenth);
             life.append(1, &mut promised);
             life.step(&mut promised).unwrap();
-            syncs.push(life.journal.condition().syncs);
+            syncs.push(life.wal.condition().syncs);
         }
         let wanted = if fsync == Fsync::EverySecond { 3 } else { 0 };
         assert_eq!(syncs.last(), Some(&wanted), "{fsync}: {syncs:?}");
         // No longer than a second after it was written, also when nothing follows.
         life.now += Duration::from_millis(1_000);
         life.step(&mut promised).unwrap();
-        assert_eq!(life.journal.condition().syncs, if fsync == Fsync::EverySecond { 4 } else { 0 });
+        assert_eq!(life.wal.condition().syncs, if fsync == Fsync::EverySecond { 4 } else { 0 });
         life.append(2, &mut promised);
         life.stop(&mut promised).unwrap();
         disk.lose_power(|_| 0);
@@ -462,9 +462,9 @@ fn who_waits_for_durability_has_it_whatever_the_configuration_says() {
         let (disk, mut promised) = (SimulatedDisk::default(), Promised::default());
         let mut life = Life::start(&disk, fsync).unwrap();
         life.append(2, &mut promised);
-        let journal = Arc::clone(&life.journal);
+        let wal = Arc::clone(&life.wal);
         std::thread::scope(|scope| {
-            let waiting = scope.spawn(|| journal.await_durable(Duration::from_secs(30)));
+            let waiting = scope.spawn(|| wal.await_durable(Duration::from_secs(30)));
             let deadline = Instant::now() + Duration::from_secs(30);
             while !waiting.is_finished() && Instant::now() < deadline {
                 life.step(&mut promised).unwrap();

@@ -10,26 +10,26 @@ fn a_resume_behind_a_finished_compaction_acknowledges_nothing_before_its_snapsho
     life.append(3, &mut promised);
     life.step(&mut promised).unwrap();
     // COMPACT: a new log.
-    let generation = life.journal.switch(false);
-    let vector: SeenVector = [(ORIGIN, Stamp::from_bits(life.last))].into_iter().collect();
-    let mut scan = Scan::new(Header::new(Kind::Full, ORIGIN, vector, 0, None), SeenVector::default(), SeenVector::default());
+    let generation = life.wal.switch(false);
+    let vector: VersionVector = [(ORIGIN, Stamp::from_bits(life.last))].into_iter().collect();
+    let mut scan = Scan::new(Header::new(Kind::Full, ORIGIN, vector, 0, None), VersionVector::default(), VersionVector::default());
     life.step(&mut promised).unwrap();
     let mut lines = Vec::new();
     while scan.write(&life.store, 1 << 20, &mut lines) {}
-    let shared = Arc::clone(life.journal.disk());
+    let shared = Arc::clone(life.wal.disk());
     let mut writer = SnapshotWriter::create(&*shared, generation).unwrap();
     writer.append(&lines).unwrap();
     // The log runs full meanwhile.
     disk.set_capacity(Some(disk.used()));
     life.append(1, &mut promised);
     life.step(&mut promised).unwrap();
-    assert!(!life.journal.is_writable());
+    assert!(!life.wal.is_writable());
     // The snapshot is finished all the same, and frees space.
     disk.set_capacity(None);
     let len = writer.finish(None).unwrap();
-    life.journal.snapshot_written(generation, len, Duration::ZERO);
+    life.wal.snapshot_written(generation, len, Duration::ZERO);
     // RESUME, before the log's thread has had its turn.
-    life.journal.switch(true);
+    life.wal.switch(true);
     life.append(2, &mut promised);
     life.step(&mut promised).unwrap();
     // kill -9.
@@ -47,7 +47,7 @@ fn a_late_resume_acknowledges_nothing_before_its_snapshot() {
     life.step(&mut promised).unwrap();
     disk.set_capacity(Some(disk.used() + 100));
     life.append(1, &mut promised);
-    life.journal.switch(true);
+    life.wal.switch(true);
     life.append(1, &mut promised);
     life.step(&mut promised).unwrap();
     disk.restart_process();
@@ -69,10 +69,10 @@ fn compaction_that_fills_the_disk(free: usize) -> (SimulatedDisk, Life, Promised
 fn a_restart_helps_a_disk_that_a_given_up_snapshot_has_filled() {
     let (disk, mut life, mut promised) = compaction_that_fills_the_disk(20_000);
     // COMPACT again, by whoever asked.
-    life.journal.switch(false);
+    life.wal.switch(false);
     life.step(&mut promised).unwrap();
     // RESUME.
-    life.journal.switch(true);
+    life.wal.switch(true);
     life.step(&mut promised).unwrap();
     drop(life);
     disk.restart_process();

@@ -15,7 +15,7 @@ const LINE_LEN_MAX: usize = 64 * 1024;
 const WORDS_MAX: usize = i32::MAX as usize;
 /// A bulk of this length is taken whatever the limits: it may be no key and no value, but the message of an ECHO.
 const BULK_LEN_MAX_LEAST: usize = 64 * 1024;
-/// Room for so many spans is kept from one request to the next; more is given back.
+/// Memory for so many spans is kept from one request to the next; more is given back.
 const SPANS_KEPT_MAX: usize = 1024;
 
 /// The longest request that is taken; a longer one is fatal. A few of the largest values fit. While a request is incomplete its buffer needs

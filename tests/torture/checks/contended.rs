@@ -46,7 +46,7 @@ pub fn check(evidence: &Evidence) -> Verdict {
     verdict
 }
 
-/// A node that has acknowledged a write at a majority holds that one or a newer one from then on, in this life: none that is certain to be older.
+/// A node that has acknowledged a write at a majority holds that one or a newer one from then on, in this incarnation: none that is certain to be older.
 fn may_show(evidence: &Evidence, writes: &[&Op], read: &Op, shown: &Held) -> bool {
     let is_known_here = |op: &&&Op| op.is_majority_acked() && (op.node, op.life) == (read.node, read.life) && op.completed < read.invoked;
     let known: Vec<&&Op> = writes.iter().filter(is_known_here).collect();

@@ -1,6 +1,6 @@
 //! I1, from outside: a node's vector claims no write that the node cannot show, or show to be superseded.
 //!
-//! The *universe* is every version that was ever seen anywhere: in the logs of all nodes in all their lives, which are read while they grow, and in every dump.
+//! The *universe* is every version that was ever seen anywhere: in the logs of all nodes in all their incarnations, which are read while they grow, and in every dump.
 //! What a vector covers of it must be in that node's dump under this or a greater version, or not be there at all because some known version that is no
 //! older deleted the key or has expired (tombstones are collected).
 

@@ -1,7 +1,7 @@
 //! Keys that were deleted, at `majority`, and never written again.
 //!
 //! A node that has not heard of the delete may still show the key: its copy is older. But once it has shown that the key is gone it never shows it again in
-//! that life; and once every node held everything, none ever does.
+//! that incarnation; and once every node held everything, none ever does.
 
 use std::collections::HashMap;
 

@@ -56,7 +56,7 @@ enum State {
     Value(u64),
 }
 
-/// Of the operations on one key in one life of its node, in the order of invocation. `earlier` are the numbers that may have been written in earlier lives;
+/// Of the operations on one key in one incarnation of its node, in the order of invocation. `earlier` are the numbers that may have been written in earlier lives;
 /// `None` if the key was made in this one.
 pub fn check(ops: &[&Op], earlier: Option<&HashSet<u64>>) -> Found {
     let calls: Vec<Call> = ops.iter().filter_map(|op| call(op)).collect();

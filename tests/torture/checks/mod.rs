@@ -18,7 +18,7 @@ mod tokens;
 
 use std::collections::{HashMap, HashSet};
 
-use kvmesh::data::entry::{Entry, Key as Bytes, SeenVector};
+use kvmesh::data::entry::{Entry, Key as Bytes, VersionVector};
 
 use crate::history::Op;
 use crate::keys::{Group, Key};
@@ -71,7 +71,7 @@ impl Verdict {
 /// What one node holds, by a DUMP: the vector was noted before the entries were read.
 pub struct Dumped {
     pub node: u16,
-    pub vector: SeenVector,
+    pub vector: VersionVector,
     pub entries: HashMap<Bytes, Entry>,
 }
 
@@ -100,7 +100,7 @@ impl Dumped {
     }
 }
 
-/// The end of a life that may have taken `local` writes with it: those that were acknowledged after `safe`.
+/// The end of an incarnation that may have taken `local` writes with it: those that were acknowledged after `safe`.
 #[derive(Clone, Copy, Debug)]
 pub struct Loss {
     pub node: u16,
@@ -171,7 +171,7 @@ pub fn all(evidence: &Evidence) -> Vec<Verdict> {
     ]
 }
 
-/// Of each key that is written through one node only, each life of that node by itself.
+/// Of each key that is written through one node only, each incarnation of that node by itself.
 fn linearizable(evidence: &Evidence) -> Verdict {
     let mut verdict = Verdict::new("linearizable through one node");
     let (mut keys, mut searched) = (0, 0);

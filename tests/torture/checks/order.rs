@@ -14,7 +14,7 @@ pub fn is_newer(evidence: &Evidence, later: &Op, earlier: &Op) -> bool {
     if earlier.completed >= later.invoked {
         return false;
     }
-    // A node stamps above everything that it has stamped, in this life; at what level, and what became of it, does not matter.
+    // A node stamps above everything that it has stamped, in this incarnation; at what level, and what became of it, does not matter.
     if (earlier.node, earlier.life) == (later.node, later.life) {
         return true;
     }

@@ -17,7 +17,7 @@ pub fn check(evidence: &Evidence) -> Verdict {
         written += together.len();
         for read in ops {
             let Outcome::Done(Answer::Both(Some(one), Some(other))) = read.outcome else { continue };
-            // A life begins with what its node's disk and its peers give back, which may be a half: only what was written in this one counts.
+            // An incarnation begins with what its node's disk and its peers give back, which may be a half: only what was written in this one counts.
             let is_of_this_life = |number| together.get(&number).is_some_and(|op| (op.node, op.life) == (read.node, read.life));
             if !is_of_this_life(one) || !is_of_this_life(other) {
                 continue;

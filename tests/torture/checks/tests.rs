@@ -69,7 +69,7 @@ impl Told {
             Entry::new(&name, Some(value.as_bytes()), None, version)
         };
         let entries = self.held.map(|number| (name.clone(), entry(number))).into_iter().collect();
-        let dumps = [Dumped { node: 1, vector: SeenVector::default(), entries }];
+        let dumps = [Dumped { node: 1, vector: VersionVector::default(), entries }];
         let pauses = HashMap::from([(2, vec![(0, u64::MAX)])]);
         check(&Evidence {
             ops: &self.ops,
@@ -328,7 +328,7 @@ fn halves_of_two_pairs_are_found_where_both_were_written() {
     read(3, 2).holds(pairs::check);
     read(1, 2).fails(pairs::check);
     read(2, 1).fails(pairs::check);
-    // In another life, or at another node.
+    // In another incarnation, or at another node.
     read(1, 2).but(|op| op.life = 2).holds(pairs::check);
     read(1, 2).but(|op| op.node = 2).holds(pairs::check);
     // And each half was written.

@@ -136,7 +136,7 @@ pub fn run_local(mut session: Session, shared: &Shared, mut rng: Rng) {
         let (key, action) = rows[place].next();
         match session.ask(key, action) {
             Some(Outcome::Done(_)) => {}
-            // Every key has one life of its node.
+            // Every key has one incarnation of its node.
             _ => rows.clear(),
         }
         pause(&mut rng, 15);

@@ -124,7 +124,7 @@ impl Session {
         let place = &self.shared.places[self.at];
         let life = place.life.load(Ordering::SeqCst);
         let Ok(connection) = Connection::open(place.addr, self.protocol, self.level) else { return false };
-        // A node is down before its next life is counted, so both looks at the same number mean that this life answers.
+        // A node is down before its next life is counted, so both looks at the same number mean that this incarnation answers.
         if place.life.load(Ordering::SeqCst) != life {
             return false;
         }

@@ -12,11 +12,11 @@ use crossbeam_channel::{Receiver, RecvTimeoutError};
 use parking_lot::MutexGuard;
 
 use crate::data::clock::elapsed;
-use crate::data::entry::SeenVector;
-use crate::replication::mesh::{Mesh, Serving};
+use crate::data::entry::VersionVector;
+use crate::replication::replica::{Replica, Serving};
 use crate::wal::files::resuming_log_name;
 use crate::wal::snapshot::SnapshotWriter;
-use crate::wal::{Condition, Journal, NotSwitched};
+use crate::wal::{Condition, NotSwitched, Wal};
 use crate::wire::dump::{Header, Kind, Scan};
 
 /// Bytes of lines between two writes to the file.
@@ -58,51 +58,51 @@ impl From<NotSwitched> for NotCompacted {
     }
 }
 
-impl Mesh {
+impl Replica {
     /// Writes a snapshot and begins a new log behind it; writes go on meanwhile. An error says why not.
     pub fn compact(&self) -> Result<Compacted, NotCompacted> {
         self.begin_compaction()?.write()
     }
 
-    /// After a full disk: a new log, and a snapshot of everything, without which that log says nothing. Writes are taken again when it is durable. Where nothing has failed this is [`Mesh::compact`].
+    /// After a full disk: a new log, and a snapshot of everything, without which that log says nothing. Writes are taken again when it is durable. Where nothing has failed this is [`Replica::compact`].
     pub fn resume(&self) -> Result<Compacted, NotCompacted> {
         self.begin_resume()?.write()
     }
 
     /// Begins a snapshot; the caller takes its steps. An error says why not.
     pub fn begin_compaction(&self) -> Result<Snapshot<'_>, NotCompacted> {
-        let journal = self.kept()?;
+        let wal = self.kept()?;
         let one_at_a_time = self.only_snapshot()?;
-        let Condition { stopped, is_resuming, .. } = journal.condition();
+        let Condition { stopped, is_resuming, .. } = wal.condition();
         match stopped {
             Some(stopped) => Err(NotCompacted::ReadOnly(stopped.sentence)),
             // Not in a row with the logs before, as long as the resumed one has no snapshot in front.
-            None => Ok(self.begin_snapshot(journal, is_resuming, one_at_a_time)),
+            None => Ok(self.begin_snapshot(wal, is_resuming, one_at_a_time)),
         }
     }
 
-    /// Begins that of [`Mesh::resume`].
+    /// Begins that of [`Replica::resume`].
     pub fn begin_resume(&self) -> Result<Snapshot<'_>, NotCompacted> {
-        let journal = self.kept()?;
+        let wal = self.kept()?;
         let one_at_a_time = self.only_snapshot()?;
-        let Condition { stopped, is_resuming, .. } = journal.condition();
+        let Condition { stopped, is_resuming, .. } = wal.condition();
         match stopped {
             Some(stopped) if !stopped.is_resumable => Err(NotCompacted::ReadOnly(stopped.sentence)),
-            stopped => Ok(self.begin_snapshot(journal, stopped.is_some() || is_resuming, one_at_a_time)),
+            stopped => Ok(self.begin_snapshot(wal, stopped.is_some() || is_resuming, one_at_a_time)),
         }
     }
 
-    fn kept(&self) -> Result<&Journal, NotCompacted> {
-        self.journal.as_deref().ok_or_else(|| NotCompacted::Failed("this node keeps nothing on disk".to_owned()))
+    fn kept(&self) -> Result<&Wal, NotCompacted> {
+        self.wal.as_deref().ok_or_else(|| NotCompacted::Failed("this node keeps nothing on disk".to_owned()))
     }
 
-    /// To be had before the journal's condition is looked at: another one may be about to change it.
+    /// To be had before the write-ahead log's condition is looked at: another one may be about to change it.
     fn only_snapshot(&self) -> Result<MutexGuard<'_, ()>, NotCompacted> {
         let busy = || NotCompacted::Failed("a snapshot is being written already; try again later".to_owned());
         self.compacting.try_lock().ok_or_else(busy)
     }
 
-    fn begin_snapshot<'a>(&'a self, journal: &'a Journal, is_resuming: bool, one_at_a_time: MutexGuard<'a, ()>) -> Snapshot<'a> {
+    fn begin_snapshot<'a>(&'a self, wal: &'a Wal, is_resuming: bool, one_at_a_time: MutexGuard<'a, ()>) -> Snapshot<'a> {
         let began = Instant::now();
         // Before any lock: it takes every shard's.
         let entries = self.store.len();
@@ -110,23 +110,23 @@ impl Mesh {
             let mut control = self.control.lock();
             control.serving += 1;
             let seen = self.seen.write();
-            let generation = journal.switch(is_resuming);
+            let generation = wal.switch(is_resuming);
             // Every log says whose it is.
-            self.record_life();
+            self.record_incarnation();
             let mut vector = seen.clone();
             vector.advance(self.origin, self.submit.position());
             drop(seen);
             let mut header = Header::new(Kind::Full, self.origin, vector, entries, None);
             header.order = *self.order.lock();
             let is_folded = header.is_folded();
-            (generation, is_folded, Serving::new(self, Scan::new(header, SeenVector::default(), control.horizon.clone())))
+            (generation, is_folded, Serving::new(self, Scan::new(header, VersionVector::default(), control.horizon.clone())))
         };
-        Snapshot { mesh: self, journal, generation, is_resuming, is_folded, began, serving, file: None, _one_at_a_time: one_at_a_time }
+        Snapshot { replica: self, wal, generation, is_resuming, is_folded, began, serving, file: None, _one_at_a_time: one_at_a_time }
     }
 
     /// Whether the log has outgrown its snapshot, or holds what belongs into one.
-    pub fn is_compaction_due(&self, journal: &Journal) -> bool {
-        let condition = journal.condition();
+    pub fn is_compaction_due(&self, wal: &Wal) -> bool {
+        let condition = wal.condition();
         let outgrown = condition.snapshot_len.saturating_mul(self.config.compact_factor).max(self.config.compact_log_min as u64);
         // Of what the log holds then a build that does not know of it would make something else.
         let is_due = condition.log_len > outgrown || self.has_folded() && !self.is_snapshot_folded.load(Ordering::Acquire);
@@ -136,8 +136,8 @@ impl Mesh {
 
 /// A snapshot that is being written. The collector rests while it lives.
 pub struct Snapshot<'a> {
-    mesh: &'a Mesh,
-    journal: &'a Journal,
+    replica: &'a Replica,
+    wal: &'a Wal,
     generation: u64,
     is_resuming: bool,
     is_folded: bool,
@@ -155,11 +155,11 @@ impl Snapshot<'_> {
             match self.step() {
                 Ok(None) => {}
                 Ok(Some(len)) => {
-                    let (journal, is_resuming) = (self.journal, self.is_resuming);
+                    let (wal, is_resuming) = (self.wal, self.is_resuming);
                     let compacted = self.end(Ok(len))?;
                     if is_resuming {
                         // Who hears that it is done can write at once.
-                        journal.await_durable(SWITCH_TIMEOUT).map_err(NotCompacted::ReadOnly)?;
+                        wal.await_durable(SWITCH_TIMEOUT).map_err(NotCompacted::ReadOnly)?;
                     }
                     return Ok(compacted);
                 }
@@ -170,14 +170,14 @@ impl Snapshot<'_> {
 
     /// Waits for the new log, without which there is no snapshot in front of it.
     pub fn await_log(&self, deadline: Instant) -> Result<(), NotSwitched> {
-        self.journal.await_switch(self.generation, deadline)
+        self.wal.await_switch(self.generation, deadline)
     }
 
     /// Writes some lines, once the new log is there; the length of the whole when that is durable under its name.
     pub fn step(&mut self) -> io::Result<Option<u64>> {
         let mut file = match self.file.take() {
             Some(file) => file,
-            None => SnapshotWriter::create(&**self.journal.disk(), self.generation)?,
+            None => SnapshotWriter::create(&**self.wal.disk(), self.generation)?,
         };
         let mut lines = Vec::new();
         let more = self.serving.write(STEP_LEN, &mut lines);
@@ -194,18 +194,18 @@ impl Snapshot<'_> {
         let (entries, took) = (self.serving.count(), self.began.elapsed());
         match written {
             Ok(len) => {
-                self.journal.snapshot_written(self.generation, len, took);
-                self.mesh.is_snapshot_folded.store(self.is_folded, Ordering::Release);
-                if let Some(more) = self.mesh.said.admit("snapshot", 0, elapsed()) {
+                self.wal.snapshot_written(self.generation, len, took);
+                self.replica.is_snapshot_folded.store(self.is_folded, Ordering::Release);
+                if let Some(more) = self.replica.said.admit("snapshot", 0, elapsed()) {
                     log::info!("wrote a snapshot of {entries} entries, {len} bytes, in {:.3} s{more}", took.as_secs_f64());
                 }
                 Ok(Compacted { entries, len, took })
             }
             Err(error) => {
-                SnapshotWriter::give_up(&**self.journal.disk());
+                SnapshotWriter::give_up(&**self.wal.disk());
                 let what = format!("the snapshot could not be written: {error}");
                 if self.is_resuming {
-                    self.journal.resume_failed(self.generation, error);
+                    self.wal.resume_failed(self.generation, error);
                     return Err(NotCompacted::ReadOnly(what));
                 }
                 Err(NotCompacted::Failed(what))
@@ -215,12 +215,12 @@ impl Snapshot<'_> {
 }
 
 /// The thread `snapshot`: writes one whenever the log has outgrown the last. Ends when the other end of `stop_rx` is dropped.
-pub fn run_snapshots(mesh: &Mesh, journal: &Journal, stop_rx: &Receiver<()>) {
+pub fn run_snapshots(replica: &Replica, wal: &Wal, stop_rx: &Receiver<()>) {
     let mut not_before = Duration::ZERO;
     while stop_rx.recv_timeout(LOOK_PAUSE) == Err(RecvTimeoutError::Timeout) {
         if elapsed() >= not_before
-            && mesh.is_compaction_due(journal)
-            && let Err(why) = mesh.compact()
+            && replica.is_compaction_due(wal)
+            && let Err(why) = replica.compact()
         {
             // That nothing is logged any more is said where it is noticed.
             if let NotCompacted::Failed(what) = why {

@@ -14,7 +14,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use parking_lot::{Condvar, Mutex};
 
 /// The slots.
-pub struct Strangers {
+pub struct Unidentified {
     /// Beyond this, the oldest is closed for one that comes.
     len_max: usize,
     /// With those that were closed and whose threads have not noticed yet; beyond this, a connection that comes waits.
@@ -49,16 +49,16 @@ enum Place {
 
 /// One connection's slot, until it is dropped.
 pub struct Stranger {
-    strangers: Arc<Strangers>,
+    strangers: Arc<Unidentified>,
     number: u64,
     stream: Arc<TcpStream>,
 }
 
-impl Strangers {
+impl Unidentified {
     /// Slots for so many connections, of which at least half are of those that have not been closed.
-    pub fn new(connections_max: usize) -> Strangers {
+    pub fn new(connections_max: usize) -> Unidentified {
         let len_max = (connections_max / 2).max(1);
-        Strangers { len_max, ending_max: 2 * len_max, table: Mutex::default(), changed: Condvar::new() }
+        Unidentified { len_max, ending_max: 2 * len_max, table: Mutex::default(), changed: Condvar::new() }
     }
 
     /// A slot for a connection; whether another one was closed for it. `None` if there was none until `deadline`.
@@ -204,7 +204,7 @@ mod tests {
     #[test]
     fn the_oldest_silent_one_of_the_busiest_address_goes_and_nobody_who_is_being_read() {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-        let strangers = Arc::new(Strangers::new(2 * LEN_MAX));
+        let strangers = Arc::new(Unidentified::new(2 * LEN_MAX));
         let enter = |ip, wait| {
             let (far, near) = connection(&listener);
             strangers.enter(near, ip, Instant::now() + wait).map(|(stranger, has_closed)| (far, stranger, has_closed))
@@ -230,7 +230,7 @@ mod tests {
     #[test]
     fn who_comes_waits_for_a_slot_that_becomes_free() {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-        let strangers = Arc::new(Strangers::new(2 * LEN_MAX));
+        let strangers = Arc::new(Unidentified::new(2 * LEN_MAX));
         let mut all: Vec<_> = (0..LEN_MAX)
             .map(|_| {
                 let (far, near) = connection(&listener);

@@ -4,9 +4,9 @@
 //! equal vector raises the alarm (see inbound.rs). What is about to expire is left out, since clocks differ: what they compare must be there for both. Reads the store a few shards at a time and never holds a lock of the mesh meanwhile.
 
 use crate::data::clock::Now;
-use crate::data::entry::SeenVector;
+use crate::data::entry::VersionVector;
 use crate::replication::control::Settled;
-use crate::replication::mesh::Mesh;
+use crate::replication::replica::Replica;
 use crate::store::{Digest, Walk};
 
 /// Beats without a change after which the data counts as resting.
@@ -21,8 +21,8 @@ const ENTRIES_PER_STEP: usize = 100_000;
 
 /// The watch over one node's data.
 #[derive(Default)]
-pub struct Rest {
-    vector: SeenVector,
+pub struct AntiEntropy {
+    vector: VersionVector,
     beats: u32,
     /// While a digest is being taken.
     walk: Option<Walk>,
@@ -31,20 +31,20 @@ pub struct Rest {
     before_ms: u64,
 }
 
-impl Rest {
+impl AntiEntropy {
     /// Called at every beat.
-    pub fn step(&mut self, mesh: &Mesh, now: Now) {
-        let vector = mesh.vector();
+    pub fn step(&mut self, replica: &Replica, now: Now) {
+        let vector = replica.vector();
         // Later than any member's clock, as far as they may differ.
-        let soon = now.wall_ms.saturating_add(2 * mesh.config.clock_offset_max.as_millis() as u64);
+        let soon = now.wall_ms.saturating_add(2 * replica.config.clock_offset_max.as_millis() as u64);
         let before_ms = soon.next_multiple_of(SPAN_MS);
         let (moving, settled) = {
-            let control = mesh.control.lock();
+            let control = replica.control.lock();
             (control.is_moving(), control.settled.as_ref().is_some_and(|settled| settled.before_ms == before_ms))
         };
         if moving || vector != self.vector {
-            *self = Rest { vector, ..Rest::default() };
-            mesh.control.lock().settled = None;
+            *self = AntiEntropy { vector, ..AntiEntropy::default() };
+            replica.control.lock().settled = None;
             return;
         }
         self.beats += 1;
@@ -54,18 +54,18 @@ impl Rest {
         if self.before_ms != before_ms {
             (self.before_ms, self.shard, self.digest) = (before_ms, 0, Digest::default());
         }
-        self.walk.get_or_insert_with(|| mesh.store.walk());
+        self.walk.get_or_insert_with(|| replica.store.walk());
         let mut read = 0;
         while read < ENTRIES_PER_STEP {
-            read += mesh.store.shard_len(self.shard);
-            self.digest.join(mesh.store.digest_shard(self.shard, before_ms));
+            read += replica.store.shard_len(self.shard);
+            self.digest.join(replica.store.digest_shard(self.shard, before_ms));
             self.shard += 1;
-            if self.shard == mesh.store.shards_len() {
+            if self.shard == replica.store.shards_len() {
                 let digest = std::mem::take(&mut self.digest);
                 (self.shard, self.walk) = (0, None);
-                let mut control = mesh.control.lock();
+                let mut control = replica.control.lock();
                 // A write that came while this was read is in some shards and not in others.
-                if !control.is_moving() && mesh.vector() == self.vector {
+                if !control.is_moving() && replica.vector() == self.vector {
                     control.settled = Some(Settled { vector: self.vector.clone(), digest, before_ms });
                 }
                 return;

@@ -13,7 +13,7 @@ use std::sync::atomic::Ordering;
 
 use crate::data::clock::Now;
 use crate::data::entry::Entry;
-use crate::replication::mesh::Mesh;
+use crate::replication::replica::Replica;
 use crate::testing::broken_rules::BrokenRule;
 
 /// Shards that are looked at in one step, under the collector's lock, for which acks wait.
@@ -25,24 +25,24 @@ const SPENT_PER_STEP: usize = 1 << 18;
 
 /// Walks round the shards, some at every beat.
 #[derive(Default)]
-pub struct Collector {
+pub struct TombstoneGc {
     /// The next one in which tombstones are looked at, and the next one in which values are let go.
     shard: usize,
     spending: usize,
 }
 
-impl Collector {
+impl TombstoneGc {
     /// Lets go of what has expired, and collects in the next few shards what may be collected; how many tombstones that were.
-    pub fn step(&mut self, mesh: &Mesh, now: Now) -> usize {
-        self.spend(mesh, now);
-        let mut control = mesh.control.lock();
+    pub fn step(&mut self, replica: &Replica, now: Now) -> usize {
+        self.spend(replica, now);
+        let mut control = replica.control.lock();
         let at_once = BrokenRule::CollectAtOnce.is_on();
-        if !control.may_collect(&mesh.config.members()) && !at_once {
+        if !control.may_collect(&replica.config.members()) && !at_once {
             return 0;
         }
-        let vector = mesh.vector();
-        let age_min = mesh.config.tombstone_age_min.as_millis() as u64;
-        let oldest = (mesh.clock.read(now.elapsed).stamp_us / 1_000).saturating_sub(age_min);
+        let vector = replica.vector();
+        let age_min = replica.config.tombstone_age_min.as_millis() as u64;
+        let oldest = (replica.clock.read(now.elapsed).stamp_us / 1_000).saturating_sub(age_min);
         let expired = control.all_clocks_ms(now).saturating_sub(age_min);
         let (mut collected, mut entries) = (Vec::new(), 0);
         for _ in 0..SHARDS_PER_STEP {
@@ -51,9 +51,9 @@ impl Collector {
                 let is_over = version.stamp.wall_ms() < oldest && entry.expires().is_none_or(|expires| expires.is_over(expired));
                 at_once || is_over && vector.covers(version) && control.all_cover(version)
             };
-            entries += mesh.store.shard_len(self.shard);
-            collected.extend(mesh.store.collect(self.shard, may_go));
-            self.shard = (self.shard + 1) % mesh.store.shards_len();
+            entries += replica.store.shard_len(self.shard);
+            collected.extend(replica.store.collect(self.shard, may_go));
+            self.shard = (self.shard + 1) % replica.store.shards_len();
             if entries >= ENTRIES_PER_STEP {
                 break;
             }
@@ -62,23 +62,23 @@ impl Collector {
             control.horizon.advance(tombstone.version().origin, tombstone.version().stamp);
         }
         if !collected.is_empty() {
-            mesh.record_removed(&collected, &control.horizon);
+            replica.record_removed(&collected, &control.horizon);
         }
         control.collected += collected.len() as u64;
         collected.len()
     }
 
-    fn spend(&mut self, mesh: &Mesh, now: Now) {
-        let Some(clocks) = mesh.control.lock().majority_clocks_ms(mesh.config.majority(), now) else { return };
-        let upto_ms = clocks.saturating_sub(mesh.config.clock_offset_max.as_millis() as u64);
+    fn spend(&mut self, replica: &Replica, now: Now) {
+        let Some(clocks) = replica.control.lock().majority_clocks_ms(replica.config.majority(), now) else { return };
+        let upto_ms = clocks.saturating_sub(replica.config.clock_offset_max.as_millis() as u64);
         let mut spent = 0;
-        for _ in 0..mesh.store.shards_len() {
-            spent += mesh.store.spend(self.spending, upto_ms);
-            self.spending = (self.spending + 1) % mesh.store.shards_len();
+        for _ in 0..replica.store.shards_len() {
+            spent += replica.store.spend(self.spending, upto_ms);
+            self.spending = (self.spending + 1) % replica.store.shards_len();
             if spent >= SPENT_PER_STEP {
                 break;
             }
         }
-        mesh.expired.fetch_add(spent as u64, Ordering::Relaxed);
+        replica.expired.fetch_add(spent as u64, Ordering::Relaxed);
     }
 }

@@ -12,22 +12,22 @@ use std::time::Duration;
 use crossbeam_channel::Receiver;
 use parking_lot::{Mutex, RwLock};
 
-use crate::budget::Reserved;
+use crate::budget::Permit;
 use crate::config::{Config, MEMBERS_MAX};
 use crate::data::clock::{Clock, Clocks, Now, Stamp};
-use crate::data::entry::{Origin, SeenVector, Version};
+use crate::data::entry::{Origin, Version, VersionVector};
 use crate::data::key_order::Order;
 use crate::process::logging::LogLimit;
 use crate::replication::acks::Acks;
-use crate::replication::control::{Control, Decisions, Peer, Settled, Stage, Traffic, is_within};
+use crate::replication::control::{Decisions, Peer, PeerTable, Settled, Stage, Traffic, is_within};
 use crate::replication::durable::Marks;
-use crate::replication::outbox::{EncodedFrame, Outbox};
+use crate::replication::outbox::{EncodedBatch, Outbox};
 use crate::replication::submit::{Submit, Submitted};
 use crate::store::Store;
 use crate::testing::broken_rules::BrokenRule;
-use crate::wal::Journal;
+use crate::wal::Wal;
 use crate::wire::dump::{Header, Kind, Scan};
-use crate::wire::peer::{Beat, Hello, Protocol, Protocols, Request, SettledDigest};
+use crate::wire::peer::{Heartbeat, Hello, Protocol, Protocols, QuiescentDigest, Request};
 use crate::wire::quoting::shown;
 
 /// Places in a vector that a peer tells, with those that are known here: as many fit into a HELLO, generously counted.
@@ -37,7 +37,7 @@ pub(super) const PLACES_MAX: usize = 20_000;
 const LINES_PER_MINUTE: u32 = 10;
 
 /// One node's part of the mesh.
-pub struct Mesh {
+pub struct Replica {
     pub(super) config: Arc<Config>,
     pub(super) origin: Origin,
     /// What this node speaks with peers.
@@ -47,11 +47,11 @@ pub struct Mesh {
     pub(super) submit: Arc<Submit>,
     pub(super) acks: Arc<Acks>,
     /// The places of all other origins. This node's own is `submit.position()`.
-    pub(super) seen: RwLock<SeenVector>,
+    pub(super) seen: RwLock<VersionVector>,
     pub(super) outboxes: Vec<Outbox>,
-    pub(super) control: Mutex<Control>,
+    pub(super) control: Mutex<PeerTable>,
     /// `None`: nothing is kept on disk, and nobody waits for one.
-    pub(super) journal: Option<Arc<Journal>>,
+    pub(super) wal: Option<Arc<Wal>>,
     /// The order that all members are to scan in; see scan_order.rs.
     pub(super) order: Mutex<Option<Order>>,
     /// Held while a snapshot is written: one at a time.
@@ -63,18 +63,18 @@ pub struct Mesh {
     /// What of this is on the disk, as peers are told.
     pub(super) marks: Marks,
     open: AtomicBool,
-    /// Whether the snapshot on the disk says in its head that something may be said of all lives of a node.
+    /// Whether the snapshot on the disk says in its head that something may be said of all incarnations of a node.
     pub(super) is_snapshot_folded: AtomicBool,
     /// The disk was blank, and nobody has said yet whether that was to be expected.
     pub(super) is_oddly_blank: AtomicBool,
     /// Writes of other nodes that lost here to a write of this node which did not know of them: last-writer-wins has its price, and this counts it. (One that a dump
-    /// brought ahead of its frame, and that was overwritten in between, counts although it was known.)
+    /// brought ahead of its batch, and that was overwritten in between, counts although it was known.)
     pub(super) conflicts_won: AtomicU64,
     /// Peers and clients decide how often something is to be logged.
     pub(super) said: LogLimit,
     /// Values that were let go because they had expired.
     pub(super) expired: AtomicU64,
-    /// When this life began, in elapsed time.
+    /// When this incarnation began, in elapsed time.
     pub(super) began: Duration,
 }
 
@@ -90,16 +90,16 @@ fn note(at: &AtomicU64, elapsed: Duration) {
     at.fetch_max(elapsed.as_micros() as u64, Ordering::AcqRel);
 }
 
-impl Mesh {
-    /// A node that begins a new life, with a store that is empty: `nonce` must be fresh random bits. Returns the channel for the replicator, too. Without a journal it keeps
+impl Replica {
+    /// A node that begins a new incarnation, with a store that is empty: `nonce` must be fresh random bits. Returns the channel for the replicator, too. Without a write-ahead log it keeps
     /// nothing.
-    pub fn new(config: Arc<Config>, store: Store, nonce: u64, now: Now, journal: Option<Arc<Journal>>) -> (Mesh, Receiver<Submitted>) {
+    pub fn new(config: Arc<Config>, store: Store, nonce: u64, now: Now, wal: Option<Arc<Wal>>) -> (Replica, Receiver<Submitted>) {
         let nonce = if BrokenRule::KeepOrigin.is_on() { config.id.0.into() } else { nonce };
         let origin = Origin { node: config.id, nonce };
         let (clock, store) = (Arc::new(Clock::new(now, config.clock_offset_max / 2)), Arc::new(store));
         let (submit, write_rx) = Submit::new(origin, Arc::clone(&clock), Arc::clone(&store), config.write_room);
-        let waits_for_disk = journal.as_ref().is_some_and(|journal| journal.is_waited_for());
-        let mesh = Mesh {
+        let waits_for_disk = wal.as_ref().is_some_and(|wal| wal.is_waited_for());
+        let replica = Replica {
             origin,
             protocols: Protocols::OURS,
             clock,
@@ -108,8 +108,8 @@ impl Mesh {
             acks: Arc::new(Acks::new(config.peers.len(), config.majority(), config.ack_timeout, waits_for_disk)),
             seen: RwLock::default(),
             outboxes: config.peers.iter().map(|_| Outbox::new(config.link_queue_max)).collect(),
-            control: Mutex::new(Control::new(&config, nonce, now)),
-            journal,
+            control: Mutex::new(PeerTable::new(&config, nonce, now)),
+            wal,
             order: Mutex::default(),
             compacting: Mutex::default(),
             replaying: Mutex::default(),
@@ -124,12 +124,12 @@ impl Mesh {
             began: now.elapsed,
             config,
         };
-        (mesh, write_rx)
+        (replica, write_rx)
     }
 
     /// For tests: as a build does that speaks these.
     #[cfg(any(test, feature = "testing"))]
-    pub fn speaking(mut self, protocols: Protocols) -> Mesh {
+    pub fn speaking(mut self, protocols: Protocols) -> Replica {
         self.protocols = protocols;
         self
     }
@@ -169,7 +169,7 @@ impl Mesh {
     }
 
     /// What this node has, its own writes included (I1).
-    pub fn vector(&self) -> SeenVector {
+    pub fn vector(&self) -> VersionVector {
         let mut vector = self.seen.read().clone();
         vector.advance(self.origin, self.submit.position());
         vector
@@ -214,7 +214,7 @@ impl Mesh {
         if hello.origin.node != hello.node {
             return Err(format!("node {} with an origin of node {}", hello.node, hello.origin.node));
         }
-        if hello.origin.is_all_lives() {
+        if hello.origin.is_all_incarnations() {
             return Err(format!("node {} with the origin {}, which stands for all of its lives", hello.node, hello.origin));
         }
         if hello.spoken().max < Protocol::FOLDED && self.has_folded() {
@@ -234,12 +234,12 @@ impl Mesh {
     }
 
     /// Whether a peer's vector may be joined with what is known here: how far ahead it is, and how many places that makes.
-    pub(super) fn check_vector(&self, vector: &SeenVector, now: Now) -> Result<(), String> {
+    pub(super) fn check_vector(&self, vector: &VersionVector, now: Now) -> Result<(), String> {
         self.check_stamp(vector.greatest(), now)?;
         if self.seen.read().len() + vector.len() < PLACES_MAX {
             return Ok(());
         }
-        // A cluster that is beyond it already goes on, and so do the present lives of its members.
+        // A cluster that is beyond it already goes on, and so do the present incarnations of its members.
         let mut joined = self.vector();
         let goes_on = joined.len() + MEMBERS_MAX;
         joined.join(vector);
@@ -260,7 +260,7 @@ impl Mesh {
         )
     }
 
-    /// The greatest protocol that every member speaks, by its last HELLO. A later format of what is not of one connection, a frame or a file, may be written
+    /// The greatest protocol that every member speaks, by its last HELLO. A later format of what is not of one connection, a batch or a file, may be written
     /// only when this has reached the protocol that brings it: until then any member can go back to the build that it had.
     pub fn spoken_by_all(&self) -> Protocol {
         self.spoken_by(&self.control.lock().peers)
@@ -314,7 +314,7 @@ impl Mesh {
         Ok(())
     }
 
-    /// A peer has stamped this. To be called before what carries the stamp becomes visible, and after [`Mesh::check_stamp`].
+    /// A peer has stamped this. To be called before what carries the stamp becomes visible, and after [`Replica::check_stamp`].
     pub(super) fn observe(&self, stamp: Stamp, now: Now) {
         // A node that has nothing yet takes the clock over, however far ahead it is.
         if self.clock.ahead(stamp, now.elapsed) > self.config.clock_offset_max / 2 && self.is_blank() {
@@ -374,7 +374,7 @@ impl Mesh {
         self.traffic[peer].heard_len.load(Ordering::Acquire)
     }
 
-    /// The outgoing connection is being made: frames are queued from here on, and the HELLO that is sent next says from where.
+    /// The outgoing connection is being made: batches are queued from here on, and the HELLO that is sent next says from where.
     pub fn dialing(&self, peer: usize) {
         self.outboxes[peer].open();
     }
@@ -383,7 +383,7 @@ impl Mesh {
     pub fn dialed(&self, peer: usize, hello: &Hello, now: Now) {
         self.observe(hello.vector.greatest(), now);
         self.hear_clocks(hello.clocks, now);
-        self.hear_of_lives(hello);
+        self.hear_of_incarnations(hello);
         self.hear_order(hello.order);
         self.decide(now, |control| {
             control.peers[peer].spoken = hello.spoken().max;
@@ -404,16 +404,16 @@ impl Mesh {
 
     /// Own writes, encoded: to the log first, so that no peer knows of a write in front of it there; then to every peer that listens. `room` is what they hold until
     /// the log has taken them, too.
-    pub fn hand_over(&self, frame: &EncodedFrame, room: Reserved) {
-        self.record(Arc::clone(&frame.bytes), Some((self.origin, frame.upto)), Some(room));
-        self.marks.hand_over(frame.upto);
+    pub fn hand_over(&self, batch: &EncodedBatch, room: Permit) {
+        self.record(Arc::clone(&batch.bytes), Some((self.origin, batch.upto)), Some(room));
+        self.marks.hand_over(batch.upto);
         for outbox in &self.outboxes {
-            outbox.push(frame);
+            outbox.push(batch);
         }
     }
 
-    /// The next beat of a connection to this peer, on which `said` is what the peer was told of the vector, and all frames up to `upto` have passed.
-    pub fn beat(&self, peer: usize, upto: Stamp, said: &mut SeenVector, now: Now) -> Beat {
+    /// The next beat of a connection to this peer, on which `said` is what the peer was told of the vector, and all batches up to `upto` have passed.
+    pub fn beat(&self, peer: usize, upto: Stamp, said: &mut VersionVector, now: Now) -> Heartbeat {
         let vector = self.vector();
         // After the vector, which may say more than what was noted until then.
         let (mark, durable_mark) = self.marks();
@@ -421,11 +421,11 @@ impl Mesh {
         said.join(&changes);
         let settled = match &self.control.lock().settled {
             Some(Settled { vector: settled, digest, before_ms }) if *settled == vector => {
-                Some(SettledDigest { sum: digest.sum, keys: digest.keys, before_ms: *before_ms })
+                Some(QuiescentDigest { sum: digest.sum, keys: digest.keys, before_ms: *before_ms })
             }
             _ => None,
         };
-        Beat {
+        Heartbeat {
             sent: now.elapsed.as_micros() as u64,
             wall_ms: now.wall_ms,
             clocks: Some(self.clock.read(now.elapsed)),
@@ -453,8 +453,8 @@ impl Mesh {
             (false, false) => Kind::Delta,
         };
         let header = Header::new(kind, self.origin, self.vector(), self.store.len(), Some(request.id));
-        let asker = if kind == Kind::Delta { request.vector } else { SeenVector::default() };
-        Serving { mesh: self, scan: Scan::new(header, asker, control.horizon.clone()), beside_collector: None }
+        let asker = if kind == Kind::Delta { request.vector } else { VersionVector::default() };
+        Serving { replica: self, scan: Scan::new(header, asker, control.horizon.clone()), beside_collector: None }
     }
 
     /// The same for whoever asks with `DUMP`: everything. A client may take its time, and the collector does not rest meanwhile: in a full dump the absence of a key is proof, whether its tombstone was
@@ -463,8 +463,8 @@ impl Mesh {
         let control = self.control.lock();
         let vector = self.vector();
         let header = Header::new(Kind::Full, self.origin, vector.clone(), self.store.len(), None);
-        let scan = Scan::new(header, SeenVector::default(), control.horizon.clone());
-        Serving { mesh: self, scan, beside_collector: Some(vector) }
+        let scan = Scan::new(header, VersionVector::default(), control.horizon.clone());
+        Serving { replica: self, scan, beside_collector: Some(vector) }
     }
 
     /// A reference clock that another member's is too far from gives way to a wall clock that enough members agree with.
@@ -501,7 +501,7 @@ impl Mesh {
     }
 
     /// Changes the control state and carries out what follows from the change.
-    pub(super) fn decide<T>(&self, now: Now, change: impl FnOnce(&mut Control) -> T) -> T {
+    pub(super) fn decide<T>(&self, now: Now, change: impl FnOnce(&mut PeerTable) -> T) -> T {
         let mut control = self.control.lock();
         let result = change(&mut control);
         let traffic = self.traffic();
@@ -543,25 +543,25 @@ impl Mesh {
 
 /// A dump being served. The collector rests while it lives, unless it is a client's.
 pub struct Serving<'a> {
-    mesh: &'a Mesh,
+    replica: &'a Replica,
     scan: Scan,
     /// The header's vector, where the collector does not rest.
-    beside_collector: Option<SeenVector>,
+    beside_collector: Option<VersionVector>,
 }
 
 impl<'a> Serving<'a> {
     /// To be made where `serving` was counted, under the same lock.
-    pub(super) fn new(mesh: &'a Mesh, scan: Scan) -> Serving<'a> {
-        Serving { mesh, scan, beside_collector: None }
+    pub(super) fn new(replica: &'a Replica, scan: Scan) -> Serving<'a> {
+        Serving { replica, scan, beside_collector: None }
     }
 
     /// Appends about `len` bytes of whole lines; whether there is more.
     pub fn write(&mut self, len: usize, out: &mut Vec<u8>) -> bool {
         if let Some(vector) = &self.beside_collector {
-            let horizon = self.mesh.control.lock().horizon.clone();
+            let horizon = self.replica.control.lock().horizon.clone();
             self.scan.set_horizon(horizon.iter().map(|(origin, stamp)| (origin, stamp.min(vector.get(origin)))).collect());
         }
-        self.scan.write(&self.mesh.store, len, out)
+        self.scan.write(&self.replica.store, len, out)
     }
 
     /// Entries written so far.
@@ -573,7 +573,7 @@ impl<'a> Serving<'a> {
 impl Drop for Serving<'_> {
     fn drop(&mut self) {
         if self.beside_collector.is_none() {
-            self.mesh.control.lock().serving -= 1;
+            self.replica.control.lock().serving -= 1;
         }
     }
 }

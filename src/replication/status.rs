@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use crate::data::clock::{Clocks, Now, Stamp};
 use crate::data::entry::{Entry, NodeId};
-use crate::replication::control::{Control, Peer, Stage, names};
-use crate::replication::mesh::Mesh;
+use crate::replication::control::{Peer, PeerTable, Stage, names};
+use crate::replication::replica::Replica;
 use crate::store::Keyspace;
 use crate::wal::Condition;
 use crate::wire::quoting::quoted;
@@ -39,7 +39,7 @@ pub struct DiskFigures {
     pub replaying: Option<(u64, u64)>,
 }
 
-impl Mesh {
+impl Replica {
     /// While the node does not serve clients: why, in a sentence for the LOADING error.
     pub fn loading(&self, now: Now) -> String {
         if let Some((read, total)) = self.replaying() {
@@ -127,10 +127,10 @@ impl Mesh {
 
     /// What INFO says of the disk; `None` if nothing is kept on one.
     pub fn disk_figures(&self) -> Option<DiskFigures> {
-        let journal = self.journal.as_ref()?;
+        let wal = self.wal.as_ref()?;
         Some(DiskFigures {
-            condition: journal.condition(),
-            is_writable: journal.is_writable(),
+            condition: wal.condition(),
+            is_writable: wal.is_writable(),
             is_snapshotting: self.compacting.is_locked(),
             replaying: self.replaying(),
         })
@@ -143,8 +143,8 @@ impl Mesh {
 
     /// What STATUS says of the disk.
     fn disk_status(&self) -> Vec<(&'static str, String)> {
-        let Some(journal) = &self.journal else { return vec![("log", "none: nothing is kept on disk".to_owned())] };
-        let condition = journal.condition();
+        let Some(wal) = &self.wal else { return vec![("log", "none: nothing is kept on disk".to_owned())] };
+        let condition = wal.condition();
         let log = match &condition.stopped {
             Some(stopped) => format!("stopped: {}", stopped.sentence),
             None if condition.is_resuming => "resuming: nothing is acknowledged until a snapshot is written".to_owned(),
@@ -248,7 +248,7 @@ impl Mesh {
     }
 }
 
-fn state(control: &Control) -> &'static str {
+fn state(control: &PeerTable) -> &'static str {
     match control.stage {
         Stage::Recovering => "recovering",
         Stage::Open { degraded: false } => "open",
@@ -257,15 +257,15 @@ fn state(control: &Control) -> &'static str {
 }
 
 /// This node included.
-fn members_up(control: &Control) -> usize {
+fn members_up(control: &PeerTable) -> usize {
     1 + control.peers.iter().filter(|peer| peer.up).count()
 }
 
-fn missing(control: &Control, which: impl Fn(usize) -> bool) -> Vec<NodeId> {
+fn missing(control: &PeerTable, which: impl Fn(usize) -> bool) -> Vec<NodeId> {
     (0..control.peers.len()).filter(|peer| which(*peer)).map(|peer| control.peers[peer].id).collect()
 }
 
-fn dump_from(control: &Control) -> String {
+fn dump_from(control: &PeerTable) -> String {
     match &control.taking {
         Some(taking) => names(&[control.peers[taking.peer].id]),
         None if control.restoring => "a restore".to_owned(),
