@@ -37,3 +37,4 @@ mod tidy;
 mod tombstones;
 mod torture;
 mod versions;
+mod walk;
