@@ -20,7 +20,7 @@ use serde_json::{Map, Value, json};
 use tempfile::TempDir;
 
 use crate::client::{Client, Status};
-use crate::link::{Link, Mode};
+use crate::kit::proxy::{Link, Mode, PIECE_LEN};
 
 /// Generous: it is only waited out when something is wrong.
 pub const DEADLINE: Duration = Duration::from_secs(30);
@@ -415,10 +415,11 @@ impl Cluster {
         self.links.get(&(from, to)).unwrap_or_else(|| panic!("no link from n{from} to n{to}: is the plan without links()?")).forget();
     }
 
-    /// What the one says to the other gets through at so many bytes a second.
+    /// What `from` sends to `to` passes at so many bytes a second.
     pub fn narrow(&self, from: u16, to: u16, rate: u32) {
+        let pause = Duration::from_secs_f64(PIECE_LEN as f64 / f64::from(rate));
         let link = self.links.get(&(from, to));
-        link.unwrap_or_else(|| panic!("no link from n{from} to n{to}: is the plan without links()?")).set(Mode::Narrow(rate));
+        link.unwrap_or_else(|| panic!("no link from n{from} to n{to}: is the plan without links()?")).set(Mode::Narrow(pause));
     }
 
     pub fn cut(&self, a: u16, b: u16) {

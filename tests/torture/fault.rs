@@ -13,9 +13,9 @@ use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit};
 use socket2::{Domain, Socket, Type};
 
 use crate::ahead;
+use crate::kit::proxy::{Effects, Mode};
 use crate::nodes::Nodes;
 use crate::plan::{Fault, Kind};
-use crate::proxy::{Effects, Mode};
 use crate::survey;
 
 /// A node that a signal has stopped does not answer in this time; neither does one that is merely slow, which is why it is asked while it stands still.
@@ -98,6 +98,7 @@ impl Ongoing {
                 ongoing.refused_before = survey::status(nodes.place(victim)).map_or(0, |status| status.number("writes_refused"));
                 limit_files(nodes, victim, Some(log_len(nodes, victim)? + DISK_LEFT))?;
             }
+            (Kind::CutTwoWay, _) if fault.other_way => nodes.forget_links(&fault.links),
             _ => nodes.set_links(&fault.links, ongoing.mode()),
         }
         Ok(ongoing)
@@ -110,7 +111,8 @@ impl Ongoing {
             (Kind::CutOneWay, true) | (Kind::CutTwoWay | Kind::Hub, _) => Mode::Cut,
             (Kind::Delay | Kind::ClockAhead, _) => Mode::Delay(self.fault.pace),
             (Kind::Narrow, _) => Mode::Narrow(self.fault.pace),
-            (Kind::DeafPeer, _) => Mode::Deaf,
+            (Kind::DeafPeer, false) => Mode::Deaf,
+            (Kind::DeafPeer, true) => Mode::Stall,
             (Kind::Reset, _) => Mode::Reset,
             (Kind::Flip, _) => Mode::Flip,
             (Kind::Duplicate, false) => Mode::DuplicateFrames,
@@ -190,7 +192,8 @@ impl Ongoing {
             (Kind::Wipe, _) => (self.seen, "files lost"),
             (Kind::CutOneWay, false) => (effects.frames_dropped, "frames dropped or connections broken"),
             (Kind::CutOneWay, true) => (effects.broken + effects.refused, "frames dropped or connections broken"),
-            (Kind::CutTwoWay | Kind::Hub | Kind::Flap, _) => (effects.broken + effects.refused, "connections broken or refused"),
+            (Kind::CutTwoWay, _) => (effects.broken + effects.refused + effects.forgotten, "connections broken, refused or forgotten"),
+            (Kind::Hub | Kind::Flap, _) => (effects.broken + effects.refused, "connections broken or refused"),
             (Kind::Delay, _) => (effects.bytes_delayed, "bytes delayed"),
             (Kind::Narrow, _) => (effects.bytes_slowed, "bytes slowed down"),
             (Kind::ClockAhead, _) => (self.seen, "milliseconds ahead"),

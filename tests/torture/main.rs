@@ -1,6 +1,6 @@
 //! kvtorture: nodes as real processes, clients that remember what they were promised, and faults drawn from a seed.
 //!
-//! Read in this order: `plan` (what is done to whom), `nodes` and `proxy` (what it is done to), `fault` (how, and what came of it), `clients` (the load), `wire`
+//! Read in this order: `plan` (what is done to whom), `nodes` and `kit` (what it is done to), `fault` (how, and what came of it), `clients` (the load), `wire`
 //! and `history` (what they heard), `run` (the order of it all), `quiet` (when nothing was amiss), `checks` (what must hold of it), `report`.
 //!
 //! Exit codes: 0 every check held, 1 one failed or nothing could be run, 2 bad usage. What a run finds out goes to stdout, why there is none to stderr.
@@ -11,12 +11,13 @@ mod clients;
 mod fault;
 mod history;
 mod keys;
+#[path = "../kit/mod.rs"]
+mod kit;
 mod latency;
 mod logs;
 mod nodes;
 mod past;
 mod plan;
-mod proxy;
 mod quiet;
 mod report;
 mod run;

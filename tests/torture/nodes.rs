@@ -21,9 +21,9 @@ use parking_lot::Mutex;
 use serde_json::{Value, json};
 
 use crate::checks::Start;
+use crate::kit::proxy::{Effects, Link, Mode};
 use crate::now;
 use crate::plan::Setting;
-use crate::proxy::{Effects, Link, Mode};
 
 /// How long a write waits for acks, and how long a peer may be behind before it does not count.
 pub const ACK_TIMEOUT: Duration = Duration::from_secs(2);
@@ -298,11 +298,15 @@ impl Nodes {
         }
     }
 
-    /// Of these links together.
+    /// Open connections of these links lead nowhere from now on.
+    pub fn forget_links(&self, links: &[(u16, u16)]) {
+        links.iter().filter_map(|ends| self.links.get(ends)).for_each(Link::forget);
+    }
+
+    /// Effects of these links together.
     pub fn effects(&self, links: &[(u16, u16)]) -> Effects {
-        let mut sum = Effects::default();
-        links.iter().filter_map(|ends| self.links.get(ends)).for_each(|link| sum.add(&link.effects()));
-        sum
+        let each = links.iter().filter_map(|ends| self.links.get(ends)).map(Link::effects);
+        each.fold(Effects::default(), |sum, effects| sum.plus(&effects))
     }
 
     pub fn data_dir(&self, id: u16) -> PathBuf {
