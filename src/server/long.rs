@@ -353,11 +353,10 @@ fn help_line(help: &Help) -> String {
     format!("{:<25} {}", help.usage, help.sentence)
 }
 
-/// What the server itself adds to STATUS: what clients did, and every choice of the configuration that bounds something.
+/// The lines that the server adds to STATUS: what clients did, and every limit of the configuration.
 fn status(shared: &Shared) -> impl Iterator<Item = (&'static str, String)> {
     let (config, counters) = (&shared.services.config, &shared.counters);
-    let ms = |duration: Duration| duration.as_millis() as u64;
-    let lines = [
+    let counted = [
         ("clients", shared.clients.len() as u64),
         ("commands", counters.commands.load(Ordering::Relaxed)),
         ("writes", counters.writes.load(Ordering::Relaxed)),
@@ -366,24 +365,7 @@ fn status(shared: &Shared) -> impl Iterator<Item = (&'static str, String)> {
         ("replies_waiting_bytes", shared.reply_room.taken() as u64),
         ("clients_deaf", counters.clients_deaf.load(Ordering::Relaxed)),
         ("accept_errors", counters.accept_errors.load(Ordering::Relaxed)),
-        ("clients_max", config.clients_max as u64),
-        ("key_len_max", config.key_len_max as u64),
-        ("value_len_max", config.value_len_max as u64),
-        ("memory_max", config.memory_max as u64),
-        ("link_queue_max", config.link_queue_max as u64),
-        ("write_room", config.write_room as u64),
-        ("compact_factor", config.compact_factor),
-        ("compact_log_min", config.compact_log_min as u64),
-        ("heartbeat_ms", ms(config.heartbeat)),
-        ("peer_timeout_ms", ms(config.peer_timeout)),
-        ("ack_timeout_ms", ms(config.ack_timeout)),
-        ("recovery_wait_ms", ms(config.recovery_wait)),
-        ("write_timeout_ms", ms(config.write_timeout)),
-        ("clock_offset_max_ms", ms(config.clock_offset_max)),
-        ("tombstone_age_min_ms", ms(config.tombstone_age_min)),
-        ("reconnect_pause_max_ms", ms(config.reconnect_pause_max)),
-        ("shutdown_timeout_ms", ms(config.shutdown_timeout)),
     ];
     let ack = ("ack", config.ack.to_string());
-    lines.into_iter().map(|(name, value)| (name, value.to_string())).chain([ack])
+    counted.into_iter().chain(config.limits()).map(|(name, value)| (name, value.to_string())).chain([ack])
 }

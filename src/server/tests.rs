@@ -207,8 +207,8 @@ fn status_counts_what_clients_did_and_shows_the_limits() {
         assert!(status.iter().any(|shown| shown == line), "{line} is not in {status:?}");
     }
     // Whatever bounds something is called as in the configuration.
-    let bounds = crate::config::FIELDS.iter().filter(|field| field.ends_with("_ms") || field.ends_with("_max") || **field == "write_room");
-    for name in bounds {
+    let names = crate::config::FIELDS.iter().map(|field| field.name);
+    for name in names.filter(|name| name.ends_with("_ms") || name.ends_with("_max") || *name == "write_room") {
         let shown = status.iter().filter(|line| line.split(' ').next() == Some(name));
         assert_eq!(shown.count(), 1, "{name} in {status:?}");
     }

@@ -25,6 +25,10 @@ pub enum AckLevel {
     All,
 }
 
+impl AckLevel {
+    pub const NAMES: &str = "\"local\", \"majority\" or \"all\"";
+}
+
 impl fmt::Display for AckLevel {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {

@@ -51,10 +51,11 @@ const RULES: &[Rule] = &[
         must_not_std: &["std::net", "std::fs"],
     },
     Rule { place: "process/arguments.rs", may: &[], must_not_std: NO_IO },
+    Rule { place: "config.rs", may: &["data::entry"], must_not_std: &["std::net", "std::thread"] },
     Rule {
-        place: "config.rs",
+        place: "config",
         may: &["process::descriptors", "data::entry", "wire::command", "wal::Fsync"],
-        must_not_std: &["std::thread"],
+        must_not_std: &["std::thread", "std::fs"],
     },
     Rule {
         place: "wire",

@@ -10,6 +10,7 @@ mod backup;
 mod bench;
 mod client;
 mod cluster;
+mod configuration;
 mod crashes;
 mod descriptors;
 mod disks;

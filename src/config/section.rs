@@ -1,0 +1,260 @@
+//! Reading an object of the file, field by field.
+//!
+//! Each type that a field can have is a [`FromField`]. Refuses a field that is unknown, given
+//! twice, of another kind or out of its bounds; the words name the field, what was found and what
+//! would be right. Knows nothing of how fields fit each other.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::Deserialize;
+use serde::de::{Deserializer, MapAccess, Visitor};
+use serde_json::Value;
+
+use super::addr::ADDR_EXPECTED;
+use super::refusal::{Refusal, quoted, shortened};
+use crate::data::entry::NodeId;
+use crate::wal::Fsync;
+use crate::wire::command::AckLevel;
+
+const PEER_EXPECTED: &str = "{ \"id\": 2, \"addr\": \"127.0.0.1:7102\" }";
+const PEER_FIELDS: &[&str] = &["id", "addr"];
+const NODE_ID: Kind = Kind::Number { default: None, min: 1, max: u16::MAX as u64 };
+const PEER_ADDR: Kind = Kind::Text { default: None, expected: ADDR_EXPECTED };
+
+/// The values that a field takes, and its default. A field without a default must be there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// A whole number between two bounds, both included.
+    Number { default: Option<u64>, min: u64, max: u64 },
+    /// Whole milliseconds, at least one.
+    Milliseconds { default: u64, max: u64 },
+    /// A string. `expected` says in an error what would be right.
+    Text { default: Option<&'static str>, expected: &'static str },
+    /// A list of [`PeerConfig`]. By default there are none.
+    Peers,
+}
+
+/// One of the other members.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PeerConfig {
+    pub id: NodeId,
+    /// `host:port` to dial; the host is resolved at every dial.
+    pub addr: String,
+}
+
+/// JSON as far as a configuration goes. Objects keep a field that is given twice, which
+/// `serde_json::Value` would swallow.
+#[derive(Deserialize)]
+#[serde(untagged)]
+pub(super) enum Json {
+    Object(Object),
+    Objects(Vec<Object>),
+    Other(Value),
+}
+
+impl fmt::Display for Json {
+    /// Shows the value as an error does: short.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Json::Object(_) => f.write_str("an object"),
+            Json::Objects(_) | Json::Other(Value::Array(_)) => f.write_str("a list"),
+            Json::Other(Value::String(text)) => f.write_str(&quoted(text)),
+            Json::Other(value) => value.fmt(f),
+        }
+    }
+}
+
+/// Names and values in the order of the file.
+pub(super) struct Object(Vec<(String, Json)>);
+
+impl<'de> Deserialize<'de> for Object {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Object, D::Error> {
+        struct Pairs;
+        impl<'de> Visitor<'de> for Pairs {
+            type Value = Object;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Object, A::Error> {
+                let mut pairs = Vec::new();
+                while let Some(pair) = map.next_entry()? {
+                    pairs.push(pair);
+                }
+                Ok(Object(pairs))
+            }
+        }
+        deserializer.deserialize_map(Pairs)
+    }
+}
+
+/// One object of the file, from which fields are taken by name.
+pub(super) struct Section {
+    /// Stands before a field's name in an error: `peers[0].`
+    prefix: String,
+    fields: HashMap<String, Json>,
+}
+
+impl Section {
+    /// Refuses unknown fields, and those given twice.
+    pub fn new(prefix: impl Into<String>, object: Object, known: &[&str]) -> Result<Section, Refusal> {
+        let mut section = Section { prefix: prefix.into(), fields: HashMap::new() };
+        for (name, value) in object.0 {
+            let field = section.name(&shortened(&name));
+            if !known.contains(&name.as_str()) {
+                return Err(Refusal::new(field, "an unknown field", format!("one of {}", known.join(", "))));
+            }
+            if section.fields.insert(name, value).is_some() {
+                return Err(Refusal::new(field, "it twice", "each field once"));
+            }
+        }
+        Ok(section)
+    }
+
+    /// True if the file names this field.
+    pub fn has(&self, field: &str) -> bool {
+        self.fields.contains_key(field)
+    }
+
+    fn name(&self, field: &str) -> String {
+        format!("{}{field}", self.prefix)
+    }
+
+    fn refusal(&self, field: &str, found: Option<&Json>, expected: impl fmt::Display) -> Refusal {
+        Refusal::new(self.name(field), found.map_or("nothing".to_owned(), Json::to_string), expected)
+    }
+
+    /// A string that names one of several choices.
+    fn choice<T: std::str::FromStr>(&mut self, field: &str, kind: Kind) -> Result<T, Refusal> {
+        let text = String::from_field(self, field, kind)?;
+        text.parse().map_err(|_| Refusal::new(self.name(field), quoted(&text), kind))
+    }
+}
+
+impl fmt::Display for Kind {
+    /// Says what would be right, for an error.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Kind::Number { min, max, .. } => write!(f, "a whole number from {min} to {max}"),
+            Kind::Milliseconds { max, .. } => write!(f, "a whole number from 1 to {max} (milliseconds)"),
+            Kind::Text { expected, .. } => f.write_str(expected),
+            Kind::Peers => write!(f, "a list of objects such as [{PEER_EXPECTED}]"),
+        }
+    }
+}
+
+/// A value that is read from a field.
+pub(super) trait FromField: Sized {
+    /// Takes the field out of the section. An error says why it is refused.
+    fn from_field(section: &mut Section, field: &str, kind: Kind) -> Result<Self, Refusal>;
+
+    /// The value as a number, if it bounds something.
+    fn limit(&self) -> Option<u64> {
+        None
+    }
+}
+
+impl FromField for u64 {
+    fn from_field(section: &mut Section, field: &str, kind: Kind) -> Result<u64, Refusal> {
+        let found = section.fields.remove(field);
+        let (default, bounds) = match kind {
+            Kind::Number { default, min, max } => (default, min..=max),
+            Kind::Milliseconds { default, max } => (Some(default), 1..=max),
+            // Nothing is a number there.
+            Kind::Text { .. } | Kind::Peers => return Err(section.refusal(field, found.as_ref(), kind)),
+        };
+        let number = match &found {
+            Some(Json::Other(value)) => value.as_u64(),
+            Some(_) => None,
+            None => default,
+        };
+        number.filter(|number| bounds.contains(number)).ok_or_else(|| section.refusal(field, found.as_ref(), kind))
+    }
+
+    fn limit(&self) -> Option<u64> {
+        Some(*self)
+    }
+}
+
+impl FromField for usize {
+    fn from_field(section: &mut Section, field: &str, kind: Kind) -> Result<usize, Refusal> {
+        u64::from_field(section, field, kind).map(|number| number as usize)
+    }
+
+    fn limit(&self) -> Option<u64> {
+        Some(*self as u64)
+    }
+}
+
+impl FromField for Duration {
+    fn from_field(section: &mut Section, field: &str, kind: Kind) -> Result<Duration, Refusal> {
+        u64::from_field(section, field, kind).map(Duration::from_millis)
+    }
+
+    /// Milliseconds.
+    fn limit(&self) -> Option<u64> {
+        Some(self.as_millis() as u64)
+    }
+}
+
+impl FromField for NodeId {
+    fn from_field(section: &mut Section, field: &str, kind: Kind) -> Result<NodeId, Refusal> {
+        u64::from_field(section, field, kind).map(|number| NodeId(number as u16))
+    }
+}
+
+impl FromField for String {
+    fn from_field(section: &mut Section, field: &str, kind: Kind) -> Result<String, Refusal> {
+        match (section.fields.remove(field), kind) {
+            (Some(Json::Other(Value::String(text))), _) => Ok(text),
+            (None, Kind::Text { default: Some(default), .. }) => Ok(default.to_owned()),
+            (found, _) => Err(section.refusal(field, found.as_ref(), kind)),
+        }
+    }
+}
+
+impl FromField for PathBuf {
+    fn from_field(section: &mut Section, field: &str, kind: Kind) -> Result<PathBuf, Refusal> {
+        String::from_field(section, field, kind).map(PathBuf::from)
+    }
+}
+
+impl FromField for AckLevel {
+    fn from_field(section: &mut Section, field: &str, kind: Kind) -> Result<AckLevel, Refusal> {
+        section.choice(field, kind)
+    }
+}
+
+impl FromField for Fsync {
+    fn from_field(section: &mut Section, field: &str, kind: Kind) -> Result<Fsync, Refusal> {
+        section.choice(field, kind)
+    }
+}
+
+impl FromField for Vec<PeerConfig> {
+    /// No peers without the field: a mesh of one.
+    fn from_field(section: &mut Section, field: &str, kind: Kind) -> Result<Vec<PeerConfig>, Refusal> {
+        let objects = match section.fields.remove(field) {
+            None => Vec::new(),
+            Some(Json::Objects(objects)) => objects,
+            Some(Json::Other(Value::Array(mut elements))) => {
+                // It is there: a list of objects alone is read as such.
+                let index = elements.iter().position(|element| !element.is_object()).unwrap_or_default();
+                let element = Json::Other(elements.swap_remove(index));
+                return Err(section.refusal(
+                    &format!("{field}[{index}]"),
+                    Some(&element),
+                    format_args!("an object such as {PEER_EXPECTED}"),
+                ));
+            }
+            found => return Err(section.refusal(field, found.as_ref(), kind)),
+        };
+        let peer = |(index, object)| {
+            let mut peer = Section::new(format!("{field}[{index}]."), object, PEER_FIELDS)?;
+            Ok(PeerConfig { id: NodeId::from_field(&mut peer, "id", NODE_ID)?, addr: String::from_field(&mut peer, "addr", PEER_ADDR)? })
+        };
+        objects.into_iter().enumerate().map(peer).collect()
+    }
+}

@@ -1,0 +1,300 @@
+//! What is accepted, what is refused, and in which words.
+
+use std::path::PathBuf;
+
+use serde_json::{Value, json};
+
+use super::addr::ADDR_EXPECTED;
+use super::*;
+use crate::wire::command::AckLevel;
+
+/// A node that is accepted, with some fields set or, by `null`, left out.
+fn node(changes: Value) -> Result<Config, String> {
+    let mut node = json!({
+        "id": 1,
+        "client_addr": "127.0.0.1:7001",
+        "peer_addr": "127.0.0.1:7101",
+        "peers": [{ "id": 3, "addr": "c.example:7101" }, { "id": 2, "addr": "[::1]:7102" }],
+    });
+    let fields = node.as_object_mut().unwrap();
+    for (name, value) in changes.as_object().unwrap() {
+        if value.is_null() {
+            fields.remove(name);
+        } else {
+            fields.insert(name.clone(), value.clone());
+        }
+    }
+    Config::from_json(&node.to_string(), "n.json").map_err(|error| error.to_string())
+}
+
+fn assert_refused(changes: Value, sentence: &str) {
+    assert_eq!(node(changes).unwrap_err(), sentence);
+}
+
+#[test]
+fn defaults_fill_what_is_not_said() {
+    let config = node(json!({})).unwrap();
+    assert_eq!((config.id, config.cluster.as_str(), config.ack), (NodeId(1), "kvmesh", AckLevel::Majority));
+    assert_eq!(config.data_dir, PathBuf::from("data/node1"));
+    assert_eq!(config.peers[0], PeerConfig { id: NodeId(3), addr: "c.example:7101".into() });
+    let durations = [config.heartbeat, config.peer_timeout, config.ack_timeout, config.recovery_wait, config.write_timeout];
+    assert_eq!(durations.map(|duration| duration.as_millis()), [500, 2_000, 2_000, 5_000, 10_000]);
+    let durations = [config.clock_offset_max, config.tombstone_age_min, config.reconnect_pause_max, config.shutdown_timeout];
+    assert_eq!(durations.map(|duration| duration.as_millis()), [10_000, 600_000, 1_000, 3_000]);
+    assert_eq!((config.clients_max, config.key_len_max, config.value_len_max), (10_000, 65_536, 16_777_216));
+    assert_eq!((config.memory_max, config.link_queue_max, config.write_room), (0, 67_108_864, 67_108_864));
+}
+
+#[test]
+fn every_field_is_taken_from_the_file() {
+    let names = [
+        "heartbeat_ms",
+        "peer_timeout_ms",
+        "ack_timeout_ms",
+        "recovery_wait_ms",
+        "write_timeout_ms",
+        "clock_offset_max_ms",
+        "tombstone_age_min_ms",
+        "reconnect_pause_max_ms",
+        "shutdown_timeout_ms",
+    ];
+    let mut changes = json!({ "cluster": "other", "ack": "local", "data_dir": "/d", "clients_max": 1, "key_len_max": 2,
+        "value_len_max": 3, "memory_max": 4, "link_queue_max": 5_000, "write_room": 6_000 });
+    for (name, ms) in names.iter().zip([10, 1_000, 1_001, 1_002, 1_003, 1_004, 1_005, 1_006, 1_007]) {
+        changes[name] = ms.into();
+    }
+    let config = node(changes).unwrap();
+    assert_eq!((config.cluster.as_str(), config.ack, config.data_dir), ("other", AckLevel::Local, PathBuf::from("/d")));
+    let durations = [config.heartbeat, config.peer_timeout, config.ack_timeout, config.recovery_wait, config.write_timeout];
+    assert_eq!(durations.map(|duration| duration.as_millis()), [10, 1_000, 1_001, 1_002, 1_003]);
+    let durations = [config.clock_offset_max, config.tombstone_age_min, config.reconnect_pause_max, config.shutdown_timeout];
+    assert_eq!(durations.map(|duration| duration.as_millis()), [1_004, 1_005, 1_006, 1_007]);
+    assert_eq!((config.clients_max, config.key_len_max, config.value_len_max), (1, 2, 3));
+    assert_eq!((config.memory_max, config.link_queue_max, config.write_room), (4, 5_000, 6_000));
+}
+
+#[test]
+fn members_are_sorted_and_a_majority_is_more_than_half() {
+    assert_eq!(node(json!({})).unwrap().members(), [NodeId(1), NodeId(2), NodeId(3)]);
+    let majority = |peers: u16| {
+        let peers: Vec<Value> = (0..peers).map(|peer| json!({ "id": peer + 2, "addr": format!("h{peer}:1") })).collect();
+        node(json!({ "peers": peers })).unwrap().majority()
+    };
+    assert_eq!([0, 1, 2, 3, 4, 5, 6].map(majority), [1, 2, 2, 3, 3, 4, 4]);
+    assert_eq!(node(json!({ "peers": null })).unwrap().members(), [NodeId(1)]);
+}
+
+#[test]
+fn the_files_in_config_are_accepted_and_list_each_other() {
+    let load = |id| Config::load(&Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("config/node{id}.json"))).unwrap();
+    let nodes = [load(1), load(2), load(3)];
+    for node in &nodes {
+        assert_eq!(node.members(), [NodeId(1), NodeId(2), NodeId(3)]);
+        for peer in &node.peers {
+            assert_eq!(peer.addr, nodes[usize::from(peer.id.0) - 1].peer_addr);
+        }
+    }
+}
+
+#[test]
+fn a_file_that_cannot_be_read_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let missing = dir.path().join("none.json");
+    let sentence = Config::load(&missing).unwrap_err().to_string();
+    assert_eq!(
+        sentence,
+        format!("{}: cannot be read: No such file or directory (os error 2); expected a file such as config/node1.json", missing.display())
+    );
+    let long = dir.path().join("long.json");
+    std::fs::write(&long, " ".repeat(FILE_LEN_MAX as usize + 1)).unwrap();
+    assert!(Config::load(&long).unwrap_err().to_string().contains("longer than 1048576 bytes"));
+}
+
+#[test]
+fn bad_json_is_located() {
+    let refused = |text| Config::from_json(text, "n.json").unwrap_err().to_string();
+    assert_eq!(
+        refused("{\n  \"id\": 1,\n}"),
+        "n.json: is not JSON: trailing comma at line 3 column 1; expected one JSON object; see config/node1.json"
+    );
+    assert!(refused("").starts_with("n.json: is not JSON: EOF while parsing a value at line 1 column 0; expected"));
+    assert!(refused("{} x").starts_with("n.json: is not JSON: trailing characters at line 1 column 4; expected"));
+    assert!(refused("{\"peers\": [{\"id\" 2}]}").contains("at line 1 column 18; expected"));
+    assert_eq!(refused("[1]"), "n.json: found a list, expected one object such as config/node1.json holds");
+    assert_eq!(refused("null"), "n.json: found null, expected one object such as config/node1.json holds");
+}
+
+#[test]
+fn unknown_and_repeated_fields_are_refused() {
+    let known = FIELDS.iter().map(|field| field.name).collect::<Vec<_>>().join(", ");
+    assert_refused(json!({ "heartbeat": 5 }), &format!("n.json: field \"heartbeat\": found an unknown field, expected one of {known}"));
+    assert_refused(
+        json!({ "peers": [{ "id": 2, "addr": "b:1", "port": 3 }] }),
+        "n.json: field \"peers[0].port\": found an unknown field, expected one of id, addr",
+    );
+    let refused = |text| Config::from_json(text, "n.json").unwrap_err().to_string();
+    assert_eq!(refused(r#"{"id": 1, "id": 2}"#), "n.json: field \"id\": found it twice, expected each field once");
+    let peers = r#"{"id": 1, "client_addr": "a:1", "peer_addr": "a:2", "peers": [{"id": 2, "id": 3, "addr": "b:1"}]}"#;
+    assert_eq!(refused(peers), "n.json: field \"peers[0].id\": found it twice, expected each field once");
+}
+
+#[test]
+fn fields_without_a_default_must_be_there() {
+    assert_refused(json!({ "id": null }), "n.json: field \"id\": found nothing, expected a whole number from 1 to 65535");
+    for field in ["client_addr", "peer_addr"] {
+        assert_refused(json!({ field: null }), &format!("n.json: field \"{field}\": found nothing, expected {ADDR_EXPECTED}"));
+    }
+    assert_refused(
+        json!({ "peers": [{ "addr": "b:1" }] }),
+        "n.json: field \"peers[0].id\": found nothing, expected a whole number from 1 to 65535",
+    );
+    assert!(node(json!({ "peers": [{ "id": 2 }] })).unwrap_err().starts_with("n.json: field \"peers[0].addr\": found nothing"));
+}
+
+#[test]
+fn values_of_another_kind_are_refused() {
+    for id in [json!(0), json!(65_536), json!(-1), json!(1.5), json!("1"), json!([1]), json!({})] {
+        let sentence = node(json!({ "id": id })).unwrap_err();
+        assert!(sentence.starts_with("n.json: field \"id\": found "), "{sentence}");
+        assert!(sentence.ends_with(", expected a whole number from 1 to 65535"), "{sentence}");
+    }
+    assert_refused(json!({ "ack": "most" }), "n.json: field \"ack\": found \"most\", expected \"local\", \"majority\" or \"all\"");
+    assert_refused(json!({ "ack": 2 }), "n.json: field \"ack\": found 2, expected \"local\", \"majority\" or \"all\"");
+    assert_refused(json!({ "data_dir": "" }), "n.json: field \"data_dir\": found \"\", expected the path of a directory");
+    for cluster in ["", "two words", "bell\u{7}", &"x".repeat(65)] {
+        assert!(node(json!({ "cluster": cluster })).unwrap_err().ends_with("expected a name of 1 to 64 bytes without spaces"));
+    }
+    for peers in [json!({}), json!("2")] {
+        assert!(node(json!({ "peers": peers })).unwrap_err().contains("expected a list of objects such as"));
+    }
+    assert_refused(
+        json!({ "peers": [5] }),
+        "n.json: field \"peers[0]\": found 5, expected an object such as { \"id\": 2, \"addr\": \"127.0.0.1:7102\" }",
+    );
+    let sentence = node(json!({ "peers": [{ "id": 2, "addr": "b:1" }, [{}]] })).unwrap_err();
+    assert!(sentence.starts_with("n.json: field \"peers[1]\": found a list, expected an object"), "{sentence}");
+    let sentence = node(json!({ "ack": "m".repeat(5_000) })).unwrap_err();
+    assert!(sentence.len() < 200, "{sentence}");
+}
+
+#[test]
+fn members_must_be_distinct_and_few() {
+    let peers = |ids: &[u16]| -> Value { ids.iter().map(|id| json!({ "id": id, "addr": format!("h:{id}") })).collect() };
+    assert_refused(
+        json!({ "peers": peers(&[2, 1]) }),
+        "n.json: field \"peers[1].id\": found 1, expected the id of another node: a node does not list itself",
+    );
+    assert_refused(
+        json!({ "peers": [{ "id": 2, "addr": "b:1" }, { "id": 2, "addr": "c:1" }] }),
+        "n.json: field \"peers[1].id\": found 2, expected an id that differs from peers[0].id",
+    );
+    assert_refused(json!({ "peers": peers(&[0]) }), "n.json: field \"peers[0].id\": found 0, expected a whole number from 1 to 65535");
+    assert_refused(
+        json!({ "peers": peers(&[2, 3, 4, 5, 6, 7, 8]) }),
+        "n.json: field \"peers\": found 7 peers, expected at most 6: a mesh has one to 7 members",
+    );
+}
+
+#[test]
+fn addresses_are_a_host_and_a_port() {
+    for addr in ["127.0.0.1:0", "localhost:7001", "0.0.0.0:7001", "[::]:0", "my_node-1.internal:65535", "10.0.0.1:00009"] {
+        assert_eq!(node(json!({ "client_addr": addr })).unwrap().client_addr, addr);
+    }
+    for addr in ["", "7001", ":7001", "localhost", "localhost:", "localhost:http", "::1:7001", "a b:1", "http://a:1", "a:+1", "ä:1"] {
+        assert_refused(json!({ "client_addr": addr }), &format!("n.json: field \"client_addr\": found {addr:?}, expected {ADDR_EXPECTED}"));
+    }
+    let refused = |addr: &str| node(json!({ "peer_addr": addr })).unwrap_err();
+    assert!(refused("a:65536").ends_with("expected a port from 0 to 65535"));
+    assert!(refused("127.0.0.256:1").contains("expected an IPv4 address of four numbers from 0 to 255"));
+    assert!(refused("127.1:1").contains("expected an IPv4 address"));
+    assert!(refused("[::g]:1").contains("expected an IPv6 address in brackets"));
+    assert!(refused("[::1:7").contains("expected an IPv6 address in brackets"));
+}
+
+#[test]
+fn a_peer_must_have_an_address_of_its_own_that_can_be_dialled() {
+    let peer = |addr: &str| node(json!({ "peers": [{ "id": 2, "addr": "B:7102" }, { "id": 3, "addr": addr }] }));
+    assert_eq!(
+        peer("c:0").unwrap_err(),
+        "n.json: field \"peers[1].addr\": found \"c:0\", expected a port from 1 to 65535: nobody can be dialled at port 0"
+    );
+    assert!(peer("0.0.0.0:7103").unwrap_err().contains("can only be listened on"));
+    assert!(peer("[::]:7103").unwrap_err().contains("can only be listened on"));
+    assert_eq!(
+        peer("b:07102").unwrap_err(),
+        "n.json: field \"peers[1].addr\": found \"b:07102\", expected an address that differs from peers[0].addr"
+    );
+    assert!(peer("127.0.0.1:7101").unwrap_err().ends_with("expected an address that differs from peer_addr"));
+    assert_refused(
+        json!({ "client_addr": "127.0.0.1:7101" }),
+        "n.json: field \"peer_addr\": found \"127.0.0.1:7101\", expected an address that differs from client_addr",
+    );
+    assert!(node(json!({ "client_addr": "h:0", "peer_addr": "h:0" })).is_ok());
+}
+
+#[test]
+fn durations_have_bounds() {
+    for field in FIELDS.iter().map(|field| field.name).filter(|field| field.ends_with("_ms")) {
+        for ms in [json!(0), json!(-5), json!("1s"), json!(u64::MAX)] {
+            let sentence = node(json!({ field: ms })).unwrap_err();
+            assert!(
+                sentence.starts_with(&format!("n.json: field \"{field}\": found {ms}, expected a whole number from 1 to ")),
+                "{sentence}"
+            );
+        }
+    }
+    assert_refused(
+        json!({ "ack_timeout_ms": 60_001 }),
+        "n.json: field \"ack_timeout_ms\": found 60001, expected a whole number from 1 to 60000 (milliseconds)",
+    );
+    assert_refused(
+        json!({ "heartbeat_ms": 1_001 }),
+        "n.json: field \"heartbeat_ms\": found 1001, expected at most half of peer_timeout_ms, which is 2000",
+    );
+    assert!(node(json!({ "heartbeat_ms": 1_000, "ack_timeout_ms": 60_000 })).is_ok());
+}
+
+#[test]
+fn sizes_have_bounds_and_fit_each_other() {
+    assert_refused(json!({ "clients_max": 0 }), "n.json: field \"clients_max\": found 0, expected a whole number from 1 to 1000000");
+    assert_refused(
+        json!({ "key_len_max": (1 << 20) + 1 }),
+        "n.json: field \"key_len_max\": found 1048577, expected a whole number from 1 to 1048576",
+    );
+    assert_refused(
+        json!({ "value_len_max": (128 << 20) + 1 }),
+        "n.json: field \"value_len_max\": found 134217729, expected a whole number from 1 to 134217728",
+    );
+    for field in ["link_queue_max", "write_room"] {
+        let one_write = (16 << 20) + (64 << 10) + 1024;
+        assert!(node(json!({ field: one_write })).is_ok());
+        assert_refused(
+            json!({ field: one_write - 1 }),
+            &format!(
+                "n.json: field \"{field}\": found {}, expected at least {one_write}, which is key_len_max + value_len_max + 1024: any legal write must fit",
+                one_write - 1
+            ),
+        );
+    }
+    assert!(node(json!({ "memory_max": u64::MAX })).is_err());
+}
+
+#[test]
+fn addresses_given_on_the_command_line_are_checked_too() {
+    let with_addrs = |client: Option<&str>, peer: Option<&str>| {
+        let config = node(json!({})).unwrap();
+        config.with_addrs(client.map(str::to_owned), peer.map(str::to_owned)).map_err(|error| error.to_string())
+    };
+    let config = with_addrs(Some("localhost:0"), Some("localhost:9")).unwrap();
+    assert_eq!((config.client_addr.as_str(), config.peer_addr.as_str()), ("localhost:0", "localhost:9"));
+    assert_eq!(with_addrs(None, None).unwrap(), node(json!({})).unwrap());
+    assert_eq!(
+        with_addrs(Some("7001"), None).unwrap_err(),
+        format!("--client-addr 7001: field \"client_addr\": found \"7001\", expected {ADDR_EXPECTED}")
+    );
+    assert_eq!(
+        with_addrs(Some("h:1"), Some("[::1]:7102")).unwrap_err(),
+        "--client-addr h:1 --peer-addr [::1]:7102: field \"peers[1].addr\": found \"[::1]:7102\", expected an address that differs from peer_addr"
+    );
+    assert!(with_addrs(Some("127.0.0.1:7101"), Some("127.0.0.1:7001")).is_ok());
+}
