@@ -50,12 +50,12 @@
 //! | `client-N` | `server::session::run_client` | one client's socket and buffers |
 //! | `replicator` | [`replication::replicator::run_replicator`] | the channel's end, where the last batch ended |
 //! | `log` | [`wal::writer::Writer::run`] | the log file |
-//! | `snapshot` | [`replication::snapshots::run_snapshots`] | a snapshot that is being written |
-//! | `replay` | [`replication::replay`] | at the start only: merges what another thread reads of the disk |
-//! | `peer-out:N` | [`replication::link::run_peer_out`] | the connection on which this node speaks to peer N |
-//! | `peer-accept` | [`replication::listener::run_peer_accept`] | the peer port |
-//! | `peer-hello` | `replication::listener` | a connection that has not said who it is |
-//! | `peer-in:N` | `replication::listener` | the connection on which peer N speaks to this node |
+//! | `snapshot` | [`replication::persistence::snapshots::run_snapshots`] | a snapshot that is being written |
+//! | `replay` | [`replication::persistence::replay`] | at the start only: merges what another thread reads of the disk |
+//! | `peer-out:N` | [`replication::links::outgoing::run_peer_out`] | the connection on which this node speaks to peer N |
+//! | `peer-accept` | [`replication::links::incoming::run_peer_accept`] | the peer port |
+//! | `peer-hello` | `replication::links::incoming` | a connection that has not said who it is |
+//! | `peer-in:N` | `replication::links::incoming` | the connection on which peer N speaks to this node |
 //! | `heartbeat` | [`replication::heartbeat::run_heartbeat`] | the collector's place, the digest of resting data, whether many incarnations were told of |
 //! | `signals` | [`process::signals::watch`] | SIGINT, SIGTERM, SIGHUP; it ends with the process |
 //! | `stderr` | [`process::logging`] | stderr: writes what the others log |
@@ -70,10 +70,10 @@
 //! | the order of own writes | [`replication::submit`] | the sequencer, taken under a shard's lock |
 //! | places of other origins | [`replication::replica`] | `seen`, read under a shard's lock |
 //! | the order that the cluster scans in | [`replication::scan_order`] | `order` |
-//! | links, dumps, restores, recovery, horizon | [`replication::control`] | `control` (the collector's lock) |
+//! | links, dumps, restores, recovery, horizon | [`replication::peers`] | `control` (the collector's lock) |
 //! | acks, waiting sessions | [`replication::acks`] | the table |
-//! | what waits for a peer | [`replication::outbox`] | one per peer |
-//! | who is on the peer port and has not said who it is | `replication::unidentified` | the table |
+//! | what waits for a peer | [`replication::links::outbox`] | one per peer |
+//! | who is on the peer port and has not said who it is | `replication::links::unidentified` | the table |
 //! | what waits for the log, how the disk does | [`wal`] | the queue; the condition |
 //! | lines that wait for stderr; how often a kind was logged | [`process::logging`] | the queue; one per [`process::logging::LogLimit`] |
 //! | connected clients; what each has said of itself | `server::clients`, `server::client` | the table; one per client |
@@ -88,10 +88,10 @@
 //! | I1 | `seen[o] = s`: every write of `o` up to `s` is here, or was and is superseded | [`data::entry::VersionVector`], [`replication::inbound`], [`replication::folding`] |
 //! | I2 | the writes of an origin leave it in strictly rising stamp order | [`replication::submit`] |
 //! | I3 | what travels is the effect, never the command | [`replication::submit`] |
-//! | I4 | the replicator never touches a socket or a disk; a slow peer delays nobody | [`replication::replicator`], [`replication::outbox`] |
-//! | I5 | `seen` moves only by a contiguous batch or a dump's end line | [`replication::inbound`], [`replication::incoming`] |
-//! | I6 | absence is a delete only where it is proven | [`replication::tombstone_gc`], [`replication::control`], [`replication::replica`], [`replication::incoming`] |
-//! | I7 | an ack never claims more than is true, nor before it is durable | [`replication::durable`], [`replication::acks`], [`wal::writer`] |
+//! | I4 | the replicator never touches a socket or a disk; a slow peer delays nobody | [`replication::replicator`], [`replication::links::outbox`] |
+//! | I5 | `seen` moves only by a contiguous batch or a dump's end line | [`replication::inbound`], [`replication::sync::receiver`] |
+//! | I6 | absence is a delete only where it is proven | [`replication::tombstone_gc`], [`replication::peers`], [`replication::replica`], [`replication::sync::receiver`] |
+//! | I7 | an ack never claims more than is true, nor before it is durable | [`replication::persistence::durability`], [`replication::acks`], [`wal::writer`] |
 //! | I8 | a write is stamped once, the newest stamp wins, and stamps follow one clock | [`data::clock`], [`replication::replica`], [`replication::acks`], `server::writes` |
 //! | I9 | no clock is dragged ahead by a bad one | [`replication::replica`] |
 //!

@@ -5,7 +5,7 @@
 
 use crate::data::clock::Now;
 use crate::data::entry::VersionVector;
-use crate::replication::control::Settled;
+use crate::replication::peers::Settled;
 use crate::replication::replica::Replica;
 use crate::store::{Digest, Walk};
 

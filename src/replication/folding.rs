@@ -18,8 +18,8 @@ use std::time::Duration;
 
 use crate::data::clock::{Now, Stamp};
 use crate::data::entry::{NodeId, Origin, VersionVector};
-use crate::replication::control::{Peer, PeerTable, names};
-use crate::replication::record::{self, Proven};
+use crate::replication::peers::{Peer, PeerTable, names};
+use crate::replication::persistence::record::{self, Proven};
 use crate::replication::replica::Replica;
 use crate::wire::peer::Protocol;
 

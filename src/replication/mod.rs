@@ -3,7 +3,7 @@
 //! # What peers say, and why
 //!
 //! Between any two nodes there are two connections, each made by the node that speaks on it. After the HELLOs only its maker sends. What it sends, it takes from
-//! the peer's [`outbox`]; what arrives, [`inbound`] applies; what follows from it, [`control`] decides.
+//! the peer's [`links::outbox`]; what arrives, [`inbound`] applies; what follows from it, [`peers`] decides.
 //!
 //! **HELLO** both ways: who, in which cluster and which incarnation (origin), with which members, at what wall time, and how far (vector). Refused in words if any of it
 //! does not fit ([`replica::Replica::check_hello`]). The vector of a HELLO replaces whatever was known of the peer. A HELLO names all protocols that its sender speaks, and both sides
@@ -41,7 +41,7 @@
 //!
 //! All members stamp at the pace of the fastest ([`crate::data::clock`]): HELLO, beat, echo and ack carry the clocks of their sender, and what a peer's stamp clock shows is a floor that runs on from there. A node
 //! whose stamp clock jumps says so to all at once. An ack counts only if its sender's stamp clock is at most 50 ms further ahead of the write than the time that has passed here since
-//! ([`acks`]): else this node's clock has stood still. Reference clocks that are too far apart do not meet ([`replica`]), and a node that too few agree with does not open ([`control`]).
+//! ([`acks`]): else this node's clock has stood still. Reference clocks that are too far apart do not meet ([`replica`]), and a node that too few agree with does not open ([`peers`]).
 //!
 //! # Deletes
 //!
@@ -56,34 +56,26 @@
 //! Every start that writes adds an incarnation to all vectors. Beyond 64 of its own a node folds the oldest into one place, "all writes of this node up to here", and the others take that over by a dump
 //! ([`folding`]). So vectors stay short. Not before all members speak the protocol that has it; and afterwards who does not speak it is met no more.
 
+pub mod replicator;
 pub mod submit;
 
-pub mod outbox;
-pub mod replicator;
-
-pub mod control;
+pub mod peers;
 pub mod replica;
 
 pub mod inbound;
-pub mod incoming;
-pub mod restore;
+pub mod sync;
 
 pub mod acks;
 
-pub mod durable;
-pub mod record;
-pub mod replay;
+pub mod persistence;
 
 pub mod anti_entropy;
 pub mod folding;
 pub mod heartbeat;
 pub mod scan_order;
-pub mod snapshots;
 pub mod tombstone_gc;
 
-pub mod link;
-pub mod listener;
-mod unidentified;
+pub mod links;
 
 pub mod status;
 

@@ -12,7 +12,7 @@ use crossbeam_channel::Receiver;
 
 use crate::data::clock::Stamp;
 use crate::data::entry::{Entry, Origin};
-use crate::replication::outbox::EncodedBatch;
+use crate::replication::links::outbox::EncodedBatch;
 use crate::replication::replica::Replica;
 use crate::replication::submit::Submitted;
 use crate::wire::peer::encode_batch;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::data::clock::{Clocks, Now, Stamp};
 use crate::data::entry::{Entry, NodeId};
-use crate::replication::control::{Peer, PeerTable, Stage, names};
+use crate::replication::peers::{Peer, PeerTable, Stage, names};
 use crate::replication::replica::Replica;
 use crate::store::Keyspace;
 use crate::wal::Condition;

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use crate::data::clock::{Now, wall_ms};
 use crate::data::entry::{Entry, Update};
 use crate::replication::acks::{Held, Holders};
-use crate::replication::snapshots::{Compacted, NotCompacted};
+use crate::replication::persistence::snapshots::{Compacted, NotCompacted};
 use crate::replication::submit::WRITE_OVERHEAD;
 use crate::server::execute::Executor;
 use crate::server::judge::{Live, Moment};

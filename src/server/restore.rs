@@ -12,7 +12,7 @@ use memchr::memchr;
 
 use crate::data::clock::{Now, elapsed};
 use crate::data::entry::Entry;
-use crate::replication::restore::{NotRestored, Restore, Restored};
+use crate::replication::sync::restore::{NotRestored, Restore, Restored};
 use crate::server::Shared;
 use crate::server::buffer::ReadBuffer;
 use crate::server::writes::{full, is_full};

@@ -125,8 +125,8 @@ const RULES: &[Rule] = &[
             "replication::status",
             // Of the configuration, for CONFIG GET.
             "wal::Fsync",
-            "replication::snapshots",
-            "replication::restore",
+            "replication::persistence::snapshots",
+            "replication::sync::restore",
             "process::logging::LogLimit",
             "server",
         ],

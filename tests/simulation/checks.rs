@@ -9,7 +9,7 @@ use crate::simulation::history::{DiskLoss, Operation, Outcome};
 use crate::simulation::{Event, Simulation};
 use kvmesh::data::clock::Clocks;
 use kvmesh::data::entry::{Entry, Key, Update, Version, VersionVector};
-use kvmesh::replication::control::Stage;
+use kvmesh::replication::peers::Stage;
 use kvmesh::store::Store;
 use kvmesh::wire::command::AckLevel;
 

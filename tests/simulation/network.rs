@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use crate::simulation::plan::Plan;
 use crate::simulation::{Event, Process, Simulation};
 use kvmesh::replication::inbound::{Arrived, Inbound};
-use kvmesh::replication::link::Speech;
+use kvmesh::replication::links::outgoing::Speech;
 use kvmesh::wire::frame::{HEAD_LEN, Head};
 use kvmesh::wire::peer::{HELLO_LEN_MAX, Hello, MESSAGE_LEN_MAX, Message, Protocol, read_message};
 

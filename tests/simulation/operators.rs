@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::simulation::machine::Death;
 use crate::simulation::{Event, Simulation};
-use kvmesh::replication::restore::NotRestored;
+use kvmesh::replication::sync::restore::NotRestored;
 use kvmesh::wire::dump::{Line, parse_line};
 
 /// Copies and dumps that are kept; another one takes the place of any of them.

@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use kvmesh::replication::record::Record;
+use kvmesh::replication::persistence::record::Record;
 use kvmesh::wal::log::{HEADER_LEN, RECORD_LEN_MAX};
 use kvmesh::wire::frame::{self, HEAD_LEN};
 use parking_lot::Mutex;

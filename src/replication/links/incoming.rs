@@ -19,9 +19,9 @@ use crate::process::descriptors::in_words;
 use crate::process::logging::LogLimit;
 use crate::process::threads::join_all;
 use crate::replication::inbound::Arrived;
-use crate::replication::link::{SOCKET_BUFFER_LEN, is_timeout};
+use crate::replication::links::outgoing::{SOCKET_BUFFER_LEN, is_timeout};
+use crate::replication::links::unidentified::{Stranger, Unidentified};
 use crate::replication::replica::Replica;
-use crate::replication::unidentified::{Stranger, Unidentified};
 use crate::wire::peer::{HELLO_LEN_MAX, Hello, MESSAGE_LEN_MAX, Message, Protocol, read_message};
 
 /// What a client that came to this port has to read what it is told.

@@ -1,7 +1,7 @@
 //! Taking a dump: its entries one by one, and at the end line what it proves.
 //!
 //! Owns what is known of a dump between its header and its end line. The same for a dump that a peer sends ([`inbound`](super::inbound)) and for one that a client
-//! restores ([`restore`](super::restore)): entries enter through the one door, whose versions the vector does not cover; the end line must agree with what came; then, and not before, a full
+//! restores ([`sync::restore`](crate::replication::sync::restore)): entries enter through the one door, whose versions the vector does not cover; the end line must agree with what came; then, and not before, a full
 //! dump drops what it proves deleted, hands over its horizon (**I6**), and its vector is joined (**I5**). Never reads a socket or a file.
 
 use std::collections::{BTreeMap, HashSet};
@@ -9,8 +9,8 @@ use std::sync::Arc;
 
 use crate::data::clock::{Now, Stamp};
 use crate::data::entry::{Entry, Key, Origin, Version, VersionVector};
-use crate::replication::control::PeerTable;
-use crate::replication::record::{self, Proven};
+use crate::replication::peers::PeerTable;
+use crate::replication::persistence::record::{self, Proven};
 use crate::replication::replica::Replica;
 use crate::testing::broken_rules::BrokenRule;
 use crate::wire::dump::{End, Header, Kind, Tally};
@@ -26,7 +26,7 @@ const NAMED_LIVES_MAX: usize = 4_096;
 const ENTRIES_BELIEVED: u64 = 1 << 22;
 
 /// A dump that is being taken.
-pub(super) struct Incoming {
+pub(in crate::replication) struct Incoming {
     header: Header,
     tally: Tally,
     /// A full dump's keys, to find those that it lacks.
@@ -175,7 +175,7 @@ impl Replica {
     }
 
     /// What was dropped after the end line.
-    pub(super) fn record_dropped(&self, late: &[Entry]) {
+    pub(in crate::replication) fn record_dropped(&self, late: &[Entry]) {
         if !late.is_empty() && !BrokenRule::DropsNotLogged.is_on() {
             self.record(Arc::new(record::removed(late)), None, None);
         }
@@ -189,7 +189,7 @@ impl Replica {
     ///
     /// Of this node's own present writes it says nothing: their own batches do. A donor can know of one by a dump from here before its batch is in this log, and behind a record that covers it
     /// the batch would be skipped when the log is read.
-    pub(super) fn join_proven(
+    pub(in crate::replication) fn join_proven(
         &self,
         control: &mut PeerTable,
         seen: &mut VersionVector,
@@ -217,7 +217,7 @@ impl Replica {
 
     /// What the collector took away, and the horizon that it has left. Under the collector's lock. The horizon comes first: a power cut may leave the one without the
     /// other, and a node that lacks a tombstone and does not know it would let a peer keep the deleted key.
-    pub(super) fn record_removed(&self, removed: &[Entry], horizon: &VersionVector) {
+    pub(in crate::replication) fn record_removed(&self, removed: &[Entry], horizon: &VersionVector) {
         let mut records = record::proven(&Proven { vector: VersionVector::default(), horizon: horizon.clone() });
         records.extend(record::removed(removed));
         self.record(Arc::new(records), None, None);

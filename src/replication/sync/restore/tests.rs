@@ -6,7 +6,7 @@ use crate::data::clock::Stamp;
 use crate::data::entry::{Entry, Expiry, NodeId, Origin, Version, VersionVector};
 use crate::replication::regressions::Net;
 use crate::replication::replica::Replica;
-use crate::replication::restore::{NotRestored, Restored};
+use crate::replication::sync::restore::{NotRestored, Restored};
 use crate::replication::tombstone_gc::TombstoneGc;
 use crate::store::{Keyspace, Store};
 use crate::wire::dump::{Header, Kind, Line, Scan, parse_line};

@@ -12,7 +12,7 @@ use socket2::SockRef;
 
 use crate::data::clock::{Now, elapsed};
 use crate::data::entry::VersionVector;
-use crate::replication::outbox::Drained;
+use crate::replication::links::outbox::Drained;
 use crate::replication::replica::{Replica, Serving};
 use crate::wire::peer::{Ack, HELLO_LEN_MAX, Hello, Message, Protocol, Request, read_message};
 use crate::wire::quoting::{shown, told};
@@ -25,7 +25,7 @@ const LINES_LEN: usize = 64 << 10;
 
 /// What the system may hold of a link's bytes at either end. What waits longer waits in the outbox, where beats and acks overtake batches: with the system's
 /// own megabytes in between, a busy peer answers beats so late that it looks down.
-pub(super) const SOCKET_BUFFER_LEN: usize = 256 << 10;
+pub(in crate::replication) const SOCKET_BUFFER_LEN: usize = 256 << 10;
 
 /// Longest wait for something to send; only bounds how late a lost wake-up is noticed.
 const IDLE_WAIT: Duration = Duration::from_secs(1);
@@ -324,7 +324,7 @@ fn write_pieces(replica: &Replica, peer: usize, stream: &mut TcpStream, bytes: &
     Ok(())
 }
 
-pub(super) fn is_timeout(error: &io::Error) -> bool {
+pub(in crate::replication) fn is_timeout(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut)
 }
 

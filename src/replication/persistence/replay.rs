@@ -14,7 +14,7 @@ use crossbeam_channel::bounded;
 use crate::data::clock::{Now, Stamp};
 use crate::data::entry::{Entry, Origin, VersionVector};
 use crate::data::key_order::Order;
-use crate::replication::record::{Incarnation, Record};
+use crate::replication::persistence::record::{Incarnation, Record};
 use crate::replication::replica::Replica;
 use crate::store::Store;
 use crate::wal::disk::Disk;
@@ -161,7 +161,7 @@ impl Replica {
     }
 
     /// Says once that the directory may be the wrong one, or have been lost: a peer knows of incarnations of this node of which its blank disk does not.
-    pub(super) fn hear_of_incarnations(&self, hello: &Hello) {
+    pub(in crate::replication) fn hear_of_incarnations(&self, hello: &Hello) {
         if !self.is_oddly_blank.load(Ordering::Acquire) {
             return;
         }

@@ -11,11 +11,11 @@ use std::time::{Duration, Instant};
 
 use crate::data::clock::{Now, Stamp};
 use crate::data::entry::{Entry, NodeId, Origin, Version, VersionVector};
-use crate::replication::control::{PeerTable, names};
-use crate::replication::incoming::Incoming;
-use crate::replication::outbox::Outbox;
-use crate::replication::record::{self, Proven};
+use crate::replication::links::outbox::Outbox;
+use crate::replication::peers::{PeerTable, names};
+use crate::replication::persistence::record::{self, Proven};
 use crate::replication::replica::Replica;
+use crate::replication::sync::receiver::Incoming;
 use crate::wire::dump::{self, End, Header, Kind};
 
 /// Bytes of lines that are merged before the log gets them.

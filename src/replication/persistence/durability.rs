@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use crate::budget::Permit;
 use crate::data::clock::Stamp;
 use crate::data::entry::Origin;
-use crate::replication::record::{self, Incarnation};
+use crate::replication::persistence::record::{self, Incarnation};
 use crate::replication::replica::Replica;
 use crate::wal;
 
@@ -19,7 +19,7 @@ const DURABLE_WAIT: Duration = Duration::from_secs(30);
 
 /// Which of the vectors that peers are told is on the disk by now, in marks: a beat says which mark its vector waits for, and which was the last to become durable (**I6**).
 #[derive(Default)]
-pub(super) struct Marks {
+pub(in crate::replication) struct Marks {
     /// The last mark that was noted: it stands for the vector of that moment.
     noted: AtomicU64,
     /// Own writes were handed to the log up to here.
@@ -47,7 +47,7 @@ impl Replica {
     }
 
     /// Hands a record to the log. `reached` is what may be claimed once it, and all before it, are durable. Never blocks: may be called under any lock.
-    pub(super) fn record(&self, bytes: Arc<Vec<u8>>, reached: Option<(Origin, Stamp)>, room: Option<Permit>) {
+    pub(in crate::replication) fn record(&self, bytes: Arc<Vec<u8>>, reached: Option<(Origin, Stamp)>, room: Option<Permit>) {
         match &self.wal {
             Some(wal) if wal.is_waited_for() => wal.append(wal::Record { bytes, reached, room }),
             Some(wal) => {
@@ -65,7 +65,7 @@ impl Replica {
 
     /// At every beat: the log gets the mark that was noted last, and the next one is noted. What peers sent is handed to the log when the vector moves; own writes come later, so those are
     /// waited for that had been issued when the mark was noted: up to `waiting`.
-    pub(super) fn mark(&self, waiting: &mut Option<Stamp>) {
+    pub(in crate::replication) fn mark(&self, waiting: &mut Option<Stamp>) {
         let Some(wal) = &self.wal else { return };
         if waiting.is_some_and(|own| own.to_bits() <= self.marks.handed.load(Ordering::SeqCst)) {
             wal.mark(self.marks.noted.load(Ordering::SeqCst));
@@ -78,7 +78,7 @@ impl Replica {
     }
 
     /// The mark for which a vector waits that was read before, and the last one that is durable.
-    pub(super) fn marks(&self) -> (u64, u64) {
+    pub(in crate::replication) fn marks(&self) -> (u64, u64) {
         self.wal.as_ref().map_or((0, 0), |wal| (self.marks.next(), wal.durable_mark()))
     }
 
@@ -99,7 +99,7 @@ impl Replica {
     }
 
     /// Waits until everything that was recorded is durable, whatever the configuration says; an error says why it is not.
-    pub(super) fn await_durable(&self) -> Result<(), String> {
+    pub(in crate::replication) fn await_durable(&self) -> Result<(), String> {
         self.wal.as_ref().map_or(Ok(()), |wal| wal.await_durable(DURABLE_WAIT))
     }
 
@@ -115,16 +115,16 @@ impl Replica {
     }
 
     /// Whether this node's acks are worth something: it serves clients, and logs.
-    pub(super) fn vouches(&self) -> bool {
+    pub(in crate::replication) fn vouches(&self) -> bool {
         self.is_open() && self.wal.as_ref().is_none_or(|wal| wal.is_writable())
     }
 
-    pub(super) fn note_replay(&self, progress: Option<(u64, u64)>) {
+    pub(in crate::replication) fn note_replay(&self, progress: Option<(u64, u64)>) {
         *self.replaying.lock() = progress;
     }
 
     /// Bytes read of the disk, and of how many, while it is read.
-    pub(super) fn replaying(&self) -> Option<(u64, u64)> {
+    pub(in crate::replication) fn replaying(&self) -> Option<(u64, u64)> {
         *self.replaying.lock()
     }
 }
