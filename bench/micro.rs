@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 
 use criterion::{BatchSize, BenchmarkGroup, Criterion, Throughput, criterion_group, criterion_main, measurement::WallTime};
 use kvmesh::data::clock::Stamp;
-use kvmesh::data::entry::{Entry, NodeId, Origin, Version, VersionVector};
+use kvmesh::data::entry::Entry;
+use kvmesh::data::version::{NodeId, Origin, Version, VersionVector};
 use kvmesh::store::{Merged, Store};
 use kvmesh::wal::disk::Directory;
 use kvmesh::wal::log::LogFile;

@@ -16,7 +16,7 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
 
-use crate::data::entry::NodeId;
+use crate::data::version::NodeId;
 use addr::{Use, parse_addr};
 use fields::{CLUSTER_EXPECTED, CLUSTER_LEN_MAX};
 use refusal::{quoted, shortened};

@@ -4,8 +4,8 @@
 //! # The idea
 //!
 //! One register type, one merge, one vector, one dump. A write becomes an [`data::entry::Entry`] with a version: a [`data::clock::Stamp`] of a hybrid logical clock, which is made once, and
-//! the [`data::entry::Origin`] that took it. Everywhere and always the entry with the greater version stays ([`store::Store::merge`]). An entry is one allocation, which
-//! the map, the channel, dumps and replies share. A [`data::entry::VersionVector`] says how far a
+//! the [`data::version::Origin`] that took it. Everywhere and always the entry with the greater version stays ([`store::Store::merge`]). An entry is one allocation, which
+//! the map, the channel, dumps and replies share. A [`data::version::VersionVector`] says how far a
 //! node has come with every origin, and answers every question that the mesh has: what a returning peer lacks, whether a write has arrived, whether a
 //! tombstone may go, whether two nodes must be equal. What a vector does not cover travels as a [`wire::dump`]. The disk ([`wal`]) holds a dump, the snapshot, and since then
 //! the very bytes that came and went; reading it at the start is one more merge.
@@ -85,7 +85,7 @@
 //!
 //! | | in words | kept in |
 //! |---|---|---|
-//! | I1 | `seen[o] = s`: every write of `o` up to `s` is here, or was and is superseded | [`data::entry::VersionVector`], [`replication::inbound`], [`replication::folding`] |
+//! | I1 | `seen[o] = s`: every write of `o` up to `s` is here, or was and is superseded | [`data::version::VersionVector`], [`replication::inbound`], [`replication::folding`] |
 //! | I2 | the writes of an origin leave it in strictly rising stamp order | [`replication::submit`] |
 //! | I3 | what travels is the effect, never the command | [`replication::submit`] |
 //! | I4 | the replicator never touches a socket or a disk; a slow peer delays nobody | [`replication::replicator`], [`replication::links::outbox`] |

@@ -10,7 +10,7 @@ use std::time::Duration;
 use super::addr::ADDR_EXPECTED;
 use super::refusal::Refusal;
 use super::section::{FromField, Kind, PeerConfig, Section};
-use crate::data::entry::NodeId;
+use crate::data::version::NodeId;
 use crate::process::descriptors::UNIDENTIFIED_MAX;
 use crate::wal::Fsync;
 use crate::wire::command::AckLevel;

@@ -15,7 +15,7 @@ use serde_json::Value;
 
 use super::addr::ADDR_EXPECTED;
 use super::refusal::{Refusal, quoted, shortened};
-use crate::data::entry::NodeId;
+use crate::data::version::NodeId;
 use crate::wal::Fsync;
 use crate::wire::command::AckLevel;
 

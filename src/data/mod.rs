@@ -6,3 +6,4 @@ pub mod clock;
 pub mod entry;
 pub mod formats;
 pub mod key_order;
+pub mod version;

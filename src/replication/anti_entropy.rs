@@ -4,7 +4,7 @@
 //! equal vector raises the alarm (see inbound.rs). What is about to expire is left out, since clocks differ: what they compare must be there for both. Reads the store a few shards at a time and never holds a lock of the mesh meanwhile.
 
 use crate::data::clock::Now;
-use crate::data::entry::VersionVector;
+use crate::data::version::VersionVector;
 use crate::replication::peers::Settled;
 use crate::replication::replica::Replica;
 use crate::store::{Digest, Walk};

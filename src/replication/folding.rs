@@ -17,7 +17,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::data::clock::{Now, Stamp};
-use crate::data::entry::{NodeId, Origin, VersionVector};
+use crate::data::version::{NodeId, Origin, VersionVector};
 use crate::replication::peers::{Peer, PeerTable, names};
 use crate::replication::persistence::record::{self, Proven};
 use crate::replication::replica::Replica;

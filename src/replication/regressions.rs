@@ -9,7 +9,8 @@ use crossbeam_channel::Receiver;
 
 use crate::config::Config;
 use crate::data::clock::{Deadline, Now, Stamp};
-use crate::data::entry::{Entry, Origin, Update, Value, Version};
+use crate::data::entry::{Entry, Update, Value};
+use crate::data::version::{Origin, Version};
 use crate::replication::acks::Written;
 use crate::replication::inbound::Inbound;
 use crate::replication::replica::Replica;
@@ -447,7 +448,7 @@ fn node_config(peer_addr: &str, data_dir: &std::path::Path) -> Config {
 }
 
 fn fake_hello(cluster: &str) -> Vec<u8> {
-    use crate::data::entry::{NodeId, Origin};
+    use crate::data::version::{NodeId, Origin};
     let hello = Hello {
         cluster: cluster.to_owned(),
         protocol: Protocol::OLDEST,

@@ -11,7 +11,8 @@ use std::time::Duration;
 use crossbeam_channel::Receiver;
 
 use crate::data::clock::Stamp;
-use crate::data::entry::{Entry, Origin};
+use crate::data::entry::Entry;
+use crate::data::version::Origin;
 use crate::replication::links::outbox::EncodedBatch;
 use crate::replication::replica::Replica;
 use crate::replication::submit::Submitted;

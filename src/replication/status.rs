@@ -4,7 +4,8 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use crate::data::clock::{Clocks, Now, Stamp};
-use crate::data::entry::{Entry, NodeId};
+use crate::data::entry::Entry;
+use crate::data::version::NodeId;
 use crate::replication::peers::{Peer, PeerTable, Stage, names};
 use crate::replication::replica::Replica;
 use crate::store::Keyspace;

@@ -14,7 +14,8 @@ use parking_lot::Mutex;
 
 use crate::budget::{ByteBudget, Permit};
 use crate::data::clock::{Clock, Deadline, Stamp};
-use crate::data::entry::{Entry, Origin, Update, Version};
+use crate::data::entry::{Entry, Update};
+use crate::data::version::{Origin, Version};
 use crate::store::{Span, Store, View};
 
 /// What an entry counts in the room and in a link's queue beside its bytes.
@@ -254,7 +255,7 @@ fn travelling(entry: &Entry, before: Option<&Entry>) -> Entry {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::data::entry::NodeId;
+    use crate::data::version::NodeId;
 
     fn submit(room_len: usize) -> (Submit, Receiver<Submitted>) {
         let origin = Origin { node: NodeId(1), nonce: 7 };

@@ -14,7 +14,8 @@ use crossbeam_channel::Receiver;
 
 use crate::config::Config;
 use crate::data::clock::{Deadline, Now, Stamp};
-use crate::data::entry::{Expiry, Origin, Update, Version, VersionVector};
+use crate::data::entry::{Expiry, Update};
+use crate::data::version::{Origin, Version, VersionVector};
 use crate::replication::acks::{Round, Written};
 use crate::replication::heartbeat::HeartbeatLoop;
 use crate::replication::inbound::Inbound;

@@ -11,7 +11,8 @@ mod steps;
 
 use super::*;
 use crate::data::clock::{Now, Stamp};
-use crate::data::entry::{Entry, NodeId, Origin, Version};
+use crate::data::entry::Entry;
+use crate::data::version::{NodeId, Origin, Version};
 use crate::store::Keyspace;
 use crate::wire::peer::Ack;
 

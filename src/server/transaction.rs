@@ -4,7 +4,8 @@
 
 use std::collections::HashMap;
 
-use crate::data::entry::{Entry, Key, Version};
+use crate::data::entry::{Entry, Key};
+use crate::data::version::Version;
 use crate::server::client;
 use crate::server::judge::Moment;
 use crate::server::session_room::SessionRoom;

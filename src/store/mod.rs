@@ -18,8 +18,9 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use parking_lot::RwLock;
 
-use crate::data::entry::{Entry, EntryRef, Version};
+use crate::data::entry::{Entry, EntryRef};
 use crate::data::key_order::{OrderKey, POSITION_BITS};
+use crate::data::version::Version;
 use crate::store::shard::{Shard, Slot, footprint};
 use crate::testing::broken_rules::BrokenRule;
 

@@ -4,8 +4,9 @@
 
 use std::collections::BTreeSet;
 
-use crate::data::entry::{Entry, EntryRef, Expiry, Key, Version};
+use crate::data::entry::{Entry, EntryRef, Expiry, Key};
 use crate::data::key_order::OrderKey;
+use crate::data::version::Version;
 use crate::store::cells::{Cells, Place};
 
 /// What an entry takes beside the bytes of its key and value: its position and the pointer to it with their share of empty places, what is in front of the bytes, and the allocator's rounding.

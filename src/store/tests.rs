@@ -1,6 +1,7 @@
 use super::*;
 use crate::data::clock::Stamp;
-use crate::data::entry::{Expiry, Key, NodeId, Origin};
+use crate::data::entry::{Expiry, Key};
+use crate::data::version::{NodeId, Origin};
 use proptest::prelude::*;
 use rapidhash::v3::rapidhash_v3;
 

@@ -42,7 +42,7 @@ use parking_lot::{Condvar, Mutex};
 
 use crate::budget::{ByteBudget, Permit};
 use crate::data::clock::Stamp;
-use crate::data::entry::Origin;
+use crate::data::version::Origin;
 use crate::wal::disk::Disk;
 use crate::wal::files::Files;
 

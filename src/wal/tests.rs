@@ -10,7 +10,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::data::clock::Stamp;
-use crate::data::entry::{Entry, NodeId, Origin, Version, VersionVector};
+use crate::data::entry::Entry;
+use crate::data::version::{NodeId, Origin, Version, VersionVector};
 use crate::store::Store;
 use crate::testing::simulated_disk::SimulatedDisk;
 use crate::wal::disk::Disk;

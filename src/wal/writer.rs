@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use crate::data::clock::{Stamp, elapsed};
-use crate::data::entry::Origin;
+use crate::data::version::Origin;
 use crate::process::logging::LogLimit;
 use crate::testing::broken_rules::BrokenRule;
 use crate::wal::files::{Files, log_name, remove_stale, resuming_log_name, snapshot_name};

@@ -24,9 +24,10 @@ use rapidhash::v3::rapidhash_v3;
 use serde::{Deserialize, Serialize};
 
 use crate::data::clock::Stamp;
-use crate::data::entry::{Entry, Expiry, NodeId, Origin, Version, VersionVector};
+use crate::data::entry::{Entry, Expiry};
 use crate::data::formats::OtherVersion;
 use crate::data::key_order::Order;
+use crate::data::version::{NodeId, Origin, Version, VersionVector};
 use crate::store::{Store, Walk};
 use crate::wire::quoting::{shown, told};
 

@@ -25,8 +25,9 @@ use std::io::{self, Read};
 use serde::{Deserialize, Serialize};
 
 use crate::data::clock::{Clocks, Stamp};
-use crate::data::entry::{Entry, EntryRef, Expiry, NodeId, Origin, Version, VersionVector};
+use crate::data::entry::{Entry, EntryRef, Expiry};
 use crate::data::key_order::Order;
+use crate::data::version::{NodeId, Origin, Version, VersionVector};
 use crate::wire::frame::{self, HEAD_LEN, seal};
 use crate::wire::quoting::told;
 

@@ -29,14 +29,19 @@ const RULES: &[Rule] = &[
     Rule { place: "data/mod.rs", may: &[], must_not_std: NO_IO },
     Rule { place: "process/mod.rs", may: &[], must_not_std: NO_IO },
     Rule { place: "data/clock.rs", may: &["testing::broken_rules"], must_not_std: NO_IO },
-    Rule { place: "data/entry.rs", may: &["data::clock"], must_not_std: NO_IO },
+    Rule { place: "data/version.rs", may: &["data::clock"], must_not_std: NO_IO },
+    Rule { place: "data/entry.rs", may: &["data::clock", "data::version"], must_not_std: NO_IO },
     Rule { place: "data/key_order.rs", may: &[], must_not_std: NO_IO },
-    Rule { place: "store", may: &["data::clock", "data::entry", "data::key_order", "testing::broken_rules", "store"], must_not_std: NO_IO },
+    Rule {
+        place: "store",
+        may: &["data::clock", "data::entry", "data::version", "data::key_order", "testing::broken_rules", "store"],
+        must_not_std: NO_IO,
+    },
     Rule { place: "data/formats.rs", may: &[], must_not_std: NO_IO },
     // It says in its errors what stands in a line.
     Rule {
         place: "wire/dump.rs",
-        may: &["data::clock", "data::entry", "data::formats", "data::key_order", "store", "wire::quoting"],
+        may: &["data::clock", "data::entry", "data::version", "data::formats", "data::key_order", "store", "wire::quoting"],
         must_not_std: NO_IO,
     },
     Rule { place: "wire/frame.rs", may: &[], must_not_std: NO_IO },
@@ -51,15 +56,15 @@ const RULES: &[Rule] = &[
         must_not_std: &["std::net", "std::fs"],
     },
     Rule { place: "process/arguments.rs", may: &[], must_not_std: NO_IO },
-    Rule { place: "config.rs", may: &["data::entry"], must_not_std: &["std::net", "std::thread"] },
+    Rule { place: "config.rs", may: &["data::version"], must_not_std: &["std::net", "std::thread"] },
     Rule {
         place: "config",
-        may: &["process::descriptors", "data::entry", "wire::command", "wal::Fsync"],
+        may: &["process::descriptors", "data::version", "wire::command", "wal::Fsync"],
         must_not_std: &["std::thread", "std::fs"],
     },
     Rule {
         place: "wire",
-        may: &["data::clock", "data::entry", "data::key_order", "wire::frame", "wire::dump", "wire"],
+        may: &["data::clock", "data::entry", "data::version", "data::key_order", "wire::frame", "wire::dump", "wire"],
         must_not_std: NO_IO,
     },
     Rule {
@@ -68,6 +73,7 @@ const RULES: &[Rule] = &[
             "data::clock",
             "process::descriptors",
             "data::entry",
+            "data::version",
             "testing::broken_rules",
             "testing::failpoint",
             "data::formats",
@@ -89,6 +95,7 @@ const RULES: &[Rule] = &[
             "wire::frame",
             "data::clock",
             "data::entry",
+            "data::version",
             "data::key_order",
             "testing::broken_rules",
             "store",
@@ -108,6 +115,7 @@ const RULES: &[Rule] = &[
         may: &[
             "data::clock",
             "data::entry",
+            "data::version",
             "store",
             "wire::dump",
             "config",
@@ -135,7 +143,7 @@ const RULES: &[Rule] = &[
     // Of the configuration, only what bounds every node's.
     Rule {
         place: "client.rs",
-        may: &["wire", "data::entry", "data::clock", "wire::dump", "config::KEY_LEN_MAX", "config::VALUE_LEN_MAX"],
+        may: &["wire", "data::entry", "data::version", "data::clock", "wire::dump", "config::KEY_LEN_MAX", "config::VALUE_LEN_MAX"],
         must_not_std: &["std::thread"],
     },
 ];

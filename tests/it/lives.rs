@@ -6,7 +6,8 @@ use std::process::Command;
 use std::time::{Duration, SystemTime};
 
 use kvmesh::data::clock::Stamp;
-use kvmesh::data::entry::{Entry, NodeId, Origin, Version, VersionVector};
+use kvmesh::data::entry::Entry;
+use kvmesh::data::version::{NodeId, Origin, Version, VersionVector};
 use kvmesh::store::Store;
 use kvmesh::wire::dump::{Header, Kind, Scan};
 

@@ -7,7 +7,7 @@ use std::os::fd::AsFd;
 use std::process::{Command, Stdio};
 use std::thread;
 
-use kvmesh::data::entry::{NodeId, Origin, VersionVector};
+use kvmesh::data::version::{NodeId, Origin, VersionVector};
 use kvmesh::wire::frame;
 use kvmesh::wire::peer::{Hello, Message, Protocol};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};

@@ -10,7 +10,8 @@ use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use kvmesh::data::clock::Stamp;
-use kvmesh::data::entry::{Entry, NodeId, Origin, Version, VersionVector};
+use kvmesh::data::entry::Entry;
+use kvmesh::data::version::{NodeId, Origin, Version, VersionVector};
 use kvmesh::store::Store;
 use kvmesh::wire::dump::{Header, Kind, Scan};
 use kvmesh::wire::frame::seal;

@@ -9,7 +9,8 @@ use std::time::Duration;
 use crate::simulation::Simulation;
 use crate::simulation::clients::Command;
 use kvmesh::data::clock::Stamp;
-use kvmesh::data::entry::{Entry, Key, Origin, Update, Version, VersionVector};
+use kvmesh::data::entry::{Entry, Key, Update};
+use kvmesh::data::version::{Origin, Version, VersionVector};
 use kvmesh::wire::command::AckLevel;
 
 const APART_SAMPLE: Duration = Duration::from_millis(20);

@@ -14,7 +14,7 @@ use crate::simulation::plan::Plan;
 use crate::simulation::{Event, Process, Simulation};
 use kvmesh::config::Config;
 use kvmesh::data::clock::Now;
-use kvmesh::data::entry::VersionVector;
+use kvmesh::data::version::VersionVector;
 use kvmesh::replication::heartbeat::HeartbeatLoop;
 use kvmesh::replication::persistence::snapshots::Snapshot;
 use kvmesh::replication::replica::Replica;

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use kvmesh::client::{self, Client};
 use kvmesh::data::clock::{Stamp, wall_ms};
-use kvmesh::data::entry::{Entry, NodeId, Origin, Version, VersionVector};
+use kvmesh::data::entry::Entry;
+use kvmesh::data::version::{NodeId, Origin, Version, VersionVector};
 use kvmesh::store::Store;
 
 use crate::ahead;

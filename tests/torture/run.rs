@@ -13,7 +13,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use kvmesh::data::clock::wall_ms;
-use kvmesh::data::entry::VersionVector;
+use kvmesh::data::version::VersionVector;
 
 use crate::checks::{Dumped, Loss, Settled, Verdict};
 use crate::clients::Clients;

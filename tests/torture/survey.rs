@@ -6,7 +6,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use kvmesh::client::{self, Client};
-use kvmesh::data::entry::VersionVector;
+use kvmesh::data::version::VersionVector;
 use kvmesh::wire::dump::{Line, parse_line};
 
 use crate::checks::Dumped;

@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 
 use kvmesh::client::{self, Client, unexpected};
 use kvmesh::data::clock;
-use kvmesh::data::entry::{Version, VersionVector};
+use kvmesh::data::version::{Version, VersionVector};
 use kvmesh::wire::dump::Line;
 use kvmesh::wire::quoting;
 
@@ -234,7 +234,8 @@ mod tests {
     use super::*;
     use crate::scripted::{options, scripted};
     use kvmesh::data::clock::Stamp;
-    use kvmesh::data::entry::{Entry, NodeId, Origin};
+    use kvmesh::data::entry::Entry;
+    use kvmesh::data::version::{NodeId, Origin};
     use kvmesh::store::Store;
     use kvmesh::wire::dump::{Header, Kind, Scan};
 

@@ -296,7 +296,7 @@ fn first_reachable<T>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use kvmesh::data::entry::VersionVector;
+    use kvmesh::data::version::VersionVector;
     use kvmesh::store::Store;
     use kvmesh::wire::dump::{Header, Kind, Scan};
 

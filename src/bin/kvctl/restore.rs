@@ -217,7 +217,8 @@ mod tests {
     use super::*;
     use crate::scripted::{options, scripted};
     use kvmesh::data::clock::Stamp;
-    use kvmesh::data::entry::{Entry, NodeId, Origin, Version, VersionVector};
+    use kvmesh::data::entry::Entry;
+    use kvmesh::data::version::{NodeId, Origin, Version, VersionVector};
     use kvmesh::store::Store;
     use kvmesh::wire::dump::{Header, Kind, Scan};
 

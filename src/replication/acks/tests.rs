@@ -1,6 +1,6 @@
 use super::*;
 use crate::data::clock::{Clock, Clocks, Now};
-use crate::data::entry::{NodeId, Origin};
+use crate::data::version::{NodeId, Origin};
 
 mod model;
 

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use parking_lot::{Condvar, Mutex};
 
 use crate::data::clock::Stamp;
-use crate::data::entry::Origin;
+use crate::data::version::Origin;
 use crate::wire::peer::{Ack, Request};
 
 /// Batches that are taken out at a time, in bytes: between two such steps acks, beats and dump lines have their turn.
@@ -290,7 +290,7 @@ impl Waiting {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::data::entry::NodeId;
+    use crate::data::version::NodeId;
 
     fn stamp(bits: u64) -> Stamp {
         Stamp::from_bits(bits)

@@ -11,7 +11,7 @@ use std::time::Duration;
 use socket2::SockRef;
 
 use crate::data::clock::{Now, elapsed};
-use crate::data::entry::VersionVector;
+use crate::data::version::VersionVector;
 use crate::replication::links::outbox::Drained;
 use crate::replication::replica::{Replica, Serving};
 use crate::wire::peer::{Ack, HELLO_LEN_MAX, Hello, Message, Protocol, Request, read_message};

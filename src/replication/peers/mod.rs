@@ -10,7 +10,7 @@ use log::Level;
 
 use crate::config::Config;
 use crate::data::clock::Now;
-use crate::data::entry::{NodeId, Origin, Version, VersionVector};
+use crate::data::version::{NodeId, Origin, Version, VersionVector};
 use crate::replication::folding::Folding;
 use crate::store::Digest;
 use crate::testing::broken_rules::BrokenRule;

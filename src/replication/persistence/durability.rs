@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use crate::budget::Permit;
 use crate::data::clock::Stamp;
-use crate::data::entry::Origin;
+use crate::data::version::Origin;
 use crate::replication::persistence::record::{self, Incarnation};
 use crate::replication::replica::Replica;
 use crate::wal;

@@ -13,8 +13,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::data::entry::{Entry, Origin, VersionVector};
+use crate::data::entry::Entry;
 use crate::data::key_order::Order;
+use crate::data::version::{Origin, VersionVector};
 use crate::wire::dump::{self, Line};
 use crate::wire::frame::seal;
 use crate::wire::peer::{LINES, WRITE_BATCH, WriteBatch, decode_batch};
@@ -145,7 +146,8 @@ fn from_json<'a, T: Deserialize<'a>>(payload: &'a [u8]) -> Result<T, String> {
 mod tests {
     use super::*;
     use crate::data::clock::Stamp;
-    use crate::data::entry::{Expiry, NodeId, Version};
+    use crate::data::entry::Expiry;
+    use crate::data::version::{NodeId, Version};
     use crate::wire::frame::{self, HEAD_LEN};
     use proptest::prelude::*;
 

@@ -12,8 +12,9 @@ use std::thread;
 use crossbeam_channel::bounded;
 
 use crate::data::clock::{Now, Stamp};
-use crate::data::entry::{Entry, Origin, VersionVector};
+use crate::data::entry::Entry;
 use crate::data::key_order::Order;
+use crate::data::version::{Origin, VersionVector};
 use crate::replication::persistence::record::{Incarnation, Record};
 use crate::replication::replica::Replica;
 use crate::store::Store;

@@ -12,7 +12,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError};
 use parking_lot::MutexGuard;
 
 use crate::data::clock::elapsed;
-use crate::data::entry::VersionVector;
+use crate::data::version::VersionVector;
 use crate::replication::replica::{Replica, Serving};
 use crate::wal::files::resuming_log_name;
 use crate::wal::snapshot::SnapshotWriter;

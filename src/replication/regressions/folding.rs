@@ -1,7 +1,7 @@
 //! Incarnations that are over and folded: who must be there for it, what becomes of what only some know, and the bounds.
 
 use super::*;
-use crate::data::entry::{NodeId, VersionVector};
+use crate::data::version::{NodeId, VersionVector};
 use crate::replication::folding::Folder;
 use crate::replication::heartbeat::HeartbeatLoop;
 

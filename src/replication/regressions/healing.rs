@@ -1,7 +1,8 @@
 //! Dumps that heal: they are merged past the vector, and prove nothing.
 
 use super::*;
-use crate::data::entry::{Entry, Expiry, NodeId, Origin, Version};
+use crate::data::entry::{Entry, Expiry};
+use crate::data::version::{NodeId, Origin, Version};
 use crate::replication::anti_entropy::AntiEntropy;
 
 const T: usize = 0;

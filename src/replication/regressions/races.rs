@@ -1,7 +1,7 @@
 //! Two threads of a node that meet: the end line of a dump, and what another connection does meanwhile.
 
 use super::*;
-use crate::data::entry::NodeId;
+use crate::data::version::NodeId;
 use crate::replication::tombstone_gc::TombstoneGc;
 
 /// The end line of a connection that was replaced meanwhile wrote its `gap` over the newer connection's.

@@ -1,7 +1,7 @@
 //! What a peer sends and no node can take.
 
 use super::*;
-use crate::data::entry::VersionVector;
+use crate::data::version::VersionVector;
 use crate::wire::dump::{Header, Kind, Scan};
 
 /// Delivers messages that may be refused; the first refusal.

@@ -6,7 +6,7 @@ use std::net::{TcpListener, TcpStream};
 use socket2::SockRef;
 
 use super::*;
-use crate::data::entry::{NodeId, Origin, VersionVector};
+use crate::data::version::{NodeId, Origin, VersionVector};
 use crate::node::Node;
 use crate::wire::dump::{Header, Kind};
 

@@ -8,7 +8,8 @@ use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 use crate::data::clock::{Now, Stamp};
-use crate::data::entry::{Entry, Key, Origin, Version, VersionVector};
+use crate::data::entry::{Entry, Key};
+use crate::data::version::{Origin, Version, VersionVector};
 use crate::replication::peers::PeerTable;
 use crate::replication::persistence::record::{self, Proven};
 use crate::replication::replica::Replica;

@@ -10,7 +10,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::data::clock::{Now, Stamp};
-use crate::data::entry::{Entry, NodeId, Origin, Version, VersionVector};
+use crate::data::entry::Entry;
+use crate::data::version::{NodeId, Origin, Version, VersionVector};
 use crate::replication::links::outbox::Outbox;
 use crate::replication::peers::{PeerTable, names};
 use crate::replication::persistence::record::{self, Proven};

@@ -4,7 +4,8 @@ use std::io::Write;
 use std::net::Shutdown;
 
 use crate::data::clock::{Now, Stamp};
-use crate::data::entry::{Entry, NodeId, Origin, Version, VersionVector};
+use crate::data::entry::Entry;
+use crate::data::version::{NodeId, Origin, Version, VersionVector};
 use crate::server::tests::{Client, Fixture, OTHER, any_port, closed_fixture, fixture, until};
 use crate::store::{Keyspace, Store};
 use crate::wire::dump::{Header, Kind, Scan};

@@ -6,7 +6,8 @@
 
 use std::collections::HashMap;
 
-use kvmesh::data::entry::{Entry, Expiry, Key, Version};
+use kvmesh::data::entry::{Entry, Expiry, Key};
+use kvmesh::data::version::Version;
 
 use crate::checks::Dumped;
 
@@ -100,7 +101,7 @@ impl Universe {
 mod tests {
     use super::*;
     use kvmesh::data::clock::Stamp;
-    use kvmesh::data::entry::{NodeId, Origin};
+    use kvmesh::data::version::{NodeId, Origin};
 
     fn entry(stamp: u64, value: Option<&str>) -> Entry {
         let version = Version { stamp: Stamp::from_bits(stamp), origin: Origin { node: NodeId(1), nonce: 7 } };

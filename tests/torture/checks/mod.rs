@@ -18,7 +18,8 @@ mod tokens;
 
 use std::collections::{HashMap, HashSet};
 
-use kvmesh::data::entry::{Entry, Key as Bytes, VersionVector};
+use kvmesh::data::entry::{Entry, Key as Bytes};
+use kvmesh::data::version::VersionVector;
 
 use crate::history::Op;
 use crate::keys::{Group, Key};

@@ -1,7 +1,7 @@
 //! Each check is given a history in which it must hold, and one with the very fault that it is there for.
 
 use kvmesh::data::clock::Stamp;
-use kvmesh::data::entry::{NodeId, Origin, Version};
+use kvmesh::data::version::{NodeId, Origin, Version};
 
 use super::*;
 use crate::wire::{Action, Answer, Level, OTHER, Outcome, Why};

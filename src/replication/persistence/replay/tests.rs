@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 
 use crate::config::Config;
 use crate::data::clock::{Deadline, Now, Stamp};
-use crate::data::entry::{Entry, NodeId, Origin, Update, Version, VersionVector};
+use crate::data::entry::{Entry, Update};
+use crate::data::version::{NodeId, Origin, Version, VersionVector};
 use crate::replication::persistence::record::{self, Proven};
 use crate::replication::persistence::snapshots::NotCompacted;
 use crate::replication::replica::Replica;

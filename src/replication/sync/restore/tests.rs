@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use crate::data::clock::Stamp;
-use crate::data::entry::{Entry, Expiry, NodeId, Origin, Version, VersionVector};
+use crate::data::entry::{Entry, Expiry};
+use crate::data::version::{NodeId, Origin, Version, VersionVector};
 use crate::replication::regressions::Net;
 use crate::replication::replica::Replica;
 use crate::replication::sync::restore::{NotRestored, Restored};
