@@ -13,7 +13,7 @@ use kvmesh::data::version::{NodeId, Origin, Version, VersionVector};
 use kvmesh::store::{Merged, Store};
 use kvmesh::wal::disk::Directory;
 use kvmesh::wal::log::LogFile;
-use kvmesh::wire::command::Limits;
+use kvmesh::wire::bytes::Limits;
 use kvmesh::wire::dump;
 use kvmesh::wire::peer::{self, MESSAGE_LEN_MAX, Message, Protocol};
 use kvmesh::wire::resp::request::{self, Partial};

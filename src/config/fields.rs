@@ -13,7 +13,7 @@ use super::section::{FromField, Kind, PeerConfig, Section};
 use crate::data::version::NodeId;
 use crate::process::descriptors::UNIDENTIFIED_MAX;
 use crate::wal::Fsync;
-use crate::wire::command::AckLevel;
+use crate::wire::ack_level::AckLevel;
 
 /// The greatest `key_len_max`: no node takes or sends more.
 pub const KEY_LEN_MAX: u64 = 1 << 20;

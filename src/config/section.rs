@@ -17,7 +17,7 @@ use super::addr::ADDR_EXPECTED;
 use super::refusal::{Refusal, quoted, shortened};
 use crate::data::version::NodeId;
 use crate::wal::Fsync;
-use crate::wire::command::AckLevel;
+use crate::wire::ack_level::AckLevel;
 
 const PEER_EXPECTED: &str = "{ \"id\": 2, \"addr\": \"127.0.0.1:7102\" }";
 const PEER_FIELDS: &[&str] = &["id", "addr"];

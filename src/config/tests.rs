@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::addr::ADDR_EXPECTED;
 use super::*;
-use crate::wire::command::AckLevel;
+use crate::wire::ack_level::AckLevel;
 
 /// A node that is accepted, with some fields set or, by `null`, left out.
 fn node(changes: Value) -> Result<Config, String> {

@@ -16,7 +16,7 @@ use parking_lot::{Condvar, Mutex};
 
 use crate::data::clock::{Deadline, Lead, Stamp};
 use crate::testing::broken_rules::BrokenRule;
-use crate::wire::command::AckLevel;
+use crate::wire::ack_level::AckLevel;
 use crate::wire::peer::Ack;
 
 /// The table. Peers are numbered by their place in the configuration.

@@ -22,7 +22,7 @@ use crate::testing::broken_rules::BrokenRule;
 use crate::wire::dump::{self, Header, Kind, Line};
 use crate::wire::peer::{Ack, Heartbeat, Hello, Message, Protocol, QuiescentDigest, WriteBatch};
 #[cfg(feature = "testing")]
-use crate::{data::clock::Deadline, data::entry::Update, replication::acks::Written, wire::command::AckLevel};
+use crate::{data::clock::Deadline, data::entry::Update, replication::acks::Written, wire::ack_level::AckLevel};
 
 /// One incoming connection.
 pub struct Inbound {

@@ -23,7 +23,7 @@ use crate::wal::files::Files;
 use crate::wal::log::Found;
 use crate::wal::writer::Writer;
 use crate::wal::{Fsync, Wal};
-use crate::wire::command::AckLevel;
+use crate::wire::ack_level::AckLevel;
 use crate::wire::peer::*;
 
 const BASE: u64 = 1_700_000_000_000;

@@ -31,7 +31,7 @@ use crate::wal::disk::Disk;
 use crate::wal::files::Files;
 use crate::wal::writer::Writer;
 use crate::wal::{NotSwitched, Wal};
-use crate::wire::command::AckLevel;
+use crate::wire::ack_level::AckLevel;
 use crate::wire::dump::{Line, parse_line};
 use crate::wire::peer::{Ack, MESSAGE_LEN_MAX, Message, read_message};
 

@@ -10,7 +10,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use parking_lot::Mutex;
 
 use crate::data::clock::elapsed;
-use crate::wire::command::RespVersion;
+use crate::wire::resp::RespVersion;
 
 /// The other end has closed its direction. Elsewhere only a connection that is broken both ways is noticed.
 #[cfg(target_os = "linux")]

@@ -40,7 +40,7 @@ use crate::replication::submit::Submit;
 use crate::server::clients::Clients;
 use crate::server::session_room::{READ_ROOM, REPLY_ROOM, SessionRoom};
 use crate::store::Store;
-use crate::wire::command::Limits;
+use crate::wire::bytes::Limits;
 
 pub use crate::server::listener::listen;
 

@@ -10,7 +10,8 @@ use crate::replication::submit::WRITE_OVERHEAD;
 use crate::server::judge::{self, Live, Moment};
 use crate::server::lookups::Lookups;
 use crate::store::{Cursor, Keyspace, View};
-use crate::wire::command::{Action, Bytes, Command, Limits, Several};
+use crate::wire::bytes::{Bytes, Limits};
+use crate::wire::command::{Action, Command, Several};
 use crate::wire::reply::{ErrorCode, Reply};
 use crate::wire::resp::glob;
 

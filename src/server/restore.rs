@@ -16,7 +16,7 @@ use crate::replication::sync::restore::{NotRestored, Restore, Restored};
 use crate::server::Shared;
 use crate::server::buffer::ReadBuffer;
 use crate::server::writes::{full, is_full};
-use crate::wire::command::Limits;
+use crate::wire::bytes::Limits;
 use crate::wire::dump::{self, Line};
 use crate::wire::reply::{ErrorCode, Reply};
 use crate::wire::text::encode_reply;

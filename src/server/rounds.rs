@@ -15,7 +15,7 @@ use crate::server::long::Long;
 use crate::server::restore;
 use crate::server::wire::{Asked, Requests, Wire};
 use crate::server::writes::Place;
-use crate::wire::command::RespVersion;
+use crate::wire::resp::RespVersion;
 
 /// A round's replies are sent when they reach this, however many commands are left. Every client that reads slowly may hold as much, and one short reply.
 pub(crate) const REPLIES_LEN_MAX: usize = 128 << 10;

@@ -11,7 +11,8 @@ use crate::server::judge::Moment;
 use crate::server::session_room::SessionRoom;
 use crate::server::wire::parse_again;
 use crate::store::{Store, View};
-use crate::wire::command::{Command, Limits};
+use crate::wire::bytes::Limits;
+use crate::wire::command::Command;
 use crate::wire::reply::{ErrorCode, Reply, Wrong};
 
 /// What a watched key takes beside its bytes, about.

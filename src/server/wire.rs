@@ -5,8 +5,10 @@
 use std::io;
 
 use crate::server::judge::Moment;
-use crate::wire::command::{Command, Limits, RespVersion};
+use crate::wire::bytes::Limits;
+use crate::wire::command::Command;
 use crate::wire::reply::{ErrorCode, Reply, Wrong};
+use crate::wire::resp::RespVersion;
 use crate::wire::resp::request::{self, Partial};
 use crate::wire::resp::{arguments, encoding, refused};
 use crate::wire::text;

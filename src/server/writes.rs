@@ -14,7 +14,9 @@ use crate::server::judge::{self, Live, Moment};
 use crate::server::plan::KEYS_MAX;
 use crate::server::wire::Wire;
 use crate::store::{Memory, Span, View};
-use crate::wire::command::{AckLevel, Action, Limits};
+use crate::wire::ack_level::AckLevel;
+use crate::wire::bytes::Limits;
+use crate::wire::command::Action;
 use crate::wire::reply::{ErrorCode, Reply};
 
 /// A round with more writes gives the memory back that it took to remember them.

@@ -13,7 +13,7 @@ use crate::server::judge::Moment;
 use crate::server::rounds::{Executed, Rounds};
 use crate::server::session_room::{READ_ROOM, REPLY_ROOM, SessionRoom};
 use crate::server::{Counters, Services, Shared};
-use crate::wire::command::Limits;
+use crate::wire::bytes::Limits;
 
 /// What the clients of one node share.
 pub struct SimulatedServer {

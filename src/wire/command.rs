@@ -2,56 +2,12 @@
 //!
 //! Parsing (text.rs, resp/) makes a [`Command`] out of bytes; execution (server/execute.rs) makes [`Reply`](super::reply::Reply)s out of it; neither knows the other.
 
-use std::borrow::Cow;
-use std::fmt;
-use std::str::FromStr;
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
-
-use crate::wire::quoting::shown;
+use crate::wire::ack_level::AckLevel;
+use crate::wire::bytes::Bytes;
 use crate::wire::reply::Wrong;
-
-/// How many members must hold a write before the client hears `OK`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum AckLevel {
-    /// This node alone.
-    Local,
-    /// More than half of the configured members, this node included.
-    #[default]
-    Majority,
-    /// Every member that is up, and never fewer than a majority.
-    All,
-}
-
-impl AckLevel {
-    pub const NAMES: &str = "\"local\", \"majority\" or \"all\"";
-}
-
-impl fmt::Display for AckLevel {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            AckLevel::Local => "local",
-            AckLevel::Majority => "majority",
-            AckLevel::All => "all",
-        })
-    }
-}
-
-impl FromStr for AckLevel {
-    type Err = String;
-    /// In any case, as clients type it.
-    fn from_str(text: &str) -> Result<AckLevel, String> {
-        [AckLevel::Local, AckLevel::Majority, AckLevel::All]
-            .into_iter()
-            .find(|level| level.to_string().eq_ignore_ascii_case(text))
-            .ok_or_else(|| format!("{} is no ack level; expected local, majority or all", shown(text.as_bytes())))
-    }
-}
-
-/// Bytes of a request: borrowed from the read buffer where they can be.
-pub type Bytes<'a> = Cow<'a, [u8]>;
+use crate::wire::resp::RespVersion;
 
 /// One request of a client.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -315,14 +271,6 @@ pub enum Several<'a> {
     },
 }
 
-/// The two versions of RESP.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum RespVersion {
-    #[default]
-    Two,
-    Three,
-}
-
 /// `CLIENT …`
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ClientCommand<'a> {
@@ -388,13 +336,6 @@ pub enum ListFilter {
     Category(String),
     /// Modules, of which there are none.
     Module,
-}
-
-/// The most bytes that a client may name.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Limits {
-    pub key_len_max: usize,
-    pub value_len_max: usize,
 }
 
 impl Action<'_> {

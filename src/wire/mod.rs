@@ -2,6 +2,8 @@
 //!
 //! Bytes in, values out, and back. No sockets, no threads, no store.
 
+pub mod ack_level;
+pub mod bytes;
 pub mod command;
 pub mod dump;
 pub mod frame;

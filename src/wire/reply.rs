@@ -4,7 +4,8 @@ use std::borrow::Cow;
 use std::fmt;
 
 use crate::data::entry::Value;
-use crate::wire::command::{AckLevel, Bytes};
+use crate::wire::ack_level::AckLevel;
+use crate::wire::bytes::Bytes;
 
 /// One answer. RESP knows all of them. The text protocol writes an array, and every long answer, as several lines and [`Reply::End`].
 #[derive(Clone, Debug, PartialEq, Eq)]

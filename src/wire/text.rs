@@ -9,7 +9,8 @@ use std::borrow::Cow;
 
 use memchr::memchr;
 
-use crate::wire::command::{Action, Bytes, Command, ExpireOnly, ExpiryUnit, Limits, Only, Several};
+use crate::wire::bytes::{Bytes, Limits};
+use crate::wire::command::{Action, Command, ExpireOnly, ExpiryUnit, Only, Several};
 use crate::wire::help::{Help, Verb};
 use crate::wire::quoting::{shown, split_quoted, unquote};
 use crate::wire::reply::{ErrorCode, Wrong};

@@ -23,7 +23,7 @@ const RULES: &[Rule] = &[
     Rule { place: "testing/simulated_disk.rs", may: &["wal::disk"], must_not_std: NO_IO },
     Rule {
         place: "testing/simulated_clients.rs",
-        may: &["data::clock", "process::logging::LogLimit", "wire::command", "replication::replica::Replica", "server"],
+        may: &["data::clock", "process::logging::LogLimit", "wire::bytes", "replication::replica::Replica", "server"],
         must_not_std: &["std::thread", "std::fs"],
     },
     Rule { place: "data/mod.rs", may: &[], must_not_std: NO_IO },
@@ -59,7 +59,7 @@ const RULES: &[Rule] = &[
     Rule { place: "config.rs", may: &["data::version"], must_not_std: &["std::net", "std::thread"] },
     Rule {
         place: "config",
-        may: &["process::descriptors", "data::version", "wire::command", "wal::Fsync"],
+        may: &["process::descriptors", "data::version", "wire::ack_level", "wal::Fsync"],
         must_not_std: &["std::thread", "std::fs"],
     },
     Rule {
@@ -102,7 +102,7 @@ const RULES: &[Rule] = &[
             "wire::dump",
             "config",
             "wire::peer",
-            "wire::command::AckLevel",
+            "wire::ack_level::AckLevel",
             "wire::quoting",
             "wal",
             "process::logging::LogLimit",
@@ -120,6 +120,8 @@ const RULES: &[Rule] = &[
             "wire::dump",
             "config",
             "process::descriptors",
+            "wire::ack_level",
+            "wire::bytes",
             "wire::command",
             "wire::reply",
             "wire::text",

@@ -12,7 +12,7 @@ use kvmesh::data::entry::{Entry, Key, Update};
 use kvmesh::data::version::{Version, VersionVector};
 use kvmesh::replication::peers::Stage;
 use kvmesh::store::Store;
-use kvmesh::wire::command::AckLevel;
+use kvmesh::wire::ack_level::AckLevel;
 
 /// The checks, by name, and what each says.
 pub const CHECKS: [(&str, &str); 21] = [

@@ -9,7 +9,7 @@ use crate::simulation::history::{Asked, Outcome};
 use crate::simulation::plan::Plan;
 use crate::simulation::{Event, Simulation};
 use kvmesh::testing::simulated_clients::SimulatedClient;
-use kvmesh::wire::command::AckLevel;
+use kvmesh::wire::ack_level::AckLevel;
 
 pub struct ClientState<'a> {
     /// Where it likes to be.

@@ -11,7 +11,7 @@ use crate::simulation::clients::Command;
 use kvmesh::data::clock::Stamp;
 use kvmesh::data::entry::{Entry, Key, Update};
 use kvmesh::data::version::{Origin, Version, VersionVector};
-use kvmesh::wire::command::AckLevel;
+use kvmesh::wire::ack_level::AckLevel;
 
 const APART_SAMPLE: Duration = Duration::from_millis(20);
 const APART_SEEN: Duration = Duration::from_millis(300);

@@ -23,7 +23,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use kvmesh::client::{self, Client};
-use kvmesh::wire::command::AckLevel;
+use kvmesh::wire::ack_level::AckLevel;
 
 use usage::{Arguments, Nodes, Seconds, Verb};
 

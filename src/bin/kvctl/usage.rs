@@ -5,7 +5,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use argh::{ArgsInfo, FromArgs};
-use kvmesh::wire::command::AckLevel;
+use kvmesh::wire::ack_level::AckLevel;
 
 /// Reads and writes a kvmesh. Without a command: a prompt on a terminal, else each line of stdin is sent as a command.
 #[derive(FromArgs, ArgsInfo, Debug)]

@@ -9,8 +9,9 @@ use std::sync::Arc;
 
 use crate::server::Shared;
 use crate::server::client::Client;
-use crate::wire::command::{ClientCommand, ClientKind, KillClients, RespVersion};
+use crate::wire::command::{ClientCommand, ClientKind, KillClients};
 use crate::wire::reply::{ErrorCode, Reply};
+use crate::wire::resp::RespVersion;
 
 /// The only user there is.
 const USER: &str = "default";

@@ -5,7 +5,7 @@
 use crate::server::introspect::text;
 use crate::server::{Shared, listener};
 use crate::wal::Fsync;
-use crate::wire::command::Bytes;
+use crate::wire::bytes::Bytes;
 use crate::wire::reply::Reply;
 use crate::wire::resp::glob;
 

@@ -11,8 +11,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use crate::data::clock::Now;
 use crate::server::Shared;
 use crate::server::client::Client;
-use crate::wire::command::RespVersion;
 use crate::wire::reply::Reply;
+use crate::wire::resp::RespVersion;
 
 pub(super) use client::client;
 pub(super) use config::config;

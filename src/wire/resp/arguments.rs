@@ -11,7 +11,8 @@ mod strings;
 
 use std::borrow::Cow;
 
-use crate::wire::command::{Bytes, Command, Limits};
+use crate::wire::bytes::{Bytes, Limits};
+use crate::wire::command::Command;
 use crate::wire::reply::{ErrorCode, Wrong};
 use crate::wire::resp::Words;
 use crate::wire::resp::catalogue::{self, Spec, Verb};

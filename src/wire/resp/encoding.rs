@@ -2,8 +2,8 @@
 
 use std::io::{self, Write};
 
-use crate::wire::command::RespVersion;
 use crate::wire::reply::{ErrorCode, Reply};
+use crate::wire::resp::RespVersion;
 
 /// Writes one reply.
 pub fn write_reply(out: &mut impl Write, reply: &Reply<'_>, version: RespVersion) -> io::Result<()> {

@@ -10,6 +10,14 @@ pub mod request;
 
 use std::ops::Range;
 
+/// The two versions of RESP.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum RespVersion {
+    #[default]
+    Two,
+    Three,
+}
+
 /// The words of one request, the first of which names the command. They lie in the read buffer.
 #[derive(Clone, Copy, Debug)]
 pub struct Words<'a, 's> {

@@ -6,7 +6,7 @@
 use std::ops::Range;
 
 use super::Words;
-use crate::wire::command::Limits;
+use crate::wire::bytes::Limits;
 use crate::wire::reply::{ErrorCode, Wrong};
 
 /// A line without its end; one that is longer is fatal.

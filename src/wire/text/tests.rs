@@ -1,7 +1,7 @@
 //! The codec of the text protocol: what is legal, what is refused, and that nothing depends on how the bytes arrive.
 
 use super::*;
-use crate::wire::command::AckLevel;
+use crate::wire::ack_level::AckLevel;
 use proptest::prelude::*;
 
 /// Some day in 2023.

@@ -1,8 +1,10 @@
 //! Commands that concern the connection: who is there, and how they speak.
 
 use super::{Call, is, shown, syntax, within, wrong, wrong_arity};
-use crate::wire::command::{Bytes, ClientCommand, ClientKind, Command, KillClients, RespVersion};
+use crate::wire::bytes::Bytes;
+use crate::wire::command::{ClientCommand, ClientKind, Command, KillClients};
 use crate::wire::reply::{ErrorCode, Wrong};
+use crate::wire::resp::RespVersion;
 use crate::wire::resp::request::integer;
 
 /// What a client says of itself is kept as long as it is connected; beyond this it is refused.

@@ -2,7 +2,8 @@
 
 use super::strings::one;
 use super::{Call, is, syntax, up_to_zero, within, wrong};
-use crate::wire::command::{Action, Bytes, Command, Several};
+use crate::wire::bytes::Bytes;
+use crate::wire::command::{Action, Command, Several};
 use crate::wire::reply::Wrong;
 
 /// What SCAN looks at where nothing is said.

@@ -2,7 +2,8 @@
 
 use super::expiry::{self, Since, Unit};
 use super::{Call, is, syntax, wrong, wrong_arity};
-use crate::wire::command::{Action, Bytes, Command, Lifetime, Only, Set, SetAnswer, Several};
+use crate::wire::bytes::Bytes;
+use crate::wire::command::{Action, Command, Lifetime, Only, Set, SetAnswer, Several};
 use crate::wire::reply::Wrong;
 
 pub fn get<'a>(call: &Call<'a, '_>) -> Result<Command<'a>, Wrong> {

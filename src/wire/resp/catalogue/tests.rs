@@ -2,7 +2,8 @@ use std::collections::HashSet;
 
 use super::usage::{Argument, Kind};
 use super::*;
-use crate::wire::command::{Catalogue, Limits, ListFilter};
+use crate::wire::bytes::Limits;
+use crate::wire::command::{Catalogue, ListFilter};
 use crate::wire::reply::Reply;
 use crate::wire::resp::{Words, arguments};
 

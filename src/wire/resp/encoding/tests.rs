@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use super::*;
-use crate::wire::command::AckLevel;
+use crate::wire::ack_level::AckLevel;
 
 /// In version 2 and in version 3.
 fn both(reply: &Reply<'_>) -> [String; 2] {

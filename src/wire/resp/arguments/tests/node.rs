@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use super::*;
-use crate::wire::command::{AckLevel, Catalogue, ClientCommand, ClientKind, KillClients, ListFilter, RespVersion};
+use crate::wire::ack_level::AckLevel;
+use crate::wire::command::{Catalogue, ClientCommand, ClientKind, KillClients, ListFilter};
+use crate::wire::resp::RespVersion;
 
 #[test]
 fn connections() {
