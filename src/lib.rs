@@ -59,6 +59,7 @@
 //! | `heartbeat` | [`replication::heartbeat::run_heartbeat`] | the collector's place, the digest of resting data, whether many incarnations were told of |
 //! | `signals` | [`process::signals::watch`] | SIGINT, SIGTERM, SIGHUP; it ends with the process |
 //! | `stderr` | [`process::logging`] | stderr: writes what the others log |
+//! | `stdin` | `kvnode` | only with `--stop-with-stdin`: waits for the end of standard input |
 //!
 //! A panic of any of them ends the process: a dead node is a case that the mesh handles, a half-dead one is not.
 //!

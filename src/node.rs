@@ -95,13 +95,13 @@ const LOG_GRACE: Duration = Duration::from_secs(1);
 /// `discard`: what the disk knows is put aside first, and the node comes back blank.
 pub fn run(config: Config, discard: bool) -> Result<(), Failure> {
     die_of_panics();
-    signals::block()?;
+    signals::block(signals::NODE)?;
     if let Err(error) = let_work_be_finished() {
         log::warn!("threads are scheduled as usual, which costs throughput: {error}");
     }
     let (signal_tx, signal_rx) = bounded(1);
     let said = LogLimit::new(1);
-    signals::watch(move |signal| match signal {
+    signals::watch(signals::NODE, move |signal| match signal {
         Signal::SIGHUP => {
             if let Some(more) = said.admit("SIGHUP", 0, elapsed()) {
                 log::info!("SIGHUP: nothing is read anew, and this node goes on{more}");

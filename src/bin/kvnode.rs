@@ -7,12 +7,14 @@ use std::fmt;
 use std::io::{self, BufRead, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::thread;
 
 use argh::{ArgsInfo, FromArgs};
 use kvmesh::config::{Config, ConfigError};
 use kvmesh::node::Failure;
 use kvmesh::process::descriptors;
 use kvmesh::process::logging;
+use kvmesh::process::signals::{self, Signal};
 
 /// Run one node of a kvmesh: a small replicated key-value store.
 #[derive(FromArgs, ArgsInfo)]
@@ -37,6 +39,9 @@ struct Arguments {
     /// put aside what data_dir holds and come back blank: everything is taken from the peers, and what only this node had is lost
     #[argh(switch)]
     discard_local_data: bool,
+    /// stop once standard input ends: for a supervisor, whose death ends it
+    #[argh(switch)]
+    stop_with_stdin: bool,
 }
 
 /// Exit codes. Only after the first one is it any use to try again without a person.
@@ -75,6 +80,11 @@ fn run(arguments: Arguments) -> ExitCode {
     if let Err(reason) = share_open_files(&mut config) {
         return leave(USAGE, reason);
     }
+    if arguments.stop_with_stdin
+        && let Err(error) = stop_with_stdin()
+    {
+        return leave(FAILED, format_args!("cannot start the thread that reads standard input: {error}"));
+    }
     match kvmesh::node::run(config, arguments.discard_local_data) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure @ Failure::System(_)) => leave(FAILED, failure),
@@ -83,8 +93,24 @@ fn run(arguments: Arguments) -> ExitCode {
     }
 }
 
-const NO_CONFIG: &str = "which node to run is not said\n\nUsage: kvnode --config FILE [--client-addr ADDR] [--peer-addr ADDR] [--discard-local-data]\n\n\
+const NO_CONFIG: &str = "which node to run is not said\n\nUsage: kvnode --config FILE [--client-addr ADDR] [--peer-addr ADDR] [--discard-local-data] [--stop-with-stdin]\n\n\
                          Such as: kvnode --config config/node1.json\nMore: kvnode --help";
+
+/// Starts the thread `stdin`, which stops the node as SIGTERM does once standard input ends.
+///
+/// A supervisor holds the other end of a pipe. The pipe ends with the supervisor, however that ends: SIGKILL cannot be
+/// passed on.
+fn stop_with_stdin() -> io::Result<()> {
+    let wait = || {
+        // Signals are for the thread that waits for them.
+        let _ = signals::block(signals::NODE);
+        // An error is an end, too.
+        let _ = io::copy(&mut io::stdin().lock(), &mut io::sink());
+        log::info!("standard input has ended, and this node stops with it");
+        signals::send_to_self(Signal::SIGTERM);
+    };
+    thread::Builder::new().name("stdin".to_owned()).spawn(wait).map(drop)
+}
 
 /// Says why on stderr, if anybody still reads it.
 fn leave(code: u8, reason: impl fmt::Display) -> ExitCode {

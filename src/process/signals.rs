@@ -1,31 +1,46 @@
-//! Signals: SIGINT, SIGTERM and SIGHUP.
+//! Signals: blocked in every thread and waited for in one.
 //!
-//! They are blocked in every thread and waited for in one, `signals`, which is an ordinary thread and not a handler. What they mean is node.rs's affair.
+//! The waiting thread is called `signals`. It is an ordinary thread and not a handler, so it may do anything. The meaning
+//! of each signal is the caller's affair.
 
 use std::io;
 use std::thread;
 
-use nix::sys::signal::SigSet;
+use nix::sys::signal::{SigSet, kill};
+use nix::unistd::Pid;
 
 pub use nix::sys::signal::Signal;
 
-/// From here on none of them interrupts this thread, nor those that it starts.
-pub fn block() -> io::Result<()> {
-    ours().thread_block().map_err(io::Error::from)
+/// The signals that a node waits for. SIGQUIT is not among them: it ends a process with a core dump.
+pub const NODE: &[Signal] = &[Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP];
+
+/// Blocks these signals, and no others, in this thread and in those that it starts.
+///
+/// A set that the parent process has blocked is inherited. It is replaced here.
+pub fn block(signals: &[Signal]) -> io::Result<()> {
+    set(signals).thread_set_mask().map_err(io::Error::from)
 }
 
-/// Starts the thread that takes them, and calls `on_signal` at each. It ends with the process. To be called after [`block`], which every other thread must have
-/// been under.
-pub fn watch(mut on_signal: impl FnMut(Signal) + Send + 'static) -> io::Result<()> {
+/// Starts the thread that waits for these signals and calls `on_signal` for each. It ends with the process.
+///
+/// To be called after [`block`], which every other thread must have been under.
+pub fn watch(signals: &[Signal], mut on_signal: impl FnMut(Signal) + Send + 'static) -> io::Result<()> {
+    let signals = set(signals);
     let wait = move || {
         loop {
             // Cannot fail for a set of signals that exist.
-            on_signal(ours().wait().unwrap_or_else(|error| panic!("cannot wait for signals: {error}")));
+            on_signal(signals.wait().unwrap_or_else(|error| panic!("cannot wait for signals: {error}")));
         }
     };
     thread::Builder::new().name("signals".to_owned()).spawn(wait).map(drop)
 }
 
-fn ours() -> SigSet {
-    [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP].into_iter().collect()
+/// Sends this process a signal. The thread of [`watch`] takes it.
+pub fn send_to_self(signal: Signal) {
+    // A process may always signal itself.
+    let _ = kill(Pid::this(), signal);
+}
+
+fn set(signals: &[Signal]) -> SigSet {
+    signals.iter().copied().collect()
 }

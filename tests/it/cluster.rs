@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::{PipeWriter, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::OnceLock;
 use std::thread;
@@ -238,14 +238,19 @@ impl Cluster {
     pub fn start_with(&mut self, id: u16, args: &[&'static str]) {
         let node = self.node(id);
         assert!(node.process.is_none(), "n{id} runs already");
-        let config = self.config(id);
-        fs::write(self.config_path(id), serde_json::to_string_pretty(&config).expect("JSON")).expect("a configuration file");
+        self.write_config(id);
         let log_start = self.log(id).len();
         let node = self.node_mut(id);
         node.args = args.to_vec();
         node.starts = 0;
         node.log_start = log_start;
         self.spawn(id);
+    }
+
+    /// Writes the node's configuration file, as every start does.
+    pub fn write_config(&mut self, id: u16) {
+        let config = self.config(id);
+        fs::write(self.config_path(id), serde_json::to_string_pretty(&config).expect("JSON")).expect("a configuration file");
     }
 
     fn spawn(&mut self, id: u16) {
@@ -465,6 +470,11 @@ impl Cluster {
         let log = self.log_of_this_start(id);
         assert!(status.code() == Some(code) && !log.contains("panicked"), "n{id}: {status}, not {code}: {log}");
         log.lines().find_map(|line| line.strip_prefix("kvnode: ")).unwrap_or_else(|| panic!("no reason in {log}")).to_owned()
+    }
+
+    /// Where the configurations, the data and the logs are.
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
     }
 
     pub fn config_path(&self, id: u16) -> PathBuf {

@@ -1,12 +1,15 @@
 //! How a node begins and ends: exit codes, and sentences for whoever started it.
 
+use std::io::{BufRead, BufReader, pipe};
 use std::net::TcpListener;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use serde_json::json;
 
 use crate::cluster::{Cluster, run_kvnode};
+use crate::running::Running;
 
 #[test]
 fn a_graceful_stop_hands_over_what_is_queued_and_exits_0() {
@@ -72,6 +75,23 @@ fn a_second_signal_ends_the_process_at_once() {
 }
 
 #[test]
+fn a_node_stops_with_its_standard_input_if_it_is_told_to() {
+    let mut cluster = Cluster::plan(1).build();
+    cluster.write_config(1);
+    let (stdin, stdin_tx) = pipe().unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_kvnode"));
+    command.arg("--stop-with-stdin").arg("--config").arg(cluster.config_path(1)).current_dir(cluster.dir());
+    let mut node = Running(command.stdin(stdin).stderr(Stdio::piped()).spawn().unwrap());
+    let mut log = BufReader::new(node.0.stderr.take().unwrap()).lines().map_while(Result::ok);
+    let mut await_line = |words: &str| assert!(log.any(|line| line.contains(words)), "no line with {words:?}");
+    await_line("open to clients");
+    assert!(node.0.try_wait().unwrap().is_none());
+    drop(stdin_tx);
+    ["standard input has ended", "stopping", "stopped"].into_iter().for_each(await_line);
+    assert_eq!(node.ended().code(), Some(0));
+}
+
+#[test]
 fn a_port_in_use_is_named_and_exits_1() {
     for port in ["client_addr", "peer_addr"] {
         let mut cluster = Cluster::plan(1).build();
@@ -116,6 +136,7 @@ fn the_command_line_tells_what_it_can_do() {
     let dir = tempfile::tempdir().unwrap();
     for (args, code, word) in [
         (&["--help"][..], 0, "--config"),
+        (&["--help"], 0, "--stop-with-stdin"),
         (&["--help"], 0, "3 the data need a person"),
         (&["-h"], 0, "--config"),
         (&["--version"], 0, env!("CARGO_PKG_VERSION")),

@@ -67,7 +67,7 @@ pub fn start() -> io::Result<Logging> {
     let dropped = Arc::clone(&queue.dropped);
     let write = move || {
         // Signals are for the thread that waits for them.
-        let _ = signals::block();
+        let _ = signals::block(signals::NODE);
         run_stderr(&item_rx, &dropped, io::stderr(), |count| log::error!("{count} lines of this log were dropped: nobody read it in time"));
     };
     let thread = thread::Builder::new().name(THREAD.to_owned()).spawn(write)?;
