@@ -35,6 +35,7 @@ mod roaming;
 mod running;
 mod starts;
 mod strangers;
+mod supervision;
 mod tidy;
 mod tombstones;
 mod torture;

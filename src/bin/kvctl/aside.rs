@@ -112,7 +112,7 @@ fn remove_on_signal(path: &Arc<AsidePath>) {
         if remove(&path) {
             say("kvctl: interrupted: nothing was written");
         }
-        std::process::exit(Code::Refused as i32);
+        std::process::exit(Code::Refused.number().into());
     };
     // Where that fails, a signal ends the process, and the part stays.
     let _ = ctrlc::set_handler(on_signal);

@@ -1,11 +1,13 @@
 //! kvctl: reads and writes a kvmesh from a shell, a script or a prompt.
 //!
-//! Exit codes: 0 done, 1 refused by the server or not answered in its protocol, 2 bad usage, 3 no connection, 4 unknown outcome. Data goes to
+//! Exit codes: 0 done, 1 refused by the server or not answered in its protocol, 2 bad usage, 3 no
+//! connection, 4 unknown outcome. `cluster` has its own 3, which is that of `kvnode`. Data goes to
 //! stdout, everything else to stderr.
 
 mod aside;
 mod backup;
 mod bench;
+mod cluster;
 mod mesh;
 mod once;
 mod progress;
@@ -46,7 +48,7 @@ fn main() -> ExitCode {
             if !failure.text.is_empty() {
                 terminal::say(&failure.text);
             }
-            failure.code.into()
+            ExitCode::from(failure.code.number())
         }
     }
 }
@@ -64,6 +66,7 @@ fn run(arguments: Arguments) -> Result<(), Failure> {
             mesh::converge(&options, own.or(asked).unwrap_or(CONVERGE_TIMEOUT))
         }
         Some(Verb::Diff(_)) => mesh::diff(&options),
+        Some(Verb::Cluster(args)) => cluster::run(&args),
         Some(Verb::Bench(bench)) => bench::run(options, bench),
         Some(Verb::Restore(wanted)) => restore::run(&options, &wanted),
         Some(verb) => once::run(&options, verb),
@@ -121,15 +124,22 @@ struct Failure {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Code {
-    Refused = 1,
-    Usage = 2,
-    NoConnection = 3,
-    Unknown = 4,
+    Refused,
+    Usage,
+    NoConnection,
+    /// A node of `kvctl cluster` did not start, because its data need a person.
+    NodeData,
+    Unknown,
 }
 
-impl From<Code> for ExitCode {
-    fn from(code: Code) -> ExitCode {
-        ExitCode::from(code as u8)
+impl Code {
+    fn number(self) -> u8 {
+        match self {
+            Code::Refused => 1,
+            Code::Usage => 2,
+            Code::NoConnection | Code::NodeData => 3,
+            Code::Unknown => 4,
+        }
     }
 }
 

@@ -74,7 +74,7 @@ pub fn run(options: &Options, verb: Verb) -> Result<(), Failure> {
             let said = read(options, &Command::Ping { message: None })?;
             print(options, out, &said, json!({ "ping": String::from_utf8_lossy(&said) }))?;
         }
-        Verb::Converge(_) | Verb::Diff(_) | Verb::Bench(_) | Verb::Restore(_) => unreachable!("these are run elsewhere"),
+        Verb::Converge(_) | Verb::Diff(_) | Verb::Bench(_) | Verb::Restore(_) | Verb::Cluster(_) => unreachable!("these are run elsewhere"),
     }
     Ok(out.flush()?)
 }

@@ -1,6 +1,7 @@
 //! kvctl's command line: what may be written there, and the types that are valid once read.
 
 use std::fmt;
+use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -59,6 +60,7 @@ pub enum Verb {
     Converge(Converge),
     Diff(Diff),
     Bench(Bench),
+    Cluster(ClusterArgs),
 }
 
 /// Print a key's value and a newline. On a terminal, in quotes if it would not be clear otherwise.
@@ -242,6 +244,31 @@ pub struct Bench {
     /// with resp: every SET is followed by WAIT with this number and 1000 ms, and both are one operation; fewer is an error, SHORT
     #[argh(option, arg_name = "replicas")]
     pub wait: Option<Bounded<1, 1_000>>,
+}
+
+/// Run the nodes of a folder on this machine, in the foreground, until Ctrl-C: all of them, or one. What a node logs is printed behind its number.
+#[derive(FromArgs, ArgsInfo, Clone, Debug)]
+#[argh(
+    subcommand,
+    name = "cluster",
+    help_triggers("-h", "--help"),
+    note = "A node that ends is reported. It ends neither the other nodes nor this program, and it is not restarted.\nA signal stops all of them within eight seconds. If this program is killed, they stop as well.",
+    example = "kvctl cluster\nkvctl cluster 2",
+    error_code(0, "stopped by SIGINT, SIGTERM, SIGHUP or SIGQUIT"),
+    error_code(1, "a node did not start, an address is in use, or a node had to be killed"),
+    error_code(2, "bad usage, or a configuration that is refused"),
+    error_code(3, "a node did not start: its data need a person")
+)]
+pub struct ClusterArgs {
+    /// the folder that holds node1.json, node2.json and so on. Default: config
+    #[argh(option, arg_name = "dir")]
+    pub config_dir: Option<PathBuf>,
+    /// what is printed as the command that starts node N again, followed by N. Default: kvctl cluster
+    #[argh(option, arg_name = "words")]
+    pub restart_command: Option<String>,
+    /// only this node: the N of a nodeN.json
+    #[argh(positional)]
+    pub node: Option<String>,
 }
 
 /// What is spoken with the nodes.
