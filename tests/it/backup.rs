@@ -244,33 +244,6 @@ fn a_backup_is_a_file_of_its_own_that_takes_the_last_ones_place() {
     }
 }
 
-/// The README shows what its own commands print.
-#[test]
-fn the_backup_in_the_readme_is_what_its_commands_print() {
-    let dir = tempfile::tempdir().unwrap();
-    let mut cluster = Cluster::plan(1).start();
-    let file = dir.path().join("backup.jsonl");
-    let path = file.to_str().unwrap();
-    let is_shown = |cluster: &Cluster, args: &[&str]| {
-        let done = kvctl(cluster, 1, args, None);
-        assert_eq!(done.code, Some(0), "{args:?}: {}", done.err);
-        let shown = format!("$ kvctl {}\n{}", args.join(" ").replace(path, "backup.jsonl"), done.out);
-        assert!(include_str!("../../README.md").contains(&shown), "the README does not show this:\n{shown}");
-    };
-    for n in 1..=3 {
-        assert_eq!(cluster.ask_line(1, &format!("SET key{n} value{n}")), "OK");
-    }
-    is_shown(&cluster, &["del", "key3"]);
-    is_shown(&cluster, &["backup", path]);
-    cluster.kill(1);
-    cluster.wipe(1);
-    cluster.start(1);
-    cluster.await_ready(1);
-    is_shown(&cluster, &["restore", path]);
-    is_shown(&cluster, &["get", "key2"]);
-    is_shown(&cluster, &["restore", "--as-new-writes", path]);
-}
-
 /// Half a dump, then silence: the last backup stays, and no part of a new one.
 #[test]
 fn a_backup_that_fails_leaves_the_last_one_and_nothing_else() {

@@ -2,7 +2,7 @@
 //!
 //! A script opens with a comment that says why it exists. `n1> SET a 1` sends a line on the connection to node 1 that the script keeps open; the lines below it are
 //! the exact reply, a trailing `…` in one standing for any rest. `n1~> …` repeats the command until that is the reply. A line that begins with a
-//! lower-case letter is an order: `kill n2`, `start n2`, `stop n2`, `pause n2`, `resume n2`, `cut n1 n2`, `stall n1 n2`, `join n1 n2`, `await converged`,
+//! lower-case letter is an order: `kill n2`, `start n2`, `stop n2`, `wipe n2`, `pause n2`, `resume n2`, `cut n1 n2`, `stall n1 n2`, `join n1 n2`, `await converged`,
 //! `await n2 ready`, `await n1 sees n2 down`.
 
 use std::collections::BTreeMap;
@@ -117,29 +117,14 @@ impl Script {
         client.reply(command)
     }
 
+    /// A connection to a node that was down is made anew.
     fn order(&mut self, line: &str, place: &str) {
-        let words: Vec<&str> = line.split(' ').collect();
-        let id = |word: &str| node_id(word, place);
-        match words[..] {
-            ["await", "converged"] => self.cluster.await_converged(),
-            ["await", node, "ready"] => self.cluster.await_ready(id(node)),
-            ["await", node, "sees", peer, state @ ("up" | "down")] => self.cluster.await_sees(id(node), id(peer), state),
-            ["cut", a, b] => self.cluster.cut(id(a), id(b)),
-            ["stall", a, b] => self.cluster.stall(id(a), id(b)),
-            ["join", a, b] => self.cluster.join(id(a), id(b)),
-            ["pause", node] => self.cluster.pause(id(node)),
-            ["resume", node] => self.cluster.resume(id(node)),
-            [order @ ("kill" | "start" | "stop"), node] => {
-                let id = id(node);
-                self.clients.remove(&id);
-                match order {
-                    "kill" => self.cluster.kill(id),
-                    "stop" => self.cluster.stop(id),
-                    _ => self.cluster.start(id),
-                }
-            }
-            _ => panic!("{place}: no such order: {line}"),
+        if let [order, node] = line.split(' ').collect::<Vec<_>>()[..]
+            && matches!(order, "kill" | "start" | "stop")
+        {
+            self.clients.remove(&node_id(node, place));
         }
+        order(&mut self.cluster, line, place);
     }
 
     /// Nothing was said beyond what the script has read.
@@ -147,6 +132,26 @@ impl Script {
         for id in self.clients.keys().copied().collect::<Vec<_>>() {
             self.ask(id, "PING", &["PONG"], "after the last line");
         }
+    }
+}
+
+/// One order to the cluster.
+pub fn order(cluster: &mut Cluster, line: &str, place: &str) {
+    let id = |word: &str| node_id(word, place);
+    match line.split(' ').collect::<Vec<_>>()[..] {
+        ["await", "converged"] => cluster.await_converged(),
+        ["await", node, "ready"] => cluster.await_ready(id(node)),
+        ["await", node, "sees", peer, state @ ("up" | "down")] => cluster.await_sees(id(node), id(peer), state),
+        ["cut", a, b] => cluster.cut(id(a), id(b)),
+        ["stall", a, b] => cluster.stall(id(a), id(b)),
+        ["join", a, b] => cluster.join(id(a), id(b)),
+        ["pause", node] => cluster.pause(id(node)),
+        ["resume", node] => cluster.resume(id(node)),
+        ["kill", node] => cluster.kill(id(node)),
+        ["start", node] => cluster.start(id(node)),
+        ["stop", node] => cluster.stop(id(node)),
+        ["wipe", node] => cluster.wipe(id(node)),
+        _ => panic!("{place}: no such order: {line}"),
     }
 }
 

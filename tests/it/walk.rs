@@ -1,24 +1,28 @@
-//! The walk: docs/quick-start.md, typed against three real nodes.
+//! The walk: the commands of the documents, typed against three real nodes.
 //!
-//! Every block of the page is run or looked for. In a `console` block, `$ ` begins a command, and
-//! what stands below it must be printed: `…` alone stands for any lines, at the end of a line for
-//! any rest, and a number with a point for any other. Lines of a `text` block must be in the log of
-//! the node that they name, digits and the module aside.
+//! A block that a reader may paste, `console` or `sh`, is run, or the line before it says why not:
+//! `<!-- not run: needs three machines -->`. In a `console` block, `$ ` begins a command, and what
+//! stands below it must be printed: `…` alone stands for any lines, at the end of a line for any
+//! rest, and a number with a point for any other. A `text` block whose lines begin with `[1] [` is
+//! a log: its lines must be in the log of the node that they name, digits and the module aside.
+//! `<!-- meanwhile: kill n1; start n1 -->` gives orders of the golden scripts between two blocks.
 //!
 //! Not run as it stands: `./run-cluster.sh` and `kill`, for which the harness starts and kills
 //! nodes; `telnet`, for which this file speaks; and the ports, which the system chooses.
 
 use std::collections::BTreeMap;
 use std::env;
+use std::fs;
 use std::io::{Read, Seek, Write};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use crate::client::Client;
-use crate::cluster::{Cluster, DEADLINE, until};
-use crate::running::Running;
+use tempfile::TempDir;
 
-const PAGE: &str = include_str!("../../docs/quick-start.md");
+use crate::client::Client;
+use crate::cluster::{Cluster, DEADLINE, repository_path, until};
+use crate::golden;
+use crate::running::Running;
 
 /// Stands for a reader's shell: `kvctl` asks node 1 unless it is told otherwise, `redis-cli` is on a
 /// terminal, and some `nc` is there.
@@ -29,7 +33,7 @@ nc() { exec 3<>"/dev/tcp/$1/$2"; cat >&3; cat <&3; }
 "#;
 
 /// Commands with such a word are not repeated until they print what is shown.
-const WRITES: [&str; 5] = ["set", "upd", "del", "incr", "incrby"];
+const WRITES: [&str; 7] = ["set", "upd", "put", "del", "incr", "incrby", "restore"];
 
 #[test]
 fn the_quick_start_prints_what_it_shows() {
@@ -38,10 +42,53 @@ fn the_quick_start_prints_what_it_shows() {
         let _ = std::io::stderr().write_all(b"\nSKIPPED the quick start: there is no redis-cli here (apt-get install redis-tools)\n");
         return;
     }
-    let mut walk = Walk { cluster: Cluster::plan(3).patient().set("recovery_wait_ms", 3_000).build(), processes: BTreeMap::new() };
-    for step in steps(PAGE) {
-        walk.take(&step);
+    // The page starts the nodes.
+    walk("docs/quick-start.md", Cluster::plan(3).patient().set("recovery_wait_ms", 3_000).build());
+}
+
+#[test]
+fn kvctl_prints_what_its_page_shows() {
+    walk("docs/kvctl.md", Cluster::plan(3).start());
+}
+
+#[test]
+fn backup_and_restore_do_what_their_page_shows() {
+    walk("docs/backup.md", Cluster::plan(3).start());
+}
+
+/// Every page is walked by a test of this file, unless it has no command that is run.
+#[test]
+fn every_command_in_the_documents_is_run_or_says_why_not() {
+    for page in pages() {
+        let commands = steps(&page, &text(&page)).iter().filter(|step| matches!(step, Step::Command { .. })).count();
+        assert_eq!(commands > 0, WALKED.contains(&&*page), "{page} has {commands} commands to run");
     }
+}
+
+const WALKED: &[&str] = &["docs/backup.md", "docs/kvctl.md", "docs/quick-start.md"];
+
+/// Types the commands of a page, in their order.
+fn walk(page: &str, cluster: Cluster) {
+    assert!(WALKED.contains(&page), "{page} is not listed as one that is walked");
+    let mut walk = Walk { cluster, processes: BTreeMap::new(), dir: tempfile::tempdir().expect("a directory") };
+    for step in steps(page, &text(page)) {
+        walk.take(page, &step);
+    }
+}
+
+fn text(page: &str) -> String {
+    fs::read_to_string(repository_path(page)).unwrap_or_else(|error| panic!("{page}: {error}"))
+}
+
+/// All documents of the repository.
+fn pages() -> Vec<String> {
+    let in_folder = |folder: &str| {
+        let dir = fs::read_dir(repository_path(folder)).unwrap_or_else(|error| panic!("{folder}: {error}"));
+        let names = dir.map(|file| file.expect("a file").file_name().into_string().expect("a name in UTF-8"));
+        let paths = names.filter(|name| name.ends_with(".md")).map(|name| if folder == "." { name } else { format!("{folder}/{name}") });
+        paths.collect::<Vec<_>>()
+    };
+    [in_folder("docs"), in_folder("bench")].concat()
 }
 
 /// One thing that the page says.
@@ -49,38 +96,58 @@ fn the_quick_start_prints_what_it_shows() {
 enum Step<'p> {
     Command { line: usize, command: &'p str, shown: Vec<&'p str> },
     Log { line: usize, shown: &'p str },
+    Order { line: usize, order: &'p str },
 }
 
-/// All blocks of a page, in their order. Panics at one that would not be run.
-fn steps(page: &str) -> Vec<Step<'_>> {
-    let (mut steps, mut block) = (Vec::new(), None);
-    for (line, text) in page.lines().enumerate().map(|(index, text)| (index + 1, text)) {
+/// The commands, log lines and orders of a page. Panics at a block that a reader may paste and that
+/// nothing runs.
+fn steps<'p>(page: &str, text: &'p str) -> Vec<Step<'p>> {
+    let (mut steps, mut block, mut before) = (Vec::new(), None, "");
+    for (line, text) in text.lines().enumerate().map(|(index, text)| (index + 1, text)) {
         match (block, text.strip_prefix("```")) {
-            (None, Some(kind @ ("console" | "text"))) => block = Some(kind),
-            (None, Some(kind)) => panic!("line {line}: nobody runs a block of {kind:?}"),
-            (None, None) => {}
+            (None, Some(kind)) => {
+                let is_excused = before.strip_prefix("<!-- not run: ").is_some_and(|why| why.ends_with(" -->"));
+                assert!(is_excused || kind != "sh", "{page}:{line}: no test runs this block, and nothing says why");
+                block = Some(if is_excused { "not run" } else { kind });
+            }
+            (None, None) => {
+                if let Some(orders) = text.strip_prefix("<!-- meanwhile: ").and_then(|orders| orders.strip_suffix(" -->")) {
+                    steps.extend(orders.split("; ").map(|order| Step::Order { line, order }));
+                }
+            }
             (Some(_), Some(_)) => block = None,
-            (Some("text"), None) => steps.push(Step::Log { line, shown: text }),
-            (Some(_), None) => match (text.strip_prefix("$ "), steps.last_mut()) {
+            (Some("console"), None) => match (text.strip_prefix("$ "), steps.last_mut()) {
                 (Some(command), _) => steps.push(Step::Command { line, command, shown: Vec::new() }),
                 (None, Some(Step::Command { shown, .. })) => shown.push(text),
-                (None, _) => panic!("line {line}: {text:?} stands below no command"),
+                (None, _) => panic!("{page}:{line}: {text:?} stands below no command"),
             },
+            (Some("text"), None) if is_logged(text) => steps.push(Step::Log { line, shown: text }),
+            (Some("not run"), None) => {}
+            (Some(kind), None) => assert!(!text.starts_with("$ "), "{page}:{line}: a command in a block of {kind:?}; no test runs those"),
         }
+        before = text;
     }
     steps
+}
+
+/// A line of a log as `run-cluster.sh` shows it: `[1] [2026-…] …`.
+fn is_logged(line: &str) -> bool {
+    line.strip_prefix('[').and_then(|rest| rest.split_once("] [")).is_some_and(|(id, _)| id.parse::<u16>().is_ok())
 }
 
 struct Walk {
     cluster: Cluster,
     /// The nodes by the process ids that the page shows.
     processes: BTreeMap<String, u16>,
+    /// Where the commands are typed.
+    dir: TempDir,
 }
 
 impl Walk {
-    fn take(&mut self, step: &Step<'_>) {
+    fn take(&mut self, page: &str, step: &Step<'_>) {
         match step {
             Step::Log { line, shown } => self.find_logged(*line, shown),
+            Step::Order { line, order } => golden::order(&mut self.cluster, order, &format!("{page}:{line}")),
             Step::Command { line, command, shown } => {
                 let words: Vec<&str> = command.split(' ').collect();
                 match words[..] {
@@ -155,7 +222,7 @@ impl Walk {
         let mut output = tempfile::tempfile().expect("a file for the output");
         let both = || Stdio::from(output.try_clone().expect("a second handle"));
         let mut shell = Command::new("bash");
-        shell.args(["-c", &self.here(&format!("{SHELL}{command}"))]).env("PATH", paths);
+        shell.args(["-c", &self.here(&format!("{SHELL}{command}"))]).env("PATH", paths).current_dir(self.dir.path());
         shell.stdin(Stdio::null()).stdout(both()).stderr(both());
         Running(shell.spawn().expect("bash starts")).ended();
         let mut printed = String::new();
@@ -235,17 +302,29 @@ fn a_page_that_shows_something_else_is_found() {
     assert_eq!(sentence(&line("node 2 is up")), sentence("[2027-01-01T00:00:00.000Z INFO  elsewhere] node 13 is up"));
     assert_ne!(sentence(&line("node 2 is up")), sentence(&line("node 2 is down")));
     assert_eq!(
-        steps("# A page\n```console\n$ one 1\nyes\n$ two\n```\n```text\n[1] logged\n```\n"),
+        steps(
+            "page",
+            "# A page\n```console\n$ one 1\nyes\n$ two\n```\n```text\n[1] [now] logged\nshown\n```\n<!-- meanwhile: kill n1; start n1 -->\n"
+        ),
         [
             Step::Command { line: 3, command: "one 1", shown: vec!["yes"] },
             Step::Command { line: 5, command: "two", shown: vec![] },
-            Step::Log { line: 8, shown: "[1] logged" },
+            Step::Log { line: 8, shown: "[1] [now] logged" },
+            Step::Order { line: 11, order: "kill n1" },
+            Step::Order { line: 11, order: "start n1" },
         ]
     );
+    assert_eq!(steps("page", "<!-- not run: needs root -->\n```sh\nrm -r data\n```\n"), []);
 }
 
 #[test]
-#[should_panic(expected = "nobody runs a block of \"sh\"")]
-fn a_block_that_nobody_runs_is_found() {
-    steps("```sh\nrm -r data\n```\n");
+#[should_panic(expected = "no test runs this block")]
+fn a_block_that_nothing_runs_is_found() {
+    steps("page", "```sh\nrm -r data\n```\n");
+}
+
+#[test]
+#[should_panic(expected = "a command in a block of \"text\"")]
+fn a_command_outside_of_a_console_is_found() {
+    steps("page", "```text\n$ rm -r data\n```\n");
 }
