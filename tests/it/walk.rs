@@ -36,14 +36,24 @@ nc() { exec 3<>"/dev/tcp/$1/$2"; cat >&3; cat <&3; }
 const WRITES: [&str; 7] = ["set", "upd", "put", "del", "incr", "incrby", "restore"];
 
 #[test]
+fn the_readme_prints_what_it_shows() {
+    walk_from_the_start("README.md");
+}
+
+#[test]
 fn the_quick_start_prints_what_it_shows() {
+    walk_from_the_start("docs/quick-start.md");
+}
+
+/// Walks a page that starts the nodes itself, and speaks as `redis-cli`, too.
+fn walk_from_the_start(page: &str) {
     if Command::new("redis-cli").arg("--version").stdout(Stdio::null()).status().is_err() {
         // Not by a macro, whose output a passing test keeps to itself.
-        let _ = std::io::stderr().write_all(b"\nSKIPPED the quick start: there is no redis-cli here (apt-get install redis-tools)\n");
+        let skipped = format!("\nSKIPPED {page}: there is no redis-cli here (apt-get install redis-tools)\n");
+        let _ = std::io::stderr().write_all(skipped.as_bytes());
         return;
     }
-    // The page starts the nodes.
-    walk("docs/quick-start.md", Cluster::plan(3).patient().set("recovery_wait_ms", 3_000).build());
+    walk(page, Cluster::plan(3).patient().set("recovery_wait_ms", 3_000).build());
 }
 
 #[test]
@@ -65,7 +75,7 @@ fn every_command_in_the_documents_is_run_or_says_why_not() {
     }
 }
 
-const WALKED: &[&str] = &["docs/backup.md", "docs/kvctl.md", "docs/quick-start.md"];
+const WALKED: &[&str] = &["README.md", "docs/backup.md", "docs/kvctl.md", "docs/quick-start.md"];
 
 /// Types the commands of a page, in their order.
 fn walk(page: &str, cluster: Cluster) {
@@ -88,7 +98,7 @@ fn pages() -> Vec<String> {
         let paths = names.filter(|name| name.ends_with(".md")).map(|name| if folder == "." { name } else { format!("{folder}/{name}") });
         paths.collect::<Vec<_>>()
     };
-    [in_folder("docs"), in_folder("bench")].concat()
+    [in_folder("."), in_folder("docs"), in_folder("bench")].concat()
 }
 
 /// One thing that the page says.
