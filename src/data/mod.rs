@@ -6,4 +6,5 @@ pub mod clock;
 pub mod entry;
 pub mod formats;
 pub mod key_order;
+pub mod progress;
 pub mod version;

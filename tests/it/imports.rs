@@ -30,6 +30,7 @@ const RULES: &[Rule] = &[
     Rule { place: "process/mod.rs", may: &[], must_not_std: NO_IO },
     Rule { place: "data/clock.rs", may: &["testing::broken_rules"], must_not_std: NO_IO },
     Rule { place: "data/version.rs", may: &["data::clock"], must_not_std: NO_IO },
+    Rule { place: "data/progress.rs", may: &["data::clock", "data::version"], must_not_std: NO_IO },
     Rule { place: "data/entry.rs", may: &["data::clock", "data::version"], must_not_std: NO_IO },
     Rule { place: "data/key_order.rs", may: &[], must_not_std: NO_IO },
     Rule {
@@ -97,6 +98,7 @@ const RULES: &[Rule] = &[
             "data::entry",
             "data::version",
             "data::key_order",
+            "data::progress",
             "testing::broken_rules",
             "store",
             "wire::dump",

@@ -1,9 +1,9 @@
 //! Replay: what the disk knows, into an empty store and vector.
 //!
-//! The same rules as when it was received (**I5**): entries enter by merge, unless covered; `seen` advances by a batch that joins, or by what was proven. Runs behind a
-//! gap are kept by origin, not by connection: what a batch says of its origin's writes stays true.
+//! The rules are those of the live side: entries enter by merge, unless covered, and the vector
+//! advances as [`Progress`] says (**I5**). Pending ranges are kept by origin, not by connection:
+//! what a batch says of its origin's writes stays true.
 
-use std::collections::HashMap;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -14,6 +14,7 @@ use crossbeam_channel::bounded;
 use crate::data::clock::{Now, Stamp};
 use crate::data::entry::Entry;
 use crate::data::key_order::Order;
+use crate::data::progress::Progress;
 use crate::data::version::{Origin, VersionVector};
 use crate::replication::persistence::record::{Incarnation, Record};
 use crate::replication::replica::Replica;
@@ -55,11 +56,10 @@ pub struct Replayed {
 /// The state that is built up.
 struct Replay<'a> {
     store: &'a Store,
-    seen: VersionVector,
+    progress: Progress,
     horizon: VersionVector,
     /// The greatest stamp of any entry.
     greatest: Stamp,
-    runs: HashMap<Origin, (Stamp, Stamp)>,
     order: Option<Order>,
 }
 
@@ -85,10 +85,9 @@ impl Replica {
     fn replay_files(&self, disk: &Arc<dyn Disk>, files: &Files, progress: impl Fn(u64) -> io::Result<()>) -> io::Result<Replayed> {
         let mut replay = Replay {
             store: &self.store,
-            seen: VersionVector::default(),
+            progress: Progress::default(),
             horizon: VersionVector::default(),
             greatest: Stamp::ZERO,
-            runs: HashMap::new(),
             order: None,
         };
         let mut replayed = Replayed::default();
@@ -97,7 +96,7 @@ impl Replica {
             self.check_node(loaded.header.origin)?;
             self.is_snapshot_folded.store(loaded.header.is_folded(), Ordering::Release);
             replay.greatest = loaded.greatest;
-            replay.seen = loaded.header.vector;
+            replay.progress = Progress::from(loaded.header.vector);
             replay.order = loaded.header.order;
             replay.horizon = loaded.end.horizon;
             replayed.snapshot_len = loaded.len;
@@ -131,7 +130,8 @@ impl Replica {
 
     /// What the disk knew is known again. The clock is above all of it before anything can be written.
     fn take_replayed(&self, replay: Replay<'_>) {
-        let Replay { seen, horizon, greatest, order, .. } = replay;
+        let Replay { progress, horizon, greatest, order, .. } = replay;
+        let seen = progress.into_vector();
         self.clock.take_over(greatest.max(seen.greatest()).max(horizon.greatest()), self.began);
         let mut control = self.control.lock();
         *self.seen.write() = seen;
@@ -234,9 +234,9 @@ impl Replay<'_> {
             Record::Writes(batch) => {
                 for write in batch.writes.iter() {
                     self.greatest = self.greatest.max(write.version.stamp);
-                    self.store.merge_write(write, |version| self.seen.covers(version));
+                    self.store.merge_write(write, |version| self.progress.vector().covers(version));
                 }
-                self.join(batch.origin, batch.after, batch.upto);
+                self.progress.batch(batch.origin, batch.after, batch.upto);
             }
             Record::Lines(entries) => entries.into_iter().for_each(|entry| self.merge(entry)),
             Record::Healed(entries) => entries.into_iter().for_each(|entry| {
@@ -245,10 +245,8 @@ impl Replay<'_> {
             }),
             Record::Removed(entries) => entries.iter().for_each(|entry| self.store.remove_version(entry.key(), entry.version())),
             Record::Proven(proven) => {
-                self.seen.join(&proven.vector);
+                self.progress.proven(&proven.vector);
                 self.horizon.join(&proven.horizon);
-                let origins: Vec<Origin> = self.runs.keys().copied().collect();
-                origins.into_iter().for_each(|origin| self.close_run(origin));
             }
             // Whose life it is was checked before.
             Record::Incarnation(Incarnation { order, .. }) => {
@@ -262,26 +260,7 @@ impl Replay<'_> {
 
     fn merge(&mut self, entry: Entry) {
         self.greatest = self.greatest.max(entry.version().stamp);
-        self.store.merge(entry, |version| self.seen.covers(version));
-    }
-
-    fn join(&mut self, origin: Origin, after: Stamp, upto: Stamp) {
-        if self.seen.get(origin) >= after {
-            self.seen.advance(origin, upto);
-        } else {
-            let run = self.runs.entry(origin).or_insert((after, upto));
-            *run = if run.1 >= after { (run.0, run.1.max(upto)) } else { (after, upto) };
-        }
-        self.close_run(origin);
-    }
-
-    fn close_run(&mut self, origin: Origin) {
-        if let Some((start, end)) = self.runs.get(&origin).copied()
-            && self.seen.get(origin) >= start
-        {
-            self.seen.advance(origin, end);
-            self.runs.remove(&origin);
-        }
+        self.store.merge(entry, |version| self.progress.vector().covers(version));
     }
 }
 
