@@ -21,12 +21,11 @@ use crate::server::writes::Place;
 use crate::server::{Services, Shared, introspect};
 use crate::store::{Cursor, Keyspace, Span, View};
 use crate::wire::command::Command;
-use crate::wire::help::{HELP, Help, Verb, WORDS};
 use crate::wire::quoting::shown;
 use crate::wire::reply::{ErrorCode, Reply};
 use crate::wire::resp::encoding::write_array_head;
 use crate::wire::resp::glob;
-use crate::wire::text::write_reply;
+use crate::wire::text::{HELP_NOTES, VERBS, VerbSpec, write_reply};
 
 /// Long answers leave in pieces of this size.
 const CHUNK_LEN: usize = 64 << 10;
@@ -194,11 +193,11 @@ pub(crate) fn answer(executor: &mut Executor<'_>, long: Long, may_wait: bool) ->
         Long::Compact => compacted(services.replica.compact()),
         Long::Resume => compacted(services.replica.resume()),
         Long::Help(None) => {
-            let lines = HELP.iter().map(help_line).chain(WORDS.map(str::to_owned));
+            let lines = VERBS.iter().map(help_line).chain(HELP_NOTES.map(str::to_owned));
             Reply::Text(lines.map(|line| line + "\n").collect())
         }
-        Long::Help(Some(word)) => match Verb::parse(word.as_bytes()) {
-            Some(verb) => Reply::Text(help_line(verb.help()) + "\n"),
+        Long::Help(Some(word)) => match VerbSpec::find(word.as_bytes()) {
+            Some(spec) => Reply::Text(help_line(spec) + "\n"),
             None => Reply::error(ErrorCode::Unknown, format!("{} is no command; HELP lists them", shown(word.as_bytes()))),
         },
         Long::Keys { .. } | Long::Matching { .. } | Long::Dump => {
@@ -349,8 +348,8 @@ fn is_over(executor: &Executor<'_>) -> bool {
     executor.shared.is_stopping() || executor.client.is_killed() || executor.client.is_gone()
 }
 
-fn help_line(help: &Help) -> String {
-    format!("{:<25} {}", help.usage, help.sentence)
+fn help_line(spec: &VerbSpec) -> String {
+    format!("{:<25} {}", spec.usage, spec.sentence)
 }
 
 /// The lines that the server adds to STATUS: what clients did, and every limit of the configuration.

@@ -7,7 +7,6 @@ pub mod bytes;
 pub mod command;
 pub mod dump;
 pub mod frame;
-pub mod help;
 pub mod peer;
 pub mod quoting;
 pub mod reply;

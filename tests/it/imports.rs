@@ -127,7 +127,6 @@ const RULES: &[Rule] = &[
             "wire::command",
             "wire::reply",
             "wire::text",
-            "wire::help",
             "wire::quoting",
             "wire::resp",
             "replication::submit",

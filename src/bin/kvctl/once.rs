@@ -8,8 +8,7 @@ use serde_json::{Map, Value, json};
 
 use kvmesh::client::{self, Client, as_key, as_value, unexpected};
 use kvmesh::config::VALUE_LEN_MAX;
-use kvmesh::wire::command::{Action, Command, Only};
-use kvmesh::wire::text::encode_command;
+use kvmesh::wire::text::{self, RequestLine};
 
 use crate::aside::Aside;
 use crate::backup::Checked;
@@ -27,12 +26,12 @@ pub fn run(options: &Options, verb: Verb) -> Result<(), Failure> {
     let out = &mut out;
     match verb {
         Verb::Get(get) => print_value(options, out, &get.key, get.raw)?,
-        Verb::Set(set) => write(options, out, &Command::set(set.key.as_bytes().into(), value(&set.value)?, Only::IfAbsent))?,
-        Verb::Upd(upd) => write(options, out, &Command::set(upd.key.as_bytes().into(), value(&upd.value)?, Only::IfPresent))?,
-        Verb::Put(put) => write(options, out, &Command::set(put.key.as_bytes().into(), value(&put.value)?, Only::Always))?,
-        Verb::Del(del) => write(options, out, &Command::delete(del.key.as_bytes().into()))?,
+        Verb::Set(set) => write(options, out, &RequestLine::new(text::Verb::Set).key(set.key.as_bytes()).value(&value(&set.value)?))?,
+        Verb::Upd(upd) => write(options, out, &RequestLine::new(text::Verb::Upd).key(upd.key.as_bytes()).value(&value(&upd.value)?))?,
+        Verb::Put(put) => write(options, out, &RequestLine::new(text::Verb::Put).key(put.key.as_bytes()).value(&value(&put.value)?))?,
+        Verb::Del(del) => write(options, out, &RequestLine::new(text::Verb::Del).key(del.key.as_bytes()))?,
         Verb::Exists(exists) => {
-            let said = read(options, &Command::One { key: exists.key.as_bytes().into(), action: Action::Exists })?;
+            let said = read(options, &RequestLine::new(text::Verb::Exists).key(exists.key.as_bytes()))?;
             let there = match &*said {
                 b"1" => true,
                 b"0" => false,
@@ -42,23 +41,23 @@ pub fn run(options: &Options, verb: Verb) -> Result<(), Failure> {
         }
         Verb::Keys(keys) => {
             let prefix = keys.prefix.as_deref().unwrap_or("").as_bytes();
-            let limit = keys.limit.map(|limit| usize::try_from(limit).unwrap_or(usize::MAX));
-            let command = Command::Keys { prefix: prefix.into(), limit };
-            read_lines(options, &command, |line| print_key(options, out, line))?;
+            let request = RequestLine::new(text::Verb::Keys).key(prefix);
+            let request = keys.limit.into_iter().fold(request, RequestLine::word);
+            read_lines(options, &request, |line| print_key(options, out, line))?;
         }
         Verb::Count(_) => {
-            let said = read(options, &Command::Count)?;
+            let said = read(options, &RequestLine::new(text::Verb::Count))?;
             let count: u64 = number(&said, &said)?;
             print(options, out, &said, json!({ "count": count }))?;
         }
-        Verb::Status(_) => report(options, out, &Command::Status)?,
+        Verb::Status(_) => report(options, out, &RequestLine::new(text::Verb::Status))?,
         Verb::Peers(_) => {
             let mut peers = Vec::new();
-            print_report(options, out, &Command::Peers, |line| peers.push(peer(line).unwrap_or_else(|| line.into())))?;
+            print_report(options, out, &RequestLine::new(text::Verb::Peers), |line| peers.push(peer(line).unwrap_or_else(|| line.into())))?;
             print_json(options, out, [("peers".to_string(), peers.into())].into_iter().collect())?;
         }
         Verb::Digest(_) => {
-            let said = read(options, &Command::Digest { before: None })?;
+            let said = read(options, &RequestLine::new(text::Verb::Digest))?;
             let text = String::from_utf8_lossy(&said);
             let Some((sum, keys)) = text.strip_prefix("DIGEST ").and_then(|rest| rest.split_once(' ')) else {
                 return Err(unexpected(&said, "DIGEST <hex> <keys>").into());
@@ -68,10 +67,10 @@ pub fn run(options: &Options, verb: Verb) -> Result<(), Failure> {
         }
         Verb::Dump(_) => print_dump(options, out)?,
         Verb::Backup(backup) => back_up(options, out, &backup.file)?,
-        Verb::Compact(_) => report(options, out, &Command::Compact)?,
-        Verb::Resume(_) => report(options, out, &Command::Resume)?,
+        Verb::Compact(_) => report(options, out, &RequestLine::new(text::Verb::Compact))?,
+        Verb::Resume(_) => report(options, out, &RequestLine::new(text::Verb::Resume))?,
         Verb::Ping(_) => {
-            let said = read(options, &Command::Ping { message: None })?;
+            let said = read(options, &RequestLine::new(text::Verb::Ping))?;
             print(options, out, &said, json!({ "ping": String::from_utf8_lossy(&said) }))?;
         }
         Verb::Converge(_) | Verb::Diff(_) | Verb::Bench(_) | Verb::Restore(_) | Verb::Cluster(_) => unreachable!("these are run elsewhere"),
@@ -90,7 +89,7 @@ fn print(options: &Options, out: &mut impl Write, plain: &[u8], json: Value) -> 
 }
 
 fn print_value(options: &Options, out: &mut Out<impl Write>, key: &str, raw: bool) -> Result<(), Failure> {
-    let value = as_value(&read(options, &Command::One { key: key.as_bytes().into(), action: Action::Get })?)?;
+    let value = as_value(&read(options, &RequestLine::new(text::Verb::Get).key(key.as_bytes()))?)?;
     if options.json {
         let mut object = Map::new();
         put_bytes(&mut object, "k", key.as_bytes());
@@ -119,16 +118,15 @@ fn print_key(options: &Options, out: &mut Out<impl Write>, line: &[u8]) -> Resul
 }
 
 /// Prints lines of names and values.
-fn report(options: &Options, out: &mut impl Write, command: &Command) -> Result<(), Failure> {
+fn report(options: &Options, out: &mut impl Write, request: &RequestLine) -> Result<(), Failure> {
     let mut object = Map::new();
-    print_report(options, out, command, |line| put_line(&mut object, line))?;
+    print_report(options, out, request, |line| put_line(&mut object, line))?;
     Ok(print_json(options, out, object)?)
 }
 
 /// Prints the lines of a report, or hands them to who makes JSON of them.
-fn print_report(options: &Options, out: &mut impl Write, command: &Command, mut as_json: impl FnMut(&str)) -> Result<(), Failure> {
-    let line = line(command);
-    for line in first_reachable(options, |client| client.call_report(&line), is_elsewhere)? {
+fn print_report(options: &Options, out: &mut impl Write, request: &RequestLine, mut as_json: impl FnMut(&str)) -> Result<(), Failure> {
+    for line in first_reachable(options, |client| client.call_report(request.as_bytes()), is_elsewhere)? {
         if options.json {
             as_json(&line);
         } else {
@@ -176,7 +174,7 @@ fn back_up(options: &Options, out: &mut impl Write, file: &str) -> Result<(), Fa
 fn read_dump(options: &Options, mut each: impl FnMut(&[u8], u64) -> Result<(), Failure>) -> Result<u64, Failure> {
     let mut checked = Checked::default();
     let wrong = |wrong: String| Failure::new(Code::Refused, format_args!("the node's dump is not as it should be: {wrong}"));
-    read_lines(options, &Command::Dump, |line| {
+    read_lines(options, &RequestLine::new(text::Verb::Dump), |line| {
         checked.line(line).map_err(wrong)?;
         each(line, checked.entries())
     })?;
@@ -188,10 +186,9 @@ fn print_json(options: &Options, out: &mut impl Write, object: Map<String, Value
     if options.json { writeln!(out, "{}", Value::Object(object)) } else { Ok(()) }
 }
 
-fn write(options: &Options, out: &mut impl Write, command: &Command) -> Result<(), Failure> {
-    let line = line(command);
+fn write(options: &Options, out: &mut impl Write, request: &RequestLine) -> Result<(), Failure> {
     let only_if_nothing_left = |error: &client::Error| matches!(error, client::Error::NotConnected(_));
-    let said = first_reachable(options, |client| client.call(&line).map(<[u8]>::to_vec), only_if_nothing_left)
+    let said = first_reachable(options, |client| client.call(request.as_bytes()).map(<[u8]>::to_vec), only_if_nothing_left)
         .and_then(|said| if said == b"OK" { Ok(said) } else { Err(unexpected(&said, "OK")) })
         .map_err(|error| Failure::of(error, true))?;
     print(options, out, &said, json!({ "ok": true }))
@@ -210,33 +207,23 @@ fn value(argument: &str) -> Result<Cow<'_, [u8]>, Failure> {
     Ok(value.into())
 }
 
-/// As the client wants it: without the line end.
-fn line(command: &Command) -> Vec<u8> {
-    let mut line = Vec::new();
-    encode_command(command, &mut line);
-    line.pop();
-    line
-}
-
 fn number(said: &[u8], digits: &[u8]) -> Result<u64, client::Error> {
     std::str::from_utf8(digits).ok().and_then(|digits| digits.parse().ok()).ok_or_else(|| unexpected(said, "a number"))
 }
 
 /// The reply of one line to a command that changes nothing.
-fn read(options: &Options, command: &Command) -> Result<Vec<u8>, client::Error> {
-    let line = line(command);
-    first_reachable(options, |client| client.call(&line).map(<[u8]>::to_vec), is_elsewhere)
+fn read(options: &Options, request: &RequestLine) -> Result<Vec<u8>, client::Error> {
+    first_reachable(options, |client| client.call(request.as_bytes()).map(<[u8]>::to_vec), is_elsewhere)
 }
 
 /// The lines of the reply to a command that changes nothing. Once one has been handed out, no other node is asked.
-fn read_lines(options: &Options, command: &Command, mut each: impl FnMut(&[u8]) -> Result<(), Failure>) -> Result<(), Failure> {
-    let line = line(command);
+fn read_lines(options: &Options, request: &RequestLine, mut each: impl FnMut(&[u8]) -> Result<(), Failure>) -> Result<(), Failure> {
     let mut begun = false;
     let mut outcome = Ok(());
     let asked = first_reachable(
         options,
         |client| {
-            let lines = client.call_lines(&line, |line| {
+            let lines = client.call_lines(request.as_bytes(), |line| {
                 begun = true;
                 each(line).map_err(Stop::Here)
             });
@@ -329,7 +316,7 @@ mod tests {
 
     fn put(options: &Options) -> Result<String, Code> {
         let mut out = Vec::new();
-        let written = write(options, &mut out, &Command::set((&b"a b"[..]).into(), (&b"1"[..]).into(), Only::Always));
+        let written = write(options, &mut out, &RequestLine::new(text::Verb::Put).key(b"a b").value(b"1"));
         written.map(|()| String::from_utf8(out).unwrap()).map_err(|failure| failure.code)
     }
 
@@ -367,14 +354,16 @@ mod tests {
     #[test]
     fn a_read_goes_to_the_next_node_until_a_part_of_the_answer_is_printed() {
         let (breaks, answers) = (scripted(&[]), scripted(&[("COUNT", "7\n"), ("KEYS \"\" 5", "KEY a\nKEY \"\"\nEND\n")]));
-        assert_eq!(read(&options(&[&breaks, &answers]), &Command::Count).unwrap(), b"7");
-        assert!(matches!(read(&options(&[&breaks]), &Command::Count), Err(client::Error::Unknown(_))));
+        assert_eq!(read(&options(&[&breaks, &answers]), &RequestLine::new(text::Verb::Count)).unwrap(), b"7");
+        assert!(matches!(read(&options(&[&breaks]), &RequestLine::new(text::Verb::Count)), Err(client::Error::Unknown(_))));
         // A connection there was, and an answer: none that this program knows.
         let other = scripted(&[("COUNT", "220 ready\n")]);
-        let failure = Failure::from(read(&options(&[&other]), &Command::Count).and_then(|said| number(&said, &said)).unwrap_err());
+        let failure = Failure::from(
+            read(&options(&[&other]), &RequestLine::new(text::Verb::Count)).and_then(|said| number(&said, &said)).unwrap_err(),
+        );
         assert_eq!(failure.code, Code::Refused, "{}", failure.text);
 
-        let command = Command::Keys { prefix: (&b""[..]).into(), limit: Some(5) };
+        let command = RequestLine::new(text::Verb::Keys).key(b"").word(5);
         let keys = |nodes: &[&str]| {
             let options = Options { timeout: std::time::Duration::from_millis(100), ..options(nodes) };
             let mut out = Vec::new();

@@ -13,7 +13,7 @@ use rustyline::validate::Validator;
 use rustyline::{CompletionType, Context, Editor, Helper};
 
 use kvmesh::client::{self, Client, as_error};
-use kvmesh::wire::help::{HELP, Verb};
+use kvmesh::wire::text::{VERBS, Verb, VerbSpec};
 
 use crate::terminal::{self, Out};
 use crate::{Code, Failure, Options};
@@ -140,17 +140,14 @@ impl Session<'_> {
 
     /// Sends one command and prints its whole reply. Fails, without a client left, if the reply does not come.
     fn run(&mut self, command: &[u8], out: &mut impl Write) -> Result<Answer, Failure> {
-        let verb = Verb::parse(command.split(|byte| *byte == b' ').find(|word| !word.is_empty()).unwrap_or_default());
-        if verb == Some(Verb::Restore) {
+        let spec = VerbSpec::find(command.split(|byte| *byte == b' ').find(|word| !word.is_empty()).unwrap_or_default());
+        if spec.is_some_and(|spec| spec.verb == Verb::Restore) {
             say(format_args!("kvctl: RESTORE is followed by the lines of a dump; kvctl restore FILE sends them"));
             return Ok(Answer::Refused);
         }
         // A verb that this program does not know may be a write of a newer server.
-        let is_write = matches!(verb, None | Some(Verb::Set | Verb::Upd | Verb::Put | Verb::Del));
-        let is_long = matches!(
-            verb,
-            Some(Verb::Keys | Verb::Status | Verb::Peers | Verb::Dump | Verb::Compact | Verb::Resume | Verb::Help | Verb::Mget)
-        );
+        let is_write = spec.is_none_or(|spec| spec.writes);
+        let is_long = spec.is_some_and(|spec| spec.answers_lines);
         // A node that was started anew, or has closed for another reason, is no fault of this command: nothing of it has left.
         let mut client = match self.client.take().filter(|client| !client.is_closed()) {
             Some(client) => client,
@@ -273,7 +270,7 @@ fn completions(typed: &str) -> Vec<String> {
     };
     let upper = word.to_ascii_uppercase();
     let is_lower = typed.starts_with(|c: char| c.is_ascii_lowercase());
-    let names = HELP.iter().map(|help| help.name).chain(before.is_empty().then_some("EXIT"));
+    let names = VERBS.iter().map(|spec| spec.name).chain(before.is_empty().then_some("EXIT"));
     let in_case = |name: &str| if is_lower { name.to_ascii_lowercase() } else { name.to_string() };
     names.filter(|name| name.starts_with(&upper)).map(|name| format!("{before}{} ", in_case(name))).collect()
 }

@@ -7,11 +7,10 @@ use serde_json::{Map, Value, json};
 use kvmesh::client::{self, Client, unexpected};
 use kvmesh::data::clock;
 use kvmesh::data::entry::{Expiry, Key};
-use kvmesh::wire::command::{Command, Only};
 use kvmesh::wire::dump::Line;
 use kvmesh::wire::quoting::shown;
 use kvmesh::wire::resp::encoding::request;
-use kvmesh::wire::text::encode_command;
+use kvmesh::wire::text::{RequestLine, Verb};
 
 use crate::backup::{Backup, seems_whole};
 use crate::progress::Progress;
@@ -144,7 +143,7 @@ struct Ahead {
 impl Ahead {
     fn put(&mut self, line: u64, key: Key, value: &[u8], expires: Option<Expiry>) {
         match expires {
-            None => encode_command(&Command::set((&*key).into(), value.into(), Only::Always), &mut self.commands),
+            None => RequestLine::new(Verb::Put).key(&key).value(value).write(&mut self.commands),
             // Value and expiry in one write, which the text protocol has no verb for.
             Some(expires) => {
                 let at = expires.wall_ms().to_string();

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::wire::ack_level::AckLevel;
+use crate::wire::command::{Action, ExpireOnly, ExpiryUnit, Only, Several};
 use proptest::prelude::*;
 
 /// Some day in 2023.
@@ -246,34 +247,50 @@ fn any_bytes(len: usize) -> impl Strategy<Value = Vec<u8>> {
     ]
 }
 
-fn any_command() -> impl Strategy<Value = Command<'static>> {
-    let key = any_bytes(100).prop_map(Cow::Owned);
-    let value = any_bytes(1000).prop_map(Cow::Owned);
+/// A command, and the line that asks for it.
+fn any_command() -> impl Strategy<Value = (Command<'static>, RequestLine)> {
+    let key = any_bytes(100);
+    let value = any_bytes(1000);
     let level = prop::option::of(prop::sample::select(vec![AckLevel::Local, AckLevel::Majority, AckLevel::All]));
-    (key, value, level, prop::option::of(any::<usize>()), 0..24).prop_map(|(key, value, level, limit, which)| match which {
-        0 => Command::set(key, value, Only::IfAbsent),
-        1 => Command::set(key, value, Only::IfPresent),
-        2 => Command::set(key, value, Only::Always),
-        3 => Command::delete(key),
-        4 => Command::One { key, action: Action::Get },
-        5 => Command::One { key, action: Action::Exists },
-        6 => Command::Keys { prefix: key, limit },
-        7 => Command::Ack { level },
-        8 => Command::Help { verb: limit.map(|word| word.to_string()) },
-        9 => Command::Count,
-        10 => Command::Status,
-        11 => Command::Peers,
-        12 => Command::Digest { before: limit.map(|time| time as u64) },
-        13 => Command::Dump,
-        14 => Command::Restore,
-        15 => Command::Ping { message: None },
-        16 => Command::Compact,
-        17 => Command::Resume,
-        18 => Command::One { key, action: Action::Add { by: limit.map_or(1, |by| by as i64) } },
-        19 => Command::One { key, action: Action::Persist },
-        20 => Command::One { key, action: Action::Expiry(ExpiryUnit { absolute: false, milliseconds: false }) },
-        21 => Command::Several(Several::Get(vec![key.clone(), key])),
-        _ => Command::Quit,
+    (key, value, level, prop::option::of(any::<usize>()), 0..24).prop_map(|(key, value, level, number, which)| {
+        let (line, key_line) = (RequestLine::new, |verb| RequestLine::new(verb).key(&key));
+        let value_line = |verb| RequestLine::new(verb).key(&key).value(&value);
+        let with_number = |line: RequestLine| number.into_iter().fold(line, RequestLine::word);
+        let (key, value) = (Cow::Owned(key.clone()), Cow::Owned(value.clone()));
+        match which {
+            0 => (Command::set(key, value, Only::IfAbsent), value_line(Verb::Set)),
+            1 => (Command::set(key, value, Only::IfPresent), value_line(Verb::Upd)),
+            2 => (Command::set(key, value, Only::Always), value_line(Verb::Put)),
+            3 => (Command::delete(key), key_line(Verb::Del)),
+            4 => (Command::One { key, action: Action::Get }, key_line(Verb::Get)),
+            5 => (Command::One { key, action: Action::Exists }, key_line(Verb::Exists)),
+            6 => (Command::Keys { prefix: key, limit: number }, with_number(key_line(Verb::Keys))),
+            7 => (Command::Ack { level }, level.into_iter().fold(line(Verb::Ack), RequestLine::word)),
+            8 => (Command::Help { verb: number.map(|word| word.to_string()) }, with_number(line(Verb::Help))),
+            9 => (Command::Count, line(Verb::Count)),
+            10 => (Command::Status, line(Verb::Status)),
+            11 => (Command::Peers, line(Verb::Peers)),
+            12 => (Command::Digest { before: number.map(|time| time as u64) }, with_number(line(Verb::Digest))),
+            13 => (Command::Dump, line(Verb::Dump)),
+            14 => (Command::Restore, line(Verb::Restore)),
+            15 => (Command::Ping { message: None }, line(Verb::Ping)),
+            16 => (Command::Compact, line(Verb::Compact)),
+            17 => (Command::Resume, line(Verb::Resume)),
+            18 => {
+                let by = number.map_or(1, |by| by as i64);
+                (Command::One { key, action: Action::Add { by } }, key_line(Verb::Incr).word(by))
+            }
+            19 => (Command::One { key, action: Action::Persist }, key_line(Verb::Persist)),
+            20 => {
+                let unit = ExpiryUnit { absolute: false, milliseconds: false };
+                (Command::One { key, action: Action::Expiry(unit) }, key_line(Verb::Ttl))
+            }
+            21 => {
+                let line = key_line(Verb::Mget).key(&key);
+                (Command::Several(Several::Get(vec![key.clone(), key])), line)
+            }
+            _ => (Command::Quit, line(Verb::Quit)),
+        }
     })
 }
 
@@ -290,9 +307,9 @@ proptest! {
     fn commands_round_trip(commands in prop::collection::vec(any_command(), 1..8), len in 1..40usize) {
         let mut stream = Vec::new();
         let mut expected = Vec::new();
-        for command in &commands {
+        for (command, line) in &commands {
             let start = stream.len();
-            encode_command(command, &mut stream);
+            line.write(&mut stream);
             expected.push(format!("{:?}", Parsed::Command { command: command.clone(), consumed: stream.len() - start }));
         }
         prop_assert_eq!(read_in_pieces(&stream, len), expected);
@@ -300,7 +317,7 @@ proptest! {
 
     #[test]
     fn random_bytes_never_panic_and_never_hold_more_than_a_line(bytes in prop::collection::vec(any::<u8>(), 0..3000), verb in 0..24usize) {
-        let verb = crate::wire::help::HELP.get(verb).map_or("", |help| help.name);
+        let verb = VERBS.get(verb).map_or("", |spec| spec.name);
         let stream = [verb.as_bytes(), b" ", &bytes].concat();
         prop_assert_eq!(read_in_pieces(&stream, 1), read_in_pieces(&stream, stream.len()));
     }

@@ -1,0 +1,264 @@
+//! The verbs of the text protocol: one table for the parser, for HELP, for SYNTAX errors and for
+//! kvctl.
+//!
+//! A new verb is a name in [`Verb`] and a row in [`VERBS`], which has its parser.
+
+use super::words::Words;
+use crate::wire::bytes::Limits;
+use crate::wire::command::{Action, Command, ExpireOnly, ExpiryUnit, Only, Several};
+use crate::wire::reply::Wrong;
+
+/// The first word of a command.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verb {
+    Set,
+    Upd,
+    Put,
+    Get,
+    Mget,
+    Del,
+    Exists,
+    Incr,
+    Expire,
+    Ttl,
+    Persist,
+    Keys,
+    Count,
+    Ack,
+    Status,
+    Peers,
+    Digest,
+    Dump,
+    Restore,
+    Compact,
+    Resume,
+    Ping,
+    Help,
+    Quit,
+}
+
+/// Everything that is known about a verb.
+#[derive(Clone, Copy, Debug)]
+pub struct VerbSpec {
+    pub verb: Verb,
+    /// The verb as HELP shows it, in upper case.
+    pub name: &'static str,
+    /// The name with its words; those in brackets may be left out.
+    pub usage: &'static str,
+    /// The rest of its line in HELP: what it does, and what it refuses.
+    pub sentence: &'static str,
+    /// True if a value follows the key, so that its line may be as long as a value can be written.
+    pub takes_value: bool,
+    /// True if it may change data.
+    pub writes: bool,
+    /// True if its reply is lines up to `END`, and not one line.
+    pub answers_lines: bool,
+    parse: Parse,
+}
+
+/// Takes the words of a line and makes a command of them.
+type Parse = for<'a, 'l, 'w> fn(&'w mut Words<'a, 'l>) -> Result<Command<'a>, Wrong>;
+
+/// All verbs, in the order of [`Verb`], which is that of HELP.
+pub static VERBS: [VerbSpec; 24] = [
+    row(Verb::Set, "SET", "SET key value", "creates a key; refuses one that exists", |words| words.write(Only::IfAbsent))
+        .takes_value()
+        .writes(),
+    row(Verb::Upd, "UPD", "UPD key value", "changes the value of a key; refuses one that does not exist", |words| {
+        words.write(Only::IfPresent)
+    })
+    .takes_value()
+    .writes(),
+    row(Verb::Put, "PUT", "PUT key value", "sets a key, whether it exists or not", |words| words.write(Only::Always))
+        .takes_value()
+        .writes(),
+    row(Verb::Get, "GET", "GET key", "shows the value of a key, as this node knows it", |words| words.one(Action::Get)),
+    row(Verb::Mget, "MGET", "MGET key [key ...]", "shows the values of several keys, as they are at one moment on this node", |words| {
+        Ok(Command::Several(Several::Get(words.keys()?)))
+    })
+    .answers_lines(),
+    row(Verb::Del, "DEL", "DEL key", "deletes a key; refuses one that does not exist", |words| words.one(Action::Delete { strict: true }))
+        .writes(),
+    row(Verb::Exists, "EXISTS", "EXISTS key", "says 1 if the key exists and 0 if it does not", |words| words.one(Action::Exists)),
+    row(
+        Verb::Incr,
+        "INCR",
+        "INCR key [by]",
+        "adds 1, or so much, to the number that a key holds, and says the sum; a key that does not exist counts as 0",
+        |words| Ok(Command::One { key: words.key()?, action: Action::Add { by: words.number()?.unwrap_or(1) } }),
+    ),
+    row(
+        Verb::Expire,
+        "EXPIRE",
+        "EXPIRE key seconds",
+        "has a key expire after so many seconds, and says 1; or 0 if the key does not exist",
+        expire,
+    ),
+    row(Verb::Ttl, "TTL", "TTL key", "says after how many seconds a key expires; -1 if it never does, -2 if it does not exist", |words| {
+        words.one(Action::Expiry(ExpiryUnit { absolute: false, milliseconds: false }))
+    }),
+    row(Verb::Persist, "PERSIST", "PERSIST key", "has a key never expire, and says 1; or 0 if it does not exist or never would", |words| {
+        words.one(Action::Persist)
+    }),
+    row(Verb::Keys, "KEYS", "KEYS [prefix] [limit]", "lists the keys that begin with the prefix, in no order, and at most so many", keys)
+        .answers_lines(),
+    row(Verb::Count, "COUNT", "COUNT", "says how many keys there are", |_| Ok(Command::Count)),
+    row(
+        Verb::Ack,
+        "ACK",
+        "ACK [local|majority|all]",
+        "sets how many members must hold a write of this connection before it hears OK, or shows it",
+        |words| Ok(Command::Ack { level: words.parsed("ack level; expected local, majority or all")? }),
+    ),
+    row(Verb::Status, "STATUS", "STATUS", "shows the state, the sizes and the limits of this node", |_| Ok(Command::Status))
+        .answers_lines(),
+    row(Verb::Peers, "PEERS", "PEERS", "shows how this node stands with each of the others", |_| Ok(Command::Peers)).answers_lines(),
+    row(
+        Verb::Digest,
+        "DIGEST",
+        "DIGEST [time]",
+        "shows a fingerprint of all keys and values, the same on nodes that hold the same, and their number; without what expires before that time (milliseconds since 1970), or soon",
+        |words| Ok(Command::Digest { before: words.time()? }),
+    ),
+    row(Verb::Dump, "DUMP", "DUMP", "prints everything that this node holds, as lines of JSON: a backup", |_| Ok(Command::Dump))
+        .answers_lines(),
+    row(
+        Verb::Restore,
+        "RESTORE",
+        "RESTORE",
+        "takes the lines of a DUMP, which follow without its END; what is here already or is newer stays; refuses a backup that is too old",
+        |_| Ok(Command::Restore),
+    ),
+    row(
+        Verb::Compact,
+        "COMPACT",
+        "COMPACT",
+        "writes a snapshot of this node's data now, and begins a new log; it does so by itself when the log has grown",
+        |_| Ok(Command::Compact),
+    )
+    .answers_lines(),
+    row(
+        Verb::Resume,
+        "RESUME",
+        "RESUME",
+        "takes writes again after a full disk, once there is space: begins a new log behind a new snapshot",
+        |_| Ok(Command::Resume),
+    )
+    .answers_lines(),
+    row(Verb::Ping, "PING", "PING", "says PONG", |_| Ok(Command::Ping { message: None })),
+    row(Verb::Help, "HELP", "HELP [command]", "explains one command, or lists all of them", help).answers_lines(),
+    row(Verb::Quit, "QUIT", "QUIT", "closes this connection", |_| Ok(Command::Quit)),
+];
+
+/// The last lines of HELP: how words are written.
+pub const HELP_NOTES: [&str; 3] = [
+    "One space separates key and value, and the rest of the line is the value, spaces included.",
+    "A key or a value may be one double-quoted string with \\\" \\\\ \\n \\r \\t \\xHH; an empty one is \"\".",
+    "Verbs may be in any case. Commands may be sent ahead of their replies.",
+];
+
+/// The names of [`VERBS`], packed.
+static NAMES: [u64; VERBS.len()] = {
+    let mut names = [0; VERBS.len()];
+    let mut index = 0;
+    while index < names.len() {
+        let Some(name) = packed(VERBS[index].name.as_bytes()) else { panic!("a verb is too long") };
+        names[index] = name;
+        index += 1;
+    }
+    names
+};
+
+const fn row(verb: Verb, name: &'static str, usage: &'static str, sentence: &'static str, parse: Parse) -> VerbSpec {
+    VerbSpec { verb, name, usage, sentence, takes_value: false, writes: false, answers_lines: false, parse }
+}
+
+impl Verb {
+    pub fn spec(self) -> &'static VerbSpec {
+        &VERBS[self as usize]
+    }
+}
+
+impl VerbSpec {
+    /// The verb of that name, in upper or lower case; `None` if there is no such verb.
+    #[inline]
+    pub fn find(name: &[u8]) -> Option<&'static VerbSpec> {
+        let packed = packed(name)?;
+        let spec = &VERBS[NAMES.iter().position(|known| *known == packed)?];
+        // Lengths differ where a name ends in zero bytes.
+        (spec.name.len() == name.len()).then_some(spec)
+    }
+
+    /// The command that the rest of a line behind this verb asks for.
+    #[inline]
+    pub(super) fn parse<'a>(&self, rest: &'a [u8], limits: &Limits, now_ms: &dyn Fn() -> u64) -> Result<Command<'a>, Wrong> {
+        let mut words = Words { name: self.name, usage: self.usage, rest, limits, now_ms };
+        let command = (self.parse)(&mut words)?;
+        words.end()?;
+        Ok(command)
+    }
+
+    const fn takes_value(self) -> VerbSpec {
+        VerbSpec { takes_value: true, ..self }
+    }
+
+    const fn writes(self) -> VerbSpec {
+        VerbSpec { writes: true, ..self }
+    }
+
+    const fn answers_lines(self) -> VerbSpec {
+        VerbSpec { answers_lines: true, ..self }
+    }
+}
+
+fn expire<'a>(words: &mut Words<'a, '_>) -> Result<Command<'a>, Wrong> {
+    let key = words.key()?;
+    let seconds = words.number()?.ok_or_else(|| words.syntax("EXPIRE needs a number of seconds after the key"))?;
+    let at = seconds.checked_mul(1000).and_then(|ms| ms.checked_add_unsigned((words.now_ms)()));
+    let at = at.ok_or_else(|| words.syntax(format!("{seconds} seconds are further away than any clock counts")))?;
+    Ok(Command::One { key, action: Action::Expire { at, only: ExpireOnly::default() } })
+}
+
+fn keys<'a>(words: &mut Words<'a, '_>) -> Result<Command<'a>, Wrong> {
+    Ok(Command::Keys { prefix: words.next()?.unwrap_or_default(), limit: words.parsed("limit; expected a number")? })
+}
+
+fn help<'a>(words: &mut Words<'a, '_>) -> Result<Command<'a>, Wrong> {
+    Ok(Command::Help { verb: words.next()?.map(|verb| String::from_utf8_lossy(&verb).into_owned()) })
+}
+
+/// A name in upper case as one number; `None` if it is longer than any verb's.
+#[inline]
+const fn packed(name: &[u8]) -> Option<u64> {
+    const LEN_MAX: usize = 7;
+    if name.len() > LEN_MAX {
+        return None;
+    }
+    let mut packed = 0;
+    let mut index = 0;
+    while index < name.len() {
+        packed = packed << 8 | name[index].to_ascii_uppercase() as u64;
+        index += 1;
+    }
+    Some(packed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_table_is_in_the_order_of_the_verbs_and_knows_their_names() {
+        let found = |name: &[u8]| VerbSpec::find(name).map(|spec| spec.verb);
+        for (index, spec) in VERBS.iter().enumerate() {
+            assert_eq!(spec.verb as usize, index);
+            assert_eq!(spec.verb.spec().name, spec.name);
+            assert_eq!(found(spec.name.as_bytes()), Some(spec.verb));
+            assert_eq!(found(spec.name.to_lowercase().as_bytes()), Some(spec.verb));
+            assert!(spec.usage.starts_with(spec.name));
+        }
+        for name in [&b""[..], b"SETS", b"statuses", b"GET\0", b"\0GET"] {
+            assert_eq!(found(name), None);
+        }
+    }
+}
