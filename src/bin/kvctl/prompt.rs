@@ -307,7 +307,9 @@ mod tests {
         assert_eq!(run("SET a 1"), Ok(Answer::Unknown));
         assert_eq!(run("DEL b"), Ok(Answer::Refused));
         // The node breaks the connection at what it does not know.
-        assert_eq!(run("UPD x 1"), Err(Code::Unknown));
+        for write in ["UPD x 1", "INCR x", "EXPIRE x 9", "PERSIST x"] {
+            assert_eq!(run(write), Err(Code::Unknown), "{write}");
+        }
         assert_eq!(run("COUNT"), Err(Code::NoConnection));
         assert_eq!(run("GET a"), Ok(Answer::Done));
         // It was idle when the node closed it.

@@ -86,20 +86,23 @@ pub static VERBS: [VerbSpec; 24] = [
         "INCR key [by]",
         "adds 1, or so much, to the number that a key holds, and says the sum; a key that does not exist counts as 0",
         |words| Ok(Command::One { key: words.key()?, action: Action::Add { by: words.number()?.unwrap_or(1) } }),
-    ),
+    )
+    .writes(),
     row(
         Verb::Expire,
         "EXPIRE",
         "EXPIRE key seconds",
         "has a key expire after so many seconds, and says 1; or 0 if the key does not exist",
         expire,
-    ),
+    )
+    .writes(),
     row(Verb::Ttl, "TTL", "TTL key", "says after how many seconds a key expires; -1 if it never does, -2 if it does not exist", |words| {
         words.one(Action::Expiry(ExpiryUnit { absolute: false, milliseconds: false }))
     }),
     row(Verb::Persist, "PERSIST", "PERSIST key", "has a key never expire, and says 1; or 0 if it does not exist or never would", |words| {
         words.one(Action::Persist)
-    }),
+    })
+    .writes(),
     row(Verb::Keys, "KEYS", "KEYS [prefix] [limit]", "lists the keys that begin with the prefix, in no order, and at most so many", keys)
         .answers_lines(),
     row(Verb::Count, "COUNT", "COUNT", "says how many keys there are", |_| Ok(Command::Count)),
