@@ -30,6 +30,7 @@ mod logs;
 mod members;
 mod narrow;
 mod outcomes;
+mod pages;
 mod redis;
 mod roaming;
 mod running;
