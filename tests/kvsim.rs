@@ -5,6 +5,9 @@
 mod simulation;
 
 use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::Write;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
@@ -14,7 +17,7 @@ use argh::{ArgsInfo, FromArgs};
 use kvmesh::process::arguments;
 use parking_lot::Mutex;
 
-use simulation::{CHECKS, Character, Report};
+use simulation::{CHECKS, Character, DiagramWindow, Report};
 
 /// Run a whole mesh in one thread, with faults, from seeds: the same seed is always the same run.
 #[derive(FromArgs, ArgsInfo)]
@@ -59,6 +62,24 @@ struct Arguments {
     #[argh(switch)]
     lives: bool,
 
+    /// the scripted run of docs/reading-a-diagram.md: two clients write one key beside a cut link
+    #[argh(switch)]
+    script: bool,
+
+    /// draw a space-time diagram of the run into this file, as SVG; takes `--seeds 1`
+    #[argh(option)]
+    diagram: Option<PathBuf>,
+
+    /// the diagram ends here, in milliseconds of simulated time; default: at the violation, or
+    /// behind the first conflict
+    #[argh(option)]
+    until_ms: Option<u64>,
+
+    /// length of the diagram in milliseconds of simulated time; default: 80 steps. It draws 400
+    /// steps at most
+    #[argh(option)]
+    window_ms: Option<u64>,
+
     /// go on after a seed has failed
     #[argh(switch)]
     keep_going: bool,
@@ -74,6 +95,35 @@ struct Sum {
     trace: u64,
     tally: BTreeMap<&'static str, u64>,
     failed: Vec<Report>,
+    /// The diagram of the one seed that is drawn.
+    svg: Option<String>,
+}
+
+/// The diagram that was asked for.
+struct Drawn {
+    path: PathBuf,
+    file: File,
+    window: DiagramWindow,
+}
+
+impl Drawn {
+    /// Opens the file, so that a run is not made for nothing. An error says what is wrong with the arguments.
+    fn of(arguments: &Arguments) -> Result<Option<Drawn>, String> {
+        let (until, len) = (arguments.until_ms.map(Duration::from_millis), arguments.window_ms.map(Duration::from_millis));
+        let Some(path) = arguments.diagram.clone() else {
+            let is_alone = until.is_some() || len.is_some();
+            return if is_alone {
+                Err("--until-ms and --window-ms choose a part of a diagram: give --diagram".to_owned())
+            } else {
+                Ok(None)
+            };
+        };
+        if arguments.seeds != 1 {
+            return Err("--diagram draws one run: give --seeds 1, and its seed with --from".to_owned());
+        }
+        let file = File::create(&path).map_err(|error| format!("cannot write {}: {error}", path.display()))?;
+        Ok(Some(Drawn { path, file, window: DiagramWindow { until, len } }))
+    }
 }
 
 fn main() -> ExitCode {
@@ -90,13 +140,22 @@ fn main() -> ExitCode {
         (arguments.clocks, Character::Clocks),
         (arguments.relapse, Character::Relapse),
         (arguments.lives, Character::Lives),
+        (arguments.script, Character::Script),
     ];
     let mut chosen = characters.into_iter().filter_map(|(is_chosen, character)| is_chosen.then_some(character));
     let character = chosen.next().unwrap_or_default();
     if chosen.next().is_some() {
-        eprintln!("kvsim: --starved, --late, --steady, --clocks, --relapse and --lives are different runs: give one of them");
+        eprintln!("kvsim: --starved, --late, --steady, --clocks, --relapse, --lives and --script are different runs: give one of them");
         return ExitCode::from(2);
     }
+    let mut diagram = match Drawn::of(&arguments) {
+        Ok(diagram) => diagram,
+        Err(wrong) => {
+            eprintln!("kvsim: {wrong}");
+            return ExitCode::from(2);
+        }
+    };
+    let window = diagram.as_ref().map(|drawn| drawn.window);
     let (next, stops, sum) = (AtomicU64::new(arguments.from), AtomicBool::new(false), Mutex::new(Sum::default()));
     thread::scope(|scope| {
         for _ in 0..jobs {
@@ -106,7 +165,7 @@ fn main() -> ExitCode {
                     if seed >= arguments.from.saturating_add(arguments.seeds) {
                         return;
                     }
-                    let report = simulation::run(seed, character);
+                    let report = simulation::run(seed, character, window);
                     let failed = sum.lock().add(report);
                     if failed && !arguments.keep_going {
                         stops.store(true, Ordering::Relaxed);
@@ -117,12 +176,19 @@ fn main() -> ExitCode {
     });
     let sum = sum.into_inner();
     sum.print(began.elapsed());
+    if let (Some(Drawn { file, path, .. }), Some(svg)) = (&mut diagram, &sum.svg)
+        && let Err(error) = file.write_all(svg.as_bytes())
+    {
+        eprintln!("kvsim: cannot write {}: {error}", path.display());
+        return ExitCode::FAILURE;
+    }
     if sum.failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 impl Sum {
     /// Whether the seed has failed.
-    fn add(&mut self, report: Report) -> bool {
+    fn add(&mut self, mut report: Report) -> bool {
+        self.svg = report.svg.take();
         self.seeds += 1;
         self.simulated += report.simulated;
         self.events += report.events;

@@ -24,6 +24,7 @@ mod imports;
 #[path = "../kit/mod.rs"]
 mod kit;
 mod kvctl;
+mod kvsim;
 mod lives;
 mod load;
 mod logs;

@@ -5,6 +5,7 @@
 
 use std::time::Duration;
 
+use crate::simulation::diagram::StepKind;
 use crate::simulation::history::{Asked, Outcome};
 use crate::simulation::plan::Plan;
 use crate::simulation::{Event, Simulation};
@@ -46,7 +47,7 @@ impl ClientState<'_> {
 impl<'a> Simulation<'a> {
     /// A client's turn: it has nothing to wait for.
     pub fn act(&mut self, number: usize) {
-        if self.is_healing {
+        if self.is_healing || self.plan.is_scripted {
             return;
         }
         let at = self.clients[number].session.as_ref().map(|(machine, _)| *machine);
@@ -80,7 +81,7 @@ impl<'a> Simulation<'a> {
         self.after(Duration::from_micros(wait + 1), Event::Client(number));
     }
 
-    fn connect(&mut self, number: usize) {
+    pub fn connect(&mut self, number: usize) {
         let home = self.clients[number].home;
         let machine = if !self.plan.are_rivals && self.one_in(3) { self.random.usize(0..self.plan.nodes) } else { home };
         if self.machines[machine].paused.is_some() {
@@ -100,12 +101,21 @@ impl<'a> Simulation<'a> {
         let count = if !self.plan.are_rivals && self.one_in(6) { self.random.usize(2..=4) } else { 1 };
         let operation = self.history.next_operation();
         let commands: Vec<Command> = (0..count).map(|place| self.command(operation, place, machine)).collect();
+        self.submit(number, machine, commands);
+    }
+
+    /// Sends one round.
+    pub fn submit(&mut self, number: usize, machine: usize, commands: Vec<Command>) {
+        let operation = self.history.next_operation();
         let bytes: Vec<u8> = commands.iter().flat_map(|command| command.bytes.iter().copied()).collect();
         self.note_bytes(&bytes);
         let now = self.now_at(machine);
         let level = self.clients[number].level;
         let Some((_, session)) = &mut self.clients[number].session else { return };
         session.send(&bytes, now);
+        if let Some(diagram) = &mut self.diagram {
+            diagram.asked(self.now, machine, number, &commands);
+        }
         self.history.ask(machine, level, self.now, commands);
         self.note_submitted(machine, Some(operation));
         self.check_asked(operation, machine);
@@ -190,11 +200,11 @@ impl<'a> Simulation<'a> {
             self.clients[number].pending = None;
             self.think_again(number);
             self.note_bytes(&replies);
-            self.hear(operation, machine, &replies);
+            self.hear(number, operation, machine, &replies);
         }
     }
 
-    fn hear(&mut self, operation: usize, machine: usize, mut replies: &[u8]) {
+    fn hear(&mut self, number: usize, operation: usize, machine: usize, mut replies: &[u8]) {
         let mut outcomes = Vec::new();
         for command in self.history.commands(operation) {
             match take_reply(&mut replies, command) {
@@ -218,6 +228,9 @@ impl<'a> Simulation<'a> {
         }
         self.check_heard(operation, machine, &outcomes);
         self.history.hear(operation, self.now, outcomes);
+        if let Some(diagram) = &mut self.diagram {
+            diagram.heard(self.now, number, &self.history.operations[operation]);
+        }
     }
 
     /// The process is gone, and what was waited for there is unknown.
@@ -229,13 +242,14 @@ impl<'a> Simulation<'a> {
             self.clients[number].session = None;
             if self.clients[number].pending.take().is_some() {
                 self.count("cut off");
+                self.draw(machine, StepKind::Reply(number), || format!("c{} is cut off: outcome unknown", number + 1));
                 self.think_again(number);
             }
         }
     }
 }
 
-fn text(line: String, asked: Asked) -> Command {
+pub fn text(line: String, asked: Asked) -> Command {
     Command { bytes: (line + "\n").into_bytes(), is_resp: false, asked }
 }
 

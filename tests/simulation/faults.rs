@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::simulation::diagram::StepKind;
 use crate::simulation::machine::{Death, WallClock};
 use crate::simulation::{Event, Process, Simulation};
 
@@ -230,6 +231,7 @@ impl Simulation<'_> {
             Fault::Flap => self.flap(id, other, 8),
             Fault::Slow => {
                 self.count("slow links");
+                self.draw(id, StepKind::Fault, || format!("link to n{} is slow", other + 1));
                 // A little; or so much that an answer is late, but not so late that the connection is given up.
                 let least = if self.one_in(2) { scale / 50 } else { scale };
                 self.links[id][other].delay_more = self.between(least, scale * 3 / 2);
@@ -245,12 +247,14 @@ impl Simulation<'_> {
             Fault::ClockStep => {
                 if !self.machines[id].clock.is_bad {
                     self.count("clock steps");
+                    self.draw_fault(id, "its wall clock jumps");
                     let drift_ppm = self.machines[id].clock.drift_ppm;
                     self.machines[id].clock = WallClock { drift_ppm, ..self.draw_clock() };
                 }
             }
             Fault::ClockDrift => {
                 self.count("clock drifts");
+                self.draw_fault(id, "its wall clock drifts");
                 // From here on: what it is off by now stays.
                 let drifted = self.now.as_millis() as i64 * self.machines[id].clock.drift_ppm / 1_000_000;
                 let drift_ppm = self.random.i64(-400..=400);
@@ -262,6 +266,7 @@ impl Simulation<'_> {
                 let most = self.plan.clock_offset_max().as_millis() as i64 / 10;
                 if self.set_back_ms < 2 * most {
                     self.count("all clocks set back");
+                    (0..self.plan.nodes).for_each(|id| self.draw_fault(id, "its wall clock is set back"));
                     let back_ms = self.random.i64(1..=most);
                     self.set_back_ms += back_ms;
                     self.machines.iter_mut().for_each(|machine| machine.clock.offset_ms -= back_ms);
@@ -270,6 +275,7 @@ impl Simulation<'_> {
             Fault::BadClock => {
                 if self.machines.iter().all(|machine| !machine.clock.is_bad) {
                     self.count("bad clocks");
+                    self.draw_fault(id, "its wall clock is set wrong");
                     let most = self.plan.clock_offset_max().as_millis() as i64;
                     let off = self.random.i64(most * 3 / 2..most * 3);
                     self.machines[id].clock.offset_ms = if self.random.bool() { off } else { -off };
@@ -284,19 +290,23 @@ impl Simulation<'_> {
                     // As when no descriptor is left: what is open goes on.
                     self.count("disks that take no new file");
                     disk.fail_creates(true);
+                    self.draw_fault(id, "its disk takes no new file");
                 } else {
                     self.count("full disks");
                     disk.set_capacity(Some(disk.used() + left));
+                    self.draw_fault(id, "its disk is full");
                 }
                 self.after(time * 2, Event::End(End::FullDisk(id)));
             }
             Fault::SlowDisk => {
                 self.count("slow disks");
+                self.draw_fault(id, "its disk is slow");
                 self.machines[id].disk_slowness = self.random.u64(5..100);
                 self.after(time, Event::End(End::SlowDisk(id)));
             }
             Fault::FailedSync if self.is_always_synced() => {
                 self.count("failed syncs");
+                self.draw_fault(id, "its disk fails to sync");
                 self.machines[id].disk.fail_syncs(true);
                 self.after(time, Event::End(End::FailedSync(id)));
             }
@@ -398,6 +408,8 @@ impl Simulation<'_> {
         let until = self.now + time;
         let link = &mut self.links[from][to];
         link.swallows_until = link.swallows_until.max(until);
+        let until = link.swallows_until;
+        self.draw_cut(from, to, until);
     }
 
     /// Between those that `is_inside` picks and the others.
@@ -504,9 +516,21 @@ impl Simulation<'_> {
     }
 
     /// Between these two, in both directions.
-    fn cut_until(&mut self, one: usize, other: usize, until: Duration) {
+    pub fn cut_until(&mut self, one: usize, other: usize, until: Duration) {
         self.links[one][other].swallows_until = until;
         self.links[other][one].swallows_until = until;
+        self.draw_cut(one, other, until);
+        self.draw_cut(other, one, until);
+    }
+
+    fn draw_cut(&mut self, from: usize, to: usize, until: Duration) {
+        if let Some(diagram) = &mut self.diagram {
+            diagram.cut(self.now, from, to, until);
+        }
+    }
+
+    fn draw_fault(&mut self, machine: usize, text: &str) {
+        self.draw(machine, StepKind::Fault, || text.to_owned());
     }
 
     /// A node returns and asks one of the others, the donor, before all: question and answer take longer than its patience, though neither falls silent for so long. When it has given up, the

@@ -251,6 +251,9 @@ impl Simulation<'_> {
         while let Ok(submitted) = life.submit_rx.try_recv() {
             // As the client's node holds it, whatever travels.
             let version = submitted.entry.version();
+            if let Some(diagram) = &mut self.diagram {
+                diagram.name(&submitted.entry);
+            }
             let held = replica.store().entry(submitted.entry.key()).filter(|entry| entry.version() == version);
             let found = self.history.record(held.as_ref().unwrap_or(&submitted.entry), operation, true);
             let found = found.or_else(|| self.history.overtaken(machine, life_number, &submitted.entry));

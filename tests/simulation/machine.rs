@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, unbounded};
 
+use crate::simulation::diagram::StepKind;
 use crate::simulation::faults::Fault;
 use crate::simulation::plan::Plan;
 use crate::simulation::{Event, Process, Simulation};
@@ -113,6 +114,17 @@ pub enum Death {
     /// Its disk is empty afterwards, or an old copy of it.
     Wiped,
     PutBack,
+}
+
+impl Death {
+    fn words(self) -> &'static str {
+        match self {
+            Death::Process => "killed",
+            Death::PowerLoss => "loses power",
+            Death::Wiped => "killed, its disk is lost",
+            Death::PutBack => "killed, an old copy of its disk is put back",
+        }
+    }
 }
 
 impl<'a> Machine<'a> {
@@ -237,6 +249,7 @@ impl<'a> Simulation<'a> {
                 let process = life.process;
                 self.tell(&format!("node {} begins as {}", id + 1, life.replica().origin()));
                 self.machines[id].life = Some(life);
+                self.draw(id, StepKind::Up, || format!("starts, incarnation {}", process.life));
                 self.history.interruptions.push((id, self.now));
                 self.note_lost();
                 let heartbeat = self.plan.heartbeat();
@@ -363,6 +376,9 @@ impl<'a> Simulation<'a> {
         life.is_replicating = false;
         if let Ok(first) = life.write_rx.try_recv() {
             life.replicator.forward(&life.ground.replica, first, &life.write_rx);
+            if let Some(diagram) = &mut self.diagram {
+                diagram.logs(id);
+            }
         }
     }
 
@@ -379,6 +395,9 @@ impl<'a> Simulation<'a> {
         if condition.stopped.is_none() && !condition.is_resuming && counts {
             life.durable = vector;
             life.syncs = condition.syncs;
+            if let Some(diagram) = &mut self.diagram {
+                diagram.synced(self.now, id);
+            }
         }
         self.note_caught_up(id);
         self.die_if_dead(id);
@@ -465,6 +484,7 @@ impl<'a> Simulation<'a> {
         let Some(life) = self.life(id) else { return };
         let vector = life.replica().vector();
         self.tell(&format!("node {} dies: {death:?}", id + 1));
+        self.draw(id, StepKind::Down, || death.words().to_owned());
         self.machines[id].vector = vector;
         self.machines[id].paused = None;
         self.machines[id].suspended = None;
@@ -527,6 +547,7 @@ impl<'a> Simulation<'a> {
     pub fn pause(&mut self, id: usize) {
         if self.life(id).is_some() {
             self.machines[id].paused.get_or_insert_default();
+            self.draw(id, StepKind::Paused, || "stands still".to_owned());
         }
     }
 
@@ -539,6 +560,7 @@ impl<'a> Simulation<'a> {
             self.history.interruptions.push((id, self.now));
         }
         let waiting = self.machines[id].paused.take();
+        self.draw(id, StepKind::Resumed, || "goes on".to_owned());
         for event in VecDeque::from(waiting.unwrap_or_default()) {
             self.after(Duration::ZERO, event);
         }

@@ -11,12 +11,14 @@
 
 mod checks;
 mod clients;
+mod diagram;
 mod faults;
 mod history;
 mod machine;
 mod network;
 mod operators;
 mod plan;
+mod script;
 
 use std::cell::{Cell, OnceCell};
 use std::cmp::Reverse;
@@ -26,9 +28,11 @@ use std::time::{Duration, Instant};
 use rapidhash::v3::rapidhash_v3;
 
 pub use checks::{CHECKS, Violation};
+pub use diagram::DiagramWindow;
 pub use plan::Character;
 
 use clients::ClientState;
+use diagram::{Diagram, StepKind};
 use faults::End;
 use history::History;
 use machine::{Ground, Machine};
@@ -52,23 +56,27 @@ pub struct Report {
     pub tally: BTreeMap<&'static str, u64>,
     /// The first thing that was not as it must be.
     pub violation: Option<Violation>,
+    /// The diagram, if one was asked for.
+    pub svg: Option<String>,
 }
 
 /// Runs one seed to its end, or to the first violation. A panic of the shipped code is a violation, too.
-pub fn run(seed: u64, character: Character) -> Report {
+/// With a window, a part of the run is drawn; the run is the same as without.
+pub fn run(seed: u64, character: Character, window: Option<DiagramWindow>) -> Report {
     let arena = Arena::default();
     let mut simulation = Simulation::new(&arena, seed, character);
+    simulation.diagram = window.map(|_| Diagram::default());
     let panic = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| simulation.run())).err();
     if let Some(panic) = panic {
         let words = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
         simulation.violate("no-panic", words.unwrap_or("a panic without words").to_owned());
-        let report = simulation.report();
+        let report = simulation.report(window);
         // Half of a state is left, and taking that down may panic again.
         std::mem::forget(simulation);
         std::mem::forget(arena);
         return report;
     }
-    simulation.report()
+    simulation.report(window)
 }
 
 /// Incarnations are borrowed from by their rounds, dumps and snapshots, and end with the run.
@@ -125,6 +133,8 @@ enum Event {
     /// A client does something; the time-out of its operation is over.
     Client(usize),
     Late(usize),
+    /// This line of the script is due.
+    Script(usize),
     Fault,
     /// What a fault has begun is over.
     End(End),
@@ -163,6 +173,8 @@ struct Simulation<'a> {
     is_healing: bool,
     tally: BTreeMap<&'static str, u64>,
     violation: Option<Violation>,
+    /// Only if the run is drawn. Recording in it changes nothing else.
+    diagram: Option<Diagram>,
 }
 
 /// Of two events at the same time the one that was scheduled first happens first, so they need no order of their own.
@@ -221,10 +233,15 @@ impl<'a> Simulation<'a> {
             is_healing: false,
             tally: BTreeMap::new(),
             violation: None,
+            diagram: None,
         };
         for machine in 0..simulation.plan.nodes {
             let wait = simulation.between(0, 2_000);
             simulation.after(wait, Event::Start(machine));
+        }
+        if simulation.plan.is_scripted {
+            simulation.schedule_script();
+            return simulation;
         }
         for client in 0..simulation.plan.clients {
             let wait = simulation.between(0, 3_000);
@@ -272,6 +289,7 @@ impl<'a> Simulation<'a> {
             Event::Reset(connection) => self.reset(connection),
             Event::Client(client) => self.act(client),
             Event::Late(client) => self.give_up_waiting(client),
+            Event::Script(line) => self.act_out(line),
             Event::Fault => self.fault(),
             Event::End(end) => self.end_fault(end),
             Event::Check => {
@@ -304,6 +322,13 @@ impl<'a> Simulation<'a> {
         log::info!("-- seed {}, {:.6} s: {what}", self.seed, self.now.as_secs_f64());
     }
 
+    /// A step of one node for the diagram, if the run is drawn.
+    fn draw(&mut self, machine: usize, kind: StepKind, text: impl FnOnce() -> String) {
+        if let Some(diagram) = &mut self.diagram {
+            diagram.step(self.now, Some(machine), kind, text());
+        }
+    }
+
     fn count(&mut self, what: &'static str) {
         *self.tally.entry(what).or_default() += 1;
     }
@@ -324,9 +349,11 @@ impl<'a> Simulation<'a> {
         self.violation.get_or_insert(Violation { check, what, at });
     }
 
-    fn report(&self) -> Report {
+    fn report(&mut self, window: Option<DiagramWindow>) -> Report {
         let (seed, trace, simulated, events) = (self.seed, self.trace, self.now, self.events);
-        Report { seed, trace, simulated, events, tally: self.tally.clone(), violation: self.violation.clone() }
+        let diagram = self.diagram.take().zip(window);
+        let svg = diagram.map(|(diagram, window)| diagram.draw(seed, self.plan.nodes, window, self.violation.as_ref()));
+        Report { seed, trace, simulated, events, tally: self.tally.clone(), violation: self.violation.clone(), svg }
     }
 }
 

@@ -6,6 +6,7 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
+use crate::simulation::diagram::{BeforeMerge, StepKind};
 use crate::simulation::plan::Plan;
 use crate::simulation::{Event, Process, Simulation};
 use kvmesh::replication::inbound::{Arrived, Inbound};
@@ -50,6 +51,8 @@ pub struct Connection<'a> {
     /// The speaking end has heard of it.
     is_reset: bool,
     answer: Option<Message>,
+    /// What the speaking end speaks behind its HELLO.
+    protocol: Protocol,
 }
 
 enum Speaker<'a> {
@@ -144,6 +147,7 @@ impl<'a> Simulation<'a> {
             is_refused: false,
             is_reset: false,
             answer: None,
+            protocol: Protocol::OLDEST,
         };
         self.connections.insert(number, connection);
         if let Some(life) = self.life_mut(id) {
@@ -158,6 +162,9 @@ impl<'a> Simulation<'a> {
     fn send(&mut self, number: u64, bytes: Vec<u8>) {
         let Some(connection) = self.connections.get(&number) else { return };
         let (from, to) = (connection.from.machine, connection.to.machine);
+        if let Some(diagram) = &mut self.diagram {
+            diagram.sent(self.now, number, (from, to), &bytes, connection.protocol);
+        }
         let Some(rate) = self.links[from][to].rate.filter(|_| !bytes.is_empty()) else {
             self.send_piece(number, from, to, bytes, Duration::ZERO);
             return;
@@ -259,8 +266,12 @@ impl<'a> Simulation<'a> {
             (Ok(Some(message)), Some(Listener::Listening { inbound, .. })) => {
                 match replica.await_room(frame.len(), Instant::now()) {
                     Ok(room) => {
+                        let before = self.diagram.as_ref().map(|_| BeforeMerge::of(&message, replica));
                         let received = replica.receive(inbound, Arrived { message, frame, room }, now);
                         connection.received.drain(..taken);
+                        if let (Some(diagram), Some(before)) = (&mut self.diagram, before) {
+                            diagram.received(self.now, number, &before, replica.store(), &received);
+                        }
                         received
                     }
                     Err(_) => {
@@ -377,6 +388,8 @@ impl<'a> Simulation<'a> {
                 replica.dialed(place_of_peer, &answer, now);
                 let speech = Speech::new(replica, place_of_peer, hello.vector, protocol, 120);
                 connection.speaker = Some(Speaker::Speaking(Box::new(speech)));
+                connection.protocol = protocol;
+                self.draw(id, StepKind::Connection, || format!("connected to n{}", peer(place_of_peer, id) + 1));
                 self.count("connections");
                 if protocol != Protocol::OLDEST {
                     self.count("connections of a later protocol");
@@ -462,7 +475,9 @@ impl<'a> Simulation<'a> {
     /// The speaking end closes, and dials again later.
     fn close_speaker(&mut self, number: u64, id: usize, place_of_peer: usize) {
         if let Some(connection) = self.connections.get_mut(&number) {
-            connection.speaker = None;
+            if matches!(connection.speaker.take(), Some(Speaker::Speaking(_))) {
+                self.draw(id, StepKind::Connection, || format!("gives up the connection to n{}", peer(place_of_peer, id) + 1));
+            }
             self.send(number, Vec::new());
         }
         self.hang_up(id, place_of_peer);
@@ -520,6 +535,9 @@ impl<'a> Simulation<'a> {
         let silent: Vec<u64> = self.connections.iter().filter(|(_, connection)| is_silent(connection)).map(|(number, _)| *number).collect();
         for number in silent {
             self.count("connections that fell silent");
+            if let Some(from) = self.connections.get(&number).map(|connection| connection.from.machine) {
+                self.draw(id, StepKind::Connection, || format!("closes the connection of n{}, which is silent", from + 1));
+            }
             self.close_listener(number);
         }
     }
@@ -563,6 +581,8 @@ impl<'a> Simulation<'a> {
         }
         // The speaking end notices when it next has something to say.
         connection.is_reset = true;
+        let (from, to) = (connection.from.machine, connection.to.machine);
+        self.draw(from, StepKind::Fault, || format!("the connection to n{} breaks", to + 1));
         self.send(number, Vec::new());
     }
 

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::simulation::diagram::StepKind;
 use crate::simulation::machine::Death;
 use crate::simulation::{Event, Simulation};
 use kvmesh::replication::sync::restore::NotRestored;
@@ -14,6 +15,7 @@ impl Simulation<'_> {
     /// As a file system's snapshot would be: all of one moment.
     pub fn copy_directory(&mut self, id: usize) {
         self.count("directories copied");
+        self.draw(id, StepKind::Fault, || "its directory is copied".to_owned());
         let copy = self.machines[id].disk.copy();
         let place = self.random.usize(0..KEPT_MAX);
         let copies = &mut self.machines[id].copies;
@@ -47,6 +49,7 @@ impl Simulation<'_> {
         let Some(life) = self.life(id) else { return };
         let process = life.process;
         let Ok(mut restore) = life.replica().begin_restore(self.now_at(id)) else { return };
+        self.draw(id, StepKind::Fault, || "an operator restores a dump".to_owned());
         for line in lines.split(|byte| *byte == b'\n') {
             if self.one_in(3) {
                 let until = self.now + Duration::from_millis(2);
@@ -88,6 +91,9 @@ impl Simulation<'_> {
     /// Everything is mended, and everybody is patient: then all must be equal.
     pub fn heal(&mut self) {
         self.is_healing = true;
+        if let Some(diagram) = &mut self.diagram {
+            diagram.heal(self.now);
+        }
         for id in 0..self.plan.nodes {
             self.mend(id);
         }

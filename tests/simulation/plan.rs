@@ -28,6 +28,8 @@ pub enum Character {
     Relapse,
     /// Nodes start all the time, some of them without what they had, and vectors name few of their incarnations one by one. Only if it is asked for; every other run names few of them.
     Lives,
+    /// The one run of script.rs.
+    Script,
 }
 
 #[derive(Debug)]
@@ -48,6 +50,8 @@ pub struct Plan {
     pub disk_us: u64,
     /// Clients do nothing but write one key, each at a node of its own.
     pub are_rivals: bool,
+    /// Clients and faults follow script.rs.
+    pub is_scripted: bool,
     /// Some incarnations are of the build before, whose acks show no clock.
     pub mixes_builds: bool,
     /// Where keys lie.
@@ -106,6 +110,7 @@ impl Plan {
             fsync,
             disk_us: [60, 400, 4_000][random.usize(0..3)],
             are_rivals: false,
+            is_scripted: false,
             mixes_builds: random.u32(0..4) == 0,
             places: Places::FourShards,
             dump_pause_us: [0, 2_000, 100_000][random.usize(0..3)],
@@ -126,6 +131,7 @@ impl Plan {
             Character::Clocks => plan.confuse_clocks(random),
             Character::Relapse => plan.relapse(random),
             Character::Lives => plan.begin_often(random),
+            Character::Script => Plan { is_scripted: true, duration: Duration::from_secs(4), ..plan.of_few_rivals(2) },
             Character::Any => match random.u32(0..8) {
                 0 | 1 => plan.starve(random),
                 2 => plan.delay_dumps(random),
@@ -275,22 +281,26 @@ impl Plan {
     /// Nothing goes wrong; so many clients, each at a node of its own, write one key as fast as they are answered, and the disks take ten times as long as the links.
     #[cfg(test)]
     pub fn of_rivals(clients: usize, random: &mut fastrand::Rng) -> Plan {
+        let plan = Plan::draw(Character::Any, random).of_few_rivals(clients);
+        Plan { think: Duration::from_millis(4), duration: Duration::from_secs(20), disk_us: 8_000, ..plan }
+    }
+
+    /// Nothing goes wrong, and so many clients, each at a node of its own, write one key.
+    fn of_few_rivals(self, clients: usize) -> Plan {
         Plan {
             nodes: 3,
             clients,
             keys: 1,
-            think: Duration::from_millis(4),
-            duration: Duration::from_secs(20),
             faults: Vec::new(),
             fsync: Fsync::Always,
-            disk_us: 8_000,
+            disk_us: 400,
             timing: PATIENT,
             link_queue_max: 1 << 20,
             window: 256 << 10,
             are_rivals: true,
             rate: None,
             mixes_builds: false,
-            ..Plan::draw(Character::Any, random)
+            ..self
         }
     }
 

@@ -3,7 +3,7 @@ use super::*;
 #[test]
 fn a_seed_run_twice_is_the_same_run() {
     for seed in 1..=6 {
-        let (first, second) = (run(seed, Character::Any), run(seed, Character::Any));
+        let (first, second) = (run(seed, Character::Any, None), run(seed, Character::Any, None));
         assert_eq!((first.trace, first.events, first.tally), (second.trace, second.events, second.tally), "seed {seed}");
         assert!(first.violation.is_none(), "seed {seed}: {:?}", first.violation);
     }
@@ -34,7 +34,7 @@ fn writers_of_one_key_do_not_hold_each_other_up() {
 #[test]
 fn a_delete_stays_when_a_disk_is_lost_beside_a_cut_and_an_old_copy_is_put_back() {
     for seed in [9, 44] {
-        let report = run(seed, Character::Relapse);
+        let report = run(seed, Character::Relapse, None);
         assert!(report.violation.is_none(), "seed {seed}: {:?}", report.violation);
         assert!(report.tally["old disks put back"] > 0);
     }
