@@ -14,6 +14,7 @@ mod configuration;
 mod crashes;
 mod descriptors;
 mod disks;
+mod docs;
 mod exits;
 mod expiry;
 mod failpoints;
