@@ -1,6 +1,6 @@
 //! The integration tests: real `kvnode` processes on loopback, driven from outside.
 //!
-//! Read in this order: `cluster` (the harness), `client` and `kit` (what it is made of), `golden` (the README's scenarios as scripts), `load`
+//! Read in this order: `cluster` (the harness), `client` and `kit` (what it is made of), `golden` (what a user types and sees, as scripts), `load`
 //! and `roaming` (writers that remember what was acknowledged), then the tests by theme; `redis` holds a node
 //! against a real redis-server. Nothing here knows the insides of a node: it is configured by a
 //! file, spoken to on its ports, signalled, and its log is read.

@@ -3,7 +3,7 @@
 use crate::cluster::Cluster;
 use crate::load::Load;
 
-/// From three to four, and back to three: what the README tells an operator to do.
+/// From three to four, and back to three: what docs/operations.md tells an operator to do.
 #[test]
 fn a_member_is_added_and_retired_under_load() {
     let mut cluster = Cluster::plan(3).alone().patient().start();

@@ -1,6 +1,6 @@
 //! What must be true, whatever happens.
 //!
-//! Held against the full history, which no node has. Knows the promises (README, GUARANTEES.md) and the invariants, and nothing of how they are kept.
+//! Held against the full history, which no node has. Knows the promises (GUARANTEES.md) and the invariants, and nothing of how they are kept.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -355,7 +355,7 @@ impl Simulation<'_> {
         others.any(|(_, at)| *at >= from && *at <= later.heard)
     }
 
-    /// A member that has lost what it held may vouch for a write that loses to one which only an absent member still holds: README says so.
+    /// A member that has lost what it held may vouch for a write that loses to one which only an absent member still holds: GUARANTEES.md says so.
     fn lost_disk_between(&self, from: Duration, to: Duration) -> bool {
         self.history.disk_losses.iter().any(|loss| loss.at <= to && loss.until.is_none_or(|until| until >= from))
     }
