@@ -99,6 +99,7 @@
 //! # The modules, in reading order
 
 pub mod data;
+pub mod lock_order;
 pub mod store;
 pub mod wire;
 

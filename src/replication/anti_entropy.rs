@@ -39,12 +39,12 @@ impl AntiEntropy {
         let soon = now.wall_ms.saturating_add(2 * replica.config.clock_offset_max.as_millis() as u64);
         let before_ms = soon.next_multiple_of(SPAN_MS);
         let (moving, settled) = {
-            let control = replica.control.lock();
-            (control.is_moving(), control.settled.as_ref().is_some_and(|settled| settled.before_ms == before_ms))
+            let table = replica.peers.table();
+            (table.is_moving(), table.settled.as_ref().is_some_and(|settled| settled.before_ms == before_ms))
         };
         if moving || vector != self.vector {
             *self = AntiEntropy { vector, ..AntiEntropy::default() };
-            replica.control.lock().settled = None;
+            replica.peers.table().settled = None;
             return;
         }
         self.beats += 1;
@@ -63,10 +63,10 @@ impl AntiEntropy {
             if self.shard == replica.store.shards_len() {
                 let digest = std::mem::take(&mut self.digest);
                 (self.shard, self.walk) = (0, None);
-                let mut control = replica.control.lock();
+                let mut table = replica.peers.table();
                 // A write that came while this was read is in some shards and not in others.
-                if !control.is_moving() && replica.vector() == self.vector {
-                    control.settled = Some(Settled { vector: self.vector.clone(), digest, before_ms });
+                if !table.is_moving() && replica.vector() == self.vector {
+                    table.settled = Some(Settled { vector: self.vector.clone(), digest, before_ms });
                 }
                 return;
             }

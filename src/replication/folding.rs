@@ -73,22 +73,22 @@ impl Folder {
 impl Replica {
     /// Looks whether there is something to fold, and whether it can be done now. Returns whose incarnations were folded, and how many.
     fn fold(&self, now: Now) -> Option<(NodeId, usize)> {
-        let mut control = self.control.lock();
-        if !control.may_collect(&self.config.members()) {
+        let mut table = self.peers.table();
+        if !table.may_collect(&self.config.members()) {
             return None;
         }
         let vector = self.vector();
-        self.fold_horizon(&mut control, &vector);
-        let folding = control.folding.take();
+        self.fold_horizon(&mut table, &vector);
+        let folding = table.folding.take();
         let Some(Folding { node, upto, swept, .. }) = &folding else {
-            control.folding = self.foldable(&control, &vector, now);
+            table.folding = self.foldable(&table, &vector, now);
             return None;
         };
-        if !self.may_fold(&control) {
+        if !self.may_fold(&table) {
             return None;
         }
         if !swept.iter().all(|swept| *swept) {
-            control.folding = folding;
+            table.folding = folding;
             return None;
         }
         let lives = vector.lives(*node).filter(|(_, last)| last <= upto).count();
@@ -101,13 +101,13 @@ impl Replica {
     }
 
     /// Whether all members are up, and know what it means.
-    fn may_fold(&self, control: &PeerTable) -> bool {
-        self.spoken_by(&control.peers) >= Protocol::FOLDED && control.peers.iter().all(|peer| peer.up)
+    fn may_fold(&self, table: &PeerTable) -> bool {
+        self.spoken_by(&table.peers) >= Protocol::FOLDED && table.peers.iter().all(|peer| peer.up)
     }
 
     /// Incarnations that are over, old, and enough to be worth the dumps.
-    fn foldable(&self, control: &PeerTable, vector: &VersionVector, now: Now) -> Option<Folding> {
-        if now.elapsed < control.fold_after || !self.may_fold(control) {
+    fn foldable(&self, table: &PeerTable, vector: &VersionVector, now: Now) -> Option<Folding> {
+        if now.elapsed < table.fold_after || !self.may_fold(table) {
             return None;
         }
         let (id, members) = (self.config.id, self.config.members());
@@ -126,7 +126,7 @@ impl Replica {
             last.retain(|last| self.is_settled(*last, now) && self.submit.first().is_none_or(|first| *last < first));
             let upto = *last.last()?;
             let is_worth_it = last.len() >= (kept / 2).max(1);
-            let swept = vec![false; control.peers.len()];
+            let swept = vec![false; table.peers.len()];
             is_worth_it.then_some(Folding { node, upto, since: now.elapsed, swept })
         })
     }
@@ -143,11 +143,11 @@ impl Replica {
     }
 
     /// The horizon's, once every member's own vector says it like this: to whoever lists them one by one, it would be a horizon above what it has.
-    fn fold_horizon(&self, control: &mut PeerTable, vector: &VersionVector) {
+    fn fold_horizon(&self, table: &mut PeerTable, vector: &VersionVector) {
         let mut folded = VersionVector::default();
         for (place, upto) in vector.folded() {
-            let over: Vec<Stamp> = control.horizon.lives(place.node).map(|(_, last)| last).filter(|last| *last <= upto).collect();
-            let is_known = control.peers.iter().all(|peer| peer.proof().is_some_and(|proof| proof.get(place) >= upto));
+            let over: Vec<Stamp> = table.horizon.lives(place.node).map(|(_, last)| last).filter(|last| *last <= upto).collect();
+            let is_known = table.peers.iter().all(|peer| peer.proof().is_some_and(|proof| proof.get(place) >= upto));
             if is_known
                 && over.len() > self.config.incarnations_kept
                 && let Some(greatest) = over.into_iter().max()
@@ -158,7 +158,7 @@ impl Replica {
         if !folded.is_empty() {
             let proven = Proven { vector: VersionVector::default(), horizon: folded };
             self.record(Arc::new(record::proven(&proven)), None, None);
-            control.horizon.join(&proven.horizon);
+            table.horizon.join(&proven.horizon);
         }
     }
 
@@ -169,9 +169,9 @@ impl Replica {
 
     /// What makes folding go on.
     fn fold_help(&self) -> String {
-        let control = self.control.lock();
+        let table = self.peers.table();
         let those =
-            |which: fn(&Peer) -> bool| -> Vec<NodeId> { control.peers.iter().filter(|peer| which(peer)).map(|peer| peer.id).collect() };
+            |which: fn(&Peer) -> bool| -> Vec<NodeId> { table.peers.iter().filter(|peer| which(peer)).map(|peer| peer.id).collect() };
         let (away, older) = (those(|peer| !peer.up), those(|peer| peer.is_of_build_before(Protocol::FOLDED)));
         match (&*away, &*older) {
             ([], []) => "they are, and what is old enough is being folded".to_owned(),
@@ -186,7 +186,7 @@ impl Replica {
             return Ok(());
         }
         let (lives, incarnations_max) = (self.incarnations_len(), self.config.incarnations_max);
-        if lives < incarnations_max || self.control.lock().peers.iter().any(|peer| peer.is_of_build_before(Protocol::FOLDED)) {
+        if lives < incarnations_max || self.peers.table().peers.iter().any(|peer| peer.is_of_build_before(Protocol::FOLDED)) {
             return Ok(());
         }
         Err(format!(

@@ -79,8 +79,8 @@ impl Replica {
             self.outboxes[peer].know_origin(hello.origin, seen.get(hello.origin));
             inbound.join(&mut seen, position, position);
         }
-        let event = self.decide(now, |control| {
-            let (epoch, event) = control.accept(peer, hello, inbound.has_gap(), now);
+        let event = self.decide(now, |table| {
+            let (epoch, event) = table.accept(peer, hello, inbound.has_gap(), now);
             inbound.epoch = epoch;
             // Its acks, which come on this connection, begin anew.
             self.acks.reset(peer, hello.durable);
@@ -99,8 +99,8 @@ impl Replica {
 
     /// The connection has ended.
     pub fn closed(&self, inbound: &Inbound, now: Now) {
-        self.decide(now, |control| {
-            let peer = &mut control.peers[inbound.peer];
+        self.decide(now, |table| {
+            let peer = &mut table.peers[inbound.peer];
             if peer.epoch == inbound.epoch {
                 peer.linked_in = false;
                 peer.gap = false;
@@ -121,13 +121,13 @@ impl Replica {
             Message::Heartbeat(beat) => self.receive_beat(inbound, &beat, now),
             Message::Echo { sent, clocks } => {
                 self.hear_clocks(clocks, now);
-                self.with_present(inbound, now, |control| control.echoed(inbound.peer, Duration::from_micros(sent), now))
+                self.with_present(inbound, now, |table| table.echoed(inbound.peer, Duration::from_micros(sent), now))
             }
             Message::Request(request) => {
                 self.check_vector(&request.vector, now)?;
                 self.observe(request.vector.greatest(), now);
-                self.with_present(inbound, now, |control| {
-                    control.peers[inbound.peer].vector.join(&request.vector);
+                self.with_present(inbound, now, |table| {
+                    table.peers[inbound.peer].vector.join(&request.vector);
                     self.outboxes[inbound.peer].serve(request);
                 })
             }
@@ -200,7 +200,7 @@ impl Replica {
 
     /// Says whether batches of this connection are missing, wherever that may have changed. A connection that was replaced says nothing: the newer one has.
     fn tell_gap(&self, inbound: &Inbound, now: Now) {
-        let _ = self.with_present(inbound, now, |control| control.peers[inbound.peer].gap = inbound.has_gap());
+        let _ = self.with_present(inbound, now, |table| table.peers[inbound.peer].gap = inbound.has_gap());
     }
 
     fn receive_ack(&self, inbound: &Inbound, ack: &Ack, now: Now) {
@@ -208,11 +208,11 @@ impl Replica {
         if ack.origin != self.origin {
             return;
         }
-        // Under the control lock: a connection that was replaced may not overwrite what the newer one says.
-        let control = self.control.lock();
-        let is_present = control.peers[inbound.peer].epoch == inbound.epoch;
+        // Under the peer table's lock: a connection that was replaced may not overwrite what the newer one says.
+        let table = self.peers.table();
+        let is_present = table.peers[inbound.peer].epoch == inbound.epoch;
         let woken = is_present.then(|| self.acks.acknowledge(inbound.peer, ack, now.elapsed));
-        drop(control);
+        drop(table);
         drop(woken);
     }
 
@@ -231,26 +231,24 @@ impl Replica {
         let vector = self.vector();
         let pause = 10 * self.config.heartbeat;
         let heard_len = self.heard_len(inbound.peer);
-        let places = self.control.lock().peers[inbound.peer].vector.len() + beat.vector.len();
+        let places = self.peers.table().peers[inbound.peer].vector.len() + beat.vector.len();
         // What it said first may be as long as what changes.
         let places_max = 2 * PLACES_MAX;
         if places > places_max {
             return Err(format!("{places} places in what it has said of its vector; {places_max} are the most"));
         }
-        let diverged = self.with_present(inbound, now, |control| {
-            control.heard_beat(inbound.peer, beat);
+        let diverged = self.with_present(inbound, now, |table| {
+            table.heard_beat(inbound.peer, beat);
             self.acks.covered(inbound.peer, beat.vector.get(self.origin));
-            let peer = &mut control.peers[inbound.peer];
+            let peer = &mut table.peers[inbound.peer];
             peer.tells_taken(beat.taken, heard_len, now);
             peer.wall_ms = beat.wall_ms;
             let QuiescentDigest { sum, keys, before_ms } = beat.settled?;
             let theirs = Digest { sum, keys };
-            let Settled { vector: settled, digest: ours, .. } =
-                control.settled.as_ref().filter(|settled| settled.before_ms == before_ms)?;
-            let comparable =
-                *settled == vector && control.peers[inbound.peer].vector == vector && !control.is_taking() && control.serving == 0;
-            let (ours, id) = (*ours, control.peers[inbound.peer].id);
-            (comparable && ours != theirs && control.diverged(inbound.peer, pause, now)).then_some((id, ours, theirs))
+            let Settled { vector: settled, digest: ours, .. } = table.settled.as_ref().filter(|settled| settled.before_ms == before_ms)?;
+            let comparable = *settled == vector && table.peers[inbound.peer].vector == vector && !table.is_taking() && table.serving == 0;
+            let (ours, id) = (*ours, table.peers[inbound.peer].id);
+            (comparable && ours != theirs && table.diverged(inbound.peer, pause, now)).then_some((id, ours, theirs))
         })?;
         if let Some((id, ours, theirs)) = diverged
             && let Some(more) = self.said.admit("diverged", id.0, now.elapsed)
@@ -269,7 +267,7 @@ impl Replica {
     fn receive_lines(&self, inbound: &mut Inbound, lines: &[u8], raw: Raw, now: Now) -> Result<(), String> {
         if let Err(why) = self.take_lines(inbound, lines, raw, now) {
             // It would be the same dump again.
-            let refused = self.with_present(inbound, now, |control| control.dump_refused(inbound.peer, self.config.peer_timeout, now))?;
+            let refused = self.with_present(inbound, now, |table| table.dump_refused(inbound.peer, self.config.peer_timeout, now))?;
             if let Some((id, pause)) = refused {
                 log::error!("a dump from node {id} is refused: {why}; it is asked again in {pause:?}, and less and less often after that");
             }
@@ -277,9 +275,9 @@ impl Replica {
         }
         let entries = inbound.dump.as_ref().map_or(0, |dump| dump.count());
         let heard_len = self.heard_len(inbound.peer);
-        self.with_present(inbound, now, |control| {
-            if control.taking.as_ref().is_some_and(|taking| taking.peer == inbound.peer) {
-                control.dump_progressed(entries, heard_len, now);
+        self.with_present(inbound, now, |table| {
+            if table.taking.as_ref().is_some_and(|taking| taking.peer == inbound.peer) {
+                table.dump_progressed(entries, heard_len, now);
             }
         })
     }
@@ -339,7 +337,7 @@ impl Replica {
         if BrokenRule::SeenBeforeEnd.is_on() {
             self.seen.write().join(&header.vector);
         }
-        if !inbound.is_wanted(&header, &self.control.lock()) && !BrokenRule::MergeLate.is_on() {
+        if !inbound.is_wanted(&header, &self.peers.table()) && !BrokenRule::MergeLate.is_on() {
             inbound.is_late = true;
             return Ok(());
         }
@@ -350,7 +348,7 @@ impl Replica {
     /// A dump that was given up for its slowness, and comes after all, is worth nothing any more. The collector has not rested since: a delete may be forgotten of what its lines hold, and it would be back where
     /// no vector covers it.
     fn give_up_if_late(&self, inbound: &mut Inbound) {
-        let is_late = inbound.dump.as_ref().is_some_and(|dump| !inbound.is_wanted(dump.header(), &self.control.lock()));
+        let is_late = inbound.dump.as_ref().is_some_and(|dump| !inbound.is_wanted(dump.header(), &self.peers.table()));
         if is_late && !BrokenRule::MergeLate.is_on() {
             (inbound.dump, inbound.is_late) = (None, true);
         }
@@ -360,17 +358,17 @@ impl Replica {
     fn end_dump(&self, inbound: &mut Inbound, end: &dump::End, now: Now) -> Result<(), String> {
         let dump = inbound.dump.take().ok_or("the end of a dump that never began")?;
         dump.check(end)?;
-        if !inbound.is_wanted(dump.header(), &self.control.lock()) {
+        if !inbound.is_wanted(dump.header(), &self.peers.table()) {
             // Given up while its last lines were merged. It proves nothing.
             return Ok(());
         }
         let dropped = self.prove(inbound, &dump, end);
         self.tell_gap(inbound, now);
         let (count, healed) = (dump.count(), dump.healed());
-        let (took, id) = self.decide(now, |control| {
-            let took = if inbound.is_wanted(dump.header(), control) { control.dump_taken(now) } else { None };
-            control.peers[inbound.peer].dumps_refused = 0;
-            (took.unwrap_or_default(), control.peers[inbound.peer].id)
+        let (took, id) = self.decide(now, |table| {
+            let took = if inbound.is_wanted(dump.header(), table) { table.dump_taken(now) } else { None };
+            table.peers[inbound.peer].dumps_refused = 0;
+            (took.unwrap_or_default(), table.peers[inbound.peer].id)
         });
         if let Some(more) = self.said.admit("took a dump", id.0, now.elapsed) {
             let took = took.as_secs_f64();
@@ -395,20 +393,20 @@ impl Replica {
     /// What a dump that drops nothing proves, without the origins whose own batches are coming in without a gap, the donor's included: they say the same in a moment,
     /// and vouch for every single write, which a dump cannot. (After drops all must be taken: a batch of a write whose tombstone is gone may still be under way.)
     fn without_live(&self, proven: &VersionVector) -> VersionVector {
-        let control = self.control.lock();
-        let live = |origin| control.peers.iter().any(|peer| peer.linked_in && !peer.gap && peer.origin == Some(origin));
+        let table = self.peers.table();
+        let live = |origin| table.peers.iter().any(|peer| peer.linked_in && !peer.gap && peer.origin == Some(origin));
         proven.iter().filter(|(origin, _)| !live(*origin)).collect()
     }
 
     /// A dump's end line: its vector is seen, and the run of live batches that it joins. Of what it brings, only the donor's writes that came in live batches
     /// are vouched for.
     fn take_over(&self, inbound: &mut Inbound, proven: Proven, dropped: &[Entry]) {
-        let mut control = self.control.lock();
+        let mut table = self.peers.table();
         let mut seen = self.seen.write();
         let position = proven.vector.get(inbound.origin);
         let run = inbound.run.filter(|(_, end)| *end >= position);
-        self.join_proven(&mut control, &mut seen, proven, dropped, run.map(|(start, _)| (inbound.peer, start)));
-        drop(control);
+        self.join_proven(&mut table, &mut seen, proven, dropped, run.map(|(start, _)| (inbound.peer, start)));
+        drop(table);
         let joins = inbound.close_gap(&mut seen);
         let position = seen.get(inbound.origin);
         self.outboxes[inbound.peer].received(inbound.origin, position);
@@ -442,9 +440,9 @@ impl Replica {
         }
     }
 
-    /// Changes the control state on behalf of a connection that has not been replaced.
+    /// Changes the peer table on behalf of a connection that has not been replaced.
     fn with_present<T>(&self, inbound: &Inbound, now: Now, change: impl FnOnce(&mut PeerTable) -> T) -> Result<T, String> {
-        let present = self.decide(now, |control| (control.peers[inbound.peer].epoch == inbound.epoch).then(|| change(control)));
+        let present = self.decide(now, |table| (table.peers[inbound.peer].epoch == inbound.epoch).then(|| change(table)));
         present.ok_or_else(|| "a newer connection of the same node has replaced this one".to_owned())
     }
 }
@@ -454,14 +452,14 @@ struct Merging<'a>(&'a Replica);
 
 impl<'a> Merging<'a> {
     fn begin(replica: &'a Replica) -> Merging<'a> {
-        replica.control.lock().merging += 1;
+        replica.peers.table().merging += 1;
         Merging(replica)
     }
 }
 
 impl Drop for Merging<'_> {
     fn drop(&mut self) {
-        self.0.control.lock().merging -= 1;
+        self.0.peers.table().merging -= 1;
     }
 }
 
@@ -483,9 +481,9 @@ impl Inbound {
     }
 
     /// Whether a dump that comes on this connection is the one that was asked for last.
-    fn is_wanted(&self, header: &Header, control: &PeerTable) -> bool {
+    fn is_wanted(&self, header: &Header, table: &PeerTable) -> bool {
         let asked = |taking: &Taking| taking.peer == self.peer && taking.epoch == self.epoch && Some(taking.id) == header.request;
-        control.taking.as_ref().is_some_and(asked)
+        table.taking.as_ref().is_some_and(asked)
     }
 
     /// Whether batches are missing between what was seen and what comes.

@@ -1,6 +1,6 @@
 //! The state that a node's threads share, and the doors to it.
 //!
-//! Owns the vector, the outboxes and the control lock. Everything here is values in, values out: no sockets, no threads, and time is an argument. The
+//! Owns the vector, the outboxes and the peer table's lock. Everything here is values in, values out: no sockets, no threads, and time is an argument. The
 //! threads of link.rs, listener.rs, heartbeat.rs and replicator.rs call these functions, and so do the tests that drive a whole mesh in one thread.
 //!
 //! Lock order: control, then a shard, then `seen` or the sequencer; the order's, an outbox's and the ack table's lock are the last, nothing is locked under them.
@@ -20,7 +20,7 @@ use crate::data::version::{Origin, Version, VersionVector};
 use crate::process::logging::LogLimit;
 use crate::replication::acks::Acks;
 use crate::replication::links::outbox::{EncodedBatch, Outbox};
-use crate::replication::peers::{Decisions, Peer, PeerTable, Settled, Stage, Traffic, is_within};
+use crate::replication::peers::{Decisions, Peer, PeerTable, Peers, Settled, Stage, Traffic, is_within};
 use crate::replication::persistence::durability::Marks;
 use crate::replication::submit::{Submit, Submitted};
 use crate::store::Store;
@@ -49,7 +49,7 @@ pub struct Replica {
     /// The places of all other origins. This node's own is `submit.position()`.
     pub(super) seen: RwLock<VersionVector>,
     pub(super) outboxes: Vec<Outbox>,
-    pub(super) control: Mutex<PeerTable>,
+    pub(super) peers: Peers,
     /// `None`: nothing is kept on disk, and nobody waits for one.
     pub(super) wal: Option<Arc<Wal>>,
     /// The order that all members are to scan in; see scan_order.rs.
@@ -108,7 +108,7 @@ impl Replica {
             acks: Arc::new(Acks::new(config.peers.len(), config.majority(), config.ack_timeout, waits_for_disk)),
             seen: RwLock::default(),
             outboxes: config.peers.iter().map(|_| Outbox::new(config.link_queue_max)).collect(),
-            control: Mutex::new(PeerTable::new(&config, nonce, now)),
+            peers: Peers::new(PeerTable::new(&config, nonce, now)),
             wal,
             order: Mutex::default(),
             compacting: Mutex::default(),
@@ -263,7 +263,7 @@ impl Replica {
     /// The greatest protocol that every member speaks, by its last HELLO. A later format of what is not of one connection, a batch or a file, may be written
     /// only when this has reached the protocol that brings it: until then any member can go back to the build that it had.
     pub fn spoken_by_all(&self) -> Protocol {
-        self.spoken_by(&self.control.lock().peers)
+        self.spoken_by(&self.peers.table().peers)
     }
 
     /// The same, where the lock is held.
@@ -300,7 +300,7 @@ impl Replica {
             return Ok(());
         }
         let node = {
-            let peer = &mut self.control.lock().peers[peer];
+            let peer = &mut self.peers.table().peers[peer];
             (peer.clock_offset_ms, peer.compared) = (offset_ms, Some(now.elapsed));
             peer.wall_offset_ms = wall_ms.wrapping_sub(now.wall_ms) as i64;
             peer.id
@@ -385,21 +385,21 @@ impl Replica {
         self.hear_clocks(hello.clocks, now);
         self.hear_of_incarnations(hello);
         self.hear_order(hello.order);
-        self.decide(now, |control| {
-            control.peers[peer].spoken = hello.spoken().max;
-            control.linked_out(peer, true, now);
+        self.decide(now, |table| {
+            table.peers[peer].spoken = hello.spoken().max;
+            table.linked_out(peer, true, now);
         });
     }
 
     /// A beat is under way, at the end of so many bytes of the outgoing connection.
     pub fn awaits_echo(&self, peer: usize, len: u64) {
-        self.control.lock().peers[peer].awaits_echo(len);
+        self.peers.table().peers[peer].awaits_echo(len);
     }
 
     /// The outgoing connection has ended, or was not made.
     pub fn hung_up(&self, peer: usize, now: Now) {
         self.outboxes[peer].close();
-        self.decide(now, |control| control.linked_out(peer, false, now));
+        self.decide(now, |table| table.linked_out(peer, false, now));
     }
 
     /// Own writes, encoded: to the log first, so that no peer knows of a write in front of it there; then to every peer that listens. `room` is what they hold until
@@ -419,7 +419,7 @@ impl Replica {
         let (mark, durable_mark) = self.marks();
         let changes = vector.ahead_of(said);
         said.join(&changes);
-        let settled = match &self.control.lock().settled {
+        let settled = match &self.peers.table().settled {
             Some(Settled { vector: settled, digest, before_ms }) if *settled == vector => {
                 Some(QuiescentDigest { sum: digest.sum, keys: digest.keys, before_ms: *before_ms })
             }
@@ -443,9 +443,9 @@ impl Replica {
     /// Begins to serve a request. Choosing full or delta by the asker's vector, noting vector and horizon, and stopping the collector (until the result is
     /// dropped) is one step under the collector's lock (I6).
     pub fn serve(&self, request: Request) -> Serving<'_> {
-        let mut control = self.control.lock();
-        control.serving += 1;
-        let full = !request.vector.covers_all(&control.horizon);
+        let mut table = self.peers.table();
+        table.serving += 1;
+        let full = !request.vector.covers_all(&table.horizon);
         let kind = match (request.heal, full) {
             // Below the horizon absence must be proof, which healing does without.
             (_, true) => Kind::Full,
@@ -454,16 +454,16 @@ impl Replica {
         };
         let header = Header::new(kind, self.origin, self.vector(), self.store.len(), Some(request.id));
         let asker = if kind == Kind::Delta { request.vector } else { VersionVector::default() };
-        Serving { replica: self, scan: Scan::new(header, asker, control.horizon.clone()), beside_collector: None }
+        Serving { replica: self, scan: Scan::new(header, asker, table.horizon.clone()), beside_collector: None }
     }
 
     /// The same for whoever asks with `DUMP`: everything. A client may take its time, and the collector does not rest meanwhile: in a full dump the absence of a key is proof, whether its tombstone was
     /// there when the dump began or not. The end line has the horizon of the end, as far as the header's vector goes.
     pub fn dump(&self) -> Serving<'_> {
-        let control = self.control.lock();
+        let table = self.peers.table();
         let vector = self.vector();
         let header = Header::new(Kind::Full, self.origin, vector.clone(), self.store.len(), None);
-        let scan = Scan::new(header, VersionVector::default(), control.horizon.clone());
+        let scan = Scan::new(header, VersionVector::default(), table.horizon.clone());
         Serving { replica: self, scan, beside_collector: Some(vector) }
     }
 
@@ -471,12 +471,12 @@ impl Replica {
     fn rebase_clock(&self, now: Now) {
         let ahead_ms = now.wall_ms.wrapping_sub(self.clock.reference_us(now.elapsed) / 1_000) as i64;
         {
-            let mut control = self.control.lock();
-            if !control.should_rebase(&self.config, ahead_ms, now) {
+            let mut table = self.peers.table();
+            if !table.should_rebase(&self.config, ahead_ms, now) {
                 return;
             }
             self.clock.rebase(now);
-            control.rebased(ahead_ms);
+            table.rebased(ahead_ms);
         }
         log::warn!(
             "this node's clock was {ahead_ms} ms off its wall clock, which other members agree with: it goes by that now (was the machine suspended, or its clock wrong at the start?)"
@@ -485,7 +485,7 @@ impl Replica {
 
     /// What has gone wrong between this node and a peer, for PEERS.
     pub fn note_error(&self, peer: usize, sentence: String, elapsed: Duration) {
-        self.control.lock().peers[peer].last_error = Some((elapsed, sentence));
+        self.peers.table().peers[peer].last_error = Some((elapsed, sentence));
     }
 
     /// The regular look at everything: who lags, who is up, whom to ask, whether to open.
@@ -500,12 +500,12 @@ impl Replica {
         }
     }
 
-    /// Changes the control state and carries out what follows from the change.
+    /// Changes the peer table and carries out what follows from the change.
     pub(super) fn decide<T>(&self, now: Now, change: impl FnOnce(&mut PeerTable) -> T) -> T {
-        let mut control = self.control.lock();
-        let result = change(&mut control);
+        let mut table = self.peers.table();
+        let result = change(&mut table);
         let traffic = self.traffic();
-        let Decisions { events, counts, ask, hang_up, open } = control.review(&self.config, self.origin, &self.vector(), &traffic, now);
+        let Decisions { events, counts, ask, hang_up, open } = table.review(&self.config, self.origin, &self.vector(), &traffic, now);
         // Still under the lock, so that two decisions are carried out in the order they were made in.
         for (peer, counts) in counts {
             self.acks.set_up(peer, counts);
@@ -525,7 +525,7 @@ impl Replica {
                 outbox.beat();
             }
         }
-        drop(control);
+        drop(table);
         for event in events {
             let (kind, node) = event.kind();
             if let Some(more) = self.said.admit(kind, node.map_or(0, |node| node.0), now.elapsed) {
@@ -537,7 +537,7 @@ impl Replica {
 
     /// Whether this node serves clients, and how well.
     pub fn stage(&self) -> Stage {
-        self.control.lock().stage
+        self.peers.table().stage
     }
 }
 
@@ -558,7 +558,7 @@ impl<'a> Serving<'a> {
     /// Appends about `len` bytes of whole lines; whether there is more.
     pub fn write(&mut self, len: usize, out: &mut Vec<u8>) -> bool {
         if let Some(vector) = &self.beside_collector {
-            let horizon = self.replica.control.lock().horizon.clone();
+            let horizon = self.replica.peers.table().horizon.clone();
             self.scan.set_horizon(horizon.iter().map(|(origin, stamp)| (origin, stamp.min(vector.get(origin)))).collect());
         }
         self.scan.write(&self.replica.store, len, out)
@@ -573,7 +573,7 @@ impl<'a> Serving<'a> {
 impl Drop for Serving<'_> {
     fn drop(&mut self) {
         if self.beside_collector.is_none() {
-            self.replica.control.lock().serving -= 1;
+            self.replica.peers.table().serving -= 1;
         }
     }
 }

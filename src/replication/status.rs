@@ -47,8 +47,8 @@ impl Replica {
             return format!("this node is reading its disk: {} of {} MiB so far", read >> 20, total >> 20);
         }
         let vector = self.vector();
-        let control = self.control.lock();
-        let disputed = control.disputed(&self.config, now);
+        let table = self.peers.table();
+        let disputed = table.disputed(&self.config, now);
         if !disputed.is_empty() {
             let offset_max = self.config.clock_offset_max.as_millis();
             return format!(
@@ -56,11 +56,11 @@ impl Replica {
                 names(&disputed)
             );
         }
-        if let Some(taking) = &control.taking {
-            let node = control.peers[taking.peer].id;
+        if let Some(taking) = &table.taking {
+            let node = table.peers[taking.peer].id;
             return format!("this node is catching up: {} entries taken from node {node} so far", taking.entries);
         }
-        let missing = missing(&control, |peer| !control.caught_up(peer, &vector));
+        let missing = missing(&table, |peer| !table.caught_up(peer, &vector));
         format!("this node is catching up and waits for {}; it opens without who is not heard from", names(&missing))
     }
 
@@ -70,8 +70,8 @@ impl Replica {
         let (counts, memory) = (self.store.counts(now.wall_ms), self.store.memory());
         let pinning = if counts.tombstones == 0 { Vec::new() } else { self.pinning(now) };
         let spoken_by_all = self.spoken_by_all();
-        let control = self.control.lock();
-        let (state, up) = (state(&control), members_up(&control));
+        let table = self.peers.table();
+        let (state, up) = (state(&table), members_up(&table));
         let members: Vec<String> = self.config.members().iter().map(NodeId::to_string).collect();
         let Clocks { reference_us, stamp_us } = self.clock.read(now.elapsed);
         let clock_ahead = stamp_us.saturating_sub(reference_us) / 1_000;
@@ -89,8 +89,8 @@ impl Replica {
             ("majority", self.config.majority().to_string()),
             ("keys", counts.keys.to_string()),
             ("tombstones", counts.tombstones.to_string()),
-            ("tombstones_wait_for", waited_for(&pinning, control.serving)),
-            ("tombstones_collected", control.collected.to_string()),
+            ("tombstones_wait_for", waited_for(&pinning, table.serving)),
+            ("tombstones_collected", table.collected.to_string()),
             ("tombstones_kept_s", self.tombstones_kept_s(now).to_string()),
             ("memory_bytes", memory.total().to_string()),
             ("memory_tombstones_bytes", memory.tombstones.to_string()),
@@ -98,14 +98,14 @@ impl Replica {
             ("origin", self.origin.to_string()),
             ("vector", vector_json),
             ("vector_len", vector.len().to_string()),
-            ("horizon_len", control.horizon.len().to_string()),
+            ("horizon_len", table.horizon.len().to_string()),
             ("scan_order", self.shown_order()),
             ("clock_ahead_ms", clock_ahead.to_string()),
             ("wall_clock_offset_ms", wall_offset.to_string()),
             ("conflicts_won", self.conflicts_won.load(Ordering::Relaxed).to_string()),
-            ("divergences", control.divergences.to_string()),
-            ("dumps_serving", control.serving.to_string()),
-            ("dump_from", dump_from(&control)),
+            ("divergences", table.divergences.to_string()),
+            ("dumps_serving", table.serving.to_string()),
+            ("dump_from", dump_from(&table)),
             ("sessions_waiting", self.acks.waiting_len().to_string()),
         ]
         .into_iter()
@@ -116,14 +116,14 @@ impl Replica {
     /// What INFO and ROLE say of the mesh.
     pub fn figures(&self, now: Now) -> Figures {
         let traffic = self.traffic();
-        let control = self.control.lock();
-        let up = control.peers.iter().enumerate().filter(|(_, peer)| peer.up);
+        let table = self.peers.table();
+        let up = table.peers.iter().enumerate().filter(|(_, peer)| peer.up);
         let peers = up.map(|(place, _)| {
             let progress = self.acks.progress(place, self.submit.position(), self.submit.written(), now.elapsed);
             let heard_ago = now.elapsed.saturating_sub(traffic[place].heard);
             PeerFigures { addr: self.config.peers[place].addr.clone(), received: progress.received, heard_ago }
         });
-        Figures { state: state(&control), members_up: members_up(&control), divergences: control.divergences, peers: peers.collect() }
+        Figures { state: state(&table), members_up: members_up(&table), divergences: table.divergences, peers: peers.collect() }
     }
 
     /// What INFO says of the disk; `None` if nothing is kept on one.
@@ -170,13 +170,8 @@ impl Replica {
     pub fn peers(&self, now: Now) -> Vec<String> {
         let traffic = self.traffic();
         let waiting = self.tombstones_waiting(now);
-        let control = self.control.lock();
-        control
-            .peers
-            .iter()
-            .enumerate()
-            .map(|(place, peer)| self.peer_line(place, peer, traffic[place].heard, waiting[place], now))
-            .collect()
+        let table = self.peers.table();
+        table.peers.iter().enumerate().map(|(place, peer)| self.peer_line(place, peer, traffic[place].heard, waiting[place], now)).collect()
     }
 
     fn peer_line(&self, place: usize, peer: &Peer, heard: Duration, tombstones: usize, now: Now) -> String {
@@ -210,8 +205,7 @@ impl Replica {
     /// For each peer, how many tombstones it is not proven to cover.
     fn tombstones_waiting(&self, now: Now) -> Vec<usize> {
         let age_min = self.config.tombstone_age_min.as_millis() as u64;
-        let known: Vec<_> =
-            self.control.lock().peers.iter().map(|peer| (peer.proof().cloned().unwrap_or_default(), peer.wall_ms)).collect();
+        let known: Vec<_> = self.peers.table().peers.iter().map(|peer| (peer.proof().cloned().unwrap_or_default(), peer.wall_ms)).collect();
         let mut waiting = vec![0; known.len()];
         for shard in 0..self.store.shards_len() {
             for (count, (proven, wall_ms)) in waiting.iter_mut().zip(&known) {
@@ -244,13 +238,13 @@ impl Replica {
     /// The members that tombstones wait for because they are away, or do not log.
     fn pinning(&self, now: Now) -> Vec<NodeId> {
         let waiting = self.tombstones_waiting(now);
-        let control = self.control.lock();
-        missing(&control, |peer| waiting[peer] > 0 && !(control.peers[peer].up && control.peers[peer].open))
+        let table = self.peers.table();
+        missing(&table, |peer| waiting[peer] > 0 && !(table.peers[peer].up && table.peers[peer].open))
     }
 }
 
-fn state(control: &PeerTable) -> &'static str {
-    match control.stage {
+fn state(table: &PeerTable) -> &'static str {
+    match table.stage {
         Stage::Recovering => "recovering",
         Stage::Open { degraded: false } => "open",
         Stage::Open { degraded: true } => "degraded",
@@ -258,18 +252,18 @@ fn state(control: &PeerTable) -> &'static str {
 }
 
 /// This node included.
-fn members_up(control: &PeerTable) -> usize {
-    1 + control.peers.iter().filter(|peer| peer.up).count()
+fn members_up(table: &PeerTable) -> usize {
+    1 + table.peers.iter().filter(|peer| peer.up).count()
 }
 
-fn missing(control: &PeerTable, which: impl Fn(usize) -> bool) -> Vec<NodeId> {
-    (0..control.peers.len()).filter(|peer| which(*peer)).map(|peer| control.peers[peer].id).collect()
+fn missing(table: &PeerTable, which: impl Fn(usize) -> bool) -> Vec<NodeId> {
+    (0..table.peers.len()).filter(|peer| which(*peer)).map(|peer| table.peers[peer].id).collect()
 }
 
-fn dump_from(control: &PeerTable) -> String {
-    match &control.taking {
-        Some(taking) => names(&[control.peers[taking.peer].id]),
-        None if control.restoring => "a restore".to_owned(),
+fn dump_from(table: &PeerTable) -> String {
+    match &table.taking {
+        Some(taking) => names(&[table.peers[taking.peer].id]),
+        None if table.restoring => "a restore".to_owned(),
         None => names(&[]),
     }
 }

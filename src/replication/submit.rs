@@ -10,12 +10,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, unbounded};
-use parking_lot::Mutex;
 
 use crate::budget::{ByteBudget, Permit};
 use crate::data::clock::{Clock, Deadline, Stamp};
 use crate::data::entry::{Entry, Update};
 use crate::data::version::{Origin, Version};
+use crate::lock_order::{Mutex, Rank};
 use crate::store::{Span, Store, View};
 
 /// What an entry counts in the room and in a link's queue beside its bytes.
@@ -37,7 +37,7 @@ pub struct Submit {
     room: Arc<ByteBudget>,
     /// For [`BrokenRule::SendOutOfOrder`]: it has its stamp, and is overtaken by the next one.
     #[cfg(feature = "testing")]
-    overtaken: Mutex<Option<Submitted>>,
+    overtaken: parking_lot::Mutex<Option<Submitted>>,
 }
 
 /// A write on its way to the replicator.
@@ -72,7 +72,7 @@ impl Submit {
     pub fn new(origin: Origin, clock: Arc<Clock>, store: Arc<Store>, room_len: usize) -> (Submit, Receiver<Submitted>) {
         let (write_tx, write_rx) = unbounded();
         let room = ByteBudget::new(room_len);
-        let sequencer = Mutex::new(Some(write_tx));
+        let sequencer = Mutex::new(Rank::Sequencer, Some(write_tx));
         let submit = Submit {
             origin,
             clock,
@@ -83,7 +83,7 @@ impl Submit {
             first: AtomicU64::new(0),
             room,
             #[cfg(feature = "testing")]
-            overtaken: Mutex::default(),
+            overtaken: parking_lot::Mutex::default(),
         };
         (submit, write_rx)
     }

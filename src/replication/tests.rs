@@ -476,7 +476,7 @@ impl Simulation {
         let now = self.now(node);
         let life = &mut self.nodes[node];
         life.heartbeat.beat(life.replica, now);
-        self.seen_collected = self.seen_collected.max(life.replica.control.lock().collected);
+        self.seen_collected = self.seen_collected.max(life.replica.peers.table().collected);
     }
 
     /// What a session does when it wakes.
@@ -773,7 +773,7 @@ impl Simulation {
             assert!(vector.covers(*version), "the acknowledged write {version:?} of key {key} is nowhere");
         }
         // Without a bug it takes a dump that broke off, or batches behind a gap, of a node that then lost its memory.
-        let divergences: u64 = self.nodes.iter().map(|life| life.replica.control.lock().divergences).sum();
+        let divergences: u64 = self.nodes.iter().map(|life| life.replica.peers.table().divergences).sum();
         assert!(divergences == 0 || self.tally.contains_key("crashes"), "nodes diverged at equal vectors");
     }
 }

@@ -5,7 +5,7 @@
 //! tombstone in place, under the same version.
 //!
 //! **I6**: a tombstone goes only when every configured member is proven to cover it (what a peer says proves something while it is up, as far as it is on the peer's disk, and if it was said after the
-//! last HELLO of any peer: control.rs), when it is older than `tombstone_age_min`, and while no dump is served or taken
+//! last HELLO of any peer: peers/mod.rs), when it is older than `tombstone_age_min`, and while no dump is served or taken
 //! and all members that are up agree on who the members are. What was collected is remembered as the *horizon*: a node below it is given a full dump, in which
 //! absence is proof. A tombstone that has been a value must, besides, have expired by the clock of every member, by its own word.
 
@@ -35,21 +35,21 @@ impl TombstoneGc {
     /// Lets go of what has expired, and collects in the next few shards what may be collected; how many tombstones that were.
     pub fn step(&mut self, replica: &Replica, now: Now) -> usize {
         self.spend(replica, now);
-        let mut control = replica.control.lock();
+        let mut table = replica.peers.table();
         let at_once = BrokenRule::CollectAtOnce.is_on();
-        if !control.may_collect(&replica.config.members()) && !at_once {
+        if !table.may_collect(&replica.config.members()) && !at_once {
             return 0;
         }
         let vector = replica.vector();
         let age_min = replica.config.tombstone_age_min.as_millis() as u64;
         let oldest = (replica.clock.read(now.elapsed).stamp_us / 1_000).saturating_sub(age_min);
-        let expired = control.all_clocks_ms(now).saturating_sub(age_min);
+        let expired = table.all_clocks_ms(now).saturating_sub(age_min);
         let (mut collected, mut entries) = (Vec::new(), 0);
         for _ in 0..SHARDS_PER_STEP {
             let may_go = |entry: &Entry| {
                 let version = entry.version();
                 let is_over = version.stamp.wall_ms() < oldest && entry.expires().is_none_or(|expires| expires.is_over(expired));
-                at_once || is_over && vector.covers(version) && control.all_cover(version)
+                at_once || is_over && vector.covers(version) && table.all_cover(version)
             };
             entries += replica.store.shard_len(self.shard);
             collected.extend(replica.store.collect(self.shard, may_go));
@@ -59,17 +59,17 @@ impl TombstoneGc {
             }
         }
         for tombstone in &collected {
-            control.horizon.advance(tombstone.version().origin, tombstone.version().stamp);
+            table.horizon.advance(tombstone.version().origin, tombstone.version().stamp);
         }
         if !collected.is_empty() {
-            replica.record_removed(&collected, &control.horizon);
+            replica.record_removed(&collected, &table.horizon);
         }
-        control.collected += collected.len() as u64;
+        table.collected += collected.len() as u64;
         collected.len()
     }
 
     fn spend(&mut self, replica: &Replica, now: Now) {
-        let Some(clocks) = replica.control.lock().majority_clocks_ms(replica.config.majority(), now) else { return };
+        let Some(clocks) = replica.peers.table().majority_clocks_ms(replica.config.majority(), now) else { return };
         let upto_ms = clocks.saturating_sub(replica.config.clock_offset_max.as_millis() as u64);
         let mut spent = 0;
         for _ in 0..replica.store.shards_len() {

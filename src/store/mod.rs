@@ -16,11 +16,10 @@ use std::ops::Deref;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
-use parking_lot::RwLock;
-
 use crate::data::entry::{Entry, EntryRef};
 use crate::data::key_order::{OrderKey, POSITION_BITS};
 use crate::data::version::Version;
+use crate::lock_order::{Rank, RwLock};
 use crate::store::shard::{Shard, Slot, footprint};
 use crate::testing::broken_rules::BrokenRule;
 
@@ -132,7 +131,7 @@ impl Store {
 
     fn ordered(order: OrderKey) -> Store {
         Store {
-            shards: (0..SHARDS_LEN).map(|_| RwLock::new(Shard::new(order))).collect(),
+            shards: (0..SHARDS_LEN).map(|shard| RwLock::new(Rank::Shard(shard), Shard::new(order))).collect(),
             order: order.halves().map(AtomicU64::new),
             walks: Walk::default(),
             #[cfg(feature = "testing")]

@@ -11,6 +11,7 @@ use log::Level;
 use crate::config::Config;
 use crate::data::clock::Now;
 use crate::data::version::{NodeId, Origin, Version, VersionVector};
+use crate::lock_order::{Locked, Mutex, Rank};
 use crate::replication::folding::Folding;
 use crate::store::Digest;
 use crate::testing::broken_rules::BrokenRule;
@@ -35,7 +36,24 @@ const FOLD_PAUSE: Duration = Duration::from_secs(10);
 /// How often the pause doubles before a peer is asked again whose dump was refused: with the defaults up to about a minute.
 const REFUSED_DOUBLINGS_MAX: u32 = 5;
 
-/// All of it.
+/// The peer table of one node, behind its lock.
+pub struct Peers(Mutex<PeerTable>);
+
+/// The peer table, locked. What needs it locked takes this.
+pub type LockedTable<'a> = Locked<'a, PeerTable>;
+
+impl Peers {
+    pub fn new(table: PeerTable) -> Peers {
+        Peers(Mutex::new(Rank::PeerTable, table))
+    }
+
+    /// Locks the table. Acks of peers wait meanwhile, so nothing long is done under it.
+    pub fn table(&self) -> LockedTable<'_> {
+        self.0.lock()
+    }
+}
+
+/// Everything that this node knows of its peers, and what it has decided from that.
 pub struct PeerTable {
     pub peers: Vec<Peer>,
     pub stage: Stage,

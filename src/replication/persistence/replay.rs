@@ -133,9 +133,9 @@ impl Replica {
         let Replay { progress, horizon, greatest, order, .. } = replay;
         let seen = progress.into_vector();
         self.clock.take_over(greatest.max(seen.greatest()).max(horizon.greatest()), self.began);
-        let mut control = self.control.lock();
+        let mut table = self.peers.table();
         *self.seen.write() = seen;
-        control.horizon = horizon;
+        table.horizon = horizon;
         *self.order.lock() = order;
     }
 
@@ -180,7 +180,7 @@ impl Replica {
 
     /// Recovery from the peers begins now: until here nobody could bring this node forward.
     pub fn begin_recovery(&self, now: Now) {
-        self.control.lock().begin_recovery(now);
+        self.peers.table().begin_recovery(now);
     }
 }
 

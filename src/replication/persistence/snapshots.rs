@@ -1,7 +1,7 @@
 //! Writing snapshots: what the log outgrows, what `COMPACT` asks for, and how a node comes back from a full disk.
 //!
 //! A snapshot is a full dump that this node serves to its own disk. Beginning a new log, and noting the vector and the horizon that the snapshot will claim, is one
-//! step under the control lock and the vector's: what the vector covers is in the store by then, so the scan finds it or what superseded it; everything else goes to the
+//! step under the peer table's lock and the vector's: what the vector covers is in the store by then, so the scan finds it or what superseded it; everything else goes to the
 //! new log.
 
 use std::io;
@@ -107,8 +107,8 @@ impl Replica {
         // Before any lock: it takes every shard's.
         let entries = self.store.len();
         let (generation, is_folded, serving) = {
-            let mut control = self.control.lock();
-            control.serving += 1;
+            let mut table = self.peers.table();
+            table.serving += 1;
             let seen = self.seen.write();
             let generation = wal.switch(is_resuming);
             // Every log says whose it is.
@@ -119,7 +119,7 @@ impl Replica {
             let mut header = Header::new(Kind::Full, self.origin, vector, entries, None);
             header.order = *self.order.lock();
             let is_folded = header.is_folded();
-            (generation, is_folded, Serving::new(self, Scan::new(header, VersionVector::default(), control.horizon.clone())))
+            (generation, is_folded, Serving::new(self, Scan::new(header, VersionVector::default(), table.horizon.clone())))
         };
         Snapshot { replica: self, wal, generation, is_resuming, is_folded, began, serving, file: None, _one_at_a_time: one_at_a_time }
     }

@@ -96,12 +96,12 @@ fn a_member_that_is_away_pins_all_and_one_that_says_hello_begins_it_anew() {
     for _ in 0..60 {
         net.settle(1, &ALL);
         folder.step(net.replica(0), net.now(0));
-        if net.replica(0).control.lock().folding.is_some() {
+        if net.replica(0).peers.table().folding.is_some() {
             break;
         }
     }
     net.both(0, 1);
-    assert!(net.replica(0).control.lock().folding.is_none());
+    assert!(net.replica(0).peers.table().folding.is_none());
     settle(&mut net, 600);
     assert!((0..3).all(|node| is_folded(&net, node)));
 }
@@ -111,17 +111,17 @@ fn a_member_that_is_away_pins_all_and_one_that_says_hello_begins_it_anew() {
 fn the_horizon_is_folded_when_all_members_have_followed() {
     let mut net = with_incarnations(2 * OVER);
     for last in (1..=2 * OVER).map(over) {
-        net.replica(0).control.lock().horizon.advance(last.origin, last.stamp);
+        net.replica(0).peers.table().horizon.advance(last.origin, last.stamp);
     }
     let mut heartbeats = [const { None::<HeartbeatLoop> }; 3].map(Option::unwrap_or_default);
     let mut is_above = false;
     for _ in 0..100 {
         net.settle(1, &ALL);
         (0..3).for_each(|node| heartbeats[node].beat(net.replica(node), net.now(node)));
-        let horizon = net.replica(0).control.lock().horizon.clone();
+        let horizon = net.replica(0).peers.table().horizon.clone();
         is_above |= !net.replica(1).vector().covers_all(&horizon) || !net.replica(2).vector().covers_all(&horizon);
     }
-    let horizon = net.replica(0).control.lock().horizon.clone();
+    let horizon = net.replica(0).peers.table().horizon.clone();
     assert_eq!((horizon.len(), horizon.get(Origin::all_incarnations(NodeId(1)))), (1 + 32, over(2 * OVER - 32).stamp));
     assert!(!is_above);
 }

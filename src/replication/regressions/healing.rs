@@ -11,7 +11,7 @@ const BOTH: [(usize, usize); 2] = [(T, D), (D, T)];
 
 /// Two nodes of which one is to ask the other for a dump that heals.
 fn diverged(net: &mut Net) {
-    assert!(net.replica(D).control.lock().diverged(place(D, T), Duration::from_secs(1), net.now(D)));
+    assert!(net.replica(D).peers.table().diverged(place(D, T), Duration::from_secs(1), net.now(D)));
 }
 
 fn lines_of(messages: &[Message]) -> Option<Vec<u8>> {
@@ -22,10 +22,10 @@ fn lines_of(messages: &[Message]) -> Option<Vec<u8>> {
 fn given_up(net: &mut Net, lines: &[u8]) -> Message {
     let header = lines.iter().position(|byte| *byte == b'\n').unwrap() + 1;
     net.deliver(T, D, vec![Message::Lines(lines[..header].to_vec())]);
-    let id = net.replica(D).control.lock().taking.as_ref().map(|taking| taking.id);
+    let id = net.replica(D).peers.table().taking.as_ref().map(|taking| taking.id);
     // peer_timeout is 400 ms.
     net.settle(30, &[(D, T)]);
-    assert_ne!(net.replica(D).control.lock().taking.as_ref().map(|taking| taking.id), id);
+    assert_ne!(net.replica(D).peers.table().taking.as_ref().map(|taking| taking.id), id);
     Message::Lines(lines[header..].to_vec())
 }
 
@@ -49,8 +49,8 @@ fn a_heal_dump_moves_no_vector() {
     net.deliver(T, D, dump);
     assert_eq!(net.replica(D).vector(), before);
     {
-        let control = net.replica(D).control.lock();
-        assert!(control.peers[place(D, T)].gap && !control.taking.as_ref().is_some_and(|taking| taking.heal));
+        let table = net.replica(D).peers.table();
+        assert!(table.peers[place(D, T)].gap && !table.taking.as_ref().is_some_and(|taking| taking.heal));
     }
     net.settle(10, &BOTH);
     assert_eq!(net.replica(D).vector(), net.replica(T).vector());
@@ -70,7 +70,7 @@ fn below_the_horizon_a_heal_dump_is_a_full_one() {
     net.put(T, "b", "1"); // overflows the delete
     // As if T had collected it.
     let origin = net.replica(T).origin();
-    net.replica(T).control.lock().horizon.advance(origin, gone);
+    net.replica(T).peers.table().horizon.advance(origin, gone);
     (0..net.replica(T).store().shards_len()).for_each(|shard| drop(net.replica(T).store().collect(shard, |_| true)));
     net.settle(10, &BOTH);
     assert_eq!(net.replica(D).vector(), net.replica(T).vector());

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::data::version::NodeId;
+use crate::lock_order::as_another_thread;
 use crate::replication::tombstone_gc::TombstoneGc;
 
 /// The end line of a connection that was replaced meanwhile wrote its `gap` over the newer connection's.
@@ -17,7 +18,7 @@ fn the_end_line_of_a_replaced_connection_leaves_the_newer_ones_gap_alone() {
     let origin = net.replica(t).origin();
     net.put(t, "v1", "1");
     let v2 = net.put(t, "v2", "2"); // overflows v1
-    net.replica(t).control.lock().horizon.advance(origin, v2);
+    net.replica(t).peers.table().horizon.advance(origin, v2);
     net.pump(t, d);
     net.pump(d, t); // D asks
     let dump = net.flush(t, d);
@@ -38,11 +39,13 @@ fn the_end_line_of_a_replaced_connection_leaves_the_newer_ones_gap_alone() {
         let _ = replica.store().write::<()>(busy.as_bytes(), |_| {
             let end = lines[end..].to_vec();
             ender = Some(scope.spawn(move || replica.receive(&mut old, Message::Lines(end), now)));
-            wait_until(|| replica.store().get(gone.as_bytes()).is_none());
-            // The link flaps; T wrote meanwhile.
-            net.replica(t).hung_up(place(t, d), net.now(t));
-            net.put(t, "v3", "3");
-            net.connect(t, d);
+            as_another_thread(|| {
+                wait_until(|| replica.store().get(gone.as_bytes()).is_none());
+                // The link flaps; T wrote meanwhile.
+                net.replica(t).hung_up(place(t, d), net.now(t));
+                net.put(t, "v3", "3");
+                net.connect(t, d);
+            });
             Err(())
         });
         // Whether it is told that it was replaced does not matter here.
@@ -135,12 +138,14 @@ fn a_batch_between_the_drops_and_the_vector_brings_back_no_collected_delete() {
             let end = lines[end..].to_vec();
             let from_t = &mut from_t;
             scope.spawn(move || replica.receive(from_t, Message::Lines(end), now).unwrap());
-            wait_until(|| replica.store().get(gone.as_bytes()).is_none());
-            let inbound = net.links.get_mut(&(P, D)).unwrap();
-            for message in in_flight {
-                replica.receive(inbound, message, now).unwrap();
-            }
-            assert!(net.get(D, &k).is_some() && !replica.vector().covers(Version { stamp: u, origin: net.replica(P).origin() }));
+            as_another_thread(|| {
+                wait_until(|| replica.store().get(gone.as_bytes()).is_none());
+                let inbound = net.links.get_mut(&(P, D)).unwrap();
+                for message in in_flight {
+                    replica.receive(inbound, message, now).unwrap();
+                }
+                assert!(net.get(D, &k).is_some() && !replica.vector().covers(Version { stamp: u, origin: net.replica(P).origin() }));
+            });
             Err(())
         });
     });
@@ -217,7 +222,7 @@ fn what_the_vector_covers_is_not_merged_whoever_sends_it() {
     }
     net.replica(DONOR).store().merge(old, |_| false);
     let unknown = Origin { node: NodeId(2), nonce: 99 };
-    net.replica(DONOR).control.lock().horizon.advance(unknown, gone);
+    net.replica(DONOR).peers.table().horizon.advance(unknown, gone);
     net.replica(DONOR).seen.write().advance(unknown, gone);
     net.put(DONOR, "a", "1");
     net.put(DONOR, "b", "1"); // overflows a

@@ -192,7 +192,7 @@ impl Replica {
     /// the batch would be skipped when the log is read.
     pub(in crate::replication) fn join_proven(
         &self,
-        control: &mut PeerTable,
+        table: &mut PeerTable,
         seen: &mut VersionVector,
         proven: Proven,
         dropped: &[Entry],
@@ -203,7 +203,7 @@ impl Replica {
         let mut records = if BrokenRule::DropsNotLogged.is_on() { Vec::new() } else { record::removed(dropped) };
         records.extend(record::proven(&proven));
         self.record(Arc::new(records), None, None);
-        control.horizon.join(&proven.horizon);
+        table.horizon.join(&proven.horizon);
         seen.join(&proven.vector);
         for (peer, outbox) in self.outboxes.iter().enumerate() {
             let Some(origin) = outbox.known_origin() else { continue };

@@ -77,15 +77,15 @@ impl Replica {
             return Err(NotRestored::Loading(self.loading(now)));
         }
         self.writable().map_err(NotRestored::ReadOnly)?;
-        let mut control = self.control.lock();
-        if let Some(taking) = &control.taking {
-            let peer = names(&[control.peers[taking.peer].id]);
+        let mut table = self.peers.table();
+        if let Some(taking) = &table.taking {
+            let peer = names(&[table.peers[taking.peer].id]);
             return Err(NotRestored::Busy(format!("this node is taking a dump from {peer}")));
         }
-        if control.restoring {
+        if table.restoring {
             return Err(NotRestored::Busy("another restore is running on this node".to_owned()));
         }
-        control.restoring = true;
+        table.restoring = true;
         Ok(Restore { replica: self, dump: None, unlogged: Vec::new(), merged: 0, started: now.elapsed })
     }
 }
@@ -100,9 +100,9 @@ impl Restore<'_> {
             return Err(NotRestored::Bad("this is a part of a node's data and not all of it; expected a dump of kind full".to_owned()));
         }
         {
-            let control = self.replica.control.lock();
-            check_horizon(&control, &header)?;
-            let known = self.replica.known(&control);
+            let table = self.replica.peers.table();
+            check_horizon(&table, &header)?;
+            let known = self.replica.known(&table);
             self.replica.check_incarnations(&known.vector, &header.vector)?;
         }
         self.dump = Some(Incoming::begin(self.replica, header, true, now)?);
@@ -177,7 +177,7 @@ impl Restore<'_> {
         }
         let drop_deleted = || shards().flat_map(|shard| self.replica.store.remove(shard, is_deleted)).collect::<Vec<Entry>>();
         let dropped = drop_deleted();
-        self.replica.join_proven(&mut self.replica.control.lock(), &mut self.replica.seen.write(), proven, &dropped, None);
+        self.replica.join_proven(&mut self.replica.peers.table(), &mut self.replica.seen.write(), proven, &dropped, None);
         // As when a peer sends it: a live batch may have brought back what is gone before the vector was joined.
         let late = drop_deleted();
         self.replica.record_dropped(&late);
@@ -205,8 +205,8 @@ struct Known {
     present: Vec<Origin>,
 }
 
-fn check_horizon(control: &PeerTable, header: &Header) -> Result<(), NotRestored> {
-    let unseen = control.horizon.ahead_of(&header.vector);
+fn check_horizon(table: &PeerTable, header: &Header) -> Result<(), NotRestored> {
+    let unseen = table.horizon.ahead_of(&header.vector);
     if unseen.is_empty() {
         return Ok(());
     }
@@ -220,10 +220,10 @@ fn check_horizon(control: &PeerTable, header: &Header) -> Result<(), NotRestored
 }
 
 impl Replica {
-    fn known(&self, control: &PeerTable) -> Known {
+    fn known(&self, table: &PeerTable) -> Known {
         let mut vector = self.vector();
-        control.peers.iter().for_each(|peer| vector.join(&peer.vector));
-        let present = control.peers.iter().filter_map(|peer| peer.origin).chain([self.origin]).collect();
+        table.peers.iter().for_each(|peer| vector.join(&peer.vector));
+        let present = table.peers.iter().filter_map(|peer| peer.origin).chain([self.origin]).collect();
         Known { vector, present }
     }
 
@@ -245,16 +245,16 @@ impl Replica {
     /// believed in everything else; of another one an incarnation counts only as far as it is here or an entry goes, and nothing of what was deleted. What it says of all incarnations of a node is believed only
     /// where all members are up and nobody knows of an incarnation, for it covers those that are lived now, too; else each incarnation counts as far as an entry goes.
     fn judge(&self, dump: &Incoming, end: &End, now: Now) -> Result<Judged, NotRestored> {
-        let control = self.control.lock();
+        let table = self.peers.table();
         // A peer's dump may have moved it meanwhile.
-        check_horizon(&control, dump.header())?;
-        let (known, own) = (self.known(&control), self.vector());
+        check_horizon(&table, dump.header())?;
+        let (known, own) = (self.known(&table), self.vector());
         let said = &dump.header().vector;
         let is_present = |origin: &Origin| known.present.contains(origin);
         let past: VersionVector = known.vector.iter().filter(|(origin, _)| !is_present(origin)).collect();
         let is_later = !past.is_empty() && said.covers_all(&past) && self.config.members().contains(&dump.header().node);
         let may_drop = is_later || known.vector.is_empty();
-        let is_blank = known.vector.is_empty() && control.peers.iter().all(|peer| peer.up);
+        let is_blank = known.vector.is_empty() && table.peers.iter().all(|peer| peer.up);
         let is_believed = |(origin, stamp): &(Origin, Stamp)| !origin.is_all_incarnations() || is_blank && self.is_settled(*stamp, now);
         let (believed, rest): (Vec<_>, Vec<_>) = said.iter().filter(|(origin, _)| !is_present(origin)).partition(is_believed);
         let claim = |(origin, stamp): (Origin, Stamp)| (origin, if may_drop { stamp } else { stamp.min(own.get(origin)) });
@@ -285,10 +285,10 @@ impl Drop for Restore<'_> {
         if !self.unlogged.is_empty() {
             self.replica.record(Arc::new(record::lines(&self.unlogged)), None, None);
         }
-        let mut control = self.replica.control.lock();
-        control.restoring = false;
+        let mut table = self.replica.peers.table();
+        table.restoring = false;
         // Data may have changed without moving the vector: look again before comparing.
-        control.settled = None;
+        table.settled = None;
     }
 }
 

@@ -209,7 +209,7 @@ fn a_tombstone_is_never_gone_without_a_horizon_that_says_so() {
         torn.change(&log_name(1), |bytes| bytes.truncate(cut));
         let life = start(&torn, 2).unwrap();
         let is_there = entries(&life.replica).contains_key(&b"k"[..]);
-        let is_said = life.replica.control.lock().horizon.covers(tombstone.version());
+        let is_said = life.replica.peers.table().horizon.covers(tombstone.version());
         assert!(is_there || is_said, "cut at {cut} of {durable} to {len}");
         assert!(cut < len || !is_there);
     }

@@ -62,7 +62,7 @@ fn assert_converged(net: &Net) {
         assert_eq!(net.replica(node).vector(), net.replica(0).vector());
         assert_eq!(net.replica(node).store().digest(0), net.replica(0).store().digest(0));
     }
-    assert!((0..NODES).all(|node| net.replica(node).control.lock().divergences == 0));
+    assert!((0..NODES).all(|node| net.replica(node).peers.table().divergences == 0));
 }
 
 /// All tombstones that may go, whatever shard they are in.
@@ -245,9 +245,9 @@ fn a_restore_that_breaks_off_claims_nothing() {
         let before = net.replica(0).vector();
         assert_eq!(restore(&net, 0, &whole[..len]), Err(NotRestored::Bad("broken off".to_owned())));
         assert_eq!(net.replica(0).vector(), before);
-        assert!(net.replica(0).control.lock().horizon.is_empty());
+        assert!(net.replica(0).peers.table().horizon.is_empty());
         assert_eq!(net.replica(0).store().len(), len as u64 - 1);
-        assert!(!net.replica(0).control.lock().is_taking());
+        assert!(!net.replica(0).peers.table().is_taking());
     }
     // One entry is missing in the middle: the end line does not agree.
     let net = other_net();
@@ -286,7 +286,7 @@ fn while_a_restore_runs_nothing_is_collected_and_peers_are_asked_all_the_same() 
     let now = net.now(1);
     let mut restoring = net.replica(1).begin_restore(now).unwrap();
     assert!(matches!(net.replica(1).begin_restore(now), Err(NotRestored::Busy(_))));
-    assert!(net.replica(1).control.lock().is_moving());
+    assert!(net.replica(1).peers.table().is_moving());
     assert!(net.replica(1).status(now).contains(&("dump_from", "a restore".to_owned())));
     assert_eq!(collect(&mut net, 1), 0);
     // Batches of node 0 are lost; the dump that closes the gap is asked for and taken.
@@ -296,13 +296,13 @@ fn while_a_restore_runs_nothing_is_collected_and_peers_are_asked_all_the_same() 
     net.replica(0).tick(net.now(0));
     net.pump(0, 1);
     net.replica(1).tick(net.now(1));
-    assert!(net.replica(1).control.lock().peers[0].gap);
+    assert!(net.replica(1).peers.table().peers[0].gap);
     let request = net.flush(1, 0);
     assert!(request.iter().any(|message| matches!(message, Message::Request(_))), "{request:?}");
     net.deliver(1, 0, request);
     net.pump(0, 1);
     assert_eq!(net.get(1, "b").as_deref(), Some("1"));
-    assert!(!net.replica(1).control.lock().peers[0].gap);
+    assert!(!net.replica(1).peers.table().peers[0].gap);
     // The restore goes on meanwhile; a peer's dump that is under way makes the next one wait.
     let now = net.now(1);
     for line in backup(net.replica(2)) {
@@ -400,7 +400,7 @@ fn a_dump_adds_no_lives_but_those_of_its_entries_and_not_too_many_of_them() {
     let some = made(9, &claims(100), &[("a", life(9, 7), now), ("b", life(9, 8), now)], &[(life(9, 50), now)]);
     assert_eq!(restore(&net, 0, &some), Ok(Restored { entries: 2, merged: 2, dropped: 0 }));
     assert_eq!(net.replica(0).vector().len(), before.len() + 2);
-    assert!(net.replica(0).control.lock().horizon.is_empty());
+    assert!(net.replica(0).peers.table().horizon.is_empty());
     settle(&mut net);
     assert_eq!(shown(&net, "a"), everywhere(Some("made")));
     // However many dumps come.
@@ -449,7 +449,7 @@ fn a_horizon_beyond_the_vector_of_its_dump_is_refused() {
     for node in [1, 9] {
         restore(&net, 1, &made(node, &[(new, now)], &[("x", new, now)], &[(new, now)])).unwrap();
     }
-    assert!(net.replica(1).control.lock().horizon.is_empty());
+    assert!(net.replica(1).peers.table().horizon.is_empty());
     assert!(restore(&net, 1, &today).is_ok());
 }
 
@@ -495,7 +495,7 @@ fn a_dump_drops_nothing_that_its_header_merely_claims() {
             Err(NotRestored::Unproven(why)) => assert!(is_deleted && why.contains("keys of this node are deleted"), "node {node}: {why}"),
             Err(other) => panic!("{other:?}"),
         }
-        assert!(net.replica(0).control.lock().horizon.is_empty());
+        assert!(net.replica(0).peers.table().horizon.is_empty());
         net.elapsed += Duration::from_millis(20);
     }
     settle(&mut net);
