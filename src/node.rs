@@ -267,7 +267,7 @@ impl Node {
         self.replica.submit().close();
         join_all(self.replicator.take(), deadline, "replicator");
         for peer in 0..self.replica.config().peers.len() {
-            self.replica.outbox(peer).stop();
+            self.replica.links().outbox(peer).stop();
         }
         join_all(std::mem::take(&mut self.peer_outs), deadline, "peer-out");
         // 3. No more peers.

@@ -70,13 +70,13 @@ impl Replica {
         self.hear_clocks(hello.clocks, now);
         self.hear_of_incarnations(hello);
         self.hear_order(hello.order);
-        self.heard(peer, 0, now.elapsed);
+        self.links.traffic_with(peer).heard(0, now.elapsed);
         let mut inbound = Inbound { peer, epoch: 0, origin: hello.origin, protocol, run: None, dump: None, is_late: false };
         // What the peer wrote before this connection is a gap like any other.
         let position = hello.vector.get(hello.origin);
         {
             let mut seen = self.seen.write();
-            self.outboxes[peer].know_origin(hello.origin, seen.get(hello.origin));
+            self.links.outbox(peer).know_origin(hello.origin, seen.get(hello.origin));
             inbound.join(&mut seen, position, position);
         }
         let event = self.decide(now, |table| {
@@ -93,7 +93,7 @@ impl Replica {
         {
             log::error!("{event}{more}");
         }
-        self.outboxes[peer].redial();
+        self.links.outbox(peer).redial();
         inbound
     }
 
@@ -128,7 +128,7 @@ impl Replica {
                 self.observe(request.vector.greatest(), now);
                 self.with_present(inbound, now, |table| {
                     table.peers[inbound.peer].vector.join(&request.vector);
-                    self.outboxes[inbound.peer].serve(request);
+                    self.links.outbox(inbound.peer).serve(request);
                 })
             }
             Message::Lines(lines) => self.receive_lines(inbound, &lines, raw, now),
@@ -178,7 +178,7 @@ impl Replica {
     /// hand-over and the advance are one step under the vector's lock (**I5**, **I7**).
     fn pass(&self, inbound: &mut Inbound, after: Stamp, upto: Stamp, raw: Raw, now: Now) {
         let had_gap = inbound.has_gap();
-        let outbox = &self.outboxes[inbound.peer];
+        let outbox = &self.links.outbox(inbound.peer);
         {
             // The ack is put into the outbox under the same lock: between the two, another thread's end line could move the vector, and this ack would
             // say of writes that came through a third node that they came one by one.
@@ -223,14 +223,14 @@ impl Replica {
         self.observe(beat.vector.greatest().max(beat.upto), now);
         self.hear_clocks(beat.clocks, now);
         self.hear_order(beat.order);
-        self.outboxes[inbound.peer].echo(beat.sent);
+        self.links.outbox(inbound.peer).echo(beat.sent);
         self.pass(inbound, beat.upto, beat.upto, Raw::default(), now);
         if BrokenRule::FoldAtOnce.is_on() {
             self.seen.write().join(&beat.vector.folded().collect());
         }
         let vector = self.vector();
         let pause = 10 * self.config.heartbeat;
-        let heard_len = self.heard_len(inbound.peer);
+        let heard_len = self.links.traffic_with(inbound.peer).heard_len();
         let places = self.peers.table().peers[inbound.peer].vector.len() + beat.vector.len();
         // What it said first may be as long as what changes.
         let places_max = 2 * PLACES_MAX;
@@ -274,7 +274,7 @@ impl Replica {
             return Err(why);
         }
         let entries = inbound.dump.as_ref().map_or(0, |dump| dump.count());
-        let heard_len = self.heard_len(inbound.peer);
+        let heard_len = self.links.traffic_with(inbound.peer).heard_len();
         self.with_present(inbound, now, |table| {
             if table.taking.as_ref().is_some_and(|taking| taking.peer == inbound.peer) {
                 table.dump_progressed(entries, heard_len, now);
@@ -409,7 +409,7 @@ impl Replica {
         drop(table);
         let joins = inbound.close_gap(&mut seen);
         let position = seen.get(inbound.origin);
-        self.outboxes[inbound.peer].received(inbound.origin, position);
+        self.links.outbox(inbound.peer).received(inbound.origin, position);
         if joins {
             self.record_joined(inbound.origin, position);
         } else {

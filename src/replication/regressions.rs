@@ -152,7 +152,7 @@ impl Net {
     pub fn flush(&mut self, from: usize, to: usize) -> Vec<Message> {
         let replica = self.replica(from);
         // `None` where there is no connection.
-        let Some(batch) = replica.outbox(place(from, to)).take(Duration::ZERO) else { return Vec::new() };
+        let Some(batch) = replica.links().outbox(place(from, to)).take(Duration::ZERO) else { return Vec::new() };
         let mut messages = Vec::new();
         let clocks = Some(replica.clock().read(self.now(from).elapsed));
         messages.extend(batch.ack.map(|ack| Message::Ack(Ack { clocks, ..ack })));
@@ -175,7 +175,7 @@ impl Net {
     pub fn deliver(&mut self, from: usize, to: usize, messages: Vec<Message>) {
         let now = self.now(to);
         let inbound = self.links.get_mut(&(from, to)).unwrap();
-        self.lives[to].replica.heard(place(to, from), 0, now.elapsed);
+        self.lives[to].replica.links().traffic_with(place(to, from)).heard(0, now.elapsed);
         for message in messages {
             self.lives[to].replica.receive(inbound, message, now).unwrap();
         }
@@ -432,7 +432,7 @@ fn end_dump_races_with_the_other_peers_thread() {
         });
         // As after the next beat.
         replica.durable(Some((porigin, w)));
-        let ack = replica.outbox(place(D, P)).take(Duration::ZERO).unwrap().ack.unwrap();
+        let ack = replica.links().outbox(place(D, P)).take(Duration::ZERO).unwrap().ack.unwrap();
         if ack.upto >= w && ack.from < w {
             violations += 1;
         }

@@ -19,8 +19,9 @@ use crate::data::key_order::Order;
 use crate::data::version::{Origin, Version, VersionVector};
 use crate::process::logging::LogLimit;
 use crate::replication::acks::Acks;
-use crate::replication::links::outbox::{EncodedBatch, Outbox};
-use crate::replication::peers::{Decisions, Peer, PeerTable, Peers, Settled, Stage, Traffic, is_within};
+use crate::replication::links::Links;
+use crate::replication::links::outbox::EncodedBatch;
+use crate::replication::peers::{Decisions, Peer, PeerTable, Peers, Settled, Stage, is_within};
 use crate::replication::persistence::durability::Marks;
 use crate::replication::submit::{Submit, Submitted};
 use crate::store::Store;
@@ -48,7 +49,7 @@ pub struct Replica {
     pub(super) acks: Arc<Acks>,
     /// The places of all other origins. This node's own is `submit.position()`.
     pub(super) seen: RwLock<VersionVector>,
-    pub(super) outboxes: Vec<Outbox>,
+    pub(super) links: Arc<Links>,
     pub(super) peers: Peers,
     /// `None`: nothing is kept on disk, and nobody waits for one.
     pub(super) wal: Option<Arc<Wal>>,
@@ -58,8 +59,6 @@ pub struct Replica {
     pub(super) compacting: Mutex<()>,
     /// While the disk is read at the start: bytes read, and of how many.
     pub(super) replaying: Mutex<Option<(u64, u64)>>,
-    /// What moves on the connections with each peer.
-    traffic: Vec<Noted>,
     /// What of this is on the disk, as peers are told.
     pub(super) marks: Marks,
     open: AtomicBool,
@@ -76,18 +75,6 @@ pub struct Replica {
     pub(super) expired: AtomicU64,
     /// When this incarnation began, in elapsed time.
     pub(super) began: Duration,
-}
-
-/// The links' threads note the members of [`Traffic`] here without a lock, times in microseconds of `Now::elapsed`.
-#[derive(Default)]
-struct Noted {
-    heard: AtomicU64,
-    heard_len: AtomicU64,
-    leaving: AtomicU64,
-}
-
-fn note(at: &AtomicU64, elapsed: Duration) {
-    at.fetch_max(elapsed.as_micros() as u64, Ordering::AcqRel);
 }
 
 impl Replica {
@@ -107,13 +94,12 @@ impl Replica {
             submit: Arc::new(submit),
             acks: Arc::new(Acks::new(config.peers.len(), config.majority(), config.ack_timeout, waits_for_disk)),
             seen: RwLock::default(),
-            outboxes: config.peers.iter().map(|_| Outbox::new(config.link_queue_max)).collect(),
+            links: Arc::new(Links::new(config.peers.len(), config.link_queue_max)),
             peers: Peers::new(PeerTable::new(&config, nonce, now)),
             wal,
             order: Mutex::default(),
             compacting: Mutex::default(),
             replaying: Mutex::default(),
-            traffic: config.peers.iter().map(|_| Noted::default()).collect(),
             marks: Marks::default(),
             open: AtomicBool::new(false),
             is_snapshot_folded: AtomicBool::new(false),
@@ -158,9 +144,8 @@ impl Replica {
         &self.clock
     }
 
-    /// Peers are numbered by their place in the configuration.
-    pub fn outbox(&self, peer: usize) -> &Outbox {
-        &self.outboxes[peer]
+    pub fn links(&self) -> &Links {
+        &self.links
     }
 
     /// Whether clients are served.
@@ -334,7 +319,7 @@ impl Replica {
     /// All members stamp at the pace of the fastest: what has raised this node's clock by much the others hear at once.
     fn tell_jump(&self, has_jumped: bool) {
         if has_jumped {
-            self.outboxes.iter().for_each(Outbox::beat);
+            self.links.beat();
         }
     }
 
@@ -348,35 +333,9 @@ impl Replica {
         self.seen.read().is_empty() && self.submit.position() == Stamp::ZERO && self.store.is_empty()
     }
 
-    /// Bytes of the peer have arrived: so many on this connection, behind its HELLO.
-    pub fn heard(&self, peer: usize, len: u64, elapsed: Duration) {
-        self.traffic[peer].heard_len.store(len, Ordering::Release);
-        note(&self.traffic[peer].heard, elapsed);
-    }
-
-    /// More of a long message to the peer has left, and some of it still waits.
-    pub fn leaving(&self, peer: usize, elapsed: Duration) {
-        note(&self.traffic[peer].leaving, elapsed);
-    }
-
-    pub(super) fn traffic(&self) -> Vec<Traffic> {
-        let read = |noted: &AtomicU64| Duration::from_micros(noted.load(Ordering::Acquire));
-        let of = |(peer, noted): (usize, &Noted)| Traffic {
-            heard: read(&noted.heard),
-            heard_len: self.heard_len(peer),
-            leaving: read(&noted.leaving),
-        };
-        self.traffic.iter().enumerate().map(of).collect()
-    }
-
-    /// Bytes of the peer that have arrived on its present connection.
-    pub(super) fn heard_len(&self, peer: usize) -> u64 {
-        self.traffic[peer].heard_len.load(Ordering::Acquire)
-    }
-
     /// The outgoing connection is being made: batches are queued from here on, and the HELLO that is sent next says from where.
     pub fn dialing(&self, peer: usize) {
-        self.outboxes[peer].open();
+        self.links.outbox(peer).open();
     }
 
     /// The peer has answered the dial with a good HELLO.
@@ -398,7 +357,7 @@ impl Replica {
 
     /// The outgoing connection has ended, or was not made.
     pub fn hung_up(&self, peer: usize, now: Now) {
-        self.outboxes[peer].close();
+        self.links.outbox(peer).close();
         self.decide(now, |table| table.linked_out(peer, false, now));
     }
 
@@ -407,9 +366,7 @@ impl Replica {
     pub fn hand_over(&self, batch: &EncodedBatch, room: Permit) {
         self.record(Arc::clone(&batch.bytes), Some((self.origin, batch.upto)), Some(room));
         self.marks.hand_over(batch.upto);
-        for outbox in &self.outboxes {
-            outbox.push(batch);
-        }
+        self.links.push(batch);
     }
 
     /// The next beat of a connection to this peer, on which `said` is what the peer was told of the vector, and all batches up to `upto` have passed.
@@ -433,7 +390,7 @@ impl Replica {
             upto,
             vector: changes,
             settled,
-            taken: self.heard_len(peer),
+            taken: self.links.traffic_with(peer).heard_len(),
             mark,
             durable_mark,
             order: *self.order.lock(),
@@ -495,35 +452,30 @@ impl Replica {
         self.acks.observe_lag(self.submit.position(), self.submit.written(), now.elapsed);
         self.decide(now, |_| ());
         self.keep_order();
-        for outbox in &self.outboxes {
-            outbox.beat();
-        }
+        self.links.beat();
     }
 
     /// Changes the peer table and carries out what follows from the change.
     pub(super) fn decide<T>(&self, now: Now, change: impl FnOnce(&mut PeerTable) -> T) -> T {
         let mut table = self.peers.table();
         let result = change(&mut table);
-        let traffic = self.traffic();
+        let traffic = self.links.traffic();
         let Decisions { events, counts, ask, hang_up, open } = table.review(&self.config, self.origin, &self.vector(), &traffic, now);
         // Still under the lock, so that two decisions are carried out in the order they were made in.
         for (peer, counts) in counts {
             self.acks.set_up(peer, counts);
         }
         if let Some((peer, request)) = ask {
-            self.outboxes[peer].request(request);
+            self.links.outbox(peer).request(request);
         }
         for peer in hang_up {
-            self.outboxes[peer].close();
+            self.links.outbox(peer).close();
         }
         if open {
             self.mint_order(now);
             self.open.store(true, Ordering::Release);
             // The peers are to know at once: from now on this node counts.
-            for outbox in &self.outboxes {
-                outbox.vouch();
-                outbox.beat();
-            }
+            self.links.vouch();
         }
         drop(table);
         for event in events {

@@ -115,7 +115,7 @@ impl Replica {
 
     /// What INFO and ROLE say of the mesh.
     pub fn figures(&self, now: Now) -> Figures {
-        let traffic = self.traffic();
+        let traffic = self.links.traffic();
         let table = self.peers.table();
         let up = table.peers.iter().enumerate().filter(|(_, peer)| peer.up);
         let peers = up.map(|(place, _)| {
@@ -168,7 +168,7 @@ impl Replica {
 
     /// One line a peer, for PEERS.
     pub fn peers(&self, now: Now) -> Vec<String> {
-        let traffic = self.traffic();
+        let traffic = self.links.traffic();
         let waiting = self.tombstones_waiting(now);
         let table = self.peers.table();
         table.peers.iter().enumerate().map(|(place, peer)| self.peer_line(place, peer, traffic[place].heard, waiting[place], now)).collect()
@@ -178,7 +178,7 @@ impl Replica {
         let link = |linked| if linked { "connected" } else { "none" };
         let ago = |then: Duration| format!("{:.1}", now.elapsed.saturating_sub(then).as_secs_f64());
         let progress = self.acks.progress(place, self.submit.position(), self.submit.written(), now.elapsed);
-        let (queued, overflows) = self.outboxes[place].queued();
+        let (queued, overflows) = self.links.outbox(place).queued();
         let never = "never".to_owned();
         [
             format!("peer {} {}", peer.id, if peer.up { "up" } else { "down" }),

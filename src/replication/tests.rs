@@ -370,7 +370,7 @@ impl Simulation {
             replica.hung_up(place, now);
             return;
         }
-        let Some(batch) = replica.outbox(place).take(Duration::ZERO) else {
+        let Some(batch) = replica.links().outbox(place).take(Duration::ZERO) else {
             // It was given up.
             connection.sender = None;
             connection.broken = true;
@@ -433,7 +433,10 @@ impl Simulation {
         let ended = match connection.messages.pop_front() {
             Some(message) => {
                 let collected = matches!(&message, Message::Lines(lines) if lines.windows(6).any(|window| window == b"\"full\""));
-                replica.heard(if connection.from > to { connection.from - 1 } else { connection.from }, 0, now.elapsed);
+                replica
+                    .links()
+                    .traffic_with(if connection.from > to { connection.from - 1 } else { connection.from })
+                    .heard(0, now.elapsed);
                 let ended = replica.receive(&mut connection.inbound, message, now).is_err();
                 if collected {
                     *self.tally.entry("full dumps").or_default() += 1;

@@ -235,7 +235,7 @@ impl<'a> Simulation<'a> {
             if let Some(Listener::Listening { heard, .. }) = &mut connection.listener {
                 *heard = self.now;
                 connection.heard_len += bytes.len() as u64;
-                replica.heard(place_of_peer, connection.heard_len, now.elapsed);
+                replica.links().traffic_with(place_of_peer).heard(connection.heard_len, now.elapsed);
             }
             let from = connection.from;
             let is_partial = !has_ended && !connection.has_message();
@@ -417,7 +417,7 @@ impl<'a> Simulation<'a> {
     /// A link that has something to say gets a turn.
     pub fn wake_link(&mut self, id: usize, place_of_peer: usize) {
         let Some(life) = self.life(id) else { return };
-        let (process, outbox) = (life.process, life.replica().outbox(place_of_peer));
+        let (process, outbox) = (life.process, life.replica().links().outbox(place_of_peer));
         let Some(number) = life.speaks[place_of_peer] else {
             if outbox.takes_redial() {
                 let wait = self.short_wait();

@@ -290,7 +290,7 @@ impl Read for Hearing<'_> {
             }
         };
         self.len += len as u64;
-        self.replica.heard(self.peer, self.len, elapsed());
+        self.replica.links().traffic_with(self.peer).heard(self.len, elapsed());
         Ok(len)
     }
 }

@@ -33,7 +33,7 @@ const IDLE_WAIT: Duration = Duration::from_secs(1);
 /// The thread of one outgoing link. Ends when the outbox is stopped and all of it is sent, or could not be.
 pub fn run_peer_out(replica: &Replica, peer: usize) {
     let node = replica.config().peers[peer].id;
-    let outbox = replica.outbox(peer);
+    let outbox = replica.links().outbox(peer);
     let mut pause = PAUSE_MIN;
     let mut failing = Failing::default();
     while !outbox.is_stopping() {
@@ -248,7 +248,7 @@ impl<'a> Speech<'a> {
     pub fn next(&mut self, wait: Duration, now: impl FnOnce() -> Now, mut write: impl FnMut(&[u8]) -> io::Result<()>) -> io::Result<bool> {
         let Speech { replica, peer, said, protocol, dump, next_dump, lines_len, len, bytes } = self;
         let wait = if dump.is_some() { Duration::ZERO } else { wait };
-        let Some(Drained { ack, echo, request, batches, beat, serve }) = replica.outbox(*peer).take(wait) else { return Ok(false) };
+        let Some(Drained { ack, echo, request, batches, beat, serve }) = replica.links().outbox(*peer).take(wait) else { return Ok(false) };
         bytes.clear();
         let now = now();
         let clocks = Some(replica.clock().read(now.elapsed));
@@ -300,7 +300,7 @@ impl<'a> Speech<'a> {
 /// Writes everything, piece by piece, for as long as the connection is not given up: a full buffer says little of the peer, which tells by its beats what it
 /// takes. Notes each piece that leaves before the last, for a peer whose build does not tell.
 fn write_pieces(replica: &Replica, peer: usize, stream: &mut TcpStream, bytes: &[u8]) -> io::Result<()> {
-    let outbox = replica.outbox(peer);
+    let outbox = replica.links().outbox(peer);
     let mut rest = bytes;
     let mut left = elapsed();
     while !rest.is_empty() {
@@ -318,7 +318,7 @@ fn write_pieces(replica: &Replica, peer: usize, stream: &mut TcpStream, bytes: &
         }
         left = elapsed();
         if !rest.is_empty() {
-            replica.leaving(peer, left);
+            replica.links().traffic_with(peer).leaving(left);
         }
     }
     Ok(())

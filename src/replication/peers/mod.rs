@@ -13,6 +13,7 @@ use crate::data::clock::Now;
 use crate::data::version::{NodeId, Origin, Version, VersionVector};
 use crate::lock_order::{Locked, Mutex, Rank};
 use crate::replication::folding::Folding;
+use crate::replication::links::traffic::Traffic;
 use crate::store::Digest;
 use crate::testing::broken_rules::BrokenRule;
 use crate::wire::peer::{Heartbeat, Hello, MESSAGE_LEN_MAX, Protocol, Request};
@@ -178,17 +179,6 @@ struct Candidate {
     /// The peer's disk has all of it once a beat says so of this mark.
     mark: u64,
     is_durable: bool,
-}
-
-/// When something last moved on the connections with a peer.
-#[derive(Clone, Copy, Default)]
-pub struct Traffic {
-    /// Bytes of it arrived.
-    pub heard: Duration,
-    /// How many have on its present connection.
-    pub heard_len: u64,
-    /// More of a long message to it left, of which some still waits. That is no proof of anything: the system takes it for a peer that is long gone, too.
-    pub leaving: Duration,
 }
 
 /// The dump being taken.

@@ -88,7 +88,7 @@ impl Replica {
         if origin == self.origin {
             self.acks.durable(upto);
         } else {
-            self.outboxes.iter().for_each(|outbox| outbox.durable(origin, upto));
+            self.links.durable(origin, upto);
         }
     }
 

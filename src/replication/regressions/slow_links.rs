@@ -40,13 +40,13 @@ fn a_line_that_takes_longer_than_every_time_out_arrives() {
             Some(at) if net.elapsed < at => {
                 // All of it has left long ago: d hears of what a has read by a's beats.
                 read += 1000;
-                net.replica(a).heard(place(a, d), read, net.elapsed);
+                net.replica(a).links().traffic_with(place(a, d)).heard(read, net.elapsed);
                 assert!(!net.replica(a).is_open(), "open without the dump that is arriving");
             }
             _ => net.deliver(d, a, std::mem::take(&mut under_way)),
         }
         assert!(
-            net.replica(a).outbox(place(a, d)).is_open() && net.replica(d).outbox(place(d, a)).is_open(),
+            net.replica(a).links().outbox(place(a, d)).is_open() && net.replica(d).links().outbox(place(d, a)).is_open(),
             "given up at {:?}",
             net.elapsed
         );
@@ -77,10 +77,10 @@ fn bytes_without_end_are_not_progress_for_ever() {
     let given_up = (0..1000).map(|_| {
         net.elapsed += Duration::from_millis(100);
         read += 1 << 20;
-        net.replica(a).heard(place(a, d), read, net.elapsed);
+        net.replica(a).links().traffic_with(place(a, d)).heard(read, net.elapsed);
         net.replica(a).tick(net.now(a));
         let dump = net.replica(a).peers.table().taking.as_ref().map(|taking| taking.id) != id;
-        (dump, !net.replica(a).outbox(place(a, d)).is_open())
+        (dump, !net.replica(a).links().outbox(place(a, d)).is_open())
     });
     let given_up: Vec<_> = given_up.collect();
     let first = |which: fn(&(bool, bool)) -> bool| given_up.iter().position(which).map(|tenths| tenths / 10);
@@ -118,7 +118,7 @@ fn given_up(d_tells: impl Fn(u64) -> u64) -> Option<u64> {
         let (sent, wall_ms) = (net.elapsed.as_micros() as u64, net.now(d).wall_ms);
         net.deliver(d, a, vec![Message::Heartbeat(Heartbeat { sent, wall_ms, vector: vector.clone(), taken: d_tells(*tenths), ..beat })]);
         net.replica(a).tick(net.now(a));
-        !net.replica(a).outbox(place(a, d)).is_open()
+        !net.replica(a).links().outbox(place(a, d)).is_open()
     })
 }
 

@@ -205,7 +205,7 @@ impl Replica {
         self.record(Arc::new(records), None, None);
         table.horizon.join(&proven.horizon);
         seen.join(&proven.vector);
-        for (peer, outbox) in self.outboxes.iter().enumerate() {
+        for (peer, outbox) in self.links.outboxes().enumerate() {
             let Some(origin) = outbox.known_origin() else { continue };
             let position = match live {
                 Some((sender, start)) if peer == sender => start,

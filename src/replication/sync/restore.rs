@@ -12,7 +12,6 @@ use std::time::{Duration, Instant};
 use crate::data::clock::{Now, Stamp};
 use crate::data::entry::Entry;
 use crate::data::version::{NodeId, Origin, Version, VersionVector};
-use crate::replication::links::outbox::Outbox;
 use crate::replication::peers::{PeerTable, names};
 use crate::replication::persistence::record::{self, Proven};
 use crate::replication::replica::Replica;
@@ -182,7 +181,7 @@ impl Restore<'_> {
         let late = drop_deleted();
         self.replica.record_dropped(&late);
         let dropped = dropped.len() + late.len();
-        self.replica.outboxes.iter().for_each(Outbox::beat);
+        self.replica.links.beat();
         let restored = Restored { entries: dump.count(), merged: self.merged, dropped };
         Ok((dump.header().node, restored))
     }

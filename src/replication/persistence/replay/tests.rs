@@ -229,7 +229,8 @@ fn a_run_that_was_joined_after_a_snapshot_is_joined_after_a_restart() {
     life.replica.dialing(0);
     life.replica.dialed(0, &hello, now);
     let mut inbound = life.replica.accept(0, &hello, Protocol::OLDEST, now);
-    let request = life.replica.outbox(0).take(Duration::ZERO).and_then(|batch| batch.request).expect("a request for what is missing");
+    let request =
+        life.replica.links().outbox(0).take(Duration::ZERO).and_then(|batch| batch.request).expect("a request for what is missing");
     // The second joins the gap's far end, the third comes when the gap is closed.
     let batch = |from: usize| WriteBatch {
         origin: OTHER,
@@ -271,7 +272,8 @@ fn a_write_that_a_peer_proves_before_its_batch_is_logged_survives_a_restart() {
     life.replica.dialing(0);
     life.replica.dialed(0, &hello, now);
     let mut inbound = life.replica.accept(0, &hello, Protocol::OLDEST, now);
-    let request = life.replica.outbox(0).take(Duration::ZERO).and_then(|batch| batch.request).expect("a request for what is missing");
+    let request =
+        life.replica.links().outbox(0).take(Duration::ZERO).and_then(|batch| batch.request).expect("a request for what is missing");
     let newer = Update::put(b"key", b"newer", None);
     let stamp = life
         .replica
