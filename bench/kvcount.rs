@@ -157,7 +157,7 @@ impl Node {
         let Node { replica, write_rx, replicator, writer } = self;
         if let Ok(first) = write_rx.try_recv() {
             replicator.forward(replica, first, write_rx);
-            writer.step(Duration::ZERO, Instant::now, &mut |origin, stamp| replica.durable(Some((origin, stamp))));
+            writer.step(Duration::ZERO, Instant::now, &mut |origin, stamp| replica.persistence().durable(Some((origin, stamp))));
         }
     }
 }

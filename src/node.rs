@@ -215,7 +215,7 @@ impl Node {
             );
             let writer = Writer::open(Arc::clone(&wal), &files, replayed.older_len, &replayed.last, replayed.snapshot_len, Instant::now())?;
             let logging = of(&replica);
-            node.log = Some(spawn("log", move || writer.run(|origin, upto| logging.durable(Some((origin, upto)))))?);
+            node.log = Some(spawn("log", move || writer.run(|origin, upto| logging.persistence().durable(Some((origin, upto)))))?);
             replica.record_incarnation();
             replica.begin_recovery(Now::read());
             let replicating = of(&replica);

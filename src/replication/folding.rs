@@ -95,7 +95,7 @@ impl Replica {
         let place: VersionVector = [(Origin::all_incarnations(*node), *upto)].into_iter().collect();
         let mut seen = self.seen.write();
         let proven = Proven { vector: place, horizon: VersionVector::default() };
-        self.record(Arc::new(record::proven(&proven)), None, None);
+        self.persistence.record(Arc::new(record::proven(&proven)), None, None);
         seen.join(&proven.vector);
         Some((*node, lives))
     }
@@ -157,7 +157,7 @@ impl Replica {
         }
         if !folded.is_empty() {
             let proven = Proven { vector: VersionVector::default(), horizon: folded };
-            self.record(Arc::new(record::proven(&proven)), None, None);
+            self.persistence.record(Arc::new(record::proven(&proven)), None, None);
             table.horizon.join(&proven.horizon);
         }
     }

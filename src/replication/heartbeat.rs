@@ -22,7 +22,7 @@ pub struct HeartbeatLoop {
 
 impl HeartbeatLoop {
     pub fn beat(&mut self, replica: &Replica, now: Now) {
-        replica.mark(&mut self.marking);
+        replica.persistence.mark(&mut self.marking, || replica.submit.position());
         replica.tick(now);
         self.collector.step(replica, now);
         self.folder.step(replica, now);

@@ -69,7 +69,7 @@ impl Replica {
         self.observe(hello.vector.greatest(), now);
         self.hear_clocks(hello.clocks, now);
         self.hear_of_incarnations(hello);
-        self.hear_order(hello.order);
+        self.learn_scan_order(hello.order);
         self.links.traffic_with(peer).heard(0, now.elapsed);
         let mut inbound = Inbound { peer, epoch: 0, origin: hello.origin, protocol, run: None, dump: None, is_late: false };
         // What the peer wrote before this connection is a gap like any other.
@@ -187,10 +187,10 @@ impl Replica {
             let position = seen.get(inbound.origin);
             outbox.received(inbound.origin, position);
             if joins {
-                self.record(raw.bytes, None, raw.room);
+                self.persistence.record(raw.bytes, None, raw.room);
                 self.record_joined(inbound.origin, position);
             } else {
-                self.record(raw.bytes, Some((inbound.origin, position)), raw.room);
+                self.persistence.record(raw.bytes, Some((inbound.origin, position)), raw.room);
             }
         }
         if inbound.has_gap() != had_gap {
@@ -222,7 +222,7 @@ impl Replica {
         self.check_clock(inbound.peer, beat.clocks, beat.wall_ms, false, now)?;
         self.observe(beat.vector.greatest().max(beat.upto), now);
         self.hear_clocks(beat.clocks, now);
-        self.hear_order(beat.order);
+        self.learn_scan_order(beat.order);
         self.links.outbox(inbound.peer).echo(beat.sent);
         self.pass(inbound, beat.upto, beat.upto, Raw::default(), now);
         if BrokenRule::FoldAtOnce.is_on() {
@@ -323,7 +323,7 @@ impl Replica {
         if let (Some(raw), Some(dump)) = (raw, &inbound.dump)
             && !dump.heals()
         {
-            self.record(raw.bytes, None, raw.room);
+            self.persistence.record(raw.bytes, None, raw.room);
         }
     }
 
@@ -413,7 +413,7 @@ impl Replica {
         if joins {
             self.record_joined(inbound.origin, position);
         } else {
-            self.record(Arc::default(), Some((inbound.origin, position)), None);
+            self.persistence.record(Arc::default(), Some((inbound.origin, position)), None);
         }
     }
 
@@ -422,7 +422,7 @@ impl Replica {
     fn record_joined(&self, origin: Origin, position: Stamp) {
         let vector = [(origin, position)].into_iter().collect();
         let bytes = record::proven(&Proven { vector, horizon: VersionVector::default() });
-        self.record(Arc::new(bytes), Some((origin, position)), None);
+        self.persistence.record(Arc::new(bytes), Some((origin, position)), None);
     }
 
     /// Whether the entry is the newest of its key here now.

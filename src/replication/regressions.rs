@@ -431,7 +431,7 @@ fn end_dump_races_with_the_other_peers_thread() {
             done.store(true, std::sync::atomic::Ordering::Relaxed);
         });
         // As after the next beat.
-        replica.durable(Some((porigin, w)));
+        replica.persistence().durable(Some((porigin, w)));
         let ack = replica.links().outbox(place(D, P)).take(Duration::ZERO).unwrap().ack.unwrap();
         if ack.upto >= w && ack.from < w {
             violations += 1;

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use crossbeam_channel::Receiver;
-use parking_lot::{Mutex, RwLock};
+use parking_lot::RwLock;
 
 use crate::budget::Permit;
 use crate::config::{Config, MEMBERS_MAX};
@@ -22,7 +22,9 @@ use crate::replication::acks::Acks;
 use crate::replication::links::Links;
 use crate::replication::links::outbox::EncodedBatch;
 use crate::replication::peers::{Decisions, Peer, PeerTable, Peers, Settled, Stage, is_within};
-use crate::replication::persistence::durability::Marks;
+use crate::replication::persistence::hand_off::Persistence;
+use crate::replication::persistence::record::{self, Incarnation};
+use crate::replication::scan_order::ScanOrder;
 use crate::replication::submit::{Submit, Submitted};
 use crate::store::Store;
 use crate::testing::broken_rules::BrokenRule;
@@ -51,19 +53,9 @@ pub struct Replica {
     pub(super) seen: RwLock<VersionVector>,
     pub(super) links: Arc<Links>,
     pub(super) peers: Peers,
-    /// `None`: nothing is kept on disk, and nobody waits for one.
-    pub(super) wal: Option<Arc<Wal>>,
-    /// The order that all members are to scan in; see scan_order.rs.
-    pub(super) order: Mutex<Option<Order>>,
-    /// Held while a snapshot is written: one at a time.
-    pub(super) compacting: Mutex<()>,
-    /// While the disk is read at the start: bytes read, and of how many.
-    pub(super) replaying: Mutex<Option<(u64, u64)>>,
-    /// What of this is on the disk, as peers are told.
-    pub(super) marks: Marks,
+    pub(super) persistence: Persistence,
+    pub(super) scan_order: ScanOrder,
     open: AtomicBool,
-    /// Whether the snapshot on the disk says in its head that something may be said of all incarnations of a node.
-    pub(super) is_snapshot_folded: AtomicBool,
     /// The disk was blank, and nobody has said yet whether that was to be expected.
     pub(super) is_oddly_blank: AtomicBool,
     /// Writes of other nodes that lost here to a write of this node which did not know of them: last-writer-wins has its price, and this counts it. (One that a dump
@@ -86,23 +78,21 @@ impl Replica {
         let (clock, store) = (Arc::new(Clock::new(now, config.clock_offset_max / 2)), Arc::new(store));
         let (submit, write_rx) = Submit::new(origin, Arc::clone(&clock), Arc::clone(&store), config.write_room);
         let waits_for_disk = wal.as_ref().is_some_and(|wal| wal.is_waited_for());
+        let acks = Arc::new(Acks::new(config.peers.len(), config.majority(), config.ack_timeout, waits_for_disk));
+        let links = Arc::new(Links::new(config.peers.len(), config.link_queue_max));
         let replica = Replica {
+            persistence: Persistence::new(origin, wal, Arc::clone(&acks), Arc::clone(&links)),
+            scan_order: ScanOrder::new(Arc::clone(&store)),
             origin,
             protocols: Protocols::OURS,
             clock,
             store,
             submit: Arc::new(submit),
-            acks: Arc::new(Acks::new(config.peers.len(), config.majority(), config.ack_timeout, waits_for_disk)),
+            acks,
             seen: RwLock::default(),
-            links: Arc::new(Links::new(config.peers.len(), config.link_queue_max)),
+            links,
             peers: Peers::new(PeerTable::new(&config, nonce, now)),
-            wal,
-            order: Mutex::default(),
-            compacting: Mutex::default(),
-            replaying: Mutex::default(),
-            marks: Marks::default(),
             open: AtomicBool::new(false),
-            is_snapshot_folded: AtomicBool::new(false),
             is_oddly_blank: AtomicBool::new(false),
             conflicts_won: AtomicU64::new(0),
             said: LogLimit::new(LINES_PER_MINUTE),
@@ -148,6 +138,10 @@ impl Replica {
         &self.links
     }
 
+    pub fn persistence(&self) -> &Persistence {
+        &self.persistence
+    }
+
     /// Whether clients are served.
     pub fn is_open(&self) -> bool {
         self.open.load(Ordering::Acquire)
@@ -178,7 +172,7 @@ impl Replica {
             clocks: Some(self.clock.read(now.elapsed)),
             durable: self.acks.durable_upto().is_some(),
             vector: self.vector(),
-            order: *self.order.lock(),
+            order: self.scan_order.get(),
         }
     }
 
@@ -343,7 +337,7 @@ impl Replica {
         self.observe(hello.vector.greatest(), now);
         self.hear_clocks(hello.clocks, now);
         self.hear_of_incarnations(hello);
-        self.hear_order(hello.order);
+        self.learn_scan_order(hello.order);
         self.decide(now, |table| {
             table.peers[peer].spoken = hello.spoken().max;
             table.linked_out(peer, true, now);
@@ -364,8 +358,7 @@ impl Replica {
     /// Own writes, encoded: to the log first, so that no peer knows of a write in front of it there; then to every peer that listens. `room` is what they hold until
     /// the log has taken them, too.
     pub fn hand_over(&self, batch: &EncodedBatch, room: Permit) {
-        self.record(Arc::clone(&batch.bytes), Some((self.origin, batch.upto)), Some(room));
-        self.marks.hand_over(batch.upto);
+        self.persistence.record_own(Arc::clone(&batch.bytes), batch.upto, room);
         self.links.push(batch);
     }
 
@@ -373,7 +366,7 @@ impl Replica {
     pub fn beat(&self, peer: usize, upto: Stamp, said: &mut VersionVector, now: Now) -> Heartbeat {
         let vector = self.vector();
         // After the vector, which may say more than what was noted until then.
-        let (mark, durable_mark) = self.marks();
+        let (mark, durable_mark) = self.persistence.marks();
         let changes = vector.ahead_of(said);
         said.join(&changes);
         let settled = match &self.peers.table().settled {
@@ -393,7 +386,7 @@ impl Replica {
             taken: self.links.traffic_with(peer).heard_len(),
             mark,
             durable_mark,
-            order: *self.order.lock(),
+            order: self.scan_order.get(),
         }
     }
 
@@ -445,13 +438,40 @@ impl Replica {
         self.peers.table().peers[peer].last_error = Some((elapsed, sentence));
     }
 
+    /// A record that says who writes from here on, for the disk to know.
+    pub fn record_incarnation(&self) {
+        let (cluster, version) = (self.config.cluster.clone(), env!("CARGO_PKG_VERSION").to_owned());
+        let incarnation = Incarnation { cluster, origin: self.origin, version, order: self.scan_order.get() };
+        self.persistence.record(Arc::new(record::incarnation(&incarnation)), None, None);
+    }
+
+    /// A peer knows of this scan order, or of none.
+    pub(super) fn learn_scan_order(&self, theirs: Option<Order>) {
+        if self.scan_order.learn(theirs) {
+            self.record_incarnation();
+            self.scan_order.apply();
+        }
+    }
+
+    /// Writes are taken by this node: they can be logged, and its incarnation may begin. An error says
+    /// why not, and what helps.
+    pub fn writable(&self) -> Result<(), String> {
+        self.persistence.writable()?;
+        self.may_begin()
+    }
+
+    /// This node's acks are worth something: it serves clients, and logs.
+    fn vouches(&self) -> bool {
+        self.is_open() && self.persistence.is_writable()
+    }
+
     /// The regular look at everything: who lags, who is up, whom to ask, whether to open.
     pub fn tick(&self, now: Now) {
         self.clock.slew(now);
         self.rebase_clock(now);
         self.acks.observe_lag(self.submit.position(), self.submit.written(), now.elapsed);
         self.decide(now, |_| ());
-        self.keep_order();
+        self.scan_order.apply();
         self.links.beat();
     }
 
@@ -472,7 +492,9 @@ impl Replica {
             self.links.outbox(peer).close();
         }
         if open {
-            self.mint_order(now);
+            if self.scan_order.declare(now) {
+                self.record_incarnation();
+            }
             self.open.store(true, Ordering::Release);
             // The peers are to know at once: from now on this node counts.
             self.links.vouch();

@@ -43,7 +43,7 @@ pub struct DiskFigures {
 impl Replica {
     /// While the node does not serve clients: why, in a sentence for the LOADING error.
     pub fn loading(&self, now: Now) -> String {
-        if let Some((read, total)) = self.replaying() {
+        if let Some((read, total)) = self.persistence.replaying() {
             return format!("this node is reading its disk: {} of {} MiB so far", read >> 20, total >> 20);
         }
         let vector = self.vector();
@@ -99,7 +99,7 @@ impl Replica {
             ("vector", vector_json),
             ("vector_len", vector.len().to_string()),
             ("horizon_len", table.horizon.len().to_string()),
-            ("scan_order", self.shown_order()),
+            ("scan_order", self.scan_order.fingerprint()),
             ("clock_ahead_ms", clock_ahead.to_string()),
             ("wall_clock_offset_ms", wall_offset.to_string()),
             ("conflicts_won", self.conflicts_won.load(Ordering::Relaxed).to_string()),
@@ -128,12 +128,12 @@ impl Replica {
 
     /// What INFO says of the disk; `None` if nothing is kept on one.
     pub fn disk_figures(&self) -> Option<DiskFigures> {
-        let wal = self.wal.as_ref()?;
+        let wal = self.persistence.wal()?;
         Some(DiskFigures {
             condition: wal.condition(),
             is_writable: wal.is_writable(),
-            is_snapshotting: self.compacting.is_locked(),
-            replaying: self.replaying(),
+            is_snapshotting: self.persistence.is_snapshotting(),
+            replaying: self.persistence.replaying(),
         })
     }
 
@@ -144,7 +144,7 @@ impl Replica {
 
     /// What STATUS says of the disk.
     fn disk_status(&self) -> Vec<(&'static str, String)> {
-        let Some(wal) = &self.wal else { return vec![("log", "none: nothing is kept on disk".to_owned())] };
+        let Some(wal) = self.persistence.wal() else { return vec![("log", "none: nothing is kept on disk".to_owned())] };
         let condition = wal.condition();
         let log = match &condition.stopped {
             Some(stopped) => format!("stopped: {}", stopped.sentence),

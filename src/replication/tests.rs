@@ -555,7 +555,7 @@ impl Simulation {
         // All of it was handed over before; but own writes that wait for the replicator are nobody's debt.
         let vector = life.replica.vector();
         let replica = life.replica;
-        life.writer.step(Duration::ZERO, Instant::now, &mut |origin, stamp| replica.durable(Some((origin, stamp))));
+        life.writer.step(Duration::ZERO, Instant::now, &mut |origin, stamp| replica.persistence().durable(Some((origin, stamp))));
         let condition = life.wal.condition();
         if condition.stopped.is_none() && !condition.is_resuming {
             life.durable = vector;

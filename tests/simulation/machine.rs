@@ -389,7 +389,7 @@ impl<'a> Simulation<'a> {
         // All of it was handed over before; but own writes that wait for the replicator are nobody's debt.
         let vector = life.replica().vector();
         let replica = life.replica();
-        life.writer.step(Duration::ZERO, || instant, &mut |origin, stamp| replica.durable(Some((origin, stamp))));
+        life.writer.step(Duration::ZERO, || instant, &mut |origin, stamp| replica.persistence().durable(Some((origin, stamp))));
         let condition = life.ground.wal.condition();
         let counts = replica.config().fsync != Fsync::EverySecond || condition.syncs > life.syncs;
         if condition.stopped.is_none() && !condition.is_resuming && counts {

@@ -264,7 +264,7 @@ impl<'a> Simulation<'a> {
                 return;
             }
             (Ok(Some(message)), Some(Listener::Listening { inbound, .. })) => {
-                match replica.await_room(frame.len(), Instant::now()) {
+                match replica.persistence().await_room(frame.len(), Instant::now()) {
                     Ok(room) => {
                         let before = self.diagram.as_ref().map(|_| BeforeMerge::of(&message, replica));
                         let received = replica.receive(inbound, Arrived { message, frame, room }, now);

@@ -178,6 +178,7 @@ impl PeerLinks {
                 Ok(Some(message)) => {
                     let received = self
                         .replica
+                        .persistence()
                         .await_room(frame.len(), Instant::now() + room_wait)
                         .and_then(|room| self.replica.receive(&mut inbound, Arrived { message, frame, room }, Now::read()));
                     if let Err(reason) = received {

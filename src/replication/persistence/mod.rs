@@ -1,6 +1,6 @@
 //! What replication keeps on disk: records for the write-ahead log, snapshots, and how both are read at the start.
 
-pub mod durability;
+pub mod hand_off;
 pub mod record;
 pub mod replay;
 pub mod snapshots;

@@ -74,11 +74,11 @@ impl Replica {
         let snapshot_len = files.snapshot.map_or(Ok(0), |generation| disk.read(&snapshot_name(generation)).map(|(_, len)| len))?;
         let total = lens.iter().sum::<u64>() + snapshot_len;
         let progress = |read: u64| {
-            self.note_replay(Some((read, total)));
+            self.persistence.note_replay(Some((read, total)));
             if should_stop() { Err(io::Error::from(io::ErrorKind::Interrupted)) } else { Ok(()) }
         };
         let replayed = self.replay_files(disk, files, progress).map_err(with_ways_out);
-        self.note_replay(None);
+        self.persistence.note_replay(None);
         replayed
     }
 
@@ -94,7 +94,7 @@ impl Replica {
         if let Some(generation) = files.snapshot {
             let loaded = snapshot::load(disk, generation, &self.store, |read, _| progress(read))?;
             self.check_node(loaded.header.origin)?;
-            self.is_snapshot_folded.store(loaded.header.is_folded(), Ordering::Release);
+            self.persistence.note_snapshot(loaded.header.is_folded());
             replay.greatest = loaded.greatest;
             replay.progress = Progress::from(loaded.header.vector);
             replay.order = loaded.header.order;
@@ -136,7 +136,7 @@ impl Replica {
         let mut table = self.peers.table();
         *self.seen.write() = seen;
         table.horizon = horizon;
-        *self.order.lock() = order;
+        self.scan_order.restore(order);
     }
 
     /// Somebody else's directory is `InvalidInput`: nothing is wrong with it, and it is not to be thrown away.

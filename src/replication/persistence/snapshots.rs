@@ -5,7 +5,6 @@
 //! new log.
 
 use std::io;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError};
@@ -93,13 +92,13 @@ impl Replica {
     }
 
     fn kept(&self) -> Result<&Wal, NotCompacted> {
-        self.wal.as_deref().ok_or_else(|| NotCompacted::Failed("this node keeps nothing on disk".to_owned()))
+        self.persistence.wal().ok_or_else(|| NotCompacted::Failed("this node keeps nothing on disk".to_owned()))
     }
 
     /// To be had before the write-ahead log's condition is looked at: another one may be about to change it.
     fn only_snapshot(&self) -> Result<MutexGuard<'_, ()>, NotCompacted> {
         let busy = || NotCompacted::Failed("a snapshot is being written already; try again later".to_owned());
-        self.compacting.try_lock().ok_or_else(busy)
+        self.persistence.try_snapshot().ok_or_else(busy)
     }
 
     fn begin_snapshot<'a>(&'a self, wal: &'a Wal, is_resuming: bool, one_at_a_time: MutexGuard<'a, ()>) -> Snapshot<'a> {
@@ -117,7 +116,7 @@ impl Replica {
             vector.advance(self.origin, self.submit.position());
             drop(seen);
             let mut header = Header::new(Kind::Full, self.origin, vector, entries, None);
-            header.order = *self.order.lock();
+            header.order = self.scan_order.get();
             let is_folded = header.is_folded();
             (generation, is_folded, Serving::new(self, Scan::new(header, VersionVector::default(), table.horizon.clone())))
         };
@@ -129,7 +128,7 @@ impl Replica {
         let condition = wal.condition();
         let outgrown = condition.snapshot_len.saturating_mul(self.config.compact_factor).max(self.config.compact_log_min as u64);
         // Of what the log holds then a build that does not know of it would make something else.
-        let is_due = condition.log_len > outgrown || self.has_folded() && !self.is_snapshot_folded.load(Ordering::Acquire);
+        let is_due = condition.log_len > outgrown || self.has_folded() && !self.persistence.is_snapshot_folded();
         condition.stopped.is_none() && !condition.is_resuming && is_due
     }
 }
@@ -195,7 +194,7 @@ impl Snapshot<'_> {
         match written {
             Ok(len) => {
                 self.wal.snapshot_written(self.generation, len, took);
-                self.replica.is_snapshot_folded.store(self.is_folded, Ordering::Release);
+                self.replica.persistence.note_snapshot(self.is_folded);
                 if let Some(more) = self.replica.said.admit("snapshot", 0, elapsed()) {
                     log::info!("wrote a snapshot of {entries} entries, {len} bytes, in {:.3} s{more}", took.as_secs_f64());
                 }

@@ -63,9 +63,9 @@ fn what_a_peer_has_on_no_disk_proves_nothing() {
     let mut marking = None;
     let mut settle = |net: &mut Net, rounds| {
         for _ in 0..rounds {
-            replica.mark(&mut marking);
+            replica.persistence.mark(&mut marking, || replica.submit.position());
             net.settle(1, &[(0, 1), (1, 0)]);
-            writer.step(Duration::ZERO, Instant::now, &mut |origin, upto| replica.durable(Some((origin, upto))));
+            writer.step(Duration::ZERO, Instant::now, &mut |origin, upto| replica.persistence().durable(Some((origin, upto))));
         }
     };
     net.delete(0, "first");

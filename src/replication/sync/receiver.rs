@@ -93,7 +93,7 @@ impl Incoming {
         }
         let healed = replica.store.heal(entry.clone());
         if healed {
-            replica.record(Arc::new(record::healed(&[entry])), None, None);
+            replica.persistence.record(Arc::new(record::healed(&[entry])), None, None);
             self.healed += 1;
             if self.healed <= NAMED_MAX {
                 log::error!("healed key {}: it was older here, or missing", shown(&key));
@@ -178,7 +178,7 @@ impl Replica {
     /// What was dropped after the end line.
     pub(in crate::replication) fn record_dropped(&self, late: &[Entry]) {
         if !late.is_empty() && !BrokenRule::DropsNotLogged.is_on() {
-            self.record(Arc::new(record::removed(late)), None, None);
+            self.persistence.record(Arc::new(record::removed(late)), None, None);
         }
     }
 
@@ -202,7 +202,7 @@ impl Replica {
         let proven = Proven { vector: vector.without(self.origin), horizon };
         let mut records = if BrokenRule::DropsNotLogged.is_on() { Vec::new() } else { record::removed(dropped) };
         records.extend(record::proven(&proven));
-        self.record(Arc::new(records), None, None);
+        self.persistence.record(Arc::new(records), None, None);
         table.horizon.join(&proven.horizon);
         seen.join(&proven.vector);
         for (peer, outbox) in self.links.outboxes().enumerate() {
@@ -212,7 +212,7 @@ impl Replica {
                 _ => seen.get(origin),
             };
             outbox.received_in_dump(origin, position);
-            self.record(Arc::default(), Some((origin, position)), None);
+            self.persistence.record(Arc::default(), Some((origin, position)), None);
         }
     }
 
@@ -221,6 +221,6 @@ impl Replica {
     pub(in crate::replication) fn record_removed(&self, removed: &[Entry], horizon: &VersionVector) {
         let mut records = record::proven(&Proven { vector: VersionVector::default(), horizon: horizon.clone() });
         records.extend(record::removed(removed));
-        self.record(Arc::new(records), None, None);
+        self.persistence.record(Arc::new(records), None, None);
     }
 }

@@ -127,8 +127,8 @@ impl Restore<'_> {
     pub fn settle(&mut self) -> Result<(), NotRestored> {
         if !self.unlogged.is_empty() {
             let lines = std::mem::take(&mut self.unlogged);
-            let room = self.replica.await_room(lines.len(), Instant::now() + ROOM_WAIT).map_err(NotRestored::Busy)?;
-            self.replica.record(Arc::new(record::lines(&lines)), None, room);
+            let room = self.replica.persistence().await_room(lines.len(), Instant::now() + ROOM_WAIT).map_err(NotRestored::Busy)?;
+            self.replica.persistence.record(Arc::new(record::lines(&lines)), None, room);
         }
         Ok(())
     }
@@ -141,7 +141,7 @@ impl Restore<'_> {
     /// The end line: the drops, the horizon, and only then the vector, from which the other members see that they lack something.
     pub fn end(mut self, end: &End, now: Now) -> Result<Restored, NotRestored> {
         let (node, restored) = self.prove(end, now)?;
-        self.replica.await_durable().map_err(NotRestored::ReadOnly)?;
+        self.replica.persistence.await_durable().map_err(NotRestored::ReadOnly)?;
         if let Some(more) = self.replica.said.admit("restored", 0, now.elapsed) {
             log::info!(
                 "restored a dump of node {node}: {} entries in {:.3} s, {} of them new here, {} dropped{more}",
@@ -282,7 +282,7 @@ impl Drop for Restore<'_> {
     fn drop(&mut self) {
         // What was merged stays, also where the dump breaks off.
         if !self.unlogged.is_empty() {
-            self.replica.record(Arc::new(record::lines(&self.unlogged)), None, None);
+            self.replica.persistence.record(Arc::new(record::lines(&self.unlogged)), None, None);
         }
         let mut table = self.replica.peers.table();
         table.restoring = false;

@@ -115,14 +115,14 @@ fn log_of_every_kind() -> (SimulatedDisk, String, BTreeMap<usize, Known>) {
     let mut lines = Vec::new();
     dump::write_entry(&mut lines, &old);
     dump::write_entry(&mut lines, &entry("dropped", None, 3));
-    life.replica.record(Arc::new(record::lines(&lines)), None, None);
+    life.replica.persistence.record(Arc::new(record::lines(&lines)), None, None);
     life.log();
-    life.replica.record(Arc::new(record::healed(&[new])), None, None);
+    life.replica.persistence.record(Arc::new(record::healed(&[new])), None, None);
     life.log();
     let vector: VersionVector = [(OTHER, old.version().stamp)].into_iter().collect();
-    life.replica.record(Arc::new(record::proven(&Proven { vector, horizon: VersionVector::default() })), None, None);
+    life.replica.persistence.record(Arc::new(record::proven(&Proven { vector, horizon: VersionVector::default() })), None, None);
     life.log();
-    life.replica.record(Arc::new(record::removed(&[entry("dropped", None, 3)])), None, None);
+    life.replica.persistence.record(Arc::new(record::removed(&[entry("dropped", None, 3)])), None, None);
     life.log();
     life.write("own", None);
     life.log();
