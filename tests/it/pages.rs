@@ -1,6 +1,7 @@
 //! The reference pages name all that there is: what is compared is what a node says of itself.
 
 use std::fs;
+use std::process::Command;
 
 use crate::client::Client;
 use crate::cluster::{Cluster, repository_path};
@@ -45,5 +46,43 @@ fn every_command_has_a_row_in_its_page() {
             Some((container, name)) => resp.lines().any(|line| line.starts_with(&format!("| `{container} ")) && line.contains(name)),
         };
         assert!(is_named, "docs/commands.md has no row of RESP for {command}");
+    }
+}
+
+#[test]
+fn every_field_of_status_and_peers_has_a_row_in_the_operators_page() {
+    let cluster = Cluster::plan(2).start();
+    let mut known = rows(&page("docs/operations.md"));
+    // The limits are explained there.
+    known.extend(rows(&page("docs/configuration.md")));
+    let (status, peers) = (cluster.ask(1, "STATUS"), cluster.ask(1, "PEERS"));
+    let mut names: Vec<&str> = status.iter().filter_map(|line| line.split(' ').next()).collect();
+    // Behind "peer 2 up" come names and values.
+    names.extend(peers[0].split(' ').skip(3).step_by(2));
+    let missing: Vec<&str> = names.into_iter().filter(|name| !known.iter().any(|row| row == name)).collect();
+    assert!(missing.is_empty(), "docs/operations.md has no row for {missing:?}");
+}
+
+/// The names that a program's help has in front of its lines.
+fn helped(program: &str, heading: &str) -> Vec<String> {
+    let help = Command::new(program).arg("--help").output().expect("a program that runs").stdout;
+    let help = String::from_utf8(help).expect("help in UTF-8");
+    let (_, part) = help.split_once(heading).unwrap_or_else(|| panic!("no {heading} in {help}"));
+    let lines = part.lines().skip(1).take_while(|line| !line.is_empty());
+    let names = lines.filter_map(|line| line.strip_prefix("  ").filter(|line| !line.starts_with(' '))?.split([' ', ',']).next());
+    names.map(str::to_owned).collect()
+}
+
+#[test]
+fn every_option_and_command_of_the_programs_has_a_row_in_its_page() {
+    for (program, heading, name) in [
+        (env!("CARGO_BIN_EXE_kvctl"), "Commands:", "docs/kvctl.md"),
+        (env!("CARGO_BIN_EXE_kvctl"), "Options:", "docs/kvctl.md"),
+        (env!("CARGO_BIN_EXE_kvnode"), "Options:", "docs/configuration.md"),
+    ] {
+        let rows = rows(&page(name));
+        let names = helped(program, heading);
+        let missing: Vec<&String> = names.iter().filter(|name| !rows.iter().any(|row| row.split(' ').next() == Some(name))).collect();
+        assert!(names.len() > 3 && missing.is_empty(), "{name} has no row for {missing:?}");
     }
 }

@@ -71,6 +71,11 @@ fn commands_answer_as_their_page_shows() {
     walk("docs/commands.md", Cluster::plan(3).start());
 }
 
+#[test]
+fn a_node_reports_what_the_operators_page_shows() {
+    walk("docs/operations.md", Cluster::plan(3).start());
+}
+
 /// Every page is walked by a test of this file, unless it has no command that is run.
 #[test]
 fn every_command_in_the_documents_is_run_or_says_why_not() {
@@ -80,7 +85,7 @@ fn every_command_in_the_documents_is_run_or_says_why_not() {
     }
 }
 
-const WALKED: &[&str] = &["README.md", "docs/backup.md", "docs/commands.md", "docs/kvctl.md", "docs/quick-start.md"];
+const WALKED: &[&str] = &["README.md", "docs/backup.md", "docs/commands.md", "docs/kvctl.md", "docs/operations.md", "docs/quick-start.md"];
 
 /// Types the commands of a page, in their order.
 fn walk(page: &str, cluster: Cluster) {
