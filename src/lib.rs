@@ -46,14 +46,14 @@
 //! | thread | loop | owns |
 //! |---|---|---|
 //! | `main` | [`node::run`] | start order, stop order |
-//! | `accept` | `server::listener::run_accept` | the client port |
+//! | `accept` | [`net::Acceptor`], `server::listener` | the client port |
 //! | `client-N` | `server::session::run_client` | one client's socket and buffers |
 //! | `replicator` | [`replication::replicator::run_replicator`] | the channel's end, where the last batch ended |
 //! | `log` | [`wal::writer::Writer::run`] | the log file |
 //! | `snapshot` | [`replication::persistence::snapshots::run_snapshots`] | a snapshot that is being written |
 //! | `replay` | [`replication::persistence::replay`] | at the start only: merges what another thread reads of the disk |
 //! | `peer-out:N` | [`replication::links::outgoing::run_peer_out`] | the connection on which this node speaks to peer N |
-//! | `peer-accept` | [`replication::links::incoming::run_peer_accept`] | the peer port |
+//! | `peer-accept` | [`net::Acceptor`], [`replication::links::incoming`] | the peer port |
 //! | `peer-hello` | `replication::links::incoming` | a connection that has not said who it is |
 //! | `peer-in:N` | `replication::links::incoming` | the connection on which peer N speaks to this node |
 //! | `heartbeat` | [`replication::heartbeat::run_heartbeat`] | the collector's place, the digest of resting data, whether many incarnations were told of |
@@ -110,6 +110,7 @@ pub mod replication;
 pub mod server;
 
 pub mod config;
+pub mod net;
 pub mod node;
 pub mod process;
 

@@ -4,7 +4,7 @@
 
 use std::fmt;
 use std::io;
-use std::net::{SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
+use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -13,18 +13,19 @@ use crossbeam_channel::{Sender, bounded};
 
 use crate::config::Config;
 use crate::data::clock::{Now, elapsed};
+use crate::net::{Acceptor, listen};
 use crate::process::descriptors::in_words;
 use crate::process::logging::{LogLimit, die_of_panics};
 use crate::process::signals::{self, Signal};
-use crate::process::threads::{JOIN_PAUSE, join_all, let_work_be_finished};
+use crate::process::threads::{join_all, let_work_be_finished};
 use crate::replication::heartbeat::run_heartbeat;
-use crate::replication::links::incoming::{PeerLinks, run_peer_accept};
+use crate::replication::links::incoming::PeerLinks;
 use crate::replication::links::outgoing::run_peer_out;
 use crate::replication::persistence::replay::with_ways_out;
 use crate::replication::persistence::snapshots::run_snapshots;
 use crate::replication::replica::Replica;
 use crate::replication::replicator::run_replicator;
-use crate::server::{Server, listen};
+use crate::server::Server;
 use crate::store::Store;
 use crate::wal::Wal;
 use crate::wal::disk::{Directory, Disk};
@@ -137,7 +138,7 @@ pub struct Node {
     links: Arc<PeerLinks>,
     /// Dropped to end the threads that wait on its other ends.
     stop_tx: Option<Sender<()>>,
-    peer_accept: Option<JoinHandle<()>>,
+    peer_accept: Option<Acceptor>,
     heartbeat: Option<JoinHandle<()>>,
     replicator: Option<JoinHandle<()>>,
     peer_outs: Vec<JoinHandle<()>>,
@@ -220,8 +221,7 @@ impl Node {
             replica.begin_recovery(Now::read());
             let replicating = of(&replica);
             node.replicator = Some(spawn("replicator", move || run_replicator(&replicating, &write_rx))?);
-            let accept_stop = stop_rx.clone();
-            node.peer_accept = Some(spawn("peer-accept", move || run_peer_accept(&links, &peer_listener, &accept_stop))?);
+            node.peer_accept = Some(links.accept_peers(peer_listener)?);
             for (place, peer) in config.peers.iter().enumerate() {
                 let speaking = of(&replica);
                 node.peer_outs.push(spawn(&format!("peer-out:{}", peer.id), move || run_peer_out(&speaking, place))?);
@@ -273,11 +273,7 @@ impl Node {
         // 3. No more peers.
         join_all(self.heartbeat.take(), deadline, "heartbeat");
         if let Some(accept) = self.peer_accept.take() {
-            while !accept.is_finished() && Instant::now() < deadline {
-                let _ = TcpStream::connect_timeout(&self.peer_addr, JOIN_PAUSE);
-                thread::park_timeout(JOIN_PAUSE);
-            }
-            join_all(Some(accept), deadline, "peer-accept");
+            accept.stop(deadline);
         }
         self.links.stop(deadline);
         // 4. Nothing is handed to the log any more: what waits is written and made durable.

@@ -27,12 +27,10 @@ use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::thread::{Builder, JoinHandle};
 use std::time::Instant;
 
-use crossbeam_channel::{Sender, bounded};
-
 use crate::config::Config;
+use crate::net::Acceptor;
 use crate::process::logging::LogLimit;
 use crate::replication::acks::Acks;
 use crate::replication::replica::Replica;
@@ -41,8 +39,6 @@ use crate::server::clients::Clients;
 use crate::server::session_room::{READ_ROOM, REPLY_ROOM, SessionRoom};
 use crate::store::Store;
 use crate::wire::bytes::Limits;
-
-pub use crate::server::listener::listen;
 
 /// Everything that sessions work with.
 pub struct Services {
@@ -69,9 +65,7 @@ impl Services {
 /// The running server; [`Server::stop`] ends it.
 pub struct Server {
     shared: Arc<Shared>,
-    listener: Arc<TcpListener>,
-    accept: JoinHandle<()>,
-    stop_tx: Sender<()>,
+    acceptor: Acceptor,
 }
 
 /// What the accepting thread and all sessions share.
@@ -109,7 +103,7 @@ pub(crate) struct Counters {
 }
 
 impl Server {
-    /// Serves clients on `listener`, which [`listen`] makes, from now on.
+    /// Serves clients on `listener`, which [`listen`](crate::net::listen) makes, from now on.
     pub fn start(listener: TcpListener, replica: Arc<Replica>) -> io::Result<Server> {
         let services = Services::of(replica);
         let config = &services.config;
@@ -120,13 +114,8 @@ impl Server {
         let (addr, stopping) = (listener.local_addr()?, AtomicBool::new(false));
         let shared =
             Arc::new(Shared { services, addr, limits, clients, counters, read_room, reply_room, said: LogLimit::new(1), stopping });
-        let (stop_tx, stop_rx) = bounded(1);
-        let listener = Arc::new(listener);
-        let accept = Builder::new().name("accept".to_owned()).spawn({
-            let (listener, shared) = (Arc::clone(&listener), Arc::clone(&shared));
-            move || listener::run_accept(&listener, &shared, &stop_rx)
-        })?;
-        Ok(Server { shared, listener, accept, stop_tx })
+        let acceptor = listener::accept_clients(listener, Arc::clone(&shared))?;
+        Ok(Server { shared, acceptor })
     }
 
     /// Where it listens.
@@ -143,13 +132,7 @@ impl Server {
     /// not done at the deadline are cut off. Returns how many of those have still not ended a moment later.
     pub fn stop(self, deadline: Instant) -> usize {
         self.shared.stopping.store(true, Ordering::Release);
-        // Refused only when it holds one already.
-        let _ = self.stop_tx.try_send(());
-        listener::wake(&self.listener, self.shared.addr, &self.accept);
-        if let Err(panic) = self.accept.join() {
-            std::panic::resume_unwind(panic);
-        }
-        drop(self.listener);
+        self.acceptor.stop(deadline);
         self.shared.clients.end(deadline)
     }
 }

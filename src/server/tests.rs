@@ -3,7 +3,7 @@
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::sync::atomic::AtomicUsize;
-use std::thread;
+use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 mod resp;
@@ -13,6 +13,7 @@ use super::*;
 use crate::data::clock::{Now, Stamp};
 use crate::data::entry::Entry;
 use crate::data::version::{NodeId, Origin, Version};
+use crate::net::listen;
 use crate::store::Keyspace;
 use crate::wire::peer::Ack;
 

@@ -47,6 +47,7 @@ const RULES: &[Rule] = &[
     },
     Rule { place: "wire/frame.rs", may: &[], must_not_std: NO_IO },
     Rule { place: "budget.rs", may: &[], must_not_std: NO_IO },
+    Rule { place: "net.rs", may: &["process::threads"], must_not_std: &["std::fs"] },
     Rule { place: "process/descriptors.rs", may: &[], must_not_std: NO_IO },
     Rule { place: "process/threads.rs", may: &[], must_not_std: &["std::net"] },
     Rule { place: "process/signals.rs", may: &[], must_not_std: &["std::net", "std::fs"] },
@@ -90,6 +91,7 @@ const RULES: &[Rule] = &[
     Rule {
         place: "replication",
         may: &[
+            "net",
             "process::descriptors",
             "process::threads",
             "budget",
@@ -115,6 +117,7 @@ const RULES: &[Rule] = &[
     Rule {
         place: "server",
         may: &[
+            "net",
             "data::clock",
             "data::entry",
             "data::version",

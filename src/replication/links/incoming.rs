@@ -10,11 +10,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::Receiver;
 use parking_lot::Mutex;
 use socket2::SockRef;
 
 use crate::data::clock::{Now, elapsed};
+use crate::net::{Acceptor, AfterAccept};
 use crate::process::descriptors::in_words;
 use crate::process::logging::LogLimit;
 use crate::process::threads::join_all;
@@ -32,9 +32,6 @@ const READ_LEN: usize = 64 << 10;
 
 /// Peer time-outs that a connection waits for room in the log's queue: a disk that stalls for longer ends it, and the peer catches up later.
 const ROOM_TIMEOUTS: u32 = 5;
-
-/// Pause after a failed accept: no descriptors, mostly, and none sooner for asking.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// What a new connection waits for a slot. Beyond this it is closed: the machine does not get round to reading those that came before.
 const ENTER_WAIT: Duration = Duration::from_millis(100);
@@ -71,6 +68,39 @@ impl PeerLinks {
         // The lock is not held meanwhile: a thread that is joined may still be starting one.
         let threads = std::mem::take(&mut *self.threads.lock());
         join_all(threads, deadline, "peer-in");
+    }
+
+    /// Starts the thread `peer-accept`.
+    pub fn accept_peers(self: &Arc<Self>, listener: TcpListener) -> io::Result<Acceptor> {
+        let links = Arc::clone(self);
+        let mut failing = false;
+        Acceptor::start("peer-accept", listener, move |_, accepted| {
+            let met = accepted.and_then(|(stream, addr)| links.enter(stream, addr));
+            if let Err(error) = &met
+                && !failing
+                && let Some(more) = links.said.admit("accept", 0, elapsed())
+            {
+                log::error!("peer port: cannot accept: {}; trying on{more}", in_words(error));
+            }
+            failing = met.is_err();
+            if failing { AfterAccept::Pause } else { AfterAccept::Continue }
+        })
+    }
+
+    /// Gives a connection a slot among those that have not said HELLO, and a thread that hears it.
+    fn enter(self: &Arc<Self>, stream: TcpStream, addr: SocketAddr) -> io::Result<()> {
+        let entered = self.strangers.enter(Arc::new(stream), addr.ip(), Instant::now() + ENTER_WAIT);
+        if !matches!(entered, Some((_, false)))
+            && let Some(more) = self.said.admit("crowd", 0, elapsed())
+        {
+            log::warn!(
+                "peer port: too many connections that have not said who they are, the last one from {addr}; the oldest are closed{more}"
+            );
+        }
+        match entered {
+            Some((stranger, _)) => self.spawn("peer-hello".to_owned(), move |links| links.meet(stranger, addr)),
+            None => Ok(()),
+        }
     }
 
     fn spawn(self: &Arc<Self>, name: String, work: impl FnOnce(&Arc<PeerLinks>) + Send + 'static) -> io::Result<()> {
@@ -238,38 +268,6 @@ fn tell_client(stranger: &Stranger, first: u8, client_addr: &str, id: u16) {
     if stranger.tell(line.as_bytes()).and_then(|()| stranger.stream().shutdown(Shutdown::Write)).is_ok() {
         let mut unread = stranger.until(Instant::now() + LINGER).take(HELLO_LEN_MAX as u64);
         let _ = io::copy(&mut unread, &mut io::sink());
-    }
-}
-
-/// Accepts on the peer port until `stop_rx` is closed; to wake it, close that and connect.
-pub fn run_peer_accept(links: &Arc<PeerLinks>, listener: &TcpListener, stop_rx: &Receiver<()>) {
-    let mut failing = false;
-    loop {
-        let accepted = listener.accept();
-        if stop_rx.try_recv() == Err(crossbeam_channel::TryRecvError::Disconnected) {
-            return;
-        }
-        let spawned = accepted.and_then(|(stream, addr)| {
-            let entered = links.strangers.enter(Arc::new(stream), addr.ip(), Instant::now() + ENTER_WAIT);
-            if !matches!(entered, Some((_, false)))
-                && let Some(more) = links.said.admit("crowd", 0, elapsed())
-            {
-                log::warn!(
-                    "peer port: too many connections that have not said who they are, the last one from {addr}; the oldest are closed{more}"
-                );
-            }
-            match entered {
-                Some((stranger, _)) => links.spawn("peer-hello".to_owned(), move |links| links.meet(stranger, addr)),
-                None => Ok(()),
-            }
-        });
-        if let Err(error) = &spawned {
-            if !failing && let Some(more) = links.said.admit("accept", 0, elapsed()) {
-                log::error!("peer port: cannot accept: {}; trying on{more}", in_words(error));
-            }
-            let _ = stop_rx.recv_timeout(ACCEPT_PAUSE);
-        }
-        failing = spawned.is_err();
     }
 }
 

@@ -2,6 +2,7 @@
 //!
 //! Kvmesh's own choices are in the configuration file, and STATUS shows them.
 
+use crate::net;
 use crate::server::introspect::text;
 use crate::server::{Shared, listener};
 use crate::wal::Fsync;
@@ -51,7 +52,7 @@ fn parameters(shared: &Shared) -> Vec<(&'static str, String)> {
         ("maxmemory", config.memory_max.to_string()),
         ("port", addr.port().to_string()),
         ("proto-max-bulk-len", config.value_len_max.to_string()),
-        ("tcp-backlog", listener::BACKLOG.to_string()),
+        ("tcp-backlog", net::BACKLOG.to_string()),
         ("tcp-keepalive", listener::KEEPALIVE_IDLE.as_secs().to_string()),
     ];
     known.into_iter().map(|(name, value)| (name, value.to_owned())).chain(measured).collect()

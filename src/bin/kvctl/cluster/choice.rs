@@ -1,10 +1,10 @@
 //! The nodes that `kvctl cluster` is to run, from the command line and a folder of configurations.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use kvmesh::config::Config;
+use kvmesh::net;
 
 use crate::usage::ClusterArgs;
 use crate::{Code, Failure};
@@ -89,13 +89,9 @@ fn numbered_configs(dir: &Path) -> std::io::Result<BTreeMap<u32, PathBuf>> {
     Ok(found)
 }
 
-/// A node that listens on all addresses is reached on loopback.
+/// A node that listens everywhere is reached on loopback.
 fn reachable(client_addr: &str) -> String {
-    match client_addr.parse() {
-        Ok(SocketAddr::V4(addr)) if addr.ip().is_unspecified() => SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), addr.port()).to_string(),
-        Ok(SocketAddr::V6(addr)) if addr.ip().is_unspecified() => SocketAddr::new(IpAddr::V6(Ipv6Addr::LOCALHOST), addr.port()).to_string(),
-        _ => client_addr.to_owned(),
-    }
+    client_addr.parse().map_or_else(|_| client_addr.to_owned(), |addr| net::reachable(addr).to_string())
 }
 
 /// One word of a shell's command line.
