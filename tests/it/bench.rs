@@ -162,9 +162,21 @@ fn a_run_that_is_interrupted_reports_what_it_has_measured() {
     cluster.pause(1);
     interrupt(&child);
     let done = end(child);
-    cluster.resume(1);
     assert_eq!(done.code, Some(1));
     assert!(done.out.contains("\nINTERRUPTED ") && done.out.contains("; the last rounds of "), "{}", done.out);
+    cluster.resume(1);
+
+    // A second signal ends it at once, without a report.
+    let child = begun(&cluster, &["--clients", "3", "--seconds", "600", "--timeout", "600"]);
+    cluster.pause(1);
+    // Two that come too close together are one.
+    for _ in 0..6 {
+        interrupt(&child);
+        thread::sleep(Duration::from_millis(50));
+    }
+    let done = end(child);
+    cluster.resume(1);
+    assert_eq!((done.code, &*done.out), (Some(1), ""));
 }
 
 /// The reason for an open loop: in a closed one, a server that stands still shows in one round of each connection.

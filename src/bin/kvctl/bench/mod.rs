@@ -147,7 +147,7 @@ fn end_on_signal(shared: &Arc<Shared>, events_tx: SyncSender<Event>) {
     let shared = Arc::clone(shared);
     let on_signal = move || {
         if shared.is_ended.swap(true, Ordering::Relaxed) {
-            std::process::exit(Code::Refused as i32);
+            std::process::exit(Code::Refused.number().into());
         }
         // There is room for one.
         let _ = events_tx.try_send(Event::Interrupted);
