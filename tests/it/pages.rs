@@ -1,6 +1,7 @@
 //! The reference pages name all that there is: what is compared is what a node says of itself.
 
 use std::fs;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::client::Client;
@@ -85,4 +86,85 @@ fn every_option_and_command_of_the_programs_has_a_row_in_its_page() {
         let missing: Vec<&String> = names.iter().filter(|name| !rows.iter().any(|row| row.split(' ').next() == Some(name))).collect();
         assert!(names.len() > 3 && missing.is_empty(), "{name} has no row for {missing:?}");
     }
+}
+
+/// The Rust files of `src`, tests aside.
+fn sources(dir: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(dir).unwrap_or_else(|error| panic!("{}: {error}", dir.display()));
+    let paths = entries.map(|entry| entry.expect("an entry of a directory").path());
+    let of = |path: PathBuf| match path.file_stem().and_then(|stem| stem.to_str()) {
+        Some("tests" | "regressions" | "testing") => Vec::new(),
+        _ if path.is_dir() => sources(&path),
+        _ if path.extension().is_some_and(|extension| extension == "rs") => vec![path],
+        _ => Vec::new(),
+    };
+    paths.flat_map(of).collect()
+}
+
+/// The string literals behind each of these words, as they are in the source.
+fn literals<'t>(text: &'t str, before: &str) -> Vec<&'t str> {
+    text.split(before).skip(1).filter_map(|rest| Some(literal(rest.split_once('"')?.1))).collect()
+}
+
+/// Up to the quote that ends it.
+fn literal(rest: &str) -> &str {
+    let mut escaped = false;
+    let end = rest.find(|c| {
+        let ends = c == '"' && !escaped;
+        escaped = c == '\\' && !escaped;
+        ends
+    });
+    &rest[..end.unwrap_or(rest.len())]
+}
+
+/// A format string as a reader of the log sees it, `…` for what is filled in, up to where the details
+/// begin.
+fn phrase(format: &str) -> String {
+    let mut phrase = String::new();
+    for (index, part) in format.split(['{', '}']).enumerate() {
+        phrase.push_str(if index % 2 == 0 { part } else { "…" });
+    }
+    let words = phrase.split("\\\n").map(str::trim_start).collect::<String>();
+    let words = words.trim_start_matches(['…', ':', ';', '.', ' ']);
+    words.split([':', ';', ',', '(']).next().unwrap_or_default().trim_end_matches(['…', ' ']).to_owned()
+}
+
+#[test]
+fn every_warning_and_error_of_the_log_is_in_the_runbook() {
+    let runbook = page("docs/runbook.md");
+    let (mut found, mut missing) = (0, Vec::new());
+    for path in sources(&repository_path("src")) {
+        let text = fs::read_to_string(&path).expect("a source file");
+        let mut formats: Vec<&str> =
+            ["log::error!(", "log::warn!(", "log::log!("].iter().flat_map(|macro_| literals(&text, macro_)).collect();
+        // Events are logged at the level that each has.
+        if let Some((_, events)) = text.split_once("impl fmt::Display for Event {") {
+            let events = events.split("\n}\n").next().unwrap_or_default();
+            let is_info = |format: &&str| !["is up", "caught up with", "asking node"].iter().any(|words| format.contains(words));
+            formats.extend(literals(events, "write!(").into_iter().filter(is_info));
+        }
+        let phrases = formats.into_iter().map(phrase).filter(|phrase| !phrase.is_empty());
+        for phrase in phrases {
+            found += 1;
+            if !runbook.contains(&phrase) {
+                missing.push(format!("{}: {phrase}", path.display()));
+            }
+        }
+    }
+    assert!(found > 20 && missing.is_empty(), "docs/runbook.md does not explain:\n{}", missing.join("\n"));
+}
+
+/// The codes are those in the source: no node can be made to answer all of them.
+#[test]
+fn every_error_code_is_in_the_runbook() {
+    let source = page("src/wire/reply.rs");
+    let codes = source.lines().filter_map(|line| line.trim().strip_prefix("ErrorCode::")?.split_once(" => \"")?.1.strip_suffix("\","));
+    let runbook = page("docs/runbook.md");
+    let (_, part) = runbook.split_once("## Errors that clients get").expect("a part on errors");
+    let part = part.split("\n## ").next().unwrap_or_default();
+    let headings: Vec<&str> = part.lines().filter_map(|line| line.strip_prefix("### ")).flat_map(|line| line.split(' ')).collect();
+    let rows = rows(part);
+    let codes: Vec<&str> = codes.collect();
+    let missing: Vec<&&str> = codes.iter().filter(|code| !headings.contains(code) && !rows.iter().any(|row| row == *code)).collect();
+    assert!(codes.len() > 10 && missing.is_empty(), "docs/runbook.md has no section for {missing:?}");
 }
