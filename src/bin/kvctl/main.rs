@@ -4,20 +4,20 @@
 //! connection, 4 unknown outcome. `cluster` has its own 3, which is that of `kvnode`. Data goes to
 //! stdout, everything else to stderr.
 
-mod aside;
-mod backup;
+mod atomic_file;
+mod backup_file;
 mod bench;
 mod cluster;
-mod mesh;
-mod once;
-mod progress;
+mod command_line;
+mod compare;
+mod json;
+mod one_shot;
+mod progress_line;
 mod prompt;
-mod report;
-mod restore;
+mod restore_backup;
 #[cfg(test)]
-mod scripted;
+mod scripted_node;
 mod terminal;
-mod usage;
 
 use std::fmt;
 use std::io::{self, IsTerminal};
@@ -27,7 +27,7 @@ use std::time::Duration;
 use kvmesh::client::{self, Client};
 use kvmesh::wire::ack_level::AckLevel;
 
-use usage::{Arguments, Nodes, Seconds, Verb};
+use command_line::{Arguments, Nodes, Seconds, Verb};
 
 /// What the options say: whom to ask, and how.
 struct Options {
@@ -63,13 +63,13 @@ fn run(arguments: Arguments) -> Result<(), Failure> {
         None => prompt::run_script(options),
         Some(Verb::Converge(own)) => {
             let own = own.timeout.map(|Seconds(timeout)| timeout);
-            mesh::converge(&options, own.or(asked).unwrap_or(CONVERGE_TIMEOUT))
+            compare::converge(&options, own.or(asked).unwrap_or(CONVERGE_TIMEOUT))
         }
-        Some(Verb::Diff(_)) => mesh::diff(&options),
+        Some(Verb::Diff(_)) => compare::diff(&options),
         Some(Verb::Cluster(args)) => cluster::run(&args),
         Some(Verb::Bench(bench)) => bench::run(options, bench),
-        Some(Verb::Restore(wanted)) => restore::run(&options, &wanted),
-        Some(verb) => once::run(&options, verb),
+        Some(Verb::Restore(wanted)) => restore_backup::run(&options, &wanted),
+        Some(verb) => one_shot::run(&options, verb),
     }
 }
 

@@ -278,7 +278,7 @@ fn completions(typed: &str) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::scripted::{options, scripted};
+    use crate::scripted_node::{options, scripted};
 
     #[test]
     fn the_first_word_is_completed_in_the_case_it_is_typed_in() {

@@ -10,12 +10,12 @@
 //! say, shows how far it is, and reports. Threads that wait for a server which does not answer are not waited for when a run is ended early: they
 //! end with the process.
 
-mod live;
-mod replies;
-mod report;
-mod requests;
+mod live_line;
+mod measurements;
+mod reply_reader;
+mod request_rounds;
 mod schedule;
-mod tally;
+mod summary;
 mod worker;
 
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -28,12 +28,12 @@ use parking_lot::Mutex;
 
 use kvmesh::client;
 
-use crate::usage::{Bench, Protocol, Seconds};
+use crate::command_line::{Bench, Protocol, Seconds};
 use crate::{Code, Failure, Options};
 
-use live::Live;
+use live_line::Live;
+use measurements::Tally;
 use schedule::Schedule;
-use tally::Tally;
 use worker::Worker;
 
 const WARM_UP: Duration = Duration::from_millis(500);
@@ -52,7 +52,7 @@ pub fn run(options: Options, bench: Bench) -> Result<(), Failure> {
     let threads = start(&shared, &events_tx)?;
     let outcome = watch(&shared, threads, &events_rx)?;
     let total = shared.total();
-    report::print(&shared, &total, &outcome)?;
+    summary::print(&shared, &total, &outcome)?;
     let Seconds(asked) = shared.bench.seconds;
     if outcome.was_interrupted {
         return Err(Failure::new(Code::Refused, format_args!("interrupted after {:.1?} of {asked:?}", outcome.measured)));
@@ -65,7 +65,7 @@ pub fn run(options: Options, bench: Bench) -> Result<(), Failure> {
 
 /// What was asked for must go together; else the error says what does not.
 fn fitting(options: &Options, bench: &Bench) -> Result<Option<Schedule>, String> {
-    const WAIT: Duration = Duration::from_millis(requests::WAIT_MS);
+    const WAIT: Duration = Duration::from_millis(request_rounds::WAIT_MS);
     if bench.wait.is_some() {
         if bench.protocol != Protocol::Resp {
             return Err("--wait needs --protocol resp: the text protocol has no WAIT, its writes wait as --ack says".to_string());
@@ -244,8 +244,8 @@ fn watch(shared: &Shared, mut threads: Vec<Option<Thread>>, events_rx: &Receiver
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::scripted::options;
-    use crate::usage::Bounded;
+    use crate::command_line::Bounded;
+    use crate::scripted_node::options;
 
     /// What is measured without any option.
     pub fn bench() -> Bench {

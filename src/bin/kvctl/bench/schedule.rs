@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use crate::usage::{Bench, Seconds};
+use crate::command_line::{Bench, Seconds};
 
 #[derive(Clone, Copy, Debug)]
 pub struct Schedule {
@@ -59,7 +59,7 @@ impl Schedule {
 mod tests {
     use super::*;
     use crate::bench::tests::bench;
-    use crate::usage::Bounded;
+    use crate::command_line::Bounded;
 
     #[test]
     fn rounds_are_evenly_spaced_over_all_connections() {

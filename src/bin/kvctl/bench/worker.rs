@@ -9,12 +9,12 @@ use kvmesh::client::{self, Client};
 use kvmesh::wire::resp::encoding::request;
 
 use crate::Options;
-use crate::usage::Protocol;
+use crate::command_line::Protocol;
 
-use super::replies::{Replies, Verdict};
-use super::requests::Requests;
+use super::measurements::{Errors, Tally};
+use super::reply_reader::{Replies, Verdict};
+use super::request_rounds::Requests;
 use super::schedule::Schedule;
-use super::tally::{Errors, Tally};
 use super::{Shared, Span};
 
 /// Between two attempts to connect again.

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use kvmesh::config::Config;
 use kvmesh::net;
 
-use crate::usage::ClusterArgs;
+use crate::command_line::ClusterArgs;
 use crate::{Code, Failure};
 
 const CONFIG_DIR: &str = "config";

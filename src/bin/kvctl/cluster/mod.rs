@@ -27,7 +27,7 @@ use crossbeam_channel::{Receiver, bounded};
 use kvmesh::client::{Client, unexpected};
 use kvmesh::process::signals::{self, Signal};
 
-use crate::usage::ClusterArgs;
+use crate::command_line::ClusterArgs;
 use crate::{Code, Failure};
 use choice::{Choice, ChosenNode};
 use node_process::{Ended, NodeProcess};

@@ -12,11 +12,11 @@ use kvmesh::wire::quoting::shown;
 use kvmesh::wire::resp::encoding::request;
 use kvmesh::wire::text::{RequestLine, Verb};
 
-use crate::backup::{Backup, seems_whole};
-use crate::progress::Progress;
-use crate::report::put_line;
+use crate::backup_file::{Backup, seems_whole};
+use crate::command_line::Restore;
+use crate::json::put_line;
+use crate::progress_line::Progress;
 use crate::terminal::Out;
-use crate::usage::Restore;
 use crate::{Code, Failure, Options};
 
 /// Sent at a time. Between two pieces the node's words are looked for.
@@ -214,7 +214,7 @@ fn is_answer(error: &client::Error) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::scripted::{options, scripted};
+    use crate::scripted_node::{options, scripted};
     use kvmesh::data::clock::Stamp;
     use kvmesh::data::entry::Entry;
     use kvmesh::data::version::{NodeId, Origin, Version, VersionVector};
@@ -265,7 +265,7 @@ mod tests {
             let (code, text) = restore(&taking(reply), &backup(), false).unwrap_err();
             assert_eq!(code, Code::Unknown, "{reply}: {text}");
         }
-        assert_eq!(restore(&crate::scripted::deserted(), &backup(), false).unwrap_err().0, Code::NoConnection);
+        assert_eq!(restore(&crate::scripted_node::deserted(), &backup(), false).unwrap_err().0, Code::NoConnection);
     }
 
     /// Nobody listens, so no node has heard of any of it.
@@ -273,7 +273,7 @@ mod tests {
     fn a_backup_that_is_not_whole_is_refused_before_it_is_sent() {
         let whole = backup();
         let lines: Vec<&[u8]> = whole.split_inclusive(|byte| *byte == b'\n').collect();
-        let nowhere = crate::scripted::deserted();
+        let nowhere = crate::scripted_node::deserted();
         let cases = [
             (whole[..whole.len() - 20].to_vec(), "FILE, line 5: a dump line that is not as expected"),
             (lines[..4].concat(), "FILE, line 5: the dump breaks off before its end line"),
@@ -315,6 +315,6 @@ mod tests {
             assert_eq!(code, wanted, "{text}");
             assert!(text.contains(" of the backup") && text.ends_with(&format!("stopped here: {written} keys were written")), "{text}");
         }
-        assert_eq!(restore(&crate::scripted::deserted(), &backup(), true).unwrap_err().0, Code::NoConnection);
+        assert_eq!(restore(&crate::scripted_node::deserted(), &backup(), true).unwrap_err().0, Code::NoConnection);
     }
 }

@@ -2,7 +2,7 @@
 
 use kvmesh::wire::resp::encoding::request;
 
-use crate::usage::{Bench, Protocol};
+use crate::command_line::{Bench, Protocol};
 
 /// All keys have this many digits, so that a request's length does not depend on its key.
 const KEY_DIGITS: usize = 10;
@@ -127,7 +127,7 @@ impl Requests {
 mod tests {
     use super::*;
     use crate::bench::tests::bench;
-    use crate::usage::Bounded;
+    use crate::command_line::Bounded;
 
     fn asked(protocol: Protocol, reads: usize, keys: usize) -> Bench {
         Bench { protocol, reads: Bounded(reads), keys: Bounded(keys), depth: Bounded(1000), value_size: Bounded(3), ..bench() }

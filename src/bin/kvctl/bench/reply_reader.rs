@@ -2,9 +2,9 @@
 
 use kvmesh::client::{self, Client};
 
-use crate::usage::{Bench, Protocol};
+use crate::command_line::{Bench, Protocol};
 
-use super::tally::Errors;
+use super::measurements::Errors;
 
 /// What became of one operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -103,8 +103,8 @@ fn error_code(line: &[u8]) -> &str {
 mod tests {
     use super::*;
     use crate::bench::tests::bench;
-    use crate::scripted::scripted;
-    use crate::usage::Bounded;
+    use crate::command_line::Bounded;
+    use crate::scripted_node::scripted;
     use Verdict::{Astray, Done, Refused};
     use std::time::Duration;
 

@@ -10,12 +10,12 @@ use kvmesh::client::{self, Client, as_key, as_value, unexpected};
 use kvmesh::config::VALUE_LEN_MAX;
 use kvmesh::wire::text::{self, RequestLine};
 
-use crate::aside::Aside;
-use crate::backup::Checked;
-use crate::progress::Progress;
-use crate::report::{peer, put_bytes, put_line};
+use crate::atomic_file::Aside;
+use crate::backup_file::Checked;
+use crate::command_line::Verb;
+use crate::json::{peer, put_bytes, put_line};
+use crate::progress_line::Progress;
 use crate::terminal::Out;
-use crate::usage::Verb;
 use crate::{Code, Failure, Options, after};
 
 /// A value from stdin beyond this is not read: no server takes it.
@@ -287,7 +287,7 @@ mod tests {
     use kvmesh::store::Store;
     use kvmesh::wire::dump::{Header, Kind, Scan};
 
-    use crate::scripted::{deserted, options, scripted};
+    use crate::scripted_node::{deserted, options, scripted};
 
     #[test]
     fn a_dump_that_breaks_off_or_is_wrong_is_no_backup() {

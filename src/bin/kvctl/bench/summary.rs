@@ -6,9 +6,9 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::Options;
-use crate::usage::{Bench, Seconds};
+use crate::command_line::{Bench, Seconds};
 
-use super::tally::Tally;
+use super::measurements::Tally;
 use super::{Outcome, Shared};
 
 pub fn print(shared: &Shared, total: &Tally, outcome: &Outcome) -> io::Result<()> {
@@ -108,8 +108,8 @@ fn is_reached(asked: f64, done: u64, depth: u64) -> bool {
 mod tests {
     use super::*;
     use crate::bench::tests::bench;
-    use crate::scripted::options;
-    use crate::usage::{Bounded, Protocol};
+    use crate::command_line::{Bounded, Protocol};
+    use crate::scripted_node::options;
 
     const SECOND: Duration = Duration::from_secs(1);
 

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::progress::StatusLine;
+use crate::progress_line::StatusLine;
 
 use super::Shared;
 

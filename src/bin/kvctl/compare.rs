@@ -13,8 +13,8 @@ use kvmesh::data::version::{Version, VersionVector};
 use kvmesh::wire::dump::Line;
 use kvmesh::wire::quoting;
 
-use crate::backup::Checked;
-use crate::report::put_bytes;
+use crate::backup_file::Checked;
+use crate::json::put_bytes;
 use crate::terminal::Out;
 use crate::{Code, Failure, Options};
 
@@ -232,7 +232,7 @@ fn several(options: &Options, verb: &str) -> Result<(), Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::scripted::{options, scripted};
+    use crate::scripted_node::{options, scripted};
     use kvmesh::data::clock::Stamp;
     use kvmesh::data::entry::Entry;
     use kvmesh::data::version::{NodeId, Origin};
@@ -304,7 +304,7 @@ mod tests {
 
         let other = showing(one, "00fe 3");
         assert_eq!(wait(&[&a, &other]).unwrap_err().0, Code::Refused);
-        let gone = crate::scripted::deserted();
+        let gone = crate::scripted_node::deserted();
         let (code, text) = wait(&[&a, &gone]).unwrap_err();
         assert!(code == Code::Refused && text.contains(&gone), "{text}");
         assert_eq!(wait(&[&gone, &gone]).unwrap_err().0, Code::NoConnection);
