@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use socket2::{Domain, Socket, Type};
 
-use crate::client::{Client, Status};
+use crate::client::{Client, Limit, REPLY_TIMEOUT, Status};
 use crate::cluster::{Cluster, DEADLINE, until};
+use crate::random::{Random, seed};
 
 fn one() -> Cluster {
     Cluster::plan(1).set("key_len_max", 100).set("value_len_max", 1_000).set("clients_max", 20).start()
@@ -65,21 +66,11 @@ fn too_long_keys_and_values_are_refused_by_their_names() {
 #[test]
 fn garbage_gets_errors_or_a_close_and_the_node_lives() {
     let cluster = one();
-    let mut noise: u64 = 0x2545_f491_4f6c_dd1d;
-    let mut random = |len: usize| -> Vec<u8> {
-        std::iter::repeat_with(|| {
-            noise ^= noise << 13;
-            noise ^= noise >> 7;
-            noise ^= noise << 17;
-            noise as u8
-        })
-        .take(len)
-        .collect()
-    };
+    let mut random = Random::new(seed());
     for len in [1, 2, 3, 10, 100, 5_000, 50_000] {
         let mut client = cluster.client(1);
         // It may be closed before all is said.
-        let _ = client.send(random(len)).and_then(|()| client.send("\n"));
+        let _ = client.send(random.bytes(len)).and_then(|()| client.send("\n"));
         let _ = client.stream().shutdown(Shutdown::Write);
         match client.rest() {
             Ok(rest) => {
@@ -183,7 +174,7 @@ fn a_client_that_stops_reading_is_closed_and_nothing_piles_up() {
     assert_eq!(writer.line().unwrap(), "OK");
     let before = peak_memory(&cluster);
 
-    let deaf = cluster.client(1);
+    let mut deaf = cluster.client(1);
     deaf.send("GET big\n".repeat(64)).unwrap();
     until("a close of the client that does not read", DEADLINE, || {
         // Others are served meanwhile.
@@ -216,8 +207,8 @@ fn parts_of_a_value_that_nobody_reads_are_not_copied() {
     writer.send([b"PUT big ".as_slice(), &vec![b'x'; VALUE_LEN], b"\n"].concat()).unwrap();
     assert_eq!(writer.line().unwrap(), "OK");
     let before = peak_memory(&cluster);
-    let deaf: Vec<Client> = (0..CLIENTS).map(|_| unbuffered(&cluster)).collect();
-    for client in &deaf {
+    let mut deaf: Vec<Client> = (0..CLIENTS).map(|_| unbuffered(&cluster)).collect();
+    for client in &mut deaf {
         client.send("*4\r\n$8\r\nGETRANGE\r\n$3\r\nbig\r\n$1\r\n0\r\n$2\r\n-2\r\n").unwrap();
     }
     // A reply has begun: all of it is there.
@@ -273,9 +264,7 @@ fn silent_and_vanishing_clients_harm_nobody() {
 fn memory_max_refuses_client_writes_but_neither_deletes_nor_peers() {
     let mut cluster = Cluster::plan(3).build();
     cluster.configure(1, "memory_max", 100_000);
-    for id in 1..=3 {
-        cluster.start(id);
-    }
+    cluster.start_all();
     cluster.await_converged();
     let mut client = cluster.client(1);
     let value = "v".repeat(1_000);
@@ -356,12 +345,12 @@ fn unbuffered(cluster: &Cluster) -> Client {
     let addr = cluster.client_addr(1);
     let socket = Socket::new(Domain::for_address(addr), Type::STREAM, None).unwrap();
     socket.set_recv_buffer_size(LEN).and_then(|()| socket.set_send_buffer_size(LEN)).and_then(|()| socket.connect(&addr.into())).unwrap();
-    Client::over(socket.into()).unwrap()
+    Client::over(socket.into(), REPLY_TIMEOUT).unwrap()
 }
 
 /// The most that the node has ever held, where the system tells.
 fn peak_memory(cluster: &Cluster) -> Option<usize> {
-    let status = fs::read_to_string(format!("/proc/{}/status", cluster.process_id(1))).ok()?;
+    let status = fs::read_to_string(format!("/proc/{}/status", cluster.process_id(1)?)).ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
     let kib: usize = line.trim().strip_suffix(" kB")?.parse().ok()?;
     Some(kib << 10)
@@ -371,7 +360,7 @@ fn peak_memory(cluster: &Cluster) -> Option<usize> {
 fn a_reply_is_not_held_back_until_a_second_command() {
     let cluster = one();
     let mut client = cluster.client(1);
-    client.set_reply_timeout(Duration::from_secs(2)).unwrap();
+    client.set_limit(Limit::Each(Duration::from_secs(2)));
     // The second command is not whole: the first must not wait for it.
     client.send("PING\nPI").unwrap();
     assert_eq!(client.line().unwrap(), "PONG");

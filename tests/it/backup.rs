@@ -1,34 +1,21 @@
 //! Backup and restore: `kvctl dump`, `kvctl backup` and `kvctl restore` against real nodes, and against what breaks off.
 
-use std::fs::File;
 use std::io::{Read, Write};
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::sys::signal::Signal;
 use tempfile::TempDir;
 
 use crate::client::Client;
 use crate::cluster::{Cluster, DEADLINE, until};
 use crate::kvctl::server;
-use crate::running::Running;
-
-pub struct Done {
-    pub code: Option<i32>,
-    pub out: String,
-    pub err: String,
-}
+use crate::program::{self, Ended, begin};
 
 /// Runs kvctl against one node, with this file as its stdin.
-pub fn kvctl(cluster: &Cluster, id: u16, args: &[&str], stdin: Option<&Path>) -> Done {
-    let stdin = stdin.map_or_else(Stdio::null, |path| File::open(path).unwrap().into());
-    let mut command = Command::new(env!("CARGO_BIN_EXE_kvctl"));
-    let output = command.args(["-n", &cluster.client_addr(id).to_string(), "--timeout", "30"]).args(args).stdin(stdin).output().unwrap();
-    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
-    Done { code: output.status.code(), out: text(output.stdout), err: text(output.stderr) }
+pub fn kvctl(cluster: &Cluster, id: u16, args: &[&str], stdin: Option<&Path>) -> Ended {
+    begin(&mut program::kvctl(&[cluster.client_addr(id)], &[&["--timeout", "30"], args].concat()), stdin).end()
 }
 
 /// What `kvctl dump > backup.jsonl` leaves.
@@ -40,7 +27,7 @@ fn back_up(cluster: &Cluster, id: u16, dir: &TempDir) -> PathBuf {
     path
 }
 
-fn restore(cluster: &Cluster, id: u16, path: &Path, more: &[&str]) -> Done {
+fn restore(cluster: &Cluster, id: u16, path: &Path, more: &[&str]) -> Ended {
     kvctl(cluster, id, &[&["restore", path.to_str().unwrap()], more].concat(), None)
 }
 
@@ -70,7 +57,7 @@ fn a_cluster_that_has_lost_everything_is_restored_through_one_node() {
     assert!(digest.ends_with(" 803"), "{digest}");
     let backup = back_up(&cluster, 3, &dir);
 
-    (1..=3).for_each(|id| cluster.kill(id));
+    cluster.kill_all();
     for id in 1..=3 {
         cluster.wipe(id);
         cluster.start(id);
@@ -256,11 +243,8 @@ fn a_backup_that_fails_leaves_the_last_one_and_nothing_else() {
     let half = whole[..cut].to_vec();
     let end = String::from_utf8(whole[cut..].to_vec()).unwrap().replace("\"count\":1003", "\"count\":1002");
     let wrong = [&half, end.as_bytes(), b"END\n"].concat();
-    let begin = |addr: SocketAddr, timeout: &str| {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_kvctl"));
-        command.args(["-n", &addr.to_string(), "--timeout", timeout, "backup", file.to_str().unwrap()]);
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-        Running(command.spawn().unwrap())
+    let back_up = |addr: SocketAddr, timeout: &str| {
+        begin(&mut program::kvctl(&[addr], &["--timeout", timeout, "backup", file.to_str().unwrap()]), None)
     };
     let unchanged = || {
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
@@ -273,7 +257,7 @@ fn a_backup_that_fails_leaves_the_last_one_and_nothing_else() {
             // Until the other side has gone.
             let _ = !closes && stream.read(&mut [0; 64]).is_ok();
         });
-        assert_eq!(begin(addr, "0.3").ended().code(), Some(code));
+        assert_eq!(back_up(addr, "0.3").end().code, Some(code));
         unchanged();
     }
     // A user who has waited long enough.
@@ -281,13 +265,13 @@ fn a_backup_that_fails_leaves_the_last_one_and_nothing_else() {
         let _ = stream.read(&mut [0; 64]).and_then(|_| stream.write_all(&half)).and_then(|()| stream.read(&mut [0; 64]));
     });
     for signal in [Signal::SIGINT, Signal::SIGTERM] {
-        let mut kvctl = begin(addr, "60");
+        let kvctl = back_up(addr, "60");
         until("the part of a new backup", DEADLINE, || match std::fs::read_dir(dir.path()).unwrap().count() {
             2 => Ok(()),
             there => Err(format!("{there} files")),
         });
-        kill(Pid::from_raw(i32::try_from(kvctl.0.id()).unwrap()), signal).unwrap();
-        assert_eq!(kvctl.ended().code(), Some(1));
+        kvctl.signal(signal);
+        assert_eq!(kvctl.end().code, Some(1));
         unchanged();
     }
 }

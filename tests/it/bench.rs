@@ -2,39 +2,29 @@
 //! checked, never how fast it was: other tests run meanwhile.
 
 use std::net::SocketAddr;
-use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::sys::signal::Signal;
 use serde_json::Value;
 
-use crate::backup::Done;
 use crate::cluster::{Cluster, DEADLINE, until};
+use crate::program::{Ended, Program, begin, kvctl};
 use crate::redis::Redis;
 
 /// Few connections and a second: enough to count.
 const SHORT: [&str; 9] = ["--json", "--clients", "3", "--depth", "4", "--keys", "100", "--seconds", "1"];
 
-fn begin(addrs: &[SocketAddr], args: &[&str]) -> Child {
-    let nodes = addrs.iter().map(SocketAddr::to_string).collect::<Vec<_>>().join(",");
-    let mut command = Command::new(env!("CARGO_BIN_EXE_kvctl"));
-    command.args(["-n", &nodes, "bench"]).args(args).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+fn bench(addrs: &[SocketAddr], args: &[&str]) -> Ended {
+    begin_bench(addrs, args).end()
 }
 
-fn end(bench: Child) -> Done {
-    let output = bench.wait_with_output().unwrap();
-    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
-    Done { code: output.status.code(), out: text(output.stdout), err: text(output.stderr) }
-}
-
-fn bench(addrs: &[SocketAddr], args: &[&str]) -> Done {
-    end(begin(addrs, args))
+fn begin_bench(addrs: &[SocketAddr], args: &[&str]) -> Program {
+    begin(&mut kvctl(addrs, &[&["bench"], args].concat()), None)
 }
 
 #[track_caller]
-fn json(done: &Done) -> Value {
+fn json(done: &Ended) -> Value {
     serde_json::from_str(&done.out).unwrap_or_else(|error| panic!("{error}: {:?} {:?}", done.out, done.err))
 }
 
@@ -52,14 +42,10 @@ fn good(addrs: &[SocketAddr], more: &[&str]) -> Value {
     report
 }
 
-fn addrs(cluster: &Cluster) -> Vec<SocketAddr> {
-    cluster.ids().into_iter().map(|id| cluster.client_addr(id)).collect()
-}
-
 #[test]
 fn both_protocols_are_measured_in_either_loop() {
     let cluster = Cluster::plan(1).patient().set("fsync", "never").start();
-    let nodes = addrs(&cluster);
+    let nodes = cluster.client_addrs();
     for protocol in ["text", "resp"] {
         for reads in ["0", "50", "100"] {
             let report = good(&nodes, &["--protocol", protocol, "--reads", reads]);
@@ -82,12 +68,12 @@ fn both_protocols_are_measured_in_either_loop() {
 fn writes_wait_for_replicas_of_a_mesh() {
     let cluster = Cluster::plan(3).patient().set("fsync", "never").start();
     // At majority, the node's own level, one peer holds the write when it is answered.
-    let report = good(&addrs(&cluster), &["--protocol", "resp", "--wait", "1", "--reads", "25"]);
+    let report = good(&cluster.client_addrs(), &["--protocol", "resp", "--wait", "1", "--reads", "25"]);
     assert_eq!((report["wait"].as_u64(), report["ack"].as_str()), (Some(1), Some("default")), "{report}");
 
     // More than there are: every pair is an error, and of one kind.
     let one = ["--json", "--clients", "1", "--depth", "1", "--seconds", "2", "--protocol", "resp", "--wait", "3"];
-    let done = bench(&addrs(&cluster), &one);
+    let done = bench(&cluster.client_addrs(), &one);
     assert_eq!((done.code, &*done.err), (Some(1), "kvctl: there were errors\n"));
     let report = json(&done);
     assert!(report["errors"]["SHORT"].as_u64().unwrap() > 0 && report["errors"].as_object().unwrap().len() == 1, "{report}");
@@ -129,11 +115,11 @@ fn what_cannot_be_measured_is_refused_before_anything_is_sent() {
 }
 
 /// A run whose warm-up is over.
-fn begun(cluster: &Cluster, args: &[&str]) -> Child {
+fn begun(cluster: &Cluster, args: &[&str]) -> Program {
     const WARM_UP: Duration = Duration::from_millis(600);
     let writes = || cluster.status(1).number("writes");
     let before = writes();
-    let child = begin(&addrs(cluster), args);
+    let child = begin_bench(&cluster.client_addrs(), args);
     let wait_for = |what: &str, has_come: &dyn Fn() -> bool| until(what, DEADLINE, || has_come().then_some(()).ok_or_else(String::new));
     wait_for("the first write", &|| writes() > before);
     let written = Instant::now();
@@ -141,16 +127,12 @@ fn begun(cluster: &Cluster, args: &[&str]) -> Child {
     child
 }
 
-fn interrupt(child: &Child) {
-    kill(Pid::from_raw(child.id() as i32), Signal::SIGINT).unwrap();
-}
-
 #[test]
 fn a_run_that_is_interrupted_reports_what_it_has_measured() {
     let mut cluster = Cluster::plan(1).patient().set("fsync", "never").start();
     let child = begun(&cluster, &["--json", "--clients", "3", "--seconds", "600"]);
-    interrupt(&child);
-    let done = end(child);
+    child.signal(Signal::SIGINT);
+    let done = child.end();
     assert_eq!(done.code, Some(1));
     assert!(done.err.starts_with("kvctl: interrupted after ") && done.err.ends_with(" of 600s\n"), "{}", done.err);
     let report = json(&done);
@@ -160,8 +142,8 @@ fn a_run_that_is_interrupted_reports_what_it_has_measured() {
     // Nobody answers any more: the report comes all the same, long before the time-out.
     let child = begun(&cluster, &["--clients", "3", "--seconds", "600", "--timeout", "600"]);
     cluster.pause(1);
-    interrupt(&child);
-    let done = end(child);
+    child.signal(Signal::SIGINT);
+    let done = child.end();
     assert_eq!(done.code, Some(1));
     assert!(done.out.contains("\nINTERRUPTED ") && done.out.contains("; the last rounds of "), "{}", done.out);
     cluster.resume(1);
@@ -171,10 +153,10 @@ fn a_run_that_is_interrupted_reports_what_it_has_measured() {
     cluster.pause(1);
     // Two that come too close together are one.
     for _ in 0..6 {
-        interrupt(&child);
+        child.signal(Signal::SIGINT);
         thread::sleep(Duration::from_millis(50));
     }
-    let done = end(child);
+    let done = child.end();
     cluster.resume(1);
     assert_eq!((done.code, &*done.out), (Some(1), ""));
 }
@@ -188,7 +170,7 @@ fn a_server_that_stalls_shows_in_the_times_of_an_open_loop() {
     cluster.pause(1);
     thread::sleep(STALL);
     cluster.resume(1);
-    let done = end(child);
+    let done = child.end();
     assert_eq!((done.code, &*done.err), (Some(0), ""), "{}", done.out);
     let report = json(&done);
     // Three tenths of all rounds were due while it stood still, a tenth of them all in its first half second.

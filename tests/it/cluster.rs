@@ -1,33 +1,34 @@
-//! The harness: a cluster of real `kvnode` processes on loopback, and the faults that a test may do to it.
+//! A cluster as the tests use it: what they do to it, ask of it and wait for.
 //!
-//! Owns the processes (none outlives the test), their configuration files, logs and addresses. Every wait polls and has a deadline; when a test
-//! fails, the end of every node's log and what it says of itself are printed.
+//! Adds to the [`Cluster`] of the kit. Whatever goes wrong here is a failure of the test, so these
+//! functions panic. Every wait has a deadline. A failing test prints the state of each node.
 
-use std::collections::BTreeMap;
-use std::fs::{self, File, OpenOptions};
-use std::io::{PipeWriter, Write};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::OnceLock;
-use std::thread;
+use std::io::PipeWriter;
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::process::ExitStatus;
 use std::time::{Duration, Instant};
 
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::sys::signal::Signal;
 use parking_lot::{RwLock, RwLockReadGuard, RwLockWriteGuard};
-use serde_json::{Map, Value, json};
-use tempfile::TempDir;
+use serde_json::{Map, Value};
 
 use crate::client::{Client, Status};
-use crate::kit::proxy::{Link, Mode, PIECE_LEN};
+use crate::kit::client::word_after;
+pub use crate::kit::cluster::Cluster;
+use crate::kit::cluster::fast_settings;
+use crate::kit::process::Process;
+use crate::kit::proxy::{Mode, PIECE_LEN};
+use crate::kit::wait::poll_until;
 
-/// Generous: it is only waited out when something is wrong.
+/// Generous: it passes only where something is wrong.
 pub const DEADLINE: Duration = Duration::from_secs(30);
-/// The processes under test share the machine with the tests.
-const POLL_PAUSE: Duration = Duration::from_millis(20);
+/// From SIGTERM to the end of a node.
+const STOP_TIMEOUT: Duration = Duration::from_secs(8);
 /// A node that finds its port taken is started this often at most.
 const STARTS_MAX: usize = 5;
+/// Precedes the output of a node that is started again because its port was taken.
+const AGAIN: &str = "again";
 
 /// Tests run beside each other, except those that measure or load.
 static MACHINE: RwLock<()> = RwLock::new(());
@@ -39,431 +40,152 @@ enum Share {
     Alone(RwLockWriteGuard<'static, ()>),
 }
 
-/// For what loads the machine without a [`Cluster`]: no cluster runs until this is dropped.
-pub fn machine_alone() -> impl Drop {
-    struct Alone(#[expect(dead_code)] RwLockWriteGuard<'static, ()>);
-    impl Drop for Alone {
-        fn drop(&mut self) {}
-    }
-    Alone(MACHINE.write())
+/// The machine, for a test that loads it without a [`Cluster`]: no cluster runs until this drops.
+pub fn machine_alone() -> impl Sized {
+    Share::Alone(MACHINE.write())
 }
 
-/// Polls until `probe` gives a value; panics with what it said last when `deadline` has passed.
+/// Polls until `probe` returns a value. Panics with its last error once the deadline has passed.
 #[track_caller]
-pub fn until<T>(what: &str, deadline: Duration, mut probe: impl FnMut() -> Result<T, String>) -> T {
-    let started = Instant::now();
-    loop {
-        match probe() {
-            Ok(value) => return value,
-            Err(last) if started.elapsed() > deadline => panic!("waited {deadline:?} for: {what}; last: {last}"),
-            Err(_) => thread::sleep(POLL_PAUSE),
-        }
-    }
+pub fn until<T>(what: &str, deadline: Duration, probe: impl FnMut() -> Result<T, String>) -> T {
+    let polled = poll_until(Instant::now() + deadline, probe);
+    polled.unwrap_or_else(|last| panic!("waited {deadline:?} for: {what}; last: {last}"))
 }
 
-/// What a cluster is to look like.
-pub struct Plan {
+/// How a cluster is made.
+pub struct ClusterPlan {
     size: u16,
     settings: Map<String, Value>,
     links: bool,
     alone: bool,
 }
 
-impl Plan {
-    /// A configuration field of every node.
-    pub fn set(mut self, field: &str, value: impl Into<Value>) -> Plan {
+impl ClusterPlan {
+    /// Sets a configuration field of every node.
+    pub fn set(mut self, field: &str, value: impl Into<Value>) -> ClusterPlan {
         self.settings.insert(field.into(), value.into());
         self
     }
 
-    /// Every node dials its peers through a [`Link`], which can be cut.
-    pub fn links(mut self) -> Plan {
+    /// Puts a link, which can have faults, between each node and every peer that it dials.
+    pub fn links(mut self) -> ClusterPlan {
         self.links = true;
         self
     }
 
-    /// No other cluster runs meanwhile.
-    pub fn alone(mut self) -> Plan {
+    /// Lets no other cluster run meanwhile.
+    pub fn alone(mut self) -> ClusterPlan {
         self.alone = true;
         self
     }
 
-    /// For tests that allow no error: a machine that stutters for a second is no fault of the nodes.
-    pub fn patient(self) -> Plan {
+    /// Bears a machine that stutters for a second: for tests that allow no error of a node.
+    pub fn patient(self) -> ClusterPlan {
         self.set("peer_timeout_ms", 4_000).set("ack_timeout_ms", 8_000).set("recovery_wait_ms", 10_000)
     }
 
-    /// Configured, nothing started.
+    /// A cluster whose nodes are configured and not started.
     pub fn build(self) -> Cluster {
         let share = if self.alone { Share::Alone(MACHINE.write()) } else { Share::Shared(MACHINE.read()) };
         let dir = tempfile::Builder::new().prefix("kvmesh-test-").tempdir().expect("a directory for the cluster");
-        let mut cluster = Cluster {
-            ip: loopback_ip(),
-            dir,
-            nodes: BTreeMap::new(),
-            links: BTreeMap::new(),
-            settings: self.settings,
-            with_links: self.links,
-            _share: share,
-        };
+        let path = dir.path().to_owned();
+        let mut cluster = Cluster::new(kvnode(), &path, self.settings, self.links, (dir, share));
         let members: Vec<u16> = (1..=self.size).collect();
-        for id in &members {
-            cluster.add(*id, &members);
-        }
+        members.iter().for_each(|id| cluster.add(*id, &members).expect("free ports"));
         cluster
     }
 
-    /// Every node started, ready, and of one mind.
+    /// A cluster that is open, with equal data, and whose nodes count each other.
     pub fn start(self) -> Cluster {
         let mut cluster = self.build();
-        for id in cluster.ids() {
-            cluster.start(id);
-        }
+        cluster.start_all();
         cluster.await_converged();
         cluster.await_whole();
         cluster
     }
 }
 
-pub struct Cluster {
-    /// An address of this cluster's own, so that its ports never meet those of others, nor anybody's outgoing connections.
-    ip: IpAddr,
-    nodes: BTreeMap<u16, Node>,
-    /// By (who dials, whom).
-    links: BTreeMap<(u16, u16), Link>,
-    settings: Map<String, Value>,
-    with_links: bool,
-    dir: TempDir,
-    _share: Share,
-}
-
-struct Node {
-    client_addr: SocketAddr,
-    peer_addr: SocketAddr,
-    /// Whom its configuration lists, itself included.
-    members: Vec<u16>,
-    settings: Map<String, Value>,
-    /// Of the command line, beside the configuration.
-    args: Vec<&'static str>,
-    /// What is started in place of this build's `kvnode`.
-    program: Option<PathBuf>,
-    /// Where it is to die, if anywhere: see the feature `testing`.
-    failpoint: Option<String>,
-    /// How many files it may have open, if not as many as this process.
-    open_files: Option<u64>,
-    /// Where its log goes instead of the file.
-    stderr: Option<PipeWriter>,
-    process: Option<Child>,
-    paused: bool,
-    /// Since the last start that a test asked for.
-    starts: usize,
-    /// Where in the log that start begins.
-    log_start: usize,
-}
-
 /// Configuring, starting, ending.
 impl Cluster {
-    pub fn plan(size: u16) -> Plan {
-        let fast = json!({ "heartbeat_ms": 100, "peer_timeout_ms": 1_000, "ack_timeout_ms": 2_000, "recovery_wait_ms": 2_000,
-            "write_timeout_ms": 1_000, "reconnect_pause_max_ms": 200, "shutdown_timeout_ms": 1_000 });
-        let Value::Object(settings) = fast else { unreachable!("an object is written above") };
-        Plan { size, settings, links: false, alone: false }
+    pub fn plan(size: u16) -> ClusterPlan {
+        ClusterPlan { size, settings: fast_settings(), links: false, alone: false }
     }
 
-    /// One more node, configured and not started. It does not change what the others list.
-    pub fn add(&mut self, id: u16, members: &[u16]) {
-        // Held until both are chosen, so that they differ.
-        let held = [self.listener(), self.listener()];
-        let [client_addr, peer_addr] = held.map(|listener| listener.local_addr().expect("the address of a listener"));
-        let node = Node {
-            client_addr,
-            peer_addr,
-            members: members.to_vec(),
-            settings: Map::new(),
-            args: Vec::new(),
-            program: None,
-            failpoint: None,
-            open_files: None,
-            stderr: None,
-            process: None,
-            paused: false,
-            starts: 0,
-            log_start: 0,
-        };
-        self.nodes.insert(id, node);
-    }
-
-    /// What this node lists from its next start on.
+    /// Changes the members that a node lists from its next start on.
     pub fn set_members(&mut self, id: u16, members: &[u16]) {
         self.node_mut(id).members = members.to_vec();
     }
 
-    /// A configuration field of one node, from its next start on.
+    /// Changes a configuration field of one node from its next start on.
     pub fn configure(&mut self, id: u16, field: &str, value: impl Into<Value>) {
         self.node_mut(id).settings.insert(field.into(), value.into());
+    }
+
+    /// Changes the program of a node from its next start on; `None` is this build's `kvnode`.
+    pub fn set_program(&mut self, id: u16, program: Option<PathBuf>) {
+        self.node_mut(id).launch.program = program.unwrap_or_else(kvnode);
+    }
+
+    /// Lets a node die at an operation on its disk, such as `before:rename:2`, from its next start
+    /// on; `None` is nowhere.
+    pub fn set_failpoint(&mut self, id: u16, failpoint: Option<String>) {
+        self.node_mut(id).launch.env = failpoint.into_iter().map(|failpoint| ("KVMESH_FAILPOINT", failpoint)).collect();
+    }
+
+    /// Limits the files that a node may have open, from its next start on.
+    pub fn limit_open_files(&mut self, id: u16, limit: u64) {
+        self.node_mut(id).launch.prelude = format!("ulimit -n {limit}");
+    }
+
+    /// Redirects the log of a node from its next start on. The waits here do not read it then.
+    pub fn set_stderr(&mut self, id: u16, stderr: PipeWriter) {
+        self.node_mut(id).launch.stderr = Some(stderr);
     }
 
     pub fn start(&mut self, id: u16) {
         self.start_with(id, &[]);
     }
 
-    /// The program that it is from its next start on; `None` for this build's `kvnode`.
-    pub fn set_program(&mut self, id: u16, program: Option<PathBuf>) {
-        self.node_mut(id).program = program;
+    pub fn start_all(&mut self) {
+        self.ids().into_iter().for_each(|id| self.start(id));
     }
 
-    /// At which operation on its disk it dies from its next start on, such as `before:rename:2`; `None` for nowhere.
-    pub fn set_failpoint(&mut self, id: u16, failpoint: Option<String>) {
-        self.node_mut(id).failpoint = failpoint;
-    }
-
-    /// How many files it may have open from its next start on.
-    pub fn limit_open_files(&mut self, id: u16, limit: u64) {
-        self.node_mut(id).open_files = Some(limit);
-    }
-
-    /// Where its log goes from its next start on, instead of into the file that the waits of this harness read.
-    pub fn set_stderr(&mut self, id: u16, stderr: PipeWriter) {
-        self.node_mut(id).stderr = Some(stderr);
-    }
-
-    /// How it has ended, if it has.
-    pub fn try_exit(&mut self, id: u16) -> Option<ExitStatus> {
-        let process = self.node_mut(id).process.as_mut().unwrap_or_else(|| panic!("n{id} does not run"));
-        process.try_wait().expect("the state of a process")?;
-        Some(self.take_process(id).wait().expect("the end of a process that has ended"))
-    }
-
-    /// With these on the command line, this time.
+    /// Starts a node with more arguments, this time.
     pub fn start_with(&mut self, id: u16, args: &[&'static str]) {
-        let node = self.node(id);
-        assert!(node.process.is_none(), "n{id} runs already");
-        self.write_config(id);
-        let log_start = self.log(id).len();
-        let node = self.node_mut(id);
-        node.args = args.to_vec();
-        node.starts = 0;
-        node.log_start = log_start;
-        self.spawn(id);
+        assert!(self.process(id).is_none(), "n{id} runs already");
+        self.node_mut(id).launch.args = args.to_vec();
+        self.launch(id, &start_of(id)).expect("kvnode starts");
     }
 
-    /// Writes the node's configuration file, as every start does.
-    pub fn write_config(&mut self, id: u16) {
-        let config = self.config(id);
-        fs::write(self.config_path(id), serde_json::to_string_pretty(&config).expect("JSON")).expect("a configuration file");
-    }
-
-    fn spawn(&mut self, id: u16) {
-        let mut log = OpenOptions::new().create(true).append(true).open(self.log_path(id)).expect("a log file");
-        writeln!(log, "--- start of n{id}").expect("a line in the log");
-        let stdout = log.try_clone().expect("a second handle of the log");
-        let program = self.node(id).program.clone().unwrap_or_else(|| env!("CARGO_BIN_EXE_kvnode").into());
-        let mut command = match self.node(id).open_files {
-            None => Command::new(program),
-            Some(limit) => {
-                let mut command = Command::new("sh");
-                command.args(["-c", &format!("ulimit -n {limit} && exec \"$0\" \"$@\"")]).arg(program);
-                command
-            }
-        };
-        let stderr = match &self.node(id).stderr {
-            Some(stderr) => Stdio::from(stderr.try_clone().expect("a second handle of the pipe")),
-            None => Stdio::from(log),
-        };
-        let process = command
-            .arg("--config")
-            .arg(self.config_path(id))
-            .args(&self.node(id).args)
-            .current_dir(self.dir.path())
-            .env("RUST_LOG", "info")
-            .envs(self.node(id).failpoint.iter().map(|failpoint| ("KVMESH_FAILPOINT", failpoint)))
-            .stdin(Stdio::null())
-            .stdout(stdout)
-            .stderr(stderr)
-            .spawn()
-            .expect("kvnode starts");
-        let node = self.node_mut(id);
-        node.process = Some(process);
-        node.starts += 1;
-    }
-
-    /// As a power cut ends it.
+    /// SIGKILL, as a power cut ends a node.
+    #[track_caller]
     pub fn kill(&mut self, id: u16) {
-        let mut process = self.take_process(id);
-        process.kill().expect("SIGKILL");
-        process.wait().expect("the end of a killed process");
+        self.end(id).unwrap_or_else(|| panic!("n{id} does not run"));
     }
 
-    /// As an operator ends it: SIGTERM, and exit 0 before the deadline.
+    pub fn kill_all(&mut self) {
+        self.ids().into_iter().for_each(|id| self.kill(id));
+    }
+
+    /// Ends a node as an operator does: SIGTERM, and exit code 0 in time.
+    #[track_caller]
     pub fn stop(&mut self, id: u16) {
         self.signal(id, Signal::SIGTERM);
-        let status = self.await_exit(id, Duration::from_secs(8));
+        let status = self.await_exit(id, STOP_TIMEOUT);
         assert_eq!(status.code(), Some(0), "n{id} after SIGTERM: {status}");
     }
 
-    /// Waits for a process that is about to end.
+    /// The exit status of a node that may have ended; `None` while it runs.
+    pub fn try_exit(&mut self, id: u16) -> Option<ExitStatus> {
+        self.wait(id, Duration::ZERO)
+    }
+
     #[track_caller]
     pub fn await_exit(&mut self, id: u16, deadline: Duration) -> ExitStatus {
-        let mut process = self.take_process(id);
-        let asked = Instant::now();
-        loop {
-            match process.try_wait().expect("the state of a process") {
-                Some(status) => return status,
-                None if asked.elapsed() > deadline => {
-                    // Back among those that the end of the test kills, and shows.
-                    self.node_mut(id).process = Some(process);
-                    panic!("n{id} has not ended after {deadline:?}");
-                }
-                None => thread::sleep(POLL_PAUSE),
-            }
-        }
+        self.wait(id, deadline).unwrap_or_else(|| panic!("n{id} has not ended after {deadline:?}"))
     }
 
-    pub fn signal(&self, id: u16, signal: Signal) {
-        let pid = i32::try_from(self.process_id(id)).expect("a process id");
-        kill(Pid::from_raw(pid), signal).unwrap_or_else(|error| panic!("{signal} to n{id}: {error}"));
-    }
-
-    pub fn process_id(&self, id: u16) -> u32 {
-        self.node(id).process.as_ref().unwrap_or_else(|| panic!("n{id} does not run")).id()
-    }
-
-    /// Returns when none of its threads does anything any more: the signal alone only asks for that.
-    pub fn pause(&mut self, id: u16) {
-        self.signal(id, Signal::SIGSTOP);
-        let threads = format!("/proc/{}/task", self.process_id(id));
-        until("all threads stopped", DEADLINE, || {
-            let stats = fs::read_dir(&threads).map_err(|error| error.to_string())?.flatten();
-            let states = stats.map(|thread| fs::read_to_string(thread.path().join("stat")).unwrap_or_default());
-            // Behind the name, which is in parentheses.
-            let running = states.filter(|stat| !stat.is_empty() && !stat.contains(") T ")).count();
-            if running == 0 { Ok(()) } else { Err(format!("{running} of n{id} go on")) }
-        });
-        self.node_mut(id).paused = true;
-    }
-
-    pub fn resume(&mut self, id: u16) {
-        self.signal(id, Signal::SIGCONT);
-        self.node_mut(id).paused = false;
-    }
-
-    /// Graceful, and back with what the configuration says by now.
-    pub fn restart(&mut self, id: u16) {
-        self.stop(id);
-        self.start(id);
-        self.await_ready(id);
-    }
-
-    /// Its disk is lost: to be done while it is down.
-    pub fn wipe(&mut self, id: u16) {
-        assert!(self.node(id).process.is_none(), "n{id} runs");
-        let data = self.data_path(id);
-        if data.exists() {
-            fs::remove_dir_all(data).expect("an empty data directory");
-        }
-    }
-
-    fn config(&mut self, id: u16) -> Value {
-        let node = self.node(id);
-        let (client_addr, peer_addr) = (node.client_addr, node.peer_addr);
-        let settings = self.settings.clone().into_iter().chain(node.settings.clone());
-        let others: Vec<u16> = node.members.iter().copied().filter(|member| *member != id).collect();
-        let peers: Vec<Value> = others.into_iter().map(|peer| json!({ "id": peer, "addr": self.dialled(id, peer).to_string() })).collect();
-        let mut config = json!({ "id": id, "client_addr": client_addr.to_string(), "peer_addr": peer_addr.to_string(),
-            "data_dir": data_dir(id), "peers": peers });
-        for (field, value) in settings {
-            config[field] = value;
-        }
-        config
-    }
-
-    /// Where this node is told that its peer is.
-    fn dialled(&mut self, id: u16, peer: u16) -> SocketAddr {
-        let target = self.node(peer).peer_addr;
-        if !self.with_links {
-            return target;
-        }
-        if let Some(link) = self.links.get(&(id, peer)) {
-            return link.addr();
-        }
-        let link = Link::to(target, self.listener()).expect("a link");
-        let addr = link.addr();
-        self.links.insert((id, peer), link);
-        addr
-    }
-
-    /// At a port of the system's choice that none of the nodes calls its own: those that are down do not hold theirs.
-    fn listener(&self) -> TcpListener {
-        loop {
-            let listener = TcpListener::bind((self.ip, 0)).expect("a free port");
-            let addr = listener.local_addr().expect("the address of a listener");
-            if self.nodes.values().all(|node| node.client_addr != addr && node.peer_addr != addr) {
-                return listener;
-            }
-        }
-    }
-}
-
-/// Links.
-impl Cluster {
-    /// Both directions of dialling.
-    pub fn set_link(&self, a: u16, b: u16, mode: Mode) {
-        for pair in [(a, b), (b, a)] {
-            let link =
-                self.links.get(&pair).unwrap_or_else(|| panic!("no link from n{} to n{}: is the plan without links()?", pair.0, pair.1));
-            link.set(mode);
-        }
-    }
-
-    /// Only what `from` has dialled: see [`Link::forget`].
-    pub fn forget(&self, from: u16, to: u16) {
-        self.links.get(&(from, to)).unwrap_or_else(|| panic!("no link from n{from} to n{to}: is the plan without links()?")).forget();
-    }
-
-    /// What `from` sends to `to` passes at so many bytes a second.
-    pub fn narrow(&self, from: u16, to: u16, rate: u32) {
-        let pause = Duration::from_secs_f64(PIECE_LEN as f64 / f64::from(rate));
-        let link = self.links.get(&(from, to));
-        link.unwrap_or_else(|| panic!("no link from n{from} to n{to}: is the plan without links()?")).set(Mode::Narrow(pause));
-    }
-
-    pub fn cut(&self, a: u16, b: u16) {
-        self.set_link(a, b, Mode::Cut);
-    }
-
-    pub fn stall(&self, a: u16, b: u16) {
-        self.set_link(a, b, Mode::Stall);
-    }
-
-    pub fn join(&self, a: u16, b: u16) {
-        self.set_link(a, b, Mode::Pass);
-    }
-}
-
-/// Asking.
-impl Cluster {
-    pub fn ids(&self) -> Vec<u16> {
-        self.nodes.keys().copied().collect()
-    }
-
-    pub fn client_addr(&self, id: u16) -> SocketAddr {
-        self.node(id).client_addr
-    }
-
-    pub fn peer_addr(&self, id: u16) -> SocketAddr {
-        self.node(id).peer_addr
-    }
-
-    pub fn ip(&self) -> IpAddr {
-        self.ip
-    }
-
-    /// Where it keeps its files, unless it was configured otherwise.
-    pub fn data_path(&self, id: u16) -> PathBuf {
-        self.dir.path().join(data_dir(id))
-    }
-
-    /// Started, and refused in words and with this exit code: what it said.
+    /// The reason that a node gives for ending with this exit code instead of starting.
     #[track_caller]
     pub fn await_refused(&mut self, id: u16, code: i32) -> String {
         let status = self.await_exit(id, DEADLINE);
@@ -472,13 +194,96 @@ impl Cluster {
         log.lines().find_map(|line| line.strip_prefix("kvnode: ")).unwrap_or_else(|| panic!("no reason in {log}")).to_owned()
     }
 
-    /// Where the configurations, the data and the logs are.
-    pub fn dir(&self) -> &Path {
-        self.dir.path()
+    #[track_caller]
+    fn running(&mut self, id: u16) -> &mut Process {
+        self.process(id).unwrap_or_else(|| panic!("n{id} does not run"))
     }
 
-    pub fn config_path(&self, id: u16) -> PathBuf {
-        self.dir.path().join(format!("node{id}.json"))
+    #[track_caller]
+    pub fn signal(&mut self, id: u16, signal: Signal) {
+        self.running(id).signal(signal).unwrap_or_else(|error| panic!("{signal} to n{id}: {error}"));
+    }
+
+    #[track_caller]
+    pub fn pause(&mut self, id: u16) {
+        self.running(id).pause().unwrap_or_else(|error| panic!("n{id}: {error}"));
+    }
+
+    #[track_caller]
+    pub fn resume(&mut self, id: u16) {
+        self.running(id).resume().unwrap_or_else(|error| panic!("n{id}: {error}"));
+    }
+
+    /// Restarts a node in order, with what its configuration says by now.
+    #[track_caller]
+    pub fn restart(&mut self, id: u16) {
+        self.stop(id);
+        self.start(id);
+        self.await_ready(id);
+    }
+
+    /// The disk of a node that is down is lost.
+    #[track_caller]
+    pub fn wipe(&mut self, id: u16) {
+        self.lose_disk(id).unwrap_or_else(|error| panic!("the disk of n{id}: {error}"));
+    }
+}
+
+/// Links.
+impl Cluster {
+    /// Open connections from one node to another lead nowhere: see `Link::forget`.
+    pub fn forget(&self, from: u16, to: u16) {
+        self.link(from, to).forget();
+    }
+
+    /// What `from` sends to `to` passes at so many bytes a second.
+    pub fn narrow(&self, from: u16, to: u16, rate: u32) {
+        self.link(from, to).set(Mode::Narrow(Duration::from_secs_f64(PIECE_LEN as f64 / f64::from(rate))));
+    }
+
+    pub fn cut(&self, a: u16, b: u16) {
+        self.set_links(&[(a, b), (b, a)], Mode::Cut);
+    }
+
+    pub fn stall(&self, a: u16, b: u16) {
+        self.set_links(&[(a, b), (b, a)], Mode::Stall);
+    }
+
+    pub fn join(&self, a: u16, b: u16) {
+        self.set_links(&[(a, b), (b, a)], Mode::Pass);
+    }
+
+    /// Cuts a node off from all others. Returns once they see it down.
+    #[track_caller]
+    pub fn cut_off(&self, id: u16) {
+        self.others(id).for_each(|other| self.cut(other, id));
+        for other in self.others(id) {
+            self.await_sees(other, id, "down");
+        }
+    }
+
+    /// Joins a node with all others.
+    pub fn join_all(&self, id: u16) {
+        self.others(id).for_each(|other| self.join(other, id));
+    }
+
+    fn others(&self, id: u16) -> impl Iterator<Item = u16> {
+        self.ids().into_iter().filter(move |other| *other != id)
+    }
+}
+
+/// Asking.
+impl Cluster {
+    pub fn peer_addr(&self, id: u16) -> SocketAddr {
+        self.node(id).peer_addr
+    }
+
+    pub fn client_addrs(&self) -> Vec<SocketAddr> {
+        self.ids().into_iter().map(|id| self.client_addr(id)).collect()
+    }
+
+    pub fn ip(&self) -> IpAddr {
+        self.client_addr(1).ip()
     }
 
     #[track_caller]
@@ -486,7 +291,7 @@ impl Cluster {
         Client::connect(self.client_addr(id)).unwrap_or_else(|error| panic!("n{id} at {}: {error}", self.client_addr(id)))
     }
 
-    /// One command on a connection of its own; the `END` of a long reply is left off.
+    /// Asks one command on a connection of its own; the `END` of a long reply is left off.
     #[track_caller]
     pub fn ask(&self, id: u16, command: &str) -> Vec<String> {
         self.client(id).ask(command).unwrap_or_else(|error| panic!("n{id}> {command}: {error}"))
@@ -502,38 +307,16 @@ impl Cluster {
         self.client(id).status().unwrap_or_else(|error| panic!("n{id}> STATUS: {error}"))
     }
 
-    /// What it has logged since the last start that was asked for.
+    /// What a node has logged since the last start that a test asked for.
     pub fn log_of_this_start(&self, id: u16) -> String {
-        self.log(id).split_off(self.node(id).log_start)
-    }
-
-    fn log(&self, id: u16) -> String {
-        // Before the first start there is none.
-        fs::read(self.log_path(id)).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default()
-    }
-
-    fn log_path(&self, id: u16) -> PathBuf {
-        self.dir.path().join(format!("node{id}.log"))
-    }
-
-    fn node(&self, id: u16) -> &Node {
-        self.nodes.get(&id).unwrap_or_else(|| panic!("there is no n{id}"))
-    }
-
-    fn node_mut(&mut self, id: u16) -> &mut Node {
-        self.nodes.get_mut(&id).unwrap_or_else(|| panic!("there is no n{id}"))
-    }
-
-    fn take_process(&mut self, id: u16) -> Child {
-        let node = self.node_mut(id);
-        node.paused = false;
-        node.process.take().unwrap_or_else(|| panic!("n{id} does not run"))
+        let mut log = self.log(id);
+        log.split_off(log.rfind(&format!("--- {}\n", start_of(id))).unwrap_or(0))
     }
 }
 
 /// Waiting.
 impl Cluster {
-    /// Open to clients.
+    /// Waits until a node is open to clients.
     #[track_caller]
     pub fn await_ready(&mut self, id: u16) {
         self.await_state(id, "open");
@@ -547,7 +330,7 @@ impl Cluster {
         });
     }
 
-    /// No longer waiting for anybody, with a majority or without.
+    /// Waits until a node does not wait for its peers any more, with a majority or without.
     #[track_caller]
     pub fn await_served(&mut self, id: u16) {
         until(&format!("n{id} no longer recovering"), DEADLINE, || {
@@ -556,7 +339,7 @@ impl Cluster {
         });
     }
 
-    /// From when on it answers at all, open or not.
+    /// Waits until a node answers at all, open or not.
     #[track_caller]
     pub fn await_answer(&mut self, id: u16) {
         until(&format!("an answer of n{id}"), DEADLINE, || self.state(id));
@@ -564,27 +347,33 @@ impl Cluster {
 
     fn state(&mut self, id: u16) -> Result<String, String> {
         self.revive(id);
-        let status = Client::connect(self.client_addr(id)).and_then(|mut client| client.status());
-        Ok(status.map_err(|error| error.to_string())?.text("state").to_owned())
+        Ok(self.try_status(id)?.text("state").to_owned())
     }
 
-    /// Starts a node again that has found its port taken, which is nobody's fault; any other end is a failure of the test.
+    fn try_status(&self, id: u16) -> Result<Status, String> {
+        Client::connect(self.client_addr(id)).and_then(|mut client| client.status()).map_err(|error| format!("n{id}: {error}"))
+    }
+
+    fn try_ask(&self, id: u16, command: &str) -> Result<Vec<String>, String> {
+        Client::connect(self.client_addr(id)).and_then(|mut client| client.ask(command)).map_err(|error| format!("n{id}: {error}"))
+    }
+
+    /// Starts a node again that has found its port taken, which is no fault of its own. Panics if
+    /// it has ended for any other reason.
     #[track_caller]
     pub fn revive(&mut self, id: u16) {
-        let node = self.node_mut(id);
-        let starts = node.starts;
-        let process = node.process.as_mut().unwrap_or_else(|| panic!("n{id} does not run"));
-        let Some(status) = process.try_wait().expect("the state of a process") else { return };
+        let Some(status) = self.running(id).try_wait() else { return };
         let log = self.log_of_this_start(id);
+        let starts = 1 + log.matches(&format!("--- {AGAIN}\n")).count();
         assert!(log.contains("listens there already") && starts < STARTS_MAX, "n{id} has ended: {status}");
-        self.take_process(id).wait().expect("the end of a process that has ended");
-        self.spawn(id);
+        self.launch(id, AGAIN).expect("kvnode starts");
     }
 
-    /// All that run are open, with equal vectors and equal digests.
+    /// Waits until all nodes that run are open, with equal vectors and equal digests.
     #[track_caller]
     pub fn await_converged(&mut self) {
-        let running: Vec<u16> = self.nodes.iter().filter(|(_, node)| node.process.is_some() && !node.paused).map(|(id, _)| *id).collect();
+        let ids = self.ids();
+        let running: Vec<u16> = ids.into_iter().filter(|id| self.process(*id).is_some_and(|process| !process.is_paused())).collect();
         self.await_converged_among(&running);
     }
 
@@ -592,63 +381,57 @@ impl Cluster {
     pub fn await_converged_among(&mut self, ids: &[u16]) {
         assert!(!ids.is_empty(), "no node runs");
         until("equal vectors and digests", DEADLINE, || {
-            let mut places = Vec::new();
+            let mut held = Vec::new();
             for id in ids {
                 self.revive(*id);
-                places.push(self.place(*id).map_err(|error| format!("n{id}: {error}"))?);
+                held.push(self.state_and_data(*id)?);
             }
-            let equal = places.iter().all(|place| place.1 == places[0].1);
-            let open = places.iter().all(|place| place.0 == "open");
-            if equal && open { Ok(()) } else { Err(format!("{places:?}")) }
+            let is_equal = held.iter().all(|(state, data)| state == "open" && *data == held[0].1);
+            if is_equal { Ok(()) } else { Err(format!("{held:?}")) }
         });
     }
 
-    /// State, and what it holds: vector and digest.
-    fn place(&self, id: u16) -> Result<(String, (Value, String)), String> {
-        let mut client = Client::connect(self.client_addr(id)).map_err(|error| error.to_string())?;
-        let status = client.status().map_err(|error| error.to_string())?;
-        let vector = serde_json::from_str(status.text("vector")).map_err(|error| format!("vector: {error}"))?;
-        let digest = client.ask_line("DIGEST").map_err(|error| error.to_string())?;
-        Ok((status.text("state").to_owned(), (vector, digest)))
+    /// The state of a node, and what it holds, as its vector and its digest.
+    fn state_and_data(&self, id: u16) -> Result<(String, (Value, Vec<String>)), String> {
+        let status = self.try_status(id)?;
+        let vector = serde_json::from_str(status.text("vector")).map_err(|error| format!("n{id}: vector: {error}"))?;
+        Ok((status.text("state").to_owned(), (vector, self.try_ask(id, "DIGEST")?)))
     }
 
-    /// `state` is `up` or `down`, in the words of `PEERS`.
+    /// Waits until a node sees a peer `up` or `down`, in the words of `PEERS`.
     #[track_caller]
     pub fn await_sees(&self, id: u16, peer: u16, state: &str) {
-        let wanted = format!("peer {peer} {state}");
-        until(&format!("n{id}: {wanted}"), DEADLINE, || {
-            let lines = Client::connect(self.client_addr(id)).and_then(|mut client| client.ask("PEERS"));
-            let lines = lines.map_err(|error| error.to_string())?;
-            if lines.iter().any(|line| *line == wanted || line.starts_with(&format!("{wanted} "))) {
-                Ok(())
-            } else {
-                Err(format!("{lines:?}"))
-            }
-        });
+        self.await_peer(id, peer, state, |line| word_after(line, &peer.to_string()) == Some(state));
     }
 
-    /// `wanted`: whether this node counts the peer for a majority, "yes" or "no". A peer that has just opened is counted once its word of that has come.
+    /// Waits until a node counts a peer for a majority, or does not: `wanted` is "yes" or "no". A
+    /// peer that has just opened is counted once it has announced that.
     #[track_caller]
     pub fn await_counted(&self, id: u16, peer: u16, wanted: &str) {
-        until(&format!("n{id}: peer {peer} up, counted {wanted}"), DEADLINE, || {
-            let lines = Client::connect(self.client_addr(id)).and_then(|mut client| client.ask("PEERS"));
-            let lines = lines.map_err(|error| error.to_string())?;
-            let is_it = |line: &String| line.starts_with(&format!("peer {peer} up ")) && line.contains(&format!(" counted {wanted} "));
-            if lines.iter().any(is_it) { Ok(()) } else { Err(format!("{lines:?}")) }
+        let is_up = |line: &str| word_after(line, &peer.to_string()) == Some("up");
+        self.await_peer(id, peer, &format!("up, counted {wanted}"), |line| is_up(line) && word_after(line, "counted") == Some(wanted));
+    }
+
+    #[track_caller]
+    fn await_peer(&self, id: u16, peer: u16, what: &str, is_so: impl Fn(&str) -> bool) {
+        until(&format!("n{id}: peer {peer} {what}"), DEADLINE, || {
+            let lines = self.try_ask(id, "PEERS")?;
+            let mut of_peer = lines.iter().filter(|line| line.starts_with(&format!("peer {peer} ")));
+            if of_peer.any(|line| is_so(line)) { Ok(()) } else { Err(format!("{lines:?}")) }
         });
     }
 
-    /// Each counts each other.
+    /// Waits until every node counts every other.
     #[track_caller]
     pub fn await_whole(&self) {
         for id in self.ids() {
-            for peer in self.ids().into_iter().filter(|peer| *peer != id) {
+            for peer in self.others(id) {
                 self.await_counted(id, peer, "yes");
             }
         }
     }
 
-    /// Every one of these sees every other up.
+    /// Waits until each of these nodes sees every other up.
     #[track_caller]
     pub fn await_mesh(&self, ids: &[u16]) {
         for id in ids {
@@ -661,13 +444,30 @@ impl Cluster {
     #[track_caller]
     pub fn await_reply(&self, id: u16, command: &str, wanted: &str) {
         until(&format!("n{id}> {command}: {wanted}"), DEADLINE, || {
-            let line = Client::connect(self.client_addr(id)).and_then(|mut client| client.ask_line(command));
-            let line = line.map_err(|error| error.to_string())?;
-            if line == wanted { Ok(()) } else { Err(line) }
+            let lines = self.try_ask(id, command)?;
+            if lines == [wanted] { Ok(()) } else { Err(format!("{lines:?}")) }
         });
     }
 
-    /// A line that holds all of these words, in any case, has been logged since the start.
+    /// Waits until a number in the status of a node is this one.
+    #[track_caller]
+    pub fn await_number(&self, id: u16, name: &str, wanted: u64) {
+        until(&format!("n{id}: {name} {wanted}"), DEADLINE, || {
+            let found = self.try_status(id)?.number(name);
+            if found == wanted { Ok(()) } else { Err(found.to_string()) }
+        });
+    }
+
+    /// Waits until the log of a node says that it is stopped, with this text in the reason.
+    #[track_caller]
+    pub fn await_log_stopped(&self, id: u16, reason: &str) {
+        until(&format!("the log of n{id} stopped: {reason}"), DEADLINE, || {
+            let log = self.try_status(id)?.text("log").to_owned();
+            if log.starts_with("stopped: ") && log.contains(reason) { Ok(()) } else { Err(log) }
+        });
+    }
+
+    /// Waits for a line with all of these words, in any case, in the log since the start.
     #[track_caller]
     pub fn await_log(&self, id: u16, words: &[&str]) -> String {
         let words: Vec<String> = words.iter().map(|word| word.to_lowercase()).collect();
@@ -679,105 +479,17 @@ impl Cluster {
     }
 }
 
-impl Drop for Cluster {
-    fn drop(&mut self) {
-        if thread::panicking() {
-            self.print_evidence();
-        }
-        for node in self.nodes.values_mut() {
-            if let Some(mut process) = node.process.take() {
-                // It may have ended by itself.
-                let _ = process.kill();
-                let _ = process.wait();
-            }
-        }
-    }
+/// Precedes the output of a node in its log when a test starts it.
+fn start_of(id: u16) -> String {
+    format!("start of n{id}")
 }
 
-impl Cluster {
-    fn print_evidence(&self) {
-        const TAIL: usize = 60;
-        for (id, node) in &self.nodes {
-            let runs = if node.paused {
-                "paused"
-            } else if node.process.is_some() {
-                "runs"
-            } else {
-                "is down"
-            };
-            eprintln!("======== n{id} {runs}, clients {}, peers {}, lists {:?}", node.client_addr, node.peer_addr, node.members);
-            for command in ["STATUS", "PEERS"] {
-                if node.process.is_some() && !node.paused {
-                    match self.ask_briefly(*id, command) {
-                        Ok(lines) => lines.iter().for_each(|line| eprintln!("  {command}: {line}")),
-                        Err(error) => eprintln!("  {command}: {error}"),
-                    }
-                }
-            }
-            let log = self.log(*id);
-            let lines: Vec<&str> = log.lines().collect();
-            for line in &lines[lines.len().saturating_sub(TAIL)..] {
-                eprintln!("  [{id}] {line}");
-            }
-        }
-    }
-
-    fn ask_briefly(&self, id: u16, command: &str) -> std::io::Result<Vec<String>> {
-        let mut client = Client::connect(self.client_addr(id))?;
-        client.set_reply_timeout(Duration::from_secs(1))?;
-        client.ask(command)
-    }
-}
-
-fn data_dir(id: u16) -> String {
-    format!("data/node{id}")
-}
-
-/// Somewhere in 127.0.0.0/8, away from 127.0.0.1, where that is all routed to this machine. Outgoing connections take their ports at 127.0.0.1,
-/// so nobody takes one of ours while a node is down.
-fn loopback_ip() -> IpAddr {
-    static WHOLE_NET: OnceLock<bool> = OnceLock::new();
-    if !*WHOLE_NET.get_or_init(|| TcpListener::bind((Ipv4Addr::new(127, 99, 99, 99), 0)).is_ok()) {
-        return Ipv4Addr::LOCALHOST.into();
-    }
-    let bits = random_bits();
-    Ipv4Addr::new(127, 1 + (bits % 254) as u8, (bits >> 8) as u8, 1 + ((bits >> 16) % 254) as u8).into()
-}
-
-pub fn random_bits() -> u32 {
-    use std::hash::{BuildHasher, RandomState};
-    RandomState::new().hash_one(std::process::id()) as u32
+/// The `kvnode` that is tested.
+pub fn kvnode() -> PathBuf {
+    env!("CARGO_BIN_EXE_kvnode").into()
 }
 
 /// A file of the repository.
 pub fn repository_path(path: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(path)
-}
-
-/// Runs `kvnode` outside a cluster, to its end, its output in a file; the deadline is the test's.
-pub fn run_kvnode(args: &[&str], dir: &TempDir) -> (ExitStatus, String) {
-    let path = dir.path().join("output");
-    let output = File::create(&path).expect("a file for the output");
-    let both = output.try_clone().expect("a second handle");
-    let mut process = Command::new(env!("CARGO_BIN_EXE_kvnode"))
-        .args(args)
-        .current_dir(dir.path())
-        .stdin(Stdio::null())
-        .stdout(output)
-        .stderr(both)
-        .spawn()
-        .expect("kvnode starts");
-    let started = Instant::now();
-    let status = loop {
-        match process.try_wait().expect("the state of a process") {
-            Some(status) => break status,
-            None if started.elapsed() > Duration::from_secs(10) => {
-                process.kill().expect("SIGKILL");
-                process.wait().expect("the end of a killed process");
-                panic!("kvnode {args:?} has not ended: {}", fs::read_to_string(&path).unwrap_or_default());
-            }
-            None => thread::sleep(POLL_PAUSE),
-        }
-    };
-    (status, fs::read_to_string(&path).expect("the output"))
 }

@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
-use crate::cluster::{Cluster, Plan, random_bits};
+use crate::cluster::{Cluster, ClusterPlan};
+use crate::random::{Random, number_from, seed};
 use crate::roaming::{Outcomes, Roaming};
 
 /// In the ordinary run: every number of victims with every way to return, and one more.
@@ -17,15 +18,15 @@ const ROUNDS: u64 = 10;
 const LOOKED_AT_AGAIN: usize = 3;
 
 /// Logs that are compacted, and tombstones that are collected, every few rounds.
-fn plan() -> Plan {
+fn plan() -> ClusterPlan {
     Cluster::plan(3).set("compact_log_min", 64 << 10).set("tombstone_age_min_ms", 200).set("recovery_wait_ms", 1_500)
 }
 
 #[test]
 fn kills_at_random_moments_lose_no_acknowledged_write() {
     let rounds = number_from("KVMESH_ROUNDS").unwrap_or(ROUNDS);
-    let seed = number_from("KVMESH_SEED").unwrap_or_else(|| random_bits().into());
-    let mut random = Random(seed);
+    let seed = seed();
+    let mut random = Random::new(seed);
     let mut cluster = plan().start();
     let mut earlier: Vec<Outcomes> = Vec::new();
     for number in 0..rounds {
@@ -53,7 +54,7 @@ fn kills_at_random_moments_lose_no_acknowledged_write() {
 #[test]
 fn a_cluster_that_is_stopped_as_a_whole_is_there_again() {
     let mut cluster = plan().start();
-    let load = Roaming::start("before", &cluster.ids().iter().map(|id| cluster.client_addr(*id)).collect::<Vec<_>>());
+    let load = Roaming::start("before", &cluster.client_addrs());
     load.await_progress(300);
     let before = load.end();
     before.assert_codes_are(&[]);
@@ -70,9 +71,7 @@ fn a_cluster_that_is_stopped_as_a_whole_is_there_again() {
         assert_eq!(cluster.ask_line(id, "DIGEST"), digest, "n{id}");
         cluster.stop(id);
     }
-    for id in cluster.ids() {
-        cluster.start(id);
-    }
+    cluster.start_all();
     cluster.await_converged();
     assert_eq!(cluster.ask_line(1, "DIGEST"), digest);
     assert_kept_everywhere(&cluster, &before);
@@ -109,14 +108,12 @@ enum Return {
 impl Round {
     fn choose(number: u64, random: &mut Random) -> Round {
         let mut victims = vec![1, 2, 3];
-        for place in 0..2 {
-            victims.swap(place, place + random.below(3 - place as u64) as usize);
-        }
+        random.shuffle(&mut victims);
         victims.truncate(1 + (number % 3) as usize);
-        let gap = if random.below(2) == 0 { Duration::ZERO } else { random.pause(40) };
+        let gap = if random.once_in(2) { Duration::ZERO } else { pause(random, 40) };
         let back = match number / 3 % 3 {
             0 => Return::Together,
-            1 => Return::InTurn { patient: random.below(2) == 0 },
+            1 => Return::InTurn { patient: random.once_in(2) },
             _ => Return::Without(victims[0]),
         };
         Round { victims, gap, back }
@@ -124,16 +121,16 @@ impl Round {
 
     /// Returns when all nodes are back and hold the same.
     fn run(&self, cluster: &mut Cluster, label: &str, random: &mut Random) -> Outcomes {
-        let load = Roaming::start(label, &cluster.ids().iter().map(|id| cluster.client_addr(*id)).collect::<Vec<_>>());
-        load.await_progress(50 + random.below(150));
-        thread::sleep(random.pause(300));
+        let load = Roaming::start(label, &cluster.client_addrs());
+        load.await_progress(50 + random.below(150) as u64);
+        thread::sleep(pause(random, 300));
         for victim in &self.victims {
             // None is waited for before the next one dies.
             cluster.signal(*victim, Signal::SIGKILL);
             thread::sleep(self.gap);
         }
         self.victims.iter().for_each(|victim| cluster.kill(*victim));
-        thread::sleep(random.pause(500));
+        thread::sleep(pause(random, 500));
         for victim in &self.victims {
             match self.back {
                 Return::Without(absent) if absent == *victim => continue,
@@ -176,27 +173,6 @@ impl fmt::Display for Round {
     }
 }
 
-/// SplitMix64: the same choices for the same seed.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ (mixed >> 31)
-    }
-
-    fn below(&mut self, bound: u64) -> u64 {
-        self.next() % bound
-    }
-
-    fn pause(&mut self, ms_max: u64) -> Duration {
-        Duration::from_millis(self.below(ms_max + 1))
-    }
-}
-
-fn number_from(variable: &str) -> Option<u64> {
-    let text = std::env::var(variable).ok()?;
-    Some(text.parse().unwrap_or_else(|_| panic!("{variable}: expected a number, found {text:?}")))
+fn pause(random: &mut Random, ms_max: usize) -> Duration {
+    Duration::from_millis(random.below(ms_max + 1) as u64)
 }

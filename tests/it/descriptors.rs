@@ -12,7 +12,7 @@ const FEW: u64 = 64;
 fn with_few_descriptors_there_are_fewer_clients_and_everything_else_goes_on() {
     let mut cluster = Cluster::plan(3).build();
     cluster.limit_open_files(1, FEW);
-    (1..=3).for_each(|id| cluster.start(id));
+    cluster.start_all();
     cluster.await_mesh(&[1, 2, 3]);
     cluster.await_converged();
     let clients_max = cluster.status(1).number("clients_max");
@@ -75,7 +75,7 @@ fn a_limit_that_leaves_nothing_for_clients_is_refused_in_words() {
 fn limit_now(cluster: &Cluster, current: Option<u64>) -> Option<u64> {
     use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit};
 
-    let pid = Pid::from_raw(cluster.process_id(1) as i32);
+    let pid = Pid::from_raw(cluster.process_id(1).unwrap());
     let limit = Rlimit { current, maximum: getrlimit(Resource::Nofile).maximum };
     prlimit(pid, Resource::Nofile, limit).unwrap().current
 }
@@ -113,7 +113,7 @@ fn who_connects_when_no_descriptor_is_left_is_told_so_at_once() {
     let mut cluster = Cluster::plan(1).start();
     let mut client = cluster.client(1);
     assert_eq!(client.ask_line("PING").unwrap(), "PONG");
-    let open = fs::read_dir(format!("/proc/{}/fd", cluster.process_id(1))).unwrap();
+    let open = fs::read_dir(format!("/proc/{}/fd", cluster.process_id(1).unwrap())).unwrap();
     let highest = open.filter_map(|file| file.ok()?.file_name().to_str()?.parse::<u64>().ok()).max().unwrap();
     limit_now(&cluster, Some(highest + 1));
     let mut clients = Vec::new();
@@ -154,7 +154,7 @@ fn a_log_that_is_removed_is_noticed_and_resume_begins_another_one() {
     for name in ["log-0000000001", "snapshot-0000000002.jsonl"] {
         let path = cluster.data_path(1).join(name);
         fs::remove_file(&path).unwrap();
-        await_stopped(&cluster, path.to_str().unwrap());
+        cluster.await_log_stopped(1, path.to_str().unwrap());
         let reply = cluster.ask_line(1, "PUT refused 1");
         assert!(reply.starts_with("ERROR READONLY ") && reply.contains("removed") && reply.contains("RESUME"), "{reply}");
         assert_eq!(cluster.ask_line(1, "GET before"), "VALUE 1");
@@ -176,7 +176,7 @@ fn a_directory_that_is_removed_is_noticed_and_another_one_is_left_alone() {
     assert_eq!(cluster.ask_line(1, "PUT before 1"), "OK");
     let (dir, aside) = (cluster.data_path(1), cluster.data_path(1).with_extension("aside"));
     fs::rename(&dir, &aside).unwrap();
-    await_stopped(&cluster, dir.to_str().unwrap());
+    cluster.await_log_stopped(1, dir.to_str().unwrap());
     let refused = |command: &str| {
         let reply = cluster.ask_line(1, command);
         assert!(reply.starts_with("ERROR READONLY ") && reply.contains(dir.to_str().unwrap()), "{command}: {reply}");
@@ -198,13 +198,4 @@ fn a_directory_that_is_removed_is_noticed_and_another_one_is_left_alone() {
     cluster.start(1);
     cluster.await_ready(1);
     assert_eq!(cluster.ask_line(1, "COUNT"), "2");
-}
-
-#[track_caller]
-fn await_stopped(cluster: &Cluster, path: &str) {
-    until(&format!("the log of n1 stopped, and {path} named"), DEADLINE, || {
-        let status = Client::connect(cluster.client_addr(1)).and_then(|mut client| client.status()).map_err(|error| error.to_string())?;
-        let log = status.text("log");
-        if log.starts_with("stopped: ") && log.contains(path) { Ok(()) } else { Err(log.to_owned()) }
-    });
 }

@@ -7,12 +7,13 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 
 use crate::client::Client;
-use crate::cluster::{Cluster, DEADLINE, Plan, run_kvnode, until};
+use crate::cluster::{Cluster, ClusterPlan, DEADLINE, until};
+use crate::program::{Ended, run_kvnode};
 
 /// In these tests a tombstone may go at this age, if all have it.
 const AGE_MIN: Duration = Duration::from_millis(300);
 
-fn plan() -> Plan {
+fn plan() -> ClusterPlan {
     Cluster::plan(3).set("tombstone_age_min_ms", AGE_MIN.as_millis() as u64).set("recovery_wait_ms", 1_500).set("ack_timeout_ms", 8_000)
 }
 
@@ -52,7 +53,7 @@ fn loses_nothing(loss: Loss, meets_who_knows: bool) {
     delete(&cluster, 2, 0..10);
     put(&cluster, 3, 10..20, "2");
     for id in 1..=3 {
-        await_tombstones(&cluster, id, 0);
+        cluster.await_number(id, "tombstones", 0);
     }
     // A majority of which node 3 is one.
     cluster.kill(2);
@@ -92,7 +93,7 @@ fn loses_nothing(loss: Loss, meets_who_knows: bool) {
     }
     // And so it stays when all have forgotten the deletes, and know only their disks.
     for id in 1..=3 {
-        await_tombstones(&cluster, id, 0);
+        cluster.await_number(id, "tombstones", 0);
     }
     restart_all(&mut cluster);
     for id in 1..=3 {
@@ -125,7 +126,7 @@ fn a_tombstone_waits_for_a_member_that_is_down_and_goes_when_it_is_back() {
     cluster.await_mesh(&[1, 2, 3]);
     cluster.await_converged();
     for id in 1..=3 {
-        await_tombstones(&cluster, id, 0);
+        cluster.await_number(id, "tombstones", 0);
         assert_holds(&cluster, id, 20, |key| (key >= 10).then_some("1"));
     }
 }
@@ -146,7 +147,7 @@ fn returns_with_what_was_deleted(file: &str) {
     if file == "snapshot-" {
         cluster.configure(3, "compact_log_min", 1 << 10);
     }
-    (1..=3).for_each(|id| cluster.start(id));
+    cluster.start_all();
     cluster.await_converged();
     put(&cluster, 1, 0..40, "1");
     cluster.await_converged();
@@ -167,8 +168,8 @@ fn returns_with_what_was_deleted(file: &str) {
     for key in (0..40).step_by(2) {
         delete(&cluster, 2, key..key + 1);
     }
-    await_tombstones(&cluster, 1, 0);
-    await_tombstones(&cluster, 2, 0);
+    cluster.await_number(1, "tombstones", 0);
+    cluster.await_number(2, "tombstones", 0);
     let holds = files_like(&cluster.data_path(3), file).iter().any(|bytes| contains(bytes, b"key-0"));
     assert!(holds, "n3 has nothing to resurrect");
 
@@ -197,14 +198,10 @@ fn returns_with_what_was_deleted(file: &str) {
 fn a_second_process_on_a_directory_is_refused_and_the_first_goes_on() {
     let cluster = Cluster::plan(1).start();
     assert_eq!(cluster.ask_line(1, "SET before 1"), "OK");
-    let dir = tempfile::tempdir().unwrap();
-    let ip = cluster.ip();
-    let config =
-        json!({ "id": 1, "client_addr": format!("{ip}:0"), "peer_addr": format!("{ip}:0"), "peers": [], "data_dir": cluster.data_path(1) });
-    fs::write(dir.path().join("node.json"), config.to_string()).unwrap();
-    for args in [&["--config", "node.json"][..], &["--config", "node.json", "--discard-local-data"]] {
-        let (status, output) = run_kvnode(args, &dir);
-        assert_eq!(status.code(), Some(1), "{args:?}: {output}");
+    for args in [&[][..], &["--discard-local-data"]] {
+        let ended = run_second(&cluster, args);
+        let output = ended.outputs();
+        assert_eq!(ended.code, Some(1), "{args:?}: {output}");
         let words = output.contains("another process uses it") && output.contains(cluster.data_path(1).to_str().unwrap());
         assert!(words && !output.contains("panicked"), "{args:?}: {output}");
     }
@@ -218,14 +215,8 @@ fn a_removed_lock_file_lets_no_second_process_in() {
     let mut cluster = Cluster::plan(1).start();
     let lock = cluster.data_path(1).join("lock");
     fs::remove_file(&lock).unwrap();
-    let dir = tempfile::tempdir().unwrap();
-    let ip = cluster.ip();
-    let config =
-        json!({ "id": 1, "client_addr": format!("{ip}:0"), "peer_addr": format!("{ip}:0"), "peers": [], "data_dir": cluster.data_path(1) });
-    fs::write(dir.path().join("node.json"), config.to_string()).unwrap();
-    let (status, output) = run_kvnode(&["--config", "node.json"], &dir);
-    assert_eq!(status.code(), Some(1), "{output}");
-    assert!(output.contains("another process uses it"), "{output}");
+    let ended = run_second(&cluster, &[]);
+    assert!(ended.code == Some(1) && ended.outputs().contains("another process uses it"), "{ended:?}");
     assert_eq!(cluster.ask_line(1, "SET after 1"), "OK");
 
     // Builds that lock the file alone are heeded, too.
@@ -246,7 +237,7 @@ fn two_processes_with_one_id_are_named_and_do_no_lasting_harm() {
     let mut cluster = plan().start();
     put(&cluster, 3, 0..20, "1");
     cluster.await_converged();
-    cluster.add(4, &[1, 2]);
+    cluster.add(4, &[1, 2]).unwrap();
     cluster.configure(4, "id", 3);
     let peers = [1, 2].map(|id| json!({ "id": id, "addr": cluster.peer_addr(id).to_string() }));
     cluster.configure(4, "peers", json!(peers));
@@ -262,9 +253,18 @@ fn two_processes_with_one_id_are_named_and_do_no_lasting_harm() {
     }
 }
 
+/// Runs a second node on the directory of the first, to its end.
+fn run_second(cluster: &Cluster, args: &[&str]) -> Ended {
+    let dir = tempfile::tempdir().unwrap();
+    let addr = format!("{}:0", cluster.ip());
+    let config = json!({ "id": 1, "client_addr": addr, "peer_addr": addr, "peers": [], "data_dir": cluster.data_path(1) });
+    fs::write(dir.path().join("node.json"), config.to_string()).unwrap();
+    run_kvnode(&[&["--config", "node.json"], args].concat(), &dir)
+}
+
 fn restart_all(cluster: &mut Cluster) {
-    cluster.ids().into_iter().for_each(|id| cluster.kill(id));
-    cluster.ids().into_iter().for_each(|id| cluster.start(id));
+    cluster.kill_all();
+    cluster.start_all();
     cluster.await_mesh(&[1, 2, 3]);
     cluster.await_converged();
 }
@@ -301,14 +301,6 @@ fn assert_holds<'a>(cluster: &Cluster, id: u16, keys: usize, expected: impl Fn(u
             None => assert!(reply.starts_with("ERROR NOTFOUND "), "n{id}> GET key-{key}: {reply}"),
         }
     }
-}
-
-#[track_caller]
-fn await_tombstones(cluster: &Cluster, id: u16, wanted: u64) {
-    until(&format!("n{id}: {wanted} tombstones"), DEADLINE, || {
-        let found = cluster.status(id).number("tombstones");
-        if found == wanted { Ok(()) } else { Err(format!("{found}")) }
-    });
 }
 
 fn copy_files(from: &Path, to: &Path) {

@@ -8,8 +8,9 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 use serde_json::json;
 
-use crate::cluster::{Cluster, run_kvnode};
-use crate::running::Running;
+use crate::cluster::{Cluster, kvnode};
+use crate::kit::process::Process;
+use crate::program::run_kvnode;
 
 #[test]
 fn a_graceful_stop_hands_over_what_is_queued_and_exits_0() {
@@ -77,15 +78,17 @@ fn a_second_signal_ends_the_process_at_once() {
 #[test]
 fn a_node_stops_with_its_standard_input_if_it_is_told_to() {
     let mut cluster = Cluster::plan(1).build();
-    cluster.write_config(1);
+    cluster.write_config(1).unwrap();
     let (stdin, stdin_tx) = pipe().unwrap();
-    let mut command = Command::new(env!("CARGO_BIN_EXE_kvnode"));
+    let mut command = Command::new(kvnode());
     command.arg("--stop-with-stdin").arg("--config").arg(cluster.config_path(1)).current_dir(cluster.dir());
-    let mut node = Running(command.stdin(stdin).stderr(Stdio::piped()).spawn().unwrap());
-    let mut log = BufReader::new(node.0.stderr.take().unwrap()).lines().map_while(Result::ok);
+    let mut node = Process::start(command.stdin(stdin).stderr(Stdio::piped())).unwrap();
+    // The other end of the pipe is the node's alone.
+    drop(command);
+    let mut log = BufReader::new(node.child.stderr.take().unwrap()).lines().map_while(Result::ok);
     let mut await_line = |words: &str| assert!(log.any(|line| line.contains(words)), "no line with {words:?}");
     await_line("open to clients");
-    assert!(node.0.try_wait().unwrap().is_none());
+    assert!(node.try_wait().is_none());
     drop(stdin_tx);
     ["standard input has ended", "stopping", "stopped"].into_iter().for_each(await_line);
     assert_eq!(node.ended().code(), Some(0));
@@ -125,8 +128,9 @@ fn a_wrong_configuration_is_refused_with_file_field_and_what_was_expected() {
         let mut config = good.clone();
         config[field] = value.clone();
         std::fs::write(dir.path().join("node.json"), config.to_string()).unwrap();
-        let (status, output) = run_kvnode(&["--config", "node.json"], &dir);
-        assert_eq!(status.code(), Some(2), "{field} {value}: {status}: {output}");
+        let ended = run_kvnode(&["--config", "node.json"], &dir);
+        let output = ended.outputs();
+        assert_eq!(ended.code, Some(2), "{field} {value}: {output}");
         assert!(output.contains("node.json") && output.contains(field) && output.contains("expected"), "{field} {value}: {output}");
     }
 }
@@ -144,11 +148,9 @@ fn the_command_line_tells_what_it_can_do() {
         (&[], 2, "--config"),
         (&["--no-such-option"], 2, "--no-such-option"),
     ] {
-        let (status, output) = run_kvnode(args, &dir);
-        assert_eq!(status.code(), Some(code), "{args:?}: {status}: {output}");
-        assert!(output.contains(word), "{args:?}: {output}");
+        let ended = run_kvnode(args, &dir);
+        assert!(ended.code == Some(code) && ended.outputs().contains(word), "{args:?}: {ended:?}");
     }
-    let (status, output) = run_kvnode(&["--config", "none.json"], &dir);
-    assert_eq!(status.code(), Some(2), "{output}");
-    assert!(output.contains("none.json"), "{output}");
+    let ended = run_kvnode(&["--config", "none.json"], &dir);
+    assert!(ended.code == Some(2) && ended.outputs().contains("none.json"), "{ended:?}");
 }

@@ -3,8 +3,9 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::cluster::{Cluster, random_bits};
+use crate::cluster::Cluster;
 use crate::load::{Load, fill};
+use crate::random::{Random, seed};
 
 /// What is promised of the others while one node is ill: coarse, because the machine under the tests may be small and busy.
 const LATENCY_BOUND: Duration = Duration::from_secs(2);
@@ -164,8 +165,7 @@ fn a_cut_link_heals_without_a_deleted_key_coming_back() {
     thread::sleep(Duration::from_secs(1));
     assert!(cluster.status(1).number("tombstones") >= 30);
 
-    cluster.join(1, 3);
-    cluster.join(2, 3);
+    cluster.join_all(3);
     cluster.await_mesh(&[1, 2, 3]);
     cluster.await_converged();
     for id in 1..=3 {
@@ -203,21 +203,14 @@ fn a_connection_that_the_network_has_forgotten_is_made_anew() {
 /// before the last fault has healed. The load may be refused or left in the dark meanwhile; what it was promised stays.
 #[test]
 fn any_order_of_faults_keeps_what_was_promised() {
-    let seed = std::env::var("KVMESH_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or_else(|| u64::from(random_bits()));
-    println!("KVMESH_SEED={seed}");
-    let mut random = seed;
-    let mut below = |bound: u64| {
-        // The constants of Knuth's MMIX generator; its high bits are the good ones.
-        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (random >> 33) % bound
-    };
+    let mut random = Random::new(seed());
     let mut cluster = Cluster::plan(3).links().alone().start();
     let mut load = Load::start(&[1, 2, 3].map(|id| (cluster.client_addr(id), "majority")));
     for _ in 0..12 {
-        let node = 1 + below(3) as u16;
+        let node = 1 + random.below(3) as u16;
         let pairs = [(1, 2), (1, 3), (2, 3)];
-        let (first, second) = (pairs[below(3) as usize], pairs[below(3) as usize]);
-        let fault = below(6);
+        let (first, second) = (pairs[random.below(3)], pairs[random.below(3)]);
+        let fault = random.below(6);
         println!("fault {fault}: n{node}, {first:?}, {second:?}");
         match fault {
             0 => cluster.pause(node),
@@ -235,7 +228,7 @@ fn any_order_of_faults_keeps_what_was_promised() {
             }
         }
         // Shorter and longer than it takes to be called down.
-        thread::sleep(Duration::from_millis(100 + below(1_500)));
+        thread::sleep(Duration::from_millis(100 + random.below(1_500) as u64));
         for (a, b) in pairs {
             cluster.join(a, b);
         }

@@ -3,12 +3,12 @@
 //! The disk is a small tmpfs in a mount namespace of the test's own. Where that is refused the test says SKIPPED on stderr, and `.ci/run` fails on that word.
 
 use std::fs::{self, File};
-use std::io::{BufRead, BufReader, Write, stderr};
+use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-use crate::client::Client;
 use crate::cluster::{Cluster, DEADLINE, until};
+use crate::program::skip;
 use crate::roaming::{Outcomes, Roaming};
 
 const DISK_KIB: usize = 4 << 10;
@@ -26,7 +26,7 @@ fn a_full_disk_refuses_writes_until_a_restart_finds_space() {
     cluster.kill(3);
     cluster.start(3);
     cluster.await_ready(3);
-    await_full(&cluster);
+    cluster.await_log_stopped(3, "disk full");
     assert_refuses_writes(&cluster);
     before.assert_kept(cluster.client_addr(3));
 
@@ -45,7 +45,7 @@ fn a_full_disk_refuses_writes_until_it_is_told_to_resume() {
     // Too early: nothing has changed.
     let reply = cluster.ask(3, "RESUME");
     assert!(reply.len() == 1 && reply[0].starts_with("ERROR READONLY "), "{reply:?}");
-    await_full(&cluster);
+    cluster.await_log_stopped(3, "disk full");
     assert_refuses_writes(&cluster);
 
     disk.free();
@@ -65,7 +65,7 @@ fn what_a_filling_disk_has_acknowledged_is_on_it() {
     let load = Roaming::start("filling", &[cluster.client_addr(1), cluster.client_addr(1), cluster.client_addr(1)]);
     load.await_progress(20);
     disk.leave(FREE_KIB);
-    await_full(&cluster);
+    cluster.await_log_stopped(3, "disk full");
     cluster.await_counted(1, 3, "no");
     let outcomes = load.end();
     outcomes.assert_codes_are(&["TIMEOUT", "NOQUORUM"]);
@@ -90,7 +90,7 @@ fn filled(disk: &SmallDisk) -> (Cluster, Outcomes) {
     let load = Roaming::start("before", &addrs);
     load.await_progress(20);
     disk.leave(FREE_KIB);
-    await_full(&cluster);
+    cluster.await_log_stopped(3, "disk full");
     // The others go on, and so do the clients.
     load.await_progress(100);
     let before = load.end();
@@ -127,7 +127,7 @@ fn filled(disk: &SmallDisk) -> (Cluster, Outcomes) {
 fn started(disk: &SmallDisk) -> Cluster {
     let mut cluster = Cluster::plan(3).set("recovery_wait_ms", 1_500).build();
     cluster.configure(3, "data_dir", disk.data_dir.to_str().unwrap());
-    cluster.ids().into_iter().for_each(|id| cluster.start(id));
+    cluster.start_all();
     cluster.await_converged();
     cluster.await_mesh(&[1, 2, 3]);
     cluster
@@ -165,15 +165,6 @@ fn writes_again(cluster: &mut Cluster, before: &Outcomes) {
         before.assert_kept(cluster.client_addr(id));
         after.assert_kept(cluster.client_addr(id));
     }
-}
-
-#[track_caller]
-fn await_full(cluster: &Cluster) {
-    until("n3: log stopped: disk full", DEADLINE, || {
-        let status = Client::connect(cluster.client_addr(3)).and_then(|mut client| client.status()).map_err(|error| error.to_string())?;
-        let log = status.text("log");
-        if log.starts_with("stopped: disk full") { Ok(()) } else { Err(log.to_owned()) }
-    });
 }
 
 /// At every level, and before anything is applied. Everything else goes on.
@@ -221,10 +212,7 @@ impl SmallDisk {
                 Err(why) => refusals.push(format!("unshare {}: {}", namespaces.join(" "), why.trim().replace('\n', " "))),
             }
         }
-        // Not captured, as what is printed with macros would be.
-        let name = std::thread::current().name().unwrap_or_default().to_owned();
-        let line = format!("\nSKIPPED {name}: no file system of its own can be mounted here: {}\n", refusals.join("; "));
-        stderr().write_all(line.as_bytes()).unwrap();
+        skip(&format!("no file system of its own can be mounted here: {}", refusals.join("; ")));
         None
     }
 

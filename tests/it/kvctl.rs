@@ -12,15 +12,14 @@ use std::time::Duration;
 use nix::pty::openpty;
 
 use crate::cluster::Cluster;
-use crate::running::Running;
+use crate::kit::process::Process;
+use crate::program::{self, run};
 
 /// Sets a title, clears the screen, colours, fills the clipboard, the same in eight bits, and turns the direction of text.
 const EVIL: &[u8] = b"\x1b]0;owned\x07\x1b[2J\x1b[31mFAKE\x1b[0m\x1b]52;c;ZXZpbA==\x07\x9b31m\xc2\x9b31m\xe2\x80\xaegnp.exe";
 
 fn kvctl(addr: SocketAddr, args: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_kvctl"));
-    command.args(["-n", &addr.to_string(), "--timeout", "10"]).args(args);
-    command
+    program::kvctl(&[addr], &[&["--timeout", "10"], args].concat())
 }
 
 /// What a person sees: stdout and stderr on a terminal, on which this was typed.
@@ -29,7 +28,7 @@ fn seen(mut command: Command, typed: &[u8]) -> (Option<i32>, Vec<u8>) {
     let (mut terminal, kvctls) = (File::from(ends.master), ends.slave);
     let both = || Stdio::from(kvctls.try_clone().unwrap());
     command.stdin(both()).stdout(both()).stderr(both()).env("TERM", "dumb").env("HOME", "/nonexistent").env_remove("XDG_STATE_HOME");
-    let mut kvctl = Running(command.spawn().unwrap());
+    let mut kvctl = Process::start(&mut command).unwrap();
     // The reader's end of the terminal ends when nobody has the other one.
     drop((command, kvctls));
     terminal.write_all(typed).unwrap();
@@ -145,11 +144,8 @@ fn no_word_of_a_server_reaches_a_terminal_as_it_is() {
             assert!(code.is_some(), "{args:?}");
             assert_text(&shown, args[0]);
         }
-        let both = format!("{addr},{addr}");
         for args in [&["diff"][..], &["converge", "--timeout", "0.1"]] {
-            let mut command = Command::new(env!("CARGO_BIN_EXE_kvctl"));
-            command.args(["-n", &both]).args(args);
-            let (_, shown) = seen(command, b"");
+            let (_, shown) = seen(program::kvctl(&[addr, addr], args), b"");
             assert_text(&shown, args[0]);
         }
     }
@@ -157,16 +153,8 @@ fn no_word_of_a_server_reaches_a_terminal_as_it_is() {
 
 /// Runs kvctl with short time-outs, as a script does, to its end.
 fn end(addr: SocketAddr, args: &[&str]) -> (Option<i32>, String) {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_kvctl"));
-    command.args(["-n", &format!("{addr},{addr}"), "--timeout", "0.2"]).args(args);
-    let said = tempfile::tempfile().unwrap();
-    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(said.try_clone().unwrap());
-    let status = Running(command.spawn().unwrap()).ended();
-    let mut text = String::new();
-    let mut said = said;
-    std::io::Seek::rewind(&mut said).unwrap();
-    said.read_to_string(&mut text).unwrap();
-    (status.code(), text)
+    let ended = run(&mut program::kvctl(&[addr, addr], &[&["--timeout", "0.2"], args].concat()));
+    (ended.code, ended.err)
 }
 
 /// Each byte, and each line, comes in time; the answer never does.

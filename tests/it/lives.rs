@@ -12,13 +12,13 @@ use kvmesh::store::Store;
 use kvmesh::wire::dump::{Header, Kind, Scan};
 
 use crate::backup::kvctl;
-use crate::cluster::{Cluster, DEADLINE, Plan, until};
+use crate::cluster::{Cluster, ClusterPlan, DEADLINE, until};
 use crate::versions::OLD_PROGRAM;
 
 /// Of each node, that are over.
 const LIVES: u64 = 300;
 
-fn plan() -> Plan {
+fn plan() -> ClusterPlan {
     Cluster::plan(3).set("tombstone_age_min_ms", 300)
 }
 
@@ -91,10 +91,8 @@ fn nodes_that_were_started_often_name_few_lives_and_an_old_copy_brings_nothing_b
     let digest = await_equal(&cluster);
     assert!(digest.ends_with(" 900"), "{digest}");
     // On disk, too.
-    for id in 1..=3 {
-        cluster.kill(id);
-    }
-    (1..=3).for_each(|id| cluster.start(id));
+    cluster.kill_all();
+    cluster.start_all();
     cluster.await_mesh(&[1, 2, 3]);
     await_few_lives(&cluster, &[1, 2, 3]);
     assert_eq!(await_equal(&cluster), digest);
@@ -169,7 +167,7 @@ fn nothing_is_folded_beside_the_build_before_and_it_is_not_met_afterwards() {
     };
     let mut cluster = plan().patient().build();
     cluster.set_program(3, Some(old.clone()));
-    (1..=3).for_each(|id| cluster.start(id));
+    cluster.start_all();
     cluster.await_mesh(&[1, 2, 3]);
     cluster.await_whole();
     restore(&cluster, LIVES);

@@ -14,7 +14,8 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
 use serde_json::json;
 
-use crate::cluster::{Cluster, DEADLINE, until};
+use crate::cluster::{Cluster, DEADLINE, kvnode};
+use crate::kit::process::Process;
 
 /// A pipe into which not a byte more goes: whoever reads the log has stopped doing so.
 fn full_pipe() -> (PipeReader, PipeWriter) {
@@ -33,9 +34,7 @@ fn a_log_that_nobody_reads_stops_neither_a_node_nor_its_end() {
     let mut cluster = Cluster::plan(3).build();
     let (mut reader, writer) = full_pipe();
     cluster.set_stderr(1, writer);
-    for id in 1..=3 {
-        cluster.start(id);
-    }
+    cluster.start_all();
     cluster.await_converged();
     cluster.await_mesh(&[1, 2, 3]);
     assert_eq!(cluster.ask_line(1, "SET a 1"), "OK");
@@ -64,9 +63,7 @@ fn a_second_signal_ends_a_node_whose_log_nobody_reads() {
     let mut cluster = Cluster::plan(2).set("shutdown_timeout_ms", 60_000).set("peer_timeout_ms", 60_000).build();
     let (_reader, writer) = full_pipe();
     cluster.set_stderr(1, writer);
-    for id in 1..=2 {
-        cluster.start(id);
-    }
+    cluster.start_all();
     cluster.await_converged();
     cluster.pause(2);
     // A patient stop waits a minute for the peer to take these.
@@ -102,20 +99,18 @@ fn a_start_that_fails_ends_although_nobody_reads_why() {
     fs::write(dir.path().join("node.json"), "{}").unwrap();
     let (mut reader, writer) = full_pipe();
     let start = || {
-        let mut kvnode = Command::new(env!("CARGO_BIN_EXE_kvnode"));
+        let mut kvnode = Command::new(kvnode());
         kvnode.args(["--config", "node.json"]).current_dir(dir.path()).stdin(Stdio::null()).stdout(Stdio::null());
-        kvnode.stderr(writer.try_clone().unwrap()).spawn().unwrap()
+        Process::start(kvnode.stderr(writer.try_clone().unwrap())).unwrap()
     };
-    let mut process = start();
-    let status = until("the end of a start that fails", DEADLINE, || process.try_wait().unwrap().ok_or("it runs".to_owned()));
-    assert_eq!(status.code(), Some(2));
+    assert_eq!(start().ended().code(), Some(2));
     // Read, it is there whenever the process has ended.
     let reading = thread::spawn(move || {
         let mut said = String::new();
         reader.read_to_string(&mut said).unwrap();
         said
     });
-    assert_eq!(start().wait().unwrap().code(), Some(2));
+    assert_eq!(start().ended().code(), Some(2));
     drop(writer);
     let said = reading.join().unwrap();
     assert!(said.trim_start_matches('.').starts_with("kvnode: node.json"), "{said}");

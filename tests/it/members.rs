@@ -12,7 +12,7 @@ fn a_member_is_added_and_retired_under_load() {
     load.await_progress(200);
 
     // The newcomer first: a majority of four is three, so it must be there when the others begin to count it.
-    cluster.add(4, &[1, 2, 3, 4]);
+    cluster.add(4, &[1, 2, 3, 4]).unwrap();
     cluster.start(4);
     cluster.await_answer(4);
     for id in 1..=3 {

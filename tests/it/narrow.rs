@@ -3,7 +3,7 @@
 //! What the sender has handed to its system says little of such a link: half a megabyte waits there for seconds.
 
 use crate::client::Client;
-use crate::cluster::{Cluster, Plan};
+use crate::cluster::{Cluster, ClusterPlan};
 
 /// Bytes a second. The buffers of the system hold more than any time-out's worth of it.
 const RATE: u32 = 300_000;
@@ -11,7 +11,7 @@ const RATE: u32 = 300_000;
 const LEN: usize = 800_000;
 
 /// Time-outs far shorter than `LEN` bytes take.
-fn hurried() -> Plan {
+fn hurried() -> ClusterPlan {
     Cluster::plan(3).links().set("peer_timeout_ms", 400).set("ack_timeout_ms", 1_000).alone()
 }
 
@@ -26,7 +26,7 @@ fn narrow(cluster: &Cluster, both_ways: bool) {
 }
 
 /// Its replies are not waited for.
-fn put(client: &Client, keys: usize, value_len: usize) {
+fn put(client: &mut Client, keys: usize, value_len: usize) {
     let value = "v".repeat(value_len);
     let commands: String = (0..keys).map(|key| format!("PUT k{key} {value}\n")).collect();
     client.send(commands).expect("commands that are sent");
@@ -36,8 +36,8 @@ fn put(client: &Client, keys: usize, value_len: usize) {
 fn a_large_value_arrives() {
     let mut cluster = hurried().start();
     narrow(&cluster, false);
-    let client = cluster.client(1);
-    put(&client, 1, LEN);
+    let mut client = cluster.client(1);
+    put(&mut client, 1, LEN);
     cluster.await_reply(3, "EXISTS k0", "1");
     cluster.await_converged();
 }
@@ -46,8 +46,8 @@ fn a_large_value_arrives() {
 fn large_values_that_meet_arrive() {
     let mut cluster = hurried().set("ack", "local").start();
     narrow(&cluster, true);
-    let (one, three) = (cluster.client(1), cluster.client(3));
-    put(&one, 1, LEN);
+    let (mut one, mut three) = (cluster.client(1), cluster.client(3));
+    put(&mut one, 1, LEN);
     three.send(format!("PUT k {}\n", "v".repeat(LEN))).expect("a command that is sent");
     cluster.await_reply(3, "EXISTS k0", "1");
     cluster.await_reply(1, "EXISTS k", "1");
@@ -59,8 +59,8 @@ fn large_values_that_meet_arrive() {
 fn many_small_values_arrive() {
     let mut cluster = hurried().set("ack", "local").start();
     narrow(&cluster, true);
-    let client = cluster.client(1);
-    put(&client, LEN / 1_000, 1_000);
+    let mut client = cluster.client(1);
+    put(&mut client, LEN / 1_000, 1_000);
     cluster.await_reply(3, "COUNT", &(LEN / 1_000).to_string());
     cluster.await_converged();
 }
@@ -70,8 +70,8 @@ fn many_small_values_arrive() {
 fn a_blank_node_takes_its_dump() {
     let keys = 2;
     let mut cluster = hurried().set("ack", "local").set("recovery_wait_ms", 1_500).start();
-    let client = cluster.client(1);
-    put(&client, keys, LEN / keys);
+    let mut client = cluster.client(1);
+    put(&mut client, keys, LEN / keys);
     cluster.await_reply(1, "COUNT", &keys.to_string());
     cluster.await_converged();
     cluster.kill(3);

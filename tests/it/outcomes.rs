@@ -3,6 +3,7 @@
 use std::thread;
 use std::time::Duration;
 
+use crate::client::Limit;
 use crate::cluster::Cluster;
 
 #[test]
@@ -106,8 +107,7 @@ fn a_recovering_node_says_so_and_opens_once_it_has_caught_up() {
     assert_eq!(client.status().unwrap().text("state"), "recovering");
     assert!(client.ask("HELP").unwrap().len() > 5);
 
-    cluster.join(1, 3);
-    cluster.join(2, 3);
+    cluster.join_all(3);
     cluster.await_ready(3);
     assert_eq!(client.ask_line("GET a").unwrap(), "VALUE 1");
     assert!(client.ask_line("GET b").unwrap().starts_with("ERROR NOTFOUND "));
@@ -187,7 +187,7 @@ fn the_later_of_two_acknowledged_writes_wins_everywhere() {
     let mut clients = [cluster.client(1), cluster.client(2), cluster.client(3)];
     for turn in 0..300 {
         let client = &mut clients[turn % 3];
-        client.set_reply_timeout(Duration::from_secs(5)).unwrap();
+        client.set_limit(Limit::Each(Duration::from_secs(5)));
         assert_eq!(client.ask_line(&format!("PUT a {turn}")).unwrap(), "OK");
     }
     cluster.await_converged();

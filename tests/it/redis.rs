@@ -20,13 +20,14 @@ use std::collections::{BTreeSet, VecDeque};
 use std::thread;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use commands::{Made, Maker, Random, Times, Words, all_keys, exact, words};
+use commands::{Made, Maker, Times, Words, all_keys, exact, words};
 use compare::{Compare, equal, is_listed_difference};
 pub use servers::Redis;
 use servers::{Both, Servers, ask, shown};
 use wire::{Answer, Connection, Reply, request};
 
-use crate::cluster::{DEADLINE, random_bits, until};
+use crate::cluster::{DEADLINE, until};
+use crate::random::{Random, number_from, seed};
 
 /// Sequences per version of RESP.
 const ROUNDS: u64 = 100;
@@ -44,9 +45,8 @@ fn made_up_commands_in_resp_3() {
 
 fn made_up_commands(version: u8) {
     let Some(servers) = Servers::start() else { return };
-    let seed = number_from("KVMESH_SEED").unwrap_or_else(|| random_bits().into());
-    println!("KVMESH_SEED={seed}");
-    let mut random = Random(seed);
+    let seed = seed();
+    let mut random = Random::new(seed);
     let mut comparison = Comparison::new(&servers, version, format!("KVMESH_SEED={seed}"));
     for _ in 0..number_from("KVMESH_ROUNDS").unwrap_or(ROUNDS) {
         comparison.sequence(&mut random);
@@ -61,9 +61,8 @@ fn made_up_commands(version: u8) {
 fn pipelines_in_pieces() {
     const BATCHES: usize = 30;
     let Some(servers) = Servers::start() else { return };
-    let seed = number_from("KVMESH_SEED").unwrap_or_else(|| random_bits().into());
-    println!("KVMESH_SEED={seed}");
-    let mut random = Random(seed);
+    let seed = seed();
+    let mut random = Random::new(seed);
     for version in [2, 3] {
         let mut both = servers.connect(version);
         for _ in 0..BATCHES {
@@ -178,16 +177,15 @@ fn short_lives() {
 fn decimals_of_fifteen_digits() {
     const SUMS: usize = 1_000;
     let Some(servers) = Servers::start() else { return };
-    let seed = number_from("KVMESH_SEED").unwrap_or_else(|| random_bits().into());
-    println!("KVMESH_SEED={seed}");
-    let mut random = Random(seed);
+    let seed = seed();
+    let mut random = Random::new(seed);
     let mut comparison = Comparison::new(&servers, 2, format!("KVMESH_SEED={seed}"));
     for _ in 0..SUMS {
         // Fifteen digits in all: what cancels out leaves fewer of them than were there.
         let places = random.below(8);
         let numbers = [(); 2].map(|()| {
             let digits = 1 + random.below(14 - places) + places;
-            let number = (random.next() % 10_u64.pow(digits as u32)) as i64;
+            let number = random.below(10_usize.pow(digits as u32));
             let text = format!("{number:0width$}", width = places + 1);
             let (whole, fraction) = text.split_at(text.len() - places);
             if places == 0 { whole.to_owned() } else { format!("{whole}.{fraction}") }
@@ -223,11 +221,6 @@ fn values_at_the_limit() {
     for command in [vec![b"SET".to_vec(), b"b".to_vec(), vec![7; max]], words("STRLEN b"), words("DEL a b")] {
         comparison.step(0, exact(command));
     }
-}
-
-fn number_from(name: &str) -> Option<u64> {
-    let text = std::env::var(name).ok()?;
-    Some(text.parse().unwrap_or_else(|_| panic!("{name}: expected a number, found {text:?}")))
 }
 
 fn now_s() -> i64 {

@@ -5,7 +5,6 @@ use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::Write;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -17,6 +16,8 @@ use kvmesh::wire::dump::{Header, Kind, Scan};
 use kvmesh::wire::frame::seal;
 use serde_json::json;
 
+use crate::backup::kvctl;
+use crate::client::Client;
 use crate::cluster::{Cluster, DEADLINE};
 
 /// Of a log file: 8 bytes that name it, and the format as a little-endian u32.
@@ -383,7 +384,7 @@ fn a_node_that_reads_a_large_disk_says_how_far_it_is() {
         assert!(started.elapsed() < 2 * DEADLINE, "n1 does not open: {:?}", heard.last());
         if asking.is_none() {
             cluster.revive(1);
-            asking = crate::client::Client::connect(cluster.client_addr(1)).ok();
+            asking = Client::connect(cluster.client_addr(1)).ok();
         }
         if let Some(reply) = asking.as_mut().and_then(|client| client.ask_line("GET fill/0").ok()) {
             heard.push(reply);
@@ -408,10 +409,8 @@ fn the_clock_starts_above_every_stamp_on_the_disk() {
     let path = dir.path().join("backup.jsonl");
     fs::write(&path, backup_of("ahead", ahead)).unwrap();
     // A blank node takes it: whose clock is right it cannot know.
-    let restored =
-        Command::new(env!("CARGO_BIN_EXE_kvctl")).args(["-n", &cluster.client_addr(1).to_string(), "restore"]).arg(&path).output();
-    let restored = restored.unwrap();
-    assert!(restored.status.success(), "{restored:?}");
+    let restored = kvctl(&cluster, 1, &["restore", path.to_str().unwrap()], None);
+    assert_eq!(restored.code, Some(0), "{restored:?}");
     let mut greatest = ahead;
     for life in 0..3 {
         cluster.kill(1);

@@ -7,14 +7,13 @@ use std::thread;
 use std::time::Duration;
 
 use crate::cluster::{Cluster, DEADLINE, until};
+use crate::random::{Random, seed};
 
 #[test]
 fn a_node_of_another_cluster_is_refused() {
     let mut cluster = Cluster::plan(3).set("recovery_wait_ms", 500).build();
     cluster.configure(3, "cluster", "another-mesh");
-    for id in 1..=3 {
-        cluster.start(id);
-    }
+    cluster.start_all();
     cluster.await_ready(1);
     cluster.await_ready(2);
     cluster.await_log(1, &["another-mesh"]);
@@ -29,7 +28,7 @@ fn a_node_of_another_cluster_is_refused() {
 #[test]
 fn a_node_that_nobody_lists_is_refused() {
     let mut cluster = Cluster::plan(2).set("recovery_wait_ms", 500).start();
-    cluster.add(9, &[1, 2, 9]);
+    cluster.add(9, &[1, 2, 9]).unwrap();
     cluster.start(9);
     cluster.await_log(1, &["9", "refuse"]);
     cluster.await_log(9, &["refuse"]);
@@ -49,9 +48,7 @@ fn a_node_that_nobody_lists_is_refused() {
 fn a_node_that_does_not_list_me_is_refused() {
     let mut cluster = Cluster::plan(3).set("recovery_wait_ms", 500).build();
     cluster.set_members(3, &[1, 3]);
-    for id in 1..=3 {
-        cluster.start(id);
-    }
+    cluster.start_all();
     cluster.await_ready(1);
     cluster.await_ready(2);
     cluster.await_log(2, &["3", "refuse"]);
@@ -67,15 +64,7 @@ fn a_node_that_does_not_list_me_is_refused() {
 #[test]
 fn wrong_bytes_on_the_peer_port_get_a_close_and_clients_are_told_what_it_is() {
     let mut cluster = Cluster::plan(3).start();
-    let mut noise: u64 = 0x9e37_79b9_7f4a_7c15;
-    let random: Vec<u8> = std::iter::repeat_with(|| {
-        noise ^= noise << 13;
-        noise ^= noise >> 7;
-        noise ^= noise << 17;
-        noise as u8
-    })
-    .take(200_000)
-    .collect();
+    let random = Random::new(seed()).bytes(200_000);
     let connect = || {
         let stream = TcpStream::connect(cluster.peer_addr(1)).unwrap();
         stream.set_read_timeout(Some(Duration::from_secs(15))).unwrap();
@@ -173,7 +162,7 @@ fn a_crowd_that_does_not_give_in_keeps_no_member_out() {
 #[test]
 fn why_a_peer_cannot_be_reached_is_logged_once_and_stands_in_peers() {
     let mut cluster = Cluster::plan(2).set("recovery_wait_ms", 500).start();
-    cluster.add(5, &[1, 2, 5]);
+    cluster.add(5, &[1, 2, 5]).unwrap();
     let (client_addr, other) = (cluster.client_addr(1).to_string(), cluster.peer_addr(2).to_string());
     let nobody = std::net::TcpListener::bind((cluster.ip(), 0)).unwrap().local_addr().unwrap().to_string();
     // Takes what is said to it, and never answers.

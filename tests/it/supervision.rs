@@ -7,7 +7,7 @@ use std::net::TcpListener;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use nix::fcntl::OFlag;
@@ -18,16 +18,14 @@ use tempfile::TempDir;
 
 use crate::client::Client;
 use crate::cluster::{Cluster, DEADLINE, repository_path, until};
-use crate::running::Running;
+use crate::kit::process::Process;
+use crate::program::{Program, begin};
 
 /// A signal to the supervisor alone stops everything within this time.
 const STOP_BOUND: Duration = Duration::from_secs(8);
 
-/// A supervisor whose output goes into files.
-struct Supervisor {
-    process: Running,
-    output: TempDir,
-}
+/// A supervisor that runs.
+struct Supervisor(Program);
 
 impl Supervisor {
     /// `kvctl cluster` with the configurations of this cluster, in its directory.
@@ -37,18 +35,15 @@ impl Supervisor {
     }
 
     fn spawn(command: &mut Command) -> Supervisor {
-        let output = tempfile::tempdir().unwrap();
-        let file = |name| File::create(output.path().join(name)).unwrap();
-        command.stdin(Stdio::null()).stdout(file("stdout")).stderr(file("stderr"));
-        Supervisor { process: Running(command.spawn().unwrap()), output }
+        Supervisor(begin(command, None))
     }
 
     fn stdout(&self) -> String {
-        String::from_utf8_lossy(&fs::read(self.output.path().join("stdout")).unwrap()).into_owned()
+        self.0.out()
     }
 
     fn stderr(&self) -> String {
-        String::from_utf8_lossy(&fs::read(self.output.path().join("stderr")).unwrap()).into_owned()
+        self.0.err()
     }
 
     #[track_caller]
@@ -57,7 +52,7 @@ impl Supervisor {
             let stdout = self.stdout();
             match stdout.lines().find(|line| line.contains(words)) {
                 Some(line) => Ok(line.to_owned()),
-                None => Err(format!("{:?}\n{stdout}\n{}", self.process.0.try_wait(), self.stderr())),
+                None => Err(format!("{:?}\n{stdout}\n{}", self.0.process.try_wait(), self.stderr())),
             }
         })
     }
@@ -70,21 +65,17 @@ impl Supervisor {
     }
 
     fn signal(&self, signal: Signal) {
-        kill(pid_of(&self.process.0), signal).unwrap();
+        self.0.signal(signal);
     }
 
     /// Waits for its end, which must come in time after a signal. Its exit code.
     #[track_caller]
     fn ended(&mut self) -> Option<i32> {
         let asked = Instant::now();
-        let status = self.process.ended();
+        let status = self.0.process.ended();
         assert!(asked.elapsed() < STOP_BOUND, "{:?}: {}", asked.elapsed(), self.stdout());
         status.code()
     }
-}
-
-fn pid_of(process: &Child) -> Pid {
-    Pid::from_raw(i32::try_from(process.id()).unwrap())
 }
 
 fn write_configs(cluster: &mut Cluster) {
@@ -92,7 +83,7 @@ fn write_configs(cluster: &mut Cluster) {
         // Wherever the nodes are started.
         let data = cluster.data_path(id);
         cluster.configure(id, "data_dir", data.to_str().unwrap());
-        cluster.write_config(id);
+        cluster.write_config(id).unwrap();
     }
 }
 
@@ -206,7 +197,7 @@ fn the_last_node_that_ends_does_not_end_the_supervisor() {
     kill(supervisor.await_ready(1), Signal::SIGQUIT).unwrap();
     supervisor.await_line("Node 1 has ended: killed by SIGQUIT.");
     supervisor.await_line("None of these nodes is running any more.");
-    assert!(supervisor.process.0.try_wait().unwrap().is_none());
+    assert!(supervisor.0.process.try_wait().is_none());
     supervisor.signal(Signal::SIGINT);
     assert_eq!(supervisor.ended(), Some(0));
     assert!(!supervisor.stdout().contains("Stopping"), "{}", supervisor.stdout());
@@ -222,7 +213,7 @@ fn nodes_stop_in_order_when_the_supervisor_is_killed() {
     assert_eq!(client.ask_line("ACK local").unwrap(), "OK");
     assert_eq!(client.ask_line("SET a 1").unwrap(), "OK");
     supervisor.signal(Signal::SIGKILL);
-    assert_eq!(supervisor.process.ended().signal(), Some(Signal::SIGKILL as i32));
+    assert_eq!(supervisor.0.process.ended().signal(), Some(Signal::SIGKILL as i32));
     await_gone(&pids);
     // Nothing holds the ports or the data any more.
     let mut supervisor = Supervisor::start(&mut cluster, &[]);
@@ -286,14 +277,14 @@ fn a_node_that_does_not_start_takes_the_others_along_and_decides_the_exit_code()
     // Node 1 holds this directory.
     let data = cluster.data_path(1);
     cluster.configure(2, "data_dir", data.to_str().unwrap());
-    cluster.write_config(2);
+    cluster.write_config(2).unwrap();
     not_started(&cluster, 1, "data");
 
     let data = cluster.data_path(2);
     fs::create_dir_all(&data).unwrap();
     fs::write(data.join("log-0000000003"), "no log").unwrap();
     cluster.configure(2, "data_dir", data.to_str().unwrap());
-    cluster.write_config(2);
+    cluster.write_config(2).unwrap();
     not_started(&cluster, 3, "");
 }
 
@@ -334,15 +325,15 @@ fn output_that_floods_without_a_line_end_delays_nothing() {
     write_configs(&mut cluster);
     let script = "#!/bin/sh\ncase $* in *node1*) exec tr '\\0' x </dev/zero;; *) exec sh -c 'printf begun; exec sleep 60';; esac\n";
     let mut command = with_kvnode(&cluster, script);
-    let mut process = Running(command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap());
-    let mut lines = BufReader::new(process.0.stdout.take().unwrap());
+    let mut process = Process::start(command.stdin(Stdio::null()).stdout(Stdio::piped())).unwrap();
+    let mut lines = BufReader::new(process.child.stdout.take().unwrap());
     for _ in 0..100 {
         let mut line = Vec::new();
         lines.read_until(b'\n', &mut line).unwrap();
         assert!(line.starts_with(b"[1] xxx") && line.len() < 100 << 10, "{} bytes", line.len());
     }
     // Nobody reads on: the pipe is full.
-    kill(pid_of(&process.0), Signal::SIGTERM).unwrap();
+    process.signal(Signal::SIGTERM).unwrap();
     let asked = Instant::now();
     // A program that is no node has inherited blocked signals, and is killed.
     assert_eq!(process.ended().code(), Some(1));
@@ -366,9 +357,9 @@ fn a_missing_node_program_is_named() {
 fn a_reader_who_leaves_ends_neither_the_nodes_nor_the_orderly_stop() {
     let mut cluster = Cluster::plan(1).build();
     write_configs(&mut cluster);
-    let mut process = Running(kvctl_cluster(&cluster).stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap());
+    let mut process = Process::start(kvctl_cluster(&cluster).stdin(Stdio::null()).stdout(Stdio::piped())).unwrap();
     let mut line = String::new();
-    BufReader::new(process.0.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    BufReader::new(process.child.stdout.take().unwrap()).read_line(&mut line).unwrap();
     assert!(line.starts_with("[1] "), "{line}");
     until("a node that serves", DEADLINE, || {
         let answer = Client::connect(cluster.client_addr(1)).and_then(|mut client| client.ask_line("SET a 1"));
@@ -377,13 +368,13 @@ fn a_reader_who_leaves_ends_neither_the_nodes_nor_the_orderly_stop() {
             line => Err(line),
         }
     });
-    kill(pid_of(&process.0), Signal::SIGTERM).unwrap();
+    process.signal(Signal::SIGTERM).unwrap();
     assert_eq!(process.ended().code(), Some(0));
     assert!(Client::connect(cluster.client_addr(1)).is_err());
 }
 
 /// A terminal, and a process that leads a session on it.
-fn on_terminal(command: Command) -> (PtyMaster, Running) {
+fn on_terminal(command: Command) -> (PtyMaster, Process) {
     // No other process may hold it: the terminal goes away when it is closed here.
     let master = posix_openpt(OFlag::O_RDWR | OFlag::O_NOCTTY | OFlag::O_CLOEXEC).unwrap();
     grantpt(&master).unwrap();
@@ -393,7 +384,7 @@ fn on_terminal(command: Command) -> (PtyMaster, Running) {
     let mut setsid = Command::new("setsid");
     setsid.arg("--ctty").arg(command.get_program()).args(command.get_args());
     setsid.current_dir(command.get_current_dir().unwrap());
-    (master, Running(setsid.stdin(stream()).stdout(stream()).stderr(stream()).spawn().unwrap()))
+    (master, Process::start(setsid.stdin(stream()).stdout(stream()).stderr(stream())).unwrap())
 }
 
 #[track_caller]

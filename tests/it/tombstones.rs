@@ -3,13 +3,13 @@
 use std::time::{Duration, Instant};
 
 use crate::client::Client;
-use crate::cluster::{Cluster, DEADLINE, Plan, until};
+use crate::cluster::{Cluster, ClusterPlan};
 
 const KEYS: usize = 40;
 /// In these tests a tombstone may go at this age, if all have it.
 const AGE_MIN: Duration = Duration::from_millis(300);
 
-fn plan() -> Plan {
+fn plan() -> ClusterPlan {
     Cluster::plan(3).set("tombstone_age_min_ms", AGE_MIN.as_millis() as u64)
 }
 
@@ -20,7 +20,7 @@ fn a_tombstone_goes_once_every_member_has_it() {
     cluster.await_converged();
     delete_half(&mut cluster.client(2));
     for id in 1..=3 {
-        await_tombstones(&cluster, id, 0);
+        cluster.await_number(id, "tombstones", 0);
     }
     cluster.await_converged();
     for id in 1..=3 {
@@ -49,10 +49,7 @@ fn a_member_that_is_away_holds_the_tombstones() {
     let mut cluster = plan().links().start();
     put_all(&mut cluster.client(1), "1");
     cluster.await_converged();
-    cluster.cut(1, 3);
-    cluster.cut(2, 3);
-    cluster.await_sees(1, 3, "down");
-    cluster.await_sees(2, 3, "down");
+    cluster.cut_off(3);
     delete_half(&mut cluster.client(1));
     cluster.await_reply(2, "EXISTS k0", "0");
     cluster.await_reply(2, &format!("EXISTS k{}", KEYS - 2), "0");
@@ -62,13 +59,12 @@ fn a_member_that_is_away_holds_the_tombstones() {
     // The member that is away does not know yet.
     assert_eq!(cluster.ask_line(3, "GET k0"), "VALUE 1");
 
-    cluster.join(1, 3);
-    cluster.join(2, 3);
+    cluster.join_all(3);
     cluster.await_mesh(&[1, 2, 3]);
     cluster.await_converged();
     for id in 1..=3 {
         assert_half_deleted(&cluster, id);
-        await_tombstones(&cluster, id, 0);
+        cluster.await_number(id, "tombstones", 0);
     }
     cluster.await_converged();
 }
@@ -79,7 +75,7 @@ fn a_blank_node_takes_what_the_others_have_and_gives_what_only_it_has() {
     put_all(&mut cluster.client(1), "1");
     delete_half(&mut cluster.client(1));
     for id in 1..=3 {
-        await_tombstones(&cluster, id, 0);
+        cluster.await_number(id, "tombstones", 0);
     }
     // It begins an incarnation of its own, out of sight, and writes before it meets the others.
     cluster.kill(3);
@@ -94,8 +90,7 @@ fn a_blank_node_takes_what_the_others_have_and_gives_what_only_it_has() {
     // The others delete and collect nothing meanwhile, but they do go on.
     assert_eq!(cluster.ask_line(1, "SET later 1"), "OK");
 
-    cluster.join(1, 3);
-    cluster.join(2, 3);
+    cluster.join_all(3);
     cluster.await_mesh(&[1, 2, 3]);
     cluster.await_converged();
     for id in 1..=3 {
@@ -113,9 +108,7 @@ fn a_member_that_was_removed_and_returns_with_old_data_resurrects_nothing() {
     let mut cluster = plan().links().start();
     put_all(&mut cluster.client(1), "1");
     cluster.await_converged();
-    cluster.cut(1, 3);
-    cluster.cut(2, 3);
-    cluster.await_sees(1, 3, "down");
+    cluster.cut_off(3);
     // It learns nothing more, and has one write that nobody knows of.
     let mut lonely = cluster.client(3);
     assert_eq!(lonely.ask_line("ACK local").unwrap(), "OK");
@@ -128,8 +121,8 @@ fn a_member_that_was_removed_and_returns_with_old_data_resurrects_nothing() {
         cluster.await_mesh(&[1, 2]);
     }
     delete_half(&mut cluster.client(1));
-    await_tombstones(&cluster, 1, 0);
-    await_tombstones(&cluster, 2, 0);
+    cluster.await_number(1, "tombstones", 0);
+    cluster.await_number(2, "tombstones", 0);
 
     // It is listed again, and returns with what it held.
     for id in 1..=2 {
@@ -138,8 +131,7 @@ fn a_member_that_was_removed_and_returns_with_old_data_resurrects_nothing() {
         cluster.await_mesh(&[1, 2]);
     }
     assert_eq!(cluster.ask_line(3, "GET k0"), "VALUE 1");
-    cluster.join(1, 3);
-    cluster.join(2, 3);
+    cluster.join_all(3);
     cluster.await_mesh(&[1, 2, 3]);
     cluster.await_converged();
     for id in 1..=3 {
@@ -169,14 +161,6 @@ fn assert_half_deleted(cluster: &Cluster, id: u16) {
         let wanted = if key % 2 == 0 { "0" } else { "1" };
         assert_eq!(client.ask_line(&format!("EXISTS k{key}")).unwrap(), wanted, "n{id}> EXISTS k{key}");
     }
-}
-
-#[track_caller]
-fn await_tombstones(cluster: &Cluster, id: u16, wanted: u64) {
-    until(&format!("n{id}: {wanted} tombstones"), DEADLINE, || {
-        let found = cluster.status(id).number("tombstones");
-        if found == wanted { Ok(()) } else { Err(format!("{found}")) }
-    });
 }
 
 /// For several times their age. There is no event to wait for: nothing must happen.

@@ -3,15 +3,13 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::process::Command;
+use std::time::Duration;
 
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
 use tempfile::TempDir;
 
-use crate::cluster::{machine_alone, random_bits};
+use crate::cluster::machine_alone;
+use crate::program::{Ended, begin};
 
 /// A run ends half a minute after the minutes that it was given; the machine may be busy.
 const LONGEST: Duration = Duration::from_secs(150);
@@ -50,17 +48,17 @@ const CHECKS: [&str; 26] = [
 #[test]
 fn a_short_run_passes_and_names_every_check() {
     let _alone = machine_alone();
-    let seed = random_bits().to_string();
+    let seed = fastrand::u32(..).to_string();
     let dir = tempfile::tempdir().unwrap();
     let ended = run(Path::new(env!("CARGO_BIN_EXE_kvtorture")), &["--seed", &seed, "--minutes", SHORT], &dir);
-    println!("{}{}", ended.said, ended.complained);
+    println!("{}{}", ended.out, ended.err);
     if ended.code != Some(0) {
         // The evidence is there: it outlives this test.
         panic!("seed {seed}: exit code {:?}; see {}", ended.code, dir.keep().display());
     }
-    assert!(ended.said.starts_with(&format!("seed {seed}: ")) && ended.said.contains(&format!("verdict: PASSED, seed {seed}\n")));
+    assert!(ended.out.starts_with(&format!("seed {seed}: ")) && ended.out.contains(&format!("verdict: PASSED, seed {seed}\n")));
     for check in CHECKS {
-        assert!(ended.said.contains(check), "the report does not name \"{check}\"");
+        assert!(ended.out.contains(check), "the report does not name \"{check}\"");
     }
     let left: Vec<_> = fs::read_dir(dir.path()).unwrap().collect();
     assert!(left.is_empty(), "a run that has passed has left {left:?}");
@@ -76,9 +74,9 @@ fn a_run_that_fails_says_so_and_leaves_its_evidence() {
     fs::set_permissions(&server, fs::Permissions::from_mode(0o755)).unwrap();
     let evidence = dir.path().join("evidence");
     let ended = run(&copied, &["--seed", "7", "--minutes", "0.1", "--dir", evidence.to_str().unwrap()], &dir);
-    assert_eq!(ended.code, Some(1), "{}{}", ended.said, ended.complained);
-    assert!(ended.said.contains("verdict: FAILED, seed 7: ") && ended.said.contains("n1 has ended by itself"), "{}", ended.said);
-    assert!(ended.said.contains(&format!("evidence: {}", evidence.canonicalize().unwrap().display())), "{}", ended.said);
+    assert_eq!(ended.code, Some(1), "{}{}", ended.out, ended.err);
+    assert!(ended.out.contains("verdict: FAILED, seed 7: ") && ended.out.contains("n1 has ended by itself"), "{}", ended.out);
+    assert!(ended.out.contains(&format!("evidence: {}", evidence.canonicalize().unwrap().display())), "{}", ended.out);
     for file in ["report.txt", "history.jsonl", "node1.log", "node3.json"] {
         assert!(evidence.join(file).is_file(), "there is no {file}");
     }
@@ -86,7 +84,7 @@ fn a_run_that_fails_says_so_and_leaves_its_evidence() {
 
     // What an earlier run has left is not written over.
     let ended = run(&copied, &["--dir", evidence.to_str().unwrap()], &dir);
-    assert!(ended.code == Some(2) && ended.complained.contains("is not empty"), "{:?}: {}", ended.code, ended.complained);
+    assert!(ended.code == Some(2) && ended.err.contains("is not empty"), "{:?}: {}", ended.code, ended.err);
 }
 
 #[test]
@@ -100,11 +98,11 @@ fn bad_usage_and_a_missing_server_are_said_in_words() {
         (&["--seed"], &["--seed"]),
     ] {
         let ended = run(program, args, &dir);
-        assert_eq!(ended.code, Some(2), "{args:?}: {}", ended.complained);
-        assert!(words.iter().all(|word| ended.complained.contains(word)), "{args:?}: {}", ended.complained);
+        assert_eq!(ended.code, Some(2), "{args:?}: {}", ended.err);
+        assert!(words.iter().all(|word| ended.err.contains(word)), "{args:?}: {}", ended.err);
     }
     let ended = run(&copy(&dir), &["--minutes", SHORT], &dir);
-    assert!(ended.code == Some(1) && ended.complained.contains("cargo build"), "{:?}: {}", ended.code, ended.complained);
+    assert!(ended.code == Some(1) && ended.err.contains("cargo build"), "{:?}: {}", ended.code, ended.err);
 }
 
 /// The program without the server beside it.
@@ -114,40 +112,7 @@ fn copy(dir: &TempDir) -> PathBuf {
     copied
 }
 
-struct Ended {
-    code: Option<i32>,
-    said: String,
-    complained: String,
-}
-
-/// To its end; files for temporary use go to `dir`, the outputs to a place of their own.
+/// Runs it to its end; its temporary files go to `dir`.
 fn run(program: &Path, args: &[&str], dir: &TempDir) -> Ended {
-    let outputs = tempfile::tempdir().unwrap();
-    let [said, complained] = ["said", "complained"].map(|name| outputs.path().join(name));
-    let mut process = Command::new(program)
-        .args(args)
-        .env("TMPDIR", dir.path())
-        .stdin(Stdio::null())
-        .stdout(fs::File::create(&said).unwrap())
-        .stderr(fs::File::create(&complained).unwrap())
-        .spawn()
-        .expect("kvtorture starts");
-    let code = await_end(&mut process);
-    let [said, complained] = [said, complained].map(|path| fs::read_to_string(path).unwrap());
-    assert!(code.is_some(), "kvtorture has not ended after {LONGEST:?}: {said}{complained}");
-    Ended { code, said, complained }
-}
-
-/// None if it does not end in time: then it is asked to, so that it ends its nodes.
-fn await_end(process: &mut Child) -> Option<i32> {
-    let began = Instant::now();
-    while began.elapsed() < LONGEST {
-        if let Some(status) = process.try_wait().unwrap() {
-            return status.code();
-        }
-        thread::sleep(Duration::from_millis(20));
-    }
-    kill(Pid::from_raw(i32::try_from(process.id()).unwrap()), Signal::SIGTERM).unwrap();
-    process.wait().unwrap();
-    None
+    begin(Command::new(program).args(args).env("TMPDIR", dir.path()), None).end_within(LONGEST)
 }

@@ -13,16 +13,15 @@
 use std::collections::BTreeMap;
 use std::env;
 use std::fs;
-use std::io::{Read, Seek, Write};
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Command;
 
 use tempfile::TempDir;
 
 use crate::client::Client;
 use crate::cluster::{Cluster, DEADLINE, repository_path, until};
 use crate::golden;
-use crate::running::Running;
+use crate::program::{self, run};
 
 /// Stands for a reader's shell: `kvctl` asks node 1 unless it is told otherwise, `redis-cli` is on a
 /// terminal, and some `nc` is there.
@@ -47,10 +46,7 @@ fn the_quick_start_prints_what_it_shows() {
 
 /// Walks a page that starts the nodes itself, and speaks as `redis-cli`, too.
 fn walk_from_the_start(page: &str) {
-    if Command::new("redis-cli").arg("--version").stdout(Stdio::null()).status().is_err() {
-        // Not by a macro, whose output a passing test keeps to itself.
-        let skipped = format!("\nSKIPPED {page}: there is no redis-cli here (apt-get install redis-tools)\n");
-        let _ = std::io::stderr().write_all(skipped.as_bytes());
+    if !program::is_there("redis-cli", "redis-tools") {
         return;
     }
     walk(page, Cluster::plan(3).patient().set("recovery_wait_ms", 3_000).build());
@@ -239,15 +235,10 @@ impl Walk {
         let kvctl = Path::new(env!("CARGO_BIN_EXE_kvctl")).parent().expect("a directory");
         let paths = env::var_os("PATH").unwrap_or_default();
         let paths = env::join_paths([kvctl.to_owned()].into_iter().chain(env::split_paths(&paths))).expect("a PATH");
-        let mut output = tempfile::tempfile().expect("a file for the output");
-        let both = || Stdio::from(output.try_clone().expect("a second handle"));
-        let mut shell = Command::new("bash");
-        shell.args(["-c", &self.here(&format!("{SHELL}{command}"))]).env("PATH", paths).current_dir(self.dir.path());
-        shell.stdin(Stdio::null()).stdout(both()).stderr(both());
-        Running(shell.spawn().expect("bash starts")).ended();
-        let mut printed = String::new();
-        output.rewind().and_then(|()| output.read_to_string(&mut printed)).expect("what was printed is text");
-        printed.lines().map(str::to_owned).collect()
+        let shell = self.here(&format!("exec 2>&1; {SHELL}{command}"));
+        let mut bash = Command::new("bash");
+        bash.args(["-c", &shell]).env("PATH", paths).current_dir(self.dir.path());
+        run(&mut bash).out.lines().map(str::to_owned).collect()
     }
 
     fn find_logged(&self, line: usize, shown: &str) {

@@ -3,9 +3,9 @@
 //!
 //! It is done as a user could: a backup of the node is restored into it, with one entry more, the stamp of which is some seconds from now.
 
+use std::io;
 use std::time::Duration;
 
-use kvmesh::client::{self, Client};
 use kvmesh::data::clock::{Stamp, wall_ms};
 use kvmesh::data::entry::Entry;
 use kvmesh::data::version::{NodeId, Origin, Version, VersionVector};
@@ -23,14 +23,12 @@ const STEP_LEN: usize = 1 << 20;
 
 /// An error is the node's refusal.
 pub fn push(place: &Place, ahead: Duration) -> Result<(), String> {
-    let in_words = |error: client::Error| format!("n{} RESTORE: {error}", place.id);
-    let mut client = Client::connect(&[place.addr.to_string()], RESTORE_TIMEOUT).map_err(in_words)?;
-    // Begun before the backup is made, so that the collector rests meanwhile: a node takes no backup that is older than what it has forgotten.
-    client.send(b"RESTORE\n").map_err(in_words)?;
-    let backup = survey::dump(place)?;
-    let lines = with_one_more(backup, place.id, Stamp::from_wall_ms(wall_ms() + ahead.as_millis() as u64));
-    client.send(&lines).map_err(in_words)?;
-    client.lines::<client::Error>(|_| Ok(())).map_err(in_words)
+    // Begun before the backup is made, so that the collector rests meanwhile: a node takes no
+    // backup that is older than what it has forgotten.
+    survey::restore(place, RESTORE_TIMEOUT, || {
+        let backup = survey::dump(place).map_err(io::Error::other)?;
+        Ok(with_one_more(backup, place.id, Stamp::from_wall_ms(wall_ms() + ahead.as_millis() as u64)))
+    })
 }
 
 /// The backup with an entry more, of this stamp, by an incarnation of the node that never was.

@@ -14,6 +14,7 @@ use socket2::{Domain, Socket, Type};
 
 use crate::ahead;
 use crate::kit::proxy::{Effects, Mode};
+use crate::kit::wait::poll_until;
 use crate::nodes::Nodes;
 use crate::plan::{Fault, Kind};
 use crate::survey;
@@ -73,7 +74,7 @@ impl Ongoing {
         let fault = ongoing.fault.clone();
         match (fault.kind, fault.victims.first().copied()) {
             (Kind::Kill, _) => ongoing.seen = nodes.kill(&fault.victims),
-            (Kind::Stop, Some(victim)) => nodes.pause(victim),
+            (Kind::Stop, Some(victim)) => nodes.pause(victim)?,
             (Kind::Restart, Some(victim)) => {
                 match nodes.stop(victim) {
                     Ok(()) => ongoing.seen = 1,
@@ -89,7 +90,7 @@ impl Ongoing {
             (Kind::ClockAhead, Some(victim)) => {
                 nodes.set_links(&fault.links, ongoing.mode());
                 // A node takes one dump at a time, and says so while another one is on its way.
-                let pushed = survey::until(now + PUSH_TIMEOUT, || ahead::push(nodes.place(victim), CLOCK_AHEAD));
+                let pushed = poll_until(now + PUSH_TIMEOUT, || ahead::push(nodes.place(victim), CLOCK_AHEAD));
                 ongoing.complaints.extend(pushed.err());
                 ongoing.seen = survey::status(nodes.place(victim)).map_or(0, |status| status.number("clock_ahead_ms"));
             }
@@ -123,7 +124,7 @@ impl Ongoing {
 
     fn lose_disk(&mut self, nodes: &mut Nodes, victim: u16) -> io::Result<()> {
         nodes.kill(&[victim]);
-        self.seen = nodes.wipe(victim)?;
+        self.seen = nodes.lose_disk(victim)?;
         Ok(())
     }
 
@@ -169,7 +170,7 @@ impl Ongoing {
             (Kind::Restart, Some(victim)) if !fault.other_way => nodes.start(victim)?,
             (Kind::Stop, Some(victim)) => {
                 self.seen = u64::from(!survey::answers(nodes.place(victim), PING_TIMEOUT));
-                nodes.resume(victim);
+                nodes.resume(victim)?;
             }
             (Kind::DeafClient, _) => self.client = None,
             (Kind::DiskFull, Some(victim)) => self.free_disk(nodes, victim)?,
@@ -211,7 +212,7 @@ impl Ongoing {
     fn await_closes(&mut self, nodes: &Nodes) {
         // Nothing more is corrupted from here on.
         nodes.set_links(&self.fault.links, Mode::Pass);
-        let all_closed = survey::until(Instant::now() + CLOSE_TIMEOUT, || {
+        let all_closed = poll_until(Instant::now() + CLOSE_TIMEOUT, || {
             let effects = nodes.effects(&self.fault.links).since(&self.before);
             let open = effects.corrupted_open();
             if open == 0 { Ok(()) } else { Err(format!("{} left {open} of {} corrupted connections open", self.fault, effects.corrupted)) }
@@ -235,7 +236,7 @@ impl Ongoing {
         }
         limit_files(nodes, victim, None)?;
         if self.fault.other_way {
-            let resumed = survey::until(Instant::now() + CLOSE_TIMEOUT, || survey::resume(nodes.place(victim)));
+            let resumed = poll_until(Instant::now() + CLOSE_TIMEOUT, || survey::resume(nodes.place(victim)));
             self.complaints.extend(resumed.err().map(|why| format!("RESUME with space on the disk: {why}")));
         } else {
             self.complaints.extend(nodes.stop(victim).err());

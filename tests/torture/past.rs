@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use kvmesh::client::{self, Client};
 use kvmesh::data::clock::{Stamp, wall_ms};
 use kvmesh::data::entry::Entry;
 use kvmesh::data::version::{NodeId, Origin, Version, VersionVector};
@@ -12,6 +11,7 @@ use crate::ahead;
 use crate::checks::Dumped;
 use crate::keys::{Group, Key};
 use crate::nodes::Place;
+use crate::survey;
 
 /// Of each node; in each it wrote one key. More than it goes on naming, and together no more than a cluster takes of a backup.
 const LIVES: u32 = 120;
@@ -22,11 +22,7 @@ const RESTORE_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// An error is the node's refusal.
 pub fn restore(place: &Place, nodes: &[u16]) -> Result<(), String> {
-    let in_words = |error: client::Error| format!("n{} RESTORE: {error}", place.id);
-    let mut client = Client::connect(&[place.addr.to_string()], RESTORE_TIMEOUT).map_err(in_words)?;
-    client.send(b"RESTORE\n").map_err(in_words)?;
-    client.send(&backup(nodes)).map_err(in_words)?;
-    client.lines::<client::Error>(|_| Ok(())).map_err(in_words)
+    survey::restore(place, RESTORE_TIMEOUT, || Ok(backup(nodes)))
 }
 
 /// Keys of all those incarnations, which nobody writes or deletes.

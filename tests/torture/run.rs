@@ -18,6 +18,7 @@ use kvmesh::data::version::VersionVector;
 use crate::checks::{Dumped, Loss, Settled, Verdict};
 use crate::clients::Clients;
 use crate::fault::Ongoing;
+use crate::kit::wait::poll_until as until;
 use crate::latency::{Phase, Phases};
 use crate::logs::Logs;
 use crate::nodes::Nodes;
@@ -26,7 +27,7 @@ use crate::past;
 use crate::plan::{Fault, Kind, Plan};
 use crate::quiet::{Hush, Quiet};
 use crate::report::{FaultTally, Report};
-use crate::survey::{self, Size, until};
+use crate::survey::{self, Size};
 use crate::wire::REPLY_TIMEOUT;
 
 /// A node that starts, or has been out of reach, is whole again in this time, on a machine that is small and busy.
@@ -272,7 +273,7 @@ impl Run {
         let places = self.nodes.places();
         let joined = until(self.within(HEAL_TIMEOUT), || {
             let mut joined = VersionVector::default();
-            places.iter().try_for_each(|place| survey::status(place)?.vector().map(|vector| joined.join(&vector)))?;
+            places.iter().try_for_each(|place| survey::vector(place).map(|vector| joined.join(&vector)))?;
             Ok::<_, String>(joined)
         });
         let joined = match joined {
@@ -280,7 +281,7 @@ impl Run {
             Err(why) => return self.whole.fault(why),
         };
         let settled = until(self.within(HEAL_TIMEOUT), || {
-            places.iter().try_for_each(|place| match survey::status(place)?.vector()?.covers_all(&joined) {
+            places.iter().try_for_each(|place| match survey::vector(place)?.covers_all(&joined) {
                 true => Ok(()),
                 false => Err(format!("n{} does not catch up", place.id)),
             })

@@ -1,109 +1,80 @@
-//! What the nodes say of themselves, and what the system says of their processes. Every question has a deadline.
+//! Questions to the nodes, and to the system about their processes. Every question has a deadline.
 
-use std::collections::HashMap;
 use std::fs;
-use std::thread;
+use std::io;
 use std::time::{Duration, Instant};
 
-use kvmesh::client::{self, Client};
 use kvmesh::data::version::VersionVector;
 use kvmesh::wire::dump::{Line, parse_line};
 
 use crate::checks::Dumped;
+use crate::kit::client::{Client, Limit, Status, word_after};
 use crate::nodes::Place;
 
 const ASK_TIMEOUT: Duration = Duration::from_secs(2);
 const DUMP_TIMEOUT: Duration = Duration::from_secs(3);
-const POLL_PAUSE: Duration = Duration::from_millis(25);
 
-/// Polls until `probe` gives a value; what it said last when the deadline passes.
-pub fn until<T, E>(deadline: Instant, mut probe: impl FnMut() -> Result<T, E>) -> Result<T, E> {
-    loop {
-        match probe() {
-            Ok(value) => return Ok(value),
-            Err(last) if Instant::now() >= deadline => return Err(last),
-            Err(_) => thread::sleep(POLL_PAUSE),
-        }
-    }
+/// Restores a backup into a node. It is made once the node waits for it.
+pub fn restore(place: &Place, timeout: Duration, backup: impl FnOnce() -> io::Result<Vec<u8>>) -> Result<(), String> {
+    ask(place, timeout, |client| {
+        client.send("RESTORE\n")?;
+        client.send(backup()?)?;
+        accepted(client.long_reply()?)
+    })
+    .map(drop)
 }
 
-/// STATUS by its names.
-pub struct Status(HashMap<String, String>);
-
-impl Status {
-    pub fn text(&self, name: &str) -> &str {
-        self.0.get(name).map_or("", String::as_str)
-    }
-
-    pub fn number(&self, name: &str) -> u64 {
-        self.text(name).parse().unwrap_or(0)
-    }
-
-    pub fn vector(&self) -> Result<VersionVector, String> {
-        serde_json::from_str(self.text("vector")).map_err(|error| format!("a vector that cannot be read: {error}"))
-    }
+/// Asks a node on a connection of its own. An error names the node.
+fn ask<T>(place: &Place, timeout: Duration, question: impl FnOnce(&mut Client) -> io::Result<T>) -> Result<T, String> {
+    let asked = Client::open(place.addr, timeout).and_then(|mut client| {
+        client.set_limit(Limit::Until(Instant::now() + timeout));
+        question(&mut client)
+    });
+    asked.map_err(|error| format!("n{}: {error}", place.id))
 }
 
-fn connect(place: &Place, timeout: Duration) -> Result<Client, String> {
-    Client::connect(&[place.addr.to_string()], timeout).map_err(|error| format!("n{}: {error}", place.id))
-}
-
-fn lines(place: &Place, command: &str) -> Result<Vec<String>, String> {
-    let mut lines = Vec::new();
-    connect(place, ASK_TIMEOUT)?
-        .call_lines::<client::Error>(command.as_bytes(), |line| {
-            lines.push(String::from_utf8_lossy(line).into_owned());
-            Ok(())
-        })
-        .map_err(|error| format!("n{} {command}: {error}", place.id))?;
-    Ok(lines)
+/// The lines of a reply. An error is the refusal of a node, too.
+fn accepted(lines: Vec<String>) -> io::Result<Vec<String>> {
+    if lines[0].starts_with("ERROR") { Err(io::Error::other(lines[0].clone())) } else { Ok(lines) }
 }
 
 pub fn status(place: &Place) -> Result<Status, String> {
-    let lines = lines(place, "STATUS")?;
-    Ok(Status(
-        lines.iter().filter_map(|line| line.split_once(' ')).map(|(name, value)| (name.to_owned(), value.trim().to_owned())).collect(),
-    ))
+    ask(place, ASK_TIMEOUT, Client::status)
 }
 
-/// The fingerprint of what does not expire before this time.
+pub fn vector(place: &Place) -> Result<VersionVector, String> {
+    serde_json::from_str(status(place)?.text("vector")).map_err(|error| format!("n{}: vector: {error}", place.id))
+}
+
+/// The digest of what does not expire before this time.
 pub fn digest(place: &Place, before_ms: u64) -> Result<String, String> {
-    let mut client = connect(place, ASK_TIMEOUT)?;
-    let said = client.call(format!("DIGEST {before_ms}").as_bytes()).map_err(|error| format!("n{} DIGEST: {error}", place.id))?;
-    Ok(String::from_utf8_lossy(said).into_owned())
+    ask(place, ASK_TIMEOUT, |client| client.ask_line(&format!("DIGEST {before_ms}")))
 }
 
-/// A PING that is answered in this time.
+/// Whether a node answers PING in this time.
 pub fn answers(place: &Place, timeout: Duration) -> bool {
-    connect(place, timeout).is_ok_and(|mut client| client.call(b"PING").is_ok_and(|reply| reply == b"PONG"))
+    ask(place, timeout, |client| client.ask_line("PING")).is_ok_and(|reply| reply == "PONG")
 }
 
-/// RESUME; an error is the node's refusal.
 pub fn resume(place: &Place) -> Result<(), String> {
-    lines(place, "RESUME").map(|_| ())
+    ask(place, ASK_TIMEOUT, |client| accepted(client.ask("RESUME")?)).map(drop)
 }
 
 pub fn dump(place: &Place) -> Result<Dumped, String> {
-    let (mut vector, mut entries, mut is_whole) = (None, HashMap::new(), false);
-    let mut wrong = None;
-    connect(place, DUMP_TIMEOUT)?
-        .call_lines::<client::Error>(b"DUMP", |line| {
-            match parse_line(line) {
-                Ok(Line::Header(header)) => vector = Some(header.vector),
-                Ok(Line::Entry(entry)) => drop(entries.insert(entry.shared_key(), entry)),
-                Ok(Line::End(_)) => is_whole = true,
-                Err(what) => wrong = Some(what),
-            }
-            Ok(())
-        })
-        .map_err(|error| format!("n{} DUMP: {error}", place.id))?;
-    match (wrong, vector) {
-        (None, Some(vector)) if is_whole => Ok(Dumped { node: place.id, vector, entries }),
-        (wrong, _) => Err(format!("n{}: a dump that is not whole {}", place.id, wrong.unwrap_or_default())),
+    let lines = ask(place, DUMP_TIMEOUT, |client| accepted(client.ask("DUMP")?))?;
+    let (mut vector, mut entries, mut is_whole) = (None, Vec::new(), false);
+    for line in lines {
+        match parse_line(line.as_bytes()).map_err(|what| format!("n{}: a dump with a wrong line: {what}", place.id))? {
+            Line::Header(header) => vector = Some(header.vector),
+            Line::Entry(entry) => entries.push((entry.shared_key(), entry)),
+            Line::End(_) => is_whole = true,
+        }
     }
+    let vector = vector.filter(|_| is_whole).ok_or_else(|| format!("n{}: a dump that is not whole", place.id))?;
+    Ok(Dumped { node: place.id, vector, entries: entries.into_iter().collect() })
 }
 
-/// How a node stands with its peers.
+/// How the links of a node are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Linked {
     /// Since the last of them came up.
@@ -118,27 +89,23 @@ pub fn is_whole(place: &Place) -> Result<Linked, String> {
     if status.text("state") != "open" || status.text("log") != "ok" {
         return Err(format!("n{} is {}, its log is {}", place.id, status.text("state"), status.text("log")));
     }
-    linked(&lines(place, "PEERS")?).map_err(|line| format!("n{} says: {line}", place.id))
+    linked(&ask(place, ASK_TIMEOUT, |client| client.ask("PEERS"))?).map_err(|line| format!("n{}: {line}", place.id))
 }
 
 /// An error is the line of a peer with which something is amiss.
 fn linked(peers: &[String]) -> Result<Linked, &String> {
     let mut linked = Linked { up_for: Duration::MAX, behind: Duration::ZERO };
     for line in peers {
-        let is_well = line.contains(" up ") && line.contains("link_out connected link_in connected") && line.contains("counted yes");
-        let (Some(up_for), Some(behind), true) = (seconds(line, " for_s "), seconds(line, " lag_s "), is_well) else { return Err(line) };
+        let is_linked = ["link_out", "link_in"].iter().all(|name| word_after(line, name) == Some("connected"));
+        let is_well = is_linked && line.contains(" up ") && word_after(line, "counted") == Some("yes");
+        let seconds = |name| Duration::try_from_secs_f64(word_after(line, name)?.parse().ok()?).ok();
+        let (Some(up_for), Some(behind), true) = (seconds("for_s"), seconds("lag_s"), is_well) else { return Err(line) };
         linked = Linked { up_for: linked.up_for.min(up_for), behind: linked.behind.max(behind) };
     }
     Ok(linked)
 }
 
-/// What a line says behind this name.
-fn seconds(line: &str, name: &str) -> Option<Duration> {
-    let (_, rest) = line.split_once(name)?;
-    Duration::try_from_secs_f64(rest.split(' ').next()?.parse().ok()?).ok()
-}
-
-/// Of a process, as the system counts.
+/// Size of a process, as the system counts it.
 #[derive(Clone, Copy, Debug)]
 pub struct Size {
     pub threads: u64,

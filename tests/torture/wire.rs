@@ -3,22 +3,23 @@
 //! Not the client of the library: what is judged here is what the wire said.
 
 use std::fmt;
-use std::io::{self, BufRead, BufReader, ErrorKind, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::io::{self, Read};
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use kvmesh::wire::quoting;
 use kvmesh::wire::resp::encoding::request;
 
 use crate::keys::{Group, Key};
+use crate::kit::client::{Client, Limit};
 
 /// From the first byte of a round of requests to the last one of its replies. Far longer than `ack_timeout`: who waits so long is not answered at all.
 pub const REPLY_TIMEOUT: Duration = Duration::from_secs(10);
 const DIAL_TIMEOUT: Duration = Duration::from_millis(500);
 /// For the level, which waits for nothing: a node that stands still takes connections, too, and is tried again.
 const GREETING_TIMEOUT: Duration = Duration::from_secs(1);
-/// No reply to what is asked here is longer.
-const LINE_LEN_MAX: u64 = 1 << 20;
+/// No value that is written here is longer.
+const VALUE_LEN_MAX: u64 = 1 << 20;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Protocol {
@@ -161,58 +162,23 @@ impl fmt::Display for Outcome {
     }
 }
 
+/// A connection, at its protocol.
 pub struct Connection {
-    reader: BufReader<Timed>,
+    client: Client,
     protocol: Protocol,
 }
 
-/// A stream on which everything ends by a deadline, however many reads and writes it takes: who drips is never silent, and does not answer either.
-struct Timed {
-    stream: TcpStream,
-    deadline: Instant,
-}
-
-impl Timed {
-    fn left(&self) -> io::Result<Duration> {
-        match self.deadline.saturating_duration_since(Instant::now()) {
-            // A socket takes that for no time-out at all.
-            Duration::ZERO => Err(ErrorKind::TimedOut.into()),
-            left => Ok(left),
-        }
-    }
-}
-
-impl Read for Timed {
-    fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
-        self.stream.set_read_timeout(Some(self.left()?))?;
-        self.stream.read(bytes)
-    }
-}
-
-impl Write for Timed {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.stream.set_write_timeout(Some(self.left()?))?;
-        self.stream.write(bytes)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.stream.flush()
-    }
-}
-
 impl Connection {
-    /// Connected, and writing at this level.
+    /// Connects, and sets the level at which it writes.
     pub fn open(addr: SocketAddr, protocol: Protocol, level: Level) -> io::Result<Connection> {
-        let stream = TcpStream::connect_timeout(&addr, DIAL_TIMEOUT)?;
-        stream.set_nodelay(true)?;
-        let timed = Timed { stream, deadline: Instant::now() + GREETING_TIMEOUT };
-        let mut connection = Connection { reader: BufReader::new(timed), protocol };
+        let mut connection = Connection { client: Client::open(addr, DIAL_TIMEOUT)?, protocol };
+        connection.client.set_limit(Limit::Until(Instant::now() + GREETING_TIMEOUT));
         let mut asked = Vec::new();
         match protocol {
             Protocol::Text => asked.extend_from_slice(format!("ACK {}\n", level.name()).as_bytes()),
             Protocol::Resp => request(&["ACK", level.name()], &mut asked),
         }
-        connection.reader.get_mut().write_all(&asked)?;
+        connection.client.send(&asked)?;
         match connection.line()?.as_slice() {
             b"OK" | b"+OK" => Ok(connection),
             other => Err(io::Error::other(format!("ACK was answered with {:?}", String::from_utf8_lossy(other)))),
@@ -225,9 +191,8 @@ impl Connection {
         for (key, action) in requests {
             self.encode(*key, *action, &mut out);
         }
-        let timed = self.reader.get_mut();
-        timed.deadline = Instant::now() + REPLY_TIMEOUT;
-        timed.write_all(&out)
+        self.client.set_limit(Limit::Until(Instant::now() + REPLY_TIMEOUT));
+        self.client.send(&out)
     }
 
     fn encode(&self, key: Key, action: Action, out: &mut Vec<u8>) {
@@ -320,9 +285,9 @@ impl Connection {
             (b'$', Action::Set(_)) if text == "-1" => Outcome::Refused("EXISTS"),
             (b'$', Action::Upd(_)) if text == "-1" => Outcome::Refused("NOTFOUND"),
             (b'$', Action::Get) => {
-                let Some(len) = text.parse::<usize>().ok().filter(|len| *len as u64 <= LINE_LEN_MAX) else { return foreign() };
+                let Some(len) = text.parse::<usize>().ok().filter(|len| *len as u64 <= VALUE_LEN_MAX) else { return foreign() };
                 let mut bytes = vec![0; len + 2];
-                self.reader.read_exact(&mut bytes)?;
+                self.client.read_exact(&mut bytes)?;
                 bytes.truncate(len);
                 value(key, &bytes)
             }
@@ -341,10 +306,8 @@ impl Connection {
     /// Without its end; never empty.
     fn line(&mut self) -> io::Result<Vec<u8>> {
         let mut line = Vec::new();
-        (&mut self.reader).take(LINE_LEN_MAX).read_until(b'\n', &mut line)?;
-        if line.pop() != Some(b'\n') {
-            return Err(ErrorKind::UnexpectedEof.into());
-        }
+        self.client.read_line(&mut line)?;
+        line.pop();
         line.pop_if(|byte| *byte == b'\r');
         if line.is_empty() { Err(io::Error::other("an empty reply")) } else { Ok(line) }
     }
@@ -395,6 +358,7 @@ pub fn answer(key: Key, bytes: &[u8]) -> Answer {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::io::{ErrorKind, Write};
     use std::net::TcpListener;
     use std::thread;
 
@@ -411,7 +375,7 @@ mod tests {
             stream.write_all(replies).unwrap();
         });
         let mut connection = Connection::open(addr, protocol, Level::Majority).unwrap();
-        connection.reader.get_mut().deadline = Instant::now() + REPLY_TIMEOUT;
+        connection.client.set_limit(Limit::Until(Instant::now() + REPLY_TIMEOUT));
         connection
     }
 
@@ -431,7 +395,7 @@ mod tests {
         let mut connection = Connection::open(addr, Protocol::Text, Level::Majority).unwrap();
         let bound = Duration::from_millis(200);
         let began = Instant::now();
-        connection.reader.get_mut().deadline = began + bound;
+        connection.client.set_limit(Limit::Until(began + bound));
         // The second one has no time of its own.
         for _ in 0..2 {
             let error = connection.receive(KEY, Action::Incr).unwrap_err();

@@ -1,42 +1,7 @@
 //! Commands that are made up: few keys, so that they collide; right words and wrong ones; numbers at their edges.
 
 use super::compare::Compare;
-
-/// splitmix64, by Sebastiano Vigna: small, and good enough to choose commands.
-pub struct Random(pub u64);
-
-impl Random {
-    pub fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        z ^ (z >> 31)
-    }
-
-    pub fn below(&mut self, bound: usize) -> usize {
-        (self.next() % bound as u64) as usize
-    }
-
-    /// Once in so many times.
-    pub fn once_in(&mut self, times: usize) -> bool {
-        self.below(times) == 0
-    }
-
-    pub fn pick<'a, T: ?Sized>(&mut self, from: &[&'a T]) -> &'a T {
-        from[self.below(from.len())]
-    }
-
-    pub fn shuffle<T>(&mut self, items: &mut [T]) {
-        for end in (1..items.len()).rev() {
-            items.swap(end, self.below(end + 1));
-        }
-    }
-
-    fn bytes(&mut self, len: usize) -> Vec<u8> {
-        (0..len).map(|_| self.next() as u8).collect()
-    }
-}
+use crate::random::Random;
 
 pub type Words = Vec<Vec<u8>>;
 
@@ -255,7 +220,7 @@ impl Maker<'_> {
             };
         }
         // No two of a sequence are near each other: GT and LT have to decide the same on both.
-        let ahead = 1_000 + (self.random.next() % 1_000_000_000) as i64;
+        let ahead = 1_000 + self.random.below(1_000_000_000) as i64;
         let mut seconds = if absolute { self.now_s + ahead } else { ahead };
         if self.random.once_in(12) {
             seconds = if absolute { self.now_s - ahead } else { -ahead };

@@ -1,10 +1,10 @@
 //! SET and EXPIRE with every set of their options, on keys in every state.
 
-use super::commands::{Made, Random, exact, words};
+use super::commands::{Made, exact, words};
 use super::compare::Compare;
 use super::servers::Servers;
-use super::{Comparison, now_s, number_from};
-use crate::cluster::random_bits;
+use super::{Comparison, now_s};
+use crate::random::{Random, seed};
 
 /// What is there before: nothing, a value, one that expires.
 const STATES: [&[&str]; 3] = [&["DEL a"], &["SET a before"], &["SET a before PXAT LATER"]];
@@ -155,12 +155,11 @@ fn every_set_of_options_of_expire() {
 
 fn with_both_versions(check: impl Fn(&mut Comparison, &mut Random, i64)) {
     let Some(servers) = Servers::start() else { return };
-    let seed = number_from("KVMESH_SEED").unwrap_or_else(|| random_bits().into());
-    println!("KVMESH_SEED={seed}");
+    let seed = seed();
     for version in [2, 3] {
         let mut comparison = Comparison::new(&servers, version, format!("KVMESH_SEED={seed}"));
         comparison.step(0, exact(words("FLUSHALL")));
-        check(&mut comparison, &mut Random(seed), (now_s() + 3_000) * 1_000 + 321);
+        check(&mut comparison, &mut Random::new(seed), (now_s() + 3_000) * 1_000 + 321);
         println!("{} commands in RESP{version}", comparison.count);
     }
 }

@@ -1,16 +1,19 @@
 //! The two servers that are compared: a real redis-server, and a node.
 
 use std::fs::{self, File};
-use std::io::{ErrorKind, Write, stderr};
+use std::io::ErrorKind;
 use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use parking_lot::{Mutex, MutexGuard};
 use tempfile::TempDir;
 
 use super::wire::{Answer, Connection};
+use crate::client::Client;
 use crate::cluster::{Cluster, DEADLINE, until};
+use crate::kit::process::Process;
+use crate::program::skip;
 
 /// `value_len_max` as it is without a configuration, and the same limit of Redis: its errors begin at the same lengths.
 pub const VALUE_LEN_MAX: usize = 16 << 20;
@@ -106,7 +109,7 @@ pub fn shown(words: &[impl AsRef<[u8]>]) -> String {
 /// A real one, of the machine's package. It ends with the value.
 pub struct Redis {
     pub addr: SocketAddr,
-    process: Child,
+    process: Process,
     dir: TempDir,
 }
 
@@ -127,22 +130,19 @@ impl Redis {
         let dir = tempfile::Builder::new().prefix("kvmesh-redis-").tempdir().expect("a directory");
         let addr = TcpListener::bind(("127.0.0.1", 0)).and_then(|listener| listener.local_addr()).expect("a free port");
         let log = File::create(dir.path().join("log")).expect("a log file");
-        let spawned = Command::new("redis-server")
+        let mut command = Command::new("redis-server");
+        command
             .args(["--port", &addr.port().to_string(), "--bind", "127.0.0.1"])
             .args(["--save", "", "--appendonly", "no", "--databases", "1", "--daemonize", "no"])
             .args(["--proto-max-bulk-len", &VALUE_LEN_MAX.to_string()])
             .current_dir(dir.path())
             .stdin(Stdio::null())
             .stdout(log.try_clone().expect("a second handle"))
-            .stderr(log)
-            .spawn();
-        match spawned {
+            .stderr(log);
+        match Process::start(&mut command) {
             Ok(process) => Some(Redis { addr, process, dir }),
             Err(error) if error.kind() == ErrorKind::NotFound => {
-                // Not captured, as what is printed with macros would be.
-                let name = std::thread::current().name().unwrap_or_default().to_owned();
-                let line = format!("\nSKIPPED {name}: there is no redis-server here to compare with (apt-get install redis-server)\n");
-                stderr().write_all(line.as_bytes()).expect("stderr");
+                skip("there is no redis-server here to compare with (apt-get install redis-server)");
                 None
             }
             Err(error) => panic!("redis-server: {error}"),
@@ -153,14 +153,11 @@ impl Redis {
     fn answering(mut self) -> Option<Redis> {
         let own = format!("process_id:{}\r\n", self.process.id());
         until("an answer of redis-server", DEADLINE, || {
-            if let Some(status) = self.process.try_wait().expect("the state of a process") {
+            if let Some(status) = self.process.try_wait() {
                 eprintln!("redis-server: {status}: {}", fs::read_to_string(self.dir.path().join("log")).unwrap_or_default());
                 return Ok(false);
             }
-            let asked = Connection::to(self.addr).and_then(|mut connection| {
-                connection.stream().set_read_timeout(Some(Duration::from_secs(1)))?;
-                connection.ask(&["INFO", "server"])
-            });
+            let asked = Client::open(self.addr, Duration::from_secs(1)).and_then(|client| Connection(client).ask(&["INFO", "server"]));
             match asked {
                 Ok(info) if info.text().is_some_and(|text| text.contains(&own)) => Ok(true),
                 Ok(info) => Err(format!("{info:?}")),
@@ -168,13 +165,5 @@ impl Redis {
             }
         })
         .then_some(self)
-    }
-}
-
-impl Drop for Redis {
-    fn drop(&mut self) {
-        // It may have ended by itself.
-        let _ = self.process.kill();
-        let _ = self.process.wait();
     }
 }

@@ -1,11 +1,9 @@
 //! RESP as a test sees it: requests out, replies in, in both versions, with every byte of a reply kept.
 
+use crate::client::Client;
 use std::fmt;
-use std::io::{self, BufRead, BufReader, ErrorKind, Read, Write};
+use std::io::{self, ErrorKind, Read};
 use std::net::{Shutdown, SocketAddr, TcpStream};
-use std::time::Duration;
-
-use crate::client::REPLY_TIMEOUT;
 
 /// Beyond this, it is no reply that a test has asked for.
 const LEN_MAX: usize = 64 << 20;
@@ -86,25 +84,20 @@ impl Answer {
     }
 }
 
-pub struct Connection {
-    reader: BufReader<TcpStream>,
-}
+/// A client that speaks RESP.
+pub struct Connection(pub Client);
 
 impl Connection {
     pub fn to(addr: SocketAddr) -> io::Result<Connection> {
-        let stream = TcpStream::connect_timeout(&addr, Duration::from_secs(2))?;
-        stream.set_nodelay(true)?;
-        stream.set_read_timeout(Some(REPLY_TIMEOUT))?;
-        stream.set_write_timeout(Some(REPLY_TIMEOUT))?;
-        Ok(Connection { reader: BufReader::new(stream) })
+        Client::connect(addr).map(Connection)
     }
 
     pub fn stream(&self) -> &TcpStream {
-        self.reader.get_ref()
+        self.0.stream()
     }
 
-    pub fn send(&self, bytes: &[u8]) -> io::Result<()> {
-        self.stream().write_all(bytes)
+    pub fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.0.send(bytes)
     }
 
     pub fn ask(&mut self, words: &[impl AsRef<[u8]>]) -> io::Result<Answer> {
@@ -121,7 +114,7 @@ impl Connection {
     /// Everything until the other side closes, however it does; an error if it does not.
     pub fn rest(&mut self) -> io::Result<Vec<u8>> {
         let mut rest = Vec::new();
-        match (&mut self.reader).take(LEN_MAX as u64).read_to_end(&mut rest) {
+        match (&mut self.0).take(LEN_MAX as u64).read_to_end(&mut rest) {
             // It closed while bytes of ours had not been read.
             Err(error) if error.kind() == ErrorKind::ConnectionReset => Ok(rest),
             other => other.map(|_| rest),
@@ -174,19 +167,16 @@ impl Connection {
     /// Appends a line with its end.
     fn line(&mut self, raw: &mut Vec<u8>) -> io::Result<()> {
         let start = raw.len();
-        (&mut self.reader).take(LEN_MAX as u64).read_until(b'\n', raw)?;
-        match raw.len() - start {
-            0 => Err(ErrorKind::UnexpectedEof.into()),
-            3.. if raw.ends_with(b"\r\n") => Ok(()),
-            _ => Err(garbled("a line that does not end with \\r\\n", raw)),
-        }
+        self.0.read_line(raw)?;
+        let is_whole = raw.len() - start > 2 && raw.ends_with(b"\r\n");
+        if is_whole { Ok(()) } else { Err(garbled("a line that does not end with \\r\\n", raw)) }
     }
 
     fn bulk(&mut self, len: &str, raw: &mut Vec<u8>) -> io::Result<Vec<u8>> {
         let len = count(len, raw)?;
         let start = raw.len();
         raw.resize(start + len + 2, 0);
-        self.reader.read_exact(&mut raw[start..])?;
+        self.0.read_exact(&mut raw[start..])?;
         if !raw.ends_with(b"\r\n") {
             return Err(garbled("a bulk without \\r\\n behind it", raw));
         }

@@ -9,12 +9,13 @@ use kvmesh::data::clock::wall_ms;
 use crate::checks::{self, Evidence, Verdict};
 use crate::clients::Clients;
 use crate::history::Tally;
+use crate::kit::wait::poll_until as until;
 use crate::nodes::Place;
 use crate::past;
 use crate::plan::Kind;
 use crate::report::{FaultTally, Report};
 use crate::run::{CLIENTS_TIMEOUT, CONVERGE_TIMEOUT, FOLD_LENGTH, INTERRUPTED, Run, THREADS_TIMEOUT};
-use crate::survey::{self, Size, until};
+use crate::survey::{self, Size};
 
 /// What expires within this time is left out of digests: the nodes are asked one after the other.
 const EXPIRES_SOON_MS: u64 = 10_000;
@@ -112,7 +113,7 @@ impl Run {
         let places = self.nodes.places();
         let equal = until(self.within(CONVERGE_TIMEOUT), || {
             let before_ms = wall_ms() + EXPIRES_SOON_MS;
-            let look = |place: &Place| Ok::<_, String>((survey::status(place)?.vector()?, survey::digest(place, before_ms)?));
+            let look = |place: &Place| Ok::<_, String>((survey::vector(place)?, survey::digest(place, before_ms)?));
             let seen = places.iter().map(|place| look(place)).collect::<Result<Vec<_>, _>>()?;
             match seen.iter().find(|one| **one != seen[0]) {
                 None => Ok(seen[0].1.clone()),
@@ -172,8 +173,11 @@ impl Run {
 
     fn note_panics(&mut self) {
         for id in self.nodes.ids() {
-            let log = self.nodes.log(id).unwrap_or_default();
-            log.lines().filter(|line| line.contains("panicked")).for_each(|line| self.alive.fault(format!("n{id} says: {line}")));
+            self.nodes
+                .log(id)
+                .lines()
+                .filter(|line| line.contains("panicked"))
+                .for_each(|line| self.alive.fault(format!("n{id} says: {line}")));
         }
     }
 }
