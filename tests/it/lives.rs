@@ -123,7 +123,7 @@ fn nodes_that_were_started_often_name_few_lives_and_an_old_copy_brings_nothing_b
 /// As many as there may be, none of them old enough: nodes still tell each other, and a user, how far they are; and a node that starts then says why it does not write.
 #[test]
 fn at_the_bound_nodes_still_speak_and_one_that_starts_refuses_writes() {
-    let mut cluster = plan().set("tombstone_age_min_ms", 7_200_000).start();
+    let mut cluster = plan().patient().set("tombstone_age_min_ms", 7_200_000).start();
     restore(&cluster, 4_096 / 3);
     cluster.await_converged();
     assert_eq!(cluster.status(3).number("vector_len"), 4_095);
