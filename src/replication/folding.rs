@@ -93,10 +93,10 @@ impl Replica {
         }
         let lives = vector.lives(*node).filter(|(_, last)| last <= upto).count();
         let place: VersionVector = [(Origin::all_incarnations(*node), *upto)].into_iter().collect();
-        let mut seen = self.seen.write();
+        let mut coverage = self.coverage.advance();
         let proven = Proven { vector: place, horizon: VersionVector::default() };
         self.persistence.record(Arc::new(record::proven(&proven)), None, None);
-        seen.join(&proven.vector);
+        coverage.proven(&proven.vector);
         Some((*node, lives))
     }
 
@@ -139,7 +139,7 @@ impl Replica {
 
     /// Whether something is said here of all incarnations of a node.
     pub(super) fn has_folded(&self) -> bool {
-        self.seen.read().folded().next().is_some()
+        self.coverage.has_folded()
     }
 
     /// The horizon's, once every member's own vector says it like this: to whoever lists them one by one, it would be a horizon above what it has.
@@ -164,7 +164,7 @@ impl Replica {
 
     /// Places in the vector.
     pub(super) fn incarnations_len(&self) -> usize {
-        self.seen.read().len()
+        self.coverage.len()
     }
 
     /// What makes folding go on.

@@ -12,6 +12,7 @@ use crate::budget::Permit;
 use crate::config::{KEY_LEN_MAX, VALUE_LEN_MAX};
 use crate::data::clock::{Now, Stamp};
 use crate::data::entry::Entry;
+use crate::data::progress::{Gap, PendingRange};
 use crate::data::version::{Origin, Version, VersionVector};
 use crate::replication::peers::{PeerTable, Settled, Taking};
 use crate::replication::persistence::record::{self, Proven};
@@ -30,8 +31,8 @@ pub struct Inbound {
     epoch: u64,
     origin: Origin,
     protocol: Protocol,
-    /// Batches that were merged but do not join what was seen before: they hold all writes of the origin in (after, upto].
-    run: Option<(Stamp, Stamp)>,
+    /// Batches that were merged, and that a gap parts from what the vector covers.
+    pending: PendingRange,
     /// The dump that the peer is sending.
     dump: Option<Incoming>,
     /// What the peer is sending is a dump that was given up. Up to its end line all is passed over.
@@ -71,16 +72,24 @@ impl Replica {
         self.hear_of_incarnations(hello);
         self.learn_scan_order(hello.order);
         self.links.traffic_with(peer).heard(0, now.elapsed);
-        let mut inbound = Inbound { peer, epoch: 0, origin: hello.origin, protocol, run: None, dump: None, is_late: false };
+        let mut inbound = Inbound {
+            peer,
+            epoch: 0,
+            origin: hello.origin,
+            protocol,
+            pending: PendingRange::none(hello.origin),
+            dump: None,
+            is_late: false,
+        };
         // What the peer wrote before this connection is a gap like any other.
         let position = hello.vector.get(hello.origin);
         {
-            let mut seen = self.seen.write();
-            self.links.outbox(peer).know_origin(hello.origin, seen.get(hello.origin));
-            inbound.join(&mut seen, position, position);
+            let mut coverage = self.coverage.advance();
+            self.links.outbox(peer).know_origin(hello.origin, coverage.get(hello.origin));
+            coverage.batch(&mut inbound.pending, position, position);
         }
         let event = self.decide(now, |table| {
-            let (epoch, event) = table.accept(peer, hello, inbound.has_gap(), now);
+            let (epoch, event) = table.accept(peer, hello, inbound.pending.has_gap(), now);
             inbound.epoch = epoch;
             // Its acks, which come on this connection, begin anew.
             self.acks.reset(peer, hello.durable);
@@ -177,30 +186,30 @@ impl Replica {
     /// The sender has passed `upto`, and nothing of it lies between `after` and `upto` but what was taken just now. It is acknowledged when the log has it: the
     /// hand-over and the advance are one step under the vector's lock (**I5**, **I7**).
     fn pass(&self, inbound: &mut Inbound, after: Stamp, upto: Stamp, raw: Raw, now: Now) {
-        let had_gap = inbound.has_gap();
+        let had_gap = inbound.pending.has_gap();
         let outbox = &self.links.outbox(inbound.peer);
         {
             // The ack is put into the outbox under the same lock: between the two, another thread's end line could move the vector, and this ack would
             // say of writes that came through a third node that they came one by one.
-            let mut seen = self.seen.write();
-            let joins = inbound.join(&mut seen, after, upto);
-            let position = seen.get(inbound.origin);
+            let mut coverage = self.coverage.advance();
+            let closed = coverage.batch(&mut inbound.pending, after, upto) == Gap::Closed;
+            let position = coverage.get(inbound.origin);
             outbox.received(inbound.origin, position);
-            if joins {
+            if closed {
                 self.persistence.record(raw.bytes, None, raw.room);
                 self.record_joined(inbound.origin, position);
             } else {
                 self.persistence.record(raw.bytes, Some((inbound.origin, position)), raw.room);
             }
         }
-        if inbound.has_gap() != had_gap {
+        if inbound.pending.has_gap() != had_gap {
             self.tell_gap(inbound, now);
         }
     }
 
     /// Says whether batches of this connection are missing, wherever that may have changed. A connection that was replaced says nothing: the newer one has.
     fn tell_gap(&self, inbound: &Inbound, now: Now) {
-        let _ = self.with_present(inbound, now, |table| table.peers[inbound.peer].gap = inbound.has_gap());
+        let _ = self.with_present(inbound, now, |table| table.peers[inbound.peer].gap = inbound.pending.has_gap());
     }
 
     fn receive_ack(&self, inbound: &Inbound, ack: &Ack, now: Now) {
@@ -226,7 +235,7 @@ impl Replica {
         self.links.outbox(inbound.peer).echo(beat.sent);
         self.pass(inbound, beat.upto, beat.upto, Raw::default(), now);
         if BrokenRule::FoldAtOnce.is_on() {
-            self.seen.write().join(&beat.vector.folded().collect());
+            self.coverage.advance().proven(&beat.vector.folded().collect());
         }
         let vector = self.vector();
         let pause = 10 * self.config.heartbeat;
@@ -335,7 +344,7 @@ impl Replica {
             return Err(format!("a dump of {}, on a connection of {}", header.origin, inbound.origin));
         }
         if BrokenRule::SeenBeforeEnd.is_on() {
-            self.seen.write().join(&header.vector);
+            self.coverage.advance().proven(&header.vector);
         }
         if !inbound.is_wanted(&header, &self.peers.table()) && !BrokenRule::MergeLate.is_on() {
             inbound.is_late = true;
@@ -402,15 +411,15 @@ impl Replica {
     /// are vouched for.
     fn take_over(&self, inbound: &mut Inbound, proven: Proven, dropped: &[Entry]) {
         let mut table = self.peers.table();
-        let mut seen = self.seen.write();
+        let mut coverage = self.coverage.advance();
         let position = proven.vector.get(inbound.origin);
-        let run = inbound.run.filter(|(_, end)| *end >= position);
-        self.join_proven(&mut table, &mut seen, proven, dropped, run.map(|(start, _)| (inbound.peer, start)));
+        let live = inbound.pending.start_if_reaching(position).map(|start| (inbound.peer, start));
+        self.join_proven(&mut table, &mut coverage, proven, dropped, live);
         drop(table);
-        let joins = inbound.close_gap(&mut seen);
-        let position = seen.get(inbound.origin);
+        let closed = coverage.close(&mut inbound.pending) == Gap::Closed;
+        let position = coverage.get(inbound.origin);
         self.links.outbox(inbound.peer).received(inbound.origin, position);
-        if joins {
+        if closed {
             self.record_joined(inbound.origin, position);
         } else {
             self.persistence.record(Arc::default(), Some((inbound.origin, position)), None);
@@ -484,32 +493,5 @@ impl Inbound {
     fn is_wanted(&self, header: &Header, table: &PeerTable) -> bool {
         let asked = |taking: &Taking| taking.peer == self.peer && taking.epoch == self.epoch && Some(taking.id) == header.request;
         table.taking.as_ref().is_some_and(asked)
-    }
-
-    /// Whether batches are missing between what was seen and what comes.
-    fn has_gap(&self) -> bool {
-        self.run.is_some()
-    }
-
-    /// Everything of the origin in (after, upto] has been merged. Advances `seen` as far as that is contiguous, and remembers the rest. Whether the run was joined.
-    fn join(&mut self, seen: &mut VersionVector, after: Stamp, upto: Stamp) -> bool {
-        if seen.get(self.origin) >= after {
-            seen.advance(self.origin, upto);
-        } else {
-            self.run = match self.run {
-                Some((start, end)) if end >= after => Some((start, end.max(upto))),
-                _ => Some((after, upto)),
-            };
-        }
-        self.close_gap(seen)
-    }
-
-    /// Joins the run to what was seen, if that has come so far; whether it has.
-    fn close_gap(&mut self, seen: &mut VersionVector) -> bool {
-        let joined = self.run.take_if(|(start, _)| seen.get(self.origin) >= *start);
-        if let Some((_, end)) = joined {
-            seen.advance(self.origin, end);
-        }
-        joined.is_some()
     }
 }

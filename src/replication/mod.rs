@@ -66,6 +66,7 @@ pub mod inbound;
 pub mod sync;
 
 pub mod acks;
+pub mod coverage;
 
 pub mod persistence;
 

@@ -10,7 +10,6 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use crossbeam_channel::Receiver;
-use parking_lot::RwLock;
 
 use crate::budget::Permit;
 use crate::config::{Config, MEMBERS_MAX};
@@ -19,6 +18,7 @@ use crate::data::key_order::Order;
 use crate::data::version::{Origin, Version, VersionVector};
 use crate::process::logging::LogLimit;
 use crate::replication::acks::Acks;
+use crate::replication::coverage::Coverage;
 use crate::replication::links::Links;
 use crate::replication::links::outbox::EncodedBatch;
 use crate::replication::peers::{Decisions, Peer, PeerTable, Peers, Settled, Stage, is_within};
@@ -49,8 +49,7 @@ pub struct Replica {
     pub(super) store: Arc<Store>,
     pub(super) submit: Arc<Submit>,
     pub(super) acks: Arc<Acks>,
-    /// The places of all other origins. This node's own is `submit.position()`.
-    pub(super) seen: RwLock<VersionVector>,
+    pub(super) coverage: Coverage,
     pub(super) links: Arc<Links>,
     pub(super) peers: Peers,
     pub(super) persistence: Persistence,
@@ -89,7 +88,7 @@ impl Replica {
             store,
             submit: Arc::new(submit),
             acks,
-            seen: RwLock::default(),
+            coverage: Coverage::new(origin),
             links,
             peers: Peers::new(PeerTable::new(&config, nonce, now)),
             open: AtomicBool::new(false),
@@ -149,14 +148,12 @@ impl Replica {
 
     /// What this node has, its own writes included (I1).
     pub fn vector(&self) -> VersionVector {
-        let mut vector = self.seen.read().clone();
-        vector.advance(self.origin, self.submit.position());
-        vector
+        self.coverage.vector(self.submit.position())
     }
 
     /// Whether this node has the write with this version, or had and superseded it. Every version of its own origin it has issued itself.
     pub(super) fn covers(&self, version: Version) -> bool {
-        version.origin == self.origin || self.seen.read().covers(version)
+        self.coverage.covers(version)
     }
 
     /// The first message of a connection, either way.
@@ -215,7 +212,7 @@ impl Replica {
     /// Whether a peer's vector may be joined with what is known here: how far ahead it is, and how many places that makes.
     pub(super) fn check_vector(&self, vector: &VersionVector, now: Now) -> Result<(), String> {
         self.check_stamp(vector.greatest(), now)?;
-        if self.seen.read().len() + vector.len() < PLACES_MAX {
+        if self.coverage.len() + vector.len() < PLACES_MAX {
             return Ok(());
         }
         // A cluster that is beyond it already goes on, and so do the present incarnations of its members.
@@ -324,7 +321,7 @@ impl Replica {
 
     /// A blank node has nothing to lose to a wrong clock, and takes over the mesh's.
     fn is_blank(&self) -> bool {
-        self.seen.read().is_empty() && self.submit.position() == Stamp::ZERO && self.store.is_empty()
+        self.coverage.is_empty() && self.submit.position() == Stamp::ZERO && self.store.is_empty()
     }
 
     /// The outgoing connection is being made: batches are queued from here on, and the HELLO that is sent next says from where.

@@ -131,10 +131,10 @@ impl Replica {
     /// What the disk knew is known again. The clock is above all of it before anything can be written.
     fn take_replayed(&self, replay: Replay<'_>) {
         let Replay { progress, horizon, greatest, order, .. } = replay;
-        let seen = progress.into_vector();
-        self.clock.take_over(greatest.max(seen.greatest()).max(horizon.greatest()), self.began);
+        let vector = progress.into_vector();
+        self.clock.take_over(greatest.max(vector.greatest()).max(horizon.greatest()), self.began);
         let mut table = self.peers.table();
-        *self.seen.write() = seen;
+        self.coverage.advance().restore(vector);
         table.horizon = horizon;
         self.scan_order.restore(order);
     }

@@ -108,13 +108,12 @@ impl Replica {
         let (generation, is_folded, serving) = {
             let mut table = self.peers.table();
             table.serving += 1;
-            let seen = self.seen.write();
+            let coverage = self.coverage.advance();
             let generation = wal.switch(is_resuming);
             // Every log says whose it is.
             self.record_incarnation();
-            let mut vector = seen.clone();
-            vector.advance(self.origin, self.submit.position());
-            drop(seen);
+            let vector = coverage.vector(self.origin, self.submit.position());
+            drop(coverage);
             let mut header = Header::new(Kind::Full, self.origin, vector, entries, None);
             header.order = self.scan_order.get();
             let is_folded = header.is_folded();

@@ -18,8 +18,8 @@ fn over(nonce: u64) -> Version {
 fn with_incarnations(count: u64) -> Net {
     let mut net = Net::new(&[0; 3]);
     for node in 0..3 {
-        let mut seen = net.replica(node).seen.write();
-        (1..=count).map(over).for_each(|last| seen.advance(last.origin, last.stamp));
+        let vector = (1..=count).map(over).map(|last| (last.origin, last.stamp)).collect();
+        net.replica(node).coverage.advance().proven(&vector);
     }
     for (a, b) in [(0, 1), (0, 2), (1, 2)] {
         net.both(a, b);
@@ -47,7 +47,7 @@ fn is_folded(net: &Net, node: usize) -> bool {
 fn all_members_come_to_name_few_lives() {
     let mut net = with_incarnations(OVER);
     // One has missed some of them.
-    *net.replica(2).seen.write() = (1..=20).map(over).map(|last| (last.origin, last.stamp)).collect();
+    net.replica(2).coverage.advance().restore((1..=20).map(over).map(|last| (last.origin, last.stamp)).collect());
     settle(&mut net, 60);
     let vector = net.replica(0).vector();
     assert_eq!(vector.len(), 3 + 32 + 1, "{vector:?}");
@@ -132,7 +132,7 @@ fn lives_of_strangers_are_folded_by_the_first_member() {
     let mut net = with_incarnations(1);
     for last in (1..=OVER).map(over) {
         let origin = Origin { node: NodeId(9), ..last.origin };
-        net.replica(1).seen.write().advance(origin, last.stamp);
+        net.replica(1).coverage.advance().proven(&[(origin, last.stamp)].into_iter().collect());
     }
     settle(&mut net, 80);
     for node in 0..3 {

@@ -21,7 +21,7 @@ fn filled(expires: Option<Expiry>) -> Net {
     for key in 0..LEN {
         replica.store().merge(Entry::new(format!("key{key}").as_bytes(), Some(b"v"), expires, version), |_| false);
     }
-    replica.seen.write().advance(origin, version.stamp);
+    replica.coverage.advance().proven(&[(origin, version.stamp)].into_iter().collect());
     net
 }
 

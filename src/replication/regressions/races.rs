@@ -223,7 +223,7 @@ fn what_the_vector_covers_is_not_merged_whoever_sends_it() {
     net.replica(DONOR).store().merge(old, |_| false);
     let unknown = Origin { node: NodeId(2), nonce: 99 };
     net.replica(DONOR).peers.table().horizon.advance(unknown, gone);
-    net.replica(DONOR).seen.write().advance(unknown, gone);
+    net.replica(DONOR).coverage.advance().proven(&[(unknown, gone)].into_iter().collect());
     net.put(DONOR, "a", "1");
     net.put(DONOR, "b", "1"); // overflows a
     net.settle(10, &[(TAKER, DONOR), (DONOR, TAKER)]);

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use crate::data::clock::{Now, Stamp};
 use crate::data::entry::{Entry, Key};
 use crate::data::version::{Origin, Version, VersionVector};
+use crate::replication::coverage::Advance;
 use crate::replication::peers::PeerTable;
 use crate::replication::persistence::record::{self, Proven};
 use crate::replication::replica::Replica;
@@ -167,10 +168,7 @@ impl Replica {
     /// what superseded it is here, and no delete of it is known or forgotten. What is over brings nothing back.
     fn can_tell(&self, entry: &Entry, now: Now) -> bool {
         let version = entry.version();
-        let is_folded = {
-            let seen = self.seen.read();
-            seen.covers(version) && !seen.names(version.origin)
-        };
+        let is_folded = self.coverage.covers_by_folding(version);
         let soon = now.wall_ms.saturating_add(self.config.clock_offset_max.as_millis() as u64);
         !is_folded || !entry.is_live(|| soon) || self.store.entry(entry.key()).is_some_and(|held| held.version() >= version)
     }
@@ -193,7 +191,7 @@ impl Replica {
     pub(in crate::replication) fn join_proven(
         &self,
         table: &mut PeerTable,
-        seen: &mut VersionVector,
+        coverage: &mut Advance<'_>,
         proven: Proven,
         dropped: &[Entry],
         live: Option<(usize, Stamp)>,
@@ -204,12 +202,12 @@ impl Replica {
         records.extend(record::proven(&proven));
         self.persistence.record(Arc::new(records), None, None);
         table.horizon.join(&proven.horizon);
-        seen.join(&proven.vector);
+        coverage.proven(&proven.vector);
         for (peer, outbox) in self.links.outboxes().enumerate() {
             let Some(origin) = outbox.known_origin() else { continue };
             let position = match live {
                 Some((sender, start)) if peer == sender => start,
-                _ => seen.get(origin),
+                _ => coverage.get(origin),
             };
             outbox.received_in_dump(origin, position);
             self.persistence.record(Arc::default(), Some((origin, position)), None);

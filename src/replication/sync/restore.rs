@@ -176,7 +176,7 @@ impl Restore<'_> {
         }
         let drop_deleted = || shards().flat_map(|shard| self.replica.store.remove(shard, is_deleted)).collect::<Vec<Entry>>();
         let dropped = drop_deleted();
-        self.replica.join_proven(&mut self.replica.peers.table(), &mut self.replica.seen.write(), proven, &dropped, None);
+        self.replica.join_proven(&mut self.replica.peers.table(), &mut self.replica.coverage.advance(), proven, &dropped, None);
         // As when a peer sends it: a live batch may have brought back what is gone before the vector was joined.
         let late = drop_deleted();
         self.replica.record_dropped(&late);

@@ -572,7 +572,7 @@ fn an_entry_of_which_it_cannot_be_told_whether_it_was_deleted_is_refused() {
     settle(&mut net);
     let (early, late) = (at(&net, 0), at(&net, 1));
     let folded: VersionVector = [(Origin::all_incarnations(NodeId(1)), late)].into_iter().collect();
-    (0..NODES).for_each(|node| net.replica(node).seen.write().join(&folded));
+    (0..NODES).for_each(|node| net.replica(node).coverage.advance().proven(&folded));
     let foreign = made(1, &[(life(1, 7), early)], &[("k", life(1, 7), early)], &[]);
     let refused = restore(&net, 1, &foreign);
     assert!(matches!(&refused, Err(NotRestored::Bad(why)) if why.contains("is of a life of node 1 that is folded here")), "{refused:?}");
