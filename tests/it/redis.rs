@@ -1,7 +1,7 @@
 //! kvmesh beside a real redis-server: the same commands to both, and the same replies from both, byte for byte, in both versions of RESP.
 //!
 //! Needs `redis-server` (Debian's package of that name); where it is missing the tests say SKIPPED on stderr, and `.ci/run` fails on that word. Differences that
-//! are meant are known to one function, `compare::is_listed_difference`, and listed in the README. The commands come from a seed: `KVMESH_SEED=1`
+//! are meant are known to one function, `compare::is_listed_difference`, and listed in docs/redis.md. The commands come from a seed: `KVMESH_SEED=1`
 //! repeats a run, `KVMESH_ROUNDS=2000` makes so many sequences of them, `KVMESH_REDIS_ADDR=host:port` tests another server than a node.
 
 mod commands;

@@ -55,7 +55,8 @@ fn is_scan_step(answer: &Answer) -> bool {
         && matches!(&keys.reply, Reply::Array(keys) if keys_are(keys))
 }
 
-/// The differences that are meant, and no others: the README's table "What differs from Redis" has a row for each of these lines.
+/// The differences that are meant, and no others: the tables "What differs" of docs/redis.md have a row
+/// for each of these lines.
 ///
 /// A difference that leaves other data behind than Redis has cannot be listed here alone: every later reply would differ, too. Such commands are left
 /// out where commands are made up.
