@@ -168,3 +168,36 @@ fn every_error_code_is_in_the_runbook() {
     let missing: Vec<&&str> = codes.iter().filter(|code| !headings.contains(code) && !rows.iter().any(|row| row == *code)).collect();
     assert!(codes.len() > 10 && missing.is_empty(), "docs/runbook.md has no section for {missing:?}");
 }
+
+/// The formulas of docs/sizing.md, held against a node.
+#[test]
+fn keys_take_what_the_page_on_sizing_says() {
+    const KEYS: u64 = 1000;
+    let page = page("docs/sizing.md");
+    let formula = |what: &str| -> u64 {
+        let row = page.lines().find(|line| line.starts_with(&format!("| {what}"))).unwrap_or_else(|| panic!("no row {what}"));
+        let (_, bytes) = row.trim_end_matches(" |").rsplit_once("| ").expect("two cells");
+        bytes.split(' ').next().and_then(|bytes| bytes.parse().ok()).unwrap_or_else(|| panic!("no bytes in {row}"))
+    };
+    let cluster = Cluster::plan(1).start();
+    let mut client = cluster.client(1);
+    let (key_len, value_len) = (8, 100);
+    let value = "v".repeat(value_len);
+    let puts: String = (0..KEYS).map(|n| format!("PUT key{n:05} {value}\n")).collect();
+    client.send(puts).expect("a connection");
+    (0..KEYS).for_each(|_| assert_eq!(client.line().expect("a reply"), "OK"));
+    let each = key_len + value_len as u64;
+    let status = cluster.status(1);
+    assert_eq!(status.number("memory_bytes"), KEYS * (formula("an entry in `memory_bytes`") + each));
+    let (log, written) = (status.number("log_bytes"), KEYS * (formula("a write in the log") + each));
+    let batches = formula("… and for the write batch") * KEYS;
+    assert!((written..written + batches).contains(&log), "a log of {log} bytes, {written} of them writes");
+    let compacted = cluster.ask(1, "COMPACT");
+    let bytes: u64 = compacted[1].strip_prefix("bytes ").and_then(|bytes| bytes.parse().ok()).expect("the bytes of a snapshot");
+    let entries = KEYS * (formula("an entry in a snapshot") + each);
+    // With its first and last line.
+    assert!((entries..entries + 500).contains(&bytes), "a snapshot of {bytes} bytes, {entries} of them entries");
+    cluster.ask(1, "DEL key00000");
+    let tombstone = formula("a tombstone") + key_len;
+    assert_eq!(cluster.status(1).number("memory_tombstones_bytes"), tombstone);
+}
