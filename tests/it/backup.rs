@@ -38,13 +38,10 @@ fn number(report: &str, name: &str) -> u64 {
 
 /// `a0` to `a999`, every fifth deleted again, and some that are no text.
 fn fill(client: &mut Client) {
-    let puts: String = (0..1000).map(|n| format!("PUT a{n} value {n}\n")).collect();
-    let deletes: String = (0..1000).step_by(5).map(|n| format!("DEL a{n}\n")).collect();
-    let odd = "PUT \"\" empty\nPUT \"\\xff\\x00\" \"\\x00\\xfe\"\nPUT \"\u{fc} \\\" \\n\" \"\\\\\"\n";
-    client.send(puts + &deletes + odd).unwrap();
-    for _ in 0..1000 + 200 + 3 {
-        assert_eq!(client.line().unwrap(), "OK");
-    }
+    client.pipeline((0..1000).map(|n| format!("PUT a{n} value {n}")));
+    client.pipeline((0..1000).step_by(5).map(|n| format!("DEL a{n}")));
+    let odd = [r#"PUT "" empty"#, r#"PUT "\xff\x00" "\x00\xfe""#, "PUT \"\u{fc} \\\" \\n\" \"\\\\\""];
+    client.pipeline(odd.map(str::to_owned));
 }
 
 #[test]

@@ -21,6 +21,19 @@ impl Client {
         self.as_ref()
     }
 
+    /// Sends these commands in large rounds. Each must be answered with OK.
+    #[track_caller]
+    pub fn pipeline(&mut self, commands: impl IntoIterator<Item = String>) {
+        const ROUND: usize = 500;
+        let commands: Vec<String> = commands.into_iter().collect();
+        for round in commands.chunks(ROUND) {
+            self.send(round.join("\n") + "\n").expect("a node that takes commands");
+            for command in round {
+                assert_eq!(self.line().expect("a reply"), "OK", "{}", &command[..command.len().min(100)]);
+            }
+        }
+    }
+
     /// Everything until the node closes.
     pub fn rest(&mut self) -> io::Result<Vec<u8>> {
         let mut rest = Vec::new();

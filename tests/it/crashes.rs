@@ -10,7 +10,7 @@ use nix::sys::signal::Signal;
 
 use crate::cluster::{Cluster, ClusterPlan};
 use crate::random::{Random, number_from, seed};
-use crate::roaming::{Outcomes, Roaming};
+use crate::writers::{Ledger, Writers};
 
 /// In the ordinary run: every number of victims with every way to return, and one more.
 const ROUNDS: u64 = 10;
@@ -28,7 +28,7 @@ fn kills_at_random_moments_lose_no_acknowledged_write() {
     let seed = seed();
     let mut random = Random::new(seed);
     let mut cluster = plan().start();
-    let mut earlier: Vec<Outcomes> = Vec::new();
+    let mut earlier: Vec<Ledger> = Vec::new();
     for number in 0..rounds {
         let began = Instant::now();
         let round = Round::choose(number + seed, &mut random);
@@ -36,7 +36,7 @@ fn kills_at_random_moments_lose_no_acknowledged_write() {
         println!("seed {seed}, round {number}: {round}");
         let outcomes = round.run(&mut cluster, &format!("round{number}"), &mut random);
         for outcomes in earlier.iter().rev().take(LOOKED_AT_AGAIN).chain([&outcomes]) {
-            assert_kept_everywhere(&cluster, outcomes);
+            outcomes.assert_kept(&cluster);
         }
         println!(
             "  {} acknowledged, {:?}, {} connections broken, {:.1} s",
@@ -47,14 +47,14 @@ fn kills_at_random_moments_lose_no_acknowledged_write() {
         );
         earlier.push(outcomes);
     }
-    earlier.iter().for_each(|outcomes| assert_kept_everywhere(&cluster, outcomes));
+    earlier.iter().for_each(|outcomes| outcomes.assert_kept(&cluster));
 }
 
 /// Nothing has to be caught up from anybody: each has it all on its own disk.
 #[test]
 fn a_cluster_that_is_stopped_as_a_whole_is_there_again() {
     let mut cluster = plan().start();
-    let load = Roaming::start("before", &cluster.client_addrs());
+    let load = Writers::roaming(&cluster, "before", &[1, 2, 3]);
     load.await_progress(300);
     let before = load.end();
     before.assert_codes_are(&[]);
@@ -74,16 +74,10 @@ fn a_cluster_that_is_stopped_as_a_whole_is_there_again() {
     cluster.start_all();
     cluster.await_converged();
     assert_eq!(cluster.ask_line(1, "DIGEST"), digest);
-    assert_kept_everywhere(&cluster, &before);
+    before.assert_kept(&cluster);
     cluster.await_mesh(&[1, 2, 3]);
     assert_eq!(cluster.ask_line(2, "SET after 1"), "OK");
     cluster.await_reply(3, "GET after", "VALUE 1");
-}
-
-fn assert_kept_everywhere(cluster: &Cluster, outcomes: &Outcomes) {
-    for id in cluster.ids() {
-        outcomes.assert_kept(cluster.client_addr(id));
-    }
 }
 
 /// What happens in one round.
@@ -120,8 +114,8 @@ impl Round {
     }
 
     /// Returns when all nodes are back and hold the same.
-    fn run(&self, cluster: &mut Cluster, label: &str, random: &mut Random) -> Outcomes {
-        let load = Roaming::start(label, &cluster.client_addrs());
+    fn run(&self, cluster: &mut Cluster, label: &str, random: &mut Random) -> Ledger {
+        let load = Writers::roaming(cluster, label, &[1, 2, 3]);
         load.await_progress(50 + random.below(150) as u64);
         thread::sleep(pause(random, 300));
         for victim in &self.victims {
@@ -151,7 +145,7 @@ impl Round {
         if let Return::Without(absent) = self.back {
             cluster.await_converged();
             for id in cluster.ids().into_iter().filter(|id| *id != absent) {
-                outcomes.assert_kept(cluster.client_addr(id));
+                outcomes.assert_kept_by(cluster, id);
             }
             cluster.start(absent);
         }

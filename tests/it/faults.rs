@@ -4,8 +4,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::cluster::Cluster;
-use crate::load::{Load, fill};
 use crate::random::{Random, seed};
+use crate::writers::Writers;
 
 /// What is promised of the others while one node is ill: coarse, because the machine under the tests may be small and busy.
 const LATENCY_BOUND: Duration = Duration::from_secs(2);
@@ -15,23 +15,23 @@ const REUNION_BOUND: Duration = Duration::from_secs(8);
 #[test]
 fn ten_kills_under_load_lose_no_acknowledged_write() {
     let mut cluster = Cluster::plan(3).alone().patient().start();
-    fill(cluster.client_addr(1), 20_000);
-    let mut load = Load::start(&[(cluster.client_addr(1), "majority"), (cluster.client_addr(2), "majority")]);
+    let padding = "x".repeat(100);
+    cluster.client(1).pipeline((0..20_000).map(|key| format!("PUT fill/{key} {padding}")));
+    let load = Writers::staying(&cluster, &[(1, "majority"), (2, "majority")]);
     for _ in 0..10 {
         load.await_progress(200);
         cluster.kill(3);
         load.await_progress(200);
         let promises = load.promises();
         cluster.start(3);
-        let addr = cluster.client_addr(3);
-        promises.assert_served(addr, || cluster.revive(3));
+        promises.assert_served(&mut cluster, 3);
         cluster.await_ready(3);
     }
-    load.end();
-    load.assert_no_errors();
+    let load = load.end();
+    load.assert_codes_are(&["LOADING"]);
     cluster.await_converged();
+    load.assert_kept(&cluster);
     for id in cluster.ids() {
-        load.assert_kept(cluster.client_addr(id));
         assert_eq!(cluster.ask_line(id, "COUNT"), cluster.ask_line(1, "COUNT"));
     }
 }
@@ -39,7 +39,7 @@ fn ten_kills_under_load_lose_no_acknowledged_write() {
 #[test]
 fn a_stopped_node_does_not_delay_the_others() {
     let mut cluster = Cluster::plan(3).set("ack_timeout_ms", 8_000).alone().start();
-    let mut load = Load::start(&[(cluster.client_addr(1), "local"), (cluster.client_addr(2), "majority")]);
+    let load = Writers::staying(&cluster, &[(1, "local"), (2, "majority")]);
     load.await_progress(500);
     let mut idle = cluster.client(3);
     let before = [load.take_latency_worst(0), load.take_latency_worst(1)];
@@ -61,24 +61,21 @@ fn a_stopped_node_does_not_delay_the_others() {
     assert_eq!(idle.ask_line("PING").unwrap(), "PONG");
     load.await_progress(500);
     let after = [load.take_latency_worst(0), load.take_latency_worst(1)];
-    load.end();
+    let load = load.end();
 
     println!("worst round at local and majority: before {before:?}, while one node stood still {during:?}, after {after:?}");
     for worst in during.into_iter().chain(after) {
         assert!(worst < LATENCY_BOUND, "before {before:?}, during {during:?}, after {after:?}");
     }
-    load.assert_no_errors();
+    load.assert_codes_are(&["LOADING"]);
     cluster.await_converged();
-    for id in cluster.ids() {
-        load.assert_kept(cluster.client_addr(id));
-    }
+    load.assert_kept(&cluster);
 }
 
 #[test]
 fn a_stalled_link_between_two_does_not_delay_the_third() {
     let mut cluster = Cluster::plan(3).links().set("ack_timeout_ms", 8_000).alone().start();
-    let mut load =
-        Load::start(&[(cluster.client_addr(1), "majority"), (cluster.client_addr(2), "majority"), (cluster.client_addr(3), "majority")]);
+    let load = Writers::staying(&cluster, &[(1, "majority"), (2, "majority"), (3, "majority")]);
     load.await_progress(200);
     cluster.stall(1, 2);
     cluster.await_sees(1, 2, "down");
@@ -88,16 +85,14 @@ fn a_stalled_link_between_two_does_not_delay_the_third() {
     cluster.join(1, 2);
     cluster.await_mesh(&[1, 2, 3]);
     load.await_progress(200);
-    load.end();
     for writer in 0..3 {
         let worst = load.take_latency_worst(writer);
         assert!(worst < LATENCY_BOUND, "writer {writer}: {worst:?}");
     }
-    load.assert_no_errors();
+    let load = load.end();
+    load.assert_codes_are(&["LOADING"]);
     cluster.await_converged();
-    for id in cluster.ids() {
-        load.assert_kept(cluster.client_addr(id));
-    }
+    load.assert_kept(&cluster);
 }
 
 /// Both sides of a cut write and delete, and the third node was away for both and returns last.
@@ -205,7 +200,7 @@ fn a_connection_that_the_network_has_forgotten_is_made_anew() {
 fn any_order_of_faults_keeps_what_was_promised() {
     let mut random = Random::new(seed());
     let mut cluster = Cluster::plan(3).links().alone().start();
-    let mut load = Load::start(&[1, 2, 3].map(|id| (cluster.client_addr(id), "majority")));
+    let load = Writers::staying(&cluster, &[(1, "majority"), (2, "majority"), (3, "majority")]);
     for _ in 0..12 {
         let node = 1 + random.below(3) as u16;
         let pairs = [(1, 2), (1, 3), (2, 3)];
@@ -238,11 +233,11 @@ fn any_order_of_faults_keeps_what_was_promised() {
         cluster.await_mesh(&[1, 2, 3]);
         load.await_progress(50);
     }
-    load.end();
-    load.assert_errors_are(&["ERROR NOQUORUM ", "ERROR TIMEOUT "]);
+    let load = load.end();
+    load.assert_codes_are(&["NOQUORUM", "TIMEOUT", "LOADING"]);
     cluster.await_converged();
+    load.assert_kept(&cluster);
     for id in cluster.ids() {
-        load.assert_kept(cluster.client_addr(id));
         assert_eq!(cluster.status(id).number("divergences"), 0, "n{id}");
     }
 }

@@ -9,7 +9,7 @@ use std::process::{Child, Command, Stdio};
 
 use crate::cluster::{Cluster, DEADLINE, until};
 use crate::program::skip;
-use crate::roaming::{Outcomes, Roaming};
+use crate::writers::{Ledger, Writers};
 
 const DISK_KIB: usize = 4 << 10;
 /// What the load has to fill.
@@ -28,7 +28,7 @@ fn a_full_disk_refuses_writes_until_a_restart_finds_space() {
     cluster.await_ready(3);
     cluster.await_log_stopped(3, "disk full");
     assert_refuses_writes(&cluster);
-    before.assert_kept(cluster.client_addr(3));
+    before.assert_kept_by(&cluster, 3);
 
     disk.free();
     cluster.kill(3);
@@ -62,7 +62,7 @@ fn what_a_filling_disk_has_acknowledged_is_on_it() {
     let mut cluster = started(&disk);
     cluster.kill(2);
     cluster.await_sees(1, 2, "down");
-    let load = Roaming::start("filling", &[cluster.client_addr(1), cluster.client_addr(1), cluster.client_addr(1)]);
+    let load = Writers::roaming(&cluster, "filling", &[1, 1, 1]);
     load.await_progress(20);
     disk.leave(FREE_KIB);
     cluster.await_log_stopped(3, "disk full");
@@ -74,20 +74,19 @@ fn what_a_filling_disk_has_acknowledged_is_on_it() {
     disk.free();
     cluster.start(3);
     cluster.await_state(3, "degraded");
-    outcomes.assert_kept(cluster.client_addr(3));
+    outcomes.assert_kept_by(&cluster, 3);
     cluster.start(1);
     cluster.start(2);
     cluster.await_converged();
     for id in 1..=3 {
-        outcomes.assert_kept(cluster.client_addr(id));
+        outcomes.assert_kept_by(&cluster, id);
     }
 }
 
 /// Three nodes under load until the disk of the third is full; the rest of what is true of such a cluster is looked at on the way.
-fn filled(disk: &SmallDisk) -> (Cluster, Outcomes) {
+fn filled(disk: &SmallDisk) -> (Cluster, Ledger) {
     let mut cluster = started(disk);
-    let addrs = [1, 2, 3].map(|id| cluster.client_addr(id));
-    let load = Roaming::start("before", &addrs);
+    let load = Writers::roaming(&cluster, "before", &[1, 2, 3]);
     load.await_progress(20);
     disk.leave(FREE_KIB);
     cluster.await_log_stopped(3, "disk full");
@@ -104,7 +103,7 @@ fn filled(disk: &SmallDisk) -> (Cluster, Outcomes) {
     await_ok(&cluster, 1, "PUT colour green");
     cluster.await_reply(3, "GET colour", "VALUE green");
     cluster.await_converged();
-    before.assert_kept(cluster.client_addr(3));
+    before.assert_kept_by(&cluster, 3);
     // It is up, and counts for nothing.
     for id in 1..=2 {
         cluster.await_counted(id, 3, "no");
@@ -134,13 +133,13 @@ fn started(disk: &SmallDisk) -> Cluster {
 }
 
 /// The third node takes writes, and counts; what it missed on its disk is on it.
-fn writes_again(cluster: &mut Cluster, before: &Outcomes) {
+fn writes_again(cluster: &mut Cluster, before: &Ledger) {
     cluster.await_mesh(&[1, 2, 3]);
     for id in 1..=2 {
         cluster.await_counted(id, 3, "yes");
     }
     cluster.await_converged();
-    let load = Roaming::start("after", &[3, 1, 2].map(|id| cluster.client_addr(id)));
+    let load = Writers::roaming(cluster, "after", &[3, 1, 2]);
     load.await_progress(50);
     let after = load.end();
     after.assert_codes_are(&["TIMEOUT"]);
@@ -155,15 +154,15 @@ fn writes_again(cluster: &mut Cluster, before: &Outcomes) {
     cluster.start(3);
     cluster.await_state(3, "degraded");
     assert_eq!(cluster.ask_line(3, "GET colour"), "VALUE black");
-    before.assert_kept(cluster.client_addr(3));
-    after.assert_kept(cluster.client_addr(3));
+    before.assert_kept_by(cluster, 3);
+    after.assert_kept_by(cluster, 3);
     cluster.start(1);
     cluster.start(2);
     cluster.await_converged();
     for id in 1..=3 {
         assert_eq!(cluster.ask_line(id, "GET colour"), "VALUE black");
-        before.assert_kept(cluster.client_addr(id));
-        after.assert_kept(cluster.client_addr(id));
+        before.assert_kept_by(cluster, id);
+        after.assert_kept_by(cluster, id);
     }
 }
 

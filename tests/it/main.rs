@@ -1,7 +1,7 @@
 //! The integration tests: real `kvnode` processes on loopback, driven from outside.
 //!
-//! Read in this order: `cluster` (the harness), `client` and `kit` (what it is made of), `golden` (what a user types and sees, as scripts), `load`
-//! and `roaming` (writers that remember what was acknowledged), then the tests by theme; `redis` holds a node
+//! Read in this order: `cluster` (the harness), `client` and `kit` (what it is made of), `golden` (what a user types and sees, as scripts), `writers`
+//! (which remember what was acknowledged), then the tests by theme; `redis` holds a node
 //! against a real redis-server. Nothing here knows the insides of a node: it is configured by a
 //! file, spoken to on its ports, signalled, and its log is read.
 
@@ -27,7 +27,6 @@ mod kit;
 mod kvctl;
 mod kvsim;
 mod lives;
-mod load;
 mod logs;
 mod members;
 mod narrow;
@@ -36,7 +35,6 @@ mod pages;
 mod program;
 mod random;
 mod redis;
-mod roaming;
 mod starts;
 mod strangers;
 mod supervision;
@@ -45,3 +43,4 @@ mod tombstones;
 mod torture;
 mod versions;
 mod walk;
+mod writers;

@@ -1,14 +1,13 @@
 //! Members that come, go and are replaced, as an operator does it: a configuration and a rolling restart, under load.
 
 use crate::cluster::Cluster;
-use crate::load::Load;
+use crate::writers::Writers;
 
 /// From three to four, and back to three: what docs/operations.md tells an operator to do.
 #[test]
 fn a_member_is_added_and_retired_under_load() {
     let mut cluster = Cluster::plan(3).alone().patient().start();
-    let addrs = [1, 2, 3].map(|id| cluster.client_addr(id));
-    let load = Load::start(&addrs.map(|addr| (addr, "majority")));
+    let load = Writers::staying(&cluster, &[(1, "majority"), (2, "majority"), (3, "majority")]);
     load.await_progress(200);
 
     // The newcomer first: a majority of four is three, so it must be there when the others begin to count it.
@@ -40,22 +39,21 @@ fn a_member_is_added_and_retired_under_load() {
 #[test]
 fn a_member_is_replaced_by_a_blank_machine_under_load() {
     let mut cluster = Cluster::plan(3).alone().patient().start();
-    let load = Load::start(&[(cluster.client_addr(1), "majority"), (cluster.client_addr(2), "majority")]);
+    let load = Writers::staying(&cluster, &[(1, "majority"), (2, "majority")]);
     load.await_progress(200);
     cluster.kill(3);
     cluster.wipe(3);
     load.await_progress(200);
     let promises = load.promises();
     cluster.start(3);
-    let addr = cluster.client_addr(3);
-    promises.assert_served(addr, || cluster.revive(3));
+    promises.assert_served(&mut cluster, 3);
     cluster.await_mesh(&[1, 2, 3]);
     load.await_progress(200);
     finish(&mut cluster, load);
 }
 
 /// One step of a rolling restart: down, up, caught up, seen by the others; only then the next.
-fn rolling_step(cluster: &mut Cluster, load: &Load, id: u16) {
+fn rolling_step(cluster: &mut Cluster, load: &Writers, id: u16) {
     cluster.restart(id);
     for other in (1..=3).filter(|other| *other != id) {
         cluster.await_sees(other, id, "up");
@@ -64,11 +62,11 @@ fn rolling_step(cluster: &mut Cluster, load: &Load, id: u16) {
     load.await_progress(100);
 }
 
-fn finish(cluster: &mut Cluster, mut load: Load) {
-    load.end();
-    load.assert_no_errors();
+fn finish(cluster: &mut Cluster, load: Writers) {
+    let load = load.end();
+    load.assert_codes_are(&["LOADING"]);
     cluster.await_converged();
     for id in 1..=3 {
-        load.assert_kept(cluster.client_addr(id));
+        load.assert_kept_by(cluster, id);
     }
 }

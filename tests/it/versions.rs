@@ -6,8 +6,7 @@ use std::path::PathBuf;
 use kvmesh::wire::peer::{Protocol, Protocols};
 
 use crate::cluster::Cluster;
-use crate::load::Load;
-use crate::roaming::{Outcomes, Roaming};
+use crate::writers::{Ledger, Writers};
 
 /// Names the program of the build before, which `tests/versions.sh` makes of the history. Without it, this build is put in its own place, and not back: a rolling restart.
 pub const OLD_PROGRAM: &str = "KVMESH_OLD_KVNODE";
@@ -29,7 +28,7 @@ fn a_rolling_upgrade_and_the_way_back_cost_nothing_but_the_connections_to_the_no
     let forward = [1, 2, 3].map(|id| (id, None));
     let back = old.iter().flat_map(|old| [1, 2, 3].map(|id| (id, Some(old.clone()))));
     let mut news = if old.is_some() { Vec::new() } else { cluster.ids() };
-    let mut outcomes: Vec<Outcomes> = Vec::new();
+    let mut outcomes: Vec<Ledger> = Vec::new();
     for (number, (id, program)) in forward.into_iter().chain(back).enumerate() {
         news.retain(|new| *new != id);
         if program.is_none() {
@@ -37,7 +36,7 @@ fn a_rolling_upgrade_and_the_way_back_cost_nothing_but_the_connections_to_the_no
         }
         outcomes.push(step(&mut cluster, number, id, program));
         for outcomes in &outcomes {
-            cluster.ids().into_iter().for_each(|id| outcomes.assert_kept(cluster.client_addr(id)));
+            outcomes.assert_kept(&cluster);
         }
         let spoken = if news.len() == 3 { Protocols::OURS.max } else { Protocol::OLDEST };
         for id in &news {
@@ -47,10 +46,9 @@ fn a_rolling_upgrade_and_the_way_back_cost_nothing_but_the_connections_to_the_no
 }
 
 /// One node is stopped under load and started with this program. Its disk goes with it; that of the second is lost, so that a blank node of each build takes everything from both.
-fn step(cluster: &mut Cluster, number: usize, id: u16, program: Option<PathBuf>) -> Outcomes {
-    let addrs = [1, 2, 3].map(|id| cluster.client_addr(id));
-    let mut load = Load::start(&addrs.map(|addr| (addr, "majority")));
-    let roaming = Roaming::start(&format!("step-{number}"), &addrs);
+fn step(cluster: &mut Cluster, number: usize, id: u16, program: Option<PathBuf>) -> Ledger {
+    let load = Writers::staying(cluster, &[(1, "majority"), (2, "majority"), (3, "majority")]);
+    let roaming = Writers::roaming(cluster, &format!("step-{number}"), &[1, 2, 3]);
     load.await_progress(200);
     // A snapshot for the other build, and a log behind it.
     assert!(cluster.ask(id, "COMPACT")[0].starts_with("entries "));
@@ -64,21 +62,18 @@ fn step(cluster: &mut Cluster, number: usize, id: u16, program: Option<PathBuf>)
     let promises = load.promises();
     cluster.set_program(id, program);
     cluster.start(id);
-    let addr = cluster.client_addr(id);
-    promises.assert_served(addr, || cluster.revive(id));
+    promises.assert_served(cluster, id);
     cluster.await_ready(id);
     cluster.await_whole();
     load.await_progress(100);
     for writer in (0..3).filter(|writer| writer + 1 != usize::from(id)) {
         assert_eq!(load.broken_connections(writer), broken[writer], "a connection to n{} broke when n{id} restarted", writer + 1);
     }
-    load.end();
+    let load = load.end();
     let outcomes = roaming.end();
-    load.assert_no_errors();
+    load.assert_codes_are(&["LOADING"]);
     outcomes.assert_codes_are(&["LOADING"]);
     cluster.await_converged();
-    for id in cluster.ids() {
-        load.assert_kept(cluster.client_addr(id));
-    }
+    load.assert_kept(cluster);
     outcomes
 }
