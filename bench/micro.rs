@@ -14,7 +14,7 @@ use kvmesh::store::{Merged, Store};
 use kvmesh::wal::disk::Directory;
 use kvmesh::wal::log::LogFile;
 use kvmesh::wire::bytes::Limits;
-use kvmesh::wire::dump;
+use kvmesh::wire::dump::{self, PartReader};
 use kvmesh::wire::peer::{self, MESSAGE_LEN_MAX, Message, Protocol};
 use kvmesh::wire::resp::request::{self, Partial};
 use kvmesh::wire::resp::{arguments, encoding};
@@ -133,7 +133,10 @@ fn dump_line(criterion: &mut Criterion) {
     line.clear();
     dump::write_entry(&mut line, &entry);
     let line = line.strip_suffix(b"\n").expect("a line");
-    group.bench_function("parse", |bencher| bencher.iter_with_large_drop(|| dump::parse_line(black_box(line)).expect("a good line")));
+    group.bench_function("parse", |bencher| {
+        let mut reader = PartReader::default();
+        bencher.iter_with_large_drop(|| reader.entry(black_box(line)).expect("a good line"))
+    });
 }
 
 /// To a real file, without a sync. The records are batches, whose encoding is measured above.

@@ -20,7 +20,7 @@ use crate::replication::replica::{PLACES_MAX, Replica};
 use crate::replication::sync::receiver::Incoming;
 use crate::store::{Digest, Merged};
 use crate::testing::broken_rules::BrokenRule;
-use crate::wire::dump::{self, Header, Kind, Line};
+use crate::wire::dump::{self, DumpKind, DumpReader, EndLine, Header, Line};
 use crate::wire::peer::{Ack, Heartbeat, Hello, Message, Protocol, QuiescentDigest, WriteBatch};
 #[cfg(feature = "testing")]
 use crate::{data::clock::Deadline, data::entry::Update, replication::acks::Written, wire::ack_level::AckLevel};
@@ -33,10 +33,10 @@ pub struct Inbound {
     protocol: Protocol,
     /// Batches that were merged, and that a gap parts from what the vector covers.
     pending: PendingRange,
-    /// The dump that the peer is sending.
+    /// Reads the lines of the dump that the peer is sending.
+    reader: DumpReader,
+    /// What is merged of that dump; `None` where it was given up: up to its end line all is passed over.
     dump: Option<Incoming>,
-    /// What the peer is sending is a dump that was given up. Up to its end line all is passed over.
-    is_late: bool,
 }
 
 /// A message as it came.
@@ -78,8 +78,8 @@ impl Replica {
             origin: hello.origin,
             protocol,
             pending: PendingRange::none(hello.origin),
+            reader: DumpReader::default(),
             dump: None,
-            is_late: false,
         };
         // What the peer wrote before this connection is a gap like any other.
         let position = hello.vector.get(hello.origin);
@@ -293,33 +293,28 @@ impl Replica {
 
     /// What is in them. An error says what is wrong with the dump.
     fn take_lines(&self, inbound: &mut Inbound, lines: &[u8], raw: Raw, now: Now) -> Result<(), String> {
-        if !lines.is_empty() && !lines.ends_with(b"\n") {
-            return Err("a dump line that is cut off".to_owned());
-        }
+        let lines = dump::whole_lines(lines)?;
         let _merging = Merging::begin(self);
         self.give_up_if_late(inbound);
         let mut raw = Some(raw);
-        let mut start = 0;
-        for end in memchr::memchr_iter(b'\n', lines) {
-            let line = &lines[std::mem::replace(&mut start, end + 1)..end];
-            match dump::parse_line(line)? {
+        // Never behind an end line, which is a message's last.
+        if inbound.reader.has_ended() {
+            inbound.reader = DumpReader::default();
+        }
+        for line in lines {
+            match inbound.reader.line(line)? {
                 Line::Header(header) => self.begin_dump(inbound, header, now)?,
                 Line::Entry(entry) => {
-                    if raw.is_none() {
-                        return Err("a dump line behind the end line".to_owned());
-                    }
-                    if inbound.is_late {
-                        continue;
-                    }
+                    let Some(dump) = &mut inbound.dump else { continue };
                     check_lens(entry.key(), entry.value())?;
-                    let dump = inbound.dump.as_mut().ok_or("a dump line outside of a dump")?;
                     dump.take(self, entry, now)?;
                 }
-                Line::End(_) if std::mem::take(&mut inbound.is_late) => {}
                 Line::End(end) => {
                     // Merged first, so that a snapshot that begins in between has them; and in the log before what the end line proves.
                     self.record_lines(inbound, raw.take());
-                    self.end_dump(inbound, &end, now)?;
+                    if let Some(dump) = inbound.dump.take() {
+                        self.end_dump(inbound, &dump, &end, now)?;
+                    }
                 }
             }
         }
@@ -337,9 +332,6 @@ impl Replica {
     }
 
     fn begin_dump(&self, inbound: &mut Inbound, header: Header, now: Now) -> Result<(), String> {
-        if inbound.dump.is_some() || inbound.is_late {
-            return Err("a dump within a dump".to_owned());
-        }
         if header.origin != inbound.origin {
             return Err(format!("a dump of {}, on a connection of {}", header.origin, inbound.origin));
         }
@@ -347,7 +339,6 @@ impl Replica {
             self.coverage.advance().proven(&header.vector);
         }
         if !inbound.is_wanted(&header, &self.peers.table()) && !BrokenRule::MergeLate.is_on() {
-            inbound.is_late = true;
             return Ok(());
         }
         inbound.dump = Some(Incoming::begin(self, header, false, now)?);
@@ -359,19 +350,18 @@ impl Replica {
     fn give_up_if_late(&self, inbound: &mut Inbound) {
         let is_late = inbound.dump.as_ref().is_some_and(|dump| !inbound.is_wanted(dump.header(), &self.peers.table()));
         if is_late && !BrokenRule::MergeLate.is_on() {
-            (inbound.dump, inbound.is_late) = (None, true);
+            inbound.dump = None;
         }
     }
 
     /// The end line. That of the dump that was asked for last proves what it can, and ends the request.
-    fn end_dump(&self, inbound: &mut Inbound, end: &dump::End, now: Now) -> Result<(), String> {
-        let dump = inbound.dump.take().ok_or("the end of a dump that never began")?;
+    fn end_dump(&self, inbound: &mut Inbound, dump: &Incoming, end: &EndLine, now: Now) -> Result<(), String> {
         dump.check(end)?;
         if !inbound.is_wanted(dump.header(), &self.peers.table()) {
             // Given up while its last lines were merged. It proves nothing.
             return Ok(());
         }
-        let dropped = self.prove(inbound, &dump, end);
+        let dropped = self.prove(inbound, dump, end);
         self.tell_gap(inbound, now);
         let (count, healed) = (dump.count(), dump.healed());
         let (took, id) = self.decide(now, |table| {
@@ -387,13 +377,13 @@ impl Replica {
     }
 
     /// What an end line proves: the drops, the horizon, and only then the vector. Returns how many entries were dropped.
-    fn prove(&self, inbound: &mut Inbound, dump: &Incoming, end: &dump::End) -> usize {
+    fn prove(&self, inbound: &mut Inbound, dump: &Incoming, end: &EndLine) -> usize {
         let vector = &dump.header().vector;
         let (proven, dropped) = match dump.header().kind {
-            Kind::Full => (Proven { vector: vector.clone(), horizon: end.horizon.clone() }, dump.drop_absent(self)),
-            Kind::Delta => (Proven { vector: self.without_live(vector), horizon: VersionVector::default() }, Vec::new()),
+            DumpKind::Full => (Proven { vector: vector.clone(), horizon: end.horizon.clone() }, dump.drop_absent(self)),
+            DumpKind::Delta => (Proven { vector: self.without_live(vector), horizon: VersionVector::default() }, Vec::new()),
             // It was asked for at equal vectors. What the donor's has gained since, its batches bring, or another dump.
-            Kind::Heal => return 0,
+            DumpKind::Heal => return 0,
         };
         self.take_over(inbound, proven, &dropped);
         dropped.len() + dump.drop_late(self)

@@ -26,10 +26,11 @@ use crate::replication::persistence::hand_off::Persistence;
 use crate::replication::persistence::record::{self, Incarnation};
 use crate::replication::scan_order::ScanOrder;
 use crate::replication::submit::{Submit, Submitted};
+use crate::replication::sync::scan::DumpScan;
 use crate::store::Store;
 use crate::testing::broken_rules::BrokenRule;
 use crate::wal::Wal;
-use crate::wire::dump::{Header, Kind, Scan};
+use crate::wire::dump::{DumpKind, Header};
 use crate::wire::peer::{Heartbeat, Hello, Protocol, Protocols, QuiescentDigest, Request};
 use crate::wire::quoting::shown;
 
@@ -395,13 +396,13 @@ impl Replica {
         let full = !request.vector.covers_all(&table.horizon);
         let kind = match (request.heal, full) {
             // Below the horizon absence must be proof, which healing does without.
-            (_, true) => Kind::Full,
-            (true, false) => Kind::Heal,
-            (false, false) => Kind::Delta,
+            (_, true) => DumpKind::Full,
+            (true, false) => DumpKind::Heal,
+            (false, false) => DumpKind::Delta,
         };
         let header = Header::new(kind, self.origin, self.vector(), self.store.len(), Some(request.id));
-        let asker = if kind == Kind::Delta { request.vector } else { VersionVector::default() };
-        Serving { replica: self, scan: Scan::new(header, asker, table.horizon.clone()), beside_collector: None }
+        let asker = if kind == DumpKind::Delta { request.vector } else { VersionVector::default() };
+        Serving { replica: self, scan: DumpScan::new(header, asker, table.horizon.clone()), beside_collector: None }
     }
 
     /// The same for whoever asks with `DUMP`: everything. A client may take its time, and the collector does not rest meanwhile: in a full dump the absence of a key is proof, whether its tombstone was
@@ -409,8 +410,8 @@ impl Replica {
     pub fn dump(&self) -> Serving<'_> {
         let table = self.peers.table();
         let vector = self.vector();
-        let header = Header::new(Kind::Full, self.origin, vector.clone(), self.store.len(), None);
-        let scan = Scan::new(header, VersionVector::default(), table.horizon.clone());
+        let header = Header::new(DumpKind::Full, self.origin, vector.clone(), self.store.len(), None);
+        let scan = DumpScan::new(header, VersionVector::default(), table.horizon.clone());
         Serving { replica: self, scan, beside_collector: Some(vector) }
     }
 
@@ -515,14 +516,14 @@ impl Replica {
 /// A dump being served. The collector rests while it lives, unless it is a client's.
 pub struct Serving<'a> {
     replica: &'a Replica,
-    scan: Scan,
+    scan: DumpScan,
     /// The header's vector, where the collector does not rest.
     beside_collector: Option<VersionVector>,
 }
 
 impl<'a> Serving<'a> {
     /// To be made where `serving` was counted, under the same lock.
-    pub(super) fn new(replica: &'a Replica, scan: Scan) -> Serving<'a> {
+    pub(super) fn new(replica: &'a Replica, scan: DumpScan) -> Serving<'a> {
         Serving { replica, scan, beside_collector: None }
     }
 

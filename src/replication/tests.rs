@@ -32,7 +32,7 @@ use crate::wal::files::Files;
 use crate::wal::writer::Writer;
 use crate::wal::{NotSwitched, Wal};
 use crate::wire::ack_level::AckLevel;
-use crate::wire::dump::{Line, parse_line};
+use crate::wire::dump::{DumpReader, Line};
 use crate::wire::peer::{Ack, MESSAGE_LEN_MAX, Message, read_message};
 
 const NODES: usize = 3;
@@ -655,12 +655,13 @@ impl Simulation {
         let lines = self.backups[self.random.below(self.backups.len())].clone();
         let now = self.now(node);
         let Ok(mut restore) = self.nodes[node].replica.begin_restore(now) else { return };
+        let mut reader = DumpReader::default();
         for line in lines.split(|byte| *byte == b'\n') {
             // Whatever else happens meanwhile.
             if self.random.one_in(3) {
                 self.deliver_some();
             }
-            let taken = match parse_line(line).expect("a line of a dump") {
+            let taken = match reader.line(line).expect("a line of a dump") {
                 Line::Header(header) => restore.begin(header, now),
                 Line::Entry(entry) => restore.take(entry, now),
                 Line::End(end) => {

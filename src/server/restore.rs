@@ -17,7 +17,7 @@ use crate::server::Shared;
 use crate::server::buffer::ReadBuffer;
 use crate::server::writes::{full, is_full};
 use crate::wire::bytes::Limits;
-use crate::wire::dump::{self, Line};
+use crate::wire::dump::{self, DumpReader, Line};
 use crate::wire::reply::{ErrorCode, Reply};
 use crate::wire::text::encode_reply;
 
@@ -46,7 +46,8 @@ pub(crate) fn run(shared: &Shared, socket: &TcpStream, buffer: &mut ReadBuffer<'
     // A client that stalls would hold the collector for as long.
     socket.set_read_timeout(Some(shared.services.config.write_timeout))?;
     let taken = shared.services.replica.begin_restore(Now::read()).map_err(|why| refusal(why, 0, 0)).and_then(|restore| {
-        let taking = Taking { shared, restore, lines: 0, began: Instant::now(), waited: Duration::ZERO, came: 0 };
+        let taking =
+            Taking { shared, reader: DumpReader::default(), restore, lines: 0, began: Instant::now(), waited: Duration::ZERO, came: 0 };
         taking.run(socket, buffer)
     });
     let (code, sentence) = match taken {
@@ -77,6 +78,7 @@ fn report(restored: Restored, replies: &mut Vec<u8>) {
 /// A restore, and the place in its stream.
 struct Taking<'a> {
     shared: &'a Shared,
+    reader: DumpReader,
     restore: Restore<'a>,
     /// Lines that were taken.
     lines: u64,
@@ -96,8 +98,7 @@ impl Taking<'_> {
             let now = Now::read();
             while let Some(at) = memchr(b'\n', &buffer.unread()[scanned..]) {
                 let end = scanned + at;
-                let line = &buffer.unread()[..end];
-                let line = dump::parse_line(line.strip_suffix(b"\r").unwrap_or(line)).map_err(|wrong| self.bad(&wrong))?;
+                let line = self.reader.line(&buffer.unread()[..end]).map_err(|wrong| self.bad(&wrong))?;
                 buffer.consume(end + 1);
                 scanned = 0;
                 match line {
@@ -127,7 +128,7 @@ impl Taking<'_> {
             let filled = buffer.fill(&mut socket);
             self.waited += since.elapsed();
             match filled {
-                Ok(0) => return Err(self.bad("the dump breaks off before its end line")),
+                Ok(0) => return Err(self.bad(dump::BROKEN_OFF)),
                 Ok(len) => self.check_pace(len)?,
                 Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {
                     let wait = self.shared.services.config.write_timeout;

@@ -11,7 +11,7 @@ use crate::data::clock::Stamp;
 use crate::store::Store;
 use crate::wal::disk::{Disk, DiskFile};
 use crate::wal::files::{SNAPSHOT_TMP, log_name, remove_stale, snapshot_name};
-use crate::wire::dump::{self, End, Header, Line, Tally};
+use crate::wire::dump::{self, DumpReader, EndLine, Header, Line, PartReader};
 
 /// Unsynced bytes while it is written: more of them, synced at once at the end, would hold up the log's own syncs for long.
 const UNSYNCED_MAX: usize = 4 << 20;
@@ -76,7 +76,7 @@ impl<'a> SnapshotWriter<'a> {
 #[derive(Debug)]
 pub struct Loaded {
     pub header: Header,
-    pub end: End,
+    pub end: EndLine,
     /// The greatest stamp of any entry.
     pub greatest: Stamp,
     pub len: u64,
@@ -95,7 +95,7 @@ pub fn load(
     let damaged = |offset: u64, what: &str| {
         io::Error::new(io::ErrorKind::InvalidData, format!("{} is damaged at byte {offset} of {len}: {what}", disk.path(&name)))
     };
-    let (mut header, mut end): (Option<Header>, Option<End>) = (None, None);
+    let (mut reader, mut header, mut last_line) = (DumpReader::default(), None, None);
     let sum = Mutex::new(Part::default());
     let mut chunks = Chunks { source, at: 0, rest: Vec::new() };
     let readers = thread::available_parallelism().map_or(1, usize::from).min(READERS_MAX);
@@ -108,16 +108,14 @@ pub fn load(
             thread::Builder::new().name("snapshot".to_owned()).spawn_scoped(scope, move || {
                 let mut part = Part::default();
                 for (offset, chunk) in chunk_rx {
-                    if let Err(fault) = part.take(offset, &chunk, store) {
-                        part.fault.get_or_insert(fault);
-                    }
+                    part.take(offset, &chunk, store);
                 }
                 sum.lock().join(part);
             })?;
         }
         while let Some((offset, mut chunk)) = chunks.next()? {
-            if end.is_some() {
-                return Err(damaged(offset, "more lines behind the end line"));
+            if last_line.is_some() {
+                return Err(damaged(offset, "it grows while it is read"));
             }
             let mut from = 0;
             if header.is_none() {
@@ -125,30 +123,22 @@ pub fn load(
                 if let Some(other) = dump::other_version(line) {
                     return Err(other.in_file(&disk.path(&name)));
                 }
-                match dump::parse_line(line).map_err(|what| damaged(offset, &what))? {
-                    Line::Header(found) => {
-                        if let Some(order) = found.order {
-                            // Before the first entry: there is nothing to move.
-                            store.reorder(order.key);
-                        }
-                        sum.lock().tally.join(&Tally::of(&found));
-                        header = Some(found);
-                    }
-                    _ => return Err(damaged(offset, "it does not begin with the header of a dump")),
+                let Line::Header(found) = reader.line(line).map_err(|what| damaged(offset, &what))? else {
+                    return Err(damaged(offset, "it does not begin with the header of a dump"));
+                };
+                if let Some(order) = found.order {
+                    // Before the first entry: there is nothing to move.
+                    store.reorder(order.key);
                 }
+                header = Some(found);
                 from = (line.len() + 1).min(chunk.len());
             }
-            // The end line is the last one of the last chunk.
-            let last = chunk[..chunk.len().saturating_sub(1)].iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1).max(from);
-            if chunk.len() as u64 + offset == len && chunk[last..].starts_with(b"{\"end\"") {
-                let line = chunk[last..].strip_suffix(b"\n").ok_or_else(|| damaged(len, "an end line that is cut off"))?;
-                match dump::parse_line(line).map_err(|what| damaged(offset + last as u64, &what))? {
-                    Line::End(found) => end = Some(found),
-                    _ => return Err(damaged(offset + last as u64, "no end line")),
-                }
-                chunk.truncate(last);
-            }
             let read = offset + chunk.len() as u64;
+            if read == len {
+                // The end line, which says nothing before all entries have been read.
+                let start = chunk[..chunk.len() - 1].iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1).max(from);
+                last_line = Some((offset + start as u64, chunk.split_off(start)));
+            }
             if from > 0 {
                 chunk.drain(..from);
             }
@@ -158,46 +148,46 @@ pub fn load(
         }
         Ok(())
     })?;
-    let Part { tally, greatest, fault } = sum.into_inner();
+    let Part { entries, greatest, fault } = sum.into_inner();
     if let Some((offset, what)) = fault {
         return Err(damaged(offset, &what));
     }
-    let (Some(header), Some(end)) = (header, end) else { return Err(damaged(len, "it ends without an end line")) };
-    tally.check(&end).map_err(|what| damaged(len, &what))?;
+    reader.join(&entries);
+    let (Some(header), Some((offset, line))) = (header, last_line) else { return Err(damaged(len, dump::BROKEN_OFF)) };
+    let line = line.strip_suffix(b"\n").ok_or_else(|| damaged(len, "its last line is cut off"))?;
+    let Line::End(end) = reader.line(line).map_err(|what| damaged(offset, &what))? else { return Err(damaged(len, dump::BROKEN_OFF)) };
     Ok(Loaded { header, end, greatest, len })
 }
 
-/// What one reader has found in its chunks, or all of them.
+/// The entries that one thread has read and merged, or all threads.
 #[derive(Default)]
 struct Part {
-    tally: Tally,
+    entries: PartReader,
     greatest: Stamp,
-    /// The first place that is wrong, and what is.
+    /// The offset of the first fault, and what is wrong there.
     fault: Option<(u64, String)>,
 }
 
 impl Part {
-    /// The entries of a chunk of whole lines, which begins at `offset`.
-    fn take(&mut self, offset: u64, chunk: &[u8], store: &Store) -> Result<(), (u64, String)> {
-        let mut start = 0;
-        while start < chunk.len() {
-            let fault = |what: &str| (offset + start as u64, what.to_owned());
-            let Some(len) = memchr::memchr(b'\n', &chunk[start..]) else { return Err(fault("a line that is cut off")) };
-            match dump::parse_line(&chunk[start..start + len]).map_err(|what| fault(&what))? {
-                Line::Entry(entry) => {
-                    self.tally.add(&entry);
-                    self.greatest = self.greatest.max(entry.version().stamp);
-                    store.merge(entry, |_| false);
-                }
-                _ => return Err(fault("a header or an end line among the entries")),
-            }
-            start += len + 1;
+    /// Merges the entries of a chunk of whole lines, which begins at `offset`.
+    fn take(&mut self, offset: u64, chunk: &[u8], store: &Store) {
+        if let Err(fault) = self.merge(offset, chunk, store) {
+            self.fault.get_or_insert(fault);
+        }
+    }
+
+    fn merge(&mut self, mut offset: u64, chunk: &[u8], store: &Store) -> Result<(), (u64, String)> {
+        for line in dump::whole_lines(chunk).map_err(|what| (offset, what))? {
+            let entry = self.entries.entry(line).map_err(|what| (offset, what))?;
+            self.greatest = self.greatest.max(entry.version().stamp);
+            store.merge(entry, |_| false);
+            offset += line.len() as u64 + 1;
         }
         Ok(())
     }
 
     fn join(&mut self, other: Part) {
-        self.tally.join(&other.tally);
+        self.entries.join(&other.entries);
         self.greatest = self.greatest.max(other.greatest);
         self.fault = [self.fault.take(), other.fault].into_iter().flatten().min();
     }

@@ -20,10 +20,16 @@ use crate::wal::log::{self, Found};
 use crate::wal::snapshot::{self, SnapshotWriter};
 use crate::wal::writer::Writer;
 use crate::wal::{Fsync, Record, Wal};
-use crate::wire::dump::{Header, Kind, Scan};
+use crate::wire::dump::{DumpKind, Header, whole_dump};
 use crate::wire::frame::{HEAD_LEN, seal};
 
 const ORIGIN: Origin = Origin { node: NodeId(1), nonce: 7 };
+
+/// The lines of a full dump of a store.
+fn dump_of(store: &Store, vector: VersionVector) -> Vec<u8> {
+    let entries = (0..store.shards_len()).flat_map(|shard| store.scan_shard(shard, |_| true));
+    whole_dump(&Header::new(DumpKind::Full, ORIGIN, vector, 0, None), entries, VersionVector::default())
+}
 
 /// The record of a number, as every incarnation makes it: sizes and kinds differ.
 fn record(number: u64) -> Vec<u8> {
@@ -124,13 +130,11 @@ impl Life {
         self.append(1, promised);
         let generation = self.wal.switch(is_resuming);
         let vector: VersionVector = [(ORIGIN, Stamp::from_bits(self.last))].into_iter().collect();
-        let mut scan = Scan::new(Header::new(Kind::Full, ORIGIN, vector, 0, None), VersionVector::default(), VersionVector::default());
         self.append(1, promised);
         self.step(promised)?;
         self.wal.await_switch(generation, Instant::now()).map_err(|why| io::Error::other(format!("{why:?}")))?;
         let shared = Arc::clone(self.wal.disk());
-        let mut lines = Vec::new();
-        while scan.write(&self.store, 1 << 20, &mut lines) {}
+        let lines = dump_of(&self.store, vector);
         // In two steps, between which somebody writes.
         let (first, second) = lines.split_at(lines.len() / 2);
         let mut writer = SnapshotWriter::create(&*shared, generation)?;

@@ -8,8 +8,7 @@ use std::time::{Duration, SystemTime};
 use kvmesh::data::clock::Stamp;
 use kvmesh::data::entry::Entry;
 use kvmesh::data::version::{NodeId, Origin, Version, VersionVector};
-use kvmesh::store::Store;
-use kvmesh::wire::dump::{Header, Kind, Scan};
+use kvmesh::wire::dump::{DumpKind, Header, whole_dump};
 
 use crate::backup::kvctl;
 use crate::cluster::{Cluster, ClusterPlan, DEADLINE, until};
@@ -29,16 +28,15 @@ fn backup(cluster: &Cluster, lives: u64) -> PathBuf {
     let versions = (1..=3).flat_map(|node| {
         (1..=lives).map(move |nonce| Version { stamp: Stamp::from_wall_ms(wall_ms + nonce), origin: Origin { node: NodeId(node), nonce } })
     });
-    let store = Store::new();
+    let mut entries = Vec::new();
     let mut vector = VersionVector::default();
     for version in versions {
         let Origin { node, nonce } = version.origin;
-        store.merge(Entry::new(format!("life/{node}/{nonce}").as_bytes(), Some(b"v"), None, version), |_| false);
+        entries.push(Entry::new(format!("life/{node}/{nonce}").as_bytes(), Some(b"v"), None, version));
         vector.advance(version.origin, version.stamp);
     }
-    let header = Header::new(Kind::Full, Origin { node: NodeId(1), nonce: lives }, vector, store.len(), None);
-    let (mut scan, mut lines) = (Scan::new(header, VersionVector::default(), VersionVector::default()), Vec::new());
-    while scan.write(&store, 1 << 20, &mut lines) {}
+    let header = Header::new(DumpKind::Full, Origin { node: NodeId(1), nonce: lives }, vector, entries.len() as u64, None);
+    let lines = whole_dump(&header, entries, VersionVector::default());
     let path = cluster.data_path(1).with_extension("backup.jsonl");
     std::fs::write(&path, lines).unwrap();
     path

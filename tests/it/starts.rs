@@ -11,8 +11,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use kvmesh::data::clock::Stamp;
 use kvmesh::data::entry::Entry;
 use kvmesh::data::version::{NodeId, Origin, Version, VersionVector};
-use kvmesh::store::Store;
-use kvmesh::wire::dump::{Header, Kind, Scan};
+use kvmesh::wire::dump::{DumpKind, Header, whole_dump};
 use kvmesh::wire::frame::seal;
 use serde_json::json;
 
@@ -486,12 +485,8 @@ fn stamp_of(cluster: &Cluster, key: &str) -> u64 {
 /// One entry of another node, with this stamp.
 fn backup_of(key: &str, stamp: u64) -> Vec<u8> {
     let version = Version { stamp: Stamp::from_bits(stamp), origin: Origin { node: NodeId(2), nonce: 2 } };
-    let store = Store::new();
-    store.merge(Entry::new(key.as_bytes(), Some(b"old"), None, version), |_| false);
+    let entry = Entry::new(key.as_bytes(), Some(b"old"), None, version);
     let mut vector = VersionVector::default();
     vector.advance(version.origin, version.stamp);
-    let mut scan = Scan::new(Header::new(Kind::Full, version.origin, vector, 1, None), VersionVector::default(), VersionVector::default());
-    let mut lines = Vec::new();
-    while scan.write(&store, 1 << 20, &mut lines) {}
-    lines
+    whole_dump(&Header::new(DumpKind::Full, version.origin, vector, 1, None), [entry], VersionVector::default())
 }

@@ -22,7 +22,7 @@ use kvmesh::data::entry::Entry;
 use kvmesh::data::version::{Origin, Version};
 use kvmesh::replication::replica::Replica;
 use kvmesh::store::Store;
-use kvmesh::wire::dump::{Line, parse_line};
+use kvmesh::wire::dump;
 use kvmesh::wire::frame::{HEAD_LEN, Head};
 use kvmesh::wire::peer::{Ack, Message, Protocol};
 
@@ -141,7 +141,9 @@ impl BeforeMerge {
         };
         let mut writes: Vec<Brought> = match message {
             Message::Writes(batch) => batch.writes.iter().map(|write| brought(write.key, write.version)).collect(),
-            Message::Lines(lines) => entries_of(lines).iter().map(|entry| brought(entry.key(), entry.version())).collect(),
+            Message::Lines(lines) => {
+                dump::entries(lines).unwrap_or_default().iter().map(|entry| brought(entry.key(), entry.version())).collect()
+            }
             _ => Vec::new(),
         };
         // Of several writes of one key the last one counts, and the others are no conflict.
@@ -258,7 +260,7 @@ impl Diagram {
             Message::Lines(lines) if lines.is_empty() => None,
             Message::Lines(lines) => {
                 let (is_first, is_last) = (lines.starts_with(b"{\"dump\""), memchr::memmem::find(lines, b"{\"end\"").is_some());
-                let count = entries_of(lines).len();
+                let count = dump::entries(lines).map_or(0, |entries| entries.len());
                 let part = match (is_first, is_last) {
                     (true, true) => "whole dump",
                     (true, false) => "dump begins",
@@ -377,11 +379,6 @@ impl DiagramWindow {
         };
         start.max(end.saturating_sub(DRAWN_MAX))..end
     }
-}
-
-fn entries_of(lines: &[u8]) -> Vec<Entry> {
-    let lines = lines.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
-    lines.filter_map(|line| if let Ok(Line::Entry(entry)) = parse_line(line) { Some(entry) } else { None }).collect()
 }
 
 /// The words of a request, in either protocol.

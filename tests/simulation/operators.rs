@@ -6,7 +6,7 @@ use crate::simulation::diagram::StepKind;
 use crate::simulation::machine::Death;
 use crate::simulation::{Event, Simulation};
 use kvmesh::replication::sync::restore::NotRestored;
-use kvmesh::wire::dump::{Line, parse_line};
+use kvmesh::wire::dump::{DumpReader, Line};
 
 /// Copies and dumps that are kept; another one takes the place of any of them.
 const KEPT_MAX: usize = 3;
@@ -50,6 +50,7 @@ impl Simulation<'_> {
         let process = life.process;
         let Ok(mut restore) = life.replica().begin_restore(self.now_at(id)) else { return };
         self.draw(id, StepKind::Fault, || "an operator restores a dump".to_owned());
+        let mut reader = DumpReader::default();
         for line in lines.split(|byte| *byte == b'\n') {
             if self.one_in(3) {
                 let until = self.now + Duration::from_millis(2);
@@ -59,7 +60,7 @@ impl Simulation<'_> {
                 }
             }
             let now = self.now_at(id);
-            let taken = match parse_line(line).expect("a line of a dump") {
+            let taken = match reader.line(line).expect("a line of a dump") {
                 Line::Header(header) => restore.begin(header, now),
                 Line::Entry(entry) => restore.take(entry, now),
                 Line::End(end) => {

@@ -10,7 +10,7 @@ use kvmesh::data::clock::{Stamp, wall_ms};
 use kvmesh::data::entry::Entry;
 use kvmesh::data::version::{NodeId, Origin, Version, VersionVector};
 use kvmesh::store::Store;
-use kvmesh::wire::dump::{Header, Kind, Scan};
+use kvmesh::wire::dump::{DumpKind, Header, whole_dump};
 
 use crate::checks::Dumped;
 use crate::keys::{Group, Key};
@@ -18,8 +18,6 @@ use crate::nodes::Place;
 use crate::survey;
 
 const RESTORE_TIMEOUT: Duration = Duration::from_secs(5);
-/// Bytes of the backup that are written in one step.
-const STEP_LEN: usize = 1 << 20;
 
 /// An error is the node's refusal.
 pub fn push(place: &Place, ahead: Duration) -> Result<(), String> {
@@ -47,9 +45,7 @@ fn with_one_more(backup: Dumped, node: u16, stamp: Stamp) -> Vec<u8> {
 
 /// A full dump of all this, as this donor would give it.
 pub fn lines_of(store: &Store, donor: Origin, vector: VersionVector) -> Vec<u8> {
-    let header = Header::new(Kind::Full, donor, vector, store.len(), None);
-    let mut scan = Scan::new(header, VersionVector::default(), VersionVector::default());
-    let mut lines = Vec::new();
-    while scan.write(store, STEP_LEN, &mut lines) {}
-    lines
+    let header = Header::new(DumpKind::Full, donor, vector, store.len(), None);
+    let entries = (0..store.shards_len()).flat_map(|shard| store.scan_shard(shard, |_| true));
+    whole_dump(&header, entries, VersionVector::default())
 }

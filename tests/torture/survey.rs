@@ -5,7 +5,7 @@ use std::io;
 use std::time::{Duration, Instant};
 
 use kvmesh::data::version::VersionVector;
-use kvmesh::wire::dump::{Line, parse_line};
+use kvmesh::wire::dump::{DumpReader, Line};
 
 use crate::checks::Dumped;
 use crate::kit::client::{Client, Limit, Status, word_after};
@@ -62,15 +62,15 @@ pub fn resume(place: &Place) -> Result<(), String> {
 
 pub fn dump(place: &Place) -> Result<Dumped, String> {
     let lines = ask(place, DUMP_TIMEOUT, |client| accepted(client.ask("DUMP")?))?;
-    let (mut vector, mut entries, mut is_whole) = (None, Vec::new(), false);
+    let (mut reader, mut vector, mut entries) = (DumpReader::default(), None, Vec::new());
     for line in lines {
-        match parse_line(line.as_bytes()).map_err(|what| format!("n{}: a dump with a wrong line: {what}", place.id))? {
+        match reader.line(line.as_bytes()).map_err(|what| format!("n{}: a dump with a wrong line: {what}", place.id))? {
             Line::Header(header) => vector = Some(header.vector),
             Line::Entry(entry) => entries.push((entry.shared_key(), entry)),
-            Line::End(_) => is_whole = true,
+            Line::End(_) => {}
         }
     }
-    let vector = vector.filter(|_| is_whole).ok_or_else(|| format!("n{}: a dump that is not whole", place.id))?;
+    let vector = vector.filter(|_| reader.has_ended()).ok_or_else(|| format!("n{}: a dump that is not whole", place.id))?;
     Ok(Dumped { node: place.id, vector, entries: entries.into_iter().collect() })
 }
 

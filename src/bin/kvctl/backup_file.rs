@@ -4,51 +4,12 @@ use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom};
 
 use kvmesh::config::{KEY_LEN_MAX, VALUE_LEN_MAX};
-use kvmesh::wire::dump::{self, Line, Tally};
+use kvmesh::wire::dump::{self, DumpReader, Line};
 
 use crate::{Code, Failure};
 
 /// Read from the file at a time.
 const READ_LEN: usize = 256 << 10;
-
-/// Where the lines of a dump have got to.
-#[derive(Default)]
-pub struct Checked {
-    tally: Tally,
-    begun: bool,
-    ended: bool,
-}
-
-impl Checked {
-    /// The next line, without its line end: a header, then entries, then an end line that agrees with them. An error says what is wrong.
-    pub fn line(&mut self, line: &[u8]) -> Result<Line, String> {
-        let line = dump::parse_line(line)?;
-        match &line {
-            _ if self.ended => return Err("a line behind the end line: this is not one dump".to_string()),
-            Line::Header(header) if !self.begun => {
-                self.tally = Tally::of(header);
-                self.begun = true;
-            }
-            _ if !self.begun => return Err("a dump begins with its header, and this is none".to_string()),
-            Line::Header(_) => return Err("a dump within a dump".to_string()),
-            Line::Entry(entry) => self.tally.add(entry),
-            Line::End(end) => {
-                self.tally.check(end)?;
-                self.ended = true;
-            }
-        }
-        Ok(line)
-    }
-
-    pub fn whole(&self) -> Result<(), String> {
-        if self.ended { Ok(()) } else { Err("the dump breaks off before its end line".to_string()) }
-    }
-
-    /// Entries that have passed.
-    pub fn entries(&self) -> u64 {
-        self.tally.count()
-    }
-}
 
 /// A backup, read from its first line to its last.
 pub struct Backup {
@@ -56,7 +17,7 @@ pub struct Backup {
     input: Box<dyn BufRead>,
     /// Of a regular file.
     size: Option<u64>,
-    checked: Checked,
+    reader: DumpReader,
     line: Vec<u8>,
     lines: u64,
     bytes: u64,
@@ -75,7 +36,7 @@ impl Backup {
     }
 
     fn over(name: &str, input: Box<dyn BufRead>, size: Option<u64>) -> Backup {
-        Backup { name: name.to_string(), input, size, checked: Checked::default(), line: Vec::new(), lines: 0, bytes: 0 }
+        Backup { name: name.to_string(), input, size, reader: DumpReader::default(), line: Vec::new(), lines: 0, bytes: 0 }
     }
 
     /// The next line, its line end included, and what it says. `None` when the dump has been read and is whole. The end line is handed out only when it is the
@@ -86,14 +47,13 @@ impl Backup {
         let read = self.input.by_ref().take(line_len_max + 1).read_until(b'\n', &mut self.line);
         let read = read.map_err(|error| self.wrong(&error.to_string()))? as u64;
         if read == 0 {
-            return self.checked.whole().map(|()| None).map_err(|wrong| self.wrong(&wrong));
+            return self.reader.finish().map(|()| None).map_err(|wrong| self.wrong(&wrong));
         }
         if read > line_len_max {
             return Err(self.wrong(&format!("a line of more than {line_len_max} bytes; no dump has such a one")));
         }
         let bytes = self.line.strip_suffix(b"\n").unwrap_or(&self.line);
-        let bytes = bytes.strip_suffix(b"\r").unwrap_or(bytes);
-        let line = self.checked.line(bytes).map_err(|wrong| self.wrong(&wrong))?;
+        let line = self.reader.line(bytes).map_err(|wrong| self.wrong(&wrong))?;
         if !self.line.ends_with(b"\n") {
             self.line.push(b'\n');
         }
@@ -123,7 +83,7 @@ impl Backup {
     }
 
     pub fn entries(&self) -> u64 {
-        self.checked.entries()
+        self.reader.count()
     }
 }
 
@@ -145,7 +105,7 @@ pub fn seems_whole(path: &str) -> bool {
         Ok(Some(tail[start..].to_vec()))
     }
     match last_line(path) {
-        Ok(Some(line)) => matches!(dump::parse_line(&line), Ok(Line::End(_))),
+        Ok(Some(line)) => dump::is_end_line(&line),
         Ok(None) | Err(_) => true,
     }
 }

@@ -10,10 +10,9 @@ use serde_json::{Map, Value, json};
 use kvmesh::client::{self, Client, unexpected};
 use kvmesh::data::clock;
 use kvmesh::data::version::{Version, VersionVector};
-use kvmesh::wire::dump::Line;
+use kvmesh::wire::dump::{DumpReader, Line};
 use kvmesh::wire::quoting;
 
-use crate::backup_file::Checked;
 use crate::json::put_bytes;
 use crate::terminal::Out;
 use crate::{Code, Failure, Options};
@@ -207,14 +206,14 @@ fn difference_json(nodes: &[String], key: &[u8], held: &[Option<Held>]) -> Value
 /// Reads one node's dump to its end line, which must be there and right: half a dump would show keys as missing.
 fn read_dump(addr: &str, timeout: Duration, mut each: impl FnMut(&kvmesh::data::entry::Entry)) -> Result<(), client::Error> {
     let in_dump = |error: String| client::Error::Garbled(format!("{addr}: {error}"));
-    let mut checked = Checked::default();
+    let mut reader = DumpReader::default();
     Client::connect(&[addr], timeout)?.call_lines::<client::Error>(b"DUMP", |line| {
-        if let Line::Entry(entry) = checked.line(line).map_err(in_dump)? {
+        if let Line::Entry(entry) = reader.line(line).map_err(in_dump)? {
             each(&entry);
         }
         Ok(())
     })?;
-    checked.whole().map_err(in_dump)
+    reader.finish().map_err(in_dump)
 }
 
 fn several(options: &Options, verb: &str) -> Result<(), Failure> {
@@ -236,23 +235,18 @@ mod tests {
     use kvmesh::data::clock::Stamp;
     use kvmesh::data::entry::Entry;
     use kvmesh::data::version::{NodeId, Origin};
-    use kvmesh::store::Store;
-    use kvmesh::wire::dump::{Header, Kind, Scan};
+    use kvmesh::wire::dump::{DumpKind, Header, whole_dump};
 
     const ORIGIN: Origin = Origin { node: NodeId(1), nonce: 7 };
 
     /// What DUMP prints of these entries.
     fn dump_of(entries: &[(&str, Option<&str>, u64)]) -> String {
-        let store = Store::new();
-        for (key, value, stamp) in entries {
+        let entries = entries.iter().map(|(key, value, stamp)| {
             let version = Version { stamp: Stamp::from_bits(*stamp), origin: ORIGIN };
-            store.merge(Entry::new(key.as_bytes(), value.map(str::as_bytes), None, version), |_| false);
-        }
-        let header = Header::new(Kind::Full, ORIGIN, VersionVector::default(), 0, None);
-        let mut scan = Scan::new(header, VersionVector::default(), VersionVector::default());
-        let mut lines = Vec::new();
-        while scan.write(&store, 1 << 20, &mut lines) {}
-        String::from_utf8(lines).unwrap()
+            Entry::new(key.as_bytes(), value.map(str::as_bytes), None, version)
+        });
+        let header = Header::new(DumpKind::Full, ORIGIN, VersionVector::default(), 0, None);
+        String::from_utf8(whole_dump(&header, entries, VersionVector::default())).unwrap()
     }
 
     fn dumping(dump: &str) -> String {

@@ -8,10 +8,10 @@ use serde_json::{Map, Value, json};
 
 use kvmesh::client::{self, Client, as_key, as_value, unexpected};
 use kvmesh::config::VALUE_LEN_MAX;
+use kvmesh::wire::dump::DumpReader;
 use kvmesh::wire::text::{self, RequestLine};
 
 use crate::atomic_file::Aside;
-use crate::backup_file::Checked;
 use crate::command_line::Verb;
 use crate::json::{peer, put_bytes, put_line};
 use crate::progress_line::Progress;
@@ -172,14 +172,14 @@ fn back_up(options: &Options, out: &mut impl Write, file: &str) -> Result<(), Fa
 
 /// Hands out a dump, line by line and with the number of entries so far, and checks it as it passes. Returns how many entries it has.
 fn read_dump(options: &Options, mut each: impl FnMut(&[u8], u64) -> Result<(), Failure>) -> Result<u64, Failure> {
-    let mut checked = Checked::default();
+    let mut reader = DumpReader::default();
     let wrong = |wrong: String| Failure::new(Code::Refused, format_args!("the node's dump is not as it should be: {wrong}"));
     read_lines(options, &RequestLine::new(text::Verb::Dump), |line| {
-        checked.line(line).map_err(wrong)?;
-        each(line, checked.entries())
+        reader.line(line).map_err(wrong)?;
+        each(line, reader.count())
     })?;
-    checked.whole().map_err(wrong)?;
-    Ok(checked.entries())
+    reader.finish().map_err(wrong)?;
+    Ok(reader.count())
 }
 
 fn print_json(options: &Options, out: &mut impl Write, object: Map<String, Value>) -> io::Result<()> {
@@ -284,18 +284,15 @@ fn first_reachable<T>(
 mod tests {
     use super::*;
     use kvmesh::data::version::VersionVector;
-    use kvmesh::store::Store;
-    use kvmesh::wire::dump::{Header, Kind, Scan};
+    use kvmesh::wire::dump::{DumpKind, Header, whole_dump};
 
     use crate::scripted_node::{deserted, options, scripted};
 
     #[test]
     fn a_dump_that_breaks_off_or_is_wrong_is_no_backup() {
         let origin = "1-0000000000000007".parse().unwrap();
-        let header = Header::new(Kind::Full, origin, VersionVector::default(), 0, None);
-        let (mut scan, mut lines) = (Scan::new(header, VersionVector::default(), VersionVector::default()), Vec::new());
-        while scan.write(&Store::new(), 1 << 10, &mut lines) {}
-        let lines = String::from_utf8(lines).unwrap();
+        let header = Header::new(DumpKind::Full, origin, VersionVector::default(), 0, None);
+        let lines = String::from_utf8(whole_dump(&header, [], VersionVector::default())).unwrap();
         let (header, end) = lines.trim_end().split_once('\n').unwrap();
         let dump = |reply: &str| {
             let options = Options { timeout: std::time::Duration::from_millis(100), ..options(&[&scripted(&[("DUMP", reply)])]) };

@@ -218,26 +218,19 @@ mod tests {
     use kvmesh::data::clock::Stamp;
     use kvmesh::data::entry::Entry;
     use kvmesh::data::version::{NodeId, Origin, Version, VersionVector};
-    use kvmesh::store::Store;
-    use kvmesh::wire::dump::{Header, Kind, Scan};
+    use kvmesh::wire::dump::{DumpKind, Header, whole_dump};
 
     const REPORT: &str = "entries 3\nmerged 3\ncovered 0\ndropped 0\nEND\n";
 
     /// A backup of `a`, `b` and a deleted key.
     fn backup() -> Vec<u8> {
-        let (store, origin) = (Store::new(), Origin { node: NodeId(1), nonce: 7 });
-        for (stamp, key, value) in [(1, "a", Some("1")), (2, "b b", Some("2 2")), (3, "gone", None)] {
+        let origin = Origin { node: NodeId(1), nonce: 7 };
+        let entries = [(1, "a", Some("1")), (2, "b b", Some("2 2")), (3, "gone", None)].map(|(stamp, key, value)| {
             let version = Version { stamp: Stamp::from_bits(stamp), origin };
-            store.merge(Entry::new(key.as_bytes(), value.map(str::as_bytes), None, version), |_| false);
-        }
-        let mut scan = Scan::new(
-            Header::new(Kind::Full, origin, VersionVector::default(), 3, None),
-            VersionVector::default(),
-            VersionVector::default(),
-        );
-        let mut lines = Vec::new();
-        while scan.write(&store, 1 << 20, &mut lines) {}
-        lines
+            Entry::new(key.as_bytes(), value.map(str::as_bytes), None, version)
+        });
+        let header = Header::new(DumpKind::Full, origin, VersionVector::default(), 3, None);
+        whole_dump(&header, entries, VersionVector::default())
     }
 
     fn restore(node: &str, backup: &[u8], as_new_writes: bool) -> Result<(), (Code, String)> {

@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use crate::data::entry::Entry;
 use crate::data::key_order::Order;
 use crate::data::version::{Origin, VersionVector};
-use crate::wire::dump::{self, Line};
+use crate::wire::dump;
 use crate::wire::frame::seal;
 use crate::wire::peer::{LINES, WRITE_BATCH, WriteBatch, decode_batch};
 
@@ -65,9 +65,9 @@ impl Record {
         let (kind, payload) = body.split_first().ok_or("an empty record")?;
         match *kind {
             WRITE_BATCH => decode_batch(payload).map(Record::Writes),
-            LINES => entries(payload).map(Record::Lines),
-            HEALED => entries(payload).map(Record::Healed),
-            REMOVED => entries(payload).map(Record::Removed),
+            LINES => dump::entries(payload).map(Record::Lines),
+            HEALED => dump::entries(payload).map(Record::Healed),
+            REMOVED => dump::entries(payload).map(Record::Removed),
             PROVEN => from_json(payload).map(Record::Proven),
             LIFE => from_json(payload).map(Record::Incarnation),
             other => Err(format!("a record of unknown kind {other}")),
@@ -124,18 +124,6 @@ fn of_json(kind: u8, value: &impl Serialize) -> Vec<u8> {
     // Cannot fail: plain types, into a Vec.
     seal(&mut out, kind, |out| serde_json::to_writer(out, value).expect("records are plain JSON"));
     out
-}
-
-fn entries(lines: &[u8]) -> Result<Vec<Entry>, String> {
-    let mut entries = Vec::new();
-    let mut start = 0;
-    for end in memchr::memchr_iter(b'\n', lines) {
-        let line = &lines[std::mem::replace(&mut start, end + 1)..end];
-        if let Line::Entry(entry) = dump::parse_line(line)? {
-            entries.push(entry);
-        }
-    }
-    if start == lines.len() { Ok(entries) } else { Err("a dump line that is cut off".to_owned()) }
 }
 
 fn from_json<'a, T: Deserialize<'a>>(payload: &'a [u8]) -> Result<T, String> {

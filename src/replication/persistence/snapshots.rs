@@ -13,10 +13,11 @@ use parking_lot::MutexGuard;
 use crate::data::clock::elapsed;
 use crate::data::version::VersionVector;
 use crate::replication::replica::{Replica, Serving};
+use crate::replication::sync::scan::DumpScan;
 use crate::wal::files::resuming_log_name;
 use crate::wal::snapshot::SnapshotWriter;
 use crate::wal::{Condition, NotSwitched, Wal};
-use crate::wire::dump::{Header, Kind, Scan};
+use crate::wire::dump::{DumpKind, Header};
 
 /// Bytes of lines between two writes to the file.
 const STEP_LEN: usize = 256 << 10;
@@ -114,10 +115,10 @@ impl Replica {
             self.record_incarnation();
             let vector = coverage.vector(self.origin, self.submit.position());
             drop(coverage);
-            let mut header = Header::new(Kind::Full, self.origin, vector, entries, None);
+            let mut header = Header::new(DumpKind::Full, self.origin, vector, entries, None);
             header.order = self.scan_order.get();
             let is_folded = header.is_folded();
-            (generation, is_folded, Serving::new(self, Scan::new(header, VersionVector::default(), table.horizon.clone())))
+            (generation, is_folded, Serving::new(self, DumpScan::new(header, VersionVector::default(), table.horizon.clone())))
         };
         Snapshot { replica: self, wal, generation, is_resuming, is_folded, began, serving, file: None, _one_at_a_time: one_at_a_time }
     }

@@ -2,7 +2,8 @@
 
 use super::*;
 use crate::data::version::VersionVector;
-use crate::wire::dump::{Header, Kind, Scan};
+use crate::replication::sync::scan::DumpScan;
+use crate::wire::dump::{DumpKind, Header};
 
 /// Delivers messages that may be refused; the first refusal.
 fn try_deliver(net: &mut Net, from: usize, to: usize, messages: Vec<Message>) -> Result<(), String> {
@@ -54,8 +55,8 @@ fn a_dump_that_was_refused_is_not_asked_for_again_and_again() {
         asked += 1;
         let taking = net.replica(1).peers.table().taking.as_ref().map(|taking| taking.id);
         let far = [(net.replica(0).origin(), Stamp::from_wall_ms(net.now(0).wall_ms))].into_iter().collect();
-        let header = Header::new(Kind::Delta, net.replica(0).origin(), VersionVector::default(), 1, taking);
-        let mut scan = Scan::new(header, VersionVector::default(), far);
+        let header = Header::new(DumpKind::Delta, net.replica(0).origin(), VersionVector::default(), 1, taking);
+        let mut scan = DumpScan::new(header, VersionVector::default(), far);
         let mut lines = Vec::new();
         while scan.write(net.replica(0).store(), 1000, &mut lines) {}
         let refused = try_deliver(&mut net, 0, 1, vec![Message::Lines(lines)]).unwrap_err();

@@ -8,7 +8,7 @@ use socket2::SockRef;
 use super::*;
 use crate::data::version::{NodeId, Origin, VersionVector};
 use crate::node::Node;
-use crate::wire::dump::{Header, Kind};
+use crate::wire::dump::{DumpKind, Header, whole_dump};
 
 /// The longest that a test waits for something that should happen soon.
 const SOON: Duration = Duration::from_secs(20);
@@ -250,13 +250,10 @@ fn a_long_line_that_drips_is_taken() {
             break request;
         }
     };
-    let store = crate::store::Store::new();
     let value: Vec<u8> = vec![b'v'; 1 << 20];
-    store.merge(Entry::new(b"k", Some(&value), None, Version { stamp, origin }), |_| false);
-    let header = Header::new(Kind::Full, fake.origin, vector, 1, Some(request.id));
-    let mut scan = crate::wire::dump::Scan::new(header, VersionVector::default(), VersionVector::default());
-    let mut lines = Vec::new();
-    while scan.write(&store, 1, &mut lines) {}
+    let entry = Entry::new(b"k", Some(&value), None, Version { stamp, origin });
+    let header = Header::new(DumpKind::Full, fake.origin, vector, 1, Some(request.id));
+    let lines = whole_dump(&header, [entry], VersionVector::default());
     let mut bytes = Vec::new();
     Message::Lines(lines).encode(&mut bytes, Protocol::OLDEST);
     // Longer than the connections last without an answer, and than recovery_wait.

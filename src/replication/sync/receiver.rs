@@ -15,7 +15,7 @@ use crate::replication::peers::PeerTable;
 use crate::replication::persistence::record::{self, Proven};
 use crate::replication::replica::Replica;
 use crate::testing::broken_rules::BrokenRule;
-use crate::wire::dump::{End, Header, Kind, Tally};
+use crate::wire::dump::{DumpKind, EndLine, Header};
 use crate::wire::quoting::shown;
 
 /// Keys that are named in the log when two nodes are found to differ; beyond this they are only counted.
@@ -30,7 +30,8 @@ const ENTRIES_BELIEVED: u64 = 1 << 22;
 /// A dump that is being taken.
 pub(in crate::replication) struct Incoming {
     header: Header,
-    tally: Tally,
+    /// Entries that came so far.
+    count: u64,
     /// A full dump's keys, to find those that it lacks.
     held: Option<HashSet<Key>>,
     /// Of the incarnations that the header's vector covers the greatest stamp that an entry has, of at most [`NAMED_LIVES_MAX`]; only where a client restores it.
@@ -52,9 +53,9 @@ impl Incoming {
             replica.check_vector(&header.vector, now)?;
         }
         replica.observe(header.vector.greatest(), now);
-        let held = (header.kind == Kind::Full).then(|| HashSet::with_capacity(header.entries.min(ENTRIES_BELIEVED) as usize));
-        let heals = header.kind == Kind::Heal;
-        Ok(Incoming { tally: Tally::of(&header), header, held, named, is_more: false, heals, healed: 0 })
+        let held = (header.kind == DumpKind::Full).then(|| HashSet::with_capacity(header.entries.min(ENTRIES_BELIEVED) as usize));
+        let heals = header.kind == DumpKind::Heal;
+        Ok(Incoming { count: 0, header, held, named, is_more: false, heals, healed: 0 })
     }
 
     /// One entry: clock, then merge. Returns whether the entry changed anything.
@@ -81,7 +82,7 @@ impl Incoming {
                 origin.node
             ));
         }
-        self.tally.add(&entry);
+        self.count += 1;
         replica.observe(entry.version().stamp, now);
         let key = entry.shared_key();
         if !self.heals {
@@ -108,9 +109,9 @@ impl Incoming {
         self.heals
     }
 
-    /// Whether the end line is the right one. Until it is, nothing is proven.
-    pub fn check(&self, end: &End) -> Result<(), String> {
-        self.tally.check(end)?;
+    /// Checks what the end line claims of the donor's GC horizon. (That the end line belongs to what
+    /// came, the dump's reader has checked.)
+    pub fn check(&self, end: &EndLine) -> Result<(), String> {
         let beyond = end.horizon.ahead_of(&self.header.vector);
         match beyond.iter().next() {
             None => Ok(()),
@@ -151,7 +152,7 @@ impl Incoming {
 
     /// Entries that came so far.
     pub fn count(&self) -> u64 {
-        self.tally.count()
+        self.count
     }
 
     pub fn healed(&self) -> u64 {

@@ -16,7 +16,7 @@ use crate::replication::peers::{PeerTable, names};
 use crate::replication::persistence::record::{self, Proven};
 use crate::replication::replica::Replica;
 use crate::replication::sync::receiver::Incoming;
-use crate::wire::dump::{self, End, Header, Kind};
+use crate::wire::dump::{self, DumpKind, EndLine, Header};
 
 /// Bytes of lines that are merged before the log gets them.
 const UNLOGGED_MAX: usize = 1 << 20;
@@ -95,7 +95,7 @@ impl Restore<'_> {
         if self.dump.is_some() {
             return Err(NotRestored::Bad("a dump within a dump".to_owned()));
         }
-        if header.kind != Kind::Full {
+        if header.kind != DumpKind::Full {
             return Err(NotRestored::Bad("this is a part of a node's data and not all of it; expected a dump of kind full".to_owned()));
         }
         {
@@ -139,7 +139,7 @@ impl Restore<'_> {
     }
 
     /// The end line: the drops, the horizon, and only then the vector, from which the other members see that they lack something.
-    pub fn end(mut self, end: &End, now: Now) -> Result<Restored, NotRestored> {
+    pub fn end(mut self, end: &EndLine, now: Now) -> Result<Restored, NotRestored> {
         let (node, restored) = self.prove(end, now)?;
         self.replica.persistence.await_durable().map_err(NotRestored::ReadOnly)?;
         if let Some(more) = self.replica.said.admit("restored", 0, now.elapsed) {
@@ -155,7 +155,7 @@ impl Restore<'_> {
     }
 
     /// All that the end line means, but for waiting until it is durable.
-    pub fn prove(&mut self, end: &End, now: Now) -> Result<(NodeId, Restored), NotRestored> {
+    pub fn prove(&mut self, end: &EndLine, now: Now) -> Result<(NodeId, Restored), NotRestored> {
         self.settle()?;
         let dump = self.dump.take().ok_or_else(|| "an end line where the header of a dump should be".to_owned())?;
         dump.check(end)?;
@@ -243,7 +243,7 @@ impl Replica {
     /// What a restored dump may claim, of all that it says. Nothing of an incarnation that a member lives now, whose own batches say it. A later state of this cluster, and any where nobody knows of an incarnation, is
     /// believed in everything else; of another one an incarnation counts only as far as it is here or an entry goes, and nothing of what was deleted. What it says of all incarnations of a node is believed only
     /// where all members are up and nobody knows of an incarnation, for it covers those that are lived now, too; else each incarnation counts as far as an entry goes.
-    fn judge(&self, dump: &Incoming, end: &End, now: Now) -> Result<Judged, NotRestored> {
+    fn judge(&self, dump: &Incoming, end: &EndLine, now: Now) -> Result<Judged, NotRestored> {
         let table = self.peers.table();
         // A peer's dump may have moved it meanwhile.
         check_horizon(&table, dump.header())?;

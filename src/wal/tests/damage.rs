@@ -135,7 +135,6 @@ fn origin(node: u16, nonce: u64) -> Origin {
 /// A snapshot of a few entries of every kind.
 fn snapshot_of_all_kinds() -> (SimulatedDisk, String) {
     let disk = SimulatedDisk::default();
-    let store = Store::new();
     let entries: [(&[u8], Option<&[u8]>); 6] = [
         (b"plain", Some(b"text")),
         (b"deleted", None),
@@ -144,20 +143,18 @@ fn snapshot_of_all_kinds() -> (SimulatedDisk, String) {
         (b"\xff\x00", Some(b"\x00\x01\xfe\xff")),
         (b"number", Some(b"1234567890")),
     ];
-    for (place, (key, value)) in entries.into_iter().enumerate() {
-        let version = Version { stamp: Stamp::from_bits(116_069_418_624_417_792 + place as u64), origin: origin(1, 0x9f86_d081_884c_7d65) };
-        store.merge(Entry::new(key, value, None, version), |_| false);
-    }
+    let entries = entries.into_iter().enumerate().map(|(index, (key, value))| {
+        let version = Version { stamp: Stamp::from_bits(116_069_418_624_417_792 + index as u64), origin: origin(1, 0x9f86_d081_884c_7d65) };
+        Entry::new(key, value, None, version)
+    });
     let vector: VersionVector =
         [(origin(1, 0x9f86_d081_884c_7d65), Stamp::from_bits(116_069_418_624_417_799)), (origin(2, 5), Stamp::from_bits(9))]
             .into_iter()
             .collect();
     let horizon: VersionVector = [(origin(2, 5), Stamp::from_bits(8))].into_iter().collect();
-    let mut scan = Scan::new(Header::new(Kind::Full, origin(1, 3), vector, 6, None), VersionVector::default(), horizon);
+    let lines = whole_dump(&Header::new(DumpKind::Full, origin(1, 3), vector, 6, None), entries, horizon);
     LogFile::create(&disk, &log_name(1)).unwrap();
     let mut writer = SnapshotWriter::create(&disk, 1).unwrap();
-    let mut lines = Vec::new();
-    while scan.write(&store, 1 << 20, &mut lines) {}
     writer.append(&lines).unwrap();
     writer.finish(None).unwrap();
     (disk, snapshot_name(1))
@@ -209,25 +206,16 @@ fn a_snapshot_cut_anywhere_is_refused_with_file_and_place() {
 /// A snapshot of several megabytes, so that its pieces and its readers are several, with a bit wrong here and there, and cut here and there.
 #[test]
 fn a_large_snapshot_is_read_whole_or_refused() {
-    let (disk, store) = (SimulatedDisk::default(), Store::new());
+    let disk = SimulatedDisk::default();
     let value: Vec<u8> = (0..900).map(|place| b'a' + (place % 26) as u8).collect();
-    for number in 1..=2_500u64 {
-        store.merge(Entry::new(entry(number).key(), Some(&value), None, entry(number).version()), |_| false);
-    }
-    let mut scan = Scan::new(
-        Header::new(Kind::Full, ORIGIN, VersionVector::default(), 2_500, None),
-        VersionVector::default(),
-        VersionVector::default(),
-    );
+    let entries = (1..=2_500u64).map(|number| Entry::new(entry(number).key(), Some(&value), None, entry(number).version()));
+    let header = Header::new(DumpKind::Full, ORIGIN, VersionVector::default(), 2_500, None);
+    let lines = whole_dump(&header, entries, VersionVector::default());
     LogFile::create(&disk, &log_name(1)).unwrap();
     let mut writer = SnapshotWriter::create(&disk, 1).unwrap();
-    let mut lines = Vec::new();
-    while {
-        lines.clear();
-        let more = scan.write(&store, 1 << 18, &mut lines);
-        writer.append(&lines).unwrap();
-        more
-    } {}
+    for piece in lines.chunks(1 << 18) {
+        writer.append(piece).unwrap();
+    }
     let len = writer.finish(None).unwrap();
     assert!(len > 2 << 20);
     assert_eq!(load(&disk).unwrap().2.len(), 2_500);

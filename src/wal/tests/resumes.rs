@@ -12,10 +12,8 @@ fn a_resume_behind_a_finished_compaction_acknowledges_nothing_before_its_snapsho
     // COMPACT: a new log.
     let generation = life.wal.switch(false);
     let vector: VersionVector = [(ORIGIN, Stamp::from_bits(life.last))].into_iter().collect();
-    let mut scan = Scan::new(Header::new(Kind::Full, ORIGIN, vector, 0, None), VersionVector::default(), VersionVector::default());
     life.step(&mut promised).unwrap();
-    let mut lines = Vec::new();
-    while scan.write(&life.store, 1 << 20, &mut lines) {}
+    let lines = dump_of(&life.store, vector);
     let shared = Arc::clone(life.wal.disk());
     let mut writer = SnapshotWriter::create(&*shared, generation).unwrap();
     writer.append(&lines).unwrap();

@@ -18,7 +18,7 @@ use crate::wal::Wal;
 use crate::wal::disk::Disk;
 use crate::wal::files::{Files, SNAPSHOT_TMP, log_name};
 use crate::wal::writer::Writer;
-use crate::wire::dump::{self, Header, Kind, Scan};
+use crate::wire::dump::{self, DumpKind, Header, whole_dump};
 use crate::wire::frame::seal;
 use crate::wire::peer::{Message, Protocol, WriteBatch, Writes};
 
@@ -241,12 +241,8 @@ fn a_run_that_was_joined_after_a_snapshot_is_joined_after_a_restart() {
     life.replica.receive(&mut inbound, Message::Writes(batch(1)), now).unwrap();
     life.log();
     life.compact(false).unwrap();
-    let header = Header::new(Kind::Delta, OTHER, at(1), 1, Some(request.id));
-    let donor = Store::new();
-    donor.merge(written[0].clone(), |_| false);
-    let mut scan = Scan::new(header, VersionVector::default(), VersionVector::default());
-    let mut lines = Vec::new();
-    while scan.write(&donor, 1 << 10, &mut lines) {}
+    let header = Header::new(DumpKind::Delta, OTHER, at(1), 1, Some(request.id));
+    let lines = whole_dump(&header, [written[0].clone()], VersionVector::default());
     life.replica.receive(&mut inbound, Message::Lines(lines), now).unwrap();
     life.replica.receive(&mut inbound, Message::Writes(batch(2)), now).unwrap();
     life.log();
@@ -281,11 +277,8 @@ fn a_write_that_a_peer_proves_before_its_batch_is_logged_survives_a_restart() {
         .write::<()>(b"key", 64, Duration::ZERO, &Deadline::within(Duration::ZERO), |_| Ok(newer.clone()))
         .expect("room");
     let vector: VersionVector = [(OTHER, theirs.version().stamp), (life.replica.origin(), stamp)].into_iter().collect();
-    let (header, donor) = (Header::new(Kind::Delta, OTHER, vector, 1, Some(request.id)), Store::new());
-    donor.merge(theirs, |_| false);
-    let mut scan = Scan::new(header, VersionVector::default(), VersionVector::default());
-    let mut lines = Vec::new();
-    while scan.write(&donor, 1 << 10, &mut lines) {}
+    let header = Header::new(DumpKind::Delta, OTHER, vector, 1, Some(request.id));
+    let lines = whole_dump(&header, [theirs], VersionVector::default());
     life.replica.receive(&mut inbound, Message::Lines(lines), now).unwrap();
     let submitted = life.write_rx.try_recv().expect("what was written");
     let room = life.replica.submit().held(submitted.reserved);
