@@ -4,6 +4,11 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use kvmesh::data::clock::Stamp;
+use kvmesh::data::entry::Entry;
+use kvmesh::data::version::{Origin, Version};
+use kvmesh::wire::peer::{Message, Protocols, WriteBatch, Writes};
+
 use crate::client::Client;
 use crate::cluster::{Cluster, repository_path};
 
@@ -200,4 +205,48 @@ fn keys_take_what_the_page_on_sizing_says() {
     cluster.ask(1, "DEL key00000");
     let tombstone = formula("a tombstone") + key_len;
     assert_eq!(cluster.status(1).number("memory_tombstones_bytes"), tombstone);
+}
+
+/// Bytes as the pages show them: where they begin, sixteen in a row, and what of them is text.
+fn hex(bytes: &[u8]) -> String {
+    let shown = |byte: &u8| if (b' '..=b'~').contains(byte) { char::from(*byte) } else { '.' };
+    let row = |(number, row): (usize, &[u8])| {
+        let numbers = row.iter().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().join(" ");
+        format!("{:04x}  {numbers:<47}  {}\n", 16 * number, row.iter().map(shown).collect::<String>())
+    };
+    bytes.chunks(16).enumerate().map(row).collect()
+}
+
+#[test]
+fn the_write_batch_in_the_page_on_protocols_is_what_a_peer_gets() {
+    let origin: Origin = "1-9f86d081884c7d65".parse().expect("an origin");
+    let entry = |key: &str, value: Option<&str>, stamp| {
+        let version = Version { stamp: Stamp::from_bits(stamp), origin };
+        Entry::new(key.as_bytes(), value.map(str::as_bytes), None, version)
+    };
+    let [after, first, second] = [116069418624417791, 116069418624417792, 116069418624417793];
+    let writes = Writes::of(origin, &[entry("city", Some("Paris"), first), entry("town", None, second)]);
+    let batch = WriteBatch { origin, after: Stamp::from_bits(after), upto: Stamp::from_bits(second), writes };
+    let mut bytes = Vec::new();
+    Message::Writes(batch).encode(&mut bytes, Protocols::OURS.max);
+    let shown = hex(&bytes);
+    assert!(page("docs/protocol.md").contains(&shown), "docs/protocol.md does not show this:\n{shown}");
+}
+
+#[test]
+fn the_log_in_the_page_on_files_is_one() {
+    let page = page("docs/files.md");
+    let (_, block) = page.split_once("```text\n0000  6b 76 6d 65").expect("the bytes of a log");
+    let (block, _) = block.split_once("```").expect("the end of the block");
+    let shown = format!("0000  6b 76 6d 65{block}");
+    let numbers = shown.lines().flat_map(|line| line[6..53].split_whitespace()).map(|byte| u8::from_str_radix(byte, 16).expect("a byte"));
+    let bytes: Vec<u8> = numbers.collect();
+    assert_eq!(hex(&bytes), shown);
+    assert!(bytes.starts_with(b"kvmesh-l\x01\0\0\0"));
+    let (head, body) = bytes[12..].split_at(8);
+    let number = |bytes: &[u8]| u32::from_le_bytes(bytes.try_into().expect("four bytes"));
+    assert_eq!((number(&head[..4]) as usize, number(&head[4..])), (body.len(), crc32fast::hash(body)));
+    assert_eq!(body[0], 67);
+    let incarnation: serde_json::Value = serde_json::from_slice(&body[1..]).expect("JSON");
+    assert_eq!(incarnation["cluster"], "kvmesh");
 }
