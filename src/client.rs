@@ -460,7 +460,7 @@ mod tests {
     const SOON: Duration = Duration::from_secs(10);
 
     /// One step of a server that knows its lines.
-    enum Step {
+    enum ServerStep {
         Expect(&'static [u8]),
         Say(&'static [u8]),
         /// Until the client has gone.
@@ -468,10 +468,10 @@ mod tests {
         /// Until the client has sent something, or gone.
         Rest,
     }
-    use Step::{Expect, Rest, Say, Wait};
+    use ServerStep::{Expect, Rest, Say, Wait};
 
     /// Plays the steps to the first client and closes. Panics, seen at the join, if it hears anything else.
-    fn scripted(steps: Vec<Step>) -> (String, JoinHandle<()>) {
+    fn scripted(steps: Vec<ServerStep>) -> (String, JoinHandle<()>) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let addr = listener.local_addr().unwrap().to_string();
         let server = std::thread::spawn(move || {
@@ -494,7 +494,7 @@ mod tests {
         (addr, server)
     }
 
-    fn client(steps: Vec<Step>) -> (Client, JoinHandle<()>) {
+    fn client(steps: Vec<ServerStep>) -> (Client, JoinHandle<()>) {
         let (addr, server) = scripted(steps);
         (Client::connect(&[addr], SOON).unwrap(), server)
     }

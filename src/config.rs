@@ -14,7 +14,7 @@ mod tests;
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, Read};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::data::version::NodeId;
 use addr::{Use, parse_addr};
@@ -34,6 +34,18 @@ pub const MEMBERS_MAX: usize = 7;
 const WRITE_OVERHEAD: usize = 1024;
 /// Bytes of a configuration file. A longer one is refused rather than read to its end.
 const FILE_LEN_MAX: u64 = 1 << 20;
+
+/// The folder that the programs look into for configurations, relative to where they are started.
+pub const CONFIG_DIR: &str = "config";
+
+/// Lists the `*.json` of a folder, sorted by name. They are not read.
+pub fn config_files(dir: &Path) -> io::Result<Vec<PathBuf>> {
+    let paths = std::fs::read_dir(dir)?.map(|entry| entry.map(|entry| entry.path()));
+    let is_json = |path: &PathBuf| path.extension().is_some_and(|extension| extension == "json");
+    let mut paths = paths.filter(|path| path.as_ref().map_or(true, is_json)).collect::<io::Result<Vec<_>>>()?;
+    paths.sort();
+    Ok(paths)
+}
 
 impl Config {
     /// Reads and checks one file.

@@ -34,7 +34,7 @@ use crate::wal::writer::Writer;
 
 /// Why a node did not start, or did not run: by who can help.
 #[derive(Debug)]
-pub enum Failure {
+pub enum NodeFailure {
     /// The system: a port is taken, the disk is full, it gives no thread. The next attempt may do.
     System(io::Error),
     /// The configuration, which names another node's data.
@@ -43,18 +43,18 @@ pub enum Failure {
     Data(io::Error),
 }
 
-impl Failure {
+impl NodeFailure {
     /// Of what is on the disk: the kind of the error tells who is to look at it.
-    fn of_data(error: io::Error) -> Failure {
+    fn of_data(error: io::Error) -> NodeFailure {
         match error.kind() {
-            io::ErrorKind::InvalidData | io::ErrorKind::Unsupported => Failure::Data(error),
-            io::ErrorKind::InvalidInput => Failure::Configuration(error),
-            _ => Failure::of_system(error),
+            io::ErrorKind::InvalidData | io::ErrorKind::Unsupported => NodeFailure::Data(error),
+            io::ErrorKind::InvalidInput => NodeFailure::Configuration(error),
+            _ => NodeFailure::of_system(error),
         }
     }
 
     /// With what helps.
-    fn of_system(error: io::Error) -> Failure {
+    fn of_system(error: io::Error) -> NodeFailure {
         let kind = error.kind();
         let way_out = match kind {
             io::ErrorKind::PermissionDenied => {
@@ -69,21 +69,21 @@ impl Failure {
             io::ErrorKind::WouldBlock => {
                 "no further thread can be started: raise the number of processes and threads that are allowed (ulimit -u; systemd: TasksMax)"
             }
-            _ => return Failure::System(error),
+            _ => return NodeFailure::System(error),
         };
-        Failure::System(io::Error::new(kind, format!("{error}; {way_out}")))
+        NodeFailure::System(io::Error::new(kind, format!("{error}; {way_out}")))
     }
 }
 
-impl From<io::Error> for Failure {
-    fn from(error: io::Error) -> Failure {
-        Failure::of_system(error)
+impl From<io::Error> for NodeFailure {
+    fn from(error: io::Error) -> NodeFailure {
+        NodeFailure::of_system(error)
     }
 }
 
-impl fmt::Display for Failure {
+impl fmt::Display for NodeFailure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (Failure::System(error) | Failure::Configuration(error) | Failure::Data(error)) = self;
+        let (NodeFailure::System(error) | NodeFailure::Configuration(error) | NodeFailure::Data(error)) = self;
         error.fmt(f)
     }
 }
@@ -94,7 +94,7 @@ const LOG_GRACE: Duration = Duration::from_secs(1);
 /// Runs a node until SIGINT or SIGTERM, and then stops it. A second signal ends the process at once.
 ///
 /// `discard`: what the disk knows is put aside first, and the node comes back blank.
-pub fn run(config: Config, discard: bool) -> Result<(), Failure> {
+pub fn run(config: Config, discard: bool) -> Result<(), NodeFailure> {
     die_of_panics();
     signals::block(signals::NODE)?;
     if let Err(error) = let_work_be_finished() {
@@ -150,9 +150,9 @@ pub struct Node {
 impl Node {
     /// Binds both ports before anything else, so that a port in use costs nothing; reads the disk before it speaks to peers, since its vector is the first thing that it
     /// says; answers clients all along, with LOADING. `None` if `should_stop` said so while the disk was read.
-    pub fn start(config: Config, discard: bool, should_stop: impl Fn() -> bool) -> Result<Option<Node>, Failure> {
-        let client_listener = bind("client_addr", &config.client_addr).map_err(Failure::System)?;
-        let peer_listener = bind("peer_addr", &config.peer_addr).map_err(Failure::System)?;
+    pub fn start(config: Config, discard: bool, should_stop: impl Fn() -> bool) -> Result<Option<Node>, NodeFailure> {
+        let client_listener = bind("client_addr", &config.client_addr).map_err(NodeFailure::System)?;
+        let peer_listener = bind("peer_addr", &config.peer_addr).map_err(NodeFailure::System)?;
         let (client_addr, peer_addr) = (client_listener.local_addr()?, peer_listener.local_addr()?);
         // Never 0, which is no incarnation's.
         let nonce = getrandom::u64().map_err(io::Error::other)?.max(1);
@@ -164,7 +164,7 @@ impl Node {
             let discarded = files::discard(&*disk)?;
             log::warn!("put {discarded} files in {} aside, as *.discarded: this node comes back blank", config.data_dir.display());
         }
-        let files = Files::find(&*disk).map_err(with_ways_out).map_err(Failure::of_data)?;
+        let files = Files::find(&*disk).map_err(with_ways_out).map_err(NodeFailure::of_data)?;
         let wal = Arc::new(Wal::new(Arc::clone(&disk), config.fsync, config.write_room, &files));
         let (replica, write_rx) = Replica::new(Arc::clone(&config), Store::new(), nonce, Now::read(), Some(Arc::clone(&wal)));
         let replica = Arc::new(replica);
@@ -201,11 +201,11 @@ impl Node {
             wal: Arc::clone(&wal),
             log: None,
         };
-        let started = (|| -> Result<(), Failure> {
+        let started = (|| -> Result<(), NodeFailure> {
             let of = |replica: &Arc<Replica>| Arc::clone(replica);
             node.server = Some(Server::start(client_listener, Arc::clone(&replica))?);
             let began = Instant::now();
-            let replayed = replica.replay(&disk, &files, &should_stop).map_err(Failure::of_data)?;
+            let replayed = replica.replay(&disk, &files, &should_stop).map_err(NodeFailure::of_data)?;
             log::info!(
                 "read {} entries from {} in {:.3} s: a snapshot of {} bytes and {} of logs",
                 replayed.entries,
@@ -237,7 +237,7 @@ impl Node {
             Err(failure) => {
                 node.stop(Instant::now() + config.shutdown_timeout);
                 match failure {
-                    Failure::System(error) if error.kind() == io::ErrorKind::Interrupted => Ok(None),
+                    NodeFailure::System(error) if error.kind() == io::ErrorKind::Interrupted => Ok(None),
                     failure => Err(failure),
                 }
             }

@@ -10,8 +10,8 @@ use std::process::ExitCode;
 use std::thread;
 
 use argh::{ArgsInfo, FromArgs};
-use kvmesh::config::{Config, ConfigError};
-use kvmesh::node::Failure;
+use kvmesh::config::{CONFIG_DIR, Config, ConfigError, config_files};
+use kvmesh::node::NodeFailure;
 use kvmesh::process::descriptors;
 use kvmesh::process::logging;
 use kvmesh::process::signals::{self, Signal};
@@ -26,7 +26,7 @@ use kvmesh::process::signals::{self, Signal};
     error_code(2, "bad usage, or a configuration that is refused"),
     error_code(3, "the data need a person: damaged, incomplete, or of another version")
 )]
-struct Arguments {
+struct KvnodeArgs {
     /// the node's configuration, such as config/node1.json
     #[argh(option, arg_name = "file")]
     config: Option<PathBuf>,
@@ -48,13 +48,11 @@ struct Arguments {
 const FAILED: u8 = 1;
 const USAGE: u8 = 2;
 const DATA: u8 = 3;
-/// Where files are looked for when none is named.
-const CONFIG_DIR: &str = "config";
 /// A folder with more files than this is not read to its end; the user can name one.
 const CHOICES_MAX: usize = 99;
 
 fn main() -> ExitCode {
-    let arguments: Arguments = kvmesh::process::arguments::from_env("kvnode");
+    let arguments: KvnodeArgs = kvmesh::process::arguments::from_env("kvnode");
     let logging = match logging::start() {
         Ok(logging) => logging,
         Err(error) => return leave(FAILED, format!("cannot start the log: {error}")),
@@ -64,7 +62,7 @@ fn main() -> ExitCode {
     code
 }
 
-fn run(arguments: Arguments) -> ExitCode {
+fn run(arguments: KvnodeArgs) -> ExitCode {
     let path = match arguments.config {
         Some(path) => path,
         None if io::stdin().is_terminal() && io::stdout().is_terminal() => match ask_which() {
@@ -87,9 +85,9 @@ fn run(arguments: Arguments) -> ExitCode {
     }
     match kvmesh::node::run(config, arguments.discard_local_data) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(failure @ Failure::System(_)) => leave(FAILED, failure),
-        Err(failure @ Failure::Configuration(_)) => leave(USAGE, failure),
-        Err(failure @ Failure::Data(_)) => leave(DATA, failure),
+        Err(failure @ NodeFailure::System(_)) => leave(FAILED, failure),
+        Err(failure @ NodeFailure::Configuration(_)) => leave(USAGE, failure),
+        Err(failure @ NodeFailure::Data(_)) => leave(DATA, failure),
     }
 }
 
@@ -120,11 +118,12 @@ fn leave(code: u8, reason: impl fmt::Display) -> ExitCode {
 
 /// Lists what can be run and asks until one is chosen. An error is the sentence to leave with.
 fn ask_which() -> Result<PathBuf, String> {
-    let paths = config_files(Path::new(CONFIG_DIR))
+    let mut paths = config_files(Path::new(CONFIG_DIR))
         .map_err(|error| format!("the folder {CONFIG_DIR} cannot be read here: {error}; name a file: kvnode --config FILE"))?;
     if paths.is_empty() {
         return Err(format!("the folder {CONFIG_DIR} holds no *.json; name a file: kvnode --config FILE"));
     }
+    paths.truncate(CHOICES_MAX);
     let configs: Vec<Result<Config, ConfigError>> = paths.iter().map(|path| Config::load(path)).collect();
     let mut screen = io::stdout().lock();
     let closed = |error: io::Error| format!("the terminal is closed: {error}");
@@ -160,20 +159,6 @@ fn list(screen: &mut impl Write, paths: &[PathBuf], configs: &[Result<Config, Co
         }
     }
     Ok(())
-}
-
-/// The `*.json` of a folder, sorted.
-fn config_files(dir: &Path) -> io::Result<Vec<PathBuf>> {
-    let mut paths = Vec::new();
-    for entry in std::fs::read_dir(dir)? {
-        let path = entry?.path();
-        if path.extension().is_some_and(|extension| extension == "json") {
-            paths.push(path);
-        }
-    }
-    paths.sort();
-    paths.truncate(CHOICES_MAX);
-    Ok(paths)
 }
 
 /// A client is an open file, and the usual soft limit of 1024 is below what is configured. Where the hard one is, too, there are fewer clients, and room for everything

@@ -25,17 +25,17 @@ use crate::program::{Program, begin};
 const STOP_BOUND: Duration = Duration::from_secs(8);
 
 /// A supervisor that runs.
-struct Supervisor(Program);
+struct SupervisorProcess(Program);
 
-impl Supervisor {
+impl SupervisorProcess {
     /// `kvctl cluster` with the configurations of this cluster, in its directory.
-    fn start(cluster: &mut Cluster, args: &[&str]) -> Supervisor {
+    fn start(cluster: &mut Cluster, args: &[&str]) -> SupervisorProcess {
         write_configs(cluster);
-        Supervisor::spawn(kvctl_cluster(cluster).args(args))
+        SupervisorProcess::spawn(kvctl_cluster(cluster).args(args))
     }
 
-    fn spawn(command: &mut Command) -> Supervisor {
-        Supervisor(begin(command, None))
+    fn spawn(command: &mut Command) -> SupervisorProcess {
+        SupervisorProcess(begin(command, None))
     }
 
     fn stdout(&self) -> String {
@@ -107,7 +107,7 @@ fn await_gone(pids: &[Pid]) {
 #[test]
 fn all_nodes_are_started_prefixed_and_stopped_in_order() {
     let mut cluster = Cluster::plan(3).build();
-    let mut supervisor = Supervisor::start(&mut cluster, &[]);
+    let mut supervisor = SupervisorProcess::start(&mut cluster, &[]);
     let pids = [1, 2, 3].map(|id| supervisor.await_ready(id));
     for id in 1..=3 {
         let line = supervisor.await_line(&format!("Node {id} is ready"));
@@ -139,7 +139,7 @@ fn all_nodes_are_started_prefixed_and_stopped_in_order() {
 fn each_of_four_signals_stops_it() {
     for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGQUIT] {
         let mut cluster = Cluster::plan(1).build();
-        let mut supervisor = Supervisor::start(&mut cluster, &[]);
+        let mut supervisor = SupervisorProcess::start(&mut cluster, &[]);
         let pid = supervisor.await_ready(1);
         supervisor.signal(signal);
         assert_eq!(supervisor.ended(), Some(0), "{signal}: {}", supervisor.stdout());
@@ -151,7 +151,7 @@ fn each_of_four_signals_stops_it() {
 #[test]
 fn a_signal_while_nodes_wait_for_each_other_stops_them() {
     let mut cluster = Cluster::plan(3).set("recovery_wait_ms", 60_000).build();
-    let mut supervisor = Supervisor::start(&mut cluster, &["2"]);
+    let mut supervisor = SupervisorProcess::start(&mut cluster, &["2"]);
     supervisor.await_line("node 2 of cluster");
     supervisor.signal(Signal::SIGTERM);
     assert_eq!(supervisor.ended(), Some(0), "{}", supervisor.stdout());
@@ -162,7 +162,7 @@ fn a_signal_while_nodes_wait_for_each_other_stops_them() {
 #[test]
 fn a_node_that_is_killed_is_reported_and_comes_back_in_another_terminal() {
     let mut cluster = Cluster::plan(3).build();
-    let mut all = Supervisor::start(&mut cluster, &[]);
+    let mut all = SupervisorProcess::start(&mut cluster, &[]);
     let pids = [1, 2, 3].map(|id| all.await_ready(id));
     cluster.await_mesh(&[1, 2, 3]);
     kill(pids[1], Signal::SIGKILL).unwrap();
@@ -173,7 +173,7 @@ fn a_node_that_is_killed_is_reported_and_comes_back_in_another_terminal() {
     assert_eq!(cluster.ask_line(1, "SET a 1"), "OK");
     assert_eq!(cluster.ask_line(3, "SET b 1"), "OK");
 
-    let mut one = Supervisor::start(&mut cluster, &["2"]);
+    let mut one = SupervisorProcess::start(&mut cluster, &["2"]);
     let pid = one.await_ready(2);
     assert!(!one.stdout().contains("Node 1 is ready"), "{}", one.stdout());
     assert_eq!(cluster.ask_line(2, "GET a"), "VALUE 1");
@@ -192,7 +192,7 @@ fn a_node_that_is_killed_is_reported_and_comes_back_in_another_terminal() {
 #[test]
 fn the_last_node_that_ends_does_not_end_the_supervisor() {
     let mut cluster = Cluster::plan(1).build();
-    let mut supervisor = Supervisor::start(&mut cluster, &[]);
+    let mut supervisor = SupervisorProcess::start(&mut cluster, &[]);
     // Its parent has blocked this signal, and has not passed that on.
     kill(supervisor.await_ready(1), Signal::SIGQUIT).unwrap();
     supervisor.await_line("Node 1 has ended: killed by SIGQUIT.");
@@ -206,7 +206,7 @@ fn the_last_node_that_ends_does_not_end_the_supervisor() {
 #[test]
 fn nodes_stop_in_order_when_the_supervisor_is_killed() {
     let mut cluster = Cluster::plan(2).build();
-    let mut supervisor = Supervisor::start(&mut cluster, &[]);
+    let mut supervisor = SupervisorProcess::start(&mut cluster, &[]);
     let pids = [1, 2].map(|id| supervisor.await_ready(id));
     cluster.await_mesh(&[1, 2]);
     let mut client = cluster.client(1);
@@ -216,7 +216,7 @@ fn nodes_stop_in_order_when_the_supervisor_is_killed() {
     assert_eq!(supervisor.0.process.ended().signal(), Some(Signal::SIGKILL as i32));
     await_gone(&pids);
     // Nothing holds the ports or the data any more.
-    let mut supervisor = Supervisor::start(&mut cluster, &[]);
+    let mut supervisor = SupervisorProcess::start(&mut cluster, &[]);
     for id in [1, 2] {
         supervisor.await_ready(id);
     }
@@ -230,7 +230,7 @@ fn what_cannot_be_run_is_refused_before_anything_is_started() {
     let mut cluster = Cluster::plan(2).build();
     write_configs(&mut cluster);
     let refused = |args: &[&str], code: i32, words: &str| {
-        let mut supervisor = Supervisor::spawn(kvctl_cluster(&cluster).args(args));
+        let mut supervisor = SupervisorProcess::spawn(kvctl_cluster(&cluster).args(args));
         assert_eq!(supervisor.ended(), Some(code), "{args:?}: {}", supervisor.stderr());
         assert!(supervisor.stderr().contains(words), "{args:?}: {}", supervisor.stderr());
         assert_eq!(supervisor.stdout(), "", "{args:?}");
@@ -249,7 +249,7 @@ fn what_cannot_be_run_is_refused_before_anything_is_started() {
     }
     refused(&[], 2, "holds no node1.json");
     let mut nowhere = Command::new(env!("CARGO_BIN_EXE_kvctl"));
-    let mut supervisor = Supervisor::spawn(nowhere.arg("cluster").current_dir(cluster.dir()));
+    let mut supervisor = SupervisorProcess::spawn(nowhere.arg("cluster").current_dir(cluster.dir()));
     assert_eq!(supervisor.ended(), Some(2));
     assert!(supervisor.stderr().contains("cannot read the folder config"), "{}", supervisor.stderr());
 }
@@ -259,7 +259,7 @@ fn a_node_that_does_not_start_takes_the_others_along_and_decides_the_exit_code()
     let mut cluster = Cluster::plan(2).build();
     write_configs(&mut cluster);
     let not_started = |cluster: &Cluster, code: i32, reason: &str| {
-        let mut supervisor = Supervisor::spawn(&mut kvctl_cluster(cluster));
+        let mut supervisor = SupervisorProcess::spawn(&mut kvctl_cluster(cluster));
         assert_eq!(supervisor.ended(), Some(code), "{}{}", supervisor.stdout(), supervisor.stderr());
         let (stdout, stderr) = (supervisor.stdout(), supervisor.stderr());
         assert!(
@@ -308,7 +308,7 @@ fn a_node_that_does_not_stop_is_killed_and_the_exit_code_says_so() {
     let mut cluster = Cluster::plan(1).build();
     write_configs(&mut cluster);
     let script = "#!/bin/sh\ntrap '' TERM\necho \"process $$\"\nwhile :; do sleep 0.1; done\n";
-    let mut supervisor = Supervisor::spawn(&mut with_kvnode(&cluster, script));
+    let mut supervisor = SupervisorProcess::spawn(&mut with_kvnode(&cluster, script));
     let line = supervisor.await_line("[1] process ");
     // Long enough for a first report.
     let waiting = supervisor.await_line("Waiting for node 1 since 10 s: ");
@@ -348,7 +348,7 @@ fn a_missing_node_program_is_named() {
     write_configs(&mut cluster);
     let mut command = with_kvnode(&cluster, "");
     fs::remove_file(cluster.dir().join("kvnode")).unwrap();
-    let mut supervisor = Supervisor::spawn(&mut command);
+    let mut supervisor = SupervisorProcess::spawn(&mut command);
     assert_eq!(supervisor.ended(), Some(1));
     assert!(supervisor.stderr().contains("cannot start") && supervisor.stderr().contains("kvnode"), "{}", supervisor.stderr());
 }
@@ -472,8 +472,8 @@ impl Script {
         command
     }
 
-    fn start(&self, args: &[&str]) -> Supervisor {
-        Supervisor::spawn(&mut self.command(args))
+    fn start(&self, args: &[&str]) -> SupervisorProcess {
+        SupervisorProcess::spawn(&mut self.command(args))
     }
 
     #[track_caller]
@@ -531,7 +531,7 @@ fn the_script_refuses_what_it_cannot_build_or_run() {
     // Before the build.
     let (stdout, stderr) = broken.ends(&["2"], 2);
     assert!(stdout.is_empty() && stderr.contains("node2.json"), "{stderr}");
-    let mut nowhere = Supervisor::spawn(broken.command(&[]).env("KVMESH_CONFIG_DIR", "nowhere"));
+    let mut nowhere = SupervisorProcess::spawn(broken.command(&[]).env("KVMESH_CONFIG_DIR", "nowhere"));
     assert_eq!((nowhere.ended(), nowhere.stdout()), (Some(2), String::new()));
 
     for help in ["-h", "--help"] {
@@ -587,7 +587,7 @@ fn a_background_job_of_a_script_is_stopped_by_sigint_too() {
         ignoring.args(["-c", "trap '' INT QUIT; exec \"$0\" \"$@\""]).arg(command.get_program());
         ignoring.envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
         command = ignoring;
-        let mut supervisor = Supervisor::spawn(command.current_dir(script.cluster.dir()));
+        let mut supervisor = SupervisorProcess::spawn(command.current_dir(script.cluster.dir()));
         supervisor.await_line(words);
         supervisor.signal(Signal::SIGINT);
         assert_eq!(supervisor.ended(), Some(0), "{words}: {}", supervisor.stdout());

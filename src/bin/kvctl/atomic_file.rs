@@ -16,19 +16,19 @@ const BUFFER_LEN: usize = 256 << 10;
 const MODE: u32 = 0o600;
 
 /// Where the file is, from its beginning until it is removed or in its place. What does any of these holds the lock.
-type AsidePath = Mutex<Option<PathBuf>>;
+type PartPath = Mutex<Option<PathBuf>>;
 
-pub struct Aside {
+pub struct AtomicFile {
     file: BufWriter<File>,
     /// The file whose place it is to take.
     target: PathBuf,
-    path: Arc<AsidePath>,
+    path: Arc<PartPath>,
     len: u64,
 }
 
-impl Aside {
+impl AtomicFile {
     /// Begins a file beside `target`, which may exist if it is a regular file. A signal that ends the process removes it first.
-    pub fn beside(target: &Path) -> Result<Aside, Failure> {
+    pub fn beside(target: &Path) -> Result<AtomicFile, Failure> {
         let refused = |why: &str| Err(Failure::new(Code::Usage, format_args!("cannot write to {}: {why}", target.display())));
         match fs::symlink_metadata(target) {
             Ok(metadata) if !metadata.is_file() => return refused("it exists, and is no regular file"),
@@ -49,7 +49,7 @@ impl Aside {
                 Err(error) => return refused(&format!("no file can be made beside it: {error}")),
             }
         };
-        Ok(Aside { file: BufWriter::with_capacity(BUFFER_LEN, file), target: target.to_owned(), path, len: 0 })
+        Ok(AtomicFile { file: BufWriter::with_capacity(BUFFER_LEN, file), target: target.to_owned(), path, len: 0 })
     }
 
     pub fn write_line(&mut self, line: &[u8]) -> Result<(), Failure> {
@@ -89,7 +89,7 @@ impl Aside {
 }
 
 /// What is not in its place by then goes.
-impl Drop for Aside {
+impl Drop for AtomicFile {
     fn drop(&mut self) {
         remove(&self.path);
     }
@@ -100,13 +100,13 @@ fn directory_of(target: &Path) -> &Path {
 }
 
 /// Whether there was something to remove.
-fn remove(path: &AsidePath) -> bool {
+fn remove(path: &PartPath) -> bool {
     let removed = path.lock().take();
     // What cannot be removed has a name that says that it is a part.
     removed.map(fs::remove_file).is_some()
 }
 
-fn remove_on_signal(path: &Arc<AsidePath>) {
+fn remove_on_signal(path: &Arc<PartPath>) {
     let path = Arc::clone(path);
     let on_signal = move || {
         if remove(&path) {
@@ -135,13 +135,13 @@ mod tests {
             names.sort();
             names
         };
-        let mut first = good(Aside::beside(&target));
+        let mut first = good(AtomicFile::beside(&target));
         good(first.write_line(b"one"));
         assert!(!target.exists());
         good(first.take_place());
         assert_eq!((fs::read(&target).unwrap(), there()), (b"one\n".to_vec(), vec!["backup".into()]));
 
-        let mut second = good(Aside::beside(&target));
+        let mut second = good(AtomicFile::beside(&target));
         good(second.write_line(b"two"));
         assert_eq!(there().len(), 2);
         drop(second);
@@ -154,7 +154,7 @@ mod tests {
         let link = dir.path().join("link");
         std::os::unix::fs::symlink("elsewhere", &link).unwrap();
         for target in [dir.path(), &link, &dir.path().join(".."), Path::new(""), Path::new("/dev/null"), &dir.path().join("none/backup")] {
-            let refused = Aside::beside(target).err().map(|failure| failure.code);
+            let refused = AtomicFile::beside(target).err().map(|failure| failure.code);
             assert_eq!(refused, Some(Code::Usage), "{}", target.display());
         }
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);

@@ -12,7 +12,7 @@ use crate::{Code, Failure};
 const READ_LEN: usize = 256 << 10;
 
 /// A backup, read from its first line to its last.
-pub struct Backup {
+pub struct BackupReader {
     name: String,
     input: Box<dyn BufRead>,
     /// Of a regular file.
@@ -23,20 +23,20 @@ pub struct Backup {
     bytes: u64,
 }
 
-impl Backup {
+impl BackupReader {
     /// Opens a file, or stdin for `-`.
-    pub fn open(path: &str) -> Result<Backup, Failure> {
+    pub fn open(path: &str) -> Result<BackupReader, Failure> {
         if path == "-" {
-            return Ok(Backup::over("stdin", Box::new(BufReader::with_capacity(READ_LEN, io::stdin())), None));
+            return Ok(BackupReader::over("stdin", Box::new(BufReader::with_capacity(READ_LEN, io::stdin())), None));
         }
         let opened = File::open(path).and_then(|file| Ok((file.metadata()?, file)));
         let (metadata, file) = opened.map_err(|error| Failure::new(Code::Usage, format_args!("cannot open {path}: {error}")))?;
         let size = metadata.is_file().then_some(metadata.len());
-        Ok(Backup::over(path, Box::new(BufReader::with_capacity(READ_LEN, file)), size))
+        Ok(BackupReader::over(path, Box::new(BufReader::with_capacity(READ_LEN, file)), size))
     }
 
-    fn over(name: &str, input: Box<dyn BufRead>, size: Option<u64>) -> Backup {
-        Backup { name: name.to_string(), input, size, reader: DumpReader::default(), line: Vec::new(), lines: 0, bytes: 0 }
+    fn over(name: &str, input: Box<dyn BufRead>, size: Option<u64>) -> BackupReader {
+        BackupReader { name: name.to_string(), input, size, reader: DumpReader::default(), line: Vec::new(), lines: 0, bytes: 0 }
     }
 
     /// The next line, its line end included, and what it says. `None` when the dump has been read and is whole. The end line is handed out only when it is the

@@ -20,10 +20,10 @@ use kvmesh::wire::ack_level::AckLevel;
     error_code(3, "no connection: nothing was written"),
     error_code(4, "unknown outcome: the write may have happened or may still happen")
 )]
-pub struct Arguments {
+pub struct KvctlArgs {
     /// client addresses of nodes; the first that can be reached is asked. Default: 127.0.0.1:7001
     #[argh(option, short = 'n', long = "node", arg_name = "addr[,addr...]")]
-    pub nodes: Option<Nodes>,
+    pub nodes: Option<NodeAddrs>,
     /// how many members must hold a write: local, majority or all. Default: as the node is configured
     #[argh(option, arg_name = "level")]
     pub ack: Option<AckLevel>,
@@ -34,39 +34,39 @@ pub struct Arguments {
     #[argh(option, arg_name = "seconds")]
     pub timeout: Option<Seconds>,
     #[argh(subcommand)]
-    pub verb: Option<Verb>,
+    pub subcommand: Option<Subcommand>,
 }
 
 #[derive(FromArgs, ArgsInfo, Debug)]
 #[argh(subcommand)]
-pub enum Verb {
-    Get(Get),
-    Set(Set),
-    Upd(Upd),
-    Put(Put),
-    Del(Del),
-    Exists(Exists),
-    Keys(Keys),
-    Count(Count),
-    Status(Status),
-    Peers(Peers),
-    Digest(Digest),
-    Dump(Dump),
-    Backup(Backup),
-    Restore(Restore),
-    Compact(Compact),
-    Resume(Resume),
-    Ping(Ping),
-    Converge(Converge),
-    Diff(Diff),
-    Bench(Bench),
+pub enum Subcommand {
+    Get(GetArgs),
+    Set(SetArgs),
+    Upd(UpdArgs),
+    Put(PutArgs),
+    Del(DelArgs),
+    Exists(ExistsArgs),
+    Keys(KeysArgs),
+    Count(CountArgs),
+    Status(StatusArgs),
+    Peers(PeersArgs),
+    Digest(DigestArgs),
+    Dump(DumpArgs),
+    Backup(BackupArgs),
+    Restore(RestoreArgs),
+    Compact(CompactArgs),
+    Resume(ResumeArgs),
+    Ping(PingArgs),
+    Converge(ConvergeArgs),
+    Diff(DiffArgs),
+    Bench(BenchArgs),
     Cluster(ClusterArgs),
 }
 
 /// Print a key's value and a newline. On a terminal, in quotes if it would not be clear otherwise.
 #[derive(FromArgs, ArgsInfo, Debug)]
 #[argh(subcommand, name = "get", help_triggers("-h", "--help"))]
-pub struct Get {
+pub struct GetArgs {
     /// print the value's bytes alone: no newline, and on a terminal, too, nothing but what is stored
     #[argh(switch)]
     pub raw: bool,
@@ -77,7 +77,7 @@ pub struct Get {
 /// Create a key; refused if it exists.
 #[derive(FromArgs, ArgsInfo, Debug)]
 #[argh(subcommand, name = "set", help_triggers("-h", "--help"))]
-pub struct Set {
+pub struct SetArgs {
     #[argh(positional)]
     pub key: String,
     /// the value, or - to read it from stdin, to the last byte
@@ -88,7 +88,7 @@ pub struct Set {
 /// Update a key; refused if it does not exist.
 #[derive(FromArgs, ArgsInfo, Debug)]
 #[argh(subcommand, name = "upd", help_triggers("-h", "--help"))]
-pub struct Upd {
+pub struct UpdArgs {
     #[argh(positional)]
     pub key: String,
     /// the value, or - to read it from stdin, to the last byte
@@ -99,7 +99,7 @@ pub struct Upd {
 /// Set a key, whether it exists or not.
 #[derive(FromArgs, ArgsInfo, Debug)]
 #[argh(subcommand, name = "put", help_triggers("-h", "--help"))]
-pub struct Put {
+pub struct PutArgs {
     #[argh(positional)]
     pub key: String,
     /// the value, or - to read it from stdin, to the last byte
@@ -110,7 +110,7 @@ pub struct Put {
 /// Delete a key; refused if it does not exist.
 #[derive(FromArgs, ArgsInfo, Debug)]
 #[argh(subcommand, name = "del", help_triggers("-h", "--help"))]
-pub struct Del {
+pub struct DelArgs {
     #[argh(positional)]
     pub key: String,
 }
@@ -118,7 +118,7 @@ pub struct Del {
 /// Print 1 if a key exists and 0 if not.
 #[derive(FromArgs, ArgsInfo, Debug)]
 #[argh(subcommand, name = "exists", help_triggers("-h", "--help"))]
-pub struct Exists {
+pub struct ExistsArgs {
     #[argh(positional)]
     pub key: String,
 }
@@ -126,7 +126,7 @@ pub struct Exists {
 /// Print the keys, all or those that begin with a prefix. One a line; in quotes if it would not be clear otherwise.
 #[derive(FromArgs, ArgsInfo, Debug)]
 #[argh(subcommand, name = "keys", help_triggers("-h", "--help"))]
-pub struct Keys {
+pub struct KeysArgs {
     /// print no more than this many
     #[argh(option)]
     pub limit: Option<u64>,
@@ -137,33 +137,33 @@ pub struct Keys {
 /// Print how many keys there are.
 #[derive(FromArgs, ArgsInfo, Debug)]
 #[argh(subcommand, name = "count", help_triggers("-h", "--help"))]
-pub struct Count {}
+pub struct CountArgs {}
 
 /// Print what a node says of itself.
 #[derive(FromArgs, ArgsInfo, Debug)]
 #[argh(subcommand, name = "status", help_triggers("-h", "--help"))]
-pub struct Status {}
+pub struct StatusArgs {}
 
 /// Print what a node says of its peers.
 #[derive(FromArgs, ArgsInfo, Debug)]
 #[argh(subcommand, name = "peers", help_triggers("-h", "--help"))]
-pub struct Peers {}
+pub struct PeersArgs {}
 
 /// Print the fingerprint of a node's data, and its number of keys: equal on nodes that hold the same data.
 #[derive(FromArgs, ArgsInfo, Debug)]
 #[argh(subcommand, name = "digest", help_triggers("-h", "--help"))]
-pub struct Digest {}
+pub struct DigestArgs {}
 
 /// Print a node's whole state as JSON lines: a backup, if the exit code is 0. kvctl backup makes a file of it more safely.
 #[derive(FromArgs, ArgsInfo, Debug)]
 #[argh(subcommand, name = "dump", help_triggers("-h", "--help"))]
-pub struct Dump {}
+pub struct DumpArgs {}
 
 /// Write a node's whole state to a file, which kvctl restore takes back. A file that is there already is replaced when the new one is whole and on disk, and not before. Prints
 /// how many entries and bytes it has.
 #[derive(FromArgs, ArgsInfo, Debug)]
 #[argh(subcommand, name = "backup", help_triggers("-h", "--help"))]
-pub struct Backup {
+pub struct BackupArgs {
     /// the file to write: a new name, or that of the last backup
     #[argh(positional)]
     pub file: String,
@@ -173,7 +173,7 @@ pub struct Backup {
 /// from this one. Only a whole backup counts.
 #[derive(FromArgs, ArgsInfo, Debug)]
 #[argh(subcommand, name = "restore", help_triggers("-h", "--help"))]
-pub struct Restore {
+pub struct RestoreArgs {
     /// write the backup's keys as new writes instead, which win over what is there: for a backup that is refused as too old
     #[argh(switch)]
     pub as_new_writes: bool,
@@ -185,22 +185,22 @@ pub struct Restore {
 /// Write a snapshot on one node now, and begin a new log; nodes do so by themselves when the log has grown.
 #[derive(FromArgs, ArgsInfo, Debug)]
 #[argh(subcommand, name = "compact", help_triggers("-h", "--help"))]
-pub struct Compact {}
+pub struct CompactArgs {}
 
 /// Take writes again on a node whose disk was full, once there is space.
 #[derive(FromArgs, ArgsInfo, Debug)]
 #[argh(subcommand, name = "resume", help_triggers("-h", "--help"))]
-pub struct Resume {}
+pub struct ResumeArgs {}
 
 /// Ask whether a node answers.
 #[derive(FromArgs, ArgsInfo, Debug)]
 #[argh(subcommand, name = "ping", help_triggers("-h", "--help"))]
-pub struct Ping {}
+pub struct PingArgs {}
 
 /// Wait until all the nodes named with -n have seen the same writes and hold the same data. Exit code 1 if they do not in time.
 #[derive(FromArgs, ArgsInfo, Debug)]
 #[argh(subcommand, name = "converge", help_triggers("-h", "--help"))]
-pub struct Converge {
+pub struct ConvergeArgs {
     /// how long to wait. Default: 30
     #[argh(option, arg_name = "seconds")]
     pub timeout: Option<Seconds>,
@@ -209,16 +209,16 @@ pub struct Converge {
 /// Print the keys on which the nodes named with -n differ; exit code 1 if there are any. While clients write, what is on its way shows as well.
 #[derive(FromArgs, ArgsInfo, Debug)]
 #[argh(subcommand, name = "diff", help_triggers("-h", "--help"))]
-pub struct Diff {}
+pub struct DiffArgs {}
 
 /// Measure: each of many connections sends rounds of pipelined commands, spread over the nodes named with -n, and the answers are checked and timed. With --protocol resp
 /// the nodes may be redis-servers. Ctrl-C ends it early, with a report. Exit code 1 if there was any error, or if it was ended early.
 #[derive(FromArgs, ArgsInfo, Clone, Debug)]
 #[argh(subcommand, name = "bench", help_triggers("-h", "--help"))]
-pub struct Bench {
+pub struct BenchArgs {
     /// text (PUT and GET), or resp (SET and GET), the protocol of Redis. Default: text
-    #[argh(option, arg_name = "name", default = "Protocol::Text")]
-    pub protocol: Protocol,
+    #[argh(option, arg_name = "name", default = "BenchProtocol::Text")]
+    pub protocol: BenchProtocol,
     /// connections, each with a thread of its own. Default: 50
     #[argh(option, default = "Bounded(50)")]
     pub clients: Bounded<1, 10_000>,
@@ -273,49 +273,49 @@ pub struct ClusterArgs {
 
 /// What is spoken with the nodes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Protocol {
+pub enum BenchProtocol {
     Text,
     Resp,
 }
 
-impl FromStr for Protocol {
+impl FromStr for BenchProtocol {
     type Err = String;
-    fn from_str(text: &str) -> Result<Protocol, String> {
+    fn from_str(text: &str) -> Result<BenchProtocol, String> {
         match text {
-            "text" => Ok(Protocol::Text),
-            "resp" => Ok(Protocol::Resp),
+            "text" => Ok(BenchProtocol::Text),
+            "resp" => Ok(BenchProtocol::Resp),
             _ => Err(format!("{text:?} is no protocol; expected text or resp")),
         }
     }
 }
 
-impl fmt::Display for Protocol {
+impl fmt::Display for BenchProtocol {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Protocol::Text => "text",
-            Protocol::Resp => "resp",
+            BenchProtocol::Text => "text",
+            BenchProtocol::Resp => "resp",
         })
     }
 }
 
 /// One or more `host:port`.
 #[derive(Clone, Debug)]
-pub struct Nodes(pub Vec<String>);
+pub struct NodeAddrs(pub Vec<String>);
 
-impl Default for Nodes {
-    fn default() -> Nodes {
-        Nodes(vec!["127.0.0.1:7001".to_string()])
+impl Default for NodeAddrs {
+    fn default() -> NodeAddrs {
+        NodeAddrs(vec!["127.0.0.1:7001".to_string()])
     }
 }
 
-impl FromStr for Nodes {
+impl FromStr for NodeAddrs {
     type Err = String;
-    fn from_str(text: &str) -> Result<Nodes, String> {
+    fn from_str(text: &str) -> Result<NodeAddrs, String> {
         let one = |addr: &str| match addr.trim().rsplit_once(':') {
             Some((host, port)) if !host.is_empty() && port.parse::<u16>().is_ok_and(|port| port > 0) => Ok(addr.trim().to_string()),
             _ => Err(format!("{addr:?} is no address; expected host:port, as in 127.0.0.1:7001")),
         };
-        text.split(',').map(one).collect::<Result<_, _>>().map(Nodes)
+        text.split(',').map(one).collect::<Result<_, _>>().map(NodeAddrs)
     }
 }
 

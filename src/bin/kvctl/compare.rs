@@ -27,8 +27,8 @@ pub fn converge(options: &Options, timeout: Duration) -> Result<(), Failure> {
     several(options, "converge")?;
     let begun = Instant::now();
     let deadline = begun + timeout;
-    let mut watched: Vec<Watched> =
-        options.nodes.iter().map(|addr| Watched { addr, client: None, seen: Err("not asked yet".to_string()) }).collect();
+    let mut watched: Vec<ComparedNode> =
+        options.nodes.iter().map(|addr| ComparedNode { addr, client: None, seen: Err("not asked yet".to_string()) }).collect();
     loop {
         // The same time for all of them.
         let before = soon_ms();
@@ -48,21 +48,21 @@ pub fn converge(options: &Options, timeout: Duration) -> Result<(), Failure> {
 }
 
 /// One node, its connection kept between looks.
-struct Watched<'a> {
+struct ComparedNode<'a> {
     addr: &'a str,
     client: Option<Client>,
     /// What it showed at the last look, or why it showed nothing.
-    seen: Result<Seen, String>,
+    seen: Result<Observed, String>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Seen {
+struct Observed {
     vector: VersionVector,
     /// `<hex> <keys>`.
     digest: String,
 }
 
-impl Watched<'_> {
+impl ComparedNode<'_> {
     fn look(&mut self, timeout: Duration, before: u64) {
         self.seen = self.try_look(timeout, before).map_err(|error| error.to_string());
         if self.seen.is_err() {
@@ -70,7 +70,7 @@ impl Watched<'_> {
         }
     }
 
-    fn try_look(&mut self, timeout: Duration, before: u64) -> Result<Seen, client::Error> {
+    fn try_look(&mut self, timeout: Duration, before: u64) -> Result<Observed, client::Error> {
         let client = match &mut self.client {
             Some(client) => client,
             None => self.client.insert(Client::connect(&[self.addr], timeout)?),
@@ -82,7 +82,7 @@ impl Watched<'_> {
         let vector = vector.ok_or_else(|| unexpected(line.as_bytes(), "vector <json object>"))?;
         let said = client.call(format!("DIGEST {before}").as_bytes())?;
         match said.strip_prefix(b"DIGEST ") {
-            Some(digest) => Ok(Seen { vector, digest: String::from_utf8_lossy(digest).into_owned() }),
+            Some(digest) => Ok(Observed { vector, digest: String::from_utf8_lossy(digest).into_owned() }),
             None => Err(unexpected(said, "DIGEST <hex> <keys>")),
         }
     }
@@ -93,12 +93,12 @@ fn soon_ms() -> u64 {
 }
 
 /// What all of them show, if it is the same.
-fn agreed<'a>(watched: &'a [Watched]) -> Option<&'a Seen> {
+fn agreed<'a>(watched: &'a [ComparedNode]) -> Option<&'a Observed> {
     let first = watched.first()?.seen.as_ref().ok()?;
     watched.iter().all(|node| node.seen.as_ref() == Ok(first)).then_some(first)
 }
 
-fn report_agreed(options: &Options, same: &Seen, took: Duration) -> Result<(), Failure> {
+fn report_agreed(options: &Options, same: &Observed, took: Duration) -> Result<(), Failure> {
     let (sum, keys) = same.digest.split_once(' ').unwrap_or((&same.digest, ""));
     let mut out = Out::stdout(options.json);
     if options.json {
@@ -115,12 +115,12 @@ fn report_agreed(options: &Options, same: &Seen, took: Duration) -> Result<(), F
 }
 
 /// One line for each node; a vector is shown by what it lacks of the others.
-fn differences(watched: &[Watched]) -> String {
+fn differences(watched: &[ComparedNode]) -> String {
     let mut newest = VersionVector::default();
     for seen in watched.iter().filter_map(|node| node.seen.as_ref().ok()) {
         newest.join(&seen.vector);
     }
-    let one = |node: &Watched| match &node.seen {
+    let one = |node: &ComparedNode| match &node.seen {
         Err(reason) => format!("  {}: {reason}", node.addr),
         Ok(seen) => {
             let lacks: Vec<String> = newest.ahead_of(&seen.vector).iter().map(|(origin, _)| origin.to_string()).collect();
@@ -159,17 +159,17 @@ pub fn diff(options: &Options) -> Result<(), Failure> {
 }
 
 /// What each node has of a key, in the order of the nodes.
-type HeldByKey = BTreeMap<Box<[u8]>, Vec<Option<Held>>>;
+type VersionsByKey = BTreeMap<Box<[u8]>, Vec<Option<LiveVersion>>>;
 
 /// For each key that is not the same on all nodes, what each of them has.
-fn differing_keys(options: &Options) -> Result<HeldByKey, client::Error> {
+fn differing_keys(options: &Options) -> Result<VersionsByKey, client::Error> {
     // Values are held as a fingerprint: what is kept is a hundred-odd bytes for each key and node, whatever the values' size.
-    let mut keys = HeldByKey::new();
+    let mut keys = VersionsByKey::new();
     let soon = soon_ms();
     for (index, addr) in options.nodes.iter().enumerate() {
         read_dump(addr, options.timeout, |entry| {
             if let Some(value) = entry.value().filter(|_| entry.is_live(|| soon)) {
-                let held = Held { version: entry.version(), len: value.len(), hash: rapidhash_v3(value) };
+                let held = LiveVersion { version: entry.version(), len: value.len(), hash: rapidhash_v3(value) };
                 keys.entry(entry.key()[..].into()).or_insert_with(|| vec![None; options.nodes.len()])[index] = Some(held);
             }
         })?;
@@ -180,22 +180,21 @@ fn differing_keys(options: &Options) -> Result<HeldByKey, client::Error> {
 
 /// A live entry, as one node has it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Held {
+struct LiveVersion {
     version: Version,
     len: usize,
     /// `rapidhash_v3` of the value.
     hash: u64,
 }
 
-impl std::fmt::Display for Held {
+impl std::fmt::Display for LiveVersion {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{}/{} ({} bytes, {:016x})", self.version.stamp, self.version.origin, self.len, self.hash)
     }
 }
 
-fn difference_json(nodes: &[String], key: &[u8], held: &[Option<Held>]) -> Value {
-    let one =
-        |held: &Held| json!({ "s": held.version.stamp, "o": held.version.origin, "len": held.len, "hash": format!("{:016x}", held.hash) });
+fn difference_json(nodes: &[String], key: &[u8], held: &[Option<LiveVersion>]) -> Value {
+    let one = |held: &LiveVersion| json!({ "s": held.version.stamp, "o": held.version.origin, "len": held.len, "hash": format!("{:016x}", held.hash) });
     let mut object = Map::new();
     put_bytes(&mut object, "k", key);
     let nodes: Map<String, Value> = nodes.iter().cloned().zip(held.iter().map(|held| held.as_ref().map_or(Value::Null, one))).collect();

@@ -26,8 +26,9 @@ use std::time::Duration;
 
 use kvmesh::client::{self, Client};
 use kvmesh::wire::ack_level::AckLevel;
+use kvmesh::wire::text::Verb;
 
-use command_line::{Arguments, Nodes, Seconds, Verb};
+use command_line::{KvctlArgs, NodeAddrs, Seconds, Subcommand};
 
 /// What the options say: whom to ask, and how.
 struct Options {
@@ -41,7 +42,7 @@ const TIMEOUT: Duration = Duration::from_secs(5);
 const CONVERGE_TIMEOUT: Duration = Duration::from_secs(30);
 
 fn main() -> ExitCode {
-    let arguments: Arguments = kvmesh::process::arguments::from_env("kvctl");
+    let arguments: KvctlArgs = kvmesh::process::arguments::from_env("kvctl");
     match run(arguments) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
@@ -53,23 +54,42 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(arguments: Arguments) -> Result<(), Failure> {
-    let Arguments { nodes, ack, json, timeout, verb } = arguments;
+fn run(arguments: KvctlArgs) -> Result<(), Failure> {
+    let KvctlArgs { nodes, ack, json, timeout, subcommand } = arguments;
     let node_named = nodes.is_some();
     let asked = timeout.map(|Seconds(timeout)| timeout);
-    let options = Options { nodes: nodes.unwrap_or_else(Nodes::default).0, ack, json, timeout: asked.unwrap_or(TIMEOUT) };
-    match verb {
-        None if io::stdin().is_terminal() => prompt::run(options, node_named),
-        None => prompt::run_script(options),
-        Some(Verb::Converge(own)) => {
-            let own = own.timeout.map(|Seconds(timeout)| timeout);
+    let options = Options { nodes: nodes.unwrap_or_else(NodeAddrs::default).0, ack, json, timeout: asked.unwrap_or(TIMEOUT) };
+    let Some(subcommand) = subcommand else {
+        return match io::stdin().is_terminal() {
+            true => prompt::run(options, node_named),
+            false => prompt::run_script(options),
+        };
+    };
+    match subcommand {
+        Subcommand::Get(args) => one_shot::get(&options, &args),
+        Subcommand::Set(args) => one_shot::write_value(&options, Verb::Set, &args.key, &args.value),
+        Subcommand::Upd(args) => one_shot::write_value(&options, Verb::Upd, &args.key, &args.value),
+        Subcommand::Put(args) => one_shot::write_value(&options, Verb::Put, &args.key, &args.value),
+        Subcommand::Del(args) => one_shot::del(&options, &args),
+        Subcommand::Exists(args) => one_shot::exists(&options, &args),
+        Subcommand::Keys(args) => one_shot::keys(&options, &args),
+        Subcommand::Count(_) => one_shot::count(&options),
+        Subcommand::Status(_) => one_shot::report(&options, Verb::Status),
+        Subcommand::Peers(_) => one_shot::peers(&options),
+        Subcommand::Digest(_) => one_shot::digest(&options),
+        Subcommand::Dump(_) => one_shot::dump(&options),
+        Subcommand::Backup(args) => one_shot::backup(&options, &args),
+        Subcommand::Restore(args) => restore_backup::run(&options, &args),
+        Subcommand::Compact(_) => one_shot::report(&options, Verb::Compact),
+        Subcommand::Resume(_) => one_shot::report(&options, Verb::Resume),
+        Subcommand::Ping(_) => one_shot::ping(&options),
+        Subcommand::Converge(args) => {
+            let own = args.timeout.map(|Seconds(timeout)| timeout);
             compare::converge(&options, own.or(asked).unwrap_or(CONVERGE_TIMEOUT))
         }
-        Some(Verb::Diff(_)) => compare::diff(&options),
-        Some(Verb::Cluster(args)) => cluster::run(&args),
-        Some(Verb::Bench(bench)) => bench::run(options, bench),
-        Some(Verb::Restore(wanted)) => restore_backup::run(&options, &wanted),
-        Some(verb) => one_shot::run(&options, verb),
+        Subcommand::Diff(_) => compare::diff(&options),
+        Subcommand::Bench(args) => bench::run(options, args),
+        Subcommand::Cluster(args) => cluster::run(&args),
     }
 }
 

@@ -9,72 +9,102 @@ use serde_json::{Map, Value, json};
 use kvmesh::client::{self, Client, as_key, as_value, unexpected};
 use kvmesh::config::VALUE_LEN_MAX;
 use kvmesh::wire::dump::DumpReader;
-use kvmesh::wire::text::{self, RequestLine};
+use kvmesh::wire::text::{RequestLine, Verb};
 
-use crate::atomic_file::Aside;
-use crate::command_line::Verb;
+use crate::atomic_file::AtomicFile;
+use crate::command_line::{BackupArgs, DelArgs, ExistsArgs, GetArgs, KeysArgs};
 use crate::json::{peer, put_bytes, put_line};
-use crate::progress_line::Progress;
-use crate::terminal::Out;
+use crate::progress_line::ProgressLine;
+use crate::terminal::{Out, Stdout};
 use crate::{Code, Failure, Options, after};
 
 /// A value from stdin beyond this is not read: no server takes it.
 const STDIN_LEN_MAX: u64 = VALUE_LEN_MAX;
 
-pub fn run(options: &Options, verb: Verb) -> Result<(), Failure> {
-    let mut out = Out::stdout(options.json || matches!(verb, Verb::Dump(_)));
-    let out = &mut out;
-    match verb {
-        Verb::Get(get) => print_value(options, out, &get.key, get.raw)?,
-        Verb::Set(set) => write(options, out, &RequestLine::new(text::Verb::Set).key(set.key.as_bytes()).value(&value(&set.value)?))?,
-        Verb::Upd(upd) => write(options, out, &RequestLine::new(text::Verb::Upd).key(upd.key.as_bytes()).value(&value(&upd.value)?))?,
-        Verb::Put(put) => write(options, out, &RequestLine::new(text::Verb::Put).key(put.key.as_bytes()).value(&value(&put.value)?))?,
-        Verb::Del(del) => write(options, out, &RequestLine::new(text::Verb::Del).key(del.key.as_bytes()))?,
-        Verb::Exists(exists) => {
-            let said = read(options, &RequestLine::new(text::Verb::Exists).key(exists.key.as_bytes()))?;
-            let there = match &*said {
-                b"1" => true,
-                b"0" => false,
-                _ => return Err(unexpected(&said, "1 or 0").into()),
-            };
-            print(options, out, &said, json!({ "exists": there }))?;
-        }
-        Verb::Keys(keys) => {
-            let prefix = keys.prefix.as_deref().unwrap_or("").as_bytes();
-            let request = RequestLine::new(text::Verb::Keys).key(prefix);
-            let request = keys.limit.into_iter().fold(request, RequestLine::word);
-            read_lines(options, &request, |line| print_key(options, out, line))?;
-        }
-        Verb::Count(_) => {
-            let said = read(options, &RequestLine::new(text::Verb::Count))?;
-            let count: u64 = number(&said, &said)?;
-            print(options, out, &said, json!({ "count": count }))?;
-        }
-        Verb::Status(_) => report(options, out, &RequestLine::new(text::Verb::Status))?,
-        Verb::Peers(_) => {
-            let mut peers = Vec::new();
-            print_report(options, out, &RequestLine::new(text::Verb::Peers), |line| peers.push(peer(line).unwrap_or_else(|| line.into())))?;
-            print_json(options, out, [("peers".to_string(), peers.into())].into_iter().collect())?;
-        }
-        Verb::Digest(_) => {
-            let said = read(options, &RequestLine::new(text::Verb::Digest))?;
-            let text = String::from_utf8_lossy(&said);
-            let Some((sum, keys)) = text.strip_prefix("DIGEST ").and_then(|rest| rest.split_once(' ')) else {
-                return Err(unexpected(&said, "DIGEST <hex> <keys>").into());
-            };
-            let keys: u64 = number(&said, keys.as_bytes())?;
-            print(options, out, format!("{sum} {keys}").as_bytes(), json!({ "digest": sum, "keys": keys }))?;
-        }
-        Verb::Dump(_) => print_dump(options, out)?,
-        Verb::Backup(backup) => back_up(options, out, &backup.file)?,
-        Verb::Compact(_) => report(options, out, &RequestLine::new(text::Verb::Compact))?,
-        Verb::Resume(_) => report(options, out, &RequestLine::new(text::Verb::Resume))?,
-        Verb::Ping(_) => {
-            let said = read(options, &RequestLine::new(text::Verb::Ping))?;
-            print(options, out, &said, json!({ "ping": String::from_utf8_lossy(&said) }))?;
-        }
-        Verb::Converge(_) | Verb::Diff(_) | Verb::Bench(_) | Verb::Restore(_) | Verb::Cluster(_) => unreachable!("these are run elsewhere"),
-    }
+pub fn get(options: &Options, args: &GetArgs) -> Result<(), Failure> {
+    printing(options.json, |out| print_value(options, out, &args.key, args.raw))
+}
+
+/// `verb` takes a key and a value.
+pub fn write_value(options: &Options, verb: Verb, key: &str, value: &str) -> Result<(), Failure> {
+    let request = RequestLine::new(verb).key(key.as_bytes()).value(&bytes_of(value)?);
+    printing(options.json, |out| write(options, out, &request))
+}
+
+pub fn del(options: &Options, args: &DelArgs) -> Result<(), Failure> {
+    let request = RequestLine::new(Verb::Del).key(args.key.as_bytes());
+    printing(options.json, |out| write(options, out, &request))
+}
+
+pub fn exists(options: &Options, args: &ExistsArgs) -> Result<(), Failure> {
+    let reply = read(options, &RequestLine::new(Verb::Exists).key(args.key.as_bytes()))?;
+    let exists = match &*reply {
+        b"1" => true,
+        b"0" => false,
+        _ => return Err(unexpected(&reply, "1 or 0").into()),
+    };
+    printing(options.json, |out| print(options, out, &reply, json!({ "exists": exists })))
+}
+
+pub fn keys(options: &Options, args: &KeysArgs) -> Result<(), Failure> {
+    let prefix = args.prefix.as_deref().unwrap_or("").as_bytes();
+    let request = args.limit.into_iter().fold(RequestLine::new(Verb::Keys).key(prefix), RequestLine::word);
+    printing(options.json, |out| read_lines(options, &request, |line| print_key(options, out, line)))
+}
+
+pub fn count(options: &Options) -> Result<(), Failure> {
+    let reply = read(options, &RequestLine::new(Verb::Count))?;
+    let count: u64 = number(&reply, &reply)?;
+    printing(options.json, |out| print(options, out, &reply, json!({ "count": count })))
+}
+
+/// `verb` answers with lines of a name and a value each.
+pub fn report(options: &Options, verb: Verb) -> Result<(), Failure> {
+    let mut object = Map::new();
+    printing(options.json, |out| {
+        print_report(options, out, &RequestLine::new(verb), |line| put_line(&mut object, line))?;
+        Ok(print_json(options, out, object)?)
+    })
+}
+
+pub fn peers(options: &Options) -> Result<(), Failure> {
+    let mut peers = Vec::new();
+    printing(options.json, |out| {
+        let as_json = |line: &str| peers.push(peer(line).unwrap_or_else(|| line.into()));
+        print_report(options, out, &RequestLine::new(Verb::Peers), as_json)?;
+        Ok(print_json(options, out, [("peers".to_string(), peers.into())].into_iter().collect())?)
+    })
+}
+
+pub fn digest(options: &Options) -> Result<(), Failure> {
+    let reply = read(options, &RequestLine::new(Verb::Digest))?;
+    let text = String::from_utf8_lossy(&reply);
+    let Some((sum, keys)) = text.strip_prefix("DIGEST ").and_then(|rest| rest.split_once(' ')) else {
+        return Err(unexpected(&reply, "DIGEST <hex> <keys>").into());
+    };
+    let keys: u64 = number(&reply, keys.as_bytes())?;
+    let plain = format!("{sum} {keys}");
+    printing(options.json, |out| print(options, out, plain.as_bytes(), json!({ "digest": sum, "keys": keys })))
+}
+
+/// A dump is JSON with and without `--json`.
+pub fn dump(options: &Options) -> Result<(), Failure> {
+    printing(true, |out| print_dump(options, out))
+}
+
+pub fn backup(options: &Options, args: &BackupArgs) -> Result<(), Failure> {
+    printing(options.json, |out| back_up(options, out, &args.file))
+}
+
+pub fn ping(options: &Options) -> Result<(), Failure> {
+    let reply = read(options, &RequestLine::new(Verb::Ping))?;
+    printing(options.json, |out| print(options, out, &reply, json!({ "ping": String::from_utf8_lossy(&reply) })))
+}
+
+/// Gives `print` stdout, and flushes it. What was printed before an error is not lost.
+fn printing(is_json: bool, print: impl FnOnce(&mut Out<Stdout>) -> Result<(), Failure>) -> Result<(), Failure> {
+    let mut out = Out::stdout(is_json);
+    print(&mut out)?;
     Ok(out.flush()?)
 }
 
@@ -89,7 +119,7 @@ fn print(options: &Options, out: &mut impl Write, plain: &[u8], json: Value) -> 
 }
 
 fn print_value(options: &Options, out: &mut Out<impl Write>, key: &str, raw: bool) -> Result<(), Failure> {
-    let value = as_value(&read(options, &RequestLine::new(text::Verb::Get).key(key.as_bytes()))?)?;
+    let value = as_value(&read(options, &RequestLine::new(Verb::Get).key(key.as_bytes()))?)?;
     if options.json {
         let mut object = Map::new();
         put_bytes(&mut object, "k", key.as_bytes());
@@ -115,13 +145,6 @@ fn print_key(options: &Options, out: &mut Out<impl Write>, line: &[u8]) -> Resul
     }
     let text = out.text(&key);
     print(options, out, text.as_bytes(), Value::Object(object))
-}
-
-/// Prints lines of names and values.
-fn report(options: &Options, out: &mut impl Write, request: &RequestLine) -> Result<(), Failure> {
-    let mut object = Map::new();
-    print_report(options, out, request, |line| put_line(&mut object, line))?;
-    Ok(print_json(options, out, object)?)
 }
 
 /// Prints the lines of a report, or hands them to who makes JSON of them.
@@ -157,8 +180,8 @@ fn back_up(options: &Options, out: &mut impl Write, file: &str) -> Result<(), Fa
     if file == "-" {
         return Err(Failure::new(Code::Usage, "a backup is a file with a name; kvctl dump prints one"));
     }
-    let mut aside = Aside::beside(Path::new(file))?;
-    let mut progress = Progress::new("backing up", None);
+    let mut aside = AtomicFile::beside(Path::new(file))?;
+    let mut progress = ProgressLine::new("backing up", None);
     let read = read_dump(options, |line, entries| {
         progress.show(aside.len(), entries);
         aside.write_line(line)
@@ -174,7 +197,7 @@ fn back_up(options: &Options, out: &mut impl Write, file: &str) -> Result<(), Fa
 fn read_dump(options: &Options, mut each: impl FnMut(&[u8], u64) -> Result<(), Failure>) -> Result<u64, Failure> {
     let mut reader = DumpReader::default();
     let wrong = |wrong: String| Failure::new(Code::Refused, format_args!("the node's dump is not as it should be: {wrong}"));
-    read_lines(options, &RequestLine::new(text::Verb::Dump), |line| {
+    read_lines(options, &RequestLine::new(Verb::Dump), |line| {
         reader.line(line).map_err(wrong)?;
         each(line, reader.count())
     })?;
@@ -195,7 +218,7 @@ fn write(options: &Options, out: &mut impl Write, request: &RequestLine) -> Resu
 }
 
 /// The argument's bytes, or all of stdin for `-`.
-fn value(argument: &str) -> Result<Cow<'_, [u8]>, Failure> {
+fn bytes_of(argument: &str) -> Result<Cow<'_, [u8]>, Failure> {
     if argument != "-" {
         return Ok(argument.as_bytes().into());
     }
@@ -313,7 +336,7 @@ mod tests {
 
     fn put(options: &Options) -> Result<String, Code> {
         let mut out = Vec::new();
-        let written = write(options, &mut out, &RequestLine::new(text::Verb::Put).key(b"a b").value(b"1"));
+        let written = write(options, &mut out, &RequestLine::new(Verb::Put).key(b"a b").value(b"1"));
         written.map(|()| String::from_utf8(out).unwrap()).map_err(|failure| failure.code)
     }
 
@@ -351,16 +374,15 @@ mod tests {
     #[test]
     fn a_read_goes_to_the_next_node_until_a_part_of_the_answer_is_printed() {
         let (breaks, answers) = (scripted(&[]), scripted(&[("COUNT", "7\n"), ("KEYS \"\" 5", "KEY a\nKEY \"\"\nEND\n")]));
-        assert_eq!(read(&options(&[&breaks, &answers]), &RequestLine::new(text::Verb::Count)).unwrap(), b"7");
-        assert!(matches!(read(&options(&[&breaks]), &RequestLine::new(text::Verb::Count)), Err(client::Error::Unknown(_))));
+        assert_eq!(read(&options(&[&breaks, &answers]), &RequestLine::new(Verb::Count)).unwrap(), b"7");
+        assert!(matches!(read(&options(&[&breaks]), &RequestLine::new(Verb::Count)), Err(client::Error::Unknown(_))));
         // A connection there was, and an answer: none that this program knows.
         let other = scripted(&[("COUNT", "220 ready\n")]);
-        let failure = Failure::from(
-            read(&options(&[&other]), &RequestLine::new(text::Verb::Count)).and_then(|said| number(&said, &said)).unwrap_err(),
-        );
+        let failure =
+            Failure::from(read(&options(&[&other]), &RequestLine::new(Verb::Count)).and_then(|said| number(&said, &said)).unwrap_err());
         assert_eq!(failure.code, Code::Refused, "{}", failure.text);
 
-        let command = RequestLine::new(text::Verb::Keys).key(b"").word(5);
+        let command = RequestLine::new(Verb::Keys).key(b"").word(5);
         let keys = |nodes: &[&str]| {
             let options = Options { timeout: std::time::Duration::from_millis(100), ..options(nodes) };
             let mut out = Vec::new();

@@ -1,6 +1,6 @@
 //! A line on the terminal that says how far something long has come. Where stderr is no terminal, nothing is printed.
 //!
-//! [`Progress`] counts bytes of a file; what counts something else writes a [`StatusLine`] itself.
+//! [`ProgressLine`] counts bytes of a file; what counts something else writes a [`StatusLine`] itself.
 
 use std::io::{self, IsTerminal, Write};
 use std::time::{Duration, Instant};
@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 const PAUSE: Duration = Duration::from_millis(100);
 const BAR_LEN: u64 = 24;
 
-pub struct Progress {
+pub struct ProgressLine {
     what: &'static str,
     /// Bytes that there are, if that is known.
     size: Option<u64>,
@@ -18,9 +18,9 @@ pub struct Progress {
     line: StatusLine,
 }
 
-impl Progress {
-    pub fn new(what: &'static str, size: Option<u64>) -> Progress {
-        Progress { what, size, begun: Instant::now(), shown: None, line: StatusLine::new() }
+impl ProgressLine {
+    pub fn new(what: &'static str, size: Option<u64>) -> ProgressLine {
+        ProgressLine { what, size, begun: Instant::now(), shown: None, line: StatusLine::new() }
     }
 
     /// To be called often: shows the line when it is time.

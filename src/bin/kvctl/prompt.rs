@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::io::{self, BufRead, Read, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use rustyline::completion::Completer;
 use rustyline::error::ReadlineError;
@@ -13,6 +13,7 @@ use rustyline::validate::Validator;
 use rustyline::{CompletionType, Context, Editor, Helper};
 
 use kvmesh::client::{self, Client, as_error};
+use kvmesh::config::{CONFIG_DIR, config_files};
 use kvmesh::wire::text::{VERBS, Verb, VerbSpec};
 
 use crate::terminal::{self, Out};
@@ -26,21 +27,21 @@ const HISTORY_LEN: usize = 1000;
 pub fn run(mut options: Options, node_named: bool) -> Result<(), Failure> {
     let config = rustyline::Config::builder().completion_type(CompletionType::List).max_history_size(HISTORY_LEN);
     let config = config.and_then(|config| config.history_ignore_dups(true)).map_err(terminal_failed)?.build();
-    let mut editor: Editor<Verbs, FileHistory> = Editor::with_config(config).map_err(terminal_failed)?;
+    let mut editor: Editor<VerbCompleter, FileHistory> = Editor::with_config(config).map_err(terminal_failed)?;
     if !node_named {
         match ask_node(&mut editor)? {
             Some(addr) => options.nodes = vec![addr],
             None => return Ok(()),
         }
     }
-    editor.set_helper(Some(Verbs));
+    editor.set_helper(Some(VerbCompleter));
     let history = history_file();
     if let Some(history) = &history {
         // There is none before the first time.
         let _ = editor.load_history(history);
     }
 
-    let mut session = Session { options: &options, client: None };
+    let mut session = PromptSession { options: &options, client: None };
     session.say_whether_reachable();
     loop {
         match editor.readline(&format!("{}> ", session.addr())) {
@@ -78,10 +79,10 @@ pub fn run(mut options: Options, node_named: bool) -> Result<(), Failure> {
 /// Sends each line of stdin and prints the replies, refusals among them, in order. Ends at the first command that is not answered. The exit code is
 /// 4 if the outcome of any is unknown, else 1 if any was refused.
 pub fn run_script(options: Options) -> Result<(), Failure> {
-    let mut session = Session { options: &options, client: None };
+    let mut session = PromptSession { options: &options, client: None };
     let mut input = io::stdin().lock();
     let mut out = Out::stdout(false);
-    let mut worst = Answer::Done;
+    let mut worst = CommandOutcome::Done;
     let mut line = Vec::new();
     loop {
         line.clear();
@@ -105,28 +106,28 @@ pub fn run_script(options: Options) -> Result<(), Failure> {
     // The server's own words have been printed; they say what the code means.
     let failed = |code| Err(Failure { code, text: String::new() });
     match worst {
-        Answer::Done => Ok(()),
-        Answer::Refused => failed(Code::Refused),
-        Answer::Unknown => failed(Code::Unknown),
+        CommandOutcome::Done => Ok(()),
+        CommandOutcome::Refused => failed(Code::Refused),
+        CommandOutcome::Unknown => failed(Code::Unknown),
     }
 }
 
 /// One node at a time; a broken connection is made again for the next command, never for one of which a byte may have left.
-struct Session<'a> {
+struct PromptSession<'a> {
     options: &'a Options,
     client: Option<Client>,
 }
 
 /// From best to worst.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Answer {
+enum CommandOutcome {
     Done,
     Refused,
     /// The server answered that it does not know.
     Unknown,
 }
 
-impl Session<'_> {
+impl PromptSession<'_> {
     fn addr(&self) -> &str {
         self.client.as_ref().map_or(&self.options.nodes[0], Client::addr)
     }
@@ -139,11 +140,11 @@ impl Session<'_> {
     }
 
     /// Sends one command and prints its whole reply. Fails, without a client left, if the reply does not come.
-    fn run(&mut self, command: &[u8], out: &mut impl Write) -> Result<Answer, Failure> {
+    fn run(&mut self, command: &[u8], out: &mut impl Write) -> Result<CommandOutcome, Failure> {
         let spec = VerbSpec::find(command.split(|byte| *byte == b' ').find(|word| !word.is_empty()).unwrap_or_default());
         if spec.is_some_and(|spec| spec.verb == Verb::Restore) {
             say(format_args!("kvctl: RESTORE is followed by the lines of a dump; kvctl restore FILE sends them"));
-            return Ok(Answer::Refused);
+            return Ok(CommandOutcome::Refused);
         }
         // A verb that this program does not know may be a write of a newer server.
         let is_write = spec.is_none_or(|spec| spec.writes);
@@ -158,7 +159,7 @@ impl Session<'_> {
             Err(client::Error::Refused { code, sentence }) => {
                 // The server has closed with these words.
                 writeln!(out, "ERROR {code} {sentence}")?;
-                return Ok(Answer::Refused);
+                return Ok(CommandOutcome::Refused);
             }
             Err(error) => return Err(Failure::of(error, is_write)),
         }
@@ -168,9 +169,9 @@ impl Session<'_> {
             out.write_all(said)?;
             out.write_all(b"\n")?;
             match as_error(said) {
-                Some(client::Error::Unknown(_)) => break Answer::Unknown,
-                Some(_) => break Answer::Refused,
-                None if !is_long || said == b"END" => break Answer::Done,
+                Some(client::Error::Unknown(_)) => break CommandOutcome::Unknown,
+                Some(_) => break CommandOutcome::Refused,
+                None if !is_long || said == b"END" => break CommandOutcome::Done,
                 None => line = client.following_line(),
             }
         };
@@ -185,7 +186,7 @@ fn say(sentence: fmt::Arguments<'_>) {
 }
 
 /// The node to speak with; `None` if the user left instead.
-fn ask_node(editor: &mut Editor<Verbs, FileHistory>) -> Result<Option<String>, Failure> {
+fn ask_node(editor: &mut Editor<VerbCompleter, FileHistory>) -> Result<Option<String>, Failure> {
     const DEFAULT: &str = "127.0.0.1:7001";
     let configured = configured_nodes();
     let mut list = Out::stdout(false);
@@ -208,7 +209,7 @@ fn ask_node(editor: &mut Editor<Verbs, FileHistory>) -> Result<Option<String>, F
         if let Some((_, addr)) = answer.parse::<usize>().ok().and_then(|number| configured.get(number.wrapping_sub(1))) {
             return Ok(Some(addr.clone()));
         }
-        match answer.parse::<crate::Nodes>() {
+        match answer.parse::<crate::NodeAddrs>() {
             Ok(nodes) if nodes.0.len() == 1 => return Ok(nodes.0.into_iter().next()),
             Ok(_) => writeln!(io::stdout(), "one node, please")?,
             Err(wrong) => writeln!(io::stdout(), "{wrong}")?,
@@ -219,15 +220,11 @@ fn ask_node(editor: &mut Editor<Verbs, FileHistory>) -> Result<Option<String>, F
 /// Of the files `config/*.json` that name a client address: both names, in the order of the files. A file that cannot be read is not offered;
 /// kvnode is the one who explains what is wrong with it.
 fn configured_nodes() -> Vec<(String, String)> {
-    let Ok(folder) = std::fs::read_dir("config") else { return Vec::new() };
-    let mut files: Vec<PathBuf> =
-        folder.flatten().map(|file| file.path()).filter(|path| path.extension().is_some_and(|ext| ext == "json")).collect();
-    files.sort();
     let one = |path: PathBuf| {
         let config: serde_json::Value = serde_json::from_slice(&std::fs::read(&path).ok()?).ok()?;
         Some((path.display().to_string(), config.get("client_addr")?.as_str()?.to_string()))
     };
-    files.into_iter().filter_map(one).collect()
+    config_files(Path::new(CONFIG_DIR)).unwrap_or_default().into_iter().filter_map(one).collect()
 }
 
 /// In the user's state directory where there is one, as freedesktop.org's base directories say, else in the home directory.
@@ -244,9 +241,9 @@ fn terminal_failed(error: ReadlineError) -> Failure {
 }
 
 /// Completes the first word of a line.
-struct Verbs;
+struct VerbCompleter;
 
-impl Completer for Verbs {
+impl Completer for VerbCompleter {
     type Candidate = String;
 
     fn complete(&self, line: &str, pos: usize, _: &Context<'_>) -> rustyline::Result<(usize, Vec<String>)> {
@@ -254,12 +251,12 @@ impl Completer for Verbs {
     }
 }
 
-impl Hinter for Verbs {
+impl Hinter for VerbCompleter {
     type Hint = String;
 }
-impl Highlighter for Verbs {}
-impl Validator for Verbs {}
-impl Helper for Verbs {}
+impl Highlighter for VerbCompleter {}
+impl Validator for VerbCompleter {}
+impl Helper for VerbCompleter {}
 
 /// The verbs that begin with `typed`, in the case in which its first letter is typed; HELP takes one as its word.
 fn completions(typed: &str) -> Vec<String> {
@@ -299,19 +296,19 @@ mod tests {
             ("DEL b", "ERROR NOTFOUND b\n"),
         ]);
         let options = options(&[&node]);
-        let mut session = Session { options: &options, client: None };
+        let mut session = PromptSession { options: &options, client: None };
         let mut out = Vec::new();
         let mut run = |command: &str| session.run(command.as_bytes(), &mut out).map_err(|failure| failure.code);
-        assert_eq!(run("GET a"), Ok(Answer::Done));
-        assert_eq!(run("HELP"), Ok(Answer::Done));
-        assert_eq!(run("SET a 1"), Ok(Answer::Unknown));
-        assert_eq!(run("DEL b"), Ok(Answer::Refused));
+        assert_eq!(run("GET a"), Ok(CommandOutcome::Done));
+        assert_eq!(run("HELP"), Ok(CommandOutcome::Done));
+        assert_eq!(run("SET a 1"), Ok(CommandOutcome::Unknown));
+        assert_eq!(run("DEL b"), Ok(CommandOutcome::Refused));
         // The node breaks the connection at what it does not know.
         for write in ["UPD x 1", "INCR x", "EXPIRE x 9", "PERSIST x"] {
             assert_eq!(run(write), Err(Code::Unknown), "{write}");
         }
         assert_eq!(run("COUNT"), Err(Code::NoConnection));
-        assert_eq!(run("GET a"), Ok(Answer::Done));
+        assert_eq!(run("GET a"), Ok(CommandOutcome::Done));
         // It was idle when the node closed it.
         let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let idle = Client::connect(&[closed.local_addr().unwrap().to_string()], options.timeout).unwrap();
@@ -322,7 +319,7 @@ mod tests {
             std::thread::yield_now();
         }
         session.client = Some(idle);
-        assert_eq!(session.run(b"SET a 1", &mut out).map_err(|failure| failure.code), Ok(Answer::Unknown));
+        assert_eq!(session.run(b"SET a 1", &mut out).map_err(|failure| failure.code), Ok(CommandOutcome::Unknown));
         let expected = "VALUE 1\none\nEND\nERROR TIMEOUT here only\nERROR NOTFOUND b\nVALUE 1\nERROR TIMEOUT here only\n";
         assert_eq!(String::from_utf8(out).unwrap(), expected);
     }

@@ -12,10 +12,10 @@ use kvmesh::wire::quoting::shown;
 use kvmesh::wire::resp::encoding::request;
 use kvmesh::wire::text::{RequestLine, Verb};
 
-use crate::backup_file::{Backup, seems_whole};
-use crate::command_line::Restore;
+use crate::backup_file::{BackupReader, seems_whole};
+use crate::command_line::RestoreArgs;
 use crate::json::put_line;
-use crate::progress_line::Progress;
+use crate::progress_line::ProgressLine;
 use crate::terminal::Out;
 use crate::{Code, Failure, Options};
 
@@ -24,20 +24,20 @@ const PIECE_LEN: usize = 64 << 10;
 /// Writes that are sent ahead of their replies: the replies of so many fit into what the system holds for a socket, so that neither side waits for the other.
 const WRITES_AHEAD: usize = 256;
 
-pub fn run(options: &Options, wanted: &Restore) -> Result<(), Failure> {
+pub fn run(options: &Options, wanted: &RestoreArgs) -> Result<(), Failure> {
     let path = &wanted.file;
-    let is_regular = Backup::open(path)?.size().is_some();
+    let is_regular = BackupReader::open(path)?.size().is_some();
     // What is merged from half a backup does no harm; what is written anew from one is. And a file that was cut off is best refused before it is sent.
     if is_regular && (wanted.as_new_writes || !seems_whole(path)) {
-        check(Backup::open(path)?)?;
+        check(BackupReader::open(path)?)?;
     }
-    let backup = Backup::open(path)?;
+    let backup = BackupReader::open(path)?;
     if wanted.as_new_writes { write_anew(options, backup) } else { send(options, backup) }
 }
 
 /// Reads a backup to its end.
-fn check(mut backup: Backup) -> Result<(), Failure> {
-    let mut progress = Progress::new("checking", backup.size());
+fn check(mut backup: BackupReader) -> Result<(), Failure> {
+    let mut progress = ProgressLine::new("checking", backup.size());
     while backup.next()?.is_some() {
         progress.show(backup.bytes(), backup.entries());
     }
@@ -45,12 +45,12 @@ fn check(mut backup: Backup) -> Result<(), Failure> {
 }
 
 /// `RESTORE`, and prints what the node says of it.
-fn send(options: &Options, mut backup: Backup) -> Result<(), Failure> {
+fn send(options: &Options, mut backup: BackupReader) -> Result<(), Failure> {
     // The header first: until the backup has begun to come there is nothing to keep a node waiting for.
     let mut piece = backup.next()?.map(|(line, _)| line.to_vec()).unwrap_or_default();
     let mut client = options.connect(&options.nodes)?;
     client.send_command(b"RESTORE").map_err(not_restored)?;
-    let mut progress = Progress::new("restoring", backup.size());
+    let mut progress = ProgressLine::new("restoring", backup.size());
     loop {
         // A backup that turns out to be wrong is never sent to its end: without the end line it proves nothing.
         let line = backup.next().map_err(|Failure { code, text }| Failure {
@@ -98,9 +98,9 @@ fn not_restored(error: client::Error) -> Failure {
 }
 
 /// The live entries as new `PUT`s, and prints how many.
-fn write_anew(options: &Options, mut backup: Backup) -> Result<(), Failure> {
+fn write_anew(options: &Options, mut backup: BackupReader) -> Result<(), Failure> {
     let mut client = options.connect(&options.nodes)?;
-    let mut progress = Progress::new("writing", backup.size());
+    let mut progress = ProgressLine::new("writing", backup.size());
     let mut ahead = Ahead::default();
     let (mut deleted, mut expired) = (0u64, 0u64);
     let now_ms = clock::wall_ms();
@@ -238,7 +238,7 @@ mod tests {
         std::fs::write(file.path(), backup).unwrap();
         let path = file.path().to_str().unwrap();
         let options = Options { timeout: std::time::Duration::from_millis(300), ..options(&[node]) };
-        let done = run(&options, &Restore { as_new_writes, file: path.to_string() });
+        let done = run(&options, &RestoreArgs { as_new_writes, file: path.to_string() });
         done.map_err(|Failure { code, text }| (code, text.replace(path, "FILE")))
     }
 
@@ -288,7 +288,7 @@ mod tests {
         let (code, text) = restore(&nowhere, &holed, true).unwrap_err();
         assert!(code == Code::Refused && text.contains("FILE, line 4: a dump of 2 entries"), "{text}");
         assert_eq!(
-            run(&options(&[&nowhere]), &Restore { as_new_writes: false, file: "/nowhere/at all".into() }).unwrap_err().code,
+            run(&options(&[&nowhere]), &RestoreArgs { as_new_writes: false, file: "/nowhere/at all".into() }).unwrap_err().code,
             Code::Usage
         );
     }

@@ -21,7 +21,10 @@ pub enum Escapes {
     Json,
 }
 
-impl Out<BufWriter<StdoutLock<'static>>> {
+/// The process's stdout, locked.
+pub type Stdout = BufWriter<StdoutLock<'static>>;
+
+impl Out<Stdout> {
     /// Whole lines of stdout. `is_json`: what is printed is JSON.
     pub fn stdout(is_json: bool) -> Self {
         let out = io::stdout().lock();

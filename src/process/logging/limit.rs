@@ -14,10 +14,10 @@ const PERIOD: Duration = Duration::from_secs(60);
 pub struct LogLimit {
     lines_max: u32,
     /// As many as the program has names for them.
-    kinds: Mutex<HashMap<(&'static str, u16), Said>>,
+    kinds: Mutex<HashMap<(&'static str, u16), KindCount>>,
 }
 
-struct Said {
+struct KindCount {
     since: Duration,
     lines: u32,
     /// Lines that were not let through.
@@ -25,12 +25,12 @@ struct Said {
 }
 
 /// Behind a line: how many of its kind were not logged.
-pub struct More {
+pub struct Suppressed {
     count: u64,
     within: Duration,
 }
 
-impl fmt::Display for More {
+impl fmt::Display for Suppressed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.count {
             0 => Ok(()),
@@ -47,17 +47,17 @@ impl LogLimit {
 
     /// Whether a line of this kind may be logged at `now`, and what to write behind it. `node`: lines of different nodes are of different kinds; 0 for those that are of none. It must not
     /// be a number that strangers choose.
-    pub fn admit(&self, kind: &'static str, node: u16, now: Duration) -> Option<More> {
+    pub fn admit(&self, kind: &'static str, node: u16, now: Duration) -> Option<Suppressed> {
         let mut kinds = self.kinds.lock();
-        let said = kinds.entry((kind, node)).or_insert(Said { since: now, lines: 0, more: 0 });
+        let said = kinds.entry((kind, node)).or_insert(KindCount { since: now, lines: 0, more: 0 });
         let within = now.saturating_sub(said.since);
-        let count = if within >= PERIOD { std::mem::replace(said, Said { since: now, lines: 0, more: 0 }).more } else { 0 };
+        let count = if within >= PERIOD { std::mem::replace(said, KindCount { since: now, lines: 0, more: 0 }).more } else { 0 };
         if said.lines >= self.lines_max {
             said.more += 1;
             return None;
         }
         said.lines += 1;
-        Some(More { count, within })
+        Some(Suppressed { count, within })
     }
 }
 

@@ -38,9 +38,9 @@ const LAST_WORDS: Duration = Duration::from_secs(1);
 const THREAD: &str = "stderr";
 
 /// The queue of this process.
-static QUEUE: OnceLock<Queue> = OnceLock::new();
+static QUEUE: OnceLock<LineQueue> = OnceLock::new();
 
-enum Item {
+enum QueueItem {
     Line(Vec<u8>),
     /// Its other end hears of it when everything before it is written.
     Reached(Sender<()>),
@@ -49,15 +49,15 @@ enum Item {
 
 /// The way in.
 #[derive(Clone)]
-struct Queue {
-    item_tx: Sender<Item>,
+struct LineQueue {
+    item_tx: Sender<QueueItem>,
     /// Since the last time that the number was logged.
     dropped: Arc<AtomicU64>,
 }
 
 /// The log of this process, until it is ended.
 pub struct Logging {
-    queue: Queue,
+    queue: LineQueue,
     thread: JoinHandle<()>,
 }
 
@@ -95,7 +95,7 @@ impl Logging {
     pub fn end(self) {
         let deadline = Instant::now() + FAREWELL;
         // Refused when the queue is full until then.
-        let _ = self.queue.item_tx.send_deadline(Item::End, deadline);
+        let _ = self.queue.item_tx.send_deadline(QueueItem::End, deadline);
         join_all(Some(self.thread), deadline, THREAD);
     }
 }
@@ -131,18 +131,18 @@ pub fn die_of_panics() {
     }));
 }
 
-fn queue(len: usize) -> (Queue, Receiver<Item>) {
+fn queue(len: usize) -> (LineQueue, Receiver<QueueItem>) {
     let (item_tx, item_rx) = bounded(len);
-    (Queue { item_tx, dropped: Arc::default() }, item_rx)
+    (LineQueue { item_tx, dropped: Arc::default() }, item_rx)
 }
 
-impl Queue {
+impl LineQueue {
     fn say(&self, lines: Vec<u8>, deadline: Instant) {
         let (reached_tx, reached_rx) = bounded(0);
         let sent = self
             .item_tx
-            .send_deadline(Item::Line(lines), deadline)
-            .and_then(|()| self.item_tx.send_deadline(Item::Reached(reached_tx), deadline));
+            .send_deadline(QueueItem::Line(lines), deadline)
+            .and_then(|()| self.item_tx.send_deadline(QueueItem::Reached(reached_tx), deadline));
         if sent.is_ok() {
             let _ = reached_rx.recv_deadline(deadline);
         }
@@ -150,13 +150,13 @@ impl Queue {
 }
 
 /// A whole line at every write, as env_logger does.
-impl Write for Queue {
+impl Write for LineQueue {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         let mut kept = line[..line.len().min(LINE_LEN_MAX)].to_vec();
         if kept.len() < line.len() {
             let _ = writeln!(kept, "... ({} bytes)", line.len());
         }
-        if self.item_tx.try_send(Item::Line(kept)).is_err() {
+        if self.item_tx.try_send(QueueItem::Line(kept)).is_err() {
             self.dropped.fetch_add(1, Ordering::Relaxed);
         }
         Ok(line.len())
@@ -168,7 +168,7 @@ impl Write for Queue {
 }
 
 /// The thread `stderr`: writes what is logged. `say_dropped` logs how many lines were dropped; it may be dropped itself, and is then counted.
-fn run_stderr(item_rx: &Receiver<Item>, dropped: &AtomicU64, mut out: impl Write, say_dropped: impl Fn(u64)) {
+fn run_stderr(item_rx: &Receiver<QueueItem>, dropped: &AtomicU64, mut out: impl Write, say_dropped: impl Fn(u64)) {
     let tell_dropped = || match dropped.swap(0, Ordering::Relaxed) {
         0 => {}
         count => say_dropped(count),
@@ -176,7 +176,7 @@ fn run_stderr(item_rx: &Receiver<Item>, dropped: &AtomicU64, mut out: impl Write
     let mut written = 0;
     for item in item_rx {
         match item {
-            Item::Line(line) => {
+            QueueItem::Line(line) => {
                 // If it cannot be written, there is nobody to tell.
                 let _ = out.write_all(&line);
                 written += 1;
@@ -186,11 +186,11 @@ fn run_stderr(item_rx: &Receiver<Item>, dropped: &AtomicU64, mut out: impl Write
                     tell_dropped();
                 }
             }
-            Item::Reached(reached_tx) => drop(reached_tx),
-            Item::End => {
+            QueueItem::Reached(reached_tx) => drop(reached_tx),
+            QueueItem::End => {
                 tell_dropped();
                 for item in item_rx.try_iter() {
-                    if let Item::Line(line) = item {
+                    if let QueueItem::Line(line) = item {
                         let _ = out.write_all(&line);
                     }
                 }

@@ -4,32 +4,32 @@ use std::time::{Duration, Instant};
 
 use crate::progress_line::StatusLine;
 
-use super::Shared;
+use super::BenchRun;
 
-pub struct Live {
+pub struct LiveLine {
     line: StatusLine,
     /// Operations when it was shown last, and when that was.
     done: u64,
     shown: Instant,
 }
 
-impl Live {
-    pub fn new() -> Live {
-        Live { line: StatusLine::new(), done: 0, shown: Instant::now() }
+impl LiveLine {
+    pub fn new() -> LiveLine {
+        LiveLine { line: StatusLine::new(), done: 0, shown: Instant::now() }
     }
 
     /// To be called once a second. `ready`: how many connections could begin.
-    pub fn show(&mut self, shared: &Shared, ready: usize) {
+    pub fn show(&mut self, shared: &BenchRun, ready: usize) {
         let now = Instant::now();
         let text = match shared.span.get() {
-            None => format!("bench: {ready} of {} connections are ready", shared.bench.clients.0),
+            None => format!("bench: {ready} of {} connections are ready", shared.args.clients.0),
             Some(span) if now < span.begin => "bench: warming up".to_string(),
             Some(span) => {
                 let (mut done, mut errors) = (0, 0);
-                for tally in &shared.tallies {
-                    let tally = tally.lock();
-                    done += tally.done;
-                    errors += tally.errors.sum();
+                for measured in &shared.measurements {
+                    let measured = measured.lock();
+                    done += measured.done;
+                    errors += measured.errors.sum();
                 }
                 // What is shown first has gone on since the begin alone.
                 let passed = now - self.shown.max(span.begin);

@@ -11,22 +11,22 @@ const ROUND_SPARE: Duration = Duration::from_secs(60);
 /// Rounds that were never sent are put into the histogram in so many steps at most.
 const UNSENT_STEPS: u64 = 10_000;
 
-pub struct Tally {
+pub struct Measurements {
     pub done: u64,
-    pub errors: Errors,
+    pub errors: ErrorCounts,
     /// Nanoseconds of a round: of the open loop, from when it was due.
     latency: Histogram<u64>,
     /// Rounds of the open loop that were due and not sent before the end. They are in `latency`, with the time that they had waited.
     pub rounds_unsent: u64,
 }
 
-impl Tally {
+impl Measurements {
     /// `longest`: how long all of it takes. A time beyond that, and a minute, counts as that.
-    pub fn new(longest: Duration) -> Tally {
+    pub fn new(longest: Duration) -> Measurements {
         let high = (longest + ROUND_SPARE).as_nanos() as u64;
         // Bounds that the library takes: 1 ≤ low, 2·low ≤ high, at most five digits.
         let latency = Histogram::new_with_bounds(1_000, high, 3).unwrap_or_else(|_| unreachable!("low and high are a minute apart"));
-        Tally { done: 0, errors: Errors::default(), latency, rounds_unsent: 0 }
+        Measurements { done: 0, errors: ErrorCounts::default(), latency, rounds_unsent: 0 }
     }
 
     // Called for each round, from another unit of compilation.
@@ -49,7 +49,7 @@ impl Tally {
     }
 
     /// Adds what another one has, which was made for the same time.
-    pub fn join(&mut self, other: &Tally) {
+    pub fn join(&mut self, other: &Measurements) {
         self.done += other.done;
         self.rounds_unsent += other.rounds_unsent;
         self.errors.join(&other.errors);
@@ -87,9 +87,9 @@ impl Percentiles {
 
 /// Operations by the code of what they were answered; `LOST` for those that were not, `UNEXPECTED` for a reply that the command cannot have.
 #[derive(Clone, Debug, Default)]
-pub struct Errors(BTreeMap<String, u64>);
+pub struct ErrorCounts(BTreeMap<String, u64>);
 
-impl Errors {
+impl ErrorCounts {
     pub fn count(&mut self, code: &str, count: u64) {
         // Looked up first: an error costs an allocation only the first time.
         match self.0.get_mut(code) {
@@ -109,7 +109,7 @@ impl Errors {
         self.0.iter().filter(|(_, count)| **count > 0).map(|(code, count)| (code.as_str(), *count))
     }
 
-    pub fn join(&mut self, other: &Errors) {
+    pub fn join(&mut self, other: &ErrorCounts) {
         for (code, count) in other.iter() {
             self.count(code, count);
         }
@@ -125,8 +125,8 @@ impl Errors {
 mod tests {
     use super::*;
 
-    fn tally() -> Tally {
-        Tally::new(Duration::from_secs(10))
+    fn measured() -> Measurements {
+        Measurements::new(Duration::from_secs(10))
     }
 
     /// Within what three digits tell.
@@ -138,7 +138,7 @@ mod tests {
 
     #[test]
     fn percentiles_are_those_of_all_connections() {
-        let (mut fast, mut slow) = (tally(), tally());
+        let (mut fast, mut slow) = (measured(), measured());
         (1..=5_000).for_each(|micros| fast.record(Duration::from_micros(micros)));
         (5_001..=10_000).for_each(|micros| slow.record(Duration::from_micros(micros)));
         fast.join(&slow);
@@ -157,34 +157,34 @@ mod tests {
 
     #[test]
     fn nothing_measured_is_all_zeros_and_too_much_is_the_most_that_fits() {
-        assert_eq!(tally().percentiles().in_words(), "p50 0 us, p90 0 us, p99 0 us, p99.9 0 us, p99.99 0 us, max 0 us");
-        let mut tally = tally();
-        tally.record(Duration::from_secs(69));
-        near(&tally.percentiles(), "max", 69e6);
-        tally.record(Duration::from_secs(100_000));
-        assert!(tally.percentiles().as_json()["max"].as_f64().unwrap() >= 70e6);
+        assert_eq!(measured().percentiles().in_words(), "p50 0 us, p90 0 us, p99 0 us, p99.9 0 us, p99.99 0 us, max 0 us");
+        let mut measured = measured();
+        measured.record(Duration::from_secs(69));
+        near(&measured.percentiles(), "max", 69e6);
+        measured.record(Duration::from_secs(100_000));
+        assert!(measured.percentiles().as_json()["max"].as_f64().unwrap() >= 70e6);
     }
 
     #[test]
     fn rounds_that_were_never_sent_count_with_the_time_that_they_waited() {
         for rounds in [0, 1, 9, UNSENT_STEPS, 10 * UNSENT_STEPS + 3] {
-            let mut tally = tally();
-            tally.record_unsent(rounds, |round| Duration::from_secs(8) * (rounds - round) as u32 / rounds as u32);
-            assert_eq!((tally.rounds(), tally.rounds_unsent), (rounds, rounds));
+            let mut measured = measured();
+            measured.record_unsent(rounds, |round| Duration::from_secs(8) * (rounds - round) as u32 / rounds as u32);
+            assert_eq!((measured.rounds(), measured.rounds_unsent), (rounds, rounds));
             if rounds >= UNSENT_STEPS {
-                near(&tally.percentiles(), "p50", 4e6);
-                near(&tally.percentiles(), "max", 8e6);
+                near(&measured.percentiles(), "p50", 4e6);
+                near(&measured.percentiles(), "max", 8e6);
             }
         }
     }
 
     #[test]
     fn errors_are_counted_by_their_code_and_forgotten_ones_are_not_told() {
-        let mut errors = Errors::default();
+        let mut errors = ErrorCounts::default();
         errors.count("LOST", 3);
         errors.forget();
         errors.count("SHORT", 1);
-        let mut all = Errors::default();
+        let mut all = ErrorCounts::default();
         (0..2).for_each(|_| all.join(&errors));
         assert_eq!(all.iter().collect::<Vec<_>>(), [("SHORT", 2)]);
         assert_eq!((errors.sum(), all.sum()), (1, 2));

@@ -18,6 +18,7 @@ mod schedule;
 mod summary;
 mod worker;
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, OnceLock};
@@ -28,11 +29,11 @@ use parking_lot::Mutex;
 
 use kvmesh::client;
 
-use crate::command_line::{Bench, Protocol, Seconds};
+use crate::command_line::{BenchArgs, BenchProtocol, Seconds};
 use crate::{Code, Failure, Options};
 
-use live_line::Live;
-use measurements::Tally;
+use live_line::LiveLine;
+use measurements::Measurements;
 use schedule::Schedule;
 use worker::Worker;
 
@@ -42,10 +43,10 @@ const GRACE: Duration = Duration::from_secs(1);
 /// Between two looks of the line that says how far it is.
 const TICK: Duration = Duration::from_secs(1);
 
-pub fn run(options: Options, bench: Bench) -> Result<(), Failure> {
-    let schedule = fitting(&options, &bench).map_err(|why| Failure::new(Code::Usage, why))?;
-    let clients = bench.clients.0;
-    let shared = Arc::new(Shared::new(options, bench, schedule));
+pub fn run(options: Options, args: BenchArgs) -> Result<(), Failure> {
+    let schedule = fitting(&options, &args).map_err(|why| Failure::new(Code::Usage, why))?;
+    let clients = args.clients.0;
+    let shared = Arc::new(BenchRun::new(options, args, schedule));
     // All that is ever said fits in, so nobody waits to say it.
     let (events_tx, events_rx) = sync_channel(2 * clients + 1);
     end_on_signal(&shared, events_tx.clone());
@@ -53,7 +54,7 @@ pub fn run(options: Options, bench: Bench) -> Result<(), Failure> {
     let outcome = watch(&shared, threads, &events_rx)?;
     let total = shared.total();
     summary::print(&shared, &total, &outcome)?;
-    let Seconds(asked) = shared.bench.seconds;
+    let Seconds(asked) = shared.args.seconds;
     if outcome.was_interrupted {
         return Err(Failure::new(Code::Refused, format_args!("interrupted after {:.1?} of {asked:?}", outcome.measured)));
     }
@@ -64,54 +65,54 @@ pub fn run(options: Options, bench: Bench) -> Result<(), Failure> {
 }
 
 /// What was asked for must go together; else the error says what does not.
-fn fitting(options: &Options, bench: &Bench) -> Result<Option<Schedule>, String> {
+fn fitting(options: &Options, args: &BenchArgs) -> Result<Option<Schedule>, String> {
     const WAIT: Duration = Duration::from_millis(request_rounds::WAIT_MS);
-    if bench.wait.is_some() {
-        if bench.protocol != Protocol::Resp {
+    if args.wait.is_some() {
+        if args.protocol != BenchProtocol::Resp {
             return Err("--wait needs --protocol resp: the text protocol has no WAIT, its writes wait as --ack says".to_string());
         }
-        if bench.reads.0 == 100 {
+        if args.reads.0 == 100 {
             return Err("--wait follows a SET, and with --reads 100 there is none; expected --reads from 0 to 99".to_string());
         }
         if options.timeout <= WAIT {
             return Err(format!("--wait may take {WAIT:?}, and --timeout is {:?}; expected a longer one", options.timeout));
         }
     }
-    Schedule::of(bench)
+    Schedule::of(args)
 }
 
 /// What the threads and the main thread have in common.
-struct Shared {
+struct BenchRun {
     options: Options,
-    bench: Bench,
+    args: BenchArgs,
     schedule: Option<Schedule>,
     /// Set when all connections are there and all keys are written, so that they load the nodes at the same time.
-    span: OnceLock<Span>,
+    span: OnceLock<TimeSpan>,
     is_ended: AtomicBool,
     /// One for each connection, each in memory of its own. Invariant: the locks are held for no I/O.
-    tallies: Vec<Arc<Mutex<Tally>>>,
+    measurements: Vec<Arc<Mutex<Measurements>>>,
 }
 
 /// The time of a run.
 #[derive(Clone, Copy, Debug)]
-struct Span {
+struct TimeSpan {
     start: Instant,
     /// When the warm-up is over: what comes now counts.
     begin: Instant,
     end: Instant,
 }
 
-impl Shared {
-    fn new(options: Options, bench: Bench, schedule: Option<Schedule>) -> Shared {
-        let tallies = (0..bench.clients.0).map(|_| Arc::new(Mutex::new(empty_tally(&options, &bench)))).collect();
-        Shared { options, bench, schedule, span: OnceLock::new(), is_ended: AtomicBool::new(false), tallies }
+impl BenchRun {
+    fn new(options: Options, args: BenchArgs, schedule: Option<Schedule>) -> BenchRun {
+        let measurements = (0..args.clients.0).map(|_| Arc::new(Mutex::new(empty_measurements(&options, &args)))).collect();
+        BenchRun { options, args, schedule, span: OnceLock::new(), is_ended: AtomicBool::new(false), measurements }
     }
 
     fn begin(&self) {
-        let Seconds(measured) = self.bench.seconds;
+        let Seconds(measured) = self.args.seconds;
         let start = Instant::now();
         let begin = start + WARM_UP;
-        self.span.get_or_init(|| Span { start, begin, end: begin + measured });
+        self.span.get_or_init(|| TimeSpan { start, begin, end: begin + measured });
     }
 
     /// Whether it was ended early.
@@ -119,22 +120,22 @@ impl Shared {
         self.is_ended.load(Ordering::Relaxed)
     }
 
-    fn total(&self) -> Tally {
-        let mut total = empty_tally(&self.options, &self.bench);
-        for tally in &self.tallies {
-            total.join(&tally.lock());
+    fn total(&self) -> Measurements {
+        let mut total = empty_measurements(&self.options, &self.args);
+        for measured in &self.measurements {
+            total.join(&measured.lock());
         }
         total
     }
 }
 
 /// Those of one run can be added: all are made for the same time.
-fn empty_tally(options: &Options, bench: &Bench) -> Tally {
-    let Seconds(measured) = bench.seconds;
-    Tally::new(WARM_UP + measured + options.timeout)
+fn empty_measurements(options: &Options, args: &BenchArgs) -> Measurements {
+    let Seconds(measured) = args.seconds;
+    Measurements::new(WARM_UP + measured + options.timeout)
 }
 
-enum Event {
+enum BenchEvent {
     /// A connection could begin.
     Ready,
     /// The thread of a connection has ended, whatever for.
@@ -143,14 +144,14 @@ enum Event {
 }
 
 /// The first signal ends the measuring, the second one the process.
-fn end_on_signal(shared: &Arc<Shared>, events_tx: SyncSender<Event>) {
+fn end_on_signal(shared: &Arc<BenchRun>, events_tx: SyncSender<BenchEvent>) {
     let shared = Arc::clone(shared);
     let on_signal = move || {
         if shared.is_ended.swap(true, Ordering::Relaxed) {
             std::process::exit(Code::Refused.number().into());
         }
         // There is room for one.
-        let _ = events_tx.try_send(Event::Interrupted);
+        let _ = events_tx.try_send(BenchEvent::Interrupted);
     };
     // Where that fails, Ctrl-C ends the process, and there is no report.
     let _ = ctrlc::set_handler(on_signal);
@@ -158,41 +159,44 @@ fn end_on_signal(shared: &Arc<Shared>, events_tx: SyncSender<Event>) {
 
 type Thread = JoinHandle<Result<(), client::Error>>;
 
-fn start(shared: &Arc<Shared>, events_tx: &SyncSender<Event>) -> Result<Vec<Option<Thread>>, Failure> {
-    let clients = shared.bench.clients.0;
+/// By the number of the connection.
+fn start(shared: &Arc<BenchRun>, events_tx: &SyncSender<BenchEvent>) -> Result<BTreeMap<usize, Thread>, Failure> {
+    let clients = shared.args.clients.0;
     let spawn = |index: usize| {
         let (shared, events_tx) = (Arc::clone(shared), events_tx.clone());
         let run = move || {
-            let ending = Ending { index, events_tx };
-            Worker::new(&shared, index).run(|| ending.say(Event::Ready))
+            let ending = EndNotice { index, events_tx };
+            Worker::new(&shared, index).run(|| ending.say(BenchEvent::Ready))
         };
         let spawned = thread::Builder::new().name(format!("bench-{index}")).stack_size(256 << 10).spawn(run);
-        spawned.map(Some).map_err(|error| Failure::new(Code::Usage, format_args!("cannot start thread {index} of {clients}: {error}")))
+        spawned
+            .map(|thread| (index, thread))
+            .map_err(|error| Failure::new(Code::Usage, format_args!("cannot start thread {index} of {clients}: {error}")))
     };
     (0..clients).map(spawn).collect()
 }
 
 /// Says that a thread has ended when it goes, also if that is a panic.
-struct Ending {
+struct EndNotice {
     index: usize,
-    events_tx: SyncSender<Event>,
+    events_tx: SyncSender<BenchEvent>,
 }
 
-impl Ending {
-    fn say(&self, event: Event) {
+impl EndNotice {
+    fn say(&self, event: BenchEvent) {
         // There is room for all of them.
         let _ = self.events_tx.try_send(event);
     }
 }
 
-impl Drop for Ending {
+impl Drop for EndNotice {
     fn drop(&mut self) {
-        self.say(Event::Ended(self.index));
+        self.say(BenchEvent::Ended(self.index));
     }
 }
 
 /// How a run went, beside what was counted.
-struct Outcome {
+struct RunOutcome {
     /// As long as was asked for, unless it was ended early.
     measured: Duration,
     was_interrupted: bool,
@@ -201,29 +205,28 @@ struct Outcome {
 }
 
 /// Lets all begin when all are ready, and waits until all have ended. Fails if the measuring could not begin.
-fn watch(shared: &Shared, mut threads: Vec<Option<Thread>>, events_rx: &Receiver<Event>) -> Result<Outcome, Failure> {
+fn watch(shared: &BenchRun, mut threads: BTreeMap<usize, Thread>, events_rx: &Receiver<BenchEvent>) -> Result<RunOutcome, Failure> {
     let nothing_measured = || Failure::new(Code::Refused, "interrupted before anything was measured");
     let clients = threads.len();
-    let (mut ready, mut running) = (0, clients);
+    let mut ready = 0;
     let mut interrupted: Option<Instant> = None;
-    let mut live = (!shared.options.json).then(Live::new);
+    let mut live = (!shared.options.json).then(LiveLine::new);
     let mut next_tick = Instant::now() + TICK;
-    while running > 0 {
+    while !threads.is_empty() {
         let deadline = interrupted.map_or(next_tick, |at| at + GRACE);
         match events_rx.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
-            Ok(Event::Ready) => {
+            Ok(BenchEvent::Ready) => {
                 ready += 1;
                 if ready == clients {
                     shared.begin();
                 }
             }
-            Ok(Event::Ended(index)) => {
-                running -= 1;
-                let thread = threads[index].take().unwrap_or_else(|| unreachable!("a thread ends once"));
+            Ok(BenchEvent::Ended(index)) => {
+                let Some(thread) = threads.remove(&index) else { continue };
                 thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
             }
-            Ok(Event::Interrupted) if shared.span.get().is_none() => return Err(nothing_measured()),
-            Ok(Event::Interrupted) => interrupted = Some(Instant::now()),
+            Ok(BenchEvent::Interrupted) if shared.span.get().is_none() => return Err(nothing_measured()),
+            Ok(BenchEvent::Interrupted) => interrupted = Some(Instant::now()),
             Err(_) if interrupted.is_some() => break,
             Err(_) => {
                 next_tick += TICK;
@@ -233,11 +236,11 @@ fn watch(shared: &Shared, mut threads: Vec<Option<Thread>>, events_rx: &Receiver
             }
         }
     }
-    let Some(span) = shared.span.get() else { unreachable!("no thread ends well before it has begun") };
+    let span = shared.span.get().ok_or_else(nothing_measured)?;
     let ended = interrupted.map_or(span.end, |at| at.min(span.end));
     match ended.saturating_duration_since(span.begin) {
         Duration::ZERO => Err(nothing_measured()),
-        measured => Ok(Outcome { measured, was_interrupted: interrupted.is_some(), unanswered: running }),
+        measured => Ok(RunOutcome { measured, was_interrupted: interrupted.is_some(), unanswered: threads.len() }),
     }
 }
 
@@ -248,9 +251,9 @@ mod tests {
     use crate::scripted_node::options;
 
     /// What is measured without any option.
-    pub fn bench() -> Bench {
-        Bench {
-            protocol: Protocol::Text,
+    pub fn default_args() -> BenchArgs {
+        BenchArgs {
+            protocol: BenchProtocol::Text,
             clients: Bounded(50),
             depth: Bounded(16),
             seconds: Seconds(Duration::from_secs(1)),
@@ -265,15 +268,15 @@ mod tests {
     #[test]
     fn what_does_not_go_together_is_refused_in_words() {
         let node = ["127.0.0.1:1"];
-        let resp = Bench { protocol: Protocol::Resp, wait: Some(Bounded(1)), ..bench() };
+        let resp = BenchArgs { protocol: BenchProtocol::Resp, wait: Some(Bounded(1)), ..default_args() };
         assert!(fitting(&options(&node), &resp).is_ok());
-        assert!(fitting(&options(&node), &Bench { reads: Bounded(99), ..resp.clone() }).is_ok());
-        let refused = |options: &Options, bench: &Bench| fitting(options, bench).unwrap_err();
-        let text = Bench { protocol: Protocol::Text, ..resp.clone() };
+        assert!(fitting(&options(&node), &BenchArgs { reads: Bounded(99), ..resp.clone() }).is_ok());
+        let refused = |options: &Options, args: &BenchArgs| fitting(options, args).unwrap_err();
+        let text = BenchArgs { protocol: BenchProtocol::Text, ..resp.clone() };
         assert!(refused(&options(&node), &text).starts_with("--wait needs --protocol resp"));
-        assert!(refused(&options(&node), &Bench { reads: Bounded(100), ..resp.clone() }).contains("--reads 100"));
+        assert!(refused(&options(&node), &BenchArgs { reads: Bounded(100), ..resp.clone() }).contains("--reads 100"));
         let hasty = Options { timeout: Duration::from_secs(1), ..options(&node) };
         assert!(refused(&hasty, &resp).contains("--timeout is 1s"));
-        assert!(refused(&options(&node), &Bench { rate: Some(Bounded(1)), ..resp }).starts_with("--rate 1 leaves"));
+        assert!(refused(&options(&node), &BenchArgs { rate: Some(Bounded(1)), ..resp }).starts_with("--rate 1 leaves"));
     }
 }

@@ -2,13 +2,13 @@
 
 use kvmesh::client::{self, Client};
 
-use crate::command_line::{Bench, Protocol};
+use crate::command_line::{BenchArgs, BenchProtocol};
 
-use super::measurements::Errors;
+use super::measurements::ErrorCounts;
 
 /// What became of one operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verdict {
+pub enum ReplyVerdict {
     Done,
     /// The answer was another one than expected, and is counted.
     Refused,
@@ -16,69 +16,69 @@ pub enum Verdict {
     Astray,
 }
 
-pub struct Replies {
-    protocol: Protocol,
+pub struct ReplyReader {
+    protocol: BenchProtocol,
     /// How many replicas each write waits for.
     wait: Option<u64>,
 }
 
-impl Replies {
-    pub fn new(bench: &Bench) -> Replies {
-        Replies { protocol: bench.protocol, wait: bench.wait.map(|wait| wait.0 as u64) }
+impl ReplyReader {
+    pub fn new(args: &BenchArgs) -> ReplyReader {
+        ReplyReader { protocol: args.protocol, wait: args.wait.map(|wait| wait.0 as u64) }
     }
 
     /// Reads all that answers one operation. An operation is counted once, whatever is wrong with it.
     // Called for each, from another unit of compilation.
     #[inline]
-    pub fn read(&self, client: &mut Client, is_read: bool, errors: &mut Errors) -> Result<Verdict, client::Error> {
+    pub fn read(&self, client: &mut Client, is_read: bool, errors: &mut ErrorCounts) -> Result<ReplyVerdict, client::Error> {
         match (self.protocol, is_read) {
-            (Protocol::Text, _) => {
+            (BenchProtocol::Text, _) => {
                 let line = client.line()?;
                 let expected = if is_read { line.starts_with(b"VALUE ") } else { line == b"OK" };
                 if expected {
-                    return Ok(Verdict::Done);
+                    return Ok(ReplyVerdict::Done);
                 }
                 errors.count(error_code(line), 1);
-                Ok(Verdict::Refused)
+                Ok(ReplyVerdict::Refused)
             }
-            (Protocol::Resp, true) => value(client, errors),
-            (Protocol::Resp, false) => self.written(client, errors),
+            (BenchProtocol::Resp, true) => value(client, errors),
+            (BenchProtocol::Resp, false) => self.written(client, errors),
         }
     }
 
-    fn written(&self, client: &mut Client, errors: &mut Errors) -> Result<Verdict, client::Error> {
+    fn written(&self, client: &mut Client, errors: &mut ErrorCounts) -> Result<ReplyVerdict, client::Error> {
         let line = client.line()?;
-        let written = if line == b"+OK" { Verdict::Done } else { refused(line, errors) };
-        let Some(wanted) = self.wait.filter(|_| written != Verdict::Astray) else { return Ok(written) };
+        let written = if line == b"+OK" { ReplyVerdict::Done } else { refused(line, errors) };
+        let Some(wanted) = self.wait.filter(|_| written != ReplyVerdict::Astray) else { return Ok(written) };
         let line = client.line()?;
         let held = line.strip_prefix(b":").and_then(number);
         match (written, held) {
-            (Verdict::Done, Some(held)) if held >= wanted => Ok(Verdict::Done),
-            (Verdict::Done, Some(_)) => {
+            (ReplyVerdict::Done, Some(held)) if held >= wanted => Ok(ReplyVerdict::Done),
+            (ReplyVerdict::Done, Some(_)) => {
                 errors.count("SHORT", 1);
-                Ok(Verdict::Refused)
+                Ok(ReplyVerdict::Refused)
             }
-            (Verdict::Done, None) => Ok(refused(line, errors)),
-            _ => Ok(if is_one_line(line) { Verdict::Refused } else { Verdict::Astray }),
+            (ReplyVerdict::Done, None) => Ok(refused(line, errors)),
+            _ => Ok(if is_one_line(line) { ReplyVerdict::Refused } else { ReplyVerdict::Astray }),
         }
     }
 }
 
-fn value(client: &mut Client, errors: &mut Errors) -> Result<Verdict, client::Error> {
+fn value(client: &mut Client, errors: &mut ErrorCounts) -> Result<ReplyVerdict, client::Error> {
     let line = client.line()?;
     if line == b"$-1" {
         errors.count("NOTFOUND", 1);
-        return Ok(Verdict::Refused);
+        return Ok(ReplyVerdict::Refused);
     }
     match line.strip_prefix(b"$").and_then(number) {
-        Some(len) => client.bytes((len as usize).saturating_add(b"\r\n".len())).map(|_| Verdict::Done),
+        Some(len) => client.bytes((len as usize).saturating_add(b"\r\n".len())).map(|_| ReplyVerdict::Done),
         None => Ok(refused(line, errors)),
     }
 }
 
-fn refused(line: &[u8], errors: &mut Errors) -> Verdict {
+fn refused(line: &[u8], errors: &mut ErrorCounts) -> ReplyVerdict {
     errors.count(error_code(line), 1);
-    if is_one_line(line) { Verdict::Refused } else { Verdict::Astray }
+    if is_one_line(line) { ReplyVerdict::Refused } else { ReplyVerdict::Astray }
 }
 
 /// Whether this is all of a reply in RESP: a status, an error, a number or nothing.
@@ -102,18 +102,18 @@ fn error_code(line: &[u8]) -> &str {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::bench::tests::bench;
+    use crate::bench::tests::default_args;
     use crate::command_line::Bounded;
     use crate::scripted_node::scripted;
-    use Verdict::{Astray, Done, Refused};
+    use ReplyVerdict::{Astray, Done, Refused};
     use std::time::Duration;
 
     /// Reads the answers of as many operations as there are verdicts, and returns the errors.
-    fn verdicts(asked: &Bench, said: &str, is_read: bool, expected: &[Verdict]) -> Vec<(String, u64)> {
+    fn verdicts(asked: &BenchArgs, said: &str, is_read: bool, expected: &[ReplyVerdict]) -> Vec<(String, u64)> {
         let addr = scripted(&[("go", said)]);
         let mut client = Client::connect(&[addr], Duration::from_secs(10)).unwrap();
         client.send(b"go\n").unwrap();
-        let (replies, mut errors) = (Replies::new(asked), Errors::default());
+        let (replies, mut errors) = (ReplyReader::new(asked), ErrorCounts::default());
         let found: Vec<_> = expected.iter().map(|_| replies.read(&mut client, is_read, &mut errors).unwrap()).collect();
         assert_eq!(found, expected, "{said:?}");
         errors.iter().map(|(code, count)| (code.to_string(), count)).collect()
@@ -123,14 +123,14 @@ mod tests {
         vec![(code.to_string(), 1)]
     }
 
-    fn resp(wait: Option<usize>) -> Bench {
-        Bench { protocol: Protocol::Resp, wait: wait.map(Bounded), ..bench() }
+    fn resp(wait: Option<usize>) -> BenchArgs {
+        BenchArgs { protocol: BenchProtocol::Resp, wait: wait.map(Bounded), ..default_args() }
     }
 
     #[test]
     fn text_is_judged_by_the_line() {
-        assert_eq!(verdicts(&bench(), "OK\r\nERROR FULL x\r\nOK\r\n", false, &[Done, Refused, Done]), one("FULL"));
-        assert_eq!(verdicts(&bench(), "VALUE 1\nOK\n", true, &[Done, Refused]), one("UNEXPECTED"));
+        assert_eq!(verdicts(&default_args(), "OK\r\nERROR FULL x\r\nOK\r\n", false, &[Done, Refused, Done]), one("FULL"));
+        assert_eq!(verdicts(&default_args(), "VALUE 1\nOK\n", true, &[Done, Refused]), one("UNEXPECTED"));
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use kvmesh::wire::resp::encoding::request;
 
-use crate::command_line::{Bench, Protocol};
+use crate::command_line::{BenchArgs, BenchProtocol};
 
 /// All keys have this many digits, so that a request's length does not depend on its key.
 const KEY_DIGITS: usize = 10;
@@ -19,17 +19,17 @@ struct Template {
 
 impl Template {
     /// `verb key` or `verb key value`, in words that need no quotes.
-    fn new(protocol: Protocol, verb: &str, key: &str, value: Option<&str>) -> Template {
+    fn new(protocol: BenchProtocol, verb: &str, key: &str, value: Option<&str>) -> Template {
         let words: Vec<&str> = [verb, key].into_iter().chain(value).collect();
         let mut bytes = Vec::new();
         // The digits are the key's last bytes; what follows is the value, and what ends a word.
         let behind = match protocol {
-            Protocol::Text => {
+            BenchProtocol::Text => {
                 bytes.extend_from_slice(words.join(" ").as_bytes());
                 bytes.push(b'\n');
                 value.map_or(0, |value| value.len() + " ".len()) + "\n".len()
             }
-            Protocol::Resp => {
+            BenchProtocol::Resp => {
                 request(&words, &mut bytes);
                 let value = value.map_or(0, |value| format!("${}\r\n{value}\r\n", value.len()).len());
                 value + "\r\n".len()
@@ -40,7 +40,7 @@ impl Template {
 }
 
 /// Makes rounds of requests, in one buffer.
-pub struct Requests {
+pub struct RequestRounds {
     write: Template,
     read: Template,
     /// What follows every write of a round: nothing, or a WAIT.
@@ -55,28 +55,28 @@ pub struct Requests {
     pub reads: Vec<bool>,
 }
 
-impl Requests {
-    pub fn new(bench: &Bench, index: usize) -> Requests {
+impl RequestRounds {
+    pub fn new(args: &BenchArgs, index: usize) -> RequestRounds {
         let key = format!("key:{}", "0".repeat(KEY_DIGITS));
-        let value = "v".repeat(bench.value_size.0);
-        let put = match bench.protocol {
-            Protocol::Text => "PUT",
-            Protocol::Resp => "SET",
+        let value = "v".repeat(args.value_size.0);
+        let put = match args.protocol {
+            BenchProtocol::Text => "PUT",
+            BenchProtocol::Resp => "SET",
         };
         let mut behind_write = Vec::new();
-        if let Some(replicas) = bench.wait {
+        if let Some(replicas) = args.wait {
             request(&["WAIT", &replicas.0.to_string(), &WAIT_MS.to_string()], &mut behind_write);
         }
-        Requests {
-            write: Template::new(bench.protocol, put, &key, Some(&value)),
-            read: Template::new(bench.protocol, "GET", &key, None),
+        RequestRounds {
+            write: Template::new(args.protocol, put, &key, Some(&value)),
+            read: Template::new(args.protocol, "GET", &key, None),
             behind_write,
-            keys: bench.keys.0 as u64,
-            reads_percent: bench.reads.0 as u64,
+            keys: args.keys.0 as u64,
+            reads_percent: args.reads.0 as u64,
             // Never 0, and far apart for neighbours.
             random: (index as u64 + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15),
             round: Vec::new(),
-            reads: vec![false; bench.depth.0],
+            reads: vec![false; args.depth.0],
         }
     }
 
@@ -126,17 +126,17 @@ impl Requests {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::bench::tests::bench;
+    use crate::bench::tests::default_args;
     use crate::command_line::Bounded;
 
-    fn asked(protocol: Protocol, reads: usize, keys: usize) -> Bench {
-        Bench { protocol, reads: Bounded(reads), keys: Bounded(keys), depth: Bounded(1000), value_size: Bounded(3), ..bench() }
+    fn asked(protocol: BenchProtocol, reads: usize, keys: usize) -> BenchArgs {
+        BenchArgs { protocol, reads: Bounded(reads), keys: Bounded(keys), depth: Bounded(1000), value_size: Bounded(3), ..default_args() }
     }
 
     /// The words of each request.
-    fn requests_in(protocol: Protocol, bytes: &[u8]) -> Vec<Vec<String>> {
+    fn requests_in(protocol: BenchProtocol, bytes: &[u8]) -> Vec<Vec<String>> {
         let text = std::str::from_utf8(bytes).unwrap();
-        if protocol == Protocol::Text {
+        if protocol == BenchProtocol::Text {
             return text.lines().map(|line| line.split(' ').map(str::to_string).collect()).collect();
         }
         let mut lines = text.split_terminator("\r\n");
@@ -154,8 +154,8 @@ mod tests {
 
     #[test]
     fn a_round_holds_what_it_says_in_both_protocols() {
-        for (protocol, write) in [(Protocol::Text, "PUT"), (Protocol::Resp, "SET")] {
-            let mut requests = Requests::new(&asked(protocol, 30, 7), 0);
+        for (protocol, write) in [(BenchProtocol::Text, "PUT"), (BenchProtocol::Resp, "SET")] {
+            let mut requests = RequestRounds::new(&asked(protocol, 30, 7), 0);
             requests.next_round();
             let found = requests_in(protocol, &requests.round);
             assert_eq!(found.len(), 1000);
@@ -171,7 +171,7 @@ mod tests {
     #[test]
     fn so_many_of_a_hundred_read() {
         for percent in [0, 1, 50, 90, 100] {
-            let mut requests = Requests::new(&asked(Protocol::Resp, percent, 100), 3);
+            let mut requests = RequestRounds::new(&asked(BenchProtocol::Resp, percent, 100), 3);
             let mut reads = 0;
             for _ in 0..100 {
                 requests.next_round();
@@ -186,9 +186,9 @@ mod tests {
 
     #[test]
     fn every_write_of_a_round_is_followed_by_its_wait_and_no_read_is() {
-        let mut requests = Requests::new(&Bench { wait: Some(Bounded(2)), ..asked(Protocol::Resp, 50, 7) }, 0);
+        let mut requests = RequestRounds::new(&BenchArgs { wait: Some(Bounded(2)), ..asked(BenchProtocol::Resp, 50, 7) }, 0);
         requests.next_round();
-        let found = requests_in(Protocol::Resp, &requests.round);
+        let found = requests_in(BenchProtocol::Resp, &requests.round);
         let mut found = found.iter();
         for is_read in &requests.reads {
             assert_eq!(found.next().unwrap()[0], if *is_read { "GET" } else { "SET" });
@@ -199,13 +199,13 @@ mod tests {
         assert_eq!(found.next(), None);
         // What fills the keys waits for nobody.
         assert_eq!(requests.fill(&mut (0..3)), 3);
-        assert_eq!(requests_in(Protocol::Resp, &requests.round).len(), 3);
+        assert_eq!(requests_in(BenchProtocol::Resp, &requests.round).len(), 3);
     }
 
     #[test]
     fn filling_writes_every_key_once() {
-        for protocol in [Protocol::Text, Protocol::Resp] {
-            let mut requests = Requests::new(&asked(protocol, 1, 10_000), 0);
+        for protocol in [BenchProtocol::Text, BenchProtocol::Resp] {
+            let mut requests = RequestRounds::new(&asked(protocol, 1, 10_000), 0);
             let mut keys = (0..10_000).peekable();
             let mut written = Vec::new();
             while keys.peek().is_some() {

@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use crate::command_line::{Bench, Seconds};
+use crate::command_line::{BenchArgs, Seconds};
 
 #[derive(Clone, Copy, Debug)]
 pub struct Schedule {
@@ -17,10 +17,10 @@ pub struct Schedule {
 
 impl Schedule {
     /// `None`: a closed loop. The error says why the rate cannot be kept up in the time.
-    pub fn of(bench: &Bench) -> Result<Option<Schedule>, String> {
-        let Some(rate) = bench.rate else { return Ok(None) };
-        let schedule = Schedule { rate: rate.0 as u64, clients: bench.clients.0 as u64, depth: bench.depth.0 as u64 };
-        let Seconds(measured) = bench.seconds;
+    pub fn of(args: &BenchArgs) -> Result<Option<Schedule>, String> {
+        let Some(rate) = args.rate else { return Ok(None) };
+        let schedule = Schedule { rate: rate.0 as u64, clients: args.clients.0 as u64, depth: args.depth.0 as u64 };
+        let Seconds(measured) = args.seconds;
         let interval = schedule.due(0, 1);
         if interval > measured {
             let least = (schedule.clients * schedule.depth) as f64 / measured.as_secs_f64();
@@ -58,7 +58,7 @@ impl Schedule {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::bench::tests::bench;
+    use crate::bench::tests::default_args;
     use crate::command_line::Bounded;
 
     #[test]
@@ -107,7 +107,7 @@ mod tests {
 
     #[test]
     fn a_rate_that_leaves_a_connection_without_a_round_is_refused() {
-        let mut asked = bench();
+        let mut asked = default_args();
         assert!(Schedule::of(&asked).unwrap().is_none());
         asked.rate = Some(Bounded(800));
         (asked.clients, asked.depth) = (Bounded(50), Bounded(16));

@@ -6,44 +6,44 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::Options;
-use crate::command_line::{Bench, Seconds};
+use crate::command_line::{BenchArgs, Seconds};
 
-use super::measurements::Tally;
-use super::{Outcome, Shared};
+use super::measurements::Measurements;
+use super::{BenchRun, RunOutcome};
 
-pub fn print(shared: &Shared, total: &Tally, outcome: &Outcome) -> io::Result<()> {
-    let report = Report::new(&shared.options, &shared.bench, total, outcome);
+pub fn print(shared: &BenchRun, total: &Measurements, outcome: &RunOutcome) -> io::Result<()> {
+    let report = Summary::new(&shared.options, &shared.args, total, outcome);
     let mut out = io::stdout().lock();
     if shared.options.json { writeln!(out, "{}", report.as_json()) } else { out.write_all(report.in_words().as_bytes()) }
 }
 
-struct Report<'a> {
+struct Summary<'a> {
     options: &'a Options,
-    bench: &'a Bench,
-    total: &'a Tally,
-    outcome: &'a Outcome,
+    args: &'a BenchArgs,
+    total: &'a Measurements,
+    outcome: &'a RunOutcome,
     ack: String,
     per_second: f64,
     /// Of an open loop: whether the rate was kept. `None`: none was asked for.
     is_rate_reached: Option<bool>,
 }
 
-impl Report<'_> {
-    fn new<'a>(options: &'a Options, bench: &'a Bench, total: &'a Tally, outcome: &'a Outcome) -> Report<'a> {
+impl Summary<'_> {
+    fn new<'a>(options: &'a Options, args: &'a BenchArgs, total: &'a Measurements, outcome: &'a RunOutcome) -> Summary<'a> {
         let seconds = outcome.measured.as_secs_f64();
         let ack = options.ack.map_or_else(|| "default".to_string(), |level| level.to_string());
-        let is_rate_reached = bench.rate.map(|rate| is_reached(rate.0 as f64 * seconds, total.done, bench.depth.0 as u64));
-        Report { options, bench, total, outcome, ack, per_second: total.done as f64 / seconds, is_rate_reached }
+        let is_rate_reached = args.rate.map(|rate| is_reached(rate.0 as f64 * seconds, total.done, args.depth.0 as u64));
+        Summary { options, args, total, outcome, ack, per_second: total.done as f64 / seconds, is_rate_reached }
     }
 
     fn as_json(&self) -> Value {
-        let Report { options, bench, total, outcome, .. } = self;
+        let Summary { options, args, total, outcome, .. } = self;
         let errors: serde_json::Map<String, Value> = total.errors.iter().map(|(code, count)| (code.to_string(), count.into())).collect();
         json!({
-            "protocol": bench.protocol.to_string(), "clients": bench.clients.0, "depth": bench.depth.0, "seconds": outcome.measured.as_secs_f64(),
-            "keys": bench.keys.0, "value_size": bench.value_size.0, "reads_percent": bench.reads.0, "ack": self.ack,
-            "wait": bench.wait.map(|wait| wait.0), "nodes": options.nodes,
-            "loop": if bench.rate.is_some() { "open" } else { "closed" }, "rate": bench.rate.map(|rate| rate.0),
+            "protocol": args.protocol.to_string(), "clients": args.clients.0, "depth": args.depth.0, "seconds": outcome.measured.as_secs_f64(),
+            "keys": args.keys.0, "value_size": args.value_size.0, "reads_percent": args.reads.0, "ack": self.ack,
+            "wait": args.wait.map(|wait| wait.0), "nodes": options.nodes,
+            "loop": if args.rate.is_some() { "open" } else { "closed" }, "rate": args.rate.map(|rate| rate.0),
             "rate_reached": self.is_rate_reached, "rounds_unsent": total.rounds_unsent,
             "interrupted": outcome.was_interrupted, "connections_unanswered": outcome.unanswered,
             "operations": total.done, "operations_per_second": self.per_second.round(), "errors": errors,
@@ -52,21 +52,21 @@ impl Report<'_> {
     }
 
     fn in_words(&self) -> String {
-        let Report { options, bench, total, outcome, ack, .. } = self;
-        let wait = bench.wait.map_or_else(String::new, |wait| format!(", WAIT {} behind each SET", wait.0));
+        let Summary { options, args, total, outcome, ack, .. } = self;
+        let wait = args.wait.map_or_else(String::new, |wait| format!(", WAIT {} behind each SET", wait.0));
         let mut text = format!(
             "{} protocol, {} connections, {} deep, {} % reads, {} keys, {} byte values, ack {ack}{wait}, {:?} on {}\n",
-            bench.protocol,
-            bench.clients.0,
-            bench.depth.0,
-            bench.reads.0,
-            bench.keys.0,
-            bench.value_size.0,
+            args.protocol,
+            args.clients.0,
+            args.depth.0,
+            args.reads.0,
+            args.keys.0,
+            args.value_size.0,
             Duration::from_millis(outcome.measured.as_millis() as u64),
             options.nodes.join(", ")
         );
         if outcome.was_interrupted {
-            let Seconds(asked) = bench.seconds;
+            let Seconds(asked) = args.seconds;
             text += &format!("INTERRUPTED   {:.1?} of {asked:?} were measured", outcome.measured);
             if outcome.unanswered > 0 {
                 text += &format!("; the last rounds of {} connections were not answered, and are in no figure", outcome.unanswered);
@@ -83,7 +83,7 @@ impl Report<'_> {
     }
 
     fn loop_in_words(&self) -> String {
-        let (Some(rate), Some(is_reached)) = (self.bench.rate, self.is_rate_reached) else {
+        let (Some(rate), Some(is_reached)) = (self.args.rate, self.is_rate_reached) else {
             return "closed: a connection sends its next round when the last one is answered".to_string();
         };
         let reached = if is_reached { "reached" } else { "NOT REACHED:" };
@@ -107,27 +107,27 @@ fn is_reached(asked: f64, done: u64, depth: u64) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::bench::tests::bench;
-    use crate::command_line::{Bounded, Protocol};
+    use crate::bench::tests::default_args;
+    use crate::command_line::{BenchProtocol, Bounded};
     use crate::scripted_node::options;
 
     const SECOND: Duration = Duration::from_secs(1);
 
-    fn total() -> Tally {
-        let mut total = Tally::new(SECOND);
+    fn total() -> Measurements {
+        let mut total = Measurements::new(SECOND);
         total.done = 800;
         (1..=50).for_each(|millis| total.record(Duration::from_millis(millis)));
         total
     }
 
-    fn whole() -> Outcome {
-        Outcome { measured: SECOND, was_interrupted: false, unanswered: 0 }
+    fn whole() -> RunOutcome {
+        RunOutcome { measured: SECOND, was_interrupted: false, unanswered: 0 }
     }
 
     #[test]
     fn a_closed_loop_says_so() {
-        let (options, bench, total, outcome) = (options(&["a:1", "b:2"]), bench(), total(), whole());
-        let report = Report::new(&options, &bench, &total, &outcome);
+        let (options, args, total, outcome) = (options(&["a:1", "b:2"]), default_args(), total(), whole());
+        let report = Summary::new(&options, &args, &total, &outcome);
         let text = report.in_words();
         let lines: Vec<&str> = text.lines().collect();
         assert_eq!(lines[0], "text protocol, 50 connections, 16 deep, 0 % reads, 100000 keys, 64 byte values, ack default, 1s on a:1, b:2");
@@ -145,15 +145,15 @@ mod tests {
     #[test]
     fn an_open_loop_says_what_was_asked_for_and_what_was_reached() {
         let (options, mut total, outcome) = (options(&["a:1"]), total(), whole());
-        let bench = Bench { protocol: Protocol::Resp, wait: Some(Bounded(2)), rate: Some(Bounded(800)), ..bench() };
-        let text = Report::new(&options, &bench, &total, &outcome).in_words();
+        let args = BenchArgs { protocol: BenchProtocol::Resp, wait: Some(Bounded(2)), rate: Some(Bounded(800)), ..default_args() };
+        let text = Summary::new(&options, &args, &total, &outcome).in_words();
         assert!(
             text.contains("ack default, WAIT 2 behind each SET, 1s on") && text.contains("open: 800/s asked for, reached 800/s;"),
             "{text}"
         );
         total.record_unsent(7, |_| SECOND);
-        let bench = Bench { rate: Some(Bounded(900)), ..bench };
-        let report = Report::new(&options, &bench, &total, &outcome);
+        let args = BenchArgs { rate: Some(Bounded(900)), ..args };
+        let report = Summary::new(&options, &args, &total, &outcome);
         let text = report.in_words();
         assert!(text.contains("open: 900/s asked for, NOT REACHED: 800/s;") && text.contains("; 7 rounds that were due"), "{text}");
         let json = report.as_json();
@@ -163,10 +163,10 @@ mod tests {
 
     #[test]
     fn a_run_that_was_ended_early_says_so_and_errors_are_told() {
-        let (options, bench, mut total) = (options(&["a:1"]), bench(), total());
+        let (options, args, mut total) = (options(&["a:1"]), default_args(), total());
         total.errors.count("LOST", 16);
-        let outcome = Outcome { measured: SECOND / 2 + Duration::from_micros(3), was_interrupted: true, unanswered: 3 };
-        let report = Report::new(&options, &bench, &total, &outcome);
+        let outcome = RunOutcome { measured: SECOND / 2 + Duration::from_micros(3), was_interrupted: true, unanswered: 3 };
+        let report = Summary::new(&options, &args, &total, &outcome);
         let text = report.in_words();
         assert!(text.contains(", 500ms on a:1\nINTERRUPTED   500.0ms of 1s were measured; the last rounds of 3 connections"), "{text}");
         assert!(text.contains("operations/s  1600  ") && text.contains("errors        16\n  LOST        16\n"), "{text}");

@@ -9,13 +9,13 @@ use kvmesh::client::{self, Client};
 use kvmesh::wire::resp::encoding::request;
 
 use crate::Options;
-use crate::command_line::Protocol;
+use crate::command_line::BenchProtocol;
 
-use super::measurements::{Errors, Tally};
-use super::reply_reader::{Replies, Verdict};
-use super::request_rounds::Requests;
+use super::measurements::{ErrorCounts, Measurements};
+use super::reply_reader::{ReplyReader, ReplyVerdict};
+use super::request_rounds::RequestRounds;
 use super::schedule::Schedule;
-use super::{Shared, Span};
+use super::{BenchRun, TimeSpan};
 
 /// Between two attempts to connect again.
 const RECONNECT_PAUSE: Duration = Duration::from_millis(100);
@@ -23,32 +23,32 @@ const RECONNECT_PAUSE: Duration = Duration::from_millis(100);
 const LOOK_PAUSE: Duration = Duration::from_millis(100);
 
 pub struct Worker<'a> {
-    shared: &'a Shared,
+    shared: &'a BenchRun,
     index: usize,
     /// The node that it speaks with as long as it can, and then the others.
     addrs: Vec<String>,
-    requests: Requests,
-    replies: Replies,
+    requests: RequestRounds,
+    replies: ReplyReader,
     schedule: Option<Schedule>,
     /// Of the round that is under way; kept so that a round allocates nothing.
-    errors: Errors,
+    errors: ErrorCounts,
     /// Whoever reports looks into it meanwhile.
-    tally: Arc<Mutex<Tally>>,
+    measured: Arc<Mutex<Measurements>>,
 }
 
 impl Worker<'_> {
-    pub fn new(shared: &Shared, index: usize) -> Worker<'_> {
+    pub fn new(shared: &BenchRun, index: usize) -> Worker<'_> {
         let mut addrs = shared.options.nodes.clone();
         addrs.rotate_left(index % shared.options.nodes.len());
         Worker {
             shared,
             index,
             addrs,
-            requests: Requests::new(&shared.bench, index),
-            replies: Replies::new(&shared.bench),
+            requests: RequestRounds::new(&shared.args, index),
+            replies: ReplyReader::new(&shared.args),
             schedule: shared.schedule,
-            errors: Errors::default(),
-            tally: Arc::clone(&shared.tallies[index]),
+            errors: ErrorCounts::default(),
+            measured: Arc::clone(&shared.measurements[index]),
         }
     }
 
@@ -62,18 +62,18 @@ impl Worker<'_> {
     }
 
     fn connect(&self) -> Result<Client, client::Error> {
-        match self.shared.bench.protocol {
-            Protocol::Text => self.shared.options.connect(&self.addrs),
-            Protocol::Resp => self.shared.options.connect_with(&self.addrs, agree_on_ack),
+        match self.shared.args.protocol {
+            BenchProtocol::Text => self.shared.options.connect(&self.addrs),
+            BenchProtocol::Resp => self.shared.options.connect_with(&self.addrs, agree_on_ack),
         }
     }
 
     fn connect_and_fill(&mut self) -> Result<Client, client::Error> {
         let mut client = self.connect()?;
-        let bench = &self.shared.bench;
-        if bench.reads.0 > 0 {
-            let expected: &[u8] = if bench.protocol == Protocol::Text { b"OK" } else { b"+OK" };
-            let mut keys = (self.index..bench.keys.0).step_by(bench.clients.0).map(|key| key as u64).peekable();
+        let args = &self.shared.args;
+        if args.reads.0 > 0 {
+            let expected: &[u8] = if args.protocol == BenchProtocol::Text { b"OK" } else { b"+OK" };
+            let mut keys = (self.index..args.keys.0).step_by(args.clients.0).map(|key| key as u64).peekable();
             while keys.peek().is_some() {
                 let written = self.requests.fill(&mut keys);
                 client.send(&self.requests.round)?;
@@ -89,7 +89,7 @@ impl Worker<'_> {
     }
 
     /// Round after round to the end of the span, or until the run is ended early.
-    fn measure(&mut self, client: Client, span: &Span) {
+    fn measure(&mut self, client: Client, span: &TimeSpan) {
         if self.schedule.is_some() {
             wake_precisely();
         }
@@ -131,9 +131,9 @@ impl Worker<'_> {
         let mut done = 0;
         for (answered, is_read) in self.requests.reads.iter().enumerate() {
             match self.replies.read(client, *is_read, &mut self.errors) {
-                Ok(Verdict::Done) => done += 1,
-                Ok(Verdict::Refused) => {}
-                Ok(Verdict::Astray) => return Err(answered as u64 + 1),
+                Ok(ReplyVerdict::Done) => done += 1,
+                Ok(ReplyVerdict::Refused) => {}
+                Ok(ReplyVerdict::Astray) => return Err(answered as u64 + 1),
                 Err(_) => return Err(answered as u64),
             }
         }
@@ -141,34 +141,34 @@ impl Worker<'_> {
     }
 
     /// `counts`: it was sent when the warm-up was over. It may have been due before: then it is throughput, and its time is that of the warm-up.
-    fn note(&mut self, answered: Result<u64, u64>, due: Instant, counts: bool, span: &Span) {
+    fn note(&mut self, answered: Result<u64, u64>, due: Instant, counts: bool, span: &TimeSpan) {
         let now = Instant::now();
-        let mut tally = self.tally.lock();
+        let mut measured = self.measured.lock();
         if counts {
-            tally.errors.join(&self.errors);
+            measured.errors.join(&self.errors);
         }
         self.errors.forget();
         match answered {
             Ok(done) if counts => {
                 if due >= span.begin {
-                    tally.record(now - due);
+                    measured.record(now - due);
                 }
                 // A round that is still under way at the end shows in the latency, but is no throughput of the time measured.
-                tally.done += if now <= span.end && !self.shared.is_ended() { done } else { 0 };
+                measured.done += if now <= span.end && !self.shared.is_ended() { done } else { 0 };
             }
             Ok(_) => {}
-            Err(answered) => tally.errors.count("LOST", self.requests.reads.len() as u64 - answered),
+            Err(answered) => measured.errors.count("LOST", self.requests.reads.len() as u64 - answered),
         }
     }
 
     /// What an open loop had to leave undone, because the rounds before took too long: without it, the longest waits would not be seen.
-    fn note_unsent(&mut self, sent: u64, span: &Span) {
+    fn note_unsent(&mut self, sent: u64, span: &TimeSpan) {
         let Some(schedule) = self.schedule else { return };
         let now = Instant::now();
         let first = sent.max(schedule.due_before(self.index, span.begin - span.start));
         let due = schedule.due_before(self.index, now.min(span.end) - span.start);
         let waited = |round| now - (span.start + schedule.due(self.index, first + round));
-        self.tally.lock().record_unsent(due.saturating_sub(first), waited);
+        self.measured.lock().record_unsent(due.saturating_sub(first), waited);
     }
 }
 

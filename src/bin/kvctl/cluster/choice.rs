@@ -3,13 +3,11 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use kvmesh::config::Config;
+use kvmesh::config::{CONFIG_DIR, Config, config_files};
 use kvmesh::net;
 
 use crate::command_line::ClusterArgs;
 use crate::{Code, Failure};
-
-const CONFIG_DIR: &str = "config";
 
 /// What is to run, and how a user starts one of the nodes again.
 pub struct Choice {
@@ -75,18 +73,14 @@ impl Choice {
     }
 }
 
-/// The `nodeN.json` of a folder, by N, which has no leading zero.
+/// Lists the `nodeN.json` of a folder by N, which has no leading zero.
 fn numbered_configs(dir: &Path) -> std::io::Result<BTreeMap<u32, PathBuf>> {
-    let mut found = BTreeMap::new();
-    for entry in std::fs::read_dir(dir)? {
-        let name = entry?.file_name();
-        let digits = name.to_str().and_then(|name| name.strip_prefix("node")?.strip_suffix(".json"));
-        let digits = digits.filter(|digits| digits.starts_with(|first: char| matches!(first, '1'..='9')));
-        if let Some(number) = digits.and_then(|digits| digits.parse().ok()) {
-            found.insert(number, dir.join(&name));
-        }
-    }
-    Ok(found)
+    let number = |path: &Path| -> Option<u32> {
+        let digits = path.file_stem()?.to_str()?.strip_prefix("node")?;
+        digits.starts_with(|first: char| matches!(first, '1'..='9')).then(|| digits.parse().ok())?
+    };
+    let numbered = |path: PathBuf| Some((number(&path)?, path));
+    Ok(config_files(dir)?.into_iter().filter_map(numbered).collect())
 }
 
 /// A node that listens everywhere is reached on loopback.

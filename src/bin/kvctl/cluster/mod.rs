@@ -30,7 +30,7 @@ use kvmesh::process::signals::{self, Signal};
 use crate::command_line::ClusterArgs;
 use crate::{Code, Failure};
 use choice::{Choice, ChosenNode};
-use node_process::{Ended, NodeProcess};
+use node_process::{NodeExit, NodeProcess};
 use screen::Screen;
 
 /// These stop everything.
@@ -59,11 +59,11 @@ pub fn run(args: &ClusterArgs) -> Result<(), Failure> {
     drop(supervisor);
     printer.leave(Instant::now() + FAREWELL);
     match end {
-        End::Signal if !were_killed => Ok(()),
+        StopReason::Signal if !were_killed => Ok(()),
         // It has been reported on stdout.
-        End::Signal => Err(Failure { code: Code::Refused, text: String::new() }),
-        End::Failed(failure) if !were_killed => Err(failure),
-        End::Failed(failure) => Err(Failure { code: Code::Refused, ..failure }),
+        StopReason::Signal => Err(Failure { code: Code::Refused, text: String::new() }),
+        StopReason::Failed(failure) if !were_killed => Err(failure),
+        StopReason::Failed(failure) => Err(Failure { code: Code::Refused, ..failure }),
     }
 }
 
@@ -104,7 +104,7 @@ fn refuse_taken_addrs(nodes: &[ChosenNode]) -> Result<(), Failure> {
 }
 
 /// Why the nodes are stopped.
-enum End {
+enum StopReason {
     Signal,
     Failed(Failure),
 }
@@ -118,7 +118,7 @@ struct Supervisor {
 }
 
 impl Supervisor {
-    fn start_and_watch(&mut self) -> Result<Infallible, End> {
+    fn start_and_watch(&mut self) -> Result<Infallible, StopReason> {
         self.start()?;
         self.await_ready()?;
         let greeting = self.greeting();
@@ -126,28 +126,28 @@ impl Supervisor {
         self.watch()
     }
 
-    fn start(&mut self) -> Result<(), End> {
+    fn start(&mut self) -> Result<(), StopReason> {
         let program = node_program()?;
         for node in &self.choice.nodes {
             self.pause(Duration::ZERO)?;
             let started = NodeProcess::start(&program, node, self.screen.text_tx());
             let what = format!("cannot start {}", program.display());
-            self.nodes.push(started.map_err(|error| End::Failed(failed(&what, &error)))?);
+            self.nodes.push(started.map_err(|error| StopReason::Failed(failed(&what, &error)))?);
         }
         Ok(())
     }
 
     /// Waits, and ends early, as an error, when a signal comes.
-    fn pause(&self, pause: Duration) -> Result<(), End> {
+    fn pause(&self, pause: Duration) -> Result<(), StopReason> {
         match self.signals.recv_timeout(pause) {
-            Ok(()) => Err(End::Signal),
+            Ok(()) => Err(StopReason::Signal),
             Err(_) => Ok(()),
         }
     }
 
     /// Waits until every node answers, for as long as it is working on that: catching up may take
     /// its time. A node that ends before it is ready was refused something; then none of them stays.
-    fn await_ready(&mut self) -> Result<(), End> {
+    fn await_ready(&mut self) -> Result<(), StopReason> {
         let started = Instant::now();
         let mut reported = started;
         loop {
@@ -162,7 +162,7 @@ impl Supervisor {
                 let answer = if node.is_ready { Ok(()) } else { ask(&node.chosen.client_addr) };
                 // Asked for after the answer, which may be that of another process.
                 if let Some(ended) = node.try_ended() {
-                    return Err(End::Failed(self.did_not_start(index, &ended)));
+                    return Err(StopReason::Failed(self.did_not_start(index, &ended)));
                 }
                 node.is_ready = answer.is_ok();
                 all_ready &= node.is_ready;
@@ -181,7 +181,7 @@ impl Supervisor {
         }
     }
 
-    fn did_not_start(&mut self, index: usize, ended: &Ended) -> Failure {
+    fn did_not_start(&mut self, index: usize, ended: &NodeExit) -> Failure {
         let node = self.nodes.remove(index);
         let number = node.chosen.number;
         node.await_last_lines(Instant::now() + FAREWELL);
@@ -218,7 +218,7 @@ impl Supervisor {
     }
 
     /// Reports every node that ends, until a signal comes.
-    fn watch(&mut self) -> Result<Infallible, End> {
+    fn watch(&mut self) -> Result<Infallible, StopReason> {
         loop {
             let mut index = 0;
             while let Some(node) = self.nodes.get_mut(index) {
@@ -231,7 +231,7 @@ impl Supervisor {
         }
     }
 
-    fn report_end(&mut self, index: usize, ended: &Ended) {
+    fn report_end(&mut self, index: usize, ended: &NodeExit) {
         let node = self.nodes.remove(index);
         let number = node.chosen.number;
         node.await_last_lines(Instant::now() + FAREWELL);
@@ -275,10 +275,10 @@ impl Supervisor {
 }
 
 /// The `kvnode` of the same build.
-fn node_program() -> Result<PathBuf, End> {
+fn node_program() -> Result<PathBuf, StopReason> {
     match std::env::current_exe() {
         Ok(kvctl) => Ok(kvctl.with_file_name("kvnode")),
-        Err(error) => Err(End::Failed(failed("cannot find the directory of this program", &error))),
+        Err(error) => Err(StopReason::Failed(failed("cannot find the directory of this program", &error))),
     }
 }
 

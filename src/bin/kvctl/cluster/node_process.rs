@@ -55,9 +55,9 @@ impl NodeProcess {
     }
 
     /// How it ended, if it has.
-    pub fn try_ended(&mut self) -> Option<Ended> {
+    pub fn try_ended(&mut self) -> Option<NodeExit> {
         // An error would be that it is not our child.
-        self.child.try_wait().ok().flatten().map(Ended)
+        self.child.try_wait().ok().flatten().map(NodeExit)
     }
 
     /// One SIGTERM, and one SIGCONT: a process that is stopped would not see the first.
@@ -87,9 +87,9 @@ impl NodeProcess {
 }
 
 /// The end of a node's process.
-pub struct Ended(ExitStatus);
+pub struct NodeExit(ExitStatus);
 
-impl Ended {
+impl NodeExit {
     /// Whether it is of no use to start it again as it is: a refused configuration or data.
     pub fn needs_a_person(&self) -> bool {
         matches!(self.0.code(), Some(2 | 3))
@@ -105,7 +105,7 @@ impl Ended {
     }
 }
 
-impl fmt::Display for Ended {
+impl fmt::Display for NodeExit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match (self.0.code(), self.0.signal()) {
             (Some(2), _) => f.write_str("exit code 2: its configuration is refused"),
@@ -217,7 +217,7 @@ mod tests {
             (9, "killed by SIGKILL", Code::Refused, false),
             (3 | 0x80, "killed by SIGQUIT", Code::Refused, false),
         ] {
-            let ended = Ended(ExitStatus::from_raw(status));
+            let ended = NodeExit(ExitStatus::from_raw(status));
             assert_eq!((ended.to_string().as_str(), ended.code_at_start(), ended.needs_a_person()), (words, code, needs_a_person));
         }
     }
