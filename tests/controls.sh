@@ -38,7 +38,7 @@ wall-clock 50
 replicate-commands 50
 collect-uncovered 600
 count-absent 200 --relapse
-fold-at-once 200 --lives
+fold-at-once 200 --incarnations
 merge-late 100 --late --from 500
 count-what-leaves 100 --steady
 RULES

@@ -13,7 +13,7 @@ cargo build --quiet --release --locked --bin kvnode
 target=${CARGO_TARGET_DIR:-target}/release
 failed=0
 
-for kind in '' --starved --late --steady --clocks --relapse --lives; do
+for kind in '' --starved --late --steady --clocks --relapse --incarnations; do
     printf '\n== kvsim %s: %s seeds\n' "$kind" "$seeds"
     # shellcheck disable=SC2086
     "$target/kvsim" --seeds "$seeds" --keep-going $kind | grep -E '^(seed|[0-9]+ seeds)' || failed=$((failed + 1))

@@ -1,4 +1,5 @@
-//! `kvsim`: runs seeds of the simulator, and says of each that fails what was not as it must be.
+//! `kvsim`: runs seeds of the simulator, and prints for each seed that fails which check it
+//! violated.
 //!
 //! `cargo run --release --features testing --bin kvsim -- --seeds 1000`
 
@@ -17,66 +18,68 @@ use argh::{ArgsInfo, FromArgs};
 use kvmesh::process::arguments;
 use parking_lot::Mutex;
 
-use simulation::{CHECKS, Character, DiagramWindow, Report};
+use simulation::{CHECKS, DiagramWindow, RunKind, RunReport};
 
-/// Run a whole mesh in one thread, with faults, from seeds: the same seed is always the same run.
+/// Simulate a whole mesh with faults, in one thread, from a seed. The same seed is always the same
+/// run.
 #[derive(FromArgs, ArgsInfo)]
-struct Arguments {
-    /// how many seeds; default 100
+struct SimulatorArguments {
+    /// how many seeds to run; default 100
     #[argh(option, default = "100")]
     seeds: u64,
 
-    /// the first of them; default 1
+    /// the first seed; default 1
     #[argh(option, default = "1")]
     from: u64,
 
-    /// begin no further seed after so many minutes
+    /// start no further seed after so many minutes
     #[argh(option)]
     minutes: Option<f64>,
 
-    /// threads; default as many as there are processors
+    /// number of threads; default: one for each processor
     #[argh(option)]
     jobs: Option<usize>,
 
-    /// draw only runs with slow and narrow links, fast deletes, and writers that die
+    /// only runs with slow and narrow links, fast deletes, and writers that crash
     #[argh(switch)]
     starved: bool,
 
-    /// draw only runs with dumps that come after they were given up
+    /// only runs with dumps that arrive after their receiver gave them up
     #[argh(switch)]
     late: bool,
 
-    /// draw only runs with narrow, steady links, and values that are large for them
+    /// only runs with narrow, steady links, and values that are large for them
     #[argh(switch)]
     steady: bool,
 
-    /// draw only runs with clocks that differ, jump and stand still
+    /// only runs with clocks that differ, jump and stand still
     #[argh(switch)]
     clocks: bool,
 
-    /// draw only runs in which disks are lost and old copies put back around cuts
+    /// only runs in which disks are lost, and old copies put back, around cuts
     #[argh(switch)]
     relapse: bool,
 
-    /// starts all the time, and few incarnations that vectors name one by one
+    /// only runs with constant restarts, whose version vectors name few incarnations
     #[argh(switch)]
-    lives: bool,
+    incarnations: bool,
 
-    /// the scripted run of docs/reading-a-diagram.md: two clients write one key beside a cut link
+    /// only the scripted run of docs/reading-a-diagram.md: two clients write one key beside a cut
+    /// link
     #[argh(switch)]
     script: bool,
 
-    /// draw a space-time diagram of the run into this file, as SVG; takes `--seeds 1`
+    /// draw a space-time diagram of the run into this file, as SVG; needs `--seeds 1`
     #[argh(option)]
     diagram: Option<PathBuf>,
 
-    /// the diagram ends here, in milliseconds of simulated time; default: at the violation, or
+    /// where the diagram ends, in milliseconds of simulated time; default: at the violation, or
     /// behind the first conflict
     #[argh(option)]
     until_ms: Option<u64>,
 
-    /// length of the diagram in milliseconds of simulated time; default: 80 steps. It draws 400
-    /// steps at most
+    /// length of the diagram, in milliseconds of simulated time; default: 80 steps. At most 400
+    /// steps are drawn
     #[argh(option)]
     window_ms: Option<u64>,
 
@@ -85,30 +88,31 @@ struct Arguments {
     keep_going: bool,
 }
 
-/// What all seeds came to.
+/// The results of all seeds together.
 #[derive(Default)]
-struct Sum {
+struct Totals {
     seeds: u64,
     simulated: Duration,
     events: u64,
-    /// The traces of all seeds, added up: the same seeds on the same program lead to the same.
+    /// The sum of all traces: equal for the same seeds and the same program.
     trace: u64,
     tally: BTreeMap<&'static str, u64>,
-    failed: Vec<Report>,
+    failed: Vec<RunReport>,
     /// The diagram of the one seed that is drawn.
     svg: Option<String>,
 }
 
-/// The diagram that was asked for.
-struct Drawn {
+/// The file that a diagram goes into, and the part of the run that it shows.
+struct DiagramFile {
     path: PathBuf,
     file: File,
     window: DiagramWindow,
 }
 
-impl Drawn {
-    /// Opens the file, so that a run is not made for nothing. An error says what is wrong with the arguments.
-    fn of(arguments: &Arguments) -> Result<Option<Drawn>, String> {
+impl DiagramFile {
+    /// Opens the file before the run, so that no run is made in vain. An error says what is wrong
+    /// with the arguments.
+    fn of(arguments: &SimulatorArguments) -> Result<Option<DiagramFile>, String> {
         let (until, len) = (arguments.until_ms.map(Duration::from_millis), arguments.window_ms.map(Duration::from_millis));
         let Some(path) = arguments.diagram.clone() else {
             let is_alone = until.is_some() || len.is_some();
@@ -122,33 +126,35 @@ impl Drawn {
             return Err("--diagram draws one run: give --seeds 1, and its seed with --from".to_owned());
         }
         let file = File::create(&path).map_err(|error| format!("cannot write {}: {error}", path.display()))?;
-        Ok(Some(Drawn { path, file, window: DiagramWindow { until, len } }))
+        Ok(Some(DiagramFile { path, file, window: DiagramWindow { until, len } }))
     }
 }
 
 fn main() -> ExitCode {
-    let arguments: Arguments = arguments::from_env("kvsim");
-    // What nodes log is shown where RUST_LOG asks for it.
+    let arguments: SimulatorArguments = arguments::from_env("kvsim");
+    // The log lines of the nodes are shown as RUST_LOG asks.
     env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("off")).format_timestamp(None).init();
     let jobs = arguments.jobs.unwrap_or_else(|| thread::available_parallelism().map_or(1, usize::from)).max(1);
     let began = Instant::now();
     let is_over = || arguments.minutes.is_some_and(|minutes| began.elapsed().as_secs_f64() > minutes * 60.0);
-    let characters = [
-        (arguments.starved, Character::Starved),
-        (arguments.late, Character::Late),
-        (arguments.steady, Character::Steady),
-        (arguments.clocks, Character::Clocks),
-        (arguments.relapse, Character::Relapse),
-        (arguments.lives, Character::Lives),
-        (arguments.script, Character::Script),
+    let kinds = [
+        (arguments.starved, RunKind::Starved),
+        (arguments.late, RunKind::Late),
+        (arguments.steady, RunKind::Steady),
+        (arguments.clocks, RunKind::Clocks),
+        (arguments.relapse, RunKind::Relapse),
+        (arguments.incarnations, RunKind::Incarnations),
+        (arguments.script, RunKind::Script),
     ];
-    let mut chosen = characters.into_iter().filter_map(|(is_chosen, character)| is_chosen.then_some(character));
-    let character = chosen.next().unwrap_or_default();
+    let mut chosen = kinds.into_iter().filter_map(|(is_chosen, kind)| is_chosen.then_some(kind));
+    let kind = chosen.next().unwrap_or_default();
     if chosen.next().is_some() {
-        eprintln!("kvsim: --starved, --late, --steady, --clocks, --relapse, --lives and --script are different runs: give one of them");
+        eprintln!(
+            "kvsim: --starved, --late, --steady, --clocks, --relapse, --incarnations and --script are different runs: give one of them"
+        );
         return ExitCode::from(2);
     }
-    let mut diagram = match Drawn::of(&arguments) {
+    let mut diagram = match DiagramFile::of(&arguments) {
         Ok(diagram) => diagram,
         Err(wrong) => {
             eprintln!("kvsim: {wrong}");
@@ -156,7 +162,7 @@ fn main() -> ExitCode {
         }
     };
     let window = diagram.as_ref().map(|drawn| drawn.window);
-    let (next, stops, sum) = (AtomicU64::new(arguments.from), AtomicBool::new(false), Mutex::new(Sum::default()));
+    let (next, stops, sum) = (AtomicU64::new(arguments.from), AtomicBool::new(false), Mutex::new(Totals::default()));
     thread::scope(|scope| {
         for _ in 0..jobs {
             scope.spawn(|| {
@@ -165,7 +171,7 @@ fn main() -> ExitCode {
                     if seed >= arguments.from.saturating_add(arguments.seeds) {
                         return;
                     }
-                    let report = simulation::run(seed, character, window);
+                    let report = simulation::run(seed, kind, window);
                     let failed = sum.lock().add(report);
                     if failed && !arguments.keep_going {
                         stops.store(true, Ordering::Relaxed);
@@ -176,7 +182,7 @@ fn main() -> ExitCode {
     });
     let sum = sum.into_inner();
     sum.print(began.elapsed());
-    if let (Some(Drawn { file, path, .. }), Some(svg)) = (&mut diagram, &sum.svg)
+    if let (Some(DiagramFile { file, path, .. }), Some(svg)) = (&mut diagram, &sum.svg)
         && let Err(error) = file.write_all(svg.as_bytes())
     {
         eprintln!("kvsim: cannot write {}: {error}", path.display());
@@ -185,9 +191,9 @@ fn main() -> ExitCode {
     if sum.failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-impl Sum {
-    /// Whether the seed has failed.
-    fn add(&mut self, mut report: Report) -> bool {
+impl Totals {
+    /// Adds a seed's result. True if the seed has failed.
+    fn add(&mut self, mut report: RunReport) -> bool {
         self.svg = report.svg.take();
         self.seeds += 1;
         self.simulated += report.simulated;

@@ -1,37 +1,39 @@
-//! The clients: what they ask of which node, in which protocol, and what they make of the replies.
+//! The clients: what each sends to which node, in which protocol, and how it reads the replies.
 //!
-//! Each keeps one connection, waits for the reply of a round before it sends the next, and moves to another node when its own is gone. They stand beside their nodes: what they hear, they
-//! hear at once, so that "before" means as much as it can.
+//! A client keeps one connection. It waits for the replies of a round before it sends the next, and
+//! moves to another node when its own is gone. Clients stand beside their nodes: a reply takes no
+//! time, so that "before" means as much as it can.
 
 use std::time::Duration;
 
 use crate::simulation::diagram::StepKind;
-use crate::simulation::history::{Asked, Outcome};
-use crate::simulation::plan::Plan;
-use crate::simulation::{Event, Simulation};
+use crate::simulation::history::{Footprint, ReplyOutcome};
+use crate::simulation::plan::RunPlan;
+use crate::simulation::{Simulator, SimulatorEvent};
 use kvmesh::testing::simulated_clients::SimulatedClient;
 use kvmesh::wire::ack_level::AckLevel;
 
+/// A client and its connection.
 pub struct ClientState<'a> {
-    /// Where it likes to be.
+    /// The machine that the client prefers.
     home: usize,
-    /// Whether it moves about all the same.
+    /// True for a client that changes machines now and then.
     roams: bool,
     level: AckLevel,
     session: Option<(usize, SimulatedClient<'a>)>,
-    /// The operation that it waits for, and until when.
+    /// The round that the client waits for, and its deadline.
     pending: Option<(usize, Duration)>,
 }
 
 /// One command of a round.
-pub struct Command {
+pub struct SimulatedCommand {
     pub bytes: Vec<u8>,
     pub is_resp: bool,
-    pub asked: Asked,
+    pub footprint: Footprint,
 }
 
 impl ClientState<'_> {
-    pub fn draw<'a>(number: usize, plan: &Plan, random: &mut fastrand::Rng) -> ClientState<'a> {
+    pub fn draw<'a>(number: usize, plan: &RunPlan, random: &mut fastrand::Rng) -> ClientState<'a> {
         if plan.are_rivals {
             return ClientState { home: number, roams: false, level: AckLevel::Majority, session: None, pending: None };
         }
@@ -44,8 +46,8 @@ impl ClientState<'_> {
     }
 }
 
-impl<'a> Simulation<'a> {
-    /// A client's turn: it has nothing to wait for.
+impl<'a> Simulator<'a> {
+    /// Gives a client its turn. It waits for nothing at the moment.
     pub fn act(&mut self, number: usize) {
         if self.is_healing || self.plan.is_scripted {
             return;
@@ -78,7 +80,7 @@ impl<'a> Simulation<'a> {
             1 => self.random.u64(0..mean * 5),
             _ => self.random.u64(0..mean),
         };
-        self.after(Duration::from_micros(wait + 1), Event::Client(number));
+        self.after(Duration::from_micros(wait + 1), SimulatorEvent::Client(number));
     }
 
     pub fn connect(&mut self, number: usize) {
@@ -89,8 +91,8 @@ impl<'a> Simulation<'a> {
         }
         let level = self.clients[number].level;
         let now = self.now_at(machine);
-        let Some(life) = self.life(machine).filter(|life| life.is_well()) else { return };
-        let mut session = life.ground.server.connect();
+        let Some(running) = self.running(machine).filter(|running| running.is_healthy()) else { return };
+        let mut session = running.parts.server.connect();
         session.send(format!("ACK {level}\n").as_bytes(), now);
         let reply = session.poll(false);
         assert_eq!(reply, Some(&b"OK\n"[..]), "the answer to ACK");
@@ -99,16 +101,16 @@ impl<'a> Simulation<'a> {
 
     fn request(&mut self, number: usize, machine: usize) {
         let count = if !self.plan.are_rivals && self.one_in(6) { self.random.usize(2..=4) } else { 1 };
-        let operation = self.history.next_operation();
-        let commands: Vec<Command> = (0..count).map(|place| self.command(operation, place, machine)).collect();
+        let round = self.history.next_round();
+        let commands: Vec<SimulatedCommand> = (0..count).map(|index| self.command(round, index, machine)).collect();
         self.submit(number, machine, commands);
     }
 
     /// Sends one round.
-    pub fn submit(&mut self, number: usize, machine: usize, commands: Vec<Command>) {
-        let operation = self.history.next_operation();
+    pub fn submit(&mut self, number: usize, machine: usize, commands: Vec<SimulatedCommand>) {
+        let round = self.history.next_round();
         let bytes: Vec<u8> = commands.iter().flat_map(|command| command.bytes.iter().copied()).collect();
-        self.note_bytes(&bytes);
+        self.trace_bytes(&bytes);
         let now = self.now_at(machine);
         let level = self.clients[number].level;
         let Some((_, session)) = &mut self.clients[number].session else { return };
@@ -116,124 +118,125 @@ impl<'a> Simulation<'a> {
         if let Some(diagram) = &mut self.diagram {
             diagram.asked(self.now, machine, number, &commands);
         }
-        self.history.ask(machine, level, self.now, commands);
-        self.note_submitted(machine, Some(operation));
-        self.check_asked(operation, machine);
+        self.history.record_round(machine, level, self.now, commands);
+        self.note_submitted(machine, Some(round));
+        self.check_reads(round, machine);
         let deadline = self.now + self.plan.ack_timeout();
-        self.clients[number].pending = Some((operation, deadline));
-        self.at(deadline, Event::Late(number));
+        self.clients[number].pending = Some((round, deadline));
+        self.at(deadline, SimulatorEvent::RoundTimeout(number));
         self.count("requests");
     }
 
-    fn command(&mut self, operation: usize, place: usize, machine: usize) -> Command {
+    fn command(&mut self, round: usize, index: usize, machine: usize) -> SimulatedCommand {
         let keys = self.plan.keys;
         let wall_ms = self.machines[machine].wall_ms(self.now);
         let random = &mut self.random;
         let key = |sort: char, random: &mut fastrand::Rng| format!("{sort}{}", random.u32(0..keys));
-        let value = format!("v{operation}.{place}");
+        let value = format!("v{round}.{index}");
         let mut long = value.clone();
-        if self.plan.rate.is_some() && place == 0 && random.u32(0..4) == 0 {
+        if self.plan.rate.is_some() && index == 0 && random.u32(0..4) == 0 {
             let len = random.usize(value.len()..=self.plan.value_len_max);
             long.extend(std::iter::repeat_n('.', len - value.len()));
         }
         let register = key('r', random);
         match random.u32(0..if self.plan.are_rivals { 4 } else { 26 }) {
-            0..4 => text(format!("PUT {register} {long}"), Asked::write(&[&register])),
-            4..6 => text(format!("SET {register} {long}"), Asked::write(&[&register])),
-            6..8 => text(format!("UPD {register} {long}"), Asked::write(&[&register])),
-            8..11 => text(format!("DEL {register}"), Asked::write(&[&register])),
-            11..14 => text(format!("GET {register}"), Asked::read(&register)),
+            0..4 => text(format!("PUT {register} {long}"), Footprint::write(&[&register])),
+            4..6 => text(format!("SET {register} {long}"), Footprint::write(&[&register])),
+            6..8 => text(format!("UPD {register} {long}"), Footprint::write(&[&register])),
+            8..11 => text(format!("DEL {register}"), Footprint::write(&[&register])),
+            11..14 => text(format!("GET {register}"), Footprint::read(&register)),
             14..16 => {
                 let counter = key('n', random);
-                resp(&["INCR", &counter], Asked::count(&counter))
+                resp(&["INCR", &counter], Footprint::count(&counter))
             }
             16..18 => {
                 let list = key('l', random);
-                resp(&["APPEND", &list, &format!("{operation}.{place},")], Asked::write(&[&list]))
+                resp(&["APPEND", &list, &format!("{round}.{index},")], Footprint::write(&[&list]))
             }
             18 => {
                 let list = key(['l', 'n'][random.usize(0..2)], random);
-                resp(&["GETDEL", &list], Asked::write(&[&list]))
+                resp(&["GETDEL", &list], Footprint::write(&[&list]))
             }
             19 => {
                 let list = key(['l', 'n', 'e'][random.usize(0..3)], random);
-                resp(&["GET", &list], Asked::read(&list))
+                resp(&["GET", &list], Footprint::read(&list))
             }
             20..22 => {
                 let expiring = key('e', random);
                 match random.u32(0..4) {
-                    0 => resp(&["PEXPIREAT", &expiring, &(wall_ms + random.u64(1..5_000)).to_string()], Asked::write(&[&expiring])),
-                    1 => resp(&["SET", &expiring, &value], Asked::write(&[&expiring])),
-                    2 => resp(&["PSETEX", &expiring, "3600000", &value], Asked::write(&[&expiring])),
-                    _ => resp(&["PSETEX", &expiring, &random.u64(1..3_000).to_string(), &value], Asked::write(&[&expiring])),
+                    0 => resp(&["PEXPIREAT", &expiring, &(wall_ms + random.u64(1..5_000)).to_string()], Footprint::write(&[&expiring])),
+                    1 => resp(&["SET", &expiring, &value], Footprint::write(&[&expiring])),
+                    2 => resp(&["PSETEX", &expiring, "3600000", &value], Footprint::write(&[&expiring])),
+                    _ => resp(&["PSETEX", &expiring, &random.u64(1..3_000).to_string(), &value], Footprint::write(&[&expiring])),
                 }
             }
             22 => {
                 let other = key('r', random);
-                resp(&["MSET", &register, &value, &other, &value], Asked::write(&[&register, &other]))
+                resp(&["MSET", &register, &value, &other, &value], Footprint::write(&[&register, &other]))
             }
             23 => {
                 let other = key('r', random);
-                resp(&["DEL", &register, &other], Asked::write(&[&register, &other]))
+                resp(&["DEL", &register, &other], Footprint::write(&[&register, &other]))
             }
-            // A pair, which one machine writes in one step, and others in part.
+            // A pair of keys: one machine writes both in one step, the others write only the first.
             _ => {
                 let pair = random.u32(0..keys);
                 let (one, other) = (format!("p{pair}a"), format!("p{pair}b"));
                 if pair as usize % self.plan.nodes == machine {
-                    resp(&["MSET", &one, &value, &other, &value], Asked::write(&[&one, &other]))
+                    resp(&["MSET", &one, &value, &other, &value], Footprint::write(&[&one, &other]))
                 } else {
-                    text(format!("PUT {one} {value}"), Asked::write(&[&one]))
+                    text(format!("PUT {one} {value}"), Footprint::write(&[&one]))
                 }
             }
         }
     }
 
-    /// Who waits at this machine looks whether it is answered.
+    /// Takes the replies of the clients that wait at this machine, where there are any.
     pub fn poll_clients(&mut self, machine: usize) {
         for number in 0..self.clients.len() {
-            let Some((operation, deadline)) = self.clients[number].pending else { continue };
+            let Some((round, deadline)) = self.clients[number].pending else { continue };
             let is_late = self.now >= deadline;
             let Some((_, session)) = self.clients[number].session.as_mut().filter(|(at, _)| *at == machine) else { continue };
             let replies = session.poll(is_late).map(<[u8]>::to_vec);
             let Some(replies) = replies else { continue };
             self.clients[number].pending = None;
             self.think_again(number);
-            self.note_bytes(&replies);
-            self.hear(number, operation, machine, &replies);
+            self.trace_bytes(&replies);
+            self.take_replies(number, round, machine, &replies);
         }
     }
 
-    fn hear(&mut self, number: usize, operation: usize, machine: usize, mut replies: &[u8]) {
+    fn take_replies(&mut self, number: usize, round: usize, machine: usize, mut replies: &[u8]) {
         let mut outcomes = Vec::new();
-        for command in self.history.commands(operation) {
+        for command in self.history.commands(round) {
             match take_reply(&mut replies, command) {
                 Some(outcome) => outcomes.push(outcome),
                 None => {
-                    self.violate("replies", format!("operation {operation}: no reply to {:?}", String::from_utf8_lossy(&command.bytes)));
+                    self.violate("replies", format!("round {round}: no reply to {:?}", String::from_utf8_lossy(&command.bytes)));
                     return;
                 }
             }
         }
         if !replies.is_empty() {
-            self.violate("replies", format!("operation {operation}: more than was asked for: {:?}", String::from_utf8_lossy(replies)));
+            self.violate("replies", format!("round {round}: more than was asked for: {:?}", String::from_utf8_lossy(replies)));
             return;
         }
         for outcome in &outcomes {
             self.count(match outcome {
-                Outcome::Done(_) | Outcome::Nothing => "done",
-                Outcome::Refused(_) => "refused",
-                Outcome::Unknown => "unknown",
+                ReplyOutcome::Done(_) | ReplyOutcome::Nothing => "done",
+                ReplyOutcome::Refused(_) => "refused",
+                ReplyOutcome::Unknown => "unknown",
             });
         }
-        self.check_heard(operation, machine, &outcomes);
-        self.history.hear(operation, self.now, outcomes);
+        self.check_replies(round, machine, &outcomes);
+        self.history.record_replies(round, self.now, outcomes);
         if let Some(diagram) = &mut self.diagram {
-            diagram.heard(self.now, number, &self.history.operations[operation]);
+            diagram.answered(self.now, number, &self.history.rounds[round]);
         }
     }
 
-    /// The process is gone, and what was waited for there is unknown.
+    /// Breaks the connections to a process that is gone. The outcome of what was waited for is
+    /// unknown.
     pub fn disconnect_clients(&mut self, machine: usize) {
         for number in 0..self.clients.len() {
             if self.clients[number].session.as_ref().is_none_or(|(at, _)| *at != machine) {
@@ -249,43 +252,43 @@ impl<'a> Simulation<'a> {
     }
 }
 
-pub fn text(line: String, asked: Asked) -> Command {
-    Command { bytes: (line + "\n").into_bytes(), is_resp: false, asked }
+pub fn text(line: String, footprint: Footprint) -> SimulatedCommand {
+    SimulatedCommand { bytes: (line + "\n").into_bytes(), is_resp: false, footprint }
 }
 
-fn resp(words: &[&str], asked: Asked) -> Command {
+fn resp(words: &[&str], footprint: Footprint) -> SimulatedCommand {
     let words: String = words.iter().map(|word| format!("${}\r\n{word}\r\n", word.len())).collect();
-    let count = asked_count(&words);
-    Command { bytes: format!("*{count}\r\n{words}").into_bytes(), is_resp: true, asked }
+    let count = word_count(&words);
+    SimulatedCommand { bytes: format!("*{count}\r\n{words}").into_bytes(), is_resp: true, footprint }
 }
 
-fn asked_count(words: &str) -> usize {
+fn word_count(words: &str) -> usize {
     words.matches("\r\n").count() / 2
 }
 
-/// One reply from the front.
-fn take_reply(replies: &mut &[u8], command: &Command) -> Option<Outcome> {
+/// Takes one reply from the front.
+fn take_reply(replies: &mut &[u8], command: &SimulatedCommand) -> Option<ReplyOutcome> {
     let line = take_line(replies)?;
-    let is_read = !command.asked.may_write;
+    let is_read = !command.footprint.may_write;
     if !command.is_resp {
         let line = String::from_utf8_lossy(line);
         return Some(match line.strip_prefix("ERROR ") {
             Some(error) => failed(error),
-            None => Outcome::Done(line.strip_prefix("VALUE ").map(|value| value.as_bytes().to_vec())),
+            None => ReplyOutcome::Done(line.strip_prefix("VALUE ").map(|value| value.as_bytes().to_vec())),
         });
     }
     let line = line.strip_suffix(b"\r").unwrap_or(line);
     Some(match line.split_first()? {
         (b'-', error) => failed(&String::from_utf8_lossy(error)),
-        (b'$', b"-1") if is_read => Outcome::Done(None),
-        (b'$', b"-1") | (b':', b"0") => Outcome::Nothing,
+        (b'$', b"-1") if is_read => ReplyOutcome::Done(None),
+        (b'$', b"-1") | (b':', b"0") => ReplyOutcome::Nothing,
         (b'$', len) => {
             let len: usize = std::str::from_utf8(len).ok()?.parse().ok()?;
             let (value, rest) = replies.split_at_checked(len + 2)?;
             *replies = rest;
-            Outcome::Done(Some(value[..len].to_vec()))
+            ReplyOutcome::Done(Some(value[..len].to_vec()))
         }
-        _ => Outcome::Done(None),
+        _ => ReplyOutcome::Done(None),
     })
 }
 
@@ -296,7 +299,7 @@ fn take_line<'r>(replies: &mut &'r [u8]) -> Option<&'r [u8]> {
     Some(line)
 }
 
-fn failed(error: &str) -> Outcome {
+fn failed(error: &str) -> ReplyOutcome {
     let code = error.split(' ').next().unwrap_or_default().to_owned();
-    if code == "TIMEOUT" { Outcome::Unknown } else { Outcome::Refused(code) }
+    if code == "TIMEOUT" { ReplyOutcome::Unknown } else { ReplyOutcome::Refused(code) }
 }

@@ -2,10 +2,10 @@
 //! Events in a Distributed System" (1978).
 //!
 //! Nodes are lines, time runs down, messages are arrows from their send to their receive. Recording
-//! never changes a run: it draws no random number, schedules no event and adds nothing to the trace.
-//! Each step has a row of its own, in the order in which it happened, so no two texts overlap and no
-//! arrow points up. The rows are not to scale; the left margin has the times. Heartbeats, their
-//! echoes, and acks that acknowledge nothing new are left out.
+//! never changes a run: it draws no random number, schedules no event and adds nothing to the
+//! trace. Each step has a row of its own, in the order in which it happened, so no two texts
+//! overlap and no arrow points up. The rows are not to scale; the left margin has the times.
+//! Heartbeats, their echoes, and acks that acknowledge nothing new are left out.
 
 mod drawing;
 
@@ -14,8 +14,8 @@ use std::ops::Range;
 use std::time::Duration;
 
 use crate::simulation::Violation;
-use crate::simulation::clients::Command;
-use crate::simulation::history::{Operation, Outcome};
+use crate::simulation::clients::SimulatedCommand;
+use crate::simulation::history::{ClientRound, ReplyOutcome};
 use drawing::Drawing;
 use kvmesh::data::clock::Stamp;
 use kvmesh::data::entry::Entry;
@@ -33,7 +33,7 @@ pub const DRAWN_MAX: usize = 400;
 /// Steps that are drawn unless a window is asked for, and how many of them lie before a conflict.
 const DRAWN: usize = 80;
 const BEFORE_CONFLICT: usize = 30;
-/// Of a violation, so many lines of so many bytes are shown.
+/// The lines of a violation that are shown, and their length in bytes.
 const LINES_MAX: usize = 4;
 const LINE_LEN: usize = 120;
 
@@ -49,7 +49,7 @@ pub struct DiagramWindow {
 #[derive(Default)]
 pub struct Diagram {
     steps: VecDeque<DiagramStep>,
-    /// Key and value of all writes, to call them by; without a value, of a delete.
+    /// The key and the value of each write, by which it is called. A delete has no value.
     writes: BTreeMap<(Origin, Stamp), (String, Option<String>)>,
     /// Messages on their way, by connection, in the order in which they were sent.
     under_way: BTreeMap<u64, VecDeque<Sent>>,
@@ -58,13 +58,13 @@ pub struct Diagram {
     sent: u64,
     /// When a write first arrived where a newer one was.
     first_conflict: Option<Duration>,
-    /// Nodes whose log holds writes that are not on the disk yet.
+    /// Nodes whose log has writes that are not synced yet.
     unsynced: BTreeSet<usize>,
 }
 
 struct DiagramStep {
     at: Duration,
-    /// `None`: concerns all nodes.
+    /// The node of the step. `None` if it concerns all nodes.
     node: Option<usize>,
     kind: StepKind,
     text: String,
@@ -146,7 +146,7 @@ impl BeforeMerge {
             }
             _ => Vec::new(),
         };
-        // Of several writes of one key the last one counts, and the others are no conflict.
+        // Only the last one of several writes of a key counts; the others are no conflict.
         let last: BTreeMap<Vec<u8>, Version> = writes.iter().map(|brought| (brought.key.clone(), brought.version)).collect();
         writes.retain(|brought| last[&brought.key] == brought.version);
         BeforeMerge(writes)
@@ -174,7 +174,7 @@ impl Diagram {
         self.steps.push_back(DiagramStep { at, node, kind, text });
     }
 
-    /// Names a write that was issued by its key and value.
+    /// Names a write that was issued, by its key and value.
     pub fn name(&mut self, entry: &Entry) {
         let Version { stamp, origin } = entry.version();
         self.writes.insert((origin, stamp), (shortened(entry.key()), entry.value().map(shortened)));
@@ -194,22 +194,23 @@ impl Diagram {
     }
 
     /// Records the requests of a round.
-    pub fn asked(&mut self, now: Duration, node: usize, client: usize, commands: &[Command]) {
+    pub fn asked(&mut self, now: Duration, node: usize, client: usize, commands: &[SimulatedCommand]) {
         let commands: Vec<String> = commands.iter().map(words).collect();
         self.step(now, Some(node), StepKind::Request(client), format!("c{}: {}", client + 1, commands.join("; ")));
     }
 
     /// Records the replies of a round.
-    pub fn heard(&mut self, now: Duration, client: usize, operation: &Operation) {
-        let outcomes: Vec<String> = operation.outcomes.iter().map(outcome_words).collect();
-        let took_ms = (now - operation.began).as_secs_f64() * 1_000.0;
-        let may_write = operation.commands.iter().any(|command| command.asked.may_write);
-        let how = if may_write && now > operation.began { format!(" ({}, {took_ms:.1} ms)", operation.level) } else { String::new() };
+    pub fn answered(&mut self, now: Duration, client: usize, round: &ClientRound) {
+        let outcomes: Vec<String> = round.outcomes.iter().map(outcome_words).collect();
+        let took_ms = (now - round.began).as_secs_f64() * 1_000.0;
+        let may_write = round.commands.iter().any(|command| command.footprint.may_write);
+        let how = if may_write && now > round.began { format!(" ({}, {took_ms:.1} ms)", round.level) } else { String::new() };
         let text = format!("c{} gets {}{how}", client + 1, outcomes.join("; "));
-        self.step(now, Some(operation.machine), StepKind::Reply(client), text);
+        self.step(now, Some(round.machine), StepKind::Reply(client), text);
     }
 
-    /// Records that a link is cut, and when it will be mended. Being cut once more replaces that time.
+    /// Records that a link is cut, and when it will be mended. Being cut once more replaces that
+    /// time.
     pub fn cut(&mut self, now: Duration, from: usize, to: usize, until: Duration) {
         let kind = StepKind::Mended(to);
         self.steps.retain(|step| !(step.at > now && step.node == Some(from) && step.kind == kind));
@@ -357,7 +358,7 @@ impl Diagram {
 }
 
 impl DiagramWindow {
-    /// The steps to draw, of all of them in the order of time.
+    /// Chooses the steps to draw, from all steps in the order of time.
     fn choose(&self, steps: &[DiagramStep], conflict: Option<Duration>) -> Range<usize> {
         let last = steps.last().map_or(Duration::ZERO, |step| step.at);
         let end_of = |until: Duration| steps.partition_point(|step| step.at <= until);
@@ -382,7 +383,7 @@ impl DiagramWindow {
 }
 
 /// The words of a request, in either protocol.
-fn words(command: &Command) -> String {
+fn words(command: &SimulatedCommand) -> String {
     let text = String::from_utf8_lossy(&command.bytes);
     let words: Vec<String> = if command.is_resp {
         text.split("\r\n").skip(2).step_by(2).map(|word| shortened(word.as_bytes())).collect()
@@ -392,13 +393,13 @@ fn words(command: &Command) -> String {
     words.join(" ")
 }
 
-fn outcome_words(outcome: &Outcome) -> String {
+fn outcome_words(outcome: &ReplyOutcome) -> String {
     match outcome {
-        Outcome::Done(None) => "OK".to_owned(),
-        Outcome::Done(Some(value)) => shortened(value),
-        Outcome::Nothing => "nothing to do".to_owned(),
-        Outcome::Refused(code) => code.clone(),
-        Outcome::Unknown => "TIMEOUT".to_owned(),
+        ReplyOutcome::Done(None) => "OK".to_owned(),
+        ReplyOutcome::Done(Some(value)) => shortened(value),
+        ReplyOutcome::Nothing => "nothing to do".to_owned(),
+        ReplyOutcome::Refused(code) => code.clone(),
+        ReplyOutcome::Unknown => "TIMEOUT".to_owned(),
     }
 }
 
@@ -408,7 +409,7 @@ fn shortened(bytes: &[u8]) -> String {
     if text.len() > 14 { format!("{}…", &text[..13]) } else { text }
 }
 
-/// Lines of a sentence, broken between words; the first few.
+/// Breaks a text between words, and keeps the first few lines.
 fn wrapped(text: &str) -> Vec<String> {
     let mut lines: Vec<String> = vec![String::new()];
     for word in text.split_whitespace() {

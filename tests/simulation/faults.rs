@@ -1,121 +1,128 @@
-//! What goes wrong: when, where, and for how long.
+//! The faults: their kinds, what each does to which node, and for how long.
 
 use std::time::Duration;
 
 use crate::simulation::diagram::StepKind;
-use crate::simulation::machine::{Death, WallClock};
-use crate::simulation::{Event, Process, Simulation};
+use crate::simulation::machine::{Crash, WallClock};
+use crate::simulation::{ProcessId, Simulator, SimulatorEvent};
 
-/// The kinds. A run meets some of them.
+/// The kinds of faults. A run draws some of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Fault {
-    /// A process, or several at about the same time.
+pub enum FaultKind {
+    /// A process is killed, or several at about the same time.
     Kill,
     PowerLoss,
-    /// At the operation of the disk that comes next but some.
-    DieAtOperation,
+    /// A process crashes at one of the next operations of its disk.
+    CrashAtOperation,
     Wipe,
     PutBack,
-    /// A node dies whose last writes a third one has not heard: that one hears the others late, or cannot ask them. Another, which has them, may be rolled back.
+    /// A writer crashes before a third node has received its last writes. That node gets them late
+    /// from the others, or cannot ask for them. A node that has them may be put back to an older
+    /// disk.
     Orphan,
-    /// A node hears of a write on one side of a cut, returns with an empty disk on the other side, where deletes are forgotten that are older than the write, and is given an old copy of its
-    /// disk, which holds the write and not the deletes.
+    /// A node takes a write on one side of a cut, and loses its disk. It returns with an empty disk
+    /// on the other side, where deletes that are older than the write are forgotten. Then it gets
+    /// an old copy of its disk, which holds the write and not the deletes.
     Relapse,
-    /// A node returns that one of the others answers late and sends a dump for long, while the other one is fast.
+    /// A node returns. One peer answers it late and sends a dump for a long time, while the other
+    /// peer is fast.
     LateDump,
-    /// A node that is away for longer than a tombstone has to be kept.
+    /// A node is away for longer than tombstones have to be kept.
     Away,
     Pause,
-    /// A machine is suspended: no clock of it moves meanwhile.
+    /// A machine is suspended. None of its clocks moves meanwhile.
     Suspend,
-    /// One direction between two, both, everything of one node, or all but one node, which alone sees both halves.
+    /// Links are cut: one direction between two nodes, both directions, all links of one node, or
+    /// all but those of one node, which alone reaches both halves.
     OneWay,
     Cut,
     Isolate,
     Bridge,
-    /// Cuts that are shorter than anybody's patience, one after another.
+    /// Cuts that are shorter than every time-out, one after another.
     Flap,
     Slow,
     Break,
     Flip,
     ClockStep,
     ClockDrift,
-    /// All wall clocks are set back by the same.
+    /// All wall clocks are set back by the same amount.
     AllBack,
-    /// A clock that is further off than is allowed.
+    /// A clock is further off than is allowed.
     BadClock,
     FullDisk,
     SlowDisk,
     FailedSync,
-    /// Operators: they copy a directory, keep a dump, restore one.
+    /// An operator copies a directory, keeps a dump, or restores one.
     Copy,
     BackUp,
     Restore,
 }
 
-pub const FAULTS: [Fault; 29] = [
-    Fault::Kill,
-    Fault::PowerLoss,
-    Fault::DieAtOperation,
-    Fault::Wipe,
-    Fault::PutBack,
-    Fault::Orphan,
-    Fault::Relapse,
-    Fault::LateDump,
-    Fault::Away,
-    Fault::Pause,
-    Fault::Suspend,
-    Fault::OneWay,
-    Fault::Cut,
-    Fault::Isolate,
-    Fault::Bridge,
-    Fault::Flap,
-    Fault::Slow,
-    Fault::Break,
-    Fault::Flip,
-    Fault::ClockStep,
-    Fault::ClockDrift,
-    Fault::AllBack,
-    Fault::BadClock,
-    Fault::FullDisk,
-    Fault::SlowDisk,
-    Fault::FailedSync,
-    Fault::Copy,
-    Fault::BackUp,
-    Fault::Restore,
+pub const FAULTS: [FaultKind; 29] = [
+    FaultKind::Kill,
+    FaultKind::PowerLoss,
+    FaultKind::CrashAtOperation,
+    FaultKind::Wipe,
+    FaultKind::PutBack,
+    FaultKind::Orphan,
+    FaultKind::Relapse,
+    FaultKind::LateDump,
+    FaultKind::Away,
+    FaultKind::Pause,
+    FaultKind::Suspend,
+    FaultKind::OneWay,
+    FaultKind::Cut,
+    FaultKind::Isolate,
+    FaultKind::Bridge,
+    FaultKind::Flap,
+    FaultKind::Slow,
+    FaultKind::Break,
+    FaultKind::Flip,
+    FaultKind::ClockStep,
+    FaultKind::ClockDrift,
+    FaultKind::AllBack,
+    FaultKind::BadClock,
+    FaultKind::FullDisk,
+    FaultKind::SlowDisk,
+    FaultKind::FailedSync,
+    FaultKind::Copy,
+    FaultKind::BackUp,
+    FaultKind::Restore,
 ];
 
-/// What is over.
+/// A fault that is over, or takes its next step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum End {
-    Pause(Process),
-    Suspension(Process),
+pub enum FaultEnd {
+    Pause(ProcessId),
+    Suspension(ProcessId),
     Slowness(usize, usize),
     BadClock(usize),
     FullDisk(usize),
     SlowDisk(usize),
     /// An operator has looked at a node whose disk had failed.
     FailedSync(usize),
-    /// The writer of an orphan dies; who has its writes is rolled back to then.
+    /// The writer of an orphan crashes. The disk of the node that holds its writes may be copied
+    /// now, and put back later.
     Writer {
         writer: usize,
         holder: usize,
     },
     Holder(usize),
-    /// Two nodes are connected, at last: from now on the answers of the one are slow. Not waited for beyond `until`.
-    Unlinked {
+    /// Two nodes are connected at last, and from now on the donor's answers are slow. Not awaited
+    /// beyond `until`.
+    AwaitConnection {
         donor: usize,
         asker: usize,
         until: Duration,
     },
-    /// Between two nodes everything is as fast as usual again, but for the pauses of a dump.
-    Hastened {
+    /// Between two nodes everything is as fast as usual again, except for the pauses of a dump.
+    SpeedUp {
         donor: usize,
         asker: usize,
     },
-    /// The next turn of a relapse is taken.
+    /// A relapse takes its next step.
     Relapse(Relapse),
-    /// The next cut of a row of them.
+    /// The next one of a row of short cuts.
     Flap {
         from: usize,
         to: usize,
@@ -123,18 +130,18 @@ pub enum End {
     },
 }
 
-/// How far a [`Fault::Relapse`] has come. Nobody is waited for beyond `until`.
+/// The state of a [`FaultKind::Relapse`]. Nothing is awaited beyond `until`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Relapse {
-    turn: Turn,
+    step: RelapseStep,
     subject: usize,
     far: usize,
     until: Duration,
 }
 
-/// What comes next.
+/// The next step of a relapse.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-enum Turn {
+enum RelapseStep {
     Copy,
     Meet,
     Wipe,
@@ -143,12 +150,12 @@ enum Turn {
     Mend,
 }
 
-impl Simulation<'_> {
+impl Simulator<'_> {
     pub fn schedule_fault(&mut self) {
         let mean = self.plan.fault_pause.as_micros() as u64;
-        // Often soon after the one before, sometimes long after it.
+        // Often soon after the fault before, sometimes long after it.
         let wait = self.random.u64(0..=mean) * self.random.u64(0..=4);
-        self.after(Duration::from_micros(wait), Event::Fault);
+        self.after(Duration::from_micros(wait), SimulatorEvent::Fault);
     }
 
     pub fn fault(&mut self) {
@@ -158,93 +165,94 @@ impl Simulation<'_> {
         let fault = self.plan.faults[self.random.usize(0..self.plan.faults.len())];
         let id = self.random.usize(0..self.plan.nodes);
         let other = (id + self.random.usize(1..self.plan.nodes)) % self.plan.nodes;
-        self.tell(&format!("{fault:?}, node {}, node {}", id + 1, other + 1));
+        self.log_step(&format!("{fault:?}, node {}, node {}", id + 1, other + 1));
         self.commit(fault, id, other);
         self.schedule_fault();
     }
 
-    fn commit(&mut self, fault: Fault, id: usize, other: usize) {
-        // From far shorter than a time-out to some time-outs.
+    fn commit(&mut self, fault: FaultKind, id: usize, other: usize) {
+        // From far shorter than a time-out to several time-outs.
         let scale = self.plan.peer_timeout().as_millis() as u64;
         let most = scale / 10 + self.random.u64(0..scale * 3);
-        let time = self.between(1, most);
+        let time = self.random_ms(1, most);
         match fault {
-            Fault::Kill => {
-                self.kill(id, Death::Process, time);
+            FaultKind::Kill => {
+                self.kill(id, Crash::Process, time);
                 if self.one_in(4) {
-                    self.kill(other, Death::Process, time);
+                    self.kill(other, Crash::Process, time);
                 }
             }
-            Fault::PowerLoss => {
-                self.kill(id, Death::PowerLoss, time);
+            FaultKind::PowerLoss => {
+                self.kill(id, Crash::PowerLoss, time);
                 if self.is_always_synced() && self.one_in(4) {
-                    (0..self.plan.nodes).for_each(|id| self.kill(id, Death::PowerLoss, time));
+                    (0..self.plan.nodes).for_each(|id| self.kill(id, Crash::PowerLoss, time));
                 }
             }
-            Fault::DieAtOperation if self.is_always_synced() => {
+            FaultKind::CrashAtOperation if self.is_always_synced() => {
                 let disk = self.machines[id].disk.clone();
                 let operation = disk.operations() + self.random.u64(0..12);
                 disk.die_at(operation);
             }
-            Fault::Wipe if self.may_lose_disk(id) => self.kill(id, Death::Wiped, time),
-            Fault::PutBack if self.may_lose_disk(id) && !self.machines[id].copies.is_empty() => self.kill(id, Death::PutBack, time),
-            Fault::Orphan => self.orphan(id, other),
-            Fault::Relapse => self.relapse(id, other),
-            Fault::LateDump => self.delay_dump(id, other),
-            Fault::Away => {
+            FaultKind::Wipe if self.may_lose_disk(id) => self.kill(id, Crash::Wiped, time),
+            FaultKind::PutBack if self.may_lose_disk(id) && !self.machines[id].copies.is_empty() => self.kill(id, Crash::PutBack, time),
+            FaultKind::Orphan => self.orphan(id, other),
+            FaultKind::Relapse => self.relapse(id, other),
+            FaultKind::LateDump => self.delay_dump(id, other),
+            FaultKind::Away => {
                 let long = self.plan.tombstone_patience() + time;
-                self.kill(id, Death::Process, long.min(self.plan.duration / 3));
+                self.kill(id, Crash::Process, long.min(self.plan.duration / 3));
             }
-            Fault::Pause => {
-                if let Some(process) = self.life(id).map(|life| life.process) {
+            FaultKind::Pause => {
+                if let Some(process) = self.running(id).map(|running| running.process) {
                     self.count("pauses");
                     self.pause(id);
-                    self.after(time, Event::End(End::Pause(process)));
+                    self.after(time, SimulatorEvent::End(FaultEnd::Pause(process)));
                 }
             }
-            Fault::Suspend => {
-                if let Some(process) = self.life(id).map(|life| life.process)
+            FaultKind::Suspend => {
+                if let Some(process) = self.running(id).map(|running| running.process)
                     && self.machines[id].paused.is_none()
                 {
                     self.count("suspensions");
                     self.pause(id);
                     self.machines[id].suspended = Some(self.now);
-                    self.after(time, Event::End(End::Suspension(process)));
+                    self.after(time, SimulatorEvent::End(FaultEnd::Suspension(process)));
                 }
             }
-            Fault::OneWay => self.swallow(id, other, time),
-            Fault::Cut => {
-                self.swallow(id, other, time);
-                self.swallow(other, id, time);
+            FaultKind::OneWay => self.cut_link(id, other, time),
+            FaultKind::Cut => {
+                self.cut_link(id, other, time);
+                self.cut_link(other, id, time);
             }
-            Fault::Isolate => self.split(time, |node| node == id),
-            Fault::Bridge => {
+            FaultKind::Isolate => self.split(time, |node| node == id),
+            FaultKind::Bridge => {
                 let halves: Vec<bool> = (0..self.plan.nodes).map(|_| self.random.bool()).collect();
                 for from in 0..self.plan.nodes {
                     for to in 0..self.plan.nodes {
                         if from != to && from != id && to != id && halves[from] != halves[to] {
-                            self.swallow(from, to, time);
+                            self.cut_link(from, to, time);
                         }
                     }
                 }
             }
-            Fault::Flap => self.flap(id, other, 8),
-            Fault::Slow => {
+            FaultKind::Flap => self.flap(id, other, 8),
+            FaultKind::Slow => {
                 self.count("slow links");
                 self.draw(id, StepKind::Fault, || format!("link to n{} is slow", other + 1));
-                // A little; or so much that an answer is late, but not so late that the connection is given up.
+                // A little, or so much that an answer is late, but not so late that the connection
+                // is given up.
                 let least = if self.one_in(2) { scale / 50 } else { scale };
-                self.links[id][other].delay_more = self.between(least, scale * 3 / 2);
-                self.after(time * 6, Event::End(End::Slowness(id, other)));
+                self.links[id][other].delay_more = self.random_ms(least, scale * 3 / 2);
+                self.after(time * 6, SimulatorEvent::End(FaultEnd::Slowness(id, other)));
             }
-            Fault::Break => self.break_one(),
-            Fault::Flip => {
+            FaultKind::Break => self.break_one(),
+            FaultKind::Flip => {
                 let numbers: Vec<u64> = self.connections.keys().copied().collect();
                 if numbers.into_iter().any(|number| self.flip(number)) {
                     self.count("flipped bits");
                 }
             }
-            Fault::ClockStep => {
+            FaultKind::ClockStep => {
                 if !self.machines[id].clock.is_bad {
                     self.count("clock steps");
                     self.draw_fault(id, "its wall clock jumps");
@@ -252,17 +260,17 @@ impl Simulation<'_> {
                     self.machines[id].clock = WallClock { drift_ppm, ..self.draw_clock() };
                 }
             }
-            Fault::ClockDrift => {
+            FaultKind::ClockDrift => {
                 self.count("clock drifts");
                 self.draw_fault(id, "its wall clock drifts");
-                // From here on: what it is off by now stays.
+                // The clock keeps the offset that it has drifted to.
                 let drifted = self.now.as_millis() as i64 * self.machines[id].clock.drift_ppm / 1_000_000;
                 let drift_ppm = self.random.i64(-400..=400);
                 let again = self.now.as_millis() as i64 * drift_ppm / 1_000_000;
                 let clock = &mut self.machines[id].clock;
                 (clock.offset_ms, clock.drift_ppm) = (clock.offset_ms + drifted - again, drift_ppm);
             }
-            Fault::AllBack => {
+            FaultKind::AllBack => {
                 let most = self.plan.clock_offset_max().as_millis() as i64 / 10;
                 if self.set_back_ms < 2 * most {
                     self.count("all clocks set back");
@@ -272,7 +280,7 @@ impl Simulation<'_> {
                     self.machines.iter_mut().for_each(|machine| machine.clock.offset_ms -= back_ms);
                 }
             }
-            Fault::BadClock => {
+            FaultKind::BadClock => {
                 if self.machines.iter().all(|machine| !machine.clock.is_bad) {
                     self.count("bad clocks");
                     self.draw_fault(id, "its wall clock is set wrong");
@@ -280,15 +288,15 @@ impl Simulation<'_> {
                     let off = self.random.i64(most * 3 / 2..most * 3);
                     self.machines[id].clock.offset_ms = if self.random.bool() { off } else { -off };
                     self.machines[id].clock.is_bad = true;
-                    self.after(time * 3, Event::End(End::BadClock(id)));
+                    self.after(time * 3, SimulatorEvent::End(FaultEnd::BadClock(id)));
                 }
             }
-            Fault::FullDisk if self.is_always_synced() => {
+            FaultKind::FullDisk if self.is_always_synced() => {
                 let disk = self.machines[id].disk.clone();
                 let left = self.random.usize(0..600);
                 if left < 150 {
-                    // As when no descriptor is left: what is open goes on.
-                    self.count("disks that take no new file");
+                    // As when no descriptor is left: files that are open stay usable.
+                    self.count("disks without new files");
                     disk.fail_creates(true);
                     self.draw_fault(id, "its disk takes no new file");
                 } else {
@@ -296,86 +304,88 @@ impl Simulation<'_> {
                     disk.set_capacity(Some(disk.used() + left));
                     self.draw_fault(id, "its disk is full");
                 }
-                self.after(time * 2, Event::End(End::FullDisk(id)));
+                self.after(time * 2, SimulatorEvent::End(FaultEnd::FullDisk(id)));
             }
-            Fault::SlowDisk => {
+            FaultKind::SlowDisk => {
                 self.count("slow disks");
                 self.draw_fault(id, "its disk is slow");
                 self.machines[id].disk_slowness = self.random.u64(5..100);
-                self.after(time, Event::End(End::SlowDisk(id)));
+                self.after(time, SimulatorEvent::End(FaultEnd::SlowDisk(id)));
             }
-            Fault::FailedSync if self.is_always_synced() => {
+            FaultKind::FailedSync if self.is_always_synced() => {
                 self.count("failed syncs");
                 self.draw_fault(id, "its disk fails to sync");
                 self.machines[id].disk.fail_syncs(true);
-                self.after(time, Event::End(End::FailedSync(id)));
+                self.after(time, SimulatorEvent::End(FaultEnd::FailedSync(id)));
             }
-            Fault::Copy => self.copy_directory(id),
-            Fault::BackUp => self.back_up(id),
-            Fault::Restore => self.restore_backup(id),
-            // More than a node with this `fsync` is promised to survive, or nothing to put back.
-            Fault::DieAtOperation | Fault::Wipe | Fault::PutBack | Fault::FullDisk | Fault::FailedSync => {}
+            FaultKind::Copy => self.copy_directory(id),
+            FaultKind::BackUp => self.back_up(id),
+            FaultKind::Restore => self.restore_backup(id),
+            // A node with this `fsync` is not promised to survive it, or there is no copy to put
+            // back.
+            FaultKind::CrashAtOperation | FaultKind::Wipe | FaultKind::PutBack | FaultKind::FullDisk | FaultKind::FailedSync => {}
         }
     }
 
-    pub fn end_fault(&mut self, end: End) {
+    pub fn end_fault(&mut self, end: FaultEnd) {
         match end {
-            End::Pause(process) => {
+            FaultEnd::Pause(process) => {
                 let is_suspended = self.machines[process.machine].suspended.is_some();
-                if self.life(process.machine).is_some_and(|life| life.process == process) && !is_suspended {
+                if self.running(process.machine).is_some_and(|running| running.process == process) && !is_suspended {
                     self.resume(process.machine);
                 }
             }
-            End::Suspension(process) => {
-                if self.life(process.machine).is_some_and(|life| life.process == process) {
+            FaultEnd::Suspension(process) => {
+                if self.running(process.machine).is_some_and(|running| running.process == process) {
                     self.resume(process.machine);
                 }
             }
-            End::Slowness(from, to) => self.links[from][to].speed_up(&self.plan),
-            End::BadClock(id) => self.set_clock_right(id),
-            End::FullDisk(id) => {
+            FaultEnd::Slowness(from, to) => self.links[from][to].speed_up(&self.plan),
+            FaultEnd::BadClock(id) => self.set_clock_right(id),
+            FaultEnd::FullDisk(id) => {
                 self.machines[id].disk.set_capacity(None);
                 self.machines[id].disk.fail_creates(false);
-                if let Some(life) = self.life_mut(id) {
-                    life.is_to_resume = true;
+                if let Some(running) = self.running_mut(id) {
+                    running.is_to_resume = true;
                 }
             }
-            End::SlowDisk(id) => self.machines[id].disk_slowness = 1,
-            End::FailedSync(id) => {
+            FaultEnd::SlowDisk(id) => self.machines[id].disk_slowness = 1,
+            FaultEnd::FailedSync(id) => {
                 self.machines[id].disk.fail_syncs(false);
-                // Only a restart helps, if one has failed.
-                if self.life(id).is_some_and(|life| life.replica().writable().is_err()) {
-                    self.count("restarts of nodes whose disk had failed");
-                    self.kill(id, Death::Process, Duration::from_millis(50));
+                // After a failed sync only a restart helps.
+                if self.running(id).is_some_and(|running| running.replica().writable().is_err()) {
+                    self.count("restarts after failed syncs");
+                    self.kill(id, Crash::Process, Duration::from_millis(50));
                 }
             }
-            End::Writer { writer, holder } => {
+            FaultEnd::Writer { writer, holder } => {
                 let scale = self.plan.peer_timeout().as_millis() as u64;
-                let back = self.between(1, scale / 2);
-                self.kill(writer, Death::Process, back);
+                let back = self.random_ms(1, scale / 2);
+                self.kill(writer, Crash::Process, back);
                 if self.one_in(2) {
                     self.copy_directory(holder);
-                    let wait = self.between(scale / 2, scale * 3);
-                    self.after(wait, Event::End(End::Holder(holder)));
+                    let wait = self.random_ms(scale / 2, scale * 3);
+                    self.after(wait, SimulatorEvent::End(FaultEnd::Holder(holder)));
                 }
             }
-            End::Holder(holder) if self.may_lose_disk(holder) => self.kill(holder, Death::PutBack, Duration::from_millis(20)),
-            End::Holder(_) => {}
-            End::Unlinked { until, .. } if self.now >= until || self.is_healing => {}
-            End::Unlinked { donor, asker, .. } if self.is_connected(donor, asker) && self.is_connected(asker, donor) => {
+            FaultEnd::Holder(holder) if self.may_lose_disk(holder) => self.kill(holder, Crash::PutBack, Duration::from_millis(20)),
+            FaultEnd::Holder(_) => {}
+            FaultEnd::AwaitConnection { until, .. } if self.now >= until || self.is_healing => {}
+            FaultEnd::AwaitConnection { donor, asker, .. } if self.is_connected(donor, asker) && self.is_connected(asker, donor) => {
                 let scale = self.plan.peer_timeout().as_millis() as u64;
-                self.links[donor][asker].delay_more = self.between(scale * 3 / 10, scale * 5 / 10);
+                self.links[donor][asker].delay_more = self.random_ms(scale * 3 / 10, scale * 5 / 10);
                 self.links[donor][asker].dump_pause = Duration::from_millis(scale * 7 / 10);
-                // When the dump was given up: the donor is up again, and its lines go on trickling in.
-                self.after(Duration::from_millis(scale * 3 / 2), Event::End(End::Hastened { donor, asker }));
+                // The asker has given the dump up. The donor is up again, and its lines go on
+                // arriving slowly.
+                self.after(Duration::from_millis(scale * 3 / 2), SimulatorEvent::End(FaultEnd::SpeedUp { donor, asker }));
             }
-            End::Hastened { donor, asker } => {
+            FaultEnd::SpeedUp { donor, asker } => {
                 self.links[donor][asker].delay_more = Duration::ZERO;
                 self.links[asker][donor].delay_more = Duration::ZERO;
             }
-            End::Unlinked { .. } => self.after(Duration::from_millis(1), Event::End(end)),
-            End::Relapse(relapse) => self.take_turn(relapse),
-            End::Flap { from, to, left } => self.flap(from, to, left),
+            FaultEnd::AwaitConnection { .. } => self.after(Duration::from_millis(1), SimulatorEvent::End(end)),
+            FaultEnd::Relapse(relapse) => self.relapse_step(relapse),
+            FaultEnd::Flap { from, to, left } => self.flap(from, to, left),
         }
     }
 
@@ -388,36 +398,37 @@ impl Simulation<'_> {
         self.machines[id].clock = self.draw_clock();
     }
 
-    fn kill(&mut self, id: usize, death: Death, back_after: Duration) {
-        // Without a sync at every write each death loses something, and more than one such loss at a time is not promised to be survived.
-        if self.life(id).is_none() || !self.is_always_synced() && !self.may_lose_disk(id) {
+    fn kill(&mut self, id: usize, crash: Crash, back_after: Duration) {
+        // Without a sync at every write, each crash loses something. To survive more than one such
+        // loss at a time is not promised.
+        if self.running(id).is_none() || !self.is_always_synced() && !self.may_lose_disk(id) {
             return;
         }
-        self.count(match death {
-            Death::Process => "kills",
-            Death::PowerLoss => "power losses",
-            Death::Wiped => "disks wiped",
-            Death::PutBack => "old disks put back",
+        self.count(match crash {
+            Crash::Process => "kills",
+            Crash::PowerLoss => "power losses",
+            Crash::Wiped => "disks wiped",
+            Crash::PutBack => "old disks put back",
         });
-        self.die(id, death);
-        self.after(back_after, Event::Start(id));
+        self.crash(id, crash);
+        self.after(back_after, SimulatorEvent::Start(id));
     }
 
-    fn swallow(&mut self, from: usize, to: usize, time: Duration) {
-        self.count("links that swallow");
+    fn cut_link(&mut self, from: usize, to: usize, time: Duration) {
+        self.count("links cut");
         let until = self.now + time;
         let link = &mut self.links[from][to];
-        link.swallows_until = link.swallows_until.max(until);
-        let until = link.swallows_until;
+        link.cut_until = link.cut_until.max(until);
+        let until = link.cut_until;
         self.draw_cut(from, to, until);
     }
 
-    /// Between those that `is_inside` picks and the others.
+    /// Cuts all links between the machines that `is_inside` picks and the others.
     fn split(&mut self, time: Duration, is_inside: impl Fn(usize) -> bool) {
         for from in 0..self.plan.nodes {
             for to in 0..self.plan.nodes {
                 if is_inside(from) != is_inside(to) {
-                    self.swallow(from, to, time);
+                    self.cut_link(from, to, time);
                 }
             }
         }
@@ -425,12 +436,12 @@ impl Simulation<'_> {
 
     fn flap(&mut self, from: usize, to: usize, left: u32) {
         let scale = self.plan.peer_timeout().as_millis() as u64;
-        let time = self.between(scale / 20, scale * 4 / 5);
-        self.swallow(from, to, time);
-        self.swallow(to, from, time);
+        let time = self.random_ms(scale / 20, scale * 4 / 5);
+        self.cut_link(from, to, time);
+        self.cut_link(to, from, time);
         if left > 0 && !self.is_healing {
-            let wait = self.between(scale / 20, scale / 3);
-            self.after(time + wait, Event::End(End::Flap { from, to, left: left - 1 }));
+            let wait = self.random_ms(scale / 20, scale / 3);
+            self.after(time + wait, SimulatorEvent::End(FaultEnd::Flap { from, to, left: left - 1 }));
         }
     }
 
@@ -439,28 +450,30 @@ impl Simulation<'_> {
         let Some(third) = third else { return };
         self.count("orphans");
         let scale = self.plan.peer_timeout().as_millis() as u64;
-        let deaf = self.between(scale / 3, scale);
-        self.swallow(writer, third, deaf);
-        let dies = self.between(scale / 10, scale * 2 / 3);
-        self.after(dies, Event::End(End::Writer { writer, holder }));
+        let deaf = self.random_ms(scale / 3, scale);
+        self.cut_link(writer, third, deaf);
+        let dies = self.random_ms(scale / 10, scale * 2 / 3);
+        self.after(dies, SimulatorEvent::End(FaultEnd::Writer { writer, holder }));
         match self.random.u32(0..4) {
             0 => {
                 let (from, to) = if self.one_in(4) { (third, holder) } else { (holder, third) };
-                self.links[from][to].delay_more = self.between(scale, scale * 3 / 2);
-                self.after(Duration::from_millis(scale * 10), Event::End(End::Slowness(from, to)));
+                self.links[from][to].delay_more = self.random_ms(scale, scale * 3 / 2);
+                self.after(Duration::from_millis(scale * 10), SimulatorEvent::End(FaultEnd::Slowness(from, to)));
             }
             1 => {
-                // It hears the others, and they do not hear it.
-                let mute = self.between(scale * 2, scale * 4);
-                (0..self.plan.nodes).filter(|other| *other != third).for_each(|other| self.swallow(third, other, mute));
+                // The third node receives from the others, but they do not receive from it.
+                let mute = self.random_ms(scale * 2, scale * 4);
+                (0..self.plan.nodes).filter(|other| *other != third).for_each(|other| self.cut_link(third, other, mute));
             }
-            // After a dump that took long it does not ask for another one for as long.
+            // A node that took a dump for long does not ask for another one for as long.
             _ => {}
         }
     }
 
-    /// The subject is cut off, and takes writes that ask for nobody else; its disk is copied. What was deleted meanwhile, and its writes, it exchanges with the far one, while that is cut off from the
-    /// rest. Then it loses its disk and returns to the rest, who have never heard of its writes, and in the end to its old copy.
+    /// Starts a relapse. The subject is cut off and takes writes at `local`; its disk is copied. It
+    /// exchanges its writes and the deletes of meanwhile with the far node, while both are cut off
+    /// from the rest. Then it loses its disk, returns to the rest, which have never received its
+    /// writes, and in the end gets its old copy.
     fn relapse(&mut self, subject: usize, far: usize) {
         if !self.may_lose_disk(subject) {
             return;
@@ -468,57 +481,57 @@ impl Simulation<'_> {
         self.count("relapses");
         let scale = self.plan.peer_timeout().as_millis() as u64;
         let until = self.now + Duration::from_millis(scale * 60);
-        (0..self.plan.nodes).filter(|other| *other != subject).for_each(|other| self.cut_until(subject, other, until));
-        let wait = self.between(scale, scale * 4);
-        self.after(wait, Event::End(End::Relapse(Relapse { turn: Turn::Copy, subject, far, until })));
+        (0..self.plan.nodes).filter(|other| *other != subject).for_each(|other| self.set_cut(subject, other, until));
+        let wait = self.random_ms(scale, scale * 4);
+        self.after(wait, SimulatorEvent::End(FaultEnd::Relapse(Relapse { step: RelapseStep::Copy, subject, far, until })));
     }
 
-    fn take_turn(&mut self, relapse: Relapse) {
+    fn relapse_step(&mut self, relapse: Relapse) {
         if self.is_healing {
             return;
         }
-        let Relapse { turn, subject, far, until } = relapse;
+        let Relapse { step, subject, far, until } = relapse;
         let scale = self.plan.peer_timeout().as_millis() as u64;
         let rest: Vec<usize> = (0..self.plan.nodes).filter(|node| *node != subject && *node != far).collect();
         let meets = |other: usize| self.is_connected(subject, other) && self.is_connected(other, subject);
-        let (next, wait) = match turn {
-            Turn::Wipe if self.now < until && !meets(far) => (turn, Duration::from_millis(20)),
-            Turn::Forget if self.now < until && !rest.iter().all(|other| meets(*other)) => (turn, Duration::from_millis(20)),
-            Turn::Wipe | Turn::PutBack if !self.may_lose_disk(subject) => (Turn::Mend, Duration::ZERO),
-            Turn::Copy => {
+        let (next, wait) = match step {
+            RelapseStep::Wipe if self.now < until && !meets(far) => (step, Duration::from_millis(20)),
+            RelapseStep::Forget if self.now < until && !rest.iter().all(|other| meets(*other)) => (step, Duration::from_millis(20)),
+            RelapseStep::Wipe | RelapseStep::PutBack if !self.may_lose_disk(subject) => (RelapseStep::Mend, Duration::ZERO),
+            RelapseStep::Copy => {
                 self.machines[subject].copies.clear();
                 self.copy_directory(subject);
-                (Turn::Meet, self.between(scale / 2, scale * 3))
+                (RelapseStep::Meet, self.random_ms(scale / 2, scale * 3))
             }
-            Turn::Meet => {
-                rest.into_iter().for_each(|other| self.cut_until(far, other, until));
-                self.cut_until(subject, far, self.now);
-                (Turn::Wipe, self.between(scale, scale * 3))
+            RelapseStep::Meet => {
+                rest.into_iter().for_each(|other| self.set_cut(far, other, until));
+                self.set_cut(subject, far, self.now);
+                (RelapseStep::Wipe, self.random_ms(scale, scale * 3))
             }
-            Turn::Wipe => {
-                self.kill(subject, Death::Wiped, Duration::from_millis(20));
-                self.cut_until(subject, far, until);
-                rest.into_iter().for_each(|other| self.cut_until(subject, other, self.now));
-                (Turn::Forget, self.between(scale, scale * 2))
+            RelapseStep::Wipe => {
+                self.kill(subject, Crash::Wiped, Duration::from_millis(20));
+                self.set_cut(subject, far, until);
+                rest.into_iter().for_each(|other| self.set_cut(subject, other, self.now));
+                (RelapseStep::Forget, self.random_ms(scale, scale * 2))
             }
-            Turn::Forget => (Turn::PutBack, self.between(scale / 2, scale * 6)),
-            Turn::PutBack => {
-                self.kill(subject, Death::PutBack, Duration::from_millis(20));
-                (Turn::Mend, self.between(scale, scale * 6))
+            RelapseStep::Forget => (RelapseStep::PutBack, self.random_ms(scale / 2, scale * 6)),
+            RelapseStep::PutBack => {
+                self.kill(subject, Crash::PutBack, Duration::from_millis(20));
+                (RelapseStep::Mend, self.random_ms(scale, scale * 6))
             }
-            Turn::Mend => {
-                rest.into_iter().for_each(|other| self.cut_until(far, other, self.now));
-                (0..self.plan.nodes).filter(|other| *other != subject).for_each(|other| self.cut_until(subject, other, self.now));
+            RelapseStep::Mend => {
+                rest.into_iter().for_each(|other| self.set_cut(far, other, self.now));
+                (0..self.plan.nodes).filter(|other| *other != subject).for_each(|other| self.set_cut(subject, other, self.now));
                 return;
             }
         };
-        self.after(wait, Event::End(End::Relapse(Relapse { turn: next, ..relapse })));
+        self.after(wait, SimulatorEvent::End(FaultEnd::Relapse(Relapse { step: next, ..relapse })));
     }
 
-    /// Between these two, in both directions.
-    pub fn cut_until(&mut self, one: usize, other: usize, until: Duration) {
-        self.links[one][other].swallows_until = until;
-        self.links[other][one].swallows_until = until;
+    /// Sets until when the links between two machines are cut, in both directions.
+    pub fn set_cut(&mut self, one: usize, other: usize, until: Duration) {
+        self.links[one][other].cut_until = until;
+        self.links[other][one].cut_until = until;
         self.draw_cut(one, other, until);
         self.draw_cut(other, one, until);
     }
@@ -533,22 +546,24 @@ impl Simulation<'_> {
         self.draw(machine, StepKind::Fault, || text.to_owned());
     }
 
-    /// A node returns and asks one of the others, the donor, before all: question and answer take longer than its patience, though neither falls silent for so long. When it has given up, the
-    /// rest can reach it, and it has everything from them before the donor's lines begin to trickle in.
+    /// Delays a dump. A node returns and can first ask only one peer, the donor. Request and answer
+    /// take longer than its time-out, though neither side falls silent for so long. When it has
+    /// given up, it can reach the other peers, and has everything from them before the donor's
+    /// lines arrive.
     fn delay_dump(&mut self, id: usize, donor: usize) {
         self.count("late dumps");
         let patience = self.plan.peer_timeout();
         let scale = patience.as_millis() as u64;
-        let death = if self.one_in(2) && self.may_lose_disk(id) { Death::Wiped } else { Death::Process };
-        let back = self.between(scale / 2, scale * 5);
+        let crash = if self.one_in(2) && self.may_lose_disk(id) { Crash::Wiped } else { Crash::Process };
+        let back = self.random_ms(scale / 2, scale * 5);
         let until = self.now + back + 40 * patience;
-        self.kill(id, death, back);
+        self.kill(id, crash, back);
         let others = (0..self.plan.nodes).filter(|other| *other != donor && *other != id);
-        others.for_each(|other| self.swallow(other, id, back + patience));
-        self.links[id][donor].delay_more = self.between(scale * 9 / 20, scale * 12 / 20);
-        self.after(back, Event::End(End::Unlinked { donor, asker: id, until }));
-        self.at(until, Event::End(End::Slowness(id, donor)));
-        self.at(until, Event::End(End::Slowness(donor, id)));
+        others.for_each(|other| self.cut_link(other, id, back + patience));
+        self.links[id][donor].delay_more = self.random_ms(scale * 9 / 20, scale * 12 / 20);
+        self.after(back, SimulatorEvent::End(FaultEnd::AwaitConnection { donor, asker: id, until }));
+        self.at(until, SimulatorEvent::End(FaultEnd::Slowness(id, donor)));
+        self.at(until, SimulatorEvent::End(FaultEnd::Slowness(donor, id)));
     }
 
     fn break_one(&mut self) {

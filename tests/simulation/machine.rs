@@ -1,6 +1,7 @@
-//! The machines: a disk, a clock, and the process that lives on them.
+//! The machines: each has a disk, a clock, and the process that runs on them.
 //!
-//! Owns the lives: how one begins on what its disk holds, as node.rs does it, what its threads do when they have their turn, and what is left when it dies.
+//! Owns the incarnations: how one starts from what its disk holds, as node.rs does it; what its
+//! threads do when they have their turn; and what a crash leaves.
 
 use std::collections::VecDeque;
 use std::io;
@@ -10,9 +11,9 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, Sender, unbounded};
 
 use crate::simulation::diagram::StepKind;
-use crate::simulation::faults::Fault;
-use crate::simulation::plan::Plan;
-use crate::simulation::{Event, Process, Simulation};
+use crate::simulation::faults::FaultKind;
+use crate::simulation::plan::RunPlan;
+use crate::simulation::{ProcessId, Simulator, SimulatorEvent};
 use kvmesh::config::Config;
 use kvmesh::data::clock::Now;
 use kvmesh::data::version::VersionVector;
@@ -30,60 +31,67 @@ use kvmesh::wal::writer::Writer;
 use kvmesh::wal::{Fsync, NotSwitched, Wal};
 use kvmesh::wire::peer::{Protocol, Protocols};
 
-/// Where wall time starts: some day in 2023.
+/// Wall time at the start of a run: a day in 2023.
 const WALL_MS: i64 = 1_700_000_000_000;
 
-/// What the build before speaks. Some incarnations are of it, on the disks of the others.
+/// The protocols of the build before. Some incarnations are of that build, on the disks of the
+/// others.
 const BEFORE: Protocols = Protocols { min: Protocol::OLDEST, max: Protocol::OLDEST };
 
-/// What an incarnation is made of, and is borrowed from.
-pub struct Ground {
+/// The parts that an incarnation owns and that its threads borrow.
+pub struct NodeParts {
     pub replica: Arc<Replica>,
     pub server: SimulatedServer,
     pub wal: Arc<Wal>,
 }
 
+/// A machine, whether its node runs or not.
 pub struct Machine<'a> {
     pub config: Arc<Config>,
     pub disk: SimulatedDisk,
     /// Old copies of its directory.
     pub copies: Vec<SimulatedDisk>,
     pub clock: WallClock,
-    /// What its oscillator is too fast by, in parts in a million.
+    /// How much too fast its oscillator is, in parts per million.
     pace_ppm: i64,
-    pub life: Option<Life<'a>>,
-    pub lives: u64,
-    /// What was to happen to a process that stands still.
-    pub paused: Option<Vec<Event>>,
-    /// Since when its clocks stand still as well, but for the wall clock, which is set when it wakes.
+    pub running: Option<RunningNode<'a>>,
+    pub incarnations: u64,
+    /// The events for a process that stands still, in order.
+    pub paused: Option<Vec<SimulatorEvent>>,
+    /// When the machine was suspended. Its clocks stand still since then; its wall clock is set
+    /// when it wakes.
     pub suspended: Option<Duration>,
-    /// Without power: nobody answers for it.
+    /// Without power: not even a refusal comes back from it.
     pub is_off: bool,
-    /// So many times as slow as usual.
+    /// How many times slower than usual the disk is.
     pub disk_slowness: u64,
-    /// What it knew when its last incarnation ended; only then is it looked at.
+    /// The version vector at the end of the last incarnation. Used only while the machine is down.
     pub vector: VersionVector,
-    /// What the others had when it lost what was on its disk, and has not there again.
+    /// Everything that the others had when this machine lost its disk. `None` once all of it is on
+    /// its disk again.
     pub owed: Option<VersionVector>,
 }
 
-/// Its wall clock, as an offset from true time.
+/// A wall clock, as an offset from true time.
 #[derive(Clone, Copy, Debug)]
 pub struct WallClock {
     pub offset_ms: i64,
-    /// Parts in a million that it is too fast.
+    /// How much too fast it is, in parts per million.
     pub drift_ppm: i64,
     /// Set wrong by more than is allowed.
     pub is_bad: bool,
 }
 
-pub struct Life<'a> {
-    pub process: Process,
-    pub ground: &'a Ground,
-    born: Duration,
-    /// How long its machine was suspended meanwhile: no clock of the process has moved in that time.
-    pub slept: Duration,
-    /// Own writes as they are submitted; and once they are in the history, on their way to the replicator.
+/// A node that runs: one incarnation of it, and the state of its threads.
+pub struct RunningNode<'a> {
+    pub process: ProcessId,
+    pub parts: &'a NodeParts,
+    started: Duration,
+    /// How long the machine was suspended since the start. No clock of the process has moved in
+    /// that time.
+    pub suspended_for: Duration,
+    /// Own writes as they were submitted, and then, once they are in the history, on their way to
+    /// the replicator.
     pub submit_rx: Receiver<Submitted>,
     pub write_tx: Sender<Submitted>,
     pub write_rx: Receiver<Submitted>,
@@ -92,51 +100,51 @@ pub struct Life<'a> {
     writer: Writer,
     pub snapshot: Option<Snapshot<'a>>,
     snapshot_not_before: Duration,
-    /// An operator has been told that the disk has space.
+    /// An operator has told the node that its disk has space again.
     pub is_to_resume: bool,
-    /// The connections on which it speaks, by peer.
-    pub speaks: Vec<Option<u64>>,
-    /// Turns that lie in the queue.
+    /// The number of the connection that it sends on, by peer.
+    pub sends_on: Vec<Option<u64>>,
+    /// Turns that are in the queue.
     pub is_replicating: bool,
     pub is_logging: bool,
-    pub is_speaking: Vec<bool>,
-    /// What its disk holds for certain; and how often it had been synced then.
+    pub is_sending: Vec<bool>,
+    /// The part of the vector that is certainly on its disk, and how often that was synced by then.
     pub durable: VersionVector,
     syncs: u64,
 }
 
-/// How a process dies.
+/// How an incarnation ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Death {
-    /// By itself: what it has given to the system is there.
+pub enum Crash {
+    /// The process is killed. What it has written to the system is kept.
     Process,
     PowerLoss,
-    /// Its disk is empty afterwards, or an old copy of it.
+    /// The disk is empty afterwards, or an old copy of it.
     Wiped,
     PutBack,
 }
 
-impl Death {
+impl Crash {
     fn words(self) -> &'static str {
         match self {
-            Death::Process => "killed",
-            Death::PowerLoss => "loses power",
-            Death::Wiped => "killed, its disk is lost",
-            Death::PutBack => "killed, an old copy of its disk is put back",
+            Crash::Process => "killed",
+            Crash::PowerLoss => "loses power",
+            Crash::Wiped => "killed, its disk is lost",
+            Crash::PutBack => "killed, an old copy of its disk is put back",
         }
     }
 }
 
 impl<'a> Machine<'a> {
-    pub fn new(id: usize, plan: &Plan, random: &mut fastrand::Rng) -> Machine<'a> {
+    pub fn new(id: usize, plan: &RunPlan, random: &mut fastrand::Rng) -> Machine<'a> {
         Machine {
             config: plan.config(id),
             disk: SimulatedDisk::default(),
             copies: Vec::new(),
             clock: WallClock::draw(plan, random),
             pace_ppm: random.i64(-200..=200),
-            life: None,
-            lives: 0,
+            running: None,
+            incarnations: 0,
             paused: None,
             suspended: None,
             is_off: false,
@@ -151,15 +159,16 @@ impl<'a> Machine<'a> {
         (WALL_MS + true_ms + self.clock.offset_ms + true_ms * self.clock.drift_ppm / 1_000_000) as u64
     }
 
-    /// What it knows, or knew last.
+    /// The version vector of the machine, or its last one if it is down.
     pub fn known(&self) -> VersionVector {
-        self.life.as_ref().map_or_else(|| self.vector.clone(), |life| life.replica().vector())
+        self.running.as_ref().map_or_else(|| self.vector.clone(), |running| running.replica().vector())
     }
 }
 
 impl WallClock {
-    /// Of any two drawn the offsets differ by less than half of what is allowed, whatever they drift in a run: as far as the order of writes is promised.
-    pub fn draw(plan: &Plan, random: &mut fastrand::Rng) -> WallClock {
+    /// Draws a clock. Any two clocks differ by less than half of what is allowed, whatever they
+    /// drift in a run: so far the order of writes is promised.
+    pub fn draw(plan: &RunPlan, random: &mut fastrand::Rng) -> WallClock {
         let most = plan.clock_offset_max().as_millis() as i64 / 5;
         // Half of all clocks are almost right.
         let most = if random.bool() { most } else { 20.min(most) };
@@ -167,36 +176,36 @@ impl WallClock {
     }
 }
 
-impl<'a> Life<'a> {
+impl<'a> RunningNode<'a> {
     pub fn replica(&self) -> &'a Replica {
-        &self.ground.replica
+        &self.parts.replica
     }
 
-    /// Whether it serves clients and logs.
-    pub fn is_well(&self) -> bool {
+    /// True if the node serves clients, and logs.
+    pub fn is_healthy(&self) -> bool {
         self.replica().is_open() && self.replica().writable().is_ok()
     }
 
-    /// Time that has passed for it, by an oscillator that is so many parts in a million too fast.
+    /// The time that has passed for the process, by an oscillator that is too fast by so much.
     fn elapsed(&self, now: Duration, pace_ppm: i64) -> Duration {
-        let nanos = (now - self.born - self.slept).as_nanos() as i64;
+        let nanos = (now - self.started - self.suspended_for).as_nanos() as i64;
         Duration::from_nanos((nanos + nanos / 1_000_000 * pace_ppm) as u64)
     }
 }
 
-impl<'a> Simulation<'a> {
-    pub fn life(&self, machine: usize) -> Option<&Life<'a>> {
-        self.machines[machine].life.as_ref()
+impl<'a> Simulator<'a> {
+    pub fn running(&self, machine: usize) -> Option<&RunningNode<'a>> {
+        self.machines[machine].running.as_ref()
     }
 
-    pub fn life_mut(&mut self, machine: usize) -> Option<&mut Life<'a>> {
-        self.machines[machine].life.as_mut()
+    pub fn running_mut(&mut self, machine: usize) -> Option<&mut RunningNode<'a>> {
+        self.machines[machine].running.as_mut()
     }
 
-    /// Both clocks of the process that runs there.
+    /// Both clocks of the process on a machine.
     pub fn now_at(&self, machine: usize) -> Now {
         let at = &self.machines[machine];
-        let elapsed = at.life.as_ref().map_or(Duration::ZERO, |life| life.elapsed(self.now, at.pace_ppm));
+        let elapsed = at.running.as_ref().map_or(Duration::ZERO, |running| running.elapsed(self.now, at.pace_ppm));
         Now { wall_ms: at.wall_ms(self.now), elapsed }
     }
 
@@ -204,10 +213,11 @@ impl<'a> Simulation<'a> {
         self.epoch + self.now
     }
 
-    /// Lets an event happen to a process, unless that has died meanwhile; later, if it stands still.
-    pub fn with_process(&mut self, process: Process, event: Event, happen: impl FnOnce(&mut Simulation<'a>, usize)) {
+    /// Handles an event of a process. It is dropped if that incarnation has ended, and put off
+    /// while the process stands still.
+    pub fn with_process(&mut self, process: ProcessId, event: SimulatorEvent, happen: impl FnOnce(&mut Simulator<'a>, usize)) {
         let machine = &mut self.machines[process.machine];
-        if machine.life.as_ref().is_none_or(|life| life.process != process) {
+        if machine.running.as_ref().is_none_or(|running| running.process != process) {
             return;
         }
         if let Some(waiting) = &mut machine.paused {
@@ -218,61 +228,62 @@ impl<'a> Simulation<'a> {
         self.wake(process.machine);
     }
 
-    /// Starts the process, as node.rs does it. It may die while it reads and mends what is on its disk.
+    /// Starts the process, as node.rs does it. It may crash while it reads and mends what is on its
+    /// disk.
     pub fn start(&mut self, id: usize) {
-        if self.machines[id].life.is_some() {
+        if self.machines[id].running.is_some() {
             return;
         }
         self.machines[id].is_off = false;
         if !self.is_healing && self.arena.is_full() {
-            self.count("not started any more");
+            self.count("starts not made any more");
             return;
         }
         let disk = self.machines[id].disk.clone();
-        if !self.is_healing && self.plan.faults.contains(&Fault::DieAtOperation) && self.is_always_synced() && self.one_in(8) {
-            let operations = self.random.u64(0..8);
-            disk.die_at(disk.operations() + operations);
+        if !self.is_healing && self.plan.faults.contains(&FaultKind::CrashAtOperation) && self.is_always_synced() && self.one_in(8) {
+            let after = self.random.u64(0..8);
+            disk.die_at(disk.operations() + after);
         }
-        let born = self.begin_life(id, &disk);
+        let started = self.begin_incarnation(id, &disk);
         if disk.is_dead() {
-            self.count("deaths in a start");
-            drop(born);
-            let death = if self.is_always_synced() { Death::PowerLoss } else { Death::Process };
-            self.lose_disk(id, death);
-            let wait = self.between(1, 500);
-            self.after(wait, Event::Start(id));
+            self.count("crashes during a start");
+            drop(started);
+            let crash = if self.is_always_synced() { Crash::PowerLoss } else { Crash::Process };
+            self.crash_disk(id, crash);
+            let wait = self.random_ms(1, 500);
+            self.after(wait, SimulatorEvent::Start(id));
             return;
         }
         disk.restart_process();
-        match born {
-            Ok(life) => {
-                let process = life.process;
-                self.tell(&format!("node {} begins as {}", id + 1, life.replica().origin()));
-                self.machines[id].life = Some(life);
-                self.draw(id, StepKind::Up, || format!("starts, incarnation {}", process.life));
+        match started {
+            Ok(running) => {
+                let process = running.process;
+                self.log_step(&format!("node {} starts as {}", id + 1, running.replica().origin()));
+                self.machines[id].running = Some(running);
+                self.draw(id, StepKind::Up, || format!("starts, incarnation {}", process.incarnation));
                 self.history.interruptions.push((id, self.now));
                 self.note_lost();
                 let heartbeat = self.plan.heartbeat();
-                self.after(heartbeat, Event::Heartbeat(process));
-                self.after(heartbeat, Event::Snapshot(process));
+                self.after(heartbeat, SimulatorEvent::Heartbeat(process));
+                self.after(heartbeat, SimulatorEvent::Snapshot(process));
                 for peer in 0..self.plan.nodes - 1 {
-                    let wait = self.between(0, 5);
-                    self.after(wait, Event::Dial(process, peer));
+                    let wait = self.random_ms(0, 5);
+                    self.after(wait, SimulatorEvent::Dial(process, peer));
                 }
                 self.wake(id);
             }
             Err(_) if disk.fails() => {
-                self.count("starts refused by a disk that fails");
-                let wait = self.between(100, 1_000);
-                self.after(wait, Event::Start(id));
+                self.count("starts refused by a failing disk");
+                let wait = self.random_ms(100, 1_000);
+                self.after(wait, SimulatorEvent::Start(id));
             }
             Err(error) => self.violate("starts", format!("node {}: the start is refused: {error}", id + 1)),
         }
     }
 
-    fn begin_life(&mut self, id: usize, disk: &SimulatedDisk) -> io::Result<Life<'a>> {
-        self.machines[id].lives += 1;
-        let process = Process { machine: id, life: self.machines[id].lives };
+    fn begin_incarnation(&mut self, id: usize, disk: &SimulatedDisk) -> io::Result<RunningNode<'a>> {
+        self.machines[id].incarnations += 1;
+        let process = ProcessId { machine: id, incarnation: self.machines[id].incarnations };
         let now = Now { wall_ms: self.machines[id].wall_ms(self.now), elapsed: Duration::ZERO };
         let shared: Arc<dyn Disk> = Arc::new(disk.clone());
         let config = Arc::clone(&self.machines[id].config);
@@ -289,59 +300,60 @@ impl<'a> Simulation<'a> {
         let lead_us = replica.clock().read(now.elapsed).stamp_us as i64 - self.now.as_micros() as i64;
         self.fastest_us = self.fastest_us.max(lead_us);
         let server = SimulatedServer::new(Arc::clone(&replica))?;
-        let ground = self.arena.keep(Ground { replica, server, wal });
+        let parts = self.arena.store(NodeParts { replica, server, wal });
         let (write_tx, write_rx) = unbounded();
         let peers = self.plan.nodes - 1;
-        Ok(Life {
+        Ok(RunningNode {
             process,
-            ground,
-            born: self.now,
-            slept: Duration::ZERO,
+            parts,
+            started: self.now,
+            suspended_for: Duration::ZERO,
             submit_rx,
             write_tx,
             write_rx,
-            replicator: Replicator::new(ground.replica.origin()),
+            replicator: Replicator::new(parts.replica.origin()),
             heartbeat: HeartbeatLoop::default(),
             writer,
             snapshot: None,
             snapshot_not_before: Duration::ZERO,
             is_to_resume: false,
-            speaks: vec![None; peers],
+            sends_on: vec![None; peers],
             is_replicating: false,
             is_logging: false,
-            is_speaking: vec![false; peers],
-            durable: ground.replica.vector(),
+            is_sending: vec![false; peers],
+            durable: parts.replica.vector(),
             syncs: 0,
         })
     }
 
-    /// What has something to do gets a turn, sooner or later.
+    /// Schedules a turn for every part of a node that has something to do.
     pub fn wake(&mut self, id: usize) {
         if self.machines[id].paused.is_some() {
             return;
         }
         self.poll_clients(id);
         self.note_submitted(id, None);
-        let Some(life) = self.life(id) else { return };
-        let process = life.process;
-        let (replicates, logs) = (!life.is_replicating && !life.write_rx.is_empty(), !life.is_logging && life.ground.wal.has_waiting());
+        let Some(running) = self.running(id) else { return };
+        let process = running.process;
+        let (replicates, logs) =
+            (!running.is_replicating && !running.write_rx.is_empty(), !running.is_logging && running.parts.wal.has_waiting());
         if replicates {
             let wait = self.replicator_wait();
-            self.after(wait, Event::Replicate(process));
+            self.after(wait, SimulatorEvent::Replicate(process));
         }
         if logs {
             let wait = self.disk_wait(id);
-            self.after(wait, Event::Log(process));
+            self.after(wait, SimulatorEvent::Log(process));
         }
-        if let Some(life) = self.life_mut(id) {
-            (life.is_replicating, life.is_logging) = (life.is_replicating | replicates, life.is_logging | logs);
+        if let Some(running) = self.running_mut(id) {
+            (running.is_replicating, running.is_logging) = (running.is_replicating | replicates, running.is_logging | logs);
         }
         for peer in 0..self.plan.nodes - 1 {
             self.wake_link(id, peer);
         }
     }
 
-    /// Until a thread that was woken runs: mostly at once, now and then not.
+    /// Draws the time until a woken thread runs: mostly at once, sometimes not.
     pub fn short_wait(&mut self) -> Duration {
         let most = match self.random.u32(0..20) {
             0 => 5_000,
@@ -351,7 +363,8 @@ impl<'a> Simulation<'a> {
         Duration::from_micros(self.random.u64(1..=most))
     }
 
-    /// Until the replicator runs: now and then it gets no processor for long, while all others do, so that dumps and what peers make of them overtake it.
+    /// Draws the time until the replicator runs. Sometimes it gets no processor for long while all
+    /// others do, so that dumps, and what peers make of them, overtake it.
     fn replicator_wait(&mut self) -> Duration {
         if self.one_in(50) { Duration::from_micros(self.random.u64(1..=300_000)) } else { self.short_wait() }
     }
@@ -361,21 +374,21 @@ impl<'a> Simulation<'a> {
         Duration::from_micros(self.random.u64(10..=most.max(20)))
     }
 
-    pub fn beat(&mut self, id: usize) {
+    pub fn heartbeat(&mut self, id: usize) {
         let now = self.now_at(id);
         self.drop_silent(id);
-        let Some(life) = self.life_mut(id) else { return };
-        life.heartbeat.beat(&life.ground.replica, now);
-        let process = life.process;
+        let Some(running) = self.running_mut(id) else { return };
+        running.heartbeat.beat(&running.parts.replica, now);
+        let process = running.process;
         let heartbeat = self.plan.heartbeat();
-        self.after(heartbeat, Event::Heartbeat(process));
+        self.after(heartbeat, SimulatorEvent::Heartbeat(process));
     }
 
     pub fn replicate(&mut self, id: usize) {
-        let Some(life) = self.life_mut(id) else { return };
-        life.is_replicating = false;
-        if let Ok(first) = life.write_rx.try_recv() {
-            life.replicator.forward(&life.ground.replica, first, &life.write_rx);
+        let Some(running) = self.running_mut(id) else { return };
+        running.is_replicating = false;
+        if let Ok(first) = running.write_rx.try_recv() {
+            running.replicator.forward(&running.parts.replica, first, &running.write_rx);
             if let Some(diagram) = &mut self.diagram {
                 diagram.logs(id);
             }
@@ -384,64 +397,65 @@ impl<'a> Simulation<'a> {
 
     pub fn log(&mut self, id: usize) {
         let instant = self.instant();
-        let Some(life) = self.life_mut(id) else { return };
-        life.is_logging = false;
-        // All of it was handed over before; but own writes that wait for the replicator are nobody's debt.
-        let vector = life.replica().vector();
-        let replica = life.replica();
-        life.writer.step(Duration::ZERO, || instant, &mut |origin, stamp| replica.persistence().durable(Some((origin, stamp))));
-        let condition = life.ground.wal.condition();
-        let counts = replica.config().fsync != Fsync::EverySecond || condition.syncs > life.syncs;
+        let Some(running) = self.running_mut(id) else { return };
+        running.is_logging = false;
+        // All that the vector covers was handed to the log before. Own writes that still wait for
+        // the replicator need not be durable.
+        let vector = running.replica().vector();
+        let replica = running.replica();
+        running.writer.step(Duration::ZERO, || instant, &mut |origin, stamp| replica.persistence().durable(Some((origin, stamp))));
+        let condition = running.parts.wal.condition();
+        let counts = replica.config().fsync != Fsync::EverySecond || condition.syncs > running.syncs;
         if condition.stopped.is_none() && !condition.is_resuming && counts {
-            life.durable = vector;
-            life.syncs = condition.syncs;
+            running.durable = vector;
+            running.syncs = condition.syncs;
             if let Some(diagram) = &mut self.diagram {
                 diagram.synced(self.now, id);
             }
         }
         self.note_caught_up(id);
-        self.die_if_dead(id);
+        self.crash_if_disk_is_dead(id);
     }
 
-    /// The snapshot's thread looks whether one is due, or goes on with one.
+    /// Gives the snapshot thread its turn: it starts a snapshot if one is due, or continues one.
     pub fn snapshot(&mut self, id: usize) {
         let now = self.now;
-        let Some(life) = self.life_mut(id) else { return };
-        let process = life.process;
-        let wait = match life.snapshot.take() {
+        let Some(running) = self.running_mut(id) else { return };
+        let process = running.process;
+        let wait = match running.snapshot.take() {
             None => {
-                let replica = life.replica();
-                if life.is_to_resume && replica.writable().is_err() {
-                    life.snapshot = replica.begin_resume().ok();
-                    life.is_to_resume = false;
-                } else if now >= life.snapshot_not_before && replica.is_compaction_due(&life.ground.wal) {
-                    life.snapshot = replica.begin_compaction().ok();
+                let replica = running.replica();
+                if running.is_to_resume && replica.writable().is_err() {
+                    running.snapshot = replica.begin_resume().ok();
+                    running.is_to_resume = false;
+                } else if now >= running.snapshot_not_before && replica.is_compaction_due(&running.parts.wal) {
+                    running.snapshot = replica.begin_compaction().ok();
                 }
-                if life.snapshot.is_some() { self.short_wait() } else { self.between(100, 300) }
+                if running.snapshot.is_some() { self.short_wait() } else { self.random_ms(100, 300) }
             }
             Some(snapshot) => {
                 self.go_on(id, snapshot);
                 let wait = self.short_wait();
-                // Of its file, a step is one of the disk.
+                // A step of the snapshot's file is an operation of the disk.
                 wait + self.disk_wait(id) / 4
             }
         };
-        self.after(wait, Event::Snapshot(process));
-        self.die_if_dead(id);
+        self.after(wait, SimulatorEvent::Snapshot(process));
+        self.crash_if_disk_is_dead(id);
     }
 
     fn go_on(&mut self, id: usize, mut snapshot: Snapshot<'a>) {
         let now = self.now;
-        let Some(life) = self.life_mut(id) else { return };
+        let Some(running) = self.running_mut(id) else { return };
         match snapshot.await_log(Instant::now()) {
             Ok(()) => {}
             Err(NotSwitched::TooSlow) => {
-                life.snapshot = Some(snapshot);
+                running.snapshot = Some(snapshot);
                 return;
             }
             Err(NotSwitched::Failed(_)) => {
-                life.snapshot_not_before = now + Duration::from_secs(10);
-                self.count("logs that could not begin");
+                running.snapshot_not_before = now + Duration::from_secs(10);
+                self.count("logs not begun");
                 return;
             }
             Err(NotSwitched::Stopped(_)) => {
@@ -450,66 +464,67 @@ impl<'a> Simulation<'a> {
             }
         }
         match snapshot.step() {
-            Ok(None) => life.snapshot = Some(snapshot),
+            Ok(None) => running.snapshot = Some(snapshot),
             Ok(Some(len)) => {
                 let _ = snapshot.end(Ok(len));
                 self.count("snapshots");
             }
             Err(error) => {
                 let _ = snapshot.end(Err(error));
-                life.snapshot_not_before = now + Duration::from_secs(10);
-                self.count("snapshots that failed");
+                running.snapshot_not_before = now + Duration::from_secs(10);
+                self.count("snapshots failed");
             }
         }
     }
 
-    /// The disk was told at which operation the process dies.
-    pub fn die_if_dead(&mut self, id: usize) {
-        if self.life(id).is_some() && self.machines[id].disk.is_dead() {
-            self.count("deaths at an operation");
-            let death = if self.is_always_synced() && self.one_in(2) { Death::PowerLoss } else { Death::Process };
-            self.die(id, death);
-            let wait = self.between(1, 3_000);
-            self.after(wait, Event::Start(id));
+    /// Crashes a node whose disk has reached the operation at which it was told to die.
+    pub fn crash_if_disk_is_dead(&mut self, id: usize) {
+        if self.running(id).is_some() && self.machines[id].disk.is_dead() {
+            self.count("crashes at a disk operation");
+            let crash = if self.is_always_synced() && self.one_in(2) { Crash::PowerLoss } else { Crash::Process };
+            self.crash(id, crash);
+            let wait = self.random_ms(1, 3_000);
+            self.after(wait, SimulatorEvent::Start(id));
         }
     }
 
-    /// Otherwise whoever dies loses something.
+    /// True if every write is synced. Otherwise every crash loses something.
     pub fn is_always_synced(&self) -> bool {
         self.plan.fsync == Fsync::Always
     }
 
-    /// Ends an incarnation. The others hear of it if the machine is still there to tell them.
-    pub fn die(&mut self, id: usize, death: Death) {
-        let Some(life) = self.life(id) else { return };
-        let vector = life.replica().vector();
-        self.tell(&format!("node {} dies: {death:?}", id + 1));
-        self.draw(id, StepKind::Down, || death.words().to_owned());
+    /// Ends an incarnation. Peers learn of it if the machine is still there to close their
+    /// connections.
+    pub fn crash(&mut self, id: usize, crash: Crash) {
+        let Some(running) = self.running(id) else { return };
+        let vector = running.replica().vector();
+        self.log_step(&format!("node {} crashes: {crash:?}", id + 1));
+        self.draw(id, StepKind::Down, || crash.words().to_owned());
         self.machines[id].vector = vector;
         self.machines[id].paused = None;
         self.machines[id].suspended = None;
-        self.machines[id].is_off = death == Death::PowerLoss;
+        self.machines[id].is_off = crash == Crash::PowerLoss;
         self.disconnect_clients(id);
-        self.disconnect(id, death == Death::PowerLoss);
-        self.machines[id].life = None;
-        if matches!(death, Death::Wiped | Death::PutBack) || self.plan.fsync != Fsync::Always {
+        self.disconnect(id, crash == Crash::PowerLoss);
+        self.machines[id].running = None;
+        if matches!(crash, Crash::Wiped | Crash::PutBack) || self.plan.fsync != Fsync::Always {
             let mut owed = VersionVector::default();
             (0..self.plan.nodes).filter(|other| *other != id).for_each(|other| owed.join(&self.machines[other].known()));
             self.machines[id].owed = Some(owed);
             let vector = self.machines[id].vector.clone();
             self.history.note_disk_lost(id, self.now, vector);
         }
-        self.lose_disk(id, death);
+        self.crash_disk(id, crash);
     }
 
-    fn lose_disk(&mut self, id: usize, death: Death) {
+    fn crash_disk(&mut self, id: usize, crash: Crash) {
         let disk = self.machines[id].disk.clone();
         disk.set_capacity(None);
         disk.fail_creates(false);
         disk.fail_syncs(false);
-        match death {
-            Death::Process => disk.restart_process(),
-            Death::PowerLoss => {
+        match crash {
+            Crash::Process => disk.restart_process(),
+            Crash::PowerLoss => {
                 let random = &mut self.random;
                 disk.lose_power(|there| match random.u32(0..4) {
                     0 => 0,
@@ -517,35 +532,37 @@ impl<'a> Simulation<'a> {
                     _ => random.usize(0..=there),
                 });
             }
-            Death::Wiped => self.machines[id].disk = SimulatedDisk::default(),
-            Death::PutBack => {
+            Crash::Wiped => self.machines[id].disk = SimulatedDisk::default(),
+            Crash::PutBack => {
                 let copy = self.random.usize(0..self.machines[id].copies.len());
                 self.machines[id].disk = self.machines[id].copies[copy].copy();
             }
         }
     }
 
-    /// Whether this disk may be lost: not before all that was lost with another one is back, since more than that is not promised.
+    /// True if this disk may be lost: everything that was lost with another disk is back. More than
+    /// that is not promised.
     pub fn may_lose_disk(&self, id: usize) -> bool {
         self.machines.iter().enumerate().all(|(other, machine)| other == id || machine.owed.is_none())
     }
 
-    /// A disk that was lost counts again once it holds what the others had then, as far as any of them still has it.
+    /// Counts a lost disk as recovered once it holds what the others had then, as far as any of
+    /// them still has it.
     fn note_caught_up(&mut self, id: usize) {
         let Some(owed) = &self.machines[id].owed else { return };
         let mut somewhere = VersionVector::default();
         self.machines.iter().for_each(|machine| somewhere.join(&machine.known()));
-        let Some(life) = self.life(id) else { return };
-        if owed.iter().all(|(origin, stamp)| life.durable.get(origin) >= stamp.min(somewhere.get(origin))) {
+        let Some(running) = self.running(id) else { return };
+        if owed.iter().all(|(origin, stamp)| running.durable.get(origin) >= stamp.min(somewhere.get(origin))) {
             self.machines[id].owed = None;
-            self.tell(&format!("node {} has caught up with what the others had when it lost its disk", id + 1));
+            self.log_step(&format!("node {} has caught up with what the others had when it lost its disk", id + 1));
             self.history.note_caught_up(id, self.now);
         }
     }
 
-    /// Lets it stand still.
+    /// Makes a process stand still.
     pub fn pause(&mut self, id: usize) {
-        if self.life(id).is_some() {
+        if self.running(id).is_some() {
             self.machines[id].paused.get_or_insert_default();
             self.draw(id, StepKind::Paused, || "stands still".to_owned());
         }
@@ -553,9 +570,9 @@ impl<'a> Simulation<'a> {
 
     pub fn resume(&mut self, id: usize) {
         if let Some(since) = self.machines[id].suspended.take() {
-            let slept = self.now - since;
-            if let Some(life) = self.life_mut(id) {
-                life.slept += slept;
+            let suspended_for = self.now - since;
+            if let Some(running) = self.running_mut(id) {
+                running.suspended_for += suspended_for;
             }
             self.history.interruptions.push((id, self.now));
         }

@@ -1,69 +1,79 @@
-//! What a run is like: drawn from its seed, before anything happens.
+//! The plan of a run: all that is drawn from its seed before anything happens.
 //!
-//! Every run has a character of its own: some faults and not others, product-like or hurried time-outs, roomy or tight bounds. A mixture of everything in every run would find less: one fault
-//! hides what another one shows.
+//! Every run is of its own kind: some faults and not others, time-outs like the product's or short
+//! ones, wide or tight bounds. A mixture of everything in every run would find less, since one
+//! fault hides what another one shows.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::simulation::faults::{FAULTS, Fault};
+use crate::simulation::faults::{FAULTS, FaultKind};
 use kvmesh::config::Config;
 use kvmesh::store::Places;
 use kvmesh::wal::Fsync;
 
-/// What sort of run is drawn.
+/// The kinds of runs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Character {
+pub enum RunKind {
     #[default]
     Any,
-    /// Links so slow and narrow, and deletes so fast, that what is late is late by much. One of four is so anyway.
+    /// Links are so slow and narrow, and deletes so fast, that whatever is late is very late. One
+    /// of four runs is of this kind anyway.
     Starved,
-    /// Nodes that return are sent dumps so late and so slowly that they have the data from elsewhere by then, and have forgotten what was deleted of it. One of eight is so anyway.
+    /// Nodes that return are sent dumps so late and so slowly that they have the data from
+    /// elsewhere by then, and have forgotten what was deleted of it. One of eight runs is of this
+    /// kind anyway.
     Late,
-    /// Narrow, steady links, and values that take longer than every time-out on them. One of eight is so anyway.
+    /// Links are narrow and steady, and values take longer on them than every time-out. One of
+    /// eight runs is of this kind anyway.
     Steady,
-    /// Clocks that differ, jump and stand still, and nodes that write one key and hear of each other late. One of eight is so anyway.
+    /// Clocks differ, jump and stand still. The nodes write one key, and receive the others' writes
+    /// late. One of eight runs is of this kind anyway.
     Clocks,
-    /// Nodes lose their disks and are given old copies of them while cuts keep deletes and what they deleted apart, and what is deleted is forgotten fast. One of eight is so anyway.
+    /// Nodes lose their disks and are given old copies of them. Meanwhile cuts keep deletes apart
+    /// from what they deleted, and deletes are forgotten fast. One of eight runs is of this kind
+    /// anyway.
     Relapse,
-    /// Nodes start all the time, some of them without what they had, and vectors name few of their incarnations one by one. Only if it is asked for; every other run names few of them.
-    Lives,
-    /// The one run of script.rs.
+    /// Nodes restart all the time, some of them without their data, and version vectors name few of
+    /// their incarnations one by one. Only on request; of the other runs, every second names few of
+    /// them.
+    Incarnations,
+    /// The scripted run of script.rs.
     Script,
 }
 
 #[derive(Debug)]
-pub struct Plan {
+pub struct RunPlan {
     pub nodes: usize,
     pub clients: usize,
-    /// Keys of each sort.
+    /// The number of keys of each type.
     pub keys: u32,
-    /// Between two requests of a client, on average.
+    /// The mean pause between two requests of a client.
     pub think: Duration,
     /// How long faults are drawn for.
     pub duration: Duration,
-    pub faults: Vec<Fault>,
-    /// Between two faults, on average.
+    pub faults: Vec<FaultKind>,
+    /// The mean pause between two faults.
     pub fault_pause: Duration,
     pub fsync: Fsync,
-    /// Of a step of the disk, usually, in microseconds.
+    /// The usual time of a disk operation, in microseconds.
     pub disk_us: u64,
-    /// Clients do nothing but write one key, each at a node of its own.
+    /// Clients only write one key, each at a node of its own.
     pub are_rivals: bool,
     /// Clients and faults follow script.rs.
     pub is_scripted: bool,
-    /// Some incarnations are of the build before, whose acks show no clock.
+    /// Some incarnations are of the build before, whose acks carry no clock.
     pub mixes_builds: bool,
-    /// Where keys lie.
+    /// The shards that keys lie in.
     pub places: Places,
     /// The longest pause between two pieces of a dump, in microseconds.
     pub dump_pause_us: u64,
-    /// Bytes that a connection holds, beyond which who writes to it waits.
+    /// Bytes on their way on a connection. Beyond this, its sender waits.
     pub window: usize,
-    /// Bytes a second of a narrow link, if there are any.
+    /// Bytes per second of the narrow links, if there are any.
     pub rate: Option<u64>,
     pub value_len_max: usize,
-    /// Incarnations of a node that vectors name one by one.
+    /// How many incarnations of a node version vectors name one by one.
     pub incarnations_kept: usize,
     timing: Timing,
     tombstone_age_min_ms: u64,
@@ -80,26 +90,26 @@ struct Timing {
     clock_offset_max_ms: u64,
 }
 
-/// The product's defaults; and a tenth of them, about.
+/// The product's defaults, and about a tenth of them.
 const PATIENT: Timing =
     Timing { heartbeat_ms: 500, peer_timeout_ms: 2_000, ack_timeout_ms: 2_000, recovery_wait_ms: 5_000, clock_offset_max_ms: 10_000 };
 const HURRIED: Timing =
     Timing { heartbeat_ms: 100, peer_timeout_ms: 400, ack_timeout_ms: 600, recovery_wait_ms: 800, clock_offset_max_ms: 600 };
 
-/// Of these faults each with one chance in so many.
-fn some_of(faults: &[Fault], chance: u32, random: &mut fastrand::Rng) -> Vec<Fault> {
+/// Draws from these faults, each with a chance of one in `chance`.
+fn some_of(faults: &[FaultKind], chance: u32, random: &mut fastrand::Rng) -> Vec<FaultKind> {
     faults.iter().copied().filter(|_| random.u32(0..chance) == 0).collect()
 }
 
-impl Plan {
-    pub fn draw(character: Character, random: &mut fastrand::Rng) -> Plan {
+impl RunPlan {
+    pub fn draw(kind: RunKind, random: &mut fastrand::Rng) -> RunPlan {
         let nodes = [3, 3, 3, 3, 4, 5][random.usize(0..6)];
-        // About a third of all kinds, and in some runs almost none.
+        // About a third of all kinds of faults, and in some runs almost none.
         let share = random.u32(1..=6);
         let faults = FAULTS.into_iter().filter(|_| random.u32(0..10) < share).collect();
         let fsync = [Fsync::Always, Fsync::Always, Fsync::Always, Fsync::Always, Fsync::EverySecond, Fsync::Never][random.usize(0..6)];
         let hurried = random.u32(0..3) == 0;
-        let plan = Plan {
+        let plan = RunPlan {
             nodes,
             clients: random.usize(2..=6),
             keys: random.u32(1..=6),
@@ -121,18 +131,18 @@ impl Plan {
             tombstone_age_min_ms: [200, 1_000, 5_000][random.usize(0..3)],
             link_queue_max: [1_300, 4_000, 1 << 20][random.usize(0..3)],
             compact_log_min: [3_000, 20_000, 1 << 20][random.usize(0..3)],
-            // From other random numbers, so that a seed is what it was otherwise.
+            // From a generator of its own, so that what else a seed draws stays as it was.
             incarnations_kept: [1, 1, 2, 64, 64, 64][fastrand::Rng::with_seed(!random.get_seed()).usize(0..6)],
         };
-        match character {
-            Character::Starved => plan.starve(random),
-            Character::Late => plan.delay_dumps(random),
-            Character::Steady => plan.narrow(random),
-            Character::Clocks => plan.confuse_clocks(random),
-            Character::Relapse => plan.relapse(random),
-            Character::Lives => plan.begin_often(random),
-            Character::Script => Plan { is_scripted: true, duration: Duration::from_secs(4), ..plan.of_few_rivals(2) },
-            Character::Any => match random.u32(0..8) {
+        match kind {
+            RunKind::Starved => plan.starve(random),
+            RunKind::Late => plan.delay_dumps(random),
+            RunKind::Steady => plan.narrow(random),
+            RunKind::Clocks => plan.confuse_clocks(random),
+            RunKind::Relapse => plan.relapse(random),
+            RunKind::Incarnations => plan.restart_often(random),
+            RunKind::Script => RunPlan { is_scripted: true, duration: Duration::from_secs(4), ..plan.of_few_rivals(2) },
+            RunKind::Any => match random.u32(0..8) {
                 0 | 1 => plan.starve(random),
                 2 => plan.delay_dumps(random),
                 3 => plan.narrow(random),
@@ -143,16 +153,25 @@ impl Plan {
         }
     }
 
-    /// Links that are so slow and so narrow that dumps are given up and come after all, of nodes that die and leave writes behind, while keys are deleted and forgotten as fast as the rules
-    /// allow.
-    fn starve(self, random: &mut fastrand::Rng) -> Plan {
-        let others = [Fault::Break, Fault::Pause, Fault::Wipe, Fault::ClockStep, Fault::Cut, Fault::Copy, Fault::PutBack];
-        let mut faults = vec![Fault::Orphan, Fault::Orphan, Fault::Orphan, Fault::Orphan, Fault::Slow, Fault::PowerLoss];
+    /// Makes links so slow and narrow that dumps are given up and arrive later all the same. Nodes
+    /// crash and leave writes behind. Keys are deleted and forgotten as fast as the rules allow.
+    fn starve(self, random: &mut fastrand::Rng) -> RunPlan {
+        let others = [
+            FaultKind::Break,
+            FaultKind::Pause,
+            FaultKind::Wipe,
+            FaultKind::ClockStep,
+            FaultKind::Cut,
+            FaultKind::Copy,
+            FaultKind::PutBack,
+        ];
+        let mut faults =
+            vec![FaultKind::Orphan, FaultKind::Orphan, FaultKind::Orphan, FaultKind::Orphan, FaultKind::Slow, FaultKind::PowerLoss];
         faults.extend(some_of(&others, 3, random));
-        Plan {
+        RunPlan {
             clients: random.usize(3..=6),
             keys: random.u32(2..=8),
-            // Too fast, and no tombstone lives long enough to be collected.
+            // If clients were faster, no tombstone would live long enough to be collected.
             think: Duration::from_millis([25, 100, 300][random.usize(0..3)]),
             duration: Duration::from_secs(random.u64(10..=25)),
             faults,
@@ -168,15 +187,16 @@ impl Plan {
         }
     }
 
-    /// One dump after another that is given up and comes after all, of keys that are all copied at one time. It takes so long that clients can delete some of them meanwhile, and nodes forget
-    /// that.
-    fn delay_dumps(self, random: &mut fastrand::Rng) -> Plan {
-        Plan {
+    /// Delays one dump after another until it is given up; it arrives all the same. All its keys
+    /// are copied at one moment. It takes so long that clients can delete some of them meanwhile,
+    /// and nodes forget the deletes.
+    fn delay_dumps(self, random: &mut fastrand::Rng) -> RunPlan {
+        RunPlan {
             clients: random.usize(3..=6),
             keys: random.u32(10..=24),
             think: Duration::from_millis([200, 400, 1_000][random.usize(0..3)]),
             duration: Duration::from_secs(random.u64(40..=80)),
-            faults: vec![Fault::LateDump],
+            faults: vec![FaultKind::LateDump],
             fault_pause: Duration::from_secs(8),
             places: Places::OneShard,
             dump_pause_us: 1_000,
@@ -188,12 +208,22 @@ impl Plan {
         }
     }
 
-    /// What has left a node, and not arrived, is more than its links carry in several time-outs: one value may be. They carry it all the same, beside faults of other kinds.
-    fn narrow(self, random: &mut fastrand::Rng) -> Plan {
-        let others = [Fault::Kill, Fault::Wipe, Fault::Break, Fault::Pause, Fault::Cut, Fault::OneWay, Fault::Flip, Fault::ClockStep];
+    /// Makes links narrow: more bytes are on their way than a link carries in several time-outs.
+    /// One value may be that long. The links carry them all the same, beside faults of other kinds.
+    fn narrow(self, random: &mut fastrand::Rng) -> RunPlan {
+        let others = [
+            FaultKind::Kill,
+            FaultKind::Wipe,
+            FaultKind::Break,
+            FaultKind::Pause,
+            FaultKind::Cut,
+            FaultKind::OneWay,
+            FaultKind::Flip,
+            FaultKind::ClockStep,
+        ];
         let faults = some_of(&others, 4, random);
         let rate = random.u64(16_000..=40_000);
-        Plan {
+        RunPlan {
             clients: random.usize(2..=4),
             keys: random.u32(2..=4),
             think: Duration::from_millis([400, 1_000, 2_000][random.usize(0..3)]),
@@ -210,13 +240,15 @@ impl Plan {
         }
     }
 
-    /// Clocks that differ, jump and stand still, while each node writes one key, and hears of the others late or by a third. Of more than one kind of time, so that what differs is what an ack takes, or
-    /// far more.
-    fn confuse_clocks(self, random: &mut fastrand::Rng) -> Plan {
-        let others = [Fault::Pause, Fault::Kill, Fault::Break, Fault::AllBack, Fault::ClockDrift, Fault::BadClock];
-        let mut faults = vec![Fault::Cut, Fault::Cut, Fault::Isolate, Fault::Suspend, Fault::ClockStep, Fault::Slow];
+    /// Makes clocks differ, jump and stand still. Each node writes one key, and receives the
+    /// others' writes late or through a third node. The time scales vary, so that clocks differ by
+    /// what an ack takes, or by far more.
+    fn confuse_clocks(self, random: &mut fastrand::Rng) -> RunPlan {
+        let others = [FaultKind::Pause, FaultKind::Kill, FaultKind::Break, FaultKind::AllBack, FaultKind::ClockDrift, FaultKind::BadClock];
+        let mut faults =
+            vec![FaultKind::Cut, FaultKind::Cut, FaultKind::Isolate, FaultKind::Suspend, FaultKind::ClockStep, FaultKind::Slow];
         faults.extend(some_of(&others, 4, random));
-        Plan {
+        RunPlan {
             nodes: 3,
             clients: 3,
             keys: 1,
@@ -236,12 +268,21 @@ impl Plan {
         }
     }
 
-    /// One relapse after another, and not much else. Keys are few, so that what is deleted on the one side of a cut is written on the other.
-    fn relapse(self, random: &mut fastrand::Rng) -> Plan {
-        let others = [Fault::Kill, Fault::PowerLoss, Fault::FullDisk, Fault::SlowDisk, Fault::Break, Fault::Cut, Fault::Pause];
-        let mut faults = vec![Fault::Relapse; 4];
+    /// Makes one relapse after another, and little else. There are few keys, so that what is
+    /// deleted on one side of a cut is written on the other.
+    fn relapse(self, random: &mut fastrand::Rng) -> RunPlan {
+        let others = [
+            FaultKind::Kill,
+            FaultKind::PowerLoss,
+            FaultKind::FullDisk,
+            FaultKind::SlowDisk,
+            FaultKind::Break,
+            FaultKind::Cut,
+            FaultKind::Pause,
+        ];
+        let mut faults = vec![FaultKind::Relapse; 4];
         faults.extend(some_of(&others, 8, random));
-        Plan {
+        RunPlan {
             clients: random.usize(4..=6),
             keys: random.u32(1..=3),
             think: Duration::from_millis([60, 150, 400][random.usize(0..3)]),
@@ -257,13 +298,23 @@ impl Plan {
         }
     }
 
-    /// What is told of an incarnation that is over is told of all: writes that few have heard of, deaths, lost disks and old copies of them, one after another.
-    fn begin_often(self, random: &mut fastrand::Rng) -> Plan {
-        let others =
-            [Fault::Kill, Fault::Wipe, Fault::PutBack, Fault::Relapse, Fault::LateDump, Fault::Break, Fault::Isolate, Fault::Restore];
-        let mut faults = vec![Fault::Orphan, Fault::Orphan, Fault::Wipe, Fault::Kill, Fault::Copy];
+    /// Makes nodes restart often, since a folded entry of a vector covers all their past
+    /// incarnations. Few nodes receive their last writes; nodes crash, lose their disks, and get
+    /// old copies of them.
+    fn restart_often(self, random: &mut fastrand::Rng) -> RunPlan {
+        let others = [
+            FaultKind::Kill,
+            FaultKind::Wipe,
+            FaultKind::PutBack,
+            FaultKind::Relapse,
+            FaultKind::LateDump,
+            FaultKind::Break,
+            FaultKind::Isolate,
+            FaultKind::Restore,
+        ];
+        let mut faults = vec![FaultKind::Orphan, FaultKind::Orphan, FaultKind::Wipe, FaultKind::Kill, FaultKind::Copy];
         faults.extend(some_of(&others, 3, random));
-        Plan {
+        RunPlan {
             keys: random.u32(2..=8),
             think: Duration::from_millis([25, 100, 300][random.usize(0..3)]),
             duration: Duration::from_secs(random.u64(15..=40)),
@@ -278,16 +329,17 @@ impl Plan {
         }
     }
 
-    /// Nothing goes wrong; so many clients, each at a node of its own, write one key as fast as they are answered, and the disks take ten times as long as the links.
+    /// Draws a run without faults. So many clients, each at a node of its own, write one key as
+    /// fast as they are answered, and disks take ten times as long as links.
     #[cfg(test)]
-    pub fn of_rivals(clients: usize, random: &mut fastrand::Rng) -> Plan {
-        let plan = Plan::draw(Character::Any, random).of_few_rivals(clients);
-        Plan { think: Duration::from_millis(4), duration: Duration::from_secs(20), disk_us: 8_000, ..plan }
+    pub fn of_rivals(clients: usize, random: &mut fastrand::Rng) -> RunPlan {
+        let plan = RunPlan::draw(RunKind::Any, random).of_few_rivals(clients);
+        RunPlan { think: Duration::from_millis(4), duration: Duration::from_secs(20), disk_us: 8_000, ..plan }
     }
 
-    /// Nothing goes wrong, and so many clients, each at a node of its own, write one key.
-    fn of_few_rivals(self, clients: usize) -> Plan {
-        Plan {
+    /// Takes away all faults. So many clients write one key, each at a node of its own.
+    fn of_few_rivals(self, clients: usize) -> RunPlan {
+        RunPlan {
             nodes: 3,
             clients,
             keys: 1,
@@ -304,7 +356,7 @@ impl Plan {
         }
     }
 
-    /// A build before knows of no incarnations that are folded, and is not met where some are.
+    /// A build before knows no folded incarnations, so nothing is folded where it takes part.
     fn incarnations_kept(&self) -> usize {
         if self.mixes_builds { usize::MAX } else { self.incarnations_kept }
     }
@@ -313,7 +365,7 @@ impl Plan {
         let peers = (0..self.nodes).filter(|peer| *peer != id);
         let peers: Vec<String> = peers.map(|peer| format!(r#"{{"id":{},"addr":"127.0.0.1:{}"}}"#, peer + 1, 7101 + peer)).collect();
         let Timing { heartbeat_ms, peer_timeout_ms, ack_timeout_ms, recovery_wait_ms, clock_offset_max_ms } = self.timing;
-        let Plan { tombstone_age_min_ms, link_queue_max, compact_log_min, value_len_max, fsync, .. } = self;
+        let RunPlan { tombstone_age_min_ms, link_queue_max, compact_log_min, value_len_max, fsync, .. } = self;
         let json = format!(
             r#"{{"id":{},"client_addr":"127.0.0.1:0","peer_addr":"127.0.0.1:0","peers":[{}],"key_len_max":16,"value_len_max":{value_len_max},
                 "heartbeat_ms":{heartbeat_ms},"peer_timeout_ms":{peer_timeout_ms},"ack_timeout_ms":{ack_timeout_ms},
@@ -343,7 +395,7 @@ impl Plan {
         Duration::from_millis(self.timing.heartbeat_ms)
     }
 
-    /// Longer than it takes until a tombstone of now may be collected.
+    /// Longer than it takes until a tombstone that is written now may be collected.
     pub fn tombstone_patience(&self) -> Duration {
         Duration::from_millis(self.tombstone_age_min_ms + 4 * self.timing.clock_offset_max_ms) + 40 * self.heartbeat()
     }

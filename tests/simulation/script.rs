@@ -1,15 +1,15 @@
 //! The scripted run: two clients write one key on both sides of a cut link, and the link heals.
 //!
-//! Nothing of it is drawn from the seed but the delays. docs/reading-a-diagram.md explains its
-//! diagram, and a test holds the run against that text.
+//! Only its delays are drawn from the seed. docs/reading-a-diagram.md explains its diagram, and a
+//! test compares the run with that text.
 
 use std::time::Duration;
 
 use crate::simulation::clients::text;
-use crate::simulation::history::Asked;
-use crate::simulation::{Event, Simulation};
+use crate::simulation::history::Footprint;
+use crate::simulation::{Simulator, SimulatorEvent};
 
-/// What happens, and when, in milliseconds since the run began.
+/// The acts, each with its time in milliseconds since the run began.
 pub const SCRIPT: [(u64, Act); 8] = [
     (3_000, Act::Connect(0)),
     (3_001, Act::Connect(1)),
@@ -28,7 +28,7 @@ pub const KEY: &str = "color";
 #[derive(Clone, Copy, Debug)]
 pub enum Act {
     Connect(usize),
-    /// Nothing arrives between two nodes for so long.
+    /// Nothing arrives between two nodes for this time.
     Cut {
         one: usize,
         other: usize,
@@ -38,10 +38,10 @@ pub enum Act {
     Get(usize),
 }
 
-impl Simulation<'_> {
+impl Simulator<'_> {
     pub fn schedule_script(&mut self) {
         for (line, (ms, _)) in SCRIPT.iter().enumerate() {
-            self.at(Duration::from_millis(*ms), Event::Script(line));
+            self.at(Duration::from_millis(*ms), SimulatorEvent::Script(line));
         }
     }
 
@@ -49,15 +49,15 @@ impl Simulation<'_> {
         let client = match SCRIPT[line].1 {
             Act::Connect(client) => return self.connect(client),
             Act::Cut { one, other, ms } => {
-                self.cut_until(one, other, self.now + Duration::from_millis(ms));
+                self.set_cut(one, other, self.now + Duration::from_millis(ms));
                 return;
             }
             Act::Put(client, value) => {
-                self.submit(client, client, vec![text(format!("PUT {KEY} {value}"), Asked::write(&[KEY]))]);
+                self.submit(client, client, vec![text(format!("PUT {KEY} {value}"), Footprint::write(&[KEY]))]);
                 client
             }
             Act::Get(client) => {
-                self.submit(client, client, vec![text(format!("GET {KEY}"), Asked::read(KEY))]);
+                self.submit(client, client, vec![text(format!("GET {KEY}"), Footprint::read(KEY))]);
                 client
             }
         };

@@ -22,7 +22,8 @@ const GAP: usize = 22;
 const FOOT: usize = 76;
 /// How far a text moves down where an arrow comes in from its side.
 const UNDER: usize = 9;
-/// Longer texts are cut off, and a tooltip has them whole. So many letters fit beside the last node.
+/// Longer texts are cut off, and a tooltip has them whole. So many letters fit beside the last
+/// node.
 const TEXT_MAX: usize = 44;
 /// Where nothing happens for so long, the diagram says for how long.
 const PAUSE: Duration = Duration::from_millis(10);
@@ -36,7 +37,7 @@ text { font: 10.5px 'DejaVu Sans Mono', Menlo, Consolas, monospace; fill: #1f232
 .time, .later { fill: #57606a }
 .time { text-anchor: end }
 .rule { stroke: #d0d7de; stroke-dasharray: 2 4 }
-.life { stroke: #57606a; stroke-width: 2 }
+.running { stroke: #57606a; stroke-width: 2 }
 .down { stroke: #d0d7de; stroke-dasharray: 3 5 }
 .paused { stroke: #bf8700; stroke-width: 6; stroke-opacity: .45 }
 .message { stroke-width: 1.6; fill: none }
@@ -56,16 +57,16 @@ pub struct Drawing<'a> {
     steps: &'a [DiagramStep],
     /// The steps that are drawn, and a row for each.
     drawn: Range<usize>,
-    rows: Vec<Row>,
+    rows: Vec<DiagramRow>,
     nodes: usize,
     /// The height at which the lines of the nodes end.
     foot: usize,
     out: String,
 }
 
-struct Row {
+struct DiagramRow {
     y: usize,
-    /// Nothing happened for so long before, which is said at this height.
+    /// How long nothing happened before, and the height at which that is written.
     pause: Option<(Duration, usize)>,
 }
 
@@ -77,7 +78,7 @@ impl<'a> Drawing<'a> {
             let waited = step.at - before;
             let pause = (waited >= PAUSE).then_some((waited, foot + GAP - 8));
             let y = foot + if step.has_text() { ROW } else { TICK } + if pause.is_some() { GAP } else { 0 };
-            rows.push(Row { y, pause });
+            rows.push(DiagramRow { y, pause });
             (before, foot) = (step.at, y + if step.comes_from_its_text() { UNDER } else { 0 });
         }
         Drawing { steps, drawn, rows, nodes, foot: foot + ROW, out: String::new() }
@@ -124,7 +125,7 @@ impl<'a> Drawing<'a> {
         self.out
     }
 
-    /// The name of a node and its line, which shows when it was down or stood still.
+    /// Draws the name of a node and its line, which shows when it was down or stood still.
     fn draw_life(&mut self, node: usize) {
         let is_state = |step: &&DiagramStep| {
             step.node == Some(node) && matches!(step.kind, StepKind::Down | StepKind::Up | StepKind::Paused | StepKind::Resumed)
@@ -147,11 +148,11 @@ impl<'a> Drawing<'a> {
         self.text((x, HEAD - 15), "node", &format!("node {}", node + 1));
     }
 
-    /// A bar beside the line of a node for as long as a client waits there.
+    /// Draws a bar beside the line of a node for as long as a client waits there.
     fn draw_waiting(&mut self) {
         let (mut waiting, mut bars) = (BTreeMap::new(), Vec::new());
-        for (place, step) in self.steps[..self.drawn.end].iter().enumerate() {
-            let y = self.row(place).map_or(HEAD, |row| row.y);
+        for (index, step) in self.steps[..self.drawn.end].iter().enumerate() {
+            let y = self.row(index).map_or(HEAD, |row| row.y);
             match (step.kind, step.node) {
                 (StepKind::Request(client), Some(node)) => drop(waiting.insert(client, (node, y))),
                 (StepKind::Reply(client), _) => bars.extend(waiting.remove(&client).map(|(node, from)| (client, node, from, y))),
@@ -166,17 +167,17 @@ impl<'a> Drawing<'a> {
         }
     }
 
-    /// An arrow from each send to its receive. It is dashed where it enters or leaves the picture. A
-    /// message that is never received ends in a cross.
+    /// Draws an arrow from each send to its receive. It is dashed where it enters or leaves the
+    /// picture. A message that is never received ends in a cross.
     fn draw_messages(&mut self) {
-        let received = self.steps.iter().enumerate().filter_map(|(place, step)| match step.kind {
-            StepKind::Receive(message) => Some((message.number, place)),
+        let received = self.steps.iter().enumerate().filter_map(|(index, step)| match step.kind {
+            StepKind::Receive(message) => Some((message.number, index)),
             _ => None,
         });
         let received: BTreeMap<u64, usize> = received.collect();
-        for (place, step) in self.steps[..self.drawn.end].iter().enumerate() {
+        for (index, step) in self.steps[..self.drawn.end].iter().enumerate() {
             let StepKind::Send(message) = step.kind else { continue };
-            let (sent, receive) = (self.row(place).map(|row| row.y), received.get(&message.number).copied());
+            let (sent, receive) = (self.row(index).map(|row| row.y), received.get(&message.number).copied());
             let arrived = receive.and_then(|receive| self.row(receive)).map(|row| row.y);
             let is_drawn = sent.is_some() || receive.is_some_and(|receive| receive >= self.drawn.start);
             if is_drawn {
@@ -210,12 +211,12 @@ impl<'a> Drawing<'a> {
         }
     }
 
-    /// The mark of each step on the line of its node, its time, and its text.
+    /// Draws the mark of each step on the line of its node, its time, and its text.
     fn draw_steps(&mut self) {
         let right = x_of(self.nodes - 1) + LAST_COLUMN - 20;
-        for place in self.drawn.clone() {
-            let step = &self.steps[place];
-            let Some(&Row { y, pause }) = self.row(place) else { continue };
+        for index in self.drawn.clone() {
+            let step = &self.steps[index];
+            let Some(&DiagramRow { y, pause }) = self.row(index) else { continue };
             if let Some((waited, y)) = pause {
                 self.put(format_args!(r#"<path class="rule" d="M{MARGIN} {y}H{right}"/>"#));
                 self.text((MARGIN - 10, y + 4), "time later", &format!("+{} ms", waited.as_millis()));
@@ -256,12 +257,12 @@ impl<'a> Drawing<'a> {
         self.text((20, y + 24), "small", words);
     }
 
-    fn drawn(&self) -> impl Iterator<Item = (&'a DiagramStep, &Row)> {
+    fn drawn(&self) -> impl Iterator<Item = (&'a DiagramStep, &DiagramRow)> {
         self.steps[self.drawn.clone()].iter().zip(&self.rows)
     }
 
-    fn row(&self, place: usize) -> Option<&Row> {
-        self.rows.get(place.checked_sub(self.drawn.start)?)
+    fn row(&self, index: usize) -> Option<&DiagramRow> {
+        self.rows.get(index.checked_sub(self.drawn.start)?)
     }
 
     fn text(&mut self, (x, y): (usize, usize), class: &str, text: &str) {
@@ -278,12 +279,12 @@ impl<'a> Drawing<'a> {
 }
 
 impl DiagramStep {
-    /// A send has none: its text stands where it is received.
+    /// False for a send, whose text stands where it is received.
     fn has_text(&self) -> bool {
         !matches!(self.kind, StepKind::Send(_) | StepKind::Synced)
     }
 
-    /// The arrow comes in from the right, where the text stands.
+    /// True if the arrow comes in from the right, where the text stands.
     fn comes_from_its_text(&self) -> bool {
         matches!(self.kind, StepKind::Receive(DrawnMessage { from, to, .. }) if from > to)
     }

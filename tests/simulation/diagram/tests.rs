@@ -2,8 +2,8 @@ use std::collections::BTreeSet;
 use std::sync::LazyLock;
 
 use super::*;
-use crate::simulation::plan::Character;
-use crate::simulation::{Report, run};
+use crate::simulation::plan::RunKind;
+use crate::simulation::{RunReport, run};
 
 /// An element of a document, with its own text.
 #[derive(Debug, Default)]
@@ -82,25 +82,25 @@ fn unescaped(text: &str) -> String {
     out
 }
 
-fn drawn(seed: u64, character: Character, window: DiagramWindow) -> (Report, Vec<Element>) {
-    let report = run(seed, character, Some(window));
+fn drawn(seed: u64, kind: RunKind, window: DiagramWindow) -> (RunReport, Vec<Element>) {
+    let report = run(seed, kind, Some(window));
     let elements = parse(report.svg.as_deref().expect("it was to be drawn"));
     (report, elements)
 }
 
 /// Windows of several kinds: a quiet run, the whole script, nodes that die, and the bound.
-static SAMPLES: LazyLock<Vec<(Report, Vec<Element>)>> = LazyLock::new(|| {
+static SAMPLES: LazyLock<Vec<(RunReport, Vec<Element>)>> = LazyLock::new(|| {
     let short = DiagramWindow::default();
     let long = DiagramWindow { until: Some(Duration::from_secs(20)), len: Some(Duration::from_secs(10)) };
-    let all = [(3, Character::Any, short), (1, Character::Script, short), (4, Character::Relapse, long), (2, Character::Lives, long)];
-    all.into_iter().map(|(seed, character, window)| drawn(seed, character, window)).collect()
+    let all = [(3, RunKind::Any, short), (1, RunKind::Script, short), (4, RunKind::Relapse, long), (2, RunKind::Incarnations, long)];
+    all.into_iter().map(|(seed, kind, window)| drawn(seed, kind, window)).collect()
 });
 
 #[test]
 fn a_run_is_the_same_with_and_without_a_diagram() {
-    for character in [Character::Any, Character::Relapse] {
-        let (plain, drawn) = (run(5, character, None), run(5, character, Some(DiagramWindow::default())));
-        assert_eq!((plain.trace, plain.events, plain.tally), (drawn.trace, drawn.events, drawn.tally), "{character:?}");
+    for kind in [RunKind::Any, RunKind::Relapse] {
+        let (plain, drawn) = (run(5, kind, None), run(5, kind, Some(DiagramWindow::default())));
+        assert_eq!((plain.trace, plain.events, plain.tally), (drawn.trace, drawn.events, drawn.tally), "{kind:?}");
         assert!(plain.svg.is_none() && drawn.svg.is_some());
     }
 }
@@ -144,9 +144,9 @@ fn no_two_texts_of_a_diagram_overlap_and_all_are_on_its_card() {
             let left = if text.has_class("time") { x - len } else { x };
             boxes.push((left, left + len, y - 8, y + 2, &text.text));
         }
-        for (place, one) in boxes.iter().enumerate() {
+        for (index, one) in boxes.iter().enumerate() {
             assert!(one.0 > 0 && one.1 < width && one.2 > 0 && one.3 < height, "seed {}: outside of the card: {one:?}", report.seed);
-            let other = boxes[place + 1..].iter().find(|other| one.0 < other.1 && other.0 < one.1 && one.2 < other.3 && other.2 < one.3);
+            let other = boxes[index + 1..].iter().find(|other| one.0 < other.1 && other.0 < one.1 && one.2 < other.3 && other.2 < one.3);
             assert!(other.is_none(), "seed {}: {one:?} and {other:?} overlap", report.seed);
         }
     }
@@ -155,7 +155,7 @@ fn no_two_texts_of_a_diagram_overlap_and_all_are_on_its_card() {
 #[test]
 fn a_diagram_is_bounded_and_shows_the_last_steps_of_a_long_window() {
     let window = DiagramWindow { until: Some(Duration::from_secs(15)), len: Some(Duration::from_secs(15)) };
-    let (_, elements) = drawn(1, Character::Any, window);
+    let (_, elements) = drawn(1, RunKind::Any, window);
     let marks = elements.iter().filter(|element| element.name == "circle" || element.has_class("disk")).count();
     assert!((DRAWN_MAX - 20..=DRAWN_MAX + 20).contains(&marks), "{marks} marks");
     let times = elements.iter().filter(|element| element.has_class("time")).filter_map(|element| element.text.parse::<f64>().ok());
@@ -176,7 +176,7 @@ fn what_stands_in_a_diagram_is_escaped() {
 /// docs/reading-a-diagram.md tells this story of docs/images/conflict.svg.
 #[test]
 fn the_scripted_run_is_the_one_that_the_documents_explain() {
-    let (report, elements) = drawn(1, Character::Script, DiagramWindow::default());
+    let (report, elements) = drawn(1, RunKind::Script, DiagramWindow::default());
     assert!(report.violation.is_none(), "{:?}", report.violation);
     let labels = elements.iter().filter(|element| element.has_class("label")).map(|element| element.text.as_str());
     // Without the times, which follow every change of a message's length.
