@@ -3,6 +3,7 @@
 //! Adds to the [`Cluster`] of the kit. Whatever goes wrong here is a failure of the test, so these
 //! functions panic. Every wait has a deadline. A failing test prints the state of each node.
 
+use std::env;
 use std::io::PipeWriter;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -484,9 +485,17 @@ fn start_of(id: u16) -> String {
     format!("start of n{id}")
 }
 
+/// Names the program that is tested instead of this build's `kvnode`: the one that ships.
+const PROGRAM: &str = "KVMESH_KVNODE";
+
 /// The `kvnode` that is tested.
 pub fn kvnode() -> PathBuf {
-    env!("CARGO_BIN_EXE_kvnode").into()
+    env::var_os(PROGRAM).unwrap_or_else(|| env!("CARGO_BIN_EXE_kvnode").into()).into()
+}
+
+/// Whether the `kvnode` that is tested obeys the switches of the feature `testing`.
+pub fn has_switches() -> bool {
+    env::var_os(PROGRAM).is_none()
 }
 
 /// A file of the repository.

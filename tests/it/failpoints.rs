@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 
 use crate::client::Client;
-use crate::cluster::{Cluster, DEADLINE};
+use crate::cluster::{Cluster, DEADLINE, has_switches};
 
 const POLL_PAUSE: Duration = Duration::from_millis(5);
 
@@ -53,6 +53,25 @@ fn a_death_at_any_sync_of_names_loses_nothing() {
 #[test]
 fn a_death_at_any_truncation_or_removal_loses_nothing() {
     die_everywhere(&["truncate", "remove"]);
+}
+
+/// `tests/release.sh` runs this with a build that ships, and so proves that it is one.
+#[test]
+fn a_build_that_ships_neither_dies_nor_breaks_a_rule_when_it_is_told_to() {
+    let mut cluster = Cluster::plan(1).build();
+    cluster.set_failpoint(1, Some("before:create:1".to_owned()));
+    cluster.start(1);
+    if has_switches() {
+        is_killed(cluster.await_exit(1, DEADLINE));
+    } else {
+        cluster.await_ready(1);
+        cluster.kill(1);
+    }
+    cluster.node_mut(1).launch.env = vec![("KVMESH_BREAK", "no-tombstones".to_owned())];
+    cluster.start(1);
+    cluster.await_ready(1);
+    assert_eq!(["SET a 1", "DEL a"].map(|command| cluster.ask_line(1, command)), ["OK", "OK"]);
+    assert_eq!(cluster.status(1).number("tombstones"), if has_switches() { 0 } else { 1 });
 }
 
 fn die_everywhere(operations: &[&str]) {
