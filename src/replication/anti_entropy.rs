@@ -5,7 +5,7 @@
 
 use crate::data::clock::Now;
 use crate::data::version::VersionVector;
-use crate::replication::peers::Settled;
+use crate::replication::peers::table::QuiescentState;
 use crate::replication::replica::Replica;
 use crate::store::{Digest, Walk};
 
@@ -40,11 +40,11 @@ impl AntiEntropy {
         let before_ms = soon.next_multiple_of(SPAN_MS);
         let (moving, settled) = {
             let table = replica.peers.table();
-            (table.is_moving(), table.settled.as_ref().is_some_and(|settled| settled.before_ms == before_ms))
+            (table.is_moving(), table.quiescent.as_ref().is_some_and(|settled| settled.before_ms == before_ms))
         };
         if moving || vector != self.vector {
             *self = AntiEntropy { vector, ..AntiEntropy::default() };
-            replica.peers.table().settled = None;
+            replica.peers.table().quiescent = None;
             return;
         }
         self.beats += 1;
@@ -66,7 +66,7 @@ impl AntiEntropy {
                 let mut table = replica.peers.table();
                 // A write that came while this was read is in some shards and not in others.
                 if !table.is_moving() && replica.vector() == self.vector {
-                    table.settled = Some(Settled { vector: self.vector.clone(), digest, before_ms });
+                    table.quiescent = Some(QuiescentState { vector: self.vector.clone(), digest, before_ms });
                 }
                 return;
             }

@@ -14,35 +14,16 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::Duration;
 
 use crate::data::clock::{Now, Stamp};
 use crate::data::version::{NodeId, Origin, VersionVector};
-use crate::replication::peers::{Peer, PeerTable, names};
+use crate::replication::peers::events::names;
+use crate::replication::peers::folding::Folding;
+use crate::replication::peers::peer::Peer;
+use crate::replication::peers::table::PeerTable;
 use crate::replication::persistence::record::{self, Proven};
 use crate::replication::replica::Replica;
 use crate::wire::peer::Protocol;
-
-/// Incarnations of a node that are to be folded.
-pub struct Folding {
-    node: NodeId,
-    upto: Stamp,
-    since: Duration,
-    /// The peers that this node has taken a dump of since then.
-    swept: Vec<bool>,
-}
-
-impl Folding {
-    /// Whether a dump of this peer is still to be taken.
-    pub fn wants(&self, peer: usize) -> bool {
-        !self.swept[peer]
-    }
-
-    /// A dump of this peer that was asked for at that time has been taken whole.
-    pub fn took(&mut self, peer: usize, asked: Duration) {
-        self.swept[peer] |= asked >= self.since;
-    }
-}
 
 /// Whether many incarnations have been told of.
 #[derive(Default)]
@@ -80,14 +61,14 @@ impl Replica {
         let vector = self.vector();
         self.fold_horizon(&mut table, &vector);
         let folding = table.folding.take();
-        let Some(Folding { node, upto, swept, .. }) = &folding else {
+        let Some(Folding { node, upto, .. }) = &folding else {
             table.folding = self.foldable(&table, &vector, now);
             return None;
         };
         if !self.may_fold(&table) {
             return None;
         }
-        if !swept.iter().all(|swept| *swept) {
+        if !folding.as_ref().is_some_and(Folding::is_swept) {
             table.folding = folding;
             return None;
         }
@@ -102,7 +83,7 @@ impl Replica {
 
     /// Whether all members are up, and know what it means.
     fn may_fold(&self, table: &PeerTable) -> bool {
-        self.spoken_by(&table.peers) >= Protocol::FOLDED && table.peers.iter().all(|peer| peer.up)
+        self.spoken_by(&table.peers) >= Protocol::FOLDED && table.peers.iter().all(|peer| peer.is_up())
     }
 
     /// Incarnations that are over, old, and enough to be worth the dumps.
@@ -126,8 +107,7 @@ impl Replica {
             last.retain(|last| self.is_settled(*last, now) && self.submit.first().is_none_or(|first| *last < first));
             let upto = *last.last()?;
             let is_worth_it = last.len() >= (kept / 2).max(1);
-            let swept = vec![false; table.peers.len()];
-            is_worth_it.then_some(Folding { node, upto, since: now.elapsed, swept })
+            is_worth_it.then(|| Folding::new(node, upto, now.elapsed, table.peers.len()))
         })
     }
 
@@ -172,7 +152,7 @@ impl Replica {
         let table = self.peers.table();
         let those =
             |which: fn(&Peer) -> bool| -> Vec<NodeId> { table.peers.iter().filter(|peer| which(peer)).map(|peer| peer.id).collect() };
-        let (away, older) = (those(|peer| !peer.up), those(|peer| peer.is_of_build_before(Protocol::FOLDED)));
+        let (away, older) = (those(|peer| !peer.is_up()), those(|peer| peer.is_of_build_before(Protocol::FOLDED)));
         match (&*away, &*older) {
             ([], []) => "they are, and what is old enough is being folded".to_owned(),
             (_, []) => format!("start {}, or remove what will not come back from every configuration", names(&away)),

@@ -14,7 +14,8 @@ use crate::data::clock::{Now, Stamp};
 use crate::data::entry::Entry;
 use crate::data::progress::{Gap, PendingRange};
 use crate::data::version::{Origin, Version, VersionVector};
-use crate::replication::peers::{PeerTable, Settled, Taking};
+use crate::replication::peers::table::{PeerTable, QuiescentState};
+use crate::replication::peers::transfers::Transfer;
 use crate::replication::persistence::record::{self, Proven};
 use crate::replication::replica::{PLACES_MAX, Replica};
 use crate::replication::sync::receiver::Incoming;
@@ -108,13 +109,7 @@ impl Replica {
 
     /// The connection has ended.
     pub fn closed(&self, inbound: &Inbound, now: Now) {
-        self.decide(now, |table| {
-            let peer = &mut table.peers[inbound.peer];
-            if peer.epoch == inbound.epoch {
-                peer.linked_in = false;
-                peer.gap = false;
-            }
-        });
+        self.decide(now, |table| table.closed(inbound.peer, inbound.epoch));
     }
 
     /// One message. An error closes the connection and says why.
@@ -130,7 +125,7 @@ impl Replica {
             Message::Heartbeat(beat) => self.receive_beat(inbound, &beat, now),
             Message::Echo { sent, clocks } => {
                 self.hear_clocks(clocks, now);
-                self.with_present(inbound, now, |table| table.echoed(inbound.peer, Duration::from_micros(sent), now))
+                self.with_present(inbound, now, |table| table.peers[inbound.peer].liveness.echo(Duration::from_micros(sent), now))
             }
             Message::Request(request) => {
                 self.check_vector(&request.vector, now)?;
@@ -209,7 +204,7 @@ impl Replica {
 
     /// Says whether batches of this connection are missing, wherever that may have changed. A connection that was replaced says nothing: the newer one has.
     fn tell_gap(&self, inbound: &Inbound, now: Now) {
-        let _ = self.with_present(inbound, now, |table| table.peers[inbound.peer].gap = inbound.pending.has_gap());
+        let _ = self.with_present(inbound, now, |table| table.peers[inbound.peer].catch_up.gap = inbound.pending.has_gap());
     }
 
     fn receive_ack(&self, inbound: &Inbound, ack: &Ack, now: Now) {
@@ -247,14 +242,12 @@ impl Replica {
             return Err(format!("{places} places in what it has said of its vector; {places_max} are the most"));
         }
         let diverged = self.with_present(inbound, now, |table| {
-            table.heard_beat(inbound.peer, beat);
+            table.heartbeat(inbound.peer, beat, heard_len, now);
             self.acks.covered(inbound.peer, beat.vector.get(self.origin));
-            let peer = &mut table.peers[inbound.peer];
-            peer.tells_taken(beat.taken, heard_len, now);
-            peer.wall_ms = beat.wall_ms;
             let QuiescentDigest { sum, keys, before_ms } = beat.settled?;
             let theirs = Digest { sum, keys };
-            let Settled { vector: settled, digest: ours, .. } = table.settled.as_ref().filter(|settled| settled.before_ms == before_ms)?;
+            let QuiescentState { vector: settled, digest: ours, .. } =
+                table.quiescent.as_ref().filter(|settled| settled.before_ms == before_ms)?;
             let comparable = *settled == vector && table.peers[inbound.peer].vector == vector && !table.is_taking() && table.serving == 0;
             let (ours, id) = (*ours, table.peers[inbound.peer].id);
             (comparable && ours != theirs && table.diverged(inbound.peer, pause, now)).then_some((id, ours, theirs))
@@ -285,7 +278,7 @@ impl Replica {
         let entries = inbound.dump.as_ref().map_or(0, |dump| dump.count());
         let heard_len = self.links.traffic_with(inbound.peer).heard_len();
         self.with_present(inbound, now, |table| {
-            if table.taking.as_ref().is_some_and(|taking| taking.peer == inbound.peer) {
+            if table.transfer().is_some_and(|transfer| transfer.peer == inbound.peer) {
                 table.dump_progressed(entries, heard_len, now);
             }
         })
@@ -366,7 +359,7 @@ impl Replica {
         let (count, healed) = (dump.count(), dump.healed());
         let (took, id) = self.decide(now, |table| {
             let took = if inbound.is_wanted(dump.header(), table) { table.dump_taken(now) } else { None };
-            table.peers[inbound.peer].dumps_refused = 0;
+            table.peers[inbound.peer].catch_up.dump_accepted();
             (took.unwrap_or_default(), table.peers[inbound.peer].id)
         });
         if let Some(more) = self.said.admit("took a dump", id.0, now.elapsed) {
@@ -393,7 +386,7 @@ impl Replica {
     /// and vouch for every single write, which a dump cannot. (After drops all must be taken: a batch of a write whose tombstone is gone may still be under way.)
     fn without_live(&self, proven: &VersionVector) -> VersionVector {
         let table = self.peers.table();
-        let live = |origin| table.peers.iter().any(|peer| peer.linked_in && !peer.gap && peer.origin == Some(origin));
+        let live = |origin| table.peers.iter().any(|peer| peer.linked_in && !peer.catch_up.gap && peer.origin == Some(origin));
         proven.iter().filter(|(origin, _)| !live(*origin)).collect()
     }
 
@@ -481,7 +474,7 @@ impl Inbound {
 
     /// Whether a dump that comes on this connection is the one that was asked for last.
     fn is_wanted(&self, header: &Header, table: &PeerTable) -> bool {
-        let asked = |taking: &Taking| taking.peer == self.peer && taking.epoch == self.epoch && Some(taking.id) == header.request;
-        table.taking.as_ref().is_some_and(asked)
+        let asked = |transfer: &Transfer| transfer.peer == self.peer && transfer.epoch == self.epoch && Some(transfer.id) == header.request;
+        table.transfer().is_some_and(asked)
     }
 }

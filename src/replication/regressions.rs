@@ -318,7 +318,7 @@ fn a_request_of_a_former_life() {
     net.deliver(a, d, request.into_iter().filter(|m| matches!(m, Message::Request(_))).collect());
     let dump = net.flush(d, a);
     net.connect(a, d);
-    assert!(net.replica(a).peers.table().taking.as_ref().is_some_and(|t| t.id != 0));
+    assert!(net.replica(a).peers.table().transfer().is_some_and(|t| t.id != 0));
     net.deliver(d, a, dump);
     let (va, vd) = (net.replica(a).vector(), net.replica(d).vector());
     println!("vector of a covers d's: {}, v1 at a: {:?}", va.covers_all(&vd), net.get(a, "v1"));
@@ -495,7 +495,7 @@ fn an_echo_from_the_future() {
         net.replica(0).tick(net.now(0));
         net.deliver(1, 0, vec![]); // heard, but nothing echoed
     }
-    assert!(!net.replica(0).peers.table().peers[0].up, "up for 100 s without an echo");
+    assert!(!net.replica(0).peers.table().peers[0].is_up(), "up for 100 s without an echo");
 }
 
 /// What arrives late on another path finds a newer write and has lost to none: its writer's successor knew it.

@@ -21,7 +21,11 @@ use crate::replication::acks::Acks;
 use crate::replication::coverage::Coverage;
 use crate::replication::links::Links;
 use crate::replication::links::outbox::EncodedBatch;
-use crate::replication::peers::{Decisions, Peer, PeerTable, Peers, Settled, Stage, is_within};
+use crate::replication::peers::Peers;
+use crate::replication::peers::clocks::is_within;
+use crate::replication::peers::peer::Peer;
+use crate::replication::peers::recovery::Stage;
+use crate::replication::peers::table::{Decisions, PeerTable, QuiescentState};
 use crate::replication::persistence::hand_off::Persistence;
 use crate::replication::persistence::record::{self, Incarnation};
 use crate::replication::scan_order::ScanOrder;
@@ -278,8 +282,7 @@ impl Replica {
         }
         let node = {
             let peer = &mut self.peers.table().peers[peer];
-            (peer.clock_offset_ms, peer.compared) = (offset_ms, Some(now.elapsed));
-            peer.wall_offset_ms = wall_ms.wrapping_sub(now.wall_ms) as i64;
+            peer.clocks.compare(offset_ms, wall_ms.wrapping_sub(now.wall_ms) as i64, now);
             peer.id
         };
         if is_apart && !self.is_blank() {
@@ -344,7 +347,7 @@ impl Replica {
 
     /// A beat is under way, at the end of so many bytes of the outgoing connection.
     pub fn awaits_echo(&self, peer: usize, len: u64) {
-        self.peers.table().peers[peer].awaits_echo(len);
+        self.peers.table().peers[peer].liveness.await_echo(len);
     }
 
     /// The outgoing connection has ended, or was not made.
@@ -367,8 +370,8 @@ impl Replica {
         let (mark, durable_mark) = self.persistence.marks();
         let changes = vector.ahead_of(said);
         said.join(&changes);
-        let settled = match &self.peers.table().settled {
-            Some(Settled { vector: settled, digest, before_ms }) if *settled == vector => {
+        let settled = match &self.peers.table().quiescent {
+            Some(QuiescentState { vector: settled, digest, before_ms }) if *settled == vector => {
                 Some(QuiescentDigest { sum: digest.sum, keys: digest.keys, before_ms: *before_ms })
             }
             _ => None,
@@ -478,7 +481,7 @@ impl Replica {
         let mut table = self.peers.table();
         let result = change(&mut table);
         let traffic = self.links.traffic();
-        let Decisions { events, counts, ask, hang_up, open } = table.review(&self.config, self.origin, &self.vector(), &traffic, now);
+        let Decisions { events, counts, ask, hang_up, open } = table.review(&self.config, (self.origin, &self.vector()), &traffic, now);
         // Still under the lock, so that two decisions are carried out in the order they were made in.
         for (peer, counts) in counts {
             self.acks.set_up(peer, counts);

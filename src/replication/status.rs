@@ -6,7 +6,10 @@ use std::time::Duration;
 use crate::data::clock::{Clocks, Now, Stamp};
 use crate::data::entry::Entry;
 use crate::data::version::NodeId;
-use crate::replication::peers::{Peer, PeerTable, Stage, names};
+use crate::replication::peers::events::names;
+use crate::replication::peers::peer::Peer;
+use crate::replication::peers::recovery::Stage;
+use crate::replication::peers::table::PeerTable;
 use crate::replication::replica::Replica;
 use crate::store::Keyspace;
 use crate::wal::Condition;
@@ -56,11 +59,11 @@ impl Replica {
                 names(&disputed)
             );
         }
-        if let Some(taking) = &table.taking {
-            let node = table.peers[taking.peer].id;
-            return format!("this node is catching up: {} entries taken from node {node} so far", taking.entries);
+        if let Some(transfer) = table.transfer() {
+            let node = table.peers[transfer.peer].id;
+            return format!("this node is catching up: {} entries taken from node {node} so far", transfer.entries);
         }
-        let missing = missing(&table, |peer| !table.caught_up(peer, &vector));
+        let missing = missing(&table, |peer| !table.peers[peer].is_caught_up_with(&vector));
         format!("this node is catching up and waits for {}; it opens without who is not heard from", names(&missing))
     }
 
@@ -117,7 +120,7 @@ impl Replica {
     pub fn figures(&self, now: Now) -> Figures {
         let traffic = self.links.traffic();
         let table = self.peers.table();
-        let up = table.peers.iter().enumerate().filter(|(_, peer)| peer.up);
+        let up = table.peers.iter().enumerate().filter(|(_, peer)| peer.is_up());
         let peers = up.map(|(place, _)| {
             let progress = self.acks.progress(place, self.submit.position(), self.submit.written(), now.elapsed);
             let heard_ago = now.elapsed.saturating_sub(traffic[place].heard);
@@ -181,13 +184,13 @@ impl Replica {
         let (queued, overflows) = self.links.outbox(place).queued();
         let never = "never".to_owned();
         [
-            format!("peer {} {}", peer.id, if peer.up { "up" } else { "down" }),
-            format!("for_s {}", ago(peer.since)),
+            format!("peer {} {}", peer.id, if peer.is_up() { "up" } else { "down" }),
+            format!("for_s {}", ago(peer.liveness.since())),
             format!("addr {}", self.config.peers[place].addr),
             format!("link_out {} link_in {}", link(peer.linked_out), link(peer.linked_in)),
             format!("heard_s_ago {}", if peer.epoch == 0 { never } else { ago(heard) }),
-            format!("round_trip_ms {:.2}", peer.round_trip.as_secs_f64() * 1e3),
-            format!("clock_offset_ms {}", peer.clock_offset_ms),
+            format!("round_trip_ms {:.2}", peer.liveness.round_trip().as_secs_f64() * 1e3),
+            format!("clock_offset_ms {}", peer.clocks.reference_offset_ms()),
             format!("counted {}", if progress.counted { "yes" } else { "no" }),
             format!("lag_writes {} lag_s {:.1}", progress.behind_writes, progress.behind.as_secs_f64()),
             format!("received {} durable {}", stamp(progress.received), stamp(progress.upto)),
@@ -239,7 +242,7 @@ impl Replica {
     fn pinning(&self, now: Now) -> Vec<NodeId> {
         let waiting = self.tombstones_waiting(now);
         let table = self.peers.table();
-        missing(&table, |peer| waiting[peer] > 0 && !(table.peers[peer].up && table.peers[peer].open))
+        missing(&table, |peer| waiting[peer] > 0 && !(table.peers[peer].is_up() && table.peers[peer].open))
     }
 }
 
@@ -253,7 +256,7 @@ fn state(table: &PeerTable) -> &'static str {
 
 /// This node included.
 fn members_up(table: &PeerTable) -> usize {
-    1 + table.peers.iter().filter(|peer| peer.up).count()
+    1 + table.peers.iter().filter(|peer| peer.is_up()).count()
 }
 
 fn missing(table: &PeerTable, which: impl Fn(usize) -> bool) -> Vec<NodeId> {
@@ -261,8 +264,8 @@ fn missing(table: &PeerTable, which: impl Fn(usize) -> bool) -> Vec<NodeId> {
 }
 
 fn dump_from(table: &PeerTable) -> String {
-    match &table.taking {
-        Some(taking) => names(&[table.peers[taking.peer].id]),
+    match table.transfer() {
+        Some(transfer) => names(&[table.peers[transfer.peer].id]),
         None if table.restoring => "a restore".to_owned(),
         None => names(&[]),
     }

@@ -19,7 +19,7 @@ use crate::data::version::{Origin, Version, VersionVector};
 use crate::replication::acks::{Round, Written};
 use crate::replication::heartbeat::HeartbeatLoop;
 use crate::replication::inbound::Inbound;
-use crate::replication::peers::Stage;
+use crate::replication::peers::recovery::Stage;
 use crate::replication::persistence::snapshots::Snapshot;
 use crate::replication::replica::{Replica, Serving};
 use crate::replication::replicator::Batcher;

@@ -11,7 +11,7 @@ use crate::simulation::{Simulator, SimulatorEvent};
 use kvmesh::data::clock::Clocks;
 use kvmesh::data::entry::{Entry, Key, Update};
 use kvmesh::data::version::{Version, VersionVector};
-use kvmesh::replication::peers::Stage;
+use kvmesh::replication::peers::recovery::Stage;
 use kvmesh::store::Store;
 use kvmesh::wire::ack_level::AckLevel;
 

@@ -22,10 +22,10 @@ fn lines_of(messages: &[Message]) -> Option<Vec<u8>> {
 fn given_up(net: &mut Net, lines: &[u8]) -> Message {
     let header = lines.iter().position(|byte| *byte == b'\n').unwrap() + 1;
     net.deliver(T, D, vec![Message::Lines(lines[..header].to_vec())]);
-    let id = net.replica(D).peers.table().taking.as_ref().map(|taking| taking.id);
+    let id = net.replica(D).peers.table().transfer().map(|transfer| transfer.id);
     // peer_timeout is 400 ms.
     net.settle(30, &[(D, T)]);
-    assert_ne!(net.replica(D).peers.table().taking.as_ref().map(|taking| taking.id), id);
+    assert_ne!(net.replica(D).peers.table().transfer().map(|transfer| transfer.id), id);
     Message::Lines(lines[header..].to_vec())
 }
 
@@ -50,7 +50,7 @@ fn a_heal_dump_moves_no_vector() {
     assert_eq!(net.replica(D).vector(), before);
     {
         let table = net.replica(D).peers.table();
-        assert!(table.peers[place(D, T)].gap && !table.taking.as_ref().is_some_and(|taking| taking.heal));
+        assert!(table.peers[place(D, T)].catch_up.gap && !table.transfer().is_some_and(|transfer| transfer.heal));
     }
     net.settle(10, &BOTH);
     assert_eq!(net.replica(D).vector(), net.replica(T).vector());

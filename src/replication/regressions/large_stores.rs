@@ -31,7 +31,7 @@ fn a_digest_is_made_at_several_beats() {
     let net = filled(None);
     let mut rest = AntiEntropy::default();
     let mut beats = 0;
-    let is_settled = || net.replica(0).peers.table().settled.is_some();
+    let is_settled = || net.replica(0).peers.table().quiescent.is_some();
     while !is_settled() {
         rest.step(net.replica(0), net.now(0));
         beats += 1;
@@ -39,7 +39,7 @@ fn a_digest_is_made_at_several_beats() {
     }
     // It rests for two of them first.
     assert!(beats >= 2 + LEN.div_ceil(100_000 + SHARD_LEN), "{beats}");
-    assert_eq!(net.replica(0).peers.table().settled.as_ref().unwrap().digest.keys, LEN as u64);
+    assert_eq!(net.replica(0).peers.table().quiescent.as_ref().unwrap().digest.keys, LEN as u64);
 }
 
 /// All that had expired was let go at one beat, and sixteen shards were searched for tombstones under the lock that acks wait for, however large.

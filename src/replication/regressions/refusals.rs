@@ -53,7 +53,7 @@ fn a_dump_that_was_refused_is_not_asked_for_again_and_again() {
             continue;
         }
         asked += 1;
-        let taking = net.replica(1).peers.table().taking.as_ref().map(|taking| taking.id);
+        let taking = net.replica(1).peers.table().transfer().map(|transfer| transfer.id);
         let far = [(net.replica(0).origin(), Stamp::from_wall_ms(net.now(0).wall_ms))].into_iter().collect();
         let header = Header::new(DumpKind::Delta, net.replica(0).origin(), VersionVector::default(), 1, taking);
         let mut scan = DumpScan::new(header, VersionVector::default(), far);
@@ -70,5 +70,5 @@ fn a_dump_that_was_refused_is_not_asked_for_again_and_again() {
     net.both(0, 1);
     net.settle(1_000, &[(0, 1), (1, 0)]);
     assert!(net.replica(1).vector().covers_all(&net.replica(0).vector()));
-    assert_eq!(net.replica(1).peers.table().peers[0].dumps_refused, 0);
+    assert_eq!(net.replica(1).peers.table().peers[0].catch_up.refused(), 0);
 }

@@ -68,9 +68,9 @@ fn bytes_without_end_are_not_progress_for_ever() {
     net.both(a, d);
     net.pump(a, d);
     net.pump(d, a);
-    net.replica(a).peers.table().peers[place(a, d)].gap = true;
+    net.replica(a).peers.table().peers[place(a, d)].catch_up.gap = true;
     net.replica(a).tick(net.now(a));
-    let id = net.replica(a).peers.table().taking.as_ref().map(|taking| taking.id);
+    let id = net.replica(a).peers.table().transfer().map(|transfer| transfer.id);
     assert!(id.is_some());
     // Faster than the longest message, of 320 MiB, can go on for.
     let mut read = 0;
@@ -79,7 +79,7 @@ fn bytes_without_end_are_not_progress_for_ever() {
         read += 1 << 20;
         net.replica(a).links().traffic_with(place(a, d)).heard(read, net.elapsed);
         net.replica(a).tick(net.now(a));
-        let dump = net.replica(a).peers.table().taking.as_ref().map(|taking| taking.id) != id;
+        let dump = net.replica(a).peers.table().transfer().map(|transfer| transfer.id) != id;
         (dump, !net.replica(a).links().outbox(place(a, d)).is_open())
     });
     let given_up: Vec<_> = given_up.collect();
@@ -93,8 +93,8 @@ fn a_request_that_is_lost_with_its_connection_is_made_anew() {
     let mut net = Net::new(&[0, 0]);
     let (a, d) = (0, 1);
     net.both(a, d);
-    let taking = |net: &Net| net.replica(a).peers.table().taking.as_ref().map(|taking| taking.id);
-    net.replica(a).peers.table().peers[place(a, d)].gap = true;
+    let taking = |net: &Net| net.replica(a).peers.table().transfer().map(|transfer| transfer.id);
+    net.replica(a).peers.table().peers[place(a, d)].catch_up.gap = true;
     net.replica(a).tick(net.now(a));
     let first = taking(&net);
     assert!(first.is_some());

@@ -11,7 +11,7 @@ use crate::data::clock::{Now, Stamp};
 use crate::data::entry::{Entry, Key};
 use crate::data::version::{Origin, Version, VersionVector};
 use crate::replication::coverage::Advance;
-use crate::replication::peers::PeerTable;
+use crate::replication::peers::table::PeerTable;
 use crate::replication::persistence::record::{self, Proven};
 use crate::replication::replica::Replica;
 use crate::testing::broken_rules::BrokenRule;

@@ -12,7 +12,8 @@ use std::time::{Duration, Instant};
 use crate::data::clock::{Now, Stamp};
 use crate::data::entry::Entry;
 use crate::data::version::{NodeId, Origin, Version, VersionVector};
-use crate::replication::peers::{PeerTable, names};
+use crate::replication::peers::events::names;
+use crate::replication::peers::table::PeerTable;
 use crate::replication::persistence::record::{self, Proven};
 use crate::replication::replica::Replica;
 use crate::replication::sync::receiver::Incoming;
@@ -77,8 +78,8 @@ impl Replica {
         }
         self.writable().map_err(NotRestored::ReadOnly)?;
         let mut table = self.peers.table();
-        if let Some(taking) = &table.taking {
-            let peer = names(&[table.peers[taking.peer].id]);
+        if let Some(transfer) = table.transfer() {
+            let peer = names(&[table.peers[transfer.peer].id]);
             return Err(NotRestored::Busy(format!("this node is taking a dump from {peer}")));
         }
         if table.restoring {
@@ -253,7 +254,7 @@ impl Replica {
         let past: VersionVector = known.vector.iter().filter(|(origin, _)| !is_present(origin)).collect();
         let is_later = !past.is_empty() && said.covers_all(&past) && self.config.members().contains(&dump.header().node);
         let may_drop = is_later || known.vector.is_empty();
-        let is_blank = known.vector.is_empty() && table.peers.iter().all(|peer| peer.up);
+        let is_blank = known.vector.is_empty() && table.peers.iter().all(|peer| peer.is_up());
         let is_believed = |(origin, stamp): &(Origin, Stamp)| !origin.is_all_incarnations() || is_blank && self.is_settled(*stamp, now);
         let (believed, rest): (Vec<_>, Vec<_>) = said.iter().filter(|(origin, _)| !is_present(origin)).partition(is_believed);
         let claim = |(origin, stamp): (Origin, Stamp)| (origin, if may_drop { stamp } else { stamp.min(own.get(origin)) });
@@ -287,7 +288,7 @@ impl Drop for Restore<'_> {
         let mut table = self.replica.peers.table();
         table.restoring = false;
         // Data may have changed without moving the vector: look again before comparing.
-        table.settled = None;
+        table.quiescent = None;
     }
 }
 

@@ -297,13 +297,13 @@ fn while_a_restore_runs_nothing_is_collected_and_peers_are_asked_all_the_same() 
     net.replica(0).tick(net.now(0));
     net.pump(0, 1);
     net.replica(1).tick(net.now(1));
-    assert!(net.replica(1).peers.table().peers[0].gap);
+    assert!(net.replica(1).peers.table().peers[0].catch_up.gap);
     let request = net.flush(1, 0);
     assert!(request.iter().any(|message| matches!(message, Message::Request(_))), "{request:?}");
     net.deliver(1, 0, request);
     net.pump(0, 1);
     assert_eq!(net.get(1, "b").as_deref(), Some("1"));
-    assert!(!net.replica(1).peers.table().peers[0].gap);
+    assert!(!net.replica(1).peers.table().peers[0].catch_up.gap);
     // The restore goes on meanwhile; a peer's dump that is under way makes the next one wait.
     let now = net.now(1);
     let mut reader = DumpReader::default();
