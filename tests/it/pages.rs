@@ -250,3 +250,25 @@ fn the_log_in_the_page_on_files_is_one() {
     let incarnation: serde_json::Value = serde_json::from_slice(&body[1..]).expect("JSON");
     assert_eq!(incarnation["cluster"], "kvmesh");
 }
+
+/// The names of checks and faults, as the sources of the instruments have them.
+#[test]
+fn every_check_and_fault_of_the_instruments_is_in_the_page_on_testing() {
+    let testing = page("docs/testing.md");
+    let simulated = page("tests/simulation/checks.rs");
+    let (_, checks) = simulated.split_once("pub const CHECKS").expect("the table of checks");
+    let checks = checks.split("];").next().unwrap_or_default();
+    let mut names: Vec<String> =
+        literals(checks, "(").into_iter().map(|name| format!("`{name}`")).filter(|name| !name.contains(' ')).collect();
+    let plan = page("tests/torture/plan.rs");
+    names.extend(
+        plan.lines()
+            .filter_map(|line| Some(format!("`{}`", line.trim().strip_prefix("Kind::")?.split_once(" => \"")?.1.strip_suffix("\",")?))),
+    );
+    for path in sources(&repository_path("tests/torture")) {
+        let text = fs::read_to_string(&path).expect("a source file");
+        names.extend(literals(&text, "Verdict::new(").into_iter().filter(|name| !name.contains('{')).map(|name| format!("*{name}*")));
+    }
+    let missing: Vec<String> = names.iter().filter(|name| !testing.contains(*name)).cloned().collect();
+    assert!(names.len() > 50 && missing.is_empty(), "docs/testing.md does not name {missing:?}");
+}
