@@ -58,6 +58,8 @@ fail() {
     exit 1
 }
 
+# shellcheck source=tests/lib.sh
+source tests/lib.sh
 # shellcheck source=bench/contenders.sh
 source bench/contenders.sh
 # shellcheck source=bench/generators.sh
@@ -96,9 +98,9 @@ trap 'exit 143' TERM HUP
 prepare() {
     tests/install.sh redis-server:redis-server redis-benchmark:redis-tools redis-cli:redis-tools etcd:etcd-server etcdctl:etcd-client h2load:nghttp2-client python3:python3
     cargo build --release --locked --quiet --bin kvnode --bin kvctl
-    local target=${CARGO_TARGET_DIR:-${CARGO_BUILD_TARGET_DIR:-target}}
-    target=$(cd -- "$target" && pwd)
-    kvnode=$target/release/kvnode kvctl=$target/release/kvctl
+    local bin
+    bin=$(cd -- "$(release_dir)" && pwd)
+    kvnode=$bin/kvnode kvctl=$bin/kvctl
     # Five thousand connections, on both sides.
     ulimit -n "$(ulimit -Hn)"
     [[ -n $out ]] || out=$(mktemp -d -t kvmesh-compare.XXXXXX)

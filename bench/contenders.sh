@@ -22,7 +22,7 @@ declare -A runs_as=([redis-wait]=redis [local-stopped]=local)
 
 # An address of our own, so that nobody else is likely to have a port of it, and fixed ports.
 choose_ip() {
-    ip="127.$((RANDOM % 200 + 20)).$((RANDOM % 250 + 1)).$((RANDOM % 250 + 1))"
+    ip=$(own_ip)
     local contender node port
     for contender in "${!base[@]}"; do
         for ((node = 1; node <= MEMBERS_MAX; node++)); do
@@ -55,15 +55,11 @@ all_nodes() { # contender
 }
 
 start_kvmesh() { # contender, node
-    local contender=$1 node=$2 other peers=
-    for other in $(all_nodes "$contender"); do
-        ((other == node)) || peers+="${peers:+,}{\"id\":$other,\"addr\":\"$ip:$((base[$contender] + PEER_PORTS + other))\"}"
-    done
+    local contender=$1 node=$2 other peers=()
+    for other in $(all_nodes "$contender"); do peers+=("$ip:$((base[$contender] + PEER_PORTS + other))"); done
     client_port "$contender" "$node"
-    cat >"$work/$contender$node.json" <<JSON
-{"id":$node,"client_addr":"$ip:$port","peer_addr":"$ip:$((port + PEER_PORTS))","peers":[$peers],"data_dir":"$work/data-$contender$node","ack":"${ack[$contender]}","fsync":"${fsync[$contender]}"}
-JSON
-    RUST_LOG=info "$kvnode" --config "$work/$contender$node.json" >>"$work/$contender$node.log" 2>&1 &
+    start_kvnode "$kvnode" "$work/$contender$node" "$node" "$work/data-$contender$node" "$ip:$port" "${peers[*]}" \
+        "\"ack\": \"${ack[$contender]}\"" "\"fsync\": \"${fsync[$contender]}\""
     pids["$contender $node"]=$!
 }
 

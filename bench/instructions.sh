@@ -21,7 +21,8 @@ esac
 
 tests/install.sh valgrind:valgrind
 cargo build --quiet --release --locked --features testing --bin kvcount
-kvcount=${CARGO_TARGET_DIR:-target}/release/kvcount
+source tests/lib.sh
+kvcount=$(release_dir)/kvcount
 counts=$(mktemp -d)
 trap 'rm -rf -- "$counts"' EXIT
 

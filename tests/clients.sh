@@ -7,6 +7,7 @@
 # Installs what is missing: Debian packages if it may, everything else below target/clients. Nothing else is written outside target/.
 set -euo pipefail
 cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.."
+source tests/lib.sh
 exec </dev/null
 
 # What was tried last. A newer one is welcome here, when it was tried.
@@ -101,28 +102,13 @@ start_nodes() {
         return
     fi
     cargo build --quiet --locked --release --bin kvnode
-    # An address of our own: nobody else takes a port of it.
-    local ip="127.$((RANDOM % 200 + 20)).$((RANDOM % 250 + 1)).$((RANDOM % 250 + 1))" node other peers ports
-    read -ra ports < <(python3 - "$ip" <<'PYTHON'
-import socket, sys
-held = [socket.create_server((sys.argv[1], 0)) for _ in range(6)]
-ports = [one.getsockname()[1] for one in held]
-# Before they are named: who reads them does not wait for the end of this process.
-for one in held:
-    one.close()
-print(*ports)
-PYTHON
-)
+    local ip node kvnode
+    ip=$(own_ip)
+    kvnode=$(release_dir)/kvnode
     for node in 1 2 3; do
-        addrs+=("$ip:${ports[node - 1]}")
-        peers=
-        for other in 1 2 3; do
-            ((other == node)) || peers+="${peers:+, }{ \"id\": $other, \"addr\": \"$ip:${ports[other + 2]}\" }"
-        done
-        cat >"$work/node$node.json" <<JSON
-{ "id": $node, "client_addr": "$ip:${ports[node - 1]}", "peer_addr": "$ip:${ports[node + 2]}", "peers": [$peers], "data_dir": "$work/data$node", "ack_timeout_ms": 10000, "peer_timeout_ms": 5000 }
-JSON
-        RUST_LOG=info "$target/release/kvnode" --config "$work/node$node.json" >"$work/node$node.log" 2>&1 &
+        addrs+=("$ip:700$node")
+        start_kvnode "$kvnode" "$work/node$node" $node "$work/data$node" "$ip:700$node" "$ip:7101 $ip:7102 $ip:7103" \
+            '"ack_timeout_ms": 10000' '"peer_timeout_ms": 5000'
         pids+=($!)
     done
     for node in 1 2 3; do

@@ -3,8 +3,10 @@
 # One rule is broken in real processes, too, and a short torture run must find that. A control that is not found means that the checks are too weak.
 set -euo pipefail
 cd -- "$(dirname -- "$0")/.."
+source tests/lib.sh
 cargo build --quiet --release --locked --features testing --bin kvsim --bin kvnode --bin kvtorture
-kvsim=target/release/kvsim
+bin=$(release_dir)
+kvsim=$bin/kvsim
 
 echo "all rules kept:"
 $kvsim --seeds "${KVMESH_SEEDS:-1500}"
@@ -58,7 +60,7 @@ fi
 # What a write that is stamped twice does to who has seen it: of several hundred keys that are taken over in a run, some dozens show it.
 dir=$(mktemp -d)
 trap 'rm -rf -- "$dir"' EXIT
-if found=$(KVMESH_BREAK=second-stamp timeout 120 target/release/kvtorture --seed 1 --nodes 3 --minutes 0.15 --faults delay --dir "$dir" --quiet 2>&1); then
+if found=$(KVMESH_BREAK=second-stamp timeout 120 "$bin/kvtorture" --seed 1 --nodes 3 --minutes 0.15 --faults delay --dir "$dir" --quiet 2>&1); then
     echo "kvtorture: second-stamp NOT FOUND in one run"
     failed=$((failed + 1))
 elif [[ $found == *"verdict: FAILED"*"who read and then wrote is not overtaken"* ]]; then

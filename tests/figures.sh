@@ -5,8 +5,9 @@
 # Needs nothing but bash, awk and the release build. Ports 17001-17003 and 17101-17103 on loopback.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+source tests/lib.sh
 cargo build --release --quiet --bin kvnode --bin kvctl
-bin=$PWD/target/release
+bin=$(cd -- "$(release_dir)" && pwd)
 work=$(mktemp -d)
 fsync=always
 declare -A pid=()
@@ -20,12 +21,8 @@ stop_all() {
 trap stop_all EXIT
 
 start() { # node
-    local peers="" other
-    for other in 1 2 3; do
-        [ "$other" = "$1" ] || peers="$peers${peers:+,}{\"id\":$other,\"addr\":\"127.0.0.1:1710$other\"}"
-    done
-    echo "{\"id\":$1,\"client_addr\":\"127.0.0.1:1700$1\",\"peer_addr\":\"127.0.0.1:1710$1\",\"peers\":[$peers],\"data_dir\":\"$work/data$1\",\"fsync\":\"$fsync\",\"compact_log_min\":${compact_log_min:-67108864}}" > "$work/node$1.json"
-    RUST_LOG=kvmesh=info "$bin/kvnode" --config "$work/node$1.json" >> "$work/node$1.log" 2>&1 &
+    start_kvnode "$bin/kvnode" "$work/node$1" "$1" "$work/data$1" "127.0.0.1:1700$1" "127.0.0.1:17101 127.0.0.1:17102 127.0.0.1:17103" \
+        "\"fsync\": \"$fsync\"" "\"compact_log_min\": ${compact_log_min:-67108864}"
     pid[$1]=$!
 }
 

@@ -3,6 +3,7 @@
 # tests/full.sh [SEEDS [MINUTES]] for other numbers.
 set -euo pipefail
 cd -- "$(dirname -- "$0")/.."
+source tests/lib.sh
 exec </dev/null
 seeds=${1:-10000}
 minutes=${2:-20}
@@ -10,18 +11,18 @@ minutes=${2:-20}
 cargo build --quiet --release --locked --features testing --bin kvsim --bin kvtorture
 # The node as it ships.
 cargo build --quiet --release --locked --bin kvnode
-target=${CARGO_TARGET_DIR:-target}/release
+bin=$(release_dir)
 failed=0
 
 for kind in '' --starved --late --steady --clocks --relapse --incarnations; do
     printf '\n== kvsim %s: %s seeds\n' "$kind" "$seeds"
     # shellcheck disable=SC2086
-    "$target/kvsim" --seeds "$seeds" --keep-going $kind | grep -E '^(seed|[0-9]+ seeds)' || failed=$((failed + 1))
+    "$bin/kvsim" --seeds "$seeds" --keep-going $kind | grep -E '^(seed|[0-9]+ seeds)' || failed=$((failed + 1))
 done
 for nodes in 3 4 5; do
     printf '\n== kvtorture: %s nodes, %s minutes\n' "$nodes" "$minutes"
     dir=$(mktemp -d)
-    if "$target/kvtorture" --seed "6$nodes" --nodes "$nodes" --minutes "$minutes" --dir "$dir" --quiet; then
+    if "$bin/kvtorture" --seed "6$nodes" --nodes "$nodes" --minutes "$minutes" --dir "$dir" --quiet; then
         rm -rf -- "$dir"
     else
         printf 'left for a look: %s\n' "$dir"

@@ -3,6 +3,7 @@
 # build without the feature `testing`, which `cargo test` turns on for its own.
 set -euo pipefail
 cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.."
+source tests/lib.sh
 exec </dev/null
 
 # Each has to run at least one test. The first proves that this is the build that ships: it has no
@@ -15,9 +16,8 @@ TESTS=(
     tombstones::
 )
 
-target=${CARGO_TARGET_DIR:-${CARGO_BUILD_TARGET_DIR:-target}}
 cargo build --quiet --release --locked
-KVMESH_KVNODE=$(cd -- "$target" && pwd)/release/kvnode
+KVMESH_KVNODE=$(cd -- "$(release_dir)" && pwd)/kvnode
 export KVMESH_KVNODE
 
 log=$(mktemp)
