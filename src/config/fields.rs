@@ -10,9 +10,9 @@ use std::time::Duration;
 use super::addr::ADDR_EXPECTED;
 use super::refusal::Refusal;
 use super::section::{FromField, Kind, PeerConfig, Section};
+use crate::data::fsync::Fsync;
 use crate::data::version::NodeId;
 use crate::process::descriptors::UNIDENTIFIED_MAX;
-use crate::wal::Fsync;
 use crate::wire::ack_level::AckLevel;
 
 /// The greatest `key_len_max`: no node takes or sends more.

@@ -15,8 +15,8 @@ use serde_json::Value;
 
 use super::addr::ADDR_EXPECTED;
 use super::refusal::{Refusal, quoted, shortened};
+use crate::data::fsync::Fsync;
 use crate::data::version::NodeId;
-use crate::wal::Fsync;
 use crate::wire::ack_level::AckLevel;
 
 const PEER_EXPECTED: &str = "{ \"id\": 2, \"addr\": \"127.0.0.1:7102\" }";

@@ -5,6 +5,7 @@
 pub mod clock;
 pub mod entry;
 pub mod formats;
+pub mod fsync;
 pub mod key_order;
 pub mod progress;
 pub mod version;

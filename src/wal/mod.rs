@@ -30,9 +30,7 @@ pub mod writer;
 mod tests;
 
 use std::collections::VecDeque;
-use std::fmt;
 use std::io;
-use std::str::FromStr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -42,53 +40,20 @@ use parking_lot::{Condvar, Mutex};
 
 use crate::budget::{ByteBudget, Permit};
 use crate::data::clock::Stamp;
+use crate::data::fsync::Fsync;
 use crate::data::version::Origin;
 use crate::wal::disk::Disk;
 use crate::wal::files::Files;
 
-/// When what is written to the log is made durable.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Fsync {
-    /// Before anybody is told that it is there.
-    #[default]
-    Always,
-    /// Once a second; nobody waits for it.
-    EverySecond,
-    /// When the system likes; and at a clean stop.
-    Never,
-}
-
-impl Fsync {
-    pub const NAMES: &str = "\"always\", \"everysec\" or \"never\"";
-}
-
-impl fmt::Display for Fsync {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Fsync::Always => "always",
-            Fsync::EverySecond => "everysec",
-            Fsync::Never => "never",
-        })
-    }
-}
-
-impl FromStr for Fsync {
-    type Err = String;
-    fn from_str(text: &str) -> Result<Fsync, String> {
-        [Fsync::Always, Fsync::EverySecond, Fsync::Never]
-            .into_iter()
-            .find(|fsync| fsync.to_string() == text)
-            .ok_or_else(|| format!("\"{text}\" is no choice; expected {}", Fsync::NAMES))
-    }
-}
-
-/// What is to be logged: whole frames, or none, and what is true once they, and all before them, are durable.
-pub struct Record {
+/// Records on their way to the log, and the claim that becomes true when they, and all before them,
+/// are durable.
+pub struct QueuedRecords {
+    /// The frames of whole records. May be empty: then only the claim waits.
     pub bytes: Arc<Vec<u8>>,
-    /// Every write of this origin up to this stamp is in the log by then, or superseded.
+    /// The claim: every write of this origin up to this stamp is in the log, or superseded.
     pub reached: Option<(Origin, Stamp)>,
-    /// Budget that the bytes hold until they are written.
-    pub room: Option<Permit>,
+    /// The share of the back-pressure budget that the bytes hold until they are written.
+    pub permit: Option<Permit>,
 }
 
 /// The face of the write-ahead log: what threads hand over, and how it does.
@@ -115,7 +80,7 @@ struct Queue {
 }
 
 enum Job {
-    Record(Record),
+    Append(QueuedRecords),
     /// Records from here on belong to a new log.
     Switch {
         generation: u64,
@@ -224,9 +189,9 @@ impl Wal {
         self.room.hold(len, deadline)
     }
 
-    /// Hands a record over. Never blocks.
-    pub fn append(&self, record: Record) {
-        self.push(Job::Record(record));
+    /// Hands records over. Never blocks.
+    pub fn append(&self, records: QueuedRecords) {
+        self.push(Job::Append(records));
     }
 
     /// Marks what was handed over so far: [`Wal::durable_mark`] comes to the mark once that is as durable as the configuration asks for. Marks rise. Never blocks.

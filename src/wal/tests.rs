@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use crate::data::clock::Stamp;
 use crate::data::entry::Entry;
+use crate::data::fsync::Fsync;
 use crate::data::version::{NodeId, Origin, Version, VersionVector};
 use crate::store::Store;
 use crate::testing::simulated_disk::SimulatedDisk;
@@ -19,7 +20,7 @@ use crate::wal::files::{Files, resuming_log_name};
 use crate::wal::log::{self, Found};
 use crate::wal::snapshot::{self, SnapshotWriter};
 use crate::wal::writer::Writer;
-use crate::wal::{Fsync, Record, Wal};
+use crate::wal::{QueuedRecords, Wal};
 use crate::wire::dump::{DumpKind, Header, whole_dump};
 use crate::wire::frame::{HEAD_LEN, seal};
 
@@ -103,7 +104,7 @@ impl Life {
             self.last += 1;
             self.store.merge(entry(self.last), |_| false);
             let reached = Some((ORIGIN, Stamp::from_bits(self.last)));
-            self.wal.append(Record { bytes: Arc::new(record(self.last)), reached, room: None });
+            self.wal.append(QueuedRecords { bytes: Arc::new(record(self.last)), reached, permit: None });
         }
         promised.handed_over = promised.handed_over.max(self.last);
     }

@@ -8,12 +8,13 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use crate::data::clock::{Stamp, elapsed};
+use crate::data::fsync::Fsync;
 use crate::data::version::Origin;
 use crate::process::logging::LogLimit;
 use crate::testing::broken_rules::BrokenRule;
 use crate::wal::files::{Files, log_name, remove_stale, resuming_log_name, snapshot_name};
 use crate::wal::log::{AppendFailed, Found, LogFile};
-use crate::wal::{Fsync, Job, Record, Stopped, Wal};
+use crate::wal::{Job, QueuedRecords, Stopped, Wal};
 
 /// Bytes of records that are gathered into one write. A larger record is a write of its own.
 const WRITE_LEN: usize = 1 << 20;
@@ -109,7 +110,7 @@ impl Writer {
         let mut barriers = Vec::new();
         for job in jobs {
             match job {
-                Job::Record(record) => self.add(record),
+                Job::Append(records) => self.add(records),
                 Job::Switch { generation, is_resuming } => self.switch(generation, is_resuming, now),
                 Job::Snapshot(generation) => self.note_snapshot(generation),
                 Job::ResumeFailed { generation, error } if generation == self.generation => self.stop(&error, true),
@@ -156,18 +157,18 @@ impl Writer {
         if queue.jobs.is_empty() && queue.closed { None } else { Some(queue.jobs.drain(..).collect()) }
     }
 
-    fn add(&mut self, record: Record) {
+    fn add(&mut self, records: QueuedRecords) {
         if self.is_stopped {
             // Merged, and not logged: a snapshot will hold it, or a peer.
             return;
         }
-        if let Some((origin, stamp)) = record.reached {
+        if let Some((origin, stamp)) = records.reached {
             match self.reached.iter_mut().find(|(other, _)| *other == origin) {
                 Some((_, reached)) => *reached = stamp.max(*reached),
                 None => self.reached.push((origin, stamp)),
             }
         }
-        self.buffer.extend_from_slice(&record.bytes);
+        self.buffer.extend_from_slice(&records.bytes);
         if self.buffer.len() >= WRITE_LEN {
             self.write();
         }

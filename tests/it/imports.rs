@@ -33,18 +33,11 @@ const RULES: &[Rule] = &[
     Rule { place: "data/progress.rs", may: &["data::clock", "data::version"], must_not_std: NO_IO },
     Rule { place: "data/entry.rs", may: &["data::clock", "data::version"], must_not_std: NO_IO },
     Rule { place: "data/key_order.rs", may: &[], must_not_std: NO_IO },
-    Rule {
-        place: "store",
-        may: &["data::clock", "data::entry", "data::version", "data::key_order", "testing::broken_rules", "store"],
-        must_not_std: NO_IO,
-    },
+    Rule { place: "store", may: &["data", "testing::broken_rules", "store"], must_not_std: NO_IO },
     Rule { place: "data/formats.rs", may: &[], must_not_std: NO_IO },
+    Rule { place: "data/fsync.rs", may: &[], must_not_std: NO_IO },
     // It says in its errors what stands in a line.
-    Rule {
-        place: "wire/dump",
-        may: &["data::clock", "data::entry", "data::version", "data::formats", "data::key_order", "wire::quoting"],
-        must_not_std: NO_IO,
-    },
+    Rule { place: "wire/dump", may: &["data", "wire::quoting"], must_not_std: NO_IO },
     Rule { place: "wire/frame.rs", may: &[], must_not_std: NO_IO },
     Rule { place: "budget.rs", may: &[], must_not_std: NO_IO },
     Rule { place: "net.rs", may: &["process::threads"], must_not_std: &["std::fs"] },
@@ -58,27 +51,16 @@ const RULES: &[Rule] = &[
         must_not_std: &["std::net", "std::fs"],
     },
     Rule { place: "process/arguments.rs", may: &[], must_not_std: NO_IO },
-    Rule { place: "config.rs", may: &["data::version"], must_not_std: &["std::net", "std::thread"] },
-    Rule {
-        place: "config",
-        may: &["process::descriptors", "data::version", "wire::ack_level", "wal::Fsync"],
-        must_not_std: &["std::thread", "std::fs"],
-    },
-    Rule {
-        place: "wire",
-        may: &["data::clock", "data::entry", "data::version", "data::key_order", "wire::frame", "wire::dump", "wire"],
-        must_not_std: NO_IO,
-    },
+    Rule { place: "config.rs", may: &["data"], must_not_std: &["std::net", "std::thread"] },
+    Rule { place: "config", may: &["process::descriptors", "data", "wire::ack_level"], must_not_std: &["std::thread", "std::fs"] },
+    Rule { place: "wire", may: &["data", "wire::frame", "wire::dump", "wire"], must_not_std: NO_IO },
     Rule {
         place: "wal",
         may: &[
-            "data::clock",
+            "data",
             "process::descriptors",
-            "data::entry",
-            "data::version",
             "testing::broken_rules",
             "testing::failpoint",
-            "data::formats",
             "wire::frame",
             "wire::dump",
             "store",
@@ -96,11 +78,7 @@ const RULES: &[Rule] = &[
             "process::threads",
             "budget",
             "wire::frame",
-            "data::clock",
-            "data::entry",
-            "data::version",
-            "data::key_order",
-            "data::progress",
+            "data",
             "testing::broken_rules",
             "store",
             "wire::dump",
@@ -118,9 +96,7 @@ const RULES: &[Rule] = &[
         place: "server",
         may: &[
             "net",
-            "data::clock",
-            "data::entry",
-            "data::version",
+            "data",
             "store",
             "wire::dump",
             "config",
@@ -137,8 +113,6 @@ const RULES: &[Rule] = &[
             // For what is asked beside writing: whether the node is open, STATUS, PEERS, DUMP.
             "replication::replica::Replica",
             "replication::status",
-            // Of the configuration, for CONFIG GET.
-            "wal::Fsync",
             "replication::persistence::snapshots",
             "replication::sync::restore",
             "process::logging::LogLimit",
@@ -149,7 +123,7 @@ const RULES: &[Rule] = &[
     // Of the configuration, only what bounds every node's.
     Rule {
         place: "client.rs",
-        may: &["wire", "data::entry", "data::version", "data::clock", "wire::dump", "config::KEY_LEN_MAX", "config::VALUE_LEN_MAX"],
+        may: &["wire", "data", "wire::dump", "config::KEY_LEN_MAX", "config::VALUE_LEN_MAX"],
         must_not_std: &["std::thread"],
     },
 ];

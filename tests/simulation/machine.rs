@@ -16,6 +16,7 @@ use crate::simulation::plan::RunPlan;
 use crate::simulation::{ProcessId, Simulator, SimulatorEvent};
 use kvmesh::config::Config;
 use kvmesh::data::clock::Now;
+use kvmesh::data::fsync::Fsync;
 use kvmesh::data::version::VersionVector;
 use kvmesh::replication::heartbeat::HeartbeatLoop;
 use kvmesh::replication::persistence::snapshots::Snapshot;
@@ -28,7 +29,7 @@ use kvmesh::testing::simulated_disk::SimulatedDisk;
 use kvmesh::wal::disk::Disk;
 use kvmesh::wal::files::Files;
 use kvmesh::wal::writer::Writer;
-use kvmesh::wal::{Fsync, NotSwitched, Wal};
+use kvmesh::wal::{NotSwitched, Wal};
 use kvmesh::wire::peer::{Protocol, Protocols};
 
 /// Wall time at the start of a run: a day in 2023.

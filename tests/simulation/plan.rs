@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use crate::simulation::faults::{FAULTS, FaultKind};
 use kvmesh::config::Config;
+use kvmesh::data::fsync::Fsync;
 use kvmesh::store::Places;
-use kvmesh::wal::Fsync;
 
 /// The kinds of runs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

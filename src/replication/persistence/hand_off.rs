@@ -15,7 +15,7 @@ use crate::data::clock::Stamp;
 use crate::data::version::Origin;
 use crate::replication::acks::Acks;
 use crate::replication::links::Links;
-use crate::wal::{self, Wal};
+use crate::wal::{QueuedRecords, Wal};
 
 /// Longest wait of a caller of [`Persistence::await_durable`].
 const DURABLE_WAIT: Duration = Duration::from_secs(30);
@@ -68,10 +68,10 @@ impl Persistence {
     /// are durable. Never blocks: may be called under any lock.
     pub fn record(&self, bytes: Arc<Vec<u8>>, reached: Option<(Origin, Stamp)>, room: Option<Permit>) {
         match &self.wal {
-            Some(wal) if wal.is_waited_for() => wal.append(wal::Record { bytes, reached, room }),
+            Some(wal) if wal.is_waited_for() => wal.append(QueuedRecords { bytes, reached, permit: room }),
             Some(wal) => {
                 if !bytes.is_empty() {
-                    wal.append(wal::Record { bytes, reached: None, room });
+                    wal.append(QueuedRecords { bytes, reached: None, permit: room });
                 }
                 // Nobody waits for the disk. But nothing is claimed that will never be there.
                 if wal.is_writable() {

@@ -2,10 +2,10 @@
 //!
 //! Kvmesh's own choices are in the configuration file, and STATUS shows them.
 
+use crate::data::fsync::Fsync;
 use crate::net;
 use crate::server::introspect::text;
 use crate::server::{Shared, listener};
-use crate::wal::Fsync;
 use crate::wire::bytes::Bytes;
 use crate::wire::reply::Reply;
 use crate::wire::resp::glob;

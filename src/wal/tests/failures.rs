@@ -251,7 +251,7 @@ fn a_large_batch_that_fills_the_disk_reports_nothing_of_it() {
     let mut bytes = Vec::new();
     seal(&mut bytes, 1, |out| out.resize(out.len() + (1 << 20), b'x'));
     for number in 1..=3 {
-        wal.append(Record { bytes: Arc::new(bytes.clone()), reached: Some((ORIGIN, Stamp::from_bits(number))), room: None });
+        wal.append(QueuedRecords { bytes: Arc::new(bytes.clone()), reached: Some((ORIGIN, Stamp::from_bits(number))), permit: None });
     }
     disk.set_capacity(Some(disk.used() + 2 * bytes.len() + 1000));
     assert!(writer.step(Duration::ZERO, Instant::now, &mut |_, stamp| reached.push(stamp)));
