@@ -1,7 +1,9 @@
-//! A blocking client of the text protocol: one connection, used by kvctl, its load generator (which reads RESP through it, too) and the tests.
+//! A blocking client of the text protocol: one connection, used by kvctl, by its load generator
+//! (which reads RESP through it, too) and by the tests.
 //!
-//! Owns the socket, the read buffer, and the answer to the one question that matters after a failure: did anything leave? It never sends a
-//! request twice and never reconnects; whoever holds it may, when [`Error`] says that nothing was sent.
+//! Owns the socket, the read buffer, and the answer to the one question that matters after a
+//! failure: was anything sent? Never sends a request twice and never reconnects. The caller may,
+//! when [`Error`] says that nothing was sent.
 
 use std::fmt;
 use std::io::{self, Read, Write};
@@ -15,33 +17,37 @@ use crate::config::{KEY_LEN_MAX, VALUE_LEN_MAX};
 use crate::wire::dump;
 use crate::wire::quoting;
 
-/// The longest line of all: a value of the greatest size that any node can be configured for, each of whose bytes is spelt `\xHH`, a key likewise, and some words.
+/// Bytes of the longest line: the largest value and the largest key of any configuration, each byte
+/// written as `\xHH`, and some words.
 pub const LINE_LEN_MAX: usize = 4 * (VALUE_LEN_MAX + KEY_LEN_MAX) as usize + 1024;
-/// A longer reply line is garbage, unless it brings a key, a value or a part of a dump. The longest that there is shows a vector.
+/// Bytes of a reply line that brings no key, no value and no part of a dump. A longer one is
+/// garbage. The longest real one shows a version vector.
 const WORDS_LEN_MAX: usize = 2 << 20;
-/// A report of more lines is garbage.
+/// Lines of a report; one with more is garbage.
 const REPORT_LINES_MAX: usize = 10_000;
-/// A report of more bytes is garbage.
+/// Bytes of a report; one with more is garbage.
 const REPORT_LEN_MAX: usize = 2 * WORDS_LEN_MAX;
-/// Bytes a second. A server that sends or takes fewer for a whole time-out, and comes to no end, is given up.
+/// Bytes a second. A server that sends or takes fewer for a whole time-out, without coming to an
+/// end, is given up.
 const RATE_MIN: f64 = 4096.0;
 
 const READ_LEN: usize = 16 << 10;
-/// How long a write may wait before the server's words are looked for.
+/// The longest wait of one write before the client checks whether the server has answered.
 const LOOK_PAUSE: Duration = Duration::from_millis(50);
-/// A buffer that one giant reply has grown is given back once it is empty.
+/// Bytes of an empty buffer that are kept. More, which one large reply has taken, are given back.
 const BUFFER_KEPT_MAX: usize = 1 << 20;
 
-/// Why there is no answer. Each of the first three names what is known about a write that was asked for.
+/// Why there is no reply. The first three variants tell what is known about a write.
 #[derive(Debug)]
 pub enum Error {
-    /// Not a byte was sent: it has not happened, and may be tried elsewhere.
+    /// Not a byte was sent. The write has not happened and may be tried elsewhere.
     NotConnected(String),
-    /// It may have left, and no whole reply came, or the reply says so itself (`TIMEOUT`). A write may have happened or still happen.
+    /// Something may have been sent, and no complete reply came; or the reply itself says that the
+    /// outcome is unknown (`TIMEOUT`). The write may have happened, or may still happen.
     Unknown(String),
-    /// The server's own words: it has not happened.
+    /// The server refused, in these words. The write has not happened.
     Refused { code: String, sentence: String },
-    /// What answers does not speak this protocol.
+    /// The other end does not speak this protocol.
     Garbled(String),
 }
 
@@ -56,28 +62,30 @@ impl fmt::Display for Error {
 
 impl std::error::Error for Error {}
 
-/// One connection.
+/// One connection to a node.
 pub struct Client {
     stream: TcpStream,
     addr: String,
     timeout: Duration,
-    /// `buffer[start..end]` has been read and not yet handed out.
+    /// Invariant: `buffer[start..end]` has been read and not yet returned.
     buffer: Vec<u8>,
     start: usize,
     end: usize,
-    /// How fast the reply comes that is being read.
+    /// The pace of the reply that is being read.
     pace: Pace,
 }
 
 impl Client {
-    /// Connects to the first of `addrs` (`host:port`) that can be reached within `timeout`, which bounds the whole search. Each later wait for
-    /// the server to take or to send some bytes is bounded by it as well. A server that goes on, but by less than 4 KiB a second, is given up after twice that time at the latest.
+    /// Connects to the first of `addrs` (`host:port`) that can be reached. `timeout` bounds the
+    /// whole search, and then each wait for the server to take or to send some bytes. A server that
+    /// goes on at less than 4 KiB a second is given up after twice that time at the latest.
     pub fn connect<A: AsRef<str>>(addrs: &[A], timeout: Duration) -> Result<Client, Error> {
         let deadline = Instant::now() + timeout;
         let mut failures = Vec::new();
         for (index, addr) in addrs.iter().enumerate() {
             let addr = addr.as_ref();
-            // What is left is shared, so that one address that swallows packets leaves time for the others.
+            // The time that is left is shared, so that an address that drops packets leaves some
+            // for the others.
             let share = deadline.saturating_duration_since(Instant::now()) / (addrs.len() - index) as u32;
             match dial(addr, share) {
                 Ok(stream) => return Client::over(stream, addr, timeout),
@@ -97,12 +105,13 @@ impl Client {
         Ok(Client { stream, addr: addr.to_string(), timeout, buffer: Vec::new(), start: 0, end: 0, pace: Pace::default() })
     }
 
-    /// The address that answered, as it was given.
+    /// The address that is connected, as it was given.
     pub fn addr(&self) -> &str {
         &self.addr
     }
 
-    /// Sends whole command lines, any number of them. [`Error::NotConnected`] if not one byte could be handed over, else [`Error::Unknown`].
+    /// Sends whole command lines, any number of them. The error is [`Error::NotConnected`] if not
+    /// one byte could be handed over, else [`Error::Unknown`].
     pub fn send(&mut self, lines: &[u8]) -> Result<(), Error> {
         let mut sent = 0;
         let mut pace = Pace::default();
@@ -125,19 +134,22 @@ impl Client {
         Ok(())
     }
 
-    /// The next line of a reply, whatever it says, without its line end. [`Error::Unknown`] if it does not come.
+    /// Reads the next line of a reply, without its line end. Whatever it says is no error;
+    /// [`Error::Unknown`] if it does not come.
     pub fn line(&mut self) -> Result<&[u8], Error> {
         self.pace = Pace::default();
         self.following_line()
     }
 
-    /// The next line of a reply that has begun. Lines that are read one by one with this are held to the pace of one reply, as [`Client::lines`] holds them.
+    /// Reads the next line of a reply that has begun. Lines read one by one with this are held to
+    /// the pace of one reply, as [`Client::lines`] holds them.
     pub fn following_line(&mut self) -> Result<&[u8], Error> {
         let line = self.next_line()?;
         Ok(&self.buffer[line])
     }
 
-    /// The next `len` bytes of a reply, whatever they are: of one that says how long it is, as RESP does. [`Error::Unknown`] if they do not come.
+    /// Reads the next `len` bytes of a reply, whatever they are, as a reply in RESP announces them.
+    /// [`Error::Unknown`] if they do not come.
     pub fn bytes(&mut self, len: usize) -> Result<&[u8], Error> {
         if len > LINE_LEN_MAX {
             return Err(Error::Garbled(format!("{} announced {len} bytes; at most {LINE_LEN_MAX} are read", self.addr)));
@@ -151,13 +163,14 @@ impl Client {
         Ok(&self.buffer[start..self.start])
     }
 
-    /// The next reply of one line; `ERROR …` becomes the error that it means.
+    /// Reads the next reply of one line. `ERROR …` becomes the error that it means.
     pub fn reply(&mut self) -> Result<&[u8], Error> {
         let line = self.line()?;
         as_error(line).map_or(Ok(line), Err)
     }
 
-    /// The next reply of several lines: calls `each` for every one up to `END`. Ends early, and is of no further use, when `each` fails.
+    /// Reads the next reply of several lines and calls `each` for every line before `END`. If
+    /// `each` fails, reading ends early, and the connection is of no further use.
     pub fn lines<E: From<Error>>(&mut self, mut each: impl FnMut(&[u8]) -> Result<(), E>) -> Result<(), E> {
         self.pace = Pace::default();
         loop {
@@ -178,13 +191,14 @@ impl Client {
         self.reply()
     }
 
-    /// Sends one command and hands out its reply of several lines.
+    /// Sends one command and calls `each` for every line of its reply.
     pub fn call_lines<E: From<Error>>(&mut self, line: &[u8], each: impl FnMut(&[u8]) -> Result<(), E>) -> Result<(), E> {
         self.send_command(line)?;
         self.lines(each)
     }
 
-    /// The next reply of several lines, of which there are never many: what STATUS, PEERS, COMPACT, RESUME and RESTORE answer.
+    /// Reads the next reply of several lines, of which there are never many: that of STATUS, PEERS,
+    /// COMPACT, RESUME or RESTORE.
     pub fn report(&mut self) -> Result<Vec<String>, Error> {
         let addr = self.addr.clone();
         let (mut report, mut len) = (Vec::new(), 0);
@@ -206,8 +220,9 @@ impl Client {
         self.report()
     }
 
-    /// Whether the server has closed the connection, as far as is known here: to be asked before a command is sent after a while. Words that nobody
-    /// asked for are no close; they say why one is coming and are read as the next reply.
+    /// True if the server is known to have closed the connection. To be checked before a command is
+    /// sent after a while. A reply that nothing asked for is no close: it says why one is coming,
+    /// and is read as the next reply.
     pub fn is_closed(&self) -> bool {
         if self.start < self.end {
             return false;
@@ -228,8 +243,9 @@ impl Client {
         }
     }
 
-    /// Sends a part of something long whose reply comes at its end: unless the server speaks before, or closes, as one does that refuses it. Then the rest is not
-    /// sent, since nobody reads it, and the next line says why. Returns whether all was sent.
+    /// Sends a part of a long request whose reply comes at its end, unless the server replies or
+    /// closes before. A server that refuses the request does so. The rest is not sent then, since
+    /// it would not be read, and the next line says why. Returns true if all was sent.
     pub fn send_unless_answered(&mut self, part: &[u8]) -> Result<bool, Error> {
         let look_pause = Some(LOOK_PAUSE.min(self.timeout));
         let set = |stream: &TcpStream, timeout| stream.set_write_timeout(timeout).map_err(|error| Error::Unknown(error.to_string()));
@@ -251,15 +267,18 @@ impl Client {
             match pace.step(|| self.stream.write(part)) {
                 Ok(len) => part = &part[len..],
                 Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut | io::ErrorKind::Interrupted) => {}
-                // It has been closed meanwhile; its words may have come.
+                // The server has closed meanwhile; its reply may have come.
                 Err(_) => return Ok(false),
             }
         }
         Ok(true)
     }
 
-    /// Sends one command when nothing else is under way; on a connection that is known to be closed, nothing. A server that refuses the connection (`BUSY`) or the command (`TOOBIG`) may close before
-    /// it has read everything; its words are on the way then and say more than the broken pipe.
+    /// Sends one command when nothing else is under way, and nothing on a connection that is known
+    /// to be closed.
+    ///
+    /// A server that refuses the connection (`BUSY`) or the command (`TOOBIG`) may close before it
+    /// has read everything. Its reply is on the way then, and says more than the broken pipe.
     pub fn send_command(&mut self, line: &[u8]) -> Result<(), Error> {
         if self.is_closed() {
             return Err(Error::NotConnected(format!("the connection to {} was closed by the server; nothing was sent", self.addr)));
@@ -268,12 +287,12 @@ impl Client {
         request.extend_from_slice(line);
         request.push(b'\n');
         self.send(&request).map_err(|broken| match self.line().ok().and_then(as_error) {
-            Some(said) => said,
+            Some(refusal) => refusal,
             None => broken,
         })
     }
 
-    /// Where the next line stands in the buffer.
+    /// Returns the range of the next line in the buffer.
     fn next_line(&mut self) -> Result<Range<usize>, Error> {
         let mut searched = 0;
         loop {
@@ -293,7 +312,7 @@ impl Client {
         }
     }
 
-    /// Reads more into the buffer, of which no more than `len_max` bytes will be wanted at a time.
+    /// Reads more into the buffer. No more than `len_max` bytes will be needed at a time.
     fn fill(&mut self, len_max: usize) -> Result<(), Error> {
         if self.pace.is_too_slow(self.timeout) {
             return Err(Error::Unknown(self.too_slow("sent", &self.pace)));
@@ -329,30 +348,31 @@ impl Client {
 
     fn too_slow(&self, verb: &str, pace: &Pace) -> String {
         match pace.moved {
-            0 => format!("{} did not go on for {:?}", self.addr, self.timeout),
+            0 => format!("{} made no progress for {:?}", self.addr, self.timeout),
             moved => format!("{} {verb} {moved} bytes in {:.1?}, and that was not all of it", self.addr, pace.waited),
         }
     }
 
     fn lost(&self, when: &str, error: &io::Error) -> String {
         match error.kind() {
-            io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => format!("{} did not go on for {:?}, {when}", self.addr, self.timeout),
+            io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => format!("{} made no progress for {:?}, {when}", self.addr, self.timeout),
             _ => format!("the connection to {} broke {when}: {}", self.addr, in_words(error)),
         }
     }
 }
 
-/// How fast bytes come, or go. A server that drips could hold its client for ever, if any byte were enough of a sign.
+/// The pace at which bytes are sent or received. If any byte were a sign of life, a server that
+/// drips could hold its client for ever.
 #[derive(Default)]
 struct Pace {
-    /// Time in which this side did nothing but wait.
+    /// The time in which this side only waited.
     waited: Duration,
-    /// Bytes in that time.
+    /// Bytes sent or received in that time.
     moved: usize,
 }
 
 impl Pace {
-    /// Waits for a step that moves bytes.
+    /// Waits for one step that moves bytes, and counts it.
     fn step(&mut self, step: impl FnOnce() -> io::Result<usize>) -> io::Result<usize> {
         let begun = Instant::now();
         let done = step();
@@ -361,7 +381,8 @@ impl Pace {
         done
     }
 
-    /// Whether a whole `timeout` was waited in which less moved than [`RATE_MIN`] wants. What moved early is no credit for later.
+    /// True if a whole `timeout` was waited in which less than [`RATE_MIN`] moved. Bytes that moved
+    /// early are no credit for later.
     fn is_too_slow(&mut self, timeout: Duration) -> bool {
         if self.moved as f64 >= RATE_MIN * timeout.as_secs_f64() {
             *self = Pace::default();
@@ -370,7 +391,8 @@ impl Pace {
     }
 }
 
-/// How long a line may be that begins like this: only one that brings keys or values makes a client hold the memory for them, and only a quote makes room for escapes.
+/// The longest line that may begin like this. Only a line that brings keys or values makes a client
+/// hold memory for them, and only a quote makes room for escapes.
 fn line_len_max(line: &[u8]) -> usize {
     const WORD_LEN: usize = b"VALUE \"\"\r".len();
     let (key_len_max, value_len_max) = (KEY_LEN_MAX as usize, VALUE_LEN_MAX as usize);
@@ -383,7 +405,7 @@ fn line_len_max(line: &[u8]) -> usize {
     }
 }
 
-/// What stands at the front of what the server has sent.
+/// The front of what the server has sent.
 enum Peeked {
     Nothing,
     Words,
@@ -394,7 +416,7 @@ fn dial(addr: &str, timeout: Duration) -> io::Result<TcpStream> {
     let deadline = Instant::now() + timeout;
     let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
     for resolved in addr.to_socket_addrs()? {
-        // A zero time-out is an error of its own kind; a moment is always left.
+        // A time-out of zero would be an error of another kind, so a moment is always left.
         let left = deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
         match TcpStream::connect_timeout(&resolved, left) {
             Ok(stream) => return Ok(stream),
@@ -407,15 +429,16 @@ fn dial(addr: &str, timeout: Duration) -> io::Result<TcpStream> {
 fn in_words(error: &io::Error) -> String {
     match error.kind() {
         io::ErrorKind::UnexpectedEof => "closed by the server".to_string(),
-        io::ErrorKind::ConnectionRefused => "nobody listens there".to_string(),
+        io::ErrorKind::ConnectionRefused => "nothing listens there".to_string(),
         io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock => "no answer in time".to_string(),
         _ => error.to_string(),
     }
 }
 
-/// What an `ERROR` line means; `None` for any other line.
+/// The error that an `ERROR` line means, or `None` for any other line.
 pub fn as_error(line: &[u8]) -> Option<Error> {
-    // A request in RESP is answered in RESP; a number may be negative, but no code begins with a digit.
+    // A request in RESP is answered in RESP. A number may be negative, but no code begins with a
+    // digit.
     let resp = || line.strip_prefix(b"-").filter(|rest| rest.first().is_some_and(u8::is_ascii_uppercase));
     let line = String::from_utf8_lossy(line.strip_prefix(b"ERROR ").or_else(resp)?);
     let (code, sentence) = line.split_once(' ').unwrap_or((&line, ""));
@@ -425,12 +448,12 @@ pub fn as_error(line: &[u8]) -> Option<Error> {
     })
 }
 
-/// The bytes that a `VALUE …` line carries.
+/// The bytes that a `VALUE …` line carries, unquoted.
 pub fn as_value(line: &[u8]) -> Result<Vec<u8>, Error> {
     as_bytes(line, b"VALUE ")
 }
 
-/// The bytes that a `KEY …` line carries.
+/// The bytes that a `KEY …` line carries, unquoted.
 pub fn as_key(line: &[u8]) -> Result<Vec<u8>, Error> {
     as_bytes(line, b"KEY ")
 }
@@ -441,7 +464,7 @@ fn as_bytes(line: &[u8], word: &[u8]) -> Result<Vec<u8>, Error> {
     quoting::unquote(data).map(|data| data.into_owned()).map_err(|_| garbled())
 }
 
-/// For a reply that is none of those that the command can have.
+/// The error for a reply that the command cannot have.
 pub fn unexpected(line: &[u8], expected: &str) -> Error {
     const SHOWN: usize = 80;
     let shown = String::from_utf8_lossy(&line[..line.len().min(SHOWN)]);
@@ -459,18 +482,19 @@ mod tests {
 
     const SOON: Duration = Duration::from_secs(10);
 
-    /// One step of a server that knows its lines.
+    /// One step of a scripted server.
     enum ServerStep {
         Expect(&'static [u8]),
         Say(&'static [u8]),
-        /// Until the client has gone.
+        /// Reads until the client has closed.
         Wait,
-        /// Until the client has sent something, or gone.
+        /// Reads until the client has sent something, or closed.
         Rest,
     }
     use ServerStep::{Expect, Rest, Say, Wait};
 
-    /// Plays the steps to the first client and closes. Panics, seen at the join, if it hears anything else.
+    /// Plays the steps to the first client and closes. Panics, which the join shows, if it receives
+    /// anything else.
     fn scripted(steps: Vec<ServerStep>) -> (String, JoinHandle<()>) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let addr = listener.local_addr().unwrap().to_string();
@@ -480,9 +504,9 @@ mod tests {
             for step in steps {
                 match step {
                     Expect(bytes) => {
-                        let mut heard = vec![0; bytes.len()];
-                        stream.read_exact(&mut heard).unwrap();
-                        assert_eq!(String::from_utf8_lossy(&heard), String::from_utf8_lossy(bytes));
+                        let mut received = vec![0; bytes.len()];
+                        stream.read_exact(&mut received).unwrap();
+                        assert_eq!(String::from_utf8_lossy(&received), String::from_utf8_lossy(bytes));
                     }
                     Say(bytes) => stream.write_all(bytes).unwrap(),
                     Wait => assert_eq!(stream.read(&mut [0; 64]).unwrap(), 0),
@@ -499,7 +523,7 @@ mod tests {
         (Client::connect(&[addr], SOON).unwrap(), server)
     }
 
-    /// An address at which nobody listens.
+    /// An address at which nothing listens.
     fn deserted() -> String {
         TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string()
     }
@@ -616,7 +640,8 @@ mod tests {
         let (addr, server) = scripted(vec![Say(b"ERROR BUSY 10000 clients are connected\n")]);
         let mut client = Client::connect(&[addr], SOON).unwrap();
         server.join().unwrap();
-        // The first write may still be taken by this side's kernel; whichever it is that fails, the words come first.
+        // The first write may still be taken by the kernel of this side. Whichever write fails, the
+        // reply comes first.
         match client.call(&vec![b'x'; 8 << 20]) {
             Err(Error::Refused { code, .. }) => assert_eq!(code, "BUSY"),
             other => panic!("{other:?}"),
@@ -626,7 +651,8 @@ mod tests {
     #[test]
     fn who_refuses_something_long_is_heard_before_all_of_it_is_sent() {
         let part = vec![b'x'; 16 << 20];
-        // It reads next to nothing: only its words can end this, before the first byte or after some.
+        // The server reads next to nothing. Only its reply can end this, before the first byte or
+        // after some.
         let (mut refused, server) = client(vec![Expect(b"RESTORE\n"), Say(b"ERROR STALE too old\n"), Rest]);
         refused.send_command(b"RESTORE").unwrap();
         assert!(!refused.send_unless_answered(&part).unwrap());
@@ -644,7 +670,9 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let mut stalled = Client::connect(&[listener.local_addr().unwrap().to_string()], Duration::from_millis(200)).unwrap();
         let begun = Instant::now();
-        assert!(matches!(stalled.send_unless_answered(&part), Err(Error::Unknown(reason)) if reason.contains("did not go on for 200ms")));
+        assert!(
+            matches!(stalled.send_unless_answered(&part), Err(Error::Unknown(reason)) if reason.contains("made no progress for 200ms"))
+        );
         assert!(begun.elapsed() >= Duration::from_millis(200));
     }
 
@@ -658,7 +686,7 @@ mod tests {
         assert!(!burst.is_too_slow(timeout));
         burst.waited += Duration::from_millis(501);
         assert!(burst.is_too_slow(timeout));
-        // What this side does between two steps is not the other's.
+        // The time that this side spends between two steps does not count.
         let mut pace = Pace::default();
         assert_eq!(pace.step(|| Ok(7)).unwrap(), 7);
         assert!(pace.moved == 7 && pace.waited < SOON, "{:?}", pace.waited);
@@ -728,17 +756,17 @@ mod tests {
     proptest! {
         #[test]
         fn what_a_server_writes_is_one_line_and_is_read_as_it_was_meant(bytes in any_bytes()) {
-            let said = |reply: Reply<'_>| {
+            let encoded = |reply: Reply<'_>| {
                 let mut line = Vec::new();
                 encode_reply(&reply, &mut line);
                 assert_eq!(line.pop(), Some(b'\n'));
                 assert!(!line.iter().any(|byte| *byte < b' '), "{line:?}");
                 line
             };
-            prop_assert_eq!(as_value(&said(Reply::Value(bytes.as_slice().into()))).unwrap(), &bytes[..]);
-            prop_assert_eq!(as_key(&said(Reply::Key(&bytes))).unwrap(), &bytes[..]);
+            prop_assert_eq!(as_value(&encoded(Reply::Value(bytes.as_slice().into()))).unwrap(), &bytes[..]);
+            prop_assert_eq!(as_key(&encoded(Reply::Key(&bytes))).unwrap(), &bytes[..]);
             let sentence = quoting::shown(&bytes);
-            match as_error(&said(Reply::Error { code: ErrorCode::NoQuorum, sentence: sentence.as_str().into() })) {
+            match as_error(&encoded(Reply::Error { code: ErrorCode::NoQuorum, sentence: sentence.as_str().into() })) {
                 Some(Error::Refused { code, sentence: read }) => prop_assert_eq!((&*code, read), ("NOQUORUM", sentence)),
                 other => panic!("{other:?}"),
             }

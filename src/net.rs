@@ -14,7 +14,8 @@ use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
 use crate::process::threads::{JOIN_PAUSE, join_all};
 
-/// Connections that the system holds until they are accepted; beyond this it lets clients try again.
+/// Connections that the system holds until they are accepted; beyond this it lets clients try
+/// again.
 pub const BACKLOG: i32 = 1024;
 
 /// After a failed accept: long enough not to spin, short enough for connections in the backlog.
@@ -23,7 +24,8 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// How long one attempt to wake an accepting thread may take.
 const WAKE_TIMEOUT: Duration = Duration::from_millis(50);
 
-/// What an accepting thread gets to end, even where the deadline has passed: it never waits for others.
+/// The least time that an accepting thread gets to end, even where the deadline has passed. It
+/// waits for nothing else.
 const STOP_GRACE: Duration = Duration::from_millis(500);
 
 /// Binds a port. An address that a stopped node used a moment ago is no obstacle; one in use is.
@@ -35,7 +37,8 @@ pub fn listen(addr: SocketAddr) -> io::Result<TcpListener> {
     Ok(socket.into())
 }
 
-/// Where this machine reaches a port that listens at `addr`: on loopback, if it listens everywhere.
+/// Returns the address at which this machine reaches a port bound to `addr`: loopback, if that is
+/// unspecified.
 pub fn reachable(addr: SocketAddr) -> SocketAddr {
     let ip = match addr.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
@@ -45,7 +48,7 @@ pub fn reachable(addr: SocketAddr) -> SocketAddr {
     SocketAddr::new(ip, addr.port())
 }
 
-/// What the accepting thread does after one connection or error.
+/// The next step of the accepting thread, after one connection or error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AfterAccept {
     Continue,
@@ -81,8 +84,8 @@ impl Acceptor {
 
     /// Accepts no more connections, joins the thread, and closes the port.
     ///
-    /// The thread may wait in `accept`. Linux wakes it when the listener is shut down. Other systems
-    /// wake it when a connection comes, for which this process may have no descriptor left.
+    /// The thread may wait in `accept`. Linux wakes it when the listener is shut down. Other
+    /// systems wake it when a connection comes, for which this process may have no descriptor left.
     pub fn stop(self, deadline: Instant) {
         let deadline = deadline.max(Instant::now() + STOP_GRACE);
         self.stopping.store(true, Ordering::Release);

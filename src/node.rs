@@ -1,6 +1,7 @@
-//! A node: what is started in which order, and stopped in which. The only file that knows everybody.
+//! A node: the order in which its parts start, and the order in which they stop.
 //!
-//! Owns the threads that are not per connection. Starting and stopping are one function each; a failure in mid-start runs the same stop.
+//! Owns the threads that are not per connection. The only file that knows all parts. Start and stop
+//! are one function each; a failure in mid-start runs the same stop.
 
 use std::fmt;
 use std::io;
@@ -32,19 +33,20 @@ use crate::wal::disk::{Directory, Disk};
 use crate::wal::files::{self, Files};
 use crate::wal::writer::Writer;
 
-/// Why a node did not start, or did not run: by who can help.
+/// Why a node did not start, or failed, by what helps.
 #[derive(Debug)]
 pub enum NodeFailure {
-    /// The system: a port is taken, the disk is full, it gives no thread. The next attempt may do.
+    /// The system: a port is taken, the disk is full, or no thread can be started. A retry may
+    /// succeed.
     System(io::Error),
-    /// The configuration, which names another node's data.
+    /// The configuration names another node's data.
     Configuration(io::Error),
-    /// The data need a person: they are damaged, not all there, or another version's.
+    /// The data are damaged, incomplete, or of another version. A person has to decide.
     Data(io::Error),
 }
 
 impl NodeFailure {
-    /// Of what is on the disk: the kind of the error tells who is to look at it.
+    /// Sorts an error of reading the disk by its kind.
     fn of_data(error: io::Error) -> NodeFailure {
         match error.kind() {
             io::ErrorKind::InvalidData | io::ErrorKind::Unsupported => NodeFailure::Data(error),
@@ -53,7 +55,7 @@ impl NodeFailure {
         }
     }
 
-    /// With what helps.
+    /// Adds what helps to an error of the system.
     fn of_system(error: io::Error) -> NodeFailure {
         let kind = error.kind();
         let way_out = match kind {
@@ -63,9 +65,9 @@ impl NodeFailure {
             io::ErrorKind::AlreadyExists | io::ErrorKind::NotADirectory | io::ErrorKind::ReadOnlyFilesystem => {
                 "choose another data_dir in the configuration"
             }
-            io::ErrorKind::IsADirectory => "it is to be a file of this node: move the directory away",
+            io::ErrorKind::IsADirectory => "a file of this node belongs there: move the directory away",
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => "free space",
-            // What a system says that gives no further thread.
+            // The system returns this when no further thread can be started.
             io::ErrorKind::WouldBlock => {
                 "no further thread can be started: raise the number of processes and threads that are allowed (ulimit -u; systemd: TasksMax)"
             }
@@ -88,27 +90,28 @@ impl fmt::Display for NodeFailure {
     }
 }
 
-/// What the log's thread has at the end to make everything durable, however long the others took.
+/// The least time that the write-ahead log gets at the stop to make everything durable.
 const LOG_GRACE: Duration = Duration::from_secs(1);
 
-/// Runs a node until SIGINT or SIGTERM, and then stops it. A second signal ends the process at once.
+/// Runs a node until SIGINT or SIGTERM, and then stops it. A second signal ends the process at
+/// once.
 ///
-/// `discard`: what the disk knows is put aside first, and the node comes back blank.
+/// `discard`: local data are put aside first, and the node comes back blank.
 pub fn run(config: Config, discard: bool) -> Result<(), NodeFailure> {
     die_of_panics();
     signals::block(signals::NODE)?;
     if let Err(error) = let_work_be_finished() {
-        log::warn!("threads are scheduled as usual, which costs throughput: {error}");
+        log::warn!("SCHED_BATCH is not set, which costs throughput: {error}");
     }
     let (signal_tx, signal_rx) = bounded(1);
-    let said = LogLimit::new(1);
+    let sighup_limit = LogLimit::new(1);
     signals::watch(signals::NODE, move |signal| match signal {
         Signal::SIGHUP => {
-            if let Some(more) = said.admit("SIGHUP", 0, elapsed()) {
-                log::info!("SIGHUP: nothing is read anew, and this node goes on{more}");
+            if let Some(more) = sighup_limit.admit("SIGHUP", 0, elapsed()) {
+                log::info!("SIGHUP ignored: the configuration is read at the start alone, and this node goes on{more}");
             }
         }
-        // The second one ends it without a word: whoever sends it may do so because the first has got stuck.
+        // The second signal ends the process without a word: the first stop may be stuck.
         _ => {
             if signal_tx.try_send(()).is_err() {
                 std::process::exit(130);
@@ -117,10 +120,10 @@ pub fn run(config: Config, discard: bool) -> Result<(), NodeFailure> {
     })?;
     let shutdown_timeout = config.shutdown_timeout;
     let Some(node) = Node::start(config, discard, || !signal_rx.is_empty())? else {
-        log::info!("stopped while the disk was read");
+        log::info!("stopped while reading the disk");
         return Ok(());
     };
-    // Closed never: the thread `signals` holds the other end.
+    // Never disconnected: the thread `signals` holds the sending end.
     let _ = signal_rx.recv();
     drop(signal_rx);
     log::info!("stopping");
@@ -129,14 +132,14 @@ pub fn run(config: Config, discard: bool) -> Result<(), NodeFailure> {
     Ok(())
 }
 
-/// A running node.
+/// A running node. [`Node::stop`] ends it.
 pub struct Node {
     replica: Arc<Replica>,
     client_addr: SocketAddr,
     peer_addr: SocketAddr,
     server: Option<Server>,
     links: Arc<PeerLinks>,
-    /// Dropped to end the threads that wait on its other ends.
+    /// Dropped at the stop: the threads that wait on the receiving ends wake up.
     stop_tx: Option<Sender<()>>,
     peer_accept: Option<Acceptor>,
     heartbeat: Option<JoinHandle<()>>,
@@ -148,13 +151,17 @@ pub struct Node {
 }
 
 impl Node {
-    /// Binds both ports before anything else, so that a port in use costs nothing; reads the disk before it speaks to peers, since its vector is the first thing that it
-    /// says; answers clients all along, with LOADING. `None` if `should_stop` said so while the disk was read.
+    /// Starts the parts in order.
+    ///
+    /// Both ports are bound first, so that a port in use costs nothing. The disk is read before the
+    /// node speaks to peers: its version vector is the first thing that it sends them. Clients are
+    /// answered all along, with LOADING. `None` if `should_stop` became true while the disk was
+    /// read.
     pub fn start(config: Config, discard: bool, should_stop: impl Fn() -> bool) -> Result<Option<Node>, NodeFailure> {
         let client_listener = bind("client_addr", &config.client_addr).map_err(NodeFailure::System)?;
         let peer_listener = bind("peer_addr", &config.peer_addr).map_err(NodeFailure::System)?;
         let (client_addr, peer_addr) = (client_listener.local_addr()?, peer_listener.local_addr()?);
-        // Never 0, which is no incarnation's.
+        // Never 0, which is the nonce of no incarnation.
         let nonce = getrandom::u64().map_err(io::Error::other)?.max(1);
         let directory = Directory::open(&config.data_dir)?;
         let was_used = directory.was_used();
@@ -162,7 +169,10 @@ impl Node {
         let disk: Arc<dyn Disk> = Arc::new(directory);
         if discard {
             let discarded = files::discard(&*disk)?;
-            log::warn!("put {discarded} files in {} aside, as *.discarded: this node comes back blank", config.data_dir.display());
+            log::warn!(
+                "local data discarded: {discarded} files in {} are *.discarded now, and this node comes back blank",
+                config.data_dir.display()
+            );
         }
         let files = Files::find(&*disk).map_err(with_ways_out).map_err(NodeFailure::of_data)?;
         let wal = Arc::new(Wal::new(Arc::clone(&disk), config.fsync, config.write_room, &files));
@@ -179,7 +189,7 @@ impl Node {
             replica.wonder_about_blank_disk();
             if was_used {
                 log::warn!(
-                    "this node starts blank, although one has been started in data_dir {} before: its file \"lock\" is there, and no data. What peers hold is taken from them",
+                    "this node starts blank, although one has been started in data_dir {} before: its file \"lock\" is there, and no data. It takes what its peers hold",
                     config.data_dir.display()
                 );
             }
@@ -252,7 +262,8 @@ impl Node {
         self.peer_addr
     }
 
-    /// Sessions finish their round; what they wrote goes to the peers; then everything ends. What is not done by the deadline is left undone.
+    /// Stops the parts in order: sessions finish their round, their writes are sent to the peers,
+    /// then everything ends. What is not done by the deadline is left undone.
     pub fn stop(mut self, deadline: Instant) {
         // 1. No more clients, no more writes. Clients that do not read get half of the time.
         drop(self.stop_tx.take());
@@ -260,7 +271,7 @@ impl Node {
             let now = Instant::now();
             let left = server.stop(now + deadline.saturating_duration_since(now) / 2);
             if left > 0 {
-                log::warn!("{left} clients were still in their round");
+                log::warn!("clients cut off at the stop: {left} were still in a round");
             }
         }
         // 2. The replicator hands over what it has, the links send it.
@@ -283,7 +294,7 @@ impl Node {
     }
 }
 
-/// The address in words of the configuration, if it cannot be had.
+/// Binds an address of the configuration. An error names its field and says what to do.
 fn bind(field: &str, addr: &str) -> io::Result<TcpListener> {
     let explain = |error: io::Error| {
         let what = match error.kind() {

@@ -1,7 +1,7 @@
-//! `kvnode`: one node of the mesh, as its configuration file says.
+//! `kvnode`: one node of the mesh, as its configuration file describes it.
 //!
-//! Owns what surrounds a node: the command line, the question which node to run, logging, the limit on open files, and the exit code. What a node is and how it
-//! stops is `kvmesh::node`.
+//! Owns what surrounds a node: the command line, the question which node to run, logging, the limit
+//! on open files, and the exit code. The node itself is `kvmesh::node`.
 
 use std::fmt;
 use std::io::{self, BufRead, IsTerminal, Write};
@@ -30,25 +30,27 @@ struct KvnodeArgs {
     /// the node's configuration, such as config/node1.json
     #[argh(option, arg_name = "file")]
     config: Option<PathBuf>,
-    /// listen here for clients instead of where the file says (host:port; port 0 lets the system choose)
+    /// listen here for clients instead of where the file says (host:port; port 0 lets the system
+    /// choose)
     #[argh(option, arg_name = "addr")]
     client_addr: Option<String>,
     /// listen here for peers instead of where the file says
     #[argh(option, arg_name = "addr")]
     peer_addr: Option<String>,
-    /// put aside what data_dir holds and come back blank: everything is taken from the peers, and what only this node had is lost
+    /// put aside what data_dir holds and come back blank: everything is taken from the peers, and
+    /// what only this node had is lost
     #[argh(switch)]
     discard_local_data: bool,
-    /// stop once standard input ends: for a supervisor, whose death ends it
+    /// stop once standard input ends, so that the node does not outlive its supervisor
     #[argh(switch)]
     stop_with_stdin: bool,
 }
 
-/// Exit codes. Only after the first one is it any use to try again without a person.
+/// Exit codes. Only after the first one does it help to try again without intervention.
 const FAILED: u8 = 1;
 const USAGE: u8 = 2;
 const DATA: u8 = 3;
-/// A folder with more files than this is not read to its end; the user can name one.
+/// The most configurations that are offered. In a folder with more, the user names a file.
 const CHOICES_MAX: usize = 99;
 
 fn main() -> ExitCode {
@@ -91,18 +93,18 @@ fn run(arguments: KvnodeArgs) -> ExitCode {
     }
 }
 
-const NO_CONFIG: &str = "which node to run is not said\n\nUsage: kvnode --config FILE [--client-addr ADDR] [--peer-addr ADDR] [--discard-local-data] [--stop-with-stdin]\n\n\
+const NO_CONFIG: &str = "no configuration is named\n\nUsage: kvnode --config FILE [--client-addr ADDR] [--peer-addr ADDR] [--discard-local-data] [--stop-with-stdin]\n\n\
                          Such as: kvnode --config config/node1.json\nMore: kvnode --help";
 
-/// Starts the thread `stdin`, which stops the node as SIGTERM does once standard input ends.
+/// Starts the thread `stdin`, which stops the node, as SIGTERM does, once standard input ends.
 ///
-/// A supervisor holds the other end of a pipe. The pipe ends with the supervisor, however that ends: SIGKILL cannot be
-/// passed on.
+/// A supervisor holds the other end of a pipe. The pipe ends with the supervisor, even if that is
+/// killed with SIGKILL.
 fn stop_with_stdin() -> io::Result<()> {
     let wait = || {
         // Signals are for the thread that waits for them.
         let _ = signals::block(signals::NODE);
-        // An error is an end, too.
+        // A read error ends standard input, too.
         let _ = io::copy(&mut io::stdin().lock(), &mut io::sink());
         log::info!("standard input has ended, and this node stops with it");
         signals::send_to_self(Signal::SIGTERM);
@@ -110,13 +112,13 @@ fn stop_with_stdin() -> io::Result<()> {
     thread::Builder::new().name("stdin".to_owned()).spawn(wait).map(drop)
 }
 
-/// Says why on stderr, if anybody still reads it.
+/// Prints why this program ends, on stderr.
 fn leave(code: u8, reason: impl fmt::Display) -> ExitCode {
-    logging::say(format_args!("kvnode: {reason}"));
+    logging::print_sentence(format_args!("kvnode: {reason}"));
     ExitCode::from(code)
 }
 
-/// Lists what can be run and asks until one is chosen. An error is the sentence to leave with.
+/// Lists the configurations and asks until one is chosen. An error is the sentence to leave with.
 fn ask_which() -> Result<PathBuf, String> {
     let mut paths = config_files(Path::new(CONFIG_DIR))
         .map_err(|error| format!("the folder {CONFIG_DIR} cannot be read here: {error}; name a file: kvnode --config FILE"))?;
@@ -146,7 +148,7 @@ fn ask_which() -> Result<PathBuf, String> {
     }
 }
 
-/// A line per file: what it would run, or why it is refused.
+/// Prints a line for each file: what it would run, or why it is refused.
 fn list(screen: &mut impl Write, paths: &[PathBuf], configs: &[Result<Config, ConfigError>]) -> io::Result<()> {
     for (index, (path, config)) in paths.iter().zip(configs).enumerate() {
         let number = index + 1;
@@ -161,8 +163,11 @@ fn list(screen: &mut impl Write, paths: &[PathBuf], configs: &[Result<Config, Co
     Ok(())
 }
 
-/// A client is an open file, and the usual soft limit of 1024 is below what is configured. Where the hard one is, too, there are fewer clients, and room for everything
-/// else. An error says that there is room for nobody.
+/// Raises the limit on open files and shares them out.
+///
+/// Each client is an open file, and the usual soft limit of 1024 is below the default of
+/// `clients_max`. If the hard limit is too low as well, fewer clients are served, and everything
+/// else keeps its descriptors. An error says that not even a few clients could be served.
 fn share_open_files(config: &mut Config) -> Result<(), String> {
     let Some(limit) = descriptors::raise_limit() else { return Ok(()) };
     let shares = descriptors::share(limit, config.peers.len(), config.clients_max)?;

@@ -1,26 +1,31 @@
-//! The command line of all programs: argv in, a struct that argh derived out, or the words and the code to leave with.
+//! The command line of all programs: argv in, and out a struct that argh derived, or the text and
+//! the exit code to leave with.
 //!
-//! Owns what argh leaves open: `-h`, `--version`, `--option=value`, exit code 2 for bad usage, arguments that are not UTF-8, and data that looks
-//! like an option or like `help`. It reads the shape of the command line from argh's own description of the struct ([`ArgsInfo`]), so there is
-//! nothing to keep in step. It never knows what a command means.
+//! Owns what argh leaves open: `-h`, `--version`, `--option=value`, exit code 2 for bad usage,
+//! arguments that are not UTF-8, and data that looks like an option or like `help`. The shape of
+//! the command line comes from argh's own description of the struct ([`ArgsInfo`]), so there is
+//! nothing to keep in step. Never knows what a command means.
 //!
-//! What is data: once a command's first word is there, the words it still requires are taken as they are (`kvctl set k -5`, `kvctl set k help`).
-//! The first word of a command may be `-`, a negative number or the word `help`; one that begins with a dash otherwise stands behind `--`.
+//! Once a command's first word is there, the words it still requires are data and are taken as they
+//! are (`kvctl set k -5`, `kvctl set k help`). The first word of a command may be `-`, a negative
+//! number or the word `help`. Any other first word that begins with a dash must follow `--`.
 
 use std::ffi::OsString;
 use std::io::Write;
 
 use argh::{ArgsInfo, CommandInfoWithArgs, FlagInfo, FlagInfoKind, FromArgs, Optionality};
 
-/// Done or bad usage: what to print, and the code to exit with.
+/// An early end of the program: done, or bad usage.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Exit {
-    /// Without a newline at its end. For stdout if the code is 0, for stderr otherwise.
+    /// The text to print, without a newline at its end: on stdout if the code is 0, on stderr
+    /// otherwise.
     pub text: String,
     pub code: u8,
 }
 
-/// Parses this process's arguments. Does not return if they ask for help or the version (stdout, exit 0) or are wrong (stderr, exit 2).
+/// Parses this process's arguments. Exits if they ask for help or the version (stdout, code 0), or
+/// if they are wrong (stderr, code 2).
 pub fn from_env<T: FromArgs + ArgsInfo>(name: &str) -> T {
     let exit = match parse(name, std::env::args_os().skip(1).collect()) {
         Ok(parsed) => return parsed,
@@ -55,7 +60,8 @@ fn usage(text: String) -> Exit {
     Exit { text, code: USAGE }
 }
 
-/// argh speaks UTF-8 only. `takes_data`: whether to tell where other bytes can go.
+/// Checks that all arguments are UTF-8, which is all that argh takes. `takes_data`: the error says
+/// how to pass other bytes.
 fn all_utf8(args: Vec<OsString>, takes_data: bool) -> Result<Vec<String>, Exit> {
     let hint = if takes_data { "; a value of any bytes is read from stdin when - stands in its place" } else { "" };
     let one = |(index, arg): (usize, OsString)| {
@@ -64,7 +70,8 @@ fn all_utf8(args: Vec<OsString>, takes_data: bool) -> Result<Vec<String>, Exit> 
     args.into_iter().enumerate().map(one).collect()
 }
 
-/// The same command line in the words that argh reads right: `<options> <command> <options> -- <words>`.
+/// Rewrites a command line into the order that argh parses correctly: `<options> <command>
+/// <options> -- <words>`.
 fn normalise(name: &str, top: &CommandInfoWithArgs, args: &[String]) -> Result<Vec<String>, Exit> {
     let mut level = top;
     let mut path = vec![name];
@@ -84,7 +91,8 @@ fn normalise(name: &str, top: &CommandInfoWithArgs, args: &[String]) -> Result<V
                 Some((option, value)) => (option, Some(value)),
                 None => (arg.as_str(), None),
             };
-            // An option of the program as a whole may also stand behind the command: `kvctl status --json`.
+            // An option of the program as a whole may also stand behind the command: `kvctl status
+            // --json`.
             let (flag, target) = match (find_flag(level, option), find_flag(top, option)) {
                 (Some(flag), _) => (Some(flag), if std::ptr::eq(level, top) { &mut top_options } else { &mut options }),
                 (None, flag) => (flag, &mut top_options),
@@ -124,7 +132,8 @@ fn normalise(name: &str, top: &CommandInfoWithArgs, args: &[String]) -> Result<V
     Ok(normal)
 }
 
-/// Whether `arg` is data, or the name of a command, and no option. `taken`: how many words this level has by now.
+/// True if `arg` is data or the name of a command, and not an option. `taken`: how many words this
+/// level has by now.
 fn is_word(level: &CommandInfoWithArgs, taken: usize, arg: &str) -> bool {
     let required = level.positionals.iter().filter(|positional| positional.optionality == Optionality::Required).count();
     let begun = taken > 0 && taken < required && arg != "--";
@@ -168,7 +177,8 @@ fn take_option<'a>(
     Ok(())
 }
 
-/// argh prints a command's help if the rest of the command line is nothing but the wish for it.
+/// Returns a request for the help of one command. argh prints it if nothing else is on the command
+/// line.
 fn help(path: &[&str]) -> Vec<String> {
     path[1..].iter().copied().chain(["--help"]).map(str::to_string).collect()
 }
@@ -182,7 +192,7 @@ fn expected(level: &CommandInfoWithArgs) -> String {
 }
 
 fn dash_hint(level: &CommandInfoWithArgs) -> &'static str {
-    if level.positionals.is_empty() { "" } else { "; a word that begins with a dash stands behind --" }
+    if level.positionals.is_empty() { "" } else { "; a word that begins with a dash must follow --" }
 }
 
 #[cfg(test)]
@@ -310,7 +320,7 @@ mod tests {
             ("ping x", "takes none"),
             ("nonsense", "\"nonsense\" is no command of tool"),
             ("--nonsense", "tool has no option --nonsense"),
-            ("set -k v", "stands behind --"),
+            ("set -k v", "must follow --"),
             ("set k v --x", "tool set has no option --x"),
             ("--loud=1 ping", "--loud takes no value"),
             ("-n", "-n needs a value"),

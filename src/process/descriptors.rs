@@ -1,29 +1,36 @@
-//! Open files: how many this process may have, who gets how many of them, and what is said when none is left.
+//! Open files: how many this process may have, how they are shared out, and the error when none is
+//! left.
 //!
-//! Clients get what the rest leaves over. So when as many are connected as there may be, the log can still change, peers can come back, and one client more can be told so.
+//! Clients get what everything else leaves. So even with the maximum of clients connected, the log
+//! can switch files, peers can reconnect, and one more client can be turned away with a reason.
 
 use std::io;
 
-/// Standard streams, signals, ports, the directory and its lock, the log and its successor, a snapshot, what STATUS reads, and one client that is turned away; with some to spare.
+/// Descriptors beside peers and clients: standard streams, signals, ports, the directory and its
+/// lock, the log and its successor, a snapshot, the files that STATUS reads, and one client that is
+/// turned away. Some are to spare.
 const BESIDE: usize = 24;
 
-/// For each peer: the links both ways, one that replaces another, and what resolves its address while it is dialled.
+/// Descriptors for each peer: a link each way, one that replaces another, and a name lookup while
+/// dialling.
 const PER_PEER: usize = 6;
 
-/// A node that can serve no more clients than these is not worth starting.
+/// The fewest clients that a node is worth starting for.
 const CLIENTS_MIN: usize = 4;
 
-/// Connections on the peer port that have not said yet who they are, where there are descriptors enough; with those that are being closed.
+/// Unidentified connections on the peer port, those that are being closed included, where there are
+/// enough descriptors.
 pub const UNIDENTIFIED_MAX: usize = 128;
 
-/// Who may have how many.
+/// How many connections of each kind there may be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Shares {
     pub clients_max: usize,
     pub unidentified_max: usize,
 }
 
-/// Shares out `limit` descriptors for a node that is to have `clients_max` clients if they are enough. An error says that they are too few for anybody.
+/// Shares out `limit` descriptors, to at most `clients_max` clients. An error says that they are
+/// too few even for [`CLIENTS_MIN`].
 pub fn share(limit: usize, peers: usize, clients_max: usize) -> Result<Shares, String> {
     let beside = BESIDE + PER_PEER * peers;
     let left = limit.saturating_sub(beside);
@@ -37,13 +44,14 @@ pub fn share(limit: usize, peers: usize, clients_max: usize) -> Result<Shares, S
     Ok(Shares { clients_max: clients_max.min(clients_left), unidentified_max })
 }
 
-/// Raises the soft limit to the hard one, which is the operator's own word. Returns what is allowed by then; `None` where nobody knows.
+/// Raises the soft limit on open files to the hard limit, which the operator sets. Returns the
+/// limit now in force, or `None` where it cannot be read.
 #[cfg(unix)]
 pub fn raise_limit() -> Option<usize> {
     use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
     let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).ok()?;
-    // Where the hard limit is "as many as you like", some systems do not take it for a soft one.
+    // Some systems refuse an unlimited hard limit as a soft limit.
     let allowed = if soft == hard || setrlimit(Resource::RLIMIT_NOFILE, hard, hard).is_ok() { hard } else { soft };
     Some(usize::try_from(allowed).unwrap_or(usize::MAX))
 }
@@ -53,7 +61,7 @@ pub fn raise_limit() -> Option<usize> {
     None
 }
 
-/// Whether it is for want of a descriptor that something could not be opened.
+/// True if something could not be opened because this process has no descriptor left.
 pub fn are_used_up(error: &io::Error) -> bool {
     #[cfg(unix)]
     return error.raw_os_error() == Some(nix::errno::Errno::EMFILE as i32);
@@ -61,12 +69,13 @@ pub fn are_used_up(error: &io::Error) -> bool {
     false
 }
 
-/// An error of the system in words. That there is no descriptor left is said with the limit, since that is what to change.
+/// An error of the system as a sentence. If no descriptor is left, it names the limit, since that
+/// is what to change.
 pub fn in_words(error: &io::Error) -> String {
     if are_used_up(error) { no_descriptor() } else { error.to_string() }
 }
 
-/// That there is no descriptor left.
+/// The sentence for an operation that found no descriptor left.
 pub fn no_descriptor() -> String {
     format!("too many open files; limit {} (ulimit -n)", limit().map_or_else(|| "unknown".to_owned(), |limit| limit.to_string()))
 }

@@ -1,4 +1,5 @@
-//! The process and its system: the command line, threads, signals, file descriptors, the log on stderr.
+//! The process and its operating system: the command line, threads, signals, file descriptors, and
+//! the log on stderr.
 
 pub mod arguments;
 pub mod descriptors;

@@ -1,20 +1,21 @@
-//! How threads are scheduled, and how they are joined: with a deadline.
+//! Threads: their scheduling policy, and joining them with a deadline.
 
 use std::io;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-/// How often a thread that is to end is asked whether it has.
+/// The pause between two checks whether a thread has ended.
 pub const JOIN_PAUSE: Duration = Duration::from_millis(2);
 
-/// Joins threads that have been told to end; those that have not by the deadline are left to the end of the process.
+/// Joins threads that have been told to end. Those that have not ended by the deadline are left to
+/// the end of the process.
 pub fn join_all(threads: impl IntoIterator<Item = JoinHandle<()>>, deadline: Instant, name: &str) {
     for thread in threads {
         while !thread.is_finished() && Instant::now() < deadline {
             thread::park_timeout(JOIN_PAUSE);
         }
         if !thread.is_finished() {
-            log::warn!("a {name} thread did not end in time");
+            log::warn!("thread did not end in time: {name}");
             continue;
         }
         // A panic has ended the process already.
@@ -22,9 +23,12 @@ pub fn join_all(threads: impl IntoIterator<Item = JoinHandle<()>>, deadline: Ins
     }
 }
 
-/// From here on this thread, and those that it starts, do not take the processor from one that is at work because they have been woken: they are `SCHED_BATCH`. A node has hundreds of
-/// threads that do little at each turn. Where every request that arrives interrupted the work on the one before it, they would mostly change places. Who has said another policy for the process
-/// (`chrt`) keeps it.
+/// Sets `SCHED_BATCH` for this thread and those that it starts: a thread that wakes up does not
+/// preempt one that runs.
+///
+/// A node has hundreds of threads that do little at each turn. If every request that arrives
+/// interrupted the work on the one before it, they would mostly switch context. A policy that was
+/// set from outside (`chrt`) is left alone.
 #[cfg(target_os = "linux")]
 pub fn let_work_be_finished() -> io::Result<()> {
     use thread_priority::{NormalThreadSchedulePolicy, ThreadPriority, ThreadPriorityValue, ThreadSchedulePolicy};
@@ -35,7 +39,7 @@ pub fn let_work_be_finished() -> io::Result<()> {
     if thread_schedule_policy().map_err(unknown)? != ThreadSchedulePolicy::Normal(NormalThreadSchedulePolicy::Other) {
         return Ok(());
     }
-    // The crate sets the niceness with the policy; it is to be the one that it is.
+    // The crate sets the niceness together with the policy. The niceness is to stay as it is.
     let nice = rustix::process::getpriority_process(None)?;
     let is_the_same = |priority: &ThreadPriority| priority.to_posix(batch).is_ok_and(|posix| posix == nice);
     let mut priorities = (0..=u8::MAX).map_while(|value| ThreadPriorityValue::try_from(value).ok()).map(ThreadPriority::Crossplatform);
@@ -43,7 +47,7 @@ pub fn let_work_be_finished() -> io::Result<()> {
     set_thread_priority_and_policy(thread_native_id(), same, batch).map_err(unknown)
 }
 
-/// Other systems have no such policy.
+/// Does nothing: only Linux has such a policy.
 #[cfg(not(target_os = "linux"))]
 pub fn let_work_be_finished() -> io::Result<()> {
     Ok(())
@@ -58,7 +62,7 @@ mod tests {
     fn the_policy_is_passed_on_to_threads_and_the_niceness_stays() {
         for nice in [0, 7, 19] {
             let policy_and_nice = || (thread_schedule_policy().unwrap(), rustix::process::getpriority_process(None).unwrap());
-            // Of this thread alone, as Linux has it.
+            // On Linux the policy and the niceness are those of one thread.
             let starts = thread::spawn(move || {
                 rustix::process::setpriority_process(None, nice).unwrap();
                 let_work_be_finished().unwrap();

@@ -1,4 +1,5 @@
-//! A file that is written beside another one, and takes its place only when it is whole and on disk. Until then the other one stays as it is.
+//! A file that replaces another one atomically: written beside it, synced, and renamed into its
+//! place. Until then the other one stays as it is.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufWriter, Write};
@@ -8,26 +9,28 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-use crate::terminal::say;
+use crate::terminal::print_error;
 use crate::{Code, Failure};
 
 const BUFFER_LEN: usize = 256 << 10;
-/// Keys and values are for whoever makes the backup.
+/// The mode of the new file: its keys and values are for its owner.
 const MODE: u32 = 0o600;
 
-/// Where the file is, from its beginning until it is removed or in its place. What does any of these holds the lock.
+/// The path of the part from its creation until it is removed or renamed. Whoever creates, removes
+/// or renames it holds the lock.
 type PartPath = Mutex<Option<PathBuf>>;
 
 pub struct AtomicFile {
     file: BufWriter<File>,
-    /// The file whose place it is to take.
+    /// The file that is to be replaced.
     target: PathBuf,
     path: Arc<PartPath>,
     len: u64,
 }
 
 impl AtomicFile {
-    /// Begins a file beside `target`, which may exist if it is a regular file. A signal that ends the process removes it first.
+    /// Creates a part beside `target`, which may exist if it is a regular file. A signal that ends
+    /// the process removes the part first.
     pub fn beside(target: &Path) -> Result<AtomicFile, Failure> {
         let refused = |why: &str| Err(Failure::new(Code::Usage, format_args!("cannot write to {}: {why}", target.display())));
         match fs::symlink_metadata(target) {
@@ -46,7 +49,7 @@ impl AtomicFile {
             let name = directory_of(target).join(format!(".kvctl-{:016x}.part", fastrand::u64(..)));
             match OpenOptions::new().write(true).create_new(true).mode(MODE).open(path.insert(name)) {
                 Ok(file) => file,
-                Err(error) => return refused(&format!("no file can be made beside it: {error}")),
+                Err(error) => return refused(&format!("cannot create a file beside it: {error}")),
             }
         };
         Ok(AtomicFile { file: BufWriter::with_capacity(BUFFER_LEN, file), target: target.to_owned(), path, len: 0 })
@@ -59,12 +62,12 @@ impl AtomicFile {
         Ok(())
     }
 
-    /// Bytes so far.
+    /// Bytes written so far.
     pub fn len(&self) -> u64 {
         self.len
     }
 
-    /// It takes the other file's place, and both the file and its name are on disk then.
+    /// Replaces the target. The file and its name are on disk then.
     pub fn take_place(mut self) -> Result<(), Failure> {
         self.file.flush().and_then(|()| self.file.get_ref().sync_all()).map_err(|error| self.cannot_write(&error))?;
         let mut path = self.path.lock();
@@ -77,7 +80,7 @@ impl AtomicFile {
             let target = self.target.display();
             Failure::new(
                 Code::Refused,
-                format_args!("{target} is written and whole, but a loss of power may undo that: cannot sync its directory: {error}"),
+                format_args!("{target} is complete, but a power failure may undo that: cannot sync its directory: {error}"),
             )
         })
     }
@@ -88,7 +91,7 @@ impl AtomicFile {
     }
 }
 
-/// What is not in its place by then goes.
+/// A part that was not renamed is removed.
 impl Drop for AtomicFile {
     fn drop(&mut self) {
         remove(&self.path);
@@ -99,10 +102,10 @@ fn directory_of(target: &Path) -> &Path {
     target.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
-/// Whether there was something to remove.
+/// Removes the part. Returns true if there was one.
 fn remove(path: &PartPath) -> bool {
     let removed = path.lock().take();
-    // What cannot be removed has a name that says that it is a part.
+    // A part that cannot be removed has a name that says what it is.
     removed.map(fs::remove_file).is_some()
 }
 
@@ -110,11 +113,11 @@ fn remove_on_signal(path: &Arc<PartPath>) {
     let path = Arc::clone(path);
     let on_signal = move || {
         if remove(&path) {
-            say("kvctl: interrupted: nothing was written");
+            print_error("kvctl: interrupted: nothing was written");
         }
         std::process::exit(Code::Refused.number().into());
     };
-    // Where that fails, a signal ends the process, and the part stays.
+    // If that fails, a signal ends the process and leaves the part.
     let _ = ctrlc::set_handler(on_signal);
 }
 

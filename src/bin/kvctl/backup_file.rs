@@ -1,4 +1,5 @@
-//! Backups as files: what `kvctl backup` writes, `kvctl dump` prints and `kvctl restore` reads. Only a whole dump is one, so every line is checked as it passes.
+//! Reading backups: what `kvctl backup` wrote, or `kvctl dump` printed. Only a complete dump is a
+//! backup, so every line is checked.
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom};
@@ -8,14 +9,14 @@ use kvmesh::wire::dump::{self, DumpReader, Line};
 
 use crate::{Code, Failure};
 
-/// Read from the file at a time.
+/// Bytes read from the file at a time.
 const READ_LEN: usize = 256 << 10;
 
-/// A backup, read from its first line to its last.
+/// Reads a backup from its first line to its last.
 pub struct BackupReader {
     name: String,
     input: Box<dyn BufRead>,
-    /// Of a regular file.
+    /// The length of a regular file.
     size: Option<u64>,
     reader: DumpReader,
     line: Vec<u8>,
@@ -39,8 +40,8 @@ impl BackupReader {
         BackupReader { name: name.to_string(), input, size, reader: DumpReader::default(), line: Vec::new(), lines: 0, bytes: 0 }
     }
 
-    /// The next line, its line end included, and what it says. `None` when the dump has been read and is whole. The end line is handed out only when it is the
-    /// last and right.
+    /// Returns the next line, its line end included, and what it says. `None` when the dump has
+    /// been read and is complete. The end line is returned only if it is the last and correct.
     pub fn next(&mut self) -> Result<Option<(&[u8], Line)>, Failure> {
         let line_len_max = dump::line_len_max(KEY_LEN_MAX as usize, VALUE_LEN_MAX as usize) as u64;
         self.line.clear();
@@ -50,7 +51,7 @@ impl BackupReader {
             return self.reader.finish().map(|()| None).map_err(|wrong| self.wrong(&wrong));
         }
         if read > line_len_max {
-            return Err(self.wrong(&format!("a line of more than {line_len_max} bytes; no dump has such a one")));
+            return Err(self.wrong(&format!("a line of more than {line_len_max} bytes; no dump has such a line")));
         }
         let bytes = self.line.strip_suffix(b"\n").unwrap_or(&self.line);
         let line = self.reader.line(bytes).map_err(|wrong| self.wrong(&wrong))?;
@@ -73,7 +74,7 @@ impl BackupReader {
         self.size
     }
 
-    /// Bytes that were read.
+    /// Bytes read so far.
     pub fn bytes(&self) -> u64 {
         self.bytes
     }
@@ -87,8 +88,8 @@ impl BackupReader {
     }
 }
 
-/// Whether the last line of a regular file is an end line: one look that finds most files that were cut off, before anything is sent. True of what cannot be looked
-/// at.
+/// Returns false if a regular file does not end with an end line. One look finds most files that
+/// were cut off, before anything is sent. A file that cannot be read so counts as complete.
 pub fn seems_whole(path: &str) -> bool {
     fn last_line(path: &str) -> io::Result<Option<Vec<u8>>> {
         let mut file = File::open(path)?;

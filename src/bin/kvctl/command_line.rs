@@ -1,4 +1,4 @@
-//! kvctl's command line: what may be written there, and the types that are valid once read.
+//! kvctl's command line: what may be written there, and types that are valid once parsed.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -8,14 +8,15 @@ use std::time::Duration;
 use argh::{ArgsInfo, FromArgs};
 use kvmesh::wire::ack_level::AckLevel;
 
-/// Reads and writes a kvmesh. Without a command: a prompt on a terminal, else each line of stdin is sent as a command.
+/// Read and write a kvmesh. Without a command: a prompt on a terminal, else each line of stdin is
+/// sent as a command.
 #[derive(FromArgs, ArgsInfo, Debug)]
 #[argh(
     help_triggers("-h", "--help"),
-    note = "Data is taken as it is once the key has begun: kvctl set k -5 writes -5. A key that begins with a dash stands behind --.",
+    note = "Data is taken as it is once the key has begun: kvctl set k -5 writes -5. A key that begins with a dash must follow --.",
     example = "kvctl set greeting 'hello world'\nkvctl -n 127.0.0.1:7002 get greeting\nkvctl put photo - < photo.jpg\nkvctl backup backup.jsonl\nkvctl restore backup.jsonl",
     error_code(0, "done"),
-    error_code(1, "refused by the server, the nodes differ, or what answers is no node"),
+    error_code(1, "refused by the server, the nodes differ, or the other end is no kvmesh node"),
     error_code(2, "bad usage"),
     error_code(3, "no connection: nothing was written"),
     error_code(4, "unknown outcome: the write may have happened or may still happen")
@@ -24,13 +25,15 @@ pub struct KvctlArgs {
     /// client addresses of nodes; the first that can be reached is asked. Default: 127.0.0.1:7001
     #[argh(option, short = 'n', long = "node", arg_name = "addr[,addr...]")]
     pub nodes: Option<NodeAddrs>,
-    /// how many members must hold a write: local, majority or all. Default: as the node is configured
+    /// how many members must hold a write: local, majority or all. Default: as the node is
+    /// configured
     #[argh(option, arg_name = "level")]
     pub ack: Option<AckLevel>,
     /// print JSON
     #[argh(switch)]
     pub json: bool,
-    /// how long to wait for a connection, and then for each sign of progress: an answer, or, while a long one comes, 4 KiB a second. Default: 5
+    /// how long to wait for a connection, and then for each sign of progress: a reply, or, while a
+    /// long one comes, 4 KiB a second. Default: 5
     #[argh(option, arg_name = "seconds")]
     pub timeout: Option<Seconds>,
     #[argh(subcommand)]
@@ -63,11 +66,12 @@ pub enum Subcommand {
     Cluster(ClusterArgs),
 }
 
-/// Print a key's value and a newline. On a terminal, in quotes if it would not be clear otherwise.
+/// Print a key's value and a newline. On a terminal, in quotes where it would be ambiguous
+/// otherwise.
 #[derive(FromArgs, ArgsInfo, Debug)]
 #[argh(subcommand, name = "get", help_triggers("-h", "--help"))]
 pub struct GetArgs {
-    /// print the value's bytes alone: no newline, and on a terminal, too, nothing but what is stored
+    /// print the value's bytes and nothing else: no newline, and no quotes on a terminal
     #[argh(switch)]
     pub raw: bool,
     #[argh(positional)]
@@ -123,7 +127,8 @@ pub struct ExistsArgs {
     pub key: String,
 }
 
-/// Print the keys, all or those that begin with a prefix. One a line; in quotes if it would not be clear otherwise.
+/// Print the keys, all or those that begin with a prefix, one a line. In quotes where a key would
+/// be ambiguous otherwise.
 #[derive(FromArgs, ArgsInfo, Debug)]
 #[argh(subcommand, name = "keys", help_triggers("-h", "--help"))]
 pub struct KeysArgs {
@@ -139,28 +144,30 @@ pub struct KeysArgs {
 #[argh(subcommand, name = "count", help_triggers("-h", "--help"))]
 pub struct CountArgs {}
 
-/// Print what a node says of itself.
+/// Print a node's own state.
 #[derive(FromArgs, ArgsInfo, Debug)]
 #[argh(subcommand, name = "status", help_triggers("-h", "--help"))]
 pub struct StatusArgs {}
 
-/// Print what a node says of its peers.
+/// Print what a node knows about its peers.
 #[derive(FromArgs, ArgsInfo, Debug)]
 #[argh(subcommand, name = "peers", help_triggers("-h", "--help"))]
 pub struct PeersArgs {}
 
-/// Print the fingerprint of a node's data, and its number of keys: equal on nodes that hold the same data.
+/// Print the digest of a node's data and its number of keys: equal on nodes that hold the same
+/// data.
 #[derive(FromArgs, ArgsInfo, Debug)]
 #[argh(subcommand, name = "digest", help_triggers("-h", "--help"))]
 pub struct DigestArgs {}
 
-/// Print a node's whole state as JSON lines: a backup, if the exit code is 0. kvctl backup makes a file of it more safely.
+/// Print a node's whole state as JSON lines: a backup, if the exit code is 0. kvctl backup writes a
+/// file more safely.
 #[derive(FromArgs, ArgsInfo, Debug)]
 #[argh(subcommand, name = "dump", help_triggers("-h", "--help"))]
 pub struct DumpArgs {}
 
-/// Write a node's whole state to a file, which kvctl restore takes back. A file that is there already is replaced when the new one is whole and on disk, and not before. Prints
-/// how many entries and bytes it has.
+/// Write a node's whole state to a file, for kvctl restore. An existing file is replaced once the
+/// new one is complete and on disk, and not before. Prints the number of entries and of bytes.
 #[derive(FromArgs, ArgsInfo, Debug)]
 #[argh(subcommand, name = "backup", help_triggers("-h", "--help"))]
 pub struct BackupArgs {
@@ -169,12 +176,14 @@ pub struct BackupArgs {
     pub file: String,
 }
 
-/// Take a backup back that kvctl backup has written. What the node knows already, or knows to be newer or deleted, stays as it is; the other nodes get what is new
-/// from this one. Only a whole backup counts.
+/// Restore a backup that kvctl backup has written. What the node has already, or has newer or
+/// deleted, stays as it is; the other nodes get what is new from this one. Only a complete backup
+/// is accepted.
 #[derive(FromArgs, ArgsInfo, Debug)]
 #[argh(subcommand, name = "restore", help_triggers("-h", "--help"))]
 pub struct RestoreArgs {
-    /// write the backup's keys as new writes instead, which win over what is there: for a backup that is refused as too old
+    /// write the backup's keys as new writes instead, which win over what is there: for a backup
+    /// that is refused as too old
     #[argh(switch)]
     pub as_new_writes: bool,
     /// the backup, or - for stdin
@@ -182,7 +191,8 @@ pub struct RestoreArgs {
     pub file: String,
 }
 
-/// Write a snapshot on one node now, and begin a new log; nodes do so by themselves when the log has grown.
+/// Write a snapshot on one node now, and begin a new log; nodes do so by themselves when the log
+/// has grown.
 #[derive(FromArgs, ArgsInfo, Debug)]
 #[argh(subcommand, name = "compact", help_triggers("-h", "--help"))]
 pub struct CompactArgs {}
@@ -197,7 +207,8 @@ pub struct ResumeArgs {}
 #[argh(subcommand, name = "ping", help_triggers("-h", "--help"))]
 pub struct PingArgs {}
 
-/// Wait until all the nodes named with -n have seen the same writes and hold the same data. Exit code 1 if they do not in time.
+/// Wait until all the nodes named with -n have received the same writes and hold the same data.
+/// Exit code 1 if they have not in time.
 #[derive(FromArgs, ArgsInfo, Debug)]
 #[argh(subcommand, name = "converge", help_triggers("-h", "--help"))]
 pub struct ConvergeArgs {
@@ -206,13 +217,16 @@ pub struct ConvergeArgs {
     pub timeout: Option<Seconds>,
 }
 
-/// Print the keys on which the nodes named with -n differ; exit code 1 if there are any. While clients write, what is on its way shows as well.
+/// Print the keys on which the nodes named with -n differ; exit code 1 if there are any. While
+/// clients write, writes under way show as well.
 #[derive(FromArgs, ArgsInfo, Debug)]
 #[argh(subcommand, name = "diff", help_triggers("-h", "--help"))]
 pub struct DiffArgs {}
 
-/// Measure: each of many connections sends rounds of pipelined commands, spread over the nodes named with -n, and the answers are checked and timed. With --protocol resp
-/// the nodes may be redis-servers. Ctrl-C ends it early, with a report. Exit code 1 if there was any error, or if it was ended early.
+/// Measure: each of many connections sends rounds of pipelined commands, spread over the nodes
+/// named with -n, and the replies are checked and timed. With --protocol resp the nodes may be
+/// redis-servers. Ctrl-C ends it early, with a report. Exit code 1 if there was any error, or if it
+/// was ended early.
 #[derive(FromArgs, ArgsInfo, Clone, Debug)]
 #[argh(subcommand, name = "bench", help_triggers("-h", "--help"))]
 pub struct BenchArgs {
@@ -234,19 +248,23 @@ pub struct BenchArgs {
     /// bytes of each value. Default: 64
     #[argh(option, arg_name = "bytes", default = "Bounded(64)")]
     pub value_size: Bounded<1, { 16 << 20 }>,
-    /// how many of a hundred commands are GET, the others writing; with any, all keys are written first. Default: 0
+    /// how many of a hundred commands are GET, the others writing; with any, all keys are written
+    /// first. Default: 0
     #[argh(option, arg_name = "percent", default = "Bounded(0)")]
     pub reads: Bounded<0, 100>,
-    /// open loop: so many operations a second, of all connections together, on a schedule, whether the answers keep up or not; a round's time counts from when it was
-    /// due. Default: closed loop, each connection sends when its last round is answered
+    /// open loop: so many operations a second, of all connections together, on a schedule, whether
+    /// the replies keep up or not; a round's time counts from when it was due. Default: closed
+    /// loop, each connection sends when its last round is answered
     #[argh(option, arg_name = "operations")]
     pub rate: Option<Bounded<1, 1_000_000_000>>,
-    /// with resp: every SET is followed by WAIT with this number and 1000 ms, and both are one operation; fewer is an error, SHORT
+    /// with resp: every SET is followed by WAIT with this number and 1000 ms, and both are one
+    /// operation; fewer replicas are an error, SHORT
     #[argh(option, arg_name = "replicas")]
     pub wait: Option<Bounded<1, 1_000>>,
 }
 
-/// Run the nodes of a folder on this machine, in the foreground, until Ctrl-C: all of them, or one. What a node logs is printed behind its number.
+/// Run the nodes of a folder on this machine, in the foreground, until Ctrl-C: all of them, or one.
+/// A node's log lines are printed behind its number.
 #[derive(FromArgs, ArgsInfo, Clone, Debug)]
 #[argh(
     subcommand,
@@ -263,7 +281,8 @@ pub struct ClusterArgs {
     /// the folder that holds node1.json, node2.json and so on. Default: config
     #[argh(option, arg_name = "dir")]
     pub config_dir: Option<PathBuf>,
-    /// what is printed as the command that starts node N again, followed by N. Default: kvctl cluster
+    /// what is printed as the command that starts node N again, followed by N. Default: kvctl
+    /// cluster
     #[argh(option, arg_name = "words")]
     pub restart_command: Option<String>,
     /// only this node: the N of a nodeN.json
@@ -271,7 +290,7 @@ pub struct ClusterArgs {
     pub node: Option<String>,
 }
 
-/// What is spoken with the nodes.
+/// The protocol that the load generator speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BenchProtocol {
     Text,
@@ -298,7 +317,7 @@ impl fmt::Display for BenchProtocol {
     }
 }
 
-/// One or more `host:port`.
+/// One or more addresses, `host:port`, separated by commas.
 #[derive(Clone, Debug)]
 pub struct NodeAddrs(pub Vec<String>);
 
@@ -319,7 +338,7 @@ impl FromStr for NodeAddrs {
     }
 }
 
-/// A time-out, written `2` or `0.5`.
+/// A time-out in seconds, written `2` or `0.5`.
 #[derive(Clone, Copy, Debug)]
 pub struct Seconds(pub Duration);
 
@@ -334,7 +353,7 @@ impl FromStr for Seconds {
     }
 }
 
-/// A number between two others, both included.
+/// A number from `MIN` to `MAX`, both included.
 #[derive(Clone, Copy, Debug)]
 pub struct Bounded<const MIN: usize, const MAX: usize>(pub usize);
 

@@ -1,4 +1,5 @@
-//! What is asked of several nodes at once: do they agree (`converge`), and if not, on what (`diff`).
+//! `kvctl converge` and `kvctl diff`: do several nodes hold the same data, and if not, which keys
+//! differ?
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -17,12 +18,13 @@ use crate::json::put_bytes;
 use crate::terminal::Out;
 use crate::{Code, Failure, Options};
 
-/// Between two looks at the nodes.
+/// The pause between two looks at the nodes.
 const POLL_PAUSE: Duration = Duration::from_millis(50);
-/// What expires within this time is left out: the nodes are asked one after the other, by clocks that differ a little.
+/// Keys that expire within this time are ignored: the nodes are asked one after the other, and
+/// their clocks differ a little.
 const EXPIRES_SOON: Duration = Duration::from_secs(10);
 
-/// Waits until every node shows the same vector and the same digest.
+/// Waits until every node shows the same version vector and the same digest.
 pub fn converge(options: &Options, timeout: Duration) -> Result<(), Failure> {
     several(options, "converge")?;
     let begun = Instant::now();
@@ -30,7 +32,7 @@ pub fn converge(options: &Options, timeout: Duration) -> Result<(), Failure> {
     let mut watched: Vec<ComparedNode> =
         options.nodes.iter().map(|addr| ComparedNode { addr, client: None, seen: Err("not asked yet".to_string()) }).collect();
     loop {
-        // The same time for all of them.
+        // One time for all of them.
         let before = soon_ms();
         for node in &mut watched {
             let left = deadline.saturating_duration_since(Instant::now()).max(POLL_PAUSE);
@@ -47,18 +49,18 @@ pub fn converge(options: &Options, timeout: Duration) -> Result<(), Failure> {
     }
 }
 
-/// One node, its connection kept between looks.
+/// One node, with a connection that is kept between looks.
 struct ComparedNode<'a> {
     addr: &'a str,
     client: Option<Client>,
-    /// What it showed at the last look, or why it showed nothing.
+    /// The result of the last look, or why there is none.
     seen: Result<Observed, String>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Observed {
     vector: VersionVector,
-    /// `<hex> <keys>`.
+    /// The digest and the number of keys: `<hex> <keys>`.
     digest: String,
 }
 
@@ -80,10 +82,10 @@ impl ComparedNode<'_> {
         let line = line.ok_or_else(|| client::Error::Garbled("STATUS showed no vector".to_string()))?;
         let vector = line.strip_prefix("vector ").and_then(|json| serde_json::from_str(json).ok());
         let vector = vector.ok_or_else(|| unexpected(line.as_bytes(), "vector <json object>"))?;
-        let said = client.call(format!("DIGEST {before}").as_bytes())?;
-        match said.strip_prefix(b"DIGEST ") {
+        let reply = client.call(format!("DIGEST {before}").as_bytes())?;
+        match reply.strip_prefix(b"DIGEST ") {
             Some(digest) => Ok(Observed { vector, digest: String::from_utf8_lossy(digest).into_owned() }),
-            None => Err(unexpected(said, "DIGEST <hex> <keys>")),
+            None => Err(unexpected(reply, "DIGEST <hex> <keys>")),
         }
     }
 }
@@ -92,7 +94,7 @@ fn soon_ms() -> u64 {
     clock::wall_ms() + EXPIRES_SOON.as_millis() as u64
 }
 
-/// What all of them show, if it is the same.
+/// The state that all nodes show, if it is the same.
 fn agreed<'a>(watched: &'a [ComparedNode]) -> Option<&'a Observed> {
     let first = watched.first()?.seen.as_ref().ok()?;
     watched.iter().all(|node| node.seen.as_ref() == Ok(first)).then_some(first)
@@ -114,7 +116,8 @@ fn report_agreed(options: &Options, same: &Observed, took: Duration) -> Result<(
     Ok(out.flush()?)
 }
 
-/// One line for each node; a vector is shown by what it lacks of the others.
+/// Prints a line for each node. A version vector is shown by the writes that it lacks of the
+/// others.
 fn differences(watched: &[ComparedNode]) -> String {
     let mut newest = VersionVector::default();
     for seen in watched.iter().filter_map(|node| node.seen.as_ref().ok()) {
@@ -158,12 +161,13 @@ pub fn diff(options: &Options) -> Result<(), Failure> {
     }
 }
 
-/// What each node has of a key, in the order of the nodes.
+/// Each node's version of a key, in the order of the nodes.
 type VersionsByKey = BTreeMap<Box<[u8]>, Vec<Option<LiveVersion>>>;
 
-/// For each key that is not the same on all nodes, what each of them has.
+/// Returns every key that is not the same on all nodes, with the version of each.
 fn differing_keys(options: &Options) -> Result<VersionsByKey, client::Error> {
-    // Values are held as a fingerprint: what is kept is a hundred-odd bytes for each key and node, whatever the values' size.
+    // Values are kept as a hash: that is a hundred-odd bytes for each key and node, whatever the
+    // size of the values.
     let mut keys = VersionsByKey::new();
     let soon = soon_ms();
     for (index, addr) in options.nodes.iter().enumerate() {
@@ -178,7 +182,7 @@ fn differing_keys(options: &Options) -> Result<VersionsByKey, client::Error> {
     Ok(keys)
 }
 
-/// A live entry, as one node has it.
+/// The version of a live entry on one node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct LiveVersion {
     version: Version,
@@ -202,7 +206,8 @@ fn difference_json(nodes: &[String], key: &[u8], held: &[Option<LiveVersion>]) -
     Value::Object(object)
 }
 
-/// Reads one node's dump to its end line, which must be there and right: half a dump would show keys as missing.
+/// Reads one node's dump to its end line, which must be there and correct: half a dump would show
+/// keys as missing.
 fn read_dump(addr: &str, timeout: Duration, mut each: impl FnMut(&kvmesh::data::entry::Entry)) -> Result<(), client::Error> {
     let in_dump = |error: String| client::Error::Garbled(format!("{addr}: {error}"));
     let mut reader = DumpReader::default();
@@ -238,7 +243,7 @@ mod tests {
 
     const ORIGIN: Origin = Origin { node: NodeId(1), nonce: 7 };
 
-    /// What DUMP prints of these entries.
+    /// Returns what DUMP prints of these entries.
     fn dump_of(entries: &[(&str, Option<&str>, u64)]) -> String {
         let entries = entries.iter().map(|(key, value, stamp)| {
             let version = Version { stamp: Stamp::from_bits(*stamp), origin: ORIGIN };
@@ -273,7 +278,7 @@ mod tests {
             let read = read_dump(&dumping(&without(left_out)), Duration::from_secs(10), |_| {});
             assert!(matches!(read, Err(client::Error::Garbled(_))), "{left_out}: {read:?}");
         }
-        // The connection breaks off between two lines.
+        // The connection breaks between two lines.
         let broken = scripted(&[("DUMP", lines[0])]);
         assert!(matches!(read_dump(&broken, Duration::from_millis(100), |_| {}), Err(client::Error::Unknown(_))));
     }

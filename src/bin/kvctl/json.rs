@@ -1,4 +1,5 @@
-//! Replies as JSON. Bytes that are not UTF-8 are base64 under a name of their own, as in a dump: `k64` for `k`.
+//! Replies as JSON. Bytes that are not UTF-8 are base64 under a name of their own, as in a dump:
+//! `k64` for `k`.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -12,7 +13,7 @@ pub fn put_bytes(object: &mut Map<String, Value>, name: &str, bytes: &[u8]) {
     };
 }
 
-/// One member of the object that STATUS is turned into: a line `name value…`. A name that comes again makes a list.
+/// Adds one line of a report, `name value…`, to an object. A name that comes again makes a list.
 pub fn put_line(object: &mut Map<String, Value>, line: &str) {
     let (name, value) = line.split_once(' ').unwrap_or((line, ""));
     let value = as_json(value);
@@ -25,7 +26,8 @@ pub fn put_line(object: &mut Map<String, Value>, line: &str) {
     }
 }
 
-/// What PEERS says of one peer: `peer 2 up`, and then names and values by turns. `None` for a line of another make.
+/// Turns a line of PEERS into an object: `peer 2 up`, followed by names and values in turn. `None`
+/// if the line has another form.
 pub fn peer(line: &str) -> Option<Value> {
     let mut words = line.strip_prefix("peer ")?.split(' ');
     let mut object = Map::new();
@@ -37,8 +39,9 @@ pub fn peer(line: &str) -> Option<Value> {
     Some(Value::Object(object))
 }
 
-/// Numbers as numbers, objects as objects, everything else as text. Only what is written as a plain number is one: `1e5` may be a digest. A number
-/// that not every reader of JSON holds exactly, as a stamp is, stays text.
+/// Turns a value into JSON: a number, an object, or else text. Only what is written as a plain
+/// number is one: `1e5` may be a digest. A number that not every reader of JSON holds exactly, such
+/// as a stamp, stays text.
 fn as_json(text: &str) -> Value {
     const EXACT_MAX: f64 = (1u64 << 53) as f64;
     let plain = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit() || matches!(byte, b'-' | b'.'));

@@ -30,7 +30,7 @@ use kvmesh::wire::text::Verb;
 
 use command_line::{KvctlArgs, NodeAddrs, Seconds, Subcommand};
 
-/// What the options say: whom to ask, and how.
+/// The options of all subcommands: which nodes to ask, and how.
 struct Options {
     nodes: Vec<String>,
     ack: Option<AckLevel>,
@@ -47,7 +47,7 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             if !failure.text.is_empty() {
-                terminal::say(&failure.text);
+                terminal::print_error(&failure.text);
             }
             ExitCode::from(failure.code.number())
         }
@@ -93,17 +93,17 @@ fn run(arguments: KvctlArgs) -> Result<(), Failure> {
     }
 }
 
-/// Asks for the ack level of the options, if they name one.
+/// Sets the ack level of the options on a connection, if they name one.
 type AgreeOnAck = fn(&Options, &mut Client) -> Result<(), client::Error>;
 
 impl Options {
-    /// A connection to the first of `nodes` that can be reached and takes the ack level asked for. If it breaks before that is agreed, no command has
-    /// left, and the next one is tried.
+    /// Connects to the first of `nodes` that can be reached and accepts the ack level. If the
+    /// connection breaks before that is agreed, no command was sent, and the next node is tried.
     fn connect(&self, nodes: &[String]) -> Result<Client, client::Error> {
         self.connect_with(nodes, Options::agree_on_ack)
     }
 
-    /// The same, where the ack level is agreed on in another way.
+    /// Connects like [`Options::connect`], where the ack level is set in another way.
     fn connect_with(&self, nodes: &[String], agree: AgreeOnAck) -> Result<Client, client::Error> {
         let mut left = nodes;
         loop {
@@ -122,12 +122,12 @@ impl Options {
         let Some(level) = self.ack else { return Ok(()) };
         match client.call(format!("ACK {level}").as_bytes())? {
             b"OK" => Ok(()),
-            said => Err(client::unexpected(said, "OK")),
+            reply => Err(client::unexpected(reply, "OK")),
         }
     }
 }
 
-/// The nodes that come after the one that was reached.
+/// Returns the nodes behind the one that was reached.
 fn after<'a>(nodes: &'a [String], reached: &str) -> &'a [String] {
     match nodes.iter().position(|addr| addr == reached) {
         Some(index) => &nodes[index + 1..],
@@ -135,10 +135,10 @@ fn after<'a>(nodes: &'a [String], reached: &str) -> &'a [String] {
     }
 }
 
-/// Why kvctl does not exit with 0, and with which code it does.
+/// Why kvctl does not exit with 0, and the exit code.
 struct Failure {
     code: Code,
-    /// For stderr; nothing is printed if it is empty.
+    /// The text for stderr; if it is empty, nothing is printed.
     text: String,
 }
 
@@ -168,8 +168,11 @@ impl Failure {
         Failure { code, text: format!("kvctl: {text}") }
     }
 
-    /// `is_write`: only a write can have an unknown outcome; a read that was not answered has simply not been answered. What answers a read with
-    /// something else is there, and is no connection that can be waited for: the code is that of an answer which is not what was asked for.
+    /// Turns an error of a request into an exit code.
+    ///
+    /// `is_write`: only a write can have an unknown outcome. A read that was not answered has no
+    /// outcome. If the other end answers a read with something else, there is no point in waiting
+    /// for a connection: the code is that of a refusal.
     fn of(error: client::Error, is_write: bool) -> Failure {
         match error {
             client::Error::NotConnected(reason) => Failure::new(Code::NoConnection, reason),
@@ -178,20 +181,20 @@ impl Failure {
                 Failure::new(Code::Unknown, format_args!("unknown outcome, the write may have happened or may still happen: {reason}"))
             }
             client::Error::Unknown(reason) => Failure::new(Code::NoConnection, reason),
-            client::Error::Garbled(reason) => Failure::new(Code::Refused, format_args!("this is no answer of a kvmesh node: {reason}")),
+            client::Error::Garbled(reason) => Failure::new(Code::Refused, format_args!("the other end is no kvmesh node: {reason}")),
         }
     }
 }
 
-/// Of a read. A write says so: [`Failure::of`].
+/// The failure of a read. For a write: [`Failure::of`].
 impl From<client::Error> for Failure {
     fn from(error: client::Error) -> Failure {
         Failure::of(error, false)
     }
 }
 
-/// Of stdout or stdin: the only things that kvctl uses `io` for itself. A reader who has left (`kvctl keys | head`) has got what he wanted, but
-/// what was not printed was not printed.
+/// A failure of stdout or stdin, the only streams that kvctl uses `io` for itself. A reader that
+/// has left (`kvctl keys | head`) has all it wants, but not everything was printed.
 impl From<io::Error> for Failure {
     fn from(error: io::Error) -> Failure {
         match error.kind() {

@@ -1,4 +1,5 @@
-//! One command, one answer: what `kvctl get`, `set`, `keys`, … do. The next node is tried where that cannot do a write twice.
+//! Subcommands that send one request and print its reply: `kvctl get`, `set`, `keys`, … The next
+//! node is tried only where that cannot write twice.
 
 use std::borrow::Cow;
 use std::io::{self, Read, Write};
@@ -18,14 +19,14 @@ use crate::progress_line::ProgressLine;
 use crate::terminal::{Out, Stdout};
 use crate::{Code, Failure, Options, after};
 
-/// A value from stdin beyond this is not read: no server takes it.
+/// Bytes of a value on stdin; a longer one is not read, since no server takes it.
 const STDIN_LEN_MAX: u64 = VALUE_LEN_MAX;
 
 pub fn get(options: &Options, args: &GetArgs) -> Result<(), Failure> {
     printing(options.json, |out| print_value(options, out, &args.key, args.raw))
 }
 
-/// `verb` takes a key and a value.
+/// Sends a command of a key and a value.
 pub fn write_value(options: &Options, verb: Verb, key: &str, value: &str) -> Result<(), Failure> {
     let request = RequestLine::new(verb).key(key.as_bytes()).value(&bytes_of(value)?);
     printing(options.json, |out| write(options, out, &request))
@@ -58,7 +59,7 @@ pub fn count(options: &Options) -> Result<(), Failure> {
     printing(options.json, |out| print(options, out, &reply, json!({ "count": count })))
 }
 
-/// `verb` answers with lines of a name and a value each.
+/// Sends a command whose reply consists of lines of a name and a value each.
 pub fn report(options: &Options, verb: Verb) -> Result<(), Failure> {
     let mut object = Map::new();
     printing(options.json, |out| {
@@ -87,7 +88,7 @@ pub fn digest(options: &Options) -> Result<(), Failure> {
     printing(options.json, |out| print(options, out, plain.as_bytes(), json!({ "digest": sum, "keys": keys })))
 }
 
-/// A dump is JSON with and without `--json`.
+/// Prints a dump, which is JSON with and without `--json`.
 pub fn dump(options: &Options) -> Result<(), Failure> {
     printing(true, |out| print_dump(options, out))
 }
@@ -101,7 +102,7 @@ pub fn ping(options: &Options) -> Result<(), Failure> {
     printing(options.json, |out| print(options, out, &reply, json!({ "ping": String::from_utf8_lossy(&reply) })))
 }
 
-/// Gives `print` stdout, and flushes it. What was printed before an error is not lost.
+/// Calls `print` with stdout, and flushes it. Text that was printed before an error is not lost.
 fn printing(is_json: bool, print: impl FnOnce(&mut Out<Stdout>) -> Result<(), Failure>) -> Result<(), Failure> {
     let mut out = Out::stdout(is_json);
     print(&mut out)?;
@@ -136,7 +137,7 @@ fn print_value(options: &Options, out: &mut Out<impl Write>, key: &str, raw: boo
     Ok(())
 }
 
-/// In the words of the reply, quotes included: the bytes themselves could hold a line end.
+/// Prints a key as the reply shows it, quotes included: the bytes themselves could hold a line end.
 fn print_key(options: &Options, out: &mut Out<impl Write>, line: &[u8]) -> Result<(), Failure> {
     let key = as_key(line)?;
     let mut object = Map::new();
@@ -147,7 +148,7 @@ fn print_key(options: &Options, out: &mut Out<impl Write>, line: &[u8]) -> Resul
     print(options, out, text.as_bytes(), Value::Object(object))
 }
 
-/// Prints the lines of a report, or hands them to who makes JSON of them.
+/// Prints the lines of a report, or passes them to `as_json`.
 fn print_report(options: &Options, out: &mut impl Write, request: &RequestLine, mut as_json: impl FnMut(&str)) -> Result<(), Failure> {
     for line in first_reachable(options, |client| client.call_report(request.as_bytes()), is_elsewhere)? {
         if options.json {
@@ -159,7 +160,7 @@ fn print_report(options: &Options, out: &mut impl Write, request: &RequestLine, 
     Ok(())
 }
 
-/// Prints a dump: half a backup must not look like one.
+/// Prints a dump. Half a dump must not look like a backup.
 fn print_dump(options: &Options, out: &mut impl Write) -> Result<(), Failure> {
     let mut has_begun = false;
     let printed = read_dump(options, |line, _| {
@@ -169,13 +170,14 @@ fn print_dump(options: &Options, out: &mut impl Write) -> Result<(), Failure> {
     });
     match printed {
         Err(Failure { code, text }) if has_begun && !text.is_empty() => {
-            Err(Failure { code, text: text + "\nkvctl: what was printed is not whole: it is no backup" })
+            Err(Failure { code, text: text + "\nkvctl: the output is incomplete: it is no backup" })
         }
         printed => printed.map(|_| ()),
     }
 }
 
-/// Makes a file of a dump, and prints what is in it. Fails, and leaves what was there before, unless all of it is on disk.
+/// Writes a dump to a file and prints its size. Fails unless all of it is on disk; the existing
+/// file stays then.
 fn back_up(options: &Options, out: &mut impl Write, file: &str) -> Result<(), Failure> {
     if file == "-" {
         return Err(Failure::new(Code::Usage, "a backup is a file with a name; kvctl dump prints one"));
@@ -193,10 +195,11 @@ fn back_up(options: &Options, out: &mut impl Write, file: &str) -> Result<(), Fa
     print(options, out, format!("entries {entries}\nbytes {bytes}").as_bytes(), json!({ "entries": entries, "bytes": bytes }))
 }
 
-/// Hands out a dump, line by line and with the number of entries so far, and checks it as it passes. Returns how many entries it has.
+/// Passes the lines of a dump to `each`, with the number of entries so far, and checks them.
+/// Returns the number of entries.
 fn read_dump(options: &Options, mut each: impl FnMut(&[u8], u64) -> Result<(), Failure>) -> Result<u64, Failure> {
     let mut reader = DumpReader::default();
-    let wrong = |wrong: String| Failure::new(Code::Refused, format_args!("the node's dump is not as it should be: {wrong}"));
+    let wrong = |wrong: String| Failure::new(Code::Refused, format_args!("the node's dump is damaged: {wrong}"));
     read_lines(options, &RequestLine::new(Verb::Dump), |line| {
         reader.line(line).map_err(wrong)?;
         each(line, reader.count())
@@ -211,13 +214,13 @@ fn print_json(options: &Options, out: &mut impl Write, object: Map<String, Value
 
 fn write(options: &Options, out: &mut impl Write, request: &RequestLine) -> Result<(), Failure> {
     let only_if_nothing_left = |error: &client::Error| matches!(error, client::Error::NotConnected(_));
-    let said = first_reachable(options, |client| client.call(request.as_bytes()).map(<[u8]>::to_vec), only_if_nothing_left)
-        .and_then(|said| if said == b"OK" { Ok(said) } else { Err(unexpected(&said, "OK")) })
+    let reply = first_reachable(options, |client| client.call(request.as_bytes()).map(<[u8]>::to_vec), only_if_nothing_left)
+        .and_then(|reply| if reply == b"OK" { Ok(reply) } else { Err(unexpected(&reply, "OK")) })
         .map_err(|error| Failure::of(error, true))?;
-    print(options, out, &said, json!({ "ok": true }))
+    print(options, out, &reply, json!({ "ok": true }))
 }
 
-/// The argument's bytes, or all of stdin for `-`.
+/// Returns the argument's bytes, or all of stdin for `-`.
 fn bytes_of(argument: &str) -> Result<Cow<'_, [u8]>, Failure> {
     if argument != "-" {
         return Ok(argument.as_bytes().into());
@@ -230,16 +233,17 @@ fn bytes_of(argument: &str) -> Result<Cow<'_, [u8]>, Failure> {
     Ok(value.into())
 }
 
-fn number(said: &[u8], digits: &[u8]) -> Result<u64, client::Error> {
-    std::str::from_utf8(digits).ok().and_then(|digits| digits.parse().ok()).ok_or_else(|| unexpected(said, "a number"))
+fn number(reply: &[u8], digits: &[u8]) -> Result<u64, client::Error> {
+    std::str::from_utf8(digits).ok().and_then(|digits| digits.parse().ok()).ok_or_else(|| unexpected(reply, "a number"))
 }
 
-/// The reply of one line to a command that changes nothing.
+/// Returns the reply of one line to a command that changes nothing.
 fn read(options: &Options, request: &RequestLine) -> Result<Vec<u8>, client::Error> {
     first_reachable(options, |client| client.call(request.as_bytes()).map(<[u8]>::to_vec), is_elsewhere)
 }
 
-/// The lines of the reply to a command that changes nothing. Once one has been handed out, no other node is asked.
+/// Passes the lines of the reply to `each`, for a command that changes nothing. Once a line has
+/// been passed on, no other node is asked.
 fn read_lines(options: &Options, request: &RequestLine, mut each: impl FnMut(&[u8]) -> Result<(), Failure>) -> Result<(), Failure> {
     let mut begun = false;
     let mut outcome = Ok(());
@@ -264,7 +268,7 @@ fn read_lines(options: &Options, request: &RequestLine, mut each: impl FnMut(&[u
     outcome
 }
 
-/// Why the lines of a long reply end early.
+/// Why reading a long reply ends early.
 enum Stop {
     Lost(client::Error),
     Here(Failure),
@@ -276,8 +280,8 @@ impl From<client::Error> for Stop {
     }
 }
 
-/// Whether a read may be asked of the next node: this one is gone, or says that it does not serve now. (A write that was sent is never sent again, whatever
-/// was answered.)
+/// True if a read may be sent to the next node: this one is gone, or it replies that it cannot
+/// serve now. A write is never sent again once any byte of it was sent.
 fn is_elsewhere(error: &client::Error) -> bool {
     match error {
         client::Error::NotConnected(_) | client::Error::Unknown(_) => true,
@@ -286,7 +290,7 @@ fn is_elsewhere(error: &client::Error) -> bool {
     }
 }
 
-/// Asks the nodes in turn while `go_on` says of the error that the next one may be asked.
+/// Asks the nodes in turn while `go_on` holds for the error.
 fn first_reachable<T>(
     options: &Options,
     mut ask: impl FnMut(&mut Client) -> Result<T, client::Error>,
@@ -330,7 +334,7 @@ mod tests {
             (format!("{header}\n{}\nEND\n", end.replace("\"count\":0", "\"count\":1")), Code::Refused),
         ] {
             let (failed, text) = dump(&reply).0.unwrap_err();
-            assert!(failed == code && text.ends_with("what was printed is not whole: it is no backup"), "{text}");
+            assert!(failed == code && text.ends_with("the output is incomplete: it is no backup"), "{text}");
         }
     }
 
@@ -347,7 +351,7 @@ mod tests {
         assert_eq!(put(&options(&[&breaks, &answers])), Err(Code::Unknown));
         assert_eq!(put(&options(&[&deserted(), &deserted()])), Err(Code::NoConnection));
 
-        // It breaks while the ack level is agreed: the write itself has not left.
+        // The connection breaks while the ack level is agreed: the write itself was not sent.
         let answers = scripted(&[("ACK all", "OK\n"), ("PUT \"a b\" 1", "OK\n")]);
         let with_ack = Options { ack: Some("all".parse().unwrap()), ..options(&[&breaks]) };
         assert_eq!(put(&with_ack), Err(Code::NoConnection));
@@ -376,10 +380,10 @@ mod tests {
         let (breaks, answers) = (scripted(&[]), scripted(&[("COUNT", "7\n"), ("KEYS \"\" 5", "KEY a\nKEY \"\"\nEND\n")]));
         assert_eq!(read(&options(&[&breaks, &answers]), &RequestLine::new(Verb::Count)).unwrap(), b"7");
         assert!(matches!(read(&options(&[&breaks]), &RequestLine::new(Verb::Count)), Err(client::Error::Unknown(_))));
-        // A connection there was, and an answer: none that this program knows.
+        // The server is reached and answers, but in no protocol that kvctl knows.
         let other = scripted(&[("COUNT", "220 ready\n")]);
         let failure =
-            Failure::from(read(&options(&[&other]), &RequestLine::new(Verb::Count)).and_then(|said| number(&said, &said)).unwrap_err());
+            Failure::from(read(&options(&[&other]), &RequestLine::new(Verb::Count)).and_then(|reply| number(&reply, &reply)).unwrap_err());
         assert_eq!(failure.code, Code::Refused, "{}", failure.text);
 
         let command = RequestLine::new(Verb::Keys).key(b"").word(5);

@@ -1,17 +1,18 @@
-//! A line on the terminal that says how far something long has come. Where stderr is no terminal, nothing is printed.
+//! A line on the terminal that shows the progress of something long. Where stderr is no terminal,
+//! nothing is printed.
 //!
-//! [`ProgressLine`] counts bytes of a file; what counts something else writes a [`StatusLine`] itself.
+//! [`ProgressLine`] counts bytes of a file. For other progress there is [`StatusLine`].
 
 use std::io::{self, IsTerminal, Write};
 use std::time::{Duration, Instant};
 
-/// Between two looks of the line.
+/// The pause between two updates of the line.
 const PAUSE: Duration = Duration::from_millis(100);
 const BAR_LEN: u64 = 24;
 
 pub struct ProgressLine {
     what: &'static str,
-    /// Bytes that there are, if that is known.
+    /// The number of bytes in total, if it is known.
     size: Option<u64>,
     begun: Instant,
     shown: Option<Instant>,
@@ -23,7 +24,7 @@ impl ProgressLine {
         ProgressLine { what, size, begun: Instant::now(), shown: None, line: StatusLine::new() }
     }
 
-    /// To be called often: shows the line when it is time.
+    /// Updates the line when it is time. To be called often.
     pub fn show(&mut self, bytes: u64, entries: u64) {
         let now = Instant::now();
         if !self.line.is_terminal || self.shown.is_some_and(|shown| now.duration_since(shown) < PAUSE) {
@@ -35,9 +36,9 @@ impl ProgressLine {
     }
 }
 
-/// One line, which the next look of it covers.
+/// A line on stderr; each text covers the one before.
 pub struct StatusLine {
-    /// Characters of what stands there.
+    /// Characters of the text on the screen.
     len: usize,
     is_terminal: bool,
 }
@@ -55,13 +56,13 @@ impl StatusLine {
 
     fn print(&mut self, text: &str) {
         let width = self.len;
-        // Whether it can be seen matters to nobody but who looks.
+        // An error cannot be reported anywhere.
         let _ = write!(io::stderr(), "\r{text:<width$}");
         self.len = text.chars().count();
     }
 }
 
-/// The line goes, and what is printed next stands in its place.
+/// Clears the line; what is printed next takes its place.
 impl Drop for StatusLine {
     fn drop(&mut self) {
         if self.len > 0 {
@@ -97,7 +98,7 @@ mod tests {
         let half = line("restoring", 1 << 20, Some(2 << 20), 5000, 2 * second);
         assert_eq!(half, "restoring [############............]  50 % of 2.0 MiB, 2500 entries/s");
         assert_eq!(line("checking", 3 << 20, None, 7, second), "checking 3.0 MiB, 7 entries/s");
-        // A file that has grown since, and an empty one.
+        // A file that has grown meanwhile, and an empty one.
         assert!(line("restoring", 9, Some(3), 7, second).contains("] 100 %"));
         assert!(line("restoring", 0, Some(0), 0, Duration::ZERO).contains("0.0 MiB"));
     }

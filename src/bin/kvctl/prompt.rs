@@ -1,4 +1,5 @@
-//! kvctl without a command: lines of the text protocol, typed at a prompt or read from a script, and the server's replies as they are.
+//! kvctl without a command: lines of the text protocol, typed at a prompt or read from a script,
+//! and the server's replies as they are.
 
 use std::fmt;
 use std::io::{self, BufRead, Read, Write};
@@ -19,11 +20,12 @@ use kvmesh::wire::text::{VERBS, Verb, VerbSpec};
 use crate::terminal::{self, Out};
 use crate::{Code, Failure, Options};
 
-/// A line of a script beyond this is refused: no server takes it.
+/// Bytes of a line of a script; a longer one is refused, since no server takes it.
 const LINE_LEN_MAX: u64 = client::LINE_LEN_MAX as u64;
 const HISTORY_LEN: usize = 1000;
 
-/// Reads commands from a terminal until `exit` or the end of input. `node_named`: whether the command line says which node.
+/// Reads commands from a terminal until `exit` or the end of input. `node_named`: the command line
+/// names a node.
 pub fn run(mut options: Options, node_named: bool) -> Result<(), Failure> {
     let config = rustyline::Config::builder().completion_type(CompletionType::List).max_history_size(HISTORY_LEN);
     let config = config.and_then(|config| config.history_ignore_dups(true)).map_err(terminal_failed)?.build();
@@ -37,12 +39,12 @@ pub fn run(mut options: Options, node_named: bool) -> Result<(), Failure> {
     editor.set_helper(Some(VerbCompleter));
     let history = history_file();
     if let Some(history) = &history {
-        // There is none before the first time.
+        // There is no history before the first time.
         let _ = editor.load_history(history);
     }
 
     let mut session = PromptSession { options: &options, client: None };
-    session.say_whether_reachable();
+    session.connect_or_report();
     loop {
         match editor.readline(&format!("{}> ", session.addr())) {
             Ok(line) => {
@@ -52,14 +54,14 @@ pub fn run(mut options: Options, node_named: bool) -> Result<(), Failure> {
                     "exit" | "quit" => break,
                     _ => {}
                 }
-                // History is a comfort: the prompt goes on without.
+                // The prompt works without a history.
                 let _ = editor.add_history_entry(line);
                 let mut out = Out::stdout(false);
                 let answered = session.run(line.as_bytes(), &mut out);
                 out.flush()?;
                 match answered {
                     Ok(_) => {}
-                    Err(failure) if session.client.is_none() => say(format_args!("{}; the next command connects again", failure.text)),
+                    Err(failure) if session.client.is_none() => report(format_args!("{}; the next command connects again", failure.text)),
                     Err(failure) => return Err(failure),
                 }
             }
@@ -71,13 +73,14 @@ pub fn run(mut options: Options, node_named: bool) -> Result<(), Failure> {
     if let Some(history) = &history
         && let Err(error) = editor.append_history(history)
     {
-        say(format_args!("kvctl: cannot write the history to {}: {error}", history.display()));
+        report(format_args!("kvctl: cannot write the history to {}: {error}", history.display()));
     }
     Ok(())
 }
 
-/// Sends each line of stdin and prints the replies, refusals among them, in order. Ends at the first command that is not answered. The exit code is
-/// 4 if the outcome of any is unknown, else 1 if any was refused.
+/// Sends each line of stdin and prints the replies in order, refusals among them. Ends at the first
+/// command that is not answered. The exit code is 4 if any outcome is unknown, else 1 if any
+/// command was refused.
 pub fn run_script(options: Options) -> Result<(), Failure> {
     let mut session = PromptSession { options: &options, client: None };
     let mut input = io::stdin().lock();
@@ -103,7 +106,7 @@ pub fn run_script(options: Options) -> Result<(), Failure> {
         worst = worst.max(session.run(command, &mut out)?);
         out.flush()?;
     }
-    // The server's own words have been printed; they say what the code means.
+    // The server's own words have been printed; they explain the code.
     let failed = |code| Err(Failure { code, text: String::new() });
     match worst {
         CommandOutcome::Done => Ok(()),
@@ -112,18 +115,19 @@ pub fn run_script(options: Options) -> Result<(), Failure> {
     }
 }
 
-/// One node at a time; a broken connection is made again for the next command, never for one of which a byte may have left.
+/// A session with one node at a time. A broken connection is made again for the next command, and
+/// never for one of which a byte may have been sent.
 struct PromptSession<'a> {
     options: &'a Options,
     client: Option<Client>,
 }
 
-/// From best to worst.
+/// How a command ended, from best to worst.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum CommandOutcome {
     Done,
     Refused,
-    /// The server answered that it does not know.
+    /// The server replied that the outcome is unknown.
     Unknown,
 }
 
@@ -132,24 +136,26 @@ impl PromptSession<'_> {
         self.client.as_ref().map_or(&self.options.nodes[0], Client::addr)
     }
 
-    fn say_whether_reachable(&mut self) {
+    fn connect_or_report(&mut self) {
         match self.options.connect(&self.options.nodes) {
             Ok(client) => self.client = Some(client),
-            Err(error) => say(format_args!("{}; the next command tries again", Failure::from(error).text)),
+            Err(error) => report(format_args!("{}; the next command tries again", Failure::from(error).text)),
         }
     }
 
-    /// Sends one command and prints its whole reply. Fails, without a client left, if the reply does not come.
+    /// Sends one command and prints its whole reply. If the reply does not come, it fails and drops
+    /// the connection.
     fn run(&mut self, command: &[u8], out: &mut impl Write) -> Result<CommandOutcome, Failure> {
         let spec = VerbSpec::find(command.split(|byte| *byte == b' ').find(|word| !word.is_empty()).unwrap_or_default());
         if spec.is_some_and(|spec| spec.verb == Verb::Restore) {
-            say(format_args!("kvctl: RESTORE is followed by the lines of a dump; kvctl restore FILE sends them"));
+            report(format_args!("kvctl: RESTORE is followed by the lines of a dump; kvctl restore FILE sends them"));
             return Ok(CommandOutcome::Refused);
         }
         // A verb that this program does not know may be a write of a newer server.
         let is_write = spec.is_none_or(|spec| spec.writes);
         let is_long = spec.is_some_and(|spec| spec.answers_lines);
-        // A node that was started anew, or has closed for another reason, is no fault of this command: nothing of it has left.
+        // If the node was restarted, or has closed for another reason, this command is sent on a
+        // new connection: nothing of it was sent.
         let mut client = match self.client.take().filter(|client| !client.is_closed()) {
             Some(client) => client,
             None => self.options.connect(&self.options.nodes)?,
@@ -157,7 +163,7 @@ impl PromptSession<'_> {
         match client.send_command(command) {
             Ok(()) => {}
             Err(client::Error::Refused { code, sentence }) => {
-                // The server has closed with these words.
+                // The server closed with these words.
                 writeln!(out, "ERROR {code} {sentence}")?;
                 return Ok(CommandOutcome::Refused);
             }
@@ -165,13 +171,13 @@ impl PromptSession<'_> {
         }
         let mut line = client.line();
         let answer = loop {
-            let said = line.map_err(|error| Failure::of(error, is_write))?;
-            out.write_all(said)?;
+            let reply = line.map_err(|error| Failure::of(error, is_write))?;
+            out.write_all(reply)?;
             out.write_all(b"\n")?;
-            match as_error(said) {
+            match as_error(reply) {
                 Some(client::Error::Unknown(_)) => break CommandOutcome::Unknown,
                 Some(_) => break CommandOutcome::Refused,
-                None if !is_long || said == b"END" => break CommandOutcome::Done,
+                None if !is_long || reply == b"END" => break CommandOutcome::Done,
                 None => line = client.following_line(),
             }
         };
@@ -180,12 +186,12 @@ impl PromptSession<'_> {
     }
 }
 
-/// For the user, on stderr.
-fn say(sentence: fmt::Arguments<'_>) {
-    terminal::say(&sentence.to_string());
+/// Prints a sentence on stderr.
+fn report(sentence: fmt::Arguments<'_>) {
+    terminal::print_error(&sentence.to_string());
 }
 
-/// The node to speak with; `None` if the user left instead.
+/// Asks which node to connect to; `None` if the user leaves instead.
 fn ask_node(editor: &mut Editor<VerbCompleter, FileHistory>) -> Result<Option<String>, Failure> {
     const DEFAULT: &str = "127.0.0.1:7001";
     let configured = configured_nodes();
@@ -217,8 +223,8 @@ fn ask_node(editor: &mut Editor<VerbCompleter, FileHistory>) -> Result<Option<St
     }
 }
 
-/// Of the files `config/*.json` that name a client address: both names, in the order of the files. A file that cannot be read is not offered;
-/// kvnode is the one who explains what is wrong with it.
+/// Lists the files `config/*.json` that name a client address, with that address. A file that
+/// cannot be read is left out; kvnode explains what is wrong with it.
 fn configured_nodes() -> Vec<(String, String)> {
     let one = |path: PathBuf| {
         let config: serde_json::Value = serde_json::from_slice(&std::fs::read(&path).ok()?).ok()?;
@@ -227,7 +233,8 @@ fn configured_nodes() -> Vec<(String, String)> {
     config_files(Path::new(CONFIG_DIR)).unwrap_or_default().into_iter().filter_map(one).collect()
 }
 
-/// In the user's state directory where there is one, as freedesktop.org's base directories say, else in the home directory.
+/// The history file: in the user's state directory if there is one, after the base directories of
+/// freedesktop.org, else in the home directory.
 fn history_file() -> Option<PathBuf> {
     let dir = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
     match dir("XDG_STATE_HOME").filter(|state| state.is_dir()) {
@@ -258,7 +265,8 @@ impl Highlighter for VerbCompleter {}
 impl Validator for VerbCompleter {}
 impl Helper for VerbCompleter {}
 
-/// The verbs that begin with `typed`, in the case in which its first letter is typed; HELP takes one as its word.
+/// Returns the verbs that begin with `typed`, in the case of its first letter. HELP takes a verb as
+/// its word.
 fn completions(typed: &str) -> Vec<String> {
     let (before, word) = match typed.split_once(' ') {
         Some((verb, word)) if verb.eq_ignore_ascii_case("help") => (&typed[..=verb.len()], word),
@@ -303,13 +311,13 @@ mod tests {
         assert_eq!(run("HELP"), Ok(CommandOutcome::Done));
         assert_eq!(run("SET a 1"), Ok(CommandOutcome::Unknown));
         assert_eq!(run("DEL b"), Ok(CommandOutcome::Refused));
-        // The node breaks the connection at what it does not know.
+        // The node closes the connection at a command that it does not know.
         for write in ["UPD x 1", "INCR x", "EXPIRE x 9", "PERSIST x"] {
             assert_eq!(run(write), Err(Code::Unknown), "{write}");
         }
         assert_eq!(run("COUNT"), Err(Code::NoConnection));
         assert_eq!(run("GET a"), Ok(CommandOutcome::Done));
-        // It was idle when the node closed it.
+        // The connection was idle when the node closed it.
         let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let idle = Client::connect(&[closed.local_addr().unwrap().to_string()], options.timeout).unwrap();
         drop(closed.accept().unwrap());

@@ -1,4 +1,5 @@
-//! `kvctl restore`: a backup back into a node, as it was or as new writes. Streams the file; what is held of it is a piece and one line.
+//! `kvctl restore`: sends a backup to a node, as it was or as new writes. Streams the file; one
+//! piece and one line of it are in memory.
 
 use std::io::Write;
 
@@ -19,15 +20,17 @@ use crate::progress_line::ProgressLine;
 use crate::terminal::Out;
 use crate::{Code, Failure, Options};
 
-/// Sent at a time. Between two pieces the node's words are looked for.
+/// Bytes sent at a time. Between two pieces kvctl checks whether the node has replied.
 const PIECE_LEN: usize = 64 << 10;
-/// Writes that are sent ahead of their replies: the replies of so many fit into what the system holds for a socket, so that neither side waits for the other.
+/// Writes sent ahead of their replies. So many replies fit into the buffers of a socket, so that
+/// neither side waits for the other.
 const WRITES_AHEAD: usize = 256;
 
 pub fn run(options: &Options, wanted: &RestoreArgs) -> Result<(), Failure> {
     let path = &wanted.file;
     let is_regular = BackupReader::open(path)?.size().is_some();
-    // What is merged from half a backup does no harm; what is written anew from one is. And a file that was cut off is best refused before it is sent.
+    // Half a backup may be merged without harm, but must not be written anew. And a file that was
+    // cut off is best refused before it is sent.
     if is_regular && (wanted.as_new_writes || !seems_whole(path)) {
         check(BackupReader::open(path)?)?;
     }
@@ -35,7 +38,7 @@ pub fn run(options: &Options, wanted: &RestoreArgs) -> Result<(), Failure> {
     if wanted.as_new_writes { write_anew(options, backup) } else { send(options, backup) }
 }
 
-/// Reads a backup to its end.
+/// Reads a backup to its end, which checks it.
 fn check(mut backup: BackupReader) -> Result<(), Failure> {
     let mut progress = ProgressLine::new("checking", backup.size());
     while backup.next()?.is_some() {
@@ -44,15 +47,16 @@ fn check(mut backup: BackupReader) -> Result<(), Failure> {
     Ok(())
 }
 
-/// `RESTORE`, and prints what the node says of it.
+/// Sends `RESTORE` and the backup, and prints the node's report.
 fn send(options: &Options, mut backup: BackupReader) -> Result<(), Failure> {
-    // The header first: until the backup has begun to come there is nothing to keep a node waiting for.
+    // The header is read first: the node is not kept waiting for a backup that has not begun.
     let mut piece = backup.next()?.map(|(line, _)| line.to_vec()).unwrap_or_default();
     let mut client = options.connect(&options.nodes)?;
     client.send_command(b"RESTORE").map_err(not_restored)?;
     let mut progress = ProgressLine::new("restoring", backup.size());
     loop {
-        // A backup that turns out to be wrong is never sent to its end: without the end line it proves nothing.
+        // A backup that turns out to be damaged is never sent to its end: without the end line it
+        // proves nothing.
         let line = backup.next().map_err(|Failure { code, text }| Failure {
             code,
             text: text + "; the entries before it may have been restored, and nothing else has changed",
@@ -63,8 +67,8 @@ fn send(options: &Options, mut backup: BackupReader) -> Result<(), Failure> {
         }
         if is_last || piece.len() >= PIECE_LEN {
             if !client.send_unless_answered(&piece).map_err(not_restored)? {
-                let said = client.reply().map_err(not_restored)?;
-                return Err(not_restored(unexpected(said, "ERROR")));
+                let reply = client.reply().map_err(not_restored)?;
+                return Err(not_restored(unexpected(reply, "ERROR")));
             }
             piece.clear();
             piece.shrink_to(2 * PIECE_LEN);
@@ -74,15 +78,15 @@ fn send(options: &Options, mut backup: BackupReader) -> Result<(), Failure> {
             break;
         }
     }
-    let said = client.report().map_err(not_restored)?;
+    let reply = client.report().map_err(not_restored)?;
     drop(progress);
     let mut out = Out::stdout(options.json);
     if options.json {
         let mut object = Map::new();
-        said.iter().for_each(|line| put_line(&mut object, line));
+        reply.iter().for_each(|line| put_line(&mut object, line));
         writeln!(out, "{}", Value::Object(object))?;
     } else {
-        said.iter().try_for_each(|line| writeln!(out, "{line}"))?;
+        reply.iter().try_for_each(|line| writeln!(out, "{line}"))?;
     }
     Ok(out.flush()?)
 }
@@ -97,7 +101,7 @@ fn not_restored(error: client::Error) -> Failure {
     }
 }
 
-/// The live entries as new `PUT`s, and prints how many.
+/// Sends the live entries as new `PUT`s, and prints how many.
 fn write_anew(options: &Options, mut backup: BackupReader) -> Result<(), Failure> {
     let mut client = options.connect(&options.nodes)?;
     let mut progress = ProgressLine::new("writing", backup.size());
@@ -134,9 +138,9 @@ fn write_anew(options: &Options, mut backup: BackupReader) -> Result<(), Failure
 #[derive(Default)]
 struct Ahead {
     commands: Vec<u8>,
-    /// Of each, the line in the backup and the key.
+    /// For each write, its line in the backup and its key.
     keys: Vec<(u64, Key)>,
-    /// Answered with `OK`.
+    /// Writes answered with `OK`.
     written: u64,
 }
 
@@ -144,7 +148,7 @@ impl Ahead {
     fn put(&mut self, line: u64, key: Key, value: &[u8], expires: Option<Expiry>) {
         match expires {
             None => RequestLine::new(Verb::Put).key(&key).value(value).write(&mut self.commands),
-            // Value and expiry in one write, which the text protocol has no verb for.
+            // Value and expiry are one write, for which the text protocol has no verb.
             Some(expires) => {
                 let at = expires.wall_ms().to_string();
                 request(&[&b"SET"[..], &key, value, b"PXAT", at.as_bytes()], &mut self.commands);
@@ -153,14 +157,15 @@ impl Ahead {
         self.keys.push((line, key));
     }
 
-    /// Sends them, and counts those that are done. Fails at the first that is not, once all have been answered.
+    /// Sends them, and counts those that are done. If one is not, it fails, once all have been
+    /// answered.
     fn settle(&mut self, client: &mut Client) -> Result<(), Failure> {
         let sent = client.send(&self.commands);
         self.commands.clear();
         self.commands.shrink_to(2 * PIECE_LEN);
         let mut left = self.keys.len();
         let mut first = None;
-        // Also when not all could be sent: a node that closes says why before.
+        // Replies are read even if not all could be sent: a node that closes says why before.
         for (line, key) in std::mem::take(&mut self.keys) {
             let error = match client.reply() {
                 Ok(b"OK" | b"+OK") => {
@@ -168,7 +173,7 @@ impl Ahead {
                     left -= 1;
                     continue;
                 }
-                Ok(said) => unexpected(said, "OK"),
+                Ok(reply) => unexpected(reply, "OK"),
                 Err(error) => error,
             };
             let is_answer = is_answer(&error);
@@ -182,7 +187,7 @@ impl Ahead {
             return sent.map_err(|error| self.stopped(Failure::of(error, true)));
         };
         let Failure { code, mut text } = match (error, sent) {
-            // The connection was found broken before a byte of these had left.
+            // The connection was found broken before any byte of these was sent.
             (client::Error::Unknown(_), Err(client::Error::NotConnected(reason))) => {
                 left = 0;
                 let code = if self.written == 0 { Code::NoConnection } else { Code::Refused };
@@ -202,7 +207,7 @@ impl Ahead {
     }
 }
 
-/// Whether the node has answered, and may answer the next one too.
+/// True if the node has answered, and may answer the next request, too.
 fn is_answer(error: &client::Error) -> bool {
     match error {
         client::Error::Refused { .. } => true,
@@ -222,7 +227,7 @@ mod tests {
 
     const REPORT: &str = "entries 3\nmerged 3\ncovered 0\ndropped 0\nEND\n";
 
-    /// A backup of `a`, `b` and a deleted key.
+    /// Returns a backup of `a`, `b` and a deleted key.
     fn backup() -> Vec<u8> {
         let origin = Origin { node: NodeId(1), nonce: 7 };
         let entries = [(1, "a", Some("1")), (2, "b b", Some("2 2")), (3, "gone", None)].map(|(stamp, key, value)| {
@@ -242,7 +247,7 @@ mod tests {
         done.map_err(|Failure { code, text }| (code, text.replace(path, "FILE")))
     }
 
-    /// A node that takes the dump and says this at its end.
+    /// Starts a node that takes the dump and replies this at its end.
     fn taking(reply: &str) -> String {
         let backup = String::from_utf8(backup()).unwrap();
         let lines = backup.lines().map(|line| (line, if line.starts_with("{\"end") { reply } else { "" }));
@@ -261,7 +266,7 @@ mod tests {
         assert_eq!(restore(&crate::scripted_node::deserted(), &backup(), false).unwrap_err().0, Code::NoConnection);
     }
 
-    /// Nobody listens, so no node has heard of any of it.
+    /// Nothing listens at the address, so no node has received any of it.
     #[test]
     fn a_backup_that_is_not_whole_is_refused_before_it_is_sent() {
         let whole = backup();
@@ -281,7 +286,8 @@ mod tests {
                 assert!(code == Code::Refused && text.contains(reason), "{text:?} instead of {reason:?}");
             }
         }
-        // Whole to look at: here the end line is held back, so that the node claims nothing.
+        // Its last line looks complete. The end line is held back here, so that the node concludes
+        // nothing.
         let holed = [lines[0], lines[1], lines[3], lines[4]].concat();
         let (code, text) = restore(&taking(REPORT), &holed, false).unwrap_err();
         assert!(code == Code::Refused && text.contains("FILE, line 4: a dump of 2 entries"), "{text}");

@@ -1,4 +1,4 @@
-//! For the tests: a node that knows its lines.
+//! A scripted node, for tests.
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::TcpListener;
@@ -6,12 +6,13 @@ use std::time::Duration;
 
 use crate::Options;
 
-/// A node that gives each command its reply (one that ends in `*` may go on in any way), to every client, and breaks the connection at any other command. Its address.
+/// Starts a node that gives each command its reply, to every client, and closes the connection at
+/// any other command. A command that ends in `*` matches any rest. Returns its address.
 pub fn scripted(lines: &[(&str, &str)]) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let addr = listener.local_addr().unwrap().to_string();
     let lines: Vec<(String, String)> = lines.iter().map(|(command, reply)| (command.to_string(), reply.to_string())).collect();
-    // It ends with the test program: a listener cannot be told to stop.
+    // The thread ends with the test program: a listener cannot be told to stop.
     std::thread::spawn(move || {
         for stream in listener.incoming().flatten() {
             let mut reader = BufReader::new(stream);
@@ -32,7 +33,7 @@ fn is(known: &str, command: &str) -> bool {
     known.strip_suffix('*').map_or(known == command, |begin| command.starts_with(begin))
 }
 
-/// An address at which nobody listens.
+/// An address at which nothing listens.
 pub fn deserted() -> String {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string()
 }

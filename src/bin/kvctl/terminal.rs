@@ -1,4 +1,5 @@
-//! What a terminal is shown. Clients put any bytes into keys and values, and what answers may be no node: on a terminal, no byte of either is more than text.
+//! Output for terminals. Keys and values hold any bytes, and the other end may be no node: on a
+//! terminal, no byte of either may be more than text.
 //!
 //! To a file or a pipe everything goes as it is.
 
@@ -6,7 +7,7 @@ use std::io::{self, BufWriter, IsTerminal, StdoutLock, Write};
 
 use kvmesh::wire::quoting;
 
-/// Stdout, for all that kvctl prints there.
+/// Stdout, for everything that kvctl prints there.
 pub struct Out<W> {
     to: W,
     escapes: Option<Escapes>,
@@ -25,7 +26,7 @@ pub enum Escapes {
 pub type Stdout = BufWriter<StdoutLock<'static>>;
 
 impl Out<Stdout> {
-    /// Whole lines of stdout. `is_json`: what is printed is JSON.
+    /// Locks stdout, buffered. `is_json`: the output is JSON.
     pub fn stdout(is_json: bool) -> Self {
         let out = io::stdout().lock();
         let escapes = if is_json { Escapes::Json } else { Escapes::Hex };
@@ -44,19 +45,20 @@ impl<W: Write> Out<W> {
         self.escapes.is_some()
     }
 
-    /// Writes the bytes as they are, whoever looks at them.
+    /// Writes the bytes as they are, to a terminal, too.
     pub fn write_raw(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.to.write_all(bytes)
     }
 
-    /// A key or a value as replies show it: in quotes if it could be taken for something else.
+    /// A key or a value as replies show it: in quotes if it would be ambiguous otherwise.
     pub fn text(&self, bytes: &[u8]) -> String {
         let is_odd = self.is_terminal() && std::str::from_utf8(bytes).is_ok_and(|text| text.contains(is_obeyed));
         if is_odd { quoting::quoted(bytes) } else { quoting::text(bytes) }
     }
 }
 
-/// Each call is to bring whole characters; what is cut in two is shown as bytes that are none.
+/// Each call must bring whole characters. A character that is cut in two is shown as the bytes of
+/// neither.
 impl<W: Write> Write for Out<W> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         match self.escapes {
@@ -70,8 +72,8 @@ impl<W: Write> Write for Out<W> {
     }
 }
 
-/// A line of text for stderr, and its end. If nobody listens there, there is nobody to tell.
-pub fn say(text: &str) {
+/// Prints a line on stderr. An error cannot be reported anywhere.
+pub fn print_error(text: &str) {
     let mut stderr = io::stderr().lock();
     let mut line = Vec::new();
     let shown = match stderr.is_terminal() {
@@ -105,7 +107,8 @@ fn write_hex(out: &mut impl Write, bytes: &[u8]) -> io::Result<()> {
     bytes.iter().try_for_each(|byte| write!(out, "\\x{byte:02X}"))
 }
 
-/// What a terminal does not show but do: control characters, those of eight bits included, and what turns the direction of a text or ends its line.
+/// True for a character that a terminal obeys instead of showing it: control characters, those of
+/// eight bits included, and characters that change the direction of text or end its line.
 fn is_obeyed(c: char) -> bool {
     c.is_control() || matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }

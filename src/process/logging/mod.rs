@@ -1,8 +1,11 @@
-//! The log: lines on stderr, which one thread writes, so that nobody who logs waits for whoever reads them.
+//! The log: lines on stderr, written by one thread, so that no thread that logs waits for the
+//! reader of stderr.
 //!
-//! Owns stderr, and the queue in front of it. A pipe that nobody reads is full after some hundred lines, and then whoever writes to it stands still: with locks in its hands, or with a beat
-//! to answer. So a line that finds the queue full is dropped and counted, and the number is logged once there is room. A record is one line, whatever is in it. How often lines of one kind are
-//! logged is bounded by [`LogLimit`].
+//! Owns stderr and the queue in front of it. A pipe that is not read is full after some hundred
+//! lines, and then a thread that writes to it blocks: while it holds locks, or has a heartbeat to
+//! answer. So a line that finds the queue full is dropped and counted, and the count is logged once
+//! there is room. A record is one line, whatever it contains. [`LogLimit`] bounds how often lines
+//! of one kind are logged.
 
 use std::fmt;
 use std::io::{self, IsTerminal, Write};
@@ -23,39 +26,39 @@ pub use limit::LogLimit;
 
 mod limit;
 
-/// Lines that wait for whoever reads stderr; beyond this, lines are dropped.
+/// Lines that wait for the reader of stderr; beyond this, lines are dropped.
 const QUEUE_LEN: usize = 1_024;
 
-/// Of a longer line the rest is cut off.
+/// Bytes of a line; a longer one is cut off.
 const LINE_LEN_MAX: usize = 8 << 10;
 
-/// What the end of the process waits until what was logged is written.
+/// The longest wait, at the end of the process, for queued lines to be written.
 const FAREWELL: Duration = Duration::from_secs(3);
 
-/// What a panic waits: meanwhile the node is half-dead.
+/// The longest wait of a panic for its message to be written: meanwhile the node is half-dead.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
 const THREAD: &str = "stderr";
 
-/// The queue of this process.
+/// The queue of this process, once [`start`] has made it.
 static QUEUE: OnceLock<LineQueue> = OnceLock::new();
 
 enum QueueItem {
     Line(Vec<u8>),
-    /// Its other end hears of it when everything before it is written.
+    /// Dropped by the writing thread when everything before it is written.
     Reached(Sender<()>),
     End,
 }
 
-/// The way in.
+/// The sending end of the queue. Clones share the count of dropped lines.
 #[derive(Clone)]
 struct LineQueue {
     item_tx: Sender<QueueItem>,
-    /// Since the last time that the number was logged.
+    /// Lines dropped since the number was last logged.
     dropped: Arc<AtomicU64>,
 }
 
-/// The log of this process, until it is ended.
+/// The log of this process, until [`Logging::end`].
 pub struct Logging {
     queue: LineQueue,
     thread: JoinHandle<()>,
@@ -68,7 +71,9 @@ pub fn start() -> io::Result<Logging> {
     let write = move || {
         // Signals are for the thread that waits for them.
         let _ = signals::block(signals::NODE);
-        run_stderr(&item_rx, &dropped, io::stderr(), |count| log::error!("{count} lines of this log were dropped: nobody read it in time"));
+        run_stderr(&item_rx, &dropped, io::stderr(), |count| {
+            log::error!("log lines dropped: {count}, because stderr was not read in time")
+        });
     };
     let thread = thread::Builder::new().name(THREAD.to_owned()).spawn(write)?;
     let _ = QUEUE.set(queue.clone());
@@ -91,42 +96,44 @@ pub fn start() -> io::Result<Logging> {
 }
 
 impl Logging {
-    /// Ends it when what was logged is written, or after three seconds.
+    /// Ends the log once the queued lines are written, or after [`FAREWELL`].
     pub fn end(self) {
         let deadline = Instant::now() + FAREWELL;
-        // Refused when the queue is full until then.
+        // Fails if the queue stays full until then.
         let _ = self.queue.item_tx.send_deadline(QueueItem::End, deadline);
         join_all(Some(self.thread), deadline, THREAD);
     }
 }
 
-/// Says something that is no record of the log, and waits for up to three seconds until it is written: why this process ends.
-pub fn say(text: impl fmt::Display) {
-    say_within(FAREWELL, text);
+/// Prints a sentence that is no log record, such as the reason why this process ends. Waits up to
+/// three seconds until it is written.
+pub fn print_sentence(text: impl fmt::Display) {
+    print_within(FAREWELL, text);
 }
 
-fn say_within(wait: Duration, text: impl fmt::Display) {
+fn print_within(wait: Duration, text: impl fmt::Display) {
     let mut lines = Vec::new();
     for line in text.to_string().lines() {
         // Writing to memory does not fail.
         let _ = write_line(&mut lines, line).and_then(|()| lines.write_all(b"\n"));
     }
     match QUEUE.get() {
-        Some(queue) if thread::current().name() != Some(THREAD) => queue.say(lines, Instant::now() + wait),
-        // Too early, or the thread itself has a word to say.
+        Some(queue) if thread::current().name() != Some(THREAD) => queue.print(lines, Instant::now() + wait),
+        // The log has not been started, or this is its own thread.
         _ => {
             let _ = io::stderr().write_all(&lines);
         }
     }
 }
 
-/// A dead node is a case that the mesh handles; a half-dead one is not. So a panic of any thread ends the process, with its message.
+/// Makes a panic of any thread end the process, with its message. The mesh handles a dead node; it
+/// cannot handle a half-dead one.
 pub fn die_of_panics() {
     std::panic::set_hook(Box::new(|panic: &PanicHookInfo<'_>| {
         let thread = thread::current();
         let backtrace = std::backtrace::Backtrace::capture();
         let backtrace = if backtrace.status() == std::backtrace::BacktraceStatus::Captured { backtrace.to_string() } else { String::new() };
-        say_within(LAST_WORDS, format_args!("thread '{}' {panic}\n{backtrace}", thread.name().unwrap_or("without a name")));
+        print_within(LAST_WORDS, format_args!("thread '{}' {panic}\n{backtrace}", thread.name().unwrap_or("without a name")));
         std::process::abort();
     }));
 }
@@ -137,7 +144,7 @@ fn queue(len: usize) -> (LineQueue, Receiver<QueueItem>) {
 }
 
 impl LineQueue {
-    fn say(&self, lines: Vec<u8>, deadline: Instant) {
+    fn print(&self, lines: Vec<u8>, deadline: Instant) {
         let (reached_tx, reached_rx) = bounded(0);
         let sent = self
             .item_tx
@@ -149,7 +156,7 @@ impl LineQueue {
     }
 }
 
-/// A whole line at every write, as env_logger does.
+/// Each write is one whole line, as env_logger writes them.
 impl Write for LineQueue {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         let mut kept = line[..line.len().min(LINE_LEN_MAX)].to_vec();
@@ -167,28 +174,29 @@ impl Write for LineQueue {
     }
 }
 
-/// The thread `stderr`: writes what is logged. `say_dropped` logs how many lines were dropped; it may be dropped itself, and is then counted.
-fn run_stderr(item_rx: &Receiver<QueueItem>, dropped: &AtomicU64, mut out: impl Write, say_dropped: impl Fn(u64)) {
-    let tell_dropped = || match dropped.swap(0, Ordering::Relaxed) {
+/// The loop of the thread `stderr`: writes what is logged. `log_dropped` logs the number of dropped
+/// lines; that line may be dropped, too, and is then counted.
+fn run_stderr(item_rx: &Receiver<QueueItem>, dropped: &AtomicU64, mut out: impl Write, log_dropped: impl Fn(u64)) {
+    let report_dropped = || match dropped.swap(0, Ordering::Relaxed) {
         0 => {}
-        count => say_dropped(count),
+        count => log_dropped(count),
     };
     let mut written = 0;
     for item in item_rx {
         match item {
             QueueItem::Line(line) => {
-                // If it cannot be written, there is nobody to tell.
+                // An error cannot be reported anywhere.
                 let _ = out.write_all(&line);
                 written += 1;
-                // Once what was there before is through. Where it never is, from time to time.
+                // Once the queue is empty; from time to time, if it never is.
                 if item_rx.is_empty() || written >= QUEUE_LEN {
                     written = 0;
-                    tell_dropped();
+                    report_dropped();
                 }
             }
             QueueItem::Reached(reached_tx) => drop(reached_tx),
             QueueItem::End => {
-                tell_dropped();
+                report_dropped();
                 for item in item_rx.try_iter() {
                     if let QueueItem::Line(line) = item {
                         let _ = out.write_all(&line);
@@ -200,7 +208,8 @@ fn run_stderr(item_rx: &Receiver<QueueItem>, dropped: &AtomicU64, mut out: impl 
     }
 }
 
-/// As a terminal wants it and nobody has forbidden it. Another choice of `RUST_LOG_STYLE` than `auto` is env_logger's affair.
+/// True if stderr is a terminal that takes colours and no variable forbids them. A `RUST_LOG_STYLE`
+/// other than `auto` is left to env_logger.
 fn is_coloured() -> bool {
     let variable = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
     let is_auto = variable("RUST_LOG_STYLE").is_none_or(|style| style == "auto");

@@ -1,6 +1,6 @@
 use super::*;
 
-/// Takes a line whenever the test lets it.
+/// A reader that takes one line each time the test allows it.
 struct Reader {
     go_rx: Receiver<()>,
     line_tx: Sender<String>,
@@ -30,7 +30,7 @@ fn nobody_waits_for_a_reader_and_what_is_dropped_is_counted() {
             own.borrow_mut().write_all(format!("{count} dropped\n").as_bytes()).unwrap()
         });
     });
-    // One is in the reader's hands, at most, and four wait.
+    // At most one is being written, and four wait.
     for n in 0..100 {
         log.write_all(format!("line {n}\n").as_bytes()).unwrap();
     }
@@ -46,7 +46,7 @@ fn nobody_waits_for_a_reader_and_what_is_dropped_is_counted() {
     let long = line_rx.recv().unwrap();
     assert!(long.ends_with("x... (8193 bytes)\n") && long.len() < LINE_LEN_MAX + 30, "{}", long.len());
 
-    log.say(b"last words".to_vec(), Instant::now() + Duration::from_secs(60));
+    log.print(b"last words".to_vec(), Instant::now() + Duration::from_secs(60));
     assert_eq!(line_rx.try_recv().as_deref(), Ok("last words"));
 
     // As if there had been no room.
@@ -55,7 +55,7 @@ fn nobody_waits_for_a_reader_and_what_is_dropped_is_counted() {
     assert_eq!(line_rx.iter().collect::<Vec<_>>(), ["7 dropped\n"]);
 }
 
-/// The process that panics is this test once more.
+/// The panicking process is this test, run as a child.
 #[test]
 fn a_panic_ends_the_process_with_its_message_and_without_one_if_nobody_reads() {
     use std::io::{Read, pipe};
@@ -80,11 +80,11 @@ fn a_panic_ends_the_process_with_its_message_and_without_one_if_nobody_reads() {
     };
     let (mut reader, writer) = pipe().unwrap();
     let mut process = panicking(writer);
-    let mut said = String::new();
-    reader.read_to_string(&mut said).unwrap();
-    assert_eq!(process.wait().unwrap().signal(), Some(6), "{said}");
-    let (before, panic) = said.split_once("thread 'client-7' panicked at ").unwrap_or_else(|| panic!("{said}"));
-    assert!(before.contains("before it") && panic.contains("\nout of cheese\\x1B[2J\n"), "{said}");
+    let mut output = String::new();
+    reader.read_to_string(&mut output).unwrap();
+    assert_eq!(process.wait().unwrap().signal(), Some(6), "{output}");
+    let (before, panic) = output.split_once("thread 'client-7' panicked at ").unwrap_or_else(|| panic!("{output}"));
+    assert!(before.contains("before it") && panic.contains("\nout of cheese\\x1B[2J\n"), "{output}");
 
     let (_reader, mut writer) = pipe().unwrap();
     let full = {

@@ -1,4 +1,4 @@
-//! The line on a terminal that says, while it is measured, how far it is.
+//! The line on a terminal that shows the progress of a measurement.
 
 use std::time::{Duration, Instant};
 
@@ -8,7 +8,7 @@ use super::BenchRun;
 
 pub struct LiveLine {
     line: StatusLine,
-    /// Operations when it was shown last, and when that was.
+    /// Operations when the line was last shown, and when that was.
     done: u64,
     shown: Instant,
 }
@@ -18,7 +18,7 @@ impl LiveLine {
         LiveLine { line: StatusLine::new(), done: 0, shown: Instant::now() }
     }
 
-    /// To be called once a second. `ready`: how many connections could begin.
+    /// Updates the line; to be called once a second. `ready`: connections that could begin.
     pub fn show(&mut self, shared: &BenchRun, ready: usize) {
         let now = Instant::now();
         let text = match shared.span.get() {
@@ -31,7 +31,7 @@ impl LiveLine {
                     done += measured.done;
                     errors += measured.errors.sum();
                 }
-                // What is shown first has gone on since the begin alone.
+                // The first update counts from the end of the warm-up.
                 let passed = now - self.shown.max(span.begin);
                 let text = text(span.end.saturating_duration_since(now), done - self.done, passed, errors);
                 self.done = done;

@@ -1,4 +1,4 @@
-//! What was seen while it was measured, by one connection or by all together.
+//! Measurements of one connection, or of all of them.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -6,36 +6,39 @@ use std::time::Duration;
 use hdrhistogram::Histogram;
 use serde_json::{Map, Value};
 
-/// Beyond what was asked for, a round can take so long: the last one is waited for after the end.
+/// The time that a round may take beyond the run: the last one is waited for after the end.
 const ROUND_SPARE: Duration = Duration::from_secs(60);
-/// Rounds that were never sent are put into the histogram in so many steps at most.
+/// Rounds that were never sent enter the histogram in so many steps at most.
 const UNSENT_STEPS: u64 = 10_000;
 
 pub struct Measurements {
     pub done: u64,
     pub errors: ErrorCounts,
-    /// Nanoseconds of a round: of the open loop, from when it was due.
+    /// Nanoseconds that each round took; in an open loop, from when it was due.
     latency: Histogram<u64>,
-    /// Rounds of the open loop that were due and not sent before the end. They are in `latency`, with the time that they had waited.
+    /// Rounds of an open loop that were due and not sent before the end. They are in `latency`,
+    /// with the time that they had waited.
     pub rounds_unsent: u64,
 }
 
 impl Measurements {
-    /// `longest`: how long all of it takes. A time beyond that, and a minute, counts as that.
+    /// `longest`: the time of the whole run. A round that takes longer, by more than a minute,
+    /// counts as that.
     pub fn new(longest: Duration) -> Measurements {
         let high = (longest + ROUND_SPARE).as_nanos() as u64;
-        // Bounds that the library takes: 1 ≤ low, 2·low ≤ high, at most five digits.
+        // The bounds satisfy the library: 1 ≤ low, 2·low ≤ high, at most five digits.
         let latency = Histogram::new_with_bounds(1_000, high, 3).unwrap_or_else(|_| unreachable!("low and high are a minute apart"));
         Measurements { done: 0, errors: ErrorCounts::default(), latency, rounds_unsent: 0 }
     }
 
-    // Called for each round, from another unit of compilation.
+    // Called for each round, from another codegen unit.
     #[inline]
     pub fn record(&mut self, round: Duration) {
         self.latency.saturating_record(round.as_nanos() as u64);
     }
 
-    /// `waited` tells how long each of the `rounds` has waited, from the longest to the shortest.
+    /// Adds rounds that were never sent. `waited`: how long each of them has waited, from the
+    /// longest to the shortest.
     pub fn record_unsent(&mut self, rounds: u64, waited: impl Fn(u64) -> Duration) {
         let step = rounds.div_ceil(UNSENT_STEPS).max(1);
         for first in (0..rounds).step_by(step as usize) {
@@ -48,7 +51,7 @@ impl Measurements {
         self.latency.len()
     }
 
-    /// Adds what another one has, which was made for the same time.
+    /// Adds the measurements of another connection of the same run.
     pub fn join(&mut self, other: &Measurements) {
         self.done += other.done;
         self.rounds_unsent += other.rounds_unsent;
@@ -63,7 +66,7 @@ impl Measurements {
     }
 }
 
-/// What a round took, by how many took no longer.
+/// Percentiles of the time that a round took.
 pub struct Percentiles(Vec<(&'static str, f64)>);
 
 impl Percentiles {
@@ -85,13 +88,14 @@ impl Percentiles {
     }
 }
 
-/// Operations by the code of what they were answered; `LOST` for those that were not, `UNEXPECTED` for a reply that the command cannot have.
+/// Operations by the code of their error: `LOST` for those that were not answered, `UNEXPECTED` for
+/// a reply that the command cannot have.
 #[derive(Clone, Debug, Default)]
 pub struct ErrorCounts(BTreeMap<String, u64>);
 
 impl ErrorCounts {
     pub fn count(&mut self, code: &str, count: u64) {
-        // Looked up first: an error costs an allocation only the first time.
+        // Looked up first, so that an error allocates only the first time.
         match self.0.get_mut(code) {
             Some(counted) => *counted += count,
             None => {
@@ -104,7 +108,7 @@ impl ErrorCounts {
         self.0.values().sum()
     }
 
-    /// Those that there were.
+    /// The codes that were counted, with their counts.
     pub fn iter(&self) -> impl Iterator<Item = (&str, u64)> {
         self.0.iter().filter(|(_, count)| **count > 0).map(|(code, count)| (code.as_str(), *count))
     }
@@ -115,7 +119,7 @@ impl ErrorCounts {
         }
     }
 
-    /// As if there had been none. The codes stay known.
+    /// Sets all counts to 0 and keeps the codes.
     pub fn forget(&mut self) {
         self.0.values_mut().for_each(|count| *count = 0);
     }
@@ -129,7 +133,7 @@ mod tests {
         Measurements::new(Duration::from_secs(10))
     }
 
-    /// Within what three digits tell.
+    /// Compares within the precision of three digits.
     fn near(percentiles: &Percentiles, name: &str, expected_us: f64) {
         let json = percentiles.as_json();
         let found = json[name].as_f64().unwrap();

@@ -1,14 +1,18 @@
-//! The load generator: as many threads as connections, each of which writes a round of commands with one write and reads all of its replies.
+//! The load generator: a thread for each connection, which sends a round of commands with one write
+//! and reads all of its replies.
 //!
-//! It must cost less than what it measures: requests are copied from a template into a buffer that is reused, and replies are compared where they
-//! were read. Every reply is checked; what is not the expected one is counted under its code.
+//! It must cost less than what it measures: requests are copied from a template into a buffer that
+//! is reused, and replies are compared where they were read. Every reply is checked; one that is
+//! not as expected is counted under its code.
 //!
-//! In a closed loop a connection sends when its last round is answered: a server that stalls is asked less, and the rounds that it kept from being
-//! sent are in no figure. In an open loop (`--rate`) rounds have their times, and what a round takes counts from then.
+//! In a closed loop a connection sends when its last round is answered. A server that stalls is
+//! asked less, and the rounds that were not sent are in no figure. In an open loop (`--rate`)
+//! rounds are due on a schedule, and their time counts from then.
 //!
-//! The threads measure, each into a tally of its own behind a lock that nobody else wants but once a second; the main thread waits for what they
-//! say, shows how far it is, and reports. Threads that wait for a server which does not answer are not waited for when a run is ended early: they
-//! end with the process.
+//! Each thread measures behind a lock of its own, which no other thread takes but once a second.
+//! The main thread waits for events of the others, shows the progress, and reports. When a run is
+//! ended early, threads that wait for a server that does not answer are not waited for: they end
+//! with the process.
 
 mod live_line;
 mod measurements;
@@ -38,16 +42,16 @@ use schedule::Schedule;
 use worker::Worker;
 
 const WARM_UP: Duration = Duration::from_millis(500);
-/// When a run is ended early, rounds that are under way have this long.
+/// When a run is ended early, rounds under way get this long.
 const GRACE: Duration = Duration::from_secs(1);
-/// Between two looks of the line that says how far it is.
+/// The pause between two updates of the progress line.
 const TICK: Duration = Duration::from_secs(1);
 
 pub fn run(options: Options, args: BenchArgs) -> Result<(), Failure> {
     let schedule = fitting(&options, &args).map_err(|why| Failure::new(Code::Usage, why))?;
     let clients = args.clients.0;
     let shared = Arc::new(BenchRun::new(options, args, schedule));
-    // All that is ever said fits in, so nobody waits to say it.
+    // Holds all events of a run, so that no thread waits to send one.
     let (events_tx, events_rx) = sync_channel(2 * clients + 1);
     end_on_signal(&shared, events_tx.clone());
     let threads = start(&shared, &events_tx)?;
@@ -64,7 +68,7 @@ pub fn run(options: Options, args: BenchArgs) -> Result<(), Failure> {
     }
 }
 
-/// What was asked for must go together; else the error says what does not.
+/// Checks that the arguments go together. The error names those that do not.
 fn fitting(options: &Options, args: &BenchArgs) -> Result<Option<Schedule>, String> {
     const WAIT: Duration = Duration::from_millis(request_rounds::WAIT_MS);
     if args.wait.is_some() {
@@ -81,23 +85,24 @@ fn fitting(options: &Options, args: &BenchArgs) -> Result<Option<Schedule>, Stri
     Schedule::of(args)
 }
 
-/// What the threads and the main thread have in common.
+/// A run: what its threads and the main thread share.
 struct BenchRun {
     options: Options,
     args: BenchArgs,
     schedule: Option<Schedule>,
-    /// Set when all connections are there and all keys are written, so that they load the nodes at the same time.
+    /// Set when all connections are open and all keys are written, so that all begin at the same
+    /// time.
     span: OnceLock<TimeSpan>,
     is_ended: AtomicBool,
-    /// One for each connection, each in memory of its own. Invariant: the locks are held for no I/O.
+    /// One for each connection, each in memory of its own. Invariant: no I/O under these locks.
     measurements: Vec<Arc<Mutex<Measurements>>>,
 }
 
-/// The time of a run.
+/// The times of a run.
 #[derive(Clone, Copy, Debug)]
 struct TimeSpan {
     start: Instant,
-    /// When the warm-up is over: what comes now counts.
+    /// The end of the warm-up: from here on rounds count.
     begin: Instant,
     end: Instant,
 }
@@ -115,7 +120,7 @@ impl BenchRun {
         self.span.get_or_init(|| TimeSpan { start, begin, end: begin + measured });
     }
 
-    /// Whether it was ended early.
+    /// True if the run was ended early.
     fn is_ended(&self) -> bool {
         self.is_ended.load(Ordering::Relaxed)
     }
@@ -129,7 +134,7 @@ impl BenchRun {
     }
 }
 
-/// Those of one run can be added: all are made for the same time.
+/// Empty measurements. Those of one run can be added, since all are made for the same time.
 fn empty_measurements(options: &Options, args: &BenchArgs) -> Measurements {
     let Seconds(measured) = args.seconds;
     Measurements::new(WARM_UP + measured + options.timeout)
@@ -138,35 +143,35 @@ fn empty_measurements(options: &Options, args: &BenchArgs) -> Measurements {
 enum BenchEvent {
     /// A connection could begin.
     Ready,
-    /// The thread of a connection has ended, whatever for.
+    /// The thread of a connection has ended, for whatever reason.
     Ended(usize),
     Interrupted,
 }
 
-/// The first signal ends the measuring, the second one the process.
+/// Makes the first signal end the run, and the second one the process.
 fn end_on_signal(shared: &Arc<BenchRun>, events_tx: SyncSender<BenchEvent>) {
     let shared = Arc::clone(shared);
     let on_signal = move || {
         if shared.is_ended.swap(true, Ordering::Relaxed) {
             std::process::exit(Code::Refused.number().into());
         }
-        // There is room for one.
+        // The channel has room for one.
         let _ = events_tx.try_send(BenchEvent::Interrupted);
     };
-    // Where that fails, Ctrl-C ends the process, and there is no report.
+    // If that fails, Ctrl-C ends the process without a report.
     let _ = ctrlc::set_handler(on_signal);
 }
 
 type Thread = JoinHandle<Result<(), client::Error>>;
 
-/// By the number of the connection.
+/// Starts the threads, by the number of their connection.
 fn start(shared: &Arc<BenchRun>, events_tx: &SyncSender<BenchEvent>) -> Result<BTreeMap<usize, Thread>, Failure> {
     let clients = shared.args.clients.0;
     let spawn = |index: usize| {
         let (shared, events_tx) = (Arc::clone(shared), events_tx.clone());
         let run = move || {
-            let ending = EndNotice { index, events_tx };
-            Worker::new(&shared, index).run(|| ending.say(BenchEvent::Ready))
+            let notice = EndNotice { index, events_tx };
+            Worker::new(&shared, index).run(|| notice.send(BenchEvent::Ready))
         };
         let spawned = thread::Builder::new().name(format!("bench-{index}")).stack_size(256 << 10).spawn(run);
         spawned
@@ -176,35 +181,36 @@ fn start(shared: &Arc<BenchRun>, events_tx: &SyncSender<BenchEvent>) -> Result<B
     (0..clients).map(spawn).collect()
 }
 
-/// Says that a thread has ended when it goes, also if that is a panic.
+/// Sends that a thread has ended when it is dropped, after a panic, too.
 struct EndNotice {
     index: usize,
     events_tx: SyncSender<BenchEvent>,
 }
 
 impl EndNotice {
-    fn say(&self, event: BenchEvent) {
-        // There is room for all of them.
+    fn send(&self, event: BenchEvent) {
+        // The channel has room for all of them.
         let _ = self.events_tx.try_send(event);
     }
 }
 
 impl Drop for EndNotice {
     fn drop(&mut self) {
-        self.say(BenchEvent::Ended(self.index));
+        self.send(BenchEvent::Ended(self.index));
     }
 }
 
-/// How a run went, beside what was counted.
+/// How a run ended, beside the measurements.
 struct RunOutcome {
-    /// As long as was asked for, unless it was ended early.
+    /// The time that was asked for, or less if the run was ended early.
     measured: Duration,
     was_interrupted: bool,
     /// Connections whose last round was not answered when a run was ended early.
     unanswered: usize,
 }
 
-/// Lets all begin when all are ready, and waits until all have ended. Fails if the measuring could not begin.
+/// Lets all threads begin once all are ready, and waits until all have ended. Fails if the
+/// measuring could not begin.
 fn watch(shared: &BenchRun, mut threads: BTreeMap<usize, Thread>, events_rx: &Receiver<BenchEvent>) -> Result<RunOutcome, Failure> {
     let nothing_measured = || Failure::new(Code::Refused, "interrupted before anything was measured");
     let clients = threads.len();
@@ -250,7 +256,7 @@ mod tests {
     use crate::command_line::Bounded;
     use crate::scripted_node::options;
 
-    /// What is measured without any option.
+    /// The arguments of a run without any option.
     pub fn default_args() -> BenchArgs {
         BenchArgs {
             protocol: BenchProtocol::Text,

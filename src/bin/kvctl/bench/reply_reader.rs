@@ -1,4 +1,4 @@
-//! What was answered, compared where it was read.
+//! Replies, compared where they were read.
 
 use kvmesh::client::{self, Client};
 
@@ -6,19 +6,20 @@ use crate::command_line::{BenchArgs, BenchProtocol};
 
 use super::measurements::ErrorCounts;
 
-/// What became of one operation.
+/// The result of one operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ReplyVerdict {
     Done,
-    /// The answer was another one than expected, and is counted.
+    /// The reply was not as expected, and is counted.
     Refused,
-    /// The same, and where the next answer begins cannot be told: the connection is of no further use.
+    /// The reply was not as expected, and where the next one begins is unknown: the connection is
+    /// of no further use.
     Astray,
 }
 
 pub struct ReplyReader {
     protocol: BenchProtocol,
-    /// How many replicas each write waits for.
+    /// The number of replicas that each write waits for.
     wait: Option<u64>,
 }
 
@@ -27,8 +28,8 @@ impl ReplyReader {
         ReplyReader { protocol: args.protocol, wait: args.wait.map(|wait| wait.0 as u64) }
     }
 
-    /// Reads all that answers one operation. An operation is counted once, whatever is wrong with it.
-    // Called for each, from another unit of compilation.
+    /// Reads all replies of one operation. An operation is counted once, whatever is wrong with it.
+    // Called for each operation, from another codegen unit.
     #[inline]
     pub fn read(&self, client: &mut Client, is_read: bool, errors: &mut ErrorCounts) -> Result<ReplyVerdict, client::Error> {
         match (self.protocol, is_read) {
@@ -81,7 +82,7 @@ fn refused(line: &[u8], errors: &mut ErrorCounts) -> ReplyVerdict {
     if is_one_line(line) { ReplyVerdict::Refused } else { ReplyVerdict::Astray }
 }
 
-/// Whether this is all of a reply in RESP: a status, an error, a number or nothing.
+/// True if this line is a complete reply in RESP: a status, an error, a number or null.
 fn is_one_line(line: &[u8]) -> bool {
     matches!(line.first(), Some(b'+' | b'-' | b':' | b'_'))
 }
@@ -93,8 +94,8 @@ fn number(digits: &[u8]) -> Option<u64> {
 /// The first word of an error, in either protocol.
 fn error_code(line: &[u8]) -> &str {
     const CODE_LEN_MAX: usize = 32;
-    let said = line.strip_prefix(b"ERROR ").or_else(|| line.strip_prefix(b"-"));
-    let code = said.and_then(|said| said.split(|byte| *byte == b' ').next());
+    let reply = line.strip_prefix(b"ERROR ").or_else(|| line.strip_prefix(b"-"));
+    let code = reply.and_then(|reply| reply.split(|byte| *byte == b' ').next());
     let code = code.filter(|code| (1..=CODE_LEN_MAX).contains(&code.len()) && code.iter().all(u8::is_ascii_uppercase));
     code.and_then(|code| std::str::from_utf8(code).ok()).unwrap_or("UNEXPECTED")
 }
@@ -108,14 +109,14 @@ mod tests {
     use ReplyVerdict::{Astray, Done, Refused};
     use std::time::Duration;
 
-    /// Reads the answers of as many operations as there are verdicts, and returns the errors.
-    fn verdicts(asked: &BenchArgs, said: &str, is_read: bool, expected: &[ReplyVerdict]) -> Vec<(String, u64)> {
-        let addr = scripted(&[("go", said)]);
+    /// Reads the replies of as many operations as there are verdicts, and returns the errors.
+    fn verdicts(asked: &BenchArgs, reply: &str, is_read: bool, expected: &[ReplyVerdict]) -> Vec<(String, u64)> {
+        let addr = scripted(&[("go", reply)]);
         let mut client = Client::connect(&[addr], Duration::from_secs(10)).unwrap();
         client.send(b"go\n").unwrap();
         let (replies, mut errors) = (ReplyReader::new(asked), ErrorCounts::default());
         let found: Vec<_> = expected.iter().map(|_| replies.read(&mut client, is_read, &mut errors).unwrap()).collect();
-        assert_eq!(found, expected, "{said:?}");
+        assert_eq!(found, expected, "{reply:?}");
         errors.iter().map(|(code, count)| (code.to_string(), count)).collect()
     }
 
@@ -147,7 +148,7 @@ mod tests {
     fn a_write_and_its_wait_are_one_operation() {
         let all = "+OK\r\n:2\r\n+OK\r\n:3\r\n+OK\r\n:1\r\n+OK\r\n:2\r\n";
         assert_eq!(verdicts(&resp(Some(2)), all, false, &[Done, Done, Refused, Done]), one("SHORT"));
-        // Counted once: the write is what failed, and the next operation is read from where it begins.
+        // Counted once: the write failed, and the next operation is read from where it begins.
         assert_eq!(verdicts(&resp(Some(2)), "-NOREPLICAS x\r\n:0\r\n+OK\r\n:2\r\n", false, &[Refused, Done]), one("NOREPLICAS"));
         assert_eq!(
             verdicts(&resp(Some(2)), "-ERR x\r\n-ERR y\r\n+OK\r\n-ERR z\r\n", false, &[Refused, Refused]),

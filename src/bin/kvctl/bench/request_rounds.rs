@@ -1,17 +1,17 @@
-//! Rounds of requests of either protocol, copied from templates into one buffer that is reused.
+//! Rounds of requests in either protocol, copied from templates into one buffer that is reused.
 
 use kvmesh::wire::resp::encoding::request;
 
 use crate::command_line::{BenchArgs, BenchProtocol};
 
-/// All keys have this many digits, so that a request's length does not depend on its key.
+/// All keys have so many digits, so that a request's length does not depend on its key.
 const KEY_DIGITS: usize = 10;
-/// What the keys are written with before any is read: rounds of at most so many bytes.
+/// Bytes of a round that fills keys, before any is read.
 const FILL_ROUND_LEN: usize = 64 << 10;
-/// How long a WAIT waits, in milliseconds.
+/// The time-out of each WAIT, in milliseconds.
 pub const WAIT_MS: u64 = 1_000;
 
-/// One request, all but the digits of its key.
+/// One request, complete but for the digits of its key.
 struct Template {
     bytes: Vec<u8>,
     digits_at: usize,
@@ -22,7 +22,8 @@ impl Template {
     fn new(protocol: BenchProtocol, verb: &str, key: &str, value: Option<&str>) -> Template {
         let words: Vec<&str> = [verb, key].into_iter().chain(value).collect();
         let mut bytes = Vec::new();
-        // The digits are the key's last bytes; what follows is the value, and what ends a word.
+        // The digits are the last bytes of the key. Behind them come the value and the end of the
+        // request.
         let behind = match protocol {
             BenchProtocol::Text => {
                 bytes.extend_from_slice(words.join(" ").as_bytes());
@@ -43,15 +44,15 @@ impl Template {
 pub struct RequestRounds {
     write: Template,
     read: Template,
-    /// What follows every write of a round: nothing, or a WAIT.
+    /// The bytes behind every write of a round: none, or a WAIT.
     behind_write: Vec<u8>,
     keys: u64,
-    /// Of a hundred.
+    /// How many of a hundred commands are reads.
     reads_percent: u64,
-    /// xorshift64*: which key is next.
+    /// State of xorshift64*, which draws the next key.
     random: u64,
     pub round: Vec<u8>,
-    /// Of each operation of the round, whether it reads.
+    /// For each operation of the round, true if it reads.
     pub reads: Vec<bool>,
 }
 
@@ -93,7 +94,7 @@ impl RequestRounds {
         }
     }
 
-    /// A round that writes the next of `keys`; returns how many.
+    /// Makes a round that writes the next of `keys`. Returns how many.
     pub fn fill(&mut self, keys: &mut impl Iterator<Item = u64>) -> usize {
         self.round.clear();
         let len = (FILL_ROUND_LEN / self.write.bytes.len()).max(1);
@@ -105,7 +106,7 @@ impl RequestRounds {
         let begin = self.round.len() + template.digits_at;
         self.round.extend_from_slice(&template.bytes);
         let digits = &mut self.round[begin..begin + KEY_DIGITS];
-        // Those before the first that is not 0 are right already.
+        // The digits in front of the first that is not 0 are correct already.
         for digit in digits.iter_mut().rev() {
             if key == 0 {
                 break;
@@ -177,7 +178,7 @@ mod tests {
                 requests.next_round();
                 reads += requests.reads.iter().filter(|is_read| **is_read).count();
             }
-            // Of 100 000; the deviation of the widest is 158.
+            // In 100 000 draws; the widest standard deviation is 158.
             let expected = percent * 1000;
             let allowed = if percent % 100 == 0 { 0 } else { 1_000 };
             assert!(reads.abs_diff(expected) <= allowed, "{percent} %: {reads}");
@@ -197,7 +198,7 @@ mod tests {
             }
         }
         assert_eq!(found.next(), None);
-        // What fills the keys waits for nobody.
+        // A write that fills a key is followed by no WAIT.
         assert_eq!(requests.fill(&mut (0..3)), 3);
         assert_eq!(requests_in(BenchProtocol::Resp, &requests.round).len(), 3);
     }

@@ -1,6 +1,8 @@
-//! The open loop's schedule: when each round of each connection is due. A pure function of numbers; it never looks at a clock.
+//! The schedule of an open loop: when each round of each connection is due. A pure function of
+//! numbers; it never reads a clock.
 //!
-//! The rounds of all connections together are evenly spaced: each connection begins a little after the one before it, and then keeps its own pace.
+//! The rounds of all connections together are evenly spaced: each connection begins a little after
+//! the one before it, and then keeps its own pace.
 
 use std::time::Duration;
 
@@ -16,7 +18,8 @@ pub struct Schedule {
 }
 
 impl Schedule {
-    /// `None`: a closed loop. The error says why the rate cannot be kept up in the time.
+    /// Returns the schedule, or `None` for a closed loop. The error says why the rate is too low
+    /// for the time.
     pub fn of(args: &BenchArgs) -> Result<Option<Schedule>, String> {
         let Some(rate) = args.rate else { return Ok(None) };
         let schedule = Schedule { rate: rate.0 as u64, clients: args.clients.0 as u64, depth: args.depth.0 as u64 };
@@ -35,7 +38,7 @@ impl Schedule {
         Ok(Some(schedule))
     }
 
-    /// When a round of a connection is to be sent, after the start; both are counted from 0.
+    /// The time after the start at which a round of a connection is due. Both are counted from 0.
     pub fn due(&self, connection: usize, round: u64) -> Duration {
         // In 128 bits: a day of rounds at the highest rate, in nanoseconds.
         let rounds_before = u128::from(round) * u128::from(self.clients) + connection as u128;
@@ -43,7 +46,8 @@ impl Schedule {
         Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
     }
 
-    /// How many rounds of a connection are due before a time after the start: the first that is not is the one of this number.
+    /// The number of rounds of a connection that are due before a time after the start, which is
+    /// the index of the first that is not.
     pub fn due_before(&self, connection: usize, time: Duration) -> u64 {
         // The estimate is off by rounding alone.
         let spacing = u128::from(self.depth) * u128::from(self.clients) * 1_000_000_000;
@@ -75,7 +79,7 @@ mod tests {
         assert_eq!(schedule.due(0, 7), Duration::from_secs(3));
         assert_eq!(schedule.due(0, 7_000_000), Duration::from_secs(3_000_000));
         assert_eq!(schedule.due(1, 0), Duration::from_nanos(142_857_142));
-        // A day at the highest rate, and beyond what a duration holds.
+        // A day at the highest rate, and beyond the range of a duration.
         let fastest = Schedule { rate: 1_000_000_000, clients: 1, depth: 1 };
         assert_eq!(fastest.due(0, 86_400_000_000_000), Duration::from_secs(86_400));
         let slowest = Schedule { rate: 1, clients: 10_000, depth: 10_000 };

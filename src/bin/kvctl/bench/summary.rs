@@ -1,4 +1,4 @@
-//! The report, for people or as JSON.
+//! The report of a run, in words or as JSON.
 
 use std::io::{self, Write};
 use std::time::Duration;
@@ -24,7 +24,7 @@ struct Summary<'a> {
     outcome: &'a RunOutcome,
     ack: String,
     per_second: f64,
-    /// Of an open loop: whether the rate was kept. `None`: none was asked for.
+    /// True if an open loop kept its rate; `None` for a closed loop.
     is_rate_reached: Option<bool>,
 }
 
@@ -53,7 +53,7 @@ impl Summary<'_> {
 
     fn in_words(&self) -> String {
         let Summary { options, args, total, outcome, ack, .. } = self;
-        let wait = args.wait.map_or_else(String::new, |wait| format!(", WAIT {} behind each SET", wait.0));
+        let wait = args.wait.map_or_else(String::new, |wait| format!(", WAIT {} after each SET", wait.0));
         let mut text = format!(
             "{} protocol, {} connections, {} deep, {} % reads, {} keys, {} byte values, ack {ack}{wait}, {:?} on {}\n",
             args.protocol,
@@ -91,7 +91,7 @@ impl Summary<'_> {
             format!("open: {}/s asked for, {reached} {:.0}/s; a round's time counts from when it was due", rate.0, self.per_second);
         if self.total.rounds_unsent > 0 {
             text += &format!(
-                "; {} rounds that were due were never sent, and are in the times as long as they had waited",
+                "; {} rounds that were due were never sent, and count with the time that they had waited",
                 self.total.rounds_unsent
             );
         }
@@ -99,7 +99,8 @@ impl Summary<'_> {
     }
 }
 
-/// Whether a rate of which `asked` operations were due was kept: a hundredth may be missing, and a round at each edge of the time.
+/// True if a rate of which `asked` operations were due was kept. A hundredth may be missing, and a
+/// round at each edge of the time.
 fn is_reached(asked: f64, done: u64, depth: u64) -> bool {
     (done + 2 * depth) as f64 >= asked * 0.99
 }
@@ -148,7 +149,7 @@ mod tests {
         let args = BenchArgs { protocol: BenchProtocol::Resp, wait: Some(Bounded(2)), rate: Some(Bounded(800)), ..default_args() };
         let text = Summary::new(&options, &args, &total, &outcome).in_words();
         assert!(
-            text.contains("ack default, WAIT 2 behind each SET, 1s on") && text.contains("open: 800/s asked for, reached 800/s;"),
+            text.contains("ack default, WAIT 2 after each SET, 1s on") && text.contains("open: 800/s asked for, reached 800/s;"),
             "{text}"
         );
         total.record_unsent(7, |_| SECOND);
@@ -179,7 +180,7 @@ mod tests {
     fn a_rate_is_reached_if_next_to_nothing_is_missing() {
         assert!(is_reached(100_000.0, 100_000, 1) && is_reached(100_000.0, 98_999, 1));
         assert!(!is_reached(100_000.0, 98_000, 1));
-        // Few rounds: how many of them fall into the time is a matter of their edges.
+        // With few rounds, the edges decide how many fall into the time.
         assert!(is_reached(50.0, 32, 16) && !is_reached(50.0, 16, 16));
     }
 }

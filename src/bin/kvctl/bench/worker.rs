@@ -1,4 +1,5 @@
-//! One connection, and the thread that drives it: round after round, in a closed loop or on the schedule of an open one.
+//! One connection and its thread: round after round, in a closed loop or on the schedule of an open
+//! one.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -17,22 +18,22 @@ use super::request_rounds::RequestRounds;
 use super::schedule::Schedule;
 use super::{BenchRun, TimeSpan};
 
-/// Between two attempts to connect again.
+/// The pause between two attempts to connect again.
 const RECONNECT_PAUSE: Duration = Duration::from_millis(100);
-/// Whoever waits until a round is due looks this often whether the run is ended early.
+/// A thread that waits until a round is due checks this often whether the run is ended early.
 const LOOK_PAUSE: Duration = Duration::from_millis(100);
 
 pub struct Worker<'a> {
     shared: &'a BenchRun,
     index: usize,
-    /// The node that it speaks with as long as it can, and then the others.
+    /// The nodes to connect to: the first as long as it can be reached, then the others.
     addrs: Vec<String>,
     requests: RequestRounds,
     replies: ReplyReader,
     schedule: Option<Schedule>,
-    /// Of the round that is under way; kept so that a round allocates nothing.
+    /// The errors of the current round; kept so that a round allocates nothing.
     errors: ErrorCounts,
-    /// Whoever reports looks into it meanwhile.
+    /// Shared with the main thread, which shows the progress.
     measured: Arc<Mutex<Measurements>>,
 }
 
@@ -52,7 +53,8 @@ impl Worker<'_> {
         }
     }
 
-    /// Calls `ready` when it could begin, and begins when all can. Fails only if the measuring cannot begin.
+    /// Calls `ready` when this connection could begin, and begins when all can. Fails only if the
+    /// measuring cannot begin.
     pub fn run(mut self, ready: impl FnOnce()) -> Result<(), client::Error> {
         let client = self.connect_and_fill()?;
         ready();
@@ -78,9 +80,9 @@ impl Worker<'_> {
                 let written = self.requests.fill(&mut keys);
                 client.send(&self.requests.round)?;
                 for _ in 0..written {
-                    let said = client.reply()?;
-                    if said != expected {
-                        return Err(client::unexpected(said, "OK"));
+                    let reply = client.reply()?;
+                    if reply != expected {
+                        return Err(client::unexpected(reply, "OK"));
                     }
                 }
             }
@@ -88,7 +90,7 @@ impl Worker<'_> {
         Ok(client)
     }
 
-    /// Round after round to the end of the span, or until the run is ended early.
+    /// Sends rounds until the end of the run, or until it is ended early.
     fn measure(&mut self, client: Client, span: &TimeSpan) {
         if self.schedule.is_some() {
             wake_precisely();
@@ -125,7 +127,8 @@ impl Worker<'_> {
         self.note_unsent(sent, span);
     }
 
-    /// Returns how many operations were done, or, if the connection broke, how many were answered before.
+    /// Sends one round. Returns the operations that were done, or, if the connection broke, the
+    /// number that were answered before.
     fn round(&mut self, client: &mut Client) -> Result<u64, u64> {
         client.send(&self.requests.round).map_err(|_| 0u64)?;
         let mut done = 0;
@@ -140,7 +143,8 @@ impl Worker<'_> {
         Ok(done)
     }
 
-    /// `counts`: it was sent when the warm-up was over. It may have been due before: then it is throughput, and its time is that of the warm-up.
+    /// Counts a round. `counts`: it was sent after the warm-up. If it was due before, it counts as
+    /// throughput, and its time as warm-up.
     fn note(&mut self, answered: Result<u64, u64>, due: Instant, counts: bool, span: &TimeSpan) {
         let now = Instant::now();
         let mut measured = self.measured.lock();
@@ -153,7 +157,8 @@ impl Worker<'_> {
                 if due >= span.begin {
                     measured.record(now - due);
                 }
-                // A round that is still under way at the end shows in the latency, but is no throughput of the time measured.
+                // A round under way at the end shows in the latency, but is no throughput of the
+                // measured time.
                 measured.done += if now <= span.end && !self.shared.is_ended() { done } else { 0 };
             }
             Ok(_) => {}
@@ -161,7 +166,8 @@ impl Worker<'_> {
         }
     }
 
-    /// What an open loop had to leave undone, because the rounds before took too long: without it, the longest waits would not be seen.
+    /// Counts the rounds that an open loop could not send, because the rounds before took too long.
+    /// Without them the longest waits would not show.
     fn note_unsent(&mut self, sent: u64, span: &TimeSpan) {
         let Some(schedule) = self.schedule else { return };
         let now = Instant::now();
@@ -172,7 +178,7 @@ impl Worker<'_> {
     }
 }
 
-/// kvmesh's own command, in RESP.
+/// Sets the ack level with kvmesh's own command, in RESP.
 fn agree_on_ack(options: &Options, client: &mut Client) -> Result<(), client::Error> {
     let Some(level) = options.ack else { return Ok(()) };
     let mut asked = Vec::new();
@@ -180,18 +186,19 @@ fn agree_on_ack(options: &Options, client: &mut Client) -> Result<(), client::Er
     client.send(&asked)?;
     match client.reply() {
         Ok(b"+OK") => Ok(()),
-        Ok(said) => Err(client::unexpected(said, "+OK")),
+        Ok(reply) => Err(client::unexpected(reply, "+OK")),
         Err(client::Error::Refused { code, sentence }) if code == "ERR" => {
-            let sentence = format!("{}; --ack is for kvmesh nodes, a redis-server is asked with --wait", sentence.trim_end());
+            let sentence = format!("{}; --ack is for kvmesh nodes, for a redis-server use --wait", sentence.trim_end());
             Err(client::Error::Refused { code, sentence })
         }
         Err(error) => Err(error),
     }
 }
 
-/// A sleep may be 50 us longer than asked for, so that wake-ups can be put together, and that would show in every round.
+/// Lets this thread wake up precisely. A sleep may take 50 µs longer than asked for, so that the
+/// system can combine wake-ups, and that would show in every round.
 fn wake_precisely() {
-    // Where it cannot be had, the rounds are that much late.
+    // If that fails, rounds are so much late.
     #[cfg(target_os = "linux")]
     let _ = nix::sys::prctl::set_timerslack(1);
 }

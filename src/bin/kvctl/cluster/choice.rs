@@ -9,9 +9,9 @@ use kvmesh::net;
 use crate::command_line::ClusterArgs;
 use crate::{Code, Failure};
 
-/// What is to run, and how a user starts one of the nodes again.
+/// The nodes to run, and the command that starts one of them again.
 pub struct Choice {
-    /// At least one, by number.
+    /// Sorted by number; at least one.
     pub nodes: Vec<ChosenNode>,
     restart_command: String,
 }
@@ -19,15 +19,16 @@ pub struct Choice {
 /// One configured node.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ChosenNode {
-    /// The N of its `nodeN.json`. It is not read as the node's id.
+    /// The N of its `nodeN.json`, which need not be its id.
     pub number: u32,
     pub config: PathBuf,
-    /// Where a client on this machine reaches the node: `host:port`.
+    /// The address at which a client on this machine reaches the node, `host:port`.
     pub client_addr: String,
 }
 
 impl Choice {
-    /// Reads the configurations of the chosen nodes. A missing, a refused or an unknown one is bad usage.
+    /// Reads the configurations of the chosen nodes. One that is missing, refused or unknown is bad
+    /// usage.
     pub fn read(args: &ClusterArgs) -> Result<Choice, Failure> {
         let dir = args.config_dir.as_deref().unwrap_or(Path::new(CONFIG_DIR));
         let refused = |sentence: String| Failure::new(Code::Usage, sentence);
@@ -67,7 +68,7 @@ impl Choice {
         Ok(Choice { nodes, restart_command })
     }
 
-    /// The line that starts one node again, for a shell.
+    /// The shell command that starts one node again.
     pub fn restart_command(&self, number: u32) -> String {
         format!("{} {number}", self.restart_command)
     }
@@ -83,12 +84,12 @@ fn numbered_configs(dir: &Path) -> std::io::Result<BTreeMap<u32, PathBuf>> {
     Ok(config_files(dir)?.into_iter().filter_map(numbered).collect())
 }
 
-/// A node that listens everywhere is reached on loopback.
+/// The address at which this machine reaches a node: loopback, if that listens everywhere.
 fn reachable(client_addr: &str) -> String {
     client_addr.parse().map_or_else(|_| client_addr.to_owned(), |addr| net::reachable(addr).to_string())
 }
 
-/// One word of a shell's command line.
+/// Quotes one word for a shell.
 fn shell_quoted(word: &str) -> String {
     let is_plain = |c: char| c.is_alphanumeric() || "_-+=:,./@%".contains(c);
     match !word.is_empty() && word.chars().all(is_plain) {

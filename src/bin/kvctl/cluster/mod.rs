@@ -2,15 +2,16 @@
 //!
 //! Owns the order: refuse what cannot work, start, wait until all answer, watch, stop. A node that
 //! ends is reported. It ends neither the other nodes nor this program, and it is not restarted.
-//! `run-cluster.sh` is a build and this.
+//! `run-cluster.sh` builds and then becomes this.
 //!
-//! Nothing stays behind. Each node is in a process group of its own, so that Ctrl-C reaches this
+//! Nothing is left behind. Each node is in a process group of its own, so that Ctrl-C reaches this
 //! program alone, which then signals each node once: a second signal would end a node before it has
-//! handed over what is queued for its peers. Each node's standard input is a pipe from here, and a
-//! node stops when it ends, so that SIGKILL leaves nothing behind either.
+//! handed over what is queued for its peers. Each node's standard input is a pipe from this
+//! program, and a node stops when its standard input ends. So even SIGKILL to this program stops
+//! the nodes.
 //!
-//! Everything is stopped within eight seconds of a signal: no wait before it is heeded is longer
-//! than [`ASK_TIMEOUT`], and nothing here waits for whoever reads stdout.
+//! Everything is stopped within eight seconds of a signal: a signal is heeded after [`ASK_TIMEOUT`]
+//! at the latest, and nothing here waits for the reader of stdout.
 
 mod choice;
 mod node_process;
@@ -33,20 +34,22 @@ use choice::{Choice, ChosenNode};
 use node_process::{NodeExit, NodeProcess};
 use screen::Screen;
 
-/// These stop everything.
+/// The signals that stop all nodes.
 const STOP_SIGNALS: &[Signal] = &[Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGQUIT];
-/// Nodes that are asked to stop get this long; then they are killed. It is twice their own bound.
+/// The time in which nodes have to stop before they are killed: twice the default of their own
+/// bound.
 const STOP_TIMEOUT: Duration = Duration::from_secs(6);
-/// After the nodes have ended, their last lines get this long to come through, and so do ours.
+/// The time for the last lines of nodes that have ended, and then for this program's own.
 const FAREWELL: Duration = Duration::from_millis(500);
-/// A node that is starting answers at once, if only that it is loading.
+/// The time-out of one question. A node that is starting answers at once, if only that it is
+/// loading.
 const ASK_TIMEOUT: Duration = Duration::from_secs(1);
-/// Between two looks at the nodes.
+/// The pause between two looks at the nodes.
 const POLL_PAUSE: Duration = Duration::from_millis(100);
-/// Between two reports on a node that is not ready yet.
+/// The pause between two reports on a node that is not ready yet.
 const REPORT_PAUSE: Duration = Duration::from_secs(10);
 
-/// Runs the nodes until a signal comes. An error is a choice that is refused, a node that did not
+/// Runs the nodes until a signal comes. The error is a choice that is refused, a node that did not
 /// start, or one that had to be killed.
 pub fn run(args: &ClusterArgs) -> Result<(), Failure> {
     let choice = Choice::read(args)?;
@@ -60,7 +63,7 @@ pub fn run(args: &ClusterArgs) -> Result<(), Failure> {
     printer.leave(Instant::now() + FAREWELL);
     match end {
         StopReason::Signal if !were_killed => Ok(()),
-        // It has been reported on stdout.
+        // It has been printed on stdout that a node had to be killed.
         StopReason::Signal => Err(Failure { code: Code::Refused, text: String::new() }),
         StopReason::Failed(failure) if !were_killed => Err(failure),
         StopReason::Failed(failure) => Err(Failure { code: Code::Refused, ..failure }),
@@ -71,18 +74,19 @@ fn failed(what: &str, error: &io::Error) -> Failure {
     Failure::new(Code::Refused, format_args!("{what}: {error}"))
 }
 
-/// The first of [`STOP_SIGNALS`], on a channel. Further ones change nothing.
+/// Returns a channel that gets the first of [`STOP_SIGNALS`]. Further ones change nothing.
 fn watch_signals() -> io::Result<Receiver<()>> {
     signals::block(STOP_SIGNALS)?;
     let (signal_tx, signal_rx) = bounded(1);
     signals::watch(STOP_SIGNALS, move |_| {
-        // Refused when there has been one.
+        // Refused after the first.
         let _ = signal_tx.try_send(());
     })?;
     Ok(signal_rx)
 }
 
-/// Two meshes on the same addresses would answer each other's questions, "are you ready?" among them.
+/// Refuses to start if something listens on one of the addresses. Two meshes on the same addresses
+/// would answer each other's questions, "are you ready?" among them.
 fn refuse_taken_addrs(nodes: &[ChosenNode]) -> Result<(), Failure> {
     let is_taken = |addr: &str| {
         let addrs = addr.to_socket_addrs().into_iter().flatten();
@@ -111,7 +115,7 @@ enum StopReason {
 
 struct Supervisor {
     choice: Choice,
-    /// The nodes that have not ended, as far as is known.
+    /// The nodes that are not known to have ended.
     nodes: Vec<NodeProcess>,
     signals: Receiver<()>,
     screen: Screen,
@@ -122,7 +126,7 @@ impl Supervisor {
         self.start()?;
         self.await_ready()?;
         let greeting = self.greeting();
-        self.screen.say(greeting);
+        self.screen.print(greeting);
         self.watch()
     }
 
@@ -137,7 +141,7 @@ impl Supervisor {
         Ok(())
     }
 
-    /// Waits, and ends early, as an error, when a signal comes.
+    /// Waits for so long. A signal ends the wait early, as an error.
     fn pause(&self, pause: Duration) -> Result<(), StopReason> {
         match self.signals.recv_timeout(pause) {
             Ok(()) => Err(StopReason::Signal),
@@ -146,7 +150,8 @@ impl Supervisor {
     }
 
     /// Waits until every node answers, for as long as it is working on that: catching up may take
-    /// its time. A node that ends before it is ready was refused something; then none of them stays.
+    /// its time. A node that ends before it is ready was refused something, and then none of them
+    /// stays.
     fn await_ready(&mut self) -> Result<(), StopReason> {
         let started = Instant::now();
         let mut reported = started;
@@ -160,7 +165,7 @@ impl Supervisor {
                 self.pause(Duration::ZERO)?;
                 let node = &mut self.nodes[index];
                 let answer = if node.is_ready { Ok(()) } else { ask(&node.chosen.client_addr) };
-                // Asked for after the answer, which may be that of another process.
+                // Checked after the answer, which may be that of another process.
                 if let Some(ended) = node.try_ended() {
                     return Err(StopReason::Failed(self.did_not_start(index, &ended)));
                 }
@@ -171,7 +176,7 @@ impl Supervisor {
                 {
                     let waited = started.elapsed().as_secs();
                     let number = node.chosen.number;
-                    self.screen.say(format!("Waiting for node {number} since {waited} s: {answer}\n"));
+                    self.screen.print(format!("Waiting for node {number} since {waited} s: {answer}\n"));
                 }
             }
             if all_ready {
@@ -243,14 +248,14 @@ impl Supervisor {
         if self.nodes.is_empty() {
             text += "None of these nodes is running any more. Ctrl-C ends this program.\n";
         }
-        self.screen.say(text);
+        self.screen.print(text);
     }
 
-    /// Stops every node in order, and kills those that have not ended in time. Returns whether there
-    /// were any. Signals are not heeded meanwhile.
+    /// Stops every node in order, and kills those that have not ended in time. Returns true if
+    /// there were any. Signals are not heeded meanwhile.
     fn stop(&mut self) -> bool {
         if !self.nodes.is_empty() {
-            self.screen.say("Stopping …\n".to_owned());
+            self.screen.print("Stopping …\n".to_owned());
         }
         for node in &self.nodes {
             node.ask_to_stop();
@@ -264,7 +269,7 @@ impl Supervisor {
         let were_killed = !self.nodes.is_empty();
         for mut node in self.nodes.drain(..) {
             let (number, limit) = (node.chosen.number, STOP_TIMEOUT.as_secs());
-            self.screen.say(format!("Node {number} has not stopped within {limit} s and is killed.\n"));
+            self.screen.print(format!("Node {number} has not stopped within {limit} s and is killed.\n"));
             node.kill();
             ended.push(node);
         }
@@ -274,7 +279,7 @@ impl Supervisor {
     }
 }
 
-/// The `kvnode` of the same build.
+/// The path of the `kvnode` of the same build.
 fn node_program() -> Result<PathBuf, StopReason> {
     match std::env::current_exe() {
         Ok(kvctl) => Ok(kvctl.with_file_name("kvnode")),
@@ -282,7 +287,7 @@ fn node_program() -> Result<PathBuf, StopReason> {
     }
 }
 
-/// Asks a node what it answers only once it has caught up. An error says what it answered instead.
+/// Asks a node something that it answers only once it has caught up. The error is its other answer.
 fn ask(client_addr: &str) -> Result<(), String> {
     let mut client = Client::connect(&[client_addr], ASK_TIMEOUT).map_err(|error| error.to_string())?;
     let count = client.call(b"COUNT").map_err(|error| error.to_string())?;

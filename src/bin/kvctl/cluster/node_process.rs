@@ -1,4 +1,5 @@
-//! A node as a process: starts it, prints its output line by line behind its number, and signals it.
+//! A node as a process: starts it, prints its output line by line behind its number, and signals
+//! it.
 
 use std::fmt;
 use std::io::{self, PipeReader, Read, pipe};
@@ -18,20 +19,20 @@ use super::choice::ChosenNode;
 use crate::Code;
 
 const READ_LEN: usize = 16 << 10;
-/// A longer line is printed as several. A node's own lines are shorter.
+/// Bytes of a printed line; a longer one is printed as several. A node's own lines are shorter.
 const LINE_LEN_MAX: usize = 64 << 10;
 
 pub struct NodeProcess {
     pub chosen: ChosenNode,
-    /// Whether it has answered a client once.
+    /// True once it has answered a client.
     pub is_ready: bool,
-    /// Holds the pipe that is the node's standard input. The node stops when it is closed.
+    /// Holds the pipe that is the node's standard input. The node stops when that is closed.
     child: Child,
     printer: JoinHandle<()>,
 }
 
 impl NodeProcess {
-    /// Starts `program` and a thread that passes on what it prints, on either stream.
+    /// Starts `program`, and a thread that passes on what it prints on stdout and stderr.
     pub fn start(program: &Path, chosen: &ChosenNode, text_tx: Sender<Vec<u8>>) -> io::Result<NodeProcess> {
         let (output, output_tx) = pipe()?;
         let number = chosen.number;
@@ -54,13 +55,13 @@ impl NodeProcess {
         self.child.id()
     }
 
-    /// How it ended, if it has.
+    /// Returns how it ended, if it has.
     pub fn try_ended(&mut self) -> Option<NodeExit> {
-        // An error would be that it is not our child.
+        // Fails only for a process that is no child of this one.
         self.child.try_wait().ok().flatten().map(NodeExit)
     }
 
-    /// One SIGTERM, and one SIGCONT: a process that is stopped would not see the first.
+    /// Sends one SIGTERM, and one SIGCONT: a process that is stopped would not see the first.
     pub fn ask_to_stop(&self) {
         self.signal(Signal::SIGTERM);
         self.signal(Signal::SIGCONT);
@@ -68,34 +69,35 @@ impl NodeProcess {
 
     fn signal(&self, signal: Signal) {
         if let Ok(id) = i32::try_from(self.child.id()) {
-            // It may have ended; its id is not given to another process before we have seen that.
+            // It may have ended. Its id is not reused before this program has seen that.
             let _ = kill(Pid::from_raw(id), signal);
         }
     }
 
-    /// Ends it at once.
+    /// Kills it and waits for its end.
     pub fn kill(&mut self) {
         // It may have ended by itself.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 
-    /// Waits until what it printed has been passed on, or until the deadline. It has ended.
+    /// Waits until the output of a node that has ended is passed on, or until the deadline.
     pub fn await_last_lines(self, deadline: Instant) {
         join_all(Some(self.printer), deadline, "output");
     }
 }
 
-/// The end of a node's process.
+/// How a node's process ended.
 pub struct NodeExit(ExitStatus);
 
 impl NodeExit {
-    /// Whether it is of no use to start it again as it is: a refused configuration or data.
+    /// True if it does not help to start it again as it is: its configuration is refused, or its
+    /// data are.
     pub fn needs_a_person(&self) -> bool {
         matches!(self.0.code(), Some(2 | 3))
     }
 
-    /// The exit code of this program after a node that ended before it was ready.
+    /// The exit code of this program if the node ended before it was ready.
     pub fn code_at_start(&self) -> Code {
         match self.0.code() {
             Some(2) => Code::Usage,
@@ -120,8 +122,8 @@ impl fmt::Display for NodeExit {
     }
 }
 
-/// The loop of the thread `output:N`. Ends with the output of node N. Nobody who reads it delays the
-/// node itself, which drops lines of its log that find no room.
+/// The loop of the thread `output:N`. Ends with the output of node N. A reader that is slow does
+/// not delay the node, which drops lines of its log that find no room.
 fn print_lines(number: u32, mut output: PipeReader, text_tx: &Sender<Vec<u8>>) {
     let mut lines = PrefixedLines::new(number);
     let mut chunk = vec![0; READ_LEN];
@@ -132,16 +134,16 @@ fn print_lines(number: u32, mut output: PipeReader, text_tx: &Sender<Vec<u8>>) {
             // An error ends the output as well.
             _ => break,
         };
-        // Refused when stdout is given up.
+        // Refused once stdout is given up.
         let _ = text_tx.send(text);
     }
     let _ = text_tx.send(lines.rest());
 }
 
-/// Puts `[N] ` in front of every line. Holds less than a line.
+/// Puts `[N] ` in front of every line. Holds less than one line.
 struct PrefixedLines {
     prefix: String,
-    /// The beginning of a line of which the end has not come.
+    /// A line whose end has not come yet.
     begun: Vec<u8>,
 }
 
@@ -150,7 +152,7 @@ impl PrefixedLines {
         PrefixedLines { prefix: format!("[{number}] "), begun: Vec::new() }
     }
 
-    /// Takes what comes next, and returns the lines that are whole by now.
+    /// Takes the next part of the output, and returns the lines that are complete.
     fn take(&mut self, chunk: &[u8]) -> Vec<u8> {
         let mut text = Vec::new();
         for part in chunk.split_inclusive(|byte| *byte == b'\n') {
@@ -162,7 +164,7 @@ impl PrefixedLines {
         text
     }
 
-    /// The line that has begun, and an end for it.
+    /// Returns the line that has begun, with a line end.
     fn rest(&mut self) -> Vec<u8> {
         if self.begun.is_empty() {
             return Vec::new();
@@ -180,7 +182,7 @@ impl PrefixedLines {
 mod tests {
     use super::*;
 
-    /// What is printed of chunks of `chunk_len` bytes.
+    /// Returns what is printed if the output comes in chunks of `chunk_len` bytes.
     fn printed(output: &[u8], chunk_len: usize) -> String {
         let mut lines = PrefixedLines::new(2);
         let mut text: Vec<u8> = output.chunks(chunk_len).flat_map(|chunk| lines.take(chunk)).collect();

@@ -1,4 +1,5 @@
-//! Stdout, behind a thread of its own: a reader who is slow, or has left, delays nothing else.
+//! Stdout, behind a thread of its own. A reader of stdout that is slow, or has left, delays nothing
+//! else.
 
 use std::io::{self, Write};
 use std::thread::{self, JoinHandle};
@@ -7,15 +8,16 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, Sender, bounded};
 use kvmesh::process::threads::join_all;
 
-/// Texts that wait for the reader of stdout. Beyond this, the output of the nodes waits.
+/// Texts that wait for the reader of stdout; beyond this, the output of the nodes waits.
 const QUEUE_LEN: usize = 16;
-/// The supervisor's own lines wait this long. Beyond this, the reader is taken to have stopped.
-const SAY_TIMEOUT: Duration = Duration::from_millis(200);
+/// The longest wait of the supervisor's own lines; beyond this, the reader is taken to have
+/// stopped.
+const PRINT_TIMEOUT: Duration = Duration::from_millis(200);
 
-/// The way to stdout.
+/// The sending side of stdout.
 pub struct Screen {
     text_tx: Sender<Vec<u8>>,
-    /// The reader took nothing for [`SAY_TIMEOUT`], and is not waited for any more.
+    /// True if the reader took nothing for [`PRINT_TIMEOUT`]. It is not waited for any more.
     is_stalled: bool,
 }
 
@@ -30,20 +32,21 @@ impl Screen {
         Ok((Screen { text_tx, is_stalled: false }, Printer(printer)))
     }
 
-    /// For whole lines, which come out in one piece. Sending waits for the reader.
+    /// A channel for whole lines, which come out in one piece. Sending waits for the reader.
     pub fn text_tx(&self) -> Sender<Vec<u8>> {
         self.text_tx.clone()
     }
 
     /// Prints whole lines, unless the reader has stopped reading.
-    pub fn say(&mut self, text: String) {
-        let wait = if self.is_stalled { Duration::ZERO } else { SAY_TIMEOUT };
+    pub fn print(&mut self, text: String) {
+        let wait = if self.is_stalled { Duration::ZERO } else { PRINT_TIMEOUT };
         self.is_stalled = self.text_tx.send_timeout(text.into_bytes(), wait).is_err();
     }
 }
 
 impl Printer {
-    /// Waits until everything is printed, or until the deadline. The screen has been dropped.
+    /// Waits until everything is printed, or until the deadline. The [`Screen`] must have been
+    /// dropped.
     pub fn leave(self, deadline: Instant) {
         join_all(Some(self.0), deadline, "stdout");
     }
@@ -87,8 +90,8 @@ mod tests {
         let mut screen = Screen { text_tx, is_stalled: false };
         let started = Instant::now();
         for _ in 0..20 {
-            screen.say("text\n".to_owned());
+            screen.print("text\n".to_owned());
         }
-        assert!(started.elapsed() < 5 * SAY_TIMEOUT);
+        assert!(started.elapsed() < 5 * PRINT_TIMEOUT);
     }
 }
