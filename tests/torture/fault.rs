@@ -12,11 +12,11 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit};
 use socket2::{Domain, Socket, Type};
 
-use crate::ahead;
+use crate::clock_ahead;
 use crate::kit::proxy::{Effects, Mode};
 use crate::kit::wait::poll_until;
 use crate::nodes::Nodes;
-use crate::plan::{Fault, Kind};
+use crate::schedule::{Fault, Kind};
 use crate::survey;
 
 /// A node that a signal has stopped does not answer in this time; neither does one that is merely slow, which is why it is asked while it stands still.
@@ -90,7 +90,7 @@ impl Ongoing {
             (Kind::ClockAhead, Some(victim)) => {
                 nodes.set_links(&fault.links, ongoing.mode());
                 // A node takes one dump at a time, and says so while another one is on its way.
-                let pushed = poll_until(now + PUSH_TIMEOUT, || ahead::push(nodes.place(victim), CLOCK_AHEAD));
+                let pushed = poll_until(now + PUSH_TIMEOUT, || clock_ahead::push(nodes.place(victim), CLOCK_AHEAD));
                 ongoing.complaints.extend(pushed.err());
                 ongoing.seen = survey::status(nodes.place(victim)).map_or(0, |status| status.number("clock_ahead_ms"));
             }

@@ -11,9 +11,9 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use parking_lot::Mutex;
 use serde_json::json;
 
+use crate::connection::{Action, Answer, Level, Outcome, Why};
 use crate::keys::Key;
 use crate::now;
-use crate::wire::{Action, Answer, Level, Outcome, Why};
 
 /// Operations of all clients together: about a gigabyte. Beyond this the clients end, and the report says so.
 const OPERATIONS_MAX: u64 = 10_000_000;

@@ -60,8 +60,8 @@ fn histogram() -> Histogram<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::connection::{Action, Answer, Level, Outcome};
     use crate::keys::Key;
-    use crate::wire::{Action, Answer, Level, Outcome};
 
     fn write(node: u16, invoked: u64, took: u64) -> Op {
         let key = Key { group: Group::Local, owner: node, number: 0 };

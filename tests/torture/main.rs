@@ -1,29 +1,28 @@
 //! kvtorture: nodes as real processes, clients that remember what they were promised, and faults drawn from a seed.
 //!
-//! Read in this order: `plan` (what is done to whom), `nodes` and `kit` (what it is done to), `fault` (how, and what came of it), `clients` (the load), `wire`
-//! and `history` (what they heard), `run` (the order of it all), `quiet` (when nothing was amiss), `checks` (what must hold of it), `report`.
+//! Read in this order: `schedule` (what is done to whom), `nodes` and `kit` (what it is done to), `fault` (how, and what came of it), `clients` (the load), `connection`
+//! and `history` (what they heard), `run` (the order of it all), `quiet` (when nothing was amiss), `checks` (what must hold of it), `run::report`.
 //!
 //! Exit codes: 0 every check held, 1 one failed or nothing could be run, 2 bad usage. What a run finds out goes to stdout, why there is none to stderr.
 
-mod ahead;
 mod checks;
 mod clients;
+mod clock_ahead;
+mod connection;
 mod fault;
 mod history;
 mod keys;
 #[path = "../kit/mod.rs"]
 mod kit;
 mod latency;
-mod logs;
 mod nodes;
 mod past;
-mod plan;
 mod quiet;
-mod report;
 mod run;
+mod schedule;
 mod survey;
 mod usage;
-mod wire;
+mod wal_reader;
 
 use std::fmt;
 use std::fs;
@@ -35,8 +34,8 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use plan::Plan;
 use run::{CHECKS_TIMEOUT, INTERRUPTED, Wanted};
+use schedule::Plan;
 use usage::{Arguments, Kinds, Minutes, NodesLen};
 
 const FAILED: u8 = 1;

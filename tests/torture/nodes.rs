@@ -24,7 +24,7 @@ use crate::checks::Start;
 use crate::kit::cluster::{Cluster, fast_settings};
 use crate::kit::proxy::{Effects, Link, Mode};
 use crate::now;
-use crate::plan::Setting;
+use crate::schedule::Setting;
 
 /// How long a write waits for acks, and how long a peer may be behind before it does not count.
 pub const ACK_TIMEOUT: Duration = Duration::from_secs(2);

@@ -7,8 +7,8 @@ use kvmesh::data::entry::Entry;
 use kvmesh::data::version::{NodeId, Origin, Version, VersionVector};
 use kvmesh::store::Store;
 
-use crate::ahead;
 use crate::checks::Dumped;
+use crate::clock_ahead;
 use crate::keys::{Group, Key};
 use crate::nodes::Place;
 use crate::survey;
@@ -47,5 +47,5 @@ fn backup(nodes: &[u16]) -> Vec<u8> {
         store.merge(Entry::new(key.to_string().as_bytes(), Some(key.value(1).as_bytes()), None, version), |_| false);
         vector.advance(origin, version.stamp);
     }
-    ahead::lines_of(&store, Origin { node: NodeId(nodes[0]), nonce: LIVES.into() }, vector)
+    clock_ahead::lines_of(&store, Origin { node: NodeId(nodes[0]), nonce: LIVES.into() }, vector)
 }

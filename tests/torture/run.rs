@@ -4,6 +4,7 @@
 //! after them everything has ended.
 
 mod ending;
+pub mod report;
 
 use std::collections::{BTreeMap, HashMap};
 use std::io::{self, Write};
@@ -17,18 +18,18 @@ use kvmesh::data::version::VersionVector;
 
 use crate::checks::{Dumped, Loss, Settled, Verdict};
 use crate::clients::Clients;
+use crate::connection::REPLY_TIMEOUT;
 use crate::fault::Ongoing;
 use crate::kit::wait::poll_until as until;
 use crate::latency::{Phase, Phases};
-use crate::logs::Logs;
 use crate::nodes::Nodes;
 use crate::now;
 use crate::past;
-use crate::plan::{Fault, Kind, Plan};
 use crate::quiet::{Hush, Quiet};
-use crate::report::{FaultTally, Report};
+use crate::run::report::{FaultTally, Report};
+use crate::schedule::{Fault, Kind, Plan};
 use crate::survey::{self, Size};
-use crate::wire::REPLY_TIMEOUT;
+use crate::wal_reader::Logs;
 
 /// A node that starts, or has been out of reach, is whole again in this time, on a machine that is small and busy.
 const HEAL_TIMEOUT: Duration = Duration::from_secs(60);

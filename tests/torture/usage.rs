@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use argh::{ArgsInfo, FromArgs};
 
-use crate::plan::Kind;
+use crate::schedule::Kind;
 
 /// Tortures a kvmesh of real processes: clients write and read while faults are done to nodes and links, and what was promised is checked.
 #[derive(FromArgs, ArgsInfo, Debug)]

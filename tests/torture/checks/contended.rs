@@ -3,9 +3,9 @@
 
 use crate::checks::order::is_newer;
 use crate::checks::{Evidence, Held, Verdict};
+use crate::connection::Action;
 use crate::history::Op;
 use crate::keys::Group;
-use crate::wire::Action;
 
 pub fn check(evidence: &Evidence) -> Verdict {
     let mut verdict = Verdict::new("later acknowledged writes win");

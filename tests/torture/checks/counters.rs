@@ -1,9 +1,9 @@
 //! Counters that are counted through one node only, at `majority`: an acknowledged count is there exactly once, one of unknown outcome at most once.
 
 use crate::checks::{Evidence, Held, Verdict};
+use crate::connection::{Action, Answer, Outcome};
 use crate::history::Op;
 use crate::keys::Group;
-use crate::wire::{Action, Answer, Outcome};
 
 pub fn check(evidence: &Evidence) -> Verdict {
     let mut verdict = Verdict::new("counts are exact");

@@ -1,8 +1,8 @@
 //! Keys with an expiry: there until then, and gone from then on, on every node.
 
 use crate::checks::{Evidence, Verdict};
+use crate::connection::Action;
 use crate::keys::Group;
-use crate::wire::Action;
 
 /// The wall clock by which a key expires, and the clock of the history, may drift apart a little.
 const MARGIN_US: u64 = 250_000;

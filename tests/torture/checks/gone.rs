@@ -6,8 +6,8 @@
 use std::collections::HashMap;
 
 use crate::checks::{Evidence, Held, Verdict};
+use crate::connection::Action;
 use crate::keys::Group;
-use crate::wire::Action;
 
 pub fn check(evidence: &Evidence) -> Verdict {
     let mut verdict = Verdict::new("no deleted key is back");

@@ -2,9 +2,9 @@
 //! what it had seen is not what stands in the end.
 
 use crate::checks::{Evidence, Verdict};
+use crate::connection::{self, Action, Answer, Outcome};
 use crate::history::Op;
 use crate::keys::{Group, TAKEN_OVER};
-use crate::wire::{self, Action, Answer, Outcome};
 
 pub fn check(evidence: &Evidence) -> Verdict {
     let mut verdict = Verdict::new("who read and then wrote is not overtaken");
@@ -14,7 +14,7 @@ pub fn check(evidence: &Evidence) -> Verdict {
         let Some((seen, read, write)) = taken_over(ops) else { continue };
         keys += 1;
         for dump in evidence.dumps {
-            let held = dump.value(key, evidence.dumped_wall_ms).map(|bytes| wire::answer(key, bytes));
+            let held = dump.value(key, evidence.dumped_wall_ms).map(|bytes| connection::answer(key, bytes));
             verdict.require(held.as_ref() != seen, || {
                 format!(
                     "n{} holds {held:?} under {key}, which n{} showed at {} us before it took {} there, acknowledged at {} us",

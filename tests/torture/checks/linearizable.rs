@@ -6,8 +6,8 @@
 
 use std::collections::HashSet;
 
+use crate::connection::{Action, Answer, Outcome};
 use crate::history::Op;
-use crate::wire::{Action, Answer, Outcome};
 
 /// Operations of one search. The clients take new keys long before.
 const CALLS_MAX: usize = 512;

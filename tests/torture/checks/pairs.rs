@@ -4,9 +4,9 @@
 use std::collections::HashMap;
 
 use crate::checks::{Evidence, Verdict};
+use crate::connection::{Action, Answer, Outcome};
 use crate::history::Op;
 use crate::keys::Group;
-use crate::wire::{Action, Answer, Outcome};
 
 pub fn check(evidence: &Evidence) -> Verdict {
     let mut verdict = Verdict::new("pairs are whole");

@@ -5,9 +5,9 @@ use std::collections::HashMap;
 use crate::checks::order::is_newer;
 use crate::checks::survival::{is_delete, numbered};
 use crate::checks::{Evidence, Held, Verdict};
+use crate::connection::{Action, Answer, OTHER, Outcome, REPLY_TIMEOUT, Why};
 use crate::history::Op;
 use crate::keys::{Group, Key};
-use crate::wire::{Action, Answer, OTHER, Outcome, REPLY_TIMEOUT, Why};
 
 /// Refusals of a node with which something is amiss, and of no other: NOREPLICAS is NOQUORUM in RESP. BUSY is among them because the clients are paced.
 const EXPLAINED_BY_FAULTS: [&str; 5] = ["NOQUORUM", "NOREPLICAS", "READONLY", "LOADING", "BUSY"];

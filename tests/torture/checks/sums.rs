@@ -2,8 +2,8 @@
 //! those that were not refused.
 
 use crate::checks::{Evidence, Verdict};
+use crate::connection::{self, Action, Answer, Outcome};
 use crate::keys::Group;
-use crate::wire::{self, Action, Answer, Outcome};
 
 pub fn check(evidence: &Evidence) -> Verdict {
     let mut verdict = Verdict::new("sums at most the OKs");
@@ -23,7 +23,7 @@ pub fn check(evidence: &Evidence) -> Verdict {
         for dump in evidence.dumps {
             let Some(bytes) = dump.value(key, evidence.dumped_wall_ms) else { continue };
             looks += 1;
-            let held = wire::answer(key, bytes);
+            let held = connection::answer(key, bytes);
             let fits = matches!(held, Answer::Count(count) if count <= begun.len() as u64);
             verdict.require(fits, || format!("n{} holds {held:?} under {key}, and {} were done or are unknown", dump.node, begun.len()));
         }

@@ -2,9 +2,9 @@
 
 use crate::checks::order::is_newer;
 use crate::checks::{Evidence, Held, Verdict};
+use crate::connection::Action;
 use crate::history::Op;
 use crate::keys::Group;
-use crate::wire::Action;
 
 /// Of writers that wrote at `majority`, through node after node.
 pub fn majority(evidence: &Evidence) -> Verdict {

@@ -4,7 +4,7 @@ use kvmesh::data::clock::Stamp;
 use kvmesh::data::version::{NodeId, Origin, Version};
 
 use super::*;
-use crate::wire::{Action, Answer, Level, OTHER, Outcome, Why};
+use crate::connection::{Action, Answer, Level, OTHER, Outcome, Why};
 
 const DONE: Outcome = Outcome::Done(Answer::Written);
 const UNKNOWN: Outcome = Outcome::Unknown(Why::Broken);

@@ -4,8 +4,8 @@
 use std::collections::{HashMap, HashSet};
 
 use crate::checks::{Evidence, Verdict};
+use crate::connection::{self, Action, Answer, Outcome};
 use crate::keys::Group;
-use crate::wire::{self, Action, Answer, Outcome};
 
 pub fn check(evidence: &Evidence) -> Verdict {
     let mut verdict = Verdict::new("appended at most once");
@@ -42,7 +42,7 @@ pub fn check(evidence: &Evidence) -> Verdict {
         }
         for dump in evidence.dumps {
             if let Some(bytes) = dump.value(key, evidence.dumped_wall_ms) {
-                look(&wire::answer(key, bytes), u64::MAX, format!("n{} holds", dump.node));
+                look(&connection::answer(key, bytes), u64::MAX, format!("n{} holds", dump.node));
             }
         }
     }

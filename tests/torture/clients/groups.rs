@@ -8,8 +8,8 @@ use fastrand::Rng;
 
 use crate::clients::session::Session;
 use crate::clients::{Handed, Shared};
+use crate::connection::{Action, Answer, Level, Outcome};
 use crate::keys::{Group, Key, TAKEN_OVER};
-use crate::wire::{Action, Answer, Level, Outcome};
 
 /// Registers of a node that are in use at the same time, and operations after which new ones are taken: a search through all orders must end.
 const REGISTERS: u32 = 3;

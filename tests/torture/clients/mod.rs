@@ -16,10 +16,10 @@ use std::time::{Duration, Instant};
 use fastrand::Rng;
 use parking_lot::Mutex;
 
+use crate::connection::{Level, Protocol};
 use crate::history::History;
 use crate::keys::Key;
 use crate::nodes::Place;
-use crate::wire::{Level, Protocol};
 
 use session::Session;
 

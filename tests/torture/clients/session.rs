@@ -7,10 +7,10 @@ use std::thread;
 use std::time::Duration;
 
 use crate::clients::Shared;
+use crate::connection::{Action, Connection, Level, Outcome, Protocol, Why};
 use crate::history::{Op, Recorder};
 use crate::keys::Key;
 use crate::now;
-use crate::wire::{Action, Connection, Level, Outcome, Protocol, Why};
 
 /// Before a node that was not there is tried again.
 const DIAL_PAUSE: Duration = Duration::from_millis(50);
@@ -136,9 +136,9 @@ impl Session {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::connection::Answer;
     use crate::keys::Group;
     use crate::nodes::Place;
-    use crate::wire::Answer;
     use std::io::{Read, Write};
     use std::net::TcpListener;
     use std::sync::atomic::AtomicU32;

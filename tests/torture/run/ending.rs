@@ -12,9 +12,9 @@ use crate::history::Tally;
 use crate::kit::wait::poll_until as until;
 use crate::nodes::Place;
 use crate::past;
-use crate::plan::Kind;
-use crate::report::{FaultTally, Report};
+use crate::run::report::{FaultTally, Report};
 use crate::run::{CLIENTS_TIMEOUT, CONVERGE_TIMEOUT, FOLD_LENGTH, INTERRUPTED, Run, THREADS_TIMEOUT};
+use crate::schedule::Kind;
 use crate::survey::{self, Size};
 
 /// What expires within this time is left out of digests: the nodes are asked one after the other.

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use crate::checks::Verdict;
 use crate::history::{self, Op, Tally};
-use crate::plan::Kind;
+use crate::schedule::Kind;
 
 /// One kind of fault.
 pub struct FaultTally {
