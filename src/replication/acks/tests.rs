@@ -38,14 +38,14 @@ fn an_ack_wakes_the_sessions_whose_level_it_meets_and_no_others() {
         while acks.waiting_len() < 4 {
             std::thread::yield_now();
         }
-        let waiting = |acks: &Acks| acks.table.lock().waiting.iter().map(|waiting| waiting.written.upto).collect::<Vec<_>>();
+        let waiting = |acks: &Acks| acks.table.lock().waiting.stamps();
         assert_eq!(waiting(&acks), [stamp(2), stamp(3), stamp(4), stamp(9)]);
         acks.acknowledge(0, &ack(8), Duration::ZERO);
         assert_eq!(waiting(&acks), [stamp(2), stamp(9)]);
         acks.acknowledge(1, &ack(9), Duration::ZERO);
         assert_eq!(waits.map(|waits| waits.join().unwrap()), [Waited::Met; 4]);
     });
-    assert!(acks.table.lock().waiting.is_empty());
+    assert_eq!(acks.table.lock().waiting.len(), 0);
     assert!(!acks.is_awaited());
 }
 
@@ -120,7 +120,7 @@ fn no_session_sleeps_on_when_its_round_is_met() {
             });
         }
     });
-    assert!(acks.table.lock().waiting.is_empty());
+    assert_eq!(acks.table.lock().waiting.len(), 0);
 }
 
 /// The write was stamped at 1 000 ms by its node's clock, and ten milliseconds have passed there.

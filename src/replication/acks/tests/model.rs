@@ -184,7 +184,7 @@ impl<'env, 'scope> Run<'env, 'scope> {
         self.look();
         assert!(self.members.iter().all(|member| matches!(member.is, Is::Writing(_))));
         self.members.clear();
-        assert!(self.acks.table.lock().waiting.is_empty());
+        assert_eq!(self.acks.table.lock().waiting.len(), 0);
         assert!(!self.acks.is_awaited());
     }
 }

@@ -6,18 +6,26 @@
 //! **I8** rests on what an ack says: the peer holds every write up to there, or a newer one that superseded it, and its stamp clock shows so much. Whether a write has won is nobody's question
 //! here: it is stamped once, and the newest stamp wins. But an ack of a peer whose clock is too far ahead of the write does not count: acknowledged, it would be told to be newer than it is.
 
-use std::collections::VecDeque;
+mod lag;
+mod table;
+mod waiting;
+
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::thread::{self, Thread};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
 use crate::data::clock::{Deadline, Lead, Stamp};
-use crate::testing::broken_rules::BrokenRule;
 use crate::wire::ack_level::AckLevel;
 use crate::wire::peer::Ack;
+
+use table::Table;
+use waiting::{Waiter, Waiting, WakeList};
+
+pub use table::{Held, Holders};
+pub use waiting::Written;
 
 /// The table. Peers are numbered by their place in the configuration.
 pub struct Acks {
@@ -33,105 +41,6 @@ pub struct Acks {
     counted: AtomicUsize,
     /// Rounds whose sessions wait or are about to; asked by the replicator for every batch, so kept beside the lock.
     rounds: AtomicUsize,
-}
-
-struct Table {
-    peers: Vec<PeerAcks>,
-    /// This node counts itself up to here (**I7**): what is durable on its own disk, or everything where nobody waits for the disk.
-    own: Stamp,
-    /// Sessions that wait, in the order of the stamps that they wait for.
-    waiting: VecDeque<Waiting>,
-    /// Sessions that have something to look at, once the table is free.
-    woken: Woken,
-    /// Sessions that count who holds what.
-    counting: usize,
-    /// Where this node stood from beat to beat, and how many writes it had issued by then: what tells a lag in writes.
-    samples: VecDeque<(Stamp, u64)>,
-}
-
-/// An ack whose sender's stamp clock is further ahead of the write does not count: this node's clock has stood still meanwhile (a machine that was suspended), and what others were
-/// told since may be stamped above it.
-const CLOCK_LEAD_MAX: Duration = Duration::from_millis(50);
-
-/// Beyond this, every second sample is forgotten.
-const SAMPLES_MAX: usize = 1024;
-
-#[derive(Clone)]
-struct PeerAcks {
-    up: bool,
-    /// Its acks wait for its disk.
-    is_durable: bool,
-    /// It holds every own write up to here, or what superseded it: durably, if it is configured so.
-    upto: Stamp,
-    /// The same in its memory. At least `upto`.
-    received: Stamp,
-    /// What its stamp clock showed at its last ack, run on. Of a build that does not say: behind all others.
-    clock: Lead,
-    /// Where this node stood at `marked`; the peer lags since then if it has not come so far.
-    mark: Stamp,
-    marked: Duration,
-    lagging: bool,
-}
-
-/// What there is to wait for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Written {
-    /// The greatest stamp of the round.
-    pub upto: Stamp,
-    /// The least clock by which one of its stamps was made, run on.
-    pub clock: Lead,
-}
-
-impl Written {
-    /// One write, stamped at that time.
-    pub fn at(stamp: Stamp, elapsed: Duration) -> Written {
-        Written { upto: stamp, clock: Lead::of_stamp(stamp, elapsed) }
-    }
-}
-
-/// A session that waits for its round.
-struct Waiting {
-    written: Written,
-    level: AckLevel,
-    session: Arc<Sleeper>,
-}
-
-/// A thread that waits, for one round at a time.
-struct Sleeper {
-    thread: Thread,
-    /// The level was met. Set when the session is taken out of the table.
-    is_met: AtomicBool,
-}
-
-thread_local! {
-    static SLEEPER: Arc<Sleeper> = Arc::new(Sleeper { thread: thread::current(), is_met: AtomicBool::new(false) });
-}
-
-/// Threads that are to be woken. Dropping this does it: better when no lock is held that others want, for it takes a system call each.
-#[derive(Default)]
-pub struct Woken(Vec<Arc<Sleeper>>);
-
-impl Drop for Woken {
-    fn drop(&mut self) {
-        self.0.iter().for_each(|sleeper| sleeper.thread.unpark());
-    }
-}
-
-/// What it means that a member holds a write.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Held {
-    /// In its memory.
-    Received,
-    /// On its disk.
-    Durable,
-}
-
-/// Who holds a write.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Holders {
-    pub here: bool,
-    /// Of those that are up.
-    pub peers: usize,
 }
 
 /// How waiting for a round ended.
@@ -170,14 +79,7 @@ pub struct PeerProgress {
 impl Acks {
     /// `waits_for_disk`: this node counts itself only as far as [`Acks::durable`] says.
     pub fn new(peers: usize, majority: usize, timeout: Duration, waits_for_disk: bool) -> Acks {
-        let table = Table {
-            peers: vec![PeerAcks::new(); peers],
-            own: if waits_for_disk { Stamp::ZERO } else { Stamp::LIMIT },
-            waiting: VecDeque::new(),
-            woken: Woken::default(),
-            counting: 0,
-            samples: VecDeque::new(),
-        };
+        let table = Table::new(peers, waits_for_disk);
         Acks {
             majority,
             timeout,
@@ -251,21 +153,21 @@ impl Acks {
     }
 
     /// An ack of a peer for writes of this node's present incarnation.
-    pub fn acknowledge(&self, peer: usize, ack: &Ack, elapsed: Duration) -> Woken {
+    pub fn acknowledge(&self, peer: usize, ack: &Ack, elapsed: Duration) -> WakeList {
         self.change(|table| {
             let peer = &mut table.peers[peer];
             peer.clock = ack.clocks.map_or(Lead::NONE, |clocks| Lead::of(clocks.stamp_us, elapsed));
             (peer.upto, peer.received) = (peer.upto.max(ack.upto), peer.received.max(ack.received));
-            if peer.lagging && peer.upto >= peer.mark {
-                // Not at the next beat: one that opens now has acknowledged nothing before, and is counted on at once.
-                peer.lagging = false;
+            // Not at the next heartbeat: a peer that opens now has acknowledged nothing before, and is
+            // counted on at once.
+            if peer.lag.caught_up(peer.upto) {
                 self.recount(table);
             }
         })
     }
 
     /// Moves something, and finds out whom that concerns.
-    fn change(&self, change: impl FnOnce(&mut Table)) -> Woken {
+    fn change(&self, change: impl FnOnce(&mut Table)) -> WakeList {
         let mut table = self.table.lock();
         change(&mut table);
         table.take_met(self.majority);
@@ -286,13 +188,9 @@ impl Acks {
     /// Looks who lags: a peer that has not come, within the time-out, to where this node stood does not count as up until it has.
     pub fn observe_lag(&self, position: Stamp, written: u64, elapsed: Duration) {
         self.change(|table| {
-            table.sample(position, written);
+            table.samples.take(position, written);
             for peer in &mut table.peers {
-                if peer.upto >= peer.mark {
-                    peer.mark = position;
-                    peer.marked = elapsed;
-                }
-                peer.lagging = peer.upto < peer.mark && elapsed.saturating_sub(peer.marked) > self.timeout;
+                peer.lag.look(peer.upto, position, self.timeout, elapsed);
             }
             self.recount(table);
         });
@@ -302,9 +200,8 @@ impl Acks {
     pub fn progress(&self, peer: usize, position: Stamp, written: u64, elapsed: Duration) -> PeerProgress {
         let table = self.table.lock();
         let peer = &table.peers[peer];
-        let behind = if peer.upto < peer.mark { elapsed.saturating_sub(peer.marked) } else { Duration::ZERO };
-        let reached = table.samples.iter().rev().find(|(stamp, _)| *stamp <= peer.upto).map_or(0, |(_, written)| *written);
-        let behind_writes = if peer.upto >= position { 0 } else { written.saturating_sub(reached) };
+        let behind = peer.lag.behind(peer.upto, elapsed);
+        let behind_writes = if peer.upto >= position { 0 } else { written.saturating_sub(table.samples.written_at(peer.upto)) };
         PeerProgress { upto: peer.upto, received: peer.received, behind, behind_writes, counted: peer.counts() }
     }
 
@@ -332,101 +229,7 @@ impl Acks {
 
     /// To be called under the table's lock.
     fn recount(&self, table: &Table) {
-        self.counted.store(table.peers.iter().filter(|peer| peer.counts()).count(), Ordering::Release);
-    }
-}
-
-impl Table {
-    fn sample(&mut self, position: Stamp, written: u64) {
-        if self.samples.back().is_none_or(|(last, _)| *last != position) {
-            self.samples.push_back((position, written));
-        }
-        if self.samples.len() > SAMPLES_MAX {
-            let mut even = false;
-            self.samples.retain(|_| {
-                even = !even;
-                even
-            });
-        }
-    }
-
-    fn holders(&self, what: Held, stamp: Stamp) -> Holders {
-        let holds = |peer: &&PeerAcks| {
-            let is_held = match what {
-                Held::Received => peer.received >= stamp,
-                Held::Durable => peer.is_durable && peer.upto >= stamp,
-            };
-            peer.up && is_held
-        };
-        Holders { here: self.own >= stamp, peers: self.peers.iter().filter(holds).count() }
-    }
-
-    fn met(&self, majority: usize, level: AckLevel, written: Written) -> bool {
-        let here = self.own >= written.upto;
-        let holders = usize::from(here) + self.peers.iter().filter(|peer| peer.has(written)).count();
-        match level {
-            AckLevel::Local => here,
-            AckLevel::Majority => holders >= majority,
-            AckLevel::All => here && holders >= majority && self.peers.iter().filter(|peer| peer.counts()).all(|peer| peer.has(written)),
-        }
-    }
-
-    fn insert(&mut self, waiting: Waiting) {
-        // Behind all others, but for those that were overtaken on the way from their last stamp to here.
-        let at = self.waiting.iter().rposition(|other| other.written.upto <= waiting.written.upto).map_or(0, |before| before + 1);
-        self.waiting.insert(at, waiting);
-    }
-
-    /// Whether the session was still waiting for this stamp.
-    fn remove(&mut self, upto: Stamp, session: &Arc<Sleeper>) -> bool {
-        let first = self.waiting.partition_point(|waiting| waiting.written.upto < upto);
-        let found = self.waiting.iter().skip(first).position(|waiting| Arc::ptr_eq(&waiting.session, session));
-        found.is_some_and(|found| self.waiting.remove(first + found).is_some())
-    }
-
-    /// Takes out the sessions whose level is met, and wakes them and no others: fifty that wait are not all woken by every ack.
-    fn take_met(&mut self, majority: usize) {
-        // Where nobody waits for the disk, `own` is beyond everything and says nothing: then it is a peer that meets a level.
-        let own = Some(self.own).filter(|own| *own != Stamp::LIMIT).unwrap_or_default();
-        let reach = self.peers.iter().map(|peer| peer.upto).fold(own, Stamp::max);
-        let reached = self.waiting.partition_point(|waiting| waiting.written.upto <= reach);
-        // Those that stay are moved together, in their order.
-        let mut staying = 0;
-        for at in 0..reached {
-            let Waiting { written, level, ref session } = self.waiting[at];
-            if self.met(majority, level, written) {
-                session.is_met.store(true, Ordering::Release);
-                self.woken.0.push(Arc::clone(session));
-                continue;
-            }
-            self.waiting.swap(staying, at);
-            staying += 1;
-        }
-        self.waiting.drain(staying..reached);
-    }
-}
-
-impl PeerAcks {
-    fn new() -> PeerAcks {
-        PeerAcks {
-            up: false,
-            is_durable: false,
-            upto: Stamp::ZERO,
-            received: Stamp::ZERO,
-            clock: Lead::NONE,
-            mark: Stamp::ZERO,
-            marked: Duration::ZERO,
-            lagging: false,
-        }
-    }
-
-    fn has(&self, written: Written) -> bool {
-        let is_in_time = self.clock.beyond(written.clock) <= CLOCK_LEAD_MAX || BrokenRule::AckAfterSleep.is_on();
-        self.upto >= written.upto && is_in_time
-    }
-
-    fn counts(&self) -> bool {
-        self.up && !self.lagging
+        self.counted.store(table.counted(), Ordering::Release);
     }
 }
 
@@ -445,24 +248,24 @@ impl Round<'_> {
     /// Waits until the level is met for what was written, or `deadline` has passed.
     pub fn wait(&self, written: Written, deadline: &Deadline) -> Waited {
         let Round { acks, level } = *self;
-        let session = SLEEPER.with(Arc::clone);
-        {
+        let session = {
             let mut table = acks.table.lock();
             if table.met(acks.majority, level, written) {
                 return Waited::Met;
             }
-            session.is_met.store(false, Ordering::Relaxed);
-            table.insert(Waiting { written, level, session: Arc::clone(&session) });
-        }
+            let session = Waiter::current();
+            table.waiting.insert(Waiting { written, level, session: Arc::clone(&session) });
+            session
+        };
         loop {
             let left = deadline.left();
             thread::park_timeout(left);
             // Without the lock: all that were woken would wait for it.
-            if session.is_met.load(Ordering::Acquire) {
+            if session.is_met() {
                 return Waited::Met;
             }
             if left.is_zero() {
-                return if acks.table.lock().remove(written.upto, &session) { Waited::TimedOut } else { Waited::Met };
+                return if acks.table.lock().waiting.remove(written.upto, &session) { Waited::TimedOut } else { Waited::Met };
             }
         }
     }
