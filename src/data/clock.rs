@@ -1,8 +1,10 @@
-//! Stamps, and the clocks that they are made by: what orders every write in the mesh.
+//! Stamps, and the clocks that make them: what orders every write in the mesh.
 //!
-//! Owns what may never go back. Decisions never read the time themselves: it is an argument, so that a test or a simulator can choose it.
+//! Owns what may never go back. Decisions never read the time themselves: it is an argument, so
+//! that a test or a simulator can choose it.
 //!
-//! Source of the stamps: Kulkarni et al., "Logical Physical Clocks" (2014), with the logical part kept in the low bits.
+//! Source of the stamps: Kulkarni et al., "Logical Physical Clocks" (2014), with the logical part
+//! kept in the low bits.
 
 use std::cell::OnceCell;
 use std::fmt;
@@ -17,37 +19,38 @@ use serde::{Deserialize, Serialize};
 
 use crate::testing::broken_rules::BrokenRule;
 
-/// A point of the hybrid logical clock: 48 bits of wall milliseconds since 1970, 16 bits of counter.
+/// A point of the hybrid logical clock: 48 bits of wall milliseconds since 1970, 16 bits of
+/// counter.
 ///
 /// A full counter carries into the milliseconds, so "the next stamp" is always "plus one".
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Stamp(u64);
 
 impl Stamp {
-    /// Before every write: what a vector holds for an origin that it has never heard of.
+    /// The stamp before every write: what a vector holds for an origin that it has never heard of.
     pub const ZERO: Stamp = Stamp(0);
-    /// No honest clock gets here (the year 6429): a stamp at or beyond it is refused wherever it comes from, so that nobody can
-    /// drive the clock into its end.
+    /// The end of the clock (the year 6429), which no honest clock reaches. A stamp at or beyond it
+    /// is refused wherever it comes from, so that nobody can drive the clock into its end.
     pub const LIMIT: Stamp = Stamp(1 << 63);
 
     const COUNTER_BITS: u32 = 16;
 
-    /// The first stamp of a wall millisecond.
+    /// Returns the first stamp of a wall millisecond.
     pub const fn from_wall_ms(wall_ms: u64) -> Stamp {
         Stamp(wall_ms << Self::COUNTER_BITS)
     }
 
-    /// The wall milliseconds in it.
+    /// Returns the wall milliseconds in it.
     pub const fn wall_ms(self) -> u64 {
         self.0 >> Self::COUNTER_BITS
     }
 
-    /// The bits, for the wire.
+    /// Returns the bits, for the wire.
     pub const fn to_bits(self) -> u64 {
         self.0
     }
 
-    /// From the wire.
+    /// Makes a stamp of the bits that came over the wire.
     pub const fn from_bits(bits: u64) -> Stamp {
         Stamp(bits)
     }
@@ -66,29 +69,31 @@ impl FromStr for Stamp {
     }
 }
 
-/// What the two clocks of a node show, in microseconds since 1970; as it is told to peers.
+/// The two clocks of a node, in microseconds since 1970, as peers are told of them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Clocks {
-    /// The wall clock as it was at the node's start, run on by [`elapsed`] and slewed towards the wall clock since. Nobody else moves it.
+    /// The reference clock: the wall clock as it was at the node's start, run on by [`elapsed`] and
+    /// slewed towards the wall clock since. No other clock moves it.
     pub reference_us: u64,
-    /// What the node stamps by: the pace of the fastest clock that it has heard of.
+    /// The stamp clock: it keeps the pace of the fastest clock that the node has heard of.
     pub stamp_us: u64,
 }
 
-/// How far a clock is ahead of the [`elapsed`] time of this process, in microseconds. A clock that runs at the same pace keeps its lead.
+/// The lead of a clock over the [`elapsed`] time of this process, in microseconds. A clock that
+/// runs at the same pace keeps its lead.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Lead(i64);
 
 impl Lead {
-    /// Of a clock that nothing is known of: behind all others.
+    /// The lead of a clock of which nothing is known: behind all others.
     pub const NONE: Lead = Lead(i64::MIN);
 
-    /// Of a clock that shows this now.
+    /// Returns the lead of a clock that shows this now.
     pub fn of(clock_us: u64, elapsed: Duration) -> Lead {
         Lead((clock_us as i64).saturating_sub(elapsed.as_micros() as i64))
     }
 
-    /// Of the clock that has made a stamp.
+    /// Returns the lead of the clock that has made a stamp.
     pub fn of_stamp(stamp: Stamp, elapsed: Duration) -> Lead {
         Lead::of(stamp.wall_ms() * 1_000, elapsed)
     }
@@ -97,7 +102,7 @@ impl Lead {
         Lead(self.0.saturating_add(ahead.as_micros() as i64))
     }
 
-    /// How much further ahead it is than another one; zero if it is not.
+    /// Returns how much further ahead it is than another one; zero if it is not.
     pub fn beyond(self, other: Lead) -> Duration {
         Duration::from_micros(self.0.saturating_sub(other.0).max(0) as u64)
     }
@@ -107,42 +112,50 @@ impl Lead {
     }
 }
 
-/// The clocks of one node: a reference clock that follows no step of the wall clock, and a stamp clock that keeps up with the fastest in the mesh.
+/// The clocks of one node: a reference clock that follows no step of the wall clock, and a stamp
+/// clock that keeps up with the fastest in the mesh.
 ///
-/// Invariant: the stamp clock is at or above the reference clock, and a stamp is above every one that was issued or observed. So a new stamp is greater than anything
-/// that this node has shown anyone, whatever the wall clock does. A floor under the stamp clock *runs on* from where it was heard: one that stood still would let a node whose clock is behind
-/// fall back again.
+/// Invariant: the stamp clock is at or above the reference clock, and a new stamp is above every
+/// one that was issued or observed. So it is greater than anything that this node has shown anyone,
+/// whatever the wall clock does.
 ///
-/// A floor is never raised by an estimate of the time that it was under way: two nodes that did so would drive each other up without end.
+/// A floor under the stamp clock *runs on* from where it was heard. One that stood still would let
+/// a node whose clock is behind fall back again. A floor is never raised by an estimate of the time
+/// that it was under way: two nodes that did so would drive each other up without end.
 #[derive(Debug)]
 pub struct Clock {
     /// The greatest stamp that was issued or observed.
     last: AtomicU64,
     reference: AtomicI64,
     stamp: AtomicI64,
-    /// What peers' stamps are held against beside the reference clock: where this node's own disk stood at its start, run on.
+    /// Where this node's own disk stood at its start, run on. Peers' stamps are compared with this
+    /// and the reference clock, whichever is further.
     anchor: AtomicI64,
-    /// Peers raise the stamp clock this far above reference and anchor, and no further: so that good nodes never stand at the edge of what is refused together.
+    /// How far peers may raise the stamp clock above reference and anchor. Less than what is
+    /// refused, so that good nodes never stand at that edge together.
     floor_max: Duration,
     slewed: Mutex<Duration>,
 }
 
-/// A stamp clock that is raised by more says so to all peers at once.
+/// A stamp clock that is raised by more is announced to all peers at once.
 const JUMP: Duration = Duration::from_millis(10);
-/// The slowest and the fastest that the reference clock is slewed, in millionths of the time; in between, a hundredth of the offset a second.
+/// The slowest and the fastest slewing of the reference clock, in millionths of the time. In
+/// between it is a hundredth of the offset a second.
 const SLEW_PPM: (i64, i64) = (1_000, 10_000);
-/// How much slower the stamp clock runs as long as it is ahead, in millionths: more than what two good oscillators differ by.
+/// How much slower the stamp clock runs as long as it is ahead, in millionths: more than two good
+/// oscillators differ by.
 const SLOWER_PPM: i64 = 1_000;
 
 impl Clock {
-    /// A clock that begins with the wall clock.
+    /// Makes a clock that begins with the wall clock.
     pub fn new(now: Now, floor_max: Duration) -> Clock {
         let Lead(lead) = Lead::of(now.wall_ms * 1_000, now.elapsed);
         let (reference, stamp, anchor) = (lead.into(), lead.into(), Lead::NONE.0.into());
         Clock { last: AtomicU64::new(0), reference, stamp, anchor, floor_max, slewed: Mutex::new(now.elapsed) }
     }
 
-    /// A stamp greater than every one issued or observed before, and no earlier than the stamp clock.
+    /// Issues a stamp: greater than every one issued or observed before, and no earlier than the
+    /// stamp clock.
     pub fn issue(&self, elapsed: Duration) -> Stamp {
         let clock = Stamp::from_wall_ms(self.stamp_lead().shows(elapsed) / 1_000).0;
         let next = |last: u64| clock.max(last + 1);
@@ -152,7 +165,8 @@ impl Clock {
         }
     }
 
-    /// Moves the clock to at least `stamp`. To be called *before* what carries the stamp becomes visible. Whether the peers are to hear of it at once.
+    /// Moves the clock to at least `stamp`. To be called *before* what carries the stamp becomes
+    /// visible. Returns whether the peers are to hear of it at once.
     #[must_use]
     pub fn observe(&self, stamp: Stamp, elapsed: Duration) -> bool {
         if BrokenRule::WallClock.is_on() {
@@ -162,7 +176,8 @@ impl Clock {
         self.raise(Lead::of_stamp(stamp, elapsed))
     }
 
-    /// A peer's stamp clock shows this, as far as is known. Whether the other peers are to hear of it at once.
+    /// Raises the stamp clock to a peer's, which shows this as far as is known. Returns whether the
+    /// other peers are to hear of it at once.
     #[must_use]
     pub fn hear(&self, stamp_us: u64, elapsed: Duration) -> bool {
         let mut heard = Lead::of(stamp_us, elapsed);
@@ -172,7 +187,8 @@ impl Clock {
         !BrokenRule::WallClock.is_on() && self.raise(heard)
     }
 
-    /// The same of what this node's own disk holds, or of what a blank node takes over: however far ahead, it is this node's own now.
+    /// Moves the clock to at least `stamp`, which this node's own disk holds, or which a blank node
+    /// takes over. However far ahead, it is this node's own now.
     pub fn take_over(&self, stamp: Stamp, elapsed: Duration) {
         if BrokenRule::WallClock.is_on() {
             return;
@@ -192,7 +208,8 @@ impl Clock {
         floor.beyond(before) > JUMP
     }
 
-    /// To be called now and then: the reference clock is slewed towards the wall clock, and a stamp clock that is ahead lets time catch up.
+    /// Slews the reference clock towards the wall clock, and lets time catch up with a stamp clock
+    /// that is ahead. To be called now and then.
     pub fn slew(&self, now: Now) {
         let mut slewed = self.slewed.lock();
         let passed = now.elapsed.saturating_sub(*slewed).as_micros() as i64;
@@ -208,35 +225,39 @@ impl Clock {
         let _ = self.stamp.fetch_update(Ordering::AcqRel, Ordering::Acquire, |stamp| Some(reference.max(stamp.saturating_sub(slower))));
     }
 
-    /// Sets the reference clock to the wall clock, where it was found to be the one that is wrong: the machine was suspended, or its wall clock was wrong when the node began. The stamp clock
+    /// Sets the reference clock to the wall clock, where the reference clock was found to be wrong:
+    /// the machine was suspended, or its wall clock was wrong when the node began. The stamp clock
     /// goes back with it as far as no stamp holds it.
     pub fn rebase(&self, now: Now) {
         let reference = Lead::of(now.wall_ms * 1_000, now.elapsed).0;
         let before = self.reference.swap(reference, Ordering::AcqRel);
         if reference < before {
-            // Nothing that was stamped or heard holds the stamp clock up there; what peers show comes again with their next message.
+            // Nothing that was stamped or heard holds the stamp clock up there; what peers show
+            // comes again with their next message.
             let last = Lead::of_stamp(self.last(), now.elapsed).0;
             self.stamp.store(reference.max(last).max(self.anchor.load(Ordering::Acquire)), Ordering::Release);
         }
     }
 
-    /// What is told to peers. A stamp that was issued or observed is never above it.
+    /// Reads both clocks, to be told to peers. A stamp that was issued or observed is never above
+    /// them.
     pub fn read(&self, elapsed: Duration) -> Clocks {
         let last_us = self.last().wall_ms() * 1_000;
         Clocks { reference_us: self.reference_us(elapsed), stamp_us: self.stamp_lead().shows(elapsed).max(last_us) }
     }
 
-    /// What the reference clock shows.
+    /// Reads the reference clock.
     pub fn reference_us(&self, elapsed: Duration) -> u64 {
         Lead(self.reference.load(Ordering::Acquire)).shows(elapsed)
     }
 
-    /// How far a stamp is ahead of what this node goes by: its reference clock, or the stamps that were its own at its start.
+    /// Returns how far a stamp is ahead of what this node goes by: its reference clock, or the
+    /// stamps that were its own at its start.
     pub fn ahead(&self, stamp: Stamp, elapsed: Duration) -> Duration {
         Lead::of_stamp(stamp, elapsed).beyond(self.base())
     }
 
-    /// The greatest stamp issued or observed.
+    /// Returns the greatest stamp issued or observed.
     pub fn last(&self) -> Stamp {
         Stamp(self.last.load(Ordering::Acquire))
     }
@@ -250,7 +271,8 @@ impl Clock {
     }
 }
 
-/// The two times that decisions take as an argument: wall time, which may jump, for what expires; and time that passes, for stamps and time-outs.
+/// The two times that decisions take as an argument: wall time, which may jump, for expiries; and
+/// time that passes, for stamps and time-outs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Now {
     /// Milliseconds since 1970 by this machine's wall clock.
@@ -266,7 +288,8 @@ impl Now {
     }
 }
 
-/// When a time-out is over that begins when it is first asked for. Who need not wait never asks, and reads no clock.
+/// The end of a time-out, which begins when it is first asked for. A caller that need not wait
+/// never asks, and reads no clock.
 #[derive(Debug)]
 pub struct Deadline {
     timeout: Duration,
@@ -278,12 +301,12 @@ impl Deadline {
         Deadline { timeout, at: OnceCell::new() }
     }
 
-    /// The end of the time-out.
+    /// Returns the end of the time-out.
     pub fn at(&self) -> Instant {
         *self.at.get_or_init(|| Instant::now() + self.timeout)
     }
 
-    /// What is left of it, which is all at first; nothing once it is over.
+    /// Returns what is left: all of it at first, nothing once it is over.
     pub fn left(&self) -> Duration {
         match self.at.get() {
             Some(at) => at.saturating_duration_since(Instant::now()),
@@ -300,7 +323,8 @@ pub fn wall_ms() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
 }
 
-/// Time since the first call in this process. It never steps, and goes on while the machine is suspended, where the system has such a clock.
+/// Time since the first call in this process. It never steps, and goes on while the machine is
+/// suspended, where the system has such a clock.
 pub fn elapsed() -> Duration {
     static START: OnceLock<Duration> = OnceLock::new();
     let now = since_boot();
@@ -310,7 +334,8 @@ pub fn elapsed() -> Duration {
 #[cfg(any(target_os = "linux", target_os = "android"))]
 fn since_boot() -> Duration {
     use nix::time::{ClockId, clock_gettime};
-    // There since Linux 2.6.39; where it is refused all the same, a suspended machine's clock stands still.
+    // There since Linux 2.6.39; where it is refused all the same, a suspended machine's clock
+    // stands still.
     clock_gettime(ClockId::CLOCK_BOOTTIME).or_else(|_| clock_gettime(ClockId::CLOCK_MONOTONIC)).map_or(Duration::ZERO, Duration::from)
 }
 

@@ -1,4 +1,4 @@
-//! What the mesh stores: keys, values, and the entries that hold them.
+//! Entries: what the mesh stores. Keys, values, and the versions and expiries that go with them.
 //!
 //! Pure values. Never touches time, sockets or the map that entries live in.
 
@@ -15,12 +15,13 @@ use triomphe::{HeaderSliceWithLengthProtected, ThinArc};
 use crate::data::clock::Stamp;
 use crate::data::version::{NodeId, Origin, Version};
 
-/// When an entry expires: milliseconds since 1970, by the wall clock of whoever looks. Part of the write, so that every node agrees on it.
+/// The time at which an entry expires: milliseconds since 1970, by the wall clock of the node that
+/// reads it. SharedBytes of the write, so that every node agrees on it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Expiry(NonZeroU64);
 
 impl Expiry {
-    /// The first millisecond of 1970 is the earliest.
+    /// Makes an expiry. The first millisecond of 1970 is the earliest.
     pub fn from_wall_ms(wall_ms: u64) -> Expiry {
         Expiry(NonZeroU64::new(wall_ms).unwrap_or(NonZeroU64::MIN))
     }
@@ -29,7 +30,7 @@ impl Expiry {
         self.0.get()
     }
 
-    /// Whether it is over at this time.
+    /// Returns whether the time has come.
     pub const fn is_over(self, wall_ms: u64) -> bool {
         self.wall_ms() <= wall_ms
     }
@@ -37,27 +38,28 @@ impl Expiry {
 
 /// One register: a key and the newest thing known about it.
 ///
-/// One allocation, which the map, the channel, dumps and replies share, and which never changes while anybody else holds it: the head, the key, the value, and when it expires, if it does. So 16 bytes of
-/// key and 64 of value take 120, and the tombstone of a delete takes 40 beside its key.
+/// One allocation, which the map, the channel, dumps and replies share, and which never changes
+/// while it is shared. It holds a head, the key, the value, and the expiry, if there is one. So 16
+/// bytes of key and 64 of value take 120, and the tombstone of a delete takes 40 beside its key.
 #[derive(Clone)]
-pub struct Entry(ThinArc<Head, u8>);
+pub struct Entry(ThinArc<EntryHead, u8>);
 
-/// What is in front of the bytes. Field by field, since a [`Version`] has gaps.
+/// The fields in front of the bytes. One by one, since a [`Version`] has padding.
 #[derive(Clone, Copy)]
-struct Head {
+struct EntryHead {
     stamp: Stamp,
     nonce: u64,
     key_len: u32,
     node: NodeId,
     has_value: bool,
-    /// Whether an expiry is behind key and value. Most entries have none.
+    /// An expiry follows key and value. Most entries have none.
     has_expiry: bool,
 }
 
-/// Bytes of an expiry, behind those of key and value: milliseconds since 1970, the least significant byte first.
+/// Bytes of an expiry, which follow those of key and value: milliseconds since 1970, little-endian.
 const EXPIRY_LEN: usize = size_of::<Expiry>();
 
-impl Head {
+impl EntryHead {
     fn set_version(&mut self, version: Version) {
         let Version { stamp, origin: Origin { node, nonce } } = version;
         (self.stamp, self.node, self.nonce) = (stamp, node, nonce);
@@ -65,14 +67,15 @@ impl Head {
 }
 
 impl Entry {
-    /// What an entry takes beside key and value: the count of those who share it, the head, and how many bytes follow.
-    pub const OVERHEAD: usize = size_of::<usize>() + size_of::<Head>() + size_of::<usize>();
+    /// Bytes of an entry beside those of key, value and expiry: reference count, head, and length.
+    pub const OVERHEAD: usize = size_of::<usize>() + size_of::<EntryHead>() + size_of::<usize>();
 
-    /// Copies key and value. Together they must be shorter than 4 GiB, which the bound on every configuration sees to.
+    /// Makes an entry of copies of key and value. Together they must be shorter than 4 GiB; every
+    /// configuration bounds them far below.
     pub fn new(key: &[u8], value: Option<&[u8]>, expires: Option<Expiry>, version: Version) -> Entry {
         let Version { stamp, origin: Origin { node, nonce } } = version;
         let key_len = u32::try_from(key.len()).expect("keys are shorter than 4 GiB");
-        let head = Head { stamp, nonce, key_len, node, has_value: value.is_some(), has_expiry: expires.is_some() };
+        let head = EntryHead { stamp, nonce, key_len, node, has_value: value.is_some(), has_expiry: expires.is_some() };
         let value = value.unwrap_or_default();
         let expiry_len = if expires.is_some() { EXPIRY_LEN } else { 0 };
         let mut entry = ThinArc::from_header_and_iter(head, iter::repeat_n(0, key.len() + value.len() + expiry_len));
@@ -91,25 +94,28 @@ impl Entry {
         &self.0.slice[..self.head().key_len as usize]
     }
 
-    /// The key, sharing the entry.
+    /// Returns the key, sharing the allocation of the entry.
     pub fn shared_key(&self) -> Key {
-        Part { entry: self.clone(), start: 0, end: self.head().key_len }
+        SharedBytes { entry: self.clone(), start: 0, end: self.head().key_len }
     }
 
-    /// `None` is a tombstone: the key was deleted at this version, or has expired and its value was let go.
+    /// Returns the value. `None` is a tombstone: the key was deleted at this version, or its value
+    /// has expired and was dropped.
     pub fn value(&self) -> Option<&[u8]> {
         self.head().has_value.then(|| &self.0.slice[self.head().key_len as usize..self.size()])
     }
 
-    /// The value, sharing the entry.
+    /// Returns the value, sharing the allocation of the entry.
     pub fn shared_value(&self) -> Option<Value> {
         self.head().has_value.then(|| {
             let end = u32::try_from(self.size()).expect("entries are shorter than 4 GiB");
-            Part { entry: self.clone(), start: self.head().key_len, end }
+            SharedBytes { entry: self.clone(), start: self.head().key_len, end }
         })
     }
 
-    /// From then on it is like a tombstone to everybody who reads, and later becomes one in place, under the same version: that is no write, so it can beat none.
+    /// Returns the time at which the entry expires. From then on readers treat it as a tombstone.
+    /// Later it becomes one in place, under the same version: that is no write, so it can supersede
+    /// none.
     pub fn expires(&self) -> Option<Expiry> {
         if !self.head().has_expiry {
             return None;
@@ -118,7 +124,7 @@ impl Entry {
     }
 
     pub fn version(&self) -> Version {
-        let Head { stamp, nonce, node, .. } = *self.head();
+        let EntryHead { stamp, nonce, node, .. } = *self.head();
         Version { stamp, origin: Origin { node, nonce } }
     }
 
@@ -126,18 +132,18 @@ impl Entry {
         !self.head().has_value
     }
 
-    /// When a value that is there expires.
+    /// Returns when the value expires; `None` also for a tombstone, which has no value.
     pub fn ends(&self) -> Option<Expiry> {
         self.expires().filter(|_| !self.is_tombstone())
     }
 
-    /// Whether there is something for readers at this time, which is asked for only where it matters.
+    /// Returns whether readers find a value at this time. The time is asked for only if it matters.
     pub fn is_live(&self, wall_ms: impl FnOnce() -> u64) -> bool {
         !self.is_tombstone() && self.expires().is_none_or(|expires| !expires.is_over(wall_ms()))
     }
 
-    /// The same without its value, which has expired.
-    pub fn spent(&self) -> Entry {
+    /// Returns a copy without the value, which has expired: a tombstone of the same version.
+    pub fn without_value(&self) -> Entry {
         Entry::new(self.key(), None, self.expires(), self.version())
     }
 
@@ -146,26 +152,28 @@ impl Entry {
         self.0.slice.len() - if self.head().has_expiry { EXPIRY_LEN } else { 0 }
     }
 
-    /// Bytes that the allocation takes.
+    /// Bytes of the allocation.
     pub fn memory(&self) -> usize {
         Entry::OVERHEAD + self.0.slice.len()
     }
 
-    /// How many share the allocation, about: others may come and go meanwhile.
+    /// How many handles share the allocation, about: others may come and go meanwhile.
     pub fn holders(&self) -> usize {
         self.0.with_arc(triomphe::Arc::strong_count)
     }
 
-    /// Whether the two are one allocation.
+    /// Returns whether the two share one allocation.
     pub fn is(&self, other: &Entry) -> bool {
         std::ptr::eq(self.0.slice.as_ptr(), other.0.slice.as_ptr())
     }
 
-    /// Takes the value and the version of another entry of its key without moving, if both are values that do not expire and are equally long, and nobody shares this one; whether it has.
+    /// Takes over the value and the version of another entry of the same key, in place. Returns
+    /// whether it did: only if both are values of equal length that do not expire, and this entry
+    /// is not shared.
     pub fn overwrite(&mut self, by: EntryRef<'_>) -> bool {
         let EntryRef { key, value, expires, version } = by;
         debug_assert_eq!(self.key(), key);
-        let Head { has_value, has_expiry, .. } = *self.head();
+        let EntryHead { has_value, has_expiry, .. } = *self.head();
         let (Some(value), None, true, false) = (value, expires, has_value, has_expiry) else { return false };
         self.size() == by.size()
             && with_own(&mut self.0, |own| {
@@ -174,12 +182,12 @@ impl Entry {
             })
     }
 
-    fn head(&self) -> &Head {
+    fn head(&self) -> &EntryHead {
         &self.0.header.header
     }
 
-    /// With another head. Copied only where somebody shares it.
-    fn with_head(mut self, change: impl Fn(&mut Head)) -> Entry {
+    /// Returns the entry with a changed head. It is copied only if it is shared.
+    fn with_head(mut self, change: impl Fn(&mut EntryHead)) -> Entry {
         if with_own(&mut self.0, |own| change(own.header_mut())) {
             return self;
         }
@@ -189,15 +197,15 @@ impl Entry {
     }
 }
 
-/// Where there is one, there is room for it.
+/// Writes the expiry, if there is one, into bytes that are just long enough.
 fn put_expiry(bytes: &mut [u8], expires: Option<Expiry>) {
     if let Some(expires) = expires {
         bytes.copy_from_slice(&expires.wall_ms().to_le_bytes());
     }
 }
 
-/// Changes what nobody else holds; whether it is so.
-fn with_own(entry: &mut ThinArc<Head, u8>, change: impl FnOnce(&mut HeaderSliceWithLengthProtected<Head, u8>)) -> bool {
+/// Changes an entry that is not shared. Returns whether it did.
+fn with_own(entry: &mut ThinArc<EntryHead, u8>, change: impl FnOnce(&mut HeaderSliceWithLengthProtected<EntryHead, u8>)) -> bool {
     entry.with_arc_mut(|entry| triomphe::Arc::get_mut(entry).map(change).is_some())
 }
 
@@ -242,12 +250,13 @@ impl fmt::Debug for Entry {
     }
 }
 
-/// What a write leaves under its key (**I3**): a value that may expire, or nothing. An entry that has no version yet.
+/// The effect of a write (**I3**): a value, which may expire, or a delete. An entry that has no
+/// version yet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Update(Entry);
 
 impl Update {
-    /// Copies key and value.
+    /// Makes the update that stores a value. Copies key and value.
     pub fn put(key: &[u8], value: &[u8], expires: Option<Expiry>) -> Update {
         Update(Entry::new(key, Some(value), expires, Version::NONE))
     }
@@ -256,16 +265,17 @@ impl Update {
         Update(Entry::new(key, None, None, Version::NONE))
     }
 
-    /// What a write has left, to be written once more.
+    /// Makes the update that writes the state of an entry once more.
     pub fn again(entry: &Entry) -> Update {
         Update(Entry::clone(entry)).expiring(entry.ends())
     }
 
-    /// The same value with this lifetime. Copied where it is shared, or has no room for it.
+    /// Returns the update with this expiry in the place of its own. Copied if it is shared, or has
+    /// no room for it.
     pub fn expiring(self, expires: Option<Expiry>) -> Update {
         let Update(mut entry) = self;
         let is_as_long = entry.head().has_expiry == expires.is_some();
-        let put = |own: &mut HeaderSliceWithLengthProtected<Head, u8>| {
+        let put = |own: &mut HeaderSliceWithLengthProtected<EntryHead, u8>| {
             let end = own.slice().len() - if expires.is_some() { EXPIRY_LEN } else { 0 };
             put_expiry(&mut own.slice_mut()[end..], expires);
         };
@@ -275,7 +285,7 @@ impl Update {
         Update(Entry::new(entry.key(), entry.value(), expires, entry.version()))
     }
 
-    /// The same, shared with nobody: stamping it copies nothing.
+    /// Returns the update, copied if it is shared: stamping it copies nothing then.
     pub fn unshared(self) -> Update {
         Update(self.0.with_head(|_| ()))
     }
@@ -284,92 +294,92 @@ impl Update {
         self.0.is_tombstone()
     }
 
-    /// Without a version that means anything.
+    /// Returns the entry, whose version means nothing yet.
     pub fn entry(&self) -> &Entry {
         &self.0
     }
 
-    /// The write.
+    /// Gives it its version: it is a write from now on.
     pub fn stamped(self, version: Version) -> Entry {
         self.0.with_head(|head| head.set_version(version))
     }
 }
 
-/// Bytes of an entry, shared with it: of its key or of its value, and mostly all of them.
+/// Bytes of an entry, sharing its allocation: its key, its value, or a part of either.
 #[derive(Clone)]
-pub struct Part {
+pub struct SharedBytes {
     entry: Entry,
-    /// Among the bytes of key and value.
+    /// Offset in the bytes of key and value.
     start: u32,
     end: u32,
 }
 
-impl Part {
-    /// Some of the bytes, shared likewise.
-    pub fn slice(&self, range: Range<usize>) -> Part {
+impl SharedBytes {
+    /// Returns some of the bytes, sharing the allocation likewise.
+    pub fn slice(&self, range: Range<usize>) -> SharedBytes {
         assert!(range.start <= range.end && range.end <= self.len(), "{range:?} of {} bytes", self.len());
-        Part { entry: self.entry.clone(), start: self.start + range.start as u32, end: self.start + range.end as u32 }
+        SharedBytes { entry: self.entry.clone(), start: self.start + range.start as u32, end: self.start + range.end as u32 }
     }
 
-    /// What it keeps in memory.
+    /// Returns the entry that it keeps in memory.
     pub fn entry(&self) -> &Entry {
         &self.entry
     }
 }
 
-/// Any bytes, the empty key included.
-pub type Key = Part;
-/// Any bytes, the empty value included.
-pub type Value = Part;
+/// A key: any bytes, the empty key included.
+pub type Key = SharedBytes;
+/// A value: any bytes, the empty value included.
+pub type Value = SharedBytes;
 
-/// A copy, for itself.
-impl From<&[u8]> for Part {
-    fn from(bytes: &[u8]) -> Part {
+/// Makes a copy with an allocation of its own.
+impl From<&[u8]> for SharedBytes {
+    fn from(bytes: &[u8]) -> SharedBytes {
         Entry::new(bytes, None, None, Version::NONE).shared_key()
     }
 }
 
-impl Deref for Part {
+impl Deref for SharedBytes {
     type Target = [u8];
     fn deref(&self) -> &[u8] {
         &self.entry.0.slice[self.start as usize..self.end as usize]
     }
 }
 
-impl Borrow<[u8]> for Part {
+impl Borrow<[u8]> for SharedBytes {
     fn borrow(&self) -> &[u8] {
         self
     }
 }
 
-impl PartialEq for Part {
-    fn eq(&self, other: &Part) -> bool {
+impl PartialEq for SharedBytes {
+    fn eq(&self, other: &SharedBytes) -> bool {
         **self == **other
     }
 }
 
-impl Eq for Part {}
+impl Eq for SharedBytes {}
 
-impl PartialOrd for Part {
-    fn partial_cmp(&self, other: &Part) -> Option<Ordering> {
+impl PartialOrd for SharedBytes {
+    fn partial_cmp(&self, other: &SharedBytes) -> Option<Ordering> {
         Some(self.cmp(other))
     }
 }
 
-impl Ord for Part {
-    fn cmp(&self, other: &Part) -> Ordering {
+impl Ord for SharedBytes {
+    fn cmp(&self, other: &SharedBytes) -> Ordering {
         (**self).cmp(&**other)
     }
 }
 
-/// As its bytes, which a map may be asked for.
-impl Hash for Part {
+/// Hashes the bytes alone, so that a map can be asked for them.
+impl Hash for SharedBytes {
     fn hash<H: Hasher>(&self, state: &mut H) {
         (**self).hash(state);
     }
 }
 
-impl fmt::Debug for Part {
+impl fmt::Debug for SharedBytes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "\"{}\"", self.escape_ascii())
     }
@@ -399,26 +409,29 @@ mod tests {
                     let (first, rest) = (shared.slice(0..half), shared.slice(half..shared.len()));
                     assert_eq!((&*first, &*rest), shared.split_at(half));
                     assert_eq!(&*rest.slice(0..half), &shared[half..half + half]);
-                    assert!(rest.entry().is(&entry) && !rest.entry().is(&entry.spent()));
+                    assert!(rest.entry().is(&entry) && !rest.entry().is(&entry.without_value()));
                     assert_eq!(entry.holders(), 4);
                 }
                 assert_eq!(entry.holders(), 1);
-                assert_eq!((entry.spent().key(), entry.spent().value(), entry.spent().expires()), (key, None, entry.expires()));
+                assert_eq!(
+                    (entry.without_value().key(), entry.without_value().value(), entry.without_value().expires()),
+                    (key, None, entry.expires())
+                );
             }
         }
     }
 
-    /// What somebody has been shown never changes: the effect is stamped where it lies only if nobody else holds it.
+    /// An entry never changes once it is shared: the update is stamped in place only if it is not.
     #[test]
-    fn an_effect_that_is_shared_is_copied_when_it_is_stamped() {
+    fn an_update_that_is_shared_is_copied_when_it_is_stamped() {
         let version = Version { stamp: Stamp::from_bits(7), origin: origin(2, 3) };
         for is_shared in [false, true] {
-            let effect = Update::put(b"key", b"value", Some(Expiry::from_wall_ms(0)));
-            let place = effect.entry().key().as_ptr();
-            let shared = is_shared.then(|| effect.clone());
-            let entry = effect.expiring(Some(Expiry::from_wall_ms(9))).stamped(version);
+            let update = Update::put(b"key", b"value", Some(Expiry::from_wall_ms(0)));
+            let address = update.entry().key().as_ptr();
+            let shared = is_shared.then(|| update.clone());
+            let entry = update.expiring(Some(Expiry::from_wall_ms(9))).stamped(version);
             assert_eq!(entry, Entry::new(b"key", Some(b"value"), Some(Expiry::from_wall_ms(9)), version));
-            assert_eq!(entry.key().as_ptr() == place, !is_shared);
+            assert_eq!(entry.key().as_ptr() == address, !is_shared);
             assert!(shared.is_none_or(|shared| shared == Update::put(b"key", b"value", Some(Expiry::from_wall_ms(0)))));
         }
     }
@@ -434,9 +447,9 @@ mod tests {
                 assert_eq!(before.clone().unshared().expiring(expires).unshared(), after);
             }
         }
-        let spent = until(9).stamped(Version::NONE).spent();
-        assert_eq!((spent.size(), spent.memory(), spent.expires().map(Expiry::wall_ms)), (3, Entry::OVERHEAD + 3 + 8, Some(9)));
-        assert_eq!(Update::again(&spent).entry().expires(), None);
+        let expired = until(9).stamped(Version::NONE).without_value();
+        assert_eq!((expired.size(), expired.memory(), expired.expires().map(Expiry::wall_ms)), (3, Entry::OVERHEAD + 3 + 8, Some(9)));
+        assert_eq!(Update::again(&expired).entry().expires(), None);
         // In place only where neither expires, and both are as long.
         let mut entry = endless().stamped(Version::NONE);
         let by = |value, expires| EntryRef { key: b"key", value, expires, version: Version::NONE };

@@ -1,12 +1,14 @@
-//! The formats of what is kept, in files and dumps. Each head carries the number of its own; this is what is said where a build does not read it.
+//! Format versions of files and dumps, and the error for those that this build does not read.
 //!
-//! A file of another version is not damaged: the build that wrote it reads it, and nothing is to be thrown away because of it. So it is an error of its own.
+//! Each file and dump begins with the number of its format. One of another version is not damaged:
+//! the build that wrote it reads it, and nothing is to be thrown away because of it. So it is an
+//! error of its own.
 
 use std::fmt;
 use std::io;
 use std::ops::RangeInclusive;
 
-/// What a head names is a format that this build does not read.
+/// A format that this build does not read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OtherVersion {
     found: u32,
@@ -14,18 +16,20 @@ pub struct OtherVersion {
 }
 
 impl OtherVersion {
-    /// `None` where it is read, and for 0, which is no format's number.
+    /// Compares a format's number with the formats that are read. `None` if it is read, and for 0,
+    /// which is no format's number.
     pub fn found(found: u32, read: RangeInclusive<u32>) -> Option<OtherVersion> {
         (found != 0 && !read.contains(&found)).then_some(OtherVersion { found, read })
     }
 
-    /// The error of a file with this path. It is `Unsupported`, where damage is `InvalidData`.
+    /// Makes the error for a file with this path. It is `Unsupported`, where damage is
+    /// `InvalidData`.
     pub fn in_file(&self, path: &str) -> io::Error {
         io::Error::new(io::ErrorKind::Unsupported, format!("{path} {self}"))
     }
 }
 
-/// Goes on behind a name: "the file … was written by another version".
+/// Reads on behind a name: "the file … was written by another version".
 impl fmt::Display for OtherVersion {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let OtherVersion { found, read } = self;

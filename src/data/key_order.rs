@@ -1,6 +1,9 @@
-//! In which order keys lie in a store, and so in which order a scan meets them: the same on all nodes of a cluster.
+//! The order in which keys lie in a store, and so in which a scan meets them: the same on all nodes
+//! of a cluster.
 //!
-//! By a keyed hash. Its key is secret, so nobody can choose keys that all lie in one place; and it belongs to the cluster, so a scan may go on at another node. Pure values.
+//! It is the order of a keyed hash. The hash's key is secret, so nobody can choose keys that all
+//! fall into one shard. It belongs to the cluster, so a scan may go on at another node. Pure
+//! values.
 
 use std::fmt;
 use std::hash::{BuildHasher, RandomState};
@@ -8,10 +11,12 @@ use std::hash::{BuildHasher, RandomState};
 use serde::{Deserialize, Serialize};
 use siphasher::sip::SipHasher13;
 
-/// What the order goes by. A collision of two keys costs nothing but a comparison.
+/// Bits of a position, which keys are ordered by. A collision of two keys costs nothing but a
+/// comparison.
 pub const POSITION_BITS: u32 = 40;
 
-/// So many fingerprints there are: with a position, one fits into 53 bits, which even a client that takes every number for a float keeps.
+/// The number of fingerprints. One fits with a position into 53 bits, which even a client that
+/// takes every number for a float keeps.
 const FINGERPRINTS: u64 = (1 << 13) - 1;
 
 /// The key of the hash. Never shown to clients.
@@ -28,18 +33,20 @@ impl OrderKey {
         [self.0, self.1]
     }
 
-    /// A new one, which nobody can foresee.
+    /// Makes a new key, which nobody can foresee.
     pub fn random() -> OrderKey {
         let random = RandomState::new();
         OrderKey(random.hash_one(1), random.hash_one(2))
     }
 
-    /// Where a key lies, as a number of [`POSITION_BITS`] bits: the uppermost of its SipHash-1-3.
+    /// Returns the position of a key, a number of [`POSITION_BITS`] bits: the uppermost of its
+    /// SipHash-1-3.
     pub fn position(self, key: &[u8]) -> u64 {
         self.hasher().hash(key) >> (64 - POSITION_BITS)
     }
 
-    /// By which two orders can be told apart, nearly always. Never 0, and says nothing of the key.
+    /// Returns a number by which two orders can be told apart, nearly always. Never 0, and reveals
+    /// nothing of the key.
     pub fn fingerprint(self) -> u64 {
         1 + self.hasher().hash(b"fingerprint of an order") % FINGERPRINTS
     }
@@ -67,7 +74,7 @@ impl TryFrom<String> for OrderKey {
     }
 }
 
-/// Logs may be read by clients.
+/// Shows the fingerprint alone: clients may read logs.
 impl fmt::Debug for OrderKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "OrderKey({:04x})", self.fingerprint())
@@ -77,7 +84,7 @@ impl fmt::Debug for OrderKey {
 /// The order of a cluster. Of two the lesser counts, on every node: it is the older one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Order {
-    /// When it was minted, by the wall clock of who did: milliseconds since 1970.
+    /// When it was minted, in milliseconds since 1970, by the wall clock of the node that did.
     pub since_ms: u64,
     pub key: OrderKey,
 }
@@ -86,10 +93,12 @@ pub struct Order {
 mod tests {
     use super::*;
 
-    /// Written down so that a change of the hash, which would make old and new nodes scan in different orders, fails here.
+    /// Written down so that a change of the hash, which would make old and new nodes scan in
+    /// different orders, fails here.
     #[test]
     fn the_order_is_the_specified_one() {
-        // The vectors of SipHash-1-3 in its authors' repository: the key is 00 01 … 0f, the input 00 01 … of this length.
+        // The vectors of SipHash-1-3 in its authors' repository: the key is 00 01 … 0f, the input
+        // 00 01 … of this length.
         let key = OrderKey::from_halves([0x0706_0504_0302_0100, 0x0f0e_0d0c_0b0a_0908]);
         let input: Vec<u8> = (0..64).collect();
         assert_eq!(key.position(&input[..0]), 0xabac_0158_050f_c4dc >> 24);

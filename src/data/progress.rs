@@ -33,8 +33,8 @@ pub enum Gap {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PendingRange {
     origin: Origin,
-    /// Invariant: `(start, end)` says that every write of the origin in (start, end] was merged, and
-    /// start <= end. The two are equal if only the start is known, from a HELLO or a heartbeat.
+    /// Invariant: `(start, end)` says that every write of the origin in (start, end] was merged,
+    /// and start <= end. The two are equal if only the start is known, from a HELLO or a heartbeat.
     range: Option<(Stamp, Stamp)>,
 }
 
@@ -58,8 +58,8 @@ impl PendingRange {
         self.close(vector)
     }
 
-    /// Joins the range if the vector has reached its start. To be called after the vector was joined
-    /// with what a dump proves.
+    /// Joins the range if the vector has reached its start. To be called after the vector was
+    /// joined with what a dump proves.
     pub fn close(&mut self, vector: &mut VersionVector) -> Gap {
         match self.range {
             None => Gap::None,

@@ -1,4 +1,5 @@
-//! Who wrote what, and how much of it a node has: node ids, origins, versions, and the version vector.
+//! Node ids, origins, versions, and the version vector: how writes are named, and how much of them
+//! a node has.
 //!
 //! Pure values with a total order. Never touches time, sockets, or the entries that versions name.
 
@@ -21,8 +22,10 @@ impl fmt::Display for NodeId {
     }
 }
 
-/// Who wrote: one incarnation of one node. The nonce is minted at every start, so a node that was wiped, restored or copied can never issue a
-/// version twice. Written `2-9f86d081884c7d65`.
+/// One incarnation of one node, as a writer.
+///
+/// The nonce is minted at every start. So a node that was wiped, restored or copied can never issue
+/// a version twice. Written `2-9f86d081884c7d65`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Origin {
     pub node: NodeId,
@@ -30,12 +33,13 @@ pub struct Origin {
 }
 
 impl Origin {
-    /// Stands in a vector for every incarnation of a node; no incarnation has this nonce. Written `2-0000000000000000`.
+    /// Makes the origin that stands in a vector for every incarnation of a node. No incarnation has
+    /// this nonce. Written `2-0000000000000000`.
     pub const fn all_incarnations(node: NodeId) -> Origin {
         Origin { node, nonce: 0 }
     }
 
-    /// Whether it stands for every incarnation of its node, and is none itself.
+    /// Returns whether it stands for every incarnation of its node, and is none itself.
     pub const fn is_all_incarnations(self) -> bool {
         self.nonce == 0
     }
@@ -58,7 +62,8 @@ impl FromStr for Origin {
     }
 }
 
-/// Names one write for ever. Ordered by stamp, then by origin: of two versions of a key the greater one wins, on every node.
+/// The name of one write, for ever. Ordered by stamp, then by origin: of two versions of a key the
+/// greater one wins, on every node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Version {
     pub stamp: Stamp,
@@ -66,24 +71,28 @@ pub struct Version {
 }
 
 impl Version {
-    /// Of what has none yet.
+    /// The version of an entry that has none yet.
     pub(super) const NONE: Version = Version { stamp: Stamp::ZERO, origin: Origin { node: NodeId(0), nonce: 0 } };
 }
 
-/// How far a node has come with every origin.
+/// A version vector: of each origin the stamp up to which a node has its writes.
 ///
-/// **I1**: `seen[o] = s` at a node means that it holds, or has held and superseded, every write of `o` with a stamp up to `s`. What is said of [`Origin::all_incarnations`] of a node is said of each of
-/// its incarnations: so those that are over are folded into one (`replication::folding`).
+/// **I1**: `vector[o] = s` at a node means that it holds, or has held and superseded, every write
+/// of `o` with a stamp up to `s`. An entry for [`Origin::all_incarnations`] of a node claims the
+/// same of each of its incarnations: so past incarnations are folded into one entry
+/// (`replication::folding`).
 ///
-/// Invariant: an incarnation stands by itself only where that says more than what is said of all incarnations of its node. So equal knowledge is an equal vector.
+/// Invariant: an incarnation has an entry of its own only where that claims more than the entry for
+/// all incarnations of its node. So equal knowledge is an equal vector.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct VersionVector(BTreeMap<Origin, Stamp>);
 
 impl VersionVector {
-    /// The position of one origin; [`Stamp::ZERO`] if neither it nor its node was ever heard of.
+    /// Returns how far one origin has come; [`Stamp::ZERO`] if neither it nor its node was ever
+    /// heard of.
     pub fn get(&self, origin: Origin) -> Stamp {
-        let place = |origin: Origin| self.0.get(&origin).copied().unwrap_or(Stamp::ZERO);
-        place(origin).max(place(Origin::all_incarnations(origin.node)))
+        let entry = |origin: Origin| self.0.get(&origin).copied().unwrap_or(Stamp::ZERO);
+        entry(origin).max(entry(Origin::all_incarnations(origin.node)))
     }
 
     /// Moves one origin forward; never back.
@@ -92,60 +101,61 @@ impl VersionVector {
             return;
         }
         if origin.is_all_incarnations() {
-            let said: Vec<Origin> =
-                self.lives(origin.node).filter(|(_, upto)| *upto <= stamp).map(|(incarnation, _)| incarnation).collect();
-            for incarnation in said {
+            let included: Vec<Origin> =
+                self.incarnations(origin.node).filter(|(_, upto)| *upto <= stamp).map(|(incarnation, _)| incarnation).collect();
+            for incarnation in included {
                 self.0.remove(&incarnation);
             }
         }
         self.0.insert(origin, stamp);
     }
 
-    /// Incarnations that are named by themselves, of one node, and how far they go.
-    pub fn lives(&self, node: NodeId) -> impl Iterator<Item = (Origin, Stamp)> + '_ {
+    /// Returns the incarnations of one node that have entries of their own, and how far each has
+    /// come.
+    pub fn incarnations(&self, node: NodeId) -> impl Iterator<Item = (Origin, Stamp)> + '_ {
         let (first, last) = (Origin { node, nonce: 1 }, Origin { node, nonce: u64::MAX });
         self.0.range(first..=last).map(|(origin, stamp)| (*origin, *stamp))
     }
 
-    /// Whether something is said of this origin by itself.
+    /// Returns whether this origin has an entry of its own.
     pub fn names(&self, origin: Origin) -> bool {
         self.0.contains_key(&origin)
     }
 
-    /// What is said of all incarnations of nodes.
+    /// Returns the entries for all incarnations of a node.
     pub fn folded(&self) -> impl Iterator<Item = (Origin, Stamp)> + '_ {
         self.iter().filter(|(origin, _)| origin.is_all_incarnations())
     }
 
-    /// The same without one origin.
+    /// Returns the vector without the entry of one origin.
     pub fn without(mut self, origin: Origin) -> VersionVector {
         self.0.remove(&origin);
         self
     }
 
-    /// The pointwise maximum.
+    /// Joins another vector: of each origin the greater stamp is kept.
     pub fn join(&mut self, other: &VersionVector) {
         for (origin, stamp) in other.iter() {
             self.advance(origin, stamp);
         }
     }
 
-    /// Whether the write with this version is among those seen.
+    /// Returns whether the write with this version is included.
     pub fn covers(&self, version: Version) -> bool {
         version.stamp <= self.get(version.origin)
     }
 
-    /// Whether this is at least `other` in every origin.
+    /// Returns whether this is at least `other` in every origin.
     pub fn covers_all(&self, other: &VersionVector) -> bool {
         other.iter().all(|(origin, stamp)| stamp <= self.get(origin))
     }
 
-    /// The greatest stamp in it.
+    /// Returns the greatest stamp of any entry.
     pub fn greatest(&self) -> Stamp {
         self.0.values().copied().max().unwrap_or(Stamp::ZERO)
     }
 
-    /// What in `self` is ahead of `older`.
+    /// Returns the entries that claim more than `older` does.
     pub fn ahead_of(&self, older: &VersionVector) -> VersionVector {
         VersionVector(self.0.iter().filter(|(origin, stamp)| **stamp > older.get(**origin)).map(|(o, s)| (*o, *s)).collect())
     }
@@ -163,7 +173,7 @@ impl VersionVector {
     }
 }
 
-/// JSON carries stamps and origins as strings: its numbers lose bits above 2^53.
+/// Serializes as a string, as JSON carries stamps and origins: its numbers lose bits above 2^53.
 macro_rules! serde_as_string {
     ($($name:ty),*) => {$(
         impl Serialize for $name {
@@ -173,8 +183,8 @@ macro_rules! serde_as_string {
         }
         impl<'de> Deserialize<'de> for $name {
             fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-                struct Text;
-                impl de::Visitor<'_> for Text {
+                struct StringVisitor;
+                impl de::Visitor<'_> for StringVisitor {
                     type Value = $name;
                     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                         write!(f, concat!("a string that holds one ", stringify!($name)))
@@ -183,7 +193,7 @@ macro_rules! serde_as_string {
                         text.parse().map_err(E::custom)
                     }
                 }
-                deserializer.deserialize_str(Text)
+                deserializer.deserialize_str(StringVisitor)
             }
         }
     )*};
@@ -228,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn a_vector_covers_up_to_its_stamp_and_nothing_of_a_stranger() {
+    fn a_vector_covers_up_to_its_stamp_and_nothing_of_an_unknown_origin() {
         let vector: VersionVector = [(origin(1, 7), Stamp::from_bits(10))].into_iter().collect();
         let version = |nonce, stamp| Version { stamp: Stamp::from_bits(stamp), origin: origin(1, nonce) };
         assert!(vector.covers(version(7, 10)));
@@ -236,20 +246,20 @@ mod tests {
         assert!(!vector.covers(version(8, 1)));
     }
 
-    /// Whatever was said first: the same is known.
+    /// The order of the entries does not matter.
     #[test]
-    fn what_is_said_of_all_lives_of_a_node_is_said_of_each_of_them() {
-        let said =
+    fn an_entry_for_all_incarnations_counts_for_each_of_them() {
+        let entries =
             [(origin(1, 7), 10), (Origin::all_incarnations(NodeId(1)), 20), (origin(1, 8), 30), (origin(1, 9), 20), (origin(2, 7), 10)];
         let vector = |from: usize| -> VersionVector {
-            let turned = said.iter().cycle().skip(from).take(said.len());
-            turned.map(|(origin, stamp)| (*origin, Stamp::from_bits(*stamp))).collect()
+            let rotated = entries.iter().cycle().skip(from).take(entries.len());
+            rotated.map(|(origin, stamp)| (*origin, Stamp::from_bits(*stamp))).collect()
         };
         let stamp = Stamp::from_bits;
-        for from in 0..said.len() {
+        for from in 0..entries.len() {
             let vector = vector(from);
             assert_eq!(vector, folded(&[(1, 0, 20), (1, 8, 30), (2, 7, 10)]));
-            assert_eq!(vector.lives(NodeId(1)).collect::<Vec<_>>(), [(origin(1, 8), stamp(30))]);
+            assert_eq!(vector.incarnations(NodeId(1)).collect::<Vec<_>>(), [(origin(1, 8), stamp(30))]);
             assert!(vector.covers(Version { stamp: stamp(20), origin: origin(1, 77) }));
             assert!(!vector.covers(Version { stamp: stamp(21), origin: origin(1, 77) }));
             assert!(!vector.covers(Version { stamp: stamp(11), origin: origin(2, 7) }));
@@ -261,8 +271,8 @@ mod tests {
         assert_eq!(serde_json::from_str::<VersionVector>(json).unwrap(), folded(&[(1, 0, 20)]));
     }
 
-    fn folded(places: &[(u16, u64, u64)]) -> VersionVector {
-        VersionVector(places.iter().map(|(node, nonce, stamp)| (origin(*node, *nonce), Stamp::from_bits(*stamp))).collect())
+    fn folded(entries: &[(u16, u64, u64)]) -> VersionVector {
+        VersionVector(entries.iter().map(|(node, nonce, stamp)| (origin(*node, *nonce), Stamp::from_bits(*stamp))).collect())
     }
 
     #[test]

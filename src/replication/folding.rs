@@ -72,7 +72,7 @@ impl Replica {
             table.folding = folding;
             return None;
         }
-        let lives = vector.lives(*node).filter(|(_, last)| last <= upto).count();
+        let lives = vector.incarnations(*node).filter(|(_, last)| last <= upto).count();
         let place: VersionVector = [(Origin::all_incarnations(*node), *upto)].into_iter().collect();
         let mut coverage = self.coverage.advance();
         let proven = Proven { vector: place, horizon: VersionVector::default() };
@@ -98,7 +98,7 @@ impl Replica {
             // Of a node that is no member, none: it begins no more.
             let kept = if node == id { self.config.incarnations_kept } else { 0 };
             let mut last: Vec<Stamp> =
-                vector.lives(node).filter(|(incarnation, _)| *incarnation != self.origin).map(|(_, last)| last).collect();
+                vector.incarnations(node).filter(|(incarnation, _)| *incarnation != self.origin).map(|(_, last)| last).collect();
             if last.len() <= kept {
                 return None;
             }
@@ -126,7 +126,7 @@ impl Replica {
     fn fold_horizon(&self, table: &mut PeerTable, vector: &VersionVector) {
         let mut folded = VersionVector::default();
         for (place, upto) in vector.folded() {
-            let over: Vec<Stamp> = table.horizon.lives(place.node).map(|(_, last)| last).filter(|last| *last <= upto).collect();
+            let over: Vec<Stamp> = table.horizon.incarnations(place.node).map(|(_, last)| last).filter(|last| *last <= upto).collect();
             let is_known = table.peers.iter().all(|peer| peer.proof().is_some_and(|proof| proof.get(place) >= upto));
             if is_known
                 && over.len() > self.config.incarnations_kept

@@ -131,7 +131,7 @@ impl Shard {
             let Some((_, key)) = self.expiring.pop_first() else { return };
             if let Some(entry) = self.cells.find_mut(position_of(&key), &key) {
                 let before = footprint(entry);
-                *entry = entry.spent();
+                *entry = entry.without_value();
                 self.tombstones += 1;
                 each(before, footprint(entry));
             }

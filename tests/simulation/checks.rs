@@ -165,7 +165,7 @@ impl Simulator<'_> {
     /// True if the vector claims that the node holds this version or a greater one. A folded entry
     /// of the vector claims nothing about writes that were lost.
     fn claims(&self, vector: &VersionVector, version: Version) -> bool {
-        let is_named = || vector.lives(version.origin.node).any(|(incarnation, _)| incarnation == version.origin);
+        let is_named = || vector.incarnations(version.origin.node).any(|(incarnation, _)| incarnation == version.origin);
         vector.covers(version) && (!self.history.lost.contains(&version) || is_named())
     }
 

@@ -136,7 +136,7 @@ fn lives_of_strangers_are_folded_by_the_first_member() {
     }
     settle(&mut net, 80);
     for node in 0..3 {
-        assert_eq!(net.replica(node).vector().lives(NodeId(9)).count(), 0);
+        assert_eq!(net.replica(node).vector().incarnations(NodeId(9)).count(), 0);
         assert_eq!(net.replica(node).vector().get(Origin::all_incarnations(NodeId(9))), over(OVER).stamp);
     }
 }

@@ -12,8 +12,8 @@ use crate::data::version::{Version, VersionVector};
 ///
 /// The digest is the wrapping sum of `rapidhash_v3` of
 /// - the header, as it is written, but without `order`;
-/// - of each entry: hash of the key, stamp, nonce, node, hash of the value (none for a tombstone), and
-///   expiry (none for most), as little-endian bytes;
+/// - of each entry: hash of the key, stamp, nonce, node, hash of the value (none for a tombstone),
+///   and expiry (none for most), as little-endian bytes;
 /// - the end line's horizon, as it is written.
 ///
 /// Source: the crate `rapidhash`, whose `v3` functions are specified not to change.

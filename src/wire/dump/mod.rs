@@ -1,7 +1,7 @@
 //! The dump: a store, or what a vector lacks of it, as newline-delimited JSON.
 //!
-//! A dump catches a peer up, is the snapshot on the disk and the file of a backup; `DUMP` prints one
-//! and `RESTORE` takes one. One object a line: a header, an entry a line, an end line.
+//! A dump catches a peer up, is the snapshot on the disk and the file of a backup; `DUMP` prints
+//! one and `RESTORE` takes one. One object a line: a header, an entry a line, an end line.
 //!
 //! ```text
 //! {"dump":"kvmesh","format":1,"kind":"full","node":1,"origin":"1-9f86d081884c7d65","vector":{"1-9f86d081884c7d65":"116..."},"entries":2}
@@ -41,10 +41,10 @@ pub use write::{DumpWriter, write_entry};
 
 /// The newest format of a dump.
 ///
-/// Raised when a build that reads only earlier formats could misunderstand a dump; the format before
-/// is still read. In every format the first line is JSON that begins with `dump` and holds `format`.
-/// Format 2 may say something of all incarnations of a node in its vector, and format 1 may not. A
-/// dump that says nothing of the kind is written in format 1, which earlier builds read.
+/// Raised when a build that reads only earlier formats could misunderstand a dump; the format
+/// before is still read. In every format the first line is JSON that begins with `dump` and holds
+/// `format`. Format 2 may say something of all incarnations of a node in its vector, and format 1
+/// may not. A dump that says nothing of the kind is written in format 1, which earlier builds read.
 pub const FORMAT: u32 = 2;
 
 /// The value of `dump` in the header, and of `end` in the end line.
@@ -75,8 +75,8 @@ pub struct Header {
     pub origin: Origin,
     /// The donor's version vector, noted before the scan.
     pub vector: VersionVector,
-    /// How many entries the donor holds, so that a blank reader can make room for them at once. About
-    /// so many follow at most.
+    /// How many entries the donor holds, so that a blank reader can make room for them at once.
+    /// About so many follow at most.
     #[serde(default)]
     pub entries: u64,
     /// The request that the dump answers, if it answers one.

@@ -38,8 +38,8 @@ struct EntryLine<'a> {
     o: Origin,
 }
 
-/// A string that borrows from the line unless it had escapes. (Serde borrows for a `Cow`, but not for
-/// one inside an `Option`.)
+/// A string that borrows from the line unless it had escapes. (Serde borrows for a `Cow`, but not
+/// for one inside an `Option`.)
 #[derive(Deserialize)]
 #[serde(transparent)]
 struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
@@ -91,8 +91,8 @@ pub fn other_version(line: &[u8]) -> Option<OtherVersion> {
     field.and_then(|field| OtherVersion::found(field.format, READ))
 }
 
-/// Returns whether a line is a well-formed end line. Whether it is the right one of its dump, only a
-/// [`DumpReader`](super::DumpReader) can tell.
+/// Returns whether a line is a well-formed end line. Whether it is the right one of its dump, only
+/// a [`DumpReader`](super::DumpReader) can tell.
 pub fn is_end_line(line: &[u8]) -> bool {
     matches!(parse_line(line), Ok(Line::End(_)))
 }
@@ -125,9 +125,9 @@ fn bytes<'a>(text: Option<Text<'a>>, base64: Option<Text<'a>>) -> Result<Option<
     }
 }
 
-/// Parses by hand the line of an entry, if it is written as [`super::write_entry`] writes plain text
-/// and base64: of a million lines nearly every one is. The entry is the one that [`parse_json_line`]
-/// makes of the line; `None` says nothing about the line.
+/// Parses by hand the line of an entry, if it is written as [`super::write_entry`] writes plain
+/// text and base64: of a million lines nearly every one is. The entry is the one that
+/// [`parse_json_line`] makes of the line; `None` says nothing about the line.
 pub(super) fn read_entry(line: &[u8]) -> Option<Entry> {
     let (key, rest) = read_bytes(line, b"{\"k\":\"", b"{\"k64\":\"")?;
     let (value, rest) = match rest.starts_with(b",\"v") {
@@ -167,8 +167,8 @@ fn read_decimal(digits: &[u8]) -> Option<u64> {
     if is_short { read_digits::<10>(digits) } else { None }
 }
 
-/// Returns the number that the digits make, if each is one. Without a branch a digit: the digits of a
-/// nonce are random. Wraps only where a digit is none.
+/// Returns the number that the digits make, if each is one. Without a branch a digit: the digits of
+/// a nonce are random. Wraps only where a digit is none.
 fn read_digits<const BASE: u64>(digits: &[u8]) -> Option<u64> {
     let (number, are_digits) = digits.iter().fold((0_u64, true), |(number, are_digits), digit| {
         let digit = u64::from(DIGITS[usize::from(*digit)]);

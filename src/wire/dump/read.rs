@@ -28,8 +28,8 @@ enum Stage {
 }
 
 impl DumpReader {
-    /// Takes the next line, without its line feed; a carriage return at its end is dropped. An error
-    /// says what is wrong.
+    /// Takes the next line, without its line feed; a carriage return at its end is dropped. An
+    /// error says what is wrong.
     pub fn line(&mut self, line: &[u8]) -> Result<Line, String> {
         let line = parse_line(line.strip_suffix(b"\r").unwrap_or(line))?;
         match (self.stage, &line) {
@@ -72,7 +72,8 @@ impl DumpReader {
     }
 }
 
-/// Reads some of a dump's entries beside others, to be joined to the dump's reader before its end line.
+/// Reads some of a dump's entries beside others, to be joined to the dump's reader before its end
+/// line.
 #[derive(Default)]
 pub struct PartReader {
     digest: DumpDigest,

@@ -93,8 +93,8 @@ proptest! {
         prop_assert!(matches!(lines.last(), Some(Line::End(end)) if end.horizon == horizon));
     }
 
-    /// Whatever line is missing, comes twice, or has changed places with the next: the end line does
-    /// not prove it. (But the digest is the same in any order of the entries.)
+    /// Whatever line is missing, comes twice, or has changed places with the next: the end line
+    /// does not prove it. (But the digest is the same in any order of the entries.)
     #[test]
     fn a_dump_that_is_not_whole_is_refused(entries in prop::collection::vec(plain_entry(), 0..8), at in any::<prop::sample::Index>(), edit in 0..3) {
         let dump = whole_dump(&header(), entries, VersionVector::default());

@@ -56,7 +56,8 @@ pub(super) fn write_line(out: &mut Vec<u8>, line: &impl Serialize) {
     out.push(b'\n');
 }
 
-/// Appends the line of one entry. By hand, field by field: a million of these are a node's recovery.
+/// Appends the line of one entry. By hand, field by field: a million of these are a node's
+/// recovery.
 pub fn write_entry(out: &mut Vec<u8>, entry: &Entry) {
     out.push(b'{');
     write_bytes(out, b"\"k\":", b"\"k64\":", entry.key());
