@@ -85,6 +85,7 @@ fn every_option_and_command_of_the_programs_has_a_row_in_its_page() {
         (env!("CARGO_BIN_EXE_kvctl"), "Commands:", "docs/kvctl.md"),
         (env!("CARGO_BIN_EXE_kvctl"), "Options:", "docs/kvctl.md"),
         (env!("CARGO_BIN_EXE_kvnode"), "Options:", "docs/configuration.md"),
+        (env!("CARGO_BIN_EXE_kvsim"), "Options:", "docs/testing.md"),
     ] {
         let rows = rows(&page(name));
         let names = helped(program, heading);
