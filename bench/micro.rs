@@ -10,14 +10,15 @@ use criterion::{BatchSize, BenchmarkGroup, Criterion, Throughput, criterion_grou
 use kvmesh::data::clock::Stamp;
 use kvmesh::data::entry::Entry;
 use kvmesh::data::version::{NodeId, Origin, Version, VersionVector};
+use kvmesh::server::commands::table;
 use kvmesh::store::{Merged, Store};
 use kvmesh::wal::disk::Directory;
 use kvmesh::wal::log::LogFile;
 use kvmesh::wire::bytes::Limits;
 use kvmesh::wire::dump::{self, PartReader};
 use kvmesh::wire::peer::{self, MESSAGE_LEN_MAX, Message, Protocol};
+use kvmesh::wire::resp::encoding;
 use kvmesh::wire::resp::request::{self, Partial};
-use kvmesh::wire::resp::{arguments, encoding};
 use kvmesh::wire::text;
 
 const LIMITS: Limits = Limits { key_len_max: 64 << 10, value_len_max: 64 << 20 };
@@ -43,7 +44,7 @@ fn parse(criterion: &mut Criterion) {
         group.bench_function(name, |bencher| {
             bencher.iter(|| {
                 let parsed = text::parse(black_box(line.as_bytes()), 0, &LIMITS, || 0);
-                assert!(matches!(parsed, text::Parsed::Command { .. }));
+                assert!(matches!(parsed, text::Parsed::Request { .. }));
                 black_box(parsed);
             });
         });
@@ -58,7 +59,7 @@ fn parse(criterion: &mut Criterion) {
                 let request::Parsed::Request { words, .. } = request::parse(black_box(&bytes), &mut partial, &LIMITS) else {
                     panic!("not a request");
                 };
-                black_box(arguments::command(words, &LIMITS, || 0).expect("a good command"));
+                black_box(table::parse(words, &LIMITS, || 0).expect("a good command"));
             });
         });
     }

@@ -11,14 +11,14 @@
 //! the very bytes that came and went; reading it at the start is one more merge.
 //!
 //! Clients speak text or RESP, as Redis clients do, told apart by the first byte of each request ([`wire`]). Both make the same typed commands, and each is executed in one
-//! place: on one key by `server::judge`, a pure function of the command, what is there and the time; on several keys, and from MULTI to EXEC, by `server::plan`, whose effects are
+//! place: on one key by its family in `server::commands`, a pure function of the command, what is there and the time; on several keys, and from MULTI to EXEC, by `server::atomic_step`, whose updates are
 //! applied in one step. A value may expire at a time that is part of its entry: readers look at the clock, and nobody writes a delete because of it.
 //!
 //! # A write's way
 //!
 //! ```text
 //!  client ── TCP ──▶ client-N                                    a session executes all commands that have come as one round
-//!                       │  submit: room, shard lock, judge, sequencer lock: stamp + send, insert (several keys: all their shards, one plan)
+//!                       │  submit: room, shard lock, evaluate, sequencer lock: stamp + send, insert (several keys: all their shards, one plan)
 //!                       ▼
 //!                 crossbeam channel                              bounded by bytes of room; in stamp order (I2)
 //!                       ▼

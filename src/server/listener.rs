@@ -13,7 +13,8 @@ use crate::net::{Acceptor, AfterAccept};
 use crate::process::descriptors::{are_used_up, in_words, no_descriptor};
 use crate::server::client::Client;
 use crate::server::clients::NotAdmitted;
-use crate::server::{Shared, session};
+use crate::server::session;
+use crate::server::shared::Shared;
 use crate::wire::reply::{ErrorCode, Reply};
 use crate::wire::text::encode_reply;
 

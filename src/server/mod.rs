@@ -4,102 +4,46 @@
 //! round, waits once until the writes of the round are acknowledged, and answers with one write. It sees of replication only the face for
 //! writes ([`Submit`], [`Acks`]) and the reports of [`Replica`].
 
+mod atomic_step;
 mod buffer;
 pub(crate) mod client;
 pub(crate) mod clients;
-mod execute;
-mod introspect;
-pub(crate) mod judge;
+pub mod commands;
+mod connection;
+pub(crate) mod counters;
+pub(crate) mod evaluation;
 mod listener;
-mod long;
-mod lookups;
+mod memory_limit;
+mod multi_queue;
 mod outgoing;
-mod plan;
+mod protocol;
+mod request;
 mod restore;
 pub(crate) mod rounds;
 mod session;
 pub(crate) mod session_room;
-mod transaction;
-mod wire;
+pub(crate) mod shared;
 mod writes;
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-use crate::config::Config;
 use crate::net::Acceptor;
 use crate::process::logging::LogLimit;
-use crate::replication::acks::Acks;
 use crate::replication::replica::Replica;
-use crate::replication::submit::Submit;
 use crate::server::clients::Clients;
+use crate::server::counters::Counters;
 use crate::server::session_room::{READ_ROOM, REPLY_ROOM, SessionRoom};
-use crate::store::Store;
+use crate::server::shared::{Services, Shared};
 use crate::wire::bytes::Limits;
-
-/// Everything that sessions work with.
-pub struct Services {
-    pub config: Arc<Config>,
-    pub store: Arc<Store>,
-    pub submit: Arc<Submit>,
-    pub acks: Arc<Acks>,
-    /// Asked whether it is open, and for its reports; writes go through `submit` and `acks`.
-    pub replica: Arc<Replica>,
-}
-
-impl Services {
-    pub(crate) fn of(replica: Arc<Replica>) -> Services {
-        Services {
-            config: Arc::clone(replica.config()),
-            store: Arc::clone(replica.store()),
-            submit: Arc::clone(replica.submit()),
-            acks: Arc::clone(replica.acks()),
-            replica,
-        }
-    }
-}
 
 /// The running server; [`Server::stop`] ends it.
 pub struct Server {
     shared: Arc<Shared>,
     acceptor: Acceptor,
-}
-
-/// What the accepting thread and all sessions share.
-pub(crate) struct Shared {
-    pub(crate) services: Services,
-    /// Where clients are listened for.
-    pub(crate) addr: SocketAddr,
-    pub(crate) limits: Limits,
-    pub(crate) clients: Clients,
-    pub(crate) counters: Counters,
-    pub(crate) read_room: SessionRoom,
-    pub(crate) reply_room: SessionRoom,
-    /// Clients decide how often something is to be logged.
-    pub(crate) said: LogLimit,
-    /// Once true, sessions end after the round that they are in.
-    pub(crate) stopping: AtomicBool,
-}
-
-/// For STATUS and INFO. Sessions add to them once a round.
-#[derive(Default)]
-pub(crate) struct Counters {
-    commands: AtomicU64,
-    writes: AtomicU64,
-    writes_refused: AtomicU64,
-    writes_unknown: AtomicU64,
-    hits: AtomicU64,
-    misses: AtomicU64,
-    accept_errors: AtomicU64,
-    /// Clients that were one too many.
-    clients_refused: AtomicU64,
-    /// Clients that were closed because they did not take their replies.
-    clients_deaf: AtomicU64,
-    /// No such client is logged before this many seconds of [`elapsed`](crate::data::clock::elapsed).
-    deaf_logged_next_s: AtomicU64,
 }
 
 impl Server {
@@ -134,12 +78,6 @@ impl Server {
         self.shared.stopping.store(true, Ordering::Release);
         self.acceptor.stop(deadline);
         self.shared.clients.end(deadline)
-    }
-}
-
-impl Shared {
-    fn is_stopping(&self) -> bool {
-        self.stopping.load(Ordering::Acquire)
     }
 }
 

@@ -4,7 +4,7 @@
 //! and not executed. So a client may send all its requests before it reads the first reply. How long the socket may take nothing is bounded, and so is what the replies that wait
 //! hold in all sessions together.
 
-use std::io::{self, ErrorKind};
+use std::io::{self, BufWriter, ErrorKind, Write as _};
 use std::mem;
 use std::net::TcpStream;
 use std::os::fd::AsFd;
@@ -17,10 +17,10 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use socket2::SockRef;
 
 use crate::data::clock::elapsed;
-use crate::server::Shared;
 use crate::server::buffer::ReadBuffer;
 use crate::server::client::Client;
 use crate::server::session_room::{NoRoom, Share};
+use crate::server::shared::Shared;
 use crate::store::Store;
 use crate::wire::reply::Reply;
 
@@ -31,6 +31,9 @@ const LOOK_PAUSE_MAX: Duration = Duration::from_secs(1);
 const SHORT_PAUSE: Duration = Duration::from_millis(1);
 /// Between two log lines on clients that do not take their replies.
 const DEAF_LOG_PAUSE: Duration = Duration::from_secs(60);
+
+/// Long answers leave in pieces of this size.
+pub(crate) const CHUNK_LEN: usize = 64 << 10;
 
 pub(crate) struct Outgoing<'s, 'a> {
     shared: &'s Shared,
@@ -178,4 +181,15 @@ fn unshared(reply: &Reply<'_>, store: &Store) -> usize {
         Reply::Map(pairs) => pairs.iter().map(|(key, value)| unshared(key, store) + unshared(value, store)).sum(),
         _ => 0,
     }
+}
+
+type Out<'s, 'a> = BufWriter<Outgoing<'s, 'a>>;
+
+/// Writes an answer in pieces.
+pub(crate) fn buffered<'s, 'a>(outgoing: Outgoing<'s, 'a>, write: impl FnOnce(&mut Out<'s, 'a>) -> io::Result<()>) -> io::Result<()> {
+    let mut out = BufWriter::with_capacity(CHUNK_LEN, outgoing);
+    let written = write(&mut out).and_then(|()| out.flush());
+    // Without another try at what could not be written: that would wait for the client once more.
+    drop(out.into_parts());
+    written
 }

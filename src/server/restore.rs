@@ -13,9 +13,9 @@ use memchr::memchr;
 use crate::data::clock::{Now, elapsed};
 use crate::data::entry::Entry;
 use crate::replication::sync::restore::{NotRestored, Restore, Restored};
-use crate::server::Shared;
 use crate::server::buffer::ReadBuffer;
-use crate::server::writes::{full, is_full};
+use crate::server::memory_limit::{is_full, why_full};
+use crate::server::shared::Shared;
 use crate::wire::bytes::Limits;
 use crate::wire::dump::{self, DumpReader, Line};
 use crate::wire::reply::{ErrorCode, Reply};
@@ -164,7 +164,7 @@ impl Taking<'_> {
             return Err(Failed::Refused(ErrorCode::Busy, self.given_up("this node is stopping; use another node")));
         }
         if is_full(services) {
-            return Err(Failed::Refused(ErrorCode::Full, self.given_up(&full(services))));
+            return Err(Failed::Refused(ErrorCode::Full, self.given_up(&why_full(services))));
         }
         Ok(())
     }

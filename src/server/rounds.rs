@@ -6,15 +6,17 @@
 
 use std::sync::Arc;
 
-use crate::server::Shared;
 use crate::server::buffer::ReadBuffer;
 use crate::server::client::Client;
-use crate::server::execute::{Done, Executor};
-use crate::server::judge::Moment;
-use crate::server::long::Long;
+use crate::server::commands::deferred::Deferred;
+use crate::server::commands::execute::{Execution, execute};
+use crate::server::connection::Connection;
+use crate::server::evaluation::RoundTime;
+use crate::server::protocol::Protocol;
+use crate::server::request::{ParsedRequest, RequestParser, Row};
 use crate::server::restore;
-use crate::server::wire::{Asked, Requests, Wire};
-use crate::server::writes::Place;
+use crate::server::shared::Shared;
+use crate::server::writes::ReplySpan;
 use crate::wire::resp::RespVersion;
 
 /// A round's replies are sent when they reach this, however many commands are left. Every client that reads slowly may hold as much, and one short reply.
@@ -25,8 +27,8 @@ const REPLY_LEN_LONG: usize = 128 << 10;
 pub(crate) struct Rounds<'a> {
     pub buffer: ReadBuffer<'a>,
     pub replies: Vec<u8>,
-    pub executor: Executor<'a>,
-    requests: Requests,
+    pub connection: Connection<'a>,
+    parser: RequestParser,
 }
 
 /// A round whose commands were executed.
@@ -45,15 +47,15 @@ pub(crate) enum Ended {
     /// The replies have reached their bound, or the writes that follow are waited for in another way: there may be more to execute.
     Early,
     /// This is to be written next.
-    Before(Long, Wire),
+    Before(Deferred, Protocol),
     /// A dump comes next, not commands.
     Restore,
     /// After QUIT, and after bytes that are no requests.
     Close,
 }
 
-/// What a round came to.
-pub(crate) struct Round {
+/// The end of a round whose writes are settled.
+pub(crate) struct RoundEnd {
     pub ended: Ended,
     /// Something was refused for want of a quorum.
     pub no_quorum: bool,
@@ -61,26 +63,28 @@ pub(crate) struct Round {
 
 impl<'a> Rounds<'a> {
     pub fn new(shared: &'a Shared, client: &'a Arc<Client>) -> Rounds<'a> {
-        let len_max = Requests::len_max(&shared.limits).max(restore::line_len_max(&shared.limits));
+        let len_max = RequestParser::len_max(&shared.limits).max(restore::line_len_max(&shared.limits));
         Rounds {
             buffer: ReadBuffer::new(len_max, &shared.read_room),
             replies: Vec::new(),
-            executor: Executor::new(shared, client),
-            requests: Requests::default(),
+            connection: Connection::new(shared, client),
+            parser: RequestParser::default(),
         }
     }
 
-    /// Executes what has been read, and waits until the writes among it are acknowledged: then the replies may be sent.
-    pub fn run(&mut self) -> Round {
-        let executed = self.execute(&Moment::default());
-        let stands = self.executor.settle(&mut self.replies);
+    /// Executes what has been read, and waits until the writes among it are acknowledged: then the
+    /// replies may be sent.
+    pub fn run(&mut self) -> RoundEnd {
+        let executed = self.execute(&RoundTime::default());
+        let stands = self.connection.settle(&mut self.replies);
         self.end(executed, stands)
     }
 
-    /// Executes what has been read. The replies are not known to be true before the writes are settled.
-    pub fn execute(&mut self, moment: &Moment) -> Executed {
-        let Rounds { buffer, replies, executor, requests } = self;
-        let limits = &executor.shared.limits;
+    /// Executes what has been read. The replies are not known to be true before the writes are
+    /// settled.
+    pub fn execute(&mut self, time: &RoundTime) -> Executed {
+        let Rounds { buffer, replies, connection, parser } = self;
+        let limits = &connection.shared.limits;
         let unread = buffer.unread();
         let (mut at, mut waits) = (0, false);
         let ended = loop {
@@ -88,50 +92,58 @@ impl<'a> Rounds<'a> {
                 break Ended::Early;
             }
             let rest = &unread[at..];
-            let wire = executor.wire_of(rest);
-            let (ref asked, consumed) = requests.next(rest, executor.queues(), limits, moment);
-            executor.name = requests.command();
+            let protocol = connection.protocol_of(rest);
+            let (ref parsed, consumed) = parser.next(rest, connection.transaction.is_open(), limits, time);
             let start = replies.len();
-            let mut place = Place { reply: start..start, wire };
+            let mut span = ReplySpan { range: start..start, protocol };
             at += consumed;
-            let level = executor.level;
-            let done = match asked {
-                Asked::Incomplete => break Ended::NeedsMore,
-                Asked::Empty => continue,
-                Asked::Fatal(wrong) => {
-                    wire.encode(&wrong.clone().into_reply(), replies);
+            let level = connection.level;
+            let execution = match parsed {
+                ParsedRequest::Request(row, request) => {
+                    connection.command = row.resp_name();
+                    execute(connection, request, || row.is_allowed_while_loading(), protocol, time)
+                }
+                ParsedRequest::Incomplete => break Ended::NeedsMore,
+                ParsedRequest::Empty => continue,
+                ParsedRequest::Queued(request) => {
+                    connection.command = Some(request.name);
+                    Execution::Reply(connection.queue(request, consumed))
+                }
+                ParsedRequest::Wrong(row, wrong) => {
+                    connection.command = row.map_or(connection.command, Row::resp_name);
+                    Execution::Reply(connection.refuse(wrong.clone(), protocol))
+                }
+                ParsedRequest::Fatal(wrong) => {
+                    protocol.encode(&wrong.clone().into_reply(), replies);
                     break Ended::Close;
                 }
-                Asked::Replica(wrong) => {
-                    Wire::Resp(RespVersion::default()).encode(&wrong.clone().into_reply(), replies);
+                ParsedRequest::ReplicaOfRedis(wrong) => {
+                    Protocol::Resp(RespVersion::default()).encode(&wrong.clone().into_reply(), replies);
                     break Ended::Close;
                 }
-                Asked::Command(Err(wrong)) => Done::Reply(executor.refuse(wrong.clone(), wire)),
-                Asked::Queued => Done::Reply(executor.queue(&rest[..consumed])),
-                Asked::Command(Ok(command)) => executor.execute(command, wire, moment),
             };
-            match done {
+            match execution {
                 // Written from where its values are, but only when it is known to be true.
-                Done::Reply(reply) if reply.size() >= REPLY_LEN_LONG => {
-                    waits = executor.place(place);
-                    break Ended::Before(Long::Reply(reply.into_owned()), executor.wire_of(rest));
+                Execution::Reply(reply) if reply.size() >= REPLY_LEN_LONG => {
+                    waits = connection.record_reply(span);
+                    break Ended::Before(Deferred::Reply(reply.into_owned()), connection.protocol_of(rest));
                 }
-                Done::Reply(reply) => {
+                Execution::Reply(reply) => {
                     // RESET and HELLO are answered in the version that they choose.
-                    executor.wire_of(rest).encode(&reply, replies);
-                    place.reply.end = replies.len();
-                    executor.place(place);
-                    if executor.level != level {
+                    connection.protocol_of(rest).encode(&reply, replies);
+                    span.range.end = replies.len();
+                    connection.record_reply(span);
+                    if connection.level != level {
                         // The writes so far were sent under the level before it, whatever has changed it.
                         break Ended::Early;
                     }
                 }
-                Done::Before(long) => break Ended::Before(long, wire),
-                Done::Restore => break Ended::Restore,
-                Done::Close(reply) => {
-                    wire.encode(&reply, replies);
-                    place.reply.end = replies.len();
-                    executor.place(place);
+                Execution::Deferred(deferred) => break Ended::Before(deferred, protocol),
+                Execution::Restore => break Ended::Restore,
+                Execution::Close(reply) => {
+                    protocol.encode(&reply, replies);
+                    span.range.end = replies.len();
+                    connection.record_reply(span);
                     break Ended::Close;
                 }
             }
@@ -140,14 +152,14 @@ impl<'a> Rounds<'a> {
     }
 
     /// `stands`: what the last of the writes has answered is true.
-    pub fn end(&mut self, executed: Executed, stands: bool) -> Round {
+    pub fn end(&mut self, executed: Executed, stands: bool) -> RoundEnd {
         let Executed { mut ended, consumed, waits } = executed;
         if waits && !stands {
             // What became of the command with the long answer is in the replies already.
             ended = Ended::Early;
         }
-        let no_quorum = self.executor.end_round(self.buffer.unread().len() - consumed);
+        let no_quorum = self.connection.end_round(self.buffer.unread().len() - consumed);
         self.buffer.consume(consumed);
-        Round { ended, no_quorum }
+        RoundEnd { ended, no_quorum }
     }
 }

@@ -8,14 +8,14 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::server::Shared;
 use crate::server::client::Client;
-use crate::server::long::{self, Long};
+use crate::server::commands::deferred::{self, Deferred};
 use crate::server::outgoing::Outgoing;
+use crate::server::protocol::Protocol;
 use crate::server::restore;
-use crate::server::rounds::{Ended, Round, Rounds};
+use crate::server::rounds::{Ended, RoundEnd, Rounds};
 use crate::server::session_room::NoRoom;
-use crate::server::wire::Wire;
+use crate::server::shared::Shared;
 use crate::wire::reply::{ErrorCode, Reply};
 
 /// Of the memory for replies, kept between rounds.
@@ -57,24 +57,24 @@ impl<'a> Session<'a> {
         let mut needs_more = true;
         // A half request at the end of the stream is dropped: nobody is left to tell.
         while !self.shared.is_stopping() {
-            if self.rounds.executor.client.is_killed() {
+            if self.rounds.connection.client.is_killed() {
                 return Ok(Farewell::Gone);
             }
             if needs_more {
                 if self.rounds.buffer.make_room() == Err(NoRoom) {
                     let sentence = "the large commands that are arriving take all the memory that this node has for them; nothing of this one \
                         was written, and this connection is closed; try again later or another node";
-                    let wire = self.rounds.executor.wire_of(self.rounds.buffer.unread());
-                    wire.encode(&Reply::Error { code: ErrorCode::Busy, sentence: sentence.into() }, &mut self.rounds.replies);
+                    let protocol = self.rounds.connection.protocol_of(self.rounds.buffer.unread());
+                    protocol.encode(&Reply::Error { code: ErrorCode::Busy, sentence: sentence.into() }, &mut self.rounds.replies);
                     self.send()?;
                     return Ok(Farewell::Closing);
                 }
                 if self.rounds.buffer.fill(&mut self.socket)? == 0 {
                     return Ok(Farewell::Gone);
                 }
-                self.rounds.executor.client.note_active();
+                self.rounds.connection.client.note_active();
             }
-            let Round { ended, no_quorum } = self.rounds.run();
+            let RoundEnd { ended, no_quorum } = self.rounds.run();
             if no_quorum {
                 thread::park_timeout(NO_QUORUM_PAUSE);
             }
@@ -82,7 +82,7 @@ impl<'a> Session<'a> {
             needs_more = matches!(ended, Ended::NeedsMore) || self.rounds.buffer.unread().is_empty();
             match ended {
                 Ended::NeedsMore | Ended::Early => {}
-                Ended::Before(long, wire) => self.send_long(long, wire)?,
+                Ended::Before(deferred, protocol) => self.send_deferred(deferred, protocol)?,
                 Ended::Restore => {
                     let done = restore::run(self.shared, self.socket, &mut self.rounds.buffer, &mut self.rounds.replies)?;
                     self.send()?;
@@ -97,9 +97,9 @@ impl<'a> Session<'a> {
     }
 
     fn send(&mut self) -> io::Result<()> {
-        let Rounds { buffer, replies, executor, .. } = &mut self.rounds;
+        let Rounds { buffer, replies, connection, .. } = &mut self.rounds;
         if !replies.is_empty() {
-            Outgoing::new(self.shared, executor.client, buffer).write_all(replies)?;
+            Outgoing::new(self.shared, connection.client, buffer).write_all(replies)?;
             replies.clear();
             replies.shrink_to(REPLIES_LEN_KEPT);
         }
@@ -107,10 +107,10 @@ impl<'a> Session<'a> {
     }
 
     #[inline(never)]
-    fn send_long(&mut self, long: Long, wire: Wire) -> io::Result<()> {
-        let Rounds { buffer, executor, .. } = &mut self.rounds;
-        let outgoing = Outgoing::new(self.shared, executor.client, buffer);
-        long::write(outgoing, executor, long, wire)
+    fn send_deferred(&mut self, deferred: Deferred, protocol: Protocol) -> io::Result<()> {
+        let Rounds { buffer, connection, .. } = &mut self.rounds;
+        let outgoing = Outgoing::new(self.shared, connection.client, buffer);
+        deferred::write(outgoing, connection, deferred, protocol)
     }
 }
 

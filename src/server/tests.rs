@@ -10,11 +10,14 @@ mod resp;
 mod steps;
 
 use super::*;
+use crate::config::Config;
 use crate::data::clock::{Now, Stamp};
 use crate::data::entry::Entry;
 use crate::data::version::{NodeId, Origin, Version};
 use crate::net::listen;
-use crate::store::Keyspace;
+use crate::replication::acks::Acks;
+use crate::replication::submit::Submit;
+use crate::store::{Keyspace, Store};
 use crate::wire::peer::Ack;
 
 /// Long enough that only a fault gets there.

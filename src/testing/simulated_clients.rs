@@ -9,10 +9,11 @@ use crate::process::logging::LogLimit;
 use crate::replication::replica::Replica;
 use crate::server::client::Client;
 use crate::server::clients::Clients;
-use crate::server::judge::Moment;
+use crate::server::counters::Counters;
+use crate::server::evaluation::RoundTime;
 use crate::server::rounds::{Executed, Rounds};
 use crate::server::session_room::{READ_ROOM, REPLY_ROOM, SessionRoom};
-use crate::server::{Counters, Services, Shared};
+use crate::server::shared::{Services, Shared};
 use crate::wire::bytes::Limits;
 
 /// What the clients of one node share.
@@ -64,13 +65,13 @@ impl SimulatedClient<'_> {
             let fits = buffer.make_room().is_ok() && buffer.fill(&mut rest).is_ok_and(|len| len > 0);
             assert!(fits, "requests of {} bytes do not fit into the buffer", requests.len());
         }
-        self.executed = Some(self.rounds.execute(&Moment::at(now)));
+        self.executed = Some(self.rounds.execute(&RoundTime::at(now)));
     }
 
     /// The replies, once they may leave; they stay until the next round. `is_late`: the ack time-out of the round is over.
     pub fn poll(&mut self, is_late: bool) -> Option<&[u8]> {
-        let Rounds { replies, executor, .. } = &mut self.rounds;
-        let stands = executor.try_settle(is_late, replies)?;
+        let Rounds { replies, connection, .. } = &mut self.rounds;
+        let stands = connection.try_settle(is_late, replies)?;
         self.rounds.end(self.executed.take()?, stands);
         assert!(self.rounds.buffer.unread().is_empty(), "the requests did not make one round");
         Some(&self.rounds.replies)

@@ -1,6 +1,8 @@
-//! What clients ask, whichever protocol carries it.
+//! Typed commands: what clients ask for, whichever protocol carries it.
 //!
-//! Parsing (text.rs, resp/) makes a [`Command`] out of bytes; execution (server/execute.rs) makes [`Reply`](super::reply::Reply)s out of it; neither knows the other.
+//! The kinds of [`Command`] are the ways in which a server executes one. The text protocol
+//! (wire/text) and RESP (server/commands) make these values of bytes; server/commands executes them.
+//! A command on one key is in the kind of its family, so that parser and meaning are in one file.
 
 use std::time::Duration;
 
@@ -11,182 +13,166 @@ use crate::wire::resp::RespVersion;
 
 /// One request of a client.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Command<'a> {
-    /// Concerns one key, and is decided by what is there alone.
-    One {
-        key: Bytes<'a>,
-        action: Action<'a>,
-    },
-    /// Concerns several keys, and is one step on the node that executes it.
-    Several(Several<'a>),
-    /// The keys that begin with something, and at most so many.
-    Keys {
-        prefix: Bytes<'a>,
-        limit: Option<usize>,
-    },
-    /// The keys that a pattern matches (protocol/resp/glob.rs).
-    Matching {
-        pattern: Bytes<'a>,
-    },
-    /// One step through all keys.
-    Scan {
-        /// 0 begins; else what the step before returned.
-        cursor: u64,
-        pattern: Option<Bytes<'a>>,
-        /// How many keys to look at. At least 1.
-        count: usize,
-        /// Whether keys that hold strings are wanted, which is all that there are.
-        strings: bool,
-    },
-    RandomKey,
-    Count,
-    /// Deletes every key.
-    Flush,
-    /// Without the keys that expire before this (milliseconds since 1970); `None`: before soon.
-    Digest {
-        before: Option<u64>,
-    },
+pub enum Request<'a> {
+    Command(Command<'a>),
+    Session(SessionCommand<'a>),
+    Text(TextCommand<'a>),
+}
 
-    /// What follows is queued until EXEC.
+/// A command that may also stand between MULTI and EXEC.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Command<'a> {
+    Data(DataCommand<'a>),
+    Other(OtherCommand<'a>),
+}
+
+/// A command on keys. Those of a transaction are one step.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DataCommand<'a> {
+    /// Looks at one key and never writes.
+    Read { key: Bytes<'a>, read: Read },
+    /// Looks at one key and may write it; what is there decides alone.
+    Write { key: Bytes<'a>, write: Write<'a> },
+    /// Concerns several keys, in one step on the node that executes it.
+    MultiKey(MultiKey<'a>),
+    /// Concerns all keys.
+    Keyspace(Keyspace<'a>),
+}
+
+/// A command that is no part of the step of its transaction, but executed behind it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum OtherCommand<'a> {
+    /// Concerns the connection, and neither waits nor touches data.
+    Connection(ConnectionCommand<'a>),
+    /// Asks what this node is, and is answered at once.
+    Introspection(Introspection<'a>),
+    /// Asks how the node is, or has it work on its data or its disk. Its answer takes time.
+    Admin(Admin),
+    /// Waits.
+    Blocking(Blocking),
+}
+
+/// A command on the session itself, never queued between MULTI and EXEC.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SessionCommand<'a> {
+    /// Queues what follows, until EXEC.
     Multi,
     Exec,
     Discard,
     Watch {
         keys: Vec<Bytes<'a>>,
     },
-    Unwatch,
-
-    /// Sets this connection's level, or asks for it.
+    /// Sets the ack level of this connection, or asks for it.
     Ack {
         level: Option<AckLevel>,
     },
-    /// Waits until so many peers have this connection's writes.
-    Wait {
-        peers: usize,
-        /// `None`: for ever.
-        timeout: Option<Duration>,
-    },
-    /// Waits until this connection's writes are on this node's disk, if `local`, and on those of so many peers.
-    WaitDurable {
-        local: bool,
-        peers: usize,
-        timeout: Option<Duration>,
-    },
-    Status,
-    Peers,
-    Dump,
-    /// The lines of a dump follow, up to its end line.
-    Restore,
-    /// Writes a snapshot.
-    Compact,
-    /// Logs again after a full disk.
-    Resume,
-
-    Ping {
-        message: Option<Bytes<'a>>,
-    },
-    Echo {
-        message: Bytes<'a>,
-    },
-    /// What needs no doing: AUTH where there is no password, SELECT of the only database.
-    Nothing,
-    /// Chooses the version of RESP, if one is named, and names the connection.
-    Hello {
-        version: Option<RespVersion>,
-        name: Option<Bytes<'a>>,
-    },
-    /// The connection as it was when it began.
+    /// Makes the connection as it was when it began.
     Reset,
-    Client(ClientCommand<'a>),
-    /// On one command, or on all of them.
-    Help {
-        verb: Option<String>,
-    },
     Quit,
-
-    Time,
-    Role,
-    /// Sections by name, in lower case; all if there are none.
-    Info {
-        sections: Vec<String>,
-    },
-    /// `CONFIG GET`: names and values that one of these patterns matches.
-    Config {
-        patterns: Vec<Bytes<'a>>,
-    },
-    Catalogue(Catalogue),
-    Lolwut,
-    /// `DEBUG SLEEP`: of this connection alone.
-    Sleep {
-        time: Duration,
-    },
 }
 
-/// What is done with one key. A key that is not there, or has expired, is *absent*.
+/// A command that only the text protocol has.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Action<'a> {
+pub enum TextCommand<'a> {
+    /// Lists the keys that begin with a prefix, and at most so many.
+    Keys { prefix: Bytes<'a>, limit: Option<usize> },
+    /// Prints all entries as lines of JSON.
+    Dump,
+    /// Announces the lines of a dump, up to its end line.
+    Restore,
+    /// Explains one verb, or all of them.
+    Help { verb: Option<String> },
+}
+
+/// A read of one key. A key that is not there, or has expired, is *absent*.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Read {
+    String(StringRead),
+    Key(KeyRead),
+    /// The time at which the key expires: -1 for never, -2 if absent.
+    Expiry(ExpiryUnit),
+}
+
+/// A write to one key. A key that is not there, or has expired, is *absent*.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Write<'a> {
+    String(StringWrite<'a>),
+    Key(KeyWrite),
+    Expiry(ExpiryWrite),
+}
+
+/// Reads of a value (server/commands/strings.rs).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum StringRead {
     /// The value.
     Get,
-    /// 1 or 0.
-    Exists,
+    /// Null if absent, else this error: GETEX looks for the key before it looks at the expiry.
+    GetWithBadExpiry(Wrong),
     /// The length of the value, 0 if absent.
     Len,
-    /// Of the value, the bytes from `start` to `end`, both included; negative ones count from the end.
-    Range {
-        start: i64,
-        end: i64,
-    },
-    /// When it expires. -1: never; -2: absent.
-    Expiry(ExpiryUnit),
-    /// `string` or `none`.
-    Type,
-    /// How Redis would keep the value.
-    Encoding,
-    /// Bytes that the entry takes, by estimate.
-    Footprint,
+    /// The bytes from `start` to `end`, both included; negative ones count from the end.
+    Range { start: i64, end: i64 },
+}
 
+/// Writes of a value (server/commands/strings.rs).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum StringWrite<'a> {
     Set(Set<'a>),
-    /// Deletes. `strict`: OK, or an error if absent; else 1 or 0.
-    Delete {
-        strict: bool,
-    },
-    /// The value, and deletes it.
+    /// Returns the value and deletes the key.
     GetDelete,
-    /// Null if absent, else this error: GETEX looks for the key before it looks at the expiry.
-    GetWrong {
-        wrong: Wrong,
-    },
-    /// The value, and changes when it expires.
+    /// Returns the value and changes the expiry of the key.
     GetExpire {
         lifetime: Lifetime,
     },
-    /// Puts bytes behind the value; its length.
+    /// Puts bytes behind the value; returns its length.
     Append {
         tail: Bytes<'a>,
     },
-    /// Puts bytes over those of the value from there on, zeros between; its length.
+    /// Puts bytes over the value from `offset` on, zeros between; returns its length.
     Overwrite {
         offset: usize,
         bytes: Bytes<'a>,
     },
-    /// Adds to the number that the value spells; the sum.
+    /// Adds to the number that the value spells; returns the sum.
     Add {
         by: i64,
     },
-    /// The same with a decimal fraction, as it was spelt.
+    /// Adds a decimal fraction, as it was spelt; returns the sum.
     AddDecimal {
         by: Bytes<'a>,
     },
-    /// Has it expire at that time, in milliseconds since 1970; at once if that is over. 1 or 0.
-    Expire {
-        at: i64,
-        only: ExpireOnly,
-    },
-    /// Has it never expire. 1 or 0.
+}
+
+/// Reads of a key, whatever its value (server/commands/keys.rs).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KeyRead {
+    /// 1, or 0 if absent.
+    Exists,
+    /// `string`, or `none` if absent.
+    Type,
+    /// How Redis would keep the value.
+    Encoding,
+    /// The bytes that the entry takes, by estimate.
+    Footprint,
+}
+
+/// Writes to a key, whatever its value (server/commands/keys.rs).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KeyWrite {
+    /// Deletes the key. `strict`: OK, or an error if absent; else 1 or 0.
+    Delete { strict: bool },
+}
+
+/// Changes of a key's expiry (server/commands/expiry.rs).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ExpiryWrite {
+    /// Makes the key expire at `at`, in milliseconds since 1970; at once if that is over. 1 or 0.
+    Expire { at: i64, only: ExpireOnly },
+    /// Makes the key never expire. 1 or 0.
     Persist,
 }
 
-/// What a key is to hold.
+/// The value that a key is to hold, and under which conditions.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Set<'a> {
     pub value: Bytes<'a>,
@@ -195,7 +181,7 @@ pub struct Set<'a> {
     pub answer: SetAnswer,
 }
 
-/// Where a key is set at all.
+/// The keys that a [`Set`] sets at all.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Only {
     #[default]
@@ -204,19 +190,19 @@ pub enum Only {
     IfPresent,
 }
 
-/// What becomes of a key's expiry when the key is written.
+/// The expiry of a key after a write.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Lifetime {
-    /// It never expires.
+    /// The key never expires.
     #[default]
     Endless,
-    /// As it was.
+    /// The expiry stays as it was.
     Kept,
-    /// In milliseconds since 1970; may be over.
+    /// The key expires then, in milliseconds since 1970; may be over.
     Until(i64),
 }
 
-/// What the client hears of a [`Set`].
+/// The reply to a [`Set`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SetAnswer {
     /// OK, or an error that says why not.
@@ -225,11 +211,11 @@ pub enum SetAnswer {
     OkOrNull,
     /// 1 or 0.
     Number,
-    /// The value before it, or null if there was none; whether it was set or not.
+    /// The value before it, or null if there was none; with no regard to whether the key was set.
     Former,
 }
 
-/// Which expiries EXPIRE may replace. All that are true must hold.
+/// The expiries that EXPIRE may replace. All that are true must hold.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ExpireOnly {
     /// Only of a key that never expires.
@@ -242,28 +228,28 @@ pub struct ExpireOnly {
     pub earlier: bool,
 }
 
-/// How TTL and its kin count.
+/// The unit in which TTL and its kin count.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ExpiryUnit {
-    /// Since 1970, and not from now.
+    /// True: since 1970. False: from now on.
     pub absolute: bool,
     pub milliseconds: bool,
 }
 
-/// What is done with several keys.
+/// A command on several keys.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Several<'a> {
+pub enum MultiKey<'a> {
     Get(Vec<Bytes<'a>>),
-    /// How many there are; one that is named twice counts twice.
+    /// Counts the keys that are there; one that is named twice counts twice.
     Exists(Vec<Bytes<'a>>),
-    /// How many were deleted.
+    /// Deletes keys, and counts those that were there.
     Delete(Vec<Bytes<'a>>),
-    /// All or, where one exists and `only_absent`, none.
+    /// Sets all keys; with `only_absent` none of them if one exists.
     Set {
         pairs: Vec<(Bytes<'a>, Bytes<'a>)>,
         only_absent: bool,
     },
-    /// Value and expiry move. `only_absent`: unless there is a key of the new name.
+    /// Moves value and expiry; with `only_absent` not over a key of the new name.
     Rename {
         from: Bytes<'a>,
         to: Bytes<'a>,
@@ -271,30 +257,79 @@ pub enum Several<'a> {
     },
 }
 
+/// A command on all keys (server/commands/scan.rs).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Keyspace<'a> {
+    Count,
+    /// Takes one step through all keys.
+    Scan(Scan<'a>),
+    RandomKey,
+    /// Returns the keys that a pattern matches (wire/resp/glob.rs).
+    Matching {
+        pattern: Bytes<'a>,
+    },
+    /// Deletes every key.
+    Flush,
+}
+
+/// One step through all keys.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Scan<'a> {
+    /// 0 begins; else what the step before returned.
+    pub cursor: u64,
+    pub pattern: Option<Bytes<'a>>,
+    /// The number of keys to look at, at least 1.
+    pub count: usize,
+    /// False if no strings are wanted: then no key is, for there is nothing else.
+    pub strings: bool,
+}
+
+/// A command that concerns the connection (server/commands/connection.rs).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ConnectionCommand<'a> {
+    Ping {
+        message: Option<Bytes<'a>>,
+    },
+    Echo {
+        message: Bytes<'a>,
+    },
+    /// Needs no doing: AUTH where there is no password, SELECT of the only database.
+    NoOp,
+    /// Chooses the version of RESP, if one is named, and names the connection.
+    Hello {
+        version: Option<RespVersion>,
+        name: Option<Bytes<'a>>,
+    },
+    /// Forgets the watched keys.
+    Unwatch,
+    Client(ClientCommand<'a>),
+}
+
 /// `CLIENT …`
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ClientCommand<'a> {
     Id,
     Info,
-    /// Those with these ids, or all.
+    /// Lists the clients with these ids, or all.
     List {
         ids: Option<Vec<u64>>,
         kind: Option<ClientKind>,
     },
     GetName,
     SetName(Bytes<'a>),
-    /// `lib-name` or `lib-ver`.
+    /// Sets `lib-name` or `lib-ver`.
     SetInfo {
         version: bool,
         value: Bytes<'a>,
     },
     Kill(Box<KillClients<'a>>),
-    /// Nothing is ever evicted, and nothing is touched: these are taken and change nothing.
+    /// Is accepted and changes nothing: no connection is closed to free memory.
     NoEvict(bool),
+    /// Is accepted and changes nothing: reading a key never changes it.
     NoTouch(bool),
 }
 
-/// Which clients a command means.
+/// The clients that a command is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ClientKind {
     Normal,
@@ -302,27 +337,40 @@ pub enum ClientKind {
     Other,
 }
 
-/// Which clients are closed: those to whom everything applies that is given.
+/// The clients to close: those that meet every condition that is given.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct KillClients<'a> {
-    /// `CLIENT KILL addr`: OK, or an error if there is none. Else the number of those killed.
+    /// True for `CLIENT KILL addr`: OK, or an error if there is none. Else the number of those killed.
     pub strict: bool,
     pub id: Option<u64>,
     pub addr: Option<Bytes<'a>>,
     pub laddr: Option<Bytes<'a>>,
     pub kind: Option<ClientKind>,
     pub user: Option<Bytes<'a>>,
-    /// Also the one that asks.
+    /// True if the caller may be among them.
     pub also_me: bool,
 }
 
-/// `COMMAND …`: what commands there are. Names are in lower case.
+/// A question about this node that is answered at once (server/commands/introspection.rs).
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Catalogue {
+pub enum Introspection<'a> {
+    Time,
+    Role,
+    Lolwut,
+    /// `CONFIG GET`: names and values that one of these patterns matches.
+    Config {
+        patterns: Vec<Bytes<'a>>,
+    },
+    Commands(CommandQuery),
+}
+
+/// `COMMAND …`: a question about the commands that there are. Names are in lower case.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum CommandQuery {
     Count,
-    /// All, or those that the filter names.
+    /// Lists all, or those that the filter names.
     List(Option<ListFilter>),
-    /// Of these, or of all.
+    /// Describes these, or all.
     Info(Option<Vec<String>>),
     Docs(Vec<String>),
 }
@@ -334,77 +382,186 @@ pub enum ListFilter {
     Pattern(Vec<u8>),
     /// An ACL category.
     Category(String),
-    /// Modules, of which there are none.
+    /// A module, of which there are none.
     Module,
 }
 
-impl Action<'_> {
-    /// Whether it can have an effect at all.
+/// A command for the operator of a node (server/commands/admin.rs).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Admin {
+    Status,
+    Peers,
+    /// Returns sections by name, in lower case; all if there are none.
+    Info {
+        sections: Vec<String>,
+    },
+    /// Returns a digest of all keys without those that expire before a time, in milliseconds since
+    /// 1970. `None`: now + `clock_offset_max`.
+    Digest {
+        before: Option<u64>,
+    },
+    /// Writes a snapshot.
+    Compact,
+    /// Logs again after a full disk.
+    Resume,
+}
+
+/// A command that waits (server/commands/blocking.rs).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Blocking {
+    /// Waits until so many peers have this connection's writes. No `timeout`: for ever.
+    Wait { peers: usize, timeout: Option<Duration> },
+    /// Waits until this connection's writes are on this node's disk, if `local`, and on those of so
+    /// many peers. No `timeout`: for ever.
+    WaitDurable { local: bool, peers: usize, timeout: Option<Duration> },
+    /// Waits for so long.
+    Sleep { time: Duration },
+}
+
+impl<'a> Command<'a> {
+    pub fn read(key: Bytes<'a>, read: impl Into<Read>) -> Command<'a> {
+        Command::Data(DataCommand::Read { key, read: read.into() })
+    }
+
+    pub fn write(key: Bytes<'a>, write: impl Into<Write<'a>>) -> Command<'a> {
+        Command::Data(DataCommand::Write { key, write: write.into() })
+    }
+
+    /// The text protocol's `SET`, `UPD` and `PUT`: OK, or an error that says why not.
+    pub fn set(key: Bytes<'a>, value: Bytes<'a>, only: Only) -> Command<'a> {
+        let set = Set { value, only, lifetime: Lifetime::Endless, answer: SetAnswer::Strict };
+        Command::write(key, StringWrite::Set(set))
+    }
+}
+
+impl DataCommand<'_> {
+    /// Returns true if it can have an effect at all.
     pub fn may_write(&self) -> bool {
         match self {
-            Action::Get
-            | Action::Exists
-            | Action::Len
-            | Action::Range { .. }
-            | Action::Expiry(_)
-            | Action::Type
-            | Action::Encoding
-            | Action::Footprint
-            | Action::GetWrong { .. } => false,
-            Action::Set(_)
-            | Action::Delete { .. }
-            | Action::GetDelete
-            | Action::GetExpire { .. }
-            | Action::Append { .. }
-            | Action::Overwrite { .. }
-            | Action::Add { .. }
-            | Action::AddDecimal { .. }
-            | Action::Expire { .. }
-            | Action::Persist => true,
+            DataCommand::Write { .. } | DataCommand::Keyspace(Keyspace::Flush) => true,
+            DataCommand::MultiKey(command) => command.may_write(),
+            DataCommand::Read { .. } | DataCommand::Keyspace(_) => false,
         }
     }
 }
 
-impl Several<'_> {
-    /// Whether it can have an effect at all.
+impl MultiKey<'_> {
+    /// Returns true if it can have an effect at all.
     pub fn may_write(&self) -> bool {
         match self {
-            Several::Get(_) | Several::Exists(_) => false,
-            Several::Delete(_) | Several::Set { .. } | Several::Rename { .. } => true,
+            MultiKey::Get(_) | MultiKey::Exists(_) => false,
+            MultiKey::Delete(_) | MultiKey::Set { .. } | MultiKey::Rename { .. } => true,
         }
     }
 
     /// The keys, in the order in which they were named.
     pub fn keys(&self) -> Vec<&[u8]> {
         match self {
-            Several::Get(keys) | Several::Exists(keys) | Several::Delete(keys) => keys.iter().map(|key| &**key).collect(),
-            Several::Set { pairs, .. } => pairs.iter().map(|(key, _)| &**key).collect(),
-            Several::Rename { from, to, .. } => vec![from, to],
+            MultiKey::Get(keys) | MultiKey::Exists(keys) | MultiKey::Delete(keys) => keys.iter().map(|key| &**key).collect(),
+            MultiKey::Set { pairs, .. } => pairs.iter().map(|(key, _)| &**key).collect(),
+            MultiKey::Rename { from, to, .. } => vec![from, to],
         }
     }
 }
 
-impl<'a> Command<'a> {
-    /// The text protocol's `SET`, `UPD` and `PUT`: OK, or an error that says why not.
-    pub fn set(key: Bytes<'a>, value: Bytes<'a>, only: Only) -> Command<'a> {
-        let set = Set { value, only, lifetime: Lifetime::Endless, answer: SetAnswer::Strict };
-        Command::One { key, action: Action::Set(set) }
-    }
-
-    /// Its `DEL`.
-    pub fn delete(key: Bytes<'a>) -> Command<'a> {
-        Command::One { key, action: Action::Delete { strict: true } }
+impl From<StringRead> for Read {
+    fn from(read: StringRead) -> Read {
+        Read::String(read)
     }
 }
 
-impl Command<'_> {
-    /// Whether it can have an effect on data at all.
-    pub fn may_write(&self) -> bool {
-        match self {
-            Command::One { action, .. } => action.may_write(),
-            Command::Several(several) => several.may_write(),
-            Command::Flush => true,
-            _ => false,
-        }
+impl From<KeyRead> for Read {
+    fn from(read: KeyRead) -> Read {
+        Read::Key(read)
+    }
+}
+
+impl From<ExpiryUnit> for Read {
+    fn from(unit: ExpiryUnit) -> Read {
+        Read::Expiry(unit)
+    }
+}
+
+impl<'a> From<StringWrite<'a>> for Write<'a> {
+    fn from(write: StringWrite<'a>) -> Write<'a> {
+        Write::String(write)
+    }
+}
+
+impl From<KeyWrite> for Write<'_> {
+    fn from(write: KeyWrite) -> Self {
+        Write::Key(write)
+    }
+}
+
+impl From<ExpiryWrite> for Write<'_> {
+    fn from(write: ExpiryWrite) -> Self {
+        Write::Expiry(write)
+    }
+}
+
+impl<'a> From<MultiKey<'a>> for Command<'a> {
+    fn from(command: MultiKey<'a>) -> Command<'a> {
+        Command::Data(DataCommand::MultiKey(command))
+    }
+}
+
+impl<'a> From<Keyspace<'a>> for Command<'a> {
+    fn from(command: Keyspace<'a>) -> Command<'a> {
+        Command::Data(DataCommand::Keyspace(command))
+    }
+}
+
+impl<'a> From<ConnectionCommand<'a>> for Command<'a> {
+    fn from(command: ConnectionCommand<'a>) -> Command<'a> {
+        Command::Other(OtherCommand::Connection(command))
+    }
+}
+
+impl<'a> From<Introspection<'a>> for Command<'a> {
+    fn from(command: Introspection<'a>) -> Command<'a> {
+        Command::Other(OtherCommand::Introspection(command))
+    }
+}
+
+impl From<Admin> for Command<'_> {
+    fn from(command: Admin) -> Self {
+        Command::Other(OtherCommand::Admin(command))
+    }
+}
+
+impl From<Blocking> for Command<'_> {
+    fn from(command: Blocking) -> Self {
+        Command::Other(OtherCommand::Blocking(command))
+    }
+}
+
+impl<'a> From<ClientCommand<'a>> for Command<'a> {
+    fn from(command: ClientCommand<'a>) -> Command<'a> {
+        ConnectionCommand::Client(command).into()
+    }
+}
+
+impl From<CommandQuery> for Command<'_> {
+    fn from(query: CommandQuery) -> Self {
+        Introspection::Commands(query).into()
+    }
+}
+
+impl<'a, C: Into<Command<'a>>> From<C> for Request<'a> {
+    fn from(command: C) -> Request<'a> {
+        Request::Command(command.into())
+    }
+}
+
+impl<'a> From<SessionCommand<'a>> for Request<'a> {
+    fn from(command: SessionCommand<'a>) -> Request<'a> {
+        Request::Session(command)
+    }
+}
+
+impl<'a> From<TextCommand<'a>> for Request<'a> {
+    fn from(command: TextCommand<'a>) -> Request<'a> {
+        Request::Text(command)
     }
 }

@@ -15,7 +15,7 @@ use std::borrow::Cow;
 use memchr::memchr;
 
 use crate::wire::bytes::Limits;
-use crate::wire::command::Command;
+use crate::wire::command::Request;
 use crate::wire::quoting::{shown, split_quoted};
 use crate::wire::reply::{ErrorCode, Wrong};
 
@@ -50,8 +50,9 @@ pub enum Parsed<'a> {
     Empty {
         consumed: usize,
     },
-    Command {
-        command: Command<'a>,
+    Request {
+        verb: Verb,
+        request: Request<'a>,
         consumed: usize,
     },
     /// A line that is no command. It is answered with an error, and the next line may be a command.
@@ -97,7 +98,7 @@ pub fn parse<'a>(buffer: &'a [u8], scanned: usize, limits: &Limits, now_ms: impl
         return Parsed::Fatal { wrong: http() };
     }
     match parse_line(line, limits, now_ms) {
-        Ok(command) => Parsed::Command { command, consumed },
+        Ok((verb, request)) => Parsed::Request { verb, request, consumed },
         Err(_) if begins_binary(&buffer[..end]) => Parsed::Fatal { wrong: no_command(line) },
         Err(wrong) => match foreign(line, &wrong) {
             Some(wrong) => Parsed::Fatal { wrong },
@@ -145,12 +146,12 @@ fn value_begin(rest: &[u8]) -> Option<u8> {
     rest.strip_prefix(b" ")?.first().copied()
 }
 
-fn parse_line<'a>(line: &'a [u8], limits: &Limits, now_ms: impl Fn() -> u64) -> Result<Command<'a>, Wrong> {
+fn parse_line<'a>(line: &'a [u8], limits: &Limits, now_ms: impl Fn() -> u64) -> Result<(Verb, Request<'a>), Wrong> {
     let (word, rest) = split_word(line);
     let Some(spec) = VerbSpec::find(word) else {
         return Err(Wrong::new(ErrorCode::Unknown, format!("{} is no command; HELP lists them", shown(word))));
     };
-    spec.parse(rest, limits, &now_ms)
+    Ok((spec.verb, spec.parse(rest, limits, &now_ms)?))
 }
 
 /// No verb, and no sensible slip of one, begins like this: a TLS hello does, and so does telnet's answer to an interrupt.

@@ -1,11 +1,9 @@
 //! RESP, the protocol of Redis clients, in its versions 2 and 3.
 
 pub mod arguments;
-pub mod catalogue;
 pub mod decimal;
 pub mod encoding;
 pub mod glob;
-pub mod refused;
 pub mod request;
 
 use std::ops::Range;

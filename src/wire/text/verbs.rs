@@ -5,7 +5,10 @@
 
 use super::words::Words;
 use crate::wire::bytes::Limits;
-use crate::wire::command::{Action, Command, ExpireOnly, ExpiryUnit, Only, Several};
+use crate::wire::command::{
+    Admin, Command, ConnectionCommand, ExpireOnly, ExpiryUnit, ExpiryWrite, KeyRead, KeyWrite, Keyspace, MultiKey, Only, Request,
+    SessionCommand, StringRead, StringWrite, TextCommand,
+};
 use crate::wire::reply::Wrong;
 
 /// The first word of a command.
@@ -53,39 +56,41 @@ pub struct VerbSpec {
     pub writes: bool,
     /// True if its reply is lines up to `END`, and not one line.
     pub answers_lines: bool,
+    /// True if a node that has not caught up yet answers it.
+    pub is_allowed_while_loading: bool,
     parse: Parse,
 }
 
-/// Takes the words of a line and makes a command of them.
-type Parse = for<'a, 'l, 'w> fn(&'w mut Words<'a, 'l>) -> Result<Command<'a>, Wrong>;
+/// Takes the words of a line and makes a request of them.
+type Parse = for<'a, 'l, 'w> fn(&'w mut Words<'a, 'l>) -> Result<Request<'a>, Wrong>;
 
 /// All verbs, in the order of [`Verb`], which is that of HELP.
 pub static VERBS: [VerbSpec; 24] = [
-    row(Verb::Set, "SET", "SET key value", "creates a key; refuses one that exists", |words| words.write(Only::IfAbsent))
+    row(Verb::Set, "SET", "SET key value", "creates a key; refuses one that exists", |words| words.set(Only::IfAbsent))
         .takes_value()
         .writes(),
     row(Verb::Upd, "UPD", "UPD key value", "changes the value of a key; refuses one that does not exist", |words| {
-        words.write(Only::IfPresent)
+        words.set(Only::IfPresent)
     })
     .takes_value()
     .writes(),
-    row(Verb::Put, "PUT", "PUT key value", "sets a key, whether it exists or not", |words| words.write(Only::Always))
-        .takes_value()
-        .writes(),
-    row(Verb::Get, "GET", "GET key", "shows the value of a key, as this node knows it", |words| words.one(Action::Get)),
+    row(Verb::Put, "PUT", "PUT key value", "sets a key, whether it exists or not", |words| words.set(Only::Always)).takes_value().writes(),
+    row(Verb::Get, "GET", "GET key", "shows the value of a key, as this node knows it", |words| words.read(StringRead::Get)),
     row(Verb::Mget, "MGET", "MGET key [key ...]", "shows the values of several keys, as they are at one moment on this node", |words| {
-        Ok(Command::Several(Several::Get(words.keys()?)))
+        Ok(MultiKey::Get(words.keys()?).into())
     })
     .answers_lines(),
-    row(Verb::Del, "DEL", "DEL key", "deletes a key; refuses one that does not exist", |words| words.one(Action::Delete { strict: true }))
-        .writes(),
-    row(Verb::Exists, "EXISTS", "EXISTS key", "says 1 if the key exists and 0 if it does not", |words| words.one(Action::Exists)),
+    row(Verb::Del, "DEL", "DEL key", "deletes a key; refuses one that does not exist", |words| {
+        words.write(KeyWrite::Delete { strict: true })
+    })
+    .writes(),
+    row(Verb::Exists, "EXISTS", "EXISTS key", "says 1 if the key exists and 0 if it does not", |words| words.read(KeyRead::Exists)),
     row(
         Verb::Incr,
         "INCR",
         "INCR key [by]",
         "adds 1, or so much, to the number that a key holds, and says the sum; a key that does not exist counts as 0",
-        |words| Ok(Command::One { key: words.key()?, action: Action::Add { by: words.number()?.unwrap_or(1) } }),
+        incr,
     )
     .writes(),
     row(
@@ -97,47 +102,51 @@ pub static VERBS: [VerbSpec; 24] = [
     )
     .writes(),
     row(Verb::Ttl, "TTL", "TTL key", "says after how many seconds a key expires; -1 if it never does, -2 if it does not exist", |words| {
-        words.one(Action::Expiry(ExpiryUnit { absolute: false, milliseconds: false }))
+        words.read(ExpiryUnit { absolute: false, milliseconds: false })
     }),
     row(Verb::Persist, "PERSIST", "PERSIST key", "has a key never expire, and says 1; or 0 if it does not exist or never would", |words| {
-        words.one(Action::Persist)
+        words.write(ExpiryWrite::Persist)
     })
     .writes(),
     row(Verb::Keys, "KEYS", "KEYS [prefix] [limit]", "lists the keys that begin with the prefix, in no order, and at most so many", keys)
         .answers_lines(),
-    row(Verb::Count, "COUNT", "COUNT", "says how many keys there are", |_| Ok(Command::Count)),
+    row(Verb::Count, "COUNT", "COUNT", "says how many keys there are", |_| Ok(Keyspace::Count.into())),
     row(
         Verb::Ack,
         "ACK",
         "ACK [local|majority|all]",
         "sets how many members must hold a write of this connection before it hears OK, or shows it",
-        |words| Ok(Command::Ack { level: words.parsed("ack level; expected local, majority or all")? }),
-    ),
-    row(Verb::Status, "STATUS", "STATUS", "shows the state, the sizes and the limits of this node", |_| Ok(Command::Status))
-        .answers_lines(),
-    row(Verb::Peers, "PEERS", "PEERS", "shows how this node stands with each of the others", |_| Ok(Command::Peers)).answers_lines(),
+        |words| Ok(SessionCommand::Ack { level: words.parsed("ack level; expected local, majority or all")? }.into()),
+    )
+    .while_loading(),
+    row(Verb::Status, "STATUS", "STATUS", "shows the state, the sizes and the limits of this node", |_| Ok(Admin::Status.into()))
+        .answers_lines()
+        .while_loading(),
+    row(Verb::Peers, "PEERS", "PEERS", "shows how this node stands with each of the others", |_| Ok(Admin::Peers.into())).answers_lines(),
     row(
         Verb::Digest,
         "DIGEST",
         "DIGEST [time]",
         "shows a fingerprint of all keys and values, the same on nodes that hold the same, and their number; without what expires before that time (milliseconds since 1970), or soon",
-        |words| Ok(Command::Digest { before: words.time()? }),
+        |words| Ok(Admin::Digest { before: words.time()? }.into()),
     ),
-    row(Verb::Dump, "DUMP", "DUMP", "prints everything that this node holds, as lines of JSON: a backup", |_| Ok(Command::Dump))
+    row(Verb::Dump, "DUMP", "DUMP", "prints everything that this node holds, as lines of JSON: a backup", |_| Ok(TextCommand::Dump.into()))
         .answers_lines(),
+    // A loading node refuses it where the lines behind it are looked after.
     row(
         Verb::Restore,
         "RESTORE",
         "RESTORE",
         "takes the lines of a DUMP, which follow without its END; what is here already or is newer stays; refuses a backup that is too old",
-        |_| Ok(Command::Restore),
-    ),
+        |_| Ok(TextCommand::Restore.into()),
+    )
+    .while_loading(),
     row(
         Verb::Compact,
         "COMPACT",
         "COMPACT",
         "writes a snapshot of this node's data now, and begins a new log; it does so by itself when the log has grown",
-        |_| Ok(Command::Compact),
+        |_| Ok(Admin::Compact.into()),
     )
     .answers_lines(),
     row(
@@ -145,12 +154,12 @@ pub static VERBS: [VerbSpec; 24] = [
         "RESUME",
         "RESUME",
         "takes writes again after a full disk, once there is space: begins a new log behind a new snapshot",
-        |_| Ok(Command::Resume),
+        |_| Ok(Admin::Resume.into()),
     )
     .answers_lines(),
-    row(Verb::Ping, "PING", "PING", "says PONG", |_| Ok(Command::Ping { message: None })),
-    row(Verb::Help, "HELP", "HELP [command]", "explains one command, or lists all of them", help).answers_lines(),
-    row(Verb::Quit, "QUIT", "QUIT", "closes this connection", |_| Ok(Command::Quit)),
+    row(Verb::Ping, "PING", "PING", "says PONG", |_| Ok(ConnectionCommand::Ping { message: None }.into())).while_loading(),
+    row(Verb::Help, "HELP", "HELP [command]", "explains one command, or lists all of them", help).answers_lines().while_loading(),
+    row(Verb::Quit, "QUIT", "QUIT", "closes this connection", |_| Ok(SessionCommand::Quit.into())).while_loading(),
 ];
 
 /// The last lines of HELP: how words are written.
@@ -173,7 +182,17 @@ static NAMES: [u64; VERBS.len()] = {
 };
 
 const fn row(verb: Verb, name: &'static str, usage: &'static str, sentence: &'static str, parse: Parse) -> VerbSpec {
-    VerbSpec { verb, name, usage, sentence, takes_value: false, writes: false, answers_lines: false, parse }
+    VerbSpec {
+        verb,
+        name,
+        usage,
+        sentence,
+        takes_value: false,
+        writes: false,
+        answers_lines: false,
+        is_allowed_while_loading: false,
+        parse,
+    }
 }
 
 impl Verb {
@@ -192,13 +211,13 @@ impl VerbSpec {
         (spec.name.len() == name.len()).then_some(spec)
     }
 
-    /// The command that the rest of a line behind this verb asks for.
+    /// The request that this verb and the rest of its line make.
     #[inline]
-    pub(super) fn parse<'a>(&self, rest: &'a [u8], limits: &Limits, now_ms: &dyn Fn() -> u64) -> Result<Command<'a>, Wrong> {
+    pub(super) fn parse<'a>(&self, rest: &'a [u8], limits: &Limits, now_ms: &dyn Fn() -> u64) -> Result<Request<'a>, Wrong> {
         let mut words = Words { name: self.name, usage: self.usage, rest, limits, now_ms };
-        let command = (self.parse)(&mut words)?;
+        let request = (self.parse)(&mut words)?;
         words.end()?;
-        Ok(command)
+        Ok(request)
     }
 
     const fn takes_value(self) -> VerbSpec {
@@ -209,25 +228,36 @@ impl VerbSpec {
         VerbSpec { writes: true, ..self }
     }
 
+    const fn while_loading(self) -> VerbSpec {
+        VerbSpec { is_allowed_while_loading: true, ..self }
+    }
+
     const fn answers_lines(self) -> VerbSpec {
         VerbSpec { answers_lines: true, ..self }
     }
 }
 
-fn expire<'a>(words: &mut Words<'a, '_>) -> Result<Command<'a>, Wrong> {
+fn incr<'a>(words: &mut Words<'a, '_>) -> Result<Request<'a>, Wrong> {
+    let key = words.key()?;
+    Ok(Command::write(key, StringWrite::Add { by: words.number()?.unwrap_or(1) }).into())
+}
+
+fn expire<'a>(words: &mut Words<'a, '_>) -> Result<Request<'a>, Wrong> {
     let key = words.key()?;
     let seconds = words.number()?.ok_or_else(|| words.syntax("EXPIRE needs a number of seconds after the key"))?;
     let at = seconds.checked_mul(1000).and_then(|ms| ms.checked_add_unsigned((words.now_ms)()));
     let at = at.ok_or_else(|| words.syntax(format!("{seconds} seconds are further away than any clock counts")))?;
-    Ok(Command::One { key, action: Action::Expire { at, only: ExpireOnly::default() } })
+    Ok(Command::write(key, ExpiryWrite::Expire { at, only: ExpireOnly::default() }).into())
 }
 
-fn keys<'a>(words: &mut Words<'a, '_>) -> Result<Command<'a>, Wrong> {
-    Ok(Command::Keys { prefix: words.next()?.unwrap_or_default(), limit: words.parsed("limit; expected a number")? })
+fn keys<'a>(words: &mut Words<'a, '_>) -> Result<Request<'a>, Wrong> {
+    let prefix = words.next()?.unwrap_or_default();
+    Ok(TextCommand::Keys { prefix, limit: words.parsed("limit; expected a number")? }.into())
 }
 
-fn help<'a>(words: &mut Words<'a, '_>) -> Result<Command<'a>, Wrong> {
-    Ok(Command::Help { verb: words.next()?.map(|verb| String::from_utf8_lossy(&verb).into_owned()) })
+fn help<'a>(words: &mut Words<'a, '_>) -> Result<Request<'a>, Wrong> {
+    let verb = words.next()?.map(|verb| String::from_utf8_lossy(&verb).into_owned());
+    Ok(TextCommand::Help { verb }.into())
 }
 
 /// A name in upper case as one number; `None` if it is longer than any verb's.

@@ -6,11 +6,11 @@ use std::str::FromStr;
 use memchr::memchr;
 
 use crate::wire::bytes::{Bytes, Limits};
-use crate::wire::command::{Action, Command, Only};
+use crate::wire::command::{Command, Only, Read, Request, Write};
 use crate::wire::quoting::{shown, split_quoted, unquote};
 use crate::wire::reply::{ErrorCode, Wrong};
 
-/// The rest of a line, taken word by word.
+/// The words of a line that are left.
 pub(super) struct Words<'a, 'l> {
     /// The verb, as errors name it.
     pub name: &'static str,
@@ -61,12 +61,18 @@ impl<'a> Words<'a, '_> {
         Ok(keys)
     }
 
-    pub fn one(&mut self, action: Action<'a>) -> Result<Command<'a>, Wrong> {
-        Ok(Command::One { key: self.key()?, action })
+    /// A read of the key that comes next.
+    pub fn read(&mut self, read: impl Into<Read>) -> Result<Request<'a>, Wrong> {
+        Ok(Request::Command(Command::read(self.key()?, read)))
     }
 
-    /// A key, one space, and the rest of the line or one quoted string.
-    pub fn write(&mut self, only: Only) -> Result<Command<'a>, Wrong> {
+    /// A write to the key that comes next.
+    pub fn write(&mut self, write: impl Into<Write<'a>>) -> Result<Request<'a>, Wrong> {
+        Ok(Request::Command(Command::write(self.key()?, write)))
+    }
+
+    /// A write of a value: a key, one space, and the rest of the line or one quoted string.
+    pub fn set(&mut self, only: Only) -> Result<Request<'a>, Wrong> {
         let key = self.key()?;
         let rest = self.rest.strip_prefix(b" ").unwrap_or_default();
         if rest.is_empty() {
@@ -79,7 +85,7 @@ impl<'a> Words<'a, '_> {
             return Err(Wrong::new(ErrorCode::TooBig, sentence));
         }
         self.rest = &[];
-        Ok(Command::set(key, value, only))
+        Ok(Request::Command(Command::set(key, value, only)))
     }
 
     pub fn number(&mut self) -> Result<Option<i64>, Wrong> {
@@ -112,7 +118,7 @@ impl<'a> Words<'a, '_> {
     }
 }
 
-/// Up to the first space, and what begins with it.
+/// Splits a line into what is before the first space and the rest, which begins with it.
 pub(super) fn split_word(line: &[u8]) -> (&[u8], &[u8]) {
     line.split_at(memchr(b' ', line).unwrap_or(line.len()))
 }

@@ -61,7 +61,7 @@ fn feed_text(input: &[u8], ends: &[usize], limits: &Limits) -> Vec<Outcome> {
                     break;
                 }
                 text::Parsed::Empty { consumed } => (Vec::new(), consumed),
-                text::Parsed::Command { command, consumed } => (vec![format!("{command:?}").into_bytes()], consumed),
+                text::Parsed::Request { request, consumed, .. } => (vec![format!("{request:?}").into_bytes()], consumed),
                 text::Parsed::Wrong { wrong, consumed } => (vec![wrong.sentence.into_bytes()], consumed),
                 text::Parsed::Fatal { wrong } => {
                     outcomes.push(Outcome::Fatal { sentence: wrong.code.to_string() });

@@ -1,0 +1,100 @@
+//! Commands for the operator of a node. Their answers take time, so that a session writes everything
+//! in front of them first.
+
+use std::fmt::Write as _;
+use std::sync::atomic::Ordering;
+
+use super::info;
+use super::spec::Spec;
+use crate::data::clock::{Now, wall_ms};
+use crate::replication::persistence::snapshots::{Compacted, NotCompacted};
+use crate::server::shared::Shared;
+use crate::wire::command::Admin;
+use crate::wire::quoting::shown;
+use crate::wire::reply::{ErrorCode, Reply};
+use crate::wire::text::{HELP_NOTES, VERBS, VerbSpec};
+
+pub(super) static COMMANDS: &[Spec] = &[
+    Spec::command("status", 1, "loading stale", |_| Ok(Admin::Status.into()))
+        .docs("server", "0.1.0", "O(1)")
+        .help("", "Returns the state, the sizes and the limits of this node."),
+    Spec::command("peers", 1, "stale", |_| Ok(Admin::Peers.into()))
+        .docs("server", "0.1.0", "O(N) where N is the number of nodes")
+        .help("", "Returns how this node stands with each of the others."),
+    Spec::command("digest", 1, "readonly", |_| Ok(Admin::Digest { before: None }.into()))
+        .categories("keyspace")
+        .docs("server", "0.1.0", "O(N) where N is the number of keys")
+        .help("", "Returns a fingerprint of all keys and values, and their number."),
+    Spec::command("compact", 1, "admin", |_| Ok(Admin::Compact.into()))
+        .docs("server", "0.1.0", "O(N) where N is the number of keys")
+        .help("", "Writes a snapshot of the data of this node now."),
+    Spec::command("resume", 1, "admin", |_| Ok(Admin::Resume.into()))
+        .docs("server", "0.1.0", "O(N) where N is the number of keys")
+        .help("", "Takes writes again after a full disk, once there is space."),
+];
+
+/// Answers a command.
+pub(super) fn answer(shared: &Shared, command: &Admin) -> Reply<'static> {
+    let services = &shared.services;
+    match command {
+        Admin::Status => {
+            let lines = services.replica.status(Now::read()).into_iter().chain(status(shared));
+            Reply::Text(lines.fold(String::new(), |mut text, (name, value)| {
+                let _ = writeln!(text, "{name} {value}");
+                text
+            }))
+        }
+        Admin::Peers => Reply::Text(services.replica.peers(Now::read()).into_iter().map(|line| line + "\n").collect()),
+        Admin::Info { sections } => info::info(shared, sections),
+        Admin::Digest { before } => {
+            let soon = wall_ms().saturating_add(services.config.clock_offset_max.as_millis() as u64);
+            let digest = services.store.digest(before.unwrap_or_default().max(soon));
+            Reply::Digest { sum: digest.sum, keys: digest.keys }
+        }
+        Admin::Compact => compacted(services.replica.compact()),
+        Admin::Resume => compacted(services.replica.resume()),
+    }
+}
+
+/// Explains one verb of the text protocol, or all of them.
+pub(super) fn help(verb: Option<&str>) -> Reply<'static> {
+    match verb {
+        None => {
+            let lines = VERBS.iter().map(help_line).chain(HELP_NOTES.map(str::to_owned));
+            Reply::Text(lines.map(|line| line + "\n").collect())
+        }
+        Some(word) => match VerbSpec::find(word.as_bytes()) {
+            Some(spec) => Reply::Text(help_line(spec) + "\n"),
+            None => Reply::error(ErrorCode::Unknown, format!("{} is no command; HELP lists them", shown(word.as_bytes()))),
+        },
+    }
+}
+
+fn help_line(spec: &VerbSpec) -> String {
+    format!("{:<25} {}", spec.usage, spec.sentence)
+}
+
+fn compacted(compacted: Result<Compacted, NotCompacted>) -> Reply<'static> {
+    match compacted {
+        Ok(Compacted { entries, len, took }) => Reply::Text(format!("entries {entries}\nbytes {len}\ntook_ms {}\n", took.as_millis())),
+        Err(NotCompacted::ReadOnly(why)) => Reply::error(ErrorCode::ReadOnly, why),
+        Err(NotCompacted::Failed(why)) => Reply::error(ErrorCode::Busy, why),
+    }
+}
+
+/// The lines that the server adds to STATUS: what clients did, and every limit of the configuration.
+fn status(shared: &Shared) -> impl Iterator<Item = (&'static str, String)> {
+    let (config, counters) = (&shared.services.config, &shared.counters);
+    let counted = [
+        ("clients", shared.clients.len() as u64),
+        ("commands", counters.commands.load(Ordering::Relaxed)),
+        ("writes", counters.writes.load(Ordering::Relaxed)),
+        ("writes_refused", counters.writes_refused.load(Ordering::Relaxed)),
+        ("writes_unknown", counters.writes_unknown.load(Ordering::Relaxed)),
+        ("replies_waiting_bytes", shared.reply_room.taken() as u64),
+        ("clients_deaf", counters.clients_deaf.load(Ordering::Relaxed)),
+        ("accept_errors", counters.accept_errors.load(Ordering::Relaxed)),
+    ];
+    let ack = ("ack", config.ack.to_string());
+    counted.into_iter().chain(config.limits()).map(|(name, value)| (name, value.to_string())).chain([ack])
+}
