@@ -636,7 +636,7 @@ mod tests {
     }
 
     #[test]
-    fn the_words_of_a_server_that_closes_at_once_are_heard() {
+    fn the_reply_of_a_server_that_closes_at_once_is_read() {
         let (addr, server) = scripted(vec![Say(b"ERROR BUSY 10000 clients are connected\n")]);
         let mut client = Client::connect(&[addr], SOON).unwrap();
         server.join().unwrap();
@@ -649,7 +649,7 @@ mod tests {
     }
 
     #[test]
-    fn who_refuses_something_long_is_heard_before_all_of_it_is_sent() {
+    fn a_refusal_of_something_long_is_read_before_all_of_it_is_sent() {
         let part = vec![b'x'; 16 << 20];
         // The server reads next to nothing. Only its reply can end this, before the first byte or
         // after some.

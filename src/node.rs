@@ -10,15 +10,15 @@ use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Sender, bounded};
+use crossbeam_channel::{Receiver, Sender, bounded};
 
 use crate::config::Config;
 use crate::data::clock::{Now, elapsed};
 use crate::net::{Acceptor, listen};
 use crate::process::descriptors::in_words;
-use crate::process::logging::{LogLimit, die_of_panics};
+use crate::process::logging::{LogLimit, abort_on_panic};
 use crate::process::signals::{self, Signal};
-use crate::process::threads::{join_all, let_work_be_finished};
+use crate::process::threads::{join_all, schedule_as_batch};
 use crate::replication::heartbeat::run_heartbeat;
 use crate::replication::links::incoming::PeerLinks;
 use crate::replication::links::outgoing::run_peer_out;
@@ -26,6 +26,7 @@ use crate::replication::persistence::replay::with_ways_out;
 use crate::replication::persistence::snapshots::run_snapshots;
 use crate::replication::replica::Replica;
 use crate::replication::replicator::run_replicator;
+use crate::replication::submit::Submitted;
 use crate::server::Server;
 use crate::store::Store;
 use crate::wal::Wal;
@@ -98,9 +99,9 @@ const LOG_GRACE: Duration = Duration::from_secs(1);
 ///
 /// `discard`: local data are put aside first, and the node comes back blank.
 pub fn run(config: Config, discard: bool) -> Result<(), NodeFailure> {
-    die_of_panics();
+    abort_on_panic();
     signals::block(signals::NODE)?;
-    if let Err(error) = let_work_be_finished() {
+    if let Err(error) = schedule_as_batch() {
         log::warn!("SCHED_BATCH is not set, which costs throughput: {error}");
     }
     let (signal_tx, signal_rx) = bounded(1);
@@ -150,6 +151,16 @@ pub struct Node {
     log: Option<JoinHandle<()>>,
 }
 
+/// The ports, files and channels that are open before the first thread starts.
+struct Opened {
+    client_listener: TcpListener,
+    peer_listener: TcpListener,
+    disk: Arc<dyn Disk>,
+    files: Files,
+    write_rx: Receiver<Submitted>,
+    stop_rx: Receiver<()>,
+}
+
 impl Node {
     /// Starts the parts in order.
     ///
@@ -195,54 +206,23 @@ impl Node {
             }
         }
         let (stop_tx, stop_rx) = bounded(0);
-        let links = PeerLinks::new(Arc::clone(&replica));
         let mut node = Node {
-            replica: Arc::clone(&replica),
+            links: PeerLinks::new(Arc::clone(&replica)),
+            replica,
             client_addr,
             peer_addr,
             server: None,
-            links: Arc::clone(&links),
             stop_tx: Some(stop_tx),
             peer_accept: None,
             heartbeat: None,
             replicator: None,
             peer_outs: Vec::new(),
             snapshot: None,
-            wal: Arc::clone(&wal),
+            wal,
             log: None,
         };
-        let started = (|| -> Result<(), NodeFailure> {
-            let of = |replica: &Arc<Replica>| Arc::clone(replica);
-            node.server = Some(Server::start(client_listener, Arc::clone(&replica))?);
-            let began = Instant::now();
-            let replayed = replica.replay(&disk, &files, &should_stop).map_err(NodeFailure::of_data)?;
-            log::info!(
-                "read {} entries from {} in {:.3} s: a snapshot of {} bytes and {} of logs",
-                replayed.entries,
-                config.data_dir.display(),
-                began.elapsed().as_secs_f64(),
-                replayed.snapshot_len,
-                replayed.older_len + replayed.last.len
-            );
-            let writer = Writer::open(Arc::clone(&wal), &files, replayed.older_len, &replayed.last, replayed.snapshot_len, Instant::now())?;
-            let logging = of(&replica);
-            node.log = Some(spawn("log", move || writer.run(|origin, upto| logging.persistence().durable(Some((origin, upto)))))?);
-            replica.record_incarnation();
-            replica.begin_recovery(Now::read());
-            let replicating = of(&replica);
-            node.replicator = Some(spawn("replicator", move || run_replicator(&replicating, &write_rx))?);
-            node.peer_accept = Some(links.accept_peers(peer_listener)?);
-            for (place, peer) in config.peers.iter().enumerate() {
-                let speaking = of(&replica);
-                node.peer_outs.push(spawn(&format!("peer-out:{}", peer.id), move || run_peer_out(&speaking, place))?);
-            }
-            let (compacting, to_compact, snapshot_stop) = (of(&replica), Arc::clone(&wal), stop_rx.clone());
-            node.snapshot = Some(spawn("snapshot", move || run_snapshots(&compacting, &to_compact, &snapshot_stop))?);
-            let beating = of(&replica);
-            node.heartbeat = Some(spawn("heartbeat", move || run_heartbeat(&beating, &stop_rx))?);
-            Ok(())
-        })();
-        match started {
+        let opened = Opened { client_listener, peer_listener, disk, files, write_rx, stop_rx };
+        match node.start_threads(opened, should_stop) {
             Ok(()) => Ok(Some(node)),
             Err(failure) => {
                 node.stop(Instant::now() + config.shutdown_timeout);
@@ -252,6 +232,40 @@ impl Node {
                 }
             }
         }
+    }
+
+    /// Starts every part that has a thread, in order. After an error those that run must be stopped.
+    fn start_threads(&mut self, opened: Opened, should_stop: impl Fn() -> bool) -> Result<(), NodeFailure> {
+        let Opened { client_listener, peer_listener, disk, files, write_rx, stop_rx } = opened;
+        let (replica, wal) = (&self.replica, &self.wal);
+        let config = Arc::clone(replica.config());
+        self.server = Some(Server::start(client_listener, Arc::clone(replica))?);
+        let began = Instant::now();
+        let replayed = replica.replay(&disk, &files, &should_stop).map_err(NodeFailure::of_data)?;
+        log::info!(
+            "read {} entries from {} in {:.3} s: a snapshot of {} bytes and {} of logs",
+            replayed.entries,
+            config.data_dir.display(),
+            began.elapsed().as_secs_f64(),
+            replayed.snapshot_len,
+            replayed.older_len + replayed.last.len
+        );
+        let writer = Writer::open(Arc::clone(wal), &files, replayed.older_len, &replayed.last, replayed.snapshot_len, Instant::now())?;
+        self.log = Some(spawn("log", replica, move |replica| {
+            writer.run(|origin, upto| replica.persistence().durable(Some((origin, upto))));
+        })?);
+        replica.record_incarnation();
+        replica.begin_recovery(Now::read());
+        self.replicator = Some(spawn("replicator", replica, move |replica| run_replicator(replica, &write_rx))?);
+        self.peer_accept = Some(self.links.accept_peers(peer_listener)?);
+        for (index, peer) in config.peers.iter().enumerate() {
+            let name = format!("peer-out:{}", peer.id);
+            self.peer_outs.push(spawn(&name, replica, move |replica| run_peer_out(replica, index))?);
+        }
+        let (to_compact, snapshot_stop) = (Arc::clone(wal), stop_rx.clone());
+        self.snapshot = Some(spawn("snapshot", replica, move |replica| run_snapshots(replica, &to_compact, &snapshot_stop))?);
+        self.heartbeat = Some(spawn("heartbeat", replica, move |replica| run_heartbeat(replica, &stop_rx))?);
+        Ok(())
     }
 
     pub fn client_addr(&self) -> SocketAddr {
@@ -312,6 +326,7 @@ fn bind(field: &str, addr: &str) -> io::Result<TcpListener> {
     listen(resolved).map_err(explain)
 }
 
-fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> io::Result<JoinHandle<()>> {
-    thread::Builder::new().name(name.to_owned()).spawn(work)
+fn spawn(name: &str, replica: &Arc<Replica>, work: impl FnOnce(&Arc<Replica>) + Send + 'static) -> io::Result<JoinHandle<()>> {
+    let replica = Arc::clone(replica);
+    thread::Builder::new().name(name.to_owned()).spawn(move || work(&replica))
 }

@@ -30,7 +30,7 @@ pub fn join_all(threads: impl IntoIterator<Item = JoinHandle<()>>, deadline: Ins
 /// interrupted the work on the one before it, they would mostly switch context. A policy that was
 /// set from outside (`chrt`) is left alone.
 #[cfg(target_os = "linux")]
-pub fn let_work_be_finished() -> io::Result<()> {
+pub fn schedule_as_batch() -> io::Result<()> {
     use thread_priority::{NormalThreadSchedulePolicy, ThreadPriority, ThreadPriorityValue, ThreadSchedulePolicy};
     use thread_priority::{set_thread_priority_and_policy, thread_native_id, thread_schedule_policy};
 
@@ -49,7 +49,7 @@ pub fn let_work_be_finished() -> io::Result<()> {
 
 /// Does nothing: only Linux has such a policy.
 #[cfg(not(target_os = "linux"))]
-pub fn let_work_be_finished() -> io::Result<()> {
+pub fn schedule_as_batch() -> io::Result<()> {
     Ok(())
 }
 
@@ -65,7 +65,7 @@ mod tests {
             // On Linux the policy and the niceness are those of one thread.
             let starts = thread::spawn(move || {
                 rustix::process::setpriority_process(None, nice).unwrap();
-                let_work_be_finished().unwrap();
+                schedule_as_batch().unwrap();
                 (policy_and_nice(), thread::spawn(policy_and_nice).join().unwrap())
             });
             let batch = (ThreadSchedulePolicy::Normal(NormalThreadSchedulePolicy::Batch), nice);

@@ -128,7 +128,7 @@ fn print_within(wait: Duration, text: impl fmt::Display) {
 
 /// Makes a panic of any thread end the process, with its message. The mesh handles a dead node; it
 /// cannot handle a half-dead one.
-pub fn die_of_panics() {
+pub fn abort_on_panic() {
     std::panic::set_hook(Box::new(|panic: &PanicHookInfo<'_>| {
         let thread = thread::current();
         let backtrace = std::backtrace::Backtrace::capture();

@@ -65,7 +65,7 @@ fn a_panic_ends_the_process_with_its_message_and_without_one_if_nobody_reads() {
     const PANICS: &str = "KVMESH_TEST_PANICS";
     if std::env::var_os(PANICS).is_some() {
         let _logging = start().unwrap();
-        die_of_panics();
+        abort_on_panic();
         log::info!("before it");
         thread::Builder::new().name("client-7".to_owned()).spawn(|| panic!("out of {}\u{1b}[2J", "cheese")).unwrap().join().unwrap();
     }
