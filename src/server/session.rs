@@ -78,8 +78,9 @@ impl<'a> Session<'a> {
             if no_quorum {
                 thread::park_timeout(NO_QUORUM_PAUSE);
             }
+            let left_len = self.rounds.buffer.unread().len();
+            let is_half = matches!(ended, Ended::NeedsMore);
             self.send()?;
-            needs_more = matches!(ended, Ended::NeedsMore) || self.rounds.buffer.unread().is_empty();
             match ended {
                 Ended::NeedsMore | Ended::Early => {}
                 Ended::Before(deferred, protocol) => self.send_deferred(deferred, protocol)?,
@@ -92,6 +93,10 @@ impl<'a> Session<'a> {
                 }
                 Ended::Close => return Ok(Farewell::Closing),
             }
+            // Only now: while replies waited, and behind a dump, more may have been read than the round
+            // has left, and the client may have nothing more to send.
+            let unread_len = self.rounds.buffer.unread().len();
+            needs_more = unread_len == 0 || is_half && unread_len == left_len;
         }
         Ok(Farewell::Closing)
     }
@@ -131,9 +136,65 @@ fn linger(mut socket: &TcpStream) {
 
 #[cfg(test)]
 mod tests {
+    use std::io::{BufRead, BufReader, Write};
+    use std::mem::MaybeUninit;
+
+    use nix::libc::{MSG_DONTWAIT, MSG_PEEK};
+    use socket2::SockRef;
+
     use super::*;
     use crate::server::rounds::REPLIES_LEN_MAX;
-    use crate::server::tests::fixture;
+    use crate::server::tests::{Fixture, any_port, fixture, until};
+
+    /// Sends some requests and, once replies come, the rest of them; reads no reply before the session
+    /// has read all that was sent. Returns the last line of the replies.
+    fn last_reply(fixture: &Fixture, first: &str, rest: &str) -> String {
+        let listener = any_port();
+        let mut client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (socket, _) = listener.accept().unwrap();
+        let socket = Arc::new(socket);
+        // The system holds little of the replies, so that the session must wait.
+        SockRef::from(&*socket).set_send_buffer_size(16 << 10).unwrap();
+        SockRef::from(&client).set_recv_buffer_size(16 << 10).unwrap();
+        client.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+        let number = Client::of(Arc::clone(&socket), 1);
+        thread::scope(|scope| {
+            scope.spawn(|| Session::new(&fixture.server.shared, &number).serve().map(drop));
+            // Ends the session when this is over, however it ends.
+            let mut replies = BufReader::new(client.try_clone().unwrap());
+            client.write_all(first.as_bytes()).unwrap();
+            client.peek(&mut [0]).unwrap();
+            client.write_all(rest.as_bytes()).unwrap();
+            let unread = || SockRef::from(&*socket).recv_with_flags(&mut [MaybeUninit::uninit()], MSG_PEEK | MSG_DONTWAIT).is_ok();
+            until("the session has read all requests", || !unread());
+            let mut last = String::new();
+            while last != "PONG\n" {
+                last.clear();
+                if replies.read_line(&mut last).is_err() || last.is_empty() {
+                    break;
+                }
+            }
+            client.shutdown(Shutdown::Both).unwrap();
+            last
+        })
+    }
+
+    /// The session has read it while replies waited, and no further byte comes.
+    #[test]
+    fn a_request_that_was_read_while_a_long_reply_waited_is_executed() {
+        let fixture = fixture(0, "");
+        fixture.store.merge(fixture.foreign("a", Some(&"v".repeat(1 << 20))), |_| false);
+        assert_eq!(last_reply(&fixture, "DUMP\n", "PING\n"), "PONG\n");
+        fixture.stop();
+    }
+
+    #[test]
+    fn a_request_whose_end_was_read_while_replies_waited_is_executed() {
+        let fixture = fixture(0, "");
+        fixture.store.merge(fixture.foreign("a", Some(&"v".repeat(120 << 10))), |_| false);
+        assert_eq!(last_reply(&fixture, "GET a\nPI", "NG\n"), "PONG\n");
+        fixture.stop();
+    }
 
     #[test]
     fn when_large_commands_have_no_room_small_ones_are_served() {

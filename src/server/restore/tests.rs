@@ -63,6 +63,19 @@ fn commands_go_on_behind_a_restore_and_before_it() {
     }
 }
 
+/// What is sent behind a dump may be read with it, and then no further byte comes.
+#[test]
+fn a_command_that_came_with_the_dump_is_executed_without_another_byte() {
+    let fixture = fixture(0, "");
+    let mut client = fixture.connect();
+    client.send("PUT x 1\nRESTORE\n");
+    // The first reply says that the round in front of the restore has ended, with nothing left to read.
+    client.expect(&["OK"]);
+    client.send([&small()[..], b"PING\n"].concat());
+    client.expect(&["entries 3", "merged 3", "covered 0", "dropped 0", "END", "PONG"]);
+    fixture.stop();
+}
+
 #[test]
 fn what_a_node_dumps_it_takes_back() {
     let before = fixture(0, "");
