@@ -237,7 +237,7 @@ impl Walk {
         });
     }
 
-    /// What a command prints, on stdout and stderr.
+    /// Runs a command in a shell. Returns what it printed on stdout and stderr.
     fn shell(&self, command: &str) -> Vec<String> {
         let kvctl = Path::new(env!("CARGO_BIN_EXE_kvctl")).parent().expect("a directory");
         let paths = env::var_os("PATH").unwrap_or_default();
