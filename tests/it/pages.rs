@@ -261,10 +261,11 @@ fn every_check_and_fault_of_the_instruments_is_in_the_page_on_testing() {
     let checks = checks.split("];").next().unwrap_or_default();
     let mut names: Vec<String> =
         literals(checks, "(").into_iter().map(|name| format!("`{name}`")).filter(|name| !name.contains(' ')).collect();
-    let plan = page("tests/torture/schedule.rs");
+    let schedule = page("tests/torture/schedule.rs");
     names.extend(
-        plan.lines()
-            .filter_map(|line| Some(format!("`{}`", line.trim().strip_prefix("Kind::")?.split_once(" => \"")?.1.strip_suffix("\",")?))),
+        schedule.lines().filter_map(|line| {
+            Some(format!("`{}`", line.trim().strip_prefix("FaultKind::")?.split_once(" => \"")?.1.strip_suffix("\",")?))
+        }),
     );
     for path in sources(&repository_path("tests/torture")) {
         let text = fs::read_to_string(&path).expect("a source file");

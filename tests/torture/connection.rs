@@ -1,6 +1,6 @@
 //! One client connection, in text or in RESP: requests out, outcomes in, a deadline on every wait.
 //!
-//! Not the client of the library: what is judged here is what the wire said.
+//! Not the client of the library: what is checked here is what the node sent.
 
 use std::fmt;
 use std::io::{self, Read};
@@ -13,10 +13,12 @@ use kvmesh::wire::resp::encoding::request;
 use crate::keys::{Group, Key};
 use crate::kit::client::{Client, Limit};
 
-/// From the first byte of a round of requests to the last one of its replies. Far longer than `ack_timeout`: who waits so long is not answered at all.
+/// From the first byte of a round of requests to the last byte of its replies. Far longer than
+/// `ack_timeout`: a client that waits so long is not answered at all.
 pub const REPLY_TIMEOUT: Duration = Duration::from_secs(10);
 const DIAL_TIMEOUT: Duration = Duration::from_millis(500);
-/// For the level, which waits for nothing: a node that stands still takes connections, too, and is tried again.
+/// For setting the ack level, which waits for nothing. A stopped node accepts connections too, and
+/// is tried again.
 const GREETING_TIMEOUT: Duration = Duration::from_secs(1);
 /// No value that is written here is longer.
 const VALUE_LEN_MAX: u64 = 1 << 20;
@@ -44,12 +46,12 @@ impl Level {
     }
 }
 
-/// What is asked of a key. Numbers are those of values.
+/// An operation on a key. Numbers are those of values.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action {
-    /// Creates, and is refused where the key exists.
+    /// Creates; refused where the key exists.
     Set(u64),
-    /// Changes, and is refused where it does not.
+    /// Changes; refused where the key does not exist.
     Upd(u64),
     Put(u64),
     /// Milliseconds until it expires. In RESP only.
@@ -57,11 +59,11 @@ pub enum Action {
     Del,
     Get,
     Incr,
-    /// A token. In RESP only.
+    /// The number of a token. In RESP only.
     Append(u64),
-    /// This key and its sibling, in one command or, if so, in a transaction. In RESP only.
+    /// Writes this key and its sibling, in one command or (`true`) in a transaction. In RESP only.
     PutBoth(u64, bool),
-    /// This key and its sibling, in one command. In RESP only.
+    /// Reads this key and its sibling in one command. In RESP only.
     GetBoth,
 }
 
@@ -70,7 +72,7 @@ impl Action {
         !matches!(self, Action::Get | Action::GetBoth)
     }
 
-    /// The number that it writes, of a whole value.
+    /// The number that it writes, if it writes a whole value.
     pub fn number(self) -> Option<u64> {
         match self {
             Action::Set(number)
@@ -83,48 +85,48 @@ impl Action {
     }
 }
 
-/// What became of a request, as its client knows it.
+/// The outcome of a request, as its client knows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
     Done(Answer),
     /// It has not happened.
     Refused(&'static str),
-    Unknown(Why),
+    Unknown(UnknownCause),
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Answer {
     Written,
-    /// The value's number; `None` where there is no key.
+    /// The number of the value; `None` without a key.
     Value(Option<u64>),
     Count(u64),
-    /// Of which a value is made.
+    /// The tokens that a value is made of.
     Tokens(Box<[u64]>),
-    /// A key and its sibling.
+    /// The values of a key and its sibling.
     Both(Option<u64>, Option<u64>),
-    /// Nobody can have written that.
+    /// Bytes that no client can have written.
     Foreign(Box<str>),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Why {
-    /// The node says so.
+pub enum UnknownCause {
+    /// The node answered TIMEOUT.
     TimedOut,
     Broken,
-    /// No whole reply within [`REPLY_TIMEOUT`].
+    /// There was no complete reply within [`REPLY_TIMEOUT`].
     Silent,
-    /// The run was over before.
+    /// The run was over first.
     Pending,
 }
 
-/// The codes that a fault, or what was there, explains.
+/// Error codes that a fault, or the state of the key, explains.
 const CODES: [&str; 8] = ["EXISTS", "NOTFOUND", "NOQUORUM", "NOREPLICAS", "READONLY", "LOADING", "BUSY", OTHER];
-/// Any other.
+/// Stands for any other error code.
 pub const OTHER: &str = "OTHER";
 
 fn refused(code: &str) -> Outcome {
     match code {
-        "TIMEOUT" => Outcome::Unknown(Why::TimedOut),
+        "TIMEOUT" => Outcome::Unknown(UnknownCause::TimedOut),
         code => Outcome::Refused(CODES.into_iter().find(|known| *known == code).unwrap_or(OTHER)),
     }
 }
@@ -162,14 +164,14 @@ impl fmt::Display for Outcome {
     }
 }
 
-/// A connection, at its protocol.
+/// A connection that speaks one protocol.
 pub struct Connection {
     client: Client,
     protocol: Protocol,
 }
 
 impl Connection {
-    /// Connects, and sets the level at which it writes.
+    /// Connects, and sets the ack level.
     pub fn open(addr: SocketAddr, protocol: Protocol, level: Level) -> io::Result<Connection> {
         let mut connection = Connection { client: Client::open(addr, DIAL_TIMEOUT)?, protocol };
         connection.client.set_limit(Limit::Until(Instant::now() + GREETING_TIMEOUT));
@@ -185,7 +187,7 @@ impl Connection {
         }
     }
 
-    /// A round of requests, whose replies are all there [`REPLY_TIMEOUT`] from now, or never.
+    /// Sends a round of requests. Their replies arrive within [`REPLY_TIMEOUT`], or never.
     pub fn send(&mut self, requests: &[(Key, Action)]) -> io::Result<()> {
         let mut out = Vec::new();
         for (key, action) in requests {
@@ -236,7 +238,8 @@ impl Connection {
         }
     }
 
-    /// The reply to the oldest request that has none yet. An error leaves its outcome unknown, and that of all later ones.
+    /// Receives the reply to the oldest request that has none yet. After an error, the outcomes of
+    /// this request and all later ones are unknown.
     pub fn receive(&mut self, key: Key, action: Action) -> io::Result<Outcome> {
         let line = self.line()?;
         match self.protocol {
@@ -248,7 +251,7 @@ impl Connection {
         }
     }
 
-    /// What its EXEC was answered; of a refusal, the reason that came first.
+    /// The outcome of an EXEC; for a refusal, the first reason.
     fn rest_of_transaction(&mut self, line: &[u8]) -> io::Result<Outcome> {
         let replies = [line.to_vec(), self.line()?, self.line()?, self.line()?];
         if let Some(error) = replies.iter().find_map(|reply| reply.strip_prefix(b"-")) {
@@ -303,7 +306,7 @@ impl Connection {
         })
     }
 
-    /// Without its end; never empty.
+    /// The next line without its end, never empty.
     fn line(&mut self) -> io::Result<Vec<u8>> {
         let mut line = Vec::new();
         self.client.read_line(&mut line)?;
@@ -342,7 +345,7 @@ fn value(key: Key, bytes: &[u8]) -> Outcome {
     Outcome::Done(answer(key, bytes))
 }
 
-/// What a read answers that finds this value.
+/// The answer of a read that finds this value.
 pub fn answer(key: Key, bytes: &[u8]) -> Answer {
     let foreign = || Answer::Foreign(String::from_utf8_lossy(&bytes[..bytes.len().min(200)]).into());
     if key.group == Group::Tokens {
@@ -364,7 +367,7 @@ mod tests {
 
     const KEY: Key = Key { group: Group::Register, owner: 1, number: 2 };
 
-    /// A connection to a server that has these bytes for it, behind the reply to ACK.
+    /// A connection to a server that sends these bytes after its reply to ACK.
     fn answered(protocol: Protocol, replies: &'static [u8]) -> Connection {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let addr = listener.local_addr().unwrap();
@@ -396,7 +399,7 @@ mod tests {
         let bound = Duration::from_millis(200);
         let began = Instant::now();
         connection.client.set_limit(Limit::Until(began + bound));
-        // The second one has no time of its own.
+        // The second read has no time left.
         for _ in 0..2 {
             let error = connection.receive(KEY, Action::Incr).unwrap_err();
             assert!(matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut), "{error}");
@@ -413,7 +416,7 @@ mod tests {
             (Action::Set(1), Outcome::Refused("EXISTS")),
             (Action::Upd(1), Outcome::Refused("NOTFOUND")),
             (Action::Get, Outcome::Done(Answer::Value(None))),
-            (Action::Del, Outcome::Unknown(Why::TimedOut)),
+            (Action::Del, Outcome::Unknown(UnknownCause::TimedOut)),
             (Action::Get, Outcome::Done(Answer::Value(Some(1)))),
             (Action::Get, Outcome::Done(Answer::Foreign("nonsense".into()))),
             (Action::Get, Outcome::Refused(OTHER)),
@@ -434,7 +437,7 @@ mod tests {
             (Action::Set(1), Outcome::Refused("EXISTS")),
             (Action::Upd(1), Outcome::Refused("NOTFOUND")),
             (Action::Get, Outcome::Done(Answer::Value(None))),
-            (Action::Del, Outcome::Unknown(Why::TimedOut)),
+            (Action::Del, Outcome::Unknown(UnknownCause::TimedOut)),
             (Action::Get, Outcome::Done(Answer::Value(Some(1)))),
             (Action::Del, Outcome::Refused("NOTFOUND")),
             (Action::Del, Outcome::Done(Answer::Written)),
@@ -460,7 +463,7 @@ mod tests {
             (Action::GetBoth, Outcome::Done(Answer::Both(Some(6), None))),
             (Action::PutBoth(1, false), Outcome::Done(Answer::Written)),
             (Action::PutBoth(1, true), Outcome::Done(Answer::Written)),
-            (Action::PutBoth(1, true), Outcome::Unknown(Why::TimedOut)),
+            (Action::PutBoth(1, true), Outcome::Unknown(UnknownCause::TimedOut)),
             (Action::PutBoth(1, true), Outcome::Refused("LOADING")),
             (Action::Append(1), Outcome::Done(Answer::Written)),
         ];

@@ -1,7 +1,8 @@
-//! A fault being done: begun, kept up, ended, and what came of it.
+//! A fault in progress: begun, kept up, ended, and what came of it.
 //!
-//! An effect is what was seen, not what was asked for: a process that died of the signal, a connection that broke, a frame that did not come, a write that
-//! was refused. A fault without effect has tested nothing.
+//! An effect is what was observed, not what was asked for: a process that died of the signal, a
+//! connection that broke, a frame that did not arrive, a write that was refused. A fault without an
+//! effect has tested nothing.
 
 use std::fs;
 use std::io::{self, Write};
@@ -16,29 +17,31 @@ use crate::clock_ahead;
 use crate::kit::proxy::{Effects, Mode};
 use crate::kit::wait::poll_until;
 use crate::nodes::Nodes;
-use crate::schedule::{Fault, Kind};
+use crate::schedule::{Fault, FaultKind};
 use crate::survey;
 
-/// A node that a signal has stopped does not answer in this time; neither does one that is merely slow, which is why it is asked while it stands still.
+/// A stopped node does not answer PING in this time. Nor may one that is merely slow, so a node is
+/// asked while it is stopped.
 const PING_TIMEOUT: Duration = Duration::from_millis(300);
-/// Until a node has closed a connection on which a corrupted frame came.
+/// Time in which a node has to close a connection that carried a corrupted frame.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(4);
-/// What a log may still grow by until the disk is full.
+/// Bytes by which a log may still grow before the disk is full.
 const DISK_LEFT: u64 = 2_000;
-/// Until a write has met the full disk.
+/// Time in which a write has to meet the full disk.
 const FILL_TIMEOUT: Duration = Duration::from_secs(6);
-/// Enough dumps that no buffer between holds their replies.
+/// Number of dumps whose replies no buffer on the way can hold.
 const DUMPS_ASKED: usize = 2_000;
-/// How far the clock is pushed ahead: less than half of `clock_offset_max`, beyond which no node goes along, and more than a fault lasts.
+/// How far the clock is pushed ahead. Less than half of `clock_offset_max`, beyond which no node
+/// follows, and more than a fault lasts.
 const CLOCK_AHEAD: Duration = Duration::from_secs(4);
 const PUSH_TIMEOUT: Duration = Duration::from_secs(6);
 const RECEIVE_BUFFER: usize = 4 << 10;
-/// Until a node has given up on a client that reads nothing, far above its `write_timeout`.
+/// Time in which a node has to give up a client that reads nothing, far above its `write_timeout`.
 const DEAF_TIMEOUT: Duration = Duration::from_secs(8);
 
-/// What came of a fault.
+/// What was observed of a fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Effect {
+pub struct Observed {
     pub count: u64,
     pub noun: &'static str,
 }
@@ -47,13 +50,13 @@ pub struct Ongoing {
     pub fault: Fault,
     began: Instant,
     before: Effects,
-    /// What was seen of it so far, where the proxies do not count it.
+    /// Effects that the proxies do not count.
     seen: u64,
     is_cut: bool,
     next_turn: Instant,
     client: Option<TcpStream>,
     refused_before: u64,
-    /// What must not be.
+    /// What must not have happened.
     pub complaints: Vec<String>,
 }
 
@@ -73,9 +76,9 @@ impl Ongoing {
         };
         let fault = ongoing.fault.clone();
         match (fault.kind, fault.victims.first().copied()) {
-            (Kind::Kill, _) => ongoing.seen = nodes.kill(&fault.victims),
-            (Kind::Stop, Some(victim)) => nodes.pause(victim)?,
-            (Kind::Restart, Some(victim)) => {
+            (FaultKind::Kill, _) => ongoing.seen = nodes.kill(&fault.victims),
+            (FaultKind::Stop, Some(victim)) => nodes.pause(victim)?,
+            (FaultKind::Restart, Some(victim)) => {
                 match nodes.stop(victim) {
                     Ok(()) => ongoing.seen = 1,
                     Err(how) => ongoing.complaints.push(how),
@@ -84,40 +87,42 @@ impl Ongoing {
                     nodes.start(victim)?;
                 }
             }
-            // Writes that it takes after the cut are on its disk alone, and nobody may have been promised more.
-            (Kind::Wipe, Some(_)) if fault.other_way => nodes.set_links(&fault.links, Mode::Cut),
-            (Kind::Wipe, Some(victim)) => ongoing.lose_disk(nodes, victim)?,
-            (Kind::ClockAhead, Some(victim)) => {
+            // Writes after the cut are on this node's disk alone, and no client may have been
+            // promised more.
+            (FaultKind::Wipe, Some(_)) if fault.other_way => nodes.set_links(&fault.links, Mode::Cut),
+            (FaultKind::Wipe, Some(victim)) => ongoing.lose_disk(nodes, victim)?,
+            (FaultKind::ClockAhead, Some(victim)) => {
                 nodes.set_links(&fault.links, ongoing.mode());
-                // A node takes one dump at a time, and says so while another one is on its way.
-                let pushed = poll_until(now + PUSH_TIMEOUT, || clock_ahead::push(nodes.place(victim), CLOCK_AHEAD));
+                // A node takes one dump at a time, and refuses this one while another is on its
+                // way.
+                let pushed = poll_until(now + PUSH_TIMEOUT, || clock_ahead::push(nodes.handle(victim), CLOCK_AHEAD));
                 ongoing.complaints.extend(pushed.err());
-                ongoing.seen = survey::status(nodes.place(victim)).map_or(0, |status| status.number("clock_ahead_ms"));
+                ongoing.seen = survey::status(nodes.handle(victim)).map_or(0, |status| status.number("clock_ahead_ms"));
             }
-            (Kind::DeafClient, Some(victim)) => ongoing.client = Some(deaf_client(nodes, victim)?),
-            (Kind::DiskFull, Some(victim)) => {
-                ongoing.refused_before = survey::status(nodes.place(victim)).map_or(0, |status| status.number("writes_refused"));
+            (FaultKind::DeafClient, Some(victim)) => ongoing.client = Some(deaf_client(nodes, victim)?),
+            (FaultKind::DiskFull, Some(victim)) => {
+                ongoing.refused_before = survey::status(nodes.handle(victim)).map_or(0, |status| status.number("writes_refused"));
                 limit_files(nodes, victim, Some(log_len(nodes, victim)? + DISK_LEFT))?;
             }
-            (Kind::CutTwoWay, _) if fault.other_way => nodes.forget_links(&fault.links),
+            (FaultKind::CutTwoWay, _) if fault.other_way => nodes.forget_links(&fault.links),
             _ => nodes.set_links(&fault.links, ongoing.mode()),
         }
         Ok(ongoing)
     }
 
-    /// What its links do. A flapping one is cut in its first step.
+    /// The mode of its links. A flapping link is cut in its first step.
     fn mode(&self) -> Mode {
         match (self.fault.kind, self.fault.other_way) {
-            (Kind::CutOneWay, false) => Mode::Swallow,
-            (Kind::CutOneWay, true) | (Kind::CutTwoWay | Kind::Hub, _) => Mode::Cut,
-            (Kind::Delay | Kind::ClockAhead, _) => Mode::Delay(self.fault.pace),
-            (Kind::Narrow, _) => Mode::Narrow(self.fault.pace),
-            (Kind::DeafPeer, false) => Mode::Deaf,
-            (Kind::DeafPeer, true) => Mode::Stall,
-            (Kind::Reset, _) => Mode::Reset,
-            (Kind::Flip, _) => Mode::Flip,
-            (Kind::Duplicate, false) => Mode::DuplicateFrames,
-            (Kind::Duplicate, true) => Mode::DuplicateBytes,
+            (FaultKind::CutOneWay, false) => Mode::Swallow,
+            (FaultKind::CutOneWay, true) | (FaultKind::CutTwoWay | FaultKind::Hub, _) => Mode::Cut,
+            (FaultKind::Delay | FaultKind::ClockAhead, _) => Mode::Delay(self.fault.pace),
+            (FaultKind::Narrow, _) => Mode::Narrow(self.fault.pace),
+            (FaultKind::DeafPeer, false) => Mode::Deaf,
+            (FaultKind::DeafPeer, true) => Mode::Stall,
+            (FaultKind::Reset, _) => Mode::Reset,
+            (FaultKind::Flip, _) => Mode::Flip,
+            (FaultKind::Duplicate, false) => Mode::DuplicateFrames,
+            (FaultKind::Duplicate, true) => Mode::DuplicateBytes,
             _ => Mode::Pass,
         }
     }
@@ -128,9 +133,9 @@ impl Ongoing {
         Ok(())
     }
 
-    /// To be called every now and then while it lasts.
+    /// Takes the next step of a fault that has some. To be called every now and then.
     pub fn step(&mut self, nodes: &Nodes) {
-        if self.fault.kind == Kind::Flap && Instant::now() >= self.next_turn {
+        if self.fault.kind == FaultKind::Flap && Instant::now() >= self.next_turn {
             self.is_cut = !self.is_cut;
             nodes.set_links(&self.fault.links, if self.is_cut { Mode::Cut } else { Mode::Pass });
             self.next_turn = Instant::now() + self.fault.pace;
@@ -141,12 +146,12 @@ impl Ongoing {
     pub fn is_due(&mut self, nodes: &Nodes) -> bool {
         let lasted = self.began.elapsed();
         match (self.fault.kind, self.fault.victims.first()) {
-            // A full disk counts from when it was met.
-            (Kind::DiskFull, Some(victim)) if lasted < FILL_TIMEOUT => {
+            // A full disk counts from the first refused write.
+            (FaultKind::DiskFull, Some(victim)) if lasted < FILL_TIMEOUT => {
                 lasted >= self.fault.duration && self.refusals(nodes, *victim).is_ok_and(|refused| refused > 0)
             }
-            (Kind::DeafClient, _) if lasted < DEAF_TIMEOUT => {
-                // The node resets it, with requests unread.
+            (FaultKind::DeafClient, _) if lasted < DEAF_TIMEOUT => {
+                // The node resets the connection, with requests unread.
                 let is_reset = self.client.as_ref().is_some_and(|client| matches!(client.take_error(), Ok(Some(_))));
                 self.seen = self.seen.max(is_reset.into());
                 lasted >= self.fault.duration && self.seen > 0
@@ -155,60 +160,61 @@ impl Ongoing {
         }
     }
 
-    /// Ends it. What is broken mends by itself from here on.
+    /// Ends the fault. From here on the mesh mends by itself.
     pub fn end(&mut self, nodes: &mut Nodes) -> io::Result<()> {
         let fault = self.fault.clone();
         match (fault.kind, fault.victims.first().copied()) {
-            (Kind::Wipe, Some(victim)) => {
+            (FaultKind::Wipe, Some(victim)) => {
                 if self.seen == 0 {
                     self.lose_disk(nodes, victim)?;
                 }
                 nodes.set_links(&fault.links, Mode::Pass);
                 nodes.start(victim)?;
             }
-            (Kind::Kill, _) => fault.victims.iter().try_for_each(|victim| nodes.start(*victim))?,
-            (Kind::Restart, Some(victim)) if !fault.other_way => nodes.start(victim)?,
-            (Kind::Stop, Some(victim)) => {
-                self.seen = u64::from(!survey::answers(nodes.place(victim), PING_TIMEOUT));
+            (FaultKind::Kill, _) => fault.victims.iter().try_for_each(|victim| nodes.start(*victim))?,
+            (FaultKind::Restart, Some(victim)) if !fault.other_way => nodes.start(victim)?,
+            (FaultKind::Stop, Some(victim)) => {
+                self.seen = u64::from(!survey::answers(nodes.handle(victim), PING_TIMEOUT));
                 nodes.resume(victim)?;
             }
-            (Kind::DeafClient, _) => self.client = None,
-            (Kind::DiskFull, Some(victim)) => self.free_disk(nodes, victim)?,
+            (FaultKind::DeafClient, _) => self.client = None,
+            (FaultKind::DiskFull, Some(victim)) => self.free_disk(nodes, victim)?,
             _ => {}
         }
-        if matches!(fault.kind, Kind::Flip | Kind::Duplicate) {
+        if matches!(fault.kind, FaultKind::Flip | FaultKind::Duplicate) {
             self.await_closes(nodes);
         }
         nodes.set_links(&fault.links, Mode::Pass);
         Ok(())
     }
 
-    /// What has come of it, once it has ended.
-    pub fn effect(&self, nodes: &Nodes) -> Effect {
+    /// The effect of the fault, once it has ended.
+    pub fn effect(&self, nodes: &Nodes) -> Observed {
         let effects = nodes.effects(&self.fault.links).since(&self.before);
         let (count, noun) = match (self.fault.kind, self.fault.other_way) {
-            (Kind::Kill, _) => (self.seen, "processes killed"),
-            (Kind::Stop, _) => (self.seen, "nodes silent"),
-            (Kind::Restart, _) => (self.seen, "processes stopped in order"),
-            (Kind::Wipe, _) => (self.seen, "files lost"),
-            (Kind::CutOneWay, false) => (effects.frames_dropped, "frames dropped or connections broken"),
-            (Kind::CutOneWay, true) => (effects.broken + effects.refused, "frames dropped or connections broken"),
-            (Kind::CutTwoWay, _) => (effects.broken + effects.refused + effects.forgotten, "connections broken, refused or forgotten"),
-            (Kind::Hub | Kind::Flap, _) => (effects.broken + effects.refused, "connections broken or refused"),
-            (Kind::Delay, _) => (effects.bytes_delayed, "bytes delayed"),
-            (Kind::Narrow, _) => (effects.bytes_slowed, "bytes slowed down"),
-            (Kind::ClockAhead, _) => (self.seen, "milliseconds ahead"),
-            (Kind::DeafPeer, _) => (effects.bytes_held, "bytes held back"),
-            (Kind::DeafClient, _) => (self.seen, "clients closed by the node"),
-            (Kind::Reset, _) => (effects.resets, "connections reset in mid-frame"),
-            (Kind::Flip, _) => (effects.closed_by_node, "connections closed by the node"),
-            (Kind::Duplicate, _) => (effects.duplicated, "frames or parts of them sent twice"),
-            (Kind::DiskFull, _) => (self.seen, "writes refused"),
+            (FaultKind::Kill, _) => (self.seen, "processes killed"),
+            (FaultKind::Stop, _) => (self.seen, "nodes silent"),
+            (FaultKind::Restart, _) => (self.seen, "processes stopped in order"),
+            (FaultKind::Wipe, _) => (self.seen, "files lost"),
+            (FaultKind::CutOneWay, false) => (effects.frames_dropped, "frames dropped or connections broken"),
+            (FaultKind::CutOneWay, true) => (effects.broken + effects.refused, "frames dropped or connections broken"),
+            (FaultKind::CutTwoWay, _) => (effects.broken + effects.refused + effects.forgotten, "connections broken, refused or forgotten"),
+            (FaultKind::Hub | FaultKind::Flap, _) => (effects.broken + effects.refused, "connections broken or refused"),
+            (FaultKind::Delay, _) => (effects.bytes_delayed, "bytes delayed"),
+            (FaultKind::Narrow, _) => (effects.bytes_slowed, "bytes slowed down"),
+            (FaultKind::ClockAhead, _) => (self.seen, "milliseconds ahead"),
+            (FaultKind::DeafPeer, _) => (effects.bytes_held, "bytes held back"),
+            (FaultKind::DeafClient, _) => (self.seen, "clients closed by the node"),
+            (FaultKind::Reset, _) => (effects.resets, "connections reset in mid-frame"),
+            (FaultKind::Flip, _) => (effects.closed_by_node, "connections closed by the node"),
+            (FaultKind::Duplicate, _) => (effects.duplicated, "frames or parts of them sent twice"),
+            (FaultKind::DiskFull, _) => (self.seen, "writes refused"),
         };
-        Effect { count, noun }
+        Observed { count, noun }
     }
 
-    /// Every connection that carried a wrong byte is closed by who received it, unless who dialled ends it first, and not by the end of the fault.
+    /// Waits until every connection that carried a wrong byte is closed by the node that received
+    /// it, or was ended first by the node that dialled. The end of the fault must not do it.
     fn await_closes(&mut self, nodes: &Nodes) {
         // Nothing more is corrupted from here on.
         nodes.set_links(&self.fault.links, Mode::Pass);
@@ -220,9 +226,9 @@ impl Ongoing {
         self.complaints.extend(all_closed.err());
     }
 
-    /// Writes that the full disk has refused so far; an error is a log that goes on.
+    /// Number of writes that the full disk has refused so far. An error means that the log goes on.
     fn refusals(&self, nodes: &Nodes, victim: u16) -> Result<u64, String> {
-        let status = survey::status(nodes.place(victim))?;
+        let status = survey::status(nodes.handle(victim))?;
         match status.text("log").starts_with("stopped") {
             true => Ok(status.number("writes_refused").saturating_sub(self.refused_before)),
             false => Err(format!("the log of n{victim} is {}", status.text("log"))),
@@ -236,7 +242,7 @@ impl Ongoing {
         }
         limit_files(nodes, victim, None)?;
         if self.fault.other_way {
-            let resumed = poll_until(Instant::now() + CLOSE_TIMEOUT, || survey::resume(nodes.place(victim)));
+            let resumed = poll_until(Instant::now() + CLOSE_TIMEOUT, || survey::resume(nodes.handle(victim)));
             self.complaints.extend(resumed.err().map(|why| format!("RESUME with space on the disk: {why}")));
         } else {
             self.complaints.extend(nodes.stop(victim).err());
@@ -246,18 +252,18 @@ impl Ongoing {
     }
 }
 
-/// Asks for far more than it takes, and reads nothing.
+/// A client that asks for far more than it takes, and reads nothing.
 fn deaf_client(nodes: &Nodes, victim: u16) -> io::Result<TcpStream> {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
     socket.set_recv_buffer_size(RECEIVE_BUFFER)?;
-    socket.connect_timeout(&nodes.place(victim).addr.into(), Duration::from_secs(2))?;
+    socket.connect_timeout(&nodes.handle(victim).addr.into(), Duration::from_secs(2))?;
     let mut stream: TcpStream = socket.into();
     stream.set_write_timeout(Some(Duration::from_secs(1)))?;
     stream.write_all("DUMP\n".repeat(DUMPS_ASKED).as_bytes())?;
     Ok(stream)
 }
 
-/// Bytes of the log that is written now.
+/// Length of the log that is being written.
 fn log_len(nodes: &Nodes, victim: u16) -> io::Result<u64> {
     let mut newest = (String::new(), 0);
     for file in fs::read_dir(nodes.data_dir(victim))? {
@@ -270,12 +276,13 @@ fn log_len(nodes: &Nodes, victim: u16) -> io::Result<u64> {
     Ok(newest.1)
 }
 
-/// No file of this process grows beyond so many bytes; `None` lifts that. To the process it is a disk that takes no more.
+/// Limits the files of a node to this length; `None` lifts the limit. To the node it is a full
+/// disk.
 fn limit_files(nodes: &Nodes, victim: u16, len: Option<u64>) -> io::Result<()> {
     let own = getrlimit(Resource::Fsize);
     let limit = Rlimit { current: len.or(own.current), maximum: own.maximum };
     let process = nodes.process_id(victim).and_then(Pid::from_raw);
-    // Without a process the limit would be this one's.
+    // Without a process id the limit would be this process's.
     let process = process.ok_or_else(|| io::Error::other(format!("n{victim} does not run")))?;
     prlimit(Some(process), Resource::Fsize, limit)?;
     Ok(())

@@ -1,7 +1,7 @@
-//! What the clients did and heard: every operation with its invocation, completion and outcome.
+//! The history: every operation of the clients with its invocation, completion and outcome.
 //!
-//! Each client has a recorder of its own, and an operation is recorded before its request leaves: one that is never answered is there as well. Times are
-//! microseconds of one monotonic clock.
+//! Each client has a recorder of its own, and records an operation before its request leaves, so
+//! one that is never answered is recorded too. Times are microseconds of one monotonic clock.
 
 use std::collections::HashMap;
 use std::io::{self, Write};
@@ -11,20 +11,21 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use parking_lot::Mutex;
 use serde_json::json;
 
-use crate::connection::{Action, Answer, Level, Outcome, Why};
+use crate::connection::{Action, Answer, Level, Outcome, UnknownCause};
 use crate::keys::Key;
 use crate::now;
 
-/// Operations of all clients together: about a gigabyte. Beyond this the clients end, and the report says so.
+/// Operations of all clients together, about a gigabyte. Beyond this the clients end, and the
+/// report tells so.
 const OPERATIONS_MAX: u64 = 10_000_000;
 
 #[derive(Clone, Debug)]
 pub struct Op {
     pub client: u16,
-    /// One number for each connection of the run.
+    /// Number of the connection, unique in the run.
     pub connection: u32,
     pub node: u16,
-    pub life: u32,
+    pub incarnation: u32,
     pub key: Key,
     pub action: Action,
     pub level: Level,
@@ -43,17 +44,17 @@ impl Op {
         matches!(self.outcome, Outcome::Unknown(_))
     }
 
-    /// A write that has happened, for all that its client knows, or may have.
+    /// Whether it is a write that has happened, or may have, by all that its client knows.
     pub fn may_have_happened(&self) -> bool {
         self.action.is_write() && !matches!(self.outcome, Outcome::Refused(_))
     }
 
-    /// A write that was acknowledged by a majority.
+    /// Whether it is a write that a majority has acknowledged.
     pub fn is_majority_acked(&self) -> bool {
         self.action.is_write() && self.is_done() && self.level != Level::Local
     }
 
-    /// The number that a read showed, if it was a read that was answered.
+    /// The number that a read returned, if it was answered.
     pub fn shown(&self) -> Option<Option<u64>> {
         match self.outcome {
             Outcome::Done(Answer::Value(shown)) => Some(shown),
@@ -69,7 +70,7 @@ pub struct History {
     operations: AtomicU64,
 }
 
-/// One client's.
+/// The operations of one client.
 #[derive(Clone, Default)]
 pub struct Recorder(Arc<Mutex<Vec<Op>>>);
 
@@ -84,7 +85,7 @@ impl History {
         self.connections.fetch_add(1, Ordering::Relaxed)
     }
 
-    /// Whether there is room for so many more operations.
+    /// Whether so many more operations may be recorded.
     pub fn takes(&self, operations: usize) -> bool {
         self.operations.fetch_add(operations as u64, Ordering::Relaxed) < OPERATIONS_MAX
     }
@@ -93,7 +94,7 @@ impl History {
         self.operations.load(Ordering::Relaxed) >= OPERATIONS_MAX
     }
 
-    /// Everything that was recorded, in the order of invocation. The recorders are empty then.
+    /// Removes and returns all operations, in the order of invocation.
     pub fn take(&self) -> Vec<Op> {
         let mut all: Vec<Op> = self.recorders.lock().iter().flat_map(|recorder| std::mem::take(&mut *recorder.0.lock())).collect();
         all.sort_by_key(|op| op.invoked);
@@ -102,16 +103,16 @@ impl History {
 }
 
 impl Recorder {
-    /// Returns the operation's place.
+    /// Records an operation. Returns its index.
     pub fn invoke(&self, op: Op) -> usize {
         let mut ops = self.0.lock();
         ops.push(op);
         ops.len() - 1
     }
 
-    /// The run may have taken the history by now.
-    pub fn complete(&self, place: usize, outcome: Outcome) {
-        if let Some(op) = self.0.lock().get_mut(place) {
+    /// Records the outcome of an operation, unless the run has taken the history by now.
+    pub fn complete(&self, index: usize, outcome: Outcome) {
+        if let Some(op) = self.0.lock().get_mut(index) {
             if !matches!(outcome, Outcome::Unknown(_)) {
                 op.completed = now();
             }
@@ -120,7 +121,7 @@ impl Recorder {
     }
 }
 
-/// How often each outcome was heard.
+/// How often each outcome was received.
 #[derive(Default)]
 pub struct Tally {
     pub done_writes: u64,
@@ -139,10 +140,10 @@ impl Tally {
                 Outcome::Refused(code) => *tally.refused.entry(code).or_default() += 1,
                 Outcome::Unknown(why) => {
                     let why = match why {
-                        Why::TimedOut => "TIMEOUT",
-                        Why::Broken => "broken connection",
-                        Why::Silent => "no reply",
-                        Why::Pending => "run over",
+                        UnknownCause::TimedOut => "TIMEOUT",
+                        UnknownCause::Broken => "broken connection",
+                        UnknownCause::Silent => "no reply",
+                        UnknownCause::Pending => "run over",
                     };
                     *tally.unknown.entry(why).or_default() += 1;
                 }
@@ -152,13 +153,13 @@ impl Tally {
     }
 }
 
-/// As lines of JSON, one operation each.
+/// Writes the history as lines of JSON, one operation a line.
 pub fn write(ops: &[Op], out: &mut impl Write) -> io::Result<()> {
     for op in ops {
         let completed = (op.completed != u64::MAX).then_some(op.completed);
         let line = json!({
             "invoked_us": op.invoked, "completed_us": completed, "client": op.client, "connection": op.connection, "node": op.node,
-            "life": op.life, "key": op.key.to_string(), "action": op.action.to_string(), "level": op.level.name(), "outcome": op.outcome.to_string(),
+            "incarnation": op.incarnation, "key": op.key.to_string(), "action": op.action.to_string(), "level": op.level.name(), "outcome": op.outcome.to_string(),
         });
         writeln!(out, "{line}")?;
     }

@@ -1,12 +1,12 @@
-//! The keys that clients write, and values that prove who wrote them.
+//! Keys of the clients, and values that prove which client wrote them.
 //!
-//! A value names its key and its number, and is padded to a length that follows from the number: a value that was cut, mixed up or invented is not taken
-//! for one that was written.
+//! A value names its key and its number, and is padded to a length that follows from the number. So
+//! a value that was cut, mixed up or invented is not taken for one that was written.
 
 use std::fmt;
 use std::str::FromStr;
 
-/// What a key is for: each group has its own writers, and its own promises.
+/// The purpose of a key. Each group has its own writers and its own promises.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Group {
     /// Written by several clients through one node only.
@@ -19,21 +19,22 @@ pub enum Group {
     Contended,
     /// Counted through one node only, at `majority`.
     Counter,
-    /// Counted through all nodes at the same time, or by who has seen a count elsewhere.
+    /// Counted through all nodes at the same time, or by a client that has seen a count elsewhere.
     Sum,
-    /// Appended to through all nodes at the same time, or by who has seen what is there elsewhere.
+    /// Appended to through all nodes at the same time, or by a client that has read it elsewhere.
     Tokens,
-    /// Written at one node, and by who has seen that at another one.
+    /// Written at one node, and by a client that has seen that at another node.
     Handover,
-    /// Two keys, this one and its sibling, written together at one node, and one of them alone at another.
+    /// Two keys, this one and its sibling, written together at one node, and one of them alone at
+    /// another.
     Pair,
     /// Written once, deleted once, and never written again.
     Gone,
     /// Written once, with an expiry.
     Expiring,
-    /// Of no client: what a clock is pushed ahead with.
+    /// Pushes a clock ahead; no client writes it.
     Ahead,
-    /// Of no client: what nodes wrote before the run.
+    /// Written by a past incarnation; no client writes it.
     Past,
 }
 
@@ -54,7 +55,7 @@ impl Group {
         (Group::Past, "past"),
     ];
 
-    /// Whether its values are counts.
+    /// Whether the values of this group are counts.
     pub fn is_counted(self) -> bool {
         matches!(self, Group::Counter | Group::Sum)
     }
@@ -64,7 +65,7 @@ impl Group {
     }
 }
 
-/// The owner of keys that one client writes first, and then another one that has seen that.
+/// Owner of keys that one client writes first, and then another client that has seen them.
 pub const TAKEN_OVER: u16 = 1;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -107,17 +108,17 @@ impl Key {
         format!("{number} {self}:{}", ".".repeat(padding))
     }
 
-    /// The other one of a pair.
+    /// The other key of a pair.
     pub fn sibling(self) -> Key {
         Key { number: self.number ^ 1, ..self }
     }
 
-    /// What is appended under this number.
+    /// The token that is appended under this number.
     pub fn token(self, number: u64) -> String {
         format!("<{number}>")
     }
 
-    /// The numbers of the tokens that a value is made of; none if it is made of anything else.
+    /// The numbers of the tokens that a value is made of; `None` for any other bytes.
     pub fn tokens_in(self, value: &[u8]) -> Option<Box<[u64]>> {
         let inner = std::str::from_utf8(value).ok()?.strip_prefix('<')?.strip_suffix('>')?;
         let numbers: Box<[u64]> = inner.split("><").map(str::parse).collect::<Result<_, _>>().ok()?;
@@ -125,7 +126,8 @@ impl Key {
         is_same.then_some(numbers)
     }
 
-    /// The number of a value that somebody may have written under this key; none for any other bytes.
+    /// The number of a value that a client may have written under this key; `None` for any other
+    /// bytes.
     pub fn number_in(self, value: &[u8]) -> Option<u64> {
         let digits = value.split(|byte| *byte == b' ').next()?;
         let number = std::str::from_utf8(digits).ok()?.parse().ok()?;

@@ -1,4 +1,5 @@
-//! What one faulty node costs the others: how long `local` writes take there, beside the same load without any fault.
+//! The cost of one faulty node for the others: how long `local` writes take there, beside the same
+//! load without any fault.
 
 use hdrhistogram::Histogram;
 
@@ -6,11 +7,12 @@ use crate::checks::Verdict;
 use crate::history::Op;
 use crate::keys::Group;
 
-/// Coarse, because the machine may be small and busy: a node that waited for its faulty peer would exceed it.
+/// Coarse, because the machine may be small and busy. A node that waits for its faulty peer exceeds
+/// it.
 const P99_MAX_US: u64 = 2_000_000;
-/// What takes longer is counted as this.
+/// Longer latencies are counted as this.
 const LONGEST_US: u64 = 60_000_000;
-/// Too few of them say nothing of the hundredth part.
+/// With fewer samples, the 99th percentile means nothing.
 const SAMPLES_MIN: u64 = 100;
 
 /// A time in which one node was faulty, or none.
@@ -34,8 +36,8 @@ impl Phases {
         let (mut calm, mut faulty) = (histogram(), histogram());
         for op in ops.iter().filter(|op| op.key.group == Group::Local && op.is_done()) {
             // Phases are in order and do not overlap.
-            let place = self.0.partition_point(|phase| phase.until < op.invoked);
-            let Some(phase) = self.0.get(place).filter(|phase| phase.from <= op.invoked) else { continue };
+            let index = self.0.partition_point(|phase| phase.until < op.invoked);
+            let Some(phase) = self.0.get(index).filter(|phase| phase.from <= op.invoked) else { continue };
             match phase.faulty {
                 None => calm.saturating_record(op.completed - op.invoked),
                 Some(node) if node != op.node => faulty.saturating_record(op.completed - op.invoked),
@@ -53,7 +55,7 @@ impl Phases {
 }
 
 fn histogram() -> Histogram<u64> {
-    // Cannot fail: the bounds are far apart, and three digits are what it takes.
+    // Cannot fail: the bounds are far apart, and three digits are enough for them.
     Histogram::new_with_bounds(1, LONGEST_US, 3).expect("legal bounds")
 }
 
@@ -66,7 +68,7 @@ mod tests {
     fn write(node: u16, invoked: u64, took: u64) -> Op {
         let key = Key { group: Group::Local, owner: node, number: 0 };
         let (action, outcome) = (Action::Put(1), Outcome::Done(Answer::Written));
-        Op { client: 0, connection: 0, node, life: 1, key, action, level: Level::Local, invoked, completed: invoked + took, outcome }
+        Op { client: 0, connection: 0, node, incarnation: 1, key, action, level: Level::Local, invoked, completed: invoked + took, outcome }
     }
 
     #[test]

@@ -1,9 +1,13 @@
-//! kvtorture: nodes as real processes, clients that remember what they were promised, and faults drawn from a seed.
+//! kvtorture: nodes as real processes, clients that remember what they were promised, and faults
+//! drawn from a seed.
 //!
-//! Read in this order: `schedule` (what is done to whom), `nodes` and `kit` (what it is done to), `fault` (how, and what came of it), `clients` (the load), `connection`
-//! and `history` (what they heard), `run` (the order of it all), `quiet` (when nothing was amiss), `checks` (what must hold of it), `run::report`.
+//! Read in this order: `schedule` (the faults), `nodes` and `kit` (their victims), `fault` (how a
+//! fault is done, and what comes of it), `clients` (the load), `connection` and `history` (what the
+//! clients asked and received), `run` (the order of it all), `quiet` (times without any trouble),
+//! `checks` (what must hold), `run::report`.
 //!
-//! Exit codes: 0 every check held, 1 one failed or nothing could be run, 2 bad usage. What a run finds out goes to stdout, why there is none to stderr.
+//! Exit codes: 0 every check held, 1 a check failed or nothing could be run, 2 bad usage. The
+//! findings of a run go to stdout, the reason why there are none to stderr.
 
 mod checks;
 mod clients;
@@ -34,16 +38,16 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use run::{CHECKS_TIMEOUT, INTERRUPTED, Wanted};
-use schedule::Plan;
+use run::{CHECKS_TIMEOUT, INTERRUPTED, RunOptions};
+use schedule::Schedule;
 use usage::{Arguments, Kinds, Minutes, NodesLen};
 
 const FAILED: u8 = 1;
 const USAGE: u8 = 2;
-/// Until the process ends all the same, though nobody takes what it says last.
+/// The process ends after this time even if its last words are not read.
 const LAST_WORDS_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Microseconds of the clock by which the history is told.
+/// Microseconds of the monotonic clock that the history is recorded with.
 fn now() -> u64 {
     kvmesh::data::clock::elapsed().as_micros() as u64
 }
@@ -58,22 +62,22 @@ fn main() -> ExitCode {
         Ok(program) => program,
         Err(why) => return leave(FAILED, why),
     };
-    let plan = Plan::new(seed, arguments.nodes.map(|NodesLen(len)| len), kinds);
-    let _ = writeln!(io::stdout(), "seed {seed}: {}", plan.setting());
+    let schedule = Schedule::new(seed, arguments.nodes.map(|NodesLen(len)| len), kinds);
+    let _ = writeln!(io::stdout(), "seed {seed}: {}", schedule.setting());
     let (dir, is_own) = match directory(arguments.dir, seed) {
         Ok(dir) => dir,
         Err((code, why)) => return leave(code, why),
     };
-    // Where that fails, Ctrl-C ends the nodes with this process: they are of one terminal.
+    // Where that fails, Ctrl-C ends the nodes with this process: they share its terminal.
     let _ = ctrlc::set_handler(|| INTERRUPTED.store(true, Ordering::Relaxed));
     watch_the_time(began + length + CHECKS_TIMEOUT, seed, dir.clone());
-    let report = match run::run(Wanted { seed, length, program, is_quiet: arguments.quiet }, &dir, plan) {
+    let report = match run::run(RunOptions { seed, length, program, is_quiet: arguments.quiet }, &dir, schedule) {
         Ok(report) => report,
         Err(error) => return leave(FAILED, format_args!("the run broke off: {error}; its files are in {}", dir.display())),
     };
     let mut out = io::stdout().lock();
     if !arguments.quiet || !report.holds() {
-        // A reader who has left has seen enough.
+        // A reader that has left has seen enough.
         let _ = report.write(&mut out);
     }
     let _ = writeln!(out, "{}", report.verdict());
@@ -95,7 +99,7 @@ fn leave(code: u8, reason: impl fmt::Display) -> ExitCode {
     ExitCode::from(code)
 }
 
-/// The server that is tortured: the one that was built with this program.
+/// The server under torture: the one that was built with this program.
 fn beside_this_one() -> Result<PathBuf, String> {
     let own = std::env::current_exe().map_err(|error| format!("where this program is cannot be told: {error}"))?;
     let program = own.with_file_name("kvnode");
@@ -105,7 +109,7 @@ fn beside_this_one() -> Result<PathBuf, String> {
     }
 }
 
-/// Where everything goes, and whether it may be removed afterwards.
+/// The directory of the run, and whether it may be removed afterwards.
 fn directory(asked: Option<PathBuf>, seed: u64) -> Result<(PathBuf, bool), (u8, String)> {
     let named = |path: &Path, error: io::Error| (FAILED, format!("{}: {error}", path.display()));
     if let Some(path) = asked {
@@ -114,7 +118,7 @@ fn directory(asked: Option<PathBuf>, seed: u64) -> Result<(PathBuf, bool), (u8, 
         if files.next().is_some() {
             return Err((USAGE, format!("{} is not empty; the nodes of a run begin without data", path.display())));
         }
-        // Nodes are told where their data is, whatever directory they are started in.
+        // A node may be started in any directory, so its paths are absolute.
         return path.canonicalize().map(|path| (path.clone(), false)).map_err(|error| named(&path, error));
     }
     let path = std::env::temp_dir().join(format!("kvtorture-{seed}-{}", std::process::id()));
@@ -122,32 +126,35 @@ fn directory(asked: Option<PathBuf>, seed: u64) -> Result<(PathBuf, bool), (u8, 
     Ok((path, true))
 }
 
-/// The last resort: every wait of a run has a deadline, but a machine can be so slow that their sum is too much, and checks search.
+/// Ends a run that takes too long. Every wait of a run has a deadline, but on a slow machine their
+/// sum can be too much, and checks search.
 fn watch_the_time(deadline: Instant, seed: u64, dir: PathBuf) {
     let watch = move || {
         thread::sleep(deadline.saturating_duration_since(Instant::now()));
-        // Before anything that may wait: who is to read what this says may be the reason for which it is late.
+        // Before anything that may wait: the reader of these words may be the reason why the run is
+        // late.
         nodes::end_all();
-        // Not on stdout: whoever fills that pipe holds its lock.
+        // Not on stdout: a thread that waits at a full pipe holds the lock of stdout.
         let line = format!("kvtorture: FAILED, seed {seed}: the checks were not done in time; its files are in {}", dir.display());
         say_within(LAST_WORDS_TIMEOUT, line, io::stderr());
-        // The run goes on meanwhile, and may have started another one.
+        // The run goes on meanwhile, and may have started another node.
         nodes::end_all();
         std::process::exit(FAILED.into());
     };
-    // Without it the run may take longer than it says.
+    // Without this thread the run may take longer than announced.
     let _ = thread::Builder::new().name("watch".into()).spawn(watch);
 }
 
-/// Says it to somebody who may have stopped reading: returns by then, whether it was said or not.
+/// Writes a line for a reader that may have stopped reading. Returns within `timeout`, whether the
+/// line was written or not.
 fn say_within(timeout: Duration, line: String, mut out: impl Write + Send + 'static) {
     let (said_tx, said_rx) = mpsc::channel();
     let say = move || {
         let _ = writeln!(out, "{line}");
-        // Nobody waits any more: then it was too late.
+        // If the receiver is gone, the line was too late.
         let _ = said_tx.send(());
     };
-    // Without a thread it is not said, and the channel is closed already.
+    // Without a thread nothing is written, and the channel is closed already.
     let _ = thread::Builder::new().name("last-words".into()).spawn(say);
     let _ = said_rx.recv_timeout(timeout);
 }
@@ -156,7 +163,8 @@ fn say_within(timeout: Duration, line: String, mut out: impl Write + Send + 'sta
 mod tests {
     use super::*;
 
-    /// A pipe that is full until the other end of this channel is dropped, and then takes everything.
+    /// A pipe that is full until the other end of this channel is dropped, and then takes
+    /// everything.
     struct Full(mpsc::Receiver<()>, mpsc::Sender<Vec<u8>>);
 
     impl Write for Full {

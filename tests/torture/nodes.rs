@@ -1,8 +1,8 @@
-//! The nodes of a run: a cluster in which every node can be reached by the clients' threads, and
-//! every start and every pause is known.
+//! The nodes of a run: a cluster that records every start and every pause of a node, and hands the
+//! clients' threads what they have to know of a node.
 //!
-//! Each start begins a new *life* of a node, numbered from 1. Clients read the number before and
-//! after they connect, so they know which life has answered.
+//! Incarnations of a node are numbered from 1 here. Clients read the number before and after they
+//! connect, so they know which incarnation has answered.
 
 use std::collections::BTreeMap;
 use std::fs::OpenOptions;
@@ -26,24 +26,24 @@ use crate::kit::proxy::{Effects, Link, Mode};
 use crate::now;
 use crate::schedule::Setting;
 
-/// How long a write waits for acks, and how long a peer may be behind before it does not count.
+/// Time that a write waits for acks, and that a peer may lag before it does not count.
 pub const ACK_TIMEOUT: Duration = Duration::from_secs(2);
-/// From SIGTERM to the end. A node takes `shutdown_timeout_ms` and a little more.
+/// From SIGTERM to the end of a node, which takes `shutdown_timeout_ms` and a little more.
 const STOP_TIMEOUT: Duration = Duration::from_secs(8);
-/// Sizes of a log with which it is compacted every few seconds, or never.
+/// Log lengths at which a log is compacted: every few seconds, or never.
 const COMPACT_OFTEN: u64 = 192 << 10;
 const COMPACT_NEVER: u64 = 1 << 40;
 
-/// Where the clients find a node, and what they have to know of its fate.
-pub struct Place {
+/// A node as the clients' threads see it: its address, and when it could not answer.
+pub struct NodeHandle {
     pub id: u16,
     pub addr: SocketAddr,
-    pub life: AtomicU32,
-    /// Times in which it stood still, or was down: from, and until.
+    pub incarnation: AtomicU32,
+    /// Times in which it stood still or was down, as start and end.
     pub pauses: Mutex<Vec<(u64, u64)>>,
 }
 
-impl Place {
+impl NodeHandle {
     fn begin_pause(&self) {
         self.pauses.lock().push((now(), u64::MAX));
     }
@@ -69,7 +69,7 @@ pub fn end_all() {
 pub struct Nodes {
     cluster: Cluster,
     setting: Setting,
-    places: BTreeMap<u16, Arc<Place>>,
+    handles: BTreeMap<u16, Arc<NodeHandle>>,
     /// Threads that carry what a node logs into its file. A file that a node had open itself would
     /// be limited with the others when its disk is to be full.
     loggers: BTreeMap<u16, JoinHandle<()>>,
@@ -91,19 +91,19 @@ impl Nodes {
         settings.insert("tombstone_age_min_ms".into(), 300.into());
         let mut cluster = Cluster::new(program, dir, settings, true, ());
         let members: Vec<u16> = (1..=setting.nodes).collect();
-        let mut places = BTreeMap::new();
+        let mut handles = BTreeMap::new();
         for id in &members {
             cluster.add(*id, &members)?;
             // The shell ignores the signal of a file that reaches its limit, and so does the node
             // that it becomes: the node is to see an error, as on a full disk.
             cluster.node_mut(*id).launch.prelude = "trap '' XFSZ".to_owned();
-            let place = Place { id: *id, addr: cluster.client_addr(*id), life: AtomicU32::new(0), pauses: Mutex::default() };
-            places.insert(*id, Arc::new(place));
+            let handle = NodeHandle { id: *id, addr: cluster.client_addr(*id), incarnation: AtomicU32::new(0), pauses: Mutex::default() };
+            handles.insert(*id, Arc::new(handle));
         }
-        Ok(Nodes { cluster, setting, places, loggers: BTreeMap::new(), starts: Vec::new() })
+        Ok(Nodes { cluster, setting, handles, loggers: BTreeMap::new(), starts: Vec::new() })
     }
 
-    /// Begins a new life.
+    /// Begins a new incarnation.
     pub fn start(&mut self, id: u16) -> io::Result<()> {
         let mut log = OpenOptions::new().create(true).append(true).open(self.cluster.path(id, "log"))?;
         let (mut logged, stderr) = pipe()?;
@@ -112,16 +112,16 @@ impl Nodes {
             let _ = io::copy(&mut logged, &mut log);
         })?;
         self.loggers.insert(id, logger);
-        let place = Arc::clone(&self.places[&id]);
+        let handle = Arc::clone(&self.handles[&id]);
         self.starts.push(Start { node: id, at: now() });
         // Counted before it can answer any client.
-        let life = place.life.fetch_add(1, Ordering::SeqCst) + 1;
+        let incarnation = handle.incarnation.fetch_add(1, Ordering::SeqCst) + 1;
         self.cluster.node_mut(id).launch.stderr = Some(stderr);
-        let launched = self.cluster.launch(id, &format!("life {life}"));
+        let launched = self.cluster.launch(id, &format!("incarnation {incarnation}"));
         self.cluster.node_mut(id).launch.stderr = None;
         launched?;
         RUNNING.lock().extend(self.cluster.process_id(id).map(|pid| (id, pid)));
-        place.end_pause();
+        handle.end_pause();
         Ok(())
     }
 
@@ -129,16 +129,16 @@ impl Nodes {
     /// died of it.
     pub fn kill(&mut self, ids: &[u16]) -> u64 {
         for id in ids {
-            self.places[id].begin_pause();
+            self.handles[id].begin_pause();
             self.signal(*id, Signal::SIGKILL);
         }
         let is_killed = |status: ExitStatus| status.signal() == Some(Signal::SIGKILL as i32);
         ids.iter().map(|id| u64::from(self.reap(*id).is_some_and(is_killed))).sum()
     }
 
-    /// SIGTERM. An error says how it has not ended with exit code 0.
+    /// SIGTERM. An error tells how the node ended instead of with exit code 0.
     pub fn stop(&mut self, id: u16) -> Result<(), String> {
-        self.places[&id].begin_pause();
+        self.handles[&id].begin_pause();
         self.signal(id, Signal::SIGTERM);
         let status = self.cluster.wait(id, STOP_TIMEOUT);
         self.reap(id);
@@ -149,31 +149,31 @@ impl Nodes {
         }
     }
 
-    /// Starts of all lives so far.
+    /// Starts of all incarnations so far.
     pub fn starts(&self) -> &[Start] {
         &self.starts
     }
 
     pub fn pause(&mut self, id: u16) -> io::Result<()> {
-        self.places[&id].begin_pause();
+        self.handles[&id].begin_pause();
         self.cluster.process(id).map_or(Ok(()), |process| process.pause())
     }
 
     pub fn resume(&mut self, id: u16) -> io::Result<()> {
         let resumed = self.cluster.process(id).map_or(Ok(()), |process| process.resume());
-        self.places[&id].end_pause();
+        self.handles[&id].end_pause();
         resumed
     }
 
-    /// The disk of a node that is down is lost. Returns how many files that were.
+    /// Removes the data of a node that is down. Returns how many files it had.
     pub fn lose_disk(&mut self, id: u16) -> io::Result<u64> {
         Ok(self.cluster.lose_disk(id)? as u64)
     }
 
-    /// How nodes have ended that nothing was done to.
+    /// Reports nodes that have ended without being killed or stopped by the run.
     pub fn ended_by_themselves(&mut self) -> Vec<String> {
         let status = |id: u16| Some(format!("n{id} has ended by itself: {}", self.cluster.process(id)?.try_wait()?));
-        self.places.keys().copied().filter_map(status).collect()
+        self.handles.keys().copied().filter_map(status).collect()
     }
 
     /// Ends every process for good.
@@ -185,14 +185,14 @@ impl Nodes {
 
     fn signal(&mut self, id: u16, signal: Signal) {
         if let Some(process) = self.cluster.process(id) {
-            // One that has ended by itself is found and named elsewhere.
+            // A process that has ended by itself is found and reported elsewhere.
             let _ = process.signal(signal);
         }
     }
 
-    /// Ends a process that may have ended, and waits until all that it has logged is in its file.
+    /// Ends a process, which may have ended, and waits until all that it logged is in its file.
     fn reap(&mut self, id: u16) -> Option<ExitStatus> {
-        // Before it is waited for: then its number may be another process's.
+        // Before the process is waited for: afterwards its id may be another process's.
         RUNNING.lock().remove(&id);
         let status = self.cluster.end(id);
         if let Some(logger) = self.loggers.remove(&id) {
@@ -208,12 +208,12 @@ impl Nodes {
         self.cluster.ids()
     }
 
-    pub fn places(&self) -> Vec<Arc<Place>> {
-        self.places.values().cloned().collect()
+    pub fn handles(&self) -> Vec<Arc<NodeHandle>> {
+        self.handles.values().cloned().collect()
     }
 
-    pub fn place(&self, id: u16) -> &Place {
-        &self.places[&id]
+    pub fn handle(&self, id: u16) -> &NodeHandle {
+        &self.handles[&id]
     }
 
     pub fn process_id(&self, id: u16) -> Option<i32> {
@@ -242,7 +242,7 @@ impl Nodes {
         self.cluster.data_path(id)
     }
 
-    /// Everything that a node has logged in all its lives.
+    /// Everything that a node has logged in all its incarnations.
     pub fn log(&self, id: u16) -> String {
         self.cluster.log(id)
     }

@@ -1,7 +1,9 @@
-//! One run, from the first node's start to the last check: whole and quiet, then load, then round after round of faults, then healing.
+//! One run, from the first start of a node to the last check: a whole mesh in quiet, then load,
+//! then one round of faults after the other, then healing.
 //!
-//! Every wait has a deadline; what is not there in time is a failed check with its name. Faults and load end a little before the minutes asked for, the longer the run the more, and half a minute
-//! after them everything has ended.
+//! Every wait has a deadline, and a deadline that passes is a failed check. Faults and load end a
+//! little before the minutes asked for, the longer the run the earlier. Half a minute after those
+//! minutes, everything has ended.
 
 mod ending;
 pub mod report;
@@ -16,7 +18,7 @@ use std::time::{Duration, Instant};
 use kvmesh::data::clock::wall_ms;
 use kvmesh::data::version::VersionVector;
 
-use crate::checks::{Dumped, Loss, Settled, Verdict};
+use crate::checks::{Converged, Loss, NodeDump, Verdict};
 use crate::clients::Clients;
 use crate::connection::REPLY_TIMEOUT;
 use crate::fault::Ongoing;
@@ -25,44 +27,47 @@ use crate::latency::{Phase, Phases};
 use crate::nodes::Nodes;
 use crate::now;
 use crate::past;
-use crate::quiet::{Hush, Quiet};
+use crate::quiet::{Quiet, QuietCandidate};
 use crate::run::report::{FaultTally, Report};
-use crate::schedule::{Fault, Kind, Plan};
-use crate::survey::{self, Size};
-use crate::wal_reader::Logs;
+use crate::schedule::{Fault, FaultKind, Schedule};
+use crate::survey::{self, ProcessSize};
+use crate::wal_reader::WalReader;
 
-/// A node that starts, or has been out of reach, is whole again in this time, on a machine that is small and busy.
+/// A node that starts, or was out of reach, is whole again in this time on a small and busy
+/// machine.
 const HEAL_TIMEOUT: Duration = Duration::from_secs(60);
-/// Load without faults: before the first one, and between two rounds.
+/// Load without faults, before the first round.
 const WARM_UP: Duration = Duration::from_millis(1_500);
-/// A run that is as long has folded the incarnations that its nodes had before: not before no member has said HELLO for some seconds.
+/// A run of this length has folded past incarnations: that takes some seconds in which no member
+/// says HELLO.
 const FOLD_LENGTH: Duration = Duration::from_secs(150);
 const CALM: Duration = Duration::from_millis(500);
-/// What a round may take beside its faults, in the judgement whether there is time for one more.
+/// Time that a round takes beside its faults, for the decision whether there is time for one more.
 const ROUND_REST: Duration = Duration::from_millis(1_500);
-/// No fault lasts longer, its own end aside.
+/// No fault lasts longer; its end is not counted.
 const FAULT_LEN_MAX: Duration = Duration::from_secs(9);
-/// Until what a node had in memory is in its log, on a disk that is slow.
+/// Time in which a slow disk has the records that a node had in memory.
 const LOGS_TIMEOUT: Duration = Duration::from_secs(5);
 const STEP_PAUSE: Duration = Duration::from_millis(20);
 /// From the minutes asked for to the end of everything.
 pub const CHECKS_TIMEOUT: Duration = Duration::from_secs(30);
-/// Of the minutes asked for, what is left to the checks: a longer history takes longer to check.
+/// The share of the minutes that is left to the checks: a longer history takes longer to check.
 const CHECKS_SHARE: u32 = 15;
 /// From the end of the faults to the end of every wait for nodes.
 const LAST_WAIT: Duration = Duration::from_secs(17);
-/// Parts of that: until the clients have ended (one that was asking hears a whole round of replies first, and asks no more), the nodes are whole, they hold the
-/// same, and their threads have ended.
+/// Parts of [`LAST_WAIT`]: until the clients have ended, the nodes have equal digests, and their
+/// threads have ended. A client that is waiting for a round of replies receives all of it, and asks
+/// no more.
 const CLIENTS_TIMEOUT: Duration = REPLY_TIMEOUT.saturating_add(Duration::from_secs(1));
 const CONVERGE_TIMEOUT: Duration = Duration::from_secs(10);
 const THREADS_TIMEOUT: Duration = Duration::from_secs(5);
-/// With more entries than this, dumps are compared in fewer rounds.
+/// With more known versions than this, dumps are compared in fewer rounds.
 const COMPARED_EACH_ROUND: usize = 5_000;
 
-/// Somebody wants this to end: Ctrl-C, or SIGTERM.
+/// Set by Ctrl-C and SIGTERM.
 pub static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 
-pub struct Wanted {
+pub struct RunOptions {
     pub seed: u64,
     pub length: Duration,
     pub program: PathBuf,
@@ -70,15 +75,15 @@ pub struct Wanted {
 }
 
 struct Run {
-    wanted: Wanted,
+    options: RunOptions,
     faults_end: Instant,
     nodes: Nodes,
-    logs: Logs,
-    settled: Vec<Settled>,
+    logs: WalReader,
+    converged: Vec<Converged>,
     quiet: Vec<Quiet>,
     losses: Vec<Loss>,
     phases: Phases,
-    tallies: BTreeMap<Kind, FaultTally>,
+    tallies: BTreeMap<FaultKind, FaultTally>,
     whole: Verdict,
     claims: Verdict,
     alive: Verdict,
@@ -87,16 +92,17 @@ struct Run {
     claimed: usize,
 }
 
-/// Runs, and returns what came of it. An error is this machine's: a process that cannot be started, a file that cannot be written.
-pub fn run(wanted: Wanted, dir: &Path, mut plan: Plan) -> io::Result<Report> {
+/// Runs, and returns the report. An error is this machine's: a process that cannot be started, a
+/// file that cannot be written.
+pub fn run(options: RunOptions, dir: &Path, mut schedule: Schedule) -> io::Result<Report> {
     let began = Instant::now();
-    let nodes = Nodes::new(wanted.program.clone(), dir, plan.setting())?;
-    let logs = Logs::watch(nodes.ids().into_iter().map(|id| nodes.data_dir(id)).collect())?;
+    let nodes = Nodes::new(options.program.clone(), dir, schedule.setting())?;
+    let logs = WalReader::watch(nodes.ids().into_iter().map(|id| nodes.data_dir(id)).collect())?;
     let mut run = Run {
-        faults_end: began + wanted.length - wanted.length / CHECKS_SHARE,
+        faults_end: began + options.length - options.length / CHECKS_SHARE,
         nodes,
         logs,
-        settled: Vec::new(),
+        converged: Vec::new(),
         quiet: Vec::new(),
         losses: Vec::new(),
         phases: Phases::default(),
@@ -107,25 +113,25 @@ pub fn run(wanted: Wanted, dir: &Path, mut plan: Plan) -> io::Result<Report> {
         closes: Verdict::new("nodes stop, close and resume as they should"),
         few: Verdict::new("lives that are over are folded"),
         claimed: 0,
-        wanted,
+        options,
     };
     for id in run.nodes.ids() {
         run.nodes.start(id)?;
     }
     run.await_whole(run.within(HEAL_TIMEOUT));
     let ids = run.nodes.ids();
-    if let Err(why) = past::restore(run.nodes.place(ids[0]), &ids) {
+    if let Err(why) = past::restore(run.nodes.handle(ids[0]), &ids) {
         run.few.fault(why);
     }
     let before = run.steady_sizes();
-    let mut clients = Clients::start(run.nodes.places(), run.wanted.seed)?;
+    let mut clients = Clients::start(run.nodes.handles(), run.options.seed)?;
     let load_began = Instant::now();
     run.sleep_in_quiet(WARM_UP);
     let loaded = run.sizes();
-    run.settle();
+    run.await_converged();
     let mut number = 0;
     while run.goes_on() {
-        let faults = plan.draw();
+        let faults = schedule.draw();
         let longest = faults.iter().map(|fault| fault.duration).max().unwrap_or_default();
         if Instant::now() + longest + ROUND_REST > run.faults_end {
             break;
@@ -143,8 +149,8 @@ pub fn run(wanted: Wanted, dir: &Path, mut plan: Plan) -> io::Result<Report> {
 
 impl Run {
     fn say(&self, line: impl FnOnce() -> String) {
-        if !self.wanted.is_quiet {
-            // A reader who has left does not end the run: its verdict is its exit code as well.
+        if !self.options.is_quiet {
+            // A reader that has left does not end the run: its exit code is a verdict, too.
             let _ = writeln!(io::stdout(), "{}", line());
         }
     }
@@ -160,15 +166,15 @@ impl Run {
         }
     }
 
-    /// The same while nothing is being done to any node.
+    /// Sleeps while no fault is active on any node, and records the time if it was quiet.
     fn sleep_in_quiet(&mut self, length: Duration) {
-        let places = self.nodes.places();
-        let hush = Hush::begin(&places);
+        let nodes = self.nodes.handles();
+        let candidate = QuietCandidate::begin(&nodes);
         self.sleep(length);
-        self.quiet.extend(hush.and_then(|hush| hush.end(&places)));
+        self.quiet.extend(candidate.and_then(|candidate| candidate.end(&nodes)));
     }
 
-    /// Faults done together, ended together, and healed.
+    /// Does faults together, ends them together, and waits until the mesh has healed.
     fn round(&mut self, number: u32, faults: Vec<Fault>) {
         let lone_victim = match &faults[..] {
             [Fault { victims, .. }] if victims.len() == 1 => Some(victims[0]),
@@ -215,14 +221,15 @@ impl Run {
         if let Some(victim) = lone_victim {
             self.phases.add(Phase { from, until: now(), faulty: Some(victim) });
         }
-        self.settle();
+        self.await_converged();
         self.compare(&dumps);
         let calm_from = now();
         self.sleep_in_quiet(CALM);
         self.phases.add(Phase { from: calm_from, until: now(), faulty: None });
     }
 
-    /// So long from now, as far as there is time; no time where nothing will come of waiting: a node has ended or does not heal, or somebody wants this to end.
+    /// The deadline of a wait, as far as there is time. There is none left if a node has ended or
+    /// does not heal, or the run was interrupted.
     fn within(&self, timeout: Duration) -> Instant {
         let now = Instant::now();
         if self.alive.holds() && self.whole.holds() && !INTERRUPTED.load(Ordering::Relaxed) {
@@ -232,32 +239,33 @@ impl Run {
         }
     }
 
-    /// What the end of an incarnation takes with it, of writes that one node alone has promised.
+    /// Records which `local` writes the end of an incarnation may have cost.
     fn note_losses(&mut self, fault: &Fault) {
         let loses = match fault.kind {
-            Kind::Wipe => true,
-            // What waits for the log, or was dropped with it, where nobody waits for the disk.
-            Kind::Kill => !self.nodes.setting().fsyncs_always,
-            Kind::DiskFull => !self.nodes.setting().fsyncs_always && !fault.other_way,
+            FaultKind::Wipe => true,
+            // Records that wait for the log are lost with the node, where no client waits for the
+            // disk.
+            FaultKind::Kill => !self.nodes.setting().fsyncs_always,
+            FaultKind::DiskFull => !self.nodes.setting().fsyncs_always && !fault.other_way,
             _ => false,
         };
         if loses {
-            let safe = self.settled.last().map_or(0, |settled| settled.from);
-            let life = |node: u16| self.nodes.place(node).life.load(Ordering::SeqCst);
-            self.losses.extend(fault.victims.iter().map(|node| Loss { node: *node, life: life(*node), safe }));
+            let safe = self.converged.last().map_or(0, |converged| converged.from);
+            let incarnation = |node: u16| self.nodes.handle(node).incarnation.load(Ordering::SeqCst);
+            self.losses.extend(fault.victims.iter().map(|node| Loss { node: *node, incarnation: incarnation(*node), safe }));
         }
     }
 
-    /// Everybody is open and connected with everybody.
+    /// Waits until every node is open and connected with every other.
     fn await_whole(&mut self, deadline: Instant) {
-        let places = self.nodes.places();
+        let nodes = self.nodes.handles();
         let whole = until(deadline, || {
             let ended = self.nodes.ended_by_themselves();
             if !ended.is_empty() || INTERRUPTED.load(Ordering::Relaxed) {
-                // Nothing that is waited for will come.
+                // No wait will succeed now.
                 return Ok(ended);
             }
-            places.iter().try_for_each(|place| survey::is_whole(place).map(drop)).map(|()| ended)
+            nodes.iter().try_for_each(|node| survey::is_whole(node).map(drop)).map(|()| ended)
         });
         whole.iter().flatten().for_each(|how| self.alive.fault(how.clone()));
         if let Err(why) = whole {
@@ -265,30 +273,30 @@ impl Run {
         }
     }
 
-    /// Waits until every node has what any of them has now. Returns once that is so, or will not be.
-    fn settle(&mut self) {
+    /// Waits until every node holds everything that any node holds now.
+    fn await_converged(&mut self) {
         if !self.goes_on() {
             return;
         }
         let from = now();
-        let places = self.nodes.places();
+        let nodes = self.nodes.handles();
         let joined = until(self.within(HEAL_TIMEOUT), || {
             let mut joined = VersionVector::default();
-            places.iter().try_for_each(|place| survey::vector(place).map(|vector| joined.join(&vector)))?;
+            nodes.iter().try_for_each(|node| survey::vector(node).map(|vector| joined.join(&vector)))?;
             Ok::<_, String>(joined)
         });
         let joined = match joined {
             Ok(joined) => joined,
             Err(why) => return self.whole.fault(why),
         };
-        let settled = until(self.within(HEAL_TIMEOUT), || {
-            places.iter().try_for_each(|place| match survey::vector(place)?.covers_all(&joined) {
+        let converged = until(self.within(HEAL_TIMEOUT), || {
+            nodes.iter().try_for_each(|node| match survey::vector(node)?.covers_all(&joined) {
                 true => Ok(()),
-                false => Err(format!("n{} does not catch up", place.id)),
+                false => Err(format!("n{} does not catch up", node.id)),
             })
         });
-        match settled {
-            Ok(()) => self.settled.push(Settled { from, until: now() }),
+        match converged {
+            Ok(()) => self.converged.push(Converged { from, until: now() }),
             Err(why) => self.whole.fault(why),
         }
     }
@@ -298,13 +306,14 @@ impl Run {
         (number as usize).is_multiple_of(1 + known / COMPARED_EACH_ROUND / 4)
     }
 
-    /// Of these nodes. Those that do not answer now are looked at another time.
-    fn dumps(&self, which: impl Fn(u16) -> bool) -> Vec<Dumped> {
-        self.nodes.places().iter().filter(|place| which(place.id)).filter_map(|place| survey::dump(place).ok()).collect()
+    /// Dumps of these nodes. A node that does not answer now is asked another time.
+    fn dumps(&self, which: impl Fn(u16) -> bool) -> Vec<NodeDump> {
+        self.nodes.handles().iter().filter(|node| which(node.id)).filter_map(|node| survey::dump(node).ok()).collect()
     }
 
-    /// Holds dumps against everything that is known. What seems wrong is looked at again until the logs have caught up with what the nodes had in memory.
-    fn compare(&mut self, dumps: &[Dumped]) {
+    /// Compares dumps with every known version. What seems wrong is compared again until the logs
+    /// have caught up with the memory of the nodes.
+    fn compare(&mut self, dumps: &[NodeDump]) {
         let wall_ms = wall_ms();
         self.logs.with_universe(|universe| dumps.iter().flat_map(|dump| dump.entries.values()).for_each(|entry| universe.add(entry)));
         let deadline = Instant::now() + LOGS_TIMEOUT;
@@ -323,16 +332,16 @@ impl Run {
         }
     }
 
-    fn sizes(&self) -> HashMap<u16, Size> {
+    fn sizes(&self) -> HashMap<u16, ProcessSize> {
         let of = |id: u16| Some((id, survey::size(self.nodes.process_id(id)?).ok()?));
         self.nodes.ids().into_iter().filter_map(of).collect()
     }
 
-    /// Of nodes without clients: once two looks see as many threads.
-    fn steady_sizes(&self) -> HashMap<u16, Size> {
+    /// Sizes of nodes without clients, once two looks in a row show the same threads.
+    fn steady_sizes(&self) -> HashMap<u16, ProcessSize> {
         let mut last = self.sizes();
-        let threads = |sizes: &HashMap<u16, Size>| sizes.iter().map(|(id, size)| (*id, size.threads)).collect::<BTreeMap<_, _>>();
-        // Whatever is seen in the end is what later looks are held against.
+        let threads = |sizes: &HashMap<u16, ProcessSize>| sizes.iter().map(|(id, size)| (*id, size.threads)).collect::<BTreeMap<_, _>>();
+        // Later sizes are compared with these, whether they were steady or not.
         let _ = until(Instant::now() + THREADS_TIMEOUT, || {
             self.sleep(Duration::from_millis(300));
             let next = self.sizes();

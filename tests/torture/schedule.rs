@@ -1,6 +1,8 @@
-//! What is done to whom, drawn from the seed: how the nodes are configured, and one round of faults after the other.
+//! The schedule of a run, drawn from its seed: how the nodes are configured, and one round of
+//! faults after the other.
 //!
-//! Values in, values out: the same seed, number of nodes and kinds give the same plan. What a fault is, and what it does, is `fault`.
+//! Values in, values out: the same seed, number of nodes and kinds give the same schedule. `fault`
+//! does the faults.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -10,20 +12,20 @@ use std::time::Duration;
 use fastrand::Rng;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Kind {
+pub enum FaultKind {
     Kill,
     Stop,
     Restart,
     Wipe,
     CutOneWay,
     CutTwoWay,
-    /// One node alone sees both halves.
+    /// One node alone can reach both halves.
     Hub,
     Flap,
     Delay,
     /// A link that is slow and steady.
     Narrow,
-    /// The stamps of one node run ahead of the wall clock, and what it says is late at another one.
+    /// The stamps of one node run ahead of the wall clock, and arrive late at another node.
     ClockAhead,
     DeafPeer,
     DeafClient,
@@ -33,72 +35,75 @@ pub enum Kind {
     DiskFull,
 }
 
-impl Kind {
-    pub const ALL: [Kind; 17] = [
-        Kind::Kill,
-        Kind::Stop,
-        Kind::Restart,
-        Kind::Wipe,
-        Kind::CutOneWay,
-        Kind::CutTwoWay,
-        Kind::Hub,
-        Kind::Flap,
-        Kind::Delay,
-        Kind::Narrow,
-        Kind::ClockAhead,
-        Kind::DeafPeer,
-        Kind::DeafClient,
-        Kind::Reset,
-        Kind::Flip,
-        Kind::Duplicate,
-        Kind::DiskFull,
+impl FaultKind {
+    pub const ALL: [FaultKind; 17] = [
+        FaultKind::Kill,
+        FaultKind::Stop,
+        FaultKind::Restart,
+        FaultKind::Wipe,
+        FaultKind::CutOneWay,
+        FaultKind::CutTwoWay,
+        FaultKind::Hub,
+        FaultKind::Flap,
+        FaultKind::Delay,
+        FaultKind::Narrow,
+        FaultKind::ClockAhead,
+        FaultKind::DeafPeer,
+        FaultKind::DeafClient,
+        FaultKind::Reset,
+        FaultKind::Flip,
+        FaultKind::Duplicate,
+        FaultKind::DiskFull,
     ];
 
     pub fn name(self) -> &'static str {
         match self {
-            Kind::Kill => "kill",
-            Kind::Stop => "stop",
-            Kind::Restart => "restart",
-            Kind::Wipe => "wipe",
-            Kind::CutOneWay => "cut-one-way",
-            Kind::CutTwoWay => "cut-two-way",
-            Kind::Hub => "hub",
-            Kind::Flap => "flap",
-            Kind::Delay => "delay",
-            Kind::Narrow => "narrow",
-            Kind::ClockAhead => "clock-ahead",
-            Kind::DeafPeer => "deaf-peer",
-            Kind::DeafClient => "deaf-client",
-            Kind::Reset => "reset",
-            Kind::Flip => "flip",
-            Kind::Duplicate => "duplicate",
-            Kind::DiskFull => "disk-full",
+            FaultKind::Kill => "kill",
+            FaultKind::Stop => "stop",
+            FaultKind::Restart => "restart",
+            FaultKind::Wipe => "wipe",
+            FaultKind::CutOneWay => "cut-one-way",
+            FaultKind::CutTwoWay => "cut-two-way",
+            FaultKind::Hub => "hub",
+            FaultKind::Flap => "flap",
+            FaultKind::Delay => "delay",
+            FaultKind::Narrow => "narrow",
+            FaultKind::ClockAhead => "clock-ahead",
+            FaultKind::DeafPeer => "deaf-peer",
+            FaultKind::DeafClient => "deaf-client",
+            FaultKind::Reset => "reset",
+            FaultKind::Flip => "flip",
+            FaultKind::Duplicate => "duplicate",
+            FaultKind::DiskFull => "disk-full",
         }
     }
 
     fn is_of_links(self) -> bool {
-        use Kind::{CutOneWay, CutTwoWay, DeafPeer, Delay, Duplicate, Flap, Flip, Narrow, Reset};
+        use FaultKind::{CutOneWay, CutTwoWay, DeafPeer, Delay, Duplicate, Flap, Flip, Narrow, Reset};
         matches!(self, CutOneWay | CutTwoWay | Flap | Delay | Narrow | DeafPeer | Reset | Flip | Duplicate)
     }
 
-    /// Whether one link may suffer at the same time. A wiped or full disk is the one loss that an acknowledged write survives: the nodes that still
-    /// hold it must be in reach while the victim comes back.
+    /// Whether one link may have a fault at the same time. An acknowledged write survives one lost
+    /// or full disk, so the nodes that still hold it must be in reach while the victim comes back.
     fn bears_company(self) -> bool {
-        matches!(self, Kind::Kill | Kind::Stop | Kind::Restart | Kind::DeafClient) || self.is_of_links()
+        matches!(self, FaultKind::Kill | FaultKind::Stop | FaultKind::Restart | FaultKind::DeafClient) || self.is_of_links()
     }
 }
 
-impl fmt::Display for Kind {
+impl fmt::Display for FaultKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(self.name())
     }
 }
 
-impl FromStr for Kind {
+impl FromStr for FaultKind {
     type Err = String;
-    fn from_str(text: &str) -> Result<Kind, String> {
-        let names = || Kind::ALL.map(Kind::name).join(", ");
-        Kind::ALL.into_iter().find(|kind| kind.name() == text).ok_or_else(|| format!("{text:?} is no kind of fault; there are {}", names()))
+    fn from_str(text: &str) -> Result<FaultKind, String> {
+        let names = || FaultKind::ALL.map(FaultKind::name).join(", ");
+        FaultKind::ALL
+            .into_iter()
+            .find(|kind| kind.name() == text)
+            .ok_or_else(|| format!("{text:?} is no kind of fault; there are {}", names()))
     }
 }
 
@@ -108,7 +113,7 @@ pub struct Setting {
     pub nodes: u16,
     /// Otherwise `everysec`.
     pub fsyncs_always: bool,
-    /// Whether logs are short, so that snapshots are written and logs removed all the time.
+    /// Whether logs are short: then snapshots are written and logs removed all the time.
     pub compacts: bool,
 }
 
@@ -123,15 +128,15 @@ impl fmt::Display for Setting {
 /// One fault.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fault {
-    pub kind: Kind,
-    /// Nodes that something is done to; empty for a fault of links.
+    pub kind: FaultKind,
+    /// Nodes that are killed, stopped or otherwise harmed; empty for a fault of links.
     pub victims: Vec<u16>,
-    /// Who dials whom.
+    /// Links as (node that dials, peer).
     pub links: Vec<(u16, u16)>,
     pub duration: Duration,
-    /// The pause of a delay, or of a narrow link for each piece, or between two turns of a flapping link.
+    /// Pause of a delay, of each piece on a narrow link, or between two turns of a flapping link.
     pub pace: Duration,
-    /// Of two ways to do it: see `fault`.
+    /// The second of two ways to do it; see `fault`.
     pub other_way: bool,
 }
 
@@ -150,29 +155,29 @@ impl fmt::Display for Fault {
         }
         write!(f, " for {} ms", self.duration.as_millis())?;
         match self.kind {
-            Kind::Delay | Kind::Narrow | Kind::Flap | Kind::ClockAhead => write!(f, " by {} ms", self.pace.as_millis()),
+            FaultKind::Delay | FaultKind::Narrow | FaultKind::Flap | FaultKind::ClockAhead => write!(f, " by {} ms", self.pace.as_millis()),
             _ => Ok(()),
         }
     }
 }
 
-/// The choices of one run.
-pub struct Plan {
+/// The choices of one run, as they are drawn.
+pub struct Schedule {
     rng: Rng,
     setting: Setting,
-    kinds: Vec<Kind>,
-    /// Every kind comes before any comes again.
-    deck: VecDeque<Kind>,
+    kinds: Vec<FaultKind>,
+    /// Kinds still to come before any comes again.
+    deck: VecDeque<FaultKind>,
 }
 
-impl Plan {
-    /// Of the number of nodes, `None` leaves the choice to the seed. `kinds` is not empty.
-    pub fn new(seed: u64, nodes: Option<u16>, kinds: Vec<Kind>) -> Plan {
+impl Schedule {
+    /// `None` leaves the number of nodes to the seed. `kinds` is not empty.
+    pub fn new(seed: u64, nodes: Option<u16>, kinds: Vec<FaultKind>) -> Schedule {
         let mut rng = Rng::with_seed(seed);
-        // Everything is drawn, whatever was asked for, so that what follows does not depend on it.
+        // Everything is drawn, whatever was asked for: later draws do not depend on it.
         let drawn = [3, 3, 3, 4, 5][rng.usize(..5)];
         let setting = Setting { nodes: nodes.unwrap_or(drawn), fsyncs_always: rng.u8(..4) > 0, compacts: rng.bool() };
-        Plan { rng, setting, kinds, deck: VecDeque::new() }
+        Schedule { rng, setting, kinds, deck: VecDeque::new() }
     }
 
     pub fn setting(&self) -> Setting {
@@ -187,7 +192,7 @@ impl Plan {
         if !may_have_company || self.rng.u8(..3) > 0 {
             return vec![first];
         }
-        let second = self.deck.iter().position(|kind| kind.is_of_links()).and_then(|place| self.deck.remove(place));
+        let second = self.deck.iter().position(|kind| kind.is_of_links()).and_then(|index| self.deck.remove(index));
         let Some(second) = second else { return vec![first] };
         match self.company(&first, second) {
             Some(fault) => vec![first, fault],
@@ -198,44 +203,46 @@ impl Plan {
         }
     }
 
-    fn next_kind(&mut self) -> Kind {
+    fn next_kind(&mut self) -> FaultKind {
         if self.deck.is_empty() {
             let mut kinds = self.kinds.clone();
             self.rng.shuffle(&mut kinds);
             self.deck = kinds.into();
         }
-        self.deck.pop_front().unwrap_or(Kind::Kill)
+        self.deck.pop_front().unwrap_or(FaultKind::Kill)
     }
 
-    fn fault(&mut self, kind: Kind) -> Fault {
+    fn fault(&mut self, kind: FaultKind) -> Fault {
         let ids: Vec<u16> = (1..=self.setting.nodes).collect();
         let mut shuffled = ids.clone();
         self.rng.shuffle(&mut shuffled);
         let (one, two) = (shuffled[0], shuffled[1]);
         let both = vec![(one, two), (two, one)];
-        // Of `always`, any number of killed processes is survived.
+        // With `fsync: always`, any number of kills is survived.
         let killed = if self.setting.fsyncs_always && self.rng.u8(..4) == 0 { self.rng.usize(2..=shuffled.len()) } else { 1 };
         let other_way = self.rng.bool();
         let (victims, links) = match kind {
-            Kind::Wipe if other_way => (vec![one], around(one, &ids)),
-            Kind::Kill => (shuffled[..killed].to_vec(), Vec::new()),
-            Kind::Stop | Kind::Restart | Kind::Wipe | Kind::DeafClient | Kind::DiskFull => (vec![one], Vec::new()),
-            Kind::CutTwoWay if self.rng.bool() => (Vec::new(), around(one, &ids)),
-            Kind::Narrow if other_way => (Vec::new(), vec![(one, two)]),
-            Kind::CutTwoWay | Kind::Flap | Kind::Delay | Kind::Narrow => (Vec::new(), both),
-            Kind::CutOneWay | Kind::DeafPeer | Kind::Reset | Kind::Flip | Kind::Duplicate => (Vec::new(), vec![(one, two)]),
-            Kind::ClockAhead => (vec![one], vec![(one, two)]),
-            Kind::Hub => (Vec::new(), between_halves(&shuffled)),
+            FaultKind::Wipe if other_way => (vec![one], around(one, &ids)),
+            FaultKind::Kill => (shuffled[..killed].to_vec(), Vec::new()),
+            FaultKind::Stop | FaultKind::Restart | FaultKind::Wipe | FaultKind::DeafClient | FaultKind::DiskFull => (vec![one], Vec::new()),
+            FaultKind::CutTwoWay if self.rng.bool() => (Vec::new(), around(one, &ids)),
+            FaultKind::Narrow if other_way => (Vec::new(), vec![(one, two)]),
+            FaultKind::CutTwoWay | FaultKind::Flap | FaultKind::Delay | FaultKind::Narrow => (Vec::new(), both),
+            FaultKind::CutOneWay | FaultKind::DeafPeer | FaultKind::Reset | FaultKind::Flip | FaultKind::Duplicate => {
+                (Vec::new(), vec![(one, two)])
+            }
+            FaultKind::ClockAhead => (vec![one], vec![(one, two)]),
+            FaultKind::Hub => (Vec::new(), between_halves(&shuffled)),
         };
         let duration = Duration::from_millis(match kind {
-            // What breaks connections needs some of them.
-            Kind::Reset | Kind::Flip | Kind::Flap | Kind::Duplicate => self.rng.u64(1_200..2_500),
-            // Longer than a connection lasts on which nothing moves.
-            Kind::Narrow => self.rng.u64(3_500..6_000),
-            // Shorter and longer than it takes to be called down.
+            // These need open connections that they can break.
+            FaultKind::Reset | FaultKind::Flip | FaultKind::Flap | FaultKind::Duplicate => self.rng.u64(1_200..2_500),
+            // Longer than an idle connection lasts.
+            FaultKind::Narrow => self.rng.u64(3_500..6_000),
+            // Shorter and longer than it takes until a peer is called down.
             _ => self.rng.u64(500..2_800),
         });
-        let pace = Duration::from_millis(if matches!(kind, Kind::Delay | Kind::Narrow | Kind::ClockAhead) {
+        let pace = Duration::from_millis(if matches!(kind, FaultKind::Delay | FaultKind::Narrow | FaultKind::ClockAhead) {
             self.rng.u64(20..200)
         } else {
             self.rng.u64(50..300)
@@ -243,8 +250,9 @@ impl Plan {
         Fault { kind, victims, links, duration, pace, other_way }
     }
 
-    /// A fault of this kind on a link that the first one leaves whole; none if there is no such link.
-    fn company(&mut self, first: &Fault, kind: Kind) -> Option<Fault> {
+    /// A fault of this kind on a link that the first fault leaves whole; `None` if there is no such
+    /// link.
+    fn company(&mut self, first: &Fault, kind: FaultKind) -> Option<Fault> {
         let touched = |id: u16| first.victims.contains(&id);
         let ids = 1..=self.setting.nodes;
         let pairs = ids.clone().flat_map(|from| ids.clone().map(move |to| (from, to))).filter(|(from, to)| from != to);
@@ -262,7 +270,8 @@ fn around(id: u16, ids: &[u16]) -> Vec<(u16, u16)> {
     ids.iter().filter(|other| **other != id).flat_map(|other| [(id, *other), (*other, id)]).collect()
 }
 
-/// All links between two halves of all nodes but the first, which so is the only one that sees both.
+/// All links between two halves of the nodes without the first, which so is the only one that can
+/// reach both.
 fn between_halves(ids: &[u16]) -> Vec<(u16, u16)> {
     let (one, two) = ids[1..].split_at(ids.len() / 2);
     one.iter().flat_map(|a| two.iter().flat_map(move |b| [(*a, *b), (*b, *a)])).collect()
@@ -273,22 +282,22 @@ mod tests {
     use super::*;
 
     fn rounds(seed: u64, count: usize) -> Vec<Vec<Fault>> {
-        let mut plan = Plan::new(seed, None, Kind::ALL.to_vec());
-        (0..count).map(|_| plan.draw()).collect()
+        let mut schedule = Schedule::new(seed, None, FaultKind::ALL.to_vec());
+        (0..count).map(|_| schedule.draw()).collect()
     }
 
     #[test]
     fn the_same_seed_draws_the_same_plan_and_another_one_another() {
         assert_eq!(rounds(7, 100), rounds(7, 100));
         assert_ne!(rounds(7, 100), rounds(8, 100));
-        assert_eq!(Plan::new(7, None, vec![Kind::Kill]).setting(), Plan::new(7, None, vec![Kind::Flap]).setting());
+        assert_eq!(Schedule::new(7, None, vec![FaultKind::Kill]).setting(), Schedule::new(7, None, vec![FaultKind::Flap]).setting());
     }
 
     #[test]
     fn every_kind_comes_before_any_comes_again() {
         for seed in 0..50 {
-            let drawn: Vec<Kind> = rounds(seed, Kind::ALL.len()).concat().into_iter().map(|fault| fault.kind).collect();
-            assert!(Kind::ALL.iter().all(|kind| drawn.contains(kind)), "seed {seed}: {drawn:?}");
+            let drawn: Vec<FaultKind> = rounds(seed, FaultKind::ALL.len()).concat().into_iter().map(|fault| fault.kind).collect();
+            assert!(FaultKind::ALL.iter().all(|kind| drawn.contains(kind)), "seed {seed}: {drawn:?}");
         }
     }
 
@@ -296,8 +305,8 @@ mod tests {
     fn a_disk_is_lost_or_full_only_while_everything_else_is_well() {
         for round in (0..200).flat_map(|seed| rounds(seed, 30)) {
             assert!(round.iter().all(|fault| !fault.victims.is_empty() || !fault.links.is_empty()), "{round:?}");
-            // Where it is cut off before it loses its disk, it is cut off from all.
-            let disk = round.iter().find(|fault| matches!(fault.kind, Kind::Wipe | Kind::DiskFull));
+            // A node that is cut off before it loses its disk is cut off from all.
+            let disk = round.iter().find(|fault| matches!(fault.kind, FaultKind::Wipe | FaultKind::DiskFull));
             if let Some(disk) = disk {
                 assert!(round.len() == 1 && disk.victims.len() == 1, "{round:?}");
             }

@@ -1,4 +1,4 @@
-//! kvtorture's command line: what may be written there, and the types that are valid once read.
+//! The command line of kvtorture, and the types that are valid once parsed.
 
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -6,9 +6,10 @@ use std::time::Duration;
 
 use argh::{ArgsInfo, FromArgs};
 
-use crate::schedule::Kind;
+use crate::schedule::FaultKind;
 
-/// Tortures a kvmesh of real processes: clients write and read while faults are done to nodes and links, and what was promised is checked.
+/// Tortures a kvmesh of real processes: clients write and read while faults are done to nodes and
+/// links, and what was promised is checked.
 #[derive(FromArgs, ArgsInfo, Debug)]
 #[argh(
     help_triggers("-h", "--help"),
@@ -19,7 +20,8 @@ use crate::schedule::Kind;
     error_code(2, "bad usage")
 )]
 pub struct Arguments {
-    /// decides which faults are done to whom, and how the nodes are configured. Default: a random one, which is printed
+    /// decides which faults are done to whom, and how the nodes are configured. Default: a random
+    /// one, which is printed
     #[argh(option)]
     pub seed: Option<u64>,
     /// how long, but for the last checks, which may take half a minute more. Default: 1
@@ -29,9 +31,10 @@ pub struct Arguments {
     #[argh(option)]
     pub nodes: Option<NodesLen>,
     /// only these kinds of faults
-    #[argh(option, arg_name = "kind[,kind...]", default = "Kinds(Kind::ALL.to_vec())")]
+    #[argh(option, arg_name = "kind[,kind...]", default = "Kinds(FaultKind::ALL.to_vec())")]
     pub faults: Kinds,
-    /// where configuration, logs, data and, after a failure, the history go. Default: a new directory for temporary files, which is removed when every check has held
+    /// where configuration, logs, data and, after a failure, the history go. Default: a new
+    /// directory for temporary files, which is removed when every check has held
     #[argh(option, arg_name = "path")]
     pub dir: Option<PathBuf>,
     /// print the seed and the verdict only
@@ -39,7 +42,7 @@ pub struct Arguments {
     pub quiet: bool,
 }
 
-/// Written `3` or `0.5`.
+/// A length of time in minutes, such as `3` or `0.5`.
 #[derive(Clone, Copy, Debug)]
 pub struct Minutes(pub Duration);
 
@@ -66,15 +69,16 @@ impl FromStr for NodesLen {
     }
 }
 
-/// Without repetition, in the order of [`Kind::ALL`], so that `kill,stop` and `stop,kill` draw the same.
+/// Kinds of faults without repetition, in the order of [`FaultKind::ALL`]: `kill,stop` and
+/// `stop,kill` draw the same.
 #[derive(Clone, Debug)]
-pub struct Kinds(pub Vec<Kind>);
+pub struct Kinds(pub Vec<FaultKind>);
 
 impl FromStr for Kinds {
     type Err = String;
     fn from_str(text: &str) -> Result<Kinds, String> {
-        let named: Vec<Kind> = text.split(',').map(|name| name.trim().parse()).collect::<Result<_, _>>()?;
-        Ok(Kinds(Kind::ALL.into_iter().filter(|kind| named.contains(kind)).collect()))
+        let named: Vec<FaultKind> = text.split(',').map(|name| name.trim().parse()).collect::<Result<_, _>>()?;
+        Ok(Kinds(FaultKind::ALL.into_iter().filter(|kind| named.contains(kind)).collect()))
     }
 }
 
@@ -85,14 +89,14 @@ mod tests {
     #[test]
     fn an_unknown_kind_is_answered_with_those_that_there_are() {
         let wrong = "kill,nonsense".parse::<Kinds>().unwrap_err();
-        assert!(wrong.contains("\"nonsense\"") && Kind::ALL.iter().all(|kind| wrong.contains(kind.name())), "{wrong}");
-        assert_eq!("stop,kill,stop".parse::<Kinds>().unwrap().0, [Kind::Kill, Kind::Stop]);
+        assert!(wrong.contains("\"nonsense\"") && FaultKind::ALL.iter().all(|kind| wrong.contains(kind.name())), "{wrong}");
+        assert_eq!("stop,kill,stop".parse::<Kinds>().unwrap().0, [FaultKind::Kill, FaultKind::Stop]);
     }
 
     #[test]
     fn the_help_names_every_kind() {
         let help = kvmesh::process::arguments::parse::<Arguments>("kvtorture", vec!["--help".into()]).unwrap_err().text;
-        let missing: Vec<_> = Kind::ALL.iter().filter(|kind| !help.contains(kind.name())).collect();
+        let missing: Vec<_> = FaultKind::ALL.iter().filter(|kind| !help.contains(kind.name())).collect();
         assert!(missing.is_empty(), "{missing:?}");
     }
 

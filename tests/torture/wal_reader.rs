@@ -1,8 +1,10 @@
-//! What the nodes have logged, read beside them while they write: so every version is known that any node ever had on disk, also those of logs that are
-//! compacted away and of disks that are lost.
+//! A reader of the nodes' write-ahead logs, beside the nodes that write them. So every version is
+//! known that any node ever had on disk, even after its log was compacted away or its disk was
+//! lost.
 //!
-//! A log is found within [`LOOK_PAUSE`] of its birth and kept open, so it can be read to its end after the node has removed it. A node that writes,
-//! supersedes and removes a whole log in less time is not seen; the logs of a run are far longer lived.
+//! A log is found within [`LOOK_PAUSE`] of its creation and kept open, so it can be read to its end
+//! after the node has removed it. A log that is written, superseded and removed in less time is
+//! missed; the logs of a run last far longer.
 
 use std::collections::HashMap;
 use std::fs::{self, File};
@@ -22,10 +24,10 @@ use parking_lot::Mutex;
 use crate::checks::coverage::Universe;
 
 const LOOK_PAUSE: Duration = Duration::from_millis(50);
-/// Every so many looks, what has been appended is read.
+/// Appended records are read every so many looks.
 const READ_EVERY: u32 = 8;
 
-pub struct Logs {
+pub struct WalReader {
     shared: Arc<Shared>,
     thread: Option<JoinHandle<()>>,
 }
@@ -33,19 +35,19 @@ pub struct Logs {
 struct Shared {
     data_dirs: Vec<PathBuf>,
     universe: Mutex<Universe>,
-    /// By device and inode: a file may be renamed, and another one have its name.
+    /// By device and inode: a file may be renamed, and its name given to another one.
     open: Mutex<HashMap<(u64, u64), Log>>,
     ends: AtomicBool,
 }
 
 struct Log {
     file: File,
-    /// Bytes that have been read.
+    /// Bytes read so far.
     read: u64,
 }
 
-impl Logs {
-    pub fn watch(data_dirs: Vec<PathBuf>) -> io::Result<Logs> {
+impl WalReader {
+    pub fn watch(data_dirs: Vec<PathBuf>) -> io::Result<WalReader> {
         let shared = Arc::new(Shared { data_dirs, universe: Mutex::default(), open: Mutex::default(), ends: AtomicBool::new(false) });
         let watching = Arc::clone(&shared);
         let thread = thread::Builder::new().name("logs".into()).spawn(move || {
@@ -60,10 +62,10 @@ impl Logs {
                 thread::sleep(LOOK_PAUSE);
             }
         })?;
-        Ok(Logs { shared, thread: Some(thread) })
+        Ok(WalReader { shared, thread: Some(thread) })
     }
 
-    /// Everything that is in the logs by now, and was added otherwise.
+    /// Gives access to all versions that are in the logs by now, or were added otherwise.
     pub fn with_universe<T>(&self, work: impl FnOnce(&mut Universe) -> T) -> T {
         self.shared.look();
         self.shared.read();
@@ -71,7 +73,7 @@ impl Logs {
     }
 }
 
-impl Drop for Logs {
+impl Drop for WalReader {
     fn drop(&mut self) {
         self.shared.ends.store(true, Ordering::Relaxed);
         if let Some(thread) = self.thread.take() {
@@ -81,7 +83,8 @@ impl Drop for Logs {
 }
 
 impl Shared {
-    /// Opens the logs that are new. A file that is gone before it is opened held what a snapshot holds by now.
+    /// Opens the logs that are new. The records of a file that is gone before it is opened are in a
+    /// snapshot.
     fn look(&self) {
         let files = self.data_dirs.iter().filter_map(|dir| fs::read_dir(dir).ok()).flatten().filter_map(Result::ok);
         let logs = files.filter(|file| file.file_name().as_encoded_bytes().starts_with(b"log-"));
@@ -99,7 +102,7 @@ impl Shared {
         let mut open = self.open.lock();
         let mut universe = self.universe.lock();
         open.retain(|_, log| {
-            // A log that is removed gets no more records once it has been read to its end.
+            // A removed log gets no more records once it has been read to its end.
             let is_removed = log.file.metadata().is_ok_and(|data| data.nlink() == 0);
             log.advance(&mut universe).is_ok() && !is_removed
         });
@@ -107,11 +110,12 @@ impl Shared {
 }
 
 impl Log {
-    /// Reads the whole records that have come since. An error is the disk's.
+    /// Reads the complete records that were appended since. An error is the disk's.
     fn advance(&mut self, universe: &mut Universe) -> io::Result<()> {
         let len = self.file.metadata()?.len();
         if len < self.read {
-            // Cut back after a failed append: once more from the start, which adds nothing twice.
+            // Truncated after a failed append: read again from the start, which adds no version
+            // twice.
             self.read = 0;
         }
         if len == self.read {
@@ -129,7 +133,8 @@ impl Log {
                     note(&record[HEAD_LEN..], universe);
                 }
                 Ok(false) => return Ok(()),
-                // Half a record is being written, or the file was cut back and has grown again behind this reader's back.
+                // A record is being written, or the file was truncated and has grown again
+                // meanwhile.
                 Err(error) if error.kind() == io::ErrorKind::InvalidData => {
                     self.read = 0;
                     return Ok(());
@@ -144,7 +149,7 @@ fn note(body: &[u8], universe: &mut Universe) {
     match Record::decode(body) {
         Ok(Record::Writes(frame)) => frame.writes.iter().for_each(|write| universe.add(&write.to_entry())),
         Ok(Record::Lines(entries) | Record::Healed(entries)) => entries.iter().for_each(|entry| universe.add(entry)),
-        // What was taken out was known before; and the start checks that a log is whole.
+        // Removed entries were known before; that a log is complete is checked at a start.
         Ok(Record::Removed(_) | Record::Proven(_) | Record::Incarnation(_)) | Err(_) => {}
     }
 }

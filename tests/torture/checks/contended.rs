@@ -1,5 +1,6 @@
-//! Keys that are written through all nodes at the same time: of two writes of which one is certain to be the newer, the older one is never what is left once the newer
-//! one was acknowledged by a majority (I8), and it is not shown any more where that was.
+//! Keys that are written through all nodes at the same time. Of two writes, one may be certain to
+//! be the newer. Once that one was acknowledged by a majority, the older one is never what is left,
+//! and the node that acknowledged it does not show the older one any more (I8).
 
 use crate::checks::order::is_newer;
 use crate::checks::{Evidence, Held, Verdict};
@@ -28,7 +29,8 @@ pub fn check(evidence: &Evidence) -> Verdict {
         }
         for dump in evidence.dumps {
             let held = dump.held(key, evidence.dumped_wall_ms);
-            // Those that may have left this: one of them must not be older than what a majority has.
+            // Writes that may have left this. One of them must not be older than what a majority
+            // has.
             let left_it: Vec<&&Op> = writes.iter().filter(|op| left_by(op) == held).collect();
             let was_never_written = held == Held::Nothing && !writes.iter().any(|op| op.is_done());
             let newer = |op: &Op| writes.iter().copied().find(|later| later.is_majority_acked() && is_newer(evidence, later, op));
@@ -46,9 +48,11 @@ pub fn check(evidence: &Evidence) -> Verdict {
     verdict
 }
 
-/// A node that has acknowledged a write at a majority holds that one or a newer one from then on, in this incarnation: none that is certain to be older.
+/// Whether a node may show this. Once it has acknowledged a write at a majority, it holds that one
+/// or a newer one for the rest of its incarnation, and none that is certain to be older.
 fn may_show(evidence: &Evidence, writes: &[&Op], read: &Op, shown: &Held) -> bool {
-    let is_known_here = |op: &&&Op| op.is_majority_acked() && (op.node, op.life) == (read.node, read.life) && op.completed < read.invoked;
+    let is_known_here =
+        |op: &&&Op| op.is_majority_acked() && (op.node, op.incarnation) == (read.node, read.incarnation) && op.completed < read.invoked;
     let known: Vec<&&Op> = writes.iter().filter(is_known_here).collect();
     let mut left_it = writes.iter().filter(|op| left_by(op) == *shown && op.invoked <= read.completed);
     known.is_empty() || left_it.any(|op| !known.iter().any(|known| is_newer(evidence, known, op)))

@@ -1,4 +1,5 @@
-//! Counters that are counted through one node only, at `majority`: an acknowledged count is there exactly once, one of unknown outcome at most once.
+//! Counters that are counted through one node only, at `majority`. An acknowledged count is there
+//! exactly once, one of unknown outcome at most once.
 
 use crate::checks::{Evidence, Held, Verdict};
 use crate::connection::{Action, Answer, Outcome};
@@ -19,7 +20,7 @@ pub fn check(evidence: &Evidence) -> Verdict {
             let ((one, first), (two, second)) = (pair[0], pair[1]);
             verdict.require(one < two, || format!("{key} was {one} twice, at {} us and {} us", first.invoked, second.invoked));
         }
-        // From the greatest down: nobody who began after a count was heard hears a lower one.
+        // From the greatest down: a count that began after another was answered is not lower.
         let mut earliest = u64::MAX;
         for (count, op) in heard.iter().rev() {
             verdict.require(op.invoked <= earliest, || {

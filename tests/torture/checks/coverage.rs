@@ -1,36 +1,40 @@
-//! I1, from outside: a node's vector claims no write that the node cannot show, or show to be superseded.
+//! I1, from outside: a version vector claims no write that its node cannot show, or show to be
+//! superseded.
 //!
-//! The *universe* is every version that was ever seen anywhere: in the logs of all nodes in all their incarnations, which are read while they grow, and in every dump.
-//! What a vector covers of it must be in that node's dump under this or a greater version, or not be there at all because some known version that is no
-//! older deleted the key or has expired (tombstones are collected).
+//! The *universe* is every version that was ever seen anywhere: in every dump, and in the logs of
+//! all incarnations of all nodes, which are read while they grow. A version that a vector covers
+//! must be in that node's dump, under this or a greater version. It may be absent if some known
+//! version that is no older deleted the key or has expired: tombstones are collected.
 
 use std::collections::HashMap;
 
 use kvmesh::data::entry::{Entry, Expiry, Key};
 use kvmesh::data::version::Version;
 
-use crate::checks::Dumped;
+use crate::checks::NodeDump;
 
-/// With more versions than this of one key, the superseded ones are forgotten, so that a long run fits into memory.
+/// With more versions of one key than this, the superseded ones are forgotten, so that a long run
+/// fits into memory.
 const VERSIONS_KEPT: usize = 32;
 
 #[derive(Clone, Copy)]
 struct Known {
     version: Version,
-    /// When it leaves nothing to read: always for a tombstone (0), never for a plain value.
+    /// Time at which it leaves nothing to read: 0 for a tombstone, never for a plain value.
     ends_ms: u64,
 }
 
-/// What a dump was found to be.
+/// The result of a comparison.
 pub struct Compared {
-    /// How many known versions its vector claims.
+    /// Number of known versions that the vector claims.
     pub claimed: usize,
-    /// Claims that it does not show. Where a log lags behind its node's memory, as it may until a slow disk has synced, they are only suspects: what superseded
-    /// a write may not be known yet.
+    /// Claims that the dump does not show. They are only suspects where a log lags behind the
+    /// memory of its node, until a slow disk has synced: the write that superseded one may not be
+    /// known yet.
     pub faults: Vec<String>,
 }
 
-/// Every version known of every key.
+/// Every known version of every key.
 #[derive(Default)]
 pub struct Universe {
     /// In rising order of version, each once.
@@ -44,10 +48,10 @@ impl Universe {
         let known = Known { version: entry.version(), ends_ms };
         let versions = self.versions.entry(Key::from(entry.key())).or_default();
         match versions.binary_search_by_key(&entry.version(), |known| known.version) {
-            // An expired value becomes a tombstone in place, under its version.
-            Ok(place) => versions[place].ends_ms = versions[place].ends_ms.min(ends_ms),
-            Err(place) => {
-                versions.insert(place, known);
+            // An expired value becomes a tombstone under the same version.
+            Ok(index) => versions[index].ends_ms = versions[index].ends_ms.min(ends_ms),
+            Err(index) => {
+                versions.insert(index, known);
                 self.len += 1;
             }
         }
@@ -57,9 +61,10 @@ impl Universe {
         self.len
     }
 
-    /// Of keys with many versions, forgets those that are older than one that every node has seen: only a vector that goes back could still claim one of them alone.
-    /// `dumps` are those of all nodes.
-    pub fn forget_superseded(&mut self, dumps: &[Dumped]) {
+    /// Forgets, of keys with many versions, those that are older than one that every node has seen.
+    /// Only a vector that goes back could still claim one of them alone. `dumps` are those of all
+    /// nodes.
+    pub fn forget_superseded(&mut self, dumps: &[NodeDump]) {
         for versions in self.versions.values_mut().filter(|versions| versions.len() > VERSIONS_KEPT) {
             let is_everywhere = |known: &Known| dumps.iter().all(|dump| dump.vector.covers(known.version));
             if let Some(newest) = versions.iter().rposition(is_everywhere) {
@@ -69,8 +74,8 @@ impl Universe {
         }
     }
 
-    /// Holds one dump against everything that is known.
-    pub fn compare(&self, dump: &Dumped, wall_ms: u64) -> Compared {
+    /// Compares one dump with every known version.
+    pub fn compare(&self, dump: &NodeDump, wall_ms: u64) -> Compared {
         let (mut claimed, mut faults) = (0, Vec::new());
         for (key, versions) in &self.versions {
             claimed += versions.iter().filter(|known| dump.vector.covers(known.version)).count();
@@ -113,7 +118,7 @@ mod tests {
         known.iter().chain(known).for_each(|entry| universe.add(entry));
         assert_eq!(universe.len(), known.len());
         let vector = [(entry(seen, None).version().origin, Stamp::from_bits(seen))].into_iter().collect();
-        let dump = Dumped { node: 1, vector, entries: held.into_iter().map(|entry| (entry.shared_key(), entry)).collect() };
+        let dump = NodeDump { node: 1, vector, entries: held.into_iter().map(|entry| (entry.shared_key(), entry)).collect() };
         universe.compare(&dump, 1_000).faults.len()
     }
 
@@ -143,7 +148,7 @@ mod tests {
         (1..=100).for_each(|stamp| universe.add(&entry(stamp, Some("a"))));
         let seen = |stamp: u64| {
             let vector = [(entry(stamp, None).version().origin, Stamp::from_bits(stamp))].into_iter().collect();
-            Dumped { node: 1, vector, entries: HashMap::new() }
+            NodeDump { node: 1, vector, entries: HashMap::new() }
         };
         universe.forget_superseded(&[seen(90), seen(80)]);
         assert_eq!(universe.versions.values().next().unwrap().first().unwrap().version, entry(80, None).version());

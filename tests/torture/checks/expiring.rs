@@ -4,7 +4,7 @@ use crate::checks::{Evidence, Verdict};
 use crate::connection::Action;
 use crate::keys::Group;
 
-/// The wall clock by which a key expires, and the clock of the history, may drift apart a little.
+/// The wall clock by which a key expires, and the clock of the history, may drift apart by this.
 const MARGIN_US: u64 = 250_000;
 
 pub fn check(evidence: &Evidence) -> Verdict {

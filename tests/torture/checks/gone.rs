@@ -1,7 +1,8 @@
 //! Keys that were deleted, at `majority`, and never written again.
 //!
-//! A node that has not heard of the delete may still show the key: its copy is older. But once it has shown that the key is gone it never shows it again in
-//! that incarnation; and once every node held everything, none ever does.
+//! A node that has not received the delete may still show the key: its copy is older. Once it has
+//! shown that the key is gone, it never shows the key again in that incarnation. Once every node
+//! held everything, none ever does.
 
 use std::collections::HashMap;
 
@@ -15,13 +16,14 @@ pub fn check(evidence: &Evidence) -> Verdict {
     for (key, ops) in evidence.group(Group::Gone) {
         let Some(delete) = ops.iter().find(|op| op.action == Action::Del && op.is_majority_acked()) else { continue };
         keys += 1;
-        let known_everywhere = evidence.settled.iter().filter(|settled| settled.from > delete.completed).map(|settled| settled.until).min();
-        // By node and life: 1 for shown, 2 for gone after that.
+        let known_everywhere =
+            evidence.converged.iter().filter(|converged| converged.from > delete.completed).map(|converged| converged.until).min();
+        // By node and incarnation: 1 for shown, 2 for gone after that.
         let mut shown: HashMap<(u16, u32), u8> = HashMap::new();
         for read in ops.iter().filter(|op| op.action == Action::Get) {
             let Some(found) = read.shown() else { continue };
             looks += 1;
-            let stage = shown.entry((read.node, read.life)).or_default();
+            let stage = shown.entry((read.node, read.incarnation)).or_default();
             match found {
                 Some(_) => {
                     verdict.require(*stage < 2, || {

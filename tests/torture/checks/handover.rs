@@ -1,5 +1,6 @@
-//! Keys that one client writes, and another one that has seen this at another node. What it wrote is newer (I8), though the first one may still wait for its ack: so
-//! what it had seen is not what stands in the end.
+//! Keys that one client writes, and another client that has seen this at another node. The second
+//! write is newer (I8), though the first may still wait for its ack. So what its client had seen is
+//! not what is left in the end.
 
 use crate::checks::{Evidence, Verdict};
 use crate::connection::{self, Action, Answer, Outcome};
@@ -27,8 +28,9 @@ pub fn check(evidence: &Evidence) -> Verdict {
     verdict
 }
 
-/// What a client saw last before it wrote and was answered; none for a delete, which is seen by who has seen what was there before. All on one connection: a node that was
-/// restarted between may have forgotten what it had shown.
+/// What a client saw last before it wrote and was answered. `None` for a delete, which a client
+/// sees only after it has seen the value. All on one connection: a node that was restarted between
+/// may have lost what it had shown.
 fn taken_over<'a>(ops: &[&'a Op]) -> Option<(Option<&'a Answer>, &'a Op, &'a Op)> {
     ops.iter().filter(|op| op.is_majority_acked()).find_map(|write| {
         let is_before = |op: &&&Op| op.action == Action::Get && op.connection == write.connection && op.completed <= write.invoked;
@@ -39,7 +41,7 @@ fn taken_over<'a>(ops: &[&'a Op]) -> Option<(Option<&'a Answer>, &'a Op, &'a Op)
     })
 }
 
-/// What a read that was answered has shown.
+/// The answer of a read.
 fn seen(read: &Op) -> Option<Option<&Answer>> {
     match &read.outcome {
         Outcome::Done(Answer::Value(None)) => Some(None),

@@ -1,8 +1,11 @@
-//! Whether what clients saw of one key can be explained by some order in which each operation takes effect at one moment between its invocation and its completion.
+//! Linearizability of one key: whether some order explains what its clients saw, in which each
+//! operation takes effect at one moment between its invocation and its completion.
 //!
-//! The search is that of Wing and Gong, with Lowe's memory of what was tried ("Testing for Linearizability", 2017): a set of operations that have taken effect
-//! and the state that they lead to are looked at once. An operation of unknown outcome may take effect at any time after its invocation, or never. The search is
-//! bounded: beyond [`STEPS_MAX`] it is undecided, which is no success.
+//! The search is that of Wing and Gong, with Lowe's memory of what was tried ("Testing for
+//! Linearizability", 2017). A set of operations that have taken effect is visited once with each
+//! state that it leads to. An operation of unknown outcome may take effect at any time after its
+//! invocation, or never. The search is bounded: beyond [`STEPS_MAX`] it is undecided, which is no
+//! success.
 
 use std::collections::HashSet;
 
@@ -11,13 +14,13 @@ use crate::history::Op;
 
 /// Operations of one search. The clients take new keys long before.
 const CALLS_MAX: usize = 512;
-/// Sets and states looked at in one search: a hundred megabytes.
+/// Sets and states visited in one search: a hundred megabytes.
 const STEPS_MAX: usize = 1_000_000;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Found {
     Legal,
-    /// No order explains it.
+    /// No order explains what was seen.
     Illegal,
     Undecided,
 }
@@ -28,36 +31,37 @@ struct Call {
     invoked: u64,
     /// `u64::MAX` for one that may still take effect, or never.
     completed: u64,
-    effect: Effect,
+    access: Access,
 }
 
-/// What it does, and what that says of the state before it.
+/// What an operation does, and what that tells of the state before it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Effect {
+enum Access {
     /// Creates: there was nothing.
     Create(u64),
     /// Changes: there was something.
     Change(u64),
     /// Deletes: there was something.
     Delete,
-    /// Was refused because there was something,
+    /// Refused because there was something.
     SawSomething,
-    /// or because there was nothing.
+    /// Refused because there was nothing.
     SawNothing,
     Read(Option<u64>),
 }
 
-/// What is under the key.
+/// The state of the key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum State {
-    /// After a restart: anything that was written before, or nothing; until the next write tells.
+    /// After a restart: anything that was written before, or nothing, until the next write.
     Any,
     Nothing,
     Value(u64),
 }
 
-/// Of the operations on one key in one incarnation of its node, in the order of invocation. `earlier` are the numbers that may have been written in earlier lives;
-/// `None` if the key was made in this one.
+/// Checks the operations on one key in one incarnation of its node, in the order of invocation.
+/// `earlier` are the numbers that may have been written in earlier incarnations; `None` if the key
+/// was made in this one.
 pub fn check(ops: &[&Op], earlier: Option<&HashSet<u64>>) -> Found {
     let calls: Vec<Call> = ops.iter().filter_map(|op| call(op)).collect();
     if calls.len() > CALLS_MAX {
@@ -67,22 +71,22 @@ pub fn check(ops: &[&Op], earlier: Option<&HashSet<u64>>) -> Found {
 }
 
 fn call(op: &Op) -> Option<Call> {
-    let effect = match (op.action, &op.outcome) {
+    let access = match (op.action, &op.outcome) {
         (_, Outcome::Done(Answer::Foreign(_))) => return None,
-        (Action::Get, Outcome::Done(Answer::Value(shown))) => Effect::Read(*shown),
+        (Action::Get, Outcome::Done(Answer::Value(shown))) => Access::Read(*shown),
         (Action::Get, _) => return None,
-        (_, Outcome::Refused("EXISTS")) => Effect::SawSomething,
-        (_, Outcome::Refused("NOTFOUND")) => Effect::SawNothing,
+        (_, Outcome::Refused("EXISTS")) => Access::SawSomething,
+        (_, Outcome::Refused("NOTFOUND")) => Access::SawNothing,
         (_, Outcome::Refused(_)) => return None,
-        (Action::Set(number), _) => Effect::Create(number),
-        (Action::Upd(number), _) => Effect::Change(number),
-        (Action::Del, _) => Effect::Delete,
+        (Action::Set(number), _) => Access::Create(number),
+        (Action::Upd(number), _) => Access::Change(number),
+        (Action::Del, _) => Access::Delete,
         _ => return None,
     };
-    Some(Call { invoked: op.invoked, completed: op.completed, effect })
+    Some(Call { invoked: op.invoked, completed: op.completed, access })
 }
 
-/// Which calls have taken effect.
+/// Calls that have taken effect.
 type Taken = [u64; CALLS_MAX / 64];
 
 struct Step {
@@ -103,14 +107,14 @@ fn search(calls: &[Call], earlier: Option<&HashSet<u64>>, steps_max: usize) -> F
     let mut seen: HashSet<(Taken, State)> = HashSet::new();
     let mut steps = vec![Step { taken: Taken::default(), state, left, untried: next_calls(calls, &Taken::default()) }];
     while let Some(step) = steps.last_mut() {
-        let Some(place) = step.untried.pop() else {
+        let Some(index) = step.untried.pop() else {
             steps.pop();
             continue;
         };
-        let Some(state) = apply(step.state, calls[place].effect, earlier) else { continue };
+        let Some(state) = apply(step.state, calls[index].access, earlier) else { continue };
         let mut taken = step.taken;
-        taken[place / 64] |= 1 << (place % 64);
-        let left = step.left - usize::from(calls[place].completed != u64::MAX);
+        taken[index / 64] |= 1 << (index % 64);
+        let left = step.left - usize::from(calls[index].completed != u64::MAX);
         if left == 0 {
             return Found::Legal;
         }
@@ -124,27 +128,28 @@ fn search(calls: &[Call], earlier: Option<&HashSet<u64>>, steps_max: usize) -> F
     Found::Illegal
 }
 
-/// Those that were invoked before any that has to come has completed. The last one is to be tried first: completed ones, the first completed of them last.
+/// Calls that were invoked before any that is still to come has completed. The last one is to be
+/// tried first: completed ones, the first completed of them last.
 fn next_calls(calls: &[Call], taken: &Taken) -> Vec<usize> {
-    let is_left = |place: &usize| taken[place / 64] & 1 << (place % 64) == 0;
-    let horizon = (0..calls.len()).filter(is_left).map(|place| calls[place].completed).min().unwrap_or(u64::MAX);
-    let mut next: Vec<usize> = (0..calls.len()).filter(is_left).take_while(|place| calls[*place].invoked <= horizon).collect();
-    next.sort_by_key(|place| std::cmp::Reverse(calls[*place].completed));
+    let is_left = |index: &usize| taken[index / 64] & 1 << (index % 64) == 0;
+    let horizon = (0..calls.len()).filter(is_left).map(|index| calls[index].completed).min().unwrap_or(u64::MAX);
+    let mut next: Vec<usize> = (0..calls.len()).filter(is_left).take_while(|index| calls[*index].invoked <= horizon).collect();
+    next.sort_by_key(|index| std::cmp::Reverse(calls[*index].completed));
     next
 }
 
-/// The state after it; none if it cannot happen in this state.
-fn apply(state: State, effect: Effect, earlier: Option<&HashSet<u64>>) -> Option<State> {
+/// The state after it; `None` if it cannot happen in this state.
+fn apply(state: State, access: Access, earlier: Option<&HashSet<u64>>) -> Option<State> {
     let may_be_nothing = state == State::Any || state == State::Nothing;
     let may_be_something = state != State::Nothing;
-    match effect {
-        Effect::Create(number) => may_be_nothing.then_some(State::Value(number)),
-        Effect::Change(number) => may_be_something.then_some(State::Value(number)),
-        Effect::Delete => may_be_something.then_some(State::Nothing),
-        Effect::SawSomething => may_be_something.then_some(state),
-        Effect::SawNothing => may_be_nothing.then_some(state),
-        Effect::Read(None) => may_be_nothing.then_some(state),
-        Effect::Read(Some(number)) => match state {
+    match access {
+        Access::Create(number) => may_be_nothing.then_some(State::Value(number)),
+        Access::Change(number) => may_be_something.then_some(State::Value(number)),
+        Access::Delete => may_be_something.then_some(State::Nothing),
+        Access::SawSomething => may_be_something.then_some(state),
+        Access::SawNothing => may_be_nothing.then_some(state),
+        Access::Read(None) => may_be_nothing.then_some(state),
+        Access::Read(Some(number)) => match state {
             State::Value(value) => (value == number).then_some(state),
             State::Any => earlier.is_some_and(|earlier| earlier.contains(&number)).then_some(state),
             State::Nothing => None,
@@ -154,18 +159,18 @@ fn apply(state: State, effect: Effect, earlier: Option<&HashSet<u64>>) -> Option
 
 #[cfg(test)]
 mod tests {
-    use super::Effect::{Change, Create, Delete, Read, SawNothing, SawSomething};
+    use super::Access::{Change, Create, Delete, Read, SawNothing, SawSomething};
     use super::*;
 
     const PENDING: u64 = u64::MAX;
 
-    fn found(calls: &[(u64, u64, Effect)]) -> Found {
+    fn found(calls: &[(u64, u64, Access)]) -> Found {
         after(None, calls)
     }
 
-    fn after(earlier: Option<&[u64]>, calls: &[(u64, u64, Effect)]) -> Found {
+    fn after(earlier: Option<&[u64]>, calls: &[(u64, u64, Access)]) -> Found {
         let calls: Vec<Call> =
-            calls.iter().map(|(invoked, completed, effect)| Call { invoked: *invoked, completed: *completed, effect: *effect }).collect();
+            calls.iter().map(|(invoked, completed, access)| Call { invoked: *invoked, completed: *completed, access: *access }).collect();
         assert!(calls.is_sorted_by_key(|call| call.invoked));
         search(&calls, earlier.map(|earlier| earlier.iter().copied().collect()).as_ref(), 10_000)
     }
@@ -201,7 +206,7 @@ mod tests {
     #[test]
     fn a_write_of_unknown_outcome_may_happen_late_or_never_but_not_come_and_go() {
         let begun = [(0, 1, Create(1)), (2, PENDING, Change(2))];
-        let with = |more: &[(u64, u64, Effect)]| found(&[&begun[..], more].concat());
+        let with = |more: &[(u64, u64, Access)]| found(&[&begun[..], more].concat());
         assert_eq!(with(&[(3, 4, Read(Some(1)))]), Found::Legal);
         assert_eq!(with(&[(3, 4, Read(Some(1))), (5, 6, Read(Some(2)))]), Found::Legal);
         assert_eq!(with(&[(3, 4, Read(Some(2))), (5, 6, Read(Some(1)))]), Found::Illegal);
@@ -232,7 +237,7 @@ mod tests {
     #[test]
     fn a_search_that_would_not_end_is_undecided() {
         // So many that may or may not have happened, and a read that nothing explains.
-        let mut calls: Vec<(u64, u64, Effect)> = (0..40).map(|number| (number, PENDING, Change(number))).collect();
+        let mut calls: Vec<(u64, u64, Access)> = (0..40).map(|number| (number, PENDING, Change(number))).collect();
         calls.insert(0, (0, 1, Create(100)));
         calls.push((100, 101, Read(Some(1_000))));
         assert_eq!(found(&calls), Found::Undecided);

@@ -1,4 +1,5 @@
-//! What must hold of the history, and of what the nodes hold at the end. Each check is a function of the evidence; none asks a node.
+//! The checks: what must hold of the history, and of what the nodes hold at the end. Each check is
+//! a function of the evidence; none asks a node.
 
 mod contended;
 mod counters;
@@ -27,13 +28,13 @@ use crate::quiet::Quiet;
 
 use linearizable::Found;
 
-/// Faults that a check keeps in words; the others are counted.
+/// Violations that a verdict keeps in words; the others are counted.
 const FAULTS_SHOWN: usize = 10;
 
-/// What one check found.
+/// The result of one check.
 pub struct Verdict {
     pub name: &'static str,
-    /// How much was looked at.
+    /// How much was checked.
     pub looked_at: String,
     faults: Vec<String>,
     faults_len: usize,
@@ -61,7 +62,7 @@ impl Verdict {
         self.faults_len == 0
     }
 
-    /// What is wrong, a line each.
+    /// The violations, a line each.
     pub fn faults(&self) -> Vec<String> {
         let more = self.faults_len - self.faults.len();
         let more = (more > 0).then(|| format!("and {more} more"));
@@ -69,8 +70,8 @@ impl Verdict {
     }
 }
 
-/// What one node holds, by a DUMP: the vector was noted before the entries were read.
-pub struct Dumped {
+/// What one node holds, by DUMP. The vector was noted before the entries were read.
+pub struct NodeDump {
     pub node: u16,
     pub vector: VersionVector,
     pub entries: HashMap<Bytes, Entry>,
@@ -84,8 +85,8 @@ pub enum Held {
     Foreign(String),
 }
 
-impl Dumped {
-    /// The bytes under a key, if there are any for readers.
+impl NodeDump {
+    /// The bytes under a key, if readers see any.
     pub fn value(&self, key: Key, wall_ms: u64) -> Option<&[u8]> {
         self.entries.get(key.to_string().as_bytes()).filter(|entry| entry.is_live(|| wall_ms))?.value()
     }
@@ -101,24 +102,25 @@ impl Dumped {
     }
 }
 
-/// The end of an incarnation that may have taken `local` writes with it: those that were acknowledged after `safe`.
+/// The end of an incarnation that may have cost `local` writes: those that were acknowledged after
+/// `safe`.
 #[derive(Clone, Copy, Debug)]
 pub struct Loss {
     pub node: u16,
-    pub life: u32,
+    pub incarnation: u32,
     pub safe: u64,
 }
 
-/// A node's next life began: no sooner than `at`, and the one before had ended by then.
+/// The start of a node's next incarnation, no sooner than `at`. The one before had ended by then.
 #[derive(Clone, Copy, Debug)]
 pub struct Start {
     pub node: u16,
     pub at: u64,
 }
 
-/// Every node held everything that any node had held at `from`; it was certain at `until`.
+/// Every node held everything that any node had held at `from`; that was certain at `until`.
 #[derive(Clone, Copy, Debug)]
-pub struct Settled {
+pub struct Converged {
     pub from: u64,
     pub until: u64,
 }
@@ -127,16 +129,16 @@ pub struct Evidence<'a> {
     pub ops: &'a [Op],
     /// Each in the order of invocation.
     pub by_key: HashMap<Key, Vec<&'a Op>>,
-    /// At the end, after healing.
-    pub dumps: &'a [Dumped],
-    /// When those were taken.
+    /// Taken at the end, after healing.
+    pub dumps: &'a [NodeDump],
+    /// Wall clock when the dumps were taken.
     pub dumped_wall_ms: u64,
     pub losses: &'a [Loss],
-    pub settled: &'a [Settled],
+    pub converged: &'a [Converged],
     pub starts: &'a [Start],
-    /// When each node could not answer: it stood still, or was down.
+    /// Times in which each node could not answer: it stood still, or was down.
     pub pauses: &'a HashMap<u16, Vec<(u64, u64)>>,
-    /// When nothing was amiss with any of them.
+    /// Times in which all nodes were well.
     pub quiet: &'a [Quiet],
 }
 
@@ -152,7 +154,7 @@ impl<'a> Evidence<'a> {
     }
 }
 
-/// All checks of the history.
+/// Runs all checks of the history.
 pub fn all(evidence: &Evidence) -> Vec<Verdict> {
     vec![
         survival::majority(evidence),
@@ -172,27 +174,29 @@ pub fn all(evidence: &Evidence) -> Vec<Verdict> {
     ]
 }
 
-/// Of each key that is written through one node only, each incarnation of that node by itself.
+/// Checks each key that is written through one node only, each incarnation of that node by itself.
 fn linearizable(evidence: &Evidence) -> Verdict {
     let mut verdict = Verdict::new("linearizable through one node");
     let (mut keys, mut searched) = (0, 0);
     for (key, ops) in evidence.group(Group::Register) {
         keys += 1;
         let mut earlier: HashSet<u64> = HashSet::new();
-        let lives: std::collections::BTreeSet<u32> = ops.iter().map(|op| op.life).collect();
-        for (place, life) in lives.into_iter().enumerate() {
-            let of_life: Vec<&Op> = ops.iter().copied().filter(|op| op.life == life).collect();
-            searched += of_life.len();
-            match linearizable::check(&of_life, (place > 0).then_some(&earlier)) {
+        let incarnations: std::collections::BTreeSet<u32> = ops.iter().map(|op| op.incarnation).collect();
+        for (index, incarnation) in incarnations.into_iter().enumerate() {
+            let of_incarnation: Vec<&Op> = ops.iter().copied().filter(|op| op.incarnation == incarnation).collect();
+            searched += of_incarnation.len();
+            match linearizable::check(&of_incarnation, (index > 0).then_some(&earlier)) {
                 Found::Legal => {}
-                Found::Illegal => {
-                    verdict.fault(format!("{key} in life {life}: no order of its {} operations explains what was heard", of_life.len()))
-                }
-                Found::Undecided => {
-                    verdict.fault(format!("{key} in life {life}: undecided after a long search of {} operations", of_life.len()))
-                }
+                Found::Illegal => verdict.fault(format!(
+                    "{key} in incarnation {incarnation}: no order of its {} operations explains what was heard",
+                    of_incarnation.len()
+                )),
+                Found::Undecided => verdict.fault(format!(
+                    "{key} in incarnation {incarnation}: undecided after a long search of {} operations",
+                    of_incarnation.len()
+                )),
             }
-            earlier.extend(of_life.iter().filter(|op| op.may_have_happened()).filter_map(|op| op.action.number()));
+            earlier.extend(of_incarnation.iter().filter(|op| op.may_have_happened()).filter_map(|op| op.action.number()));
         }
     }
     verdict.looked_at = format!("{searched} operations on {keys} keys");

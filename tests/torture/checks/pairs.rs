@@ -1,5 +1,6 @@
-//! Pairs of keys that are written together at one node, in one command or one transaction, and one of them alone at another node. Where they are written together they
-//! are never of two different such writes: what comes from elsewhere may change one half, and nothing else does.
+//! Pairs of keys that are written together at one node, in one command or one transaction, and one
+//! of them alone at another node. Where they are written together, the two never show two different
+//! such writes: a write from elsewhere may change one half, and nothing else does.
 
 use std::collections::HashMap;
 
@@ -17,9 +18,11 @@ pub fn check(evidence: &Evidence) -> Verdict {
         written += together.len();
         for read in ops {
             let Outcome::Done(Answer::Both(Some(one), Some(other))) = read.outcome else { continue };
-            // An incarnation begins with what its node's disk and its peers give back, which may be a half: only what was written in this one counts.
-            let is_of_this_life = |number| together.get(&number).is_some_and(|op| (op.node, op.life) == (read.node, read.life));
-            if !is_of_this_life(one) || !is_of_this_life(other) {
+            // An incarnation begins with what its disk and its peers give back, which may be a
+            // half. Only what was written in this one counts.
+            let is_of_this_incarnation =
+                |number| together.get(&number).is_some_and(|op| (op.node, op.incarnation) == (read.node, read.incarnation));
+            if !is_of_this_incarnation(one) || !is_of_this_incarnation(other) {
                 continue;
             }
             looks += 1;
@@ -35,7 +38,7 @@ pub fn check(evidence: &Evidence) -> Verdict {
     verdict
 }
 
-/// Executed as a whole, if at all.
+/// Whether both keys are written as a whole, if at all.
 fn is_together(op: &Op) -> bool {
     matches!(op.action, Action::PutBoth(..)) && op.may_have_happened()
 }

@@ -5,14 +5,16 @@ use std::collections::HashMap;
 use crate::checks::order::is_newer;
 use crate::checks::survival::{is_delete, numbered};
 use crate::checks::{Evidence, Held, Verdict};
-use crate::connection::{Action, Answer, OTHER, Outcome, REPLY_TIMEOUT, Why};
+use crate::connection::{Action, Answer, OTHER, Outcome, REPLY_TIMEOUT, UnknownCause};
 use crate::history::Op;
 use crate::keys::{Group, Key};
 
-/// Refusals of a node with which something is amiss, and of no other: NOREPLICAS is NOQUORUM in RESP. BUSY is among them because the clients are paced.
+/// Refusals of a node that is not well, and of no other. NOREPLICAS is NOQUORUM in RESP. BUSY is
+/// among them because the clients are paced.
 const EXPLAINED_BY_FAULTS: [&str; 5] = ["NOQUORUM", "NOREPLICAS", "READONLY", "LOADING", "BUSY"];
 
-/// Every value that was read, and every one that is left, was written under its key, by a write that was not refused and had begun by then.
+/// Checks that every value that was read or is left was written under its key, by a write that was
+/// not refused and had begun by then.
 pub fn nobody_wrote(evidence: &Evidence) -> Verdict {
     let mut verdict = Verdict::new("no value nobody wrote");
     let mut writes: HashMap<(Key, u64), &Op> = HashMap::new();
@@ -44,7 +46,7 @@ pub fn nobody_wrote(evidence: &Evidence) -> Verdict {
                 continue;
             };
             looks += 1;
-            // What these hold is judged by checks of their own.
+            // The values of these groups are checked elsewhere.
             if key.group.is_counted() || matches!(key.group, Group::Tokens | Group::Ahead | Group::Past) {
                 continue;
             }
@@ -60,7 +62,7 @@ pub fn nobody_wrote(evidence: &Evidence) -> Verdict {
     verdict
 }
 
-/// The numbers that a read showed, each under its key.
+/// The numbers that a read returned, each under its key.
 fn shown(op: &Op) -> impl Iterator<Item = (Key, u64)> {
     let (one, other) = match op.outcome {
         Outcome::Done(Answer::Value(number)) => (number, None),
@@ -71,13 +73,15 @@ fn shown(op: &Op) -> impl Iterator<Item = (Key, u64)> {
     one.into_iter().chain(other.map(|number| (op.key.sibling(), number)))
 }
 
-/// On one connection, and so on one node, a key that one writer writes rising numbers to, through one node, never shows an older one.
+/// Checks that reads on one connection, and so on one node, never go back to an older number. The
+/// key has one writer of rising numbers, through one node.
 pub fn never_go_back(evidence: &Evidence) -> Verdict {
     let mut verdict = Verdict::new("reads never go back");
     let mut looks = 0;
     for (key, ops) in evidence.group(Group::Ledger) {
         let writes = numbered(ops);
-        // The numbers are the order of the stamps only where that is promised: not if the writer went on at another node, and a third one was restarted meanwhile.
+        // The numbers follow the order of the stamps only where that is promised: not if the writer
+        // went on at another node while a third one was restarted.
         let happened: Vec<&Op> = writes.iter().map(|(_, op)| *op).filter(|op| op.may_have_happened()).collect();
         if !happened.is_sorted_by(|one, next| is_newer(evidence, next, one)) {
             continue;
@@ -111,7 +115,8 @@ pub fn never_go_back(evidence: &Evidence) -> Verdict {
     verdict
 }
 
-/// Nobody waits for ever, and nobody hears an error that no fault explains.
+/// Checks that no request waits for ever, and that none is answered with an error that no fault
+/// explains.
 pub fn are_answered(evidence: &Evidence) -> Verdict {
     let mut verdict = Verdict::new("every request is answered");
     let is_quiet = |op: &Op| evidence.quiet.iter().any(|quiet| quiet.from <= op.invoked && op.completed <= quiet.until);
@@ -120,7 +125,7 @@ pub fn are_answered(evidence: &Evidence) -> Verdict {
         let was_quiet = is_quiet(op);
         in_quiet += u64::from(was_quiet);
         match op.outcome {
-            Outcome::Unknown(Why::Silent) => {
+            Outcome::Unknown(UnknownCause::Silent) => {
                 let until = op.invoked + REPLY_TIMEOUT.as_micros() as u64;
                 let pauses = evidence.pauses.get(&op.node).map_or(&[][..], Vec::as_slice);
                 let was_paused = pauses.iter().any(|(from, to)| *from <= until && *to >= op.invoked);

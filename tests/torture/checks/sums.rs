@@ -1,5 +1,5 @@
-//! Keys that are counted through all nodes at the same time. Two counts may become one, but an INCR is executed once: no count is ever greater than the number of
-//! those that were not refused.
+//! Keys that are counted through all nodes at the same time. Two counts may become one, but an INCR
+//! is executed once: no count is ever greater than the number of INCRs that were not refused.
 
 use crate::checks::{Evidence, Verdict};
 use crate::connection::{self, Action, Answer, Outcome};

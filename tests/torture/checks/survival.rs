@@ -6,14 +6,17 @@ use crate::connection::Action;
 use crate::history::Op;
 use crate::keys::Group;
 
-/// Of writers that wrote at `majority`, through node after node.
+/// Checks the writers at `majority`, which go through node after node.
 pub fn majority(evidence: &Evidence) -> Verdict {
     check(evidence, Group::Ledger, "acknowledged writes survive", |_| true)
 }
 
-/// Of writers that wrote at `local`. A node that lost its disk (or, without `fsync: always`, was killed) may have lost what had not reached another one.
+/// Checks the writers at `local`. A node that lost its disk may have lost what had not reached
+/// another node; so may one that was killed, without `fsync: always`.
 pub fn local(evidence: &Evidence) -> Verdict {
-    let is_safe = |op: &Op| !evidence.losses.iter().any(|loss| (loss.node, loss.life) == (op.node, op.life) && op.completed >= loss.safe);
+    let is_safe = |op: &Op| {
+        !evidence.losses.iter().any(|loss| (loss.node, loss.incarnation) == (op.node, op.incarnation) && op.completed >= loss.safe)
+    };
     check(evidence, Group::Local, "acknowledged local writes survive", is_safe)
 }
 
@@ -38,7 +41,8 @@ fn check(evidence: &Evidence, group: Group, name: &'static str, is_safe: impl Fn
     verdict
 }
 
-/// What was left by any write than which none that must be there is certain to be newer.
+/// What may be left: the value of any write than which no write that must be there is certain to be
+/// newer.
 fn allowed(evidence: &Evidence, writes: &[&Op], is_safe: impl Fn(&Op) -> bool) -> Vec<Held> {
     let must_be_there: Vec<&&Op> = writes.iter().filter(|op| op.is_done() && is_safe(op)).collect();
     let nothing_before = must_be_there.is_empty().then_some(Held::Nothing);
@@ -54,13 +58,13 @@ fn left_by(op: &Op) -> Held {
 fn told(writes: &[&Op]) -> String {
     const SHOWN: usize = 5;
     let last = &writes[writes.len().saturating_sub(SHOWN)..];
-    let one = |op: &&Op| format!("{} at n{} life {}, {} us: {}", op.action, op.node, op.life, op.invoked, op.outcome);
+    let one = |op: &&Op| format!("{} at n{} incarnation {}, {} us: {}", op.action, op.node, op.incarnation, op.invoked, op.outcome);
     last.iter().map(one).collect::<Vec<_>>().join("; ")
 }
 
-/// The number of a write, where each writer numbers its writes of a key from 1, deletes included.
+/// The number of each write. A writer numbers its writes of a key from 1, deletes included.
 pub fn numbered<'a>(ops: &[&'a Op]) -> Vec<(u64, &'a Op)> {
-    ops.iter().filter(|op| op.action.is_write()).enumerate().map(|(place, op)| (place as u64 + 1, *op)).collect()
+    ops.iter().filter(|op| op.action.is_write()).enumerate().map(|(index, op)| (index as u64 + 1, *op)).collect()
 }
 
 /// Whether a write of this key is a delete.

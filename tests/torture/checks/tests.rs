@@ -1,13 +1,14 @@
-//! Each check is given a history in which it must hold, and one with the very fault that it is there for.
+//! Each check is given a history in which it must hold, and one with the very fault that it is
+//! there for.
 
 use kvmesh::data::clock::Stamp;
 use kvmesh::data::version::{NodeId, Origin, Version};
 
 use super::*;
-use crate::connection::{Action, Answer, Level, OTHER, Outcome, Why};
+use crate::connection::{Action, Answer, Level, OTHER, Outcome, UnknownCause};
 
 const DONE: Outcome = Outcome::Done(Answer::Written);
-const UNKNOWN: Outcome = Outcome::Unknown(Why::Broken);
+const UNKNOWN: Outcome = Outcome::Unknown(UnknownCause::Broken);
 const REFUSED: Outcome = Outcome::Refused("NOQUORUM");
 
 fn key(group: Group) -> Key {
@@ -18,19 +19,20 @@ fn shows(number: Option<u64>) -> Outcome {
     Outcome::Done(Answer::Value(number))
 }
 
-/// Operations of one key, each a millisecond and a half after the one before it began, and half a millisecond long; at node 1, in its first life, at majority.
+/// A history of one key. Each operation starts a millisecond and a half after the one before it and
+/// takes half a millisecond, at node 1, in its first incarnation, at `majority`.
 struct Told {
     group: Group,
     ops: Vec<Op>,
     held: Option<u64>,
     losses: Vec<Loss>,
-    settled: Vec<Settled>,
+    converged: Vec<Converged>,
     starts: Vec<Start>,
     quiet: Vec<Quiet>,
 }
 
 fn told(group: Group) -> Told {
-    Told { group, ops: Vec::new(), held: None, losses: Vec::new(), settled: Vec::new(), starts: Vec::new(), quiet: Vec::new() }
+    Told { group, ops: Vec::new(), held: None, losses: Vec::new(), converged: Vec::new(), starts: Vec::new(), quiet: Vec::new() }
 }
 
 impl Told {
@@ -38,11 +40,22 @@ impl Told {
         let invoked = 1_000 + 1_500 * self.ops.len() as u64;
         let completed = if matches!(outcome, Outcome::Unknown(_)) { u64::MAX } else { invoked + 500 };
         let key = key(self.group);
-        self.ops.push(Op { client: 1, connection: 1, node: 1, life: 1, key, action, level: Level::Majority, invoked, completed, outcome });
+        self.ops.push(Op {
+            client: 1,
+            connection: 1,
+            node: 1,
+            incarnation: 1,
+            key,
+            action,
+            level: Level::Majority,
+            invoked,
+            completed,
+            outcome,
+        });
         self
     }
 
-    /// Changes the last one.
+    /// Changes the last operation.
     fn but(mut self, change: impl FnOnce(&mut Op)) -> Told {
         change(self.ops.last_mut().unwrap());
         self
@@ -54,7 +67,7 @@ impl Told {
         self
     }
 
-    /// What the node holds at the end; nothing, unless this is called.
+    /// Sets what the node holds at the end: nothing, unless this is called.
     fn left(mut self, number: u64) -> Told {
         self.held = Some(number);
         self
@@ -69,7 +82,7 @@ impl Told {
             Entry::new(&name, Some(value.as_bytes()), None, version)
         };
         let entries = self.held.map(|number| (name.clone(), entry(number))).into_iter().collect();
-        let dumps = [Dumped { node: 1, vector: VersionVector::default(), entries }];
+        let dumps = [NodeDump { node: 1, vector: VersionVector::default(), entries }];
         let pauses = HashMap::from([(2, vec![(0, u64::MAX)])]);
         check(&Evidence {
             ops: &self.ops,
@@ -77,7 +90,7 @@ impl Told {
             dumps: &dumps,
             dumped_wall_ms: 0,
             losses: &self.losses,
-            settled: &self.settled,
+            converged: &self.converged,
             starts: &self.starts,
             pauses: &pauses,
             quiet: &self.quiet,
@@ -127,9 +140,9 @@ fn a_local_write_is_excused_only_where_its_node_lost_it() {
     for (loss, is_excused) in
         [((1, 1, between), true), ((1, 2, between), false), ((2, 1, between), false), ((1, 1, between + 2_000), false)]
     {
-        let (node, life, safe) = loss;
+        let (node, incarnation, safe) = loss;
         let mut told = two().left(1);
-        told.losses.push(Loss { node, life, safe });
+        told.losses.push(Loss { node, incarnation, safe });
         assert_eq!(told.verdict(survival::local), is_excused, "{loss:?}");
         // The first one was safe.
         told.held = None;
@@ -142,15 +155,15 @@ fn a_deleted_key_that_is_back_is_found() {
     let deleted = || told(Group::Gone).op(Action::Put(1), DONE).op(Action::Get, shows(Some(1))).op(Action::Del, DONE);
     deleted().holds(gone::check);
     deleted().left(1).fails(gone::check);
-    // A node that has not heard of it yet.
+    // A node that has not received it yet.
     deleted().op(Action::Get, shows(Some(1))).op(Action::Get, shows(None)).holds(gone::check);
     deleted().op(Action::Get, shows(None)).op(Action::Get, shows(Some(1))).fails(gone::check);
-    deleted().op(Action::Get, shows(None)).op(Action::Get, shows(Some(1))).but(|op| op.life = 2).holds(gone::check);
-    let mut settled = deleted().op(Action::Get, shows(Some(1))).but(|op| op.life = 2);
-    settled.settled.push(Settled { from: 4_600, until: 5_000 });
-    settled.fails(gone::check);
-    settled.settled = vec![Settled { from: 4_400, until: 5_000 }];
-    settled.holds(gone::check);
+    deleted().op(Action::Get, shows(None)).op(Action::Get, shows(Some(1))).but(|op| op.incarnation = 2).holds(gone::check);
+    let mut converged = deleted().op(Action::Get, shows(Some(1))).but(|op| op.incarnation = 2);
+    converged.converged.push(Converged { from: 4_600, until: 5_000 });
+    converged.fails(gone::check);
+    converged.converged = vec![Converged { from: 4_400, until: 5_000 }];
+    converged.holds(gone::check);
 }
 
 #[test]
@@ -182,8 +195,8 @@ fn an_order_that_cannot_be_is_found_in_each_life_by_itself() {
     let two = || told(Group::Register).op(Action::Set(1), DONE).op(Action::Upd(2), DONE);
     two().op(Action::Get, shows(Some(2))).holds(linearizable);
     two().op(Action::Get, shows(Some(1))).fails(linearizable);
-    two().op(Action::Get, shows(Some(1))).but(|op| op.life = 2).holds(linearizable);
-    two().op(Action::Get, shows(Some(3))).but(|op| op.life = 2).fails(linearizable);
+    two().op(Action::Get, shows(Some(1))).but(|op| op.incarnation = 2).holds(linearizable);
+    two().op(Action::Get, shows(Some(3))).but(|op| op.incarnation = 2).fails(linearizable);
     two().op(Action::Set(3), DONE).fails(linearizable);
     two().op(Action::Set(3), Outcome::Refused("EXISTS")).holds(linearizable);
 }
@@ -219,15 +232,15 @@ fn an_earlier_acknowledged_write_that_wins_is_found() {
     two().op(Action::Get, shows(Some(1))).left(2).fails(contended::check);
     two().op(Action::Get, shows(None)).left(2).fails(contended::check);
     two().op(Action::Get, shows(Some(1))).but(|op| op.node = 2).left(2).holds(contended::check);
-    two().op(Action::Get, shows(Some(1))).but(|op| op.life = 2).left(2).holds(contended::check);
+    two().op(Action::Get, shows(Some(1))).but(|op| op.incarnation = 2).left(2).holds(contended::check);
     two().op(Action::Del, UNKNOWN).op(Action::Get, shows(None)).left(2).holds(contended::check);
-    // What is refused leaves nothing, and never did.
+    // A refused write leaves nothing, and never did.
     two().op(Action::Del, Outcome::Refused("NOTFOUND")).op(Action::Get, shows(None)).left(2).fails(contended::check);
 }
 
 #[test]
 fn through_another_node_the_later_write_wins_after_one_ack_and_fifty_milliseconds() {
-    // From 1 000 to 1 500 us at node 1, and so long after that at node 2, for so long.
+    // From 1 000 to 1 500 us at node 1, and after a pause as long at node 2.
     let second = |after: u64, lasting: u64| {
         let there = move |op: &mut Op| {
             (op.node, op.invoked) = (2, 1_500 + after);
@@ -252,7 +265,8 @@ fn through_another_node_the_later_write_wins_after_one_ack_and_fifty_millisecond
     shows_one(51_000).holds(contended::check);
     shows_one(53_000).fails(contended::check);
 
-    // The member that both majorities share may have been restarted between, and is not the one that stamped the later.
+    // The member that both majorities share may have been restarted between, and is not the one
+    // that stamped the later.
     for (node, at, is_excused) in [(3, 30_000, true), (1, 30_000, true), (2, 30_000, false), (3, 900, false), (3, 60_000, false)] {
         let mut told = second(53_000, 2_000).left(1);
         told.starts.push(Start { node, at });
@@ -300,7 +314,7 @@ fn what_was_seen_and_written_over_is_found_if_it_stands() {
     seen().op(Action::Del, DONE).but(at_two).left(7).fails(handover::check);
     seen().op(Action::Put(8), DONE).but(at_two).left(8).holds(handover::check);
     seen().op(Action::Put(8), DONE).but(at_two).left(7).fails(handover::check);
-    // A delete that was seen, too, but only by who had seen something to delete.
+    // A delete that was seen, too, but only by a client that had seen something to delete.
     let deleted = || seen().op(Action::Del, DONE).op(Action::Get, shows(None)).but(at_two);
     deleted().op(Action::Put(8), DONE).but(at_two).left(8).holds(handover::check);
     deleted().op(Action::Put(8), DONE).but(at_two).fails(handover::check);
@@ -320,7 +334,8 @@ fn what_was_seen_and_written_over_is_found_if_it_stands() {
 fn halves_of_two_pairs_are_found_where_both_were_written() {
     let both = |one, other| Outcome::Done(Answer::Both(Some(one), Some(other)));
     let three = || {
-        let pairs = told(Group::Pair).op(Action::PutBoth(1, false), DONE).op(Action::PutBoth(2, true), Outcome::Unknown(Why::TimedOut));
+        let pairs =
+            told(Group::Pair).op(Action::PutBoth(1, false), DONE).op(Action::PutBoth(2, true), Outcome::Unknown(UnknownCause::TimedOut));
         pairs.op(Action::Put(3), DONE).but(|op| op.node = 2)
     };
     let read = |one, other| three().op(Action::GetBoth, both(one, other));
@@ -329,7 +344,7 @@ fn halves_of_two_pairs_are_found_where_both_were_written() {
     read(1, 2).fails(pairs::check);
     read(2, 1).fails(pairs::check);
     // In another incarnation, or at another node.
-    read(1, 2).but(|op| op.life = 2).holds(pairs::check);
+    read(1, 2).but(|op| op.incarnation = 2).holds(pairs::check);
     read(1, 2).but(|op| op.node = 2).holds(pairs::check);
     // And each half was written.
     read(1, 4).fails(reads::nobody_wrote);
@@ -352,8 +367,8 @@ fn a_request_without_an_answer_is_found_unless_its_node_stood_still() {
     let asked = |outcome| told(Group::Local).op(Action::Put(1), outcome);
     asked(DONE).holds(reads::are_answered);
     asked(UNKNOWN).holds(reads::are_answered);
-    asked(Outcome::Unknown(Why::Silent)).fails(reads::are_answered);
-    asked(Outcome::Unknown(Why::Silent)).but(|op| op.node = 2).holds(reads::are_answered);
+    asked(Outcome::Unknown(UnknownCause::Silent)).fails(reads::are_answered);
+    asked(Outcome::Unknown(UnknownCause::Silent)).but(|op| op.node = 2).holds(reads::are_answered);
     asked(Outcome::Refused("NOQUORUM")).holds(reads::are_answered);
     asked(Outcome::Refused(OTHER)).fails(reads::are_answered);
 }

@@ -1,5 +1,6 @@
-//! Keys that are appended to through all nodes at the same time. Of two that append at the same time one may win; but an append is executed once, so nothing that is
-//! ever shown or left holds a token twice, or one that nobody has sent.
+//! Keys that are appended to through all nodes at the same time. Of two concurrent appends one may
+//! win. But an append is executed once, so no value that is ever shown or left has a token twice,
+//! or one that no client has sent.
 
 use std::collections::{HashMap, HashSet};
 

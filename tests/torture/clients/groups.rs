@@ -1,4 +1,4 @@
-//! What the clients of each group of keys do, until the run is over.
+//! The conduct of the clients of each group of keys, until the run is over.
 
 use std::sync::atomic::Ordering;
 use std::thread;
@@ -11,27 +11,34 @@ use crate::clients::{Handed, Shared};
 use crate::connection::{Action, Answer, Level, Outcome};
 use crate::keys::{Group, Key, TAKEN_OVER};
 
-/// Registers of a node that are in use at the same time, and operations after which new ones are taken: a search through all orders must end.
+/// Registers of a node in use at the same time, and operations after which new ones are taken: the
+/// search through all orders of their operations must end.
 const REGISTERS: u32 = 3;
 const REGISTER_OPS_MAX: u32 = 300;
-/// Keys of a ledger or local writer in use at the same time, and writes after which one is left as it is for ever: so what is lost stays lost, nothing later
-/// hides it. Some end with a value, others, which have up to two writes more, with a delete.
+/// Keys of a ledger or local writer in use at the same time, and writes after which a key is left
+/// alone for ever, so that nothing hides a loss later. Some end with a value. Others have up to two
+/// writes more and end with a delete.
 const KEYS: u32 = 4;
 const WRITES_MIN: u64 = 10;
-/// A ledger's deletes: every so many-th write of a key.
+/// Every so many-th write of a ledger key is a delete.
 pub const DELETE_EVERY: u64 = 4;
-/// A ledger moves to another node of its own accord after so many rounds.
+/// Rounds after which a ledger writer moves to another node by itself.
 const ROUNDS_AT_ONE_NODE: u32 = 40;
-/// Before a writer goes on at another node: what it writes there is certain to be newer, if it is acknowledged as fast as most are (I8).
+/// Before a writer goes on at another node. Its writes there are certain to be newer, if they are
+/// acknowledged as fast as most are (I8).
 const MOVE_PAUSE: Duration = Duration::from_millis(100);
-/// Contended keys in use at the same time, and for how long: it is the last writes of a key that show whether the right one has won, so there are to be many.
+/// Contended keys in use at the same time, and for how long. There are to be many: only the last
+/// writes of a key show whether the right one has won.
 const CONTENDED: u32 = 2;
 const CONTENDED_FOR: Duration = Duration::from_millis(500);
-/// From the first write's ack to the second: around what it takes until the second one is certain to be newer, so that what is a little longer is tried most often.
+/// From the ack of the first write to the second one. Around the time after which the second one is
+/// certain to be newer, so that times a little longer are tried most often.
 const PAIR_PAUSE_MS_MAX: u64 = 120;
-/// Between two writes of keys that others write at the same time: short, so that they meet before either is acknowledged.
+/// Between two writes of keys that several clients write at the same time. Short, so that the
+/// writes meet before either is acknowledged.
 const MEETING_MS_MAX: u64 = 10;
-/// How often a key that is to be taken over is looked for, without and then with a pause, before it is given up.
+/// How often a client reads a key that it is to take over: without a pause first, then with one,
+/// before it gives up.
 const LOOKS_AT_ONCE: u32 = 20;
 const LOOKS_MAX: u32 = 80;
 const LOOK_PAUSE: Duration = Duration::from_millis(2);
@@ -40,12 +47,13 @@ fn pause(rng: &mut Rng, ms_max: u64) {
     thread::sleep(Duration::from_millis(rng.u64(ms_max / 2..=ms_max)));
 }
 
-/// Of the keys that change with time.
+/// Number of the keys in use now, for groups whose keys change with time.
 fn turn(shared: &Shared) -> u32 {
     (shared.began.elapsed().as_millis() / CONTENDED_FOR.as_millis()) as u32
 }
 
-/// Several of these write and read the same keys through the same node; those at `majority` count as well.
+/// Writes and reads registers. Several of these share the keys of one node; those at `majority`
+/// count as well.
 pub fn run_registers(mut session: Session, shared: &Shared, mut rng: Rng) {
     let node = session.node();
     let registers = &shared.registers[usize::from(node) - 1];
@@ -88,7 +96,7 @@ impl Row {
     }
 }
 
-/// Writes rising numbers at majority, deletes among them, through one node after the other.
+/// Writes rising numbers at `majority`, deletes among them, through one node after the other.
 pub fn run_ledger(mut session: Session, shared: &Shared, mut rng: Rng) {
     let (owner, mut next) = (session.client(), 0);
     let mut rows: Vec<Row> = Vec::new();
@@ -108,7 +116,7 @@ pub fn run_ledger(mut session: Session, shared: &Shared, mut rng: Rng) {
             continue;
         };
         rounds += 1;
-        // A delete of what is not there yet at this node is an answer like any other.
+        // A delete of a key that is not at this node yet is answered with NOTFOUND.
         let is_served = |outcome: &Outcome| matches!(outcome, Outcome::Done(_) | Outcome::Refused("NOTFOUND"));
         if !outcomes.iter().all(is_served) {
             rows.clear();
@@ -122,7 +130,8 @@ pub fn run_ledger(mut session: Session, shared: &Shared, mut rng: Rng) {
     }
 }
 
-/// Steady writes at `local`, always at the same node: what this node alone promises, and what it takes.
+/// Writes steadily at `local`, always at the same node: promises of this node alone, and its
+/// latency.
 pub fn run_local(mut session: Session, shared: &Shared, mut rng: Rng) {
     let (owner, mut next) = (session.node(), 0);
     let mut rows: Vec<Row> = Vec::new();
@@ -132,8 +141,8 @@ pub fn run_local(mut session: Session, shared: &Shared, mut rng: Rng) {
             rows.push(Row { key: Key { group: Group::Local, owner, number: next }, written: 0 });
             next += 1;
         }
-        let place = rng.usize(..rows.len());
-        let (key, action) = rows[place].next();
+        let index = rng.usize(..rows.len());
+        let (key, action) = rows[index].next();
         match session.ask(key, action) {
             Some(Outcome::Done(_)) => {}
             // Every key has one incarnation of its node.
@@ -143,7 +152,7 @@ pub fn run_local(mut session: Session, shared: &Shared, mut rng: Rng) {
     }
 }
 
-/// Writes the same keys as its fellows at the other nodes do.
+/// Writes contended keys, as its fellows at the other nodes do.
 pub fn run_contended(mut session: Session, shared: &Shared, mut rng: Rng) {
     while !shared.is_over() {
         let key = Key { group: Group::Contended, owner: 0, number: turn(shared) * CONTENDED + rng.u32(..CONTENDED) };
@@ -153,7 +162,8 @@ pub fn run_contended(mut session: Session, shared: &Shared, mut rng: Rng) {
             _ => Action::Put(shared.number()),
         };
         let outcome = session.ask(key, action);
-        // What was acknowledged here must not give way to what was acknowledged before it.
+        // A write that was acknowledged here must not give way to one that was acknowledged before
+        // it.
         if outcome == Some(Outcome::Done(Answer::Written)) && rng.bool() {
             session.ask(key, Action::Get);
         }
@@ -161,7 +171,8 @@ pub fn run_contended(mut session: Session, shared: &Shared, mut rng: Rng) {
     }
 }
 
-/// Writes a key at one node and, some time after that is acknowledged, at another one, and leaves it: the second write wins, however the clocks go.
+/// Writes a key at one node, and at another node some time after the ack. Then it leaves the key
+/// alone: the second write wins, whatever the clocks do.
 pub fn run_pairs(mut session: Session, shared: &Shared, mut rng: Rng) {
     let mut other = session.beside();
     let mut number = 0;
@@ -198,7 +209,7 @@ pub fn run_builders(mut session: Session, shared: &Shared, mut rng: Rng) {
     }
 }
 
-/// Writes keys, and deletes some of them, that another client is told of before they are there.
+/// Writes keys, and deletes some of them. Another client knows each key before it is there.
 pub fn run_hand_over(mut session: Session, shared: &Shared, mut rng: Rng) {
     let mut number = 0;
     while !shared.is_over() {
@@ -228,7 +239,8 @@ pub fn run_hand_over(mut session: Session, shared: &Shared, mut rng: Rng) {
     }
 }
 
-/// Waits at another node until it sees such a key, or that it is gone again, which may be before its writer has heard anything, and then writes it.
+/// Waits at another node until it sees such a key, or sees that it is gone again, and then writes
+/// it. That may be before the first writer has its reply.
 pub fn run_take_over(mut session: Session, shared: &Shared, mut rng: Rng) {
     let mut taken = None;
     while !shared.is_over() {
@@ -258,7 +270,7 @@ pub fn run_take_over(mut session: Session, shared: &Shared, mut rng: Rng) {
     }
 }
 
-/// Reads a key until it is there, or is not: whether that was seen.
+/// Reads a key until it is there, or until it is gone. Returns whether that was seen.
 fn await_key(session: &mut Session, key: Key, is_there: bool) -> bool {
     for look in 0..LOOKS_MAX {
         match session.ask(key, Action::Get) {
@@ -271,7 +283,7 @@ fn await_key(session: &mut Session, key: Key, is_there: bool) -> bool {
     false
 }
 
-/// Writes two keys together, always at the same node, as its fellow does, and looks at both.
+/// Writes two keys together, always at the same node, as its fellow does, and reads both.
 pub fn run_twins(mut session: Session, shared: &Shared, mut rng: Rng) {
     while !shared.is_over() {
         let key = Key { group: Group::Pair, owner: 0, number: 2 * turn(shared) };
@@ -281,7 +293,7 @@ pub fn run_twins(mut session: Session, shared: &Shared, mut rng: Rng) {
     }
 }
 
-/// Writes one of them alone, at another node.
+/// Writes one key of a pair alone, at another node.
 pub fn run_half(mut session: Session, shared: &Shared, mut rng: Rng) {
     while !shared.is_over() {
         let key = Key { group: Group::Pair, owner: 0, number: 2 * turn(shared) };
@@ -329,7 +341,7 @@ pub fn run_expiring(mut session: Session, shared: &Shared, mut rng: Rng) {
     }
 }
 
-/// Reads what others write, on one connection for as long as that holds.
+/// Reads keys of other clients, on one connection for as long as that holds.
 pub fn run_reader(mut session: Session, shared: &Shared, mut rng: Rng) {
     while !shared.is_over() {
         let contended = Key { group: Group::Contended, owner: 0, number: turn(shared) * CONTENDED + rng.u32(..CONTENDED) };

@@ -1,7 +1,7 @@
-//! The load: clients of both protocols at every node, each group of keys with its own, paced so that the machine is not saturated and a long run's history fits
-//! into memory.
+//! The load: clients of both protocols at every node, each group of keys with its own. They are
+//! paced, so that the machine is not saturated and the history of a long run fits into memory.
 //!
-//! Which client does what is decided by the seed; how often, by how fast the nodes answer.
+//! The seed decides what each client does, and the speed of the nodes how often.
 
 mod groups;
 mod session;
@@ -19,37 +19,38 @@ use parking_lot::Mutex;
 use crate::connection::{Level, Protocol};
 use crate::history::History;
 use crate::keys::Key;
-use crate::nodes::Place;
+use crate::nodes::NodeHandle;
 
 use session::Session;
 
-/// Keys that readers choose from, of each kind.
+/// Keys of each kind that readers choose from.
 const SHOWN_MAX: usize = 64;
 
-/// What all clients share.
+/// State that all clients share.
 pub struct Shared {
     pub history: History,
-    pub places: Vec<Arc<Place>>,
+    pub nodes: Vec<Arc<NodeHandle>>,
     ends: AtomicBool,
-    /// Of registers and contended keys: no number twice.
+    /// Next number of a register or a contended key; none is used twice.
     next_number: AtomicU64,
-    /// Where each node's registers are, and how many operations they have had.
+    /// For each node, its registers in use and how many operations they have had.
     registers: Vec<Registers>,
-    /// What readers look at.
+    /// Keys that readers choose from.
     ledger: Shown,
     gone: Shown,
     expiring: Shown,
-    /// What is being written for somebody to take over, and what of it that one has seen.
+    /// The key that is being written for another client to take over, and the key that this client
+    /// has seen.
     handed: Mutex<Option<Handed>>,
     seen: Mutex<Option<Key>>,
-    /// When the clients began, for the keys that change with time.
+    /// Start of the clients, for keys that change with time.
     began: Instant,
 }
 
 #[derive(Clone, Copy, PartialEq)]
 struct Handed {
     key: Key,
-    /// Deleted once it has been seen: then it is the delete that is to be seen and written over.
+    /// It is deleted once it has been seen: then the delete is to be seen and written over.
     is_deleted: bool,
 }
 
@@ -79,11 +80,11 @@ impl Shown {
 }
 
 impl Shared {
-    fn new(places: Vec<Arc<Place>>) -> Shared {
+    fn new(nodes: Vec<Arc<NodeHandle>>) -> Shared {
         Shared {
             history: History::default(),
-            registers: places.iter().map(|_| Registers::default()).collect(),
-            places,
+            registers: nodes.iter().map(|_| Registers::default()).collect(),
+            nodes,
             ends: AtomicBool::new(false),
             next_number: AtomicU64::new(1),
             ledger: Shown::default(),
@@ -110,9 +111,9 @@ pub struct Clients {
 }
 
 impl Clients {
-    pub fn start(places: Vec<Arc<Place>>, seed: u64) -> io::Result<Clients> {
-        let nodes = places.len();
-        let shared = Arc::new(Shared::new(places));
+    pub fn start(nodes: Vec<Arc<NodeHandle>>, seed: u64) -> io::Result<Clients> {
+        let nodes_len = nodes.len();
+        let shared = Arc::new(Shared::new(nodes));
         let mut clients = Clients { shared, threads: Vec::new() };
         let mut add = |at: usize, protocol: Protocol, level: Level, run: fn(Session, &Shared, Rng)| {
             let client = clients.threads.len() as u16;
@@ -123,7 +124,7 @@ impl Clients {
             clients.threads.push(thread);
             io::Result::Ok(())
         };
-        for at in 0..nodes {
+        for at in 0..nodes_len {
             let protocol = |number: usize| if (at + number).is_multiple_of(2) { Protocol::Text } else { Protocol::Resp };
             add(at, Protocol::Text, Level::Majority, groups::run_registers)?;
             add(at, Protocol::Resp, Level::Majority, groups::run_registers)?;
@@ -136,16 +137,17 @@ impl Clients {
         }
         add(0, Protocol::Text, Level::Majority, groups::run_gone)?;
         add(1, Protocol::Resp, Level::Majority, groups::run_pairs)?;
-        add(nodes - 1, Protocol::Resp, Level::Majority, groups::run_expiring)?;
-        add(nodes - 1, Protocol::Resp, Level::Majority, groups::run_hand_over)?;
+        add(nodes_len - 1, Protocol::Resp, Level::Majority, groups::run_expiring)?;
+        add(nodes_len - 1, Protocol::Resp, Level::Majority, groups::run_hand_over)?;
         add(0, Protocol::Resp, Level::Majority, groups::run_take_over)?;
-        add(nodes - 1, Protocol::Resp, Level::Majority, groups::run_twins)?;
-        add(nodes - 1, Protocol::Resp, Level::Majority, groups::run_twins)?;
+        add(nodes_len - 1, Protocol::Resp, Level::Majority, groups::run_twins)?;
+        add(nodes_len - 1, Protocol::Resp, Level::Majority, groups::run_twins)?;
         add(0, Protocol::Resp, Level::Majority, groups::run_half)?;
         Ok(clients)
     }
 
-    /// Asks all clients to end and waits for them. Those that are still there at the deadline have no part in what follows: how many.
+    /// Asks all clients to end and waits for them. Returns how many have not ended by the deadline,
+    /// or have panicked. Those take no part in what follows.
     pub fn end(&mut self, deadline: Instant) -> usize {
         self.shared.ends.store(true, Ordering::Relaxed);
         while self.threads.iter().any(|thread| !thread.is_finished()) && Instant::now() < deadline {

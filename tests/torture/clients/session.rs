@@ -1,4 +1,4 @@
-//! One client: a connection to one node at a time, and everything that is asked on it recorded.
+//! One client: a connection to one node at a time, and a record of everything that is asked on it.
 
 use std::io::ErrorKind;
 use std::sync::Arc;
@@ -7,12 +7,12 @@ use std::thread;
 use std::time::Duration;
 
 use crate::clients::Shared;
-use crate::connection::{Action, Connection, Level, Outcome, Protocol, Why};
+use crate::connection::{Action, Connection, Level, Outcome, Protocol, UnknownCause};
 use crate::history::{Op, Recorder};
 use crate::keys::Key;
 use crate::now;
 
-/// Before a node that was not there is tried again.
+/// Before a node that did not accept is tried again.
 const DIAL_PAUSE: Duration = Duration::from_millis(50);
 
 pub struct Session {
@@ -21,7 +21,7 @@ pub struct Session {
     client: u16,
     protocol: Protocol,
     level: Level,
-    /// Which of the nodes, from 0.
+    /// Index of the node, from 0.
     at: usize,
     open: Option<Open>,
 }
@@ -29,7 +29,7 @@ pub struct Session {
 struct Open {
     connection: Connection,
     number: u32,
-    life: u32,
+    incarnation: u32,
 }
 
 impl Session {
@@ -39,12 +39,12 @@ impl Session {
     }
 
     pub fn node(&self) -> u16 {
-        self.shared.places[self.at].id
+        self.shared.nodes[self.at].id
     }
 
-    /// Another one of the same client, at the next node.
+    /// Another session of the same client, at the next node.
     pub fn beside(&self) -> Session {
-        let at = (self.at + 1) % self.shared.places.len();
+        let at = (self.at + 1) % self.shared.nodes.len();
         Session::new(&self.shared, self.client, at, self.protocol, self.level)
     }
 
@@ -56,20 +56,22 @@ impl Session {
         self.level
     }
 
-    /// To the next node.
+    /// Moves to the next node.
     pub fn turn(&mut self) {
         self.open = None;
-        self.at = (self.at + 1) % self.shared.places.len();
+        self.at = (self.at + 1) % self.shared.nodes.len();
     }
 
-    /// All requests in one write, then all replies. `None` if nothing was sent: there is no connection, or the run is over. Otherwise an outcome for each; after a
-    /// connection broke, those that are missing are unknown.
+    /// Sends all requests in one write, then receives all replies. `None` if nothing was sent,
+    /// because there is no connection or the run is over. Otherwise an outcome for each request;
+    /// after a connection broke, the missing ones are unknown.
     pub fn round(&mut self, requests: &[(Key, Action)]) -> Option<Vec<Outcome>> {
         if self.open.is_none() && !self.connect() {
             thread::sleep(DIAL_PAUSE);
             return None;
         }
-        // Here, and not only between two turns of a client: some ask more than once in a turn, and the end of the run waits for one round of each.
+        // Checked here, and not only between two turns of a client: some ask more than once in a
+        // turn, and the end of the run waits for one round of each.
         if self.shared.is_over() {
             return None;
         }
@@ -77,26 +79,26 @@ impl Session {
             return None;
         }
         let open = self.open.as_mut()?;
-        let places: Vec<usize> = requests
+        let indices: Vec<usize> = requests
             .iter()
             .map(|(key, action)| {
                 self.recorder.invoke(Op {
                     client: self.client,
                     connection: open.number,
-                    node: self.shared.places[self.at].id,
-                    life: open.life,
+                    node: self.shared.nodes[self.at].id,
+                    incarnation: open.incarnation,
                     key: *key,
                     action: *action,
                     level: self.level,
                     invoked: now(),
                     completed: u64::MAX,
-                    outcome: Outcome::Unknown(Why::Pending),
+                    outcome: Outcome::Unknown(UnknownCause::Pending),
                 })
             })
             .collect();
         let mut broken = open.connection.send(requests).err();
         let mut outcomes = Vec::with_capacity(requests.len());
-        for (place, (key, action)) in places.into_iter().zip(requests) {
+        for (index, (key, action)) in indices.into_iter().zip(requests) {
             let received = match broken.take() {
                 None => open.connection.receive(*key, *action),
                 Some(error) => Err(error),
@@ -104,9 +106,9 @@ impl Session {
             let outcome = received.unwrap_or_else(|error| {
                 let is_silent = matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut);
                 broken = Some(error);
-                Outcome::Unknown(if is_silent { Why::Silent } else { Why::Broken })
+                Outcome::Unknown(if is_silent { UnknownCause::Silent } else { UnknownCause::Broken })
             });
-            self.recorder.complete(place, outcome.clone());
+            self.recorder.complete(index, outcome.clone());
             outcomes.push(outcome);
         }
         if broken.is_some() {
@@ -115,20 +117,21 @@ impl Session {
         Some(outcomes)
     }
 
-    /// One request.
+    /// Sends one request.
     pub fn ask(&mut self, key: Key, action: Action) -> Option<Outcome> {
         self.round(&[(key, action)])?.pop()
     }
 
     fn connect(&mut self) -> bool {
-        let place = &self.shared.places[self.at];
-        let life = place.life.load(Ordering::SeqCst);
-        let Ok(connection) = Connection::open(place.addr, self.protocol, self.level) else { return false };
-        // A node is down before its next life is counted, so both looks at the same number mean that this incarnation answers.
-        if place.life.load(Ordering::SeqCst) != life {
+        let node = &self.shared.nodes[self.at];
+        let incarnation = node.incarnation.load(Ordering::SeqCst);
+        let Ok(connection) = Connection::open(node.addr, self.protocol, self.level) else { return false };
+        // A node is down before its next incarnation is counted. So the same number before and
+        // after means that this incarnation answers.
+        if node.incarnation.load(Ordering::SeqCst) != incarnation {
             return false;
         }
-        self.open = Some(Open { connection, number: self.shared.history.next_connection(), life });
+        self.open = Some(Open { connection, number: self.shared.history.next_connection(), incarnation });
         true
     }
 }
@@ -138,7 +141,7 @@ mod tests {
     use super::*;
     use crate::connection::Answer;
     use crate::keys::Group;
-    use crate::nodes::Place;
+    use crate::nodes::NodeHandle;
     use std::io::{Read, Write};
     use std::net::TcpListener;
     use std::sync::atomic::AtomicU32;
@@ -153,7 +156,8 @@ mod tests {
                 stream.write_all(b"OK\n").unwrap();
             }
         });
-        let shared = Arc::new(Shared::new(vec![Arc::new(Place { id: 1, addr, life: AtomicU32::new(1), pauses: Default::default() })]));
+        let shared =
+            Arc::new(Shared::new(vec![Arc::new(NodeHandle { id: 1, addr, incarnation: AtomicU32::new(1), pauses: Default::default() })]));
         let mut session = Session::new(&shared, 0, 0, Protocol::Text, Level::Majority);
         let (key, action) = (Key { group: Group::Gone, owner: 0, number: 1 }, Action::Put(1));
         assert_eq!(session.ask(key, action), Some(Outcome::Done(Answer::Written)));

@@ -1,4 +1,5 @@
-//! The end of a run: what was broken heals, the nodes are looked at a last time and ended, and the history is checked.
+//! The end of a run: the mesh heals, the nodes are asked a last time and ended, and the history is
+//! checked.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::Ordering;
@@ -10,23 +11,25 @@ use crate::checks::{self, Evidence, Verdict};
 use crate::clients::Clients;
 use crate::history::Tally;
 use crate::kit::wait::poll_until as until;
-use crate::nodes::Place;
+use crate::nodes::NodeHandle;
 use crate::past;
 use crate::run::report::{FaultTally, Report};
 use crate::run::{CLIENTS_TIMEOUT, CONVERGE_TIMEOUT, FOLD_LENGTH, INTERRUPTED, Run, THREADS_TIMEOUT};
-use crate::schedule::Kind;
-use crate::survey::{self, Size};
+use crate::schedule::FaultKind;
+use crate::survey::{self, ProcessSize};
 
-/// What expires within this time is left out of digests: the nodes are asked one after the other.
+/// Keys that expire within this time are left out of digests, since the nodes are asked one after
+/// the other.
 const EXPIRES_SOON_MS: u64 = 10_000;
-/// Least acknowledged writes a second of load, whatever the machine.
+/// Fewest acknowledged writes a second of load, on any machine.
 const ACKNOWLEDGED_MIN: u64 = 5;
-/// What a node may take at the end beside what it took when the load had just begun: so much, and so many times the bytes of its entries. Allocators keep what was
-/// freed, dumps pass through buffers, tombstones and maps have room to grow.
+/// Memory that a node may take at the end beside what it took when the load had just begun: this
+/// much, and so many times the bytes of its entries. Allocators keep freed memory, dumps pass
+/// through buffers, tombstones and maps have room to grow.
 const MEMORY_SLACK_KIB: u64 = 64 << 10;
 const MEMORY_FACTOR: u64 = 16;
 
-/// Until all nodes have given a dump.
+/// Time in which all nodes have to give a dump.
 const DUMPS_TIMEOUT: Duration = Duration::from_secs(5);
 
 impl Run {
@@ -36,8 +39,8 @@ impl Run {
         hung: usize,
         clients: &Clients,
         load_took: Duration,
-        before: &HashMap<u16, Size>,
-        loaded: &HashMap<u16, Size>,
+        before: &HashMap<u16, ProcessSize>,
+        loaded: &HashMap<u16, ProcessSize>,
     ) -> Report {
         let ops = clients.shared.history.take();
         let mut ended = Verdict::new("every client ends");
@@ -56,32 +59,32 @@ impl Run {
         let dumps = dumps.unwrap_or_else(|fewer| fewer);
         self.compare(&dumps);
         self.claims.require(dumps.len() == all, || format!("only {} nodes gave a dump at the end", dumps.len()));
-        let places: Vec<usize> = dumps.iter().map(|dump| dump.vector.len()).collect();
-        self.few.looked_at = format!("{places:?} places in the vectors at the end");
+        let entries: Vec<usize> = dumps.iter().map(|dump| dump.vector.len()).collect();
+        self.few.looked_at = format!("{entries:?} entries in the version vectors at the end");
         for dump in &dumps {
             let held = past::held(dump);
             self.few.require(held == past::keys_len(all), || {
                 format!("n{} holds {held} keys of before the run, of {}", dump.node, past::keys_len(all))
             });
         }
-        if self.wanted.length >= FOLD_LENGTH {
-            let is_few = places.iter().all(|places| *places <= all * past::PLACES_LEFT);
-            self.few.require(is_few, || format!("at most {} were expected", all * past::PLACES_LEFT));
+        if self.options.length >= FOLD_LENGTH {
+            let is_few = entries.iter().all(|entries| *entries <= all * past::ENTRIES_LEFT);
+            self.few.require(is_few, || format!("at most {} were expected", all * past::ENTRIES_LEFT));
         }
         let dumped_wall_ms = wall_ms();
         self.nodes.end();
 
         self.claims.looked_at = format!("{} claims of {} known versions", self.claimed, self.logs.with_universe(|universe| universe.len()));
-        self.whole.looked_at = format!("{} times", self.settled.len());
+        self.whole.looked_at = format!("{} times", self.converged.len());
         self.note_panics();
-        let pauses = self.nodes.places().iter().map(|place| (place.id, place.pauses.lock().clone())).collect();
+        let pauses = self.nodes.handles().iter().map(|node| (node.id, node.pauses.lock().clone())).collect();
         let evidence = Evidence {
             ops: &ops,
             by_key: Evidence::index(&ops),
             dumps: &dumps,
             dumped_wall_ms,
             losses: &self.losses,
-            settled: &self.settled,
+            converged: &self.converged,
             starts: self.nodes.starts(),
             pauses: &pauses,
             quiet: &self.quiet,
@@ -105,16 +108,23 @@ impl Run {
             effects(&self.tallies),
         ]);
         drop(evidence);
-        Report { seed: self.wanted.seed, verdicts, tallies: self.tallies, tally, ops, was_interrupted: INTERRUPTED.load(Ordering::Relaxed) }
+        Report {
+            seed: self.options.seed,
+            verdicts,
+            tallies: self.tallies,
+            tally,
+            ops,
+            was_interrupted: INTERRUPTED.load(Ordering::Relaxed),
+        }
     }
 
     fn equal_digests(&mut self) -> Verdict {
         let mut verdict = Verdict::new("equal digests after healing");
-        let places = self.nodes.places();
+        let nodes = self.nodes.handles();
         let equal = until(self.within(CONVERGE_TIMEOUT), || {
             let before_ms = wall_ms() + EXPIRES_SOON_MS;
-            let look = |place: &Place| Ok::<_, String>((survey::vector(place)?, survey::digest(place, before_ms)?));
-            let seen = places.iter().map(|place| look(place)).collect::<Result<Vec<_>, _>>()?;
+            let look = |node: &NodeHandle| Ok::<_, String>((survey::vector(node)?, survey::digest(node, before_ms)?));
+            let seen = nodes.iter().map(|node| look(node)).collect::<Result<Vec<_>, _>>()?;
             match seen.iter().find(|one| **one != seen[0]) {
                 None => Ok(seen[0].1.clone()),
                 Some(other) => Err(format!(
@@ -126,27 +136,28 @@ impl Run {
             }
         });
         match equal {
-            Ok(digest) => verdict.looked_at = format!("{} nodes, {digest}", places.len()),
+            Ok(digest) => verdict.looked_at = format!("{} nodes, {digest}", nodes.len()),
             Err(why) => verdict.fault(why),
         }
-        for place in &places {
-            let divergences = survey::status(place).map_or(0, |status| status.number("divergences"));
-            verdict.require(divergences == 0, || format!("n{} has counted {divergences} divergences", place.id));
+        for node in &nodes {
+            let divergences = survey::status(node).map_or(0, |status| status.number("divergences"));
+            verdict.require(divergences == 0, || format!("n{} has counted {divergences} divergences", node.id));
         }
         verdict
     }
 
-    /// Without clients, the nodes have as many threads as before there were any, and no more memory than their data explains.
-    fn sizes_return(&mut self, before: &HashMap<u16, Size>, loaded: &HashMap<u16, Size>) -> Verdict {
+    /// Checks that, without clients, the nodes have as many threads as before there were any, and
+    /// no more memory than their data explains.
+    fn sizes_return(&mut self, before: &HashMap<u16, ProcessSize>, loaded: &HashMap<u16, ProcessSize>) -> Verdict {
         let mut verdict = Verdict::new("memory and threads return");
-        for place in self.nodes.places() {
-            let id = place.id;
+        for node in self.nodes.handles() {
+            let id = node.id;
             let (Some(quiet), Some(loaded)) = (before.get(&id), loaded.get(&id)) else {
                 verdict.fault(format!("n{id} was never measured"));
                 continue;
             };
             // Asked first, and the connection closed: it takes a thread.
-            let entries_kib = survey::status(&place).map_or(0, |status| status.number("memory_bytes")) / 1024;
+            let entries_kib = survey::status(&node).map_or(0, |status| status.number("memory_bytes")) / 1024;
             let process_id = self.nodes.process_id(id).unwrap_or(-1);
             let returned = until(self.within(THREADS_TIMEOUT), || match survey::size(process_id)? {
                 size if size.threads <= quiet.threads => Ok(size),
@@ -182,7 +193,7 @@ impl Run {
     }
 }
 
-fn effects(tallies: &BTreeMap<Kind, FaultTally>) -> Verdict {
+fn effects(tallies: &BTreeMap<FaultKind, FaultTally>) -> Verdict {
     let mut verdict = Verdict::new("every fault has an effect");
     verdict.looked_at = format!("{} faults of {} kinds", tallies.values().map(|tally| tally.drawn).sum::<u64>(), tallies.len());
     for (kind, tally) in tallies {

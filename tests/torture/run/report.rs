@@ -1,4 +1,4 @@
-//! What a run ends with: operations, faults and checks, each with its name, and the verdict.
+//! The report of a run: operations, faults and checks, each with its name, and the verdict.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
@@ -7,16 +7,16 @@ use std::path::Path;
 
 use crate::checks::Verdict;
 use crate::history::{self, Op, Tally};
-use crate::schedule::Kind;
+use crate::schedule::FaultKind;
 
-/// One kind of fault.
+/// The faults of one kind.
 pub struct FaultTally {
     pub drawn: u64,
-    /// What was observed, of all of them together,
+    /// Effects observed of all of them together.
     effects: u64,
-    /// counted in these.
+    /// The unit of `effects`.
     noun: &'static str,
-    /// Drawn, and nothing was observed.
+    /// Faults of which no effect was observed.
     pub without: u64,
 }
 
@@ -35,7 +35,7 @@ impl FaultTally {
 pub struct Report {
     pub seed: u64,
     pub verdicts: Vec<Verdict>,
-    pub tallies: BTreeMap<Kind, FaultTally>,
+    pub tallies: BTreeMap<FaultKind, FaultTally>,
     pub tally: Tally,
     pub ops: Vec<Op>,
     pub was_interrupted: bool,
@@ -57,7 +57,7 @@ impl Report {
             writeln!(out, "  {kind:<12} drawn {drawn}, {effects} {noun}")?;
         }
         if self.was_interrupted {
-            // What had not healed by then says nothing.
+            // The mesh had not healed by then, so a check proves nothing.
             return writeln!(out, "interrupted: nothing is checked");
         }
         writeln!(out, "checks")?;
@@ -78,7 +78,8 @@ impl Report {
         }
     }
 
-    /// What a failure is explained with, beside the nodes' own logs and data: the report, and the history.
+    /// Saves what a failure is explained with, beside the logs and the data of the nodes: the
+    /// report and the history.
     pub fn save(&self, dir: &Path) -> io::Result<()> {
         let mut report = File::create(dir.join("report.txt"))?;
         self.write(&mut report)?;
@@ -89,7 +90,7 @@ impl Report {
     }
 }
 
-/// The sum, and its parts by name.
+/// The sum of these counts, and its parts by name.
 fn in_words(counts: &HashMap<&'static str, u64>) -> String {
     let mut parts: Vec<String> = counts.iter().map(|(name, count)| format!("{name} {count}")).collect();
     parts.sort();
