@@ -209,21 +209,21 @@ mod tests {
         #[argh(option, short = 'n')]
         node: Option<String>,
         #[argh(subcommand)]
-        command: Option<Verb>,
+        command: Option<ToolCommand>,
     }
 
     #[derive(FromArgs, ArgsInfo, Debug, PartialEq)]
     #[argh(subcommand)]
-    enum Verb {
-        Set(Set),
-        List(List),
-        Ping(Ping),
+    enum ToolCommand {
+        Set(ToolSet),
+        List(ToolList),
+        Ping(ToolPing),
     }
 
     /// write a key
     #[derive(FromArgs, ArgsInfo, Debug, PartialEq)]
     #[argh(subcommand, name = "set")]
-    struct Set {
+    struct ToolSet {
         /// as they are
         #[argh(switch)]
         raw: bool,
@@ -236,7 +236,7 @@ mod tests {
     /// list the keys
     #[derive(FromArgs, ArgsInfo, Debug, PartialEq)]
     #[argh(subcommand, name = "list")]
-    struct List {
+    struct ToolList {
         /// how many
         #[argh(option)]
         limit: Option<i64>,
@@ -247,14 +247,14 @@ mod tests {
     /// is it there
     #[derive(FromArgs, ArgsInfo, Debug, PartialEq)]
     #[argh(subcommand, name = "ping")]
-    struct Ping {}
+    struct ToolPing {}
 
     fn tool(line: &str) -> Result<Tool, Exit> {
         parse("tool", line.split(' ').filter(|word| !word.is_empty()).map(OsString::from).collect())
     }
 
-    fn set(key: &str, value: &str) -> Option<Verb> {
-        Some(Verb::Set(Set { raw: false, key: key.to_string(), value: value.to_string() }))
+    fn set(key: &str, value: &str) -> Option<ToolCommand> {
+        Some(ToolCommand::Set(ToolSet { raw: false, key: key.to_string(), value: value.to_string() }))
     }
 
     fn code(line: &str) -> u8 {
@@ -282,8 +282,11 @@ mod tests {
         }
         assert_eq!(tool("--node help ping").unwrap().node.as_deref(), Some("help"));
         assert_eq!(tool("--node= ping").unwrap().node.as_deref(), Some(""));
-        assert_eq!(tool("list --limit -3").unwrap().command, Some(Verb::List(List { limit: Some(-3), prefix: None })));
-        assert_eq!(tool("list pre --limit=3").unwrap().command, Some(Verb::List(List { limit: Some(3), prefix: Some("pre".into()) })));
+        assert_eq!(tool("list --limit -3").unwrap().command, Some(ToolCommand::List(ToolList { limit: Some(-3), prefix: None })));
+        assert_eq!(
+            tool("list pre --limit=3").unwrap().command,
+            Some(ToolCommand::List(ToolList { limit: Some(3), prefix: Some("pre".into()) }))
+        );
     }
 
     #[test]
@@ -291,7 +294,7 @@ mod tests {
         assert!(tool("ping --loud").unwrap().loud);
         let parsed = tool("set k v --raw --loud").unwrap();
         assert!(parsed.loud);
-        assert_eq!(parsed.command, Some(Verb::Set(Set { raw: true, key: "k".into(), value: "v".into() })));
+        assert_eq!(parsed.command, Some(ToolCommand::Set(ToolSet { raw: true, key: "k".into(), value: "v".into() })));
         assert_eq!(code("--raw set k v"), 2);
     }
 
@@ -333,7 +336,6 @@ mod tests {
         }
     }
 
-    #[cfg(unix)]
     #[test]
     fn other_bytes_than_utf_8_are_refused_in_words() {
         use std::os::unix::ffi::OsStringExt;

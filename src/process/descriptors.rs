@@ -6,6 +6,9 @@
 
 use std::io;
 
+use nix::errno::Errno;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+
 /// Descriptors beside peers and clients: standard streams, signals, ports, the directory and its
 /// lock, the log and its successor, a snapshot, the files that STATUS reads, and one client that is
 /// turned away. Some are to spare.
@@ -46,27 +49,16 @@ pub fn share(limit: usize, peers: usize, clients_max: usize) -> Result<Shares, S
 
 /// Raises the soft limit on open files to the hard limit, which the operator sets. Returns the
 /// limit now in force, or `None` where it cannot be read.
-#[cfg(unix)]
 pub fn raise_limit() -> Option<usize> {
-    use nix::sys::resource::{Resource, getrlimit, setrlimit};
-
     let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).ok()?;
     // Some systems refuse an unlimited hard limit as a soft limit.
     let allowed = if soft == hard || setrlimit(Resource::RLIMIT_NOFILE, hard, hard).is_ok() { hard } else { soft };
     Some(usize::try_from(allowed).unwrap_or(usize::MAX))
 }
 
-#[cfg(not(unix))]
-pub fn raise_limit() -> Option<usize> {
-    None
-}
-
 /// True if something could not be opened because this process has no descriptor left.
 pub fn are_used_up(error: &io::Error) -> bool {
-    #[cfg(unix)]
-    return error.raw_os_error() == Some(nix::errno::Errno::EMFILE as i32);
-    #[cfg(not(unix))]
-    false
+    error.raw_os_error() == Some(Errno::EMFILE as i32)
 }
 
 /// An error of the system as a sentence. If no descriptor is left, it names the limit, since that
@@ -80,15 +72,8 @@ pub fn no_descriptor() -> String {
     format!("too many open files; limit {} (ulimit -n)", limit().map_or_else(|| "unknown".to_owned(), |limit| limit.to_string()))
 }
 
-#[cfg(unix)]
 fn limit() -> Option<u64> {
-    use nix::sys::resource::{Resource, getrlimit};
     getrlimit(Resource::RLIMIT_NOFILE).ok().map(|(soft, _)| soft)
-}
-
-#[cfg(not(unix))]
-fn limit() -> Option<u64> {
-    None
 }
 
 #[cfg(test)]
@@ -115,10 +100,9 @@ mod tests {
         assert!(share(20, 2, 10_000).unwrap_err().contains("20 open files"));
     }
 
-    #[cfg(unix)]
     #[test]
     fn that_none_is_left_is_said_with_the_limit() {
-        let error = io::Error::from_raw_os_error(nix::errno::Errno::EMFILE as i32);
+        let error = io::Error::from_raw_os_error(Errno::EMFILE as i32);
         assert!(in_words(&error).starts_with("too many open files; limit "), "{}", in_words(&error));
         assert_eq!(in_words(&io::Error::other("else")), "else");
     }

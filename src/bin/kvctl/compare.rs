@@ -15,7 +15,7 @@ use kvmesh::wire::dump::{DumpReader, Line};
 use kvmesh::wire::quoting;
 
 use crate::json::put_bytes;
-use crate::terminal::Out;
+use crate::terminal::TerminalOut;
 use crate::{Code, Failure, Options};
 
 /// The pause between two looks at the nodes.
@@ -102,7 +102,7 @@ fn agreed<'a>(watched: &'a [ComparedNode]) -> Option<&'a Observed> {
 
 fn report_agreed(options: &Options, same: &Observed, took: Duration) -> Result<(), Failure> {
     let (sum, keys) = same.digest.split_once(' ').unwrap_or((&same.digest, ""));
-    let mut out = Out::stdout(options.json);
+    let mut out = TerminalOut::stdout(options.json);
     if options.json {
         let keys: Option<u64> = keys.parse().ok();
         writeln!(
@@ -138,7 +138,7 @@ fn differences(watched: &[ComparedNode]) -> String {
 pub fn diff(options: &Options) -> Result<(), Failure> {
     several(options, "diff")?;
     let keys = differing_keys(options)?;
-    let mut out = Out::stdout(options.json);
+    let mut out = TerminalOut::stdout(options.json);
     for (key, held) in &keys {
         if options.json {
             writeln!(out, "{}", difference_json(&options.nodes, key, held))?;

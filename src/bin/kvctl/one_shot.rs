@@ -16,7 +16,7 @@ use crate::atomic_file::AtomicFile;
 use crate::command_line::{BackupArgs, DelArgs, ExistsArgs, GetArgs, KeysArgs};
 use crate::json::{peer, put_bytes, put_line};
 use crate::progress_line::ProgressLine;
-use crate::terminal::{Out, Stdout};
+use crate::terminal::{Stdout, TerminalOut};
 use crate::{Code, Failure, Options, after};
 
 /// Bytes of a value on stdin; a longer one is not read, since no server takes it.
@@ -103,8 +103,8 @@ pub fn ping(options: &Options) -> Result<(), Failure> {
 }
 
 /// Calls `print` with stdout, and flushes it. Text that was printed before an error is not lost.
-fn printing(is_json: bool, print: impl FnOnce(&mut Out<Stdout>) -> Result<(), Failure>) -> Result<(), Failure> {
-    let mut out = Out::stdout(is_json);
+fn printing(is_json: bool, print: impl FnOnce(&mut TerminalOut<Stdout>) -> Result<(), Failure>) -> Result<(), Failure> {
+    let mut out = TerminalOut::stdout(is_json);
     print(&mut out)?;
     Ok(out.flush()?)
 }
@@ -119,7 +119,7 @@ fn print(options: &Options, out: &mut impl Write, plain: &[u8], json: Value) -> 
     Ok(())
 }
 
-fn print_value(options: &Options, out: &mut Out<impl Write>, key: &str, raw: bool) -> Result<(), Failure> {
+fn print_value(options: &Options, out: &mut TerminalOut<impl Write>, key: &str, raw: bool) -> Result<(), Failure> {
     let value = as_value(&read(options, &RequestLine::new(Verb::Get).key(key.as_bytes()))?)?;
     if options.json {
         let mut object = Map::new();
@@ -138,7 +138,7 @@ fn print_value(options: &Options, out: &mut Out<impl Write>, key: &str, raw: boo
 }
 
 /// Prints a key as the reply shows it, quotes included: the bytes themselves could hold a line end.
-fn print_key(options: &Options, out: &mut Out<impl Write>, line: &[u8]) -> Result<(), Failure> {
+fn print_key(options: &Options, out: &mut TerminalOut<impl Write>, line: &[u8]) -> Result<(), Failure> {
     let key = as_key(line)?;
     let mut object = Map::new();
     if options.json {
@@ -390,7 +390,7 @@ mod tests {
         let keys = |nodes: &[&str]| {
             let options = Options { timeout: std::time::Duration::from_millis(100), ..options(nodes) };
             let mut out = Vec::new();
-            let mut pipe = Out::new(&mut out, None);
+            let mut pipe = TerminalOut::new(&mut out, None);
             let printed = read_lines(&options, &command, |line| print_key(&options, &mut pipe, line));
             (printed.map_err(|failure| failure.code), String::from_utf8(out).unwrap())
         };

@@ -17,7 +17,7 @@ use kvmesh::client::{self, Client, as_error};
 use kvmesh::config::{CONFIG_DIR, config_files};
 use kvmesh::wire::text::{VERBS, Verb, VerbSpec};
 
-use crate::terminal::{self, Out};
+use crate::terminal::{self, TerminalOut};
 use crate::{Code, Failure, Options};
 
 /// Bytes of a line of a script; a longer one is refused, since no server takes it.
@@ -56,7 +56,7 @@ pub fn run(mut options: Options, node_named: bool) -> Result<(), Failure> {
                 }
                 // The prompt works without a history.
                 let _ = editor.add_history_entry(line);
-                let mut out = Out::stdout(false);
+                let mut out = TerminalOut::stdout(false);
                 let answered = session.run(line.as_bytes(), &mut out);
                 out.flush()?;
                 match answered {
@@ -84,7 +84,7 @@ pub fn run(mut options: Options, node_named: bool) -> Result<(), Failure> {
 pub fn run_script(options: Options) -> Result<(), Failure> {
     let mut session = PromptSession { options: &options, client: None };
     let mut input = io::stdin().lock();
-    let mut out = Out::stdout(false);
+    let mut out = TerminalOut::stdout(false);
     let mut worst = CommandOutcome::Done;
     let mut line = Vec::new();
     loop {
@@ -195,7 +195,7 @@ fn report(sentence: fmt::Arguments<'_>) {
 fn ask_node(editor: &mut Editor<VerbCompleter, FileHistory>) -> Result<Option<String>, Failure> {
     const DEFAULT: &str = "127.0.0.1:7001";
     let configured = configured_nodes();
-    let mut list = Out::stdout(false);
+    let mut list = TerminalOut::stdout(false);
     for (index, (file, addr)) in configured.iter().enumerate() {
         writeln!(list, "{}) {addr}  ({file})", index + 1)?;
     }

@@ -17,7 +17,7 @@ use crate::backup_file::{BackupReader, seems_whole};
 use crate::command_line::RestoreArgs;
 use crate::json::put_line;
 use crate::progress_line::ProgressLine;
-use crate::terminal::Out;
+use crate::terminal::TerminalOut;
 use crate::{Code, Failure, Options};
 
 /// Bytes sent at a time. Between two pieces kvctl checks whether the node has replied.
@@ -80,7 +80,7 @@ fn send(options: &Options, mut backup: BackupReader) -> Result<(), Failure> {
     }
     let reply = client.report().map_err(not_restored)?;
     drop(progress);
-    let mut out = Out::stdout(options.json);
+    let mut out = TerminalOut::stdout(options.json);
     if options.json {
         let mut object = Map::new();
         reply.iter().for_each(|line| put_line(&mut object, line));
@@ -125,7 +125,7 @@ fn write_anew(options: &Options, mut backup: BackupReader) -> Result<(), Failure
     ahead.settle(&mut client)?;
     drop(progress);
     let written = ahead.written;
-    let mut out = Out::stdout(options.json);
+    let mut out = TerminalOut::stdout(options.json);
     if options.json {
         writeln!(out, "{}", json!({ "written": written, "deleted": deleted, "expired": expired }))?;
     } else {

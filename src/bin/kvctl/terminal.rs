@@ -8,7 +8,7 @@ use std::io::{self, BufWriter, IsTerminal, StdoutLock, Write};
 use kvmesh::wire::quoting;
 
 /// Stdout, for everything that kvctl prints there.
-pub struct Out<W> {
+pub struct TerminalOut<W> {
     to: W,
     escapes: Option<Escapes>,
 }
@@ -25,20 +25,20 @@ pub enum Escapes {
 /// The process's stdout, locked.
 pub type Stdout = BufWriter<StdoutLock<'static>>;
 
-impl Out<Stdout> {
+impl TerminalOut<Stdout> {
     /// Locks stdout, buffered. `is_json`: the output is JSON.
     pub fn stdout(is_json: bool) -> Self {
         let out = io::stdout().lock();
         let escapes = if is_json { Escapes::Json } else { Escapes::Hex };
         let escapes = out.is_terminal().then_some(escapes);
-        Out { to: BufWriter::new(out), escapes }
+        TerminalOut { to: BufWriter::new(out), escapes }
     }
 }
 
-impl<W: Write> Out<W> {
+impl<W: Write> TerminalOut<W> {
     #[cfg(test)]
-    pub fn new(to: W, escapes: Option<Escapes>) -> Out<W> {
-        Out { to, escapes }
+    pub fn new(to: W, escapes: Option<Escapes>) -> TerminalOut<W> {
+        TerminalOut { to, escapes }
     }
 
     pub fn is_terminal(&self) -> bool {
@@ -59,7 +59,7 @@ impl<W: Write> Out<W> {
 
 /// Each call must bring whole characters. A character that is cut in two is shown as the bytes of
 /// neither.
-impl<W: Write> Write for Out<W> {
+impl<W: Write> Write for TerminalOut<W> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         match self.escapes {
             None => self.to.write(bytes),
@@ -118,7 +118,7 @@ mod tests {
     use super::*;
 
     fn printed(bytes: &[u8], escapes: Option<Escapes>) -> Vec<u8> {
-        let mut out = Out::new(Vec::new(), escapes);
+        let mut out = TerminalOut::new(Vec::new(), escapes);
         out.write_all(bytes).unwrap();
         out.to
     }
@@ -136,7 +136,7 @@ mod tests {
 
     #[test]
     fn what_a_terminal_is_shown_of_a_value_can_be_typed_as_one() {
-        let mut out = Out::new(Vec::new(), Some(Escapes::Hex));
+        let mut out = TerminalOut::new(Vec::new(), Some(Escapes::Hex));
         for value in ["plain ünï", "two\nlines", "\u{9b}31m \" \\", "\u{202e}gnp.exe", "", "\\x41"] {
             let text = out.text(value.as_bytes());
             out.write_all(text.as_bytes()).unwrap();
@@ -144,6 +144,6 @@ mod tests {
             assert!(!String::from_utf8_lossy(&shown).contains(is_obeyed), "{shown:?}");
             assert_eq!(quoting::unquote(&shown).unwrap(), value.as_bytes(), "{value:?}");
         }
-        assert_eq!(Out::new(Vec::new(), None).text("\u{202e}".as_bytes()), "\u{202e}");
+        assert_eq!(TerminalOut::new(Vec::new(), None).text("\u{202e}".as_bytes()), "\u{202e}");
     }
 }
