@@ -141,11 +141,11 @@ fields! {
     /// Connections on the peer port that have not said HELLO yet, with those that are being closed.
     /// There are fewer only where few files may be open.
     unidentified_max: usize = UNIDENTIFIED_MAX;
-    /// Past incarnations of one node that a version vector names one by one. Of more, the oldest are
-    /// folded.
+    /// Past incarnations of one node that a version vector names one by one. Of more, the oldest
+    /// are folded.
     incarnations_kept: usize = 64;
-    /// Incarnations in a version vector. Beyond this, a node that starts does not write. A HELLO must
-    /// carry several times as many.
+    /// Incarnations in a version vector. Beyond this, a node that starts does not write. A HELLO
+    /// must carry several times as many.
     incarnations_max: usize = 4_096;
 }
 

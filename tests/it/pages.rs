@@ -123,8 +123,8 @@ fn literal(rest: &str) -> &str {
     &rest[..end.unwrap_or(rest.len())]
 }
 
-/// A format string as a reader of the log sees it, `…` for what is filled in, up to where the details
-/// begin.
+/// A format string as a reader of the log sees it, `…` for what is filled in, up to where the
+/// details begin.
 fn phrase(format: &str) -> String {
     let mut phrase = String::new();
     for (index, part) in format.split(['{', '}']).enumerate() {

@@ -23,8 +23,8 @@ use crate::cluster::{Cluster, DEADLINE, repository_path, until};
 use crate::golden;
 use crate::program::{self, run};
 
-/// Stands for a reader's shell: `kvctl` asks node 1 unless it is told otherwise, `redis-cli` is on a
-/// terminal, and some `nc` is there.
+/// Stands for a reader's shell: `kvctl` asks node 1 unless it is told otherwise, `redis-cli` is on
+/// a terminal, and some `nc` is there.
 const SHELL: &str = r#"
 kvctl() { if [[ $1 == -n ]]; then command kvctl "$@"; else command kvctl -n localhost:7001 "$@"; fi; }
 redis-cli() { command redis-cli -h localhost --no-raw "$@"; }
