@@ -19,7 +19,7 @@ use kvmesh::replication::heartbeat::HeartbeatLoop;
 use kvmesh::replication::replica::Replica;
 use kvmesh::replication::replicator::Replicator;
 use kvmesh::replication::submit::Submitted;
-use kvmesh::store::{Places, Store};
+use kvmesh::store::{KeySpread, Store};
 use kvmesh::testing::simulated_clients::{SimulatedClient, SimulatedServer};
 use kvmesh::testing::simulated_disk::SimulatedDisk;
 use kvmesh::wal::Wal;
@@ -142,7 +142,7 @@ impl Node {
         let disk: Arc<dyn Disk> = Arc::new(SimulatedDisk::default());
         let files = Files::find(&*disk)?;
         let wal = Arc::new(Wal::new(Arc::clone(&disk), config.fsync, config.write_room, &files));
-        let store = Store::repeatable(Places::FourShards);
+        let store = Store::repeatable(KeySpread::FourShards);
         let (replica, write_rx) = Replica::new(Arc::new(config), store, 1, at(0), Some(Arc::clone(&wal)));
         let replayed = replica.replay(&disk, &files, || false)?;
         let writer = Writer::open(wal, &files, replayed.older_len, &replayed.last, replayed.snapshot_len, Instant::now())?;

@@ -73,7 +73,7 @@ impl TombstoneGc {
         let upto_ms = clocks.saturating_sub(replica.config.clock_offset_max.as_millis() as u64);
         let mut spent = 0;
         for _ in 0..replica.store.shards_len() {
-            spent += replica.store.spend(self.spending, upto_ms);
+            spent += replica.store.expire_values(self.spending, upto_ms);
             self.spending = (self.spending + 1) % replica.store.shards_len();
             if spent >= SPENT_PER_STEP {
                 break;

@@ -1,19 +1,22 @@
-//! The entries of a shard in the order of their positions.
+//! The entries of a shard, in the order of their positions.
 //!
-//! A sorted array, cut into cells by the uppermost bits of the position; as positions are those of a hash, the cells fill evenly, and where in its cell an entry lies can be guessed. Beside the
-//! entries lie their positions, so that only the entry that is looked for is touched, also when cells are cut in two: a table that grows moves numbers and pointers, and
-//! hashes nothing.
+//! A sorted array, cut into cells by the uppermost bits of the position. Positions are those of a
+//! hash, so the cells fill evenly, and the index of an entry in its cell can be guessed. Beside the
+//! entries lie their positions, so that only the entry that is looked for is touched. That holds
+//! also when cells are split: a table that grows moves numbers and pointers, and hashes nothing.
 
 use crate::data::entry::Entry;
 
-/// More entries in a cell on average, and every cell is cut in two.
+/// Entries in a cell on average. Beyond this, every cell is split in two.
 const SPLIT_LEN: usize = 256;
-/// Fewer, and each two cells become one.
+/// Entries in a cell on average. Below this, each two cells become one.
 const JOIN_LEN: usize = 32;
 
-/// See above. Positions are the lower 32 bits of those of [`OrderKey::position`](crate::data::key_order::OrderKey::position).
+/// A sorted table of entries. Positions are the lower 32 bits of those of
+/// [`OrderKey::position`](crate::data::key_order::OrderKey::position).
 pub struct Cells {
-    /// Invariant: a power of two of them, each with the positions that begin with the bits of its number.
+    /// Invariant: a power of two of them, each with the positions that begin with the bits of its
+    /// number.
     cells: Vec<Cell>,
     /// Invariant: the number of entries in `cells`.
     len: usize,
@@ -26,9 +29,9 @@ struct Cell {
     entries: Vec<Entry>,
 }
 
-/// Where an entry lies, or would lie.
+/// The index at which an entry lies, or at which it would have to be inserted.
 #[derive(Clone, Copy)]
-pub struct Place {
+pub struct CellIndex {
     cell: usize,
     at: usize,
     is_taken: bool,
@@ -45,7 +48,7 @@ impl Cells {
         self.len
     }
 
-    /// In rising order of positions.
+    /// Returns all entries, in rising order of their positions.
     pub fn iter(&self) -> impl Iterator<Item = &Entry> {
         self.cells.iter().flat_map(|cell| &cell.entries)
     }
@@ -54,7 +57,7 @@ impl Cells {
         self.cells.into_iter().flat_map(|cell| cell.entries)
     }
 
-    /// From this position on, with the positions.
+    /// Returns the entries from this position on, with their positions.
     pub fn iter_from(&self, position: u32) -> impl Iterator<Item = (u32, &Entry)> {
         let first = self.cell_of(position);
         let skipped = self.cells[first].lower_bound(position, self.depth());
@@ -62,7 +65,7 @@ impl Cells {
         all.skip(skipped)
     }
 
-    /// The one with so many in front of it.
+    /// Returns the entry with so many others in front of it.
     pub fn nth(&self, mut index: usize) -> Option<&Entry> {
         for cell in &self.cells {
             match cell.entries.get(index) {
@@ -79,52 +82,52 @@ impl Cells {
     }
 
     pub fn find_mut(&mut self, position: u32, key: &[u8]) -> Option<&mut Entry> {
-        self.at_mut(self.place(position, key))
+        self.at_mut(self.locate(position, key))
     }
 
-    /// Where a key lies, or where it would have to be put.
-    pub fn place(&self, position: u32, key: &[u8]) -> Place {
+    /// Returns where a key lies, or would have to be inserted.
+    pub fn locate(&self, position: u32, key: &[u8]) -> CellIndex {
         let cell = self.cell_of(position);
         let found = self.cells[cell].search(position, key, self.depth());
         let (Ok(at) | Err(at)) = found;
-        Place { cell, at, is_taken: found.is_ok() }
+        CellIndex { cell, at, is_taken: found.is_ok() }
     }
 
-    pub fn at(&self, place: Place) -> Option<&Entry> {
-        place.is_taken.then(|| &self.cells[place.cell].entries[place.at])
+    pub fn at(&self, index: CellIndex) -> Option<&Entry> {
+        index.is_taken.then(|| &self.cells[index.cell].entries[index.at])
     }
 
-    pub fn at_mut(&mut self, place: Place) -> Option<&mut Entry> {
-        place.is_taken.then(|| &mut self.cells[place.cell].entries[place.at])
+    pub fn at_mut(&mut self, index: CellIndex) -> Option<&mut Entry> {
+        index.is_taken.then(|| &mut self.cells[index.cell].entries[index.at])
     }
 
-    /// Where nothing lies yet. No place is valid after that.
-    pub fn insert(&mut self, place: Place, position: u32, entry: Entry) {
-        debug_assert!(!place.is_taken);
-        let cell = &mut self.cells[place.cell];
+    /// Inserts an entry where none lies yet. Every [`CellIndex`] is invalid after that.
+    pub fn insert(&mut self, index: CellIndex, position: u32, entry: Entry) {
+        debug_assert!(!index.is_taken);
+        let cell = &mut self.cells[index.cell];
         cell.make_room();
-        cell.positions.insert(place.at, position);
-        cell.entries.insert(place.at, entry);
+        cell.positions.insert(index.at, position);
+        cell.entries.insert(index.at, entry);
         self.len += 1;
         if self.len > SPLIT_LEN * self.cells.len() {
             self.split();
         }
     }
 
-    /// No place is valid after that.
-    pub fn remove(&mut self, place: Place) -> Option<Entry> {
-        if !place.is_taken {
+    /// Removes the entry, if one lies there. Every [`CellIndex`] is invalid after that.
+    pub fn remove(&mut self, index: CellIndex) -> Option<Entry> {
+        if !index.is_taken {
             return None;
         }
-        let cell = &mut self.cells[place.cell];
-        cell.positions.remove(place.at);
-        let entry = cell.entries.remove(place.at);
+        let cell = &mut self.cells[index.cell];
+        cell.positions.remove(index.at);
+        let entry = cell.entries.remove(index.at);
         self.len -= 1;
         self.join();
         Some(entry)
     }
 
-    /// Takes the entries out that `which` picks.
+    /// Removes the entries that `which` picks, and returns them.
     pub fn extract(&mut self, mut which: impl FnMut(&Entry) -> bool) -> Vec<Entry> {
         let mut extracted = Vec::new();
         for cell in &mut self.cells {
@@ -134,7 +137,7 @@ impl Cells {
                 cell.positions.retain(|_| picks.next() == Some(&false));
                 let mut picks = picked.iter();
                 extracted.extend(cell.entries.extract_if(.., |_| picks.next() == Some(&true)));
-                cell.give_back();
+                cell.shrink();
             }
         }
         self.len -= extracted.len();
@@ -142,7 +145,7 @@ impl Cells {
         extracted
     }
 
-    /// Bits that the number of a cell has.
+    /// Returns how many bits the number of a cell has.
     fn depth(&self) -> u32 {
         self.cells.len().trailing_zeros()
     }
@@ -158,8 +161,8 @@ impl Cells {
         for mut lower in cells {
             let middle = lower.positions.partition_point(|position| position & half == 0);
             let mut upper = Cell { positions: lower.positions.split_off(middle), entries: lower.entries.split_off(middle) };
-            lower.give_back();
-            upper.give_back();
+            lower.shrink();
+            upper.shrink();
             self.cells.extend([lower, upper]);
         }
     }
@@ -178,7 +181,7 @@ impl Cells {
 }
 
 impl Cell {
-    /// Where a key lies, or behind which others of its position it would have to be put.
+    /// Returns the index of a key, or the one behind all others of its position.
     fn search(&self, position: u32, key: &[u8], depth: u32) -> Result<usize, usize> {
         let mut at = self.lower_bound(position, depth);
         while self.positions.get(at) == Some(&position) {
@@ -190,7 +193,8 @@ impl Cell {
         Err(at)
     }
 
-    /// The first place whose position is not lower. From where it would be if positions were spread evenly, it is a few steps; from elsewhere, more.
+    /// Returns the first index whose position is not lower. From where it would be if positions
+    /// were spread evenly, it is a few steps; from elsewhere, more.
     fn lower_bound(&self, position: u32, depth: u32) -> usize {
         let within = u64::from(((u64::from(position)) << depth) as u32);
         let guess = ((within * self.positions.len() as u64) >> u32::BITS) as usize;
@@ -201,7 +205,8 @@ impl Cell {
         }
     }
 
-    /// For one more. Cells are many and small: what is spare in each is a part of what every key takes.
+    /// Makes room for one more entry. Cells are many and small: what is spare in each is a part of
+    /// what every key takes.
     fn make_room(&mut self) {
         let len = self.entries.len();
         if len == self.entries.capacity() {
@@ -210,7 +215,7 @@ impl Cell {
         }
     }
 
-    fn give_back(&mut self) {
+    fn shrink(&mut self) {
         let wanted = self.entries.len() + spare(self.entries.len());
         self.entries.shrink_to(wanted);
         self.positions.shrink_to(wanted);

@@ -4,10 +4,13 @@ use rapidhash::v3::rapidhash_v3;
 
 use crate::data::entry::Expiry;
 
-/// A fingerprint of keys, values and expiries, in no order: equal on any two nodes that hold the same data.
+/// A fingerprint of keys, values and expiries, in no order: equal on any two nodes that hold the
+/// same data.
 ///
-/// The wrapping sum over all of them of `rapidhash_v3(rapidhash_v3(key) ++ rapidhash_v3(value))`, as little-endian bytes, with the expiry's milliseconds behind
-/// them for those that have one.
+/// It is the wrapping sum over all keys of `rapidhash_v3(rapidhash_v3(key) ++
+/// rapidhash_v3(value))`, as little-endian bytes, followed by the milliseconds of the expiry, if
+/// there is one.
+///
 /// Source: the crate `rapidhash`, whose `v3` functions are specified not to change.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Digest {
@@ -29,7 +32,7 @@ impl Digest {
         self.keys += 1;
     }
 
-    /// The digest of two disjoint parts together.
+    /// Joins the digest of other keys.
     pub fn join(&mut self, other: Digest) {
         self.sum = self.sum.wrapping_add(other.sum);
         self.keys += other.keys;

@@ -1,29 +1,33 @@
-//! Looking through all keys: how many there are, one after the other, in steps, and one by lot.
+//! Walking through all keys: how many there are, one after the other, in steps, and one at random.
 //!
-//! Over the store, where each shard is locked for its own turn; and over a view of all shards, which are locked already.
+//! Implemented by the store, where each shard is locked for its own turn, and by a view of all
+//! shards, which are locked already.
 
 use crate::data::entry::{Entry, Key};
 use crate::data::key_order::{OrderKey, POSITION_BITS};
 use crate::store::shard::Shard;
 use crate::store::{Counts, SHARDS_LEN, position_in, shard_of};
 
-/// How often an entry is drawn before those that are dead are left out. Of a hundred entries, one live one is found in two of three tries.
+/// How often an entry is drawn before dead ones are left out. If one entry in a hundred is live,
+/// one is found in two of three tries.
 const DRAWS_MAX: usize = 100;
 
 /// Where the next step of a scan begins: a position in the order of keys, and which order that is.
 ///
-/// Each step goes through the keys in their order, which is one for all nodes of a cluster, and stays what it is whatever is written. So whoever goes from 0 to 0, at any nodes, meets every key that is
-/// there all along, and nothing is remembered between two steps. In another order a position says nothing: there the scan begins anew.
+/// Each step goes through the keys in their order, which is one for all nodes of a cluster, and
+/// stays the same whatever is written. So a client that scans from 0 to 0, at any nodes, meets
+/// every key that is there all along, and no node remembers anything between two steps. In another
+/// order a position means nothing: there the scan begins anew.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Cursor(u64);
 
 impl Cursor {
-    /// Any number is a cursor: one that no step has returned begins somewhere.
+    /// Makes a cursor. Any number is one: one that no step has returned begins somewhere.
     pub fn from_bits(bits: u64) -> Cursor {
         Cursor(bits)
     }
 
-    /// Less than 2^53, and never 0 where there is more.
+    /// Returns the number of the cursor: less than 2^53, and never 0 where there is more.
     pub fn to_bits(self) -> u64 {
         self.0
     }
@@ -38,16 +42,16 @@ impl Cursor {
     }
 }
 
-/// All keys.
+/// All keys of a store, as they are or as they come.
 pub trait Keyspace {
-    /// In which they lie.
+    /// Returns the order in which keys lie.
     fn order(&self) -> OrderKey;
 
     /// Looks at one shard, of [`SHARDS_LEN`].
     #[doc(hidden)]
     fn with_shard<T>(&self, shard: usize, look: impl FnOnce(&Shard) -> T) -> T;
 
-    /// How much there is at this time.
+    /// Counts keys and tombstones at this time.
     fn counts(&self, wall_ms: u64) -> Counts {
         let mut counts = Counts::default();
         for shard in 0..SHARDS_LEN {
@@ -59,7 +63,7 @@ pub trait Keyspace {
         counts
     }
 
-    /// How many live keys expire, and after how many milliseconds on average.
+    /// Returns how many live keys expire, and after how many milliseconds on average.
     fn expiring(&self, wall_ms: u64) -> (usize, u64) {
         let (mut keys, mut left) = (0, 0);
         for shard in 0..SHARDS_LEN {
@@ -69,7 +73,8 @@ pub trait Keyspace {
         (keys, (left / (keys as u128).max(1)) as u64)
     }
 
-    /// Meets the next `count` live keys, fewer only at the end. Returns where to go on; `None` at the end.
+    /// Meets the next `count` live keys, fewer only at the end. Returns where to go on; `None` at
+    /// the end.
     fn scan(&self, from: Cursor, count: usize, wall_ms: u64, mut meet: impl FnMut(&Entry)) -> Option<Cursor> {
         let mut met = 0;
         self.scan_while(from, wall_ms, |entry| {
@@ -79,8 +84,9 @@ pub trait Keyspace {
         })
     }
 
-    /// Meets live keys until `meet` wants no more. Keys that lie in one and the same place are met in one step, wanted or not, since no cursor can part them; it takes
-    /// millions of keys for two to lie so. Returns where to go on; `None` at the end.
+    /// Meets live keys until `meet` wants no more. Keys at one and the same position are met in one
+    /// step, wanted or not, since no cursor can part them. It takes millions of keys for two to
+    /// share one. Returns where to go on; `None` at the end.
     fn scan_while(&self, from: Cursor, wall_ms: u64, mut meet: impl FnMut(&Entry) -> bool) -> Option<Cursor> {
         let order = self.order();
         let from = from.position(order);
@@ -93,12 +99,12 @@ pub trait Keyspace {
                 }
                 let start = if shard == shard_of(from) { position_in(from) } else { 0 };
                 for (position, entry) in table.entries_from(start).filter(|(_, entry)| entry.is_live(|| wall_ms)) {
-                    let place = Some((shard, position));
-                    if !wants_more && last != place {
+                    let here = Some((shard, position));
+                    if !wants_more && last != here {
                         return Some(Cursor::at(order, (shard as u64) << u32::BITS | u64::from(position)));
                     }
                     wants_more &= meet(entry);
-                    last = place;
+                    last = here;
                 }
                 None
             });
@@ -109,9 +115,10 @@ pub trait Keyspace {
         None
     }
 
-    /// A live key by lot, each as likely as any other; `random` bits decide.
+    /// Returns a live key at random, each as likely as any other; `random` bits decide.
     ///
-    /// An entry is drawn again until it is a live one. Where nearly all are dead, the live ones are counted instead, and one shard is gone through.
+    /// An entry is drawn again until it is a live one. Where nearly all are dead, the live ones are
+    /// counted instead, and one shard is gone through.
     fn random_key(&self, random: u64, wall_ms: u64) -> Option<Key> {
         let mut random = fastrand::Rng::with_seed(random);
         let entries: Vec<usize> = (0..SHARDS_LEN).map(|shard| self.with_shard(shard, Shard::len)).collect();
@@ -132,7 +139,8 @@ pub trait Keyspace {
     }
 }
 
-/// One of as many as all shards have together: its shard, and how many are in front of it there. `None` if there are none.
+/// Draws one of as many as all shards have together. Returns its shard, and how many are in front
+/// of it there; `None` if there are none.
 fn draw(lens: &[usize], random: &mut fastrand::Rng) -> Option<(usize, usize)> {
     let total: usize = lens.iter().sum();
     let mut index = if total == 0 { return None } else { random.usize(..total) };

@@ -1,10 +1,13 @@
 //! The map: every key with the newest thing known about it, behind one door.
 //!
-//! Keys lie in the order of a keyed hash (order.rs), which is the same on all nodes of a cluster: its uppermost bits say in which shard, the others where in it.
+//! Keys lie in the order of a keyed hash (data/key_order.rs), which is the same on all nodes of a
+//! cluster. The uppermost bits of a position say in which shard a key lies, the others where in it.
 //!
-//! Owns the shards and their locks; no guard leaves this folder. Local writes go through [`Store::write`] and [`Store::transact`], everything that arrives from
-//! elsewhere through [`Store::merge`] or [`Store::merge_write`], and all keep the greater version. No sockets, no log lines, no vector, no clock: whether an entry is *covered* is
-//! the caller's question, asked here under the shard's lock so that the answer cannot go stale, and the time is an argument.
+//! Owns the shards and their locks; no guard leaves this folder. Local writes go through
+//! [`Store::write`] and [`Store::transact`], everything that arrives from elsewhere through
+//! [`Store::merge`] or [`Store::merge_write`]. All keep the greater version. No sockets, no log
+//! lines, no vector, no clock. Whether an entry is *covered* is the caller's question: it is asked
+//! here under the shard's lock, so that the answer cannot go stale. Time is an argument.
 
 mod cells;
 mod digest;
@@ -28,25 +31,27 @@ pub use keyspace::{Cursor, Keyspace};
 pub use shard::footprint_of;
 pub use view::{Span, View};
 
-/// Enough that two sessions rarely meet, and that one shard of ten million keys is read within a few milliseconds.
+/// The number of shards. Enough that two sessions rarely meet, and that one shard of ten million
+/// keys is read within a few milliseconds.
 const SHARDS_LEN: usize = 1 << (POSITION_BITS - u32::BITS);
 
-/// Of key and value together, what merging copies under a lock.
+/// Bytes of key and value that merging copies under a lock. Beyond this the copy is made before.
 const COPIED_LEN_MAX: usize = 16 << 10;
 
-/// Values that are let go under one lock hold.
-const SPENT_PER_STEP: usize = 1024;
+/// Values that expire under one lock hold.
+const EXPIRED_PER_STEP: usize = 1024;
 
 /// All entries of one node.
 pub struct Store {
     shards: Box<[RwLock<Shard>]>,
-    /// The halves of the order's key. It may change at any time while no shard is locked, so whoever locks one compares it with that shard's.
+    /// The halves of the order's key. It may change at any time while no shard is locked, so
+    /// whoever locks a shard compares it with the shard's own.
     order: [AtomicU64; 2],
-    /// Shared with everybody who goes from shard to shard.
+    /// Shared with every walk from shard to shard that is under way.
     walks: Walk,
-    /// Where keys lie in a simulation.
+    /// How keys are spread in a simulation.
     #[cfg(feature = "testing")]
-    places: Option<Places>,
+    key_spread: Option<KeySpread>,
     memory: AtomicMemory,
 }
 
@@ -74,7 +79,8 @@ impl AtomicMemory {
         if is_tombstone { &self.tombstones } else { &self.values }
     }
 
-    /// Apart from the common way, which needs none of it. So many bytes of a value or a tombstone are now so many of another, or of the same.
+    /// Notes that so many bytes of a value or a tombstone are now so many of another, or of the
+    /// same. Kept out of the common path, which needs none of it.
     #[inline(never)]
     fn change(&self, (before, was_tombstone): (usize, bool), (after, is_tombstone): (usize, bool)) {
         if was_tombstone == is_tombstone {
@@ -91,29 +97,30 @@ impl AtomicMemory {
     }
 }
 
-/// Held by those who go from shard to shard and must miss nothing: no entry moves from one into another meanwhile.
+/// Held while shards are looked at one by one and none may be missed: no entry moves from one shard
+/// into another meanwhile.
 #[derive(Clone, Default)]
 pub struct Walk(Arc<()>);
 
-/// What became of an entry that arrived from elsewhere.
+/// The outcome of merging an entry that arrived from elsewhere.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Merged {
-    /// It is the newest now.
+    /// The entry is the newest of its key now.
     Won,
     /// A greater version was here already.
     Lost { winner: Version },
     /// This very version was here already.
     Same,
-    /// The caller's vector covers it: not looked at.
+    /// The caller's vector covers it: it was not looked at.
     Covered,
 }
 
-/// How much there is, at about the moment of asking.
+/// The number of keys, at about the moment of asking.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
     /// Live keys.
     pub keys: usize,
-    /// Tombstones; among them what has expired and let its value go.
+    /// Tombstones, and values that have expired and were dropped.
     pub tombstones: usize,
 }
 
@@ -124,7 +131,7 @@ impl Default for Store {
 }
 
 impl Store {
-    /// In an order of its own.
+    /// Makes an empty store, with an order of its own.
     pub fn new() -> Store {
         Store::ordered(OrderKey::random())
     }
@@ -135,31 +142,32 @@ impl Store {
             order: order.halves().map(AtomicU64::new),
             walks: Walk::default(),
             #[cfg(feature = "testing")]
-            places: None,
+            key_spread: None,
             memory: AtomicMemory::default(),
         }
     }
 
-    /// One in which every key lies where it lies in every run.
+    /// Makes a store in which every key lies where it lies in every run.
     #[cfg(feature = "testing")]
-    pub fn repeatable(places: Places) -> Store {
-        Store { places: Some(places), ..Store::ordered(OrderKey::from_halves([1, 2])) }
+    pub fn repeatable(key_spread: KeySpread) -> Store {
+        Store { key_spread: Some(key_spread), ..Store::ordered(OrderKey::from_halves([1, 2])) }
     }
 
-    /// The order in which keys lie.
+    /// Returns the order in which keys lie.
     pub fn order(&self) -> OrderKey {
         let [first, second] = &self.order;
         OrderKey::from_halves([first.load(Ordering::Relaxed), second.load(Ordering::Relaxed)])
     }
 
-    /// Moves all keys into another order, in one step: nobody reads or writes meanwhile, which among a million keys is about a second. `false`: it is not the time, as somebody holds a
-    /// [`Walk`]; to be tried again.
+    /// Moves all keys into another order, in one step: nothing is read or written meanwhile, which
+    /// among a million keys takes about a second. Returns `false`, to be tried again, while a
+    /// [`Walk`] is held.
     pub fn reorder(&self, order: OrderKey) -> bool {
         let mut shards: Vec<_> = self.shards.iter().map(|shard| shard.write()).collect();
         if self.order() == order {
             return true;
         }
-        // Whoever begins to walk from here on finds the first shard locked until all is done.
+        // A walk that begins from here on finds the first shard locked until all is done.
         if Arc::strong_count(&self.walks.0) > 1 {
             return false;
         }
@@ -174,30 +182,32 @@ impl Store {
         true
     }
 
-    /// To be held while shards are looked at one by one and nothing may be missed.
+    /// Begins a walk. To be held while shards are looked at one by one and nothing may be missed.
     pub fn walk(&self) -> Walk {
         self.walks.clone()
     }
 
-    /// Looks at what is known of a key: a tombstone and what has expired, too. Under the shard's read lock.
+    /// Looks at the entry of a key, under the shard's read lock: a tombstone and an expired value,
+    /// too.
     pub fn read<T>(&self, key: &[u8], look: impl FnOnce(Option<&Entry>) -> T) -> T {
         let (position, shard) = self.shard_for(key, RwLock::read);
         look(shard.find(position, key))
     }
 
-    /// What is known of a key.
+    /// Returns the entry of a key: a tombstone and an expired value, too.
     pub fn entry(&self, key: &[u8]) -> Option<Entry> {
         self.read(key, |entry| entry.cloned())
     }
 
-    /// The value that is held, expired or not.
+    /// Returns the value, expired or not.
     #[cfg(test)]
     pub fn get(&self, key: &[u8]) -> Option<crate::data::entry::Value> {
         self.entry(key).and_then(|entry| entry.shared_value())
     }
 
-    /// A local write. `decide` sees what is there, under the shard's lock, and returns the entry to put in its place, whose version
-    /// must be greater (it has just been stamped), or a refusal.
+    /// Makes a local write. `decide` gets the present entry, under the shard's lock. It returns the
+    /// entry to put in its place, whose version must be greater (it has just been stamped), or a
+    /// refusal.
     pub fn write<R>(&self, key: &[u8], decide: impl FnOnce(Option<&Entry>) -> Result<Entry, R>) -> Result<Version, R> {
         let (position, mut shard) = self.shard_for(key, RwLock::write);
         let slot = shard.slot(position, key);
@@ -215,8 +225,9 @@ impl Store {
         look(&View::new(self, order, guards.iter().map(|(shard, guard)| (*shard, &**guard)).collect()))
     }
 
-    /// Local writes to several keys in one step: nobody reads or writes any key of `span` meanwhile. `decide` sees what is there and returns the entries to put in its
-    /// place, as in [`Store::write`]. Nothing may be awaited in it.
+    /// Makes local writes to several keys in one step: no key of `span` is read or written
+    /// meanwhile. `decide` sees the present entries and returns the entries to put in their place,
+    /// as in [`Store::write`]. Nothing may be awaited in it.
     pub fn transact<T, R>(&self, span: Span<'_>, decide: impl FnOnce(&View<'_>) -> Result<(Vec<Entry>, T), R>) -> Result<T, R> {
         let (order, mut guards) = self.lock(span, RwLock::write);
         let (entries, found) = decide(&View::new(self, order, guards.iter().map(|(shard, guard)| (*shard, &**guard)).collect()))?;
@@ -230,7 +241,7 @@ impl Store {
         Ok(found)
     }
 
-    /// The shard of a key, locked to read or to write, and where in it the key lies.
+    /// Locks the shard of a key, to read or to write, and returns where in it the key lies.
     fn shard_for<'a, G: Deref<Target = Shard>>(&'a self, key: &[u8], lock: impl Fn(&'a RwLock<Shard>) -> G) -> (u32, G) {
         loop {
             let order = self.order();
@@ -242,7 +253,8 @@ impl Store {
         }
     }
 
-    /// The shards of a span. Always locked in the order of their numbers, so that two who lock several cannot wait for each other.
+    /// Locks the shards of a span. Always in the order of their numbers, so that two callers that
+    /// lock several cannot wait for each other.
     fn lock<'a, G: Deref<Target = Shard>>(&'a self, span: Span<'_>, lock: impl Fn(&'a RwLock<Shard>) -> G) -> (OrderKey, Vec<(usize, G)>) {
         loop {
             let order = self.order();
@@ -259,14 +271,15 @@ impl Store {
         }
     }
 
-    /// An entry from elsewhere: the greater version stays. `covered` is asked under the shard's lock: a tombstone that the collector takes away
-    /// is covered by then, so an older line that was already on its way cannot slip in behind it.
+    /// Merges an entry from elsewhere: the greater version stays. `covered` is asked under the
+    /// shard's lock. A tombstone that is collected is covered by then, so an older line that was
+    /// already on its way cannot slip in behind it.
     pub fn merge(&self, entry: Entry, covered: impl FnOnce(Version) -> bool) -> Merged {
         let arrived = entry.clone();
         self.merge_with(arrived.key(), arrived.version(), covered, |slot| self.put_arrived(slot, entry))
     }
 
-    /// The same of a write that lies in its batch.
+    /// Merges a write that lies in its batch, as [`Store::merge`] does.
     pub fn merge_write(&self, write: EntryRef<'_>, covered: impl FnOnce(Version) -> bool) -> Merged {
         if write.size() > COPIED_LEN_MAX {
             return self.merge(write.to_entry(), covered);
@@ -300,16 +313,17 @@ impl Store {
         self.put(slot, entry);
     }
 
-    /// Merges for healing: as [`Store::merge`], but at equal versions, which then hold different data, the greater bytes win and any value
-    /// beats a tombstone. Returns whether anything changed.
+    /// Merges for healing: as [`Store::merge`], but at equal versions, which then hold different
+    /// data, the greater bytes win, and any value wins over a tombstone. Returns whether anything
+    /// changed.
     pub fn heal(&self, entry: Entry) -> bool {
         let (position, mut shard) = self.shard_for(entry.key(), RwLock::write);
         let slot = shard.slot(position, entry.key());
-        // The same write, of which only the value has been let go.
-        let is_spent = |current: &Entry| current.version() == entry.version() && current.value().is_none() && current.expires().is_some();
+        // The same write, whose value has expired and was dropped.
+        let is_dropped = |current: &Entry| current.version() == entry.version() && current.value().is_none() && current.expires().is_some();
         let newer = slot.current().is_none_or(|current| {
             (entry.version(), entry.value()) > (current.version(), current.value())
-                && !(is_spent(current) && current.expires() == entry.expires())
+                && !(is_dropped(current) && current.expires() == entry.expires())
         });
         if newer {
             self.put(slot, entry);
@@ -317,22 +331,23 @@ impl Store {
         newer
     }
 
-    /// How many shards there are: they are looked at one by one, each under one lock hold. Whoever must miss nothing holds a [`Walk`] from the first to the last.
+    /// Returns the number of shards. They are looked at one by one, each under one lock hold. A
+    /// caller that must miss nothing holds a [`Walk`] from the first to the last.
     pub fn shards_len(&self) -> usize {
         self.shards.len()
     }
 
-    /// Entries in one shard, tombstones included.
+    /// Returns the number of entries in one shard, tombstones included.
     pub fn shard_len(&self, shard: usize) -> usize {
         self.shards[shard].read().len()
     }
 
-    /// Copies out of one shard what `keep` picks. Holds the shard's read lock meanwhile.
+    /// Returns the entries of one shard that `keep` picks. Holds the shard's read lock meanwhile.
     pub fn scan_shard(&self, shard: usize, mut keep: impl FnMut(&Entry) -> bool) -> Vec<Entry> {
         self.shards[shard].read().entries().filter(|entry| keep(entry)).cloned().collect()
     }
 
-    /// Counts the tombstones of one shard that `which` picks; costs nothing where there are none.
+    /// Counts the tombstones of one shard that `which` picks. Costs nothing where there are none.
     pub fn count_tombstones(&self, shard: usize, mut which: impl FnMut(&Entry) -> bool) -> usize {
         let shard = self.shards[shard].read();
         if shard.tombstones() == 0 {
@@ -341,26 +356,27 @@ impl Store {
         shard.entries().filter(|entry| entry.is_tombstone() && which(entry)).count()
     }
 
-    /// The values in one shard that have expired by then are let go; what is left of each is a tombstone of the same version. Returns how many.
-    pub fn spend(&self, shard: usize, upto_ms: u64) -> usize {
-        let mut spent = 0;
+    /// Drops the values in one shard that have expired by then. What is left of each is a tombstone
+    /// of the same version. Returns how many.
+    pub fn expire_values(&self, shard: usize, upto_ms: u64) -> usize {
+        let mut expired = 0;
         while self.shards[shard].read().has_expired(upto_ms) {
             let (mut before, mut after) = (0, 0);
             let each = |value, tombstone| {
                 before += value;
                 after += tombstone;
-                spent += 1;
+                expired += 1;
             };
             let mut shard = self.shards[shard].write();
             let order = shard.order();
-            shard.spend(upto_ms, SPENT_PER_STEP, |key| position_in(self.position(order, key)), each);
+            shard.expire_values(upto_ms, EXPIRED_PER_STEP, |key| position_in(self.position(order, key)), each);
             self.memory.values.fetch_sub(before, Ordering::Relaxed);
             self.memory.tombstones.fetch_add(after, Ordering::Relaxed);
         }
-        spent
+        expired
     }
 
-    /// Takes the tombstones out of one shard that `which` picks, and returns them.
+    /// Removes the tombstones of one shard that `which` picks, and returns them.
     pub fn collect(&self, shard: usize, mut which: impl FnMut(&Entry) -> bool) -> Vec<Entry> {
         if self.shards[shard].read().tombstones() == 0 {
             return Vec::new();
@@ -368,21 +384,21 @@ impl Store {
         self.remove(shard, |entry| entry.is_tombstone() && which(entry))
     }
 
-    /// Takes the entries out of one shard that `which` picks, and returns them.
+    /// Removes the entries of one shard that `which` picks, and returns them.
     pub fn remove(&self, shard: usize, which: impl FnMut(&Entry) -> bool) -> Vec<Entry> {
         let removed = self.shards[shard].write().remove(which);
         removed.iter().for_each(|entry| self.memory.remove(entry));
         removed
     }
 
-    /// Takes a key out if this version of it is there, and no other.
+    /// Removes a key if it is there in this version, and in no other.
     pub fn remove_version(&self, key: &[u8], version: Version) {
         let (position, mut shard) = self.shard_for(key, RwLock::write);
         let removed = shard.remove_version(position, key, version);
         removed.iter().for_each(|entry| self.memory.remove(entry));
     }
 
-    /// The digest of what does not expire before then in one shard.
+    /// Returns the digest of the values in one shard that do not expire before then.
     pub fn digest_shard(&self, shard: usize, before_ms: u64) -> Digest {
         let mut digest = Digest::default();
         for entry in self.shards[shard].read().entries().filter(|entry| entry.is_live(|| before_ms)) {
@@ -393,24 +409,25 @@ impl Store {
         digest
     }
 
-    /// The same of all of them, one after the other: exact once writes pause.
+    /// Returns the digest of the values in all shards, one after the other: exact once writes
+    /// pause.
     pub fn digest(&self, before_ms: u64) -> Digest {
         let (_walk, mut digest) = (self.walk(), Digest::default());
         (0..self.shards.len()).for_each(|shard| digest.join(self.digest_shard(shard, before_ms)));
         digest
     }
 
-    /// Entries held, tombstones included.
+    /// Returns the number of entries, tombstones included.
     pub fn len(&self) -> u64 {
         (0..self.shards.len()).map(|shard| self.shard_len(shard) as u64).sum()
     }
 
-    /// Whether nothing at all is held, tombstones included.
+    /// Returns whether there is no entry at all, not even a tombstone.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// What the entries take: what `memory_max` is held against.
+    /// Returns the memory that the entries take, which `memory_max` bounds.
     pub fn memory(&self) -> Memory {
         let [values, tombstones] = [false, true].map(|is_tombstone| self.memory.of(is_tombstone).load(Ordering::Relaxed));
         Memory { values, tombstones }
@@ -419,8 +436,8 @@ impl Store {
     fn position(&self, order: OrderKey, key: &[u8]) -> u64 {
         let position = order.position(key);
         #[cfg(feature = "testing")]
-        if let Some(places) = self.places {
-            return position & places.mask();
+        if let Some(key_spread) = self.key_spread {
+            return position & key_spread.mask();
         }
         position
     }
@@ -430,7 +447,8 @@ impl Store {
         let is_tombstone = entry.is_tombstone();
         let (new, old) = if is_to_leave_nothing { (0, slot.take()) } else { (footprint(&entry), slot.put(entry)) };
         let old = old.as_ref().map_or((0, is_tombstone), |old| (footprint(old), old.is_tombstone()));
-        // What is overwritten mostly took as much, and then there is nothing that all processors would have to agree on.
+        // What is overwritten mostly took as much. Then there is nothing that all processors would
+        // have to agree on.
         if old != (new, is_tombstone) {
             self.memory.change(old, (new, is_tombstone));
         }
@@ -447,30 +465,31 @@ impl Keyspace for Store {
     }
 }
 
-/// Where keys lie in a simulation: with few keys, there is still more than one in each shard that has any.
+/// How keys are spread in a simulation: with few keys, there is still more than one in each shard
+/// that has any.
 #[cfg(feature = "testing")]
 #[derive(Clone, Copy, Debug)]
-pub enum Places {
+pub enum KeySpread {
     FourShards,
-    /// A dump copies them all at one time.
+    /// All in one shard, which a dump copies at one time.
     OneShard,
-    /// In that, eight places for all keys.
+    /// All in one shard, at eight positions.
     Crowded,
 }
 
 #[cfg(feature = "testing")]
-impl Places {
-    /// The bits of a position that are left.
+impl KeySpread {
+    /// Returns the bits of a position that are left.
     fn mask(self) -> u64 {
         match self {
-            Places::FourShards => !(0x3f << u32::BITS),
-            Places::OneShard => u32::MAX.into(),
-            Places::Crowded => 7,
+            KeySpread::FourShards => !(0x3f << u32::BITS),
+            KeySpread::OneShard => u32::MAX.into(),
+            KeySpread::Crowded => 7,
         }
     }
 }
 
-/// For [`BrokenRule::ReplicateCommands`]: what arrives is a command.
+/// For [`BrokenRule::ReplicateCommands`]: executes what arrives as if it were a command.
 #[cfg(feature = "testing")]
 fn executed(current: Option<&Entry>, arrived: Entry) -> Entry {
     if !BrokenRule::ReplicateCommands.is_on() {
@@ -485,7 +504,7 @@ fn shard_of(position: u64) -> usize {
     (position >> u32::BITS) as usize
 }
 
-/// Where in its shard.
+/// Returns the position within a shard.
 fn position_in(position: u64) -> u32 {
     position as u32
 }

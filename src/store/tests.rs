@@ -79,7 +79,7 @@ proptest! {
         for now in 0..4 {
             prop_assert_eq!(by_reference.counts(now), store.counts(now));
         }
-        let spend = |store: &Store| (0..store.shards_len()).map(|shard| store.spend(shard, 2)).sum::<usize>();
+        let spend = |store: &Store| (0..store.shards_len()).map(|shard| store.expire_values(shard, 2)).sum::<usize>();
         prop_assert_eq!(spend(&by_reference), spend(&store));
         prop_assert_eq!(by_reference.memory(), store.memory());
     }
@@ -178,7 +178,7 @@ fn what_has_expired_is_not_counted_and_its_value_is_let_go_in_place() {
     assert_eq!((store.digest(99).keys, store.digest(100).keys), (3, 2));
     let of_shards = |before: u64| (0..store.shards_len()).map(|shard| store.digest_shard(shard, before).keys).sum::<u64>();
     assert_eq!((of_shards(199), of_shards(u64::MAX)), (2, 1));
-    let spend = |upto| (0..store.shards_len()).map(|shard| store.spend(shard, upto)).sum::<usize>();
+    let spend = |upto| (0..store.shards_len()).map(|shard| store.expire_values(shard, upto)).sum::<usize>();
     assert_eq!((spend(99), spend(150), spend(150)), (0, 1, 0));
     assert!(store.memory().total() < full.total() && store.memory().tombstones > 0);
     assert_eq!(store.counts(150), Counts { keys: 2, tombstones: 1 });
@@ -252,7 +252,7 @@ fn a_transaction_sees_and_changes_all_its_keys_in_one_step() {
 fn healing_leaves_what_has_only_let_its_value_go() {
     let store = merged(&[expiring("k", Some("v"), 1, 100)]);
     for shard in 0..store.shards_len() {
-        store.spend(shard, 100);
+        store.expire_values(shard, 100);
     }
     assert!(!store.heal(expiring("k", Some("v"), 1, 100)));
     assert!(store.heal(expiring("k", Some("v"), 1, 200)));

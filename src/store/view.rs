@@ -6,18 +6,18 @@ use crate::store::keyspace::Keyspace;
 use crate::store::shard::Shard;
 use crate::store::{Store, position_in, shard_of};
 
-/// Which keys are locked.
+/// The keys that an operation locks.
 #[derive(Clone, Copy)]
 pub enum Span<'a> {
     Keys(&'a [&'a [u8]]),
     All,
 }
 
-/// What is locked: every key that is asked for must be within its span.
+/// A look at locked shards. Every key that is asked for must be within the span that was locked.
 pub struct View<'a> {
     store: &'a Store,
     order: OrderKey,
-    /// In rising order of their numbers.
+    /// Invariant: in rising order of their numbers.
     shards: Vec<(usize, &'a Shard)>,
 }
 
@@ -26,7 +26,7 @@ impl<'a> View<'a> {
         View { store, order, shards }
     }
 
-    /// What is known of a key: a tombstone and what has expired, too.
+    /// Returns the entry of a key: a tombstone and an expired value, too.
     pub fn entry(&self, key: &[u8]) -> Option<&'a Entry> {
         let position = self.store.position(self.order, key);
         self.shard(shard_of(position)).find(position_in(position), key)

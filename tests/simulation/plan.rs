@@ -10,7 +10,7 @@ use std::time::Duration;
 use crate::simulation::faults::{FAULTS, FaultKind};
 use kvmesh::config::Config;
 use kvmesh::data::fsync::Fsync;
-use kvmesh::store::Places;
+use kvmesh::store::KeySpread;
 
 /// The kinds of runs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -65,7 +65,7 @@ pub struct RunPlan {
     /// Some incarnations are of the build before, whose acks carry no clock.
     pub mixes_builds: bool,
     /// The shards that keys lie in.
-    pub places: Places,
+    pub places: KeySpread,
     /// The longest pause between two pieces of a dump, in microseconds.
     pub dump_pause_us: u64,
     /// Bytes on their way on a connection. Beyond this, its sender waits.
@@ -122,7 +122,7 @@ impl RunPlan {
             are_rivals: false,
             is_scripted: false,
             mixes_builds: random.u32(0..4) == 0,
-            places: Places::FourShards,
+            places: KeySpread::FourShards,
             dump_pause_us: [0, 2_000, 100_000][random.usize(0..3)],
             window: [1_500, 20_000, 256 << 10][random.usize(0..3)],
             rate: None,
@@ -198,7 +198,7 @@ impl RunPlan {
             duration: Duration::from_secs(random.u64(40..=80)),
             faults: vec![FaultKind::LateDump],
             fault_pause: Duration::from_secs(8),
-            places: Places::OneShard,
+            places: KeySpread::OneShard,
             dump_pause_us: 1_000,
             timing: HURRIED,
             tombstone_age_min_ms: 200,

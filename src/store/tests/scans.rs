@@ -56,7 +56,7 @@ fn a_scan_meets_every_key_once_and_keeps_to_its_count() {
 /// No cursor parts them, and none leads back to them.
 #[test]
 fn keys_in_one_place_are_met_in_one_step() {
-    let store = Store::repeatable(Places::Crowded);
+    let store = Store::repeatable(KeySpread::Crowded);
     for n in 0..100 {
         store.merge(entry(&n.to_string(), Some("v"), n + 1, 1), |_| false);
     }
@@ -102,7 +102,7 @@ proptest! {
     #[test]
     fn a_scan_at_two_stores_meets_every_key_that_stays(ops in prop::collection::vec(any_op(), 0..60), stays in prop::collection::hash_set(0..1000u16, 0..400), first in any::<u64>(), second in any::<u64>()) {
         let stores = [first, second].map(|order| {
-            let store = Store::repeatable(Places::OneShard);
+            let store = Store::repeatable(KeySpread::OneShard);
             assert!(store.reorder(OrderKey::from_halves([order, 0])));
             store
         });
@@ -146,7 +146,7 @@ proptest! {
         let ops = (0..filler).map(|n| (n % 40, (n / 40) as u8, true)).chain(ops);
         for (position, key, is_put) in ops {
             let (position, key) = (position.wrapping_mul(spread), [key]);
-            let place = cells.place(position, &key);
+            let place = cells.locate(position, &key);
             prop_assert_eq!(cells.at(place).is_some(), set.contains(&(position, key)));
             match (cells.at(place).is_some(), is_put) {
                 (false, true) => cells.insert(place, position, entry(std::str::from_utf8(&key).unwrap_or("?"), None, 1, 1)),
