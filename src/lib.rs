@@ -77,7 +77,7 @@
 //! | who is on the peer port and has not said who it is | `replication::links::unidentified` | the table |
 //! | what waits for the log, how the disk does | [`wal`] | the queue; the condition |
 //! | lines that wait for stderr; how often a kind was logged | [`process::logging`] | the queue; one per [`process::logging::LogLimit`] |
-//! | connected clients; what each has said of itself | `server::clients`, `server::client` | the table; one per client |
+//! | connected clients; what each has said of itself | `server::clients`, `server::client_handle` | the table; one per client |
 //!
 //! Order: control, then a shard (of several, the lower number first), then `seen` or the sequencer; `order`, the ack table, the outboxes' and the write-ahead log's come last. Under a lock there is no I/O, no log line,
 //! and no wait.

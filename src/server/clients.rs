@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
-use crate::server::client::Client;
+use crate::server::client_handle::ClientHandle;
 
 /// A session holds its buffers on the heap; its stack stays shallow: what has been touched of it, an idle client keeps. So what a session does only now and then is marked `inline(never)`, and
 /// its locals are no part of the stack frames that every client has. It is a page for each.
@@ -42,7 +42,7 @@ struct Table {
 }
 
 struct Connected {
-    client: Arc<Client>,
+    client: Arc<ClientHandle>,
     thread: JoinHandle<()>,
 }
 
@@ -64,16 +64,16 @@ impl Clients {
     }
 
     /// All of them but those that were killed, in the order in which they came. The lock is held while they are counted out, and no longer.
-    pub fn all(&self) -> Vec<Arc<Client>> {
+    pub fn all(&self) -> Vec<Arc<ClientHandle>> {
         let table = self.table.lock();
         table.connected.values().filter(|connected| !connected.client.is_killed()).map(|connected| Arc::clone(&connected.client)).collect()
     }
 
-    /// Those with these numbers, in this order, each once.
-    pub fn these(&self, numbers: &[u64]) -> Vec<Arc<Client>> {
+    /// Those with these ids, in this order, each once.
+    pub fn by_ids(&self, ids: &[u64]) -> Vec<Arc<ClientHandle>> {
         let mut met = HashSet::new();
         let table = self.table.lock();
-        let found = numbers.iter().filter_map(|number| table.connected.get(number).filter(|_| met.insert(*number)));
+        let found = ids.iter().filter_map(|id| table.connected.get(id).filter(|_| met.insert(*id)));
         found.filter(|connected| !connected.client.is_killed()).map(|connected| Arc::clone(&connected.client)).collect()
     }
 
@@ -82,30 +82,30 @@ impl Clients {
         self.table.lock().admitted
     }
 
-    /// Starts a thread for a client; `run` is its session and ends with [`Clients::leave`] of its number.
-    pub fn admit(&self, socket: &Arc<TcpStream>, run: impl FnOnce(&Arc<Client>) + Send + 'static) -> Result<(), NotAdmitted> {
+    /// Starts a thread for a client; `run` is its session and ends with [`Clients::leave`] of its id.
+    pub fn admit(&self, socket: &Arc<TcpStream>, run: impl FnOnce(&Arc<ClientHandle>) + Send + 'static) -> Result<(), NotAdmitted> {
         let mut table = self.table.lock();
         if table.connected.len() >= self.len_max {
             return Err(NotAdmitted::Full);
         }
-        let number = table.admitted + 1;
-        let thread = Builder::new().name(format!("client-{number}")).stack_size(STACK_LEN);
+        let id = table.admitted + 1;
+        let thread = Builder::new().name(format!("client-{id}")).stack_size(STACK_LEN);
         // Under the lock, so that a session that ends at once finds itself in the table.
-        let client = Client::of(Arc::clone(socket), number);
+        let client = ClientHandle::of(Arc::clone(socket), id);
         let thread = thread.spawn({
             let client = Arc::clone(&client);
             move || run(&client)
         });
         let thread = thread.map_err(NotAdmitted::NoThread)?;
-        table.admitted = number;
-        table.connected.insert(number, Connected { client, thread });
+        table.admitted = id;
+        table.connected.insert(id, Connected { client, thread });
         Ok(())
     }
 
     /// The last call of a session.
-    pub fn leave(&self, number: u64) {
+    pub fn leave(&self, id: u64) {
         let mut table = self.table.lock();
-        let Some(client) = table.connected.remove(&number) else { return };
+        let Some(client) = table.connected.remove(&id) else { return };
         self.one_left.notify_all();
         table.ended.push(client.thread);
         if table.ended.len() > table.ended_max.max(ENDED_MAX) {

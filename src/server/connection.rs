@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use crate::data::clock::Now;
-use crate::server::client::Client;
+use crate::server::client_handle::ClientHandle;
 use crate::server::counters::RoundTally;
 use crate::server::multi_queue::{Request, Transaction};
 use crate::server::protocol::Protocol;
@@ -18,7 +18,7 @@ use crate::wire::resp::request::request_len_max;
 
 pub(crate) struct Connection<'a> {
     pub shared: &'a Shared,
-    pub client: &'a Arc<Client>,
+    pub client: &'a Arc<ClientHandle>,
     pub writes: Writes<'a>,
     pub level: AckLevel,
     pub version: RespVersion,
@@ -33,7 +33,7 @@ pub(crate) struct Connection<'a> {
 }
 
 impl<'a> Connection<'a> {
-    pub fn new(shared: &'a Shared, client: &'a Arc<Client>) -> Connection<'a> {
+    pub fn new(shared: &'a Shared, client: &'a Arc<ClientHandle>) -> Connection<'a> {
         Connection {
             shared,
             client,
@@ -121,7 +121,7 @@ impl<'a> Connection<'a> {
     /// refused for want of a quorum.
     pub fn end_round(&mut self, unread_len: usize) -> bool {
         let tally = std::mem::take(&mut self.tally);
-        self.client.note_round(unread_len, self.transaction.queued());
+        self.client.end_round(unread_len, self.transaction.size());
         self.note_command();
         self.shared.counters.add(&tally);
         tally.no_quorum
@@ -132,7 +132,7 @@ impl<'a> Connection<'a> {
     pub fn note_command(&mut self) {
         if self.noted != self.command {
             self.noted = self.command;
-            self.client.note_command(self.command);
+            self.client.set_command(self.command);
         }
     }
 

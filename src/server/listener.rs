@@ -11,15 +11,14 @@ use socket2::{SockRef, TcpKeepalive};
 use crate::data::clock::elapsed;
 use crate::net::{Acceptor, AfterAccept};
 use crate::process::descriptors::{are_used_up, in_words, no_descriptor};
-use crate::server::client::Client;
+use crate::server::client_handle::{ClientHandle, KEEPALIVE_IDLE};
 use crate::server::clients::NotAdmitted;
 use crate::server::session;
 use crate::server::shared::Shared;
 use crate::wire::reply::{ErrorCode, Reply};
 use crate::wire::text::encode_reply;
 
-/// A dead client is found after about a minute and a half.
-pub(crate) const KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
+/// With [`KEEPALIVE_IDLE`]: a dead client is found after about a minute and a half.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
 #[cfg(target_os = "linux")]
 const KEEPALIVE_PROBES: u32 = 3;
@@ -40,7 +39,7 @@ pub(crate) fn accept_clients(listener: TcpListener, shared: Arc<Shared>) -> io::
             }
             Ok((socket, addr)) => {
                 if std::mem::take(&mut failing)
-                    && let Some(more) = shared.said.admit("accepting", 0, elapsed())
+                    && let Some(more) = shared.log_limit.admit("accepting", 0, elapsed())
                 {
                     log::info!("clients can connect again{more}");
                 }
@@ -49,7 +48,7 @@ pub(crate) fn accept_clients(listener: TcpListener, shared: Arc<Shared>) -> io::
             Err(error) => {
                 shared.counters.accept_errors.fetch_add(1, Ordering::Relaxed);
                 if !std::mem::replace(&mut failing, true)
-                    && let Some(more) = shared.said.admit("not accepting", 0, elapsed())
+                    && let Some(more) = shared.log_limit.admit("not accepting", 0, elapsed())
                 {
                     log::warn!("no client can connect, trying again: {}{more}", in_words(&error));
                 }
@@ -72,9 +71,9 @@ fn admit(socket: TcpStream, addr: SocketAddr, shared: &Arc<Shared>) {
     let socket = Arc::new(socket);
     let run = {
         let shared = Arc::clone(shared);
-        move |client: &Arc<Client>| {
+        move |client: &Arc<ClientHandle>| {
             session::run_client(&shared, client);
-            shared.clients.leave(client.number());
+            shared.clients.leave(client.id());
         }
     };
     match shared.clients.admit(&socket, run) {

@@ -5,8 +5,7 @@
 //! writes ([`Submit`], [`Acks`]) and the reports of [`Replica`].
 
 mod atomic_step;
-mod buffer;
-pub(crate) mod client;
+pub(crate) mod client_handle;
 pub(crate) mod clients;
 pub mod commands;
 mod connection;
@@ -17,6 +16,7 @@ mod memory_limit;
 mod multi_queue;
 mod outgoing;
 mod protocol;
+mod read_buffer;
 mod request;
 mod restore;
 pub(crate) mod rounds;
@@ -57,7 +57,7 @@ impl Server {
         let (read_room, reply_room) = (SessionRoom::new(READ_ROOM), SessionRoom::new(REPLY_ROOM.max(2 * restore::line_len_max(&limits))));
         let (addr, stopping) = (listener.local_addr()?, AtomicBool::new(false));
         let shared =
-            Arc::new(Shared { services, addr, limits, clients, counters, read_room, reply_room, said: LogLimit::new(1), stopping });
+            Arc::new(Shared { services, addr, limits, clients, counters, read_room, reply_room, log_limit: LogLimit::new(1), stopping });
         let acceptor = listener::accept_clients(listener, Arc::clone(&shared))?;
         Ok(Server { shared, acceptor })
     }

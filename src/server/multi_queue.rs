@@ -7,7 +7,7 @@ use std::collections::HashMap;
 
 use crate::data::entry::{Entry, Key};
 use crate::data::version::Version;
-use crate::server::client;
+use crate::server::client_handle::QueueSize;
 use crate::server::commands::spec::CommandParser;
 use crate::server::evaluation::RoundTime;
 use crate::server::session_room::SessionRoom;
@@ -94,9 +94,9 @@ impl<'a> Transaction<'a> {
     }
 
     /// The size of the queue, for CLIENT LIST.
-    pub fn queued(&self) -> client::Queued {
+    pub fn size(&self) -> QueueSize {
         let (requests, size) = self.queue.as_ref().map_or((None, 0), |queue| (Some(queue.requests.requests.len()), queue.len));
-        client::Queued { requests, size, watched: self.watched.len() }
+        QueueSize { requests, size, watched: self.watched.len() }
     }
 
     pub fn begin(&mut self) -> Reply<'static> {

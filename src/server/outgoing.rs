@@ -17,8 +17,8 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use socket2::SockRef;
 
 use crate::data::clock::elapsed;
-use crate::server::buffer::ReadBuffer;
-use crate::server::client::Client;
+use crate::server::client_handle::ClientHandle;
+use crate::server::read_buffer::ReadBuffer;
 use crate::server::session_room::{NoRoom, Share};
 use crate::server::shared::Shared;
 use crate::store::Store;
@@ -37,7 +37,7 @@ pub(crate) const CHUNK_LEN: usize = 64 << 10;
 
 pub(crate) struct Outgoing<'s, 'a> {
     shared: &'s Shared,
-    client: &'s Client,
+    client: &'s ClientHandle,
     buffer: &'s mut ReadBuffer<'a>,
     /// What is held until all of it is written.
     reply: Option<&'s Reply<'static>>,
@@ -55,7 +55,7 @@ pub(crate) struct Outgoing<'s, 'a> {
 }
 
 impl<'s, 'a> Outgoing<'s, 'a> {
-    pub fn new(shared: &'s Shared, client: &'s Client, buffer: &'s mut ReadBuffer<'a>) -> Outgoing<'s, 'a> {
+    pub fn new(shared: &'s Shared, client: &'s ClientHandle, buffer: &'s mut ReadBuffer<'a>) -> Outgoing<'s, 'a> {
         let share = Share::none(&shared.reply_room);
         Outgoing { shared, client, buffer, reply: None, copied: 0, share, stuck: None, count_at: None, was_writable: false, at_end: false }
     }
@@ -131,9 +131,9 @@ impl<'s, 'a> Outgoing<'s, 'a> {
         let now_s = elapsed().as_secs();
         let next = |at: u64| (now_s >= at).then_some(now_s + DEAF_LOG_PAUSE.as_secs());
         if counters.deaf_logged_next_s.fetch_update(Ordering::Relaxed, Ordering::Relaxed, next).is_ok() {
-            let (number, addr) = (self.client.number(), self.client.addr());
+            let (id, addr) = (self.client.id(), self.client.addr());
             let addr = addr.map_or_else(|| "unknown address".to_owned(), |addr| addr.to_string());
-            log::warn!("client {number} ({addr}) is closed: {why}; {count} such clients since the start, logged once a minute at most");
+            log::warn!("client {id} ({addr}) is closed: {why}; {count} such clients since the start, logged once a minute at most");
         }
         // Fails only where the connection has ended by itself.
         let _ = SockRef::from(self.client.socket()).set_linger(Some(Duration::ZERO));

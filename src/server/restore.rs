@@ -13,8 +13,8 @@ use memchr::memchr;
 use crate::data::clock::{Now, elapsed};
 use crate::data::entry::Entry;
 use crate::replication::sync::restore::{NotRestored, Restore, Restored};
-use crate::server::buffer::ReadBuffer;
 use crate::server::memory_limit::{is_full, why_full};
+use crate::server::read_buffer::ReadBuffer;
 use crate::server::shared::Shared;
 use crate::wire::bytes::Limits;
 use crate::wire::dump::{self, DumpReader, Line};
@@ -59,7 +59,7 @@ pub(crate) fn run(shared: &Shared, socket: &TcpStream, buffer: &mut ReadBuffer<'
         Err(Failed::Refused(code, sentence)) => (code, sentence + "; this connection is closed"),
         Err(Failed::Io(error)) => return Err(error),
     };
-    if let Some(more) = shared.said.admit("restore", 0, elapsed()) {
+    if let Some(more) = shared.log_limit.admit("restore", 0, elapsed()) {
         log::warn!("a restore has failed: {code} {sentence}{more}");
     }
     encode_reply(&Reply::Error { code, sentence: sentence.into() }, replies);

@@ -6,13 +6,13 @@
 
 use std::sync::Arc;
 
-use crate::server::buffer::ReadBuffer;
-use crate::server::client::Client;
+use crate::server::client_handle::ClientHandle;
 use crate::server::commands::deferred::Deferred;
 use crate::server::commands::execute::{Execution, execute};
 use crate::server::connection::Connection;
 use crate::server::evaluation::RoundTime;
 use crate::server::protocol::Protocol;
+use crate::server::read_buffer::ReadBuffer;
 use crate::server::request::{ParsedRequest, RequestParser, Row};
 use crate::server::restore;
 use crate::server::shared::Shared;
@@ -62,7 +62,7 @@ pub(crate) struct RoundEnd {
 }
 
 impl<'a> Rounds<'a> {
-    pub fn new(shared: &'a Shared, client: &'a Arc<Client>) -> Rounds<'a> {
+    pub fn new(shared: &'a Shared, client: &'a Arc<ClientHandle>) -> Rounds<'a> {
         let len_max = RequestParser::len_max(&shared.limits).max(restore::line_len_max(&shared.limits));
         Rounds {
             buffer: ReadBuffer::new(len_max, &shared.read_room),

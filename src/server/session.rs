@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::server::client::Client;
+use crate::server::client_handle::ClientHandle;
 use crate::server::commands::deferred::{self, Deferred};
 use crate::server::outgoing::Outgoing;
 use crate::server::protocol::Protocol;
@@ -26,12 +26,12 @@ const NO_QUORUM_PAUSE: Duration = Duration::from_millis(20);
 const LINGER: Duration = Duration::from_secs(1);
 
 /// The life of a thread `client-N`, from the first byte to the last.
-pub(crate) fn run_client(shared: &Shared, client: &Arc<Client>) {
+pub(crate) fn run_client(shared: &Shared, client: &Arc<ClientHandle>) {
     let mut session = Session::new(shared, client);
     match session.serve() {
         Ok(Farewell::Gone) => {}
         Ok(Farewell::Closing) => linger(client.socket()),
-        Err(error) => log::debug!("client {} is closed: {error}", client.number()),
+        Err(error) => log::debug!("client {} is closed: {error}", client.id()),
     }
 }
 
@@ -49,7 +49,7 @@ enum Farewell {
 }
 
 impl<'a> Session<'a> {
-    fn new(shared: &'a Shared, client: &'a Arc<Client>) -> Session<'a> {
+    fn new(shared: &'a Shared, client: &'a Arc<ClientHandle>) -> Session<'a> {
         Session { shared, socket: client.socket(), rounds: Rounds::new(shared, client) }
     }
 
@@ -72,7 +72,7 @@ impl<'a> Session<'a> {
                 if self.rounds.buffer.fill(&mut self.socket)? == 0 {
                     return Ok(Farewell::Gone);
                 }
-                self.rounds.connection.client.note_active();
+                self.rounds.connection.client.set_active();
             }
             let RoundEnd { ended, no_quorum } = self.rounds.run();
             if no_quorum {
@@ -157,9 +157,9 @@ mod tests {
         SockRef::from(&*socket).set_send_buffer_size(16 << 10).unwrap();
         SockRef::from(&client).set_recv_buffer_size(16 << 10).unwrap();
         client.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
-        let number = Client::of(Arc::clone(&socket), 1);
+        let handle = ClientHandle::of(Arc::clone(&socket), 1);
         thread::scope(|scope| {
-            scope.spawn(|| Session::new(&fixture.server.shared, &number).serve().map(drop));
+            scope.spawn(|| Session::new(&fixture.server.shared, &handle).serve().map(drop));
             // Ends the session when this is over, however it ends.
             let mut replies = BufReader::new(client.try_clone().unwrap());
             client.write_all(first.as_bytes()).unwrap();
@@ -217,7 +217,7 @@ mod tests {
         let value = "v".repeat(100 << 10);
         fixture.store.merge(fixture.foreign("a", Some(&value)), |_| false);
         let socket = TcpStream::connect(fixture.server.addr()).unwrap();
-        let client = Client::of(Arc::new(socket), 1);
+        let client = ClientHandle::of(Arc::new(socket), 1);
         let mut session = Session::new(&fixture.server.shared, &client);
         let commands = "GET a\n".repeat(64);
         session.rounds.buffer.make_room().unwrap();

@@ -48,7 +48,7 @@ pub(crate) struct Shared {
     pub(crate) read_room: SessionRoom,
     pub(crate) reply_room: SessionRoom,
     /// Bounds the log lines whose number clients decide.
-    pub(crate) said: LogLimit,
+    pub(crate) log_limit: LogLimit,
     /// Once true, sessions end after the round that they are in.
     pub(crate) stopping: AtomicBool,
 }

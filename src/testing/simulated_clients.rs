@@ -7,7 +7,7 @@ use std::sync::{Arc, OnceLock};
 use crate::data::clock::Now;
 use crate::process::logging::LogLimit;
 use crate::replication::replica::Replica;
-use crate::server::client::Client;
+use crate::server::client_handle::ClientHandle;
 use crate::server::clients::Clients;
 use crate::server::counters::Counters;
 use crate::server::evaluation::RoundTime;
@@ -20,7 +20,7 @@ use crate::wire::bytes::Limits;
 pub struct SimulatedServer {
     shared: Shared,
     /// One for all: nobody who is simulated asks who is connected.
-    client: Arc<Client>,
+    client: Arc<ClientHandle>,
 }
 
 /// One connection. Its round is executed at once and settled later.
@@ -43,10 +43,10 @@ impl SimulatedServer {
             counters: Counters::default(),
             read_room: SessionRoom::new(READ_ROOM),
             reply_room: SessionRoom::new(REPLY_ROOM),
-            said: LogLimit::new(1),
+            log_limit: LogLimit::new(1),
             stopping: false.into(),
         };
-        Ok(SimulatedServer { shared, client: Client::of(socket, 1) })
+        Ok(SimulatedServer { shared, client: ClientHandle::of(socket, 1) })
     }
 
     pub fn connect(&self) -> SimulatedClient<'_> {

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use super::handshake::{NAME_LEN_MAX, USER, is_visible, parse_name};
 use super::spec::Spec;
-use crate::server::client::Client;
+use crate::server::client_handle::ClientHandle;
 use crate::server::connection::Connection;
 use crate::wire::bytes::Bytes;
 use crate::wire::command::{ClientCommand, ClientKind, Command, KillClients};
@@ -73,17 +73,17 @@ static SUBCOMMANDS: [Spec; 9] = [
 pub(super) fn answer(connection: &mut Connection<'_>, command: &ClientCommand<'_>) -> Reply<'static> {
     let (shared, me) = (connection.shared, connection.client);
     // So that the caller finds itself as it is now.
-    me.note_queued(connection.transaction.queued());
+    me.set_queued(connection.transaction.size());
     connection.note_command();
     match command {
-        ClientCommand::Id => Reply::Integer(me.number() as i64),
+        ClientCommand::Id => Reply::Integer(me.id() as i64),
         ClientCommand::Info => Reply::Text(lines([me])),
         ClientCommand::List { kind: Some(ClientKind::Other), .. } => Reply::Text(String::new()),
         ClientCommand::List { ids, kind: _ } => {
-            let listed = ids.as_ref().map_or_else(|| shared.clients.all(), |ids| shared.clients.these(ids));
+            let listed = ids.as_ref().map_or_else(|| shared.clients.all(), |ids| shared.clients.by_ids(ids));
             Reply::Text(lines(&listed))
         }
-        ClientCommand::GetName => match me.said().name {
+        ClientCommand::GetName => match me.info().name {
             name if name.is_empty() => Reply::Null,
             name => Reply::Bytes(name.into()),
         },
@@ -114,10 +114,10 @@ pub(super) fn answer(connection: &mut Connection<'_>, command: &ClientCommand<'_
 /// Closes clients. The caller, if it is among them, is closed when it has its reply.
 fn kill(connection: &mut Connection<'_>, which: &KillClients<'_>) -> Reply<'static> {
     let (shared, me) = (connection.shared, connection.client);
-    let candidates = which.id.map_or_else(|| shared.clients.all(), |id| shared.clients.these(&[id]));
+    let candidates = which.id.map_or_else(|| shared.clients.all(), |id| shared.clients.by_ids(&[id]));
     let mut killed = 0;
     for client in candidates.iter().filter(|client| is_meant(client, which)) {
-        if client.number() == me.number() {
+        if client.id() == me.id() {
             connection.closes |= which.also_me;
             killed += i64::from(which.also_me);
         } else {
@@ -131,17 +131,17 @@ fn kill(connection: &mut Connection<'_>, which: &KillClients<'_>) -> Reply<'stat
     }
 }
 
-fn is_meant(client: &Client, which: &KillClients<'_>) -> bool {
-    let is = |wanted: &Option<_>, addr: fn(&Client) -> Option<SocketAddr>| {
+fn is_meant(client: &ClientHandle, which: &KillClients<'_>) -> bool {
+    let is = |wanted: &Option<_>, addr: fn(&ClientHandle) -> Option<SocketAddr>| {
         wanted.as_ref().is_none_or(|wanted: &Bytes<'_>| shown(addr(client)).as_bytes() == &**wanted)
     };
     which.kind.is_none_or(|kind| kind == ClientKind::Normal)
         && which.user.as_ref().is_none_or(|user| **user == *USER.as_bytes())
-        && is(&which.addr, Client::addr)
-        && is(&which.laddr, Client::local_addr)
+        && is(&which.addr, ClientHandle::addr)
+        && is(&which.laddr, ClientHandle::local_addr)
 }
 
-fn lines<'c>(clients: impl IntoIterator<Item = &'c Arc<Client>>) -> String {
+fn lines<'c>(clients: impl IntoIterator<Item = &'c Arc<ClientHandle>>) -> String {
     clients.into_iter().fold(String::new(), |mut lines, client| {
         line(client, &mut lines);
         lines
@@ -149,15 +149,15 @@ fn lines<'c>(clients: impl IntoIterator<Item = &'c Arc<Client>>) -> String {
 }
 
 /// The fields of Redis 7.0 that are known here, in its order, and those of later versions behind them. Names have no spaces in them: the parser sees to that.
-fn line(client: &Client, out: &mut String) {
-    let (said, queued) = (client.said(), client.queued());
+fn line(client: &ClientHandle, out: &mut String) {
+    let (info, queued) = (client.info(), client.queued());
     // Writing to memory does not fail.
-    let _ = write!(out, "id={} addr={} laddr={}", client.number(), shown(client.addr()), shown(client.local_addr()));
+    let _ = write!(out, "id={} addr={} laddr={}", client.id(), shown(client.addr()), shown(client.local_addr()));
     #[cfg(unix)]
     let _ = write!(out, " fd={}", std::os::fd::AsRawFd::as_raw_fd(client.socket()));
-    let name = String::from_utf8_lossy(&said.name);
+    let name = String::from_utf8_lossy(&info.name);
     let _ = write!(out, " name={name} age={} idle={} flags=", client.age().as_secs(), client.idle().as_secs());
-    let flags = [('x', queued.requests.is_some()), ('e', said.no_evict), ('T', said.no_touch)];
+    let flags = [('x', queued.requests.is_some()), ('e', info.no_evict), ('T', info.no_touch)];
     let before = out.len();
     out.extend(flags.into_iter().filter(|(_, is_set)| *is_set).map(|(flag, _)| flag));
     if out.len() == before {
@@ -166,11 +166,11 @@ fn line(client: &Client, out: &mut String) {
     let multi = queued.requests.map_or(-1, |requests| requests as i64);
     let _ = write!(out, " db=0 sub=0 psub=0 ssub=0 multi={multi} watch={}", queued.watched);
     let _ = write!(out, " qbuf={} multi-mem={}", client.unread_len(), queued.size);
-    if let Some(command) = said.command {
+    if let Some(command) = info.command {
         let _ = write!(out, " cmd={command}");
     }
-    let resp = if said.version == RespVersion::Two { 2 } else { 3 };
-    let (lib_name, lib_version) = (String::from_utf8_lossy(&said.lib_name), String::from_utf8_lossy(&said.lib_version));
+    let resp = if info.version == RespVersion::Two { 2 } else { 3 };
+    let (lib_name, lib_version) = (String::from_utf8_lossy(&info.lib_name), String::from_utf8_lossy(&info.lib_version));
     let _ = writeln!(out, " user={USER} redir=-1 resp={resp} lib-name={lib_name} lib-ver={lib_version}");
 }
 

@@ -6,7 +6,7 @@ use super::introspection::text;
 use super::spec::Spec;
 use crate::data::fsync::Fsync;
 use crate::net;
-use crate::server::listener;
+use crate::server::client_handle::KEEPALIVE_IDLE;
 use crate::server::shared::Shared;
 use crate::wire::bytes::Bytes;
 use crate::wire::command::{Command, Introspection};
@@ -63,7 +63,7 @@ fn parameters(shared: &Shared) -> Vec<(&'static str, String)> {
         ("port", addr.port().to_string()),
         ("proto-max-bulk-len", config.value_len_max.to_string()),
         ("tcp-backlog", net::BACKLOG.to_string()),
-        ("tcp-keepalive", listener::KEEPALIVE_IDLE.as_secs().to_string()),
+        ("tcp-keepalive", KEEPALIVE_IDLE.as_secs().to_string()),
     ];
     known.into_iter().map(|(name, value)| (name, value.to_owned())).chain(measured).collect()
 }

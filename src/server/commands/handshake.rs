@@ -60,7 +60,7 @@ pub(super) static COMMANDS: &[Spec] = &[
 pub(super) fn hello(connection: &mut Connection<'_>, version: Option<RespVersion>, name: Option<&[u8]>) -> Reply<'static> {
     let version = version.unwrap_or(connection.version);
     connection.version = version;
-    connection.client.note_version(version);
+    connection.client.set_version(version);
     if let Some(name) = name {
         connection.client.set_name(name);
     }
@@ -69,7 +69,7 @@ pub(super) fn hello(connection: &mut Connection<'_>, version: Option<RespVersion
         pair("server", text("redis")),
         pair("version", text(REDIS_VERSION)),
         pair("proto", Reply::Integer(if version == RespVersion::Two { 2 } else { 3 })),
-        pair("id", Reply::Integer(connection.client.number() as i64)),
+        pair("id", Reply::Integer(connection.client.id() as i64)),
         pair("mode", text("standalone")),
         pair("role", text("master")),
         pair("modules", Reply::Array(Vec::new())),

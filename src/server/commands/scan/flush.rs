@@ -14,7 +14,7 @@ const STEP_KEYS: usize = 512;
 
 /// Deletes all keys, in steps: each is atomic on this node, and acknowledged before the next one. A
 /// key that is made meanwhile may stay.
-pub(in crate::server) fn flush(connection: &mut Connection<'_>) -> Reply<'static> {
+pub(crate) fn flush(connection: &mut Connection<'_>) -> Reply<'static> {
     let shared = connection.shared;
     let config = &shared.services.config;
     let (step_len, key_len_max) = (config.write_room / 2, config.key_len_max);

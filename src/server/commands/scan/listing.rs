@@ -19,7 +19,7 @@ const NAME_OVERHEAD: usize = 32;
 
 /// Writes the keys that begin with `prefix`, at most `limit`, shard by shard, while the client takes
 /// its time.
-pub(in crate::server) fn write_keys(outgoing: Outgoing<'_, '_>, shared: &Shared, prefix: &[u8], limit: usize) -> io::Result<()> {
+pub(crate) fn write_keys(outgoing: Outgoing<'_, '_>, shared: &Shared, prefix: &[u8], limit: usize) -> io::Result<()> {
     buffered(outgoing, |out| {
         let (_walk, mut names, now_ms) = (shared.services.store.walk(), Names::new(shared), wall_ms());
         for shard in 0..shared.services.store.shards_len() {
@@ -37,7 +37,7 @@ pub(in crate::server) fn write_keys(outgoing: Outgoing<'_, '_>, shared: &Shared,
 
 /// Writes the keys that a pattern matches. All of them are found before the first is written, as an
 /// array says first how long it is.
-pub(in crate::server) fn write_matching(outgoing: Outgoing<'_, '_>, shared: &Shared, pattern: &[u8], protocol: Protocol) -> io::Result<()> {
+pub(crate) fn write_matching(outgoing: Outgoing<'_, '_>, shared: &Shared, pattern: &[u8], protocol: Protocol) -> io::Result<()> {
     match matching_keys(shared, pattern, protocol) {
         Ok(mut names) => buffered(outgoing, |out| {
             write_array_head(out, names.count)?;

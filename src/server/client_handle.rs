@@ -18,11 +18,13 @@ const CLOSED: PollFlags = PollFlags::from_bits_retain(nix::libc::POLLRDHUP);
 #[cfg(not(target_os = "linux"))]
 const CLOSED: PollFlags = PollFlags::empty();
 
+/// Idle time of a connection before the system asks whether the client is still there.
+pub(crate) const KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
 /// Later than any time that is read of a clock.
 const NOT_IDLE: u64 = u64::MAX;
 
-pub(crate) struct Client {
-    number: u64,
+pub(crate) struct ClientHandle {
+    id: u64,
     socket: Arc<TcpStream>,
     addr: Option<SocketAddr>,
     connected: Instant,
@@ -33,10 +35,10 @@ pub(crate) struct Client {
     transaction: NotedTransaction,
     /// Somebody has closed it: its session ends, and nobody sees it any more.
     killed: AtomicBool,
-    said: Mutex<Said>,
+    info: Mutex<ClientInfo>,
 }
 
-/// The members of [`Queued`], each for itself: read by others while it changes, it may be of two moments.
+/// The members of [`QueueSize`], each for itself: read by others while it changes, it may be of two moments.
 #[derive(Default)]
 struct NotedTransaction {
     /// One more than there are requests; 0 outside of MULTI.
@@ -47,7 +49,7 @@ struct NotedTransaction {
 
 /// What waits for EXEC.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Queued {
+pub(crate) struct QueueSize {
     /// How many requests; `None` if MULTI was not said.
     pub requests: Option<usize>,
     /// Their bytes.
@@ -58,7 +60,7 @@ pub(crate) struct Queued {
 
 /// What the client has said of itself.
 #[derive(Clone, Default)]
-pub(crate) struct Said {
+pub(crate) struct ClientInfo {
     pub version: RespVersion,
     pub name: Vec<u8>,
     pub lib_name: Vec<u8>,
@@ -70,11 +72,11 @@ pub(crate) struct Said {
     pub command: Option<&'static str>,
 }
 
-impl Client {
-    pub fn of(socket: Arc<TcpStream>, number: u64) -> Arc<Client> {
+impl ClientHandle {
+    pub fn of(socket: Arc<TcpStream>, id: u64) -> Arc<ClientHandle> {
         let addr = socket.peer_addr().ok();
-        Arc::new(Client {
-            number,
+        Arc::new(ClientHandle {
+            id,
             addr,
             socket,
             connected: Instant::now(),
@@ -82,13 +84,13 @@ impl Client {
             unread_len: AtomicUsize::new(0),
             transaction: NotedTransaction::default(),
             killed: AtomicBool::new(false),
-            said: Mutex::default(),
+            info: Mutex::default(),
         })
     }
 
     /// Counts the clients since the start.
-    pub fn number(&self) -> u64 {
-        self.number
+    pub fn id(&self) -> u64 {
+        self.id
     }
 
     pub fn socket(&self) -> &TcpStream {
@@ -118,67 +120,67 @@ impl Client {
         self.unread_len.load(Ordering::Relaxed)
     }
 
-    pub fn queued(&self) -> Queued {
+    pub fn queued(&self) -> QueueSize {
         let read = |noted: &AtomicUsize| noted.load(Ordering::Relaxed);
         let NotedTransaction { requests, size, watched } = &self.transaction;
-        Queued { requests: read(requests).checked_sub(1), size: read(size), watched: read(watched) }
+        QueueSize { requests: read(requests).checked_sub(1), size: read(size), watched: read(watched) }
     }
 
-    pub fn said(&self) -> Said {
-        self.said.lock().clone()
+    pub fn info(&self) -> ClientInfo {
+        self.info.lock().clone()
     }
 
     /// Something was read of it: it is not idle until the round with that has ended.
-    pub fn note_active(&self) {
+    pub fn set_active(&self) {
         self.active_ms.store(NOT_IDLE, Ordering::Relaxed);
     }
 
     /// A round of its session has ended.
-    pub fn note_round(&self, unread_len: usize, queued: Queued) {
+    pub fn end_round(&self, unread_len: usize, queued: QueueSize) {
         self.active_ms.store(elapsed().as_millis() as u64, Ordering::Relaxed);
         self.unread_len.store(unread_len, Ordering::Relaxed);
-        self.note_queued(queued);
+        self.set_queued(queued);
     }
 
-    pub fn note_queued(&self, Queued { requests, size, watched }: Queued) {
+    pub fn set_queued(&self, QueueSize { requests, size, watched }: QueueSize) {
         self.transaction.requests.store(requests.map_or(0, |requests| requests + 1), Ordering::Relaxed);
         self.transaction.size.store(size, Ordering::Relaxed);
         self.transaction.watched.store(watched, Ordering::Relaxed);
     }
 
-    pub fn note_command(&self, command: Option<&'static str>) {
-        self.said.lock().command = command;
+    pub fn set_command(&self, command: Option<&'static str>) {
+        self.info.lock().command = command;
     }
 
-    pub fn note_version(&self, version: RespVersion) {
-        self.said.lock().version = version;
+    pub fn set_version(&self, version: RespVersion) {
+        self.info.lock().version = version;
     }
 
     pub fn set_name(&self, name: &[u8]) {
-        self.said.lock().name = name.to_vec();
+        self.info.lock().name = name.to_vec();
     }
 
     pub fn set_lib_name(&self, name: &[u8]) {
-        self.said.lock().lib_name = name.to_vec();
+        self.info.lock().lib_name = name.to_vec();
     }
 
     pub fn set_lib_version(&self, version: &[u8]) {
-        self.said.lock().lib_version = version.to_vec();
+        self.info.lock().lib_version = version.to_vec();
     }
 
     pub fn set_no_evict(&self, no_evict: bool) {
-        self.said.lock().no_evict = no_evict;
+        self.info.lock().no_evict = no_evict;
     }
 
     pub fn set_no_touch(&self, no_touch: bool) {
-        self.said.lock().no_touch = no_touch;
+        self.info.lock().no_touch = no_touch;
     }
 
     /// RESET: all but the library is as at the beginning.
     pub fn reset(&self) {
-        let mut said = self.said.lock();
-        let (lib_name, lib_version) = (std::mem::take(&mut said.lib_name), std::mem::take(&mut said.lib_version));
-        *said = Said { lib_name, lib_version, command: said.command, ..Said::default() };
+        let mut info = self.info.lock();
+        let (lib_name, lib_version) = (std::mem::take(&mut info.lib_name), std::mem::take(&mut info.lib_version));
+        *info = ClientInfo { lib_name, lib_version, command: info.command, ..ClientInfo::default() };
     }
 
     /// Cuts the connection; its session ends when it next looks at it. Whether nobody has done so before. Never waits.
@@ -211,14 +213,14 @@ mod tests {
     #[test]
     fn a_client_is_idle_from_the_end_of_its_last_round_on() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let client = Client::of(Arc::new(TcpStream::connect(listener.local_addr().unwrap()).unwrap()), 1);
+        let client = ClientHandle::of(Arc::new(TcpStream::connect(listener.local_addr().unwrap()).unwrap()), 1);
         let pause = Duration::from_millis(20);
         thread::sleep(pause);
         assert!(client.idle() >= pause);
-        client.note_active();
+        client.set_active();
         thread::sleep(pause);
         assert_eq!(client.idle(), Duration::ZERO);
-        client.note_round(0, Queued::default());
+        client.end_round(0, QueueSize::default());
         thread::sleep(pause);
         assert!(client.idle() >= pause);
     }
