@@ -1,7 +1,8 @@
-//! ByteBudget: a bound, in bytes, on what is on its way somewhere.
+//! Byte budgets: bounds, in bytes, on what is on its way somewhere, or held for one purpose.
 //!
-//! Whoever puts something on the way reserves room for it first, before any lock, and waits there when there is none. So nobody who holds a lock ever waits for
-//! room, and no queue needs a bound of its own.
+//! A thread reserves its bytes first, before any lock. Beyond the budget it waits there
+//! ([`ByteBudget::reserve`]) or is refused ([`ByteBudget::try_reserve`]). So no thread that holds a
+//! lock ever waits for bytes, and no queue needs a bound of its own.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -9,7 +10,7 @@ use std::time::Instant;
 
 use parking_lot::{Condvar, Mutex};
 
-/// Bytes that may be on their way. Beyond this, those who bring more wait.
+/// A number of bytes that threads share.
 pub struct ByteBudget {
     len: usize,
     free: AtomicUsize,
@@ -18,11 +19,21 @@ pub struct ByteBudget {
     returned: Condvar,
 }
 
-/// A share of the budget; given back when it is dropped.
+/// Some bytes of a budget; given back when it is dropped.
 pub struct Permit {
-    room: Arc<ByteBudget>,
+    budget: Arc<ByteBudget>,
     len: usize,
 }
+
+/// Some bytes of a budget whose number changes; given back when it is dropped.
+pub struct Share<'a> {
+    budget: &'a ByteBudget,
+    len: usize,
+}
+
+/// The budget is used up by others.
+#[derive(Debug, PartialEq, Eq)]
+pub struct OutOfBudget;
 
 impl ByteBudget {
     pub fn new(len: usize) -> Arc<ByteBudget> {
@@ -35,12 +46,23 @@ impl ByteBudget {
         })
     }
 
-    /// All the room that there is.
+    /// All bytes of the budget.
     pub fn size(&self) -> usize {
         self.len
     }
 
-    /// Takes so many bytes of room, and waits for them until `deadline`, which is not asked for when there is room. Whether there were as many.
+    /// The bytes that are reserved now.
+    pub fn reserved(&self) -> usize {
+        self.len - self.free.load(Ordering::Relaxed)
+    }
+
+    /// The bytes that are left.
+    pub fn left(&self) -> usize {
+        self.free.load(Ordering::Relaxed)
+    }
+
+    /// Reserves so many bytes, and waits for them until `deadline`, which is not asked for when they
+    /// are there. Returns false if they were not given back in time.
     pub fn reserve(&self, len: usize, deadline: impl FnOnce() -> Instant) -> bool {
         if self.take(len) {
             return true;
@@ -60,20 +82,26 @@ impl ByteBudget {
         taken
     }
 
-    /// Whether somebody waits for some.
+    /// Reserves so many bytes, without ever waiting.
+    pub fn try_reserve(&self, len: usize) -> Result<(), OutOfBudget> {
+        if self.take(len) { Ok(()) } else { Err(OutOfBudget) }
+    }
+
+    /// Returns true if a thread waits for bytes.
     pub fn is_awaited(&self) -> bool {
         self.waiters.load(Ordering::SeqCst) > 0
     }
 
-    /// The same as a guard. What is larger than the whole room takes all of it.
+    /// Reserves bytes as [`ByteBudget::reserve`] does, as a guard. More than the whole budget is all
+    /// of it.
     pub fn hold(self: &Arc<Self>, len: usize, deadline: Instant) -> Option<Permit> {
         let len = len.min(self.len);
         self.reserve(len, || deadline).then(|| self.held(len))
     }
 
-    /// A guard for room that was reserved.
+    /// A guard for bytes that were reserved.
     pub fn held(self: &Arc<Self>, len: usize) -> Permit {
-        Permit { room: Arc::clone(self), len }
+        Permit { budget: Arc::clone(self), len }
     }
 
     pub fn give_back(&self, len: usize) {
@@ -92,6 +120,34 @@ impl ByteBudget {
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        self.room.give_back(self.len);
+        self.budget.give_back(self.len);
+    }
+}
+
+impl<'a> Share<'a> {
+    pub fn none(budget: &'a ByteBudget) -> Share<'a> {
+        Share { budget, len: 0 }
+    }
+
+    /// Makes it so large. It stays as it was where the budget is used up; less is always granted.
+    pub fn set(&mut self, len: usize) -> Result<(), OutOfBudget> {
+        self.budget.try_reserve(len.saturating_sub(self.len))?;
+        self.budget.give_back(self.len.saturating_sub(len));
+        self.len = len;
+        Ok(())
+    }
+
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+}
+
+impl Drop for Share<'_> {
+    fn drop(&mut self) {
+        self.budget.give_back(self.len);
     }
 }

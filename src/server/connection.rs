@@ -40,7 +40,7 @@ impl<'a> Connection<'a> {
             writes: Writes::new(&shared.services),
             level: shared.services.config.ack,
             version: RespVersion::default(),
-            transaction: Transaction::new(&shared.read_room),
+            transaction: Transaction::new(&shared.read_budget),
             tally: RoundTally::default(),
             closes: false,
             command: None,
@@ -50,7 +50,7 @@ impl<'a> Connection<'a> {
 
     /// Makes the connection as it was when it began.
     pub fn reset(&mut self) {
-        self.transaction = Transaction::new(&self.shared.read_room);
+        self.transaction = Transaction::new(&self.shared.read_budget);
         self.version = RespVersion::default();
         self.level = self.shared.services.config.ack;
         self.client.reset();

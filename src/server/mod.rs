@@ -21,7 +21,6 @@ mod request;
 mod restore;
 pub(crate) mod rounds;
 mod session;
-pub(crate) mod session_room;
 pub(crate) mod shared;
 mod writes;
 
@@ -31,13 +30,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
+use crate::budget::ByteBudget;
 use crate::net::Acceptor;
 use crate::process::logging::LogLimit;
 use crate::replication::replica::Replica;
 use crate::server::clients::Clients;
 use crate::server::counters::Counters;
-use crate::server::session_room::{READ_ROOM, REPLY_ROOM, SessionRoom};
-use crate::server::shared::{Services, Shared};
+use crate::server::shared::{READ_BUDGET, REPLY_BUDGET, Services, Shared};
 use crate::wire::bytes::Limits;
 
 /// The running server; [`Server::stop`] ends it.
@@ -54,10 +53,20 @@ impl Server {
         let limits = Limits { key_len_max: config.key_len_max, value_len_max: config.value_len_max };
         let clients = Clients::new(config.clients_max);
         let counters = Counters::default();
-        let (read_room, reply_room) = (SessionRoom::new(READ_ROOM), SessionRoom::new(REPLY_ROOM.max(2 * restore::line_len_max(&limits))));
+        let (read_budget, reply_budget) =
+            (ByteBudget::new(READ_BUDGET), ByteBudget::new(REPLY_BUDGET.max(2 * restore::line_len_max(&limits))));
         let (addr, stopping) = (listener.local_addr()?, AtomicBool::new(false));
-        let shared =
-            Arc::new(Shared { services, addr, limits, clients, counters, read_room, reply_room, log_limit: LogLimit::new(1), stopping });
+        let shared = Arc::new(Shared {
+            services,
+            addr,
+            limits,
+            clients,
+            counters,
+            read_budget,
+            reply_budget,
+            log_limit: LogLimit::new(1),
+            stopping,
+        });
         let acceptor = listener::accept_clients(listener, Arc::clone(&shared))?;
         Ok(Server { shared, acceptor })
     }

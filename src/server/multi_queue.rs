@@ -5,12 +5,12 @@
 
 use std::collections::HashMap;
 
+use crate::budget::{ByteBudget, OutOfBudget, Share};
 use crate::data::entry::{Entry, Key};
 use crate::data::version::Version;
 use crate::server::client_handle::QueueSize;
 use crate::server::commands::spec::CommandParser;
 use crate::server::evaluation::RoundTime;
-use crate::server::session_room::SessionRoom;
 use crate::store::{Store, View};
 use crate::wire::bytes::Limits;
 use crate::wire::command::Command;
@@ -24,10 +24,8 @@ const WATCHED_OVERHEAD: usize = 128;
 pub(crate) struct Transaction<'a> {
     queue: Option<Queue>,
     watched: HashMap<Key, Seen>,
-    /// Queue and watched keys share the memory for large commands, for as long as it takes.
-    room: &'a SessionRoom,
-    /// Invariant: so much of it is taken.
-    taken: usize,
+    /// The share of queue and watched keys in the memory for large commands.
+    share: Share<'a>,
 }
 
 #[derive(Default)]
@@ -84,8 +82,8 @@ impl Seen {
 }
 
 impl<'a> Transaction<'a> {
-    pub fn new(room: &'a SessionRoom) -> Transaction<'a> {
-        Transaction { queue: None, watched: HashMap::new(), room, taken: 0 }
+    pub fn new(budget: &'a ByteBudget) -> Transaction<'a> {
+        Transaction { queue: None, watched: HashMap::new(), share: Share::none(budget) }
     }
 
     /// Returns true between MULTI and EXEC.
@@ -114,12 +112,10 @@ impl<'a> Transaction<'a> {
             queue.is_spoiled = true;
             return Reply::error(ErrorCode::TooBig, format!("the transaction is longer than {len_max} bytes; split it into several"));
         }
-        let taken = len.max(Requests::size(request));
-        if self.room.take(taken).is_err() {
+        if self.share.set(self.share.len() + len.max(Requests::size(request))).is_err() {
             queue.is_spoiled = true;
-            return no_room();
+            return out_of_budget();
         }
-        self.taken += taken;
         queue.requests.push(request);
         queue.len += len;
         Reply::Status("QUEUED")
@@ -141,7 +137,7 @@ impl<'a> Transaction<'a> {
     }
 
     fn end(&mut self) -> (Option<Queue>, HashMap<Key, Seen>) {
-        self.room.give_back(std::mem::take(&mut self.taken));
+        self.give_back(self.share.len());
         (self.queue.take(), std::mem::take(&mut self.watched))
     }
 
@@ -155,10 +151,9 @@ impl<'a> Transaction<'a> {
                 continue;
             }
             let len = key.len() + WATCHED_OVERHEAD;
-            if self.room.take(len).is_err() {
-                return no_room();
+            if self.share.set(self.share.len() + len).is_err() {
+                return out_of_budget();
             }
-            self.taken += len;
             self.watched.insert(key.into(), store.read(key, |entry| Seen::of(entry, time)));
         }
         Reply::Ok
@@ -167,8 +162,12 @@ impl<'a> Transaction<'a> {
     pub fn unwatch(&mut self) {
         let len = self.watched.keys().map(|key| key.len() + WATCHED_OVERHEAD).sum();
         self.watched.clear();
-        self.taken -= len;
-        self.room.give_back(len);
+        self.give_back(len);
+    }
+
+    fn give_back(&mut self, len: usize) {
+        // Less is always granted.
+        let _: Result<(), OutOfBudget> = self.share.set(self.share.len() - len);
     }
 
     /// Ends the transaction. Returns what was queued and what is watched, or why nothing is executed.
@@ -184,13 +183,7 @@ impl<'a> Transaction<'a> {
     }
 }
 
-impl Drop for Transaction<'_> {
-    fn drop(&mut self) {
-        self.end();
-    }
-}
-
-fn no_room() -> Reply<'static> {
+fn out_of_budget() -> Reply<'static> {
     let sentence = "the large commands and the transactions that are under way take all the memory that this node has for them; nothing was written; try again later";
     Reply::error(ErrorCode::Busy, sentence)
 }

@@ -16,10 +16,10 @@ use nix::libc::MSG_DONTWAIT;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use socket2::SockRef;
 
+use crate::budget::{OutOfBudget, Share};
 use crate::data::clock::elapsed;
 use crate::server::client_handle::ClientHandle;
 use crate::server::read_buffer::ReadBuffer;
-use crate::server::session_room::{NoRoom, Share};
 use crate::server::shared::Shared;
 use crate::store::Store;
 use crate::wire::reply::Reply;
@@ -56,7 +56,7 @@ pub(crate) struct Outgoing<'s, 'a> {
 
 impl<'s, 'a> Outgoing<'s, 'a> {
     pub fn new(shared: &'s Shared, client: &'s ClientHandle, buffer: &'s mut ReadBuffer<'a>) -> Outgoing<'s, 'a> {
-        let share = Share::none(&shared.reply_room);
+        let share = Share::none(&shared.reply_budget);
         Outgoing { shared, client, buffer, reply: None, copied: 0, share, stuck: None, count_at: None, was_writable: false, at_end: false }
     }
 
@@ -113,14 +113,15 @@ impl<'s, 'a> Outgoing<'s, 'a> {
     fn count(&mut self) -> io::Result<()> {
         let reply = self.reply.map_or(0, |reply| reply.own_size() + unshared(reply, &self.shared.services.store));
         let held = reply + self.copied;
-        self.share.set(held).map_err(|NoRoom| self.no_room(held))
+        self.share.set(held).map_err(|OutOfBudget| self.out_of_budget(held))
     }
 
-    /// There is no room for a reply that holds so many bytes while it waits: the connection is to be closed.
-    pub fn no_room(&self, held: usize) -> io::Error {
-        let room = self.shared.reply_room.size();
+    /// The error that closes the connection, since a reply holds so many bytes while it waits and the
+    /// budget is used up.
+    pub fn out_of_budget(&self, held: usize) -> io::Error {
+        let budget = self.shared.reply_budget.size();
         self.give_up(&format!(
-            "its reply holds {held} bytes while it waits, and with the replies of other clients that is more than {room}"
+            "its reply holds {held} bytes while it waits, and with the replies of other clients that is more than {budget}"
         ))
     }
 

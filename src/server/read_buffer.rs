@@ -5,7 +5,7 @@
 
 use std::io::{self, Read};
 
-use crate::server::session_room::{NoRoom, SessionRoom};
+use crate::budget::{ByteBudget, OutOfBudget, Share};
 
 /// Of a client that sends little.
 const LEN_MIN: usize = 4 << 10;
@@ -21,14 +21,14 @@ pub(crate) struct ReadBuffer<'a> {
     end: usize,
     /// Beyond this it never grows: a longer line has been refused by then.
     len_max: usize,
-    /// Invariant: of it, as much is taken as `bytes` is longer than [`LEN_BURST`].
-    room: &'a SessionRoom,
+    /// Invariant: as large as `bytes` is longer than [`LEN_BURST`].
+    share: Share<'a>,
 }
 
 impl<'a> ReadBuffer<'a> {
     /// A buffer that holds at least one line of `line_len_max` bytes and its end.
-    pub fn new(line_len_max: usize, room: &'a SessionRoom) -> ReadBuffer<'a> {
-        ReadBuffer { bytes: vec![0; LEN_MIN], start: 0, end: 0, len_max: line_len_max.saturating_add(LEN_MIN), room }
+    pub fn new(line_len_max: usize, budget: &'a ByteBudget) -> ReadBuffer<'a> {
+        ReadBuffer { bytes: vec![0; LEN_MIN], start: 0, end: 0, len_max: line_len_max.saturating_add(LEN_MIN), share: Share::none(budget) }
     }
 
     pub fn unread(&self) -> &[u8] {
@@ -54,7 +54,7 @@ impl<'a> ReadBuffer<'a> {
     }
 
     /// Moves what is unread to the front, and makes the rest longer or shorter as the last round suggests. What is unread stays when it fails.
-    pub fn make_room(&mut self) -> Result<(), NoRoom> {
+    pub fn make_room(&mut self) -> Result<(), OutOfBudget> {
         let unread = self.end - self.start;
         let was_full = self.end == self.bytes.len();
         self.move_to_front();
@@ -91,17 +91,13 @@ impl<'a> ReadBuffer<'a> {
         }
     }
 
-    fn resize(&mut self, len: usize) -> Result<(), NoRoom> {
-        let (before, after) = (large(self.bytes.len()), large(len));
-        if after > before {
-            self.room.take(after - before)?;
-        }
+    fn resize(&mut self, len: usize) -> Result<(), OutOfBudget> {
+        self.share.set(large(len.max(self.bytes.len())))?;
         // Exactly, so that what is counted is what is taken.
         self.bytes.reserve_exact(len.saturating_sub(self.bytes.len()));
         self.bytes.resize(len, 0);
         self.bytes.shrink_to_fit();
-        self.room.give_back(before.saturating_sub(after));
-        Ok(())
+        self.share.set(large(len))
     }
 
     #[cfg(test)]
@@ -110,13 +106,7 @@ impl<'a> ReadBuffer<'a> {
     }
 }
 
-impl Drop for ReadBuffer<'_> {
-    fn drop(&mut self) {
-        self.room.give_back(large(self.bytes.len()));
-    }
-}
-
-/// What a buffer of this length takes of the common room.
+/// What a buffer of this length takes of the common budget.
 fn large(len: usize) -> usize {
     len.saturating_sub(LEN_BURST)
 }
@@ -132,17 +122,17 @@ mod tests {
 
     #[test]
     fn large_buffers_share_a_room_and_give_it_back() {
-        let room = SessionRoom::new(1 << 20);
-        let mut first = ReadBuffer::new(4 << 20, &room);
+        let budget = ByteBudget::new(1 << 20);
+        let mut first = ReadBuffer::new(4 << 20, &budget);
         let mut source = io::repeat(1);
         while first.make_room() == Ok(()) {
             first.fill(&mut source).unwrap();
         }
         assert_eq!(first.len(), 1 << 20);
         assert_eq!(first.unread().len(), 1 << 20);
-        assert_eq!(room.left(), LEN_BURST);
+        assert_eq!(budget.left(), LEN_BURST);
         // Without it, a buffer is as large as many small commands want it.
-        let mut second = ReadBuffer::new(4 << 20, &room);
+        let mut second = ReadBuffer::new(4 << 20, &budget);
         while second.make_room() == Ok(()) {
             second.fill(&mut source).unwrap();
         }
@@ -150,15 +140,15 @@ mod tests {
         drop(second);
         first.consume(1 << 20);
         first.make_room().unwrap();
-        assert_eq!(room.left(), 1 << 20);
+        assert_eq!(budget.left(), 1 << 20);
         drop(first);
-        assert_eq!(room.left(), 1 << 20);
+        assert_eq!(budget.left(), 1 << 20);
     }
 
     #[test]
     fn it_grows_for_a_large_command_up_to_its_bound_and_shrinks_when_that_is_done() {
-        let room = SessionRoom::new(1 << 30);
-        let mut buffer = ReadBuffer::new(1 << 20, &room);
+        let budget = ByteBudget::new(1 << 30);
+        let mut buffer = ReadBuffer::new(1 << 20, &budget);
         let line = vec![7; 1 << 20];
         let mut source = &line[..];
         while fill(&mut buffer, &mut source) > 0 {}
@@ -172,8 +162,8 @@ mod tests {
 
     #[test]
     fn what_is_read_ahead_grows_up_to_the_bound_and_goes_on_when_an_eighth_of_it_is_done_with() {
-        let room = SessionRoom::new(1 << 30);
-        let mut buffer = ReadBuffer::new(1 << 20, &room);
+        let budget = ByteBudget::new(1 << 30);
+        let mut buffer = ReadBuffer::new(1 << 20, &budget);
         let mut source = io::repeat(1);
         let mut fill_ahead = |buffer: &mut ReadBuffer<'_>| {
             while buffer.make_room_ahead() {
@@ -189,16 +179,16 @@ mod tests {
         fill_ahead(&mut buffer);
         assert_eq!((buffer.len(), buffer.unread().len()), (len, len));
         // Nothing is read where others take all the memory; and what is unread is still there.
-        room.take(room.left()).unwrap();
-        let mut other = ReadBuffer::new(1 << 20, &room);
+        budget.try_reserve(budget.left()).unwrap();
+        let mut other = ReadBuffer::new(1 << 20, &budget);
         fill_ahead(&mut other);
         assert_eq!(other.unread().len(), LEN_BURST);
     }
 
     #[test]
     fn it_grows_while_reads_fill_it() {
-        let room = SessionRoom::new(1 << 30);
-        let mut buffer = ReadBuffer::new(1 << 20, &room);
+        let budget = ByteBudget::new(1 << 30);
+        let mut buffer = ReadBuffer::new(1 << 20, &budget);
         let mut source = io::repeat(1);
         for _ in 0..10 {
             let read = fill(&mut buffer, &mut source);

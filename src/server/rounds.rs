@@ -65,7 +65,7 @@ impl<'a> Rounds<'a> {
     pub fn new(shared: &'a Shared, client: &'a Arc<ClientHandle>) -> Rounds<'a> {
         let len_max = RequestParser::len_max(&shared.limits).max(restore::line_len_max(&shared.limits));
         Rounds {
-            buffer: ReadBuffer::new(len_max, &shared.read_room),
+            buffer: ReadBuffer::new(len_max, &shared.read_budget),
             replies: Vec::new(),
             connection: Connection::new(shared, client),
             parser: RequestParser::default(),

@@ -8,13 +8,13 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use crate::budget::OutOfBudget;
 use crate::server::client_handle::ClientHandle;
 use crate::server::commands::deferred::{self, Deferred};
 use crate::server::outgoing::Outgoing;
 use crate::server::protocol::Protocol;
 use crate::server::restore;
 use crate::server::rounds::{Ended, RoundEnd, Rounds};
-use crate::server::session_room::NoRoom;
 use crate::server::shared::Shared;
 use crate::wire::reply::{ErrorCode, Reply};
 
@@ -61,7 +61,7 @@ impl<'a> Session<'a> {
                 return Ok(Farewell::Gone);
             }
             if needs_more {
-                if self.rounds.buffer.make_room() == Err(NoRoom) {
+                if self.rounds.buffer.make_room() == Err(OutOfBudget) {
                     let sentence = "the large commands that are arriving take all the memory that this node has for them; nothing of this one \
                         was written, and this connection is closed; try again later or another node";
                     let protocol = self.rounds.connection.protocol_of(self.rounds.buffer.unread());
@@ -199,8 +199,8 @@ mod tests {
     #[test]
     fn when_large_commands_have_no_room_small_ones_are_served() {
         let fixture = fixture(0, "");
-        let room = &fixture.server.shared.read_room;
-        room.take(room.left()).unwrap();
+        let budget = &fixture.server.shared.read_budget;
+        budget.try_reserve(budget.left()).unwrap();
         let mut large = fixture.connect();
         large.send("SET a 1\nPUT b ".to_owned() + &"v".repeat(300 << 10));
         large.expect(&["OK", "ERROR BUSY the large commands that are arriving take all the memory"]);

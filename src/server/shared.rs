@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use crate::budget::ByteBudget;
 use crate::config::Config;
 use crate::process::logging::LogLimit;
 use crate::replication::acks::Acks;
@@ -11,9 +12,21 @@ use crate::replication::replica::Replica;
 use crate::replication::submit::Submit;
 use crate::server::clients::Clients;
 use crate::server::counters::Counters;
-use crate::server::session_room::SessionRoom;
 use crate::store::Store;
 use crate::wire::bytes::Limits;
+
+/// Bytes for large commands while they arrive, for what is queued for EXEC, and for what is read
+/// ahead while a client takes no replies: what read buffers take above a burst each.
+///
+/// Any legal command fits, or dozens that are usual. Beyond this, a client that sends a large command
+/// hears `ERROR BUSY` and is closed, nothing is read ahead, and small commands are served as ever.
+pub(crate) const READ_BUDGET: usize = 1 << 30;
+/// Bytes for long replies that their clients do not take at once, as far as the store does not hold
+/// them anyway. More where values may be so long that two lines of a dump would not fit.
+///
+/// Beyond this, a client that does not take such a reply at once is closed, and `KEYS` of too many
+/// hears `BUSY`.
+pub(crate) const REPLY_BUDGET: usize = 256 << 20;
 
 /// The parts of a node that sessions work with.
 pub struct Services {
@@ -45,8 +58,8 @@ pub(crate) struct Shared {
     pub(crate) limits: Limits,
     pub(crate) clients: Clients,
     pub(crate) counters: Counters,
-    pub(crate) read_room: SessionRoom,
-    pub(crate) reply_room: SessionRoom,
+    pub(crate) read_budget: Arc<ByteBudget>,
+    pub(crate) reply_budget: Arc<ByteBudget>,
     /// Bounds the log lines whose number clients decide.
     pub(crate) log_limit: LogLimit,
     /// Once true, sessions end after the round that they are in.

@@ -339,7 +339,7 @@ fn who_has_sent_all_and_closed_that_side_still_gets_every_reply() {
 #[test]
 fn what_waits_for_clients_is_counted_as_far_as_it_is_not_the_stores_and_bounded() {
     let fixture = fixture(0, r#", "write_timeout_ms": 1000"#);
-    let room = &fixture.server.shared.reply_room;
+    let budget = &fixture.server.shared.reply_budget;
     let mut writer = fixture.connect();
     let value = "v".repeat(1 << 20);
     writer.send(format!("PUT a {value}\n"));
@@ -351,26 +351,26 @@ fn what_waits_for_clients_is_counted_as_far_as_it_is_not_the_stores_and_bounded(
     until("a reply has begun", || deaf.is_answered());
     writer.send("GET a\n");
     assert_eq!(writer.line().len(), "VALUE ".len() + value.len());
-    assert!(room.taken() < 1 << 20, "{} bytes are the store's", room.taken());
+    assert!(budget.reserved() < 1 << 20, "{} bytes are the store's", budget.reserved());
     // From now on it is the reply alone that keeps the value.
     writer.send("PUT a 2\n");
     writer.expect(&["OK"]);
-    until("the value is counted", || room.taken() > 1 << 20);
-    assert!(room.taken() < 2 << 20, "{} bytes for one value of a MiB", room.taken());
+    until("the value is counted", || budget.reserved() > 1 << 20);
+    assert!(budget.reserved() < 2 << 20, "{} bytes for one value of a MiB", budget.reserved());
     until("who takes nothing is closed", || fixture.server.clients_len() == 1);
-    assert_eq!(room.taken(), 0);
+    assert_eq!(budget.reserved(), 0);
 
     // Where others take everything, it is closed when that is seen.
     writer.send(format!("PUT a {value}\n"));
     writer.expect(&["OK"]);
-    room.take(room.left()).unwrap();
+    budget.try_reserve(budget.left()).unwrap();
     let mut deaf = fixture.connect();
     deaf.send(&mget);
     until("who takes no reply that would be counted is closed", || fixture.server.clients_len() == 1);
     // What is taken at once is not counted.
     writer.send("GET a\n");
     assert_eq!(writer.line().len(), "VALUE ".len() + value.len());
-    room.give_back(room.taken());
+    budget.give_back(budget.reserved());
     fixture.stop();
 }
 
@@ -378,24 +378,24 @@ fn what_waits_for_clients_is_counted_as_far_as_it_is_not_the_stores_and_bounded(
 #[test]
 fn a_line_of_a_dump_that_waits_for_a_client_is_counted() {
     let fixture = fixture(0, r#", "write_timeout_ms": 86400000"#);
-    let room = &fixture.server.shared.reply_room;
+    let budget = &fixture.server.shared.reply_budget;
     for n in 0..12 {
         fixture.store.merge(fixture.foreign(&n.to_string(), Some(&"\"".repeat(1 << 20))), |_| false);
     }
     let mut deaf = fixture.connect();
     deaf.send("DUMP\n");
-    until("a line is counted", || room.taken() >= 2 << 20);
-    assert!(room.taken() < 6 << 20, "{} bytes for one line at a time", room.taken());
+    until("a line is counted", || budget.reserved() >= 2 << 20);
+    assert!(budget.reserved() < 6 << 20, "{} bytes for one line at a time", budget.reserved());
     assert!(deaf.line().contains("kvmesh"));
     until("the end", || deaf.line() == "END");
-    until("all of it is given back", || room.taken() == 0);
+    until("all of it is given back", || budget.reserved() == 0);
     fixture.stop();
 }
 
 #[test]
 fn names_of_keys_that_wait_for_a_client_are_counted_and_bounded() {
     let fixture = fixture(0, "");
-    let room = &fixture.server.shared.reply_room;
+    let budget = &fixture.server.shared.reply_budget;
     for n in 0..10_000 {
         fixture.store.merge(fixture.foreign(&format!("{n:0100}"), Some("v")), |_| false);
     }
@@ -413,17 +413,17 @@ fn names_of_keys_that_wait_for_a_client_are_counted_and_bounded() {
     client.send("KEYS \"\" 3\nKEYS 01\nKEYS\n");
     let mut listed = || (0..).map(|_| client.line()).take_while(|line| line != "END").filter(|line| line.starts_with("KEY 0")).count();
     assert_eq!((listed(), listed(), listed()), (3, 0, 10_000));
-    until("all of it is given back", || room.taken() == 0);
+    until("all of it is given back", || budget.reserved() == 0);
 
     // All of them are more than a megabyte; and there is no more.
-    room.take(room.left() - (1 << 20)).unwrap();
+    budget.try_reserve(budget.left() - (1 << 20)).unwrap();
     client.send(keys);
     assert!(client.line().starts_with("-BUSY these keys, or the replies that other clients have not taken yet"));
     client.send("*2\r\n$4\r\nKEYS\r\n$6\r\n*0099*\r\nPING\n");
     assert!(client.line().starts_with('*'));
     until("the last", || client.line() == "PONG");
-    assert_eq!(room.left(), 1 << 20);
-    room.give_back(room.taken());
+    assert_eq!(budget.left(), 1 << 20);
+    budget.give_back(budget.reserved());
     fixture.stop();
 }
 

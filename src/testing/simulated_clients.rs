@@ -4,6 +4,7 @@ use std::io;
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::sync::{Arc, OnceLock};
 
+use crate::budget::ByteBudget;
 use crate::data::clock::Now;
 use crate::process::logging::LogLimit;
 use crate::replication::replica::Replica;
@@ -12,8 +13,7 @@ use crate::server::clients::Clients;
 use crate::server::counters::Counters;
 use crate::server::evaluation::RoundTime;
 use crate::server::rounds::{Executed, Rounds};
-use crate::server::session_room::{READ_ROOM, REPLY_ROOM, SessionRoom};
-use crate::server::shared::{Services, Shared};
+use crate::server::shared::{READ_BUDGET, REPLY_BUDGET, Services, Shared};
 use crate::wire::bytes::Limits;
 
 /// What the clients of one node share.
@@ -41,8 +41,8 @@ impl SimulatedServer {
             limits,
             clients: Clients::new(0),
             counters: Counters::default(),
-            read_room: SessionRoom::new(READ_ROOM),
-            reply_room: SessionRoom::new(REPLY_ROOM),
+            read_budget: ByteBudget::new(READ_BUDGET),
+            reply_budget: ByteBudget::new(REPLY_BUDGET),
             log_limit: LogLimit::new(1),
             stopping: false.into(),
         };

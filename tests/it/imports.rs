@@ -23,7 +23,7 @@ const RULES: &[Rule] = &[
     Rule { place: "testing/simulated_disk.rs", may: &["wal::disk"], must_not_std: NO_IO },
     Rule {
         place: "testing/simulated_clients.rs",
-        may: &["data::clock", "process::logging::LogLimit", "wire::bytes", "replication::replica::Replica", "server"],
+        may: &["budget", "data::clock", "process::logging::LogLimit", "wire::bytes", "replication::replica::Replica", "server"],
         must_not_std: &["std::thread", "std::fs"],
     },
     // Guards and ranks: std and parking_lot only.
@@ -98,6 +98,7 @@ const RULES: &[Rule] = &[
     Rule {
         place: "server",
         may: &[
+            "budget",
             "net",
             "data",
             "store",

@@ -91,7 +91,7 @@ fn status(shared: &Shared) -> impl Iterator<Item = (&'static str, String)> {
         ("writes", counters.writes.load(Ordering::Relaxed)),
         ("writes_refused", counters.writes_refused.load(Ordering::Relaxed)),
         ("writes_unknown", counters.writes_unknown.load(Ordering::Relaxed)),
-        ("replies_waiting_bytes", shared.reply_room.taken() as u64),
+        ("replies_waiting_bytes", shared.reply_budget.reserved() as u64),
         ("clients_deaf", counters.clients_deaf.load(Ordering::Relaxed)),
         ("accept_errors", counters.accept_errors.load(Ordering::Relaxed)),
     ];

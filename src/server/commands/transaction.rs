@@ -106,13 +106,13 @@ fn execute_step<'q>(
     let span = if is_all { Span::All } else { Span::Keys(&keys) };
     let mut prebuilt: Vec<_> = data().map(prebuilt).collect();
     let shared = connection.shared;
-    let (context, room) = (Context { limits: &shared.limits, time }, shared.services.config.write_room);
+    let (context, write_room) = (Context { limits: &shared.limits, time }, shared.services.config.write_room);
     let lookups = Cell::new(Lookups::default());
     let mut run_all = |view: &View<'_>| -> Result<_, Refusal> {
         if watch.has_changed(view, time) {
             return Ok((Vec::new(), None));
         }
-        let mut step = AtomicStep::new(view, context, room);
+        let mut step = AtomicStep::new(view, context, write_room);
         let mut prebuilt = prebuilt.iter_mut();
         let outcomes = commands.iter().map(|command| match command {
             Ok(Command::Data(command)) => {
@@ -124,7 +124,7 @@ fn execute_step<'q>(
         });
         let outcomes = outcomes.collect();
         if step.is_too_large() {
-            return Err(Refusal::TooLarge { len: None, room });
+            return Err(Refusal::TooLarge { len: None, room: write_room });
         }
         // Of the last run, if there are several: only that one counts.
         lookups.set(step.lookups);

@@ -117,9 +117,9 @@ fn setrange_of_nothing_far_away_reserves_nothing() {
 #[test]
 fn what_is_watched_and_queued_shares_the_memory_for_large_commands() {
     let fixture = fixture(0, "");
-    let room = &fixture.server.shared.read_room;
-    let all = room.left();
-    room.take(all - 1000).unwrap();
+    let budget = &fixture.server.shared.read_budget;
+    let all = budget.left();
+    budget.try_reserve(all - 1000).unwrap();
     let mut client = fixture.connect();
     let key = "k".repeat(99);
     client.send(batch(&[
@@ -135,12 +135,12 @@ fn what_is_watched_and_queued_shares_the_memory_for_large_commands() {
     assert!(client.line().starts_with("-EXECABORT"));
     client.send(batch(&[&["WATCH", &key, &(key.clone() + "2")], &["UNWATCH"], &["WATCH", &key], &["MULTI"], &["DISCARD"]]));
     client.expect(&["+OK\r"; 5]);
-    assert_eq!(room.left(), 1000);
+    assert_eq!(budget.left(), 1000);
     client.send(batch(&[&["WATCH", &key], &["MULTI"], &["GET", "a"], &["PING"]]));
     client.expect(&["+OK\r", "+OK\r", "+QUEUED\r", "+QUEUED\r"]);
-    assert!(room.left() < 1000);
+    assert!(budget.left() < 1000);
     drop(client);
-    until("what it held is given back", || room.left() == 1000);
+    until("what it held is given back", || budget.left() == 1000);
     fixture.stop();
 }
 

@@ -3,11 +3,11 @@
 use std::collections::VecDeque;
 use std::io::{self, Write};
 
+use crate::budget::{OutOfBudget, Share};
 use crate::data::clock::wall_ms;
 use crate::data::entry::Entry;
 use crate::server::outgoing::{CHUNK_LEN, Outgoing, buffered};
 use crate::server::protocol::Protocol;
-use crate::server::session_room::{NoRoom, Share};
 use crate::server::shared::{Services, Shared};
 use crate::wire::reply::{ErrorCode, Reply};
 use crate::wire::resp::encoding::write_array_head;
@@ -28,7 +28,7 @@ pub(crate) fn write_keys(outgoing: Outgoing<'_, '_>, shared: &Shared, prefix: &[
                 break;
             }
             let taken = names.take(&shared.services, shard, now_ms, left, Protocol::Text, |key| key.starts_with(prefix));
-            taken.map_err(|NoRoom| out.get_ref().no_room(names.share.len()))?;
+            taken.map_err(|OutOfBudget| out.get_ref().out_of_budget(names.share.len()))?;
             names.write(out)?;
         }
         write_reply(out, &Reply::End)
@@ -43,14 +43,14 @@ pub(crate) fn write_matching(outgoing: Outgoing<'_, '_>, shared: &Shared, patter
             write_array_head(out, names.count)?;
             names.write(out)
         }),
-        Err(NoRoom) => {
+        Err(OutOfBudget) => {
             let sentence = "these keys, or the replies that other clients have not taken yet, take all the memory that this node has for them; use SCAN, or try again later";
             buffered(outgoing, |out| protocol.write(out, &Reply::Error { code: ErrorCode::Busy, sentence: sentence.into() }))
         }
     }
 }
 
-fn matching_keys<'a>(shared: &'a Shared, pattern: &[u8], protocol: Protocol) -> Result<Names<'a>, NoRoom> {
+fn matching_keys<'a>(shared: &'a Shared, pattern: &[u8], protocol: Protocol) -> Result<Names<'a>, OutOfBudget> {
     let (_walk, mut names, now_ms) = (shared.services.store.walk(), Names::new(shared), wall_ms());
     for shard in 0..shared.services.store.shards_len() {
         names.take(&shared.services, shard, now_ms, usize::MAX, protocol, |key| glob::matches(pattern, key))?;
@@ -69,7 +69,7 @@ struct Names<'a> {
 
 impl<'a> Names<'a> {
     fn new(shared: &'a Shared) -> Names<'a> {
-        Names { pieces: VecDeque::new(), count: 0, share: Share::none(&shared.reply_room) }
+        Names { pieces: VecDeque::new(), count: 0, share: Share::none(&shared.reply_budget) }
     }
 
     /// Takes the live keys of one shard that are wanted, at most `max`.
@@ -84,7 +84,7 @@ impl<'a> Names<'a> {
         max: usize,
         protocol: Protocol,
         is_wanted: impl Fn(&[u8]) -> bool,
-    ) -> Result<(), NoRoom> {
+    ) -> Result<(), OutOfBudget> {
         let entries = services.store.scan_shard(shard, |entry| entry.is_live(|| now_ms));
         for key in entries.iter().map(Entry::key).filter(|key| is_wanted(key)).take(max) {
             let len = key.len() + NAME_OVERHEAD;
