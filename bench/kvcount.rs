@@ -16,6 +16,7 @@ use kvmesh::config::Config;
 use kvmesh::data::clock::Now;
 use kvmesh::process::arguments;
 use kvmesh::replication::heartbeat::HeartbeatLoop;
+use kvmesh::replication::persistence::replay;
 use kvmesh::replication::replica::Replica;
 use kvmesh::replication::replicator::Replicator;
 use kvmesh::replication::submit::Submitted;
@@ -144,7 +145,7 @@ impl Node {
         let wal = Arc::new(Wal::new(Arc::clone(&disk), config.fsync, config.write_room, &files));
         let store = Store::repeatable(KeySpread::FourShards);
         let (replica, write_rx) = Replica::new(Arc::new(config), store, 1, at(0), Some(Arc::clone(&wal)));
-        let replayed = replica.replay(&disk, &files, || false)?;
+        let replayed = replay::replay(&replica, &disk, &files, || false)?;
         let writer = Writer::open(wal, &files, replayed.older_len, &replayed.last, replayed.snapshot_len, Instant::now())?;
         replica.begin_recovery(at(0));
         HeartbeatLoop::default().beat(&replica, at(0));

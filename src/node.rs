@@ -20,8 +20,10 @@ use crate::process::logging::{LogLimit, abort_on_panic};
 use crate::process::signals::{self, Signal};
 use crate::process::threads::{join_all, schedule_as_batch};
 use crate::replication::heartbeat::run_heartbeat;
+use crate::replication::links::handshake;
 use crate::replication::links::incoming::PeerLinks;
 use crate::replication::links::outgoing::run_peer_out;
+use crate::replication::persistence::replay;
 use crate::replication::persistence::replay::with_ways_out;
 use crate::replication::persistence::snapshots::run_snapshots;
 use crate::replication::replica::Replica;
@@ -197,7 +199,7 @@ impl Node {
             config.data_dir.display()
         );
         if files.is_blank() && !discard {
-            replica.wonder_about_blank_disk();
+            handshake::wonder_about_blank_disk(&replica);
             if was_used {
                 log::warn!(
                     "this node starts blank, although one has been started in data_dir {} before: its file \"lock\" is there, and no data. It takes what its peers hold",
@@ -241,7 +243,7 @@ impl Node {
         let config = Arc::clone(replica.config());
         self.server = Some(Server::start(client_listener, Arc::clone(replica))?);
         let began = Instant::now();
-        let replayed = replica.replay(&disk, &files, &should_stop).map_err(NodeFailure::of_data)?;
+        let replayed = replay::replay(replica, &disk, &files, &should_stop).map_err(NodeFailure::of_data)?;
         log::info!(
             "read {} entries from {} in {:.3} s: a snapshot of {} bytes and {} of logs",
             replayed.entries,

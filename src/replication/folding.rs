@@ -34,14 +34,14 @@ pub struct Folder {
 impl Folder {
     /// Called at every beat.
     pub fn step(&mut self, replica: &Replica, now: Now) {
-        let folded = replica.fold(now);
+        let folded = fold(replica, now);
         if let Some((node, lives)) = folded {
             log::info!("folded {lives} lives of node {node} that are over into one");
         }
-        let lives = replica.incarnations_len();
+        let lives = incarnations_len(replica);
         let is_much = lives >= replica.config.incarnations_max / 2;
         if is_much && !self.has_warned {
-            let waits = replica.fold_help();
+            let waits = fold_help(replica);
             log::warn!(
                 "the vector names {lives} lives of nodes; with {} a node that starts does not write. Those that are over are folded while all members are up: {waits}",
                 replica.config.incarnations_max
@@ -51,127 +51,124 @@ impl Folder {
     }
 }
 
-impl Replica {
-    /// Looks whether there is something to fold, and whether it can be done now. Returns whose incarnations were folded, and how many.
-    fn fold(&self, now: Now) -> Option<(NodeId, usize)> {
-        let mut table = self.peers.table();
-        if !table.may_collect(&self.config.members()) {
+/// Looks whether there is something to fold, and whether it can be done now. Returns whose incarnations were folded, and how many.
+fn fold(replica: &Replica, now: Now) -> Option<(NodeId, usize)> {
+    let mut table = replica.peers.table();
+    if !table.may_collect(&replica.config.members()) {
+        return None;
+    }
+    let vector = replica.vector();
+    fold_horizon(replica, &mut table, &vector);
+    let folding = table.folding.take();
+    let Some(Folding { node, upto, .. }) = &folding else {
+        table.folding = foldable(replica, &table, &vector, now);
+        return None;
+    };
+    if !may_fold(replica, &table) {
+        return None;
+    }
+    if !folding.as_ref().is_some_and(Folding::is_swept) {
+        table.folding = folding;
+        return None;
+    }
+    let lives = vector.incarnations(*node).filter(|(_, last)| last <= upto).count();
+    let place: VersionVector = [(Origin::all_incarnations(*node), *upto)].into_iter().collect();
+    let mut coverage = replica.coverage.advance();
+    let proven = Proven { vector: place, horizon: VersionVector::default() };
+    replica.persistence.record(Arc::new(record::proven(&proven)), None, None);
+    coverage.proven(&proven.vector);
+    Some((*node, lives))
+}
+
+/// Whether all members are up, and know what it means.
+fn may_fold(replica: &Replica, table: &PeerTable) -> bool {
+    replica.spoken_by(&table.peers) >= Protocol::FOLDED && table.peers.iter().all(|peer| peer.is_up())
+}
+
+/// Incarnations that are over, old, and enough to be worth the dumps.
+fn foldable(replica: &Replica, table: &PeerTable, vector: &VersionVector, now: Now) -> Option<Folding> {
+    if now.elapsed < table.fold_after || !may_fold(replica, table) {
+        return None;
+    }
+    let (id, members) = (replica.config.id, replica.config.members());
+    let is_mine = |node: &NodeId| *node == id || !members.contains(node) && members.first() == Some(&id);
+    let nodes: BTreeSet<NodeId> = vector.iter().map(|(origin, _)| origin.node).filter(is_mine).collect();
+    nodes.into_iter().find_map(|node| {
+        // Of a node that is no member, none: it begins no more.
+        let kept = if node == id { replica.config.incarnations_kept } else { 0 };
+        let mut last: Vec<Stamp> =
+            vector.incarnations(node).filter(|(incarnation, _)| *incarnation != replica.origin).map(|(_, last)| last).collect();
+        if last.len() <= kept {
             return None;
         }
-        let vector = self.vector();
-        self.fold_horizon(&mut table, &vector);
-        let folding = table.folding.take();
-        let Some(Folding { node, upto, .. }) = &folding else {
-            table.folding = self.foldable(&table, &vector, now);
-            return None;
-        };
-        if !self.may_fold(&table) {
-            return None;
-        }
-        if !folding.as_ref().is_some_and(Folding::is_swept) {
-            table.folding = folding;
-            return None;
-        }
-        let lives = vector.incarnations(*node).filter(|(_, last)| last <= upto).count();
-        let place: VersionVector = [(Origin::all_incarnations(*node), *upto)].into_iter().collect();
-        let mut coverage = self.coverage.advance();
-        let proven = Proven { vector: place, horizon: VersionVector::default() };
-        self.persistence.record(Arc::new(record::proven(&proven)), None, None);
-        coverage.proven(&proven.vector);
-        Some((*node, lives))
-    }
+        last.sort();
+        last.truncate(last.len() - kept / 2);
+        last.retain(|last| is_settled(replica, *last, now) && replica.submit.first().is_none_or(|first| *last < first));
+        let upto = *last.last()?;
+        let is_worth_it = last.len() >= (kept / 2).max(1);
+        is_worth_it.then(|| Folding::new(node, upto, now.elapsed, table.peers.len()))
+    })
+}
 
-    /// Whether all members are up, and know what it means.
-    fn may_fold(&self, table: &PeerTable) -> bool {
-        self.spoken_by(&table.peers) >= Protocol::FOLDED && table.peers.iter().all(|peer| peer.is_up())
-    }
+/// Whether all that was stamped so early has arrived wherever it will, and no incarnation writes so early any more.
+pub(in crate::replication) fn is_settled(replica: &Replica, stamp: Stamp, now: Now) -> bool {
+    let age_min = replica.config.tombstone_age_min + 2 * replica.config.clock_offset_max;
+    stamp.wall_ms() < (replica.clock.read(now.elapsed).stamp_us / 1_000).saturating_sub(age_min.as_millis() as u64)
+}
 
-    /// Incarnations that are over, old, and enough to be worth the dumps.
-    fn foldable(&self, table: &PeerTable, vector: &VersionVector, now: Now) -> Option<Folding> {
-        if now.elapsed < table.fold_after || !self.may_fold(table) {
-            return None;
-        }
-        let (id, members) = (self.config.id, self.config.members());
-        let is_mine = |node: &NodeId| *node == id || !members.contains(node) && members.first() == Some(&id);
-        let nodes: BTreeSet<NodeId> = vector.iter().map(|(origin, _)| origin.node).filter(is_mine).collect();
-        nodes.into_iter().find_map(|node| {
-            // Of a node that is no member, none: it begins no more.
-            let kept = if node == id { self.config.incarnations_kept } else { 0 };
-            let mut last: Vec<Stamp> =
-                vector.incarnations(node).filter(|(incarnation, _)| *incarnation != self.origin).map(|(_, last)| last).collect();
-            if last.len() <= kept {
-                return None;
-            }
-            last.sort();
-            last.truncate(last.len() - kept / 2);
-            last.retain(|last| self.is_settled(*last, now) && self.submit.first().is_none_or(|first| *last < first));
-            let upto = *last.last()?;
-            let is_worth_it = last.len() >= (kept / 2).max(1);
-            is_worth_it.then(|| Folding::new(node, upto, now.elapsed, table.peers.len()))
-        })
-    }
+/// Whether something is said here of all incarnations of a node.
+pub(in crate::replication) fn has_folded(replica: &Replica) -> bool {
+    replica.coverage.has_folded()
+}
 
-    /// Whether all that was stamped so early has arrived wherever it will, and no incarnation writes so early any more.
-    pub(super) fn is_settled(&self, stamp: Stamp, now: Now) -> bool {
-        let age_min = self.config.tombstone_age_min + 2 * self.config.clock_offset_max;
-        stamp.wall_ms() < (self.clock.read(now.elapsed).stamp_us / 1_000).saturating_sub(age_min.as_millis() as u64)
-    }
-
-    /// Whether something is said here of all incarnations of a node.
-    pub(super) fn has_folded(&self) -> bool {
-        self.coverage.has_folded()
-    }
-
-    /// The horizon's, once every member's own vector says it like this: to whoever lists them one by one, it would be a horizon above what it has.
-    fn fold_horizon(&self, table: &mut PeerTable, vector: &VersionVector) {
-        let mut folded = VersionVector::default();
-        for (place, upto) in vector.folded() {
-            let over: Vec<Stamp> = table.horizon.incarnations(place.node).map(|(_, last)| last).filter(|last| *last <= upto).collect();
-            let is_known = table.peers.iter().all(|peer| peer.proof().is_some_and(|proof| proof.get(place) >= upto));
-            if is_known
-                && over.len() > self.config.incarnations_kept
-                && let Some(greatest) = over.into_iter().max()
-            {
-                folded.advance(place, greatest);
-            }
-        }
-        if !folded.is_empty() {
-            let proven = Proven { vector: VersionVector::default(), horizon: folded };
-            self.persistence.record(Arc::new(record::proven(&proven)), None, None);
-            table.horizon.join(&proven.horizon);
+/// The horizon's, once every member's own vector says it like this: to whoever lists them one by one, it would be a horizon above what it has.
+fn fold_horizon(replica: &Replica, table: &mut PeerTable, vector: &VersionVector) {
+    let mut folded = VersionVector::default();
+    for (place, upto) in vector.folded() {
+        let over: Vec<Stamp> = table.horizon.incarnations(place.node).map(|(_, last)| last).filter(|last| *last <= upto).collect();
+        let is_known = table.peers.iter().all(|peer| peer.proof().is_some_and(|proof| proof.get(place) >= upto));
+        if is_known
+            && over.len() > replica.config.incarnations_kept
+            && let Some(greatest) = over.into_iter().max()
+        {
+            folded.advance(place, greatest);
         }
     }
-
-    /// Places in the vector.
-    pub(super) fn incarnations_len(&self) -> usize {
-        self.coverage.len()
+    if !folded.is_empty() {
+        let proven = Proven { vector: VersionVector::default(), horizon: folded };
+        replica.persistence.record(Arc::new(record::proven(&proven)), None, None);
+        table.horizon.join(&proven.horizon);
     }
+}
 
-    /// What makes folding go on.
-    fn fold_help(&self) -> String {
-        let table = self.peers.table();
-        let those =
-            |which: fn(&Peer) -> bool| -> Vec<NodeId> { table.peers.iter().filter(|peer| which(peer)).map(|peer| peer.id).collect() };
-        let (away, older) = (those(|peer| !peer.is_up()), those(|peer| peer.is_of_build_before(Protocol::FOLDED)));
-        match (&*away, &*older) {
-            ([], []) => "they are, and what is old enough is being folded".to_owned(),
-            (_, []) => format!("start {}, or remove what will not come back from every configuration", names(&away)),
-            _ => format!("upgrade {}, of a build that does not know of it", names(&older)),
-        }
-    }
+/// Places in the vector.
+pub(in crate::replication) fn incarnations_len(replica: &Replica) -> usize {
+    replica.coverage.len()
+}
 
-    /// Whether this incarnation may write: once it has, it is in the vector. An error says why not, and what helps. A build before begins lives without end, and beside it they are begun, too.
-    pub(super) fn may_begin(&self) -> Result<(), String> {
-        if self.submit.written() > 0 {
-            return Ok(());
-        }
-        let (lives, incarnations_max) = (self.incarnations_len(), self.config.incarnations_max);
-        if lives < incarnations_max || self.peers.table().peers.iter().any(|peer| peer.is_of_build_before(Protocol::FOLDED)) {
-            return Ok(());
-        }
-        Err(format!(
-            "the vector names {lives} lives of nodes, {incarnations_max} at most, and this start of the node would be another one. They are folded while all members are up: {}",
-            self.fold_help()
-        ))
+/// What makes folding go on.
+fn fold_help(replica: &Replica) -> String {
+    let table = replica.peers.table();
+    let those = |which: fn(&Peer) -> bool| -> Vec<NodeId> { table.peers.iter().filter(|peer| which(peer)).map(|peer| peer.id).collect() };
+    let (away, older) = (those(|peer| !peer.is_up()), those(|peer| peer.is_of_build_before(Protocol::FOLDED)));
+    match (&*away, &*older) {
+        ([], []) => "they are, and what is old enough is being folded".to_owned(),
+        (_, []) => format!("start {}, or remove what will not come back from every configuration", names(&away)),
+        _ => format!("upgrade {}, of a build that does not know of it", names(&older)),
     }
+}
+
+/// Whether this incarnation may write: once it has, it is in the vector. An error says why not, and what helps. A build before begins lives without end, and beside it they are begun, too.
+pub(in crate::replication) fn may_begin(replica: &Replica) -> Result<(), String> {
+    if replica.submit.written() > 0 {
+        return Ok(());
+    }
+    let (lives, incarnations_max) = (incarnations_len(replica), replica.config.incarnations_max);
+    if lives < incarnations_max || replica.peers.table().peers.iter().any(|peer| peer.is_of_build_before(Protocol::FOLDED)) {
+        return Ok(());
+    }
+    Err(format!(
+        "the vector names {lives} lives of nodes, {incarnations_max} at most, and this start of the node would be another one. They are folded while all members are up: {}",
+        fold_help(replica)
+    ))
 }

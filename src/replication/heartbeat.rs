@@ -5,10 +5,14 @@
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 
 use crate::data::clock::{Now, Stamp};
+use crate::data::version::VersionVector;
 use crate::replication::anti_entropy::AntiEntropy;
 use crate::replication::folding::Folder;
+use crate::replication::peers::table::QuiescentState;
 use crate::replication::replica::Replica;
+use crate::replication::stamps;
 use crate::replication::tombstone_gc::TombstoneGc;
+use crate::wire::peer::{Heartbeat, QuiescentDigest};
 
 /// What is done at every beat, beside what every event brings about.
 #[derive(Default)]
@@ -23,10 +27,48 @@ pub struct HeartbeatLoop {
 impl HeartbeatLoop {
     pub fn beat(&mut self, replica: &Replica, now: Now) {
         replica.persistence.mark(&mut self.marking, || replica.submit.position());
-        replica.tick(now);
+        tick(replica, now);
         self.collector.step(replica, now);
         self.folder.step(replica, now);
         self.rest.step(replica, now);
+    }
+}
+
+/// The regular look at everything: who lags, who is up, whom to ask, whether to open.
+pub fn tick(replica: &Replica, now: Now) {
+    replica.clock.slew(now);
+    stamps::rebase_clock(replica, now);
+    replica.acks.observe_lag(replica.submit.position(), replica.submit.written(), now.elapsed);
+    replica.decide(now, |_| ());
+    replica.scan_order.apply();
+    replica.links.beat();
+}
+
+/// The next beat of a connection to this peer, on which `said` is what the peer was told of the vector, and all batches up to `upto` have passed.
+pub fn beat(replica: &Replica, peer: usize, upto: Stamp, said: &mut VersionVector, now: Now) -> Heartbeat {
+    let vector = replica.vector();
+    // After the vector, which may say more than what was noted until then.
+    let (mark, durable_mark) = replica.persistence.marks();
+    let changes = vector.ahead_of(said);
+    said.join(&changes);
+    let settled = match &replica.peers.table().quiescent {
+        Some(QuiescentState { vector: settled, digest, before_ms }) if *settled == vector => {
+            Some(QuiescentDigest { sum: digest.sum, keys: digest.keys, before_ms: *before_ms })
+        }
+        _ => None,
+    };
+    Heartbeat {
+        sent: now.elapsed.as_micros() as u64,
+        wall_ms: now.wall_ms,
+        clocks: Some(replica.clock.read(now.elapsed)),
+        open: replica.vouches(),
+        upto,
+        vector: changes,
+        settled,
+        taken: replica.links.traffic_with(peer).heard_len(),
+        mark,
+        durable_mark,
+        order: replica.scan_order.get(),
     }
 }
 

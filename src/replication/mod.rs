@@ -74,6 +74,7 @@ pub mod anti_entropy;
 pub mod folding;
 pub mod heartbeat;
 pub mod scan_order;
+pub mod stamps;
 pub mod tombstone_gc;
 
 pub mod links;

@@ -13,10 +13,14 @@ use crate::data::entry::{Entry, Update, Value};
 use crate::data::fsync::Fsync;
 use crate::data::version::{Origin, Version};
 use crate::replication::acks::Written;
+use crate::replication::heartbeat;
 use crate::replication::inbound::Inbound;
+use crate::replication::links::handshake;
 use crate::replication::replica::Replica;
 use crate::replication::replicator::Batcher;
+use crate::replication::status;
 use crate::replication::submit::Submitted;
+use crate::replication::sync::serving;
 use crate::store::Store;
 use crate::testing::simulated_disk::SimulatedDisk;
 use crate::wal::Wal;
@@ -77,7 +81,7 @@ impl Net {
         let mut net = Net::closed(offsets);
         net.elapsed += Duration::from_secs(2);
         for node in 0..net.offsets.len() {
-            net.replica(node).tick(net.now(node));
+            heartbeat::tick(net.replica(node), net.now(node));
             assert!(net.replica(node).is_open());
         }
         net
@@ -136,13 +140,13 @@ impl Net {
     }
     pub fn connect(&mut self, from: usize, to: usize) {
         let (dialer, listener) = (self.replica(from), self.replica(to));
-        dialer.dialing(place(from, to));
-        let hello = dialer.hello(self.now(from));
-        let (peer, protocol) = listener.check_hello(&hello, self.now(to)).unwrap();
-        let answer = listener.hello(self.now(to));
-        dialer.check_hello(&answer, self.now(from)).unwrap();
-        let inbound = listener.accept(peer, &hello, protocol, self.now(to));
-        dialer.dialed(place(from, to), &answer, self.now(from));
+        handshake::dialing(dialer, place(from, to));
+        let hello = handshake::hello(dialer, self.now(from));
+        let (peer, protocol) = handshake::check_hello(listener, &hello, self.now(to)).unwrap();
+        let answer = handshake::hello(listener, self.now(to));
+        handshake::check_hello(dialer, &answer, self.now(from)).unwrap();
+        let inbound = Inbound::accept(listener, peer, &hello, protocol, self.now(to));
+        handshake::dialed(dialer, place(from, to), &answer, self.now(from));
         self.links.insert((from, to), inbound);
     }
     pub fn both(&mut self, a: usize, b: usize) {
@@ -163,10 +167,10 @@ impl Net {
             messages.push(read_message(&mut &batch.bytes[..], &mut Vec::new(), MESSAGE_LEN_MAX, Protocol::OLDEST).unwrap().unwrap());
         }
         if let Some(upto) = batch.beat {
-            messages.push(Message::Heartbeat(replica.beat(place(from, to), upto, &mut Default::default(), self.now(from))));
+            messages.push(Message::Heartbeat(heartbeat::beat(replica, place(from, to), upto, &mut Default::default(), self.now(from))));
         }
         if let Some(request) = batch.serve {
-            let mut serving = replica.serve(request);
+            let mut serving = serving::serve(replica, request);
             let mut lines = Vec::new();
             while serving.write(1000, &mut lines) {}
             messages.push(Message::Lines(lines));
@@ -178,7 +182,7 @@ impl Net {
         let inbound = self.links.get_mut(&(from, to)).unwrap();
         self.lives[to].replica.links().traffic_with(place(to, from)).heard(0, now.elapsed);
         for message in messages {
-            self.lives[to].replica.receive(inbound, message, now).unwrap();
+            inbound.receive(self.lives[to].replica, message, now).unwrap();
         }
     }
     pub fn pump(&mut self, from: usize, to: usize) {
@@ -217,7 +221,7 @@ impl Net {
         for _ in 0..rounds {
             self.elapsed += Duration::from_millis(20);
             for node in 0..self.lives.len() {
-                self.replica(node).tick(self.now(node));
+                heartbeat::tick(self.replica(node), self.now(node));
             }
             for (a, b) in pairs {
                 self.pump(*a, *b);
@@ -312,7 +316,7 @@ fn a_request_of_a_former_life() {
     assert!(request.iter().any(|m| matches!(m, Message::Request(r) if r.id != 0)), "{request:?}");
     let old_inbound = net.links.remove(&(a, d)).unwrap();
     // a is killed and comes back blank; d's link to it is dialed anew while d still has the last bytes of the old connection to read.
-    net.replica(d).hung_up(0, net.now(d));
+    handshake::hung_up(net.replica(d), 0, net.now(d));
     net.reborn(a);
     net.connect(d, a);
     net.links.insert((a, d), old_inbound);
@@ -337,7 +341,7 @@ fn a_donor_that_never_serves_keeps_a_node_recovering() {
     for turn in 0..1200 {
         net.elapsed += Duration::from_millis(50);
         for node in [a, d] {
-            net.replica(node).tick(net.now(node));
+            heartbeat::tick(net.replica(node), net.now(node));
         }
         let to_d = net.flush(a, d).into_iter().filter(|m| !matches!(m, Message::Request(_))).collect();
         net.deliver(a, d, to_d);
@@ -366,7 +370,7 @@ fn third_party_request_is_never_sent() {
     for _ in 0..1200 {
         net.elapsed += Duration::from_millis(50);
         for node in [P, T, D] {
-            net.replica(node).tick(net.now(node));
+            heartbeat::tick(net.replica(node), net.now(node));
         }
         net.pump(T, P);
         net.pump(D, P);
@@ -409,9 +413,9 @@ fn end_dump_races_with_the_other_peers_thread() {
         std::thread::scope(|scope| {
             scope.spawn(|| {
                 while !done.load(std::sync::atomic::Ordering::Relaxed) {
-                    replica
+                    from_p
                         .receive(
-                            &mut from_p,
+                            replica,
                             Message::Writes(WriteBatch {
                                 origin: porigin,
                                 after: Stamp::ZERO,
@@ -427,7 +431,7 @@ fn end_dump_races_with_the_other_peers_thread() {
                 std::thread::yield_now();
             }
             for m in dump {
-                replica.receive(&mut from_t, m, now).unwrap();
+                from_t.receive(replica, m, now).unwrap();
             }
             done.store(true, std::sync::atomic::Ordering::Relaxed);
         });
@@ -493,7 +497,7 @@ fn an_echo_from_the_future() {
     net.deliver(1, 0, vec![Message::Echo { sent: 3_600_000_000, clocks: None }]);
     for _ in 0..1000 {
         net.elapsed += Duration::from_millis(100);
-        net.replica(0).tick(net.now(0));
+        heartbeat::tick(net.replica(0), net.now(0));
         net.deliver(1, 0, vec![]); // heard, but nothing echoed
     }
     assert!(!net.replica(0).peers.table().peers[0].is_up(), "up for 100 s without an echo");
@@ -503,7 +507,7 @@ fn an_echo_from_the_future() {
 #[test]
 fn an_order_of_arrival_is_no_conflict() {
     let conflicts = |net: &Net, node: usize| {
-        let status = net.replica(node).status(net.now(node));
+        let status = status::status(net.replica(node), net.now(node));
         status.iter().find(|(name, _)| *name == "conflicts_won").map(|(_, count)| count.clone())
     };
     let write = |net: &mut Net, node: usize, value: &str| net.write(node, "k", Some(value.as_bytes().into()));

@@ -17,14 +17,22 @@ use crate::data::clock::{Deadline, Now, Stamp};
 use crate::data::entry::{Expiry, Update};
 use crate::data::version::{Origin, Version, VersionVector};
 use crate::replication::acks::{Round, Written};
+use crate::replication::heartbeat;
 use crate::replication::heartbeat::HeartbeatLoop;
 use crate::replication::inbound::Inbound;
+use crate::replication::links::handshake;
 use crate::replication::peers::recovery::Stage;
+use crate::replication::persistence::replay;
+use crate::replication::persistence::snapshots;
 use crate::replication::persistence::snapshots::Snapshot;
-use crate::replication::replica::{Replica, Serving};
+use crate::replication::replica::Replica;
 use crate::replication::replicator::Batcher;
+use crate::replication::status;
 use crate::replication::submit::Submitted;
+use crate::replication::sync::restore;
 use crate::replication::sync::restore::NotRestored;
+use crate::replication::sync::serving;
+use crate::replication::sync::serving::Serving;
 use crate::store::Store;
 use crate::testing::simulated_disk::SimulatedDisk;
 use crate::wal::disk::Disk;
@@ -207,7 +215,7 @@ impl Simulation {
         let wal = Arc::new(Wal::new(Arc::clone(&shared), config.fsync, config.write_room, &files));
         let (replica, write_rx) = Replica::new(config, Store::new(), self.random.next(), self.now(node), Some(Arc::clone(&wal)));
         let replica: &'static Replica = Box::leak(Box::new(replica));
-        let replayed = replica.replay(&shared, &files, || false)?;
+        let replayed = replay::replay(replica, &shared, &files, || false)?;
         let writer = Writer::open(Arc::clone(&wal), &files, replayed.older_len, &replayed.last, replayed.snapshot_len, Instant::now())?;
         replica.record_incarnation();
         replica.begin_recovery(self.now(node));
@@ -274,7 +282,7 @@ impl Simulation {
         let effect = if delete { Update::delete(key.to_string().as_bytes()) } else { self.effect(node, key) };
         let waits = self.random.one_in(2) && self.nodes[node].round.is_none();
         let replica = self.nodes[node].replica;
-        if replica.writable().is_err() {
+        if status::writable(replica).is_err() {
             self.count("refused for the disk");
             return;
         }
@@ -336,13 +344,13 @@ impl Simulation {
         }
         let place = |at: usize, of: usize| if of > at { of - 1 } else { of };
         let (dialer, listener) = (self.nodes[from].replica, self.nodes[to].replica);
-        dialer.dialing(place(from, to));
-        let hello = dialer.hello(self.now(from));
-        let (peer, protocol) = listener.check_hello(&hello, self.now(to)).expect("a good HELLO");
-        let answer = listener.hello(self.now(to));
-        assert_eq!(dialer.check_hello(&answer, self.now(from)), Ok((place(from, to), protocol)));
-        let inbound = listener.accept(peer, &hello, protocol, self.now(to));
-        dialer.dialed(place(from, to), &answer, self.now(from));
+        handshake::dialing(dialer, place(from, to));
+        let hello = handshake::hello(dialer, self.now(from));
+        let (peer, protocol) = handshake::check_hello(listener, &hello, self.now(to)).expect("a good HELLO");
+        let answer = handshake::hello(listener, self.now(to));
+        assert_eq!(handshake::check_hello(dialer, &answer, self.now(from)), Ok((place(from, to), protocol)));
+        let inbound = Inbound::accept(listener, peer, &hello, protocol, self.now(to));
+        handshake::dialed(dialer, place(from, to), &answer, self.now(from));
         let sender = Some(Sending { said: hello.vector, dump: None, next_dump: None });
         let receiver = listener.origin();
         self.connections.push(Connection { from, to, sender, messages: VecDeque::new(), broken: false, inbound, receiver });
@@ -367,14 +375,14 @@ impl Simulation {
         let Some(sender) = &mut connection.sender else { return };
         if connection.broken {
             connection.sender = None;
-            replica.hung_up(place, now);
+            handshake::hung_up(replica, place, now);
             return;
         }
         let Some(batch) = replica.links().outbox(place).take(Duration::ZERO) else {
             // It was given up.
             connection.sender = None;
             connection.broken = true;
-            replica.hung_up(place, now);
+            handshake::hung_up(replica, place, now);
             return;
         };
         let (mut bytes, protocol) = (Vec::new(), connection.inbound.protocol());
@@ -384,11 +392,11 @@ impl Simulation {
         batch.request.map(Message::Request).iter().for_each(|message| message.encode(&mut bytes, protocol));
         batch.batches.iter().for_each(|batch| bytes.extend_from_slice(&batch.bytes));
         if let Some(upto) = batch.beat {
-            Message::Heartbeat(replica.beat(place, upto, &mut sender.said, now)).encode(&mut bytes, protocol);
+            Message::Heartbeat(heartbeat::beat(replica, place, upto, &mut sender.said, now)).encode(&mut bytes, protocol);
         }
         sender.next_dump = batch.serve.or(sender.next_dump.take());
         if sender.dump.is_none() {
-            sender.dump = sender.next_dump.take().map(|request| replica.serve(request));
+            sender.dump = sender.next_dump.take().map(|request| serving::serve(replica, request));
         }
         if let Some(dump) = &mut sender.dump {
             let mut lines = Vec::new();
@@ -437,7 +445,7 @@ impl Simulation {
                     .links()
                     .traffic_with(if connection.from > to { connection.from - 1 } else { connection.from })
                     .heard(0, now.elapsed);
-                let ended = replica.receive(&mut connection.inbound, message, now).is_err();
+                let ended = connection.inbound.receive(replica, message, now).is_err();
                 if collected {
                     *self.tally.entry("full dumps").or_default() += 1;
                 }
@@ -448,7 +456,7 @@ impl Simulation {
         if ended {
             connection.broken = true;
             connection.messages.clear();
-            replica.closed(&connection.inbound, now);
+            connection.inbound.closed(replica, now);
             if connection.sender.is_none() {
                 self.connections.swap_remove(index);
                 return false;
@@ -576,7 +584,7 @@ impl Simulation {
     fn compact(&mut self, node: usize, with_faults: bool) {
         let life = &mut self.nodes[node];
         let Some(mut snapshot) = life.snapshot.take() else {
-            life.snapshot = life.replica.begin_resume().ok();
+            life.snapshot = snapshots::begin_resume(life.replica).ok();
             return;
         };
         if let Err(why) = snapshot.await_log(Instant::now()) {
@@ -636,7 +644,7 @@ impl Simulation {
     /// What an operator keeps: a dump of one node, made while writes go on, in the place of an older one or not.
     fn back_up(&mut self, node: usize) {
         let replica = self.nodes[node].replica;
-        let mut dump = replica.dump();
+        let mut dump = serving::dump(replica);
         let mut lines = Vec::new();
         while dump.write(150, &mut lines) {
             let writer = self.random.below(NODES);
@@ -654,7 +662,7 @@ impl Simulation {
         }
         let lines = self.backups[self.random.below(self.backups.len())].clone();
         let now = self.now(node);
-        let Ok(mut restore) = self.nodes[node].replica.begin_restore(now) else { return };
+        let Ok(mut restore) = restore::begin_restore(self.nodes[node].replica, now) else { return };
         let mut reader = DumpReader::default();
         for line in lines.split(|byte| *byte == b'\n') {
             // Whatever else happens meanwhile.
@@ -724,7 +732,10 @@ impl Simulation {
                 return;
             }
         }
-        panic!("did not converge: {:#?}", (0..NODES).map(|node| self.nodes[node].replica.status(self.now(node))).collect::<Vec<_>>());
+        panic!(
+            "did not converge: {:#?}",
+            (0..NODES).map(|node| status::status(self.nodes[node].replica, self.now(node))).collect::<Vec<_>>()
+        );
     }
 
     /// A turn of everybody, without faults.
@@ -736,7 +747,7 @@ impl Simulation {
             self.replicate(from);
             self.look_at_round(from);
             self.disks[from].set_capacity(None);
-            if self.nodes[from].replica.writable().is_err() || self.nodes[from].snapshot.is_some() {
+            if status::writable(self.nodes[from].replica).is_err() || self.nodes[from].snapshot.is_some() {
                 self.compact(from, false);
             }
             self.log_calmly(from);

@@ -62,7 +62,7 @@ impl TombstoneGc {
             table.horizon.advance(tombstone.version().origin, tombstone.version().stamp);
         }
         if !collected.is_empty() {
-            replica.record_removed(&collected, &table.horizon);
+            replica.persistence.record_removed(&collected, &table.horizon);
         }
         table.collected += collected.len() as u64;
         collected.len()

@@ -5,6 +5,7 @@
 use std::sync::Arc;
 
 use crate::data::clock::Now;
+use crate::replication::status;
 use crate::server::client_handle::ClientHandle;
 use crate::server::counters::RoundTally;
 use crate::server::multi_queue::{Request, Transaction};
@@ -83,7 +84,7 @@ impl<'a> Connection<'a> {
 
     /// The error of a node that has not caught up yet.
     pub fn loading(&self) -> Reply<'static> {
-        Reply::error(ErrorCode::Loading, self.shared.services.replica.loading(Now::read()))
+        Reply::error(ErrorCode::Loading, status::loading(&self.shared.services.replica, Now::read()))
     }
 
     /// Counts a refusal and answers with it.

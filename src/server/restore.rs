@@ -12,6 +12,7 @@ use memchr::memchr;
 
 use crate::data::clock::{Now, elapsed};
 use crate::data::entry::Entry;
+use crate::replication::sync::restore;
 use crate::replication::sync::restore::{NotRestored, Restore, Restored};
 use crate::server::memory_limit::{is_full, why_full};
 use crate::server::read_buffer::ReadBuffer;
@@ -45,7 +46,7 @@ enum Failed {
 pub(crate) fn run(shared: &Shared, socket: &TcpStream, buffer: &mut ReadBuffer<'_>, replies: &mut Vec<u8>) -> io::Result<bool> {
     // A client that stalls would hold the collector for as long.
     socket.set_read_timeout(Some(shared.services.config.write_timeout))?;
-    let taken = shared.services.replica.begin_restore(Now::read()).map_err(|why| refusal(why, 0, 0)).and_then(|restore| {
+    let taken = restore::begin_restore(&shared.services.replica, Now::read()).map_err(|why| refusal(why, 0, 0)).and_then(|restore| {
         let taking =
             Taking { shared, reader: DumpReader::default(), restore, lines: 0, began: Instant::now(), waited: Duration::ZERO, came: 0 };
         taking.run(socket, buffer)

@@ -16,6 +16,7 @@ use crate::data::entry::Entry;
 use crate::data::version::{NodeId, Origin, Version};
 use crate::net::listen;
 use crate::replication::acks::Acks;
+use crate::replication::heartbeat;
 use crate::replication::submit::Submit;
 use crate::store::{Keyspace, Store};
 use crate::wire::peer::Ack;
@@ -76,7 +77,7 @@ pub(crate) fn any_port() -> TcpListener {
 
 impl Fixture {
     fn open(&self) {
-        self.replica.tick(Now { wall_ms: 3_600_000, elapsed: Duration::from_secs(3600) });
+        heartbeat::tick(&self.replica, Now { wall_ms: 3_600_000, elapsed: Duration::from_secs(3600) });
     }
 
     pub fn connect(&self) -> Client {

@@ -19,6 +19,7 @@ use std::ops::Range;
 use crate::data::clock::{Deadline, Lead, Stamp};
 use crate::data::entry::{Entry, Update};
 use crate::replication::acks::{Round, Waited, Written};
+use crate::replication::status;
 use crate::replication::submit::NotWritten;
 use crate::server::evaluation::{Evaluation, RoundTime};
 use crate::server::memory_limit::is_full;
@@ -212,7 +213,7 @@ impl<'a> Writes<'a> {
     /// opens the round of acks.
     fn begin(&mut self, level: AckLevel) -> Result<(), Refusal> {
         let services = self.services;
-        services.replica.writable().map_err(Refusal::ReadOnly)?;
+        status::writable(&services.replica).map_err(Refusal::ReadOnly)?;
         services.acks.quorum(level).map_err(Refusal::NoQuorum)?;
         if !services.acks.is_done_at_once(level) {
             self.round.get_or_insert_with(|| (level, services.acks.open_round(level)));

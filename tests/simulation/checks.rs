@@ -12,6 +12,7 @@ use kvmesh::data::clock::Clocks;
 use kvmesh::data::entry::{Entry, Key, Update};
 use kvmesh::data::version::{Version, VersionVector};
 use kvmesh::replication::peers::recovery::Stage;
+use kvmesh::replication::status;
 use kvmesh::store::Store;
 use kvmesh::wire::ack_level::AckLevel;
 
@@ -383,13 +384,13 @@ impl Simulator<'_> {
                 let soon = machine.wall_ms(self.now) + FAR_MS / 2;
                 let digest = running.replica().store().digest(soon);
                 let (replica, now) = (running.replica(), self.now_at(id));
-                let status: Vec<String> = replica.status(now).iter().map(|(name, value)| format!("{name} {value}")).collect();
+                let status: Vec<String> = status::status(replica, now).iter().map(|(name, value)| format!("{name} {value}")).collect();
                 format!(
                     "\nnode {}: {digest:?}, {} writes not forwarded, {}\n  {}",
                     id + 1,
                     running.write_rx.len(),
                     status.join(", "),
-                    replica.peers(now).join("\n  ")
+                    status::peers(replica, now).join("\n  ")
                 )
             }
             None => format!("\nnode {}: down", id + 1),

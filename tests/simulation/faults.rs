@@ -5,6 +5,7 @@ use std::time::Duration;
 use crate::simulation::diagram::StepKind;
 use crate::simulation::machine::{Crash, WallClock};
 use crate::simulation::{ProcessId, Simulator, SimulatorEvent};
+use kvmesh::replication::status;
 
 /// The kinds of faults. A run draws some of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -353,7 +354,7 @@ impl Simulator<'_> {
             FaultEnd::FailedSync(id) => {
                 self.machines[id].disk.fail_syncs(false);
                 // After a failed sync only a restart helps.
-                if self.running(id).is_some_and(|running| running.replica().writable().is_err()) {
+                if self.running(id).is_some_and(|running| status::writable(running.replica()).is_err()) {
                     self.count("restarts after failed syncs");
                     self.kill(id, Crash::Process, Duration::from_millis(50));
                 }

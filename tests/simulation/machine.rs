@@ -19,9 +19,12 @@ use kvmesh::data::clock::Now;
 use kvmesh::data::fsync::Fsync;
 use kvmesh::data::version::VersionVector;
 use kvmesh::replication::heartbeat::HeartbeatLoop;
+use kvmesh::replication::persistence::replay;
+use kvmesh::replication::persistence::snapshots;
 use kvmesh::replication::persistence::snapshots::Snapshot;
 use kvmesh::replication::replica::Replica;
 use kvmesh::replication::replicator::Replicator;
+use kvmesh::replication::status;
 use kvmesh::replication::submit::Submitted;
 use kvmesh::store::Store;
 use kvmesh::testing::simulated_clients::SimulatedServer;
@@ -184,7 +187,7 @@ impl<'a> RunningNode<'a> {
 
     /// True if the node serves clients, and logs.
     pub fn is_healthy(&self) -> bool {
-        self.replica().is_open() && self.replica().writable().is_ok()
+        self.replica().is_open() && status::writable(self.replica()).is_ok()
     }
 
     /// The time that has passed for the process, by an oscillator that is too fast by so much.
@@ -294,7 +297,7 @@ impl<'a> Simulator<'a> {
         let (replica, submit_rx) = Replica::new(config, Store::repeatable(self.plan.places), nonce, now, Some(Arc::clone(&wal)));
         let spoken = if self.plan.mixes_builds && self.one_in(2) { BEFORE } else { Protocols::OURS };
         let replica = Arc::new(replica.speaking(spoken));
-        let replayed = replica.replay(&shared, &files, || false)?;
+        let replayed = replay::replay(&replica, &shared, &files, || false)?;
         let writer = Writer::open(Arc::clone(&wal), &files, replayed.older_len, &replayed.last, replayed.snapshot_len, self.instant())?;
         replica.record_incarnation();
         replica.begin_recovery(now);
@@ -426,11 +429,11 @@ impl<'a> Simulator<'a> {
         let wait = match running.snapshot.take() {
             None => {
                 let replica = running.replica();
-                if running.is_to_resume && replica.writable().is_err() {
-                    running.snapshot = replica.begin_resume().ok();
+                if running.is_to_resume && status::writable(replica).is_err() {
+                    running.snapshot = snapshots::begin_resume(replica).ok();
                     running.is_to_resume = false;
-                } else if now >= running.snapshot_not_before && replica.is_compaction_due(&running.parts.wal) {
-                    running.snapshot = replica.begin_compaction().ok();
+                } else if now >= running.snapshot_not_before && snapshots::is_compaction_due(replica, &running.parts.wal) {
+                    running.snapshot = snapshots::begin_compaction(replica).ok();
                 }
                 if running.snapshot.is_some() { self.short_wait() } else { self.random_ms(100, 300) }
             }

@@ -14,6 +14,7 @@ use crate::simulation::diagram::{BeforeMerge, StepKind};
 use crate::simulation::plan::RunPlan;
 use crate::simulation::{ProcessId, Simulator, SimulatorEvent};
 use kvmesh::replication::inbound::{Arrived, Inbound};
+use kvmesh::replication::links::handshake;
 use kvmesh::replication::links::outgoing::Speech;
 use kvmesh::wire::frame::{HEAD_LEN, Head};
 use kvmesh::wire::peer::{HELLO_LEN_MAX, Hello, MESSAGE_LEN_MAX, Message, Protocol, read_message};
@@ -136,8 +137,8 @@ impl<'a> Simulator<'a> {
             }
             return;
         };
-        replica.dialing(peer_index);
-        let hello = replica.hello(now);
+        handshake::dialing(replica, peer_index);
+        let hello = handshake::hello(replica, now);
         let mut bytes = Vec::new();
         Message::Hello(hello.clone()).encode(&mut bytes, Protocol::OLDEST);
         self.connected += 1;
@@ -275,7 +276,7 @@ impl<'a> Simulator<'a> {
                 match replica.persistence().await_room(frame.len(), Instant::now()) {
                     Ok(room) => {
                         let before = self.diagram.as_ref().map(|_| BeforeMerge::of(&message, replica));
-                        let received = replica.receive(inbound, Arrived { message, frame, room }, now);
+                        let received = inbound.receive(replica, Arrived { message, frame, room }, now);
                         connection.received.drain(..taken);
                         if let (Some(diagram), Some(before)) = (&mut self.diagram, before) {
                             diagram.received(self.now, number, &before, replica.store(), &received);
@@ -313,11 +314,11 @@ impl<'a> Simulator<'a> {
     fn answer_hello(&mut self, number: u64, id: usize, hello: &Hello) {
         let now = self.now_at(id);
         let Some(replica) = self.running(id).map(|running| running.replica()) else { return };
-        let answer = match replica.check_hello(hello, now) {
+        let answer = match handshake::check_hello(replica, hello, now) {
             Ok((peer, protocol)) => {
-                let answer = Message::Hello(replica.hello(now));
+                let answer = Message::Hello(handshake::hello(replica, now));
                 self.replace_receiver(number, id);
-                let inbound = replica.accept(peer, hello, protocol, now);
+                let inbound = Inbound::accept(replica, peer, hello, protocol, now);
                 let last_read = self.now;
                 if let Some(connection) = self.connections.get_mut(&number) {
                     connection.receiver = Some(ReceivingEnd::Open { inbound: Box::new(inbound), last_read });
@@ -363,7 +364,7 @@ impl<'a> Simulator<'a> {
         if let Some(ReceivingEnd::Open { inbound, .. }) = receiver {
             let now = self.now_at(id);
             if let Some(running) = self.running(id) {
-                running.replica().closed(&inbound, now);
+                inbound.closed(running.replica(), now);
             }
         }
         self.reset_sender(number);
@@ -388,12 +389,12 @@ impl<'a> Simulator<'a> {
         let peer_index = index_of_peer(connection.to.machine, id);
         let Some(SendingEnd::Dialing(hello)) = connection.sender.take() else { return };
         let answer = match connection.answer.take() {
-            Some(Message::Hello(answer)) => replica.check_hello(&answer, now).ok().map(|found| (answer, found)),
+            Some(Message::Hello(answer)) => handshake::check_hello(replica, &answer, now).ok().map(|found| (answer, found)),
             _ => None,
         };
         match answer {
             Some((answer, (found, protocol))) if found == peer_index => {
-                replica.dialed(peer_index, &answer, now);
+                handshake::dialed(replica, peer_index, &answer, now);
                 let speech = Speech::new(replica, peer_index, hello.vector, protocol, 120);
                 connection.sender = Some(SendingEnd::Open(Box::new(speech)));
                 connection.protocol = protocol;
@@ -497,7 +498,7 @@ impl<'a> Simulator<'a> {
         let Some(running) = self.running_mut(id) else { return };
         running.sends_on[peer_index] = None;
         let process = running.process;
-        running.replica().hung_up(peer_index, now);
+        handshake::hung_up(running.replica(), peer_index, now);
         let pause_max = running.replica().config().reconnect_pause_max.as_millis() as u64;
         let pause = self.random_ms(20, pause_max);
         self.after(pause, SimulatorEvent::Dial(process, peer_index));

@@ -5,7 +5,10 @@ use std::time::Duration;
 use crate::simulation::diagram::StepKind;
 use crate::simulation::machine::Crash;
 use crate::simulation::{Simulator, SimulatorEvent};
+use kvmesh::replication::status;
+use kvmesh::replication::sync::restore;
 use kvmesh::replication::sync::restore::NotRestored;
+use kvmesh::replication::sync::serving;
 use kvmesh::wire::dump::{DumpReader, Line};
 
 /// Copies and dumps that are kept. Beyond this, a new one replaces one of them.
@@ -26,7 +29,7 @@ impl Simulator<'_> {
     /// takes for them, in which the events of the queue happen.
     pub fn back_up(&mut self, id: usize) {
         let Some(running) = self.running(id).filter(|running| running.replica().is_open()) else { return };
-        let mut dump = running.replica().dump();
+        let mut dump = serving::dump(running.replica());
         let mut lines = Vec::new();
         let process = running.process;
         while dump.write(300, &mut lines) {
@@ -49,7 +52,7 @@ impl Simulator<'_> {
         let lines = self.backups[self.random.usize(0..self.backups.len())].clone();
         let Some(running) = self.running(id) else { return };
         let process = running.process;
-        let Ok(mut restore) = running.replica().begin_restore(self.now_at(id)) else { return };
+        let Ok(mut restore) = restore::begin_restore(running.replica(), self.now_at(id)) else { return };
         self.draw(id, StepKind::Fault, || "an operator restores a dump".to_owned());
         let mut reader = DumpReader::default();
         for line in lines.split(|byte| *byte == b'\n') {
@@ -143,7 +146,7 @@ impl Simulator<'_> {
         for id in 0..self.plan.nodes {
             let fails = self
                 .running(id)
-                .is_some_and(|running| running.replica().writable().is_err() && running.snapshot.is_none() && !running.is_to_resume);
+                .is_some_and(|running| status::writable(running.replica()).is_err() && running.snapshot.is_none() && !running.is_to_resume);
             if fails && (self.is_always_synced() || self.may_lose_disk(id)) {
                 self.crash(id, Crash::Process);
             }

@@ -18,7 +18,8 @@ use crate::net::{Acceptor, AfterAccept};
 use crate::process::descriptors::in_words;
 use crate::process::logging::LogLimit;
 use crate::process::threads::join_all;
-use crate::replication::inbound::Arrived;
+use crate::replication::inbound::{Arrived, Inbound};
+use crate::replication::links::handshake;
 use crate::replication::links::outgoing::{SOCKET_BUFFER_LEN, is_timeout};
 use crate::replication::links::unidentified::{Stranger, Unidentified};
 use crate::replication::replica::Replica;
@@ -170,7 +171,7 @@ impl PeerLinks {
         };
         let now = Now::read();
         let mut answer = Vec::new();
-        let (peer, protocol) = match self.replica.check_hello(&hello, now) {
+        let (peer, protocol) = match handshake::check_hello(&self.replica, &hello, now) {
             Ok(found) => found,
             Err(why) => {
                 Message::Refused(why.clone()).encode(&mut answer, Protocol::OLDEST);
@@ -179,7 +180,7 @@ impl PeerLinks {
             }
         };
         stream.set_read_timeout(Some(config.peer_timeout))?;
-        Message::Hello(self.replica.hello(now)).encode(&mut answer, Protocol::OLDEST);
+        Message::Hello(handshake::hello(&self.replica, now)).encode(&mut answer, Protocol::OLDEST);
         stranger.tell(&answer)?;
         let stream = stranger.admit().ok_or_else(|| io::Error::from(io::ErrorKind::ConnectionAborted))?;
         self.spawn(format!("peer-in:{}", hello.node), move |links| links.run_peer_in(stream, peer, &hello, protocol))?;
@@ -194,7 +195,7 @@ impl PeerLinks {
             if let Some(older) = present.replace(Arc::clone(&stream)) {
                 let _ = older.shutdown(Shutdown::Both);
             }
-            self.replica.accept(peer, hello, protocol, Now::read())
+            Inbound::accept(&self.replica, peer, hello, protocol, Now::read())
         };
         if self.stopping.load(Ordering::Acquire) {
             // The stop may have looked before this connection was there.
@@ -210,7 +211,7 @@ impl PeerLinks {
                         .replica
                         .persistence()
                         .await_room(frame.len(), Instant::now() + room_wait)
-                        .and_then(|room| self.replica.receive(&mut inbound, Arrived { message, frame, room }, Now::read()));
+                        .and_then(|room| inbound.receive(&self.replica, Arrived { message, frame, room }, Now::read()));
                     if let Err(reason) = received {
                         break (reason, true);
                     }
@@ -222,7 +223,7 @@ impl PeerLinks {
         };
         let _ = stream.shutdown(Shutdown::Both);
         self.present[peer].lock().take_if(|present| Arc::ptr_eq(present, &stream));
-        self.replica.closed(&inbound, Now::read());
+        inbound.closed(&self.replica, Now::read());
         let node = self.replica.config().peers[peer].id;
         if !is_wrong {
             // That the node is down is said by the heartbeat, once.

@@ -3,6 +3,7 @@
 //! [`Links`] is what the rest of replication sees of them: an [`outbox`] for each peer, and the
 //! [`traffic`] with it. The threads [`outgoing`] and [`incoming`] own the sockets.
 
+pub mod handshake;
 pub mod incoming;
 pub mod outbox;
 pub mod outgoing;

@@ -12,8 +12,12 @@ use socket2::SockRef;
 
 use crate::data::clock::{Now, elapsed};
 use crate::data::version::VersionVector;
+use crate::replication::heartbeat;
+use crate::replication::links::handshake;
 use crate::replication::links::outbox::Drained;
-use crate::replication::replica::{Replica, Serving};
+use crate::replication::replica::Replica;
+use crate::replication::sync::serving;
+use crate::replication::sync::serving::Serving;
 use crate::wire::peer::{Ack, HELLO_LEN_MAX, Hello, Message, Protocol, Request, read_message};
 use crate::wire::quoting::{shown, told};
 
@@ -53,7 +57,7 @@ pub fn run_peer_out(replica: &Replica, peer: usize) {
             }
             Err(why) => failing.note(replica, peer, why, elapsed()),
         }
-        replica.hung_up(peer, Now::read());
+        handshake::hung_up(replica, peer, Now::read());
         outbox.wait_to_dial(jittered(pause));
         pause = (pause * 2).min(replica.config().reconnect_pause_max);
     }
@@ -120,21 +124,21 @@ fn dial(replica: &Replica, peer: usize) -> Result<(TcpStream, VersionVector, Pro
     stream.set_read_timeout(Some(config.peer_timeout))?;
     stream.set_write_timeout(Some(config.peer_timeout))?;
     SockRef::from(&stream).set_send_buffer_size(SOCKET_BUFFER_LEN)?;
-    replica.dialing(peer);
-    let hello = replica.hello(Now::read());
+    handshake::dialing(replica, peer);
+    let hello = handshake::hello(replica, Now::read());
     let said = hello.vector.clone();
     let mut bytes = Vec::new();
     Message::Hello(hello).encode(&mut bytes, Protocol::OLDEST);
     stream.write_all(&bytes)?;
     let answer = read_answer(&mut stream)?;
     let now = Now::read();
-    let (found, protocol) =
-        replica.check_hello(&answer, now).map_err(|why| NotDialed::wrong("refused here", format!("refused by this node: {why}")))?;
+    let (found, protocol) = handshake::check_hello(replica, &answer, now)
+        .map_err(|why| NotDialed::wrong("refused here", format!("refused by this node: {why}")))?;
     if found != peer {
         let sentence = format!("that is node {}: check the addresses in the configuration", answer.node);
         return Err(NotDialed::wrong("another node", sentence));
     }
-    replica.dialed(peer, &answer, now);
+    handshake::dialed(replica, peer, &answer, now);
     Ok((stream, said, protocol))
 }
 
@@ -268,12 +272,12 @@ impl<'a> Speech<'a> {
         }
         let has_beat = beat.is_some();
         if let Some(upto) = beat {
-            Message::Heartbeat(replica.beat(*peer, upto, said, now)).encode(bytes, *protocol);
+            Message::Heartbeat(heartbeat::beat(replica, *peer, upto, said, now)).encode(bytes, *protocol);
         }
         // A dump that runs is finished first: a newer request comes after it.
         *next_dump = serve.or(next_dump.take());
         if dump.is_none() {
-            *dump = next_dump.take().map(|request| replica.serve(request));
+            *dump = next_dump.take().map(|request| serving::serve(replica, request));
         }
         if let Some(serving) = dump {
             let mut lines = Vec::with_capacity(*lines_len * 2);
@@ -290,7 +294,7 @@ impl<'a> Speech<'a> {
         *len += bytes.len() as u64;
         if has_beat {
             // Before it leaves: the echo may be there at once.
-            replica.awaits_echo(*peer, *len);
+            handshake::awaits_echo(replica, *peer, *len);
         }
         write(bytes)?;
         Ok(true)

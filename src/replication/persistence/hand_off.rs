@@ -12,9 +12,12 @@ use parking_lot::{Mutex, MutexGuard};
 
 use crate::budget::Permit;
 use crate::data::clock::Stamp;
-use crate::data::version::Origin;
+use crate::data::entry::Entry;
+use crate::data::version::{Origin, VersionVector};
 use crate::replication::acks::Acks;
 use crate::replication::links::Links;
+use crate::replication::persistence::record::{self, Proven};
+use crate::testing::broken_rules::BrokenRule;
 use crate::wal::{QueuedRecords, Wal};
 
 /// Longest wait of a caller of [`Persistence::await_durable`].
@@ -87,6 +90,22 @@ impl Persistence {
     pub fn record_own(&self, bytes: Arc<Vec<u8>>, upto: Stamp, room: Permit) {
         self.record(bytes, Some((self.origin, upto)), Some(room));
         self.marks.handed.fetch_max(upto.to_bits(), Ordering::SeqCst);
+    }
+
+    /// Entries that were dropped after a dump's end line.
+    pub fn record_dropped(&self, late: &[Entry]) {
+        if !late.is_empty() && !BrokenRule::DropsNotLogged.is_on() {
+            self.record(Arc::new(record::removed(late)), None, None);
+        }
+    }
+
+    /// Tombstones that were collected, and the GC horizon that is left by that. Called with the peer
+    /// table locked. The horizon comes first: a power cut may leave the one without the other, and a
+    /// node that lacks a tombstone and does not know it would let a peer keep the deleted key.
+    pub fn record_removed(&self, removed: &[Entry], horizon: &VersionVector) {
+        let mut records = record::proven(&Proven { vector: VersionVector::default(), horizon: horizon.clone() });
+        records.extend(record::removed(removed));
+        self.record(Arc::new(records), None, None);
     }
 
     /// Everything of an origin up to a stamp is durable, or nobody waits for that: it may be claimed.

@@ -6,12 +6,11 @@
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::thread;
 
 use crossbeam_channel::bounded;
 
-use crate::data::clock::{Now, Stamp};
+use crate::data::clock::Stamp;
 use crate::data::entry::Entry;
 use crate::data::key_order::Order;
 use crate::data::progress::Progress;
@@ -23,7 +22,6 @@ use crate::wal::disk::Disk;
 use crate::wal::files::{Files, snapshot_name};
 use crate::wal::log::{Found, read};
 use crate::wal::snapshot;
-use crate::wire::peer::Hello;
 
 /// What there is to do about damage. Said behind what and where it is.
 const WAYS_OUT: &str = "put a good copy of the directory back, or start once with --discard-local-data: then this node comes back blank and takes everything from its \
@@ -63,125 +61,96 @@ struct Replay<'a> {
     order: Option<Order>,
 }
 
-impl Replica {
-    /// Reads the disk into this mesh, which is new: store, vector, horizon, clock. `should_stop` is asked now and then; stopping is `Interrupted`.
-    /// Damage is `InvalidData` with the file, the place, and the ways out; what only a look at the configuration or another program helps has another kind.
-    pub fn replay(&self, disk: &Arc<dyn Disk>, files: &Files, should_stop: impl Fn() -> bool) -> io::Result<Replayed> {
-        let mut lens = Vec::new();
-        for generation in &files.logs {
-            lens.push(disk.read(&files.log_name(*generation))?.1);
-        }
-        let snapshot_len = files.snapshot.map_or(Ok(0), |generation| disk.read(&snapshot_name(generation)).map(|(_, len)| len))?;
-        let total = lens.iter().sum::<u64>() + snapshot_len;
-        let progress = |read: u64| {
-            self.persistence.note_replay(Some((read, total)));
-            if should_stop() { Err(io::Error::from(io::ErrorKind::Interrupted)) } else { Ok(()) }
-        };
-        let replayed = self.replay_files(disk, files, progress).map_err(with_ways_out);
-        self.persistence.note_replay(None);
-        replayed
+/// Reads the disk into this mesh, which is new: store, vector, horizon, clock. `should_stop` is asked now and then; stopping is `Interrupted`.
+/// Damage is `InvalidData` with the file, the place, and the ways out; what only a look at the configuration or another program helps has another kind.
+pub fn replay(replica: &Replica, disk: &Arc<dyn Disk>, files: &Files, should_stop: impl Fn() -> bool) -> io::Result<Replayed> {
+    let mut lens = Vec::new();
+    for generation in &files.logs {
+        lens.push(disk.read(&files.log_name(*generation))?.1);
     }
+    let snapshot_len = files.snapshot.map_or(Ok(0), |generation| disk.read(&snapshot_name(generation)).map(|(_, len)| len))?;
+    let total = lens.iter().sum::<u64>() + snapshot_len;
+    let progress = |read: u64| {
+        replica.persistence.note_replay(Some((read, total)));
+        if should_stop() { Err(io::Error::from(io::ErrorKind::Interrupted)) } else { Ok(()) }
+    };
+    let replayed = replay_files(replica, disk, files, progress).map_err(with_ways_out);
+    replica.persistence.note_replay(None);
+    replayed
+}
 
-    fn replay_files(&self, disk: &Arc<dyn Disk>, files: &Files, progress: impl Fn(u64) -> io::Result<()>) -> io::Result<Replayed> {
-        let mut replay = Replay {
-            store: &self.store,
-            progress: Progress::default(),
-            horizon: VersionVector::default(),
-            greatest: Stamp::ZERO,
-            order: None,
-        };
-        let mut replayed = Replayed::default();
-        if let Some(generation) = files.snapshot {
-            let loaded = snapshot::load(disk, generation, &self.store, |read, _| progress(read))?;
-            self.check_node(loaded.header.origin)?;
-            self.persistence.note_snapshot(loaded.header.is_folded());
-            replay.greatest = loaded.greatest;
-            replay.progress = Progress::from(loaded.header.vector);
-            replay.order = loaded.header.order;
-            replay.horizon = loaded.end.horizon;
-            replayed.snapshot_len = loaded.len;
-        }
-        let mut read_before = replayed.snapshot_len;
-        for (place, generation) in files.logs.iter().enumerate() {
-            let name = files.log_name(*generation);
-            let is_last = place + 1 == files.logs.len();
-            let found =
-                replay.read_log(disk, &name, |incarnation| self.check_incarnation(incarnation), |read| progress(read_before + read))?;
-            if found.torn > 0 {
-                let path = disk.path(&name);
-                if !is_last {
-                    let what = format!("{path} is damaged at byte {}: no whole record begins there, and later files are there", found.len);
-                    return Err(io::Error::new(io::ErrorKind::InvalidData, what));
-                }
-                log::warn!(
-                    "{path}: cut off {} bytes behind the last whole record, at byte {}: they were never acknowledged",
-                    found.torn,
-                    found.len
-                );
+fn replay_files(replica: &Replica, disk: &Arc<dyn Disk>, files: &Files, progress: impl Fn(u64) -> io::Result<()>) -> io::Result<Replayed> {
+    let mut replay = Replay {
+        store: &replica.store,
+        progress: Progress::default(),
+        horizon: VersionVector::default(),
+        greatest: Stamp::ZERO,
+        order: None,
+    };
+    let mut replayed = Replayed::default();
+    if let Some(generation) = files.snapshot {
+        let loaded = snapshot::load(disk, generation, &replica.store, |read, _| progress(read))?;
+        check_node(replica, loaded.header.origin)?;
+        replica.persistence.note_snapshot(loaded.header.is_folded());
+        replay.greatest = loaded.greatest;
+        replay.progress = Progress::from(loaded.header.vector);
+        replay.order = loaded.header.order;
+        replay.horizon = loaded.end.horizon;
+        replayed.snapshot_len = loaded.len;
+    }
+    let mut read_before = replayed.snapshot_len;
+    for (place, generation) in files.logs.iter().enumerate() {
+        let name = files.log_name(*generation);
+        let is_last = place + 1 == files.logs.len();
+        let found =
+            replay.read_log(disk, &name, |incarnation| check_incarnation(replica, incarnation), |read| progress(read_before + read))?;
+        if found.torn > 0 {
+            let path = disk.path(&name);
+            if !is_last {
+                let what = format!("{path} is damaged at byte {}: no whole record begins there, and later files are there", found.len);
+                return Err(io::Error::new(io::ErrorKind::InvalidData, what));
             }
-            read_before += found.len;
-            replayed.older_len += replayed.last.len;
-            replayed.last = found;
-        }
-        replayed.entries = self.store.len();
-        self.take_replayed(replay);
-        Ok(replayed)
-    }
-
-    /// What the disk knew is known again. The clock is above all of it before anything can be written.
-    fn take_replayed(&self, replay: Replay<'_>) {
-        let Replay { progress, horizon, greatest, order, .. } = replay;
-        let vector = progress.into_vector();
-        self.clock.take_over(greatest.max(vector.greatest()).max(horizon.greatest()), self.began);
-        let mut table = self.peers.table();
-        self.coverage.advance().restore(vector);
-        table.horizon = horizon;
-        self.scan_order.restore(order);
-    }
-
-    /// Somebody else's directory is `InvalidInput`: nothing is wrong with it, and it is not to be thrown away.
-    fn check_incarnation(&self, Incarnation { cluster, origin, .. }: &Incarnation) -> io::Result<()> {
-        if *cluster != self.config.cluster {
-            let what = format!("this directory is one of cluster \"{cluster}\", not of \"{}\": check data_dir", self.config.cluster);
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, what));
-        }
-        self.check_node(*origin)
-    }
-
-    fn check_node(&self, origin: Origin) -> io::Result<()> {
-        if origin.node == self.config.id {
-            return Ok(());
-        }
-        let what = format!("this directory is one of node {}, not of node {}: check data_dir", origin.node, self.config.id);
-        Err(io::Error::new(io::ErrorKind::InvalidInput, what))
-    }
-
-    /// The disk knew nothing, and nobody has asked for that: a peer may know whether it should have known something.
-    pub fn wonder_about_blank_disk(&self) {
-        self.is_oddly_blank.store(true, Ordering::Release);
-    }
-
-    /// Says once that the directory may be the wrong one, or have been lost: a peer knows of incarnations of this node of which its blank disk does not.
-    pub(in crate::replication) fn hear_of_incarnations(&self, hello: &Hello) {
-        if !self.is_oddly_blank.load(Ordering::Acquire) {
-            return;
-        }
-        let is_earlier = |origin: Origin| origin.node == self.config.id && origin != self.origin;
-        let lives = hello.vector.iter().filter(|(origin, _)| is_earlier(*origin)).count();
-        if lives > 0 && self.is_oddly_blank.swap(false, Ordering::AcqRel) {
             log::warn!(
-                "this node starts blank, but node {} knows what it wrote in earlier lives ({lives} of them): if its disk was not replaced, look whether data_dir {} is the right \
-                 directory. It takes everything from its peers; what only it had is not there",
-                hello.node,
-                self.config.data_dir.display()
+                "{path}: cut off {} bytes behind the last whole record, at byte {}: they were never acknowledged",
+                found.torn,
+                found.len
             );
         }
+        read_before += found.len;
+        replayed.older_len += replayed.last.len;
+        replayed.last = found;
     }
+    replayed.entries = replica.store.len();
+    take_replayed(replica, replay);
+    Ok(replayed)
+}
 
-    /// Recovery from the peers begins now: until here nobody could bring this node forward.
-    pub fn begin_recovery(&self, now: Now) {
-        self.peers.table().begin_recovery(now);
+/// What the disk knew is known again. The clock is above all of it before anything can be written.
+fn take_replayed(replica: &Replica, replay: Replay<'_>) {
+    let Replay { progress, horizon, greatest, order, .. } = replay;
+    let vector = progress.into_vector();
+    replica.clock.take_over(greatest.max(vector.greatest()).max(horizon.greatest()), replica.began);
+    let mut table = replica.peers.table();
+    replica.coverage.advance().restore(vector);
+    table.horizon = horizon;
+    replica.scan_order.restore(order);
+}
+
+/// Somebody else's directory is `InvalidInput`: nothing is wrong with it, and it is not to be thrown away.
+fn check_incarnation(replica: &Replica, Incarnation { cluster, origin, .. }: &Incarnation) -> io::Result<()> {
+    if *cluster != replica.config.cluster {
+        let what = format!("this directory is one of cluster \"{cluster}\", not of \"{}\": check data_dir", replica.config.cluster);
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, what));
     }
+    check_node(replica, *origin)
+}
+
+fn check_node(replica: &Replica, origin: Origin) -> io::Result<()> {
+    if origin.node == replica.config.id {
+        return Ok(());
+    }
+    let what = format!("this directory is one of node {}, not of node {}: check data_dir", origin.node, replica.config.id);
+    Err(io::Error::new(io::ErrorKind::InvalidInput, what))
 }
 
 impl Replay<'_> {

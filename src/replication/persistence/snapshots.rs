@@ -12,8 +12,10 @@ use parking_lot::MutexGuard;
 
 use crate::data::clock::elapsed;
 use crate::data::version::VersionVector;
-use crate::replication::replica::{Replica, Serving};
+use crate::replication::folding;
+use crate::replication::replica::Replica;
 use crate::replication::sync::scan::DumpScan;
+use crate::replication::sync::serving::Serving;
 use crate::wal::files::resuming_log_name;
 use crate::wal::snapshot::SnapshotWriter;
 use crate::wal::{Condition, NotSwitched, Wal};
@@ -58,79 +60,77 @@ impl From<NotSwitched> for NotCompacted {
     }
 }
 
-impl Replica {
-    /// Writes a snapshot and begins a new log behind it; writes go on meanwhile. An error says why not.
-    pub fn compact(&self) -> Result<Compacted, NotCompacted> {
-        self.begin_compaction()?.write()
-    }
+/// Writes a snapshot and begins a new log behind it; writes go on meanwhile. An error says why not.
+pub fn compact(replica: &Replica) -> Result<Compacted, NotCompacted> {
+    begin_compaction(replica)?.write()
+}
 
-    /// After a full disk: a new log, and a snapshot of everything, without which that log says nothing. Writes are taken again when it is durable. Where nothing has failed this is [`Replica::compact`].
-    pub fn resume(&self) -> Result<Compacted, NotCompacted> {
-        self.begin_resume()?.write()
-    }
+/// After a full disk: a new log, and a snapshot of everything, without which that log says nothing. Writes are taken again when it is durable. Where nothing has failed this is [`Replica::compact`].
+pub fn resume(replica: &Replica) -> Result<Compacted, NotCompacted> {
+    begin_resume(replica)?.write()
+}
 
-    /// Begins a snapshot; the caller takes its steps. An error says why not.
-    pub fn begin_compaction(&self) -> Result<Snapshot<'_>, NotCompacted> {
-        let wal = self.kept()?;
-        let one_at_a_time = self.only_snapshot()?;
-        let Condition { stopped, is_resuming, .. } = wal.condition();
-        match stopped {
-            Some(stopped) => Err(NotCompacted::ReadOnly(stopped.sentence)),
-            // Not in a row with the logs before, as long as the resumed one has no snapshot in front.
-            None => Ok(self.begin_snapshot(wal, is_resuming, one_at_a_time)),
-        }
+/// Begins a snapshot; the caller takes its steps. An error says why not.
+pub fn begin_compaction(replica: &Replica) -> Result<Snapshot<'_>, NotCompacted> {
+    let wal = kept(replica)?;
+    let one_at_a_time = only_snapshot(replica)?;
+    let Condition { stopped, is_resuming, .. } = wal.condition();
+    match stopped {
+        Some(stopped) => Err(NotCompacted::ReadOnly(stopped.sentence)),
+        // Not in a row with the logs before, as long as the resumed one has no snapshot in front.
+        None => Ok(begin_snapshot(replica, wal, is_resuming, one_at_a_time)),
     }
+}
 
-    /// Begins that of [`Replica::resume`].
-    pub fn begin_resume(&self) -> Result<Snapshot<'_>, NotCompacted> {
-        let wal = self.kept()?;
-        let one_at_a_time = self.only_snapshot()?;
-        let Condition { stopped, is_resuming, .. } = wal.condition();
-        match stopped {
-            Some(stopped) if !stopped.is_resumable => Err(NotCompacted::ReadOnly(stopped.sentence)),
-            stopped => Ok(self.begin_snapshot(wal, stopped.is_some() || is_resuming, one_at_a_time)),
-        }
+/// Begins that of [`Replica::resume`].
+pub fn begin_resume(replica: &Replica) -> Result<Snapshot<'_>, NotCompacted> {
+    let wal = kept(replica)?;
+    let one_at_a_time = only_snapshot(replica)?;
+    let Condition { stopped, is_resuming, .. } = wal.condition();
+    match stopped {
+        Some(stopped) if !stopped.is_resumable => Err(NotCompacted::ReadOnly(stopped.sentence)),
+        stopped => Ok(begin_snapshot(replica, wal, stopped.is_some() || is_resuming, one_at_a_time)),
     }
+}
 
-    fn kept(&self) -> Result<&Wal, NotCompacted> {
-        self.persistence.wal().ok_or_else(|| NotCompacted::Failed("this node keeps nothing on disk".to_owned()))
-    }
+fn kept(replica: &Replica) -> Result<&Wal, NotCompacted> {
+    replica.persistence.wal().ok_or_else(|| NotCompacted::Failed("this node keeps nothing on disk".to_owned()))
+}
 
-    /// To be had before the write-ahead log's condition is looked at: another one may be about to change it.
-    fn only_snapshot(&self) -> Result<MutexGuard<'_, ()>, NotCompacted> {
-        let busy = || NotCompacted::Failed("a snapshot is being written already; try again later".to_owned());
-        self.persistence.try_snapshot().ok_or_else(busy)
-    }
+/// To be had before the write-ahead log's condition is looked at: another one may be about to change it.
+fn only_snapshot(replica: &Replica) -> Result<MutexGuard<'_, ()>, NotCompacted> {
+    let busy = || NotCompacted::Failed("a snapshot is being written already; try again later".to_owned());
+    replica.persistence.try_snapshot().ok_or_else(busy)
+}
 
-    fn begin_snapshot<'a>(&'a self, wal: &'a Wal, is_resuming: bool, one_at_a_time: MutexGuard<'a, ()>) -> Snapshot<'a> {
-        let began = Instant::now();
-        // Before any lock: it takes every shard's.
-        let entries = self.store.len();
-        let (generation, is_folded, serving) = {
-            let mut table = self.peers.table();
-            table.serving += 1;
-            let coverage = self.coverage.advance();
-            let generation = wal.switch(is_resuming);
-            // Every log says whose it is.
-            self.record_incarnation();
-            let vector = coverage.vector(self.origin, self.submit.position());
-            drop(coverage);
-            let mut header = Header::new(DumpKind::Full, self.origin, vector, entries, None);
-            header.order = self.scan_order.get();
-            let is_folded = header.is_folded();
-            (generation, is_folded, Serving::new(self, DumpScan::new(header, VersionVector::default(), table.horizon.clone())))
-        };
-        Snapshot { replica: self, wal, generation, is_resuming, is_folded, began, serving, file: None, _one_at_a_time: one_at_a_time }
-    }
+fn begin_snapshot<'a>(replica: &'a Replica, wal: &'a Wal, is_resuming: bool, one_at_a_time: MutexGuard<'a, ()>) -> Snapshot<'a> {
+    let began = Instant::now();
+    // Before any lock: it takes every shard's.
+    let entries = replica.store.len();
+    let (generation, is_folded, serving) = {
+        let mut table = replica.peers.table();
+        table.serving += 1;
+        let coverage = replica.coverage.advance();
+        let generation = wal.switch(is_resuming);
+        // Every log says whose it is.
+        replica.record_incarnation();
+        let vector = coverage.vector(replica.origin, replica.submit.position());
+        drop(coverage);
+        let mut header = Header::new(DumpKind::Full, replica.origin, vector, entries, None);
+        header.order = replica.scan_order.get();
+        let is_folded = header.is_folded();
+        (generation, is_folded, Serving::new(replica, DumpScan::new(header, VersionVector::default(), table.horizon.clone())))
+    };
+    Snapshot { replica, wal, generation, is_resuming, is_folded, began, serving, file: None, _one_at_a_time: one_at_a_time }
+}
 
-    /// Whether the log has outgrown its snapshot, or holds what belongs into one.
-    pub fn is_compaction_due(&self, wal: &Wal) -> bool {
-        let condition = wal.condition();
-        let outgrown = condition.snapshot_len.saturating_mul(self.config.compact_factor).max(self.config.compact_log_min as u64);
-        // Of what the log holds then a build that does not know of it would make something else.
-        let is_due = condition.log_len > outgrown || self.has_folded() && !self.persistence.is_snapshot_folded();
-        condition.stopped.is_none() && !condition.is_resuming && is_due
-    }
+/// Whether the log has outgrown its snapshot, or holds what belongs into one.
+pub fn is_compaction_due(replica: &Replica, wal: &Wal) -> bool {
+    let condition = wal.condition();
+    let outgrown = condition.snapshot_len.saturating_mul(replica.config.compact_factor).max(replica.config.compact_log_min as u64);
+    // Of what the log holds then a build that does not know of it would make something else.
+    let is_due = condition.log_len > outgrown || folding::has_folded(replica) && !replica.persistence.is_snapshot_folded();
+    condition.stopped.is_none() && !condition.is_resuming && is_due
 }
 
 /// A snapshot that is being written. The collector rests while it lives.
@@ -218,8 +218,8 @@ pub fn run_snapshots(replica: &Replica, wal: &Wal, stop_rx: &Receiver<()>) {
     let mut not_before = Duration::ZERO;
     while stop_rx.recv_timeout(LOOK_PAUSE) == Err(RecvTimeoutError::Timeout) {
         if elapsed() >= not_before
-            && replica.is_compaction_due(wal)
-            && let Err(why) = replica.compact()
+            && is_compaction_due(replica, wal)
+            && let Err(why) = compact(replica)
         {
             // That nothing is logged any more is said where it is noticed.
             if let NotCompacted::Failed(what) = why {

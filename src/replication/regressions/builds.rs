@@ -1,6 +1,7 @@
 //! Nodes of several builds in one mesh: what they speak with each other, and what they tell those that they cannot speak with.
 
 use super::*;
+use crate::replication::links::handshake;
 
 const OLD: Protocols = Protocols { min: Protocol::OLDEST, max: Protocol::OLDEST };
 const NEW: Protocols = Protocols { min: Protocol::OLDEST, max: Protocol::CLOCKS };
@@ -57,7 +58,7 @@ fn a_new_format_is_written_only_when_all_members_speak_it() {
     assert_eq!(net.replica(0).spoken_by_all(), NEW.max);
     // A connection that ends says nothing of the build. A member that was never heard may be of any.
     let inbound = net.links.remove(&(1, 0)).unwrap();
-    net.replica(0).closed(&inbound, net.now(0));
+    inbound.closed(net.replica(0), net.now(0));
     assert_eq!(net.replica(0).spoken_by_all(), NEW.max);
     net.reborn(0);
     net.both(0, 1);
@@ -81,19 +82,19 @@ fn without_a_common_protocol_both_ranges_and_the_older_side_are_named() {
     net.protocols = vec![NEWEST, OLD];
     net.reborn(0);
     net.reborn(1);
-    let (newest, old) = (net.replica(0).hello(net.now(0)), net.replica(1).hello(net.now(1)));
-    let at_the_newest = net.replica(0).check_hello(&old, net.now(0)).unwrap_err();
-    let at_the_old = net.replica(1).check_hello(&newest, net.now(1)).unwrap_err();
+    let (newest, old) = (handshake::hello(net.replica(0), net.now(0)), handshake::hello(net.replica(1), net.now(1)));
+    let at_the_newest = handshake::check_hello(net.replica(0), &old, net.now(0)).unwrap_err();
+    let at_the_old = handshake::check_hello(net.replica(1), &newest, net.now(1)).unwrap_err();
     let way_out = "none in common. Node 2 runs the older build: upgrade by way of a build that speaks both 3 and 4";
     assert_eq!(at_the_newest, format!("node 1 speaks peer protocol 4, and node 2 speaks 3: {way_out}"));
     assert_eq!(at_the_old, format!("node 2 speaks peer protocol 3, and node 1 speaks 4: {way_out}"));
     // Builds without a range look at the number alone.
     assert_eq!((newest.protocol, old.protocol), (NEWEST.min, OLD.min));
     let without_range = Hello { protocols: None, ..old.clone() };
-    assert_eq!(net.replica(0).check_hello(&without_range, net.now(0)).unwrap_err(), at_the_newest);
+    assert_eq!(handshake::check_hello(net.replica(0), &without_range, net.now(0)).unwrap_err(), at_the_newest);
     // One that is no range has nothing in common with any.
     let no_range = Hello { protocols: Some(Protocols { min: NEW.max, max: OLD.min }), ..old };
-    let said = net.replica(0).check_hello(&no_range, net.now(0)).unwrap_err();
+    let said = handshake::check_hello(net.replica(0), &no_range, net.now(0)).unwrap_err();
     assert!(said.contains("node 2 speaks 4 to 3: none in common"), "{said}");
 }
 
@@ -101,9 +102,9 @@ fn without_a_common_protocol_both_ranges_and_the_older_side_are_named() {
 #[test]
 fn this_build_speaks_with_the_one_before() {
     let mut net = Net::new(&[0, 0]);
-    let hello = Hello { protocols: None, ..net.replica(1).hello(net.now(1)) };
-    assert_eq!(net.replica(0).check_hello(&hello, net.now(0)), Ok((place(0, 1), Protocol::OLDEST)));
-    assert_eq!(net.replica(0).hello(net.now(0)).protocol, Protocol::OLDEST);
+    let hello = Hello { protocols: None, ..handshake::hello(net.replica(1), net.now(1)) };
+    assert_eq!(handshake::check_hello(net.replica(0), &hello, net.now(0)), Ok((place(0, 1), Protocol::OLDEST)));
+    assert_eq!(handshake::hello(net.replica(0), net.now(0)).protocol, Protocol::OLDEST);
     net.restart_with(0, NEW);
-    assert_eq!(net.replica(0).hello(net.now(0)).protocol, Protocol::OLDEST);
+    assert_eq!(handshake::hello(net.replica(0), net.now(0)).protocol, Protocol::OLDEST);
 }

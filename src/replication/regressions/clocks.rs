@@ -1,6 +1,10 @@
 //! Clocks that are wrong, and machines that sleep: what is stamped, and what an ack is worth.
 
 use super::*;
+use crate::replication::heartbeat;
+use crate::replication::links::handshake;
+use crate::replication::stamps;
+use crate::replication::status;
 
 const HOUR_MS: u64 = 3_600_000;
 
@@ -75,7 +79,7 @@ fn a_wall_clock_that_is_wrong_for_seconds_changes_nothing() {
     let before = net.put(T, "k", "before");
     net.offsets[T] = HOUR_MS;
     net.settle(250, &all);
-    assert!(net.replica(D).check_hello(&net.replica(T).hello(net.now(T)), net.now(D)).is_ok());
+    assert!(handshake::check_hello(net.replica(D), &handshake::hello(net.replica(T), net.now(T)), net.now(D)).is_ok());
     let during = net.put(T, "k", "during");
     assert!(during.wall_ms() - before.wall_ms() < 6_000, "{before}, {during}");
     net.offsets[T] = 0;
@@ -90,9 +94,9 @@ fn of_two_that_differ_neither_opens_and_with_a_third_the_two_that_agree_do() {
     net.both(T, D);
     net.elapsed += Duration::from_secs(2);
     for (node, other) in [(T, "node 3"), (D, "node 2")] {
-        net.replica(node).tick(net.now(node));
+        heartbeat::tick(net.replica(node), net.now(node));
         assert!(!net.replica(node).is_open());
-        let loading = net.replica(node).loading(net.now(node));
+        let loading = status::loading(net.replica(node), net.now(node));
         assert!(loading.starts_with("the clock of this node is more than 10000 ms from that of ") && loading.contains(other), "{loading}");
     }
     net.both(P, D);
@@ -101,7 +105,7 @@ fn of_two_that_differ_neither_opens_and_with_a_third_the_two_that_agree_do() {
         net.pump(from, to);
     }
     for node in [P, T, D] {
-        net.replica(node).tick(net.now(node));
+        heartbeat::tick(net.replica(node), net.now(node));
     }
     assert_eq!([P, T, D].map(|node| net.replica(node).is_open()), [true, false, true]);
 }
@@ -114,8 +118,8 @@ fn stamps_are_held_against_the_reference_clock_however_many_come() {
     net.submit(0, "k", Some(b"v"[..].into()));
     for ahead_ms in (0..60).map(|n| n * 9_000) {
         let stamp = Stamp::from_wall_ms(now.wall_ms + ahead_ms);
-        match replica.check_stamp(stamp, now) {
-            Ok(()) => replica.observe(stamp, now),
+        match stamps::check_stamp(replica, stamp, now) {
+            Ok(()) => stamps::observe(replica, stamp, now),
             Err(why) => {
                 assert!(ahead_ms > 10_000, "{why}");
                 assert!(
@@ -135,7 +139,7 @@ fn a_beat_that_comes_late_refuses_nobody() {
     net.both(T, D);
     net.put(T, "own", "v");
     net.put(D, "own", "v");
-    net.replica(T).tick(net.now(T));
+    heartbeat::tick(net.replica(T), net.now(T));
     let late: Vec<Message> = net.flush(T, D).into_iter().filter(|message| matches!(message, Message::Heartbeat(_))).collect();
     assert!(!late.is_empty());
     net.elapsed += Duration::from_secs(15);
@@ -143,8 +147,8 @@ fn a_beat_that_comes_late_refuses_nobody() {
     // One that is ahead cannot be late.
     net.offsets[T] = 60_000;
     net.reborn(T);
-    let hello = net.replica(T).hello(net.now(T));
-    assert!(net.replica(D).check_hello(&hello, net.now(D)).is_err());
+    let hello = handshake::hello(net.replica(T), net.now(T));
+    assert!(handshake::check_hello(net.replica(D), &hello, net.now(D)).is_err());
 }
 
 /// Its clocks have stood still for longer than clocks may differ, and its wall clock is right: with the first that it hears of, it goes by that.
@@ -157,12 +161,12 @@ fn a_machine_that_was_suspended_for_long_comes_back_by_its_wall_clock() {
     net.elapsed += Duration::from_secs(60);
     net.slept[P] = Duration::from_secs(60);
     for node in [T, D] {
-        let refused = net.replica(node).check_hello(&net.replica(P).hello(net.now(P)), net.now(node)).unwrap_err();
+        let refused = handshake::check_hello(net.replica(node), &handshake::hello(net.replica(P), net.now(P)), net.now(node)).unwrap_err();
         assert!(refused.contains("node 1 and node ") && refused.contains("-60000 ms apart"), "{refused}");
-        net.replica(node).tick(net.now(node));
-        assert!(net.replica(P).check_hello(&net.replica(node).hello(net.now(node)), net.now(P)).is_err());
+        heartbeat::tick(net.replica(node), net.now(node));
+        assert!(handshake::check_hello(net.replica(P), &handshake::hello(net.replica(node), net.now(node)), net.now(P)).is_err());
     }
-    net.replica(P).tick(net.now(P));
+    heartbeat::tick(net.replica(P), net.now(P));
     net.both(P, D);
     net.both(P, T);
     assert!(net.put(P, "k", "w").wall_ms() >= BASE + 60_000);
@@ -177,16 +181,16 @@ fn a_clock_that_was_wrong_at_the_start_and_is_set_right_leaves_nothing_behind() 
     }
     net.elapsed += Duration::from_secs(2);
     for (node, other) in [(P, T), (P, D), (T, P), (D, P)] {
-        let met = net.replica(node).check_hello(&net.replica(other).hello(net.now(other)), net.now(node));
+        let met = handshake::check_hello(net.replica(node), &handshake::hello(net.replica(other), net.now(other)), net.now(node));
         assert!(met.is_err() || node == P, "a blank node refuses nobody");
     }
-    net.replica(P).tick(net.now(P));
+    heartbeat::tick(net.replica(P), net.now(P));
     assert!(!net.replica(P).is_open());
     net.offsets[P] = 0;
     for other in [T, D] {
-        net.replica(P).check_hello(&net.replica(other).hello(net.now(other)), net.now(P)).unwrap();
+        handshake::check_hello(net.replica(P), &handshake::hello(net.replica(other), net.now(other)), net.now(P)).unwrap();
     }
-    net.replica(P).tick(net.now(P));
+    heartbeat::tick(net.replica(P), net.now(P));
     net.both(P, D);
     net.both(P, T);
     let clocks = net.replica(P).clock().read(net.now(P).elapsed);
@@ -197,7 +201,7 @@ fn a_clock_that_was_wrong_at_the_start_and_is_set_right_leaves_nothing_behind() 
     assert!(w.wall_ms() < net.now(P).wall_ms + 1_000);
     assert_eq!(net.get(D, "k").as_deref(), Some("w"));
     // Its bound is that of the others again.
-    assert!(net.replica(P).check_stamp(Stamp::from_wall_ms(net.now(P).wall_ms + 20_000), net.now(P)).is_err());
+    assert!(stamps::check_stamp(net.replica(P), Stamp::from_wall_ms(net.now(P).wall_ms + 20_000), net.now(P)).is_err());
 }
 
 /// One that was suspended for less than clocks may differ, and for more than floors are taken, would acknowledge nothing for minutes.
@@ -211,7 +215,7 @@ fn a_machine_that_was_suspended_for_seconds_follows_its_wall_clock_at_once() {
     net.slept[P] = Duration::from_secs(8);
     net.both(P, D);
     net.both(P, T);
-    net.replica(P).tick(net.now(P));
+    heartbeat::tick(net.replica(P), net.now(P));
     let clocks = net.replica(P).clock().read(net.now(P).elapsed);
     assert!(clocks.reference_us >= net.now(P).wall_ms * 1_000 - 1_000, "{clocks:?}");
 }
@@ -226,11 +230,11 @@ fn two_machines_that_were_suspended_do_not_outvote_the_third() {
     net.elapsed += Duration::from_secs(60);
     (net.slept[P], net.slept[T]) = (Duration::from_secs(17), Duration::from_secs(12));
     for (node, other) in [(P, T), (T, P), (P, D), (T, D), (D, P), (D, T)] {
-        let met = net.replica(node).check_hello(&net.replica(other).hello(net.now(other)), net.now(node));
+        let met = handshake::check_hello(net.replica(node), &handshake::hello(net.replica(other), net.now(other)), net.now(node));
         assert_eq!(met.is_err(), node == D || other == D);
     }
     for node in [P, T, D] {
-        net.replica(node).tick(net.now(node));
+        heartbeat::tick(net.replica(node), net.now(node));
     }
     net.both(P, D);
     net.both(T, D);
@@ -248,11 +252,11 @@ fn a_clock_that_drifts_is_refused_by_name_and_the_others_go_on() {
     for second in 0..1_500 {
         net.elapsed += Duration::from_secs(1);
         net.offsets[P] += 10;
-        let hello = net.replica(P).hello(net.now(P));
-        let said = [T, D].map(|node| net.replica(node).check_hello(&hello, net.now(node)));
+        let hello = handshake::hello(net.replica(P), net.now(P));
+        let said = [T, D].map(|node| handshake::check_hello(net.replica(node), &hello, net.now(node)));
         for (node, other) in [(T, D), (D, T), (P, D), (P, T)] {
-            net.replica(node).tick(net.now(node));
-            let met = net.replica(node).check_hello(&net.replica(other).hello(net.now(other)), net.now(node));
+            heartbeat::tick(net.replica(node), net.now(node));
+            let met = handshake::check_hello(net.replica(node), &handshake::hello(net.replica(other), net.now(other)), net.now(node));
             assert!(met.is_ok() || node == P, "{met:?}");
         }
         if let [Err(one), Err(other)] = said {

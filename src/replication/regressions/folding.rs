@@ -4,6 +4,8 @@ use super::*;
 use crate::data::version::{NodeId, VersionVector};
 use crate::replication::folding::Folder;
 use crate::replication::heartbeat::HeartbeatLoop;
+use crate::replication::links::handshake;
+use crate::replication::status;
 
 const ALL: [(usize, usize); 6] = [(0, 1), (1, 0), (0, 2), (2, 0), (1, 2), (2, 1)];
 
@@ -83,8 +85,8 @@ fn what_no_vector_covers_is_taken_from_all_members_before() {
 fn a_member_that_is_away_pins_all_and_one_that_says_hello_begins_it_anew() {
     let mut net = with_incarnations(OVER);
     let inbound = net.links.remove(&(2, 0)).unwrap();
-    net.replica(0).closed(&inbound, net.now(0));
-    net.replica(0).hung_up(place(0, 2), net.now(0));
+    inbound.closed(net.replica(0), net.now(0));
+    handshake::hung_up(net.replica(0), place(0, 2), net.now(0));
     let rest = [(0, 1), (1, 0), (1, 2), (2, 1)];
     let mut folder = Folder::default();
     for _ in 0..60 {
@@ -145,23 +147,25 @@ fn lives_of_strangers_are_folded_by_the_first_member() {
 #[test]
 fn at_the_bound_a_node_that_starts_does_not_write_and_says_why() {
     let net = with_incarnations(4_096);
-    let hello = Message::Hello(net.replica(1).hello(net.now(1)));
+    let hello = Message::Hello(handshake::hello(net.replica(1), net.now(1)));
     let mut bytes = Vec::new();
     hello.encode(&mut bytes, Protocol::OLDEST);
     assert!(bytes.len() < HELLO_LEN_MAX / 4, "{}", bytes.len());
-    assert_eq!(net.replica(1).writable(), Ok(()), "it has written");
+    assert_eq!(status::writable(net.replica(1)), Ok(()), "it has written");
     let mut net = net;
     net.reborn(2);
     [(0, 2), (1, 2)].into_iter().for_each(|(a, b)| net.both(a, b));
     net.settle(30, &[(0, 2), (2, 0), (1, 2), (2, 1)]);
-    let why = net.replica(2).writable().unwrap_err();
+    let why = status::writable(net.replica(2)).unwrap_err();
     assert!(why.starts_with("the vector names 4098 lives of nodes, 4096 at most"), "{why}");
     let inbound = net.links.remove(&(1, 2)).unwrap();
-    net.replica(2).closed(&inbound, net.now(2));
-    assert!(net.replica(2).writable().unwrap_err().ends_with("start node 2, or remove what will not come back from every configuration"));
+    inbound.closed(net.replica(2), net.now(2));
+    assert!(
+        status::writable(net.replica(2)).unwrap_err().ends_with("start node 2, or remove what will not come back from every configuration")
+    );
     net.connect(1, 2);
     settle(&mut net, 60);
-    assert_eq!(net.replica(2).writable(), Ok(()));
+    assert_eq!(status::writable(net.replica(2)), Ok(()));
     assert!((0..3).all(|node| net.replica(node).vector().len() < 100));
 }
 
@@ -172,14 +176,14 @@ fn a_vector_with_too_many_places_is_refused() {
     let places = |from: u64, count: u64| -> VersionVector {
         (from..from + count).map(over).map(|last| (Origin { node: NodeId(2), ..last.origin }, last.stamp)).collect()
     };
-    let hello = |vector: VersionVector| Hello { vector, ..net.replica(1).hello(net.now(1)) };
-    assert!(net.replica(0).check_hello(&hello(places(1, 7_900)), net.now(0)).is_ok());
-    let refused = net.replica(0).check_hello(&hello(places(1, 8_000)), net.now(0)).unwrap_err();
+    let hello = |vector: VersionVector| Hello { vector, ..handshake::hello(net.replica(1), net.now(1)) };
+    assert!(handshake::check_hello(net.replica(0), &hello(places(1, 7_900)), net.now(0)).is_ok());
+    let refused = handshake::check_hello(net.replica(0), &hello(places(1, 8_000)), net.now(0)).unwrap_err();
     assert_eq!(refused, "a vector of 8000 places, which makes 20001 together with this node's; 20000 are the most");
     // What both know counts once, and a cluster that knows of more, as builds before could come to, goes on.
-    assert!(net.replica(0).check_hello(&net.replica(1).hello(net.now(1)), net.now(0)).is_ok());
+    assert!(handshake::check_hello(net.replica(0), &handshake::hello(net.replica(1), net.now(1)), net.now(0)).is_ok());
     let known = with_incarnations(24_000);
-    assert!(known.replica(0).check_hello(&known.replica(1).hello(known.now(1)), known.now(0)).is_ok());
+    assert!(handshake::check_hello(known.replica(0), &handshake::hello(known.replica(1), known.now(1)), known.now(0)).is_ok());
 }
 
 /// A build before does not know what is said of all incarnations of a node, and would take what a dump lacks for something that its donor has not seen.
@@ -199,7 +203,7 @@ fn nothing_is_folded_beside_a_build_that_does_not_know_of_it_and_none_is_met_aft
     assert!((0..3).all(|node| is_folded(&net, node)));
     net.protocols[2] = Protocols { min: Protocol::OLDEST, max: Protocol::CLOCKS };
     net.reborn(2);
-    let refused = net.replica(0).check_hello(&net.replica(2).hello(net.now(2)), net.now(0)).unwrap_err();
+    let refused = handshake::check_hello(net.replica(0), &handshake::hello(net.replica(2), net.now(2)), net.now(0)).unwrap_err();
     assert!(
         refused.starts_with("lives of nodes are folded here, which the build of node 3 does not know of (it speaks peer protocol 3 to 4"),
         "{refused}"

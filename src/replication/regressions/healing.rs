@@ -4,6 +4,7 @@ use super::*;
 use crate::data::entry::{Entry, Expiry};
 use crate::data::version::{NodeId, Origin, Version};
 use crate::replication::anti_entropy::AntiEntropy;
+use crate::replication::heartbeat;
 
 const T: usize = 0;
 const D: usize = 1;
@@ -42,7 +43,7 @@ fn a_heal_dump_moves_no_vector() {
     net.put(T, "b", "2");
     net.put(T, "c", "3"); // overflows b
     net.pump(T, D);
-    net.replica(D).tick(net.now(D));
+    heartbeat::tick(net.replica(D), net.now(D));
     net.pump(D, T);
     let dump = net.flush(T, D);
     assert!(lines_of(&dump).is_some_and(|lines| String::from_utf8_lossy(&lines).contains("\"kind\":\"heal\"")), "{dump:?}");
@@ -85,7 +86,7 @@ fn late_lines_of_a_heal_dump_are_not_merged_past_the_vector() {
     net.put(T, "k", "1");
     net.settle(4, &BOTH);
     diverged(&mut net);
-    net.replica(D).tick(net.now(D));
+    heartbeat::tick(net.replica(D), net.now(D));
     net.pump(D, T);
     let dump = net.flush(T, D);
     let lines = lines_of(&dump).expect("a dump");
@@ -110,9 +111,9 @@ fn what_comes_of_a_dump_that_was_given_up_is_passed_over() {
     // A gap: of two writes the queue holds one.
     net.put(T, "a", "1");
     net.put(T, "b", "1");
-    net.replica(T).tick(net.now(T));
+    heartbeat::tick(net.replica(T), net.now(T));
     net.pump(T, D);
-    net.replica(D).tick(net.now(D));
+    heartbeat::tick(net.replica(D), net.now(D));
     net.pump(D, T);
     let lines = lines_of(&net.flush(T, D)).expect("a dump");
     assert!(String::from_utf8_lossy(&lines).contains("\"k\":\"k\""));

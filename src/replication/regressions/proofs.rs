@@ -1,6 +1,7 @@
 //! What proves to the collector that a peer has a delete, and what does not (I6 a).
 
 use super::*;
+use crate::replication::links::handshake;
 use crate::replication::tombstone_gc::TombstoneGc;
 
 /// All shards, once.
@@ -12,8 +13,8 @@ fn collect(net: &Net, node: usize) -> usize {
 fn cut(net: &mut Net, a: usize, b: usize) {
     for (from, to) in [(a, b), (b, a)] {
         let inbound = net.links.remove(&(from, to)).unwrap();
-        net.replica(to).closed(&inbound, net.now(to));
-        net.replica(from).hung_up(place(from, to), net.now(from));
+        inbound.closed(net.replica(to), net.now(to));
+        handshake::hung_up(net.replica(from), place(from, to), net.now(from));
     }
 }
 

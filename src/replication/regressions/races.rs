@@ -3,6 +3,8 @@
 use super::*;
 use crate::data::version::NodeId;
 use crate::lock_order::as_another_thread;
+use crate::replication::heartbeat;
+use crate::replication::links::handshake;
 use crate::replication::tombstone_gc::TombstoneGc;
 
 /// The end line of a connection that was replaced meanwhile wrote its `gap` over the newer connection's.
@@ -38,11 +40,11 @@ fn the_end_line_of_a_replaced_connection_leaves_the_newer_ones_gap_alone() {
         let mut ender = None;
         let _ = replica.store().write::<()>(busy.as_bytes(), |_| {
             let end = lines[end..].to_vec();
-            ender = Some(scope.spawn(move || replica.receive(&mut old, Message::Lines(end), now)));
+            ender = Some(scope.spawn(move || old.receive(replica, Message::Lines(end), now)));
             as_another_thread(|| {
                 wait_until(|| replica.store().get(gone.as_bytes()).is_none());
                 // The link flaps; T wrote meanwhile.
-                net.replica(t).hung_up(place(t, d), net.now(t));
+                handshake::hung_up(net.replica(t), place(t, d), net.now(t));
                 net.put(t, "v3", "3");
                 net.connect(t, d);
             });
@@ -54,7 +56,7 @@ fn the_end_line_of_a_replaced_connection_leaves_the_newer_ones_gap_alone() {
     for _ in 0..1200 {
         net.elapsed += Duration::from_millis(50);
         for node in [t, d] {
-            net.replica(node).tick(net.now(node));
+            heartbeat::tick(net.replica(node), net.now(node));
         }
         net.pump(t, d);
         net.pump(d, t);
@@ -137,12 +139,12 @@ fn a_batch_between_the_drops_and_the_vector_brings_back_no_collected_delete() {
         let _ = replica.store().write::<()>(busy.as_bytes(), |_| {
             let end = lines[end..].to_vec();
             let from_t = &mut from_t;
-            scope.spawn(move || replica.receive(from_t, Message::Lines(end), now).unwrap());
+            scope.spawn(move || from_t.receive(replica, Message::Lines(end), now).unwrap());
             as_another_thread(|| {
                 wait_until(|| replica.store().get(gone.as_bytes()).is_none());
                 let inbound = net.links.get_mut(&(P, D)).unwrap();
                 for message in in_flight {
-                    replica.receive(inbound, message, now).unwrap();
+                    inbound.receive(replica, message, now).unwrap();
                 }
                 assert!(net.get(D, &k).is_some() && !replica.vector().covers(Version { stamp: u, origin: net.replica(P).origin() }));
             });

@@ -1,6 +1,7 @@
 //! A node that catches up, and when it opens.
 
 use super::*;
+use crate::replication::heartbeat;
 
 // A node asks its peers for dumps in this order.
 const T: usize = 0;
@@ -18,7 +19,7 @@ fn two_donors_that_never_serve_do_not_keep_a_node_recovering() {
     for _ in 0..100 {
         net.elapsed += Duration::from_millis(50);
         for node in [P, T, D] {
-            net.replica(node).tick(net.now(node));
+            heartbeat::tick(net.replica(node), net.now(node));
         }
         for donor in [P, T] {
             let to_donor = net.flush(D, donor).into_iter().filter(|m| !matches!(m, Message::Request(_))).collect();
@@ -45,7 +46,7 @@ fn a_peer_that_crash_loops_does_not_keep_a_node_recovering() {
         net.settle(5, &[(P, D), (D, P), (T, D)]);
         net.elapsed += Duration::from_millis(100);
         let inbound = net.links.remove(&(T, D)).unwrap();
-        net.replica(D).closed(&inbound, net.now(D));
+        inbound.closed(net.replica(D), net.now(D));
         for _ in 0..8 {
             net.elapsed += Duration::from_millis(100);
             net.settle(1, &[(P, D), (D, P)]);

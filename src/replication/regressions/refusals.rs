@@ -9,7 +9,7 @@ use crate::wire::dump::{DumpKind, Header};
 fn try_deliver(net: &mut Net, from: usize, to: usize, messages: Vec<Message>) -> Result<(), String> {
     let now = net.now(to);
     let inbound = net.links.get_mut(&(from, to)).unwrap();
-    messages.into_iter().try_for_each(|message| net.lives[to].replica.receive(inbound, message, now))
+    messages.into_iter().try_for_each(|message| inbound.receive(net.lives[to].replica, message, now))
 }
 
 fn entry(origin: Origin, stamp: Stamp, key_len: usize) -> Entry {
@@ -62,7 +62,7 @@ fn a_dump_that_was_refused_is_not_asked_for_again_and_again() {
         let refused = try_deliver(&mut net, 0, 1, vec![Message::Lines(lines)]).unwrap_err();
         assert!(refused.contains("a horizon of"), "{refused}");
         let inbound = net.links.remove(&(0, 1)).unwrap();
-        net.replica(1).closed(&inbound, net.now(1));
+        inbound.closed(net.replica(1), net.now(1));
     }
     assert!((2..8).contains(&asked), "asked {asked} times in 12 s");
     assert!(net.replica(1).peers.table().horizon.is_empty());

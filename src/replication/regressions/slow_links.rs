@@ -8,6 +8,8 @@ use socket2::SockRef;
 use super::*;
 use crate::data::version::{NodeId, Origin, VersionVector};
 use crate::node::Node;
+use crate::replication::heartbeat;
+use crate::replication::links::handshake;
 use crate::wire::dump::{DumpKind, Header, whole_dump};
 
 /// The longest that a test waits for something that should happen soon.
@@ -28,7 +30,7 @@ fn a_line_that_takes_longer_than_every_time_out_arrives() {
     for _ in 0..400 {
         net.elapsed += Duration::from_millis(25);
         for node in [a, d] {
-            net.replica(node).tick(net.now(node));
+            heartbeat::tick(net.replica(node), net.now(node));
         }
         net.pump(a, d);
         under_way.extend(net.flush(d, a));
@@ -69,7 +71,7 @@ fn bytes_without_end_are_not_progress_for_ever() {
     net.pump(a, d);
     net.pump(d, a);
     net.replica(a).peers.table().peers[place(a, d)].catch_up.gap = true;
-    net.replica(a).tick(net.now(a));
+    heartbeat::tick(net.replica(a), net.now(a));
     let id = net.replica(a).peers.table().transfer().map(|transfer| transfer.id);
     assert!(id.is_some());
     // Faster than the longest message, of 320 MiB, can go on for.
@@ -78,7 +80,7 @@ fn bytes_without_end_are_not_progress_for_ever() {
         net.elapsed += Duration::from_millis(100);
         read += 1 << 20;
         net.replica(a).links().traffic_with(place(a, d)).heard(read, net.elapsed);
-        net.replica(a).tick(net.now(a));
+        heartbeat::tick(net.replica(a), net.now(a));
         let dump = net.replica(a).peers.table().transfer().map(|transfer| transfer.id) != id;
         (dump, !net.replica(a).links().outbox(place(a, d)).is_open())
     });
@@ -95,13 +97,13 @@ fn a_request_that_is_lost_with_its_connection_is_made_anew() {
     net.both(a, d);
     let taking = |net: &Net| net.replica(a).peers.table().transfer().map(|transfer| transfer.id);
     net.replica(a).peers.table().peers[place(a, d)].catch_up.gap = true;
-    net.replica(a).tick(net.now(a));
+    heartbeat::tick(net.replica(a), net.now(a));
     let first = taking(&net);
     assert!(first.is_some());
-    net.replica(a).hung_up(place(a, d), net.now(a));
+    handshake::hung_up(net.replica(a), place(a, d), net.now(a));
     assert_eq!(taking(&net), None);
     net.connect(a, d);
-    net.replica(a).tick(net.now(a));
+    heartbeat::tick(net.replica(a), net.now(a));
     assert!(taking(&net).is_some() && taking(&net) != first);
 }
 
@@ -110,14 +112,14 @@ fn given_up(d_tells: impl Fn(u64) -> u64) -> Option<u64> {
     let mut net = Net::new(&[0, 0]);
     let (a, d) = (0, 1);
     net.both(a, d);
-    net.replica(a).awaits_echo(place(a, d), 100_000);
+    handshake::awaits_echo(net.replica(a), place(a, d), 100_000);
     let vector = net.replica(d).vector();
     (0..600).find(|tenths| {
         net.elapsed += Duration::from_millis(100);
         let Message::Heartbeat(beat) = beat_of_a_peer() else { unreachable!() };
         let (sent, wall_ms) = (net.elapsed.as_micros() as u64, net.now(d).wall_ms);
         net.deliver(d, a, vec![Message::Heartbeat(Heartbeat { sent, wall_ms, vector: vector.clone(), taken: d_tells(*tenths), ..beat })]);
-        net.replica(a).tick(net.now(a));
+        heartbeat::tick(net.replica(a), net.now(a));
         !net.replica(a).links().outbox(place(a, d)).is_open()
     })
 }

@@ -3,3 +3,4 @@
 pub mod receiver;
 pub mod restore;
 pub mod scan;
+pub mod serving;

@@ -9,11 +9,13 @@ use std::sync::Arc;
 
 use crate::data::clock::{Now, Stamp};
 use crate::data::entry::{Entry, Key};
-use crate::data::version::{Origin, Version, VersionVector};
+use crate::data::version::{Origin, Version};
 use crate::replication::coverage::Advance;
+use crate::replication::links::handshake;
 use crate::replication::peers::table::PeerTable;
 use crate::replication::persistence::record::{self, Proven};
 use crate::replication::replica::Replica;
+use crate::replication::stamps;
 use crate::testing::broken_rules::BrokenRule;
 use crate::wire::dump::{DumpKind, EndLine, Header};
 use crate::wire::quoting::shown;
@@ -50,9 +52,9 @@ impl Incoming {
         let named = is_restored.then(BTreeMap::new);
         check_stamp(replica, is_restored, header.vector.greatest(), now)?;
         if !is_restored {
-            replica.check_vector(&header.vector, now)?;
+            handshake::check_vector(replica, &header.vector, now)?;
         }
-        replica.observe(header.vector.greatest(), now);
+        stamps::observe(replica, header.vector.greatest(), now);
         let held = (header.kind == DumpKind::Full).then(|| HashSet::with_capacity(header.entries.min(ENTRIES_BELIEVED) as usize));
         let heals = header.kind == DumpKind::Heal;
         Ok(Incoming { count: 0, header, held, named, is_more: false, heals, healed: 0 })
@@ -74,7 +76,7 @@ impl Incoming {
                 *greatest = stamp.max(*greatest);
             }
         }
-        if self.named.is_some() && !replica.can_tell(&entry, now) {
+        if self.named.is_some() && !can_tell(replica, &entry, now) {
             return Err(format!(
                 "its entry of key {} is of a life of node {} that is folded here, and nobody here has seen it: whether it was deleted since cannot be told; \
                  kvctl restore --as-new-writes writes all keys anew",
@@ -83,7 +85,7 @@ impl Incoming {
             ));
         }
         self.count += 1;
-        replica.observe(entry.version().stamp, now);
+        stamps::observe(replica, entry.version().stamp, now);
         let key = entry.shared_key();
         if !self.heals {
             let is_kept = replica.merge(entry);
@@ -142,7 +144,7 @@ impl Incoming {
     /// Returns how many that were.
     pub fn drop_late(&self, replica: &Replica) -> usize {
         let late = self.drop_absent(replica);
-        replica.record_dropped(&late);
+        replica.persistence.record_dropped(&late);
         late.len()
     }
 
@@ -161,65 +163,48 @@ impl Incoming {
 }
 
 fn check_stamp(replica: &Replica, is_restored: bool, stamp: Stamp, now: Now) -> Result<(), String> {
-    if is_restored { replica.check_restored_stamp(stamp, now) } else { replica.check_stamp(stamp, now) }
+    if is_restored { stamps::check_restored_stamp(replica, stamp, now) } else { stamps::check_stamp(replica, stamp, now) }
 }
 
-impl Replica {
-    /// Whether it is known here that an entry was there, or was not. What is said of all incarnations of its node may cover it although it is of another cluster, or of a state that was lost: then neither it nor
-    /// what superseded it is here, and no delete of it is known or forgotten. What is over brings nothing back.
-    fn can_tell(&self, entry: &Entry, now: Now) -> bool {
-        let version = entry.version();
-        let is_folded = self.coverage.covers_by_folding(version);
-        let soon = now.wall_ms.saturating_add(self.config.clock_offset_max.as_millis() as u64);
-        !is_folded || !entry.is_live(|| soon) || self.store.entry(entry.key()).is_some_and(|held| held.version() >= version)
-    }
+/// Whether it is known here that an entry was there, or was not. What is said of all incarnations of its node may cover it although it is of another cluster, or of a state that was lost: then neither it nor
+/// what superseded it is here, and no delete of it is known or forgotten. What is over brings nothing back.
+fn can_tell(replica: &Replica, entry: &Entry, now: Now) -> bool {
+    let version = entry.version();
+    let is_folded = replica.coverage.covers_by_folding(version);
+    let soon = now.wall_ms.saturating_add(replica.config.clock_offset_max.as_millis() as u64);
+    !is_folded || !entry.is_live(|| soon) || replica.store.entry(entry.key()).is_some_and(|held| held.version() >= version)
+}
 
-    /// What was dropped after the end line.
-    pub(in crate::replication) fn record_dropped(&self, late: &[Entry]) {
-        if !late.is_empty() && !BrokenRule::DropsNotLogged.is_on() {
-            self.persistence.record(Arc::new(record::removed(late)), None, None);
-        }
-    }
-
-    /// What a dump's end line proves is so from now on, here and in the log, where the drops come right before it: a line of a dropped entry that is logged later
-    /// is covered by then. Both locks are held by the caller: the collector's, for the horizon.
-    ///
-    /// A dump hides writes that were superseded before it was made. So what it brings did not come one by one, of no peer; but of `live`, a peer that sent the dump on the connection of its
-    /// batches, only up to where those began.
-    ///
-    /// Of this node's own present writes it says nothing: their own batches do. A donor can know of one by a dump from here before its batch is in this log, and behind a record that covers it
-    /// the batch would be skipped when the log is read.
-    pub(in crate::replication) fn join_proven(
-        &self,
-        table: &mut PeerTable,
-        coverage: &mut Advance<'_>,
-        proven: Proven,
-        dropped: &[Entry],
-        live: Option<(usize, Stamp)>,
-    ) {
-        let Proven { vector, horizon } = proven;
-        let proven = Proven { vector: vector.without(self.origin), horizon };
-        let mut records = if BrokenRule::DropsNotLogged.is_on() { Vec::new() } else { record::removed(dropped) };
-        records.extend(record::proven(&proven));
-        self.persistence.record(Arc::new(records), None, None);
-        table.horizon.join(&proven.horizon);
-        coverage.proven(&proven.vector);
-        for (peer, outbox) in self.links.outboxes().enumerate() {
-            let Some(origin) = outbox.known_origin() else { continue };
-            let position = match live {
-                Some((sender, start)) if peer == sender => start,
-                _ => coverage.get(origin),
-            };
-            outbox.received_in_dump(origin, position);
-            self.persistence.record(Arc::default(), Some((origin, position)), None);
-        }
-    }
-
-    /// What the collector took away, and the horizon that it has left. Under the collector's lock. The horizon comes first: a power cut may leave the one without the
-    /// other, and a node that lacks a tombstone and does not know it would let a peer keep the deleted key.
-    pub(in crate::replication) fn record_removed(&self, removed: &[Entry], horizon: &VersionVector) {
-        let mut records = record::proven(&Proven { vector: VersionVector::default(), horizon: horizon.clone() });
-        records.extend(record::removed(removed));
-        self.persistence.record(Arc::new(records), None, None);
+/// What a dump's end line proves is so from now on, here and in the log, where the drops come right before it: a line of a dropped entry that is logged later
+/// is covered by then. Both locks are held by the caller: the collector's, for the horizon.
+///
+/// A dump hides writes that were superseded before it was made. So what it brings did not come one by one, of no peer; but of `live`, a peer that sent the dump on the connection of its
+/// batches, only up to where those began.
+///
+/// Of this node's own present writes it says nothing: their own batches do. A donor can know of one by a dump from here before its batch is in this log, and behind a record that covers it
+/// the batch would be skipped when the log is read.
+pub(in crate::replication) fn join_proven(
+    replica: &Replica,
+    table: &mut PeerTable,
+    coverage: &mut Advance<'_>,
+    proven: Proven,
+    dropped: &[Entry],
+    live: Option<(usize, Stamp)>,
+) {
+    let Proven { vector, horizon } = proven;
+    let proven = Proven { vector: vector.without(replica.origin), horizon };
+    let mut records = if BrokenRule::DropsNotLogged.is_on() { Vec::new() } else { record::removed(dropped) };
+    records.extend(record::proven(&proven));
+    replica.persistence.record(Arc::new(records), None, None);
+    table.horizon.join(&proven.horizon);
+    coverage.proven(&proven.vector);
+    for (peer, outbox) in replica.links.outboxes().enumerate() {
+        let Some(origin) = outbox.known_origin() else { continue };
+        let position = match live {
+            Some((sender, start)) if peer == sender => start,
+            _ => coverage.get(origin),
+        };
+        outbox.received_in_dump(origin, position);
+        replica.persistence.record(Arc::default(), Some((origin, position)), None);
     }
 }

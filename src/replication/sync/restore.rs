@@ -12,10 +12,13 @@ use std::time::{Duration, Instant};
 use crate::data::clock::{Now, Stamp};
 use crate::data::entry::Entry;
 use crate::data::version::{NodeId, Origin, Version, VersionVector};
+use crate::replication::folding;
 use crate::replication::peers::events::names;
 use crate::replication::peers::table::PeerTable;
 use crate::replication::persistence::record::{self, Proven};
 use crate::replication::replica::Replica;
+use crate::replication::status;
+use crate::replication::sync::receiver;
 use crate::replication::sync::receiver::Incoming;
 use crate::wire::dump::{self, DumpKind, EndLine, Header};
 
@@ -70,24 +73,22 @@ impl From<String> for NotRestored {
     }
 }
 
-impl Replica {
-    /// Begins a restore, and stops the collector until the result is dropped.
-    pub fn begin_restore(&self, now: Now) -> Result<Restore<'_>, NotRestored> {
-        if !self.is_open() {
-            return Err(NotRestored::Loading(self.loading(now)));
-        }
-        self.writable().map_err(NotRestored::ReadOnly)?;
-        let mut table = self.peers.table();
-        if let Some(transfer) = table.transfer() {
-            let peer = names(&[table.peers[transfer.peer].id]);
-            return Err(NotRestored::Busy(format!("this node is taking a dump from {peer}")));
-        }
-        if table.restoring {
-            return Err(NotRestored::Busy("another restore is running on this node".to_owned()));
-        }
-        table.restoring = true;
-        Ok(Restore { replica: self, dump: None, unlogged: Vec::new(), merged: 0, started: now.elapsed })
+/// Begins a restore, and stops the collector until the result is dropped.
+pub fn begin_restore(replica: &Replica, now: Now) -> Result<Restore<'_>, NotRestored> {
+    if !replica.is_open() {
+        return Err(NotRestored::Loading(status::loading(replica, now)));
     }
+    status::writable(replica).map_err(NotRestored::ReadOnly)?;
+    let mut table = replica.peers.table();
+    if let Some(transfer) = table.transfer() {
+        let peer = names(&[table.peers[transfer.peer].id]);
+        return Err(NotRestored::Busy(format!("this node is taking a dump from {peer}")));
+    }
+    if table.restoring {
+        return Err(NotRestored::Busy("another restore is running on this node".to_owned()));
+    }
+    table.restoring = true;
+    Ok(Restore { replica, dump: None, unlogged: Vec::new(), merged: 0, started: now.elapsed })
 }
 
 impl Restore<'_> {
@@ -102,8 +103,8 @@ impl Restore<'_> {
         {
             let table = self.replica.peers.table();
             check_horizon(&table, &header)?;
-            let known = self.replica.known(&table);
-            self.replica.check_incarnations(&known.vector, &header.vector)?;
+            let known = known(self.replica, &table);
+            check_incarnations(self.replica, &known.vector, &header.vector)?;
         }
         self.dump = Some(Incoming::begin(self.replica, header, true, now)?);
         Ok(())
@@ -160,7 +161,7 @@ impl Restore<'_> {
         self.settle()?;
         let dump = self.dump.take().ok_or_else(|| "an end line where the header of a dump should be".to_owned())?;
         dump.check(end)?;
-        let Judged { proven, unseen, present, may_drop } = self.replica.judge(&dump, end, now)?;
+        let Judged { proven, unseen, present, may_drop } = judge(self.replica, &dump, end, now)?;
         // What the dump has proved deleted: what a delete took away that was collected elsewhere, and that this node has not seen.
         let is_deleted = |entry: &Entry| {
             let Version { stamp, origin } = entry.version();
@@ -177,10 +178,10 @@ impl Restore<'_> {
         }
         let drop_deleted = || shards().flat_map(|shard| self.replica.store.remove(shard, is_deleted)).collect::<Vec<Entry>>();
         let dropped = drop_deleted();
-        self.replica.join_proven(&mut self.replica.peers.table(), &mut self.replica.coverage.advance(), proven, &dropped, None);
+        receiver::join_proven(self.replica, &mut self.replica.peers.table(), &mut self.replica.coverage.advance(), proven, &dropped, None);
         // As when a peer sends it: a live batch may have brought back what is gone before the vector was joined.
         let late = drop_deleted();
-        self.replica.record_dropped(&late);
+        self.replica.persistence.record_dropped(&late);
         let dropped = dropped.len() + late.len();
         self.replica.links.beat();
         let restored = Restored { entries: dump.count(), merged: self.merged, dropped };
@@ -219,64 +220,63 @@ fn check_horizon(table: &PeerTable, header: &Header) -> Result<(), NotRestored> 
     )))
 }
 
-impl Replica {
-    fn known(&self, table: &PeerTable) -> Known {
-        let mut vector = self.vector();
-        table.peers.iter().for_each(|peer| vector.join(&peer.vector));
-        let present = table.peers.iter().filter_map(|peer| peer.origin).chain([self.origin]).collect();
-        Known { vector, present }
-    }
+fn known(replica: &Replica, table: &PeerTable) -> Known {
+    let mut vector = replica.vector();
+    table.peers.iter().for_each(|peer| vector.join(&peer.vector));
+    let present = table.peers.iter().filter_map(|peer| peer.origin).chain([replica.origin]).collect();
+    Known { vector, present }
+}
 
-    /// Incarnations that a restore would add. Where something is known already three quarters of what a vector may name are left to restores through other nodes at the same time, and to
-    /// the starts of nodes.
-    fn check_incarnations(&self, known: &VersionVector, said: &VersionVector) -> Result<(), NotRestored> {
-        let incarnations_max = if known.is_empty() { self.config.incarnations_max } else { self.config.incarnations_max / 4 };
-        let added = said.ahead_of(known).iter().filter(|(origin, _)| !known.names(*origin)).count();
-        if added > 0 && known.len() + added > incarnations_max {
-            return Err(NotRestored::Bad(format!(
-                "it names {added} lives of nodes that this cluster has not heard of, and with those that it has no more than {incarnations_max} are taken; \
-                 kvctl restore --as-new-writes writes its keys anew"
-            )));
-        }
-        Ok(())
+/// Incarnations that a restore would add. Where something is known already three quarters of what a vector may name are left to restores through other nodes at the same time, and to
+/// the starts of nodes.
+fn check_incarnations(replica: &Replica, known: &VersionVector, said: &VersionVector) -> Result<(), NotRestored> {
+    let incarnations_max = if known.is_empty() { replica.config.incarnations_max } else { replica.config.incarnations_max / 4 };
+    let added = said.ahead_of(known).iter().filter(|(origin, _)| !known.names(*origin)).count();
+    if added > 0 && known.len() + added > incarnations_max {
+        return Err(NotRestored::Bad(format!(
+            "it names {added} lives of nodes that this cluster has not heard of, and with those that it has no more than {incarnations_max} are taken; \
+             kvctl restore --as-new-writes writes its keys anew"
+        )));
     }
+    Ok(())
+}
 
-    /// What a restored dump may claim, of all that it says. Nothing of an incarnation that a member lives now, whose own batches say it. A later state of this cluster, and any where nobody knows of an incarnation, is
-    /// believed in everything else; of another one an incarnation counts only as far as it is here or an entry goes, and nothing of what was deleted. What it says of all incarnations of a node is believed only
-    /// where all members are up and nobody knows of an incarnation, for it covers those that are lived now, too; else each incarnation counts as far as an entry goes.
-    fn judge(&self, dump: &Incoming, end: &EndLine, now: Now) -> Result<Judged, NotRestored> {
-        let table = self.peers.table();
-        // A peer's dump may have moved it meanwhile.
-        check_horizon(&table, dump.header())?;
-        let (known, own) = (self.known(&table), self.vector());
-        let said = &dump.header().vector;
-        let is_present = |origin: &Origin| known.present.contains(origin);
-        let past: VersionVector = known.vector.iter().filter(|(origin, _)| !is_present(origin)).collect();
-        let is_later = !past.is_empty() && said.covers_all(&past) && self.config.members().contains(&dump.header().node);
-        let may_drop = is_later || known.vector.is_empty();
-        let is_blank = known.vector.is_empty() && table.peers.iter().all(|peer| peer.is_up());
-        let is_believed = |(origin, stamp): &(Origin, Stamp)| !origin.is_all_incarnations() || is_blank && self.is_settled(*stamp, now);
-        let (believed, rest): (Vec<_>, Vec<_>) = said.iter().filter(|(origin, _)| !is_present(origin)).partition(is_believed);
-        let claim = |(origin, stamp): (Origin, Stamp)| (origin, if may_drop { stamp } else { stamp.min(own.get(origin)) });
-        let mut vector: VersionVector = believed.into_iter().map(claim).collect();
-        if !may_drop || !rest.is_empty() {
-            let named = dump.named().ok_or_else(|| "its entries are of more lives of nodes than are taken".to_owned())?;
-            vector.join(
-                &named
-                    .iter()
-                    .filter(|(incarnation, _)| !is_present(incarnation))
-                    .map(|(incarnation, last)| (*incarnation, said.get(*incarnation).min(*last)))
-                    .collect(),
-            );
-        }
-        self.check_incarnations(&known.vector, &vector)?;
-        let mut covered = own.clone();
-        covered.join(&vector);
-        let horizon: VersionVector = end.horizon.iter().filter(|(origin, stamp)| covered.get(*origin) >= *stamp).collect();
-        let unseen = horizon.ahead_of(&own).greatest();
-        let horizon = if may_drop { horizon } else { VersionVector::default() };
-        Ok(Judged { proven: Proven { vector, horizon }, unseen, present: known.present, may_drop })
+/// What a restored dump may claim, of all that it says. Nothing of an incarnation that a member lives now, whose own batches say it. A later state of this cluster, and any where nobody knows of an incarnation, is
+/// believed in everything else; of another one an incarnation counts only as far as it is here or an entry goes, and nothing of what was deleted. What it says of all incarnations of a node is believed only
+/// where all members are up and nobody knows of an incarnation, for it covers those that are lived now, too; else each incarnation counts as far as an entry goes.
+fn judge(replica: &Replica, dump: &Incoming, end: &EndLine, now: Now) -> Result<Judged, NotRestored> {
+    let table = replica.peers.table();
+    // A peer's dump may have moved it meanwhile.
+    check_horizon(&table, dump.header())?;
+    let (known, own) = (known(replica, &table), replica.vector());
+    let said = &dump.header().vector;
+    let is_present = |origin: &Origin| known.present.contains(origin);
+    let past: VersionVector = known.vector.iter().filter(|(origin, _)| !is_present(origin)).collect();
+    let is_later = !past.is_empty() && said.covers_all(&past) && replica.config.members().contains(&dump.header().node);
+    let may_drop = is_later || known.vector.is_empty();
+    let is_blank = known.vector.is_empty() && table.peers.iter().all(|peer| peer.is_up());
+    let is_believed =
+        |(origin, stamp): &(Origin, Stamp)| !origin.is_all_incarnations() || is_blank && folding::is_settled(replica, *stamp, now);
+    let (believed, rest): (Vec<_>, Vec<_>) = said.iter().filter(|(origin, _)| !is_present(origin)).partition(is_believed);
+    let claim = |(origin, stamp): (Origin, Stamp)| (origin, if may_drop { stamp } else { stamp.min(own.get(origin)) });
+    let mut vector: VersionVector = believed.into_iter().map(claim).collect();
+    if !may_drop || !rest.is_empty() {
+        let named = dump.named().ok_or_else(|| "its entries are of more lives of nodes than are taken".to_owned())?;
+        vector.join(
+            &named
+                .iter()
+                .filter(|(incarnation, _)| !is_present(incarnation))
+                .map(|(incarnation, last)| (*incarnation, said.get(*incarnation).min(*last)))
+                .collect(),
+        );
     }
+    check_incarnations(replica, &known.vector, &vector)?;
+    let mut covered = own.clone();
+    covered.join(&vector);
+    let horizon: VersionVector = end.horizon.iter().filter(|(origin, stamp)| covered.get(*origin) >= *stamp).collect();
+    let unseen = horizon.ahead_of(&own).greatest();
+    let horizon = if may_drop { horizon } else { VersionVector::default() };
+    Ok(Judged { proven: Proven { vector, horizon }, unseen, present: known.present, may_drop })
 }
 
 impl Drop for Restore<'_> {

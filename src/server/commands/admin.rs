@@ -7,7 +7,9 @@ use std::sync::atomic::Ordering;
 use super::info;
 use super::spec::Spec;
 use crate::data::clock::{Now, wall_ms};
+use crate::replication::persistence::snapshots;
 use crate::replication::persistence::snapshots::{Compacted, NotCompacted};
+use crate::replication::status;
 use crate::server::shared::Shared;
 use crate::wire::command::Admin;
 use crate::wire::quoting::shown;
@@ -38,21 +40,21 @@ pub(super) fn answer(shared: &Shared, command: &Admin) -> Reply<'static> {
     let services = &shared.services;
     match command {
         Admin::Status => {
-            let lines = services.replica.status(Now::read()).into_iter().chain(status(shared));
+            let lines = status::status(&services.replica, Now::read()).into_iter().chain(status(shared));
             Reply::Text(lines.fold(String::new(), |mut text, (name, value)| {
                 let _ = writeln!(text, "{name} {value}");
                 text
             }))
         }
-        Admin::Peers => Reply::Text(services.replica.peers(Now::read()).into_iter().map(|line| line + "\n").collect()),
+        Admin::Peers => Reply::Text(status::peers(&services.replica, Now::read()).into_iter().map(|line| line + "\n").collect()),
         Admin::Info { sections } => info::info(shared, sections),
         Admin::Digest { before } => {
             let soon = wall_ms().saturating_add(services.config.clock_offset_max.as_millis() as u64);
             let digest = services.store.digest(before.unwrap_or_default().max(soon));
             Reply::Digest { sum: digest.sum, keys: digest.keys }
         }
-        Admin::Compact => compacted(services.replica.compact()),
-        Admin::Resume => compacted(services.replica.resume()),
+        Admin::Compact => compacted(snapshots::compact(&services.replica)),
+        Admin::Resume => compacted(snapshots::resume(&services.replica)),
     }
 }
 

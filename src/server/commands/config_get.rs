@@ -6,6 +6,7 @@ use super::introspection::text;
 use super::spec::Spec;
 use crate::data::fsync::Fsync;
 use crate::net;
+use crate::replication::status;
 use crate::server::client_handle::KEEPALIVE_IDLE;
 use crate::server::shared::Shared;
 use crate::wire::bytes::Bytes;
@@ -35,7 +36,7 @@ fn parameters(shared: &Shared) -> Vec<(&'static str, String)> {
         Fsync::EverySecond => "everysec",
         Fsync::Never => "no",
     };
-    let keeps = if shared.services.replica.disk_figures().is_some() { "yes" } else { "no" };
+    let keeps = if status::disk_figures(&shared.services.replica).is_some() { "yes" } else { "no" };
     // As Redis has it: from the root.
     let dir = std::path::absolute(&config.data_dir).unwrap_or_else(|_| config.data_dir.clone());
     let known = [

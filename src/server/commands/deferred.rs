@@ -4,6 +4,7 @@
 use std::io::{self, Write as _};
 
 use super::{admin, blocking, scan};
+use crate::replication::sync::serving;
 use crate::server::connection::Connection;
 use crate::server::outgoing::{Outgoing, buffered};
 use crate::server::protocol::Protocol;
@@ -50,7 +51,7 @@ pub(crate) fn write(outgoing: Outgoing<'_, '_>, connection: &mut Connection<'_>,
 
 fn write_dump(outgoing: Outgoing<'_, '_>, services: &Services) -> io::Result<()> {
     buffered(outgoing, |out| {
-        let mut dump = services.replica.dump();
+        let mut dump = serving::dump(&services.replica);
         let mut lines = Vec::new();
         while {
             lines.clear();

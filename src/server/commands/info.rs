@@ -10,6 +10,7 @@ use nix::sys::time::TimeValLike;
 use super::introspection::{REDIS_VERSION, VERSION, host_and_port};
 use super::spec::Spec;
 use crate::data::clock::{Now, wall_ms};
+use crate::replication::status;
 use crate::replication::status::resident_len;
 use crate::server::shared::Shared;
 use crate::store::Keyspace;
@@ -118,7 +119,7 @@ fn memory(shared: &Shared, lines: &mut Lines) {
 fn persistence(shared: &Shared, lines: &mut Lines) {
     let replica = &shared.services.replica;
     lines.put_flag("loading", !replica.is_open());
-    let disk = replica.disk_figures();
+    let disk = status::disk_figures(replica);
     if let Some((read, total)) = disk.as_ref().and_then(|disk| disk.replaying) {
         lines.put("loading_total_bytes", total);
         lines.put("loading_loaded_bytes", read);
@@ -141,7 +142,7 @@ fn stats(shared: &Shared, lines: &mut Lines) {
     lines.put("total_connections_received", shared.clients.admitted());
     lines.put("total_commands_processed", read(&counters.commands));
     lines.put("rejected_connections", read(&counters.clients_refused));
-    lines.put("expired_keys", shared.services.replica.expired());
+    lines.put("expired_keys", status::expired(&shared.services.replica));
     lines.put("evicted_keys", 0);
     lines.put("keyspace_hits", read(&counters.hits));
     lines.put("keyspace_misses", read(&counters.misses));
@@ -149,7 +150,7 @@ fn stats(shared: &Shared, lines: &mut Lines) {
 
 fn replication(shared: &Shared, lines: &mut Lines) {
     let services = &shared.services;
-    let peers = services.replica.figures(Now::read()).peers;
+    let peers = status::figures(&services.replica, Now::read()).peers;
     lines.put("role", "master");
     lines.put("connected_slaves", peers.len());
     for (place, peer) in peers.iter().enumerate() {
@@ -189,7 +190,7 @@ fn keyspace(shared: &Shared, lines: &mut Lines) {
 
 fn kvmesh(shared: &Shared, lines: &mut Lines) {
     let (config, replica) = (&shared.services.config, &shared.services.replica);
-    let figures = replica.figures(Now::read());
+    let figures = status::figures(replica, Now::read());
     lines.put("node", config.id);
     lines.put("cluster", &config.cluster);
     lines.put("state", figures.state);

@@ -8,6 +8,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::spec::Spec;
 use crate::data::clock::Now;
+use crate::replication::status;
 use crate::server::shared::Shared;
 use crate::wire::command::{Command, Introspection};
 use crate::wire::reply::{Reply, Wrong};
@@ -41,7 +42,7 @@ pub(super) fn time() -> Reply<'static> {
 #[inline(never)]
 pub(super) fn role(shared: &Shared) -> Reply<'static> {
     let services = &shared.services;
-    let peers = services.replica.figures(Now::read()).peers.into_iter().map(|peer| {
+    let peers = status::figures(&services.replica, Now::read()).peers.into_iter().map(|peer| {
         let (host, port) = host_and_port(&peer.addr);
         Reply::Array(vec![text(host.to_owned()), text(port.to_owned()), text(peer.received.to_string())])
     });

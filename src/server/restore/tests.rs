@@ -6,6 +6,7 @@ use std::net::Shutdown;
 use crate::data::clock::{Now, Stamp};
 use crate::data::entry::Entry;
 use crate::data::version::{NodeId, Origin, Version, VersionVector};
+use crate::replication::sync::restore;
 use crate::server::tests::{Client, Fixture, OTHER, any_port, closed_fixture, fixture, until};
 use crate::store::Keyspace;
 use crate::wire::dump::{DumpKind, Header, whole_dump};
@@ -38,7 +39,7 @@ fn expect_refusal(fixture: &Fixture, client: &mut Client, reply: &str) {
     assert!(line.starts_with(reply) && line.ends_with("; this connection is closed"), "{line:?} instead of {reply:?}");
     client.expect_end();
     assert!(fixture.replica.vector().is_empty(), "{reply}");
-    until("the next restore may begin", || fixture.replica.begin_restore(Now::read()).is_ok());
+    until("the next restore may begin", || restore::begin_restore(&fixture.replica, Now::read()).is_ok());
 }
 
 #[test]
@@ -150,7 +151,10 @@ fn a_client_that_stalls_is_given_up() {
     let lines = small();
     let third = lines.iter().enumerate().filter(|(_, byte)| **byte == b'\n').nth(1).unwrap().0 + 1;
     client.send([b"RESTORE\n", &lines[..third + 10]].concat());
-    until("it runs", || matches!(fixture.replica.begin_restore(Now::read()), Err(why) if format!("{why:?}").contains("another restore")));
+    until(
+        "it runs",
+        || matches!(restore::begin_restore(&fixture.replica, Now::read()), Err(why) if format!("{why:?}").contains("another restore")),
+    );
     expect_refusal(&fixture, &mut client, "ERROR TIMEOUT nothing came for 200ms; the restore is given up after line 2: the 1 entries");
     // Before a restore and after it, a client may be idle for as long as it likes.
     let mut client = fixture.connect();
@@ -181,7 +185,7 @@ fn a_client_that_drips_is_given_up() {
     // On a machine that is busy enough nothing may come for as long.
     assert!(line.starts_with("ERROR TIMEOUT ") && (line.contains(" bytes came in ") || line.contains("nothing came for")), "{line}");
     assert!(drips.join().unwrap() < 200);
-    until("the next restore may begin", || fixture.replica.begin_restore(Now::read()).is_ok());
+    until("the next restore may begin", || restore::begin_restore(&fixture.replica, Now::read()).is_ok());
     fixture.stop();
 }
 
@@ -197,7 +201,7 @@ fn a_node_that_cannot_take_it_says_so_and_takes_no_line_for_a_command() {
     closed.stop();
 
     let busy = fixture(0, "");
-    let running = busy.replica.begin_restore(Now::read()).ok();
+    let running = restore::begin_restore(&busy.replica, Now::read()).ok();
     let mut client = busy.connect();
     client.send([b"RESTORE\n", &lines[..]].concat());
     client
@@ -219,7 +223,7 @@ fn a_server_that_stops_does_not_wait_for_the_end_of_a_dump() {
     let fixture = fixture(0, "");
     let mut client = fixture.connect();
     client.send([b"RESTORE\n", &small()[..200]].concat());
-    until("it runs", || fixture.replica.begin_restore(Now::read()).is_err());
+    until("it runs", || restore::begin_restore(&fixture.replica, Now::read()).is_err());
     fixture.stop();
     assert!(client.line().starts_with("ERROR B"));
 }

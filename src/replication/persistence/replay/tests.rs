@@ -8,10 +8,15 @@ use crate::config::Config;
 use crate::data::clock::{Deadline, Now, Stamp};
 use crate::data::entry::{Entry, Update};
 use crate::data::version::{NodeId, Origin, Version, VersionVector};
+use crate::replication::inbound::Inbound;
+use crate::replication::links::handshake;
 use crate::replication::persistence::record::{self, Proven};
+use crate::replication::persistence::replay;
+use crate::replication::persistence::snapshots;
 use crate::replication::persistence::snapshots::NotCompacted;
 use crate::replication::replica::Replica;
 use crate::replication::replicator::Batcher;
+use crate::replication::status;
 use crate::store::Store;
 use crate::testing::simulated_disk::SimulatedDisk;
 use crate::wal::Wal;
@@ -43,7 +48,7 @@ fn start(disk: &SimulatedDisk, nonce: u64) -> std::io::Result<Life> {
     let wal = Arc::new(Wal::new(Arc::clone(&shared), config.fsync, config.write_room, &files));
     let now = Now { wall_ms: WALL_MS, elapsed: Duration::ZERO };
     let (replica, write_rx) = Replica::new(config, Store::new(), nonce, now, Some(Arc::clone(&wal)));
-    let replayed = replica.replay(&shared, &files, || false)?;
+    let replayed = replay::replay(&replica, &shared, &files, || false)?;
     let writer = Writer::open(Arc::clone(&wal), &files, replayed.older_len, &replayed.last, replayed.snapshot_len, Instant::now())?;
     replica.record_incarnation();
     let batcher = Batcher::new(replica.origin());
@@ -71,7 +76,7 @@ impl Life {
 
     fn compact(&mut self, resume: bool) -> Result<(), NotCompacted> {
         let replica = &self.replica;
-        let mut snapshot = if resume { replica.begin_resume()? } else { replica.begin_compaction()? };
+        let mut snapshot = if resume { snapshots::begin_resume(replica)? } else { snapshots::begin_compaction(replica)? };
         self.writer.step(Duration::ZERO, Instant::now, &mut |_, _| ());
         snapshot.await_log(Instant::now())?;
         let written = loop {
@@ -200,7 +205,7 @@ fn a_tombstone_is_never_gone_without_a_horizon_that_says_so() {
     let durable = disk.bytes(&log_name(1)).len();
     life.replica.store().remove_version(b"k", tombstone.version());
     let horizon: VersionVector = [(tombstone.version().origin, tombstone.version().stamp)].into_iter().collect();
-    life.replica.record_removed(std::slice::from_ref(&tombstone), &horizon);
+    life.replica.persistence.record_removed(std::slice::from_ref(&tombstone), &horizon);
     life.log();
     drop(life);
     let len = disk.bytes(&log_name(1)).len();
@@ -224,11 +229,11 @@ fn a_run_that_was_joined_after_a_snapshot_is_joined_after_a_restart() {
     let written: Vec<Entry> = (1..=4).map(|n| entry(&format!("key{n}"), Some("a value"), n)).collect();
     let stamps: Vec<Stamp> = written.iter().map(|entry| entry.version().stamp).collect();
     let at = |n: usize| -> VersionVector { [(OTHER, stamps[n - 1])].into_iter().collect() };
-    let mut hello = life.replica.hello(now);
+    let mut hello = handshake::hello(&life.replica, now);
     (hello.node, hello.origin, hello.vector) = (other, OTHER, at(1));
-    life.replica.dialing(0);
-    life.replica.dialed(0, &hello, now);
-    let mut inbound = life.replica.accept(0, &hello, Protocol::OLDEST, now);
+    handshake::dialing(&life.replica, 0);
+    handshake::dialed(&life.replica, 0, &hello, now);
+    let mut inbound = Inbound::accept(&life.replica, 0, &hello, Protocol::OLDEST, now);
     let request =
         life.replica.links().outbox(0).take(Duration::ZERO).and_then(|batch| batch.request).expect("a request for what is missing");
     // The second joins the gap's far end, the third comes when the gap is closed.
@@ -238,13 +243,13 @@ fn a_run_that_was_joined_after_a_snapshot_is_joined_after_a_restart() {
         upto: stamps[from],
         writes: Writes::of(OTHER, &written[from..=from]),
     };
-    life.replica.receive(&mut inbound, Message::Writes(batch(1)), now).unwrap();
+    inbound.receive(&life.replica, Message::Writes(batch(1)), now).unwrap();
     life.log();
     life.compact(false).unwrap();
     let header = Header::new(DumpKind::Delta, OTHER, at(1), 1, Some(request.id));
     let lines = whole_dump(&header, [written[0].clone()], VersionVector::default());
-    life.replica.receive(&mut inbound, Message::Lines(lines), now).unwrap();
-    life.replica.receive(&mut inbound, Message::Writes(batch(2)), now).unwrap();
+    inbound.receive(&life.replica, Message::Lines(lines), now).unwrap();
+    inbound.receive(&life.replica, Message::Writes(batch(2)), now).unwrap();
     life.log();
     let known = (entries(&life.replica), life.replica.vector());
     assert_eq!(known.1.get(OTHER), stamps[2]);
@@ -262,12 +267,12 @@ fn a_write_that_a_peer_proves_before_its_batch_is_logged_survives_a_restart() {
     let mut life = start(&disk, 1).unwrap();
     let (now, other) = (Now { wall_ms: WALL_MS, elapsed: Duration::ZERO }, NodeId(2));
     life.write("key", Some("older"));
-    let mut hello = life.replica.hello(now);
+    let mut hello = handshake::hello(&life.replica, now);
     let theirs = entry("theirs", Some("a value"), 1);
     (hello.node, hello.origin, hello.vector) = (other, OTHER, [(OTHER, theirs.version().stamp)].into_iter().collect());
-    life.replica.dialing(0);
-    life.replica.dialed(0, &hello, now);
-    let mut inbound = life.replica.accept(0, &hello, Protocol::OLDEST, now);
+    handshake::dialing(&life.replica, 0);
+    handshake::dialed(&life.replica, 0, &hello, now);
+    let mut inbound = Inbound::accept(&life.replica, 0, &hello, Protocol::OLDEST, now);
     let request =
         life.replica.links().outbox(0).take(Duration::ZERO).and_then(|batch| batch.request).expect("a request for what is missing");
     let newer = Update::put(b"key", b"newer", None);
@@ -279,7 +284,7 @@ fn a_write_that_a_peer_proves_before_its_batch_is_logged_survives_a_restart() {
     let vector: VersionVector = [(OTHER, theirs.version().stamp), (life.replica.origin(), stamp)].into_iter().collect();
     let header = Header::new(DumpKind::Delta, OTHER, vector, 1, Some(request.id));
     let lines = whole_dump(&header, [theirs], VersionVector::default());
-    life.replica.receive(&mut inbound, Message::Lines(lines), now).unwrap();
+    inbound.receive(&life.replica, Message::Lines(lines), now).unwrap();
     let submitted = life.write_rx.try_recv().expect("what was written");
     let room = life.replica.submit().held(submitted.reserved);
     life.replica.hand_over(&life.batcher.batch(&[submitted.entry]), room);
@@ -304,7 +309,7 @@ fn a_snapshot_that_finds_no_space_gives_back_what_it_took_and_the_log_goes_on() 
     assert!(!disk.names().unwrap().contains(&SNAPSHOT_TMP.to_owned()), "{:?}", disk.names());
     let version = life.write("later", Some("there is space for this"));
     life.log();
-    assert!(life.replica.writable().is_ok());
+    assert!(status::writable(&life.replica).is_ok());
     assert_eq!(life.reached.last(), Some(&(version.origin, version.stamp)));
     disk.lose_power(|_| 0);
     assert_eq!(entries(&start(&disk, 2).unwrap().replica).len(), 21);
@@ -321,9 +326,9 @@ fn a_resumption_that_was_given_up_is_begun_anew() {
         disk.set_capacity(Some(disk.used()));
         life.write("meanwhile", Some("2"));
         life.log();
-        assert!(life.replica.writable().is_err());
+        assert!(status::writable(&life.replica).is_err());
         disk.set_capacity(None);
-        drop(life.replica.begin_resume().expect("a snapshot that begins"));
+        drop(snapshots::begin_resume(&life.replica).expect("a snapshot that begins"));
         life.log();
         let reached = life.reached.len();
         life.write("behind", Some("3"));

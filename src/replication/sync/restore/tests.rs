@@ -5,9 +5,13 @@ use std::time::Duration;
 use crate::data::clock::Stamp;
 use crate::data::entry::{Entry, Expiry};
 use crate::data::version::{NodeId, Origin, Version, VersionVector};
+use crate::replication::heartbeat;
 use crate::replication::regressions::Net;
 use crate::replication::replica::Replica;
+use crate::replication::status;
+use crate::replication::sync::restore;
 use crate::replication::sync::restore::{NotRestored, Restored};
+use crate::replication::sync::serving;
 use crate::replication::tombstone_gc::TombstoneGc;
 use crate::store::Keyspace;
 use crate::wire::dump::{self, DumpKind, DumpReader, Header, Line, whole_dump};
@@ -40,7 +44,7 @@ fn other_net() -> Net {
 fn reborn_open(net: &mut Net, node: usize) {
     net.reborn(node);
     net.elapsed += Duration::from_secs(2);
-    net.replica(node).tick(net.now(node));
+    heartbeat::tick(net.replica(node), net.now(node));
     assert!(net.replica(node).is_open());
 }
 
@@ -49,7 +53,7 @@ fn settle(net: &mut Net) {
     for _ in 0..20 {
         net.elapsed += Duration::from_millis(50);
         for a in 0..NODES {
-            net.replica(a).tick(net.now(a));
+            heartbeat::tick(net.replica(a), net.now(a));
             (0..NODES).filter(|b| *b != a).for_each(|b| net.pump(a, b));
         }
     }
@@ -81,7 +85,7 @@ fn grow_old(net: &mut Net) {
 
 /// The lines of a full dump.
 fn backup(replica: &Replica) -> Vec<Vec<u8>> {
-    let mut dump = replica.dump();
+    let mut dump = serving::dump(replica);
     let mut lines = Vec::new();
     while dump.write(1000, &mut lines) {}
     cut(&lines)
@@ -93,7 +97,7 @@ fn cut(lines: &[u8]) -> Vec<Vec<u8>> {
 
 fn restore(net: &Net, node: usize, lines: &[Vec<u8>]) -> Result<Restored, NotRestored> {
     let now = net.now(node);
-    let mut restore = net.replica(node).begin_restore(now)?;
+    let mut restore = restore::begin_restore(net.replica(node), now)?;
     let mut reader = DumpReader::default();
     for line in lines {
         match reader.line(line)? {
@@ -285,18 +289,18 @@ fn while_a_restore_runs_nothing_is_collected_and_peers_are_asked_all_the_same() 
     net.write(0, "k", None);
     grow_old(&mut net);
     let now = net.now(1);
-    let mut restoring = net.replica(1).begin_restore(now).unwrap();
-    assert!(matches!(net.replica(1).begin_restore(now), Err(NotRestored::Busy(_))));
+    let mut restoring = restore::begin_restore(net.replica(1), now).unwrap();
+    assert!(matches!(restore::begin_restore(net.replica(1), now), Err(NotRestored::Busy(_))));
     assert!(net.replica(1).peers.table().is_moving());
-    assert!(net.replica(1).status(now).contains(&("dump_from", "a restore".to_owned())));
+    assert!(status::status(net.replica(1), now).contains(&("dump_from", "a restore".to_owned())));
     assert_eq!(collect(&mut net, 1), 0);
     // Batches of node 0 are lost; the dump that closes the gap is asked for and taken.
     net.both(0, 1);
     net.put(0, "a", "1");
     net.put(0, "b", "1");
-    net.replica(0).tick(net.now(0));
+    heartbeat::tick(net.replica(0), net.now(0));
     net.pump(0, 1);
-    net.replica(1).tick(net.now(1));
+    heartbeat::tick(net.replica(1), net.now(1));
     assert!(net.replica(1).peers.table().peers[0].catch_up.gap);
     let request = net.flush(1, 0);
     assert!(request.iter().any(|message| matches!(message, Message::Request(_))), "{request:?}");
@@ -318,10 +322,10 @@ fn while_a_restore_runs_nothing_is_collected_and_peers_are_asked_all_the_same() 
     net.both(0, 1);
     net.put(0, "c", "1");
     net.put(0, "d", "1");
-    net.replica(0).tick(net.now(0));
+    heartbeat::tick(net.replica(0), net.now(0));
     net.pump(0, 1);
-    net.replica(1).tick(net.now(1));
-    assert!(matches!(net.replica(1).begin_restore(net.now(1)), Err(NotRestored::Busy(why)) if why.contains("from node 1")));
+    heartbeat::tick(net.replica(1), net.now(1));
+    assert!(matches!(restore::begin_restore(net.replica(1), net.now(1)), Err(NotRestored::Busy(why)) if why.contains("from node 1")));
 }
 
 /// Who takes its time over a `DUMP` keeps nobody from forgetting deletes: in what it reads the key is absent, and the end line knows why.
@@ -337,7 +341,7 @@ fn while_a_client_reads_a_dump_tombstones_go_and_its_end_line_says_so() {
     net.write(0, &key, None);
     net.put(2, "kept", "1");
     grow_old(&mut net);
-    let mut dump = net.replica(1).dump();
+    let mut dump = serving::dump(net.replica(1));
     let mut lines = Vec::new();
     assert!(dump.write(1, &mut lines));
     assert_eq!(collect(&mut net, 1), 1);
@@ -528,7 +532,7 @@ fn a_stamp_too_far_ahead_is_refused() {
 fn a_node_that_has_not_caught_up_takes_no_restore() {
     let mut net = net();
     net.reborn(0);
-    assert!(matches!(net.replica(0).begin_restore(net.now(0)), Err(NotRestored::Loading(_))));
+    assert!(matches!(restore::begin_restore(net.replica(0), net.now(0)), Err(NotRestored::Loading(_))));
 }
 
 /// What is said of all incarnations of a node covers those that it lives now, too.

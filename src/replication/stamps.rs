@@ -1,0 +1,103 @@
+//! How stamps and clocks of others are taken in (**I8**, **I9**): held against this node's reference
+//! clock first, and then observed, so that what is written later is stamped above them.
+
+use crate::data::clock::{Clocks, Now, Stamp};
+use crate::replication::peers::clocks::is_within;
+use crate::replication::replica::Replica;
+
+/// **I9**: no clock is dragged ahead by a bad one. A stamp is held against this node's own reference clock, whatever others have stamped before.
+pub(in crate::replication) fn check_stamp(replica: &Replica, stamp: Stamp, now: Now) -> Result<(), String> {
+    if stamp >= Stamp::LIMIT {
+        return Err(format!("stamp {stamp} is beyond every clock"));
+    }
+    let (ahead, offset_max) = (replica.clock.ahead(stamp, now.elapsed), replica.config.clock_offset_max);
+    if ahead > offset_max && !is_blank(replica) {
+        let (ahead, offset_max) = (ahead.as_millis(), offset_max.as_millis());
+        return Err(format!(
+            "stamp {stamp} is {ahead} ms ahead of this node's clock, and at most {offset_max} are allowed: set the clock right that is wrong (NTP does); \
+             if the clocks are right and what was stamped ahead is to stay, let all members run with a clock_offset_max_ms above {ahead} until that time is over"
+        ));
+    }
+    Ok(())
+}
+
+/// The same of what a client restores, for whose words nobody answers. What this node has stamped or seen already moves nothing.
+pub(in crate::replication) fn check_restored_stamp(replica: &Replica, stamp: Stamp, now: Now) -> Result<(), String> {
+    if stamp <= replica.clock.last() { Ok(()) } else { check_stamp(replica, stamp, now) }
+}
+
+/// **I9**: two reference clocks that are too far apart do not meet. What a peer's showed when it said so; its wall clock, of a build that has no other. `is_fresh`: it has not waited behind anything
+/// long. What has may be as late as it seems to be behind: then it is the peer that finds this node's clock ahead.
+pub(in crate::replication) fn check_clock(
+    replica: &Replica,
+    peer: usize,
+    clocks: Option<Clocks>,
+    wall_ms: u64,
+    is_fresh: bool,
+    now: Now,
+) -> Result<(), String> {
+    let theirs_us = clocks.map_or(wall_ms.saturating_mul(1_000), |clocks| clocks.reference_us);
+    let offset_ms = theirs_us.wrapping_sub(replica.clock.reference_us(now.elapsed)) as i64 / 1_000;
+    let offset_max = replica.config.clock_offset_max.as_millis();
+    let is_apart = !is_within(&replica.config, offset_ms);
+    if is_apart && offset_ms < 0 && !is_fresh {
+        return Ok(());
+    }
+    let node = {
+        let peer = &mut replica.peers.table().peers[peer];
+        peer.clocks.compare(offset_ms, wall_ms.wrapping_sub(now.wall_ms) as i64, now);
+        peer.id
+    };
+    if is_apart && !is_blank(replica) {
+        return Err(format!(
+            "the clocks of node {node} and node {} are {offset_ms} ms apart, and at most {offset_max} are allowed: set the one right that is wrong (NTP does)",
+            replica.config.id
+        ));
+    }
+    Ok(())
+}
+
+/// A peer has stamped this. To be called before what carries the stamp becomes visible, and after [`Replica::check_stamp`].
+pub(in crate::replication) fn observe(replica: &Replica, stamp: Stamp, now: Now) {
+    // A node that has nothing yet takes the clock over, however far ahead it is.
+    if replica.clock.ahead(stamp, now.elapsed) > replica.config.clock_offset_max / 2 && is_blank(replica) {
+        replica.clock.take_over(stamp, now.elapsed);
+    } else {
+        tell_jump(replica, replica.clock.observe(stamp, now.elapsed));
+    }
+}
+
+/// A peer's clocks have shown this a moment ago.
+pub(in crate::replication) fn hear_clocks(replica: &Replica, clocks: Option<Clocks>, now: Now) {
+    if let Some(clocks) = clocks {
+        tell_jump(replica, replica.clock.hear(clocks.stamp_us, now.elapsed));
+    }
+}
+
+/// All members stamp at the pace of the fastest: what has raised this node's clock by much the others hear at once.
+fn tell_jump(replica: &Replica, has_jumped: bool) {
+    if has_jumped {
+        replica.links.beat();
+    }
+}
+
+/// A blank node has nothing to lose to a wrong clock, and takes over the mesh's.
+fn is_blank(replica: &Replica) -> bool {
+    replica.coverage.is_empty() && replica.submit.position() == Stamp::ZERO && replica.store.is_empty()
+}
+
+/// A reference clock that another member's is too far from gives way to a wall clock that enough members agree with.
+pub(in crate::replication) fn rebase_clock(replica: &Replica, now: Now) {
+    let ahead_ms = now.wall_ms.wrapping_sub(replica.clock.reference_us(now.elapsed) / 1_000) as i64;
+    {
+        let mut table = replica.peers.table();
+        if !table.should_rebase(&replica.config, ahead_ms, now) {
+            return;
+        }
+        replica.clock.rebase(now);
+        table.rebased(ahead_ms);
+    }
+    log::warn!(
+        "this node's clock was {ahead_ms} ms off its wall clock, which other members agree with: it goes by that now (was the machine suspended, or its clock wrong at the start?)"
+    );
+}
