@@ -119,6 +119,7 @@ const RULES: &[Rule] = &[
             "replication::status",
             "replication::persistence::snapshots",
             "replication::sync::restore",
+            "replication::sync::serving",
             "process::logging::LogLimit",
             "server",
         ],
