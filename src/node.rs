@@ -178,7 +178,7 @@ impl Node {
         let nonce = getrandom::u64().map_err(io::Error::other)?.max(1);
         let directory = Directory::open(&config.data_dir)?;
         let was_used = directory.was_used();
-        let config = Arc::new(Config { data_dir: directory.place().to_owned(), ..config });
+        let config = Arc::new(Config { data_dir: directory.absolute_path().to_owned(), ..config });
         let disk: Arc<dyn Disk> = Arc::new(directory);
         if discard {
             let discarded = files::discard(&*disk)?;

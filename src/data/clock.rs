@@ -128,11 +128,11 @@ pub struct Clock {
     last: AtomicU64,
     reference: AtomicI64,
     stamp: AtomicI64,
-    /// Where this node's own disk stood at its start, run on. Peers' stamps are compared with this
-    /// and the reference clock, whichever is further.
+    /// The lead of the stamps that this node's own disk held at its start. Peers' stamps are
+    /// compared with this and the reference clock, whichever is further.
     anchor: AtomicI64,
-    /// How far peers may raise the stamp clock above reference and anchor. Less than what is
-    /// refused, so that good nodes never stand at that edge together.
+    /// The bound on how far peers may raise the stamp clock above reference and anchor. Less than
+    /// what is refused, so that good nodes never stand at that edge together.
     floor_max: Duration,
     slewed: Mutex<Duration>,
 }
@@ -142,7 +142,7 @@ const JUMP: Duration = Duration::from_millis(10);
 /// The slowest and the fastest slewing of the reference clock, in millionths of the time. In
 /// between it is a hundredth of the offset a second.
 const SLEW_PPM: (i64, i64) = (1_000, 10_000);
-/// How much slower the stamp clock runs as long as it is ahead, in millionths: more than two good
+/// The slowing of the stamp clock as long as it is ahead, in millionths: more than two good
 /// oscillators differ by.
 const SLOWER_PPM: i64 = 1_000;
 

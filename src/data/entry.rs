@@ -157,7 +157,7 @@ impl Entry {
         Entry::OVERHEAD + self.0.slice.len()
     }
 
-    /// How many handles share the allocation, about: others may come and go meanwhile.
+    /// Returns how many handles share the allocation, about: others may come and go meanwhile.
     pub fn holders(&self) -> usize {
         self.0.with_arc(triomphe::Arc::strong_count)
     }

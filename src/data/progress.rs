@@ -249,7 +249,7 @@ mod tests {
             prop_assert!(progress.pending.values().all(|pending| !pending.has_gap()));
         }
 
-        /// In any order batches claim no more than in a row, and once they came in a row, as much.
+        /// Batches claim no more in any order than in a row, and once they came in a row, as much.
         #[test]
         fn batches_out_of_order_lose_claims_at_most_until_they_come_again(
             (chain, turned) in chain().prop_flat_map(|chain| (Just(chain.clone()), Just(chain).prop_shuffle())),

@@ -26,7 +26,7 @@ use crate::testing::simulated_disk::SimulatedDisk;
 use crate::wal::Wal;
 use crate::wal::disk::Disk;
 use crate::wal::files::Files;
-use crate::wal::log::Found;
+use crate::wal::log::FoundLog;
 use crate::wal::writer::Writer;
 use crate::wire::ack_level::AckLevel;
 use crate::wire::peer::*;
@@ -93,7 +93,7 @@ impl Net {
         let disk = SimulatedDisk::default();
         let shared: Arc<dyn Disk> = Arc::new(disk.clone());
         let wal = Arc::new(Wal::new(Arc::clone(&shared), fsync, 1 << 20, &Files::default()));
-        let writer = Writer::open(Arc::clone(&wal), &Files::default(), 0, &Found::default(), 0, Instant::now()).unwrap();
+        let writer = Writer::open(Arc::clone(&wal), &Files::default(), 0, &FoundLog::default(), 0, Instant::now()).unwrap();
         let (replica, rx) = Replica::new(config(1, 2), Store::new(), 77, net.now(1), Some(Arc::clone(&wal)));
         let replica: &'static Replica = Box::leak(Box::new(replica));
         net.lives[1] = Life { replica, rx, batcher: Batcher::new(replica.origin()) };

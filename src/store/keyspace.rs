@@ -8,11 +8,12 @@ use crate::data::key_order::{OrderKey, POSITION_BITS};
 use crate::store::shard::Shard;
 use crate::store::{Counts, SHARDS_LEN, position_in, shard_of};
 
-/// How often an entry is drawn before dead ones are left out. If one entry in a hundred is live,
-/// one is found in two of three tries.
+/// The most draws of an entry before dead ones are left out. If one entry in a hundred is live, one
+/// is found in two of three tries.
 const DRAWS_MAX: usize = 100;
 
-/// Where the next step of a scan begins: a position in the order of keys, and which order that is.
+/// The point where the next step of a scan begins: a position in the order of keys, and which order
+/// that is.
 ///
 /// Each step goes through the keys in their order, which is one for all nodes of a cluster, and
 /// stays the same whatever is written. So a client that scans from 0 to 0, at any nodes, meets

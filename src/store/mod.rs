@@ -49,7 +49,7 @@ pub struct Store {
     order: [AtomicU64; 2],
     /// Shared with every walk from shard to shard that is under way.
     walks: Walk,
-    /// How keys are spread in a simulation.
+    /// The spread of keys in a simulation.
     #[cfg(feature = "testing")]
     key_spread: Option<KeySpread>,
     memory: AtomicMemory,
@@ -465,7 +465,7 @@ impl Keyspace for Store {
     }
 }
 
-/// How keys are spread in a simulation: with few keys, there is still more than one in each shard
+/// The spread of keys in a simulation: with few keys, there is still more than one in each shard
 /// that has any.
 #[cfg(feature = "testing")]
 #[derive(Clone, Copy, Debug)]

@@ -23,7 +23,8 @@ fn contents(store: &Store) -> Vec<Entry> {
     all
 }
 
-/// Few keys, stamps and nodes, so that collisions are common; the value follows from the version, as in the mesh.
+/// Few keys, stamps and nodes, so that collisions are common; the value follows from the version,
+/// as in the mesh.
 fn any_entry() -> impl Strategy<Value = Entry> {
     (0..4u8, 0..8u64, 1..4u16).prop_map(|(key, stamp, node)| {
         let value = format!("{stamp}/{node}");
@@ -161,7 +162,8 @@ fn memory_is_told_apart_by_what_takes_it() {
 
 #[test]
 fn the_digest_is_the_specified_one() {
-    // Written down so that a change of the hash, which would make old and new nodes disagree, fails here.
+    // Written down so that a change of the hash, which would make old and new nodes disagree, fails
+    // here.
     let store = merged(&[entry("a", Some("1"), 1, 1), entry("b", Some(""), 2, 1)]);
     assert_eq!((store.digest(0).sum, store.digest(0).keys), (DIGEST_OF_A1_AND_B, 2));
 }
@@ -183,7 +185,8 @@ fn what_has_expired_is_not_counted_and_its_value_is_let_go_in_place() {
     assert!(store.memory().total() < full.total() && store.memory().tombstones > 0);
     assert_eq!(store.counts(150), Counts { keys: 2, tombstones: 1 });
     assert_eq!(store.entry(b"b"), Some(expiring("b", None, 2, 100)));
-    // The same version once more, with its value, changes nothing; and the next write is like any other.
+    // The same version once more, with its value, changes nothing; and the next write is like any
+    // other.
     assert_eq!(store.merge(expiring("b", Some("22"), 2, 100), |_| false), Merged::Same);
     store.merge(entry("b", Some("22"), 4, 1), |_| false);
     assert_eq!(store.counts(1000), Counts { keys: 2, tombstones: 0 });

@@ -1,7 +1,7 @@
-//! The process dies at a chosen file operation, for tests of crashes.
+//! Failpoints: the process dies at a chosen file operation, for tests of crashes.
 
-/// With the feature `testing`, which only tests switch on: the process dies, as by `kill -9`, at the operation that `KVMESH_FAILPOINT` names, such as
-/// `before:rename:2` for the second one.
+/// Dies, as by `kill -9`, at the operation that `KVMESH_FAILPOINT` names, such as `before:rename:2`
+/// for the second one. Only with the feature `testing`, which only tests switch on.
 #[cfg(feature = "testing")]
 pub fn failpoint(when: &str, operation: &str) {
     use std::sync::OnceLock;

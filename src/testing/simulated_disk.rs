@@ -1,4 +1,5 @@
-//! A disk that forgets: what was not synced is gone, or partly gone, after [`SimulatedDisk::lose_power`]. And one that fails on request. For tests.
+//! A disk that forgets, for tests: what was not synced is gone, or partly gone, after
+//! [`SimulatedDisk::lose_power`]. It fails on request.
 
 use std::collections::BTreeMap;
 use std::io::{self, Read};
@@ -8,21 +9,23 @@ use parking_lot::Mutex;
 
 use crate::wal::disk::{Disk, DiskFile};
 
-/// Handles share the disk.
+/// A handle of the disk; its clones share it.
 #[derive(Clone, Default)]
 pub struct SimulatedDisk(Arc<Mutex<State>>);
 
 #[derive(Clone, Default)]
 struct State {
     files: Vec<Content>,
-    /// What programs see.
+    /// The names that programs see.
     names: BTreeMap<String, usize>,
-    /// What a loss of power leaves of them for certain, and what was changed since: of that any part, in order.
+    /// The names that a loss of power leaves for certain.
     durable_names: BTreeMap<String, usize>,
+    /// Changes of names since the last sync: a loss of power leaves any of them, in order.
     changes: Vec<Change>,
     /// Operations that changed something, so far.
     operations: u64,
-    /// The operation at which the process dies: it fails, and an append has written half. From then on everything fails, and changes nothing.
+    /// The operation at which the process dies: it fails, and an append has written half. From then
+    /// on everything fails, and changes nothing.
     dies_at: Option<u64>,
     is_dead: bool,
     /// Bytes that the disk holds at most.
@@ -59,7 +62,7 @@ impl Change {
 struct Content {
     bytes: Vec<u8>,
     synced: usize,
-    /// The content as of the last sync, where it was cut since then.
+    /// The content as of the last sync, if the file was cut since then.
     before_cut: Option<Vec<u8>>,
 }
 
@@ -68,7 +71,7 @@ impl SimulatedDisk {
         self.0.lock().operations
     }
 
-    /// The process dies at the operation of this number.
+    /// Makes the process die at the operation of this number.
     pub fn die_at(&self, operation: u64) {
         self.0.lock().dies_at = Some(operation);
     }
@@ -81,12 +84,12 @@ impl SimulatedDisk {
         self.0.lock().capacity = bytes;
     }
 
-    /// Bytes in all files.
+    /// Returns the bytes in all files.
     pub fn used(&self) -> usize {
         self.0.lock().used()
     }
 
-    /// Whether it has no space, takes no new file, or fails to sync.
+    /// Returns whether it has no space, takes no new file, or fails to sync.
     pub fn fails(&self) -> bool {
         let state = self.0.lock();
         state.syncs_fail || state.creates_fail || state.capacity.is_some()
@@ -96,17 +99,18 @@ impl SimulatedDisk {
         self.0.lock().syncs_fail = fail;
     }
 
-    /// As when no descriptor is left: no file can be made, and what is open goes on.
+    /// Lets no file be created, as when no descriptor is left; what is open goes on.
     pub fn fail_creates(&self, fail: bool) {
         self.0.lock().creates_fail = fail;
     }
 
-    /// The process is gone and another one begins: nothing is lost but what it had not written.
+    /// Restarts the process: nothing is lost but what it had not written.
     pub fn restart_process(&self) {
         self.0.lock().revive();
     }
 
-    /// The machine loses power. Of each file's unsynced bytes, and of each change of a name, as much stays as `keep` says, given how much there is.
+    /// Cuts the machine's power. Of each file's unsynced bytes, and of each change of a name, as
+    /// much stays as `keep` says, given how much there is.
     pub fn lose_power(&self, mut keep: impl FnMut(usize) -> usize) {
         let mut state = self.0.lock();
         state.revive();
@@ -116,7 +120,7 @@ impl SimulatedDisk {
         state.names = names;
         for content in &mut state.files {
             if let Some(before) = content.before_cut.take() {
-                // Whether the cut had reached the disk, nobody knows.
+                // Whether the cut had reached the disk is open.
                 if keep(1) == 0 {
                     content.bytes = before;
                 }
@@ -129,7 +133,7 @@ impl SimulatedDisk {
         }
     }
 
-    /// To tamper with.
+    /// Changes the bytes of a file, durably.
     pub fn change(&self, name: &str, change: impl FnOnce(&mut Vec<u8>)) {
         let mut state = self.0.lock();
         let file = state.names[name];
@@ -142,12 +146,12 @@ impl SimulatedDisk {
         state.files[state.names[name]].bytes.clone()
     }
 
-    /// The same once more, unsynced bytes and all: for another way to go on.
+    /// Makes an independent copy, unsynced bytes and all: for another way to go on.
     pub fn fork(&self) -> SimulatedDisk {
         SimulatedDisk(Arc::new(Mutex::new(self.0.lock().clone())))
     }
 
-    /// A copy of all that is there, as a backup of the directory would be.
+    /// Makes a copy of all that is there, as a backup of the directory would be.
     pub fn copy(&self) -> SimulatedDisk {
         let state = self.0.lock();
         let files =
@@ -263,7 +267,7 @@ impl DiskFile for SimulatedFile {
         let was_dead = state.is_dead;
         if let Err(error) = state.operate() {
             if !was_dead {
-                // Dies in the middle of it.
+                // Dies in the middle of the append.
                 state.files[self.file].bytes.extend_from_slice(&bytes[..bytes.len() / 2]);
             }
             return Err(error);

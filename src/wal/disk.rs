@@ -1,6 +1,8 @@
-//! The file system, as far as the write-ahead log uses it: a handful of operations on the files of one directory.
+//! The file system, as far as the write-ahead log uses it: a handful of operations on the files of
+//! one directory.
 //!
-//! Two implement it: [`Directory`] is the real one; the tests' simulated disk forgets what was not synced. So the code that decides what is durable runs on both.
+//! Two implement it: [`Directory`] is the real one; the tests' simulated disk forgets what was not
+//! synced. So the code that decides what is durable runs on both.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Write};
@@ -9,50 +11,56 @@ use std::path::{Path, PathBuf};
 use crate::process::descriptors::in_words;
 use crate::testing::failpoint::failpoint;
 
-/// One directory. Errors name the file that they are about. Nothing is durable before a sync: of a file's bytes before [`DiskFile::sync`], of names before [`Disk::sync_names`].
+/// One directory. Errors name the file that they are about.
+///
+/// Nothing is durable before a sync: bytes of a file before [`DiskFile::sync`], names before
+/// [`Disk::sync_names`].
 pub trait Disk: Send + Sync {
-    /// A new, empty file, open to append; an older one of this name is gone.
+    /// Creates an empty file, open to append. An older one of this name is gone.
     fn create(&self, name: &str) -> io::Result<Box<dyn DiskFile>>;
-    /// An existing file, open to append.
+    /// Opens an existing file to append.
     fn append_to(&self, name: &str) -> io::Result<Box<dyn DiskFile>>;
-    /// Its bytes, and how many there are.
+    /// Opens a file to read. Returns its bytes, and how many there are.
     fn read(&self, name: &str) -> io::Result<(Box<dyn Read + Send>, u64)>;
     fn rename(&self, from: &str, to: &str) -> io::Result<()>;
     fn remove(&self, name: &str) -> io::Result<()>;
-    /// Whether there is a file of this name, as far as one can see.
+    /// Returns whether there is a file of this name, as far as one can see.
     fn exists(&self, name: &str) -> bool;
-    /// All names, in no order.
+    /// Returns all names, in no order.
     fn names(&self) -> io::Result<Vec<String>>;
-    /// Makes names durable: of files created, renamed and removed.
+    /// Makes the names of files that were created, renamed and removed durable.
     fn sync_names(&self) -> io::Result<()>;
-    /// Where it is, for people.
+    /// Returns the path of a file, for people.
     fn path(&self, name: &str) -> String;
-    /// Whether the directory is where it was when it was opened; `NotFound` if it is not.
+    /// Checks that the directory is where it was when it was opened; `NotFound` if it is not.
     fn check(&self) -> io::Result<()>;
 }
 
-/// A file that is written from its end.
+/// A file that is open to append.
 pub trait DiskFile: Send {
-    /// All bytes, in one call of the system if it takes them; after an error any part of them may be there.
+    /// Appends all bytes, in one system call if the system takes them so. After an error any part
+    /// of them may be there.
     fn append(&mut self, bytes: &[u8]) -> io::Result<()>;
-    /// Makes all that was appended durable.
+    /// Makes everything that was appended durable.
     fn sync(&mut self) -> io::Result<()>;
-    /// Cuts the file, and goes on from there.
+    /// Cuts the file to this length, and goes on from there.
     fn truncate(&mut self, len: u64) -> io::Result<()>;
-    /// Whether it still has a name, without which nobody will ever read it; `NotFound` if it has none.
+    /// Checks that the file still has a name, without which nothing will ever read it; `NotFound`
+    /// if it has none.
     fn check(&self) -> io::Result<()>;
 }
 
-/// The real one.
+/// A directory of the operating system's file system.
 pub struct Directory {
-    /// Absolute.
+    /// Invariant: absolute.
     path: PathBuf,
-    /// The directory itself, kept open and locked: its names can be synced when no further file may be opened, and it is known again if another one takes its place. `None`
-    /// where directories are not opened.
+    /// The directory itself, kept open and locked. So its names can be synced when no further file
+    /// may be opened, and another directory in its place is noticed. `None` on systems that do not
+    /// open directories.
     itself: Option<File>,
-    /// By which it is known again.
+    /// The identity that the directory is recognised by.
     identity: Option<Identity>,
-    /// Locked as well: builds that do not lock the directory lock this.
+    /// The lock file, locked as well: builds that do not lock the directory lock this.
     _lock: File,
     was_used: bool,
 }
@@ -60,12 +68,13 @@ pub struct Directory {
 const LOCK: &str = "lock";
 
 impl Directory {
-    /// Creates the directory if need be, for this user alone, and locks it: two processes on the same files would destroy them.
+    /// Creates the directory if need be, for this user alone, and locks it: two processes on the
+    /// same files would destroy them.
     pub fn open(path: &Path) -> io::Result<Directory> {
         let path = std::path::absolute(path)?;
         let explain = |error: io::Error| {
             let what = match error.kind() {
-                // It exists, and is none, or something on the way to it is none.
+                // It exists, and is no directory, or something on the way to it is none.
                 io::ErrorKind::AlreadyExists | io::ErrorKind::NotADirectory => {
                     "this is no directory, but a file or a link that leads nowhere".to_owned()
                 }
@@ -100,17 +109,18 @@ impl Directory {
         if let Some(parent) = path.parent() {
             sync_directory(parent).map_err(|error| about(parent, error))?;
         }
-        // Where the same directory looks different by its name, there is nothing to know it by.
+        // On a file system where the same directory looks different by its name, there is nothing
+        // to recognise it by.
         let identity = identity.filter(|identity| identity_of(&there).as_ref() == Some(identity));
         Ok(Directory { path, itself, identity, _lock: lock, was_used })
     }
 
-    /// Absolute.
-    pub fn place(&self) -> &Path {
+    /// Returns the absolute path of the directory.
+    pub fn absolute_path(&self) -> &Path {
         &self.path
     }
 
-    /// Whether a node has been started here before.
+    /// Returns whether a node has been started here before.
     pub fn was_used(&self) -> bool {
         self.was_used
     }
@@ -123,7 +133,7 @@ fn in_use() -> io::Error {
 
 impl Disk for Directory {
     fn create(&self, name: &str) -> io::Result<Box<dyn DiskFile>> {
-        // Not in another one that has taken its place: nobody has locked that.
+        // Not in another directory that has taken its place: that one is not locked.
         self.check()?;
         let path = self.path.join(name);
         let create = || private().create(true).truncate(true).write(true).open(&path);
@@ -164,7 +174,7 @@ impl Disk for Directory {
     }
 
     fn sync_names(&self) -> io::Result<()> {
-        // Elsewhere names are durable when the system says so.
+        // On other systems names are durable when the system says so.
         let sync = || self.itself.as_ref().map_or(Ok(()), File::sync_all);
         at("sync-names", sync).map_err(|error| about(&self.path, error))
     }
@@ -177,18 +187,18 @@ impl Disk for Directory {
         let Some(identity) = &self.identity else { return Ok(()) };
         let is_gone = match fs::metadata(&self.path) {
             Ok(metadata) => identity_of(&metadata).as_ref() != Some(identity),
-            // Whatever else keeps this process from looking says nothing of where it is.
+            // An error of another kind says nothing of where the directory is.
             Err(error) => matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory),
         };
         if is_gone { Err(gone(&self.path, "was removed, moved away, or replaced by another directory")) } else { Ok(()) }
     }
 }
 
-/// A file that is open to append, and says which one it is when something fails.
+/// A file that is open to append, with its path for errors.
 struct NamedFile {
     file: File,
     path: PathBuf,
-    /// Whether the system counts its names at all.
+    /// The system counts the names of this file at all.
     has_names: bool,
 }
 
@@ -221,7 +231,7 @@ impl DiskFile for NamedFile {
     }
 }
 
-/// A file that is read.
+/// A file that is open to read, with its path for errors.
 struct NamedSource {
     file: File,
     path: PathBuf,
@@ -233,7 +243,7 @@ impl Read for NamedSource {
     }
 }
 
-/// Of its kind still.
+/// Names the file in an error, and keeps its kind.
 fn about(path: &Path, error: io::Error) -> io::Error {
     io::Error::new(error.kind(), format!("{}: {}", path.display(), in_words(&error)))
 }
@@ -247,7 +257,7 @@ fn sync_directory(path: &Path) -> io::Result<()> {
     if cfg!(unix) { File::open(path)?.sync_all() } else { Ok(()) }
 }
 
-/// Device and number.
+/// The identity of a directory: device and inode.
 type Identity = (u64, u64);
 
 #[cfg(unix)]
@@ -261,7 +271,7 @@ fn identity_of(_metadata: &fs::Metadata) -> Option<Identity> {
     None
 }
 
-/// How many names a file has, where the system tells.
+/// Returns how many names a file has, where the system tells.
 #[cfg(unix)]
 fn names_of(file: &File) -> Option<u64> {
     use std::os::unix::fs::MetadataExt;
@@ -273,7 +283,7 @@ fn names_of(_file: &File) -> Option<u64> {
     None
 }
 
-/// For files that only their owner is to read.
+/// Options for files that only their owner is to read.
 fn private() -> OpenOptions {
     let mut options = OpenOptions::new();
     #[cfg(unix)]
@@ -289,7 +299,8 @@ fn create_private(path: &Path) -> io::Result<()> {
     builder.recursive(true).create(path)
 }
 
-/// The mode of what others than its owner may read or enter. Who has made it so may have had a reason.
+/// Returns the mode of a directory that others than its owner may read or enter. It is not changed:
+/// whoever set it may have had a reason.
 #[cfg(unix)]
 fn open_to_others(metadata: &fs::Metadata) -> Option<u32> {
     use std::os::unix::fs::PermissionsExt;
@@ -302,7 +313,7 @@ fn open_to_others(_metadata: &fs::Metadata) -> Option<u32> {
     None
 }
 
-/// One operation, between its two failpoints.
+/// Runs one operation between its two failpoints.
 fn at<T>(operation: &str, work: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
     failpoint("before", operation);
     let done = work();

@@ -5,7 +5,8 @@
 //! snapshot-0000000007.jsonl  everything up to the moment that log 7 began, in the dump format
 //! log-0000000007             everything since
 //! log-0000000008             and since then: a snapshot 8 is being written, or could not be
-//! log-0000000009.resuming    after a full disk: counts only once snapshot 9 is there, because writes are missing between it and log 8
+//! log-0000000009.resuming    after a full disk: counts only once snapshot 9 is there, because
+//!                            writes are missing between it and log 8
 //! snapshot.tmp               a snapshot being written: never read
 //! *.discarded                what --discard-local-data put aside: never read
 //! ```
@@ -31,29 +32,30 @@ pub fn snapshot_name(generation: u64) -> String {
     format!("snapshot-{generation:010}.jsonl")
 }
 
-/// What a start reads, in this order, and what it removes.
+/// The files that a start reads, in this order, and those that it removes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Files {
     pub snapshot: Option<u64>,
-    /// Without a gap, from the snapshot's generation on, or from 1. Empty only in a new directory.
+    /// Generations without a gap, from the snapshot's on, or from 1. Empty only in a new directory.
     pub logs: Vec<u64>,
     /// The first of the logs still has the name of one that is being resumed with.
     pub is_resuming: bool,
-    /// Superseded, or never finished.
+    /// Names of files that were superseded, or never finished.
     pub stale: Vec<String>,
 }
 
 impl Files {
-    /// Looks; changes nothing. A log that is missing in the row is `InvalidData`: what it held was acknowledged.
+    /// Looks at a directory and changes nothing. A log that is missing in the row is `InvalidData`:
+    /// what it held was acknowledged.
     pub fn find(disk: &dyn Disk) -> io::Result<Files> {
         let names = disk.names()?;
         let (mut snapshots, mut logs, mut resuming, mut files) = (Vec::new(), Vec::new(), Vec::new(), Files::default());
         for name in names {
             match parse(&name) {
-                Some(Kind::Snapshot(generation)) => snapshots.push(generation),
-                Some(Kind::Log(generation)) => logs.push(generation),
-                Some(Kind::Resuming(generation)) => resuming.push(generation),
-                Some(Kind::Tmp) => files.stale.push(name),
+                Some(FileKind::Snapshot(generation)) => snapshots.push(generation),
+                Some(FileKind::Log(generation)) => logs.push(generation),
+                Some(FileKind::Resuming(generation)) => resuming.push(generation),
+                Some(FileKind::Tmp) => files.stale.push(name),
                 None => {}
             }
         }
@@ -88,12 +90,12 @@ impl Files {
         Ok(files)
     }
 
-    /// Whether the disk knows nothing.
+    /// Returns whether there is neither a snapshot nor a log.
     pub fn is_blank(&self) -> bool {
         self.snapshot.is_none() && self.logs.is_empty()
     }
 
-    /// The name of one of the logs.
+    /// Returns the name of one of the logs.
     pub fn log_name(&self, generation: u64) -> String {
         if self.is_resuming && self.logs.first() == Some(&generation) { resuming_log_name(generation) } else { log_name(generation) }
     }
@@ -103,7 +105,8 @@ fn missing(what: &str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, format!("{what} is missing, and later files are there"))
 }
 
-/// Removes what a finished snapshot supersedes, and whatever else is stale. Names are made durable by a later sync, or are found stale again.
+/// Removes what a finished snapshot supersedes, and whatever else is stale. Names are made durable
+/// by a later sync, or are found stale again.
 pub fn remove_stale(disk: &dyn Disk) -> io::Result<()> {
     for name in Files::find(disk)?.stale {
         disk.remove(&name)?;
@@ -111,7 +114,7 @@ pub fn remove_stale(disk: &dyn Disk) -> io::Result<()> {
     Ok(())
 }
 
-/// Puts everything aside, so that the node comes back blank. Returns how many files that were.
+/// Renames everything, so that the node comes back blank. Returns how many files that were.
 pub fn discard(disk: &dyn Disk) -> io::Result<usize> {
     let mut discarded = 0;
     for name in disk.names()? {
@@ -124,25 +127,25 @@ pub fn discard(disk: &dyn Disk) -> io::Result<usize> {
     Ok(discarded)
 }
 
-enum Kind {
+enum FileKind {
     Snapshot(u64),
     Log(u64),
     Resuming(u64),
     Tmp,
 }
 
-fn parse(name: &str) -> Option<Kind> {
+fn parse(name: &str) -> Option<FileKind> {
     if name == SNAPSHOT_TMP {
-        return Some(Kind::Tmp);
+        return Some(FileKind::Tmp);
     }
     let number = |text: &str| text.parse::<u64>().ok().filter(|generation| *generation > 0 && text.len() >= 10);
     if let Some(rest) = name.strip_prefix("snapshot-") {
-        return rest.strip_suffix(".jsonl").and_then(number).map(Kind::Snapshot);
+        return rest.strip_suffix(".jsonl").and_then(number).map(FileKind::Snapshot);
     }
     let rest = name.strip_prefix("log-")?;
     match rest.strip_suffix(RESUMING) {
-        Some(rest) => number(rest).map(Kind::Resuming),
-        None => number(rest).map(Kind::Log),
+        Some(rest) => number(rest).map(FileKind::Resuming),
+        None => number(rest).map(FileKind::Log),
     }
 }
 

@@ -2,13 +2,15 @@
 //!
 //! ```text
 //! magic  8 bytes  "kvmesh-l"
-//! format u32      1, little-endian; every later format begins with these twelve bytes, too, and is refused in words
+//! format u32      1, little-endian; every later format begins with these twelve bytes, too,
+//!                 and is refused in words
 //! then records, each a frame (frame.rs): length u32 | crc32 u32 | body
 //! ```
 //!
-//! Knows nothing of what a body means. A process or a machine that dies while it appends leaves a *torn tail*: bytes after the last whole record, with no whole record
-//! behind them. It was never acknowledged and is cut off. Damage with whole records behind it is another thing: what was acknowledged may be gone, and the
-//! node must not start as if nothing had happened.
+//! Knows nothing of what a body means. A process or a machine that dies while it appends leaves a
+//! *torn tail*: bytes after the last whole record, with no whole record behind them. It was never
+//! acknowledged and is cut off. Damage with whole records behind it is another thing: what was
+//! acknowledged may be gone, and the node must not start as if nothing had happened.
 
 use std::io::{self, BufReader, Read};
 use std::ops::RangeInclusive;
@@ -16,26 +18,29 @@ use std::sync::Arc;
 
 use crate::data::formats::OtherVersion;
 use crate::wal::disk::{Disk, DiskFile};
-use crate::wire::frame::{self, HEAD_LEN, Head};
+use crate::wire::frame::{self, FrameHead, HEAD_LEN};
 
 const MAGIC: &[u8; 8] = b"kvmesh-l";
-/// What is written. A log that holds kinds of records which the builds before do not know is of a later one; the one before is still read.
+/// The newest format of a log. A log that holds kinds of records which earlier builds do not know
+/// is of a later one; the format before is still read.
 const FORMAT: u32 = 1;
 const READ: RangeInclusive<u32> = 1..=FORMAT;
 
 /// Bytes in front of the first record.
 pub const HEADER_LEN: u64 = 12;
 
-/// No record is longer: the longest message between peers fits.
+/// Bytes of a record, at most: the longest message between peers fits.
 pub const RECORD_LEN_MAX: usize = 320 << 20;
 
-/// Bytes whose checksum is taken while whole records are looked for behind damage: some seconds. Beyond this nobody knows whether there are any.
+/// Bytes whose checksum is computed while whole records are looked for behind damage: some seconds.
+/// Beyond this the search gives up, undecided.
 const SEARCH_LEN_MAX: u64 = 16 << 30;
 
 /// A log file that is open to append.
 pub struct LogFile {
     file: Box<dyn DiskFile>,
-    /// Bytes of whole records, the header included. Invariant: the file holds so many, unless an append has failed just now.
+    /// Bytes of whole records, the header included. Invariant: the file has this length, unless an
+    /// append has failed just now.
     len: u64,
 }
 
@@ -43,12 +48,12 @@ pub struct LogFile {
 #[derive(Debug)]
 pub struct AppendFailed {
     pub error: io::Error,
-    /// Whether the file was cut back to its last whole record, so that it can go on once the cause is gone.
+    /// The file was cut back to its last whole record, so it can go on once the cause is gone.
     pub was_cut: bool,
 }
 
 impl LogFile {
-    /// A new log, durable by name and header when this returns.
+    /// Creates a log, durable by name and header when this returns.
     pub fn create(disk: &dyn Disk, name: &str) -> io::Result<LogFile> {
         let mut file = disk.create(name)?;
         let mut header = MAGIC.to_vec();
@@ -59,8 +64,8 @@ impl LogFile {
         Ok(LogFile { file, len: HEADER_LEN })
     }
 
-    /// Goes on with a log that was read; what lies behind its `len` bytes of whole records is cut off.
-    pub fn resume(disk: &dyn Disk, name: &str, found: &Found) -> io::Result<LogFile> {
+    /// Goes on with a log that was read. What lies behind its whole records is cut off.
+    pub fn resume(disk: &dyn Disk, name: &str, found: &FoundLog) -> io::Result<LogFile> {
         if found.len < HEADER_LEN {
             return LogFile::create(disk, name);
         }
@@ -68,13 +73,14 @@ impl LogFile {
         if found.torn > 0 {
             file.truncate(found.len)?;
         }
-        // What was read may have been in the system's memory only: a process that died does not lose that, the machine would.
+        // What was read may have been in the system's memory only. A process that dies does not
+        // lose that; the machine would.
         file.sync()?;
         disk.sync_names()?;
         Ok(LogFile { file, len: found.len })
     }
 
-    /// Appends whole records. When that fails, none of them is there.
+    /// Appends whole records. After an error none of them is there, if the file could be cut back.
     pub fn append(&mut self, records: &[u8]) -> Result<(), AppendFailed> {
         match self.file.append(records) {
             Ok(()) => {
@@ -89,48 +95,53 @@ impl LogFile {
         self.file.sync()
     }
 
-    /// Whether it still has a name; `NotFound` if it has none.
+    /// Checks that the file still has a name; `NotFound` if it has none.
     pub fn check(&self) -> io::Result<()> {
         self.file.check()
     }
 
-    /// Bytes of header and whole records.
+    /// Returns the bytes of header and whole records.
     pub fn whole_len(&self) -> u64 {
         self.len
     }
 }
 
-/// What was found in a log file.
+/// The contents of a log file, as far as they are whole.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Found {
+pub struct FoundLog {
     pub records: u64,
-    /// Bytes of header and whole records; less than [`HEADER_LEN`] for a file that died while it was made.
+    /// Bytes of header and whole records; less than [`HEADER_LEN`] for a file that died while it
+    /// was made.
     pub len: u64,
     /// Bytes of a torn tail behind them.
     pub torn: u64,
 }
 
-/// Reads all records. `each` is given every body and the bytes read so far. Damage is `InvalidData` that names the file and the place. What another version wrote is
-/// `Unsupported`: a log of another format, and a record that `each` does not understand although its checksum is right.
-pub fn read(disk: &Arc<dyn Disk>, name: &str, mut each: impl FnMut(&[u8], u64) -> Result<(), String>) -> io::Result<Found> {
+/// Reads all records. `each` is given every body and the bytes read so far.
+///
+/// Damage is `InvalidData` that names file and offset. What another version wrote is `Unsupported`:
+/// a log of another format, and a record that `each` does not understand although its checksum is
+/// right.
+pub fn read(disk: &Arc<dyn Disk>, name: &str, mut each: impl FnMut(&[u8], u64) -> Result<(), String>) -> io::Result<FoundLog> {
     let (source, file_len) = disk.read(name)?;
     let mut reader = BufReader::with_capacity(file_len.clamp(1, 1 << 20) as usize, source);
     let damaged = |offset: u64, what: &str| {
         io::Error::new(io::ErrorKind::InvalidData, format!("{} is damaged at byte {offset} of {file_len}: {what}", disk.path(name)))
     };
-    let mut found = Found::default();
+    let mut found = FoundLog::default();
     if !read_header(&mut reader, file_len).map_err(|unreadable| match unreadable {
         Unreadable::Damaged(what) => damaged(0, what),
         Unreadable::Other(other) => other.in_file(&disk.path(name)),
         Unreadable::Failed(error) => error,
     })? {
-        return Ok(Found { torn: file_len, ..found });
+        return Ok(FoundLog { torn: file_len, ..found });
     }
     found.len = HEADER_LEN;
     let mut record = Vec::new();
     loop {
         match frame::read(&mut reader, &mut record, RECORD_LEN_MAX) {
-            // Nobody appends an empty record: these are zeros, with which a file may have grown before what belongs there was written.
+            // No node appends an empty record. These are zeros: the file had grown before what
+            // belongs there was written.
             Ok(true) if record.len() == HEAD_LEN => break,
             Ok(true) => {
                 each(&record[HEAD_LEN..], found.len).map_err(|what| {
@@ -168,7 +179,7 @@ enum Unreadable {
     Failed(io::Error),
 }
 
-/// Whether there is a whole header; `false` for one that is cut off.
+/// Reads the header. Returns `false` for one that is cut off.
 fn read_header(reader: &mut impl Read, file_len: u64) -> Result<bool, Unreadable> {
     let mut header = Vec::new();
     reader.take(HEADER_LEN).read_to_end(&mut header).map_err(Unreadable::Failed)?;
@@ -190,8 +201,11 @@ fn read_header(reader: &mut impl Read, file_len: u64) -> Result<bool, Unreadable
 #[derive(Debug, PartialEq, Eq)]
 struct Undecided;
 
-/// Where a whole record begins, behind the first byte. Almost nothing looks like a head that fits; what was made to, or happens to (a value that is a row of small numbers),
-/// would take the square of its length, and is given up after checksums of `search_len` bytes.
+/// Looks for the beginning of a whole record, behind the first byte.
+///
+/// Almost nothing looks like a head that fits. Bytes that were made to, or happen to (a value that
+/// is a row of small numbers), would take the square of their length. The search gives up after
+/// checksums of `search_len` bytes.
 fn whole_record_in(tail: &[u8], mut search_len: u64) -> Result<Option<usize>, Undecided> {
     for at in 1..tail.len() {
         let Some(head) = plausible(&tail[at..]) else { continue };
@@ -203,9 +217,9 @@ fn whole_record_in(tail: &[u8], mut search_len: u64) -> Result<Option<usize>, Un
     Ok(None)
 }
 
-/// A head whose record may end within these bytes.
-fn plausible(bytes: &[u8]) -> Option<Head> {
-    let head = Head::decode(*bytes.first_chunk()?);
+/// Returns the head at the beginning of these bytes, if its record may end within them.
+fn plausible(bytes: &[u8]) -> Option<FrameHead> {
+    let head = FrameHead::decode(*bytes.first_chunk()?);
     (head.len > 0 && head.len <= bytes.len() - HEAD_LEN).then_some(head)
 }
 

@@ -2,23 +2,33 @@
 //!
 //! # What is written, and when it counts
 //!
-//! Everything that changes the store or the vector becomes a *record*: the batches of this node's own writes and of its peers as they travel, the lines of dumps as they
-//! came, what a dump's end line proved, what was removed. Records are appended to the log ([`log`]) in the order in which they were handed over: one thread takes
-//! everything that waits, writes it with one call, makes it durable with one more (`fsync: always`), and then says how far each origin's writes have got. Only
-//! then are sessions answered and peers' writes acknowledged (I7).
+//! Everything that changes the store or the version vector becomes a *record*: the write batches of
+//! this node and of its peers, as they travel; the lines of dumps, as they came; what a dump's end
+//! line proved; what was removed. Records are appended to the log ([`log`]) in the order in which
+//! they were handed over. One thread takes everything that waits, writes it with one call, makes it
+//! durable with one more (`fsync: always`), and then announces how far each origin's writes have
+//! got. Only then are sessions answered and peers' writes acknowledged (I7).
 //!
-//! A *snapshot* ([`snapshot`]) is a dump in a file. Writing one begins a new log; when it is durable under its name, it supersedes the logs before it ([`files`]).
-//! So what is on the disk is always one snapshot, if any, and the logs since, in a row.
+//! A *snapshot* ([`snapshot`]) is a dump in a file. Writing one begins a new log. When the snapshot
+//! is durable under its name, it supersedes the logs before it ([`files`]). So the disk always
+//! holds one snapshot, if any, and the logs since, without a gap.
 //!
 //! # When the disk fails
 //!
-//! After a failed append the file is cut back to its last whole record; after a failed sync nobody knows what the disk holds. Either way nothing more is logged,
-//! and so nothing more is acknowledged, and this node refuses writes. After a failed append `resume` begins a new log, which counts only once a snapshot of everything that was
-//! merged meanwhile is durable; after a failed sync only a restart helps, since a second sync may report success for bytes that are gone. A file or a directory that is
-//! removed under the node is as good as failed, too: a start would find neither what is written there nor the rest. A new log that cannot begin behind a good one is no such thing: the good one
-//! goes on, and the snapshot is tried again later.
+//! After a failed append the file is cut back to its last whole record. After a failed sync nobody
+//! knows what the disk holds. Either way nothing more is logged, so nothing more is acknowledged,
+//! and this node refuses writes.
 //!
-//! Owns the files and the queue of records. Knows nothing of what a record means, nor of peers and clients.
+//! After a failed append `resume` begins a new log, which counts only once a snapshot of everything
+//! that was merged meanwhile is durable. After a failed sync only a restart helps, since a second
+//! sync may report success for bytes that are gone.
+//!
+//! A file or a directory that is removed under the node is as good as failed, too: a start would
+//! find neither what is written there nor the rest. A new log that cannot begin behind a good one
+//! is no failure: the good one goes on, and the snapshot is tried again later.
+//!
+//! Owns the files and the queue of records. Knows nothing of what a record means, nor of peers and
+//! clients.
 
 pub mod disk;
 pub mod files;
@@ -56,25 +66,25 @@ pub struct QueuedRecords {
     pub permit: Option<Permit>,
 }
 
-/// The face of the write-ahead log: what threads hand over, and how it does.
+/// The write-ahead log as its callers see it: threads hand records over, and ask for its condition.
 pub struct Wal {
     disk: Arc<dyn Disk>,
     fsync: Fsync,
-    /// For what peers send; own writes bring room of their own.
-    room: Arc<ByteBudget>,
+    /// The back-pressure budget for what peers send. Own writes bring a permit of their own.
+    budget: Arc<ByteBudget>,
     queue: Mutex<Queue>,
     arrived: Condvar,
     condition: Mutex<Condition>,
     changed: Condvar,
-    /// The last mark that is durable, see [`Wal::mark`].
+    /// The greatest mark that is durable, see [`Wal::mark`].
     durable_mark: AtomicU64,
-    /// Whether the condition is one in which writes may be taken. Read before every write, so kept beside the lock.
+    /// Writes may be taken. Read before every write, so kept beside the condition's lock.
     writable: AtomicBool,
 }
 
 struct Queue {
     jobs: VecDeque<Job>,
-    /// Of the log that records handed over now will go to.
+    /// The generation of the log that records handed over now will go to.
     generation: u64,
     closed: bool,
 }
@@ -88,45 +98,48 @@ enum Job {
     },
     /// The snapshot of this generation is durable.
     Snapshot(u64),
-    /// The one without which the log of this generation says nothing could not be written.
+    /// Writing the snapshot that resuming needs has failed. The log of this generation is invalid
+    /// without it.
     ResumeFailed {
         generation: u64,
         error: io::Error,
     },
-    /// To be answered when everything before it is durable, and never if it cannot be.
+    /// A request to be answered when everything before it is durable, and never if it cannot be.
     Barrier(Sender<()>),
-    /// To be noted when everything before it is as durable as the configuration asks for.
+    /// A mark to be noted when everything before it is as durable as the configuration asks for.
     Mark(u64),
 }
 
-/// How the write-ahead log does, for STATUS and for refusals.
+/// The condition of the write-ahead log, for STATUS and for refusals.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Condition {
-    /// Why nothing is logged, if nothing is.
+    /// Why nothing is logged; `None` while all is well.
     pub stopped: Option<Stopped>,
-    /// A new log has begun after a full disk, and its snapshot is not durable yet: nothing is acknowledged.
+    /// A new log has begun after a full disk, and its snapshot is not durable yet: nothing is
+    /// acknowledged.
     pub is_resuming: bool,
-    /// The generation of the log that is written, and bytes in it and in those before that still count.
+    /// The generation of the log that is written.
     pub generation: u64,
+    /// Bytes of that log, and of those before it that still count.
     pub log_len: u64,
-    /// Bytes of the snapshot; 0 without one.
+    /// Bytes of the snapshot; 0 if there is none.
     pub snapshot_len: u64,
     /// Bytes appended in this incarnation.
     pub appended: u64,
     pub syncs: u64,
     pub snapshots: u64,
-    /// How long the last snapshot took to write.
+    /// The time that the last snapshot took to write.
     pub snapshot_took: Duration,
-    /// Why the new log that was last asked for could not begin; the one before goes on.
+    /// Why the new log that was last asked for could not begin. The one before goes on.
     pub not_switched: Option<String>,
 }
 
 /// Why there is no new log.
 #[derive(Debug, PartialEq, Eq)]
 pub enum NotSwitched {
-    /// Not until the deadline; it may come yet.
+    /// It did not begin before the deadline; it may yet.
     TooSlow,
-    /// It could not begin: the one before goes on.
+    /// It could not begin. The one before goes on.
     Failed(String),
     /// Nothing is logged any more.
     Stopped(String),
@@ -135,9 +148,9 @@ pub enum NotSwitched {
 /// Why nothing is logged any more.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Stopped {
-    /// As a client hears it.
+    /// The sentence that clients get.
     pub sentence: String,
-    /// Whether `resume` can help; otherwise only a restart does.
+    /// `resume` can help. Otherwise only a restart does.
     pub is_resumable: bool,
 }
 
@@ -159,13 +172,14 @@ impl Stopped {
 }
 
 impl Wal {
-    /// Over a disk whose files were read: `files` says which there are. `room_len` bytes of peers' records may wait.
-    pub fn new(disk: Arc<dyn Disk>, fsync: Fsync, room_len: usize, files: &Files) -> Wal {
+    /// Makes the log over a disk whose files were read: `files` lists them. `budget_len` bytes of
+    /// peers' records may wait.
+    pub fn new(disk: Arc<dyn Disk>, fsync: Fsync, budget_len: usize, files: &Files) -> Wal {
         let generation = files.logs.last().copied().unwrap_or(1);
         Wal {
             disk,
             fsync,
-            room: ByteBudget::new(room_len),
+            budget: ByteBudget::new(budget_len),
             queue: Mutex::new(Queue { jobs: VecDeque::new(), generation, closed: false }),
             arrived: Condvar::new(),
             condition: Mutex::new(Condition { generation, ..Condition::default() }),
@@ -179,14 +193,14 @@ impl Wal {
         &self.disk
     }
 
-    /// Whether anybody has to wait for the disk.
+    /// Returns whether anything waits for the disk.
     pub fn is_waited_for(&self) -> bool {
         self.fsync == Fsync::Always
     }
 
-    /// Budget for a record of a peer's; `None` if there was none until the deadline.
+    /// Takes budget for a record of a peer's. `None` if there was none until the deadline.
     pub fn reserve(&self, len: usize, deadline: Instant) -> Option<Permit> {
-        self.room.hold(len, deadline)
+        self.budget.hold(len, deadline)
     }
 
     /// Hands records over. Never blocks.
@@ -194,7 +208,8 @@ impl Wal {
         self.push(Job::Append(records));
     }
 
-    /// Marks what was handed over so far: [`Wal::durable_mark`] comes to the mark once that is as durable as the configuration asks for. Marks rise. Never blocks.
+    /// Marks what was handed over so far: [`Wal::durable_mark`] reaches the mark once that is as
+    /// durable as the configuration asks for. Marks rise. Never blocks.
     pub fn mark(&self, mark: u64) {
         self.push(Job::Mark(mark));
     }
@@ -203,7 +218,8 @@ impl Wal {
         self.durable_mark.load(Ordering::Acquire)
     }
 
-    /// Waits until everything that was handed over before is written and synced, whatever the configuration says; an error says why it is not.
+    /// Waits until everything that was handed over before is written and synced, whatever the
+    /// configuration. An error says why it is not.
     pub fn await_durable(&self, timeout: Duration) -> Result<(), String> {
         let (done_tx, done_rx) = bounded(1);
         self.push(Job::Barrier(done_tx));
@@ -216,8 +232,9 @@ impl Wal {
         }
     }
 
-    /// Begins a new log: what was handed over before goes to the old one, what comes after to the new. Returns its generation. To be called under the lock
-    /// under which the vector is read that the snapshot will claim. Never blocks.
+    /// Begins a new log: what was handed over before goes to the old one, what comes after to the
+    /// new. Returns its generation. To be called under the lock under which the vector is read that
+    /// the snapshot will claim. Never blocks.
     pub fn switch(&self, is_resuming: bool) -> u64 {
         let mut queue = self.queue.lock();
         self.change(|condition| {
@@ -231,8 +248,10 @@ impl Wal {
         generation
     }
 
-    /// The log of this generation could not begin. What is handed over from here on belongs to the one before, as what was since it was asked for; the next one that is asked
-    /// for has this generation again, since logs are numbered in a row. Returns whether that is so: another one may have been asked for already.
+    /// Takes a switch back: the log of this generation could not begin, and everything since the
+    /// switch belongs to the one before. The next one that is asked for has this generation again,
+    /// since logs are numbered without a gap. Returns `false`, and does nothing, if another one has
+    /// been asked for already.
     fn take_back(&self, generation: u64, why: String) -> bool {
         let mut queue = self.queue.lock();
         if queue.generation != generation {
@@ -243,7 +262,7 @@ impl Wal {
         true
     }
 
-    /// The snapshot of this generation is durable, and the logs before it are gone.
+    /// Notes that the snapshot of this generation is durable, and that the logs before it are gone.
     pub fn snapshot_written(&self, generation: u64, len: u64, took: Duration) {
         self.change(|condition| {
             condition.snapshot_len = len;
@@ -253,7 +272,8 @@ impl Wal {
         self.push(Job::Snapshot(generation));
     }
 
-    /// The snapshot without which the log that resumes says nothing could not be written.
+    /// Notes that the snapshot that resuming needs could not be written: the log of this generation
+    /// is invalid without it.
     pub fn resume_failed(&self, generation: u64, error: io::Error) {
         self.push(Job::ResumeFailed { generation, error });
     }
@@ -277,13 +297,14 @@ impl Wal {
         }
     }
 
-    /// Whether there is something to write.
+    /// Returns whether there is something to write.
     #[cfg(feature = "testing")]
     pub fn has_waiting(&self) -> bool {
         !self.queue.lock().jobs.is_empty()
     }
 
-    /// Whether writes may be taken, and peers' acknowledged: everything is logged, in a log that counts.
+    /// Returns whether writes may be taken, and peers' acknowledged: everything is logged, in a log
+    /// that counts.
     pub fn is_writable(&self) -> bool {
         self.writable.load(Ordering::Acquire)
     }
@@ -292,7 +313,7 @@ impl Wal {
         self.condition.lock().clone()
     }
 
-    /// No more records: the writer takes what waits, makes it durable and ends.
+    /// Closes the log to further records: the writer takes what waits, makes it durable and ends.
     pub fn close(&self) {
         self.queue.lock().closed = true;
         self.arrived.notify_one();

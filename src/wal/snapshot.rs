@@ -1,4 +1,5 @@
-//! The snapshot file: a full dump (dump.rs), written to a temporary file, made durable, and only then given its name.
+//! The snapshot file: a full dump (wire/dump), written to a temporary file, made durable, and only
+//! then given its name.
 
 use std::io::{self, Read};
 use std::sync::Arc;
@@ -8,18 +9,20 @@ use crossbeam_channel::bounded;
 use parking_lot::Mutex;
 
 use crate::data::clock::Stamp;
-use crate::store::Store;
+use crate::data::entry::Entry;
 use crate::wal::disk::{Disk, DiskFile};
 use crate::wal::files::{SNAPSHOT_TMP, log_name, remove_stale, snapshot_name};
 use crate::wire::dump::{self, DumpReader, EndLine, Header, Line, PartReader};
 
-/// Unsynced bytes while it is written: more of them, synced at once at the end, would hold up the log's own syncs for long.
+/// Unsynced bytes while a snapshot is written. Many of them, synced at once at the end, would hold
+/// up the log's own syncs for long.
 const UNSYNCED_MAX: usize = 4 << 20;
 
 /// Bytes of whole lines that a thread parses at a time when a snapshot is read.
 const CHUNK_LEN: usize = 1 << 20;
 
-/// The most threads that read one: the lines are theirs to parse and merge, the file is read by one.
+/// The most threads that read a snapshot: they parse and merge the lines. One thread reads the
+/// file.
 const READERS_MAX: usize = 4;
 
 /// A snapshot that is being written.
@@ -32,7 +35,7 @@ pub struct SnapshotWriter<'a> {
 }
 
 impl<'a> SnapshotWriter<'a> {
-    /// `generation` is that of the log that holds what comes after it.
+    /// Begins a snapshot. `generation` is that of the log that holds what comes after it.
     pub fn create(disk: &'a dyn Disk, generation: u64) -> io::Result<SnapshotWriter<'a>> {
         Ok(SnapshotWriter { disk, file: disk.create(SNAPSHOT_TMP)?, generation, unsynced: 0, len: 0 })
     }
@@ -51,14 +54,15 @@ impl<'a> SnapshotWriter<'a> {
         Ok(())
     }
 
-    /// Gives back the space of one that could not be written: the log may need it.
+    /// Gives back the space of a snapshot that could not be written: the log may need it.
     pub fn give_up(disk: &dyn Disk) {
         // What stays in spite of this is found stale at the next start.
         let _ = disk.remove(SNAPSHOT_TMP);
     }
 
-    /// Makes it the one that counts: what it supersedes is removed. A log that was only to count with this snapshot, whose name is `resuming_log`, counts from now on.
-    /// Returns its length.
+    /// Makes it the snapshot that counts: what it supersedes is removed. A log that was only to
+    /// count with this snapshot, whose name is `resuming_log`, counts from now on. Returns the
+    /// length of the snapshot.
     pub fn finish(mut self, resuming_log: Option<String>) -> io::Result<u64> {
         self.file.sync()?;
         self.disk.rename(SNAPSHOT_TMP, &snapshot_name(self.generation))?;
@@ -72,9 +76,9 @@ impl<'a> SnapshotWriter<'a> {
     }
 }
 
-/// What a snapshot says beside its entries.
+/// A snapshot that was read, beside its entries.
 #[derive(Debug)]
-pub struct Loaded {
+pub struct LoadedSnapshot {
     pub header: Header,
     pub end: EndLine,
     /// The greatest stamp of any entry.
@@ -82,21 +86,26 @@ pub struct Loaded {
     pub len: u64,
 }
 
-/// Reads a snapshot into an empty store, with several threads. `progress` is told the bytes read so far, and of how many; an error of it ends the reading. Damage is
-/// `InvalidData` that names the file and the place; what another version wrote is `Unsupported`.
+/// Reads a snapshot, with several threads. `begin` gets the header before any entry is taken;
+/// `take` gets the entries, from several threads at once. `progress` gets the bytes read so far,
+/// and of how many; an error of it ends the reading.
+///
+/// Damage is `InvalidData` that names file and offset. What another version wrote is `Unsupported`.
 pub fn load(
     disk: &Arc<dyn Disk>,
     generation: u64,
-    store: &Store,
+    begin: impl FnOnce(&Header),
+    take: impl Fn(Entry) + Sync,
     mut progress: impl FnMut(u64, u64) -> io::Result<()>,
-) -> io::Result<Loaded> {
+) -> io::Result<LoadedSnapshot> {
     let name = snapshot_name(generation);
     let (source, len) = disk.read(&name)?;
     let damaged = |offset: u64, what: &str| {
         io::Error::new(io::ErrorKind::InvalidData, format!("{} is damaged at byte {offset} of {len}: {what}", disk.path(&name)))
     };
+    let mut begin = Some(begin);
     let (mut reader, mut header, mut last_line) = (DumpReader::default(), None, None);
-    let sum = Mutex::new(Part::default());
+    let sum = Mutex::new(LoadedPart::default());
     let mut chunks = Chunks { source, at: 0, rest: Vec::new() };
     let readers = thread::available_parallelism().map_or(1, usize::from).min(READERS_MAX);
     let (chunk_tx, chunk_rx) = bounded::<(u64, Vec<u8>)>(readers);
@@ -104,11 +113,11 @@ pub fn load(
         // Ends the readers, also when this ends early.
         let chunk_tx = chunk_tx;
         for _ in 0..readers {
-            let (chunk_rx, sum) = (chunk_rx.clone(), &sum);
+            let (chunk_rx, sum, take) = (chunk_rx.clone(), &sum, &take);
             thread::Builder::new().name("snapshot".to_owned()).spawn_scoped(scope, move || {
-                let mut part = Part::default();
+                let mut part = LoadedPart::default();
                 for (offset, chunk) in chunk_rx {
-                    part.take(offset, &chunk, store);
+                    part.read(offset, &chunk, take);
                 }
                 sum.lock().join(part);
             })?;
@@ -126,9 +135,8 @@ pub fn load(
                 let Line::Header(found) = reader.line(line).map_err(|what| damaged(offset, &what))? else {
                     return Err(damaged(offset, "it does not begin with the header of a dump"));
                 };
-                if let Some(order) = found.order {
-                    // Before the first entry: there is nothing to move.
-                    store.reorder(order.key);
+                if let Some(begin) = begin.take() {
+                    begin(&found);
                 }
                 header = Some(found);
                 from = (line.len() + 1).min(chunk.len());
@@ -148,7 +156,7 @@ pub fn load(
         }
         Ok(())
     })?;
-    let Part { entries, greatest, fault } = sum.into_inner();
+    let LoadedPart { entries, greatest, fault } = sum.into_inner();
     if let Some((offset, what)) = fault {
         return Err(damaged(offset, &what));
     }
@@ -156,53 +164,53 @@ pub fn load(
     let (Some(header), Some((offset, line))) = (header, last_line) else { return Err(damaged(len, dump::BROKEN_OFF)) };
     let line = line.strip_suffix(b"\n").ok_or_else(|| damaged(len, "its last line is cut off"))?;
     let Line::End(end) = reader.line(line).map_err(|what| damaged(offset, &what))? else { return Err(damaged(len, dump::BROKEN_OFF)) };
-    Ok(Loaded { header, end, greatest, len })
+    Ok(LoadedSnapshot { header, end, greatest, len })
 }
 
 /// The entries that one thread has read and merged, or all threads.
 #[derive(Default)]
-struct Part {
+struct LoadedPart {
     entries: PartReader,
     greatest: Stamp,
     /// The offset of the first fault, and what is wrong there.
     fault: Option<(u64, String)>,
 }
 
-impl Part {
-    /// Merges the entries of a chunk of whole lines, which begins at `offset`.
-    fn take(&mut self, offset: u64, chunk: &[u8], store: &Store) {
-        if let Err(fault) = self.merge(offset, chunk, store) {
+impl LoadedPart {
+    /// Takes the entries of a chunk of whole lines, which begins at `offset`.
+    fn read(&mut self, offset: u64, chunk: &[u8], take: impl Fn(Entry)) {
+        if let Err(fault) = self.try_read(offset, chunk, take) {
             self.fault.get_or_insert(fault);
         }
     }
 
-    fn merge(&mut self, mut offset: u64, chunk: &[u8], store: &Store) -> Result<(), (u64, String)> {
+    fn try_read(&mut self, mut offset: u64, chunk: &[u8], take: impl Fn(Entry)) -> Result<(), (u64, String)> {
         for line in dump::whole_lines(chunk).map_err(|what| (offset, what))? {
             let entry = self.entries.entry(line).map_err(|what| (offset, what))?;
             self.greatest = self.greatest.max(entry.version().stamp);
-            store.merge(entry, |_| false);
+            take(entry);
             offset += line.len() as u64 + 1;
         }
         Ok(())
     }
 
-    fn join(&mut self, other: Part) {
+    fn join(&mut self, other: LoadedPart) {
         self.entries.join(&other.entries);
         self.greatest = self.greatest.max(other.greatest);
         self.fault = [self.fault.take(), other.fault].into_iter().flatten().min();
     }
 }
 
-/// A source in pieces of whole lines; the last one may lack its line feed.
+/// A source in pieces of whole lines. The last one may lack its line feed.
 struct Chunks {
     source: Box<dyn Read + Send>,
-    /// Where `rest` begins in the file.
+    /// The offset of `rest` in the file.
     at: u64,
     rest: Vec<u8>,
 }
 
 impl Chunks {
-    /// The next piece and where it begins; as many bytes as it takes to have a whole line.
+    /// Returns the next piece and its offset: as many bytes as it takes to have a whole line.
     fn next(&mut self) -> io::Result<Option<(u64, Vec<u8>)>> {
         loop {
             let before = self.rest.len();

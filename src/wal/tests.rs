@@ -1,5 +1,6 @@
-//! The write-ahead log on a disk that dies, loses power, fills up and is damaged. What runs is the shipped code; [`SimulatedDisk`] and the clock alone are replaced, and the
-//! writer is stepped by hand.
+//! The write-ahead log on a disk that dies, loses power, fills up and is damaged. What runs is the
+//! shipped code; [`SimulatedDisk`] and the clock alone are replaced, and the writer is stepped by
+//! hand.
 
 mod damage;
 mod failures;
@@ -17,14 +18,22 @@ use crate::store::Store;
 use crate::testing::simulated_disk::SimulatedDisk;
 use crate::wal::disk::Disk;
 use crate::wal::files::{Files, resuming_log_name};
-use crate::wal::log::{self, Found};
-use crate::wal::snapshot::{self, SnapshotWriter};
+use crate::wal::log::{self, FoundLog};
+use crate::wal::snapshot::{self, LoadedSnapshot, SnapshotWriter};
 use crate::wal::writer::Writer;
 use crate::wal::{QueuedRecords, Wal};
 use crate::wire::dump::{DumpKind, Header, whole_dump};
 use crate::wire::frame::{HEAD_LEN, seal};
 
 const ORIGIN: Origin = Origin { node: NodeId(1), nonce: 7 };
+
+/// Reads a snapshot into a store.
+fn load_into(store: &Store, disk: &Arc<dyn Disk>, generation: u64) -> io::Result<LoadedSnapshot> {
+    let take = |entry| {
+        store.merge(entry, |_| false);
+    };
+    snapshot::load(disk, generation, |_| (), take, |_, _| Ok(()))
+}
 
 /// The lines of a full dump of a store.
 fn dump_of(store: &Store, vector: VersionVector) -> Vec<u8> {
@@ -48,7 +57,8 @@ fn entry(number: u64) -> Entry {
     Entry::new(number.to_string().as_bytes(), value.as_deref(), None, Version { stamp: Stamp::from_bits(number), origin: ORIGIN })
 }
 
-/// What the world outside may believe: numbers are handed over one after another, across all incarnations.
+/// What the world outside may believe: numbers are handed over one after another, across all
+/// incarnations.
 #[derive(Clone, Copy, Debug, Default)]
 struct Promised {
     handed_over: u64,
@@ -57,7 +67,8 @@ struct Promised {
     reached: u64,
 }
 
-/// One life of a process, which begins as node.rs begins it. Numbered records stand for everything that a node merges and logs.
+/// One life of a process, which begins as node.rs begins it. Numbered records stand for everything
+/// that a node merges and logs.
 struct Life {
     disk: SimulatedDisk,
     wal: Arc<Wal>,
@@ -69,15 +80,16 @@ struct Life {
 }
 
 impl Life {
-    /// Reads the disk and goes on with it. Panics if that holds anything but records 1, 2, 3 and so on.
+    /// Reads the disk and goes on with it. Panics if that holds anything but records 1, 2, 3 and so
+    /// on.
     fn start(disk: &SimulatedDisk, fsync: Fsync) -> io::Result<Life> {
         let shared: Arc<dyn Disk> = Arc::new(disk.clone());
         let files = Files::find(&*shared)?;
         let wal = Arc::new(Wal::new(Arc::clone(&shared), fsync, 1 << 20, &files));
         let store = Store::new();
-        let (mut last, mut snapshot_len, mut older_len, mut found) = (0, 0, 0, Found::default());
+        let (mut last, mut snapshot_len, mut older_len, mut found) = (0, 0, 0, FoundLog::default());
         if let Some(generation) = files.snapshot {
-            let loaded = snapshot::load(&shared, generation, &store, |_, _| Ok(()))?;
+            let loaded = load_into(&store, &shared, generation)?;
             last = loaded.header.vector.get(ORIGIN).to_bits();
             snapshot_len = loaded.len;
             for number in 1..=last {
@@ -125,7 +137,8 @@ impl Life {
         if self.disk.is_dead() { Err(io::Error::other("the process is dead")) } else { Ok(()) }
     }
 
-    /// A compaction, or the way back from a full disk, as compaction.rs does it, while records go on coming.
+    /// A compaction, or the way back from a full disk, as compaction.rs does it, while records go
+    /// on coming.
     fn write_snapshot(&mut self, is_resuming: bool, promised: &mut Promised) -> io::Result<()> {
         // In the queue before the switch, and not written yet.
         self.append(1, promised);

@@ -1,6 +1,7 @@
 //! The writer: the one thread that appends to the log.
 //!
-//! It takes everything that waits, writes it with one call, syncs once, and then says how far each origin has got. It alone decides when the disk has failed.
+//! It takes everything that waits, writes it with one call, syncs once, and then announces how far
+//! each origin has got. It alone decides when the disk has failed.
 
 use std::io;
 use std::sync::Arc;
@@ -13,32 +14,32 @@ use crate::data::version::Origin;
 use crate::process::logging::LogLimit;
 use crate::testing::broken_rules::BrokenRule;
 use crate::wal::files::{Files, log_name, remove_stale, resuming_log_name, snapshot_name};
-use crate::wal::log::{AppendFailed, Found, LogFile};
+use crate::wal::log::{AppendFailed, FoundLog, LogFile};
 use crate::wal::{Job, QueuedRecords, Stopped, Wal};
 
 /// Bytes of records that are gathered into one write. A larger record is a write of its own.
 const WRITE_LEN: usize = 1 << 20;
 
-/// Between two syncs of `everysec`.
+/// The time between two syncs of `everysec`.
 const SYNC_PAUSE: Duration = Duration::from_secs(1);
 
-/// Between two looks whether everything is still where a start would find it.
+/// The time between two checks that everything is still where a start would find it.
 const CHECK_PAUSE: Duration = Duration::from_millis(250);
 
-/// Longest wait for something to write.
+/// The longest wait for something to write.
 const IDLE_WAIT: Duration = CHECK_PAUSE;
 
-/// What the log's thread owns.
+/// The state of the log's thread.
 pub struct Writer {
     wal: Arc<Wal>,
     file: LogFile,
     generation: u64,
     /// Bytes of the logs before this one that still count.
     older_len: u64,
-    /// The names of these, and of the snapshot in front of them.
+    /// The names of these logs, and of the snapshot in front of them.
     older: Vec<String>,
     buffer: Vec<u8>,
-    /// Written, or in the buffer, and not yet durable.
+    /// Claims whose records are written, or in the buffer, and not yet durable.
     reached: Vec<(Origin, Stamp)>,
     /// The last mark that has come.
     mark: u64,
@@ -47,17 +48,18 @@ pub struct Writer {
     checked: Instant,
     /// Nothing is logged: what comes is dropped.
     is_stopped: bool,
-    /// The log says nothing yet: its snapshot is not durable.
+    /// The log does not count yet: its snapshot is not durable.
     is_resuming: bool,
     said: LogLimit,
 }
 
-/// On how a disk has failed.
+/// Lines in the node's own log about a disk that has failed.
 const LINES_PER_MINUTE: u32 = 5;
 
 impl Writer {
-    /// Goes on with the log that was read last; `lens` are the bytes of all that count, the last one's as it was found.
-    pub fn open(wal: Arc<Wal>, files: &Files, older_len: u64, last: &Found, snapshot_len: u64, now: Instant) -> io::Result<Writer> {
+    /// Goes on with the log that was read last. `older_len` and `last` are the bytes of all logs
+    /// that count, the last one's as it was found.
+    pub fn open(wal: Arc<Wal>, files: &Files, older_len: u64, last: &FoundLog, snapshot_len: u64, now: Instant) -> io::Result<Writer> {
         let disk = &**wal.disk();
         let generation = files.logs.last().copied().unwrap_or(1);
         if files.is_resuming
@@ -66,7 +68,7 @@ impl Writer {
             disk.rename(&resuming_log_name(*first), &log_name(*first))?;
             disk.sync_names()?;
         }
-        // What a full disk holds and nobody needs goes first; and what makes it needless is durable by then.
+        // Stale files go first: a disk may be full. What supersedes them is durable by then.
         disk.sync_names()?;
         remove_stale(disk)?;
         let file = LogFile::resume(disk, &log_name(generation), last)?;
@@ -95,12 +97,13 @@ impl Writer {
         Ok(writer)
     }
 
-    /// The thread `log`: ends when the write-ahead log is closed and everything is written.
+    /// Runs the thread `log`. Ends when the write-ahead log is closed and everything is written.
     pub fn run(mut self, mut reached: impl FnMut(Origin, Stamp)) {
         while self.step(IDLE_WAIT, Instant::now, &mut reached) {}
     }
 
-    /// One turn: everything that waits. `now` is asked what time it is, after the wait; `reached` is told what is durable now. Returns whether there can be more.
+    /// Takes one turn: everything that waits. `now` is asked for the time after the wait; `reached`
+    /// gets what is durable now. Returns whether there can be more.
     pub fn step(&mut self, wait: Duration, now: impl Fn() -> Instant, reached: &mut impl FnMut(Origin, Stamp)) -> bool {
         let Some(jobs) = self.take(wait) else {
             self.sync(now());
@@ -136,7 +139,7 @@ impl Writer {
         }
         if !self.is_stopped && !self.is_resuming {
             self.reached.drain(..).for_each(|(origin, stamp)| reached(origin, stamp));
-            // Fails when nobody waits any more.
+            // Fails when the caller has stopped waiting.
             for done_tx in barriers {
                 let _ = done_tx.try_send(());
             }
@@ -148,7 +151,7 @@ impl Writer {
         true
     }
 
-    /// What waits; `None` once the write-ahead log is closed and nothing does.
+    /// Takes what waits. `None` once the write-ahead log is closed and nothing does.
     fn take(&self, wait: Duration) -> Option<Vec<Job>> {
         let mut queue = self.wal.queue.lock();
         if queue.jobs.is_empty() && !queue.closed && !wait.is_zero() {
@@ -196,7 +199,7 @@ impl Writer {
         if !self.is_dirty || self.is_stopped {
             return;
         }
-        // Synced or not, nobody finds what has no name.
+        // Synced or not: a file without a name is never found again.
         match self.file.sync().and_then(|()| self.file.check()) {
             Ok(()) => {
                 self.is_dirty = false;
@@ -207,7 +210,8 @@ impl Writer {
         }
     }
 
-    /// Ends the old log, durably whatever the configuration says: the new one must not begin behind a hole. Begins the new one.
+    /// Ends the old log, durably whatever the configuration says, since the new one must not begin
+    /// behind a hole. Then begins the new one.
     fn switch(&mut self, generation: u64, is_resuming: bool, now: Instant) {
         self.write();
         self.sync(now);
@@ -231,13 +235,15 @@ impl Writer {
                     condition.is_resuming = is_resuming;
                 });
             }
-            // Gone with its directory; or nothing was logged in between, so that there is none to go on with.
+            // Its directory is gone; or nothing was logged in between, so that there is no log to
+            // go on with.
             Err(error) if is_resuming || error.kind() == io::ErrorKind::NotFound => self.stop(&error, true),
             Err(error) => self.keep(generation, &name, &error),
         }
     }
 
-    /// Goes on with the log that there is, which is as good as before, if nothing of the new one is left: a start would take that for what came after.
+    /// Goes on with the present log, which is as good as before, if nothing of the new one is left:
+    /// a start would take that for what came after.
     fn keep(&mut self, generation: u64, name: &str, error: &io::Error) {
         let disk = self.wal.disk();
         let is_removed = match disk.remove(name) {
@@ -250,7 +256,7 @@ impl Writer {
         }
     }
 
-    /// Notices that what a start would read was removed.
+    /// Notices when a file that a start would read was removed.
     fn check(&mut self) {
         if !self.is_stopped
             && let Err(error) = self.file.check().and_then(|()| self.wal.disk().check()).and_then(|()| self.check_older())
@@ -259,11 +265,12 @@ impl Writer {
         }
     }
 
-    /// `NotFound` if one of the files before this log was removed by somebody else.
+    /// Checks the files before this log; `NotFound` if one of them was removed by another program.
     fn check_older(&self) -> io::Result<()> {
         let disk = self.wal.disk();
         let missing = self.older.iter().find(|name| !disk.exists(name));
-        // Looked for afterwards: a snapshot has its name before anything is removed because of it, and this thread hears of it last.
+        // Looked for afterwards: a snapshot has its name before anything is removed because of it,
+        // and this thread is told of it last.
         let Some(missing) = missing.filter(|_| !self.is_resuming && !disk.exists(&snapshot_name(self.generation))) else { return Ok(()) };
         Err(io::Error::new(io::ErrorKind::NotFound, format!("{} was removed", disk.path(missing))))
     }
@@ -281,7 +288,7 @@ impl Writer {
 
     fn stop(&mut self, error: &io::Error, is_resumable: bool) {
         let stopped = Stopped::new(error, is_resumable);
-        // Whoever says RESUME on a full disk brings it about again.
+        // RESUME on a full disk brings it about again, as often as a client likes.
         if let Some(more) = self.said.admit("stopped", 0, elapsed()) {
             log::error!("{}. Until then this node takes no writes and acknowledges none{more}", stopped.sentence);
         }

@@ -1,13 +1,15 @@
-//! The frame of everything binary: `length u32 | crc32 u32 | body`, little-endian; the checksum is over the body, whose first byte names its kind.
+//! The frame of everything binary: `length u32 | crc32 u32 | body`, little-endian. The checksum is
+//! over the body, whose first byte names its kind.
 //!
-//! Peers speak in frames, and the log on disk is a row of them: what came from a peer is logged as it came. Knows nothing of what a body means.
+//! Peers send frames, and the log on disk is a row of them: what came from a peer is logged as it
+//! came. Knows nothing of what a body means.
 
 use std::io::{self, Read};
 
 /// Bytes in front of the body.
 pub const HEAD_LEN: usize = 8;
 
-/// Scratch space beyond this is given back before the next frame.
+/// Bytes of scratch space that are kept for the next frame. Beyond this they are given back.
 const KEPT_LEN: usize = 4 << 20;
 
 /// Appends a frame whose body is `kind` and what `payload` appends.
@@ -23,27 +25,28 @@ pub fn seal(out: &mut Vec<u8>, kind: u8, payload: impl FnOnce(&mut Vec<u8>)) {
     out[start + 4..start + HEAD_LEN].copy_from_slice(&crc);
 }
 
-/// What the head of a frame says of its body.
+/// The head of a frame: length and checksum of its body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Head {
+pub struct FrameHead {
     pub len: usize,
     crc: u32,
 }
 
-impl Head {
-    pub fn decode(head: [u8; HEAD_LEN]) -> Head {
+impl FrameHead {
+    pub fn decode(head: [u8; HEAD_LEN]) -> FrameHead {
         let [a, b, c, d, crc @ ..] = head;
-        Head { len: u32::from_le_bytes([a, b, c, d]) as usize, crc: u32::from_le_bytes(crc) }
+        FrameHead { len: u32::from_le_bytes([a, b, c, d]) as usize, crc: u32::from_le_bytes(crc) }
     }
 
-    /// Whether this is the body that was sealed.
+    /// Returns whether this is the body that was sealed.
     pub fn fits(&self, body: &[u8]) -> bool {
         body.len() == self.len && crc32fast::hash(body) == self.crc
     }
 }
 
-/// Reads one frame whose body has at most `len_max` bytes into `frame`, which is scratch space of the caller's. `false` is a clean end in front of it; one
-/// that is cut off is `UnexpectedEof`, a malformed one `InvalidData` with what was wrong.
+/// Reads one frame into `frame`, which is scratch space of the caller's. Its body has at most
+/// `len_max` bytes. `false` is a clean end in front of the frame. One that is cut off is
+/// `UnexpectedEof`, a malformed one `InvalidData` with what is wrong.
 pub fn read(reader: &mut impl Read, frame: &mut Vec<u8>, len_max: usize) -> io::Result<bool> {
     let invalid = |what: String| io::Error::new(io::ErrorKind::InvalidData, what);
     let mut head = [0; HEAD_LEN];
@@ -54,7 +57,7 @@ pub fn read(reader: &mut impl Read, frame: &mut Vec<u8>, len_max: usize) -> io::
     frame.clear();
     frame.shrink_to(KEPT_LEN);
     frame.extend_from_slice(&head);
-    let head = Head::decode(head);
+    let head = FrameHead::decode(head);
     if head.len > len_max {
         return Err(invalid(format!("a message of {} bytes; at most {len_max} are taken", head.len)));
     }

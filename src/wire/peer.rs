@@ -1,23 +1,27 @@
-//! What peers say to each other: messages, and the frame that carries them.
+//! The messages between peers, and their bytes.
 //!
-//! Batches and acks, of which there are many, are binary; everything else is JSON, so that a capture of the wire can be read. Each travels in a frame
-//! (frame.rs).
+//! Write batches and acks, of which there are many, are binary. Everything else is JSON, so that a
+//! capture of the wire can be read. Each message travels in a frame ([`crate::wire::frame`]).
 //!
 //! # Protocols
 //!
-//! What two nodes say on a connection is of the greatest protocol that both speak. A build speaks a range of them, which its HELLO names, so that nodes of
-//! different builds meet and a mesh is upgraded one node at a time.
+//! A connection uses the greatest protocol that both nodes speak. A build speaks a range of
+//! protocols, which its HELLO names. So nodes of different builds meet, and a mesh is upgraded one
+//! node at a time.
 //!
 //! | protocol | new in it |
 //! |---|---|
-//! | 3 | the oldest that is spoken, by builds that name no range, too |
-//! | 4 | acks and echoes carry the clocks of their sender, and an ack names no beaten writes and no winner |
+//! | 3 | the oldest that is spoken; the only one of builds that name no range |
+//! | 4 | acks and echoes carry the sender's clocks; an ack names no superseded writes, no winner |
+//! | 5 | a vector may have an entry for all incarnations of a node |
 //!
-//! HELLO and refusal are the same in all protocols: the agreement is reached by them. So are batches and dump lines, since their bytes are shared by all links and
-//! the log. A batch or a dump of a later format is told by its own kind, or by its header, not by the connection; nobody writes one before all members speak the
-//! protocol that brings it (`replication`). Until then the old build can still be put back.
+//! HELLO and refusal are the same in all protocols: they come before the agreement. So are write
+//! batches and dump lines, since their bytes are shared by all links and the log. A later format of
+//! these is named by the kind of a batch, or by the header of a dump, not by the connection. No
+//! node writes one before all members speak the protocol that brings it (`replication`): until then
+//! the old build can still be put back.
 //!
-//! What the messages mean is told in `replication`.
+//! What the messages mean is explained in `replication`.
 
 use std::fmt;
 use std::io::{self, Read};
@@ -31,17 +35,20 @@ use crate::data::version::{NodeId, Origin, Version, VersionVector};
 use crate::wire::frame::{self, HEAD_LEN, seal};
 use crate::wire::quoting::told;
 
-/// A peer protocol: raised when a node that knows only the ones before could misunderstand what is said.
+/// The number of a peer protocol. Raised when a node that knows only earlier ones could
+/// misunderstand a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Protocol(u16);
 
 impl Protocol {
-    /// The only one of builds whose HELLO names no range; what a member speaks that was never heard of.
+    /// The oldest protocol, and the only one of builds whose HELLO names no range. A member that
+    /// was never heard of is taken to speak this.
     pub const OLDEST: Protocol = Protocol(3);
-    /// Acks and echoes carry the clocks of their sender; an ack names no beaten writes and no winner.
+    /// Since this one acks and echoes carry the clocks of their sender, and an ack names no
+    /// superseded writes and no winner.
     pub const CLOCKS: Protocol = Protocol(4);
-    /// A vector may say something of all incarnations of a node.
+    /// Since this one a vector may have an entry for all incarnations of a node.
     pub const FOLDED: Protocol = Protocol(5);
 }
 
@@ -59,10 +66,10 @@ pub struct Protocols {
 }
 
 impl Protocols {
-    /// Those of this build.
+    /// The protocols that this build speaks.
     pub const OURS: Protocols = Protocols { min: Protocol::OLDEST, max: Protocol::FOLDED };
 
-    /// The greatest that both speak.
+    /// Returns the greatest protocol that both speak.
     pub fn common(self, other: Protocols) -> Option<Protocol> {
         let greatest = self.max.min(other.max);
         (greatest >= self.min.max(other.min)).then_some(greatest)
@@ -75,10 +82,11 @@ impl fmt::Display for Protocols {
     }
 }
 
-/// No message is longer: the largest legal value fits twice, as JSON may escape every byte. Beyond this, the link is closed.
+/// Bytes of a message, at most: the largest legal value fits twice, as JSON may escape every byte.
+/// Beyond this, the link is closed.
 pub const MESSAGE_LEN_MAX: usize = 320 << 20;
 
-/// The most that is read of a peer that has not said a valid HELLO yet.
+/// Bytes of a message of a peer that has not sent a valid HELLO yet, at most.
 pub const HELLO_LEN_MAX: usize = 1 << 20;
 
 /// One message between peers.
@@ -86,40 +94,43 @@ pub const HELLO_LEN_MAX: usize = 1 << 20;
 pub enum Message {
     /// The first message both ways.
     Hello(Hello),
-    /// Instead of a HELLO, and then a close: why not.
+    /// A refusal in the place of a HELLO, with the reason. The connection closes after it.
     Refused(String),
     Writes(WriteBatch),
     Ack(Ack),
     Heartbeat(Heartbeat),
-    /// The answer to a beat, by the thread that applies: `sent` as the beat had it.
+    /// The answer to a heartbeat, by the thread that applies. `sent` is that of the heartbeat.
     Echo {
         sent: u64,
         clocks: Option<Clocks>,
     },
-    /// Asks for a dump.
+    /// A request for a dump.
     Request(Request),
-    /// Whole lines of the dump that was asked for last; see dump.rs. May be empty: "still scanning".
+    /// Whole lines of the dump that was asked for last; see [`crate::wire::dump`]. May be empty:
+    /// "still scanning".
     Lines(Vec<u8>),
 }
 
-/// Who dials, and how far it is.
+/// The first message: which node this is, and how far it has come.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Hello {
     pub cluster: String,
-    /// The oldest that it speaks: builds that know of no range speak one, and take no other number here.
+    /// The oldest protocol that the sender speaks. Builds that know of no range speak one, and take
+    /// no other number here.
     pub protocol: Protocol,
-    /// All that it speaks. `None` where a build knows of no range; see [`Hello::spoken`].
+    /// All protocols that the sender speaks. `None` from a build that knows of no range; see
+    /// [`Hello::spoken`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub protocols: Option<Protocols>,
     pub node: NodeId,
     pub origin: Origin,
-    /// The members that it is configured with, itself included.
+    /// The members that the sender is configured with, itself included.
     pub members: Vec<NodeId>,
     pub wall_ms: u64,
-    /// `None` of a build that has none.
+    /// The clocks of the sender; `None` from a build that sends none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub clocks: Option<Clocks>,
-    /// Its acks wait for its disk.
+    /// The sender's acks wait for its disk.
     pub durable: bool,
     pub vector: VersionVector,
     /// The order that the sender scans in, if it knows of one.
@@ -128,15 +139,16 @@ pub struct Hello {
 }
 
 impl Hello {
-    /// The protocols that its sender speaks.
+    /// Returns the protocols that the sender speaks.
     pub fn spoken(&self) -> Protocols {
         self.protocols.unwrap_or(Protocols { min: self.protocol, max: self.protocol })
     }
 }
 
-/// Some writes of one origin, in stamp order.
+/// A write batch: some writes of one origin, in stamp order.
 ///
-/// Invariant: `after` < stamps, strictly rising, ≤ `upto`; and these are *all* writes of the origin in (after, upto].
+/// Invariant: `after` < stamps, strictly rising, <= `upto`; and these are *all* writes of the
+/// origin in (after, upto].
 #[derive(Clone, Debug, PartialEq)]
 pub struct WriteBatch {
     pub origin: Origin,
@@ -145,16 +157,16 @@ pub struct WriteBatch {
     pub writes: Writes,
 }
 
-/// The writes of a batch, as they travel: they are copied where they are merged, and not before.
+/// The writes of a batch, in their encoding. They are copied when they are merged, and not before.
 #[derive(Clone, PartialEq)]
 pub struct Writes {
     origin: Origin,
-    /// Invariant: what [`put_write`] has appended, or something that is read as well.
+    /// Invariant: bytes that [`put_write`] has appended, or others that decode as well.
     bytes: Vec<u8>,
 }
 
 impl Writes {
-    /// Those of one origin.
+    /// Encodes writes of one origin.
     pub fn of(origin: Origin, writes: &[Entry]) -> Writes {
         let mut bytes = Vec::new();
         writes.iter().for_each(|write| put_write(&mut bytes, write));
@@ -163,7 +175,7 @@ impl Writes {
 
     pub fn iter(&self) -> impl Iterator<Item = EntryRef<'_>> {
         let mut fields = Fields(&self.bytes);
-        // All of them were read once, without an error.
+        // All of them were decoded once, without an error.
         std::iter::from_fn(move || if fields.0.is_empty() { None } else { fields.write(self.origin).ok() })
     }
 }
@@ -174,66 +186,72 @@ impl fmt::Debug for Writes {
     }
 }
 
-/// The sender has every write of `origin` up to `upto`, or what superseded it: on its disk if it is configured so, and as a node that serves clients. It has received those up to `received`, and those
-/// above `from` one by one, in batches.
+/// An acknowledgement. The sender has every write of `origin` up to `upto`, or what superseded it:
+/// on its disk if it is configured so, and as a node that serves clients. It has received those up
+/// to `received`, and those above `from` one by one, in batches.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Ack {
     pub origin: Origin,
     pub from: Stamp,
     pub upto: Stamp,
     pub received: Stamp,
-    /// When it was sent. `None` of a build that has none.
+    /// The clocks of the sender when it was sent; `None` from a build that sends none.
     pub clocks: Option<Clocks>,
 }
 
-/// The heartbeat.
+/// A heartbeat.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Heartbeat {
-    /// When it was sent, in microseconds of the sender's elapsed time; comes back in the echo.
+    /// When it was sent, in microseconds of the sender's elapsed time. Comes back in the echo.
     pub sent: u64,
     pub wall_ms: u64,
-    /// As in HELLO.
+    /// The clocks of the sender, as in its HELLO.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub clocks: Option<Clocks>,
-    /// Whether the sender serves clients; while it catches up its acks say nothing.
+    /// The sender serves clients. While it catches up its acks claim nothing.
     pub open: bool,
-    /// Every batch of the sender up to here has been sent on this connection before this beat, or was dropped by an overflow.
+    /// Every batch of the sender up to here has been sent on this connection before this heartbeat,
+    /// or was dropped by an overflow.
     pub upto: Stamp,
-    /// What changed in the sender's vector since the last beat of this connection, or since its HELLO.
+    /// The entries of the sender's vector that have changed since the last heartbeat of this
+    /// connection, or since its HELLO.
     pub vector: VersionVector,
-    /// The digest of the sender's data, if its vector has not changed for two beats.
+    /// The digest of the sender's data, if its vector has not changed for two heartbeats.
     pub settled: Option<QuiescentDigest>,
-    /// Bytes that the sender has read of the receiver's present connection to it, behind the HELLO; 0 of a build that does not say so.
+    /// Bytes that the sender has read of the receiver's present connection to it, behind the HELLO;
+    /// 0 from a build that does not send it.
     #[serde(default)]
     pub taken: u64,
-    /// All of the vector that this connection has been told so far is on the sender's disk once `durable_mark` is at least this. Both are 0 where nothing is waited for, or nothing is known.
+    /// All of the vector that was sent on this connection so far is on the sender's disk once
+    /// `durable_mark` is at least this. Both are 0 where nothing waits for the disk, or nothing is
+    /// known.
     #[serde(default)]
     pub mark: u64,
     #[serde(default)]
     pub durable_mark: u64,
-    /// As in the HELLO: it may have changed since.
+    /// The order that the sender scans in, which may have changed since its HELLO.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub order: Option<Order>,
 }
 
-/// A digest to compare between nodes whose vectors are equal and at rest.
+/// A digest of quiescent data, to compare between nodes whose vectors are equal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct QuiescentDigest {
-    /// As 16 hexadecimal digits: JSON numbers lose bits above 2^53.
+    /// The sum, as 16 hexadecimal digits: JSON numbers lose bits above 2^53.
     #[serde(with = "hexadecimal")]
     pub sum: u64,
     pub keys: u64,
-    /// What expires earlier is not in it; milliseconds since 1970.
+    /// Values that expire before this are not in it; milliseconds since 1970.
     pub before_ms: u64,
 }
 
-/// Asks for what `vector` does not cover.
+/// A request for what `vector` does not cover.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Request {
-    /// Comes back in the dump's header.
+    /// The number of the request, which comes back in the dump's header.
     pub id: u64,
     pub vector: VersionVector,
-    /// Asks for everything, to be merged without dropping or skipping: the two have diverged.
+    /// Asks for everything, to be merged without dropping or skipping: the two nodes have diverged.
     pub heal: bool,
 }
 
@@ -248,11 +266,11 @@ pub const LINES: u8 = 8;
 
 const TOMBSTONE: u8 = 0;
 const VALUE: u8 = 1;
-/// A value behind its expiry, in milliseconds since 1970.
+/// A value with its expiry in front, in milliseconds since 1970.
 const EXPIRING: u8 = 2;
 
 impl Message {
-    /// Appends the message in its frame, as the protocol of its connection has it.
+    /// Appends the message in its frame, as the protocol of its connection encodes it.
     pub fn encode(&self, out: &mut Vec<u8>, protocol: Protocol) {
         match self {
             Message::Hello(hello) => json(out, HELLO, hello),
@@ -267,7 +285,7 @@ impl Message {
                     put_stamp(out, stamp);
                 }
                 if protocol < Protocol::CLOCKS {
-                    // The greatest version that has beaten a write, and the writes that lost: none.
+                    // An old build expects a winner and the writes that lost here: none.
                     put_stamp(out, Stamp::ZERO);
                     put_len(out, 0);
                 } else {
@@ -286,7 +304,8 @@ impl Message {
         }
     }
 
-    /// From a body whose checksum was right, as the protocol of its connection has it. An error says what is malformed.
+    /// Decodes a body whose checksum was right, as the protocol of its connection encodes it. An
+    /// error says what is malformed.
     pub fn decode(body: &[u8], protocol: Protocol) -> Result<Message, String> {
         let (kind, payload) = body.split_first().ok_or("an empty message")?;
         match *kind {
@@ -309,8 +328,8 @@ impl Message {
     }
 }
 
-/// Appends a batch in its frame. Beside [`Message::encode`] because the replicator encodes writes that it does not own; the bytes go to every peer as
-/// they are.
+/// Appends a batch in its frame. Beside [`Message::encode`], because the replicator encodes writes
+/// that it does not own. The bytes go to every peer as they are.
 pub fn encode_batch(out: &mut Vec<u8>, origin: Origin, after: Stamp, upto: Stamp, writes: &[Entry]) {
     seal(out, WRITE_BATCH, |out| {
         put_batch(out, origin, after, upto, writes.len());
@@ -318,7 +337,7 @@ pub fn encode_batch(out: &mut Vec<u8>, origin: Origin, after: Stamp, upto: Stamp
     });
 }
 
-/// What is in front of a batch's writes.
+/// Appends the fields in front of a batch's writes.
 fn put_batch(out: &mut Vec<u8>, origin: Origin, after: Stamp, upto: Stamp, count: usize) {
     put_origin(out, origin);
     put_stamp(out, after);
@@ -344,8 +363,9 @@ fn put_write(out: &mut Vec<u8>, write: &Entry) {
     }
 }
 
-/// Reads one message of at most `len_max` bytes. `Ok(None)` is a clean close between messages; a malformed one is `InvalidData` with what was wrong.
-/// `frame` is scratch space, kept by the caller from message to message; it holds the message as it came.
+/// Reads one message of at most `len_max` bytes. `Ok(None)` is a clean close between messages; a
+/// malformed one is `InvalidData` with what is wrong. `frame` is scratch space, kept by the caller
+/// from message to message. It holds the message as it came.
 pub fn read_message(reader: &mut impl Read, frame: &mut Vec<u8>, len_max: usize, protocol: Protocol) -> io::Result<Option<Message>> {
     if !frame::read(reader, frame, len_max)? {
         return Ok(None);
@@ -354,7 +374,8 @@ pub fn read_message(reader: &mut impl Read, frame: &mut Vec<u8>, len_max: usize,
 }
 
 fn json(out: &mut Vec<u8>, kind: u8, value: &impl Serialize) {
-    // Cannot fail: these types have string keys and no failing serializer, and a Vec takes every write.
+    // Cannot fail: these types have string keys and no failing serializer, and a Vec takes every
+    // write.
     seal(out, kind, |out| serde_json::to_writer(out, value).expect("peer messages are plain JSON"));
 }
 
@@ -366,7 +387,7 @@ fn put_stamp(out: &mut Vec<u8>, stamp: Stamp) {
     out.extend_from_slice(&stamp.to_bits().to_le_bytes());
 }
 
-/// Zeros are of a node that has told of none.
+/// Appends clocks; zeros if there are none.
 fn put_clocks(out: &mut Vec<u8>, clocks: Option<Clocks>) {
     let Clocks { reference_us, stamp_us } = clocks.unwrap_or_default();
     out.extend_from_slice(&reference_us.to_le_bytes());
@@ -382,7 +403,7 @@ fn put_len(out: &mut Vec<u8>, len: usize) {
     out.extend_from_slice(&(len as u32).to_le_bytes());
 }
 
-/// What is behind the kind of a batch, on the wire or in the log.
+/// Decodes what follows the kind of a batch, on the wire or in the log.
 pub fn decode_batch(payload: &[u8]) -> Result<WriteBatch, String> {
     let mut fields = Fields(payload);
     let origin = fields.origin()?;
@@ -407,8 +428,8 @@ fn decode_ack(payload: &[u8], protocol: Protocol) -> Result<Ack, String> {
     let (from, upto, received) = (fields.stamp()?, fields.stamp()?, fields.stamp()?);
     let clocks = if protocol < Protocol::CLOCKS {
         let _winner = fields.stamp()?;
-        let beaten = fields.len()?;
-        fields.bytes(beaten.saturating_mul(8))?;
+        let superseded = fields.len()?;
+        fields.bytes(superseded.saturating_mul(8))?;
         None
     } else {
         fields.clocks()?
@@ -417,7 +438,7 @@ fn decode_ack(payload: &[u8], protocol: Protocol) -> Result<Ack, String> {
     Ok(Ack { origin, from, upto, received, clocks })
 }
 
-/// The rest of a payload, read field by field.
+/// The rest of a payload, which is decoded field by field.
 struct Fields<'a>(&'a [u8]);
 
 impl<'a> Fields<'a> {
@@ -655,7 +676,8 @@ mod tests {
                 prop_assert!(read(&bytes[..len], protocol).is_err());
             }
             for len in 0..bytes.len() - HEAD_LEN {
-                // Whatever it says, it does not panic; only a body of raw lines may be cut and still be one.
+                // Whatever it says, it does not panic; only a body of raw lines may be cut and
+                // still be one.
                 let cut = Message::decode(&bytes[HEAD_LEN..HEAD_LEN + len], protocol);
                 prop_assert!(cut.is_err() || matches!(cut, Ok(Message::Lines(_))));
             }
@@ -713,7 +735,8 @@ mod tests {
         }
     }
 
-    /// A HELLO as builds before the range wrote it, and demanded it: exactly protocol 3, with fields that they do not know ignored.
+    /// A HELLO as builds before the range wrote it, and demanded it: exactly protocol 3, with
+    /// fields that they do not know ignored.
     #[test]
     fn builds_without_a_range_understand_and_are_understood() {
         let json =
@@ -727,7 +750,8 @@ mod tests {
         assert_eq!((&said["protocol"], &said["protocols"]), (&3.into(), &serde_json::json!({ "min": 3, "max": 4 })));
     }
 
-    /// Builds of protocol 3 name the writes that lost, which no longer matter; they are told of none.
+    /// Builds of protocol 3 name the writes that lost, which no longer matter; they are told of
+    /// none.
     #[test]
     fn an_ack_of_protocol_3_has_its_bytes() {
         let stamp = Stamp::from_bits;

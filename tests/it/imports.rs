@@ -65,7 +65,6 @@ const RULES: &[Rule] = &[
             "testing::failpoint",
             "wire::frame",
             "wire::dump",
-            "store",
             "budget",
             "wal",
             "process::logging::LogLimit",

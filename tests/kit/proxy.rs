@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use kvmesh::wire::frame::{HEAD_LEN, Head};
+use kvmesh::wire::frame::{FrameHead, HEAD_LEN};
 use parking_lot::{Condvar, Mutex};
 use socket2::SockRef;
 
@@ -275,7 +275,7 @@ impl Frames {
     fn next(&mut self, is_whole: bool) -> Option<Range<usize>> {
         let there = &self.bytes[self.at..];
         let len = match self.begun {
-            0 => HEAD_LEN + Head::decode(*there.first_chunk()?).len,
+            0 => HEAD_LEN + FrameHead::decode(*there.first_chunk()?).len,
             begun => begun,
         };
         if len > there.len() && self.begun == 0 && is_whole && len <= FRAME_LEN_MAX {

@@ -23,7 +23,7 @@ use kvmesh::data::version::{Origin, Version};
 use kvmesh::replication::replica::Replica;
 use kvmesh::store::Store;
 use kvmesh::wire::dump;
-use kvmesh::wire::frame::{HEAD_LEN, Head};
+use kvmesh::wire::frame::{FrameHead, HEAD_LEN};
 use kvmesh::wire::peer::{Ack, Message, Protocol};
 
 /// Steps that are kept while a run goes on. Beyond this, the oldest are forgotten.
@@ -230,7 +230,7 @@ impl Diagram {
     pub fn sent(&mut self, now: Duration, connection: u64, ends: (usize, usize), mut bytes: &[u8], protocol: Protocol) {
         let (from, to) = ends;
         while let Some(head) = bytes.first_chunk::<HEAD_LEN>() {
-            let Some((body, rest)) = bytes[HEAD_LEN..].split_at_checked(Head::decode(*head).len) else { return };
+            let Some((body, rest)) = bytes[HEAD_LEN..].split_at_checked(FrameHead::decode(*head).len) else { return };
             bytes = rest;
             let Ok(message) = Message::decode(body, protocol) else { return };
             if matches!(message, Message::Hello(_)) {

@@ -16,7 +16,7 @@ use crate::simulation::{ProcessId, Simulator, SimulatorEvent};
 use kvmesh::replication::inbound::{Arrived, Inbound};
 use kvmesh::replication::links::handshake;
 use kvmesh::replication::links::outgoing::Speech;
-use kvmesh::wire::frame::{HEAD_LEN, Head};
+use kvmesh::wire::frame::{FrameHead, HEAD_LEN};
 use kvmesh::wire::peer::{HELLO_LEN_MAX, Hello, MESSAGE_LEN_MAX, Message, Protocol, read_message};
 
 /// Over a narrow link, bytes arrive in pieces of this length.
@@ -96,7 +96,7 @@ impl SimulatedLink {
 impl SimulatedConnection<'_> {
     /// True if a whole message has been read, or something that is no message.
     fn has_message(&self) -> bool {
-        let head = self.received.first_chunk().map(|head| Head::decode(*head));
+        let head = self.received.first_chunk().map(|head| FrameHead::decode(*head));
         head.is_some_and(|head| head.len > MESSAGE_LEN_MAX || self.received.len() >= HEAD_LEN + head.len)
     }
 }

@@ -20,8 +20,9 @@ use crate::replication::replica::Replica;
 use crate::store::Store;
 use crate::wal::disk::Disk;
 use crate::wal::files::{Files, snapshot_name};
-use crate::wal::log::{Found, read};
+use crate::wal::log::{FoundLog, read};
 use crate::wal::snapshot;
+use crate::wire::dump::Header;
 
 /// What there is to do about damage. Said behind what and where it is.
 const WAYS_OUT: &str = "put a good copy of the directory back, or start once with --discard-local-data: then this node comes back blank and takes everything from its \
@@ -48,7 +49,7 @@ pub struct Replayed {
     pub entries: u64,
     /// Bytes of the logs before the last one.
     pub older_len: u64,
-    pub last: Found,
+    pub last: FoundLog,
 }
 
 /// The state that is built up.
@@ -89,7 +90,16 @@ fn replay_files(replica: &Replica, disk: &Arc<dyn Disk>, files: &Files, progress
     };
     let mut replayed = Replayed::default();
     if let Some(generation) = files.snapshot {
-        let loaded = snapshot::load(disk, generation, &replica.store, |read, _| progress(read))?;
+        // Before the first entry there is nothing to move.
+        let begin = |header: &Header| {
+            if let Some(order) = header.order {
+                replica.store.reorder(order.key);
+            }
+        };
+        let take = |entry| {
+            replica.store.merge(entry, |_| false);
+        };
+        let loaded = snapshot::load(disk, generation, begin, take, |read, _| progress(read))?;
         check_node(replica, loaded.header.origin)?;
         replica.persistence.note_snapshot(loaded.header.is_folded());
         replay.greatest = loaded.greatest;
@@ -161,7 +171,7 @@ impl Replay<'_> {
         name: &str,
         check_incarnation: impl Fn(&Incarnation) -> io::Result<()>,
         progress: impl Fn(u64) -> io::Result<()>,
-    ) -> io::Result<Found> {
+    ) -> io::Result<FoundLog> {
         thread::scope(|scope| {
             // Dropped when this ends, however it does: then the other thread ends, too.
             let (batch_tx, batch_rx) = bounded(BATCHES_AHEAD);

@@ -18,7 +18,7 @@ fn log_of(count: u64) -> (SimulatedDisk, String, Vec<usize>) {
 }
 
 /// Reads it, and checks that what is returned are the first records as they were written.
-fn read(disk: &SimulatedDisk, name: &str) -> io::Result<Found> {
+fn read(disk: &SimulatedDisk, name: &str) -> io::Result<FoundLog> {
     let shared: Arc<dyn Disk> = Arc::new(disk.clone());
     let mut number = 0;
     let found = log::read(&shared, name, |body, _| {
@@ -53,11 +53,11 @@ fn a_log_cut_anywhere_ends_with_its_last_whole_record_and_goes_on_from_there() {
         let found = read(&cut_off, &name).unwrap_or_else(|error| panic!("cut at {cut}: {error}"));
         let whole = bounds.iter().rposition(|bound| *bound <= cut).map_or(0, |records| records as u64);
         let good = if cut < HEADER_LEN as usize { 0 } else { bounds[whole as usize] };
-        assert_eq!(found, Found { records: whole, len: good as u64, torn: (cut - good) as u64 }, "cut at {cut}");
+        assert_eq!(found, FoundLog { records: whole, len: good as u64, torn: (cut - good) as u64 }, "cut at {cut}");
         // What follows is found again behind what was left.
         let mut file = LogFile::resume(&cut_off, &name, &found).unwrap();
         file.append(&record(whole + 1)).unwrap();
-        assert_eq!(read(&cut_off, &name).unwrap(), Found { records: whole + 1, len: file.whole_len(), torn: 0 }, "cut at {cut}");
+        assert_eq!(read(&cut_off, &name).unwrap(), FoundLog { records: whole + 1, len: file.whole_len(), torn: 0 }, "cut at {cut}");
     }
 }
 
@@ -80,7 +80,7 @@ fn every_wrong_bit_of_a_log_is_refused_with_its_place_or_ends_it_in_front_of_the
             } else {
                 // Nothing whole stands behind it: it is as if the machine had died while it was written.
                 let found = result.unwrap_or_else(|error| panic!("{what}: {error}"));
-                assert_eq!(found, Found { records: 7, len: last as u64, torn: (len - last) as u64 }, "{what}");
+                assert_eq!(found, FoundLog { records: 7, len: last as u64, torn: (len - last) as u64 }, "{what}");
             }
         }
     }
@@ -106,7 +106,7 @@ fn zeros_and_garbage_behind_the_last_record_are_a_torn_tail() {
         for tail in [1, 4, 7, 8, 9, 12, 16, 100, 4096] {
             let torn = with_change(&disk, &name, |bytes| bytes.resize(len + tail, filling));
             let found = read(&torn, &name).unwrap_or_else(|error| panic!("{tail} bytes of {what}: {error}"));
-            assert_eq!(found, Found { records: 3, len: len as u64, torn: tail as u64 }, "{tail} bytes of {what}");
+            assert_eq!(found, FoundLog { records: 3, len: len as u64, torn: tail as u64 }, "{tail} bytes of {what}");
         }
     }
     for cut in bounds[2]..len {
@@ -164,7 +164,7 @@ fn snapshot_of_all_kinds() -> (SimulatedDisk, String) {
 fn load(disk: &SimulatedDisk) -> io::Result<(Header, VersionVector, Vec<Entry>)> {
     let shared: Arc<dyn Disk> = Arc::new(disk.clone());
     let store = Store::new();
-    let loaded = snapshot::load(&shared, 1, &store, |_, _| Ok(()))?;
+    let loaded = load_into(&store, &shared, 1)?;
     let mut entries: Vec<Entry> = (0..store.shards_len()).flat_map(|shard| store.scan_shard(shard, |_| true)).collect();
     entries.sort_by_key(|entry| entry.version());
     Ok((loaded.header, loaded.end.horizon, entries))

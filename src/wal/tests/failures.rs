@@ -247,7 +247,7 @@ fn a_large_batch_that_fills_the_disk_reports_nothing_of_it() {
     let (disk, mut reached) = (SimulatedDisk::default(), Vec::new());
     let shared: Arc<dyn Disk> = Arc::new(disk.clone());
     let wal = Arc::new(Wal::new(Arc::clone(&shared), Fsync::Always, 1 << 20, &Files::default()));
-    let mut writer = Writer::open(Arc::clone(&wal), &Files::default(), 0, &Found::default(), 0, Instant::now()).unwrap();
+    let mut writer = Writer::open(Arc::clone(&wal), &Files::default(), 0, &FoundLog::default(), 0, Instant::now()).unwrap();
     let mut bytes = Vec::new();
     seal(&mut bytes, 1, |out| out.resize(out.len() + (1 << 20), b'x'));
     for number in 1..=3 {

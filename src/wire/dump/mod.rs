@@ -75,8 +75,8 @@ pub struct Header {
     pub origin: Origin,
     /// The donor's version vector, noted before the scan.
     pub vector: VersionVector,
-    /// How many entries the donor holds, so that a blank reader can make room for them at once.
-    /// About so many follow at most.
+    /// The number of entries that the donor holds, so that a blank reader can make room for them at
+    /// once. About so many follow at most.
     #[serde(default)]
     pub entries: u64,
     /// The request that the dump answers, if it answers one.

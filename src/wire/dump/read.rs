@@ -4,7 +4,7 @@ use super::parse::parse_line;
 use super::{DumpDigest, Line};
 use crate::data::entry::Entry;
 
-/// What is wrong with a dump whose end line does not come.
+/// The error for a dump whose end line does not come.
 pub const BROKEN_OFF: &str = "the dump breaks off before its end line";
 
 /// Reads one dump, line by line: a header, then entries, then an end line that agrees with them.
