@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # This build beside the one before it: three nodes are upgraded one by one under load, and put back; and lives are folded only without it. The build before is made of the history, once.
 #
-# What it says is in tests/it/versions.rs and tests/it/lives.rs. Nothing is written outside target/.
+# What it says is in tests/it/versions.rs and tests/it/incarnations.rs. Nothing is written outside target/.
 set -euo pipefail
 cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.."
 exec </dev/null
@@ -10,7 +10,7 @@ exec </dev/null
 OLD=fa3a7f55f18c0cf123e1d2141fc24e277114c1f8
 TESTS=(
     versions::a_rolling_upgrade_and_the_way_back_cost_nothing_but_the_connections_to_the_node_that_restarts
-    lives::nothing_is_folded_beside_the_build_before_and_it_is_not_met_afterwards
+    incarnations::nothing_is_folded_beside_the_build_before_and_it_is_not_met_afterwards
 )
 
 fail() {

@@ -276,9 +276,7 @@ fn memory_max_refuses_client_writes_but_neither_deletes_nor_peers() {
     assert_eq!(client.ask_line("GET k0").unwrap(), format!("VALUE {value}"));
     assert_eq!(cluster.ask_line(2, &format!("PUT of-a-peer {value}")), "OK");
     cluster.await_reply(1, "GET of-a-peer", &format!("VALUE {value}"));
-    for n in 0..20 {
-        assert_eq!(client.ask_line(&format!("DEL k{n}")).unwrap(), "OK");
-    }
+    client.pipeline((0..20).map(|n| format!("DEL k{n}")));
     assert_eq!(client.ask_line("PUT again 1").unwrap(), "OK");
     cluster.await_converged();
 }
@@ -287,9 +285,7 @@ fn memory_max_refuses_client_writes_but_neither_deletes_nor_peers() {
 fn long_answers_hold_what_they_promise() {
     let mut cluster = Cluster::plan(3).start();
     let mut client = cluster.client(1);
-    for n in 0..50 {
-        assert_eq!(client.ask_line(&format!("PUT item/{n:02} {n}")).unwrap(), "OK");
-    }
+    client.pipeline((0..50).map(|n| format!("PUT item/{n:02} {n}")));
     assert_eq!(client.ask_line("PUT \"a b\" \"\\xff\"").unwrap(), "OK");
     assert_eq!(client.ask_line("DEL item/00").unwrap(), "OK");
     cluster.await_converged();

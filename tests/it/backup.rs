@@ -59,8 +59,7 @@ fn a_cluster_that_has_lost_everything_is_restored_through_one_node() {
         cluster.wipe(id);
         cluster.start(id);
     }
-    cluster.await_mesh(&[1, 2, 3]);
-    cluster.await_converged();
+    cluster.await_healed();
     assert_eq!(cluster.ask_line(1, "COUNT"), "0");
 
     let done = restore(&cluster, 2, &backup, &[]);
@@ -150,8 +149,7 @@ fn a_backup_that_was_cut_off_is_refused_and_the_node_claims_nothing() {
     let backup = back_up(&cluster, 1, &dir);
     cluster.kill(1);
     cluster.wipe(1);
-    cluster.start(1);
-    cluster.await_ready(1);
+    cluster.start_ready(1);
     let blank = cluster.ask(1, "STATUS").into_iter().find(|line| line.starts_with("vector "));
 
     let whole = std::fs::read(&backup).unwrap();
@@ -183,15 +181,12 @@ fn a_node_that_refuses_a_large_backup_is_heard() {
     let mut cluster = Cluster::plan(1).start();
     let mut client = cluster.client(1);
     let value = "v".repeat(1 << 20);
-    for n in 0..30 {
-        assert_eq!(client.ask_line(&format!("PUT k{n} {value}")).unwrap(), "OK");
-    }
+    client.pipeline((0..30).map(|n| format!("PUT k{n} {value}")));
     let backup = back_up(&cluster, 1, &dir);
     cluster.kill(1);
     cluster.wipe(1);
     cluster.configure(1, "memory_max", 1);
-    cluster.start(1);
-    cluster.await_ready(1);
+    cluster.start_ready(1);
     assert_eq!(cluster.ask_line(1, "PUT small 1"), "OK");
     let done = restore(&cluster, 1, &backup, &[]);
     assert_eq!(done.code, Some(1), "{}", done.err);

@@ -215,12 +215,25 @@ impl Cluster {
         self.running(id).resume().unwrap_or_else(|error| panic!("n{id}: {error}"));
     }
 
+    /// Starts a node and waits until it is open.
+    #[track_caller]
+    pub fn start_ready(&mut self, id: u16) {
+        self.start(id);
+        self.await_ready(id);
+    }
+
     /// Restarts a node in order, with what its configuration says by now.
     #[track_caller]
     pub fn restart(&mut self, id: u16) {
         self.stop(id);
-        self.start(id);
-        self.await_ready(id);
+        self.start_ready(id);
+    }
+
+    /// Kills a node and starts it again.
+    #[track_caller]
+    pub fn crash(&mut self, id: u16) {
+        self.kill(id);
+        self.start_ready(id);
     }
 
     /// The disk of a node that is down is lost.
@@ -290,6 +303,28 @@ impl Cluster {
     #[track_caller]
     pub fn client(&self, id: u16) -> Client {
         Client::connect(self.client_addr(id)).unwrap_or_else(|error| panic!("n{id} at {}: {error}", self.client_addr(id)))
+    }
+
+    /// A client that writes at this ack level.
+    #[track_caller]
+    pub fn client_at(&self, id: u16, level: &str) -> Client {
+        let mut client = self.client(id);
+        assert_eq!(client.ask_line(&format!("ACK {level}")).expect("a reply"), "OK");
+        client
+    }
+
+    /// Writes all that a node knows into a snapshot.
+    #[track_caller]
+    pub fn compact(&self, id: u16) {
+        let reply = self.ask(id, "COMPACT");
+        assert!(reply[0].starts_with("entries "), "n{id}> COMPACT: {reply:?}");
+    }
+
+    /// Lets a node go on whose log is stopped.
+    #[track_caller]
+    pub fn resume_log(&self, id: u16) {
+        let reply = self.ask(id, "RESUME");
+        assert!(reply[0].starts_with("entries "), "n{id}> RESUME: {reply:?}");
     }
 
     /// Asks one command on a connection of its own; the `END` of a long reply is left off.
@@ -440,6 +475,13 @@ impl Cluster {
                 self.await_sees(*id, *peer, "up");
             }
         }
+    }
+
+    /// Waits until all nodes see each other up and hold the same.
+    #[track_caller]
+    pub fn await_healed(&mut self) {
+        self.await_mesh(&self.ids());
+        self.await_converged();
     }
 
     #[track_caller]

@@ -13,8 +13,7 @@ fn with_few_descriptors_there_are_fewer_clients_and_everything_else_goes_on() {
     let mut cluster = Cluster::plan(3).build();
     cluster.limit_open_files(1, FEW);
     cluster.start_all();
-    cluster.await_mesh(&[1, 2, 3]);
-    cluster.await_converged();
+    cluster.await_healed();
     let clients_max = cluster.status(1).number("clients_max");
     assert!((4..FEW).contains(&clients_max), "{clients_max}");
     cluster.await_log(1, &["WARN", "clients_max", &format!("is {clients_max}"), &format!("{FEW} open files"), "ulimit -Hn"]);
@@ -100,9 +99,7 @@ fn a_new_log_that_cannot_begin_keeps_the_old_one_and_no_write_is_refused() {
     let reply = client.ask("COMPACT").unwrap();
     assert_eq!(reply[0], "entries 4");
     assert_eq!(client.ask_line("PUT after 1").unwrap(), "OK");
-    cluster.kill(1);
-    cluster.start(1);
-    cluster.await_ready(1);
+    cluster.crash(1);
     assert_eq!(cluster.ask_line(1, "COUNT"), "5");
 }
 
@@ -159,13 +156,10 @@ fn a_log_that_is_removed_is_noticed_and_resume_begins_another_one() {
         assert!(reply.starts_with("ERROR READONLY ") && reply.contains("removed") && reply.contains("RESUME"), "{reply}");
         assert_eq!(cluster.ask_line(1, "GET before"), "VALUE 1");
 
-        let reply = cluster.ask(1, "RESUME");
-        assert!(reply[0].starts_with("entries "), "{reply:?}");
+        cluster.resume_log(1);
         assert_eq!(cluster.ask_line(1, "PUT after 1"), "OK");
     }
-    cluster.kill(1);
-    cluster.start(1);
-    cluster.await_ready(1);
+    cluster.crash(1);
     assert_eq!(cluster.ask_line(1, "GET before"), "VALUE 1");
     assert_eq!(cluster.ask_line(1, "GET after"), "VALUE 1");
 }
@@ -191,11 +185,8 @@ fn a_directory_that_is_removed_is_noticed_and_another_one_is_left_alone() {
     fs::remove_dir(&dir).unwrap();
 
     fs::rename(&aside, &dir).unwrap();
-    let reply = cluster.ask(1, "RESUME");
-    assert!(reply[0].starts_with("entries "), "{reply:?}");
+    cluster.resume_log(1);
     assert_eq!(cluster.ask_line(1, "PUT after 1"), "OK");
-    cluster.kill(1);
-    cluster.start(1);
-    cluster.await_ready(1);
+    cluster.crash(1);
     assert_eq!(cluster.ask_line(1, "COUNT"), "2");
 }

@@ -78,8 +78,7 @@ fn loses_nothing(loss: Loss, meets_who_knows: bool) {
     // A majority without the last one, so it writes.
     put(&cluster, 3, 55..58, "4");
     cluster.start(last);
-    cluster.await_mesh(&[1, 2, 3]);
-    cluster.await_converged();
+    cluster.await_healed();
 
     let expected = |key: usize| match key {
         0..10 | 40..55 => None,
@@ -123,8 +122,7 @@ fn a_tombstone_waits_for_a_member_that_is_down_and_goes_when_it_is_back() {
         std::thread::sleep(AGE_MIN / 6);
     }
     cluster.start(3);
-    cluster.await_mesh(&[1, 2, 3]);
-    cluster.await_converged();
+    cluster.await_healed();
     for id in 1..=3 {
         cluster.await_number(id, "tombstones", 0);
         assert_holds(&cluster, id, 20, |key| (key >= 10).then_some("1"));
@@ -181,8 +179,7 @@ fn returns_with_what_was_deleted(file: &str) {
         cluster.start(id);
     }
     cluster.start(3);
-    cluster.await_mesh(&[1, 2, 3]);
-    cluster.await_converged();
+    cluster.await_healed();
     let expected = |key: usize| (key % 2 == 1).then_some("1");
     for id in 1..=3 {
         assert_holds(&cluster, id, 40, expected);
@@ -226,8 +223,7 @@ fn a_removed_lock_file_lets_no_second_process_in() {
     cluster.start(1);
     assert!(cluster.await_refused(1, 1).contains("another process uses it"));
     drop(older_build);
-    cluster.start(1);
-    cluster.await_ready(1);
+    cluster.start_ready(1);
     assert!(fs::OpenOptions::new().write(true).open(&lock).unwrap().try_lock().is_err(), "the file is not locked");
     assert_eq!(cluster.ask_line(1, "GET after"), "VALUE 1");
 }
@@ -265,8 +261,7 @@ fn run_second(cluster: &Cluster, args: &[&str]) -> Ended {
 fn restart_all(cluster: &mut Cluster) {
     cluster.kill_all();
     cluster.start_all();
-    cluster.await_mesh(&[1, 2, 3]);
-    cluster.await_converged();
+    cluster.await_healed();
 }
 
 /// At `majority`, each acknowledged.

@@ -15,8 +15,7 @@ use crate::program::run_kvnode;
 #[test]
 fn a_graceful_stop_hands_over_what_is_queued_and_exits_0() {
     let mut cluster = Cluster::plan(3).start();
-    let mut client = cluster.client(1);
-    assert_eq!(client.ask_line("ACK local").unwrap(), "OK");
+    let mut client = cluster.client_at(1, "local");
     // Acknowledged by this node alone, and it goes at once: only the farewell can save these.
     client.pipeline((0..500).map(|n| format!("PUT k{n} {n}")));
     cluster.stop(1);
@@ -39,12 +38,9 @@ fn a_peer_that_does_not_listen_delays_a_stop_no_longer_than_its_deadline() {
     let mut cluster = Cluster::plan(3).start();
     cluster.pause(2);
     cluster.pause(3);
-    let mut client = cluster.client(1);
-    assert_eq!(client.ask_line("ACK local").unwrap(), "OK");
+    let mut client = cluster.client_at(1, "local");
     let value = "v".repeat(100_000);
-    for n in 0..100 {
-        assert_eq!(client.ask_line(&format!("PUT k{n} {value}")).unwrap(), "OK");
-    }
+    client.pipeline((0..100).map(|n| format!("PUT k{n} {value}")));
     // 1 s is the configured deadline for what is queued; the rest is the process's.
     let asked = Instant::now();
     cluster.stop(1);
@@ -58,13 +54,10 @@ fn a_second_signal_ends_the_process_at_once() {
     let mut cluster = Cluster::plan(3).set("shutdown_timeout_ms", 60_000).set("peer_timeout_ms", 60_000).start();
     cluster.pause(2);
     cluster.pause(3);
-    let mut client = cluster.client(1);
-    assert_eq!(client.ask_line("ACK local").unwrap(), "OK");
+    let mut client = cluster.client_at(1, "local");
     // More than the kernel takes for peers that do not read: a patient stop would wait for a minute.
     let value = "v".repeat(1 << 20);
-    for n in 0..30 {
-        assert_eq!(client.ask_line(&format!("PUT k{n} {value}")).unwrap(), "OK");
-    }
+    client.pipeline((0..30).map(|n| format!("PUT k{n} {value}")));
     cluster.signal(1, Signal::SIGTERM);
     cluster.await_log(1, &["stop"]);
     cluster.signal(1, Signal::SIGTERM);

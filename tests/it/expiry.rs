@@ -4,23 +4,17 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::backup::kvctl;
 use crate::cluster::{Cluster, DEADLINE, until};
+use crate::redis::request;
 
 fn now_ms() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).expect("a clock after 1970").as_millis() as u64
 }
 
-/// A RESP request, as one line of the harness's client cannot say it.
+/// In RESP: the text protocol has no SET that expires.
 fn set_until(cluster: &Cluster, id: u16, key: &str, value: &str, at_ms: u64) {
-    use std::io::{Read, Write};
-    let mut socket = std::net::TcpStream::connect(cluster.client_addr(id)).expect("a node");
-    socket.set_read_timeout(Some(DEADLINE)).expect("a time-out");
-    let words = ["SET", key, value, "PXAT", &at_ms.to_string()];
-    let mut request = format!("*{}\r\n", words.len());
-    words.iter().for_each(|word| request += &format!("${}\r\n{word}\r\n", word.len()));
-    socket.write_all(request.as_bytes()).expect("a request");
-    let mut reply = [0; 5];
-    socket.read_exact(&mut reply).expect("a reply");
-    assert_eq!(&reply, b"+OK\r\n");
+    let mut client = cluster.client(id);
+    client.send(request(&["SET", key, value, "PXAT", &at_ms.to_string()])).expect("a request");
+    assert_eq!(client.line().expect("a reply"), "+OK");
 }
 
 #[test]
@@ -94,16 +88,13 @@ fn what_has_expired_gives_its_memory_back_and_the_nodes_stay_equal() {
     }
     for id in 1..=3 {
         until(&format!("n{id} has let go"), DEADLINE, || {
-            let status = cluster.ask(id, "STATUS");
-            let field = |name: &str| {
-                let line = status.iter().find_map(|line| line.strip_prefix(name)).expect("a field of STATUS");
-                line.trim().parse::<u64>().expect("a number")
-            };
-            if field("memory_bytes ") < 100_000 && field("keys ") == 0 { Ok(()) } else { Err(field("memory_bytes ").to_string()) }
+            let status = cluster.status(id);
+            let bytes = status.number("memory_bytes");
+            if bytes < 100_000 && status.number("keys") == 0 { Ok(()) } else { Err(bytes.to_string()) }
         });
     }
     cluster.await_converged();
     for id in 1..=3 {
-        assert!(cluster.ask(id, "STATUS").contains(&"divergences 0".to_owned()));
+        assert_eq!(cluster.status(id).number("divergences"), 0);
     }
 }

@@ -68,8 +68,7 @@ fn a_build_that_ships_neither_dies_nor_breaks_a_rule_when_it_is_told_to() {
         cluster.kill(1);
     }
     cluster.node_mut(1).launch.env = vec![("KVMESH_BREAK", "no-tombstones".to_owned())];
-    cluster.start(1);
-    cluster.await_ready(1);
+    cluster.start_ready(1);
     assert_eq!(["SET a 1", "DEL a"].map(|command| cluster.ask_line(1, command)), ["OK", "OK"]);
     assert_eq!(cluster.status(1).number("tombstones"), if has_switches() { 0 } else { 1 });
 }

@@ -23,17 +23,13 @@ fn a_full_disk_refuses_writes_until_a_restart_finds_space() {
     let (mut cluster, before) = filled(&disk);
 
     // A restart alone is no help, but it is no harm either: it reads, and what it hears it serves.
-    cluster.kill(3);
-    cluster.start(3);
-    cluster.await_ready(3);
+    cluster.crash(3);
     cluster.await_log_stopped(3, "disk full");
     assert_refuses_writes(&cluster);
     before.assert_kept_by(&cluster, 3);
 
     disk.free();
-    cluster.kill(3);
-    cluster.start(3);
-    cluster.await_ready(3);
+    cluster.crash(3);
     writes_again(&mut cluster, &before);
 }
 
@@ -49,8 +45,7 @@ fn a_full_disk_refuses_writes_until_it_is_told_to_resume() {
     assert_refuses_writes(&cluster);
 
     disk.free();
-    let reply = cluster.ask(3, "RESUME");
-    assert!(reply[0].starts_with("entries "), "{reply:?}");
+    cluster.resume_log(3);
     assert_eq!(cluster.status(3).text("log"), "ok");
     writes_again(&mut cluster, &before);
 }
@@ -114,8 +109,7 @@ fn filled(disk: &SmallDisk) -> (Cluster, Ledger) {
     let reply = cluster.ask_line(1, "PUT colour red");
     assert!(reply.starts_with("ERROR NOQUORUM "), "{reply}");
     assert_eq!(cluster.ask_line(1, "GET colour"), "VALUE blue");
-    cluster.start(2);
-    cluster.await_ready(2);
+    cluster.start_ready(2);
     cluster.await_mesh(&[1, 2, 3]);
     await_ok(&cluster, 2, "PUT colour yellow");
     cluster.await_reply(3, "GET colour", "VALUE yellow");

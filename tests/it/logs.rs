@@ -67,12 +67,9 @@ fn a_second_signal_ends_a_node_whose_log_nobody_reads() {
     cluster.await_converged();
     cluster.pause(2);
     // A patient stop waits a minute for the peer to take these.
-    let mut client = cluster.client(1);
-    assert_eq!(client.ask_line("ACK local").unwrap(), "OK");
+    let mut client = cluster.client_at(1, "local");
     let value = "v".repeat(1 << 20);
-    for n in 0..30 {
-        assert_eq!(client.ask_line(&format!("PUT k{n} {value}")).unwrap(), "OK");
-    }
+    client.pipeline((0..30).map(|n| format!("PUT k{n} {value}")));
     cluster.signal(1, Signal::SIGTERM);
     assert!(client.line().is_err(), "it does not stop");
     cluster.signal(1, Signal::SIGTERM);

@@ -22,11 +22,11 @@ mod faults;
 mod full_disk;
 mod golden;
 mod imports;
+mod incarnations;
 #[path = "../kit/mod.rs"]
 mod kit;
 mod kvctl;
 mod kvsim;
-mod lives;
 mod logs;
 mod members;
 mod narrow;

@@ -77,8 +77,7 @@ fn a_blank_node_takes_its_dump() {
     cluster.kill(3);
     cluster.wipe(3);
     narrow(&cluster, false);
-    cluster.start(3);
-    cluster.await_ready(3);
+    cluster.start_ready(3);
     assert_eq!(cluster.ask_line(3, "COUNT"), keys.to_string());
     cluster.await_converged();
 }

@@ -31,8 +31,7 @@ fn without_a_quorum_nothing_is_applied() {
     // Who asks for less gets it, and it is there when the others return.
     assert_eq!(client.ask_line("ACK local").unwrap(), "OK");
     assert_eq!(client.ask_line("SET new 1").unwrap(), "OK");
-    cluster.start(2);
-    cluster.await_ready(2);
+    cluster.start_ready(2);
     assert_eq!(cluster.ask_line(2, "GET new"), "VALUE 1");
     assert_eq!(cluster.ask_line(2, "GET kept"), "VALUE 1");
     cluster.start(3);
@@ -43,8 +42,7 @@ fn without_a_quorum_nothing_is_applied() {
 fn a_silent_peer_makes_the_outcome_unknown_and_the_write_still_spreads() {
     // A peer that is silent for less than its time-out is up, and `all` waits for it.
     let mut cluster = Cluster::plan(3).links().set("ack_timeout_ms", 500).set("peer_timeout_ms", 10_000).start();
-    let mut client = cluster.client(1);
-    assert_eq!(client.ask_line("ACK all").unwrap(), "OK");
+    let mut client = cluster.client_at(1, "all");
     assert_eq!(client.ask_line("SET a 1").unwrap(), "OK");
     cluster.stall(1, 3);
     let reply = client.ask_line("SET b 1").unwrap();
@@ -81,8 +79,7 @@ fn all_does_without_a_member_that_is_down() {
     let mut cluster = Cluster::plan(3).start();
     cluster.kill(3);
     cluster.await_sees(1, 3, "down");
-    let mut client = cluster.client(1);
-    assert_eq!(client.ask_line("ACK all").unwrap(), "OK");
+    let mut client = cluster.client_at(1, "all");
     assert_eq!(client.ask_line("SET a 1").unwrap(), "OK");
     // Not "in a while": the peer that is up had it before the reply.
     assert_eq!(cluster.ask_line(2, "GET a"), "VALUE 1");

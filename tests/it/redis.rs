@@ -24,7 +24,8 @@ use commands::{Made, Maker, Times, Words, all_keys, exact, words};
 use compare::{Compare, equal, is_listed_difference};
 pub use servers::Redis;
 use servers::{Both, Servers, ask, shown};
-use wire::{Answer, Connection, Reply, request};
+pub use wire::request;
+use wire::{Answer, Connection, Reply};
 
 use crate::cluster::{DEADLINE, until};
 use crate::random::{Random, number_from, seed};

@@ -11,13 +11,13 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use kvmesh::data::clock::Stamp;
 use kvmesh::data::entry::Entry;
 use kvmesh::data::version::{NodeId, Origin, Version, VersionVector};
-use kvmesh::wire::dump::{DumpKind, Header, whole_dump};
 use kvmesh::wire::frame::seal;
 use serde_json::json;
 
 use crate::backup::kvctl;
 use crate::client::Client;
 use crate::cluster::{Cluster, DEADLINE};
+use crate::kit::backup::backup;
 
 /// Of a log file: 8 bytes that name it, and the format as a little-endian u32.
 const LOG_HEADER_LEN: usize = 12;
@@ -43,17 +43,14 @@ fn a_torn_end_is_cut_off_and_its_length_named() {
         cluster.kill(1);
         let len = fs::metadata(&log).unwrap().len();
         OpenOptions::new().append(true).open(&log).unwrap().write_all(&tail).unwrap();
-        cluster.start(1);
-        cluster.await_ready(1);
+        cluster.start_ready(1);
         cluster.await_log(1, &["log-", &format!("cut off {} bytes", tail.len()), &format!("at byte {len}")]);
         assert_all_there(&cluster, 1);
         // It goes on where it was cut: what is written now is found by the next start.
         assert_eq!(cluster.ask_line(1, &format!("SET life-{life} 1")), "OK");
         (0..=life).for_each(|life| assert_eq!(cluster.ask_line(1, &format!("GET life-{life}")), "VALUE 1"));
     }
-    cluster.kill(1);
-    cluster.start(1);
-    cluster.await_ready(1);
+    cluster.crash(1);
     assert!(!cluster.log_of_this_start(1).contains("cut off"), "{}", cluster.log_of_this_start(1));
     assert_eq!(cluster.ask_line(1, "COUNT"), (KEYS + 4).to_string());
 }
@@ -64,47 +61,30 @@ fn damage_in_front_of_whole_records_stops_the_start_and_changes_nothing() {
     cluster.kill(1);
     let log = only(&cluster.data_path(1), "log-");
     let good = fs::read(&log).unwrap();
-    for place in [LOG_HEADER_LEN + 1, LOG_HEADER_LEN + RECORD_HEAD_LEN + 3, good.len() / 3, good.len() / 2] {
-        let mut bytes = good.clone();
-        bytes[place] ^= 0x10;
-        fs::write(&log, &bytes).unwrap();
-        let offset = refused_at(&mut cluster, &log);
-        // Where the record begins that cannot be read.
-        assert!((LOG_HEADER_LEN..=place).contains(&offset) && place - offset < 400, "flipped {place}, named {offset}");
-        assert_eq!(fs::read(&log).unwrap(), bytes, "a refused start has changed the log");
+    for index in [LOG_HEADER_LEN + 1, LOG_HEADER_LEN + RECORD_HEAD_LEN + 3, good.len() / 3, good.len() / 2] {
+        let offset = refused_with(&mut cluster, &log, &flipped(&good, index, 0x10));
+        // The start of the record that cannot be read.
+        assert!((LOG_HEADER_LEN..=index).contains(&offset) && index - offset < 400, "flipped {index}, named {offset}");
     }
     // One way out: a good copy.
     fs::write(&log, &good).unwrap();
-    cluster.start(1);
-    cluster.await_ready(1);
-    assert_all_there(&cluster, 1);
+    start_whole(&mut cluster);
 }
 
 #[test]
 fn a_damaged_snapshot_stops_the_start() {
     let mut cluster = one_node();
-    compact(&cluster);
+    cluster.compact(1);
     cluster.kill(1);
     let snapshot = only(&cluster.data_path(1), "snapshot-");
     let good = fs::read(&snapshot).unwrap();
-    let mut cut = good.clone();
-    cut.truncate(good.len() * 2 / 3);
-    let mut flipped = vec![cut];
-    for place in [3, good.len() / 2, good.len() - 5] {
-        let mut bytes = good.clone();
-        bytes[place] ^= 0x01;
-        flipped.push(bytes);
-    }
-    for bytes in flipped {
-        fs::write(&snapshot, &bytes).unwrap();
-        let offset = refused_at(&mut cluster, &snapshot);
+    let cut = good[..good.len() * 2 / 3].to_vec();
+    for bytes in [cut].into_iter().chain([3, good.len() / 2, good.len() - 5].map(|index| flipped(&good, index, 0x01))) {
+        let offset = refused_with(&mut cluster, &snapshot, &bytes);
         assert!(offset <= bytes.len(), "{offset} of {}", bytes.len());
-        assert_eq!(fs::read(&snapshot).unwrap(), bytes, "a refused start has changed the snapshot");
     }
     fs::write(&snapshot, &good).unwrap();
-    cluster.start(1);
-    cluster.await_ready(1);
-    assert_all_there(&cluster, 1);
+    start_whole(&mut cluster);
 }
 
 /// The other way out.
@@ -116,17 +96,14 @@ fn a_node_that_discards_its_damaged_data_takes_everything_from_its_peers() {
     let digest = cluster.ask_line(1, "DIGEST");
     cluster.kill(3);
     let log = only(&cluster.data_path(3), "log-");
-    let mut bytes = fs::read(&log).unwrap();
-    let middle = bytes.len() / 2;
-    bytes[middle] ^= 0x40;
-    fs::write(&log, &bytes).unwrap();
-    refused_at(&mut cluster, &log);
+    let good = fs::read(&log).unwrap();
+    let bytes = flipped(&good, good.len() / 2, 0x40);
+    refused_with(&mut cluster, &log, &bytes);
 
     cluster.start_with(3, &["--discard-local-data"]);
     cluster.await_ready(3);
     cluster.await_log(3, &["comes back blank", "*.discarded"]);
-    cluster.await_mesh(&[1, 2, 3]);
-    cluster.await_converged();
+    cluster.await_healed();
     assert_eq!(cluster.ask_line(3, "DIGEST"), digest);
     // Put aside, not destroyed; and what was taken from the peers is on the disk.
     let aside = only(&cluster.data_path(3), "log-0000000001.discarded");
@@ -139,7 +116,7 @@ fn a_node_that_discards_its_damaged_data_takes_everything_from_its_peers() {
 #[test]
 fn what_another_version_wrote_is_refused_in_words_and_left_to_it() {
     let mut cluster = one_node();
-    compact(&cluster);
+    cluster.compact(1);
     assert_eq!(cluster.ask_line(1, "SET behind-the-snapshot 1"), "OK");
     cluster.kill(1);
     let (log, snapshot) = (only(&cluster.data_path(1), "log-"), only(&cluster.data_path(1), "snapshot-"));
@@ -175,9 +152,7 @@ fn what_another_version_wrote_is_refused_in_words_and_left_to_it() {
             assert_eq!(fs::read(file).unwrap(), written, "a refused start has changed {file:?}");
         }
         fs::write(file, &good).unwrap();
-        cluster.start(1);
-        cluster.await_ready(1);
-        assert_all_there(&cluster, 1);
+        start_whole(&mut cluster);
         assert_eq!(cluster.ask_line(1, "GET behind-the-snapshot"), "VALUE 1");
         cluster.kill(1);
     }
@@ -190,48 +165,40 @@ fn a_directory_of_somebody_else_is_refused_in_words() {
     cluster.kill(1);
     let log = only(&cluster.data_path(1), "log-");
     let good = fs::read(&log).unwrap();
-    cluster.configure(1, "id", 7);
-    let said = refused(&mut cluster, 1, CONFIGURATION);
-    assert!(said.contains("node 1, not of node 7") && said.contains("check data_dir"), "{said}");
-    assert!(!said.contains("--discard-local-data"), "the data of another node are not to be thrown away: {said}");
-    cluster.configure(1, "id", 1);
-
-    cluster.configure(1, "cluster", "another");
-    let said = refused(&mut cluster, 1, CONFIGURATION);
-    assert!(said.contains("cluster \"kvmesh\", not of \"another\"") && said.contains("check data_dir"), "{said}");
-    assert!(!said.contains("--discard-local-data"), "{said}");
+    refused_as_of_another_node(&mut cluster);
     assert_eq!(fs::read(&log).unwrap(), good, "a refused start has changed the log");
     cluster.configure(1, "cluster", "kvmesh");
-    cluster.start(1);
-    cluster.await_ready(1);
-    assert_all_there(&cluster, 1);
+    start_whole(&mut cluster);
 }
 
-/// The same when nothing has been written since the snapshot.
+/// Nothing has been written since the snapshot.
 #[test]
 fn a_compacted_directory_of_somebody_else_is_refused_in_words() {
     let mut cluster = one_node();
-    compact(&cluster);
+    cluster.compact(1);
     cluster.kill(1);
+    refused_as_of_another_node(&mut cluster);
+    cluster.configure(1, "cluster", "kvmesh");
+    start_whole(&mut cluster);
+}
+
+/// The data of another node are not to be thrown away.
+fn refused_as_of_another_node(cluster: &mut Cluster) {
     for (field, value, words) in
         [("id", json!(7), "node 1, not of node 7"), ("cluster", json!("another"), "cluster \"kvmesh\", not of \"another\"")]
     {
         cluster.configure(1, field, value);
-        let said = refused(&mut cluster, 1, CONFIGURATION);
+        let said = refused(cluster, 1, CONFIGURATION);
         assert!(said.contains(words) && said.contains("check data_dir") && !said.contains("--discard-local-data"), "{said}");
         cluster.configure(1, "id", 1);
     }
-    cluster.configure(1, "cluster", "kvmesh");
-    cluster.start(1);
-    cluster.await_ready(1);
-    assert_all_there(&cluster, 1);
 }
 
 /// Neither a new directory nor one that can be read to its end.
 #[test]
 fn a_directory_in_which_files_are_missing_stops_the_start() {
     let mut cluster = one_node();
-    compact(&cluster);
+    cluster.compact(1);
     cluster.kill(1);
     let dir = cluster.data_path(1);
     let (log, snapshot) = (only(&dir, "log-"), only(&dir, "snapshot-"));
@@ -255,9 +222,7 @@ fn a_directory_in_which_files_are_missing_stops_the_start() {
     fs::remove_file(&resuming).unwrap();
     fs::write(&log, kept_log).unwrap();
     fs::write(&snapshot, kept_snapshot).unwrap();
-    cluster.start(1);
-    cluster.await_ready(1);
-    assert_all_there(&cluster, 1);
+    start_whole(&mut cluster);
 }
 
 /// Whatever is in the way: which file it is, and what to do.
@@ -278,8 +243,7 @@ fn a_start_that_fails_names_the_file_and_what_helps() {
 
     let data = dir.path().join("data");
     cluster.configure(1, "data_dir", data.to_str().unwrap());
-    cluster.start(1);
-    cluster.await_ready(1);
+    cluster.start_ready(1);
     cluster.stop(1);
     for name in ["lock", "log-0000000001"] {
         let path = data.join(name);
@@ -289,8 +253,7 @@ fn a_start_that_fails_names_the_file_and_what_helps() {
         assert!(said.contains(path.to_str().unwrap()) && said.contains("os error"), "{name}: {said}");
         fs::remove_dir(&path).unwrap();
     }
-    cluster.start(1);
-    cluster.await_ready(1);
+    cluster.start_ready(1);
     cluster.stop(1);
 
     let log = data.join("log-0000000001");
@@ -352,7 +315,7 @@ fn what_is_kept_on_disk_is_for_its_owner_alone() {
     cluster.start(2);
     cluster.await_converged();
     fill(&cluster, 1);
-    compact(&cluster);
+    cluster.compact(1);
     assert_eq!(mode(&cluster.data_path(1)), 0o700);
     assert_eq!(mode(&made), 0o755);
     for file in [1, 2].iter().flat_map(|id| fs::read_dir(cluster.data_path(*id)).unwrap()) {
@@ -407,9 +370,7 @@ fn the_clock_starts_above_every_stamp_on_the_disk() {
     assert_eq!(restored.code, Some(0), "{restored:?}");
     let mut greatest = ahead;
     for life in 0..3 {
-        cluster.kill(1);
-        cluster.start(1);
-        cluster.await_ready(1);
+        cluster.crash(1);
         // Its merge would say OK and keep the older value if the stamp were lower.
         assert_eq!(cluster.ask_line(1, &format!("PUT ahead {life}")), "OK");
         assert_eq!(cluster.ask_line(1, "GET ahead"), format!("VALUE {life}"));
@@ -417,7 +378,7 @@ fn the_clock_starts_above_every_stamp_on_the_disk() {
         assert!(stamp > greatest, "{stamp} in life {life}, {greatest} before");
         greatest = stamp;
         if life == 1 {
-            compact(&cluster);
+            cluster.compact(1);
         }
     }
     assert!(cluster.status(1).number("clock_ahead_ms") > 3_000_000, "{:?}", cluster.status(1).lines);
@@ -427,13 +388,6 @@ fn one_node() -> Cluster {
     let cluster = Cluster::plan(1).start();
     fill(&cluster, 1);
     cluster
-}
-
-/// All that it knows is in the snapshot then.
-#[track_caller]
-fn compact(cluster: &Cluster) {
-    let reply = cluster.ask(1, "COMPACT");
-    assert!(reply[0].starts_with("entries "), "{reply:?}");
 }
 
 fn fill(cluster: &Cluster, id: u16) {
@@ -466,6 +420,27 @@ fn refused_at(cluster: &mut Cluster, file: &Path) -> usize {
     rest.split(' ').next().and_then(|offset| offset.parse().ok()).unwrap_or_else(|| panic!("{said}"))
 }
 
+/// A start stops at these contents of a file, and does not change them. Returns the offset named.
+#[track_caller]
+fn refused_with(cluster: &mut Cluster, file: &Path, bytes: &[u8]) -> usize {
+    fs::write(file, bytes).unwrap();
+    let offset = refused_at(cluster, file);
+    assert!(fs::read(file).unwrap() == bytes, "a refused start has changed {file:?}");
+    offset
+}
+
+fn flipped(bytes: &[u8], index: usize, bits: u8) -> Vec<u8> {
+    let mut bytes = bytes.to_vec();
+    bytes[index] ^= bits;
+    bytes
+}
+
+#[track_caller]
+fn start_whole(cluster: &mut Cluster) {
+    cluster.start_ready(1);
+    assert_all_there(cluster, 1);
+}
+
 /// The one file whose name begins so.
 fn only(dir: &Path, start: &str) -> PathBuf {
     let files = fs::read_dir(dir).unwrap().map(|file| file.unwrap().path());
@@ -485,8 +460,5 @@ fn stamp_of(cluster: &Cluster, key: &str) -> u64 {
 /// One entry of another node, with this stamp.
 fn backup_of(key: &str, stamp: u64) -> Vec<u8> {
     let version = Version { stamp: Stamp::from_bits(stamp), origin: Origin { node: NodeId(2), nonce: 2 } };
-    let entry = Entry::new(key.as_bytes(), Some(b"old"), None, version);
-    let mut vector = VersionVector::default();
-    vector.advance(version.origin, version.stamp);
-    whole_dump(&Header::new(DumpKind::Full, version.origin, vector, 1, None), [entry], VersionVector::default())
+    backup(VersionVector::default(), vec![Entry::new(key.as_bytes(), Some(b"old"), None, version)])
 }

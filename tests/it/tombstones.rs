@@ -60,8 +60,7 @@ fn a_member_that_is_away_holds_the_tombstones() {
     assert_eq!(cluster.ask_line(3, "GET k0"), "VALUE 1");
 
     cluster.join_all(3);
-    cluster.await_mesh(&[1, 2, 3]);
-    cluster.await_converged();
+    cluster.await_healed();
     for id in 1..=3 {
         assert_half_deleted(&cluster, id);
         cluster.await_number(id, "tombstones", 0);
@@ -84,15 +83,13 @@ fn a_blank_node_takes_what_the_others_have_and_gives_what_only_it_has() {
     cluster.cut(2, 3);
     cluster.start(3);
     cluster.await_state(3, "degraded");
-    let mut client = cluster.client(3);
-    assert_eq!(client.ask_line("ACK local").unwrap(), "OK");
+    let mut client = cluster.client_at(3, "local");
     assert_eq!(client.ask_line("SET of-its-own 1").unwrap(), "OK");
     // The others delete and collect nothing meanwhile, but they do go on.
     assert_eq!(cluster.ask_line(1, "SET later 1"), "OK");
 
     cluster.join_all(3);
-    cluster.await_mesh(&[1, 2, 3]);
-    cluster.await_converged();
+    cluster.await_healed();
     for id in 1..=3 {
         assert_half_deleted(&cluster, id);
         assert_eq!(cluster.ask_line(id, "GET of-its-own"), "VALUE 1");
@@ -132,8 +129,7 @@ fn a_member_that_was_removed_and_returns_with_old_data_resurrects_nothing() {
     }
     assert_eq!(cluster.ask_line(3, "GET k0"), "VALUE 1");
     cluster.join_all(3);
-    cluster.await_mesh(&[1, 2, 3]);
-    cluster.await_converged();
+    cluster.await_healed();
     for id in 1..=3 {
         assert_half_deleted(&cluster, id);
         assert_eq!(cluster.ask_line(id, "GET only-three"), "VALUE 3");
@@ -142,16 +138,12 @@ fn a_member_that_was_removed_and_returns_with_old_data_resurrects_nothing() {
 }
 
 fn put_all(client: &mut Client, value: &str) {
-    for key in 0..KEYS {
-        assert_eq!(client.ask_line(&format!("PUT k{key} {value}")).unwrap(), "OK");
-    }
+    client.pipeline((0..KEYS).map(|key| format!("PUT k{key} {value}")));
 }
 
 /// The even ones.
 fn delete_half(client: &mut Client) {
-    for key in (0..KEYS).step_by(2) {
-        assert_eq!(client.ask_line(&format!("DEL k{key}")).unwrap(), "OK");
-    }
+    client.pipeline((0..KEYS).step_by(2).map(|key| format!("DEL k{key}")));
 }
 
 #[track_caller]

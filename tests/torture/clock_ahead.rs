@@ -9,12 +9,11 @@ use std::time::Duration;
 
 use kvmesh::data::clock::{Stamp, wall_ms};
 use kvmesh::data::entry::Entry;
-use kvmesh::data::version::{NodeId, Origin, Version, VersionVector};
-use kvmesh::store::Store;
-use kvmesh::wire::dump::{DumpKind, Header, whole_dump};
+use kvmesh::data::version::{NodeId, Origin, Version};
 
 use crate::checks::NodeDump;
 use crate::keys::{Group, Key};
+use crate::kit::backup::backup;
 use crate::nodes::NodeHandle;
 use crate::survey;
 
@@ -25,28 +24,15 @@ pub fn push(node: &NodeHandle, ahead: Duration) -> Result<(), String> {
     // Begun before the backup is made, so that tombstone GC pauses meanwhile: a node takes no
     // backup that is older than its GC horizon.
     survey::restore(node, RESTORE_TIMEOUT, || {
-        let backup = survey::dump(node).map_err(io::Error::other)?;
-        Ok(with_one_more(backup, node.id, Stamp::from_wall_ms(wall_ms() + ahead.as_millis() as u64)))
+        let dump = survey::dump(node).map_err(io::Error::other)?;
+        Ok(with_one_more(dump, node.id, Stamp::from_wall_ms(wall_ms() + ahead.as_millis() as u64)))
     })
 }
 
 /// The backup with one more entry, of this stamp, by an incarnation of the node that never ran.
-fn with_one_more(backup: NodeDump, node: u16, stamp: Stamp) -> Vec<u8> {
+fn with_one_more(dump: NodeDump, node: u16, stamp: Stamp) -> Vec<u8> {
     let origin = Origin { node: NodeId(node), nonce: fastrand::u64(..) };
     let key = Key { group: Group::Ahead, owner: node, number: origin.nonce as u32 };
-    let store = Store::new();
     let entry = Entry::new(key.to_string().as_bytes(), Some(key.value(1).as_bytes()), None, Version { stamp, origin });
-    let mut vector = backup.vector;
-    vector.advance(origin, stamp);
-    for entry in backup.entries.into_values().chain([entry]) {
-        store.merge(entry, |_| false);
-    }
-    lines_of(&store, origin, vector)
-}
-
-/// A full dump of these entries, as this donor would send it.
-pub fn lines_of(store: &Store, donor: Origin, vector: VersionVector) -> Vec<u8> {
-    let header = Header::new(DumpKind::Full, donor, vector, store.len(), None);
-    let entries = (0..store.shards_len()).flat_map(|shard| store.scan_shard(shard, |_| true));
-    whole_dump(&header, entries, VersionVector::default())
+    backup(dump.vector, dump.entries.into_values().chain([entry]).collect())
 }

@@ -3,14 +3,12 @@
 
 use std::time::Duration;
 
-use kvmesh::data::clock::{Stamp, wall_ms};
 use kvmesh::data::entry::Entry;
-use kvmesh::data::version::{NodeId, Origin, Version, VersionVector};
-use kvmesh::store::Store;
+use kvmesh::data::version::VersionVector;
 
 use crate::checks::NodeDump;
-use crate::clock_ahead;
 use crate::keys::{Group, Key};
+use crate::kit::backup::{backup, past_versions};
 use crate::nodes::NodeHandle;
 use crate::survey;
 
@@ -20,12 +18,11 @@ const INCARNATIONS: u32 = 120;
 /// Entries that each node has in a version vector after folding, at most: 64 past incarnations and
 /// the present one, those of the run that are too young, and one for all others.
 pub const ENTRIES_LEFT: usize = 100;
-const AGO: Duration = Duration::from_secs(3_600);
 const RESTORE_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Restores the backup through this node. An error is the refusal of the node.
 pub fn restore(node: &NodeHandle, nodes: &[u16]) -> Result<(), String> {
-    survey::restore(node, RESTORE_TIMEOUT, || Ok(backup(nodes)))
+    survey::restore(node, RESTORE_TIMEOUT, || Ok(past_backup(nodes)))
 }
 
 /// Number of keys of the past incarnations. No client writes or deletes one.
@@ -40,15 +37,10 @@ pub fn held(dump: &NodeDump) -> usize {
     dump.entries.values().filter(|entry| is_past(entry.key()) && !entry.is_tombstone()).count()
 }
 
-fn backup(nodes: &[u16]) -> Vec<u8> {
-    let began_ms = wall_ms().saturating_sub(AGO.as_millis() as u64);
-    let (store, mut vector) = (Store::new(), VersionVector::default());
-    for (node, number) in nodes.iter().flat_map(|node| (1..=INCARNATIONS).map(|number| (*node, number))) {
-        let origin = Origin { node: NodeId(node), nonce: number.into() };
-        let version = Version { stamp: Stamp::from_wall_ms(began_ms + u64::from(number)), origin };
-        let key = Key { group: Group::Past, owner: node, number };
-        store.merge(Entry::new(key.to_string().as_bytes(), Some(key.value(1).as_bytes()), None, version), |_| false);
-        vector.advance(origin, version.stamp);
-    }
-    clock_ahead::lines_of(&store, Origin { node: NodeId(nodes[0]), nonce: INCARNATIONS.into() }, vector)
+fn past_backup(nodes: &[u16]) -> Vec<u8> {
+    let entries = past_versions(nodes, INCARNATIONS).map(|(owner, number, version)| {
+        let key = Key { group: Group::Past, owner, number };
+        Entry::new(key.to_string().as_bytes(), Some(key.value(1).as_bytes()), None, version)
+    });
+    backup(VersionVector::default(), entries.collect())
 }

@@ -3,57 +3,38 @@
 use std::env;
 use std::path::PathBuf;
 use std::process::Command;
-use std::time::{Duration, SystemTime};
 
-use kvmesh::data::clock::Stamp;
 use kvmesh::data::entry::Entry;
-use kvmesh::data::version::{NodeId, Origin, Version, VersionVector};
-use kvmesh::wire::dump::{DumpKind, Header, whole_dump};
+use kvmesh::data::version::VersionVector;
 
 use crate::backup::kvctl;
 use crate::cluster::{Cluster, ClusterPlan, DEADLINE, until};
+use crate::kit::backup::{backup, past_versions};
 use crate::versions::OLD_PROGRAM;
 
 /// Of each node, that are over.
-const LIVES: u64 = 300;
+const INCARNATIONS: u32 = 300;
 
 fn plan() -> ClusterPlan {
     Cluster::plan(3).set("tombstone_age_min_ms", 300)
 }
 
 /// The backup of a cluster whose three nodes have each been started so often, and have written a key in each of their incarnations.
-fn backup(cluster: &Cluster, lives: u64) -> PathBuf {
-    let hour_ago = SystemTime::now() - Duration::from_secs(3_600);
-    let wall_ms = hour_ago.duration_since(SystemTime::UNIX_EPOCH).unwrap().as_millis() as u64;
-    let versions = (1..=3).flat_map(|node| {
-        (1..=lives).map(move |nonce| Version { stamp: Stamp::from_wall_ms(wall_ms + nonce), origin: Origin { node: NodeId(node), nonce } })
-    });
-    let mut entries = Vec::new();
-    let mut vector = VersionVector::default();
-    for version in versions {
-        let Origin { node, nonce } = version.origin;
-        entries.push(Entry::new(format!("life/{node}/{nonce}").as_bytes(), Some(b"v"), None, version));
-        vector.advance(version.origin, version.stamp);
-    }
-    let header = Header::new(DumpKind::Full, Origin { node: NodeId(1), nonce: lives }, vector, entries.len() as u64, None);
-    let lines = whole_dump(&header, entries, VersionVector::default());
-    let path = cluster.data_path(1).with_extension("backup.jsonl");
-    std::fs::write(&path, lines).unwrap();
-    path
-}
-
-fn restore(cluster: &Cluster, lives: u64) {
-    let done = kvctl(cluster, 2, &["restore", backup(cluster, lives).to_str().unwrap()], None);
-    let (entries, report) = (3 * lives, "covered 0\ndropped 0\n");
+fn restore(cluster: &Cluster, incarnations: u32) {
+    let entry = |(node, number, version)| Entry::new(format!("life/{node}/{number}").as_bytes(), Some(b"v"), None, version);
+    let path = cluster.path(1, "backup.jsonl");
+    std::fs::write(&path, backup(VersionVector::default(), past_versions(&[1, 2, 3], incarnations).map(entry).collect())).unwrap();
+    let done = kvctl(cluster, 2, &["restore", path.to_str().unwrap()], None);
+    let (entries, report) = (3 * incarnations, "covered 0\ndropped 0\n");
     assert_eq!((done.code, done.out, &*done.err), (Some(0), format!("entries {entries}\nmerged {entries}\n{report}"), ""));
 }
 
 /// Of each node at most 64 lives, the present one, and one for those that are folded.
-fn await_few_lives(cluster: &Cluster, ids: &[u16]) {
+fn await_few_incarnations(cluster: &Cluster, ids: &[u16]) {
     for id in ids {
-        until("few lives", DEADLINE, || {
-            let lives = cluster.status(*id).number("vector_len");
-            if lives <= 3 * (64 + 2) { Ok(()) } else { Err(format!("n{id} names {lives} lives")) }
+        until("few incarnations", DEADLINE, || {
+            let named = cluster.status(*id).number("vector_len");
+            if named <= 3 * (64 + 2) { Ok(()) } else { Err(format!("n{id} names {named} incarnations")) }
         });
     }
 }
@@ -69,7 +50,7 @@ fn await_equal(cluster: &Cluster) -> String {
 fn nodes_that_were_started_often_name_few_lives_and_an_old_copy_brings_nothing_back() {
     // A copy from before, with all its incarnations by name: none is old enough.
     let mut cluster = plan().set("tombstone_age_min_ms", 7_200_000).start();
-    restore(&cluster, LIVES);
+    restore(&cluster, INCARNATIONS);
     cluster.await_converged();
     assert_eq!(cluster.status(3).number("vector_len"), 900);
     cluster.stop(3);
@@ -84,7 +65,7 @@ fn nodes_that_were_started_often_name_few_lives_and_an_old_copy_brings_nothing_b
         }
     }
     cluster.await_mesh(&[1, 2, 3]);
-    await_few_lives(&cluster, &[1, 2, 3]);
+    await_few_incarnations(&cluster, &[1, 2, 3]);
     cluster.await_converged();
     let digest = await_equal(&cluster);
     assert!(digest.ends_with(" 900"), "{digest}");
@@ -92,25 +73,21 @@ fn nodes_that_were_started_often_name_few_lives_and_an_old_copy_brings_nothing_b
     cluster.kill_all();
     cluster.start_all();
     cluster.await_mesh(&[1, 2, 3]);
-    await_few_lives(&cluster, &[1, 2, 3]);
+    await_few_incarnations(&cluster, &[1, 2, 3]);
     assert_eq!(await_equal(&cluster), digest);
     // Of a folded life and of one that is named a key is deleted, and the deletes are forgotten.
     for key in ["life/1/1", "life/2/300"] {
         assert_eq!(cluster.ask_line(1, &format!("DEL {key}")), "OK");
     }
     for id in 1..=3 {
-        until("no tombstones", DEADLINE, || match cluster.status(id).number("tombstones") {
-            0 => Ok(()),
-            left => Err(format!("n{id} has {left}")),
-        });
+        cluster.await_number(id, "tombstones", 0);
     }
     cluster.stop(3);
     std::fs::remove_dir_all(&data).unwrap();
     std::fs::rename(&copy, &data).unwrap();
     cluster.start(3);
-    cluster.await_mesh(&[1, 2, 3]);
-    cluster.await_converged();
-    await_few_lives(&cluster, &[3]);
+    cluster.await_healed();
+    await_few_incarnations(&cluster, &[3]);
     for id in 1..=3 {
         assert_eq!(cluster.ask_line(id, "COUNT"), "898");
         assert_eq!(cluster.ask_line(id, "EXISTS life/1/1"), "0");
@@ -143,15 +120,14 @@ fn at_the_bound_nodes_still_speak_and_one_that_starts_refuses_writes() {
     // A blank one takes it all.
     cluster.stop(3);
     cluster.wipe(3);
-    cluster.start(3);
-    cluster.await_ready(3);
+    cluster.start_ready(3);
     cluster.await_converged();
     // Older than is asked for from now on: they are folded, and it writes.
     for id in 1..=3 {
         cluster.configure(id, "tombstone_age_min_ms", 300);
         cluster.restart(id);
     }
-    await_few_lives(&cluster, &[1, 2, 3]);
+    await_few_incarnations(&cluster, &[1, 2, 3]);
     assert_eq!(cluster.ask_line(2, "SET again 1"), "OK");
     cluster.await_converged();
 }
@@ -168,7 +144,7 @@ fn nothing_is_folded_beside_the_build_before_and_it_is_not_met_afterwards() {
     cluster.start_all();
     cluster.await_mesh(&[1, 2, 3]);
     cluster.await_whole();
-    restore(&cluster, LIVES);
+    restore(&cluster, INCARNATIONS);
     await_equal(&cluster);
     assert_eq!(cluster.ask_line(3, "DEL life/1/1"), "OK");
     let digest = await_equal(&cluster);
@@ -189,7 +165,7 @@ fn nothing_is_folded_beside_the_build_before_and_it_is_not_met_afterwards() {
     cluster.set_program(3, None);
     cluster.start(3);
     cluster.await_mesh(&[1, 2, 3]);
-    await_few_lives(&cluster, &[1, 2, 3]);
+    await_few_incarnations(&cluster, &[1, 2, 3]);
     cluster.await_converged();
     assert_eq!(await_equal(&cluster), digest);
     // On disk it stands under the head of a snapshot that the build before does not read.
@@ -211,8 +187,7 @@ fn nothing_is_folded_beside_the_build_before_and_it_is_not_met_afterwards() {
     cluster.stop(3);
     cluster.set_program(3, None);
     cluster.start(3);
-    cluster.await_mesh(&[1, 2, 3]);
-    cluster.await_converged();
+    cluster.await_healed();
     assert_eq!(await_equal(&cluster), digest);
     assert_eq!(cluster.ask_line(3, "EXISTS life/1/1"), "0");
     for id in 1..=3 {
