@@ -61,8 +61,8 @@ impl ByteBudget {
         self.free.load(Ordering::Relaxed)
     }
 
-    /// Reserves so many bytes, and waits for them until `deadline`, which is not asked for when they
-    /// are there. Returns false if they were not given back in time.
+    /// Reserves so many bytes, and waits for them until `deadline`, which is not asked for when
+    /// they are there. Returns false if they were not given back in time.
     pub fn reserve(&self, len: usize, deadline: impl FnOnce() -> Instant) -> bool {
         if self.take(len) {
             return true;
@@ -92,8 +92,8 @@ impl ByteBudget {
         self.waiters.load(Ordering::SeqCst) > 0
     }
 
-    /// Reserves bytes as [`ByteBudget::reserve`] does, as a guard. More than the whole budget is all
-    /// of it.
+    /// Reserves bytes as [`ByteBudget::reserve`] does, as a guard. More than the whole budget is
+    /// all of it.
     pub fn hold(self: &Arc<Self>, len: usize, deadline: Instant) -> Option<Permit> {
         let len = len.min(self.len);
         self.reserve(len, || deadline).then(|| self.held(len))

@@ -1,4 +1,5 @@
-//! What is known of one connected client: what its session has noted, for CLIENT and INFO, and the socket, for who closes it.
+//! The handle of one connected client: what its session notes, for CLIENT and INFO, and the socket,
+//! so that others can close it.
 
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::os::fd::AsFd;
@@ -12,7 +13,8 @@ use parking_lot::Mutex;
 use crate::data::clock::elapsed;
 use crate::wire::resp::RespVersion;
 
-/// The other end has closed its direction. Elsewhere only a connection that is broken both ways is noticed.
+/// The client has closed its direction. On systems without this flag only a connection that is
+/// broken both ways is noticed.
 #[cfg(target_os = "linux")]
 const CLOSED: PollFlags = PollFlags::from_bits_retain(nix::libc::POLLRDHUP);
 #[cfg(not(target_os = "linux"))]
@@ -20,7 +22,7 @@ const CLOSED: PollFlags = PollFlags::empty();
 
 /// Idle time of a connection before the system asks whether the client is still there.
 pub(crate) const KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
-/// Later than any time that is read of a clock.
+/// Later than any time that is read from a clock.
 const NOT_IDLE: u64 = u64::MAX;
 
 pub(crate) struct ClientHandle {
@@ -28,47 +30,48 @@ pub(crate) struct ClientHandle {
     socket: Arc<TcpStream>,
     addr: Option<SocketAddr>,
     connected: Instant,
-    /// When its last round ended, in milliseconds of [`elapsed`]; [`NOT_IDLE`] while there is one for which something was read.
+    /// The end of its last round, in milliseconds of [`elapsed`]; [`NOT_IDLE`] while there is a
+    /// round for which something was read.
     active_ms: AtomicU64,
     /// Bytes that were read and not executed when its last round ended.
     unread_len: AtomicUsize,
     transaction: NotedTransaction,
-    /// Somebody has closed it: its session ends, and nobody sees it any more.
+    /// True once it was closed from outside: its session ends, and CLIENT LIST shows it no more.
     killed: AtomicBool,
     info: Mutex<ClientInfo>,
 }
 
-/// The members of [`QueueSize`], each for itself: read by others while it changes, it may be of two moments.
+/// The members of [`QueueSize`], each an atomic of its own: a reader may see them of two moments.
 #[derive(Default)]
 struct NotedTransaction {
-    /// One more than there are requests; 0 outside of MULTI.
+    /// One more than the number of requests; 0 outside of MULTI.
     requests: AtomicUsize,
     size: AtomicUsize,
     watched: AtomicUsize,
 }
 
-/// What waits for EXEC.
+/// The size of what waits for EXEC.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct QueueSize {
-    /// How many requests; `None` if MULTI was not said.
+    /// The number of requests; `None` outside of MULTI.
     pub requests: Option<usize>,
-    /// Their bytes.
+    /// The bytes of the requests.
     pub size: usize,
-    /// Keys.
+    /// The number of watched keys.
     pub watched: usize,
 }
 
-/// What the client has said of itself.
+/// The properties that the client has sent about itself.
 #[derive(Clone, Default)]
 pub(crate) struct ClientInfo {
     pub version: RespVersion,
     pub name: Vec<u8>,
     pub lib_name: Vec<u8>,
     pub lib_version: Vec<u8>,
-    /// Nothing is evicted and nothing touched here, whoever asks: these are shown to those who look, and nothing else.
+    /// Shown in CLIENT LIST and nothing else: nothing is evicted here, and nothing touched.
     pub no_evict: bool,
     pub no_touch: bool,
-    /// Its last command by name; `None` if that was a line of text.
+    /// The name of its last command; `None` if that was a line of text.
     pub command: Option<&'static str>,
 }
 
@@ -88,7 +91,7 @@ impl ClientHandle {
         })
     }
 
-    /// Counts the clients since the start.
+    /// Client id, unique in this process.
     pub fn id(&self) -> u64 {
         self.id
     }
@@ -97,12 +100,12 @@ impl ClientHandle {
         &self.socket
     }
 
-    /// Where it comes from; unknown if it had gone before that was asked.
+    /// The address of the client; unknown if it had gone before the address was read.
     pub fn addr(&self) -> Option<SocketAddr> {
         self.addr
     }
 
-    /// This node's end of the connection.
+    /// The address of this node's end of the connection.
     pub fn local_addr(&self) -> Option<SocketAddr> {
         self.socket.local_addr().ok()
     }
@@ -111,7 +114,8 @@ impl ClientHandle {
         self.connected.elapsed()
     }
 
-    /// For how long it has been since its last round; zero from when something was read of it until the round with that has ended.
+    /// The time since its last round; zero from when something was read until the round with that
+    /// has ended.
     pub fn idle(&self) -> Duration {
         elapsed().saturating_sub(Duration::from_millis(self.active_ms.load(Ordering::Relaxed)))
     }
@@ -130,12 +134,12 @@ impl ClientHandle {
         self.info.lock().clone()
     }
 
-    /// Something was read of it: it is not idle until the round with that has ended.
+    /// Notes that something was read: the client is not idle until the round with that has ended.
     pub fn set_active(&self) {
         self.active_ms.store(NOT_IDLE, Ordering::Relaxed);
     }
 
-    /// A round of its session has ended.
+    /// Notes that a round of its session has ended.
     pub fn end_round(&self, unread_len: usize, queued: QueueSize) {
         self.active_ms.store(elapsed().as_millis() as u64, Ordering::Relaxed);
         self.unread_len.store(unread_len, Ordering::Relaxed);
@@ -176,14 +180,15 @@ impl ClientHandle {
         self.info.lock().no_touch = no_touch;
     }
 
-    /// RESET: all but the library is as at the beginning.
+    /// Makes everything but the library as it was at the beginning, for RESET.
     pub fn reset(&self) {
         let mut info = self.info.lock();
         let (lib_name, lib_version) = (std::mem::take(&mut info.lib_name), std::mem::take(&mut info.lib_version));
         *info = ClientInfo { lib_name, lib_version, command: info.command, ..ClientInfo::default() };
     }
 
-    /// Cuts the connection; its session ends when it next looks at it. Whether nobody has done so before. Never waits.
+    /// Cuts the connection; its session ends when it next looks at it. Returns true if nobody has
+    /// done so before. Never waits.
     pub fn kill(&self) -> bool {
         let is_first = !self.killed.swap(true, Ordering::AcqRel);
         if is_first {
@@ -197,7 +202,8 @@ impl ClientHandle {
         self.killed.load(Ordering::Acquire)
     }
 
-    /// Whether the client has closed its end. For a session that waits and does not read, whatever lies behind what it has read.
+    /// Returns true if the client has closed its end. For a session that waits and does not read,
+    /// whatever lies behind what it has read.
     pub fn is_gone(&self) -> bool {
         let mut socket = [PollFd::new(self.socket.as_fd(), CLOSED)];
         poll(&mut socket, PollTimeout::ZERO).is_ok_and(|ready| ready > 0)

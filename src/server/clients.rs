@@ -1,7 +1,8 @@
-//! Who is connected: the sockets and threads of all clients, up to a bound.
+//! The connected clients: their sockets and threads, up to a bound.
 //!
-//! Owns the thread handles. A thread cannot join itself, so one that ends now and then joins those that ended before it: only a few ended threads
-//! are unjoined at any time, however clients come and go.
+//! Owns the thread handles. A thread cannot join itself, so a session that ends now and then joins
+//! those that ended before it. Only a few ended threads are unjoined at any time, however clients
+//! come and go.
 
 use std::collections::{BTreeMap, HashSet};
 use std::io;
@@ -14,16 +15,17 @@ use parking_lot::{Condvar, Mutex};
 
 use crate::server::client_handle::ClientHandle;
 
-/// A session holds its buffers on the heap; its stack stays shallow: what has been touched of it, an idle client keeps. So what a session does only now and then is marked `inline(never)`, and
-/// its locals are no part of the stack frames that every client has. It is a page for each.
+/// The stack of a session, which stays shallow; its buffers are on the heap. Stack pages once
+/// touched stay resident for an idle client, so rarely used code is `inline(never)`: its locals are
+/// no part of the frames that every client has. That saves one page per client.
 const STACK_LEN: usize = 256 << 10;
-/// Ended threads that may be unjoined while nobody else ends; each holds little more than its stack.
+/// Ended threads that may be unjoined while no other ends; each holds little more than its stack.
 const ENDED_MAX: usize = 16;
-/// How long sessions that were cut off have to notice.
+/// The time that sessions have to notice that they were cut off.
 const CUT_OFF_WAIT: Duration = Duration::from_secs(1);
 
 pub(crate) struct Clients {
-    /// Beyond this, clients are turned away.
+    /// Beyond this, clients are refused.
     len_max: usize,
     table: Mutex<Table>,
     one_left: Condvar,
@@ -32,12 +34,13 @@ pub(crate) struct Clients {
 #[derive(Default)]
 struct Table {
     connected: BTreeMap<u64, Connected>,
-    /// Sessions that have left: their threads have ended or are about to.
+    /// The threads of sessions that have left: they have ended or are about to.
     ended: Vec<JoinHandle<()>>,
-    /// When so many have, those that have ended are joined. Grows with those that are only about to, so that many clients that leave
-    /// at once do not look through each other's handles again and again.
+    /// The number of ended sessions at which those that have ended are joined. Grows with those
+    /// that are only about to end, so that many clients that leave at once do not look through each
+    /// other's handles again and again.
     ended_max: usize,
-    /// Numbers the threads, for their names.
+    /// The clients that were admitted since the start; the last one has this id.
     admitted: u64,
 }
 
@@ -46,9 +49,9 @@ struct Connected {
     thread: JoinHandle<()>,
 }
 
-/// Why a client was not taken.
+/// The reason why a client was not admitted.
 pub(crate) enum NotAdmitted {
-    /// There are `len_max` already.
+    /// `len_max` clients are connected.
     Full,
     /// The system gives no thread.
     NoThread(io::Error),
@@ -63,13 +66,14 @@ impl Clients {
         self.table.lock().connected.len()
     }
 
-    /// All of them but those that were killed, in the order in which they came. The lock is held while they are counted out, and no longer.
+    /// All clients but those that were killed, in the order in which they came. The lock is held
+    /// while the handles are copied, and no longer.
     pub fn all(&self) -> Vec<Arc<ClientHandle>> {
         let table = self.table.lock();
         table.connected.values().filter(|connected| !connected.client.is_killed()).map(|connected| Arc::clone(&connected.client)).collect()
     }
 
-    /// Those with these ids, in this order, each once.
+    /// The clients with these ids, in this order, each once.
     pub fn by_ids(&self, ids: &[u64]) -> Vec<Arc<ClientHandle>> {
         let mut met = HashSet::new();
         let table = self.table.lock();
@@ -77,12 +81,13 @@ impl Clients {
         found.filter(|connected| !connected.client.is_killed()).map(|connected| Arc::clone(&connected.client)).collect()
     }
 
-    /// How many have come since the start.
+    /// The number of clients that have come since the start.
     pub fn admitted(&self) -> u64 {
         self.table.lock().admitted
     }
 
-    /// Starts a thread for a client; `run` is its session and ends with [`Clients::leave`] of its id.
+    /// Starts a thread for a client. `run` is its session, and ends with [`Clients::leave`] of its
+    /// id.
     pub fn admit(&self, socket: &Arc<TcpStream>, run: impl FnOnce(&Arc<ClientHandle>) + Send + 'static) -> Result<(), NotAdmitted> {
         let mut table = self.table.lock();
         if table.connected.len() >= self.len_max {
@@ -102,7 +107,7 @@ impl Clients {
         Ok(())
     }
 
-    /// The last call of a session.
+    /// Takes a client out of the table; the last call of its session.
     pub fn leave(&self, id: u64) {
         let mut table = self.table.lock();
         let Some(client) = table.connected.remove(&id) else { return };
@@ -117,8 +122,8 @@ impl Clients {
         }
     }
 
-    /// Ends all sessions: they read no further, and have until `deadline` to finish; then they are cut off. Returns how many do not end.
-    /// To be called when no more clients are admitted.
+    /// Ends all sessions: they read no further, and have until `deadline` to finish; then they are
+    /// cut off. Returns how many do not end. To be called when no more clients are admitted.
     pub fn end(&self, deadline: Instant) -> usize {
         self.shutdown_all(Shutdown::Read);
         if !self.wait_until_empty(deadline) {

@@ -94,7 +94,8 @@ impl<'a> Connection<'a> {
         refusal.into_reply(&self.shared.services, self.level)
     }
 
-    /// Notes the range of a reply, after every command. Returns true if that command waits for acks.
+    /// Notes the range of a reply, after every command. Returns true if that command waits for
+    /// acks.
     pub fn record_reply(&mut self, reply: ReplySpan) -> bool {
         self.writes.record_reply(reply)
     }
@@ -118,8 +119,8 @@ impl<'a> Connection<'a> {
         self.writes.last_stands()
     }
 
-    /// Ends the round; so many bytes are left unread for the next one. Returns true if something was
-    /// refused for want of a quorum.
+    /// Ends the round; so many bytes are left unread for the next one. Returns true if something
+    /// was refused for want of a quorum.
     pub fn end_round(&mut self, unread_len: usize) -> bool {
         let tally = std::mem::take(&mut self.tally);
         self.client.end_round(unread_len, self.transaction.size());

@@ -16,7 +16,8 @@ pub(crate) struct Counters {
     pub(crate) clients_refused: AtomicU64,
     /// Clients that were closed because they did not take their replies.
     pub(crate) clients_deaf: AtomicU64,
-    /// No such client is logged before this many seconds of [`elapsed`](crate::data::clock::elapsed).
+    /// No such client is logged before this many seconds of
+    /// [`elapsed`](crate::data::clock::elapsed).
     pub(crate) deaf_logged_next_s: AtomicU64,
 }
 

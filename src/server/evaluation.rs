@@ -1,7 +1,8 @@
 //! Evaluation of a command on one key: the values that go in and come out.
 //!
-//! The functions of the families (commands/) are pure: the command, what is there, and the time make
-//! an [`Evaluation`]. They are called under the key's lock: they never wait and look at nothing else.
+//! The functions of the families (commands/) are pure: the command, what is there, and the time
+//! make an [`Evaluation`]. They are called under the key's lock: they never wait and look at
+//! nothing else.
 
 use std::cell::Cell;
 use std::time::Duration;

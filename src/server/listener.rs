@@ -1,4 +1,4 @@
-//! The client port: takes connections, sets their options, and hands each to a thread.
+//! The client port: accepts connections, sets their options, and hands each to a thread.
 
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -25,8 +25,8 @@ const KEEPALIVE_PROBES: u32 = 3;
 
 /// Starts the thread `accept`.
 ///
-/// One descriptor is kept to spare. When no other is left it is given up, so that the next client can
-/// be accepted and told, and is not left waiting.
+/// One descriptor is kept to spare. When no other is left it is given up, so that the next client
+/// can be accepted and told, and is not left waiting.
 pub(crate) fn accept_clients(listener: TcpListener, shared: Arc<Shared>) -> io::Result<Acceptor> {
     let mut failing = false;
     let mut spare = None;

@@ -5,9 +5,9 @@ use crate::store::Memory;
 
 /// Returns true if this node has reached `memory_max`.
 ///
-/// A delete cannot be refused, and its tombstone stays for a while: tombstones may take half as much
-/// besides before they count. So a node whose keys were all deleted takes new ones at once, and yet
-/// no client can fill it with deletes.
+/// A delete cannot be refused, and its tombstone stays for a while: tombstones may take half as
+/// much besides before they count. So a node whose keys were all deleted takes new ones at once,
+/// and yet no client can fill it with deletes.
 pub(crate) fn is_full(services: &Services) -> bool {
     let (Memory { values, tombstones }, max) = (services.store.memory(), services.config.memory_max);
     max > 0 && values + tombstones.saturating_sub(max / 2) >= max

@@ -1,8 +1,10 @@
 //! Clients: the port, a thread each, and what their commands come to.
 //!
-//! Owns the listening socket, the sockets of clients, and their threads. A session reads what its client has sent, executes *all* of it as one
-//! round, waits once until the writes of the round are acknowledged, and answers with one write. It sees of replication only the face for
-//! writes ([`Submit`], [`Acks`]) and the reports of [`Replica`].
+//! Owns the listening socket, the sockets of clients, and their threads. A session reads what its
+//! client has sent, executes *all* of it as one round, waits once until the writes of the round are
+//! acknowledged, and answers with one write. Of replication it sees only the face for writes
+//! ([`Submit`](crate::replication::submit::Submit), [`Acks`](crate::replication::acks::Acks)) and
+//! the reports of [`Replica`].
 
 mod atomic_step;
 pub(crate) mod client_handle;
@@ -71,18 +73,19 @@ impl Server {
         Ok(Server { shared, acceptor })
     }
 
-    /// Where it listens.
+    /// The address on which it accepts clients.
     pub fn addr(&self) -> SocketAddr {
         self.shared.addr
     }
 
-    /// Clients that are connected now.
+    /// The number of clients that are connected now.
     pub fn clients_len(&self) -> usize {
         self.shared.clients.len()
     }
 
-    /// Takes no more clients, lets every session finish the round that it is in and send its replies, and joins the threads. Sessions that are
-    /// not done at the deadline are cut off. Returns how many of those have still not ended a moment later.
+    /// Stops the server: it accepts no more clients, lets every session finish its round and send
+    /// its replies, and joins the threads. Sessions that are not done at the deadline are cut off.
+    /// Returns how many of those have still not ended a moment later.
     pub fn stop(self, deadline: Instant) -> usize {
         self.shared.stopping.store(true, Ordering::Release);
         self.acceptor.stop(deadline);

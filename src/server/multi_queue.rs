@@ -1,7 +1,7 @@
 //! MULTI to EXEC: the requests that one connection has queued, and the keys that it watches.
 //!
-//! The words of a request are kept with the parser of its command, and parsed at EXEC: an expiry that
-//! is given from now on counts from EXEC on.
+//! The words of a request are kept with the parser of its command, and parsed at EXEC: an expiry
+//! that is given from now on counts from EXEC on.
 
 use std::collections::HashMap;
 
@@ -65,7 +65,8 @@ struct Queued {
 /// The state of a key when it began to be watched.
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct Seen {
-    /// A tombstone's, too: a key that was made and deleted again has changed.
+    /// The version of the entry, or of its tombstone: a key that was made and deleted again has
+    /// changed.
     version: Option<Version>,
     is_live: bool,
 }
@@ -75,7 +76,7 @@ impl Seen {
         Seen { version: entry.map(|entry| entry.version()), is_live: entry.is_some_and(|entry| entry.is_live(|| time.wall_ms())) }
     }
 
-    /// That a tombstone has been collected is no change.
+    /// Returns true if the key has changed. A tombstone that has been collected is no change.
     fn has_become(self, now: Seen) -> bool {
         self.is_live != now.is_live || now.version.is_some() && now.version != self.version
     }
@@ -121,7 +122,7 @@ impl<'a> Transaction<'a> {
         Reply::Status("QUEUED")
     }
 
-    /// Has EXEC refuse all, since a command could not be queued.
+    /// Makes EXEC refuse all, since a command could not be queued.
     pub fn spoil(&mut self) {
         if let Some(queue) = &mut self.queue {
             queue.is_spoiled = true;
@@ -170,7 +171,8 @@ impl<'a> Transaction<'a> {
         let _: Result<(), OutOfBudget> = self.share.set(self.share.len() - len);
     }
 
-    /// Ends the transaction. Returns what was queued and what is watched, or why nothing is executed.
+    /// Ends the transaction. Returns what was queued and what is watched, or why nothing is
+    /// executed.
     pub fn take(&mut self) -> Result<(Requests, Watch), Reply<'static>> {
         if !self.is_open() {
             return Err(Reply::error(ErrorCode::Err, "EXEC without MULTI"));

@@ -1,8 +1,10 @@
-//! The way of replies to one client.
+//! Outgoing replies: their way to one client, which may be slow.
 //!
-//! What the socket takes at once is written at once. While it takes nothing, the session waits for it, and for what the client sends: that is read, up to the bounds of the read buffer,
-//! and not executed. So a client may send all its requests before it reads the first reply. How long the socket may take nothing is bounded, and so is what the replies that wait
-//! hold in all sessions together.
+//! What the socket takes at once is written at once. While it takes nothing, the session waits for
+//! it, and for what the client sends: that is read, up to the bounds of the read buffer, and not
+//! executed. So a client may send all its requests before it reads the first reply. The time for
+//! which the socket may take nothing is bounded, and so is what waiting replies hold in all
+//! sessions together.
 
 use std::io::{self, BufWriter, ErrorKind, Write as _};
 use std::mem;
@@ -24,12 +26,14 @@ use crate::server::shared::Shared;
 use crate::store::Store;
 use crate::wire::reply::Reply;
 
-/// A session that waits looks up this often at the least, or ten times in `write_timeout`: the system says that a socket takes something only when it takes much, so
-/// writing is tried, too; and what the reply holds is counted anew.
+/// The longest pause between two looks of a session that waits; ten looks in `write_timeout` are
+/// the least. The system says that a socket takes something only when it takes much, so each look
+/// tries to write, too, and counts anew what the reply holds.
 const LOOK_PAUSE_MAX: Duration = Duration::from_secs(1);
-/// Before another try at a socket that is said to take something and does not, since the system is short of memory.
+/// The pause before another try at a socket that is said to take something and does not, since the
+/// system is short of memory.
 const SHORT_PAUSE: Duration = Duration::from_millis(1);
-/// Between two log lines on clients that do not take their replies.
+/// The least pause between two log lines on clients that do not take their replies.
 const DEAF_LOG_PAUSE: Duration = Duration::from_secs(60);
 
 /// Long answers leave in pieces of this size.
@@ -39,18 +43,18 @@ pub(crate) struct Outgoing<'s, 'a> {
     shared: &'s Shared,
     client: &'s ClientHandle,
     buffer: &'s mut ReadBuffer<'a>,
-    /// What is held until all of it is written.
+    /// The reply that is held until all of it is written.
     reply: Option<&'s Reply<'static>>,
-    /// Bytes that are held beside that.
+    /// Bytes that are held beside that reply.
     copied: usize,
     share: Share<'s>,
-    /// Since when the socket takes nothing; `None` while it does.
+    /// The time since which the socket takes nothing; `None` while it does.
     stuck: Option<Instant>,
-    /// When the reply is counted next.
+    /// The time at which the reply is counted next.
     count_at: Option<Instant>,
-    /// The system has just said that the socket takes something.
+    /// True if the system has just said that the socket takes something.
     was_writable: bool,
-    /// The client sends no more.
+    /// True if the client sends no more.
     at_end: bool,
 }
 
@@ -60,7 +64,7 @@ impl<'s, 'a> Outgoing<'s, 'a> {
         Outgoing { shared, client, buffer, reply: None, copied: 0, share, stuck: None, count_at: None, was_writable: false, at_end: false }
     }
 
-    /// For writing a reply that is kept until all of it is written.
+    /// Holds a reply, which is kept until all of it is written.
     pub fn holding<'r>(self, reply: &'r Reply<'static>) -> Outgoing<'r, 'a>
     where
         's: 'r,
@@ -68,12 +72,13 @@ impl<'s, 'a> Outgoing<'s, 'a> {
         Outgoing { reply: Some(reply), ..self }
     }
 
-    /// So many bytes are held while what comes now is written.
+    /// Counts so many bytes as held while what comes next is written.
     pub fn set_copied(&mut self, len: usize) {
         self.copied = len;
     }
 
-    /// The socket takes nothing: until it may, or the client has sent something, which is read, or it is time to look again.
+    /// Waits, since the socket takes nothing: until it may, or the client has sent something, which
+    /// is read, or it is time to look again.
     #[cold]
     #[inline(never)]
     fn wait(&mut self) -> io::Result<()> {
@@ -109,15 +114,16 @@ impl<'s, 'a> Outgoing<'s, 'a> {
         Ok(())
     }
 
-    /// Counts what the reply holds, which changes: what is shared with the store is the reply's alone once it is overwritten.
+    /// Counts what the reply holds. That changes: a value that is shared with the store is the
+    /// reply's alone once its key is overwritten.
     fn count(&mut self) -> io::Result<()> {
         let reply = self.reply.map_or(0, |reply| reply.own_size() + unshared(reply, &self.shared.services.store));
         let held = reply + self.copied;
         self.share.set(held).map_err(|OutOfBudget| self.out_of_budget(held))
     }
 
-    /// The error that closes the connection, since a reply holds so many bytes while it waits and the
-    /// budget is used up.
+    /// The error that closes the connection, since a reply holds so many bytes while it waits and
+    /// the budget is used up.
     pub fn out_of_budget(&self, held: usize) -> io::Error {
         let budget = self.shared.reply_budget.size();
         self.give_up(&format!(
@@ -125,7 +131,8 @@ impl<'s, 'a> Outgoing<'s, 'a> {
         ))
     }
 
-    /// What is left in the system's buffers is dropped with the connection: nobody takes it, and it is memory, too.
+    /// Gives up on the client. What is left in the system's buffers is dropped with the connection:
+    /// the client takes none of it, and it is memory, too.
     fn give_up(&self, why: &str) -> io::Error {
         let counters = &self.shared.counters;
         let count = counters.clients_deaf.fetch_add(1, Ordering::Relaxed) + 1;
@@ -165,12 +172,13 @@ impl io::Write for Outgoing<'_, '_> {
     }
 }
 
-/// Without waiting.
+/// Sends without waiting.
 fn send(socket: &TcpStream, bytes: &[u8]) -> io::Result<usize> {
     SockRef::from(socket).send_with_flags(bytes, MSG_DONTWAIT)
 }
 
-/// Bytes of entries that a reply keeps and the store does not: its part of each, where several do.
+/// Bytes of entries that a reply keeps and the store does not; of an entry that several replies
+/// keep, the part of this one.
 fn unshared(reply: &Reply<'_>, store: &Store) -> usize {
     match reply {
         Reply::Value(part) => {

@@ -1,25 +1,26 @@
-//! What a session has read and not yet executed.
+//! The read buffer: what a session has read and not yet executed.
 //!
-//! Small while a client is idle, since ten thousand of them may be; larger while one sends much; and as large as the line limit allows only
-//! while one large command arrives. Never parses.
+//! Small while a client is idle, since ten thousand of them may be; larger while one sends much;
+//! and as large as the line limit allows only while one large command arrives. Never parses.
 
 use std::io::{self, Read};
 
 use crate::budget::{ByteBudget, OutOfBudget, Share};
 
-/// Of a client that sends little.
+/// Bytes of the buffer of a client that sends little.
 const LEN_MIN: usize = 4 << 10;
-/// Kept between rounds.
+/// Bytes that are kept between rounds.
 const LEN_KEPT: usize = 16 << 10;
-/// Reads grow up to here when the socket holds more: beyond this, a round gains nothing from more commands.
+/// Bytes up to which the buffer grows when the socket holds more: beyond this, a round gains
+/// nothing from more commands.
 const LEN_BURST: usize = 64 << 10;
 
 pub(crate) struct ReadBuffer<'a> {
-    /// All of it is initialized; `start..end` is unread.
+    /// Bytes that are all initialized; `start..end` is unread.
     bytes: Vec<u8>,
     start: usize,
     end: usize,
-    /// Beyond this it never grows: a longer line has been refused by then.
+    /// Beyond this the buffer never grows: a longer line has been refused by then.
     len_max: usize,
     /// Invariant: as large as `bytes` is longer than [`LEN_BURST`].
     share: Share<'a>,
@@ -35,13 +36,14 @@ impl<'a> ReadBuffer<'a> {
         &self.bytes[self.start..self.end]
     }
 
-    /// The first `len` unread bytes are done with.
+    /// Drops the first `len` unread bytes, which are done with.
     pub fn consume(&mut self, len: usize) {
         self.start += len;
         debug_assert!(self.start <= self.end);
     }
 
-    /// Reads once, behind what is unread, after [`ReadBuffer::make_room`]. Returns 0 at the end of the stream.
+    /// Reads once, behind the unread bytes, after [`ReadBuffer::make_room`]. Returns 0 at the end
+    /// of the stream.
     pub fn fill(&mut self, source: &mut impl Read) -> io::Result<usize> {
         let read = loop {
             match source.read(&mut self.bytes[self.end..]) {
@@ -53,7 +55,8 @@ impl<'a> ReadBuffer<'a> {
         Ok(read)
     }
 
-    /// Moves what is unread to the front, and makes the rest longer or shorter as the last round suggests. What is unread stays when it fails.
+    /// Moves the unread bytes to the front, and makes the rest longer or shorter as the last round
+    /// suggests. The unread bytes stay when it fails.
     pub fn make_room(&mut self) -> Result<(), OutOfBudget> {
         let unread = self.end - self.start;
         let was_full = self.end == self.bytes.len();
@@ -69,13 +72,14 @@ impl<'a> ReadBuffer<'a> {
         Ok(())
     }
 
-    /// Makes room behind what is unread while nothing is executed. Whether there is any: not beyond the longest line, and not where others take all the memory.
+    /// Makes room behind the unread bytes while nothing is executed. Returns false where there is
+    /// none: beyond the longest line, and where others use up the budget.
     pub fn make_room_ahead(&mut self) -> bool {
         let len = self.bytes.len();
         if self.end < len {
             return true;
         }
-        // Only where much is gained: all that is unread is moved.
+        // Only where much is gained: all unread bytes are moved.
         if self.start >= len / 8 {
             self.move_to_front();
             return true;
@@ -106,7 +110,7 @@ impl<'a> ReadBuffer<'a> {
     }
 }
 
-/// What a buffer of this length takes of the common budget.
+/// The bytes of the common budget that a buffer of this length takes.
 fn large(len: usize) -> usize {
     len.saturating_sub(LEN_BURST)
 }

@@ -28,8 +28,8 @@ pub(crate) enum ParsedRequest<'a, 's> {
     /// Answered with an error; the connection closes, since it is unknown where the next request
     /// begins.
     Fatal(Wrong),
-    /// A replica of Redis asks for all data, in a line. Answered in RESP, and the connection closed:
-    /// the replica takes for data whatever does not begin with a minus sign.
+    /// A replica of Redis asks for all data, in a line. Answered in RESP, and the connection
+    /// closed: the replica takes for data whatever does not begin with a minus sign.
     ReplicaOfRedis(Wrong),
 }
 
@@ -128,8 +128,8 @@ impl RequestParser {
     }
 }
 
-/// The refusal of a line that asks to be sent everything, as `redis-cli --rdb` and replicas of Redis
-/// do; `None` for any other line.
+/// The refusal of a line that asks to be sent everything, as `redis-cli --rdb` and replicas of
+/// Redis do; `None` for any other line.
 fn replica_of_redis(line: &[u8]) -> Option<Wrong> {
     let word = line.split(u8::is_ascii_whitespace).next()?;
     let is_sync = word.eq_ignore_ascii_case(b"sync") || word.eq_ignore_ascii_case(b"psync");

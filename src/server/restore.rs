@@ -1,8 +1,9 @@
 //! `RESTORE`: the lines behind it are a dump and not commands, up to its end line.
 //!
-//! Owns the place in that stream. Takes the lines from the session's buffer one by one, so that a dump of any size passes through a bounded amount of memory, and
-//! holds them against this node's limits; what they mean for the data is replication's. After any error that place is lost, since nobody knows where the next
-//! command would begin: the client is told why, and the connection closes.
+//! Owns the position in that stream. Takes the lines from the session's buffer one by one, so that
+//! a dump of any size passes through a bounded amount of memory, and checks them against this
+//! node's limits; what they mean for the data is replication's. After an error it is unknown where
+//! the next command would begin: the client hears why, and the connection closes.
 
 use std::io;
 use std::net::TcpStream;
@@ -22,29 +23,31 @@ use crate::wire::dump::{self, DumpReader, Line};
 use crate::wire::reply::{ErrorCode, Reply};
 use crate::wire::text::encode_reply;
 
-/// What a client sends on average at least, in bytes a second of the time for which the node waits for it. One that drips would keep deletes from being forgotten for as long as it likes.
+/// The lowest average rate of a client, in bytes a second of the time for which the node waits for
+/// it. A client that drips would keep tombstones from being collected for as long as it likes.
 const RATE_MIN: u64 = 1 << 10;
 
-/// A restore has ended by then, however steadily it comes.
+/// The longest restore, however steadily it comes.
 const TIME_MAX: Duration = Duration::from_secs(6 * 3_600);
 
-/// The longest line that a restore can need.
+/// Bytes of the longest line that a restore can need.
 pub(crate) fn line_len_max(limits: &Limits) -> usize {
     dump::line_len_max(limits.key_len_max, limits.value_len_max)
 }
 
-/// Why a restore ended early.
+/// The reason why a restore ended early.
 enum Failed {
-    /// To be told to the client.
+    /// An error for the client.
     Refused(ErrorCode, String),
     /// The client is gone.
     Io(io::Error),
 }
 
-/// Takes a dump from the client, and appends what came of it to `replies`. Returns whether a command can follow.
+/// Takes a dump from the client, and appends the report to `replies`. Returns true if a command can
+/// follow.
 #[inline(never)]
 pub(crate) fn run(shared: &Shared, socket: &TcpStream, buffer: &mut ReadBuffer<'_>, replies: &mut Vec<u8>) -> io::Result<bool> {
-    // A client that stalls would hold the collector for as long.
+    // A client that stalls would hold the tombstone GC for as long.
     socket.set_read_timeout(Some(shared.services.config.write_timeout))?;
     let taken = restore::begin_restore(&shared.services.replica, Now::read()).map_err(|why| refusal(why, 0, 0)).and_then(|restore| {
         let taking =
@@ -76,15 +79,16 @@ fn report(restored: Restored, replies: &mut Vec<u8>) {
     encode_reply(&Reply::End, replies);
 }
 
-/// A restore, and the place in its stream.
+/// A restore, and the position in its stream.
 struct Taking<'a> {
     shared: &'a Shared,
     reader: DumpReader,
     restore: Restore<'a>,
-    /// Lines that were taken.
+    /// The number of lines that were taken.
     lines: u64,
     began: Instant,
-    /// How long the client was waited for since its rate was looked at last, and the bytes that came.
+    /// The time for which the client was waited for since its rate was checked last, and the bytes
+    /// that came.
     waited: Duration,
     came: u64,
 }
@@ -92,7 +96,7 @@ struct Taking<'a> {
 impl Taking<'_> {
     fn run(mut self, mut socket: &TcpStream, buffer: &mut ReadBuffer<'_>) -> Result<Restored, Failed> {
         let len_max = line_len_max(&self.shared.limits);
-        // Of what is unread, so much is known to hold no line end.
+        // So many of the unread bytes are known to hold no line end.
         let mut scanned = 0;
         loop {
             self.check_node()?;
@@ -140,7 +144,7 @@ impl Taking<'_> {
         }
     }
 
-    /// Whether the client sends fast enough, and has not done so for too long.
+    /// Checks that the client sends fast enough, and has not done so for too long.
     fn check_pace(&mut self, len: usize) -> Result<(), Failed> {
         let span = self.shared.services.config.write_timeout;
         self.came += len as u64;
@@ -158,7 +162,7 @@ impl Taking<'_> {
         Ok(())
     }
 
-    /// Whether this node can take more at all.
+    /// Checks that this node can take more at all.
     fn check_node(&self) -> Result<(), Failed> {
         let services = &self.shared.services;
         if self.shared.is_stopping() {
@@ -196,7 +200,7 @@ impl Taking<'_> {
     }
 }
 
-/// After so many good lines with so many entries.
+/// The error for the client, after so many good lines with so many entries.
 fn refusal(why: NotRestored, lines: u64, entries: u64) -> Failed {
     let nothing = |sentence: String| format!("{sentence}; nothing was restored");
     match why {

@@ -1,8 +1,14 @@
-//! The rounds of one connection: what was read is executed, as far as it goes, and its writes are waited for together.
+//! The rounds of one connection: what was read is executed, as far as it goes, and its writes are
+//! waited for together.
 //!
-//! Owns what is between the socket's bytes and the executor: the buffer of what was read, and the replies until they are sent. A round ends when the buffer holds no whole
-//! request any more, when the replies reach their bound, when the level of the writes that follow is another one, or in front of an answer that takes space or time. Never touches a
-//! socket.
+//! Owns what is between the socket's bytes and the commands: the buffer of what was read, and the
+//! replies until they are sent. A round ends when
+//! - the buffer holds no whole request any more,
+//! - the replies reach their bound,
+//! - the writes that follow have another ack level, or
+//! - an answer takes space or time.
+//!
+//! Never touches a socket.
 
 use std::sync::Arc;
 
@@ -19,9 +25,11 @@ use crate::server::shared::Shared;
 use crate::server::writes::ReplySpan;
 use crate::wire::resp::RespVersion;
 
-/// A round's replies are sent when they reach this, however many commands are left. Every client that reads slowly may hold as much, and one short reply.
+/// Bytes of replies at which a round ends, however many requests are left. A client that reads
+/// slowly may hold as much, and one short reply.
 pub(crate) const REPLIES_LEN_MAX: usize = 128 << 10;
-/// A reply from here on is written from where its values are stored instead of being copied into the replies of a round.
+/// Bytes of a reply from which on it is written from where its values are stored, instead of being
+/// copied into the replies of its round.
 const REPLY_LEN_LONG: usize = 128 << 10;
 
 pub(crate) struct Rounds<'a> {
@@ -34,30 +42,31 @@ pub(crate) struct Rounds<'a> {
 /// A round whose commands were executed.
 pub(crate) struct Executed {
     ended: Ended,
-    /// Bytes of its commands.
+    /// The bytes of its requests.
     consumed: usize,
-    /// The answer that it ended in front of is true only when the writes are acknowledged.
+    /// True if the answer that it ended in front of is true only once the writes are acknowledged.
     waits: bool,
 }
 
-/// Why a round ended.
+/// The reason why a round ended.
 pub(crate) enum Ended {
-    /// What is left is not a whole request.
+    /// The bytes that are left are not a whole request.
     NeedsMore,
-    /// The replies have reached their bound, or the writes that follow are waited for in another way: there may be more to execute.
+    /// The replies have reached their bound, or the writes that follow have another ack level:
+    /// there may be more to execute.
     Early,
-    /// This is to be written next.
+    /// This answer is to be written next.
     Before(Deferred, Protocol),
-    /// A dump comes next, not commands.
+    /// The lines of a dump come next, not commands.
     Restore,
-    /// After QUIT, and after bytes that are no requests.
+    /// The connection is to be closed: after QUIT, and after bytes that are no requests.
     Close,
 }
 
 /// The end of a round whose writes are settled.
 pub(crate) struct RoundEnd {
     pub ended: Ended,
-    /// Something was refused for want of a quorum.
+    /// True if something was refused for want of a quorum.
     pub no_quorum: bool,
 }
 
@@ -134,7 +143,8 @@ impl<'a> Rounds<'a> {
                     span.range.end = replies.len();
                     connection.record_reply(span);
                     if connection.level != level {
-                        // The writes so far were sent under the level before it, whatever has changed it.
+                        // The writes so far were sent under the level before it, whatever has
+                        // changed it.
                         break Ended::Early;
                     }
                 }
@@ -151,11 +161,11 @@ impl<'a> Rounds<'a> {
         Executed { ended, consumed: at, waits }
     }
 
-    /// `stands`: what the last of the writes has answered is true.
+    /// Ends a round. `stands`: the reply to the last of its writes is true.
     pub fn end(&mut self, executed: Executed, stands: bool) -> RoundEnd {
         let Executed { mut ended, consumed, waits } = executed;
         if waits && !stands {
-            // What became of the command with the long answer is in the replies already.
+            // The outcome of the command with the long answer is in the replies already.
             ended = Ended::Early;
         }
         let no_quorum = self.connection.end_round(self.buffer.unread().len() - consumed);

@@ -1,6 +1,8 @@
-//! One client: reads, executes everything that has come as one round, waits once, answers with one write.
+//! The session of one client: reads, executes everything that has come as one round, waits once,
+//! answers with one write.
 //!
-//! Owns the socket's thread. What a round is, is told in rounds.rs; nothing of a round's replies leaves before its writes are acknowledged.
+//! Runs on the thread `client-N` and owns what that thread reads. Rounds are explained in
+//! rounds.rs; no reply of a round leaves before its writes are acknowledged.
 
 use std::io::{self, Read, Write as _};
 use std::net::{Shutdown, TcpStream};
@@ -18,14 +20,15 @@ use crate::server::rounds::{Ended, RoundEnd, Rounds};
 use crate::server::shared::Shared;
 use crate::wire::reply::{ErrorCode, Reply};
 
-/// Of the memory for replies, kept between rounds.
+/// Bytes of memory for replies that are kept between rounds.
 const REPLIES_LEN_KEPT: usize = 16 << 10;
-/// Before a refusal for want of a quorum is sent: clients that try again at once would take the time that the peers need to come back.
+/// The pause before a refusal for want of a quorum is sent. Clients that try again at once would
+/// take the time that the peers need to come back.
 const NO_QUORUM_PAUSE: Duration = Duration::from_millis(20);
-/// How long a client may take to notice that it is being closed.
+/// The time that a client has to notice that it is being closed.
 const LINGER: Duration = Duration::from_secs(1);
 
-/// The life of a thread `client-N`, from the first byte to the last.
+/// The loop of a thread `client-N`, from the first byte to the last.
 pub(crate) fn run_client(shared: &Shared, client: &Arc<ClientHandle>) {
     let mut session = Session::new(shared, client);
     match session.serve() {
@@ -55,7 +58,7 @@ impl<'a> Session<'a> {
 
     fn serve(&mut self) -> io::Result<Farewell> {
         let mut needs_more = true;
-        // A half request at the end of the stream is dropped: nobody is left to tell.
+        // A half request at the end of the stream is dropped: no client is left to hear of it.
         while !self.shared.is_stopping() {
             if self.rounds.connection.client.is_killed() {
                 return Ok(Farewell::Gone);
@@ -93,8 +96,8 @@ impl<'a> Session<'a> {
                 }
                 Ended::Close => return Ok(Farewell::Closing),
             }
-            // Only now: while replies waited, and behind a dump, more may have been read than the round
-            // has left, and the client may have nothing more to send.
+            // Only now: while replies waited, and behind a dump, more may have been read than the
+            // round has left, and the client may have nothing more to send.
             let unread_len = self.rounds.buffer.unread().len();
             needs_more = unread_len == 0 || is_half && unread_len == left_len;
         }
@@ -119,7 +122,8 @@ impl<'a> Session<'a> {
     }
 }
 
-/// Ends the stream and reads on for a moment: closing with something unread would reset the connection, and the last reply could be lost.
+/// Ends the stream and reads on for a moment. Closing with something unread would reset the
+/// connection, and the last reply could be lost.
 #[inline(never)]
 fn linger(mut socket: &TcpStream) {
     let deadline = Instant::now() + LINGER;
@@ -127,7 +131,7 @@ fn linger(mut socket: &TcpStream) {
     let _ = socket.shutdown(Shutdown::Write);
     loop {
         let left = deadline.saturating_duration_since(Instant::now());
-        // Refused when nothing is left.
+        // Refused when no time is left.
         if left.is_zero() || socket.set_read_timeout(Some(left)).is_err() || !matches!(socket.read(&mut discarded), Ok(1..)) {
             return;
         }
@@ -146,8 +150,8 @@ mod tests {
     use crate::server::rounds::REPLIES_LEN_MAX;
     use crate::server::tests::{Fixture, any_port, fixture, until};
 
-    /// Sends some requests and, once replies come, the rest of them; reads no reply before the session
-    /// has read all that was sent. Returns the last line of the replies.
+    /// Sends some requests and, once replies come, the rest of them; reads no reply before the
+    /// session has read all that was sent. Returns the last line of the replies.
     fn last_reply(fixture: &Fixture, first: &str, rest: &str) -> String {
         let listener = any_port();
         let mut client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();

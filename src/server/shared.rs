@@ -18,8 +18,9 @@ use crate::wire::bytes::Limits;
 /// Bytes for large commands while they arrive, for what is queued for EXEC, and for what is read
 /// ahead while a client takes no replies: what read buffers take above a burst each.
 ///
-/// Any legal command fits, or dozens that are usual. Beyond this, a client that sends a large command
-/// hears `ERROR BUSY` and is closed, nothing is read ahead, and small commands are served as ever.
+/// Any legal command fits, or dozens that are usual. Beyond this, a client that sends a large
+/// command hears `ERROR BUSY` and is closed, nothing is read ahead, and small commands are served
+/// as ever.
 pub(crate) const READ_BUDGET: usize = 1 << 30;
 /// Bytes for long replies that their clients do not take at once, as far as the store does not hold
 /// them anyway. More where values may be so long that two lines of a dump would not fit.

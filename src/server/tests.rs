@@ -35,7 +35,8 @@ pub(crate) struct Fixture {
     replicator: JoinHandle<()>,
 }
 
-/// A node with so many peers, that do nothing by themselves, and a replicator that takes writes and forgets them.
+/// A node with so many peers, that do nothing by themselves, and a replicator that takes writes and
+/// forgets them.
 pub(crate) fn closed_fixture(listener: TcpListener, peers: usize, settings: &str) -> Fixture {
     let ids: Vec<String> = (2..2 + peers).map(|id| format!(r#"{{"id": {id}, "addr": "127.0.0.1:{id}"}}"#)).collect();
     let json = format!(
@@ -64,7 +65,7 @@ fn ack(upto: Stamp) -> Ack {
     Ack { origin, from: Stamp::ZERO, upto, received: upto, clocks: None }
 }
 
-/// The same once it has given up waiting for its peers, and is open.
+/// A node as [`closed_fixture`] makes it that has given up waiting for its peers, and is open.
 pub(crate) fn fixture(peers: usize, settings: &str) -> Fixture {
     let fixture = closed_fixture(any_port(), peers, settings);
     fixture.open();
@@ -264,12 +265,14 @@ fn large_values_pass_and_larger_ones_are_refused() {
 fn replies_do_not_pile_up_for_a_client_that_does_not_read_and_it_is_closed() {
     let fixture = fixture(0, r#", "write_timeout_ms": 200"#);
     let mut client = fixture.connect();
-    // Below the size from which values are streamed: these are held in the replies, up to their bound.
+    // Below the size from which values are streamed: these are held in the replies, up to their
+    // bound.
     client.send(format!("PUT a {}\n", "v".repeat(100 << 10)));
     client.expect(&["OK"]);
     let gets = 1280;
     client.send("GET a\n".repeat(gets));
-    // It reads nothing, so the session must give up; the value was not read for all the commands that are waiting.
+    // It reads nothing, so the session must give up; the value was not read for all the commands
+    // that are waiting.
     until("the session is closed", || fixture.server.clients_len() == 0);
     let mut received = Vec::new();
     // Ends, or is reset, well before all of it.
@@ -291,7 +294,8 @@ fn who_takes_nothing_is_closed_after_write_timeout_and_not_much_later() {
         until("the session is closed", || fixture.server.clients_len() == 0);
         begun.elapsed()
     };
-    // Once is enough: on a busy machine it may take longer. The system's buffers grow for a moment, which is time, too.
+    // Once is enough: on a busy machine it may take longer. The system's buffers grow for a moment,
+    // which is time, too.
     let mut tries = (0..5).map(|_| closed_after());
     assert!(tries.any(|after| (timeout..timeout * 3 / 2).contains(&after)));
     drop(tries);
@@ -585,7 +589,8 @@ fn stamp(fixture: &Fixture, key: &str) -> Stamp {
     fixture.store.entry(key.as_bytes()).unwrap().version().stamp
 }
 
-/// The commands of a round, a winner of which has come here before the acks have: what others may have built on is not written again, and nobody is told anything else than before.
+/// The commands of a round, a winner of which has come here before the acks have: what others may
+/// have built on is not written again, and nobody is told anything else than before.
 #[test]
 fn a_write_that_has_lost_is_done_and_is_not_written_again() {
     let fixture = fixture(2, r#", "ack_timeout_ms": 30000"#);
@@ -604,7 +609,7 @@ fn a_write_that_has_lost_is_done_and_is_not_written_again() {
     fixture.stop();
 }
 
-/// Of a round that is not acknowledged in time, what was acknowledged is done.
+/// The acknowledged writes of a round that is not acknowledged in time are done.
 #[test]
 fn each_write_of_a_round_that_times_out_has_its_own_outcome() {
     let fixture = fixture(2, r#", "ack_timeout_ms": 300"#);
@@ -643,7 +648,8 @@ fn many_clients_come_and_go() {
 
 #[test]
 fn a_failing_accept_pauses_and_goes_on() {
-    // A listener that does not block fails whenever nobody is there, as one without descriptors does.
+    // A listener that does not block fails whenever nobody is there, as one without descriptors
+    // does.
     let listener = any_port();
     let switch = listener.try_clone().unwrap();
     switch.set_nonblocking(true).unwrap();

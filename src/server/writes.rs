@@ -261,8 +261,8 @@ fn replace<'p>(replies: &mut Vec<u8>, spans: impl Iterator<Item = &'p ReplySpan>
     *replies = replaced;
 }
 
-/// Returns true if an update takes more than what is there: with the same value and another lifetime
-/// it does not.
+/// Returns true if an update takes more than what is there: with the same value and another
+/// lifetime it does not.
 fn grows(current: Option<&Entry>, update: &Update) -> bool {
     !update.is_delete() && current.is_none_or(|current| current.value() != update.entry().value())
 }

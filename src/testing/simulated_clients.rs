@@ -1,4 +1,5 @@
-//! Clients without sockets, for who drives a whole mesh in one thread: the shipped rounds, from the bytes of requests to the bytes of replies.
+//! Clients without sockets, for who drives a whole mesh in one thread: the shipped rounds, from the
+//! bytes of requests to the bytes of replies.
 
 use std::io;
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
@@ -55,7 +56,8 @@ impl SimulatedServer {
 }
 
 impl SimulatedClient<'_> {
-    /// Executes whole requests, which must make one round; [`SimulatedClient::poll`] has their replies.
+    /// Executes whole requests, which must make one round; [`SimulatedClient::poll`] has their
+    /// replies.
     pub fn send(&mut self, requests: &[u8], now: Now) {
         assert!(self.executed.is_none(), "a round is sent when the one before it is answered");
         self.rounds.replies.clear();
@@ -68,7 +70,8 @@ impl SimulatedClient<'_> {
         self.executed = Some(self.rounds.execute(&RoundTime::at(now)));
     }
 
-    /// The replies, once they may leave; they stay until the next round. `is_late`: the ack time-out of the round is over.
+    /// The replies, once they may leave; they stay until the next round. `is_late`: the ack
+    /// time-out of the round is over.
     pub fn poll(&mut self, is_late: bool) -> Option<&[u8]> {
         let Rounds { replies, connection, .. } = &mut self.rounds;
         let stands = connection.try_settle(is_late, replies)?;

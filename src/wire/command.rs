@@ -1,8 +1,9 @@
 //! Typed commands: what clients ask for, whichever protocol carries it.
 //!
 //! The kinds of [`Command`] are the ways in which a server executes one. The text protocol
-//! (wire/text) and RESP (server/commands) make these values of bytes; server/commands executes them.
-//! A command on one key is in the kind of its family, so that parser and meaning are in one file.
+//! (wire/text) and RESP (server/commands) make these values of bytes; server/commands executes
+//! them. A command on one key is in the kind of its family, so that parser and meaning are in one
+//! file.
 
 use std::time::Duration;
 
@@ -150,7 +151,7 @@ pub enum KeyRead {
     Exists,
     /// `string`, or `none` if absent.
     Type,
-    /// How Redis would keep the value.
+    /// The encoding in which Redis would keep the value.
     Encoding,
     /// The bytes that the entry takes, by estimate.
     Footprint,
@@ -340,7 +341,8 @@ pub enum ClientKind {
 /// The clients to close: those that meet every condition that is given.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct KillClients<'a> {
-    /// True for `CLIENT KILL addr`: OK, or an error if there is none. Else the number of those killed.
+    /// True for `CLIENT KILL addr`: OK, or an error if there is none. Else the number of those
+    /// killed.
     pub strict: bool,
     pub id: Option<u64>,
     pub addr: Option<Bytes<'a>>,

@@ -1,13 +1,14 @@
-//! Keys and values as text: any bytes as one line, bare where that is unambiguous and in double quotes where it is not.
+//! Keys and values as text: any bytes as one line, bare where that is unambiguous and in double
+//! quotes where it is not.
 //!
-//! Inside quotes: `\"`, `\\`, `\n`, `\r`, `\t`, and `\xHH` for any byte. What is written here is always valid UTF-8 without control
-//! characters; what is read may hold any byte but a line end.
+//! Inside quotes: `\"`, `\\`, `\n`, `\r`, `\t`, and `\xHH` for any byte. Written text is always
+//! valid UTF-8 without control characters; text that is read may hold any byte but a line end.
 
 use std::borrow::Cow;
 use std::io::{self, Write};
 
-/// Whether a value must be quoted in a reply: it is empty, begins with `"`, begins or ends with a space, or holds a control byte or invalid
-/// UTF-8.
+/// Returns true if a value must be quoted in a reply: it is empty, begins with `"`, begins or ends
+/// with a space, or holds a control byte or invalid UTF-8.
 pub fn needs_quotes(bytes: &[u8]) -> bool {
     let (Some(first), Some(last)) = (bytes.first(), bytes.last()) else { return true };
     // Most values are plain, which one look tells.
@@ -16,7 +17,8 @@ pub fn needs_quotes(bytes: &[u8]) -> bool {
     *first == b'"' || *first == b' ' || *last == b' ' || !(is_plain || is_text())
 }
 
-/// Without an early end inside a chunk, so that it is compiled to vector instructions: values are up to 16 MiB.
+/// Searches without an early end inside a chunk, so that it is compiled to vector instructions:
+/// values are up to 16 MiB.
 fn has(bytes: &[u8], is_wanted: impl Fn(u8) -> bool) -> bool {
     bytes.chunks(256).any(|chunk| chunk.iter().fold(false, |found, byte| found | is_wanted(*byte)))
 }
@@ -49,23 +51,24 @@ pub fn write_quoted(out: &mut impl Write, bytes: &[u8]) -> io::Result<()> {
     out.write_all(b"\"")
 }
 
-/// For people and for errors: always in quotes.
+/// Bytes for people and for errors: always in quotes.
 pub fn quoted(bytes: &[u8]) -> String {
     collect(|out| write_quoted(out, bytes))
 }
 
-/// As a reply shows it: quoted only if it must be.
+/// Bytes as a reply shows them: quoted only if they must be.
 pub fn text(bytes: &[u8]) -> String {
     collect(|out| write_text(out, bytes))
 }
 
-/// In quotes, and cut where it gets too long for a sentence.
+/// Bytes in quotes, and cut where they get too long for a sentence.
 pub fn shown(bytes: &[u8]) -> String {
     const SHOWN_LEN_MAX: usize = 64;
     shown_upto(bytes, SHOWN_LEN_MAX)
 }
 
-/// The same for a whole sentence that somebody else has written, such as why a peer refuses this node.
+/// A whole sentence that another program has written, such as why a peer refuses this node: in
+/// quotes, and cut later than a word.
 pub fn told(sentence: &str) -> String {
     const TOLD_LEN_MAX: usize = 256;
     shown_upto(sentence.as_bytes(), TOLD_LEN_MAX)
@@ -79,7 +82,8 @@ fn shown_upto(bytes: &[u8], len_max: usize) -> String {
     }
 }
 
-/// Writes a text as one line, whatever is in it: control characters are escaped, so that it neither ends the line nor commands the terminal that shows it.
+/// Writes a text as one line, whatever is in it: control characters are escaped, so that it neither
+/// ends the line nor commands the terminal that shows it.
 pub fn write_line(out: &mut impl Write, text: &str) -> io::Result<()> {
     let mut rest = text;
     while let Some((at, control)) = rest.char_indices().find(|(_, char)| char.is_control()) {
@@ -91,7 +95,8 @@ pub fn write_line(out: &mut impl Write, text: &str) -> io::Result<()> {
     out.write_all(rest.as_bytes())
 }
 
-/// What a text that ends its line stands for: the bytes themselves, or what the quotes hold. The error is a clause: what is wrong.
+/// The bytes that a text which ends its line stands for: the text itself, or what the quotes hold.
+/// The error is a clause that says what is wrong.
 pub fn unquote(text: &[u8]) -> Result<Cow<'_, [u8]>, String> {
     if text.first() != Some(&b'"') {
         return Ok(Cow::Borrowed(text));

@@ -1,4 +1,4 @@
-//! What clients are told, whichever protocol carries it, and what was wrong with what they asked.
+//! Replies to clients, whichever protocol carries them, and what was wrong with a request.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -7,13 +7,14 @@ use crate::data::entry::Value;
 use crate::wire::ack_level::AckLevel;
 use crate::wire::bytes::Bytes;
 
-/// One answer. RESP knows all of them. The text protocol writes an array, and every long answer, as several lines and [`Reply::End`].
+/// One reply. RESP knows all of them. The text protocol writes an array, and every long answer, as
+/// several lines and [`Reply::End`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Reply<'a> {
     Ok,
     /// A word that is no data: `PONG`, `QUEUED`, `string`.
     Status(&'static str),
-    /// What is stored.
+    /// A stored value.
     Value(Value),
     /// Other data.
     Bytes(Bytes<'a>),
@@ -23,12 +24,12 @@ pub enum Reply<'a> {
     /// There is no such key: null in RESP, the error NOTFOUND in text.
     Absent(Bytes<'a>),
     Null,
-    /// EXEC whose watched keys have changed.
+    /// The reply to an EXEC whose watched keys have changed.
     NullArray,
     Array(Vec<Reply<'a>>),
-    /// Two replies a pair. Flat in RESP2.
+    /// Pairs of replies. Flat in RESP2.
     Map(Vec<(Reply<'a>, Reply<'a>)>),
-    /// Without an order. An array in RESP2.
+    /// Replies without an order. An array in RESP2.
     Set(Vec<Reply<'a>>),
     Key(&'a [u8]),
     Ack(AckLevel),
@@ -50,7 +51,7 @@ impl Reply<'_> {
         Reply::Error { code, sentence: Cow::Owned(sentence.into()) }
     }
 
-    /// Bytes of data in it, about.
+    /// The bytes of data in the reply, about.
     #[inline]
     pub fn size(&self) -> usize {
         const OVERHEAD: usize = 16;
@@ -66,7 +67,7 @@ impl Reply<'_> {
             }
     }
 
-    /// Of these, those that are not shared with the store.
+    /// The bytes of data in the reply that are not shared with the store, about.
     pub fn own_size(&self) -> usize {
         match self {
             Reply::Value(_) => 0,
@@ -76,7 +77,7 @@ impl Reply<'_> {
         }
     }
 
-    /// The same, borrowing nothing.
+    /// The reply without borrowed parts.
     pub fn into_owned(self) -> Reply<'static> {
         let all = |replies: Vec<Reply<'_>>| replies.into_iter().map(Reply::into_owned).collect();
         match self {
@@ -102,7 +103,7 @@ impl Reply<'_> {
     }
 }
 
-/// The first word after `ERROR`.
+/// The code of an error: the first word after `ERROR` in text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ErrorCode {
     /// The command is known, its words are wrong.
@@ -133,7 +134,7 @@ pub enum ErrorCode {
     BadDump,
     /// The value is no number, or the sum would be none.
     NotNumber,
-    /// What Redis calls `ERR`: anything else that is wrong with a request.
+    /// Redis's `ERR`: anything else that is wrong with a request.
     Err,
     /// EXEC after a command that could not be queued.
     ExecAbort,
@@ -168,7 +169,7 @@ impl fmt::Display for ErrorCode {
     }
 }
 
-/// What was wrong with a request, and what would be right.
+/// The error of a wrong request: what was wrong, and what would be right.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Wrong {
     pub code: ErrorCode,

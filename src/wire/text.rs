@@ -26,7 +26,8 @@ pub use replies::{encode_reply, write_reply};
 pub use request_line::RequestLine;
 pub use verbs::{HELP_NOTES, VERBS, Verb, VerbSpec};
 
-/// What a line may hold beside its key and value; also the longest line that no verb begins.
+/// The bytes that a line may hold beside its key and value; also the longest line that no verb
+/// begins.
 const LINE_LEN_MIN: usize = 1024;
 
 /// The longest line: every byte of key and value may be escaped as four.
@@ -34,12 +35,13 @@ pub fn line_len_max(limits: &Limits) -> usize {
     LINE_LEN_MIN.saturating_add(written_len_max(limits.key_len_max, true)).saturating_add(written_len_max(limits.value_len_max, true))
 }
 
-/// How long a text of so many bytes can be when it is written: in quotes, every byte may be escaped as four.
+/// The longest written form of a text of so many bytes: in quotes, every byte may be escaped as
+/// four.
 fn written_len_max(len_max: usize, is_quoted: bool) -> usize {
     if is_quoted { len_max.saturating_mul(4) } else { len_max }
 }
 
-/// What the beginning of a read buffer holds. `consumed` bytes of it are done with then.
+/// The beginning of a read buffer. `consumed` bytes of it are done with then.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Parsed<'a> {
     /// Part of a line. Its first `scanned` bytes hold no line end and need not be looked at again.
@@ -60,13 +62,15 @@ pub enum Parsed<'a> {
         wrong: Wrong,
         consumed: usize,
     },
-    /// Bytes of something else, or a line with no known end. Answered with an error; the connection closes.
+    /// Bytes of something else, or a line with no known end. Answered with an error; the connection
+    /// closes.
     Fatal {
         wrong: Wrong,
     },
 }
 
-/// Looks at the first line of `buffer`, of which `scanned` bytes are known to hold no line end. `now_ms` is asked where something is to expire.
+/// Looks at the first line of `buffer`, of which `scanned` bytes are known to hold no line end.
+/// `now_ms` reads the wall clock where something is to expire.
 pub fn parse<'a>(buffer: &'a [u8], scanned: usize, limits: &Limits, now_ms: impl Fn() -> u64) -> Parsed<'a> {
     let Some(first) = buffer.first() else { return Parsed::Incomplete { scanned: 0 } };
     if is_binary(*first) {
@@ -107,8 +111,9 @@ pub fn parse<'a>(buffer: &'a [u8], scanned: usize, limits: &Limits, now_ms: impl
     }
 }
 
-/// Checks a line, or the beginning of one, of which `len` bytes count. How long it may be depends on its verb and on whether key and value
-/// begin with a quote, so that only who sends a value, escaped, can make a session hold the memory for one.
+/// Checks a line, or the beginning of one, of which `len` bytes count. The limit depends on its
+/// verb and on whether key and value begin with a quote: only a client that sends a value, escaped,
+/// can make a session hold the memory for one.
 fn check_line_len(line: &[u8], len: usize, limits: &Limits) -> Result<(), Wrong> {
     if len <= LINE_LEN_MIN { Ok(()) } else { check_long_line(line, len, limits) }
 }
@@ -122,7 +127,8 @@ fn check_long_line(line: &[u8], len: usize, limits: &Limits) -> Result<(), Wrong
     let mut max = LINE_LEN_MIN.saturating_add(written_len_max(limits.key_len_max, is_key_quoted));
     let mut limit = ("key_len_max", limits.key_len_max);
     if spec.takes_value {
-        // Up to here it is a legal line however it goes on; and the key, which may be long, is not read again for every piece that arrives.
+        // Up to here it is a legal line however it goes on; and the key, which may be long, is not
+        // read again for every piece that arrives.
         if len <= max.saturating_add(limits.value_len_max) {
             return Ok(());
         }
@@ -140,7 +146,8 @@ fn check_long_line(line: &[u8], len: usize, limits: &Limits) -> Result<(), Wrong
     Err(Wrong::new(ErrorCode::TooBig, sentence))
 }
 
-/// The first byte of the value in what follows the verb, if the line is so far and the key is well-formed.
+/// The first byte of the value in what follows the verb, if the line is so far and the key is
+/// well-formed.
 fn value_begin(rest: &[u8]) -> Option<u8> {
     let (_, rest) = if rest.first() == Some(&b'"') { split_quoted(rest).ok()? } else { (Cow::Borrowed(&[][..]), split_word(rest).1) };
     rest.strip_prefix(b" ")?.first().copied()
@@ -154,17 +161,20 @@ fn parse_line<'a>(line: &'a [u8], limits: &Limits, now_ms: impl Fn() -> u64) -> 
     Ok((spec.verb, spec.parse(rest, limits, &now_ms)?))
 }
 
-/// No verb, and no sensible slip of one, begins like this: a TLS hello does, and so does telnet's answer to an interrupt.
+/// Returns true if no verb, and no sensible slip of one, begins with a byte. A TLS hello does, and
+/// so does telnet's answer to an interrupt.
 fn is_binary(byte: u8) -> bool {
     !matches!(byte, b' '..=b'~' | b'\t' | b'\r' | b'\n')
 }
 
-/// Whether one of the first three bytes is no text, as in every HELLO of a peer. All verbs are as long.
+/// Returns true if one of the first three bytes is no text, as in every HELLO of a peer. All verbs
+/// are as long.
 fn begins_binary(line: &[u8]) -> bool {
     line.iter().take(3).any(|byte| is_binary(*byte))
 }
 
-/// A line that was refused and whose sender speaks something else: reading on would give an error for every line of it.
+/// The error for a refused line whose sender speaks another protocol: reading on would give an
+/// error for every line of it.
 fn foreign(line: &[u8], wrong: &Wrong) -> Option<Wrong> {
     const HOST: &[u8] = b"host:";
     if line.get(..HOST.len()).is_some_and(|word| word.eq_ignore_ascii_case(HOST)) {

@@ -1,5 +1,5 @@
-//! Commands for the operator of a node. Their answers take time, so that a session writes everything
-//! in front of them first.
+//! Commands for the operator of a node. Their answers take time, so that a session writes
+//! everything in front of them first.
 
 use std::fmt::Write as _;
 use std::sync::atomic::Ordering;
@@ -84,7 +84,8 @@ fn compacted(compacted: Result<Compacted, NotCompacted>) -> Reply<'static> {
     }
 }
 
-/// The lines that the server adds to STATUS: what clients did, and every limit of the configuration.
+/// The lines that the server adds to STATUS: what clients did, and every limit of the
+/// configuration.
 fn status(shared: &Shared) -> impl Iterator<Item = (&'static str, String)> {
     let (config, counters) = (&shared.services.config, &shared.counters);
     let counted = [

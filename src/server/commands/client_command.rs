@@ -1,7 +1,8 @@
-//! CLIENT: the clients that are connected, what they have sent of themselves, and how to close them.
+//! CLIENT: the clients that are connected, what they have sent of themselves, and how to close
+//! them.
 //!
-//! Takes one pass over the clients' handles, which are copied out of the table first: no lock is held
-//! while lines are written, so that ten thousand clients keep no other from connecting.
+//! Takes one pass over the clients' handles, which are copied out of the table first: no lock is
+//! held while lines are written, so that ten thousand clients keep no other from connecting.
 
 use std::fmt::Write as _;
 use std::net::SocketAddr;
@@ -148,7 +149,8 @@ fn lines<'c>(clients: impl IntoIterator<Item = &'c Arc<ClientHandle>>) -> String
     })
 }
 
-/// The fields of Redis 7.0 that are known here, in its order, and those of later versions behind them. Names have no spaces in them: the parser sees to that.
+/// Appends the line of a client: the fields of Redis 7.0 that are known here, in its order, and
+/// those of later versions behind them. Names have no spaces in them: the parser sees to that.
 fn line(client: &ClientHandle, out: &mut String) {
     let (info, queued) = (client.info(), client.queued());
     // Writing to memory does not fail.
@@ -174,7 +176,7 @@ fn line(client: &ClientHandle, out: &mut String) {
     let _ = writeln!(out, " user={USER} redir=-1 resp={resp} lib-name={lib_name} lib-ver={lib_version}");
 }
 
-/// As Redis shows an address, and one that it could not find out.
+/// An address as Redis shows it, also one that could not be found out.
 fn shown(addr: Option<SocketAddr>) -> String {
     addr.map_or_else(|| "?:0".to_owned(), |addr| addr.to_string())
 }
@@ -208,7 +210,8 @@ fn parse_list<'a>(words: &Arguments<'a, '_>) -> Result<Command<'a>, Wrong> {
     Ok(ClientCommand::List { ids, kind }.into())
 }
 
-/// CLIENT KILL addr, or with options: [ID id] [TYPE type] [USER user] [ADDR addr] [LADDR addr] [SKIPME yes | no]
+/// CLIENT KILL addr, or with options: [ID id] [TYPE type] [USER user] [ADDR addr] [LADDR addr]
+/// [SKIPME yes | no]
 fn parse_kill<'a>(words: &Arguments<'a, '_>) -> Result<Command<'a>, Wrong> {
     if words.len() == 3 {
         let kill = KillClients { strict: true, addr: Some(words.data(2)), also_me: true, ..KillClients::default() };

@@ -1,4 +1,4 @@
-//! What COMMAND and its subcommands answer, in the shapes of Redis 7.0.
+//! COMMAND and its subcommands, with answers in the shapes of Redis 7.0.
 
 use std::borrow::Cow;
 use std::iter;
@@ -40,7 +40,8 @@ static SUBCOMMANDS: [Spec; 4] = [
         .help("[command-name...]", "Explains commands."),
 ];
 
-/// ACL categories in Redis's order, each with the flags that make a command one of it. `!` means without that flag.
+/// The ACL categories in Redis's order, each with the flags that put a command into it. `!` means
+/// without that flag.
 const CATEGORIES: [(&str, &str, &[&str]); 11] = [
     ("keyspace", "@keyspace", &[]),
     ("read", "@read", &["readonly"]),
@@ -55,8 +56,8 @@ const CATEGORIES: [(&str, &str, &[&str]); 11] = [
     ("transaction", "@transaction", &[]),
 ];
 
-/// Answers a question about `commands`, which are all that there are. Cannot fail: an unknown one is
-/// null or left out.
+/// Answers a question about `commands`, which are all that there are. Cannot fail: an unknown one
+/// is null or left out.
 #[inline(never)]
 pub(super) fn answer(query: &CommandQuery, commands: impl Iterator<Item = &'static Spec> + Clone) -> Reply<'static> {
     let find = |name: &String| find(name, commands.clone());
@@ -91,7 +92,7 @@ fn find(name: &str, mut commands: impl Iterator<Item = &'static Spec>) -> Option
     }
 }
 
-/// An array of ten, for COMMAND INFO.
+/// The answer of COMMAND INFO about one command, an array of ten.
 fn info(spec: &'static Spec) -> Reply<'static> {
     let flags = words(spec.flags).map(Reply::Status).collect();
     let first = spec.keys.iter().map(|keys| keys.first).min().unwrap_or(0);

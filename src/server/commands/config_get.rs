@@ -21,7 +21,8 @@ static SUBCOMMANDS: [Spec; 1] = [Spec::command("config|get", -3, "admin noscript
     .docs("server", "2.0.0", "O(N) where N is the number of settings")
     .help("parameter...", "Returns settings of this node.")];
 
-/// The parameters that one of the patterns matches, each once. Patterns are in lower case, as names are.
+/// Answers CONFIG GET with the parameters that one of the patterns matches, each once. Patterns are
+/// in lower case, as names are.
 #[inline(never)]
 pub(super) fn config(shared: &Shared, patterns: &[Bytes<'_>]) -> Reply<'static> {
     let wanted = |name: &str| patterns.iter().any(|pattern| glob::matches(pattern, name.as_bytes()));
@@ -51,7 +52,7 @@ fn parameters(shared: &Shared) -> Vec<(&'static str, String)> {
         ("requirepass", ""),
         // Snapshots are written when the log has grown, never after a time.
         ("save", ""),
-        // Nobody is closed for being idle.
+        // No client is closed for being idle.
         ("timeout", "0"),
         ("tls-port", "0"),
     ];

@@ -23,7 +23,8 @@ pub(crate) enum Execution<'c> {
     Close(Reply<'c>),
 }
 
-/// Executes one request. `answers_while_loading`: a node that has not caught up yet answers it, too.
+/// Executes one request. `answers_while_loading`: a node that has not caught up yet answers it,
+/// too.
 pub(crate) fn execute<'c>(
     connection: &mut Connection<'_>,
     request: &'c Request<'_>,

@@ -94,7 +94,7 @@ pub(super) fn write(write: ExpiryWrite, key: &[u8], live: Option<Live<'_>>, time
     Evaluation { update: live.and_then(|live| changed(key, live, lifetime, time)), reply: Reply::Integer(1) }
 }
 
-/// The same value with another lifetime; `None` if that is the lifetime that it has.
+/// The update that gives a key another lifetime; `None` if that is the lifetime that it has.
 pub(super) fn changed(key: &[u8], live: Live<'_>, lifetime: Lifetime, time: &RoundTime) -> Option<Update> {
     let expires = match lifetime {
         Lifetime::Kept => return None,

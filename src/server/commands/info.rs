@@ -1,4 +1,5 @@
-//! INFO: figures by section, in the form and under the names of Redis where there is an honest counterpart.
+//! INFO: figures by section, in the form and under the names of Redis where there is an honest
+//! counterpart.
 
 use std::fmt::{Display, Write as _};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -27,7 +28,8 @@ pub(super) static COMMANDS: &[Spec] = &[Spec::command("info", -1, "loading stale
 /// Writes the lines of a section.
 type Fill = fn(&Shared, &mut Lines);
 
-/// In Redis's order, and kvmesh's own behind them. What nobody asks for is not measured.
+/// The sections in Redis's order, with kvmesh's own behind them. A section that is not asked for is
+/// not measured.
 const SECTIONS: [(&str, Fill); 10] = [
     ("Server", server),
     ("Clients", clients),
@@ -43,7 +45,7 @@ const SECTIONS: [(&str, Fill); 10] = [
 
 const SECONDS_PER_DAY: u64 = 24 * 60 * 60;
 
-/// All sections, or those that are named; a name that nobody knows is not missed.
+/// Answers INFO with all sections, or with those that are named; an unknown name is ignored.
 pub(super) fn info(shared: &Shared, sections: &[String]) -> Reply<'static> {
     let mut lines = Lines(String::new());
     for (title, fill) in SECTIONS {
@@ -68,7 +70,7 @@ impl Lines {
         let _ = write!(self.0, "{name}:{value}\r\n");
     }
 
-    /// A number of bytes, and the same for people.
+    /// Writes a number of bytes, and the same for people.
     fn put_bytes(&mut self, name: &str, bytes: u64) {
         self.put(name, bytes);
         self.put(&format!("{name}_human"), human(bytes));
@@ -88,7 +90,7 @@ fn server(shared: &Shared, lines: &mut Lines) {
     lines.put("os", os());
     lines.put("arch_bits", usize::BITS);
     lines.put("process_id", std::process::id());
-    // Forty hexadecimal digits, and others at every start: the node's own name for this incarnation of it.
+    // Forty hexadecimal digits, and others at every start: this incarnation's own name.
     lines.put("run_id", format_args!("{:024x}{:016x}", origin.node.0, origin.nonce));
     lines.put("tcp_port", shared.addr.port());
     lines.put("server_time_usec", SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_micros());
@@ -115,7 +117,8 @@ fn memory(shared: &Shared, lines: &mut Lines) {
     lines.put("maxmemory_policy", "noeviction");
 }
 
-/// A snapshot is what Redis's dump is, and the log what its append-only file is.
+/// Writes the section on persistence: a snapshot is what Redis's dump is, and the write-ahead log
+/// what its append-only file is.
 fn persistence(shared: &Shared, lines: &mut Lines) {
     let replica = &shared.services.replica;
     lines.put_flag("loading", !replica.is_open());
@@ -202,7 +205,7 @@ fn kvmesh(shared: &Shared, lines: &mut Lines) {
     lines.put("divergences", figures.divergences);
 }
 
-/// The system's own words for itself; only Linux has them in files.
+/// The system's own words for itself, which only Linux has in files.
 fn os() -> String {
     let word = |name: &str| std::fs::read_to_string(format!("/proc/sys/kernel/{name}")).ok();
     let arch = std::env::consts::ARCH;
@@ -212,14 +215,14 @@ fn os() -> String {
     }
 }
 
-/// In bytes. Only Linux tells.
+/// The memory of the machine in bytes, where the system is Linux.
 fn system_memory() -> Option<u64> {
     let text = std::fs::read_to_string("/proc/meminfo").ok()?;
     let line = text.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
     line.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok().map(|kib| kib << 10)
 }
 
-/// As Redis writes it: `512B`, `1.10M`.
+/// A number of bytes as Redis writes it for people: `512B`, `1.10M`.
 fn human(bytes: u64) -> String {
     let units = ["K", "M", "G", "T", "P", "E"];
     let unit = (1..=units.len()).rev().find(|power| bytes >> (10 * power) > 0);

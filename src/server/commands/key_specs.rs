@@ -1,4 +1,5 @@
-//! Where the keys are among the words of a command, and what becomes of them: Redis's "key specifications".
+//! Where the keys are among the words of a command, and what becomes of them: Redis's "key
+//! specifications".
 
 /// KeySpec at places that follow from one number each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -7,7 +8,8 @@ pub struct KeySpec {
     pub flags: &'static str,
     /// The index of the first one.
     pub first: i8,
-    /// The index of the last one: relative to the first, or to the end if negative (as in COMMAND INFO).
+    /// The index of the last one: relative to the first, or to the end if negative (as in COMMAND
+    /// INFO).
     pub last: i8,
     /// The distance from one to the next.
     pub step: i8,

@@ -1,10 +1,11 @@
-//! What Redis has and kvmesh does not, and why: a client hears a reason and a way out instead of "unknown command".
+//! Commands that Redis has and kvmesh does not: a client hears a reason and a way out instead of
+//! "unknown command".
 //!
-//! Every name here is one that Redis knows; what it does not know either is an unknown command.
+//! Every name here is one that Redis knows. A name that Redis does not know is an unknown command.
 
 /// Commands that are not here for the same reason.
 struct Family {
-    /// In lower case.
+    /// The names in lower case.
     names: &'static [&'static str],
     /// The rest of the sentence that the name begins.
     why: &'static str,
@@ -12,19 +13,21 @@ struct Family {
 
 /// Subcommands that are not here.
 struct Subfamily {
-    /// In lower case, as all names.
+    /// The name of the container in lower case, as all names.
     container: &'static str,
     names: &'static [&'static str],
     why: &'static str,
 }
 
-/// Why there is no command of that name, in any case; `None` if Redis does not know it either, or if it is here.
+/// The reason why there is no command of that name, in upper or lower case. `None` if Redis does
+/// not know it either, or if it is here.
 pub fn refusal(name: &[u8]) -> Option<String> {
     let family = FAMILIES.iter().find_map(|family| Some((find(family.names, name)?, family.why)));
     family.map(|(name, why)| format!("{} is not supported: {why}", name.to_ascii_uppercase()))
 }
 
-/// Why a command that is here has no subcommand of that name. `container` is in lower case.
+/// The reason why a command that is here has no subcommand of that name. `container` is in lower
+/// case.
 pub fn subcommand_refusal(container: &str, name: &[u8]) -> Option<String> {
     if name.eq_ignore_ascii_case(b"help") {
         let container = container.to_ascii_uppercase();

@@ -20,7 +20,8 @@ pub(super) use listing::{write_keys, write_matching};
 
 /// The number of keys that SCAN looks at by default.
 const SCAN_COUNT: usize = 10;
-/// The longest pattern. Matching takes time that grows with its length, for every byte of every key.
+/// The longest pattern. Matching takes time that grows with its length, for every byte of every
+/// key.
 const PATTERN_LEN_MAX: usize = 1024;
 
 pub(super) static COMMANDS: &[Spec] = &[
@@ -102,8 +103,8 @@ pub(super) fn run(step: &mut AtomicStep<'_>, command: &Keyspace<'_>) -> Reply<'s
     }
 }
 
-/// The random bits that decide which key RANDOMKEY names. Where the system gives none, the time must
-/// do.
+/// The random bits that decide which key RANDOMKEY names. Where the system gives none, the time
+/// must do.
 fn random_bits(time: &RoundTime) -> u64 {
     getrandom::u64().unwrap_or_else(|_| time.wall_ms())
 }

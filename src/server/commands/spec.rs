@@ -34,9 +34,9 @@ pub struct Spec {
 /// Makes a command of the words of a request, which are as many as the arity says.
 #[derive(Clone, Copy)]
 pub enum Parser {
-    /// Of a command that is queued between MULTI and EXEC.
+    /// The parser of a command that is queued between MULTI and EXEC.
     Command(CommandParser),
-    /// Of a command that is executed at once even there.
+    /// The parser of a command that is executed at once even there.
     Session(SessionParser),
 }
 

@@ -157,7 +157,8 @@ pub(super) fn read<'c>(read: &StringRead, key: &'c [u8], live: Option<Live<'_>>)
     }
 }
 
-/// Evaluates a write. `prebuilt` is what [`prebuilt`] made of the same write; taken if it is needed.
+/// Evaluates a write. `prebuilt` is what [`prebuilt`] made of the same write; taken if it is
+/// needed.
 #[inline]
 pub(super) fn write<'c>(
     write: &StringWrite<'_>,

@@ -1,4 +1,5 @@
-//! Requests and what they mean. Every error here is one that redis-server 7.0.15 gave, except where it says that it is kvmesh's own.
+//! Requests and what they mean. Every error here is one that redis-server 7.0.15 gave, except where
+//! it says that it is kvmesh's own.
 
 mod data;
 mod introspection;

@@ -1,7 +1,8 @@
 //! MULTI to EXEC: the commands that were queued, in one step.
 //!
 //! The commands that concern data are planned and applied while every key that they name, or every
-//! key, is locked. The others are executed behind that, since they may look at the store themselves.
+//! key, is locked. The others are executed behind that, since they may look at the store
+//! themselves.
 
 use std::cell::Cell;
 
@@ -44,7 +45,7 @@ pub(super) static COMMANDS: &[Spec] = &[
         .help("", "Forgets the watched keys."),
 ];
 
-/// What became of a queued command.
+/// The outcome of a queued command in the step.
 enum Outcome<'q> {
     Done(Reply<'static>),
     /// It is no part of the step, and to be executed behind it.

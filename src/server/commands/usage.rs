@@ -1,14 +1,16 @@
-//! The words of a command in one line, as people write them, and as the tree that COMMAND DOCS shows.
+//! The words of a command in one line, as people write them, and as the tree that COMMAND DOCS
+//! shows.
 //!
-//! Lower case stands for a value, upper case for itself; `[…]` may be left out, `(…)` holds together, `|` separates choices, and what `...`
-//! follows may come several times: `key value [NX|XX] [EX seconds|KEEPTTL]`, `(key value)...`.
+//! Lower case stands for a value, upper case for itself; `[…]` may be left out, `(…)` holds
+//! together, `|` separates choices, and what `...` follows may come several times: `key value
+//! [NX|XX] [EX seconds|KEEPTTL]`, `(key value)...`.
 
 /// A word of a command, or several that belong together.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Argument {
     pub name: &'static str,
     pub kind: Kind,
-    /// The word in front of it.
+    /// The word in front of its value.
     pub token: Option<&'static str>,
     pub is_optional: bool,
     pub is_multiple: bool,
@@ -17,13 +19,13 @@ pub struct Argument {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Kind {
     Value,
-    /// Only its token.
+    /// A token alone.
     Token,
     OneOf(Vec<Argument>),
     Block(Vec<Argument>),
 }
 
-/// Cannot fail for what is in the tables, all of which a test reads: what is no usage panics.
+/// The arguments that a usage describes. Panics at what is no usage; a test reads all rows.
 pub fn arguments(usage: &'static str) -> Vec<Argument> {
     split(usage, ' ').map(element).collect()
 }
@@ -43,7 +45,7 @@ fn element(text: &'static str) -> Argument {
     argument
 }
 
-/// What is in brackets: `NX|XX`, or `EX seconds`.
+/// The argument in brackets: `NX|XX`, or `EX seconds`.
 fn choice(text: &'static str) -> Argument {
     let mut choices: Vec<Argument> = split(text, '|').map(sequence).collect();
     if choices.len() == 1 {
@@ -52,7 +54,8 @@ fn choice(text: &'static str) -> Argument {
     argument("option", Kind::OneOf(choices), None)
 }
 
-/// A token belongs to the one value behind it, or to all of them together.
+/// An argument of several words. A token belongs to the one value behind it, or to all of them
+/// together.
 fn sequence(text: &'static str) -> Argument {
     let mut parts = arguments(text);
     let token = match parts[0].kind {
@@ -79,7 +82,7 @@ fn inside(text: &'static str, open: char, close: char) -> Option<&'static str> {
     text.strip_prefix(open)?.strip_suffix(close)
 }
 
-/// At separators that are in no brackets.
+/// Splits at separators that are in no brackets.
 fn split(text: &'static str, separator: char) -> impl Iterator<Item = &'static str> {
     let mut depth = 0;
     text.split(move |c| {
@@ -102,7 +105,7 @@ mod tests {
         words.join(" ")
     }
 
-    /// As redis-cli shows it.
+    /// A usage as redis-cli shows it.
     fn show(argument: &Argument) -> String {
         let alone = match &argument.kind {
             Kind::Value => argument.name.to_owned(),

@@ -11,7 +11,8 @@ use crate::server::tests::{Client, Fixture, OTHER, any_port, closed_fixture, fix
 use crate::store::Keyspace;
 use crate::wire::dump::{DumpKind, Header, whole_dump};
 
-/// What a node prints that holds these keys and values, a tombstone where there is none. Its vector covers all of them.
+/// The dump of a node that holds these keys and values, a tombstone where there is none. Its vector
+/// covers all of them.
 fn dump_of(entries: &[(&[u8], Option<&[u8]>)], vector: VersionVector) -> Vec<u8> {
     let (mut held, mut vector) = (Vec::new(), vector);
     for (at, (key, value)) in entries.iter().enumerate() {
@@ -64,13 +65,14 @@ fn commands_go_on_behind_a_restore_and_before_it() {
     }
 }
 
-/// What is sent behind a dump may be read with it, and then no further byte comes.
+/// Bytes that are sent behind a dump may be read with it, and then no further byte comes.
 #[test]
 fn a_command_that_came_with_the_dump_is_executed_without_another_byte() {
     let fixture = fixture(0, "");
     let mut client = fixture.connect();
     client.send("PUT x 1\nRESTORE\n");
-    // The first reply says that the round in front of the restore has ended, with nothing left to read.
+    // The first reply says that the round in front of the restore has ended, with nothing left to
+    // read.
     client.expect(&["OK"]);
     client.send([&small()[..], b"PING\n"].concat());
     client.expect(&["entries 3", "merged 3", "covered 0", "dropped 0", "END", "PONG"]);
@@ -166,7 +168,8 @@ fn a_client_that_stalls_is_given_up() {
     fixture.stop();
 }
 
-/// A byte now and then kept a node from catching up and from forgetting deletes for as long as the client liked.
+/// A byte now and then kept a node from catching up and from forgetting deletes for as long as the
+/// client liked.
 #[test]
 fn a_client_that_drips_is_given_up() {
     let fixture = fixture(0, r#", "write_timeout_ms": 400"#);

@@ -1,4 +1,5 @@
-//! Redis clients: which errors of the mesh they hear, and what becomes of their commands when they are not acknowledged.
+//! Redis clients: which errors of the mesh they hear, and what becomes of their commands when they
+//! are not acknowledged.
 
 use super::*;
 use crate::wire::resp::encoding::request;
@@ -8,7 +9,7 @@ impl Client {
         self.ask_all(&[words]);
     }
 
-    /// In one piece, so that they are one round.
+    /// Sends requests in one piece, so that they are one round.
     fn ask_all(&mut self, requests: &[&[&str]]) {
         let mut bytes = Vec::new();
         requests.iter().for_each(|words| request(words, &mut bytes));

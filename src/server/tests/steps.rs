@@ -13,7 +13,8 @@ fn batch(requests: &[&[&str]]) -> String {
 fn relative_expiry_near_the_end_of_time_survives_a_timeout() {
     let fixture = fixture(2, r#", "ack_timeout_ms": 300"#);
     let mut client = fixture.connect();
-    // Beyond the end of time once the time-out is over, and not before; unless this machine is slow: then it is refused, and sent again.
+    // Beyond the end of time once the time-out is over, and not before; unless this machine is
+    // slow: then it is refused, and sent again.
     let mut set = || {
         let px = i64::MAX - crate::data::clock::wall_ms() as i64 - 100;
         client.send(resp(&["SET", "k", "v", "PX", &px.to_string()]));
@@ -191,7 +192,8 @@ fn a_level_that_changes_ends_the_round_however_it_changes() {
     fixture.stop();
 }
 
-/// HELLO in a transaction: a short reply to EXEC comes in the version that it chose, a long one in that before it.
+/// HELLO in a transaction: a short reply to EXEC comes in the version that it chose, a long one in
+/// that before it.
 #[test]
 fn a_long_reply_to_exec_speaks_as_a_short_one_does() {
     let fixture = fixture(0, "");

@@ -1,24 +1,26 @@
 //! Sums of decimal fractions, for INCRBYFLOAT: the digits that Redis would answer.
 //!
-//! Redis reads both numbers with `strtold`, adds them as the processor does, and prints the sum with `%.17Lf`. On x86 that is arithmetic on 64
-//! binary digits, which shows: -1.245449 - 489.780284 is -491.02573300000000001. So that the digits are the same on every machine, the same
+//! Redis reads both numbers with `strtold`, adds them as the processor does, and prints the sum
+//! with `%.17Lf`. On x86 that is arithmetic on 64 binary digits, which shows: -1.245449 -
+//! 489.780284 is -491.02573300000000001. So that the digits are the same on every machine, the same
 //! arithmetic is done here, on integers.
 
 use big::Big;
 
 mod big;
 
-/// Redis looks at no longer text than this.
+/// The longest text that Redis looks at.
 const TEXT_LEN_MAX: usize = 5 * 1024 - 1;
 /// Digits behind the point of a sum.
 const PLACES: usize = 17;
-/// The exponents of the lowest binary digit that is kept, of the smallest number and of the greatest.
+/// The exponents of the lowest binary digit that is kept, of the smallest number and of the
+/// greatest.
 const EXPONENT_MIN: i64 = -16445;
 const EXPONENT_MAX: i64 = 16383 - 63;
-/// With a decimal exponent beyond this a number overflows or underflows, however many digits it has.
+/// The decimal exponent beyond which a number overflows or underflows, however many digits it has.
 const DECIMAL_EXPONENT_MAX: i64 = 10_100;
 
-/// Why there is no sum.
+/// The reason why there is no sum.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NotAdded {
     CurrentIsNoNumber,
@@ -27,8 +29,8 @@ pub enum NotAdded {
     NotFinite,
 }
 
-/// The sum as Redis prints it: with no more digits than it needs, at most 17 of them behind the point, and never with an exponent. It is itself
-/// a number.
+/// The sum as Redis prints it: with no more digits than it needs, at most 17 of them behind the
+/// point, and never with an exponent. It is itself a number.
 pub fn add(current: &[u8], by: &[u8]) -> Result<Vec<u8>, NotAdded> {
     let current = Number::parse(current).ok_or(NotAdded::CurrentIsNoNumber)?;
     let by = Number::parse(by).ok_or(NotAdded::IncrementIsNoNumber)?;
@@ -36,18 +38,20 @@ pub fn add(current: &[u8], by: &[u8]) -> Result<Vec<u8>, NotAdded> {
     Ok(current.plus(by).ok_or(NotAdded::NotFinite)?.print())
 }
 
-/// Whether Redis takes this for a number. It takes infinity for one, and digits of base 16 behind `0x`.
+/// Returns true if Redis takes this for a number. It takes infinity for one, and digits of base 16
+/// behind `0x`.
 pub fn is_number(bytes: &[u8]) -> bool {
     Number::parse(bytes).is_some()
 }
 
-/// What a text can stand for.
+/// The number that a text stands for.
 enum Number {
     Finite(Float),
     Infinite,
 }
 
-/// `mantissa * 2^exponent`. Either the topmost bit of the mantissa is set, or the exponent is the least.
+/// `mantissa * 2^exponent`. Either the topmost bit of the mantissa is set, or the exponent is the
+/// least.
 #[derive(Clone, Copy)]
 struct Float {
     negative: bool,
@@ -56,7 +60,7 @@ struct Float {
 }
 
 impl Number {
-    /// Nothing where `strtold` stops early, or Redis does not trust it.
+    /// Reads a number. `None` where `strtold` stops early, or Redis does not trust it.
     fn parse(text: &[u8]) -> Option<Number> {
         if text.len() > TEXT_LEN_MAX {
             return None;
@@ -113,7 +117,7 @@ impl Digits {
         any.then_some(Digits { digits, base, exponent })
     }
 
-    /// The nearest number that there is; none if it is infinite, or zero though there are digits.
+    /// The nearest number that there is; `None` if it is infinite, or zero though there are digits.
     fn round(self, negative: bool) -> Option<Float> {
         if self.digits.is_zero() {
             return Some(Float { negative, mantissa: 0, exponent: EXPONENT_MIN });
@@ -148,8 +152,8 @@ fn parse_exponent(text: &[u8]) -> Option<i64> {
 }
 
 impl Float {
-    /// The number that is nearest to `bits * 2^exponent`; of two, the even one. None if that is infinite. Where digits were dropped from the
-    /// end of `bits`, its lowest one is set.
+    /// The number that is nearest to `bits * 2^exponent`; of two, the even one. `None` if that is
+    /// infinite. Where digits were dropped from the end of `bits`, its lowest one is set.
     fn round(negative: bool, bits: u128, exponent: i64) -> Option<Float> {
         let len = i64::from(u128::BITS - bits.leading_zeros());
         if len == 0 {
@@ -171,9 +175,10 @@ impl Float {
         (exponent <= EXPONENT_MAX).then_some(Float { negative, mantissa, exponent })
     }
 
-    /// None if it is infinite.
+    /// The sum; `None` if it is infinite.
     fn plus(self, other: Float) -> Option<Float> {
-        /// Places behind the lowest of the greater number: enough for what is dropped not to matter but by its being there.
+        /// Digits behind the lowest of the greater number: enough for what is dropped not to matter
+        /// but by its being there.
         const ROOM: i64 = 62;
         let (great, small) = if self.exponent >= other.exponent { (self, other) } else { (other, self) };
         let apart = great.exponent - small.exponent;
@@ -190,7 +195,7 @@ impl Float {
         Float::round(sum < 0, sum.unsigned_abs(), great.exponent - ROOM)
     }
 
-    /// As `%.17Lf` does, without zeros at the end.
+    /// The number as `%.17Lf` prints it, without zeros at the end.
     fn print(self) -> Vec<u8> {
         let mut digits = match u32::try_from(self.exponent) {
             Ok(exponent) => {

@@ -51,7 +51,7 @@ pub fn write_reply(out: &mut impl Write, reply: &Reply<'_>, version: RespVersion
     }
 }
 
-/// Writes what is in front of the elements of an array that are written one by one.
+/// Writes the head of an array whose elements are written one by one.
 pub fn write_array_head(out: &mut impl Write, len: usize) -> io::Result<()> {
     write_number(out, b'*', len as u64)
 }
@@ -100,7 +100,7 @@ fn write_bulk(out: &mut impl Write, bytes: &[u8]) -> io::Result<()> {
     out.write_all(b"\r\n")
 }
 
-/// Text of which the client is told that it is to be shown as it is.
+/// Writes text that the client is to show as it is.
 fn write_verbatim(out: &mut impl Write, text: &str) -> io::Result<()> {
     const FORM: &str = "txt:";
     write_number(out, b'=', (FORM.len() + text.len()) as u64)?;
@@ -109,7 +109,8 @@ fn write_verbatim(out: &mut impl Write, text: &str) -> io::Result<()> {
     out.write_all(b"\r\n")
 }
 
-/// A line within which no other may begin: as in Redis, spaces stand where it holds line ends.
+/// Writes a line within which no other may begin: as in Redis, spaces stand where it holds line
+/// ends.
 fn write_line(out: &mut impl Write, kind: u8, text: &str) -> io::Result<()> {
     out.write_all(&[kind])?;
     let mut rest = text.as_bytes();

@@ -1,13 +1,16 @@
-//! Patterns of KEYS, SCAN and their kin: `*`, `?`, `[a-z]`, `[^a]` and `\`, byte for byte as Redis matches them.
+//! Patterns of KEYS, SCAN and their kin: `*`, `?`, `[a-z]`, `[^a]` and `\`, byte for byte as Redis
+//! matches them.
 //!
-//! Redis's `stringmatchlen` (util.c, 7.0) calls itself at every `*`; here a failure goes back to the last `*` alone. That finds the same,
-//! for all that stands between two `*` takes exactly one byte of the key for each of its parts, and takes at most one look at the pattern
-//! for each byte of the key.
+//! Redis's `stringmatchlen` (util.c, 7.0) calls itself at every `*`; here a failure goes back to
+//! the last `*` alone. That finds the same, for all that stands between two `*` takes exactly one
+//! byte of the key for each of its parts, and takes at most one look at the pattern for each byte
+//! of the key.
 
-/// Whether all of the key is matched by all of the pattern.
+/// Returns true if all of the key is matched by all of the pattern.
 pub fn matches(pattern: &[u8], key: &[u8]) -> bool {
     if key.is_empty() {
-        // Redis does not look at patterns here, so `**` does not match, but KEYS and SCAN do without a look if all is wanted.
+        // Redis does not look at patterns here, so `**` does not match, but KEYS and SCAN do
+        // without a look if all is wanted.
         return matches!(pattern, b"" | b"*");
     }
     let (mut at, mut place) = (0, 0);
@@ -31,7 +34,8 @@ pub fn matches(pattern: &[u8], key: &[u8]) -> bool {
             }
             _ => {}
         }
-        // The last `*` takes one byte more. To have one before it take more would only leave it less.
+        // The last `*` takes one byte more. To have one before it take more would only leave it
+        // less.
         let Some((behind, taken)) = &mut star else { return false };
         *taken += 1;
         (at, place) = (*behind, *taken);
@@ -39,7 +43,8 @@ pub fn matches(pattern: &[u8], key: &[u8]) -> bool {
     pattern[at..].iter().all(|byte| *byte == b'*')
 }
 
-/// How long the part is that the pattern begins with, which is no `*`, and whether the byte is one that it stands for.
+/// The length of the part that the pattern begins with, which is no `*`, and whether the byte is
+/// one that it stands for.
 fn part(pattern: &[u8], byte: u8) -> (usize, bool) {
     match pattern {
         [b'?', ..] => (1, true),
@@ -57,7 +62,8 @@ fn part(pattern: &[u8], byte: u8) -> (usize, bool) {
     }
 }
 
-/// What is behind `[` up to its `]`, or up to the end if it is never closed; whether the byte is in it.
+/// The length of what is behind `[` up to its `]`, or up to the end if it is never closed, and
+/// whether the byte is in it.
 fn class(pattern: &[u8], byte: u8) -> (usize, bool) {
     let (mut at, mut hit) = (0, false);
     loop {
@@ -65,7 +71,8 @@ fn class(pattern: &[u8], byte: u8) -> (usize, bool) {
             [] => return (at, hit),
             [b'\\', literal, ..] => (2, *literal == byte),
             [b']', ..] => return (at + 1, hit),
-            // Whatever the end is: even `]`, which then does not close, and `\`, which then escapes nothing.
+            // Any byte ends a range: even `]`, which then does not close, and `\`, which then
+            // escapes nothing.
             [start, b'-', end, ..] => (3, in_range(*start, *end, byte)),
             [literal, ..] => (1, *literal == byte),
         };
@@ -74,7 +81,8 @@ fn class(pattern: &[u8], byte: u8) -> (usize, bool) {
     }
 }
 
-/// In either order. Redis's bytes have a sign, where it is built for x86: those from 128 on come before the others.
+/// Returns true if a byte is in a range, whose ends may be in either order. Redis's bytes have a
+/// sign, where it is built for x86: those from 128 on come before the others.
 fn in_range(start: u8, end: u8, byte: u8) -> bool {
     let [start, end, byte] = [start, end, byte].map(u8::cast_signed);
     (start.min(end)..=start.max(end)).contains(&byte)
@@ -85,7 +93,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// What KEYS of Redis 7.0.15 on x86-64 answers where the key is the only one.
+    /// The answers of KEYS of Redis 7.0.15 on x86-64 where the key is the only one.
     #[test]
     fn patterns_match_what_redis_matches() {
         let cases: &[(&[u8], &[u8], bool)] = &[

@@ -8,7 +8,7 @@ pub mod request;
 
 use std::ops::Range;
 
-/// The two versions of RESP.
+/// The two versions of RESP, the protocol of Redis clients.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum RespVersion {
     #[default]

@@ -1,7 +1,9 @@
-//! Requests of RESP clients: arrays of bulk strings, as Redis takes them, in whatever pieces they arrive.
+//! Requests of RESP clients: arrays of bulk strings, as Redis takes them, in whatever pieces they
+//! arrive.
 //!
-//! What is refused, and in which words, is Redis's `processMultibulkBuffer` (networking.c, 7.0), accidents included: a line ends at its `\r`,
-//! and neither the byte behind that nor the two behind a bulk are looked at. Knows no command; copies and keeps no bytes of the buffer.
+//! What is refused, and in which words, is Redis's `processMultibulkBuffer` (networking.c, 7.0),
+//! accidents included: a line ends at its `\r`, and neither the byte behind that nor the two behind
+//! a bulk are looked at. Knows no command; copies and keeps no bytes of the buffer.
 
 use std::ops::Range;
 
@@ -9,17 +11,19 @@ use super::Words;
 use crate::wire::bytes::Limits;
 use crate::wire::reply::{ErrorCode, Wrong};
 
-/// A line without its end; one that is longer is fatal.
+/// The longest line without its end; a longer one is fatal.
 const LINE_LEN_MAX: usize = 64 * 1024;
-/// Words of one request; more are fatal. Far more than fit into the bytes that one may have.
+/// The most words of one request; more are fatal. Far more than fit into the bytes that one may
+/// have.
 const WORDS_MAX: usize = i32::MAX as usize;
-/// A bulk of this length is taken whatever the limits: it may be no key and no value, but the message of an ECHO.
+/// The length of a bulk that is taken whatever the limits: it may be no key and no value, but the
+/// message of an ECHO.
 const BULK_LEN_MAX_LEAST: usize = 64 * 1024;
-/// Memory for so many spans is kept from one request to the next; more is given back.
+/// Spans whose memory is kept from one request to the next; that of more is given back.
 const SPANS_KEPT_MAX: usize = 1024;
 
-/// The longest request that is taken; a longer one is fatal. A few of the largest values fit. While a request is incomplete its buffer needs
-/// at most this, a line and what was read behind it.
+/// The longest request that is taken; a longer one is fatal. A few of the largest values fit. While
+/// a request is incomplete its buffer needs at most this, a line and what was read behind it.
 pub fn request_len_max(limits: &Limits) -> usize {
     limits.key_len_max.saturating_add(limits.value_len_max).saturating_mul(2).saturating_add(1024 * 1024)
 }
@@ -29,38 +33,40 @@ fn word_len_max(limits: &Limits) -> usize {
     BULK_LEN_MAX_LEAST.max(limits.key_len_max).max(limits.value_len_max)
 }
 
-/// What the beginning of a buffer is.
+/// The beginning of a read buffer.
 #[derive(Debug)]
 pub enum Parsed<'a, 's> {
-    /// Of a request, not all is there. More bytes must come.
+    /// Not all of a request is there. More bytes must come.
     Incomplete,
     /// An array of no words, which asks for nothing and is not answered.
     Empty { consumed: usize },
     /// At least one word.
     Request { words: Words<'a, 's>, consumed: usize },
-    /// What follows cannot be made sense of: the client is told and the connection closed.
+    /// Bytes that are no request: the client hears why, and the connection closes.
     Fatal { wrong: Wrong },
 }
 
-/// How far the request at the buffer's start has been parsed. One for each connection.
+/// The state of the request at the buffer's start: how far it has been parsed. One for each
+/// connection.
 #[derive(Debug, Default)]
 pub struct Partial {
-    /// What is in front of this is done with, and never looked at again.
+    /// The bytes in front of this index are done with, and never looked at again.
     at: usize,
     /// So many bytes from `at` on hold no line end.
     searched: usize,
-    /// Words that are still to come, if the line that says how many there are has. With 0 the request was handed out, and the next call
-    /// begins another.
+    /// The words that are still to come, if the line with their number has come. With 0 the request
+    /// was handed out, and the next call begins another.
     missing: Option<usize>,
-    /// How long the next word is, if the line that says so has come.
+    /// The length of the next word, if the line with it has come.
     len: Option<usize>,
     /// The words that have come.
     spans: Vec<Range<usize>>,
 }
 
-/// Parses the request that `buffer` begins with. Between two calls for the same request the buffer may have moved and grown, no more; after
-/// [`Parsed::Empty`] and [`Parsed::Request`] the caller takes `consumed` bytes off its front. Nothing is parsed twice, and a call that finds
-/// nothing new costs the same for a word of a megabyte as for one of a byte.
+/// Parses the request that `buffer` begins with. Between two calls for the same request the buffer
+/// may have moved and grown, no more; after [`Parsed::Empty`] and [`Parsed::Request`] the caller
+/// takes `consumed` bytes off its front. Nothing is parsed twice, and a call that finds nothing new
+/// costs the same for a word of a megabyte as for one of a byte.
 pub fn parse<'a, 's>(buffer: &'a [u8], partial: &'s mut Partial, limits: &Limits) -> Parsed<'a, 's> {
     if partial.missing == Some(0) {
         partial.reset();
@@ -88,7 +94,7 @@ impl Partial {
         *self = Partial { spans: std::mem::take(&mut self.spans), ..Partial::default() };
     }
 
-    /// Goes on as far as the bytes go. Whether the request is whole.
+    /// Goes on as far as the bytes go. Returns true if the request is whole.
     fn advance(&mut self, buffer: &[u8], limits: &Limits) -> Result<bool, String> {
         let (word_len_max, len_max) = (word_len_max(limits), request_len_max(limits));
         if self.missing.is_none() {
@@ -117,7 +123,8 @@ impl Partial {
         Ok(missing == 0)
     }
 
-    /// Takes the next line, if its end has come, and the byte behind that. Returns its number, which is at most `max`.
+    /// Takes the next line, if its end has come, and the byte behind that. Returns its number,
+    /// which is at most `max`.
     #[inline]
     fn number(&mut self, buffer: &[u8], line: &Line, max: usize) -> Result<Option<usize>, String> {
         match line.short(buffer.get(self.at..).unwrap_or_default()) {
@@ -130,7 +137,7 @@ impl Partial {
         }
     }
 
-    /// The same without a guess at what the line looks like.
+    /// Takes the next line as [`Partial::number`] does, without a guess at what it looks like.
     #[cold]
     fn any_number(&mut self, buffer: &[u8], line: &Line, max: usize) -> Result<Option<usize>, String> {
         let rest = buffer.get(self.at..).unwrap_or_default();
@@ -156,7 +163,7 @@ impl Partial {
     }
 }
 
-/// A line that holds a number, and what Redis says where it does not.
+/// A line that holds a number, and the errors of Redis where it does not.
 struct Line {
     /// Its first byte.
     kind: u8,
@@ -172,7 +179,8 @@ const COUNT: Line = Line { kind: b'*', min: i64::MIN, too_long: "too big mbulk c
 const LENGTH: Line = Line { kind: b'$', min: 0, too_long: "too big bulk count string", invalid: "invalid bulk length" };
 
 impl Line {
-    /// What nearly every line is: whole, right, and of at most three digits. Its number, and how many of the bytes it takes.
+    /// The number of a line that is like nearly every one: whole, right, and of at most three
+    /// digits. Also how many of the bytes it takes.
     #[inline]
     fn short(&self, bytes: &[u8]) -> Option<(usize, usize)> {
         let digit = |byte: &u8| usize::from(byte - b'0');
@@ -197,18 +205,20 @@ impl Line {
     }
 }
 
-/// Redis sends the byte as it is. A sentence here is text, in which a byte that is none is shown as U+FFFD.
+/// The error about a byte where another was expected. Redis sends the byte as it is; a sentence
+/// here is text, in which a byte that is none is shown as U+FFFD.
 fn unexpected(wanted: u8, line: &[u8]) -> String {
     let wanted = char::from(wanted);
     match line.first() {
-        // The line was empty, and what Redis looks at is its end, which no error can hold.
+        // The line was empty, and Redis looks at its end, which no error can hold.
         None | Some(b'\n') => format!("expected '{wanted}', got ' '"),
         Some(0x80..) => format!("expected '{wanted}', got '\u{fffd}'"),
         Some(byte) => format!("expected '{wanted}', got '{}'", char::from(*byte)),
     }
 }
 
-/// What Redis takes for an integer wherever it wants one (`string2ll`): as it would be printed, and nothing else.
+/// The integer that Redis reads wherever it wants one (`string2ll`): written as it would be
+/// printed, and in no other way.
 pub fn integer(text: &[u8]) -> Option<i64> {
     /// So many digits fit 64 bits, and no number of 63 bits has more.
     const LEN_MAX: usize = 19;

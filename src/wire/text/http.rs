@@ -1,12 +1,12 @@
 //! Lines that end as an HTTP request line does: a server never executes one, a client quotes them.
 
-/// Tells whether a line that ends with these bytes would be taken for HTTP.
+/// Returns true if a line that ends with these bytes would be taken for HTTP.
 pub(super) fn is_http(bytes: &[u8]) -> bool {
     const VERSION_LEN: usize = b"HTTP/1.1".len();
     ends_in_http(bytes) || bytes.len() == VERSION_LEN && ends_in_http(&[b" ", bytes].concat())
 }
 
-/// Tells whether a line ends as the first line of an HTTP request does.
+/// Returns true if a line ends as the first line of an HTTP request does.
 ///
 /// Such a line may read like a command, and so may the lines behind it, which a browser was tricked
 /// into posting. So no line that ends like this is executed, and a key or value that legally ends

@@ -1,4 +1,5 @@
-//! The codec of the text protocol: what is legal, what is refused, and that nothing depends on how the bytes arrive.
+//! The codec of the text protocol: what is legal, what is refused, and that nothing depends on how
+//! the bytes arrive.
 
 use super::*;
 use crate::wire::ack_level::AckLevel;

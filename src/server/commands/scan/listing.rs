@@ -17,8 +17,8 @@ use crate::wire::text::write_reply;
 /// The bytes around the name of a key in a reply, at most, where it is not in quotes.
 const NAME_OVERHEAD: usize = 32;
 
-/// Writes the keys that begin with `prefix`, at most `limit`, shard by shard, while the client takes
-/// its time.
+/// Writes the keys that begin with `prefix`, at most `limit`, shard by shard, while the client
+/// takes its time.
 pub(crate) fn write_keys(outgoing: Outgoing<'_, '_>, shared: &Shared, prefix: &[u8], limit: usize) -> io::Result<()> {
     buffered(outgoing, |out| {
         let (_walk, mut names, now_ms) = (shared.services.store.walk(), Names::new(shared), wall_ms());

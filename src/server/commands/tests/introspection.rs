@@ -7,7 +7,8 @@ use super::super::introspection::host_and_port;
 use crate::server::tests::{Client, Fixture, any_port, closed_fixture, fixture, until};
 use crate::wire::resp::encoding::request;
 
-/// A reply, as far as these tests look: data and text as they are; `(nil)`; arrays and maps one element behind the other.
+/// A reply, as far as these tests look: data and text as they are; `(nil)`; arrays and maps one
+/// element behind the other.
 fn reply(client: &mut Client) -> Vec<String> {
     let head = client.line();
     let (kind, rest) = head.trim_end().split_at(head.len().min(1));

@@ -106,7 +106,7 @@ fn info(name: &str) -> Vec<Reply<'static>> {
     info
 }
 
-/// As redis-server 7.0.15 answers, its notes aside.
+/// The answers are those of redis-server 7.0.15, its notes aside.
 #[test]
 fn information_has_the_shape_that_clients_expect() {
     let index = Reply::Map(vec![(text("index"), Reply::Integer(1))]);

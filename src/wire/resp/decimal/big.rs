@@ -1,4 +1,5 @@
-//! Whole numbers of any length, as far as reading and printing a number needs them. Their length is bounded by what they are made of.
+//! Whole numbers of any length, as far as reading and printing a number needs them. Their length is
+//! bounded by what they are made of.
 
 /// Digits of base 2^32, the lowest first, the last not zero.
 #[derive(Clone, Default)]
@@ -46,8 +47,8 @@ impl Big {
         self
     }
 
-    /// The topmost 66 binary digits of the quotient, and how often they are to be doubled. Where more than nothing remains, the lowest is
-    /// set. Neither may be zero.
+    /// The topmost 66 binary digits of the quotient, and how often they are to be doubled. Where
+    /// more than nothing remains, the lowest is set. Neither may be zero.
     pub fn divide(self, by: Big) -> (u128, i64) {
         const LEN: u32 = 66;
         let ahead = self.len() - by.len();
@@ -68,7 +69,7 @@ impl Big {
         (quotient | u128::from(!rest.is_zero()), exponent - i64::from(LEN - 1))
     }
 
-    /// As decimal digits; none for zero.
+    /// The number as decimal digits; none for zero.
     pub fn into_digits(mut self) -> Vec<u8> {
         let mut groups = Vec::new();
         while !self.is_zero() {
@@ -82,7 +83,7 @@ impl Big {
         digits.split_off(zeros)
     }
 
-    /// In binary digits.
+    /// The length in binary digits.
     fn len(&self) -> i64 {
         self.0.last().map_or(0, |top| 32 * self.0.len() as i64 - i64::from(top.leading_zeros()))
     }
@@ -103,7 +104,7 @@ impl Big {
         true
     }
 
-    /// What remains.
+    /// The remainder.
     fn divide_by_billion(&mut self) -> u32 {
         const BILLION: u64 = 1_000_000_000;
         let mut rest = 0;

@@ -3,7 +3,8 @@
 use super::*;
 use proptest::prelude::*;
 
-/// What INCRBYFLOAT of Redis 7.0.15 on x86-64 answers. Of which number it says that it is none, it does not tell: it was asked for each alone.
+/// What INCRBYFLOAT of Redis 7.0.15 on x86-64 answers. Of which number it says that it is none, it
+/// does not tell: it was asked for each alone.
 #[test]
 fn sums_are_those_of_redis() {
     let cases: &[(&str, &str, Result<&str, NotAdded>)] = &[
@@ -106,7 +107,8 @@ fn long_texts_are_read_to_their_end() {
     assert_eq!(sum("9".repeat(4933)), Err(NotAdded::CurrentIsNoNumber));
     assert_eq!(sum("7".repeat(5100) + "e-10050"), Ok("0".to_owned()));
     assert_eq!(sum("7".repeat(5100) + "e-10060"), Err(NotAdded::CurrentIsNoNumber));
-    // Half way between two numbers of 64 binary digits, and a little more in the last of many places.
+    // Half way between two numbers of 64 binary digits, and a little more in the last of many
+    // places.
     assert_eq!(sum("18446744073709551617".to_owned()), Ok("18446744073709551616".to_owned()));
     assert_eq!(sum(format!("18446744073709551617.{}1", zeros(300))), Ok("18446744073709551618".to_owned()));
 }

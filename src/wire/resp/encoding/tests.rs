@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use super::*;
 use crate::wire::ack_level::AckLevel;
 
-/// In version 2 and in version 3.
+/// A reply in version 2 and in version 3.
 fn both(reply: &Reply<'_>) -> [String; 2] {
     [RespVersion::Two, RespVersion::Three].map(|version| {
         let mut out = b"before".to_vec();

@@ -1,4 +1,5 @@
-//! Requests: what is taken, what is refused in whose words, and that nothing depends on how the bytes arrive.
+//! Requests: what is taken, what is refused in whose words, and that nothing depends on how the
+//! bytes arrive.
 
 use super::*;
 use crate::wire::resp::encoding;
@@ -46,7 +47,7 @@ fn words_are_any_bytes_and_lie_where_they_came() {
     assert_eq!(words.get(0), Some(&b"PING"[..]));
 }
 
-/// As in Redis, which looks at the `\r` of a line alone, and at nothing behind a bulk.
+/// Redis looks at the `\r` of a line alone, and at nothing behind a bulk; so does this.
 #[test]
 fn bytes_in_the_place_of_line_ends_are_not_looked_at() {
     assert_eq!(one(b"*1\rx$1\rya__"), [b"a"]);
@@ -129,7 +130,7 @@ fn a_request_is_refused_where_it_grows_too_long() {
     assert_eq!(wrong.sentence, format!("Protocol error: request longer than {max} bytes; split it into several"));
 }
 
-/// What was parsed is overwritten before the rest comes: nothing may look there.
+/// Parsed bytes are overwritten before the rest comes: nothing may look there.
 #[test]
 fn nothing_is_parsed_twice() {
     let request = encoded(&vec![b"word"; 50]);
@@ -146,7 +147,8 @@ fn nothing_is_parsed_twice() {
     }
 }
 
-/// A line is searched for its end only where it has grown: another end that appears in front of that is not found.
+/// A line is searched for its end only where it has grown: another end that appears in front of
+/// that is not found.
 #[test]
 fn no_line_is_searched_twice() {
     let mut line = [b"*1\r\n$", &[b'1'; 60_000][..]].concat();
@@ -217,7 +219,7 @@ fn integers_are_as_they_would_be_printed() {
     }
 }
 
-/// What the short way to read a line makes of the bytes, and what any other does.
+/// The short way to read a line makes the same of the bytes as the general one.
 fn both_ways(line: &Line, bytes: &[u8]) -> [Option<(usize, usize)>; 2] {
     let mut partial = Partial::default();
     let number = partial.any_number(bytes, line, WORDS_MAX).ok().flatten();

@@ -1,7 +1,7 @@
 //! Parsers on what no client should send: valid requests, spoilt at random.
 //!
-//! `KVMESH_FUZZ_SECONDS=600 cargo test --release --lib parsers_survive_anything -- --nocapture` goes on for longer; `KVMESH_SEED` repeats the
-//! inputs of an earlier run, in their order.
+//! `KVMESH_FUZZ_SECONDS=600 cargo test --release --lib parsers_survive_anything -- --nocapture`
+//! goes on for longer; `KVMESH_SEED` repeats the inputs of an earlier run, in their order.
 
 use std::time::{Duration, Instant};
 
@@ -11,10 +11,11 @@ use crate::wire::text;
 /// The parsers that are given every input.
 const PARSERS: [(&str, Feed); 2] = [("RESP", feed_resp), ("text", feed_text)];
 
-/// Gives a parser an input up to each of these ends, one after the other, the last of which is the input's, and tells what it made of it.
+/// Gives a parser an input up to each of these ends, one after the other, the last of which is the
+/// input's, and tells what it made of it.
 type Feed = fn(input: &[u8], ends: &[usize], limits: &Limits) -> Vec<Outcome>;
 
-/// What a parser made of some bytes.
+/// The result of parsing some bytes.
 #[derive(Debug, PartialEq, Eq)]
 enum Outcome {
     Taken {
@@ -107,7 +108,7 @@ fn parsers_survive_anything() {
     assert!(taken > 0 && fatal > 0 && left > 0, "the inputs are all of one kind");
 }
 
-/// What random inputs seldom come near.
+/// Inputs that random ones seldom come near.
 #[test]
 fn bounds_do_not_move_with_the_pieces() {
     let tight = Limits { key_len_max: 10, value_len_max: 20 };
@@ -154,7 +155,7 @@ impl Random {
         input
     }
 
-    /// In either protocol.
+    /// Parses bytes in either protocol.
     fn add_request(&mut self, out: &mut Vec<u8>) {
         const VERBS: [&[u8]; 12] =
             [b"GET", b"set", b"DEL", b"PING", b"MSET", b"HELLO", b"EXPIRE", b"CLIENT", b"KEYS", b"DIGEST", b"", b"\xff"];
@@ -240,7 +241,7 @@ impl Random {
         input.splice(start..start + len, number);
     }
 
-    /// Where the pieces of an input end, the last with it.
+    /// The ends of the pieces of an input, the last with it.
     fn ends(&mut self, len: usize) -> Vec<usize> {
         let mut ends: Vec<usize> = match self.below(4) {
             0 if len < 2000 => (0..len).collect(),
