@@ -60,7 +60,8 @@ static RUNNING: Mutex<BTreeMap<u16, i32>> = Mutex::new(BTreeMap::new());
 
 /// Ends every process at once, for a run that is given up.
 pub fn end_all() {
-    for pid in std::mem::take(&mut *RUNNING.lock()).into_values() {
+    let running = std::mem::take(&mut *RUNNING.lock());
+    for pid in running.into_values() {
         // It may have ended by itself.
         let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
     }

@@ -61,7 +61,8 @@ impl PeerLinks {
     pub fn stop(&self, deadline: Instant) {
         self.stopping.store(true, Ordering::Release);
         for present in &self.present {
-            if let Some(stream) = present.lock().take() {
+            let stream = present.lock().take();
+            if let Some(stream) = stream {
                 let _ = stream.shutdown(Shutdown::Both);
             }
         }
