@@ -110,6 +110,18 @@
 //!
 //! # The modules, in reading order
 
+#![cfg_attr(
+    test,
+    allow(
+        clippy::disallowed_methods,
+        clippy::panic,
+        clippy::string_slice,
+        clippy::unreachable,
+        clippy::unwrap_used,
+        reason = "a test that panics has failed, and nothing else has"
+    )
+)]
+
 pub mod data;
 pub mod lock_order;
 pub mod store;

@@ -117,6 +117,7 @@ pub fn run(config: Config, discard: bool) -> Result<(), NodeFailure> {
         // The second signal ends the process without a word: the first stop may be stuck.
         _ => {
             if signal_tx.try_send(()).is_err() {
+                #[expect(clippy::exit, reason = "the first signal's orderly stop may be stuck")]
                 std::process::exit(130);
             }
         }

@@ -3,6 +3,18 @@
 //! Owns what surrounds a node: the command line, the question which node to run, logging, the limit
 //! on open files, and the exit code. The node itself is `kvmesh::node`.
 
+#![cfg_attr(
+    test,
+    allow(
+        clippy::disallowed_methods,
+        clippy::panic,
+        clippy::string_slice,
+        clippy::unreachable,
+        clippy::unwrap_used,
+        reason = "a test that panics has failed, and nothing else has"
+    )
+)]
+
 use std::fmt;
 use std::io::{self, BufRead, IsTerminal, Write};
 use std::path::{Path, PathBuf};

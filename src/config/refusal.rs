@@ -55,7 +55,7 @@ pub(super) fn quoted(text: &str) -> String {
 pub(super) fn shortened(text: &str) -> String {
     const LEN_MAX: usize = 80;
     match text.char_indices().nth(LEN_MAX) {
-        Some((end, _)) => format!("{}…", &text[..end]),
+        Some((end, _)) => format!("{}…", text.split_at(end).0),
         None => text.to_owned(),
     }
 }

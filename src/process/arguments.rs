@@ -26,6 +26,7 @@ pub struct Exit {
 
 /// Parses this process's arguments. Exits if they ask for help or the version (stdout, code 0), or
 /// if they are wrong (stderr, code 2).
+#[expect(clippy::exit, reason = "at the start of a program, before it has anything to give back")]
 pub fn from_env<T: FromArgs + ArgsInfo>(name: &str) -> T {
     let exit = match parse(name, std::env::args_os().skip(1).collect()) {
         Ok(parsed) => return parsed,
@@ -137,7 +138,7 @@ fn normalise(name: &str, top: &CommandInfoWithArgs, args: &[String]) -> Result<V
 fn is_word(level: &CommandInfoWithArgs, taken: usize, arg: &str) -> bool {
     let required = level.positionals.iter().filter(|positional| positional.optionality == Optionality::Required).count();
     let begun = taken > 0 && taken < required && arg != "--";
-    let plain = !arg.starts_with('-') || arg == "-" || arg[1..].starts_with(|c: char| c.is_ascii_digit());
+    let plain = arg.strip_prefix('-').is_none_or(|rest| rest.is_empty() || rest.starts_with(|c: char| c.is_ascii_digit()));
     begun || plain
 }
 
@@ -158,7 +159,7 @@ fn find_flag<'a>(level: &'a CommandInfoWithArgs, option: &str) -> Option<&'a Fla
 
 /// Writes one option as argh wants it: the value is a word of its own.
 fn take_option<'a>(
-    flag: &FlagInfo,
+    flag: &FlagInfo<'_>,
     option: &str,
     value: Option<&str>,
     rest: &mut impl Iterator<Item = &'a String>,

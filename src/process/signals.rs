@@ -31,7 +31,7 @@ pub fn watch(signals: &[Signal], mut on_signal: impl FnMut(Signal) + Send + 'sta
     let wait = move || {
         loop {
             // Cannot fail for a set of signals that exist.
-            on_signal(signals.wait().unwrap_or_else(|error| panic!("cannot wait for signals: {error}")));
+            on_signal(signals.wait().expect("a signal can be waited for"));
         }
     };
     thread::Builder::new().name("signals".to_owned()).spawn(wait).map(drop)

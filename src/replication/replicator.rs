@@ -78,6 +78,7 @@ pub fn run_replicator(replica: &Replica, write_rx: &Receiver<Submitted>) {
     while let Ok(first) = write_rx.recv() {
         let is_waited_for = replica.acks().is_awaited() || replica.submit().is_room_awaited();
         if first.reserved < BATCH_LEN && !is_waited_for {
+            #[expect(clippy::disallowed_methods, reason = "less than any wait that a stop could notice")]
             thread::sleep(GATHER_PAUSE);
         }
         replicator.forward(replica, first, write_rx);

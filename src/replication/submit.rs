@@ -70,6 +70,7 @@ enum Pass<R> {
 impl Submit {
     /// The face, and the channel that the replicator drains. The channel needs no bound of its own: `room_len` bytes bound what is in it.
     pub fn new(origin: Origin, clock: Arc<Clock>, store: Arc<Store>, room_len: usize) -> (Submit, Receiver<Submitted>) {
+        #[expect(clippy::disallowed_methods, reason = "`room_len` bounds what is in it")]
         let (write_tx, write_rx) = unbounded();
         let room = ByteBudget::new(room_len);
         let sequencer = Mutex::new(Rank::Sequencer, Some(write_tx));
@@ -240,7 +241,7 @@ impl Submit {
 }
 
 /// What travels of a write.
-#[cfg_attr(not(feature = "testing"), expect(unused_variables))]
+#[cfg_attr(not(feature = "testing"), expect(unused_variables, reason = "only a broken rule looks at it"))]
 fn travelling(entry: &Entry, before: Option<&Entry>) -> Entry {
     #[cfg(feature = "testing")]
     if crate::testing::broken_rules::BrokenRule::ReplicateCommands.is_on()

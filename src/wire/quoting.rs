@@ -87,8 +87,9 @@ fn shown_upto(bytes: &[u8], len_max: usize) -> String {
 pub fn write_line(out: &mut impl Write, text: &str) -> io::Result<()> {
     let mut rest = text;
     while let Some((at, control)) = rest.char_indices().find(|(_, char)| char.is_control()) {
-        out.write_all(&rest.as_bytes()[..at])?;
-        let (control, after) = rest[at..].split_at(control.len_utf8());
+        let (before, after) = rest.split_at(at);
+        let (control, after) = after.split_at(control.len_utf8());
+        out.write_all(before.as_bytes())?;
         control.bytes().try_for_each(|byte| write_escaped(out, byte))?;
         rest = after;
     }

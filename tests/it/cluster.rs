@@ -34,8 +34,7 @@ const AGAIN: &str = "again";
 /// Tests run beside each other, except those that measure or load.
 static MACHINE: RwLock<()> = RwLock::new(());
 
-/// Held for its drop alone.
-#[expect(dead_code)]
+#[expect(dead_code, reason = "held for its drop alone")]
 enum Share {
     Shared(RwLockReadGuard<'static, ()>),
     Alone(RwLockWriteGuard<'static, ()>),

@@ -5,6 +5,18 @@
 //! against a real redis-server. Nothing here knows the insides of a node: it is configured by a
 //! file, spoken to on its ports, signalled, and its log is read.
 
+#![allow(
+    clippy::disallowed_methods,
+    clippy::exit,
+    clippy::panic,
+    clippy::print_stderr,
+    clippy::print_stdout,
+    clippy::string_slice,
+    clippy::unreachable,
+    clippy::unwrap_used,
+    reason = "a test that panics has failed, and nothing else has"
+)]
+
 mod abuse;
 mod backup;
 mod bench;

@@ -76,6 +76,7 @@ pub struct RunReport {
 
 /// Runs one seed to its end, or to the first violation. A panic of the shipped code is a violation,
 /// too. With a window, a part of the run is drawn; the run is the same as without one.
+#[expect(clippy::mem_forget, reason = "after a panic the state is half changed, and dropping it may panic again")]
 pub fn run(seed: u64, kind: RunKind, window: Option<DiagramWindow>) -> RunReport {
     let arena = Arena::default();
     let mut simulator = Simulator::new(&arena, seed, kind);
@@ -85,7 +86,6 @@ pub fn run(seed: u64, kind: RunKind, window: Option<DiagramWindow>) -> RunReport
         let words = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
         simulator.violate("no-panic", words.unwrap_or("a panic without words").to_owned());
         let report = simulator.report(window);
-        // The state is half changed, and dropping it may panic again.
         std::mem::forget(simulator);
         std::mem::forget(arena);
         return report;

@@ -115,6 +115,7 @@ fn remove_on_signal(path: &Arc<PartPath>) {
         if remove(&path) {
             print_error("kvctl: interrupted: nothing was written");
         }
+        #[expect(clippy::exit, reason = "this is what the signal asks for")]
         std::process::exit(Code::Refused.number().into());
     };
     // If that fails, a signal ends the process and leaves the part.

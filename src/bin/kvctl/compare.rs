@@ -29,7 +29,7 @@ pub fn converge(options: &Options, timeout: Duration) -> Result<(), Failure> {
     several(options, "converge")?;
     let begun = Instant::now();
     let deadline = begun + timeout;
-    let mut watched: Vec<ComparedNode> =
+    let mut watched: Vec<ComparedNode<'_>> =
         options.nodes.iter().map(|addr| ComparedNode { addr, client: None, seen: Err("not asked yet".to_string()) }).collect();
     loop {
         // One time for all of them.
@@ -45,6 +45,7 @@ pub fn converge(options: &Options, timeout: Duration) -> Result<(), Failure> {
             let code = if watched.iter().all(|node| node.seen.is_err()) { Code::NoConnection } else { Code::Refused };
             return Err(Failure::new(code, format_args!("the nodes differ after {timeout:?}\n{}", differences(&watched))));
         }
+        #[expect(clippy::disallowed_methods, reason = "nothing else is to be done, and Ctrl-C ends the process")]
         std::thread::sleep(POLL_PAUSE);
     }
 }
@@ -95,7 +96,7 @@ fn soon_ms() -> u64 {
 }
 
 /// The state that all nodes show, if it is the same.
-fn agreed<'a>(watched: &'a [ComparedNode]) -> Option<&'a Observed> {
+fn agreed<'a>(watched: &'a [ComparedNode<'_>]) -> Option<&'a Observed> {
     let first = watched.first()?.seen.as_ref().ok()?;
     watched.iter().all(|node| node.seen.as_ref() == Ok(first)).then_some(first)
 }
@@ -118,12 +119,12 @@ fn report_agreed(options: &Options, same: &Observed, took: Duration) -> Result<(
 
 /// Prints a line for each node. A version vector is shown by the writes that it lacks of the
 /// others.
-fn differences(watched: &[ComparedNode]) -> String {
+fn differences(watched: &[ComparedNode<'_>]) -> String {
     let mut newest = VersionVector::default();
     for seen in watched.iter().filter_map(|node| node.seen.as_ref().ok()) {
         newest.join(&seen.vector);
     }
-    let one = |node: &ComparedNode| match &node.seen {
+    let one = |node: &ComparedNode<'_>| match &node.seen {
         Err(reason) => format!("  {}: {reason}", node.addr),
         Ok(seen) => {
             let lacks: Vec<String> = newest.ahead_of(&seen.vector).iter().map(|(origin, _)| origin.to_string()).collect();

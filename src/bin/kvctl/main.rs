@@ -4,6 +4,18 @@
 //! connection, 4 unknown outcome. `cluster` has its own 3, which is that of `kvnode`. Data goes to
 //! stdout, everything else to stderr.
 
+#![cfg_attr(
+    test,
+    allow(
+        clippy::disallowed_methods,
+        clippy::panic,
+        clippy::string_slice,
+        clippy::unreachable,
+        clippy::unwrap_used,
+        reason = "a test that panics has failed, and nothing else has"
+    )
+)]
+
 mod atomic_file;
 mod backup_file;
 mod bench;

@@ -254,7 +254,7 @@ impl Completer for VerbCompleter {
     type Candidate = String;
 
     fn complete(&self, line: &str, pos: usize, _: &Context<'_>) -> rustyline::Result<(usize, Vec<String>)> {
-        Ok((0, completions(&line[..pos])))
+        Ok((0, completions(line.get(..pos).unwrap_or(line))))
     }
 }
 
@@ -269,7 +269,7 @@ impl Helper for VerbCompleter {}
 /// its word.
 fn completions(typed: &str) -> Vec<String> {
     let (before, word) = match typed.split_once(' ') {
-        Some((verb, word)) if verb.eq_ignore_ascii_case("help") => (&typed[..=verb.len()], word),
+        Some((verb, word)) if verb.eq_ignore_ascii_case("help") => (typed.split_at(verb.len() + 1).0, word),
         Some(_) => return Vec::new(),
         None => ("", typed),
     };

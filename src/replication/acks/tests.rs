@@ -30,13 +30,13 @@ fn an_ack_wakes_the_sessions_whose_level_it_meets_and_no_others() {
     acks.set_up(1, true);
     // The last one has overtaken others on its way.
     let rounds = [(AckLevel::All, 2), (AckLevel::Majority, 4), (AckLevel::Majority, 9), (AckLevel::Majority, 3)];
-    std::thread::scope(|scope| {
+    thread::scope(|scope| {
         let waits = rounds.map(|(level, upto)| {
             let round = acks.open_round(level);
             scope.spawn(move || round.wait(written(upto), &Deadline::within(Duration::from_secs(60))))
         });
         while acks.waiting_len() < 4 {
-            std::thread::yield_now();
+            thread::yield_now();
         }
         let waiting = |acks: &Acks| acks.table.lock().waiting.stamps();
         assert_eq!(waiting(&acks), [stamp(2), stamp(3), stamp(4), stamp(9)]);
@@ -56,14 +56,14 @@ fn all_waits_for_no_peer_that_lags_nor_goes_on_waiting_when_one_begins_to() {
     acks.set_up(0, true);
     acks.set_up(1, true);
     let look = |position, seconds| acks.observe_lag(stamp(position), 0, Duration::from_secs(seconds));
-    std::thread::scope(|scope| {
+    thread::scope(|scope| {
         let round = acks.open_round(AckLevel::All);
         look(2, 0);
         acks.acknowledge(0, &ack(2), Duration::ZERO);
         assert!(!round.is_met(written(2)));
         let waits = scope.spawn(move || round.wait(written(2), &Deadline::within(Duration::from_secs(60))));
         while acks.waiting_len() == 0 {
-            std::thread::yield_now();
+            thread::yield_now();
         }
         look(2, 61);
         assert_eq!(waits.join().unwrap(), Waited::Met);
@@ -97,7 +97,7 @@ fn a_round_that_is_not_met_in_time_can_be_asked_again() {
 #[test]
 fn no_session_sleeps_on_when_its_round_is_met() {
     let (acks, clock, sessions) = (acks(), Clock::new(Now { wall_ms: 1, elapsed: Duration::ZERO }, Duration::ZERO), AtomicUsize::new(8));
-    std::thread::scope(|scope| {
+    thread::scope(|scope| {
         for _ in 0..8 {
             scope.spawn(|| {
                 for _ in 0..500 {
@@ -115,7 +115,7 @@ fn no_session_sleeps_on_when_its_round_is_met() {
             scope.spawn(move || {
                 while sessions.load(Ordering::Relaxed) > 0 {
                     acks.acknowledge(peer, &ack(clock.last().to_bits()), Duration::ZERO);
-                    std::thread::yield_now();
+                    thread::yield_now();
                 }
             });
         }

@@ -55,18 +55,18 @@ fn flushall_of_a_client_that_has_closed_its_sending_side_is_carried_out() {
     client.socket.shutdown(Shutdown::Write).unwrap();
     let acks = Arc::clone(&fixture.acks);
     let submit = Arc::clone(&fixture.submit);
-    let over = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let over = Arc::new(AtomicBool::new(false));
     let thread = thread::spawn({
         let over = Arc::clone(&over);
         move || {
-            while !over.load(std::sync::atomic::Ordering::Relaxed) {
+            while !over.load(Ordering::Relaxed) {
                 acks.acknowledge(0, &ack(submit.position()), Duration::ZERO);
                 thread::sleep(Duration::from_millis(1));
             }
         }
     });
     let line = client.line();
-    over.store(true, std::sync::atomic::Ordering::Relaxed);
+    over.store(true, Ordering::Relaxed);
     thread.join().unwrap();
     let left = fixture.store.counts(crate::data::clock::wall_ms()).keys;
     assert!(line.starts_with("+OK"), "{left} of 2000 keys are left; the reply: {line:?}");
@@ -217,7 +217,7 @@ fn keys_names_every_key_once_while_tables_grow() {
     for n in 0..STAY {
         fixture.store.merge(fixture.foreign(&format!("stays{n}"), Some("v")), |_| false);
     }
-    let done = std::sync::atomic::AtomicBool::new(false);
+    let done = AtomicBool::new(false);
     thread::scope(|scope| {
         scope.spawn(|| {
             // Bounded, should the other thread fail.

@@ -8,7 +8,7 @@ use crate::connection::Action;
 use crate::history::Op;
 use crate::keys::Group;
 
-pub fn check(evidence: &Evidence) -> Verdict {
+pub fn check(evidence: &Evidence<'_>) -> Verdict {
     let mut verdict = Verdict::new("later acknowledged writes win");
     let (mut keys, mut acknowledged, mut looks, mut longest) = (0, 0, 0, 0);
     for (key, ops) in evidence.group(Group::Contended) {
@@ -50,7 +50,7 @@ pub fn check(evidence: &Evidence) -> Verdict {
 
 /// Whether a node may show this. Once it has acknowledged a write at a majority, it holds that one
 /// or a newer one for the rest of its incarnation, and none that is certain to be older.
-fn may_show(evidence: &Evidence, writes: &[&Op], read: &Op, shown: &Held) -> bool {
+fn may_show(evidence: &Evidence<'_>, writes: &[&Op], read: &Op, shown: &Held) -> bool {
     let is_known_here =
         |op: &&&Op| op.is_majority_acked() && (op.node, op.incarnation) == (read.node, read.incarnation) && op.completed < read.invoked;
     let known: Vec<&&Op> = writes.iter().filter(is_known_here).collect();

@@ -6,7 +6,7 @@ use crate::connection::{Action, Answer, Outcome};
 use crate::history::Op;
 use crate::keys::Group;
 
-pub fn check(evidence: &Evidence) -> Verdict {
+pub fn check(evidence: &Evidence<'_>) -> Verdict {
     let mut verdict = Verdict::new("counts are exact");
     let mut counted = 0;
     for (key, ops) in evidence.group(Group::Counter) {

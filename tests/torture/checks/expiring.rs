@@ -7,7 +7,7 @@ use crate::keys::Group;
 /// The wall clock by which a key expires, and the clock of the history, may drift apart by this.
 const MARGIN_US: u64 = 250_000;
 
-pub fn check(evidence: &Evidence) -> Verdict {
+pub fn check(evidence: &Evidence<'_>) -> Verdict {
     let mut verdict = Verdict::new("expired keys are gone, others are not");
     let (mut keys, mut looks) = (0, 0);
     for (key, ops) in evidence.group(Group::Expiring) {

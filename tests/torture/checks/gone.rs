@@ -10,7 +10,7 @@ use crate::checks::{Evidence, Held, Verdict};
 use crate::connection::Action;
 use crate::keys::Group;
 
-pub fn check(evidence: &Evidence) -> Verdict {
+pub fn check(evidence: &Evidence<'_>) -> Verdict {
     let mut verdict = Verdict::new("no deleted key is back");
     let (mut keys, mut looks) = (0, 0);
     for (key, ops) in evidence.group(Group::Gone) {

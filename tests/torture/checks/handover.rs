@@ -7,7 +7,7 @@ use crate::connection::{self, Action, Answer, Outcome};
 use crate::history::Op;
 use crate::keys::{Group, TAKEN_OVER};
 
-pub fn check(evidence: &Evidence) -> Verdict {
+pub fn check(evidence: &Evidence<'_>) -> Verdict {
     let mut verdict = Verdict::new("who read and then wrote is not overtaken");
     let mut keys = 0;
     let groups = [Group::Handover, Group::Sum, Group::Tokens].into_iter().flat_map(|group| evidence.group(group));

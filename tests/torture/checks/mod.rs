@@ -155,7 +155,7 @@ impl<'a> Evidence<'a> {
 }
 
 /// Runs all checks of the history.
-pub fn all(evidence: &Evidence) -> Vec<Verdict> {
+pub fn all(evidence: &Evidence<'_>) -> Vec<Verdict> {
     vec![
         survival::majority(evidence),
         survival::local(evidence),
@@ -175,7 +175,7 @@ pub fn all(evidence: &Evidence) -> Vec<Verdict> {
 }
 
 /// Checks each key that is written through one node only, each incarnation of that node by itself.
-fn linearizable(evidence: &Evidence) -> Verdict {
+fn linearizable(evidence: &Evidence<'_>) -> Verdict {
     let mut verdict = Verdict::new("linearizable through one node");
     let (mut keys, mut searched) = (0, 0);
     for (key, ops) in evidence.group(Group::Register) {

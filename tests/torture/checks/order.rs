@@ -12,7 +12,7 @@ const ACK_LEAD_US: u64 = 50_000;
 const SLOWER: u64 = 500;
 
 /// Whether `later` is certain to be newer; false where either may be. Both have the same key.
-pub fn is_newer(evidence: &Evidence, later: &Op, earlier: &Op) -> bool {
+pub fn is_newer(evidence: &Evidence<'_>, later: &Op, earlier: &Op) -> bool {
     // A write of unknown outcome may be stamped at any time: it never completes.
     if earlier.completed >= later.invoked {
         return false;
@@ -37,7 +37,7 @@ pub fn is_newer(evidence: &Evidence, later: &Op, earlier: &Op) -> bool {
 /// run on from a stamp while its node is down. It cannot be the node of the later write, which
 /// stamps above what its disk or its peers give back. A node that stood still is no excuse: its
 /// clock runs on.
-fn is_restarted_between(evidence: &Evidence, earlier: &Op, later: &Op) -> bool {
+fn is_restarted_between(evidence: &Evidence<'_>, earlier: &Op, later: &Op) -> bool {
     let mut starts = evidence.starts.iter().filter(|start| start.node != later.node);
     starts.any(|start| earlier.invoked <= start.at && start.at <= later.completed)
 }

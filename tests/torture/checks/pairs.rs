@@ -9,7 +9,7 @@ use crate::connection::{Action, Answer, Outcome};
 use crate::history::Op;
 use crate::keys::Group;
 
-pub fn check(evidence: &Evidence) -> Verdict {
+pub fn check(evidence: &Evidence<'_>) -> Verdict {
     let mut verdict = Verdict::new("pairs are whole");
     let (mut written, mut looks) = (0, 0);
     for (key, ops) in evidence.group(Group::Pair) {

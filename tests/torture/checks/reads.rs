@@ -15,7 +15,7 @@ const EXPLAINED_BY_FAULTS: [&str; 5] = ["NOQUORUM", "NOREPLICAS", "READONLY", "L
 
 /// Checks that every value that was read or is left was written under its key, by a write that was
 /// not refused and had begun by then.
-pub fn nobody_wrote(evidence: &Evidence) -> Verdict {
+pub fn nobody_wrote(evidence: &Evidence<'_>) -> Verdict {
     let mut verdict = Verdict::new("no value nobody wrote");
     let mut writes: HashMap<(Key, u64), &Op> = HashMap::new();
     for op in evidence.ops {
@@ -75,7 +75,7 @@ fn shown(op: &Op) -> impl Iterator<Item = (Key, u64)> {
 
 /// Checks that reads on one connection, and so on one node, never go back to an older number. The
 /// key has one writer of rising numbers, through one node.
-pub fn never_go_back(evidence: &Evidence) -> Verdict {
+pub fn never_go_back(evidence: &Evidence<'_>) -> Verdict {
     let mut verdict = Verdict::new("reads never go back");
     let mut looks = 0;
     for (key, ops) in evidence.group(Group::Ledger) {
@@ -117,7 +117,7 @@ pub fn never_go_back(evidence: &Evidence) -> Verdict {
 
 /// Checks that no request waits for ever, and that none is answered with an error that no fault
 /// explains.
-pub fn are_answered(evidence: &Evidence) -> Verdict {
+pub fn are_answered(evidence: &Evidence<'_>) -> Verdict {
     let mut verdict = Verdict::new("every request is answered");
     let is_quiet = |op: &Op| evidence.quiet.iter().any(|quiet| quiet.from <= op.invoked && op.completed <= quiet.until);
     let mut in_quiet = 0;

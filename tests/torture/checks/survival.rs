@@ -7,20 +7,20 @@ use crate::history::Op;
 use crate::keys::Group;
 
 /// Checks the writers at `majority`, which go through node after node.
-pub fn majority(evidence: &Evidence) -> Verdict {
+pub fn majority(evidence: &Evidence<'_>) -> Verdict {
     check(evidence, Group::Ledger, "acknowledged writes survive", |_| true)
 }
 
 /// Checks the writers at `local`. A node that lost its disk may have lost what had not reached
 /// another node; so may one that was killed, without `fsync: always`.
-pub fn local(evidence: &Evidence) -> Verdict {
+pub fn local(evidence: &Evidence<'_>) -> Verdict {
     let is_safe = |op: &Op| {
         !evidence.losses.iter().any(|loss| (loss.node, loss.incarnation) == (op.node, op.incarnation) && op.completed >= loss.safe)
     };
     check(evidence, Group::Local, "acknowledged local writes survive", is_safe)
 }
 
-fn check(evidence: &Evidence, group: Group, name: &'static str, is_safe: impl Fn(&Op) -> bool) -> Verdict {
+fn check(evidence: &Evidence<'_>, group: Group, name: &'static str, is_safe: impl Fn(&Op) -> bool) -> Verdict {
     let mut verdict = Verdict::new(name);
     let (mut keys, mut acknowledged, mut excused) = (0, 0, 0);
     for (key, ops) in evidence.group(group) {
@@ -43,7 +43,7 @@ fn check(evidence: &Evidence, group: Group, name: &'static str, is_safe: impl Fn
 
 /// What may be left: the value of any write than which no write that must be there is certain to be
 /// newer.
-fn allowed(evidence: &Evidence, writes: &[&Op], is_safe: impl Fn(&Op) -> bool) -> Vec<Held> {
+fn allowed(evidence: &Evidence<'_>, writes: &[&Op], is_safe: impl Fn(&Op) -> bool) -> Vec<Held> {
     let must_be_there: Vec<&&Op> = writes.iter().filter(|op| op.is_done() && is_safe(op)).collect();
     let nothing_before = must_be_there.is_empty().then_some(Held::Nothing);
     let may_stand = |op: &&&Op| op.may_have_happened() && !must_be_there.iter().any(|safe| is_newer(evidence, safe, op));

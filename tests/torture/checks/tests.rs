@@ -73,7 +73,7 @@ impl Told {
         self
     }
 
-    fn verdict(&self, check: fn(&Evidence) -> Verdict) -> bool {
+    fn verdict(&self, check: fn(&Evidence<'_>) -> Verdict) -> bool {
         let name: Bytes = key(self.group).to_string().as_bytes().into();
         let version = Version { stamp: Stamp::from_bits(1), origin: Origin { node: NodeId(1), nonce: 1 } };
         let entry = |number| {
@@ -99,12 +99,12 @@ impl Told {
     }
 
     #[track_caller]
-    fn holds(&self, check: fn(&Evidence) -> Verdict) {
+    fn holds(&self, check: fn(&Evidence<'_>) -> Verdict) {
         assert!(self.verdict(check), "{:?}", self.ops);
     }
 
     #[track_caller]
-    fn fails(&self, check: fn(&Evidence) -> Verdict) {
+    fn fails(&self, check: fn(&Evidence<'_>) -> Verdict) {
         assert!(!self.verdict(check), "{:?}", self.ops);
     }
 }

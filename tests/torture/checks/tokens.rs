@@ -8,7 +8,7 @@ use crate::checks::{Evidence, Verdict};
 use crate::connection::{self, Action, Answer, Outcome};
 use crate::keys::Group;
 
-pub fn check(evidence: &Evidence) -> Verdict {
+pub fn check(evidence: &Evidence<'_>) -> Verdict {
     let mut verdict = Verdict::new("appended at most once");
     let (mut appended, mut looks) = (0, 0);
     for (key, ops) in evidence.group(Group::Tokens) {

@@ -27,7 +27,7 @@ impl Measurements {
     pub fn new(longest: Duration) -> Measurements {
         let high = (longest + ROUND_SPARE).as_nanos() as u64;
         // The bounds satisfy the library: 1 ≤ low, 2·low ≤ high, at most five digits.
-        let latency = Histogram::new_with_bounds(1_000, high, 3).unwrap_or_else(|_| unreachable!("low and high are a minute apart"));
+        let latency = Histogram::new_with_bounds(1_000, high, 3).expect("low and high are a minute apart");
         Measurements { done: 0, errors: ErrorCounts::default(), latency, rounds_unsent: 0 }
     }
 
@@ -56,9 +56,7 @@ impl Measurements {
         self.done += other.done;
         self.rounds_unsent += other.rounds_unsent;
         self.errors.join(&other.errors);
-        if self.latency.add(&other.latency).is_err() {
-            unreachable!("histograms of the same bounds can be added");
-        }
+        self.latency.add(&other.latency).expect("histograms of the same bounds can be added");
     }
 
     pub fn percentiles(&self) -> Percentiles {

@@ -153,6 +153,7 @@ fn end_on_signal(shared: &Arc<BenchRun>, events_tx: SyncSender<BenchEvent>) {
     let shared = Arc::clone(shared);
     let on_signal = move || {
         if shared.is_ended.swap(true, Ordering::Relaxed) {
+            #[expect(clippy::exit, reason = "the second signal: the orderly end may be stuck")]
             std::process::exit(Code::Refused.number().into());
         }
         // The channel has room for one.

@@ -108,11 +108,13 @@ impl Worker<'_> {
                 client = self.connect().ok();
                 if client.is_none() {
                     self.addrs.rotate_left(1);
+                    #[expect(clippy::disallowed_methods, reason = "a short pause of a thread that has nothing else to do")]
                     std::thread::sleep(RECONNECT_PAUSE);
                 }
                 continue;
             };
             if due > now {
+                #[expect(clippy::disallowed_methods, reason = "bounded by the pause between two looks at the end of the run")]
                 std::thread::sleep((due - now).min(LOOK_PAUSE));
                 continue;
             }

@@ -264,6 +264,7 @@ impl Supervisor {
         let mut ended = Vec::new();
         while !self.nodes.is_empty() && Instant::now() < deadline {
             ended.extend(self.nodes.extract_if(.., |node| node.try_ended().is_some()));
+            #[expect(clippy::disallowed_methods, reason = "it polls processes, which give no signal, until a deadline")]
             std::thread::sleep(Duration::from_millis(20));
         }
         let were_killed = !self.nodes.is_empty();

@@ -189,7 +189,7 @@ impl<'env, 'scope> Run<'env, 'scope> {
     }
 }
 
-fn writing(members: &[Member], index: &Index) -> Option<usize> {
+fn writing(members: &[Member<'_, '_>], index: &Index) -> Option<usize> {
     let writing: Vec<usize> = (0..members.len()).filter(|member| matches!(members[*member].is, Is::Writing(_))).collect();
     if writing.is_empty() { None } else { Some(*index.get(&writing)) }
 }
