@@ -324,6 +324,16 @@ impl Wal {
         self.arrived.notify_one();
     }
 
+    /// Takes the jobs that wait, for the writer; waits for some until `wait` is over. `None` once the
+    /// log is closed and no job is left.
+    fn take(&self, wait: Duration) -> Option<Vec<Job>> {
+        let mut queue = self.queue.lock();
+        if queue.jobs.is_empty() && !queue.closed && !wait.is_zero() {
+            self.arrived.wait_for(&mut queue, wait);
+        }
+        if queue.jobs.is_empty() && queue.closed { None } else { Some(queue.jobs.drain(..).collect()) }
+    }
+
     fn change(&self, change: impl FnOnce(&mut Condition)) {
         let mut condition = self.condition.lock();
         change(&mut condition);

@@ -105,7 +105,7 @@ impl Writer {
     /// Takes one turn: everything that waits. `now` is asked for the time after the wait; `reached`
     /// gets what is durable now. Returns whether there can be more.
     pub fn step(&mut self, wait: Duration, now: impl Fn() -> Instant, reached: &mut impl FnMut(Origin, Stamp)) -> bool {
-        let Some(jobs) = self.take(wait) else {
+        let Some(jobs) = self.wal.take(wait) else {
             self.sync(now());
             return false;
         };
@@ -149,15 +149,6 @@ impl Writer {
         }
         self.note_len();
         true
-    }
-
-    /// Takes what waits. `None` once the write-ahead log is closed and nothing does.
-    fn take(&self, wait: Duration) -> Option<Vec<Job>> {
-        let mut queue = self.wal.queue.lock();
-        if queue.jobs.is_empty() && !queue.closed && !wait.is_zero() {
-            self.wal.arrived.wait_for(&mut queue, wait);
-        }
-        if queue.jobs.is_empty() && queue.closed { None } else { Some(queue.jobs.drain(..).collect()) }
     }
 
     fn add(&mut self, records: QueuedRecords) {

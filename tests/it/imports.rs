@@ -176,11 +176,16 @@ fn a_wrong_import_is_found() {
 
 /// The paths in the code of a file, its tests and comments aside, that the rule does not allow.
 fn broken(text: &str, rule: &Rule) -> Vec<String> {
-    let code = text.split("\n#[cfg(test)]\nmod ").next().unwrap_or_default();
-    let code: String = code.lines().map(|line| line.split("//").next().unwrap_or_default()).collect::<Vec<_>>().join("\n");
+    let code = code_of(text);
     let ours = paths_after(&code, "crate::").into_iter().filter(|path| !rule.may.iter().any(|may| is_under(path, may)));
     let stds = paths_after(&code, "std::").into_iter().map(|path| format!("std::{path}"));
     ours.chain(stds.filter(|path| rule.must_not_std.iter().any(|must_not| is_under(path, must_not)))).collect()
+}
+
+/// A file without its unit tests and comments.
+pub fn code_of(text: &str) -> String {
+    let code = text.split("\n#[cfg(test)]\nmod ").next().unwrap_or_default();
+    code.lines().map(|line| line.split("//").next().unwrap_or_default()).collect::<Vec<_>>().join("\n")
 }
 
 fn is_under(path: &str, prefix: &str) -> bool {
@@ -200,7 +205,7 @@ fn paths_after(code: &str, root: &str) -> Vec<String> {
 }
 
 /// One path or one brace group, to its end; returns what follows it.
-fn expand<'a>(prefix: &str, text: &'a str, paths: &mut Vec<String>) -> &'a str {
+pub fn expand<'a>(prefix: &str, text: &'a str, paths: &mut Vec<String>) -> &'a str {
     let text = text.trim_start();
     if let Some(mut rest) = text.strip_prefix('{') {
         loop {
@@ -229,7 +234,7 @@ fn expand<'a>(prefix: &str, text: &'a str, paths: &mut Vec<String>) -> &'a str {
     }
 }
 
-fn rust_files(dir: &Path) -> Vec<PathBuf> {
+pub fn rust_files(dir: &Path) -> Vec<PathBuf> {
     let mut files = Vec::new();
     for entry in fs::read_dir(dir).unwrap_or_else(|error| panic!("{}: {error}", dir.display())) {
         let path = entry.unwrap().path();

@@ -20,6 +20,7 @@
 mod abuse;
 mod backup;
 mod bench;
+mod circles;
 mod client;
 mod cluster;
 mod configuration;

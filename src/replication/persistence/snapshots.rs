@@ -62,12 +62,12 @@ impl From<NotSwitched> for NotCompacted {
 
 /// Writes a snapshot and begins a new log behind it; writes go on meanwhile. An error says why not.
 pub fn compact(replica: &Replica) -> Result<Compacted, NotCompacted> {
-    begin_compaction(replica)?.write()
+    begin_compaction(replica)?.complete()
 }
 
 /// After a full disk: a new log, and a snapshot of everything, without which that log says nothing. Writes are taken again when it is durable. Where nothing has failed this is [`Replica::compact`].
 pub fn resume(replica: &Replica) -> Result<Compacted, NotCompacted> {
-    begin_resume(replica)?.write()
+    begin_resume(replica)?.complete()
 }
 
 /// Begins a snapshot; the caller takes its steps. An error says why not.
@@ -148,7 +148,7 @@ pub struct Snapshot<'a> {
 }
 
 impl Snapshot<'_> {
-    fn write(mut self) -> Result<Compacted, NotCompacted> {
+    fn complete(mut self) -> Result<Compacted, NotCompacted> {
         self.await_log(self.began + SWITCH_TIMEOUT)?;
         loop {
             match self.step() {

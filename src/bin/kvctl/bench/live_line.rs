@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use crate::progress_line::StatusLine;
 
-use super::BenchRun;
+use super::bench_run::BenchRun;
 
 pub struct LiveLine {
     line: StatusLine,
@@ -25,12 +25,7 @@ impl LiveLine {
             None => format!("bench: {ready} of {} connections are ready", shared.args.clients.0),
             Some(span) if now < span.begin => "bench: warming up".to_string(),
             Some(span) => {
-                let (mut done, mut errors) = (0, 0);
-                for measured in &shared.measurements {
-                    let measured = measured.lock();
-                    done += measured.done;
-                    errors += measured.errors.sum();
-                }
+                let (done, errors) = shared.done_and_errors();
                 // The first update counts from the end of the warm-up.
                 let passed = now - self.shown.max(span.begin);
                 let text = text(span.end.saturating_duration_since(now), done - self.done, passed, errors);

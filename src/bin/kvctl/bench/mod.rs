@@ -14,6 +14,7 @@
 //! ended early, threads that wait for a server that does not answer are not waited for: they end
 //! with the process.
 
+mod bench_run;
 mod live_line;
 mod measurements;
 mod reply_reader;
@@ -23,25 +24,22 @@ mod summary;
 mod worker;
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::sync::{Arc, OnceLock};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
-
-use parking_lot::Mutex;
 
 use kvmesh::client;
 
 use crate::command_line::{BenchArgs, BenchProtocol, Seconds};
 use crate::{Code, Failure, Options};
 
+use bench_run::{BenchRun, RunOutcome};
 use live_line::LiveLine;
-use measurements::Measurements;
 use schedule::Schedule;
 use worker::Worker;
 
-const WARM_UP: Duration = Duration::from_millis(500);
 /// When a run is ended early, rounds under way get this long.
 const GRACE: Duration = Duration::from_secs(1);
 /// The pause between two updates of the progress line.
@@ -83,61 +81,6 @@ fn fitting(options: &Options, args: &BenchArgs) -> Result<Option<Schedule>, Stri
         }
     }
     Schedule::of(args)
-}
-
-/// A run: what its threads and the main thread share.
-struct BenchRun {
-    options: Options,
-    args: BenchArgs,
-    schedule: Option<Schedule>,
-    /// Set when all connections are open and all keys are written, so that all begin at the same
-    /// time.
-    span: OnceLock<TimeSpan>,
-    is_ended: AtomicBool,
-    /// One for each connection, each in memory of its own. Invariant: no I/O under these locks.
-    measurements: Vec<Arc<Mutex<Measurements>>>,
-}
-
-/// The times of a run.
-#[derive(Clone, Copy, Debug)]
-struct TimeSpan {
-    start: Instant,
-    /// The end of the warm-up: from here on rounds count.
-    begin: Instant,
-    end: Instant,
-}
-
-impl BenchRun {
-    fn new(options: Options, args: BenchArgs, schedule: Option<Schedule>) -> BenchRun {
-        let measurements = (0..args.clients.0).map(|_| Arc::new(Mutex::new(empty_measurements(&options, &args)))).collect();
-        BenchRun { options, args, schedule, span: OnceLock::new(), is_ended: AtomicBool::new(false), measurements }
-    }
-
-    fn begin(&self) {
-        let Seconds(measured) = self.args.seconds;
-        let start = Instant::now();
-        let begin = start + WARM_UP;
-        self.span.get_or_init(|| TimeSpan { start, begin, end: begin + measured });
-    }
-
-    /// True if the run was ended early.
-    fn is_ended(&self) -> bool {
-        self.is_ended.load(Ordering::Relaxed)
-    }
-
-    fn total(&self) -> Measurements {
-        let mut total = empty_measurements(&self.options, &self.args);
-        for measured in &self.measurements {
-            total.join(&measured.lock());
-        }
-        total
-    }
-}
-
-/// Empty measurements. Those of one run can be added, since all are made for the same time.
-fn empty_measurements(options: &Options, args: &BenchArgs) -> Measurements {
-    let Seconds(measured) = args.seconds;
-    Measurements::new(WARM_UP + measured + options.timeout)
 }
 
 enum BenchEvent {
@@ -199,15 +142,6 @@ impl Drop for EndNotice {
     fn drop(&mut self) {
         self.send(BenchEvent::Ended(self.index));
     }
-}
-
-/// How a run ended, beside the measurements.
-struct RunOutcome {
-    /// The time that was asked for, or less if the run was ended early.
-    measured: Duration,
-    was_interrupted: bool,
-    /// Connections whose last round was not answered when a run was ended early.
-    unanswered: usize,
 }
 
 /// Lets all threads begin once all are ready, and waits until all have ended. Fails if the

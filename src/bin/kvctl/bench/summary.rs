@@ -8,8 +8,8 @@ use serde_json::{Value, json};
 use crate::Options;
 use crate::command_line::{BenchArgs, Seconds};
 
+use super::bench_run::{BenchRun, RunOutcome};
 use super::measurements::Measurements;
-use super::{BenchRun, RunOutcome};
 
 pub fn print(shared: &BenchRun, total: &Measurements, outcome: &RunOutcome) -> io::Result<()> {
     let report = Summary::new(&shared.options, &shared.args, total, outcome);

@@ -12,11 +12,11 @@ use kvmesh::wire::resp::encoding::request;
 use crate::Options;
 use crate::command_line::BenchProtocol;
 
+use super::bench_run::{BenchRun, TimeSpan};
 use super::measurements::{ErrorCounts, Measurements};
 use super::reply_reader::{ReplyReader, ReplyVerdict};
 use super::request_rounds::RequestRounds;
 use super::schedule::Schedule;
-use super::{BenchRun, TimeSpan};
 
 /// The pause between two attempts to connect again.
 const RECONNECT_PAUSE: Duration = Duration::from_millis(100);
