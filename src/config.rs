@@ -1,6 +1,6 @@
 //! The configuration of a node: `config/nodeN.json` -> [`Config`].
 //!
-//! Owns every default and every limit on a limit, in one table ([`fields`]): a `Config` that was
+//! Owns every default and every limit on a limit, in one table (`fields`): a `Config` that was
 //! built here is valid, and nothing checks it again. Reads one file; never resolves a host name
 //! (each dial does), never touches the data directory.
 

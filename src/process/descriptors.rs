@@ -33,7 +33,7 @@ pub struct Shares {
 }
 
 /// Shares out `limit` descriptors, to at most `clients_max` clients. An error says that they are
-/// too few even for [`CLIENTS_MIN`].
+/// too few even for `CLIENTS_MIN`.
 pub fn share(limit: usize, peers: usize, clients_max: usize) -> Result<Shares, String> {
     let beside = BESIDE + PER_PEER * peers;
     let left = limit.saturating_sub(beside);

@@ -6,7 +6,7 @@
 //! the peer's [`links::outbox`]; what arrives, [`inbound`] applies; what follows from it, [`peers`] decides.
 //!
 //! **HELLO** both ways: who, in which cluster and which incarnation (origin), with which members, at what wall time, and how far (vector). Refused in words if any of it
-//! does not fit ([`replica::Replica::check_hello`]). The vector of a HELLO replaces whatever was known of the peer. A HELLO names all protocols that its sender speaks, and both sides
+//! does not fit ([`links::handshake::check_hello`]). The vector of a HELLO replaces whatever was known of the peer. A HELLO names all protocols that its sender speaks, and both sides
 //! speak the greatest that they have in common: so nodes of different builds meet.
 //!
 //! What is of one connection (acks, beats, requests) follows that protocol. Batches, dumps and files are not of one connection: a batch's bytes go to all peers and to the log, and a

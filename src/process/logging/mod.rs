@@ -96,7 +96,7 @@ pub fn start() -> io::Result<Logging> {
 }
 
 impl Logging {
-    /// Ends the log once the queued lines are written, or after [`FAREWELL`].
+    /// Ends the log once the queued lines are written, or after `FAREWELL`.
     pub fn end(self) {
         let deadline = Instant::now() + FAREWELL;
         // Fails if the queue stays full until then.

@@ -65,7 +65,7 @@ pub fn compact(replica: &Replica) -> Result<Compacted, NotCompacted> {
     begin_compaction(replica)?.complete()
 }
 
-/// After a full disk: a new log, and a snapshot of everything, without which that log says nothing. Writes are taken again when it is durable. Where nothing has failed this is [`Replica::compact`].
+/// After a full disk: a new log, and a snapshot of everything, without which that log says nothing. Writes are taken again when it is durable. Where nothing has failed this is [`compact`].
 pub fn resume(replica: &Replica) -> Result<Compacted, NotCompacted> {
     begin_resume(replica)?.complete()
 }
@@ -82,7 +82,7 @@ pub fn begin_compaction(replica: &Replica) -> Result<Snapshot<'_>, NotCompacted>
     }
 }
 
-/// Begins that of [`Replica::resume`].
+/// Begins that of [`resume`].
 pub fn begin_resume(replica: &Replica) -> Result<Snapshot<'_>, NotCompacted> {
     let wal = kept(replica)?;
     let one_at_a_time = only_snapshot(replica)?;

@@ -1,6 +1,6 @@
 //! Taking a dump: its entries one by one, and at the end line what it proves.
 //!
-//! Owns what is known of a dump between its header and its end line. The same for a dump that a peer sends ([`inbound`](super::inbound)) and for one that a client
+//! Owns what is known of a dump between its header and its end line. The same for a dump that a peer sends ([`inbound`](crate::replication::inbound)) and for one that a client
 //! restores ([`sync::restore`](crate::replication::sync::restore)): entries enter through the one door, whose versions the vector does not cover; the end line must agree with what came; then, and not before, a full
 //! dump drops what it proves deleted, hands over its horizon (**I6**), and its vector is joined (**I5**). Never reads a socket or a file.
 

@@ -1,7 +1,7 @@
 //! Commands, a file for each family.
 //!
-//! A family holds the rows of its commands ([`spec::Spec`]: name, arity, flags, parser, words for
-//! COMMAND DOCS), their parsers, and their meaning. [`table`] finds a row by name; [`execute`]
+//! A family holds the rows of its commands (`spec::Spec`: name, arity, flags, parser, words for
+//! COMMAND DOCS), their parsers, and their meaning. [`table`] finds a row by name; `execute`
 //! hands a typed command to its family. The kinds of commands are in wire/command.rs.
 
 mod admin;
