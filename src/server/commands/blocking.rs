@@ -79,14 +79,14 @@ fn wait(connection: &Connection<'_>, what: Held, local: usize, peers: usize, tim
     }
 }
 
-/// WAIT peers timeout
+/// `WAIT peers timeout`
 fn parse_wait<'a>(words: &Arguments<'a, '_>) -> Result<Command<'a>, Wrong> {
     // Fewer than none are always there.
     let peers = usize::try_from(words.integer(1)?).unwrap_or(0);
     Ok(Blocking::Wait { peers, timeout: parse_timeout(words, 2)? }.into())
 }
 
-/// WAITAOF local peers timeout
+/// `WAITAOF local peers timeout`
 fn parse_waitaof<'a>(words: &Arguments<'a, '_>) -> Result<Command<'a>, Wrong> {
     let local = match words.integer(1)? {
         0 => false,
@@ -105,7 +105,7 @@ fn parse_timeout(words: &Arguments<'_, '_>, index: usize) -> Result<Option<Durat
     }
 }
 
-/// DEBUG SLEEP seconds
+/// `DEBUG SLEEP seconds`
 fn parse_sleep<'a>(words: &Arguments<'a, '_>) -> Result<Command<'a>, Wrong> {
     let seconds = std::str::from_utf8(words.word(2)).ok().and_then(|word| word.parse().ok());
     let time = seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok()).filter(|time| *time <= SLEEP_MAX);

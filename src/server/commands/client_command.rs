@@ -181,7 +181,7 @@ fn shown(addr: Option<SocketAddr>) -> String {
     addr.map_or_else(|| "?:0".to_owned(), |addr| addr.to_string())
 }
 
-/// CLIENT SETINFO lib-name | lib-ver value
+/// `CLIENT SETINFO lib-name | lib-ver value`
 fn parse_setinfo<'a>(words: &Arguments<'a, '_>) -> Result<Command<'a>, Wrong> {
     let attribute = words.word(2);
     let version = is(attribute, "lib-ver");
@@ -194,7 +194,7 @@ fn parse_setinfo<'a>(words: &Arguments<'a, '_>) -> Result<Command<'a>, Wrong> {
     Ok(ClientCommand::SetInfo { version, value: within("value", words.word(3), NAME_LEN_MAX)? }.into())
 }
 
-/// CLIENT LIST [TYPE type | ID id …]
+/// `CLIENT LIST [TYPE type | ID id …]`
 fn parse_list<'a>(words: &Arguments<'a, '_>) -> Result<Command<'a>, Wrong> {
     let (mut ids, mut kind) = (None, None);
     if words.len() == 4 && is(words.word(2), "TYPE") {
@@ -210,7 +210,7 @@ fn parse_list<'a>(words: &Arguments<'a, '_>) -> Result<Command<'a>, Wrong> {
     Ok(ClientCommand::List { ids, kind }.into())
 }
 
-/// CLIENT KILL addr, or with options: [ID id] [TYPE type] [USER user] [ADDR addr] [LADDR addr]
+/// `CLIENT KILL addr`, or with options: [ID id] [TYPE type] [USER user] [ADDR addr] [LADDR addr]
 /// [SKIPME yes | no]
 fn parse_kill<'a>(words: &Arguments<'a, '_>) -> Result<Command<'a>, Wrong> {
     if words.len() == 3 {

@@ -208,7 +208,7 @@ fn map(pairs: impl IntoIterator<Item = (&'static str, Reply<'static>)>) -> Reply
     Reply::Map(pairs.into_iter().map(|(key, value)| (text(key), value)).collect())
 }
 
-/// COMMAND LIST [FILTERBY MODULE name | ACLCAT category | PATTERN pattern]
+/// `COMMAND LIST [FILTERBY MODULE name | ACLCAT category | PATTERN pattern]`
 fn parse_list<'a>(words: &Arguments<'a, '_>) -> Result<Command<'a>, Wrong> {
     let filter = match words.len() {
         2 => None,
@@ -229,7 +229,7 @@ fn parse_list<'a>(words: &Arguments<'a, '_>) -> Result<Command<'a>, Wrong> {
     Ok(CommandQuery::List(filter).into())
 }
 
-/// COMMAND INFO [name …]
+/// `COMMAND INFO [name …]`
 fn parse_info<'a>(words: &Arguments<'a, '_>) -> Result<Command<'a>, Wrong> {
     let names = words.few(2)?.map(lower).collect();
     Ok(CommandQuery::Info((words.len() > 2).then_some(names)).into())

@@ -70,7 +70,7 @@ fn parameters(shared: &Shared) -> Vec<(&'static str, String)> {
     known.into_iter().map(|(name, value)| (name, value.to_owned())).chain(measured).collect()
 }
 
-/// CONFIG GET pattern …: Redis matches them in any case, and names are in lower case.
+/// `CONFIG GET pattern …`: Redis matches them in any case, and names are in lower case.
 fn parse_config_get<'a>(words: &Arguments<'a, '_>) -> Result<Command<'a>, Wrong> {
     let lower = |word: &'a [u8]| match word.iter().any(u8::is_ascii_uppercase) {
         true => Bytes::Owned(word.to_ascii_lowercase()),

@@ -131,7 +131,7 @@ pub(super) fn parse_lifetime(words: &Arguments<'_, '_>, index: usize, unit: Unit
     at.map(Lifetime::Until).ok_or_else(|| invalid(words))
 }
 
-/// EXPIRE key expiry [NX | XX | GT | LT …], and its kin. The expiry may be over.
+/// `EXPIRE key expiry [NX | XX | GT | LT …]`, and its kin. The expiry may be over.
 fn parse_expire<'a>(words: &Arguments<'a, '_>, unit: Unit, since: Since) -> Result<Command<'a>, Wrong> {
     let only = parse_only(words)?;
     let given = words.integer(2)?;

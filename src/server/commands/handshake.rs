@@ -85,7 +85,7 @@ fn parse_ping<'a>(words: &Arguments<'a, '_>) -> Result<Command<'a>, Wrong> {
     Ok(ConnectionCommand::Ping { message }.into())
 }
 
-/// SELECT index: there is one database, as in a Redis cluster.
+/// `SELECT index`: there is one database, as in a Redis cluster.
 fn parse_select<'a>(words: &Arguments<'a, '_>) -> Result<Command<'a>, Wrong> {
     let number = words.integer(1)?;
     if i32::try_from(number).is_err() {
@@ -94,7 +94,7 @@ fn parse_select<'a>(words: &Arguments<'a, '_>) -> Result<Command<'a>, Wrong> {
     if number == 0 { Ok(ConnectionCommand::NoOp.into()) } else { Err(wrong("DB index is out of range")) }
 }
 
-/// AUTH [user] password
+/// `AUTH [user] password`
 fn parse_auth<'a>(words: &Arguments<'a, '_>) -> Result<Command<'a>, Wrong> {
     match words.len() {
         2 => Err(wrong(
@@ -112,7 +112,7 @@ fn check_user(name: &[u8]) -> Result<(), Wrong> {
     Err(Wrong::new(ErrorCode::WrongPass, "invalid username-password pair or user is disabled."))
 }
 
-/// HELLO [version [AUTH user password] [SETNAME name]]
+/// `HELLO [version [AUTH user password] [SETNAME name]]`
 fn parse_hello<'a>(words: &Arguments<'a, '_>) -> Result<Command<'a>, Wrong> {
     let version = if words.len() > 1 {
         let number = words.integer(1).map_err(|_| wrong("Protocol version is not an integer or out of range"))?;
@@ -142,7 +142,7 @@ fn parse_hello<'a>(words: &Arguments<'a, '_>) -> Result<Command<'a>, Wrong> {
     Ok(ConnectionCommand::Hello { version, name }.into())
 }
 
-/// ACK [level], kvmesh's own.
+/// `ACK [level]`, kvmesh's own.
 fn parse_ack<'a>(words: &Arguments<'a, '_>) -> Result<SessionCommand<'a>, Wrong> {
     match words.len() {
         1 => Ok(SessionCommand::Ack { level: None }),

@@ -68,7 +68,7 @@ pub(super) fn text(text: impl Into<Cow<'static, str>>) -> Reply<'static> {
     })
 }
 
-/// LOLWUT [VERSION n] [anything]
+/// `LOLWUT [VERSION n] [anything]`
 fn parse_lolwut<'a>(words: &Arguments<'a, '_>) -> Result<Command<'a>, Wrong> {
     if words.len() >= 3 && is(words.word(1), "VERSION") {
         words.integer(2)?;

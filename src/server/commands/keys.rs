@@ -126,7 +126,7 @@ fn parse_rename<'a>(words: &Arguments<'a, '_>, only_absent: bool) -> Result<Comm
     Ok(MultiKey::Rename { from: words.key(1)?, to: words.key(2)?, only_absent }.into())
 }
 
-/// MEMORY USAGE key [SAMPLES n]: a value is one whole, so that there is nothing to sample.
+/// `MEMORY USAGE key [SAMPLES n]`: a value is one whole, so that there is nothing to sample.
 fn parse_memory_usage<'a>(words: &Arguments<'a, '_>) -> Result<Command<'a>, Wrong> {
     let mut index = 3;
     while index < words.len() {

@@ -120,7 +120,7 @@ fn scanned(next: Option<Cursor>, keys: Vec<Key>) -> Reply<'static> {
     Reply::Array(vec![Reply::Bytes(Bytes::Owned(cursor.to_string().into_bytes())), Reply::Array(keys)])
 }
 
-/// SCAN cursor [MATCH pattern] [COUNT n] [TYPE type]; of several the last counts.
+/// `SCAN cursor [MATCH pattern] [COUNT n] [TYPE type]`; of several the last counts.
 fn parse_scan<'a>(words: &Arguments<'a, '_>) -> Result<Command<'a>, Wrong> {
     let cursor = parse_cursor(words.word(1)).ok_or_else(|| wrong("invalid cursor"))?;
     let mut scan = Scan { cursor, pattern: None, count: SCAN_COUNT, strings: true };
@@ -164,7 +164,7 @@ fn parse_pattern<'a>(words: &Arguments<'a, '_>, index: usize) -> Result<Bytes<'a
     within("pattern", words.word(index), PATTERN_LEN_MAX)
 }
 
-/// FLUSHALL [ASYNC | SYNC]: both are the same for kvmesh.
+/// `FLUSHALL [ASYNC | SYNC]`: both are the same for kvmesh.
 fn parse_flush<'a>(words: &Arguments<'a, '_>) -> Result<Command<'a>, Wrong> {
     match words.len() {
         1 => Ok(Keyspace::Flush.into()),

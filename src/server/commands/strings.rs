@@ -341,7 +341,7 @@ fn too_long() -> Evaluation<'static> {
     Evaluation::reply(Reply::Error { code: ErrorCode::TooBig, sentence: "string exceeds maximum allowed size (proto-max-bulk-len)".into() })
 }
 
-/// SET key value [NX | XX] [GET] [EX n | PX n | EXAT n | PXAT n | KEEPTTL]
+/// `SET key value [NX | XX] [GET] [EX n | PX n | EXAT n | PXAT n | KEEPTTL]`
 fn parse_set<'a>(words: &Arguments<'a, '_>) -> Result<Command<'a>, Wrong> {
     let mut only = Only::Always;
     let mut answer = SetAnswer::OkOrNull;
@@ -374,13 +374,13 @@ fn parse_set<'a>(words: &Arguments<'a, '_>) -> Result<Command<'a>, Wrong> {
     set(words, 2, only, lifetime, answer)
 }
 
-/// SETEX key expiry value
+/// `SETEX key expiry value`
 fn parse_setex<'a>(words: &Arguments<'a, '_>, unit: Unit) -> Result<Command<'a>, Wrong> {
     let lifetime = GivenExpiry { index: 2, unit, since: Since::Now }.lifetime(words)?;
     set(words, 3, Only::Always, lifetime, SetAnswer::OkOrNull)
 }
 
-/// GETEX key [EX n | PX n | EXAT n | PXAT n | PERSIST]
+/// `GETEX key [EX n | PX n | EXAT n | PXAT n | PERSIST]`
 fn parse_getex<'a>(words: &Arguments<'a, '_>) -> Result<Command<'a>, Wrong> {
     let mut persists = false;
     let mut given = None;
@@ -404,7 +404,7 @@ fn parse_getex<'a>(words: &Arguments<'a, '_>) -> Result<Command<'a>, Wrong> {
     }
 }
 
-/// MSET key value [key value …]
+/// `MSET key value [key value …]`
 fn parse_mset<'a>(words: &Arguments<'a, '_>, only_absent: bool) -> Result<Command<'a>, Wrong> {
     if words.len().is_multiple_of(2) {
         return Err(words.wrong_arity());
@@ -417,20 +417,20 @@ fn parse_mset<'a>(words: &Arguments<'a, '_>, only_absent: bool) -> Result<Comman
     Ok(MultiKey::Set { pairs, only_absent }.into())
 }
 
-/// APPEND key value
+/// `APPEND key value`
 fn parse_append<'a>(words: &Arguments<'a, '_>) -> Result<Command<'a>, Wrong> {
     let key = words.key(1)?;
     Ok(Command::write(key, StringWrite::Append { tail: words.value(2)? }))
 }
 
-/// GETRANGE key start end
+/// `GETRANGE key start end`
 fn parse_getrange<'a>(words: &Arguments<'a, '_>) -> Result<Command<'a>, Wrong> {
     let key = words.key(1)?;
     let read = StringRead::Range { start: words.integer(2)?, end: words.integer(3)? };
     Ok(Command::read(key, read))
 }
 
-/// SETRANGE key offset value. Of no bytes nothing is too long, wherever they would go.
+/// `SETRANGE key offset value`. Of no bytes nothing is too long, wherever they would go.
 fn parse_setrange<'a>(words: &Arguments<'a, '_>) -> Result<Command<'a>, Wrong> {
     let offset = usize::try_from(words.integer(2)?).map_err(|_| wrong("offset is out of range"))?;
     let bytes = words.data(3);
