@@ -1,4 +1,5 @@
-//! What a client port must stand: lines without an end, garbage, half commands, crowds, and clients that do not listen.
+//! Abuse that a client port must withstand: lines without an end, garbage, half commands, crowds,
+//! and clients that do not read.
 
 use std::fs;
 use std::io::{ErrorKind, Write};
@@ -27,7 +28,7 @@ fn a_line_that_never_ends_is_an_error_and_a_close() {
         let mut client = cluster.client(1);
         client.send(begin).unwrap();
         let piece = [b'x'; 4096];
-        // Far beyond any line that these limits allow; the node may close at any point of it.
+        // Far beyond any line that these limits allow. The node may close at any point of it.
         let sent = (0..1_000).try_for_each(|_| client.send(piece));
         match client.rest() {
             Ok(rest) => {
@@ -69,7 +70,7 @@ fn garbage_gets_errors_or_a_close_and_the_node_lives() {
     let mut random = Random::new(seed());
     for len in [1, 2, 3, 10, 100, 5_000, 50_000] {
         let mut client = cluster.client(1);
-        // It may be closed before all is said.
+        // The node may close before all is sent.
         let _ = client.send(random.bytes(len)).and_then(|()| client.send("\n"));
         let _ = client.stream().shutdown(Shutdown::Write);
         match client.rest() {
@@ -84,7 +85,8 @@ fn garbage_gets_errors_or_a_close_and_the_node_lives() {
     assert_eq!(cluster.ask_line(1, "COUNT"), "0");
 }
 
-/// A browser, or a server that was talked into a request, can reach this port. PUT is a command of kvmesh's, too.
+/// A browser, or a server that was tricked into a request, can reach this port. PUT is a command of
+/// kvmesh, too.
 #[test]
 fn nothing_of_an_http_request_is_executed() {
     let cluster = one();
@@ -137,7 +139,7 @@ fn bytes_may_come_one_at_a_time_and_lines_all_at_once() {
 #[test]
 fn too_many_clients_are_told_so_and_closed() {
     let cluster = one();
-    // The harness has asked before, on connections that the node may not have seen the end of yet.
+    // Earlier connections of the harness may still count.
     let mut clients: Vec<Client> = Vec::new();
     until("20 clients", DEADLINE, || {
         while clients.len() < 20 {
@@ -153,7 +155,8 @@ fn too_many_clients_are_told_so_and_closed() {
         let rest = String::from_utf8(cluster.client(1).rest().unwrap()).unwrap();
         assert!(rest.starts_with("ERROR BUSY ") && rest.lines().count() == 1, "{rest:?}");
     }
-    // Those inside are not disturbed, and a place that becomes free is given away.
+    // The connected clients are not disturbed, and a slot that becomes free is given to another
+    // one.
     for client in &mut clients {
         assert_eq!(client.ask_line("PING").unwrap(), "PONG");
     }
@@ -164,7 +167,7 @@ fn too_many_clients_are_told_so_and_closed() {
     });
 }
 
-/// The replies to what it asked for would take half a gigabyte.
+/// The replies would take half a gigabyte.
 #[test]
 fn a_client_that_stops_reading_is_closed_and_nothing_piles_up() {
     const VALUE_LEN: usize = 8 << 20;
@@ -177,7 +180,7 @@ fn a_client_that_stops_reading_is_closed_and_nothing_piles_up() {
     let mut deaf = cluster.client(1);
     deaf.send("GET big\n".repeat(64)).unwrap();
     until("a close of the client that does not read", DEADLINE, || {
-        // Others are served meanwhile.
+        // Other clients are served meanwhile.
         assert_eq!(writer.ask_line("PING").unwrap(), "PONG");
         match deaf.send("\n") {
             Ok(()) => Err("it is open".into()),
@@ -190,14 +193,14 @@ fn a_client_that_stops_reading_is_closed_and_nothing_piles_up() {
         let grown = after.saturating_sub(before);
         assert!(grown < 100 << 20, "{grown} bytes more at the peak for replies that nobody read");
     }
-    // Who does read gets all of it.
+    // A client that reads gets all of it.
     writer.send("GET big\n".repeat(8)).unwrap();
     for _ in 0..8 {
         assert_eq!(writer.line().unwrap().len(), "VALUE ".len() + VALUE_LEN);
     }
 }
 
-/// Each asks with a few bytes for a large part of one value, which the node has only once.
+/// Each client asks, with a few bytes, for a large part of one value that the node has only once.
 #[test]
 fn parts_of_a_value_that_nobody_reads_are_not_copied() {
     const VALUE_LEN: usize = 8 << 20;
@@ -211,7 +214,7 @@ fn parts_of_a_value_that_nobody_reads_are_not_copied() {
     for client in &mut deaf {
         client.send("*4\r\n$8\r\nGETRANGE\r\n$3\r\nbig\r\n$1\r\n0\r\n$2\r\n-2\r\n").unwrap();
     }
-    // A reply has begun: all of it is there.
+    // Once a reply has begun, all of it has been made.
     for client in &deaf {
         client.stream().peek(&mut [0]).unwrap();
     }
@@ -221,17 +224,18 @@ fn parts_of_a_value_that_nobody_reads_are_not_copied() {
     }
 }
 
-/// As many libraries do with a pipeline, whose replies and requests are more than fit between the two.
+/// Many libraries send a whole pipeline first; its requests and replies exceed the buffers between
+/// the two.
 #[test]
 fn who_sends_everything_before_reading_anything_is_served() {
     const LARGE_LEN: usize = 15 << 20;
-    // Nobody is given up who is only slow on a busy machine.
+    // A slow client on a busy machine is not given up.
     let cluster = Cluster::plan(1).set("write_timeout_ms", 10_000).start();
     let large = "x".repeat(LARGE_LEN);
     let mut client = unbuffered(&cluster);
     client.send(format!("PUT large {large}\n")).unwrap();
     assert_eq!(client.line().unwrap(), "OK");
-    // While the large value is on its way here, another one comes.
+    // While the large value is on its way here, another one is sent.
     client.send(format!("GET large\nPUT other {large}\nEXISTS other\n")).unwrap();
     assert_eq!(client.line().unwrap().len(), "VALUE ".len() + LARGE_LEN);
     assert_eq!(client.line().unwrap(), "OK");
@@ -246,7 +250,7 @@ fn who_sends_everything_before_reading_anything_is_served() {
     }
 }
 
-/// Many who connect and say nothing keep nobody else out.
+/// Many clients that connect and send nothing keep no other client out.
 #[test]
 fn silent_and_vanishing_clients_harm_nobody() {
     let cluster = Cluster::plan(1).start();
@@ -303,7 +307,8 @@ fn long_answers_hold_what_they_promise() {
     let words: Vec<&str> = digest.split(' ').collect();
     assert!(matches!(words[..], ["DIGEST", hex, "50"] if u64::from_str_radix(hex, 16).is_ok()), "{digest}");
 
-    // The dump: a header, an entry a line (the tombstone too), an end that counts them; JSON throughout.
+    // The dump: a header, one entry a line (the tombstone too), and an end that counts them; JSON
+    // throughout.
     let dump = client.ask("DUMP").unwrap();
     let lines: Vec<serde_json::Value> =
         dump.iter().map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{line}: {error}"))).collect();
@@ -319,7 +324,7 @@ fn long_answers_hold_what_they_promise() {
         let help = client.ask(&format!("HELP {verb}")).unwrap();
         assert!(!help.is_empty() && help.iter().any(|line| line.to_uppercase().contains(&verb.to_uppercase())), "HELP {verb}: {help:?}");
     }
-    // Nothing is left unread, and QUIT ends it.
+    // Nothing is left unread, and QUIT ends the connection.
     assert_eq!(client.ask_line("PING").unwrap(), "PONG");
     client.send("QUIT\nPUT after-quit 1\n").unwrap();
     let farewell = match client.rest() {
@@ -335,7 +340,7 @@ fn is_close(kind: ErrorKind) -> bool {
     matches!(kind, ErrorKind::ConnectionReset | ErrorKind::BrokenPipe | ErrorKind::ConnectionAborted | ErrorKind::UnexpectedEof)
 }
 
-/// A connection between whose ends little fits.
+/// A connection with small buffers at both ends.
 fn unbuffered(cluster: &Cluster) -> Client {
     const LEN: usize = 256 << 10;
     let addr = cluster.client_addr(1);
@@ -344,7 +349,7 @@ fn unbuffered(cluster: &Cluster) -> Client {
     Client::over(socket.into(), REPLY_TIMEOUT).unwrap()
 }
 
-/// The most that the node has ever held, where the system tells.
+/// The most memory that the node has ever held, where the system tells.
 fn peak_memory(cluster: &Cluster) -> Option<usize> {
     let status = fs::read_to_string(format!("/proc/{}/status", cluster.process_id(1)?)).ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
@@ -357,7 +362,7 @@ fn a_reply_is_not_held_back_until_a_second_command() {
     let cluster = one();
     let mut client = cluster.client(1);
     client.set_limit(Limit::Each(Duration::from_secs(2)));
-    // The second command is not whole: the first must not wait for it.
+    // The second command is incomplete: the first must not wait for it.
     client.send("PING\nPI").unwrap();
     assert_eq!(client.line().unwrap(), "PONG");
     client.send("NG\n").unwrap();

@@ -1,4 +1,5 @@
-//! Backup and restore: `kvctl dump`, `kvctl backup` and `kvctl restore` against real nodes, and against what breaks off.
+//! Backup and restore: `kvctl dump`, `kvctl backup` and `kvctl restore`, with real nodes and with
+//! servers that break off.
 
 use std::io::{Read, Write};
 use std::net::SocketAddr;
@@ -18,7 +19,7 @@ pub fn kvctl(cluster: &Cluster, id: u16, args: &[&str], stdin: Option<&Path>) ->
     begin(&mut program::kvctl(&[cluster.client_addr(id)], &[&["--timeout", "30"], args].concat()), stdin).end()
 }
 
-/// What `kvctl dump > backup.jsonl` leaves.
+/// Makes a backup by `kvctl dump > backup.jsonl`.
 fn back_up(cluster: &Cluster, id: u16, dir: &TempDir) -> PathBuf {
     let dump = kvctl(cluster, id, &["dump"], None);
     assert_eq!((dump.code, &*dump.err), (Some(0), ""));
@@ -36,7 +37,7 @@ fn number(report: &str, name: &str) -> u64 {
     line.trim().parse().unwrap()
 }
 
-/// `a0` to `a999`, every fifth deleted again, and some that are no text.
+/// Writes `a0` to `a999`, deletes every fifth, and writes some keys and values that are not text.
 fn fill(client: &mut Client) {
     client.pipeline((0..1000).map(|n| format!("PUT a{n} value {n}")));
     client.pipeline((0..1000).step_by(5).map(|n| format!("DEL a{n}")));
@@ -72,13 +73,13 @@ fn a_cluster_that_has_lost_everything_is_restored_through_one_node() {
         assert_eq!(cluster.ask_line(id, "DIGEST"), digest);
         assert_eq!(cluster.status(id).number("divergences"), 0);
     }
-    // And it works as any cluster does.
+    // It works as any cluster does.
     assert_eq!(cluster.ask_line(1, "UPD a1 later"), "OK");
     assert_eq!(cluster.ask_line(3, "DEL a2"), "OK");
     assert_eq!(cluster.ask_line(2, "SET a0 again"), "OK");
     cluster.await_converged();
 
-    // The same backup once more changes nothing of that.
+    // The same backup once more changes nothing.
     let done = kvctl(&cluster, 3, &["--json", "restore", "-"], Some(&backup));
     assert_eq!(done.code, Some(0), "{}", done.err);
     assert_eq!(done.out, "{\"covered\":1003,\"dropped\":0,\"entries\":1003,\"merged\":0}\n");
@@ -87,7 +88,7 @@ fn a_cluster_that_has_lost_everything_is_restored_through_one_node() {
         assert_eq!(cluster.ask_line(1, command), reply);
     }
 
-    // As new writes, it wins over what is there; what it does not hold stays.
+    // As new writes, it wins over what is there; keys that it does not hold stay.
     let done = restore(&cluster, 1, &backup, &["--as-new-writes"]);
     assert_eq!((done.code, &*done.out, &*done.err), (Some(0), "written 803\ndeleted 200\nexpired 0\n", ""));
     cluster.await_converged();
@@ -109,7 +110,7 @@ fn a_backup_from_before_collected_deletes_is_refused_and_can_be_written_anew() {
     assert_eq!(client.ask_line("DEL gone").unwrap(), "OK");
     assert_eq!(client.ask_line("UPD kept 2").unwrap(), "OK");
 
-    // The delete is known and not yet forgotten, or known and forgotten: the key stays deleted.
+    // The delete is known, or its tombstone was collected: the key stays deleted either way.
     for id in 1..=3 {
         restore(&cluster, id, &backup, &[]);
     }
@@ -159,7 +160,7 @@ fn a_backup_that_was_cut_off_is_refused_and_the_node_claims_nothing() {
     assert_eq!(done.code, Some(1));
     assert!(done.err.contains("cut.jsonl, line 5"), "{}", done.err);
     assert_eq!(cluster.ask_line(1, "COUNT"), "0");
-    // From stdin it cannot be known before.
+    // From stdin, an error shows only after the data before it was sent.
     let done = kvctl(&cluster, 1, &["restore", "-"], Some(&cut));
     assert_eq!(done.code, Some(1));
     assert!(done.err.contains("stdin, line 5"), "{}", done.err);
@@ -174,7 +175,7 @@ fn a_backup_that_was_cut_off_is_refused_and_the_node_claims_nothing() {
     assert_eq!(cluster.ask_line(1, "DIGEST"), digest);
 }
 
-/// It says so and reads no further, and kvctl must notice although it has much to send.
+/// The node refuses and reads no further. kvctl must notice, although it has much to send.
 #[test]
 fn a_node_that_refuses_a_large_backup_is_heard() {
     let dir = tempfile::tempdir().unwrap();
@@ -246,7 +247,7 @@ fn a_backup_that_fails_leaves_the_last_one_and_nothing_else() {
         let addr = server(move |mut stream| {
             let _ = stream.read(&mut [0; 64]);
             let _ = stream.write_all(&reply);
-            // Until the other side has gone.
+            // Until the client has closed.
             let _ = !closes && stream.read(&mut [0; 64]).is_ok();
         });
         assert_eq!(back_up(addr, "0.3").end().code, Some(code));

@@ -249,7 +249,7 @@ impl Cluster {
         self.link(from, to).forget();
     }
 
-    /// What `from` sends to `to` passes at so many bytes a second.
+    /// Lets bytes from one node to another pass at this rate, in bytes a second.
     pub fn narrow(&self, from: u16, to: u16, rate: u32) {
         self.link(from, to).set(Mode::Narrow(Duration::from_secs_f64(PIECE_LEN as f64 / f64::from(rate))));
     }
@@ -342,7 +342,7 @@ impl Cluster {
         self.client(id).status().unwrap_or_else(|error| panic!("n{id}> STATUS: {error}"))
     }
 
-    /// What a node has logged since the last start that a test asked for.
+    /// The log of a node since the last start that a test asked for.
     pub fn log_of_this_start(&self, id: u16) -> String {
         let mut log = self.log(id);
         log.split_off(log.rfind(&format!("--- {}\n", start_of(id))).unwrap_or(0))
@@ -534,7 +534,7 @@ pub fn kvnode() -> PathBuf {
     env::var_os(PROGRAM).unwrap_or_else(|| env!("CARGO_BIN_EXE_kvnode").into()).into()
 }
 
-/// Whether the `kvnode` that is tested obeys the switches of the feature `testing`.
+/// Returns whether the `kvnode` that is tested obeys the switches of the feature `testing`.
 pub fn has_switches() -> bool {
     env::var_os(PROGRAM).is_none()
 }

@@ -1,6 +1,8 @@
-//! Processes that die at any moment: what was acknowledged at `majority` is there afterwards, however many died, and however they return.
+//! Processes that die at any moment: what was acknowledged at `majority` is there afterwards,
+//! however many died and however they return.
 //!
-//! `KVMESH_ROUNDS=200 KVMESH_SEED=1 cargo test --test it kills_at_random -- --nocapture` goes on for longer, and repeats the choices of an earlier run.
+//! `KVMESH_ROUNDS=200 KVMESH_SEED=1 cargo test --test it kills_at_random -- --nocapture` runs
+//! longer, and repeats the choices of an earlier run.
 
 use std::fmt;
 use std::thread;
@@ -12,12 +14,12 @@ use crate::cluster::{Cluster, ClusterPlan};
 use crate::random::{Random, number_from, seed};
 use crate::writers::{Ledger, Writers};
 
-/// In the ordinary run: every number of victims with every way to return, and one more.
+/// Rounds of an ordinary run: every number of victims with every way to return, and one more.
 const ROUNDS: u64 = 10;
-/// How many earlier rounds are looked at again after each; at the end, all are.
+/// Earlier rounds that are checked again after each round. At the end, all are.
 const LOOKED_AT_AGAIN: usize = 3;
 
-/// Logs that are compacted, and tombstones that are collected, every few rounds.
+/// A cluster that compacts logs and collects tombstones every few rounds.
 fn plan() -> ClusterPlan {
     Cluster::plan(3).set("compact_log_min", 64 << 10).set("tombstone_age_min_ms", 200).set("recovery_wait_ms", 1_500)
 }
@@ -32,7 +34,7 @@ fn kills_at_random_moments_lose_no_acknowledged_write() {
     for number in 0..rounds {
         let began = Instant::now();
         let round = Round::choose(number + seed, &mut random);
-        // Shown if the test fails, also when nobody asked for the lines of those that pass.
+        // Shown if the test fails.
         println!("seed {seed}, round {number}: {round}");
         let outcomes = round.run(&mut cluster, &format!("round{number}"), &mut random);
         for outcomes in earlier.iter().rev().take(LOOKED_AT_AGAIN).chain([&outcomes]) {
@@ -50,7 +52,7 @@ fn kills_at_random_moments_lose_no_acknowledged_write() {
     earlier.iter().for_each(|outcomes| outcomes.assert_kept(&cluster));
 }
 
-/// Nothing has to be caught up from anybody: each has it all on its own disk.
+/// No node needs its peers for this: each has everything on its own disk.
 #[test]
 fn a_cluster_that_is_stopped_as_a_whole_is_there_again() {
     let mut cluster = plan().start();
@@ -80,10 +82,10 @@ fn a_cluster_that_is_stopped_as_a_whole_is_there_again() {
     cluster.await_reply(3, "GET after", "VALUE 1");
 }
 
-/// What happens in one round.
+/// One round of kills and returns.
 struct Round {
     victims: Vec<u16>,
-    /// Between two kills.
+    /// Pause between two kills.
     gap: Duration,
     back: Return,
 }
@@ -91,11 +93,12 @@ struct Round {
 #[derive(Clone, Copy)]
 enum Return {
     Together,
-    /// The next one starts when the one before it answers, or only when it has given up waiting for others.
+    /// Each starts when the one before it answers or, if patient, when that one waits for its peers
+    /// no longer.
     InTurn {
         patient: bool,
     },
-    /// This one only when everything has been looked at without it.
+    /// This node returns last, after everything was checked without it.
     Without(u16),
 }
 
@@ -113,13 +116,13 @@ impl Round {
         Round { victims, gap, back }
     }
 
-    /// Returns when all nodes are back and hold the same.
+    /// Runs the round. Returns when all nodes are back and hold the same.
     fn run(&self, cluster: &mut Cluster, label: &str, random: &mut Random) -> Ledger {
         let load = Writers::roaming(cluster, label, &[1, 2, 3]);
         load.await_progress(50 + random.below(150) as u64);
         thread::sleep(pause(random, 300));
         for victim in &self.victims {
-            // None is waited for before the next one dies.
+            // The next one dies before the end of this one.
             cluster.signal(*victim, Signal::SIGKILL);
             thread::sleep(self.gap);
         }
@@ -138,7 +141,7 @@ impl Round {
                 }
             }
         }
-        // Whoever is back, a majority is, and serves.
+        // The nodes that are back are a majority, and serve.
         load.await_progress(100);
         let outcomes = load.end();
         outcomes.assert_codes_are(&["NOQUORUM", "TIMEOUT", "LOADING"]);

@@ -1,11 +1,12 @@
-//! A node that may have few files open, and files that are taken away from under one: what it acknowledges is on its disk, and nobody waits in vain.
+//! A node that may open few files, and files that are removed under a node: what it acknowledges is
+//! on its disk, and no client waits in vain.
 
 use std::fs;
 
 use crate::client::Client;
 use crate::cluster::{Cluster, DEADLINE, until};
 
-/// Of one node of three: what is left of it for clients is little.
+/// Leaves little for the clients of one node of three.
 const FEW: u64 = 64;
 
 #[test]
@@ -18,7 +19,7 @@ fn with_few_descriptors_there_are_fewer_clients_and_everything_else_goes_on() {
     assert!((4..FEW).contains(&clients_max), "{clients_max}");
     cluster.await_log(1, &["WARN", "clients_max", &format!("is {clients_max}"), &format!("{FEW} open files"), "ulimit -Hn"]);
 
-    // As many as there may be are served, and who comes then hears so at once.
+    // As many clients as are allowed are served, and the next one is refused at once.
     let mut clients = Vec::new();
     until("a client too many", DEADLINE, || {
         let mut client = Client::connect(cluster.client_addr(1)).map_err(|error| error.to_string())?;
@@ -26,12 +27,12 @@ fn with_few_descriptors_there_are_fewer_clients_and_everything_else_goes_on() {
             "PONG" => clients.push(client),
             refusal => return if refusal.starts_with("ERROR BUSY ") { Ok(()) } else { Err(refusal.to_owned()) },
         }
-        // Waits no further: the next one is there at once.
+        // No more waiting: the next client comes at once.
         if clients.len() as u64 <= clients_max { Err(format!("{} clients", clients.len())) } else { Ok(()) }
     });
     assert!(clients.len() as u64 <= clients_max, "{} clients, {clients_max} at most", clients.len());
     until("as many clients as there may be", DEADLINE, || {
-        // Those that have asked before may only just have left.
+        // Connections of earlier clients may only just have ended.
         let mut client = Client::connect(cluster.client_addr(1)).map_err(|error| error.to_string())?;
         if client.ask_line("PING").is_ok_and(|reply| reply == "PONG") {
             clients.push(client);
@@ -65,11 +66,11 @@ fn a_limit_that_leaves_nothing_for_clients_is_refused_in_words() {
     let mut cluster = Cluster::plan(3).build();
     cluster.limit_open_files(1, 20);
     cluster.start(1);
-    let said = cluster.await_refused(1, 2);
-    assert!(said.contains("20 open files") && said.contains("ulimit -n"), "{said}");
+    let reason = cluster.await_refused(1, 2);
+    assert!(reason.contains("20 open files") && reason.contains("ulimit -n"), "{reason}");
 }
 
-/// From now on the running node 1 may have so many files open. Returns how many it might before.
+/// Limits the open files of node 1, which runs. Returns the limit before.
 #[cfg(target_os = "linux")]
 fn limit_now(cluster: &Cluster, current: Option<u64>) -> Option<u64> {
     use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit};
@@ -79,7 +80,7 @@ fn limit_now(cluster: &Cluster, current: Option<u64>) -> Option<u64> {
     prlimit(pid, Resource::Nofile, limit).unwrap().current
 }
 
-/// The log that is there is as good as before. Only Linux changes the limits of another process.
+/// The old log is as good as before. Only Linux changes the limits of another process.
 #[cfg(target_os = "linux")]
 #[test]
 fn a_new_log_that_cannot_begin_keeps_the_old_one_and_no_write_is_refused() {
@@ -103,7 +104,7 @@ fn a_new_log_that_cannot_begin_keeps_the_old_one_and_no_write_is_refused() {
     assert_eq!(cluster.ask_line(1, "COUNT"), "5");
 }
 
-/// However that came about.
+/// However the descriptors were used up.
 #[cfg(target_os = "linux")]
 #[test]
 fn who_connects_when_no_descriptor_is_left_is_told_so_at_once() {
@@ -114,7 +115,7 @@ fn who_connects_when_no_descriptor_is_left_is_told_so_at_once() {
     let highest = open.filter_map(|file| file.ok()?.file_name().to_str()?.parse::<u64>().ok()).max().unwrap();
     limit_now(&cluster, Some(highest + 1));
     let mut clients = Vec::new();
-    // Some are free below the highest.
+    // Some numbers below the highest are free.
     let use_up = |clients: &mut Vec<Client>| {
         let mut refusals = 0;
         while refusals < 5 {
@@ -139,7 +140,7 @@ fn who_connects_when_no_descriptor_is_left_is_told_so_at_once() {
         let reply = Client::connect(cluster.client_addr(1)).and_then(|mut client| client.ask_line("PING"));
         if matches!(reply.as_deref(), Ok("PONG")) { Ok(()) } else { Err(format!("{reply:?}")) }
     });
-    // Nor does it keep a node from stopping.
+    // It does not keep a node from stopping, either.
     use_up(&mut clients);
     cluster.stop(1);
 }
@@ -178,7 +179,7 @@ fn a_directory_that_is_removed_is_noticed_and_another_one_is_left_alone() {
     };
     refused("PUT refused 1");
     refused("RESUME");
-    // Somebody else's, for all that this node knows.
+    // It may be another program's, for all that this node knows.
     fs::create_dir(&dir).unwrap();
     refused("RESUME");
     assert_eq!(fs::read_dir(&dir).unwrap().count(), 0, "a file of this node in another directory");

@@ -1,4 +1,5 @@
-//! Disks that are lost, that come back older than they were, or that two processes share: what was acknowledged is there in the end, what was deleted is not.
+//! Disks that are lost, that come back older than they were, or that two processes share: in the
+//! end what was acknowledged is there, and what was deleted is not.
 
 use std::fs;
 use std::path::Path;
@@ -10,7 +11,7 @@ use crate::client::Client;
 use crate::cluster::{Cluster, ClusterPlan, DEADLINE, until};
 use crate::program::{Ended, run_kvnode};
 
-/// In these tests a tombstone may go at this age, if all have it.
+/// Age at which a tombstone may be collected here, if all members have it.
 const AGE_MIN: Duration = Duration::from_millis(300);
 
 fn plan() -> ClusterPlan {
@@ -18,44 +19,45 @@ fn plan() -> ClusterPlan {
 }
 
 #[derive(Clone, Copy, PartialEq)]
-enum Loss {
+enum DiskLoss {
     Wiped,
-    /// From before most of what happened.
+    /// A copy from before most of what happened.
     PutBack,
 }
 
 #[test]
 fn a_wiped_directory_loses_nothing_and_brings_nothing_back() {
-    loses_nothing(Loss::Wiped, true);
-    loses_nothing(Loss::Wiped, false);
+    loses_nothing(DiskLoss::Wiped, true);
+    loses_nothing(DiskLoss::Wiped, false);
 }
 
 #[test]
 fn a_directory_that_is_put_back_older_loses_nothing_and_brings_nothing_back() {
-    loses_nothing(Loss::PutBack, true);
-    loses_nothing(Loss::PutBack, false);
+    loses_nothing(DiskLoss::PutBack, true);
+    loses_nothing(DiskLoss::PutBack, false);
 }
 
-/// Node 3 loses its disk while node 2 is away and node 1 alone still has what was last acknowledged. It returns to one of them first, and to the other when it serves.
-fn loses_nothing(loss: Loss, meets_who_knows: bool) {
+/// Node 3 loses its disk while node 2 is away, and node 1 alone still has the last acknowledged
+/// writes. Node 3 returns to one of them first, and to the other once it serves.
+fn loses_nothing(loss: DiskLoss, first_has_all: bool) {
     let mut cluster = plan().start();
     put(&cluster, 1, 0..60, "1");
     cluster.await_converged();
     let copy = tempfile::tempdir().unwrap();
-    if loss == Loss::PutBack {
+    if loss == DiskLoss::PutBack {
         cluster.stop(3);
         copy_files(&cluster.data_path(3), copy.path());
         cluster.start(3);
         cluster.await_converged();
         cluster.await_mesh(&[1, 2, 3]);
     }
-    // Deleted everywhere, and forgotten everywhere; and changed everywhere.
+    // Deletes that all nodes have and have collected, and changes that all nodes have.
     delete(&cluster, 2, 0..10);
     put(&cluster, 3, 10..20, "2");
     for id in 1..=3 {
         cluster.await_number(id, "tombstones", 0);
     }
-    // A majority of which node 3 is one.
+    // A majority that node 3 belongs to.
     cluster.kill(2);
     put(&cluster, 1, 20..30, "3");
     put(&cluster, 3, 30..40, "3");
@@ -64,18 +66,18 @@ fn loses_nothing(loss: Loss, meets_who_knows: bool) {
 
     cluster.kill(3);
     cluster.wipe(3);
-    if loss == Loss::PutBack {
+    if loss == DiskLoss::PutBack {
         copy_files(copy.path(), &cluster.data_path(3));
     }
-    let (first, last) = if meets_who_knows { (1, 2) } else { (2, 1) };
-    if !meets_who_knows {
+    let (first, last) = if first_has_all { (1, 2) } else { (2, 1) };
+    if !first_has_all {
         cluster.kill(1);
         cluster.start(2);
     }
     cluster.start(3);
     cluster.await_mesh(&[first, 3]);
     cluster.await_ready(3);
-    // A majority without the last one, so it writes.
+    // A majority without the last node, so node 3 takes writes.
     put(&cluster, 3, 55..58, "4");
     cluster.start(last);
     cluster.await_healed();
@@ -90,7 +92,7 @@ fn loses_nothing(loss: Loss, meets_who_knows: bool) {
     for id in 1..=3 {
         assert_holds(&cluster, id, 60, expected);
     }
-    // And so it stays when all have forgotten the deletes, and know only their disks.
+    // It stays so when all have collected the tombstones and know only their disks.
     for id in 1..=3 {
         cluster.await_number(id, "tombstones", 0);
     }
@@ -100,7 +102,7 @@ fn loses_nothing(loss: Loss, meets_who_knows: bool) {
     }
 }
 
-/// A killed member pins them, on disk too. It returns from its own.
+/// A killed member pins tombstones, on disk too. It returns from its own disk.
 #[test]
 fn a_tombstone_waits_for_a_member_that_is_down_and_goes_when_it_is_back() {
     let mut cluster = plan().start();
@@ -109,7 +111,7 @@ fn a_tombstone_waits_for_a_member_that_is_down_and_goes_when_it_is_back() {
     cluster.kill(3);
     cluster.await_sees(1, 3, "down");
     delete(&cluster, 1, 0..10);
-    // Who restarts does not forget whom it waits for.
+    // A node that restarts remembers which member it waits for.
     cluster.kill(2);
     cluster.start(2);
     cluster.await_mesh(&[1, 2]);
@@ -139,7 +141,8 @@ fn a_member_that_was_away_during_a_collection_resurrects_nothing_from_its_snapsh
     returns_with_what_was_deleted("snapshot-");
 }
 
-/// Node 3 is taken out of the others' configurations, which is what lets them collect, and listed again. Its own disk has never heard of the deletes.
+/// Node 3 is taken out of the others' configurations, so that they may collect, and is listed
+/// again. Its own disk has never had the deletes.
 fn returns_with_what_was_deleted(file: &str) {
     let mut cluster = plan().build();
     if file == "snapshot-" {
@@ -171,7 +174,7 @@ fn returns_with_what_was_deleted(file: &str) {
     let holds = files_like(&cluster.data_path(3), file).iter().any(|bytes| contains(bytes, b"key-0"));
     assert!(holds, "n3 has nothing to resurrect");
 
-    // What was collected is known from the disk alone.
+    // The others know from their disks alone what was collected.
     cluster.kill(1);
     cluster.kill(2);
     for id in 1..=2 {
@@ -184,7 +187,7 @@ fn returns_with_what_was_deleted(file: &str) {
     for id in 1..=3 {
         assert_holds(&cluster, id, 40, expected);
     }
-    // What was dropped was dropped on the disk.
+    // What was dropped was dropped on the disk, too.
     restart_all(&mut cluster);
     for id in 1..=3 {
         assert_holds(&cluster, id, 40, expected);
@@ -206,7 +209,7 @@ fn a_second_process_on_a_directory_is_refused_and_the_first_goes_on() {
     assert_eq!(cluster.ask_line(1, "GET before"), "VALUE 1");
 }
 
-/// Who tidies up may take it for a leftover.
+/// An operator who tidies up may take it for a leftover.
 #[test]
 fn a_removed_lock_file_lets_no_second_process_in() {
     let mut cluster = Cluster::plan(1).start();
@@ -216,7 +219,7 @@ fn a_removed_lock_file_lets_no_second_process_in() {
     assert!(ended.code == Some(1) && ended.outputs().contains("another process uses it"), "{ended:?}");
     assert_eq!(cluster.ask_line(1, "SET after 1"), "OK");
 
-    // Builds that lock the file alone are heeded, too.
+    // Builds that lock only the file are respected, too.
     cluster.stop(1);
     let older_build = fs::OpenOptions::new().create(true).truncate(false).write(true).open(&lock).unwrap();
     older_build.try_lock().unwrap();
@@ -264,7 +267,7 @@ fn restart_all(cluster: &mut Cluster) {
     cluster.await_healed();
 }
 
-/// At `majority`, each acknowledged.
+/// Writes at `majority`; each write is acknowledged.
 #[track_caller]
 fn put(cluster: &Cluster, id: u16, keys: std::ops::Range<usize>, value: &str) {
     let mut client = cluster.client(id);
@@ -277,7 +280,8 @@ fn delete(cluster: &Cluster, id: u16, keys: std::ops::Range<usize>) {
     keys.for_each(|key| await_ok(&mut client, &format!("DEL key-{key}")));
 }
 
-/// On a machine that stutters a node may seem to be down for a moment, and a write be refused.
+/// Repeats a write until it is done: on a machine that stutters a node may seem to be down for a
+/// moment, and a write be refused.
 #[track_caller]
 fn await_ok(client: &mut Client, command: &str) {
     until(command, DEADLINE, || {
@@ -309,7 +313,7 @@ fn copy_files(from: &Path, to: &Path) {
 fn files_like(dir: &Path, start: &str) -> Vec<Vec<u8>> {
     let files = fs::read_dir(dir).unwrap().map(Result::unwrap);
     let alike = files.filter(|file| file.file_name().to_string_lossy().starts_with(start));
-    // One that a compaction removes between the two is none.
+    // A file that a compaction removes in between does not count.
     alike.filter_map(|file| fs::read(file.path()).ok()).collect()
 }
 

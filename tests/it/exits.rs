@@ -1,4 +1,4 @@
-//! How a node begins and ends: exit codes, and sentences for whoever started it.
+//! How a node starts and ends: exit codes, and sentences for the operator who started it.
 
 use std::io::{BufRead, BufReader, pipe};
 use std::net::TcpListener;
@@ -16,7 +16,8 @@ use crate::program::run_kvnode;
 fn a_graceful_stop_hands_over_what_is_queued_and_exits_0() {
     let mut cluster = Cluster::plan(3).start();
     let mut client = cluster.client_at(1, "local");
-    // Acknowledged by this node alone, and it goes at once: only the farewell can save these.
+    // Acknowledged by this node alone, which ends at once: only the handover at its stop can save
+    // these.
     client.pipeline((0..500).map(|n| format!("PUT k{n} {n}")));
     cluster.stop(1);
     assert!(client.line().is_err(), "a stopped node still talks");
@@ -55,7 +56,8 @@ fn a_second_signal_ends_the_process_at_once() {
     cluster.pause(2);
     cluster.pause(3);
     let mut client = cluster.client_at(1, "local");
-    // More than the kernel takes for peers that do not read: a patient stop would wait for a minute.
+    // More than the kernel takes for peers that do not read: an orderly stop would wait for a
+    // minute.
     let value = "v".repeat(1 << 20);
     client.pipeline((0..30).map(|n| format!("PUT k{n} {value}")));
     cluster.signal(1, Signal::SIGTERM);
@@ -72,7 +74,7 @@ fn a_node_stops_with_its_standard_input_if_it_is_told_to() {
     let mut command = Command::new(kvnode());
     command.arg("--stop-with-stdin").arg("--config").arg(cluster.config_path(1)).current_dir(cluster.dir());
     let mut node = Process::start(command.stdin(stdin).stderr(Stdio::piped())).unwrap();
-    // The other end of the pipe is the node's alone.
+    // The node alone holds the other end of the pipe.
     drop(command);
     let mut log = BufReader::new(node.child.stderr.take().unwrap()).lines().map_while(Result::ok);
     let mut await_line = |words: &str| assert!(log.any(|line| line.contains(words)), "no line with {words:?}");

@@ -1,4 +1,5 @@
-//! Keys that expire, on real processes: by one time for all nodes, over restarts, dumps and restores, and never because one node's clock says so.
+//! Keys that expire, on real processes: at one time on all nodes, across restarts, dumps and
+//! restores, and never because of one node's clock.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -37,7 +38,7 @@ fn a_key_expires_everywhere_and_a_later_write_on_another_node_keeps_it() {
         assert_eq!(cluster.ask(id, "MGET gone kept later"), ["NONE", "VALUE v", "VALUE v"]);
         assert_eq!(["COUNT", "TTL gone", "TTL kept"].map(|command| cluster.ask_line(id, command)), ["2", "-2", "-1"]);
     }
-    // What has expired is there for a create again.
+    // A key that has expired can be created again.
     assert_eq!(cluster.ask_line(2, "SET gone new"), "OK");
     cluster.await_converged();
     assert_eq!(cluster.ask_line(1, "GET gone"), "VALUE new");
@@ -77,7 +78,7 @@ fn expiries_survive_restarts_and_backups() {
     assert_eq!(other.ask(1, "MGET soon far endless"), ["NONE", "VALUE v", "VALUE v"]);
 }
 
-/// Values that are over are let go, long before their tombstones may.
+/// Expired values are freed long before their tombstones may be collected.
 #[test]
 fn what_has_expired_gives_its_memory_back_and_the_nodes_stay_equal() {
     let mut cluster = Cluster::plan(3).set("clock_offset_max_ms", 1000).start();

@@ -1,8 +1,10 @@
-//! A process that dies right before or right after an operation on its disk, at each of them in turn: everything that it acknowledged is there at its next start.
+//! A process that dies right before or right after an operation on its disk, at each of them in
+//! turn: everything that it acknowledged is there at its next start.
 //!
-//! One node without peers, so that nobody else can bring back what its disk has lost. It writes, begins a new log behind a snapshot, writes again and stops; in an
-//! empty directory, and in one with a snapshot, a log, and a torn tail behind it. What comes in the middle of an operation, and what a loss of power
-//! takes away, is tried on the simulated disk (src/wal/tests).
+//! One node without peers, so that no peer can bring back what its disk has lost. It writes, begins
+//! a new log behind a snapshot, writes again and stops. It does so in an empty directory, and in
+//! one with a snapshot, a log, and a torn tail behind it. A death within an operation, and what a
+//! loss of power takes away, is tried on the simulated disk (src/wal/tests).
 
 use std::collections::BTreeMap;
 use std::fs::{self, OpenOptions};
@@ -19,14 +21,14 @@ use crate::cluster::{Cluster, DEADLINE, has_switches};
 
 const POLL_PAUSE: Duration = Duration::from_millis(5);
 
-/// More operations of one kind than the scenario has: beyond this it would never end.
+/// More operations of one kind than the scenario has. Beyond this it would never end.
 const OPERATIONS_MAX: usize = 60;
 
-/// What the client knows of its writes.
+/// Writes as their client knows them.
 #[derive(Clone, Default)]
 struct Writes {
     acknowledged: BTreeMap<String, String>,
-    /// Asked for, and never answered.
+    /// The write that was sent and never answered.
     unknown: Option<(String, String)>,
 }
 
@@ -96,19 +98,20 @@ fn die_everywhere(operations: &[&str]) {
     assert!(operations.iter().all(|operation| deaths[operation] > 0), "nothing died: {deaths:?}; is the feature testing on?");
 }
 
-/// A directory with a snapshot, a log of some length, and a torn tail behind it.
+/// Prepares a directory with a snapshot, a log of some length, and a torn tail behind it.
 fn prepare(cluster: &mut Cluster) -> Writes {
     let mut writes = Writes::default();
     cluster.start(1);
     assert!(work(cluster, &mut writes), "it dies without a failpoint");
     let log = last_log(&cluster.data_path(1)).expect("a log");
     let mut log = OpenOptions::new().append(true).open(cluster.data_path(1).join(log)).unwrap();
-    // The beginning of a record that says it is longer.
+    // The beginning of a record that claims to be longer.
     log.write_all(&[200, 0, 0, 0, 1, 2, 3, 4, 1, 7, 7, 7]).unwrap();
     writes
 }
 
-/// Runs the scenario with a failpoint; whether it died. If so, everything acknowledged is there after the next start.
+/// Runs the scenario with a failpoint. Returns whether the node died. If so, everything
+/// acknowledged is there after the next start.
 fn dies_at(cluster: &mut Cluster, directory: Option<&Path>, before: &Writes, failpoint: &str) -> bool {
     cluster.wipe(1);
     if let Some(directory) = directory {
@@ -143,19 +146,20 @@ fn dies_at(cluster: &mut Cluster, directory: Option<&Path>, before: &Writes, fai
     !lived
 }
 
-/// An incarnation: writes, a new log behind a snapshot, writes, a stop. Whether it lived through it.
+/// Runs the scenario in one incarnation: writes, a new log behind a snapshot, writes, a stop.
+/// Returns whether the node survived it.
 fn work(cluster: &mut Cluster, writes: &mut Writes) -> bool {
-    let life = (1..).find(|life| !writes.acknowledged.contains_key(&format!("life{life}"))).expect("a number");
+    let number = (1..).find(|number| !writes.acknowledged.contains_key(&format!("life{number}"))).expect("a number");
     await_open_or_end(cluster)
-        && write(cluster, writes, &format!("life{life}"), "begins")
-        && write(cluster, writes, "again", &format!("in life {life}"))
+        && write(cluster, writes, &format!("life{number}"), "begins")
+        && write(cluster, writes, "again", &format!("in incarnation {number}"))
         && compact(cluster)
-        && write(cluster, writes, "again", &format!("behind the snapshot of life {life}"))
-        && write(cluster, writes, &format!("end{life}"), "soon")
+        && write(cluster, writes, "again", &format!("behind the snapshot of incarnation {number}"))
+        && write(cluster, writes, &format!("end{number}"), "soon")
         && stops(cluster)
 }
 
-/// Whether it stopped as it was asked to.
+/// Stops the node. Returns whether it stopped in order.
 fn stops(cluster: &mut Cluster) -> bool {
     if let Some(status) = cluster.try_exit(1) {
         return is_killed(status);
@@ -165,13 +169,13 @@ fn stops(cluster: &mut Cluster) -> bool {
     status.code() == Some(0) || is_killed(status)
 }
 
-/// `false`, or a panic if it ended in another way.
+/// Returns `false` for a node that was killed. Panics if it ended in another way.
 fn is_killed(status: std::process::ExitStatus) -> bool {
     assert_eq!(status.signal(), Some(Signal::SIGKILL as i32), "{status}");
     false
 }
 
-/// A new log behind a snapshot; whether the node lived on.
+/// Begins a new log behind a snapshot. Returns whether the node survived it.
 fn compact(cluster: &mut Cluster) -> bool {
     let generation = newest_snapshot(&cluster.data_path(1));
     let reply = Client::connect(cluster.client_addr(1)).and_then(|mut client| client.reply("COMPACT"));
@@ -180,7 +184,7 @@ fn compact(cluster: &mut Cluster) -> bool {
     true
 }
 
-/// One write; whether the node lived on.
+/// Sends one write. Returns whether the node survived it.
 fn write(cluster: &mut Cluster, writes: &mut Writes, key: &str, value: &str) -> bool {
     let reply = Client::connect(cluster.client_addr(1)).and_then(|mut client| client.ask_line(&format!("PUT {key} {value}")));
     match reply {

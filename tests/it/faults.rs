@@ -7,9 +7,11 @@ use crate::cluster::Cluster;
 use crate::random::{Random, seed};
 use crate::writers::Writers;
 
-/// What is promised of the others while one node is ill: coarse, because the machine under the tests may be small and busy.
+/// Longest round at the other nodes while one node is ill. Coarse, because the machine may be small
+/// and busy.
 const LATENCY_BOUND: Duration = Duration::from_secs(2);
-/// From when a node can be reached again until it is up: a peer time-out, a dial and a beat, and room for a busy machine.
+/// From when a node can be reached again until it is up: a peer timeout, a dial and a heartbeat,
+/// and room for a busy machine.
 const REUNION_BOUND: Duration = Duration::from_secs(8);
 
 #[test]
@@ -55,7 +57,7 @@ fn a_stopped_node_does_not_delay_the_others() {
     cluster.resume(3);
     let resumed = Instant::now();
     cluster.await_mesh(&[1, 2, 3]);
-    // Not when some buffer of the kernel happens to be full.
+    // Not only when some buffer of the kernel happens to be full.
     assert!(resumed.elapsed() < REUNION_BOUND, "the links are whole again only after {:?}", resumed.elapsed());
     // To its clients, a node that stood still was slow, no more.
     assert_eq!(idle.ask_line("PING").unwrap(), "PONG");
@@ -95,10 +97,11 @@ fn a_stalled_link_between_two_does_not_delay_the_third() {
     load.assert_kept(&cluster);
 }
 
-/// Both sides of a cut write and delete, and the third node was away for both and returns last.
+/// Both sides of a cut write and delete. The third node was away for both and returns last.
 #[test]
 fn a_cut_link_heals_without_a_deleted_key_coming_back() {
-    // Young enough to be collected as soon as the rule allows it: a collection too early would show as a key that is back.
+    // Collected as soon as the rule allows it: a collection that is too early would show as a key
+    // that is back.
     let mut cluster = Cluster::plan(3).links().set("ack", "local").set("tombstone_age_min_ms", 200).start();
     let mut one = cluster.client(1);
     one.pipeline((0..60).map(|key| format!("PUT k{key} before")));
@@ -154,7 +157,8 @@ fn a_cut_link_heals_without_a_deleted_key_coming_back() {
     cluster.await_reply(2, "GET only-one", "VALUE 1");
     check(&cluster, 1);
     check(&cluster, 2);
-    // Several times the age of a tombstone, with its collector running, while the third is away. There is no event to wait for: nothing must happen.
+    // Several times the age of a tombstone, while tombstone GC runs and the third node is away.
+    // There is no event to wait for: nothing must happen.
     thread::sleep(Duration::from_secs(1));
     assert!(cluster.status(1).number("tombstones") >= 30);
 
@@ -168,7 +172,8 @@ fn a_cut_link_heals_without_a_deleted_key_coming_back() {
     }
 }
 
-/// The connection is gone and nobody was told: no close, no reset, and what is sent is swallowed. Each side has to give it up by itself.
+/// The connection is gone and neither side was told: no close, no reset, and what is sent
+/// disappears. Each side has to give it up by itself.
 #[test]
 fn a_connection_that_the_network_has_forgotten_is_made_anew() {
     let mut cluster = Cluster::plan(3).links().start();
@@ -191,8 +196,9 @@ fn a_connection_that_the_network_has_forgotten_is_made_anew() {
     cluster.await_converged();
 }
 
-/// One fault after another, and two at once on the links, in an order that the printed seed decides. Data lives in memory, so no node is killed
-/// before the last fault has healed. The load may be refused or left in the dark meanwhile; what it was promised stays.
+/// One fault after another, and two at once on the links, in an order that the printed seed
+/// decides. Data lives in memory, so no node is killed before the last fault has healed. Writes may
+/// be refused or have an unknown outcome meanwhile; what was acknowledged stays.
 #[test]
 fn any_order_of_faults_keeps_what_was_promised() {
     let mut random = Random::new(seed());
@@ -217,7 +223,7 @@ fn any_order_of_faults_keeps_what_was_promised() {
                 cluster.stall(second.0, second.1);
             }
         }
-        // Shorter and longer than it takes to be called down.
+        // Shorter and longer than it takes until a node is called down.
         thread::sleep(Duration::from_millis(100 + random.below(1_500) as u64));
         for (a, b) in pairs {
             cluster.join(a, b);
@@ -237,7 +243,8 @@ fn any_order_of_faults_keeps_what_was_promised() {
     }
 }
 
-/// A ring of partial views: 1 and 3 never hear each other, and what 1 writes reaches 3 through 2.
+/// A ring of partial views: nodes 1 and 3 never reach each other, and what node 1 writes reaches
+/// node 3 through node 2.
 #[test]
 fn a_node_that_cannot_be_reached_directly_is_served_by_a_third() {
     let cluster = Cluster::plan(3).links().set("ack", "local").start();

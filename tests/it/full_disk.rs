@@ -1,6 +1,8 @@
-//! A disk that is full: writes are refused there and nowhere else, nothing acknowledged is lost, and everything goes on when there is space again.
+//! A disk that is full: writes are refused there and nowhere else, nothing acknowledged is lost,
+//! and everything goes on when there is space again.
 //!
-//! The disk is a small tmpfs in a mount namespace of the test's own. Where that is refused the test says SKIPPED on stderr, and `.ci/run` fails on that word.
+//! The disk is a small tmpfs in a mount namespace of the test's own. Where that is refused the test
+//! says SKIPPED on stderr, and `.ci/run` fails on that word.
 
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader};
@@ -12,9 +14,10 @@ use crate::program::skip;
 use crate::writers::{Ledger, Writers};
 
 const DISK_KIB: usize = 4 << 10;
-/// What the load has to fill.
+/// Space that the load has to fill.
 const FREE_KIB: usize = 200;
-/// What a fault of this kind may be answered with: refused by the full node, unknown while it happens, refused while a node is away or starts.
+/// Errors that such a fault explains: refused by the full node, unknown while the disk fills,
+/// refused while a node is away or starts.
 const CODES: [&str; 4] = ["READONLY", "TIMEOUT", "NOQUORUM", "LOADING"];
 
 #[test]
@@ -22,7 +25,7 @@ fn a_full_disk_refuses_writes_until_a_restart_finds_space() {
     let Some(disk) = SmallDisk::mount() else { return };
     let (mut cluster, before) = filled(&disk);
 
-    // A restart alone is no help, but it is no harm either: it reads, and what it hears it serves.
+    // A restart alone neither helps nor harms: the node reads, and serves what it receives.
     cluster.crash(3);
     cluster.await_log_stopped(3, "disk full");
     assert_refuses_writes(&cluster);
@@ -50,7 +53,8 @@ fn a_full_disk_refuses_writes_until_it_is_told_to_resume() {
     writes_again(&mut cluster, &before);
 }
 
-/// While the disk fills, it is one of the two that every ack needs. What was acknowledged is on it, and the other one is not asked.
+/// While the disk fills, its node is one of the two that every ack needs. What was acknowledged is
+/// on it, and the other node is not asked.
 #[test]
 fn what_a_filling_disk_has_acknowledged_is_on_it() {
     let Some(disk) = SmallDisk::mount() else { return };
@@ -78,28 +82,30 @@ fn what_a_filling_disk_has_acknowledged_is_on_it() {
     }
 }
 
-/// Three nodes under load until the disk of the third is full; the rest of what is true of such a cluster is looked at on the way.
+/// Three nodes under load until the disk of the third is full. What else is true of such a cluster
+/// is checked on the way.
 fn filled(disk: &SmallDisk) -> (Cluster, Ledger) {
     let mut cluster = started(disk);
     let load = Writers::roaming(&cluster, "before", &[1, 2, 3]);
     load.await_progress(20);
     disk.leave(FREE_KIB);
     cluster.await_log_stopped(3, "disk full");
-    // The others go on, and so do the clients.
+    // The other nodes go on, and so do the clients.
     load.await_progress(100);
     let before = load.end();
     before.assert_codes_are(&CODES);
     cluster.await_log(3, &["disk full", "takes no writes"]);
-    // No ack waits for it any more: the last of them may still be on its way there, and would be counted as if it were one of the refused.
+    // No ack waits for it any more. The last acks may still be on their way, and their writes would
+    // be counted among the refused.
     cluster.await_converged();
     assert_refuses_writes(&cluster);
 
-    // It hears and serves what the others write.
+    // It receives and serves what the others write.
     await_ok(&cluster, 1, "PUT colour green");
     cluster.await_reply(3, "GET colour", "VALUE green");
     cluster.await_converged();
     before.assert_kept_by(&cluster, 3);
-    // It is up, and counts for nothing.
+    // It is up, and is not counted.
     for id in 1..=2 {
         cluster.await_counted(id, 3, "no");
     }
@@ -116,7 +122,7 @@ fn filled(disk: &SmallDisk) -> (Cluster, Ledger) {
     (cluster, before)
 }
 
-/// The disk is the third node's.
+/// A cluster whose third node has this disk.
 fn started(disk: &SmallDisk) -> Cluster {
     let mut cluster = Cluster::plan(3).set("recovery_wait_ms", 1_500).build();
     cluster.configure(3, "data_dir", disk.data_dir.to_str().unwrap());
@@ -126,7 +132,7 @@ fn started(disk: &SmallDisk) -> Cluster {
     cluster
 }
 
-/// The third node takes writes, and counts; what it missed on its disk is on it.
+/// The third node takes writes and is counted; what its disk missed is on it.
 fn writes_again(cluster: &mut Cluster, before: &Ledger) {
     cluster.await_mesh(&[1, 2, 3]);
     for id in 1..=2 {
@@ -137,12 +143,12 @@ fn writes_again(cluster: &mut Cluster, before: &Ledger) {
     load.await_progress(50);
     let after = load.end();
     after.assert_codes_are(&["TIMEOUT"]);
-    // Its ack is one again.
+    // Its ack counts again.
     cluster.kill(2);
     cluster.await_sees(1, 2, "down");
     await_ok(cluster, 1, "PUT colour white");
     await_ok(cluster, 3, "PUT colour black");
-    // And its disk alone tells it all.
+    // Its disk alone holds all of it.
     cluster.kill(1);
     cluster.kill(3);
     cluster.start(3);
@@ -177,7 +183,8 @@ fn assert_refuses_writes(cluster: &Cluster) {
     assert_eq!(client.ask_line("COUNT").unwrap(), keys);
 }
 
-/// On a machine that stutters a node may seem to be down for a moment, and a write be refused.
+/// Repeats a write until it is done: on a machine that stutters a node may seem to be down for a
+/// moment, and a write be refused.
 #[track_caller]
 fn await_ok(cluster: &Cluster, id: u16, command: &str) {
     until(&format!("n{id}> {command}"), DEADLINE, || match cluster.ask_line(id, command) {
@@ -186,10 +193,10 @@ fn await_ok(cluster: &Cluster, id: u16, command: &str) {
     });
 }
 
-/// A tmpfs that this process alone sees, by way of another one whose mount namespace it is in.
+/// A tmpfs that this process alone sees, through a process that holds the mount namespace.
 struct SmallDisk {
     holder: Child,
-    /// Inside.
+    /// On the disk.
     data_dir: PathBuf,
     ballast: PathBuf,
     _mount_point: tempfile::TempDir,
@@ -211,7 +218,7 @@ impl SmallDisk {
 
     fn mount_in(namespaces: &[&str]) -> Result<SmallDisk, String> {
         let mount_point = tempfile::Builder::new().prefix("kvmesh-disk-").tempdir().map_err(|error| error.to_string())?;
-        // Until its stdin is closed: it does not outlive this process.
+        // It ends when its stdin is closed, and so does not outlive this process.
         let script = "mount -t tmpfs -o size=$1 kvmesh-test \"$2\" && echo mounted && exec cat";
         let size = format!("{DISK_KIB}k");
         let mut holder = Command::new("unshare")
@@ -223,14 +230,14 @@ impl SmallDisk {
             .stderr(Stdio::piped())
             .spawn()
             .map_err(|error| error.to_string())?;
-        let mut said = String::new();
+        let mut line = String::new();
         let stdout = holder.stdout.take().ok_or("no stdout")?;
-        let heard = BufReader::new(stdout).read_line(&mut said).map_err(|error| error.to_string());
+        let read = BufReader::new(stdout).read_line(&mut line).map_err(|error| error.to_string());
         let inside =
             PathBuf::from(format!("/proc/{}/root", holder.id())).join(mount_point.path().strip_prefix("/").unwrap_or(Path::new("")));
         let ballast = inside.join("ballast");
         let is_reached =
-            heard.and_then(|_| if said == "mounted\n" { File::create(&ballast).map_err(|error| error.to_string()) } else { Err(said) });
+            read.and_then(|_| if line == "mounted\n" { File::create(&ballast).map_err(|error| error.to_string()) } else { Err(line) });
         match is_reached {
             Ok(_) => Ok(SmallDisk { holder, data_dir: inside.join("data"), ballast, _mount_point: mount_point }),
             Err(why) => {
@@ -241,7 +248,7 @@ impl SmallDisk {
         }
     }
 
-    /// Fills it up to this. What else is on it is little.
+    /// Fills the disk up to this. Everything else on it is small.
     fn leave(&self, free_kib: usize) {
         fs::write(&self.ballast, vec![0; (DISK_KIB - free_kib) << 10]).unwrap_or_else(|error| panic!("{:?}: {error}", self.ballast));
     }

@@ -1,4 +1,5 @@
-//! Nodes that were started often: what they tell each other of their incarnations stays small, and what was said of incarnations that are folded is so.
+//! Nodes that were started many times: the version vectors that they exchange stay small, and past
+//! incarnations are folded safely.
 
 use std::env;
 use std::path::PathBuf;
@@ -12,14 +13,15 @@ use crate::cluster::{Cluster, ClusterPlan, DEADLINE, until};
 use crate::kit::backup::{backup, past_versions};
 use crate::versions::OLD_PROGRAM;
 
-/// Of each node, that are over.
+/// Past incarnations of each node.
 const INCARNATIONS: u32 = 300;
 
 fn plan() -> ClusterPlan {
     Cluster::plan(3).set("tombstone_age_min_ms", 300)
 }
 
-/// The backup of a cluster whose three nodes have each been started so often, and have written a key in each of their incarnations.
+/// Restores a backup of a cluster whose three nodes have had so many past incarnations, and have
+/// written one key in each.
 fn restore(cluster: &Cluster, incarnations: u32) {
     let entry = |(node, number, version)| Entry::new(format!("life/{node}/{number}").as_bytes(), Some(b"v"), None, version);
     let path = cluster.path(1, "backup.jsonl");
@@ -29,7 +31,8 @@ fn restore(cluster: &Cluster, incarnations: u32) {
     assert_eq!((done.code, done.out, &*done.err), (Some(0), format!("entries {entries}\nmerged {entries}\n{report}"), ""));
 }
 
-/// Of each node at most 64 lives, the present one, and one for those that are folded.
+/// Waits until each node names at most 64 past incarnations, the present one, and one entry for
+/// those that are folded.
 fn await_few_incarnations(cluster: &Cluster, ids: &[u16]) {
     for id in ids {
         until("few incarnations", DEADLINE, || {
@@ -48,7 +51,7 @@ fn await_equal(cluster: &Cluster) -> String {
 
 #[test]
 fn nodes_that_were_started_often_name_few_lives_and_an_old_copy_brings_nothing_back() {
-    // A copy from before, with all its incarnations by name: none is old enough.
+    // A copy from before, which names all incarnations: none is old enough to be folded.
     let mut cluster = plan().set("tombstone_age_min_ms", 7_200_000).start();
     restore(&cluster, INCARNATIONS);
     cluster.await_converged();
@@ -75,7 +78,8 @@ fn nodes_that_were_started_often_name_few_lives_and_an_old_copy_brings_nothing_b
     cluster.await_mesh(&[1, 2, 3]);
     await_few_incarnations(&cluster, &[1, 2, 3]);
     assert_eq!(await_equal(&cluster), digest);
-    // Of a folded life and of one that is named a key is deleted, and the deletes are forgotten.
+    // A key of a folded incarnation and one of a named incarnation are deleted, and the tombstones
+    // are collected.
     for key in ["life/1/1", "life/2/300"] {
         assert_eq!(cluster.ask_line(1, &format!("DEL {key}")), "OK");
     }
@@ -95,7 +99,8 @@ fn nodes_that_were_started_often_name_few_lives_and_an_old_copy_brings_nothing_b
     }
 }
 
-/// As many as there may be, none of them old enough: nodes still tell each other, and a user, how far they are; and a node that starts then says why it does not write.
+/// As many as there may be, none old enough to be folded. Nodes still report to each other, and to
+/// a user, how far they are. A node that starts then tells why it does not write.
 #[test]
 fn at_the_bound_nodes_still_speak_and_one_that_starts_refuses_writes() {
     let mut cluster = plan().patient().set("tombstone_age_min_ms", 7_200_000).start();
@@ -117,12 +122,12 @@ fn at_the_bound_nodes_still_speak_and_one_that_starts_refuses_writes() {
         let done = kvctl(&cluster, 2, args, None);
         assert_eq!((done.code, &*done.err), (Some(0), ""), "{args:?}");
     }
-    // A blank one takes it all.
+    // A blank node takes it all.
     cluster.stop(3);
     cluster.wipe(3);
     cluster.start_ready(3);
     cluster.await_converged();
-    // Older than is asked for from now on: they are folded, and it writes.
+    // Now they are older than the minimum: they are folded, and the node writes.
     for id in 1..=3 {
         cluster.configure(id, "tombstone_age_min_ms", 300);
         cluster.restart(id);
@@ -132,7 +137,8 @@ fn at_the_bound_nodes_still_speak_and_one_that_starts_refuses_writes() {
     cluster.await_converged();
 }
 
-/// Until all members are of a build that knows of folding, any of them can go back; afterwards none can, and it is said why.
+/// Until all members have a build that knows of folding, any of them can go back. Afterwards none
+/// can, and the log tells why.
 #[test]
 fn nothing_is_folded_beside_the_build_before_and_it_is_not_met_afterwards() {
     let Some(old) = env::var_os(OLD_PROGRAM).map(PathBuf::from) else {
@@ -149,7 +155,7 @@ fn nothing_is_folded_beside_the_build_before_and_it_is_not_met_afterwards() {
     assert_eq!(cluster.ask_line(3, "DEL life/1/1"), "OK");
     let digest = await_equal(&cluster);
     assert!(digest.ends_with(" 899"), "{digest}");
-    // The new ones go back, with all incarnations by name, and come again.
+    // The new nodes go back, with all incarnations by name, and return.
     for program in [Some(old.clone()), None] {
         for id in [1, 2] {
             assert!(cluster.status(id).number("vector_len") >= 900);
@@ -168,7 +174,8 @@ fn nothing_is_folded_beside_the_build_before_and_it_is_not_met_afterwards() {
     await_few_incarnations(&cluster, &[1, 2, 3]);
     cluster.await_converged();
     assert_eq!(await_equal(&cluster), digest);
-    // On disk it stands under the head of a snapshot that the build before does not read.
+    // On disk, a snapshot with folded incarnations has a header that the build before does not
+    // read.
     let data = cluster.data_path(3);
     until("a snapshot", DEADLINE, || {
         let names: Vec<_> = std::fs::read_dir(&data).unwrap().map(|file| file.unwrap().path()).collect();
@@ -180,7 +187,7 @@ fn nothing_is_folded_beside_the_build_before_and_it_is_not_met_afterwards() {
     cluster.set_program(3, Some(old));
     cluster.start(3);
     assert!(!cluster.await_exit(3, DEADLINE).success());
-    // And blank it is refused by the others.
+    // A blank node of that build is refused by the others.
     cluster.wipe(3);
     cluster.start(3);
     cluster.await_log(3, &["lives of nodes are folded here", "upgrade it"]);

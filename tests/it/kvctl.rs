@@ -1,4 +1,5 @@
-//! kvctl as a person sees it, on a terminal, before keys and values of any bytes, and before what is no node or an evil one.
+//! kvctl as a person sees it, on a terminal: with keys and values of any bytes, and with a server
+//! that is no node or an evil one.
 
 use std::fs::File;
 use std::io::{Read, Write};
@@ -15,26 +16,28 @@ use crate::cluster::Cluster;
 use crate::kit::process::Process;
 use crate::program::{self, run};
 
-/// Sets a title, clears the screen, colours, fills the clipboard, the same in eight bits, and turns the direction of text.
+/// Sets a title, clears the screen, colours, fills the clipboard, the same in eight bits, and turns
+/// the direction of text.
 const EVIL: &[u8] = b"\x1b]0;owned\x07\x1b[2J\x1b[31mFAKE\x1b[0m\x1b]52;c;ZXZpbA==\x07\x9b31m\xc2\x9b31m\xe2\x80\xaegnp.exe";
 
 fn kvctl(addr: SocketAddr, args: &[&str]) -> Command {
     program::kvctl(&[addr], &[&["--timeout", "10"], args].concat())
 }
 
-/// What a person sees: stdout and stderr on a terminal, on which this was typed.
+/// Runs a command on a terminal on which this is typed. Returns its exit code and what a person
+/// sees there.
 fn seen(mut command: Command, typed: &[u8]) -> (Option<i32>, Vec<u8>) {
     let ends = openpty(None, None).unwrap();
     let (mut terminal, kvctls) = (File::from(ends.master), ends.slave);
     let both = || Stdio::from(kvctls.try_clone().unwrap());
     command.stdin(both()).stdout(both()).stderr(both()).env("TERM", "dumb").env("HOME", "/nonexistent").env_remove("XDG_STATE_HOME");
     let mut kvctl = Process::start(&mut command).unwrap();
-    // The reader's end of the terminal ends when nobody has the other one.
+    // The terminal ends when no process holds its other end.
     drop((command, kvctls));
     terminal.write_all(typed).unwrap();
     let reader = thread::spawn(move || {
         let mut shown = Vec::new();
-        // Linux tells it by an error.
+        // Linux reports that end as an error.
         let _ = terminal.read_to_end(&mut shown);
         shown
     });
@@ -42,7 +45,7 @@ fn seen(mut command: Command, typed: &[u8]) -> (Option<i32>, Vec<u8>) {
     (status.code(), reader.join().unwrap())
 }
 
-/// No byte that a terminal obeys; line ends there have a `\r`.
+/// Checks that no byte is one that a terminal obeys. Lines end with `\r\n` there.
 #[track_caller]
 fn assert_text(shown: &[u8], what: &str) {
     let text = std::str::from_utf8(shown).unwrap_or_else(|_| panic!("{what}: {}", shown.escape_ascii()));
@@ -79,7 +82,7 @@ fn no_key_and_no_value_reaches_a_terminal_as_it_is_and_a_pipe_gets_the_bytes() {
     assert_eq!(String::from_utf8(shown).unwrap(), "\"\\xC2\\x9B31m\\xE2\\x80\\xAEgnp.exe\"\r\n");
     let (_, shown) = seen(kvctl(addr, &["get", "text"]), b"");
     assert_eq!(String::from_utf8(shown).unwrap(), "plain\r\n");
-    // Who asks for the bytes gets them.
+    // A user who asks for the bytes gets them.
     let (_, shown) = seen(kvctl(addr, &["get", "--raw", "k"]), b"");
     assert_eq!(shown, EVIL);
     let piped = kvctl(addr, &["get", "k"]).stdin(Stdio::null()).output().unwrap();
@@ -95,7 +98,7 @@ fn no_key_and_no_value_reaches_a_terminal_as_it_is_and_a_pipe_gets_the_bytes() {
     }
 }
 
-/// Serves every connection in a thread, which goes when the test program does.
+/// Serves every connection in a thread of its own, which ends with the test program.
 pub fn server(serve: impl Fn(TcpStream) + Send + Sync + 'static) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let addr = listener.local_addr().unwrap();
@@ -109,7 +112,7 @@ pub fn server(serve: impl Fn(TcpStream) + Send + Sync + 'static) -> SocketAddr {
     addr
 }
 
-/// Waits for the command before it says this.
+/// A server that waits for a command and then sends this.
 fn saying(reply: Vec<u8>) -> SocketAddr {
     server(move |mut stream| {
         let _ = stream.read(&mut [0; 4096]);
@@ -151,13 +154,13 @@ fn no_word_of_a_server_reaches_a_terminal_as_it_is() {
     }
 }
 
-/// Runs kvctl with short time-outs, as a script does, to its end.
+/// Runs kvctl with short timeouts, as a script does, to its end.
 fn end(addr: SocketAddr, args: &[&str]) -> (Option<i32>, String) {
     let ended = run(&mut program::kvctl(&[addr, addr], &[&["--timeout", "0.2"], args].concat()));
     (ended.code, ended.err)
 }
 
-/// Each byte, and each line, comes in time; the answer never does.
+/// Each byte, and each line, comes in time; the end of the reply never does.
 #[test]
 fn a_server_that_drips_is_given_up() {
     let drip = |piece: &'static [u8]| {
@@ -176,13 +179,13 @@ fn a_server_that_drips_is_given_up() {
         (states, &["status"], 3),
         (states, &["converge", "--timeout", "0.5"], 3),
     ] {
-        let (code, said) = end(addr, args);
-        assert_eq!(code, Some(expected), "{args:?}: {said}");
-        assert!(said.contains("and that was not all of it"), "{args:?}: {said}");
+        let (code, err) = end(addr, args);
+        assert_eq!(code, Some(expected), "{args:?}: {err}");
+        assert!(err.contains("and that was not all of it"), "{args:?}: {err}");
     }
 }
 
-/// What it was sent until it left shows how much of it was held.
+/// The bytes that it was sent until it left show how much of them it held.
 #[test]
 fn a_line_without_end_and_a_report_without_end_are_given_up() {
     const SENT_MAX: usize = 64 << 20;
@@ -200,10 +203,10 @@ fn a_line_without_end_and_a_report_without_end_are_given_up() {
                 while stream.write_all(&piece).is_ok() && counted.fetch_add(piece.len(), Ordering::Relaxed) < 8 * SENT_MAX {}
             },
         );
-        let (code, said) = end(addr, args);
-        assert_eq!(code, Some(expected), "{args:?}: {said}");
-        assert!(said.contains("of more than"), "{args:?}: {said}");
-        // Those that ask both nodes, or several times, are sent it as often.
+        let (code, err) = end(addr, args);
+        assert_eq!(code, Some(expected), "{args:?}: {err}");
+        assert!(err.contains("of more than"), "{args:?}: {err}");
+        // Commands that ask both nodes, or several times, are sent it as often.
         let sent = sent.load(Ordering::Relaxed);
         assert!(args[0] == "converge" || sent < SENT_MAX, "{args:?}: {sent} bytes");
     }

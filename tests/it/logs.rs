@@ -1,4 +1,5 @@
-//! The log of a node, as whoever keeps it sees it: nobody who is slow to read it, and nobody who writes into it from outside, harms the node.
+//! The log of a node, as its reader sees it: neither a reader that is slow nor a client that writes
+//! into it from outside harms the node.
 
 use std::fs;
 use std::io::{PipeReader, PipeWriter, Read, Write, pipe};
@@ -17,7 +18,7 @@ use serde_json::json;
 use crate::cluster::{Cluster, DEADLINE, kvnode};
 use crate::kit::process::Process;
 
-/// A pipe into which not a byte more goes: whoever reads the log has stopped doing so.
+/// A pipe that takes not a byte more: the reader of the log has stopped reading.
 fn full_pipe() -> (PipeReader, PipeWriter) {
     let (reader, mut writer) = pipe().unwrap();
     loop {
@@ -40,7 +41,7 @@ fn a_log_that_nobody_reads_stops_neither_a_node_nor_its_end() {
     assert_eq!(cluster.ask_line(1, "SET a 1"), "OK");
     cluster.stop(1);
 
-    // When somebody reads after all, it finds whole lines from the beginning on.
+    // A reader that comes late finds whole lines from the beginning on.
     cluster.start(1);
     let log = thread::spawn(move || {
         let mut log = vec![0; 128 << 10];
@@ -66,7 +67,7 @@ fn a_second_signal_ends_a_node_whose_log_nobody_reads() {
     cluster.start_all();
     cluster.await_converged();
     cluster.pause(2);
-    // A patient stop waits a minute for the peer to take these.
+    // An orderly stop waits a minute for the peer to take these.
     let mut client = cluster.client_at(1, "local");
     let value = "v".repeat(1 << 20);
     client.pipeline((0..30).map(|n| format!("PUT k{n} {value}")));
@@ -101,26 +102,28 @@ fn a_start_that_fails_ends_although_nobody_reads_why() {
         Process::start(kvnode.stderr(writer.try_clone().unwrap())).unwrap()
     };
     assert_eq!(start().ended().code(), Some(2));
-    // Read, it is there whenever the process has ended.
+    // Once it is read, it is there whenever the process has ended.
     let reading = thread::spawn(move || {
-        let mut said = String::new();
-        reader.read_to_string(&mut said).unwrap();
-        said
+        let mut output = String::new();
+        reader.read_to_string(&mut output).unwrap();
+        output
     });
     assert_eq!(start().ended().code(), Some(2));
     drop(writer);
-    let said = reading.join().unwrap();
-    assert!(said.trim_start_matches('.').starts_with("kvnode: node.json"), "{said}");
+    let output = reading.join().unwrap();
+    assert!(output.trim_start_matches('.').starts_with("kvnode: node.json"), "{output}");
 }
 
-/// A line of the log with which a stranger would like to be taken for the node, and a terminal to be cleared.
+/// A forged log line, with which a stranger wants to be taken for the node, and bytes that clear a
+/// terminal.
 const FORGED: &str = "x\n[2026-11-30T00:00:00.000Z ERROR kvmesh::node] FORGED \u{1b}[2J\u{9b}2J";
 
 #[test]
 fn what_strangers_and_clients_say_forges_no_line_and_fills_no_disk() {
     let cluster = Cluster::plan(3).start();
     let before = cluster.log_of_this_start(1).len();
-    // A HELLO of another cluster, with another name each time, and with a number of its own in every refusal.
+    // A HELLO of another cluster, with another name each time, and with a different number in every
+    // refusal.
     let hello = |n: u32, cluster: String| Hello {
         cluster,
         protocol: serde_json::from_value((100 + n).into()).unwrap(),
@@ -143,7 +146,7 @@ fn what_strangers_and_clients_say_forges_no_line_and_fills_no_disk() {
             stream.write_all(&bytes).unwrap();
             let _ = stream.read_to_end(&mut Vec::new());
         }
-        // Not a HELLO, and JSON with a field that none has.
+        // Not a HELLO, and JSON with a field that no dump has.
         let mut bytes = Vec::new();
         frame::seal(&mut bytes, 1, |out| out.extend_from_slice(json!({ FORGED: n }).to_string().as_bytes()));
         let mut stream = TcpStream::connect(cluster.peer_addr(1)).unwrap();
@@ -153,9 +156,9 @@ fn what_strangers_and_clients_say_forges_no_line_and_fills_no_disk() {
         for line in [json!({ FORGED: n }), json!({ format!("{n}{long}"): 1 }), json!({ "dump": format!("{FORGED}{n}") })] {
             let mut client = cluster.client(1);
             client.send(format!("RESTORE\n{line}\n")).unwrap();
-            let heard = String::from_utf8(client.rest().unwrap()).unwrap();
-            assert!(heard.starts_with("ERROR BADDUMP line 1") && heard.lines().count() == 1 && heard.len() < 1_000, "{heard}");
-            assert!(!heard.trim_end_matches('\n').contains(char::is_control), "{heard:?}");
+            let reply = String::from_utf8(client.rest().unwrap()).unwrap();
+            assert!(reply.starts_with("ERROR BADDUMP line 1") && reply.lines().count() == 1 && reply.len() < 1_000, "{reply}");
+            assert!(!reply.trim_end_matches('\n').contains(char::is_control), "{reply:?}");
         }
     }
     cluster.await_log(1, &["peer port", "refused node 2", r"x\n[2026"]);

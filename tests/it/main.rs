@@ -1,9 +1,9 @@
 //! The integration tests: real `kvnode` processes on loopback, driven from outside.
 //!
-//! Read in this order: `cluster` (the harness), `client` and `kit` (what it is made of), `golden` (what a user types and sees, as scripts), `writers`
-//! (which remember what was acknowledged), then the tests by theme; `redis` holds a node
-//! against a real redis-server. Nothing here knows the insides of a node: it is configured by a
-//! file, spoken to on its ports, signalled, and its log is read.
+//! Read in this order: `kit` and `cluster` (the harness), `golden` (what a user types and sees, as
+//! scripts), `writers` (load that remembers what was acknowledged), then the tests by theme.
+//! `redis` compares a node with a real redis-server. Nothing here knows the insides of a node: a
+//! test configures it by a file, speaks to its ports, sends it signals and reads its log.
 
 #![allow(
     clippy::disallowed_methods,

@@ -1,16 +1,18 @@
-//! Members that come, go and are replaced, as an operator does it: a configuration and a rolling restart, under load.
+//! Members that come, go and are replaced, as an operator does it: a configuration and a rolling
+//! restart, under load.
 
 use crate::cluster::Cluster;
 use crate::writers::Writers;
 
-/// From three to four, and back to three: what docs/operations.md tells an operator to do.
+/// From three to four, and back to three, as docs/operations.md describes it.
 #[test]
 fn a_member_is_added_and_retired_under_load() {
     let mut cluster = Cluster::plan(3).alone().patient().start();
     let load = Writers::staying(&cluster, &[(1, "majority"), (2, "majority"), (3, "majority")]);
     load.await_progress(200);
 
-    // The newcomer first: a majority of four is three, so it must be there when the others begin to count it.
+    // The new node first: a majority of four is three, so it must be there when the others begin to
+    // count it.
     cluster.add(4, &[1, 2, 3, 4]).unwrap();
     cluster.start(4);
     cluster.await_answer(4);
@@ -26,7 +28,7 @@ fn a_member_is_added_and_retired_under_load() {
     let lines = cluster.ask(4, "PEERS");
     assert_eq!(lines.iter().filter(|line| line.starts_with("peer ")).count(), 3, "{lines:?}");
 
-    // The one that goes, last: as long as somebody counts it, it is needed.
+    // The node that goes, last: it is needed as long as another node counts it.
     for id in 1..=3 {
         cluster.set_members(id, &[1, 2, 3]);
         rolling_step(&mut cluster, &load, id);

@@ -1,21 +1,23 @@
-//! Links that are slow and steady: what takes longer than every time-out on its way arrives all the same.
+//! Links that are slow and steady: what takes longer on its way than every timeout arrives all the
+//! same.
 //!
-//! What the sender has handed to its system says little of such a link: half a megabyte waits there for seconds.
+//! Bytes that a sender has handed to its system tell little of such a link: half a megabyte waits
+//! there for seconds.
 
 use crate::client::Client;
 use crate::cluster::{Cluster, ClusterPlan};
 
-/// Bytes a second. The buffers of the system hold more than any time-out's worth of it.
+/// Bytes a second. The buffers of the system hold more than any timeout's worth of it.
 const RATE: u32 = 300_000;
-/// What travels, in bytes.
+/// Bytes that travel.
 const LEN: usize = 800_000;
 
-/// Time-outs far shorter than `LEN` bytes take.
+/// A cluster whose timeouts are far shorter than `LEN` bytes take.
 fn hurried() -> ClusterPlan {
     Cluster::plan(3).links().set("peer_timeout_ms", 400).set("ack_timeout_ms", 1_000).alone()
 }
 
-/// What the two others say to n3 gets through slowly, and what it says to them.
+/// Makes the links from the two others to node 3 narrow, and those back.
 fn narrow(cluster: &Cluster, both_ways: bool) {
     for other in [1, 2] {
         cluster.narrow(other, 3, RATE);
@@ -25,7 +27,7 @@ fn narrow(cluster: &Cluster, both_ways: bool) {
     }
 }
 
-/// Its replies are not waited for.
+/// Writes without waiting for the replies.
 fn put(client: &mut Client, keys: usize, value_len: usize) {
     let value = "v".repeat(value_len);
     let commands: String = (0..keys).map(|key| format!("PUT k{key} {value}\n")).collect();
@@ -65,7 +67,8 @@ fn many_small_values_arrive() {
     cluster.await_converged();
 }
 
-/// It opens when it has caught up, neither before nor never: `recovery_wait` is measured in progress.
+/// It opens when it has caught up, neither earlier nor never: `recovery_wait` is measured in
+/// progress.
 #[test]
 fn a_blank_node_takes_its_dump() {
     let keys = 2;

@@ -1,4 +1,5 @@
-//! Done, refused, unknown: the three outcomes of a write, and the answer of a node that is not ready to give one.
+//! Done, refused, unknown: the three outcomes of a write, and the reply of a node that is not ready
+//! to give one.
 
 use std::thread;
 use std::time::Duration;
@@ -28,7 +29,7 @@ fn without_a_quorum_nothing_is_applied() {
     // `all` is never fewer than a majority.
     assert_eq!(client.ask_line("ACK all").unwrap(), "OK");
     assert!(client.ask_line("SET new 1").unwrap().starts_with("ERROR NOQUORUM "));
-    // Who asks for less gets it, and it is there when the others return.
+    // A client that asks for less gets it, and the write is there when the others return.
     assert_eq!(client.ask_line("ACK local").unwrap(), "OK");
     assert_eq!(client.ask_line("SET new 1").unwrap(), "OK");
     cluster.start_ready(2);
@@ -40,7 +41,7 @@ fn without_a_quorum_nothing_is_applied() {
 
 #[test]
 fn a_silent_peer_makes_the_outcome_unknown_and_the_write_still_spreads() {
-    // A peer that is silent for less than its time-out is up, and `all` waits for it.
+    // A peer that is silent for less than its timeout is up, and `all` waits for it.
     let mut cluster = Cluster::plan(3).links().set("ack_timeout_ms", 500).set("peer_timeout_ms", 10_000).start();
     let mut client = cluster.client_at(1, "all");
     assert_eq!(client.ask_line("SET a 1").unwrap(), "OK");
@@ -60,7 +61,7 @@ fn a_silent_peer_makes_the_outcome_unknown_and_the_write_still_spreads() {
     assert_eq!(cluster.ask_line(3, "GET c"), "VALUE 1");
 }
 
-/// What changes is logged, what lasts is not.
+/// A change is logged, a state that lasts is not.
 #[test]
 fn a_peer_that_stays_away_is_logged_once() {
     let mut cluster = Cluster::plan(3).start();
@@ -68,7 +69,8 @@ fn a_peer_that_stays_away_is_logged_once() {
     cluster.kill(3);
     cluster.await_sees(1, 3, "down");
     cluster.await_log(1, &["node 3", "down"]);
-    // Ten dials, at the pause that is configured here, and twenty beats. There is no event to wait for: nothing must happen.
+    // Ten dials, with the pause that is configured here, and twenty heartbeats. There is no event
+    // to wait for: nothing must happen.
     thread::sleep(Duration::from_secs(2));
     let log = cluster.log_of_this_start(1).split_off(before);
     assert!(log.lines().count() <= 5, "{log}");
@@ -81,7 +83,7 @@ fn all_does_without_a_member_that_is_down() {
     cluster.await_sees(1, 3, "down");
     let mut client = cluster.client_at(1, "all");
     assert_eq!(client.ask_line("SET a 1").unwrap(), "OK");
-    // Not "in a while": the peer that is up had it before the reply.
+    // Not eventually: the peer that is up had it before the reply.
     assert_eq!(cluster.ask_line(2, "GET a"), "VALUE 1");
 }
 
@@ -177,7 +179,8 @@ fn five_nodes_stand_the_loss_of_two() {
     }
 }
 
-/// I8: a later write at majority beats an earlier one, wherever both were written, however soon after.
+/// I8: a later write at `majority` wins over an earlier one, wherever both were written and however
+/// soon after.
 #[test]
 fn the_later_of_two_acknowledged_writes_wins_everywhere() {
     let mut cluster = Cluster::plan(3).start();

@@ -21,7 +21,7 @@ pub struct Program {
     err: File,
 }
 
-/// What a program left when it ended.
+/// Exit code and outputs of a program that has ended.
 #[derive(Debug)]
 pub struct Ended {
     /// `None` if a signal ended it.
@@ -50,12 +50,12 @@ impl Program {
         self.process.signal(signal).expect("a signal to a program that runs");
     }
 
-    /// What it has printed so far.
+    /// Stdout so far.
     pub fn out(&self) -> String {
         text(&self.out)
     }
 
-    /// What it has printed on stderr so far.
+    /// Stderr so far.
     pub fn err(&self) -> String {
         text(&self.err)
     }
@@ -109,8 +109,8 @@ pub fn kvctl(nodes: &[SocketAddr], args: &[&str]) -> Command {
     command
 }
 
-/// Whether a program that a test needs is on this machine. If not, the test is skipped: a line says
-/// so, and `.ci/run` fails on it.
+/// Looks for a program that a test needs. Without it the test is skipped: a line says so, and
+/// `.ci/run` fails on that line.
 pub fn is_there(program: &str, package: &str) -> bool {
     let is_there = Command::new(program).arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok();
     if !is_there {

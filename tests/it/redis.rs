@@ -1,8 +1,11 @@
-//! kvmesh beside a real redis-server: the same commands to both, and the same replies from both, byte for byte, in both versions of RESP.
+//! kvmesh beside a real redis-server: the same commands to both, and the same replies from both,
+//! byte for byte, in both versions of RESP.
 //!
-//! Needs `redis-server` (Debian's package of that name); where it is missing the tests say SKIPPED on stderr, and `.ci/run` fails on that word. Differences that
-//! are meant are known to one function, `compare::is_listed_difference`, and listed in docs/redis.md. The commands come from a seed: `KVMESH_SEED=1`
-//! repeats a run, `KVMESH_ROUNDS=2000` makes so many sequences of them, `KVMESH_REDIS_ADDR=host:port` tests another server than a node.
+//! Needs `redis-server` (Debian's package of that name). Where it is missing the tests say SKIPPED
+//! on stderr, and `.ci/run` fails on that word. One function, `compare::is_listed_difference`,
+//! knows the differences that are meant, and docs/redis.md lists them. The commands come from a
+//! seed. `KVMESH_SEED=1` repeats a run, `KVMESH_ROUNDS=2000` makes so many sequences of commands,
+//! `KVMESH_REDIS_ADDR=host:port` tests another server than a node.
 
 mod commands;
 mod compare;
@@ -25,12 +28,12 @@ use compare::{Compare, equal, is_listed_difference};
 pub use servers::Redis;
 use servers::{Both, Servers, ask, shown};
 pub use wire::request;
-use wire::{Answer, Connection, Reply};
+use wire::{Answer, Reply, RespClient};
 
 use crate::cluster::{DEADLINE, until};
 use crate::random::{Random, number_from, seed};
 
-/// Sequences per version of RESP.
+/// Sequences for each version of RESP.
 const ROUNDS: u64 = 100;
 const SEQUENCE_LEN: usize = 40;
 
@@ -53,7 +56,7 @@ fn made_up_commands(version: u8) {
         comparison.sequence(&mut random);
     }
     println!("{} commands in RESP{version}, {} errors among them", comparison.count, comparison.errors);
-    // Made-up commands that are all wrong would prove little.
+    // Random commands that are all wrong would prove little.
     assert!(comparison.errors * 2 < comparison.count, "{} of {} commands were errors", comparison.errors, comparison.count);
 }
 
@@ -91,12 +94,13 @@ fn pipelines_in_pieces() {
     }
 }
 
-/// Replies that depend on when, or in Redis on whether an expired key has been found yet.
+/// Returns whether the reply depends on the time, or in Redis on whether it has noticed that a key
+/// has expired.
 fn is_of_the_clock(words: &Words) -> bool {
     ["dbsize", "wait", "randomkey"].iter().any(|name| words[0].eq_ignore_ascii_case(name.as_bytes()))
 }
 
-fn answers_in_pieces(connection: &mut Connection, bytes: &[u8], count: usize, random: &mut Random) -> Vec<Answer> {
+fn answers_in_pieces(connection: &mut RespClient, bytes: &[u8], count: usize, random: &mut Random) -> Vec<Answer> {
     let stream = connection.stream().try_clone().expect("a second handle");
     let mut cuts: Vec<usize> = (0..20).map(|_| random.below(bytes.len())).collect();
     cuts.push(bytes.len());
@@ -114,7 +118,7 @@ fn answers_in_pieces(connection: &mut Connection, bytes: &[u8], count: usize, ra
     })
 }
 
-/// Times that are near: gone on both, and as long as they are there, equally so.
+/// Expiries that are near: over on both servers, and until then the same on both.
 #[test]
 fn short_lives() {
     let Some(servers) = Servers::start() else { return };
@@ -129,7 +133,7 @@ fn short_lives() {
             assert!(left.int().is_some_and(|left| left == -2 || (1..=left_max).contains(&left)), "PTTL {key}: {left:?}");
         }
     }
-    // Nothing here asks for what may be over already.
+    // None of these asks for a key that may be over already.
     for line in [
         "PSETEX b 300 2",
         "SET c 3",
@@ -173,7 +177,8 @@ fn short_lives() {
     }
 }
 
-/// INCRBYFLOAT of any decimals of up to fifteen digits: Redis computes in 80 bits, and prints what it got.
+/// INCRBYFLOAT of any decimals of up to fifteen digits: Redis computes in 80 bits, and prints the
+/// result.
 #[test]
 fn decimals_of_fifteen_digits() {
     const SUMS: usize = 1_000;
@@ -182,14 +187,14 @@ fn decimals_of_fifteen_digits() {
     let mut random = Random::new(seed);
     let mut comparison = Comparison::new(&servers, 2, format!("KVMESH_SEED={seed}"));
     for _ in 0..SUMS {
-        // Fifteen digits in all: what cancels out leaves fewer of them than were there.
-        let places = random.below(8);
+        // Fifteen digits in all: cancellation leaves fewer of them.
+        let decimals = random.below(8);
         let numbers = [(); 2].map(|()| {
-            let digits = 1 + random.below(14 - places) + places;
+            let digits = 1 + random.below(14 - decimals) + decimals;
             let number = random.below(10_usize.pow(digits as u32));
-            let text = format!("{number:0width$}", width = places + 1);
-            let (whole, fraction) = text.split_at(text.len() - places);
-            if places == 0 { whole.to_owned() } else { format!("{whole}.{fraction}") }
+            let text = format!("{number:0width$}", width = decimals + 1);
+            let (whole, fraction) = text.split_at(text.len() - decimals);
+            if decimals == 0 { whole.to_owned() } else { format!("{whole}.{fraction}") }
         });
         let sign = if random.once_in(2) { "-" } else { "" };
         comparison.step(0, exact(words(&format!("SET decimal {sign}{}", numbers[0]))));
@@ -228,13 +233,15 @@ fn now_s() -> i64 {
     SystemTime::now().duration_since(UNIX_EPOCH).expect("a clock after 1970").as_secs() as i64
 }
 
-/// Two pairs of connections, so that one can change what the other watches, and what was said on them.
+/// Two pairs of connections, so that one can change what the other watches, and the last commands
+/// on them.
 struct Comparison {
     version: u8,
-    /// What repeats it.
+    /// Words that repeat the run.
     origin: String,
     both: [Both; 2],
-    /// Of each pair: how the commands are compared that are queued since MULTI; `None` outside of it.
+    /// For each pair, how the commands are compared that are queued since MULTI; `None` outside a
+    /// transaction.
     queued: [Option<Vec<Compare>>; 2],
     last: VecDeque<String>,
     count: usize,
@@ -247,7 +254,7 @@ impl Comparison {
         Comparison { version, origin, both, queued: [None, None], last: VecDeque::new(), count: 0, errors: 0 }
     }
 
-    /// From no data on.
+    /// Runs one sequence, without any data at first.
     fn sequence(&mut self, random: &mut Random) {
         self.step(0, exact(words("FLUSHALL")));
         let times = if random.once_in(2) { Times::Absolute } else { Times::Relative };
@@ -259,7 +266,7 @@ impl Comparison {
             let made = if about_transactions { maker.transaction() } else { maker.data() };
             let is_size = made.words[0].eq_ignore_ascii_case(b"dbsize") || made.words[0].eq_ignore_ascii_case(b"randomkey");
             if is_size {
-                // Redis counts what has expired until it comes across it.
+                // Redis counts a key that has expired until it meets it.
                 if in_multi {
                     continue;
                 }
@@ -278,7 +285,7 @@ impl Comparison {
         self.everything();
     }
 
-    /// All that is there, in the end.
+    /// Compares all that is there in the end.
     fn everything(&mut self) {
         let named: Words = [b"MGET".to_vec()].into_iter().chain(all_keys()).collect();
         self.step(0, exact(named));
@@ -302,7 +309,7 @@ impl Comparison {
         }
     }
 
-    /// One command to both of a pair.
+    /// Sends one command to both of a pair.
     #[track_caller]
     fn step(&mut self, pair: usize, made: Made) -> (Answer, Answer) {
         const LAST: usize = 20;
@@ -330,7 +337,7 @@ impl Comparison {
         (redis, tested)
     }
 
-    /// What Redis has made of it decides what comes next.
+    /// Notes what the reply of Redis means for the commands that follow.
     fn note(&mut self, pair: usize, words: &Words, compare: Compare, redis: &Answer) {
         let name = words[0].to_ascii_lowercase();
         let is = |text: &str| redis.reply == Reply::Simple(text.into());
@@ -360,8 +367,8 @@ impl Comparison {
     }
 }
 
-/// Every key that a whole loop gives.
-fn scan(connection: &mut Connection, options: &Words) -> BTreeSet<Vec<u8>> {
+/// Every key of a whole scan.
+fn scan(connection: &mut RespClient, options: &Words) -> BTreeSet<Vec<u8>> {
     const STEPS_MAX: usize = 10_000;
     let mut keys = BTreeSet::new();
     let mut cursor = b"0".to_vec();

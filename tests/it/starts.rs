@@ -1,5 +1,5 @@
-//! What a start makes of what it finds on its disk: a torn end is cut, damage and other people's files are refused in words and left as they are, and a blank node
-//! takes everything from its peers.
+//! A start on what is on the disk: a torn end is cut off, damage and files of another owner are
+//! refused in words and left as they are, and a blank node takes everything from its peers.
 
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::Write;
@@ -19,9 +19,9 @@ use crate::client::Client;
 use crate::cluster::{Cluster, DEADLINE};
 use crate::kit::backup::backup;
 
-/// Of a log file: 8 bytes that name it, and the format as a little-endian u32.
+/// Header of a log file: 8 bytes that name it, and the format as a little-endian u32.
 const LOG_HEADER_LEN: usize = 12;
-/// Of a record: its length and its checksum.
+/// Head of a record: its length and its checksum.
 const RECORD_HEAD_LEN: usize = 8;
 const KEYS: usize = 50;
 
@@ -36,19 +36,20 @@ fn a_torn_end_is_cut_off_and_its_length_named() {
     let log = only(&cluster.data_path(1), "log-");
     let bytes = fs::read(&log).unwrap();
     let record_len = u32::from_le_bytes(bytes[LOG_HEADER_LEN..][..4].try_into().unwrap()) as usize;
-    // What a process leaves that dies in the middle of a write, and what a file system may leave that dies with its machine.
+    // What a process leaves that dies within a write, and what a file system may leave that dies
+    // with its machine.
     let half_record = bytes[LOG_HEADER_LEN..][..RECORD_HEAD_LEN + record_len / 2].to_vec();
     let half_head = bytes[LOG_HEADER_LEN..][..3].to_vec();
-    for (life, tail) in [half_record, half_head, vec![0xa5; 777], vec![0; 4096]].into_iter().enumerate() {
+    for (turn, tail) in [half_record, half_head, vec![0xa5; 777], vec![0; 4096]].into_iter().enumerate() {
         cluster.kill(1);
         let len = fs::metadata(&log).unwrap().len();
         OpenOptions::new().append(true).open(&log).unwrap().write_all(&tail).unwrap();
         cluster.start_ready(1);
         cluster.await_log(1, &["log-", &format!("cut off {} bytes", tail.len()), &format!("at byte {len}")]);
         assert_all_there(&cluster, 1);
-        // It goes on where it was cut: what is written now is found by the next start.
-        assert_eq!(cluster.ask_line(1, &format!("SET life-{life} 1")), "OK");
-        (0..=life).for_each(|life| assert_eq!(cluster.ask_line(1, &format!("GET life-{life}")), "VALUE 1"));
+        // It goes on where it was cut off: the next start finds what is written now.
+        assert_eq!(cluster.ask_line(1, &format!("SET key-of-{turn} 1")), "OK");
+        (0..=turn).for_each(|turn| assert_eq!(cluster.ask_line(1, &format!("GET key-of-{turn}")), "VALUE 1"));
     }
     cluster.crash(1);
     assert!(!cluster.log_of_this_start(1).contains("cut off"), "{}", cluster.log_of_this_start(1));
@@ -112,7 +113,8 @@ fn a_node_that_discards_its_damaged_data_takes_everything_from_its_peers() {
     assert_eq!(cluster.ask_line(3, "DIGEST"), digest);
 }
 
-/// Not damage: what helps is another program. The one that wrote it goes on where it was, since a refused start changes nothing.
+/// Not damage: another program helps. The one that wrote it goes on where it was, since a refused
+/// start changes nothing.
 #[test]
 fn what_another_version_wrote_is_refused_in_words_and_left_to_it() {
     let mut cluster = one_node();
@@ -129,7 +131,7 @@ fn what_another_version_wrote_is_refused_in_words_and_left_to_it() {
         [br#"{"dump":"kvmesh","format":3,"entries":"in another form"}"#, &bytes[header_len..]].concat()
     };
     let unknown_record = |mut bytes: Vec<u8>| {
-        seal(&mut bytes, 99, |out| out.extend_from_slice(b"of what nobody here has heard"));
+        seal(&mut bytes, 99, |out| out.extend_from_slice(b"of a kind that is not known here"));
         bytes
     };
     for (file, change, words) in [
@@ -140,15 +142,15 @@ fn what_another_version_wrote_is_refused_in_words_and_left_to_it() {
         let good = fs::read(file).unwrap();
         let written = change(good.clone());
         fs::write(file, &written).unwrap();
-        // The second finds what the first has left.
+        // The second start finds what the first has left.
         for _ in 0..2 {
-            let said = refused(&mut cluster, 1, DATA);
-            assert!(said.contains(file.file_name().unwrap().to_str().unwrap()) && said.contains(words), "{said}");
+            let reason = refused(&mut cluster, 1, DATA);
+            assert!(reason.contains(file.file_name().unwrap().to_str().unwrap()) && reason.contains(words), "{reason}");
             assert!(
-                said.contains("written by another version of kvmesh") && said.contains("the build that wrote it, or a newer one"),
-                "{said}"
+                reason.contains("written by another version of kvmesh") && reason.contains("the build that wrote it, or a newer one"),
+                "{reason}"
             );
-            assert!(!said.contains("damaged at") && !said.contains("discard"), "{said}");
+            assert!(!reason.contains("damaged at") && !reason.contains("discard"), "{reason}");
             assert_eq!(fs::read(file).unwrap(), written, "a refused start has changed {file:?}");
         }
         fs::write(file, &good).unwrap();
@@ -182,14 +184,14 @@ fn a_compacted_directory_of_somebody_else_is_refused_in_words() {
     start_whole(&mut cluster);
 }
 
-/// The data of another node are not to be thrown away.
+/// Data of another node are not to be thrown away.
 fn refused_as_of_another_node(cluster: &mut Cluster) {
     for (field, value, words) in
         [("id", json!(7), "node 1, not of node 7"), ("cluster", json!("another"), "cluster \"kvmesh\", not of \"another\"")]
     {
         cluster.configure(1, field, value);
-        let said = refused(cluster, 1, CONFIGURATION);
-        assert!(said.contains(words) && said.contains("check data_dir") && !said.contains("--discard-local-data"), "{said}");
+        let reason = refused(cluster, 1, CONFIGURATION);
+        assert!(reason.contains(words) && reason.contains("check data_dir") && !reason.contains("--discard-local-data"), "{reason}");
         cluster.configure(1, "id", 1);
     }
 }
@@ -205,19 +207,19 @@ fn a_directory_in_which_files_are_missing_stops_the_start() {
     for (missing, there) in [(&snapshot, &log), (&log, &snapshot)] {
         let aside = dir.join("aside");
         fs::rename(missing, &aside).unwrap();
-        let said = refused(&mut cluster, 1, DATA);
-        assert!(said.contains(missing.to_str().unwrap()) && said.contains("missing"), "{said}");
-        assert!(said.contains("--discard-local-data"), "{said}");
+        let reason = refused(&mut cluster, 1, DATA);
+        assert!(reason.contains(missing.to_str().unwrap()) && reason.contains("missing"), "{reason}");
+        assert!(reason.contains("--discard-local-data"), "{reason}");
         assert!(there.exists(), "a refused start has removed {there:?}");
         fs::rename(&aside, missing).unwrap();
     }
-    // A log that says nothing without its snapshot is no sign of a new directory.
+    // A log that is invalid without its snapshot is no sign of a new directory.
     let (kept_log, kept_snapshot) = (fs::read(&log).unwrap(), fs::read(&snapshot).unwrap());
     fs::remove_file(&snapshot).unwrap();
     let resuming = dir.join("log-0000000002.resuming");
     fs::rename(&log, &resuming).unwrap();
-    let said = refused(&mut cluster, 1, DATA);
-    assert!(said.contains(snapshot.to_str().unwrap()) && said.contains("missing"), "{said}");
+    let reason = refused(&mut cluster, 1, DATA);
+    assert!(reason.contains(snapshot.to_str().unwrap()) && reason.contains("missing"), "{reason}");
     assert!(resuming.exists(), "a refused start has removed it");
     fs::remove_file(&resuming).unwrap();
     fs::write(&log, kept_log).unwrap();
@@ -225,7 +227,7 @@ fn a_directory_in_which_files_are_missing_stops_the_start() {
     start_whole(&mut cluster);
 }
 
-/// Whatever is in the way: which file it is, and what to do.
+/// Whatever is in the way: the error names the file and what to do.
 #[test]
 fn a_start_that_fails_names_the_file_and_what_helps() {
     let mut cluster = Cluster::plan(1).build();
@@ -236,9 +238,9 @@ fn a_start_that_fails_names_the_file_and_what_helps() {
     symlink(dir.path().join("nowhere"), &link).unwrap();
     for (data_dir, words) in [(file.join("data"), "no directory"), (file.clone(), "no directory"), (link, "no directory")] {
         cluster.configure(1, "data_dir", data_dir.to_str().unwrap());
-        let said = refused(&mut cluster, 1, FAILED);
-        assert!(said.contains(data_dir.to_str().unwrap()) && said.contains(words), "{data_dir:?}: {said}");
-        assert!(said.contains("data_dir in the configuration"), "{said}");
+        let reason = refused(&mut cluster, 1, FAILED);
+        assert!(reason.contains(data_dir.to_str().unwrap()) && reason.contains(words), "{data_dir:?}: {reason}");
+        assert!(reason.contains("data_dir in the configuration"), "{reason}");
     }
 
     let data = dir.path().join("data");
@@ -249,8 +251,8 @@ fn a_start_that_fails_names_the_file_and_what_helps() {
         let path = data.join(name);
         fs::remove_file(&path).unwrap();
         fs::create_dir(&path).unwrap();
-        let said = refused(&mut cluster, 1, FAILED);
-        assert!(said.contains(path.to_str().unwrap()) && said.contains("os error"), "{name}: {said}");
+        let reason = refused(&mut cluster, 1, FAILED);
+        assert!(reason.contains(path.to_str().unwrap()) && reason.contains("os error"), "{name}: {reason}");
         fs::remove_dir(&path).unwrap();
     }
     cluster.start_ready(1);
@@ -260,10 +262,10 @@ fn a_start_that_fails_names_the_file_and_what_helps() {
     for path in [&log, &data] {
         let before = fs::metadata(path).unwrap().permissions();
         fs::set_permissions(path, Permissions::from_mode(0o0)).unwrap();
-        // Nobody is kept out who may do everything.
+        // No permission keeps the superuser out.
         if fs::read_dir(&data).is_err() || File::open(&log).is_err() {
-            let said = refused(&mut cluster, 1, FAILED);
-            assert!(said.contains(path.to_str().unwrap()) && said.contains("Permission denied") && said.contains("user"), "{said}");
+            let reason = refused(&mut cluster, 1, FAILED);
+            assert!(reason.contains(path.to_str().unwrap()) && reason.contains("Permission denied") && reason.contains("user"), "{reason}");
         }
         fs::set_permissions(path, before).unwrap();
     }
@@ -272,12 +274,13 @@ fn a_start_that_fails_names_the_file_and_what_helps() {
 #[test]
 fn a_start_says_where_the_data_are() {
     let cluster = Cluster::plan(1).start();
-    // It is configured relative to where the node is started.
+    // The path in the configuration is relative to where the node is started.
     let path = fs::canonicalize(cluster.data_path(1)).unwrap();
     cluster.await_log(1, &["node 1", "data in", path.to_str().unwrap()]);
 }
 
-/// Who has lost the directory, or mounted another one, is to hear of it; who starts a mesh is not.
+/// An operator who has lost the directory, or mounted another one, is to be warned; one who starts
+/// a mesh is not.
 #[test]
 fn a_blank_start_that_nobody_expects_is_a_warning() {
     let mut cluster = Cluster::plan(2).start();
@@ -295,7 +298,7 @@ fn a_blank_start_that_nobody_expects_is_a_warning() {
     cluster.await_ready(1);
     assert_all_there(&cluster, 1);
 
-    // Nobody has to be asked where a node has been before.
+    // The lock file shows that the node has been here before, without any peer.
     cluster.kill(2);
     cluster.kill(1);
     fs::remove_file(only(&cluster.data_path(1), "log-")).unwrap();
@@ -307,7 +310,7 @@ fn a_blank_start_that_nobody_expects_is_a_warning() {
 fn what_is_kept_on_disk_is_for_its_owner_alone() {
     let mut cluster = Cluster::plan(2).build();
     let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
-    // One that an operator has made is left as it is.
+    // A directory that an operator has made is left as it is.
     let made = cluster.data_path(2);
     fs::create_dir_all(&made).unwrap();
     fs::set_permissions(&made, Permissions::from_mode(0o755)).unwrap();
@@ -334,28 +337,29 @@ fn a_node_that_reads_a_large_disk_says_how_far_it_is() {
     cluster.stop(1);
     cluster.start(1);
     let started = Instant::now();
-    let mut heard = Vec::new();
+    let mut replies = Vec::new();
     let mut asking = None;
     // Without a pause: it may be a matter of a second.
-    while !heard.iter().any(|reply: &String| !reply.starts_with("ERROR LOADING ")) {
-        assert!(started.elapsed() < 2 * DEADLINE, "n1 does not open: {:?}", heard.last());
+    while !replies.iter().any(|reply: &String| !reply.starts_with("ERROR LOADING ")) {
+        assert!(started.elapsed() < 2 * DEADLINE, "n1 does not open: {:?}", replies.last());
         if asking.is_none() {
             cluster.revive(1);
             asking = Client::connect(cluster.client_addr(1)).ok();
         }
         if let Some(reply) = asking.as_mut().and_then(|client| client.ask_line("GET fill/0").ok()) {
-            heard.push(reply);
+            replies.push(reply);
         }
         thread::sleep(Duration::from_millis(1));
     }
-    assert_eq!(heard.pop(), Some(format!("VALUE {padding}")));
-    let mut sentences: Vec<&String> = heard.iter().filter(|reply| reply.contains("reading its disk")).collect();
+    assert_eq!(replies.pop(), Some(format!("VALUE {padding}")));
+    let mut sentences: Vec<&String> = replies.iter().filter(|reply| reply.contains("reading its disk")).collect();
     sentences.dedup();
-    assert!(sentences.iter().any(|reply| reply.contains(" MiB so far")), "{heard:?}");
+    assert!(sentences.iter().any(|reply| reply.contains(" MiB so far")), "{replies:?}");
     assert_eq!(cluster.ask_line(1, "COUNT"), "300000");
 }
 
-/// A store from a clock that was an hour ahead: whatever this node writes is newer still, in this incarnation and in the next.
+/// A store from a clock that was an hour ahead: whatever this node writes is newer still, in this
+/// incarnation and in the next.
 #[test]
 fn the_clock_starts_above_every_stamp_on_the_disk() {
     let mut cluster = Cluster::plan(1).start();
@@ -365,19 +369,19 @@ fn the_clock_starts_above_every_stamp_on_the_disk() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("backup.jsonl");
     fs::write(&path, backup_of("ahead", ahead)).unwrap();
-    // A blank node takes it: whose clock is right it cannot know.
+    // A blank node takes it: it cannot know whose clock is right.
     let restored = kvctl(&cluster, 1, &["restore", path.to_str().unwrap()], None);
     assert_eq!(restored.code, Some(0), "{restored:?}");
     let mut greatest = ahead;
-    for life in 0..3 {
+    for turn in 0..3 {
         cluster.crash(1);
-        // Its merge would say OK and keep the older value if the stamp were lower.
-        assert_eq!(cluster.ask_line(1, &format!("PUT ahead {life}")), "OK");
-        assert_eq!(cluster.ask_line(1, "GET ahead"), format!("VALUE {life}"));
+        // With a lower stamp, the write would be OK and the older value stay.
+        assert_eq!(cluster.ask_line(1, &format!("PUT ahead {turn}")), "OK");
+        assert_eq!(cluster.ask_line(1, "GET ahead"), format!("VALUE {turn}"));
         let stamp = stamp_of(&cluster, "ahead");
-        assert!(stamp > greatest, "{stamp} in life {life}, {greatest} before");
+        assert!(stamp > greatest, "{stamp} in start {turn}, {greatest} before");
         greatest = stamp;
-        if life == 1 {
+        if turn == 1 {
             cluster.compact(1);
         }
     }
@@ -402,22 +406,23 @@ fn assert_all_there(cluster: &Cluster, id: u16) {
     (0..KEYS).for_each(|key| assert_eq!(client.ask_line(&format!("GET key-{key}")).unwrap(), format!("VALUE value-{key}")));
 }
 
-/// Starts it, and returns what it says as it refuses to, with this exit code.
+/// Starts a node that refuses to start, with this exit code. Returns the reason that it gives.
 #[track_caller]
 fn refused(cluster: &mut Cluster, id: u16, code: i32) -> String {
     cluster.start(id);
     cluster.await_refused(id, code)
 }
 
-/// The start of whose directory this is stops at damage: the offset that it names. Both ways out are said.
+/// A start stops at damage in this file. Returns the offset that it names, and checks that both
+/// ways out are offered.
 #[track_caller]
 fn refused_at(cluster: &mut Cluster, file: &Path) -> usize {
     let id = cluster.ids().into_iter().find(|id| file.starts_with(cluster.data_path(*id))).unwrap();
-    let said = refused(cluster, id, DATA);
-    let (name, rest) = said.split_once(" is damaged at byte ").unwrap_or_else(|| panic!("{said}"));
-    assert!(file.ends_with(name), "{file:?}: {said}");
-    assert!(said.contains("Two ways out: put a good copy of the directory back, or start once with --discard-local-data"), "{said}");
-    rest.split(' ').next().and_then(|offset| offset.parse().ok()).unwrap_or_else(|| panic!("{said}"))
+    let reason = refused(cluster, id, DATA);
+    let (name, rest) = reason.split_once(" is damaged at byte ").unwrap_or_else(|| panic!("{reason}"));
+    assert!(file.ends_with(name), "{file:?}: {reason}");
+    assert!(reason.contains("Two ways out: put a good copy of the directory back, or start once with --discard-local-data"), "{reason}");
+    rest.split(' ').next().and_then(|offset| offset.parse().ok()).unwrap_or_else(|| panic!("{reason}"))
 }
 
 /// A start stops at these contents of a file, and does not change them. Returns the offset named.
@@ -441,7 +446,7 @@ fn start_whole(cluster: &mut Cluster) {
     assert_all_there(cluster, 1);
 }
 
-/// The one file whose name begins so.
+/// The one file whose name begins with this.
 fn only(dir: &Path, start: &str) -> PathBuf {
     let files = fs::read_dir(dir).unwrap().map(|file| file.unwrap().path());
     let mut found: Vec<PathBuf> = files.filter(|path| path.file_name().unwrap().to_string_lossy().starts_with(start)).collect();
@@ -449,7 +454,7 @@ fn only(dir: &Path, start: &str) -> PathBuf {
     found.remove(0)
 }
 
-/// As `DUMP` prints it.
+/// The stamp of a key, as `DUMP` prints it.
 fn stamp_of(cluster: &Cluster, key: &str) -> u64 {
     let lines = cluster.ask(1, "DUMP");
     let line = lines.iter().find(|line| line.contains(&format!("{{\"k\":\"{key}\""))).unwrap_or_else(|| panic!("{key}: {lines:?}"));
@@ -457,7 +462,7 @@ fn stamp_of(cluster: &Cluster, key: &str) -> u64 {
     line["s"].as_str().unwrap().parse().unwrap()
 }
 
-/// One entry of another node, with this stamp.
+/// A backup with one entry of another node, with this stamp.
 fn backup_of(key: &str, stamp: u64) -> Vec<u8> {
     let version = Version { stamp: Stamp::from_bits(stamp), origin: Origin { node: NodeId(2), nonce: 2 } };
     backup(VersionVector::default(), vec![Entry::new(key.as_bytes(), Some(b"old"), None, version)])

@@ -1,4 +1,5 @@
-//! Who does not belong to the mesh: refused in words where somebody reads them, closed where nobody does.
+//! Peers and clients that do not belong to the mesh: refused in words where they are read, closed
+//! where they are not.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
@@ -38,11 +39,12 @@ fn a_node_that_nobody_lists_is_refused() {
     assert_eq!(cluster.ask_line(9, "COUNT"), "0");
     let lines = cluster.ask(1, "PEERS");
     assert!(!lines.iter().any(|line| line.starts_with("peer 9 ")), "{lines:?}");
-    // It goes on knocking, and is not written about every time. There is no event to wait for: nothing must happen.
-    let said = cluster.log_of_this_start(1).lines().count();
+    // It goes on dialling, and is not logged every time. There is no event to wait for: nothing
+    // must happen.
+    let before = cluster.log_of_this_start(1).lines().count();
     thread::sleep(Duration::from_secs(2));
     let log = cluster.log_of_this_start(1);
-    assert!(log.lines().count() <= said + 3, "a line for every knock:\n{log}");
+    assert!(log.lines().count() <= before + 3, "a line for every knock:\n{log}");
 }
 
 #[test]
@@ -54,7 +56,8 @@ fn a_node_that_does_not_list_me_is_refused() {
     cluster.await_ready(2);
     cluster.await_log(2, &["3", "refuse"]);
     cluster.await_sees(2, 3, "down");
-    // The two that list each other talk, and what they have in common spreads through the one that both list.
+    // The two nodes that list each other connect, and writes spread to the third through the one
+    // that both list.
     cluster.await_sees(1, 2, "up");
     cluster.await_sees(1, 3, "up");
     cluster.await_counted(2, 1, "yes");
@@ -73,27 +76,27 @@ fn wrong_bytes_on_the_peer_port_get_a_close_and_clients_are_told_what_it_is() {
     };
     for input in [&[0xff; 4096][..], &[0; 4096], &random] {
         let mut stream = connect();
-        // It may have been closed before all was said.
+        // The node may close before all is sent.
         let _ = stream.write_all(input);
         assert_closed_without_a_word(&mut stream, &String::from_utf8_lossy(&input[..input.len().min(20)]));
     }
-    // And who says nothing is not waited for.
+    // A connection that sends nothing is closed, too.
     assert_closed_without_a_word(&mut connect(), "silence");
 
-    let told = format!("this is the peer port of node 1, for other nodes only; clients connect to {}", cluster.client_addr(1));
+    let sentence = format!("this is the peer port of node 1, for other nodes only; clients connect to {}", cluster.client_addr(1));
     for (input, line) in [
-        ("GET a\r\n", format!("ERROR ERR {told}\n")),
-        ("PING\n", format!("ERROR ERR {told}\n")),
-        ("a\n", format!("ERROR ERR {told}\n")),
-        ("GET / HTTP/1.1\r\nHost: localhost\r\n\r\n", format!("ERROR ERR {told}\n")),
-        ("{\"cluster\":\"kvmesh\"}\n", format!("ERROR ERR {told}\n")),
-        ("*1\r\n$4\r\nPING\r\n", format!("-ERR {told}\r\n")),
+        ("GET a\r\n", format!("ERROR ERR {sentence}\n")),
+        ("PING\n", format!("ERROR ERR {sentence}\n")),
+        ("a\n", format!("ERROR ERR {sentence}\n")),
+        ("GET / HTTP/1.1\r\nHost: localhost\r\n\r\n", format!("ERROR ERR {sentence}\n")),
+        ("{\"cluster\":\"kvmesh\"}\n", format!("ERROR ERR {sentence}\n")),
+        ("*1\r\n$4\r\nPING\r\n", format!("-ERR {sentence}\r\n")),
     ] {
         let mut stream = connect();
         stream.write_all(input.as_bytes()).unwrap();
-        let mut heard = String::new();
-        stream.read_to_string(&mut heard).unwrap();
-        assert_eq!(heard, line, "{input:?}");
+        let mut received = String::new();
+        stream.read_to_string(&mut received).unwrap();
+        assert_eq!(received, line, "{input:?}");
     }
     cluster.await_log(1, &["WARN", "peer port: a client has come from"]);
 
@@ -104,16 +107,16 @@ fn wrong_bytes_on_the_peer_port_get_a_close_and_clients_are_told_what_it_is() {
 }
 
 fn assert_closed_without_a_word(stream: &mut TcpStream, input: &str) {
-    let mut heard = Vec::new();
-    match stream.read_to_end(&mut heard) {
+    let mut received = Vec::new();
+    match stream.read_to_end(&mut received) {
         Ok(_) => {}
         Err(error) if error.kind() == ErrorKind::ConnectionReset => {}
         Err(error) => panic!("{input:?} on the peer port was not answered with a close: {error}"),
     }
-    assert!(heard.is_empty(), "{input:?} on the peer port was answered: {:?}", String::from_utf8_lossy(&heard));
+    assert!(received.is_empty(), "{input:?} on the peer port was answered: {:?}", String::from_utf8_lossy(&received));
 }
 
-/// Beyond the slots that there are for those who have not said who they are, the oldest goes.
+/// Beyond the slots for unidentified connections, the oldest is closed.
 #[test]
 fn strangers_who_say_nothing_keep_no_member_out() {
     let mut cluster = Cluster::plan(2).set("peer_timeout_ms", 60_000).set("recovery_wait_ms", 500).build();
@@ -159,14 +162,14 @@ fn a_crowd_that_does_not_give_in_keeps_no_member_out() {
     assert_eq!(log.matches("too many connections that have not said").count(), 1, "{log}");
 }
 
-/// Peers that speak to the client port are clients, and not very good ones.
+/// Peers that dial the client port are clients, and not very good ones.
 #[test]
 fn why_a_peer_cannot_be_reached_is_logged_once_and_stands_in_peers() {
     let mut cluster = Cluster::plan(2).set("recovery_wait_ms", 500).start();
     cluster.add(5, &[1, 2, 5]).unwrap();
     let (client_addr, other) = (cluster.client_addr(1).to_string(), cluster.peer_addr(2).to_string());
-    let nobody = std::net::TcpListener::bind((cluster.ip(), 0)).unwrap().local_addr().unwrap().to_string();
-    // Takes what is said to it, and never answers.
+    let unused = std::net::TcpListener::bind((cluster.ip(), 0)).unwrap().local_addr().unwrap().to_string();
+    // Takes what is sent to it, and never answers.
     let deaf = std::net::TcpListener::bind((cluster.ip(), 0)).unwrap();
     let deaf_addr = deaf.local_addr().unwrap().to_string();
     cluster.configure(
@@ -175,7 +178,7 @@ fn why_a_peer_cannot_be_reached_is_logged_once_and_stands_in_peers() {
         serde_json::json!([
             { "id": 1, "addr": client_addr },
             { "id": 2, "addr": other },
-            { "id": 3, "addr": nobody },
+            { "id": 3, "addr": unused },
             { "id": 4, "addr": "no-such-host.invalid:7104" },
             { "id": 6, "addr": deaf_addr },
         ]),
@@ -185,14 +188,15 @@ fn why_a_peer_cannot_be_reached_is_logged_once_and_stands_in_peers() {
     let reasons = [
         (1, client_addr, "ERROR", "it answers as a client port"),
         (2, other, "ERROR", "it refuses this node: \"node 2 has no node 5 in its configuration\""),
-        (3, nobody, "WARN", "nobody listens: "),
+        (3, unused, "WARN", "nobody listens: "),
         (4, "no-such-host.invalid:7104".to_owned(), "WARN", "its name is not resolved: "),
         (6, deaf_addr, "WARN", "it takes HELLO and does not answer"),
     ];
     for (peer, addr, level, why) in &reasons {
         cluster.await_log(5, &[level, &format!("node {peer} at {addr} cannot be reached: {why}")]);
     }
-    // It goes on dialling, and says no more of it: the age of the last error falls when there is a newer one.
+    // It goes on dialling, and does not log it again. The age of the last error falls when there is
+    // a newer one.
     for (peer, _, _, why) in &reasons {
         let quoted = format!("last_error \"{}", why.replace('"', "\\\""));
         let (mut age, mut newer) = (f64::MAX, 0);
@@ -211,7 +215,8 @@ fn why_a_peer_cannot_be_reached_is_logged_once_and_stands_in_peers() {
     for (peer, addr, _, why) in &reasons {
         assert_eq!(log.matches(&format!("node {peer} at {addr} cannot be reached: {why}")).count(), 1, "{log}");
     }
-    // A peer without a trouble has none in its line, unless it was dialled before it listened: that was before it was up.
+    // The line of a peer without trouble has no error, unless it was dialled before it listened,
+    // and so before it was up.
     let lines = cluster.ask(1, "PEERS");
     let number = |name: &str| word_after(&lines[0], name).and_then(|word| word.parse::<f64>().ok()).unwrap_or_else(|| panic!("{lines:?}"));
     if !lines[0].ends_with(" last_error_s_ago never last_error none") {

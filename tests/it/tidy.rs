@@ -1,4 +1,4 @@
-//! What the tree must look like, as far as a test can keep it so.
+//! The form of the source tree, as far as a test can keep it.
 
 use std::process::Command;
 

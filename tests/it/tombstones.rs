@@ -1,4 +1,5 @@
-//! Deletes stay deleted: when a tombstone may go, when it must not, and what a member meets that was away meanwhile.
+//! Deletes stay deleted: when a tombstone may be collected, when it must not, and what a member
+//! meets that was away meanwhile.
 
 use std::time::{Duration, Instant};
 
@@ -6,7 +7,7 @@ use crate::client::Client;
 use crate::cluster::{Cluster, ClusterPlan};
 
 const KEYS: usize = 40;
-/// In these tests a tombstone may go at this age, if all have it.
+/// Age at which a tombstone may be collected here, if all members have it.
 const AGE_MIN: Duration = Duration::from_millis(300);
 
 fn plan() -> ClusterPlan {
@@ -27,7 +28,7 @@ fn a_tombstone_goes_once_every_member_has_it() {
         assert_half_deleted(&cluster, id);
         assert_eq!(cluster.status(id).number("keys"), KEYS as u64 / 2);
     }
-    // The key is free again, and what is written now is newer than what was deleted.
+    // The key is free again, and a write now is newer than the delete.
     assert_eq!(cluster.ask_line(3, "SET k0 again"), "OK");
     cluster.await_reply(1, "GET k0", "VALUE again");
 }
@@ -43,7 +44,8 @@ fn a_young_tombstone_stays() {
     }
 }
 
-/// A killed member holds them back as much as one that is cut off: nobody knows what its next life will bring.
+/// A killed member pins tombstones as much as one that is cut off: what its next incarnation holds
+/// is not known.
 #[test]
 fn a_member_that_is_away_holds_the_tombstones() {
     let mut cluster = plan().links().start();
@@ -56,7 +58,7 @@ fn a_member_that_is_away_holds_the_tombstones() {
     for id in 1..=2 {
         assert_tombstones_stay(&cluster, id);
     }
-    // The member that is away does not know yet.
+    // The member that is away does not have the deletes yet.
     assert_eq!(cluster.ask_line(3, "GET k0"), "VALUE 1");
 
     cluster.join_all(3);
@@ -76,7 +78,7 @@ fn a_blank_node_takes_what_the_others_have_and_gives_what_only_it_has() {
     for id in 1..=3 {
         cluster.await_number(id, "tombstones", 0);
     }
-    // It begins an incarnation of its own, out of sight, and writes before it meets the others.
+    // It begins an incarnation of its own, out of reach, and writes before it meets the others.
     cluster.kill(3);
     cluster.wipe(3);
     cluster.cut(1, 3);
@@ -98,20 +100,21 @@ fn a_blank_node_takes_what_the_others_have_and_gives_what_only_it_has() {
     }
 }
 
-/// The hard case: the tombstones are gone when the member returns that still holds the keys. Its vector is below the horizon, so it is told
-/// everything, and drops what the others have proved deleted.
+/// The hard case: the tombstones were collected when the member returns that still holds the keys.
+/// Its version vector is below the GC horizon, so it is sent everything, and drops what the others
+/// have proved deleted.
 #[test]
 fn a_member_that_was_removed_and_returns_with_old_data_resurrects_nothing() {
     let mut cluster = plan().links().start();
     put_all(&mut cluster.client(1), "1");
     cluster.await_converged();
     cluster.cut_off(3);
-    // It learns nothing more, and has one write that nobody knows of.
+    // It receives nothing more, and has one write that no other node has.
     let mut lonely = cluster.client(3);
     assert_eq!(lonely.ask_line("ACK local").unwrap(), "OK");
     assert_eq!(lonely.ask_line("SET only-three 3").unwrap(), "OK");
 
-    // The others stop counting it: nothing holds the tombstones now.
+    // The others stop counting it: nothing pins the tombstones now.
     for id in 1..=2 {
         cluster.set_members(id, &[1, 2]);
         cluster.restart(id);
@@ -141,7 +144,7 @@ fn put_all(client: &mut Client, value: &str) {
     client.pipeline((0..KEYS).map(|key| format!("PUT k{key} {value}")));
 }
 
-/// The even ones.
+/// Deletes the even keys.
 fn delete_half(client: &mut Client) {
     client.pipeline((0..KEYS).step_by(2).map(|key| format!("DEL k{key}")));
 }
@@ -155,7 +158,7 @@ fn assert_half_deleted(cluster: &Cluster, id: u16) {
     }
 }
 
-/// For several times their age. There is no event to wait for: nothing must happen.
+/// Watches for several times the minimum age. There is no event to wait for: nothing must happen.
 #[track_caller]
 fn assert_tombstones_stay(cluster: &Cluster, id: u16) {
     let watched = Instant::now();

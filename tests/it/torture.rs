@@ -1,4 +1,5 @@
-//! The torture run as a user starts it: a short one passes and names every check, and one that cannot pass says why and leaves its evidence.
+//! The torture run as a user starts it: a short one passes and names every check, and one that
+//! cannot pass tells why and leaves its evidence.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -13,7 +14,7 @@ use crate::program::{Ended, begin};
 
 /// A run ends half a minute after the minutes that it was given; the machine may be busy.
 const LONGEST: Duration = Duration::from_secs(150);
-/// In minutes: with the checks, about 25 seconds.
+/// Minutes of a short run: with the checks, about 25 seconds.
 const SHORT: &str = "0.33";
 
 const CHECKS: [&str; 26] = [
@@ -82,7 +83,7 @@ fn a_run_that_fails_says_so_and_leaves_its_evidence() {
     }
     assert!(fs::read_to_string(evidence.join("node1.log")).unwrap().contains("out of order"));
 
-    // What an earlier run has left is not written over.
+    // What an earlier run has left is not overwritten.
     let ended = run(&copied, &["--dir", evidence.to_str().unwrap()], &dir);
     assert!(ended.code == Some(2) && ended.err.contains("is not empty"), "{:?}: {}", ended.code, ended.err);
 }

@@ -1,4 +1,4 @@
-//! A mesh whose nodes are of two builds: upgraded one by one and put back one by one, under load.
+//! A mesh whose nodes have two builds: upgraded one by one and put back one by one, under load.
 
 use std::env;
 use std::path::PathBuf;
@@ -8,16 +8,18 @@ use kvmesh::wire::peer::{Protocol, Protocols};
 use crate::cluster::Cluster;
 use crate::writers::{Ledger, Writers};
 
-/// Names the program of the build before, which `tests/versions.sh` makes of the history. Without it, this build is put in its own place, and not back: a rolling restart.
+/// Names the program of the build before, which `tests/versions.sh` makes of the history. Without
+/// it, this build takes its own place, and does not go back: a rolling restart.
 pub const OLD_PROGRAM: &str = "KVMESH_OLD_KVNODE";
 
-/// Each step leads from one mix of builds to the next. Meanwhile, whoever writes at a node that stays hears nothing but `OK` and keeps its connection; nothing that was acknowledged is lost,
-/// nothing that was deleted comes back, and in each mix all nodes become equal.
+/// Each step leads from one mix of builds to the next. Meanwhile, a client that writes at a node
+/// that stays gets nothing but `OK` and keeps its connection. Nothing that was acknowledged is
+/// lost, nothing that was deleted comes back, and in each mix all nodes become equal.
 #[test]
 fn a_rolling_upgrade_and_the_way_back_cost_nothing_but_the_connections_to_the_node_that_restarts() {
     let old = env::var_os(OLD_PROGRAM).map(PathBuf::from);
     println!("the build before: {old:?}");
-    // So that deletes are collected while builds are mixed.
+    // So that tombstones are collected while builds are mixed.
     let mut cluster = Cluster::plan(3).set("tombstone_age_min_ms", 500).alone().patient().build();
     for id in cluster.ids() {
         cluster.set_program(id, old.clone());
@@ -45,7 +47,8 @@ fn a_rolling_upgrade_and_the_way_back_cost_nothing_but_the_connections_to_the_no
     }
 }
 
-/// One node is stopped under load and started with this program. Its disk goes with it; that of the second is lost, so that a blank node of each build takes everything from both.
+/// One node is stopped under load and started with this program. It keeps its disk. The second node
+/// loses its own, so that a blank node of each build takes everything from both.
 fn step(cluster: &mut Cluster, number: usize, id: u16, program: Option<PathBuf>) -> Ledger {
     let load = Writers::staying(cluster, &[(1, "majority"), (2, "majority"), (3, "majority")]);
     let roaming = Writers::roaming(cluster, &format!("step-{number}"), &[1, 2, 3]);

@@ -1,9 +1,9 @@
-//! Writers that remember what was promised to them: load on a cluster, and the proof of what a
+//! Writers that remember what was acknowledged to them: load on a cluster, and the proof of what a
 //! fault has cost.
 //!
 //! A writer has keys of its own and writes rising numbers under each. Afterwards a key may hold the
-//! write that was acknowledged last, or a later one of which the outcome is unknown. An older one is
-//! a lost write. Any other one was refused and applied all the same, or invented.
+//! write that was acknowledged last, or a later one of which the outcome is unknown. An older one
+//! is a lost write. Any other one was refused and applied all the same, or invented.
 //!
 //! A writer that *stays* at its node keeps going through the same keys. One that *roams* turns to
 //! the next node when its own is gone or refuses, and deletes as well. It leaves its keys alone for
@@ -44,8 +44,9 @@ struct Conduct {
 /// One key, as its writer knows it.
 #[derive(Clone, Debug, Default)]
 struct KeyRecord {
-    /// Of the writes of a writer that roams, every fourth is a delete, from this one on.
-    deletes_from: Option<u64>,
+    /// Set for a writer that roams. Every fourth write of a key is a delete, those whose number and
+    /// this add up to a multiple of four.
+    delete_shift: Option<u64>,
     sent: u64,
     acknowledged: u64,
     /// Writes sent after the one that was acknowledged last, with an unknown outcome.
@@ -74,7 +75,7 @@ struct Writer {
     thread: Option<JoinHandle<()>>,
 }
 
-/// What was acknowledged up to a moment: the least that a node must hold which opens later.
+/// Writes that were acknowledged up to a moment: the least that a node must hold which opens later.
 pub struct Promises(BTreeMap<String, u64>);
 
 impl Writers {
@@ -192,7 +193,7 @@ impl Ledger {
 impl KeyRecord {
     /// Deletes are the last of a few writes, or in their middle, or there is none.
     fn is_delete(&self, number: u64) -> bool {
-        number > 0 && self.deletes_from.is_some_and(|from| (from + number).is_multiple_of(4))
+        number > 0 && self.delete_shift.is_some_and(|shift| (shift + number).is_multiple_of(4))
     }
 
     fn may_be(&self, reply: &str) -> bool {
@@ -272,7 +273,7 @@ impl Conduct {
             let record = ledger
                 .keys
                 .entry(name(key))
-                .or_insert_with(|| KeyRecord { deletes_from: self.roams.then_some(*key), ..KeyRecord::default() });
+                .or_insert_with(|| KeyRecord { delete_shift: self.roams.then_some(*key), ..KeyRecord::default() });
             record.sent += 1;
             // Until the reply tells otherwise.
             record.unknown.push(record.sent);

@@ -150,7 +150,7 @@ impl Write for LimitedStream {
     }
 }
 
-/// Whether the reply to this command ends with `END`.
+/// Returns whether the reply to this command ends with `END`.
 fn has_end(command: &str) -> bool {
     let verb = command.split(' ').next().unwrap_or_default();
     ["STATUS", "PEERS", "KEYS", "DUMP", "HELP", "COMPACT", "RESUME", "MGET"].iter().any(|long| long.eq_ignore_ascii_case(verb))

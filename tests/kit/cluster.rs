@@ -37,7 +37,7 @@ pub struct Cluster {
     nodes: BTreeMap<u16, Node>,
     /// By the node that dials and the peer that it dials.
     links: BTreeMap<(u16, u16), Link>,
-    /// What must outlive the nodes.
+    /// Dropped once the nodes have ended.
     _guard: Box<dyn Any>,
 }
 

@@ -1,7 +1,7 @@
 //! The kit for tests on real processes, shared by the integration tests and by kvtorture.
 //!
-//! Both include this folder as a module. What only one of them needs stands there: it may extend
-//! the types of the kit. Nothing here depends on what a program may not depend on.
+//! Both include this folder as a module. Functions that only one of them needs stand there, and may
+//! extend the types of the kit. Nothing here uses a dev-dependency, which a program cannot have.
 
 pub mod backup;
 pub mod client;

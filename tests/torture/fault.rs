@@ -39,7 +39,7 @@ const RECEIVE_BUFFER: usize = 4 << 10;
 /// Time in which a node has to give up a client that reads nothing, far above its `write_timeout`.
 const DEAF_TIMEOUT: Duration = Duration::from_secs(8);
 
-/// What was observed of a fault.
+/// The effect of a fault, as it was observed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Observed {
     pub count: u64,
@@ -56,7 +56,7 @@ pub struct Ongoing {
     next_turn: Instant,
     client: Option<TcpStream>,
     refused_before: u64,
-    /// What must not have happened.
+    /// Events that must not happen.
     pub complaints: Vec<String>,
 }
 
@@ -142,7 +142,7 @@ impl Ongoing {
         }
     }
 
-    /// Whether it has lasted long enough.
+    /// Returns whether the fault has lasted long enough.
     pub fn is_due(&mut self, nodes: &Nodes) -> bool {
         let lasted = self.began.elapsed();
         match (self.fault.kind, self.fault.victims.first()) {

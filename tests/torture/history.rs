@@ -44,12 +44,12 @@ impl Op {
         matches!(self.outcome, Outcome::Unknown(_))
     }
 
-    /// Whether it is a write that has happened, or may have, by all that its client knows.
+    /// Returns whether it is a write that has happened, or may have, by all that its client knows.
     pub fn may_have_happened(&self) -> bool {
         self.action.is_write() && !matches!(self.outcome, Outcome::Refused(_))
     }
 
-    /// Whether it is a write that a majority has acknowledged.
+    /// Returns whether it is a write that a majority has acknowledged.
     pub fn is_majority_acked(&self) -> bool {
         self.action.is_write() && self.is_done() && self.level != Level::Local
     }
@@ -85,7 +85,7 @@ impl History {
         self.connections.fetch_add(1, Ordering::Relaxed)
     }
 
-    /// Whether so many more operations may be recorded.
+    /// Counts so many more operations. Returns whether they may be recorded.
     pub fn takes(&self, operations: usize) -> bool {
         self.operations.fetch_add(operations as u64, Ordering::Relaxed) < OPERATIONS_MAX
     }

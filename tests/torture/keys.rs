@@ -55,7 +55,7 @@ impl Group {
         (Group::Past, "past"),
     ];
 
-    /// Whether the values of this group are counts.
+    /// Returns whether the values of this group are counts.
     pub fn is_counted(self) -> bool {
         matches!(self, Group::Counter | Group::Sum)
     }

@@ -201,7 +201,7 @@ mod tests {
         drop(full_tx);
         let (_, empty_rx) = mpsc::channel();
         say_within(Duration::from_secs(10), "in time".into(), Full(empty_rx, heard_tx));
-        let heard: Vec<u8> = heard_rx.iter().flatten().collect();
-        assert!(String::from_utf8(heard).unwrap().contains("in time"));
+        let written: Vec<u8> = heard_rx.iter().flatten().collect();
+        assert!(String::from_utf8(written).unwrap().contains("in time"));
     }
 }

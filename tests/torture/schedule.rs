@@ -83,8 +83,9 @@ impl FaultKind {
         matches!(self, CutOneWay | CutTwoWay | Flap | Delay | Narrow | DeafPeer | Reset | Flip | Duplicate)
     }
 
-    /// Whether one link may have a fault at the same time. An acknowledged write survives one lost
-    /// or full disk, so the nodes that still hold it must be in reach while the victim comes back.
+    /// Returns whether one link may have a fault at the same time. An acknowledged write survives
+    /// one lost or full disk, so the nodes that still hold it must be in reach while the victim
+    /// comes back.
     fn bears_company(self) -> bool {
         matches!(self, FaultKind::Kill | FaultKind::Stop | FaultKind::Restart | FaultKind::DeafClient) || self.is_of_links()
     }
@@ -113,7 +114,7 @@ pub struct Setting {
     pub nodes: u16,
     /// Otherwise `everysec`.
     pub fsyncs_always: bool,
-    /// Whether logs are short: then snapshots are written and logs removed all the time.
+    /// Short logs: snapshots are written and logs removed all the time.
     pub compacts: bool,
 }
 

@@ -51,7 +51,7 @@ pub fn digest(node: &NodeHandle, before_ms: u64) -> Result<String, String> {
     ask(node, ASK_TIMEOUT, |client| client.ask_line(&format!("DIGEST {before_ms}")))
 }
 
-/// Whether a node answers PING in this time.
+/// Returns whether a node answers PING in this time.
 pub fn answers(node: &NodeHandle, timeout: Duration) -> bool {
     ask(node, timeout, |client| client.ask_line("PING")).is_ok_and(|reply| reply == "PONG")
 }

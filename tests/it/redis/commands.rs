@@ -1,4 +1,5 @@
-//! Commands that are made up: few keys, so that they collide; right words and wrong ones; numbers at their edges.
+//! Random commands: few keys, so that they collide; right words and wrong ones; numbers at their
+//! limits.
 
 use super::compare::Compare;
 use crate::random::Random;
@@ -15,7 +16,7 @@ pub fn words(line: &str) -> Words {
 }
 
 const KEYS: [&[u8]; 9] = [b"a", b"b", b"counter", b"key:1", b"key:2", b"", b"\x00\xff\r\n\x80", b"two words", b"h[a-c]llo*?"];
-/// Their replies tell something of the past: they are written in any case.
+/// Commands with these are sent in any case, upper or lower.
 const INTEGERS: [&str; 30] = [
     "0",
     "1",
@@ -48,7 +49,8 @@ const INTEGERS: [&str; 30] = [
     "0x10",
     "abc",
 ];
-/// What Redis's binary numbers hold exactly, or so nearly that seventeen decimals do not show it: below 16, or a sum of powers of two.
+/// Numbers that Redis's binary floats hold exactly, or so nearly that seventeen decimals do not
+/// show it: below 16, or a sum of powers of two.
 const DECIMALS: [&str; 32] = [
     "0",
     "1",
@@ -112,9 +114,9 @@ const OFFSETS: [&str; 22] = [
 /// How a sequence treats time.
 #[derive(Clone, Copy, PartialEq)]
 pub enum Times {
-    /// Both servers are told the same times: what they say of them is equal.
+    /// Both servers get the same times, and their replies are equal.
     Absolute,
-    /// Both count from when they hear a command: what they say is about the same.
+    /// Both count from when they receive a command, and their replies are nearly equal.
     Relative,
 }
 
@@ -122,12 +124,12 @@ pub struct Maker<'a> {
     pub random: &'a mut Random,
     pub times: Times,
     pub now_s: i64,
-    /// Between MULTI and what ends it.
+    /// Between MULTI and the command that ends it.
     pub in_multi: bool,
 }
 
 impl Maker<'_> {
-    /// One of the commands whose reply depends on nothing but data and words.
+    /// A command whose reply depends on nothing but data and words.
     pub fn data(&mut self) -> Made {
         let mut made = match self.random.below(100) {
             0..16 => self.set(),
@@ -139,14 +141,15 @@ impl Maker<'_> {
             66..78 => self.expire(),
             78..86 => self.lifetimes(),
             86..95 => self.keys(),
-            // Right ones among them would be introspection, and no two servers tell the same of themselves.
+            // A right one among them would be introspection, in which no two servers are the same.
             _ => return self.words_of_connections(),
         };
         self.mistake(&mut made);
         made
     }
 
-    /// Now and then a word too many or too few, a word that means nothing, or a name in another case.
+    /// Adds, now and then, a word too many or too few, a word without a meaning, or a name in
+    /// another case.
     fn mistake(&mut self, made: &mut Made) {
         match self.random.below(60) {
             0 | 1 => {
@@ -159,8 +162,8 @@ impl Maker<'_> {
             3 => made.words.truncate(1),
             4 => {
                 let word = self.random.bytes(3);
-                let place = 1 + self.random.below(made.words.len());
-                made.words.insert(place, word);
+                let index = 1 + self.random.below(made.words.len());
+                made.words.insert(index, word);
             }
             5..15 => made.words[0].make_ascii_lowercase(),
             15..18 => made.words[0][0].make_ascii_lowercase(),
@@ -201,12 +204,14 @@ impl Maker<'_> {
         self.random.pick(&INTEGERS).into()
     }
 
-    /// Far away or long over, so that nothing expires between two commands; or no time at all.
+    /// A time that is far away or long over, so that nothing expires between two commands; or no
+    /// time at all.
     fn time(&mut self, absolute: bool, milliseconds: bool) -> Vec<u8> {
         if self.random.once_in(6) {
             let mut edges = vec!["0", "-1", "9223372036854775808", "-9223372036854775808", "-9223372036854775807"];
             match (absolute, milliseconds) {
-                // Of the very last milliseconds Redis itself gets EXPIRETIME wrong: its sum overflows.
+                // For the very last milliseconds, Redis itself gets EXPIRETIME wrong: its sum
+                // overflows.
                 (true, true) => edges.push("9223372036854775000"),
                 // These would be near each other, see below.
                 (false, true) => edges.push("9223372036854775807"),
@@ -219,7 +224,8 @@ impl Maker<'_> {
                 _ => self.random.pick(&edges).into(),
             };
         }
-        // No two of a sequence are near each other: GT and LT have to decide the same on both.
+        // No two times of a sequence are near each other: GT and LT have to decide the same on both
+        // servers.
         let ahead = 1_000 + self.random.below(1_000_000_000) as i64;
         let mut seconds = if absolute { self.now_s + ahead } else { ahead };
         if self.random.once_in(12) {
@@ -229,7 +235,7 @@ impl Maker<'_> {
         number.to_string().into_bytes()
     }
 
-    /// Whether a time is to be absolute, where both are there to choose from.
+    /// Decides whether a time is to be absolute, where a command has both.
     fn absolute(&mut self) -> bool {
         self.times == Times::Absolute || self.random.once_in(2)
     }
@@ -238,7 +244,7 @@ impl Maker<'_> {
     fn set(&mut self) -> Made {
         let mut command = vec![b"SET".to_vec(), self.key(), self.value()];
         let mut options = Vec::new();
-        // Mostly what makes sense; `options.rs` tries all of it.
+        // Mostly sensible ones; `options.rs` tries all.
         for (name, times) in [("NX", 6), ("XX", 6), ("GET", 5), ("KEEPTTL", 8)] {
             if self.random.once_in(times) {
                 options.push(vec![name.as_bytes().to_vec()]);
@@ -303,7 +309,7 @@ impl Maker<'_> {
     }
 
     fn integers(&mut self) -> Made {
-        // Often one that counts, so that it is not only errors.
+        // Often a counter, so that not all of them are errors.
         let key = if self.random.once_in(2) { b"counter".to_vec() } else { self.key() };
         let number = if self.random.once_in(2) { self.integer() } else { self.random.below(1_000).to_string().into_bytes() };
         match self.random.below(5) {
@@ -315,7 +321,8 @@ impl Maker<'_> {
         }
     }
 
-    /// On a key of their own, which they set before anything else could have grown there: see `DECIMALS`.
+    /// Decimals on a key of their own, which they set before anything else could have grown there:
+    /// see `DECIMALS`.
     fn decimals(&mut self) -> Made {
         let key = b"decimal".to_vec();
         match self.random.below(10) {
@@ -442,7 +449,7 @@ impl Maker<'_> {
         }
     }
 
-    /// What concerns no key: unknown names, and words about the connection.
+    /// Commands that concern no key: unknown names, and words about the connection.
     fn words_of_connections(&mut self) -> Made {
         const LINES: [&str; 49] = [
             "PING",
@@ -512,7 +519,7 @@ impl Maker<'_> {
         }
     }
 
-    /// What begins, ends or concerns a transaction.
+    /// Commands that begin, end or concern a transaction.
     pub fn transaction(&mut self) -> Made {
         if self.in_multi {
             return match self.random.below(12) {
@@ -537,7 +544,7 @@ impl Maker<'_> {
     }
 }
 
-/// All keys that commands are made with: naming them has Redis forget those that have expired.
+/// All keys of the random commands. Naming them makes Redis notice those that have expired.
 pub fn all_keys() -> Words {
     let mut keys: Words = KEYS.iter().flat_map(|key| [key.to_vec(), key.to_ascii_uppercase()]).collect();
     keys.extend([vec![b'k'; 300], b"decimal".to_vec(), b"extra".to_vec()]);

@@ -7,15 +7,16 @@ use super::wire::{Answer, Reply};
 pub enum Compare {
     /// Byte for byte.
     Exact,
-    /// Arrays whose elements come in no order.
+    /// Arrays without an order.
     Unordered,
-    /// Numbers that were taken from two clocks: this far apart at most, and byte for byte if one of them is negative.
+    /// Numbers from two clocks: at most this far apart, and byte for byte if one of them is
+    /// negative.
     Near(i64),
     /// A null, or a bulk string: any key.
     AnyKey,
     /// A step of SCAN: a cursor and some keys, or an error byte for byte.
     ScanStep,
-    /// What EXEC gives: as its commands are compared.
+    /// The array of EXEC, whose elements are compared as their commands are.
     Queued,
 }
 
@@ -35,7 +36,7 @@ pub fn equal(compare: Compare, redis: &Answer, tested: &Answer) -> bool {
     }
 }
 
-/// Arrays, sets, bulk strings…: the byte that says what follows.
+/// Returns whether both are arrays, sets, bulk strings…, by their first byte.
 fn same_kind(a: &Answer, b: &Answer) -> bool {
     a.raw[0] == b.raw[0]
 }
@@ -55,11 +56,11 @@ fn is_scan_step(answer: &Answer) -> bool {
         && matches!(&keys.reply, Reply::Array(keys) if keys_are(keys))
 }
 
-/// The differences that are meant, and no others: the tables "What differs" of docs/redis.md have a row
+/// Returns whether this difference is meant: the tables "What differs" of docs/redis.md have a row
 /// for each of these lines.
 ///
-/// A difference that leaves other data behind than Redis has cannot be listed here alone: every later reply would differ, too. Such commands are left
-/// out where commands are made up.
+/// A difference that leaves other data behind than Redis has cannot be listed here alone: every
+/// later reply would differ, too. The random commands leave such commands out.
 pub fn is_listed_difference(command: &[Vec<u8>], redis: &Answer, kvmesh: &Answer) -> bool {
     let Some(name) = command.first() else { return false };
     let name = String::from_utf8_lossy(name).to_ascii_lowercase();
@@ -75,7 +76,8 @@ pub fn is_listed_difference(command: &[Vec<u8>], redis: &Answer, kvmesh: &Answer
         _ if is_shown_as_text(redis, kvmesh) => true,
         // Keys and values have limits of their own.
         _ if !redis.is_error() && (sentence.starts_with("ERR the key has ") || sentence.starts_with("ERR the value has ")) => true,
-        // What the mesh cannot keep is refused in a sentence that names the command, where Redis would have done it or found fault with its words.
+        // A command that the mesh cannot keep is refused in a sentence that names it, where Redis
+        // would have done it or found fault with its words.
         name if super::refused::NAMES.contains(&name) => super::refused::is_refusal(name, sentence),
         _ => false,
     }

@@ -1,12 +1,13 @@
-//! What servers tell of themselves: no two tell the same, so the same is asserted of both: the types and fields that clients rely on.
+//! Introspection. No two servers are the same in it, so both are held to the types and fields that
+//! clients rely on.
 
 use super::commands::words;
 use super::servers::{Servers, ask, open};
-use super::wire::{Answer, Connection, Reply};
+use super::wire::{Answer, Reply, RespClient};
 use crate::cluster::{DEADLINE, until};
 
-/// By both servers, in both versions.
-fn for_each(check: impl Fn(&str, u8, &mut Connection, &Servers)) {
+/// Checks both servers, in both versions.
+fn for_each(check: impl Fn(&str, u8, &mut RespClient, &Servers)) {
     let Some(servers) = Servers::start() else { return };
     for (name, addr) in servers.each() {
         for version in [2, 3] {
@@ -20,23 +21,23 @@ fn for_each(check: impl Fn(&str, u8, &mut Connection, &Servers)) {
 }
 
 #[track_caller]
-fn say(connection: &mut Connection, line: &str) -> Answer {
+fn say(connection: &mut RespClient, line: &str) -> Answer {
     ask(connection, &words(line))
 }
 
 #[track_caller]
-fn text(connection: &mut Connection, line: &str) -> String {
+fn text(connection: &mut RespClient, line: &str) -> String {
     let answer = say(connection, line);
     answer.text().unwrap_or_else(|| panic!("{line}: {answer:?}"))
 }
 
 #[track_caller]
-fn elements(connection: &mut Connection, line: &str) -> Vec<Answer> {
+fn elements(connection: &mut RespClient, line: &str) -> Vec<Answer> {
     let answer = say(connection, line);
     answer.elements().unwrap_or_else(|| panic!("{line}: {answer:?}"))
 }
 
-/// `name:value` of a reply to INFO.
+/// The value of `name:value` in a reply to INFO.
 fn info_field(info: &str, name: &str) -> Option<String> {
     info.lines().find_map(|line| line.trim_end().strip_prefix(name)?.strip_prefix(':').map(str::to_owned))
 }
@@ -101,7 +102,7 @@ fn info() {
     });
 }
 
-/// What libraries ask to learn which words of a command are keys.
+/// Libraries ask this to learn which words of a command are keys.
 #[test]
 fn command() {
     const DATA: &str = "get set setnx setex psetex getset getdel getex mget mset msetnx append strlen getrange setrange incr decr incrby decrby incrbyfloat \
@@ -116,7 +117,7 @@ fn command() {
                 answer.elements().and_then(|infos| infos.first()?.elements()).unwrap_or_else(|| panic!("COMMAND INFO {name}: {answer:?}"));
             assert!(spec.len() >= 6, "COMMAND INFO {name}: {answer:?}");
             let flags: Vec<String> = spec[2].elements().expect("flags").iter().filter_map(Answer::text).collect();
-            let numbers: Vec<Option<i64>> = [1, 3, 4, 5].iter().map(|place| spec[*place].int()).collect();
+            let numbers: Vec<Option<i64>> = [1, 3, 4, 5].iter().map(|index| spec[*index].int()).collect();
             let writes = ["write", "readonly"].map(|flag| flags.iter().any(|other| other == flag));
             (spec[0].text(), numbers, writes)
         });
@@ -198,7 +199,7 @@ fn client() {
         let addr = third.stream().local_addr().expect("an address");
         assert_eq!(text(connection, &format!("CLIENT KILL {addr}")), "OK", "{name}");
         assert!(third.rest().is_ok_and(|rest| rest.is_empty()), "{name}: not closed");
-        // Not itself, unless it says so.
+        // Not itself, unless it asks for that.
         assert_eq!(say(connection, &format!("CLIENT KILL ID {id} SKIPME yes")).int(), Some(0), "{name}");
         // Newer than this redis-server, and sent by libraries when they connect.
         if servers.tests_a_node() && connection.stream().peer_addr().is_ok_and(|addr| addr == servers.tested) {
@@ -286,7 +287,8 @@ fn object_and_memory() {
         }
         assert!(say(connection, "MEMORY USAGE a SAMPLES 5").int().is_some(), "{name}");
         let is_node = servers.tests_a_node() && name.starts_with("kvmesh");
-        // Redis remembers how a value was made. Here it is what the value is, and so the same on all nodes.
+        // Redis remembers how a value was made. Here it follows from the value, and so is the same
+        // on all nodes.
         for (made, at_redis, here) in [
             ("SET a 12; APPEND a 3", "raw", "int"),
             ("SET a x; APPEND a y", "raw", "embstr"),

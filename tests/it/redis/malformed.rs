@@ -1,4 +1,4 @@
-//! What is no request: the same words, and a close, from both.
+//! Bytes that are no request: the same words, and a close, from both servers.
 
 use std::thread;
 use std::time::Duration;
@@ -47,7 +47,7 @@ fn what_is_no_request_is_refused_alike() {
     }
 }
 
-/// What looks odd and is a request, or nothing at all.
+/// Bytes that look odd and are a request, or nothing at all.
 #[test]
 fn what_is_odd_and_right_is_taken_alike() {
     let Some(servers) = Servers::start() else { return };
@@ -55,12 +55,12 @@ fn what_is_odd_and_right_is_taken_alike() {
         format!("*0\r\n{PING}"),
         format!("*-1\r\n{PING}"),
         format!("*-10\r\n*0\r\n*-9223372036854775808\r\n{PING}"),
-        // The two bytes behind a bulk are not looked at.
+        // The two bytes behind a bulk string are ignored.
         format!("*1\r\n$4\r\nPINGxx{PING}"),
         format!("*2\r\n$4\r\nECHO\r\n$0\r\n\r\n{PING}"),
         format!("*2\r\n$4\r\nECHO\r\n$4\r\n\r\n\r\n\r\n{PING}"),
         "*1\r\n$0\r\n\r\n".to_owned(),
-        // What is not whole when the client ends was never a request.
+        // An incomplete request at the end of a connection is none.
         format!("{PING}*2\r\n$4\r\nECHO\r\n$4\r\nab"),
         format!("{PING}*2\r\n"),
     ];

@@ -1,6 +1,6 @@
-//! The two protocols beside each other: on one connection and on two they see the same data.
+//! The two protocols beside each other: on one connection and on two, they see the same data.
 
-use super::wire::{Connection, Reply, request};
+use super::wire::{Reply, RespClient, request};
 use crate::client::Client;
 use crate::cluster::Cluster;
 
@@ -12,7 +12,7 @@ fn text_and_resp_on_one_connection() {
         (b"*2\r\n$3\r\nGET\r\n$1\r\na\r\n", b"$1\r\n1\r\n"),
         (b"*2\r\n$4\r\nINCR\r\n$1\r\na\r\n", b":2\r\n"),
         (b"GET a\r\n", b"VALUE 2\n"),
-        // Each with its own meaning: the text protocol's SET creates, that of RESP sets either way.
+        // Each with its own meaning: SET creates in the text protocol, and sets either way in RESP.
         (b"SET a 3\n", b"ERROR EXISTS key \"a\" exists; use UPD to change it, PUT to set it either way\n"),
         (b"*3\r\n$3\r\nSET\r\n$1\r\na\r\n$1\r\n3\r\n", b"+OK\r\n"),
         (b"*2\r\n$5\r\nHELLO\r\n$1\r\n9\r\n", b"-NOPROTO unsupported protocol version\r\n"),
@@ -23,9 +23,9 @@ fn text_and_resp_on_one_connection() {
         (b"QUIT\n", b"OK\n"),
     ];
     let (sent, wanted): (Vec<&[u8]>, Vec<&[u8]>) = exchanges.into_iter().unzip();
-    // At once, and in as many pieces as there are bytes.
+    // All at once, and in as many pieces as there are bytes.
     for piece_len in [usize::MAX, 1] {
-        let mut connection = Connection::to(node.client_addr(1)).unwrap();
+        let mut connection = RespClient::to(node.client_addr(1)).unwrap();
         for piece in sent.concat().chunks(piece_len) {
             connection.send(piece).unwrap();
         }
@@ -38,7 +38,7 @@ fn text_and_resp_on_one_connection() {
 fn text_and_resp_on_two_connections() {
     let Some(node) = node() else { return };
     let mut text = Client::connect(node.client_addr(1)).unwrap();
-    let mut resp = Connection::to(node.client_addr(1)).unwrap();
+    let mut resp = RespClient::to(node.client_addr(1)).unwrap();
     resp.ask(&["HELLO", "3"]).unwrap();
     for number in 0..100 {
         let (key, value) = (format!("key {number}"), format!("value {number}"));
@@ -52,7 +52,7 @@ fn text_and_resp_on_two_connections() {
     }
     assert_eq!(resp.ask(&["DBSIZE"]).unwrap().int(), Some(100));
     assert_eq!(text.ask_line("COUNT").unwrap(), "100");
-    // What expires for one does so for the other.
+    // A key expires for both protocols.
     resp.send(&request(&["PSETEX", "key 0", "1", "gone"])).unwrap();
     assert!(!resp.answer().unwrap().is_error());
     crate::cluster::until("the key expires", crate::cluster::DEADLINE, || {

@@ -6,7 +6,7 @@ use super::servers::Servers;
 use super::{Comparison, now_s};
 use crate::random::{Random, seed};
 
-/// What is there before: nothing, a value, one that expires.
+/// The state before: nothing, a value, a value that expires.
 const STATES: [&[&str]; 3] = [&["DEL a"], &["SET a before"], &["SET a before PXAT LATER"]];
 
 #[test]
@@ -22,7 +22,7 @@ fn every_set_of_options_of_set() {
                 follow(comparison, state, &set, relative, later_ms);
             }
         }
-        // Values and words that are wrong, each in each place.
+        // Wrong values and words, each at each position.
         for number in [
             "0",
             "-1",
@@ -37,7 +37,7 @@ fn every_set_of_options_of_set() {
             "1",
         ] {
             for option in ["EX", "PX", "EXAT", "PXAT", "ex", "KEEPTTL", "NX"] {
-                // What is over at once is here without a time; what is far away has one.
+                // A time that is over at once, without one, and one that is far away.
                 let number = if number == "''" { "" } else { number };
                 let command = ["SET", "a", "v", option, number].iter().map(|word| word.as_bytes().to_vec()).collect();
                 comparison.step(0, exact(words("DEL a")));
@@ -170,7 +170,7 @@ fn prepare(comparison: &mut Comparison, state: &[&str], later_ms: i64) {
     }
 }
 
-/// The command, and all that can be seen of what it has done.
+/// Sends the command, and compares all that can be seen of what it has done.
 fn follow(comparison: &mut Comparison, state: &[&str], command: &str, relative: bool, later_ms: i64) {
     prepare(comparison, state, later_ms);
     comparison.step(0, exact(words(&with_times(command, later_ms))));
@@ -182,7 +182,8 @@ fn follow(comparison: &mut Comparison, state: &[&str], command: &str, relative: 
     comparison.step(0, Made { words: words("PTTL a"), compare: Compare::Near(60_000) });
 }
 
-/// SOONER is before LATER, which is what a key has that expires; SECONDS and AFTER are behind it.
+/// Replaces SOONER by a time before LATER, which is the expiry of a key that has one; SECONDS and
+/// AFTER are behind it.
 fn with_times(line: &str, later_ms: i64) -> String {
     let seconds = later_ms / 1_000;
     line.replace("LATER", &later_ms.to_string())

@@ -1,4 +1,5 @@
-//! What Redis has and a mesh of single values has not: refused in a sentence that names the command, and the connection goes on.
+//! Commands that Redis has and a mesh of single values has not: refused in a sentence that names
+//! the command, and the connection goes on.
 
 use std::process::Command;
 
@@ -8,7 +9,7 @@ use super::servers::Servers;
 use crate::cluster::Cluster;
 use crate::program::{self, run};
 
-/// In lower case.
+/// Names in lower case.
 pub const NAMES: [&str; 33] = [
     "lpush",
     "rpop",
@@ -45,7 +46,7 @@ pub const NAMES: [&str; 33] = [
     "swapdb",
 ];
 
-/// One sentence that says more than no.
+/// Returns whether this is one sentence that tells more than no.
 pub fn is_refusal(name: &str, sentence: &str) -> bool {
     const LEN_MIN: usize = 40;
     let known = !sentence.to_lowercase().contains("unknown command");
@@ -71,7 +72,8 @@ fn what_a_mesh_cannot_keep_is_refused_in_words() {
     }
 }
 
-/// A replica of Redis asks in a line of its own for all data, and takes what comes for data unless it begins with a minus sign.
+/// A replica of Redis asks for all data in a line of its own, and takes what comes for data unless
+/// it begins with a minus sign.
 #[test]
 fn a_replica_of_redis_is_refused_in_the_form_that_it_reads() {
     let cluster = Cluster::plan(1).start();
@@ -81,8 +83,8 @@ fn a_replica_of_redis_is_refused_in_the_form_that_it_reads() {
         if line.starts_with("PING") {
             assert_eq!(client.line().unwrap(), "PONG");
         }
-        let said = client.line().unwrap();
-        assert!(said.starts_with("-ERR ") && said.contains("SYNC is not supported: "), "{line:?}: {said}");
+        let reply = client.line().unwrap();
+        assert!(reply.starts_with("-ERR ") && reply.contains("SYNC is not supported: "), "{line:?}: {reply}");
         if !line.starts_with('*') {
             assert_eq!(client.rest().unwrap(), b"", "{line:?}");
         }
@@ -102,7 +104,7 @@ fn redis_cli_that_wants_an_rdb_or_to_be_a_replica_ends_at_once() {
         let mut command = Command::new("redis-cli");
         command.args(["-p", &cluster.client_addr(1).port().to_string(), "-h", &cluster.ip().to_string()]).args(args);
         let ended = run(&mut command);
-        // Of functions, it asks first in a request that is refused as all are.
+        // For functions, it first sends a request that is refused as all are.
         let refused = if args[0] == "--functions-rdb" { "REPLCONF is not supported" } else { "SYNC is not supported" };
         assert!(ended.code != Some(0) && ended.err.contains(refused), "{args:?}: {ended:?}");
     }

@@ -1,14 +1,15 @@
-//! A scan that goes on at another node than it began at, or after a restart: as clients do behind a balancer.
+//! A scan that goes on at another node than it began at, or after a restart, as clients do behind a
+//! balancer.
 
 use std::collections::BTreeMap;
 
 use super::servers::{ask, open};
-use super::wire::Connection;
+use super::wire::RespClient;
 use crate::cluster::{Cluster, DEADLINE, until};
 
 const KEYS: usize = 3_000;
 const COUNT: usize = 50;
-/// So many steps of a scan that has to begin anew a few times.
+/// Steps of a scan that has to begin anew a few times.
 const STEPS_MAX: usize = 10 * KEYS / COUNT;
 
 #[test]
@@ -43,7 +44,8 @@ fn a_scan_goes_on_after_a_restart_of_all_nodes() {
     }
 }
 
-/// Each with an order of its own, until they meet. A scan that runs meanwhile begins anew, and misses nothing.
+/// Each node has an order of its own until they meet. A scan that runs meanwhile begins anew, and
+/// misses nothing.
 #[test]
 fn nodes_that_were_born_apart_agree_on_one_order() {
     let mut cluster = Cluster::plan(2).patient().set("recovery_wait_ms", 300).set("ack", "local").set("fsync", "never").links().build();
@@ -72,7 +74,7 @@ fn nodes_that_were_born_apart_agree_on_one_order() {
     let mut nodes = open_all(&cluster);
     for (mut scan, id) in begun.into_iter().zip(["1/", "2/"]) {
         scan.finish(&mut nodes);
-        // Of the keys that were there all along.
+        // Keys that were there all along.
         let met = scan.met.keys().filter(|key| key.starts_with(id.as_bytes())).count();
         assert_eq!(met, KEYS / 2, "of node {id} after {} steps", scan.steps);
     }
@@ -90,7 +92,7 @@ fn fill(cluster: &mut Cluster) {
     cluster.await_converged();
 }
 
-fn open_all(cluster: &Cluster) -> Vec<Connection> {
+fn open_all(cluster: &Cluster) -> Vec<RespClient> {
     cluster.ids().iter().map(|id| open(cluster.client_addr(*id))).collect()
 }
 
@@ -111,8 +113,8 @@ struct Scan {
 }
 
 impl Scan {
-    /// To its end, each step at the next node.
-    fn finish(&mut self, nodes: &mut [Connection]) {
+    /// Scans to the end, each step at the next node.
+    fn finish(&mut self, nodes: &mut [RespClient]) {
         while self.cursor.as_deref() != Some(b"0") {
             assert!(self.steps < STEPS_MAX, "no end after {STEPS_MAX} steps");
             let node = self.steps % nodes.len();
@@ -125,7 +127,7 @@ impl Scan {
         assert!(self.met.values().all(|times| *times == 1), "some were met again");
     }
 
-    fn step(&mut self, node: &mut Connection) {
+    fn step(&mut self, node: &mut RespClient) {
         let cursor = self.cursor.take().unwrap_or_else(|| b"0".to_vec());
         let answer = ask(node, &[b"SCAN".to_vec(), cursor, b"COUNT".to_vec(), COUNT.to_string().into_bytes()]);
         let parts = answer.elements().unwrap_or_else(|| panic!("SCAN: {answer:?}"));

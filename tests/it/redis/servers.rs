@@ -9,16 +9,17 @@ use std::time::Duration;
 use parking_lot::{Mutex, MutexGuard};
 use tempfile::TempDir;
 
-use super::wire::{Answer, Connection};
+use super::wire::{Answer, RespClient};
 use crate::client::Client;
 use crate::cluster::{Cluster, DEADLINE, until};
 use crate::kit::process::Process;
 use crate::program::skip;
 
-/// `value_len_max` as it is without a configuration, and the same limit of Redis: its errors begin at the same lengths.
+/// The default of `value_len_max`, and the same limit in Redis: errors begin at the same lengths.
 pub const VALUE_LEN_MAX: usize = 16 << 20;
 
-/// A server that was named is one for all tests: each of them has it alone, because they delete all keys.
+/// A server that was named is shared by all tests. Each of them has it alone, because they delete
+/// all keys.
 static NAMED_SERVER: Mutex<()> = Mutex::new(());
 
 pub struct Servers {
@@ -29,8 +30,9 @@ pub struct Servers {
 }
 
 impl Servers {
-    /// `None`: there is no redis-server, and the word for it was said.
-    /// `KVMESH_REDIS_ADDR=host:port` is tested in place of a node: another redis-server, to test these tests.
+    /// Starts both. `None` without a redis-server, and the test says SKIPPED.
+    /// `KVMESH_REDIS_ADDR=host:port` is tested in place of a node: another redis-server, to test
+    /// these tests.
     pub fn start() -> Option<Servers> {
         let redis = Redis::start()?;
         if let Ok(named) = std::env::var("KVMESH_REDIS_ADDR") {
@@ -39,17 +41,17 @@ impl Servers {
             let tested = tested.unwrap_or_else(|| panic!("KVMESH_REDIS_ADDR: expected host:port, found {named:?}"));
             return Some(Servers { redis, tested, _node: None, _turn: Some(turn) });
         }
-        // What is on disk is not what is tested here; it would only take time.
+        // The disk is not tested here, and would only take time.
         let node = Cluster::plan(1).patient().set("fsync", "never").start();
         Some(Servers { redis, tested: node.client_addr(1), _node: Some(node), _turn: None })
     }
 
-    /// Whether it is a node, and not a redis-server that stands in for it.
+    /// Returns whether the tested server is a node, and not a redis-server that stands in for it.
     pub fn tests_a_node(&self) -> bool {
         self._node.is_some()
     }
 
-    /// A connection to each: to Redis, and to what is tested.
+    /// Connects to both servers.
     #[track_caller]
     pub fn connect(&self, version: u8) -> Both {
         let mut both = Both { redis: open(self.redis.addr), tested: open(self.tested) };
@@ -64,13 +66,13 @@ impl Servers {
 }
 
 #[track_caller]
-pub fn open(addr: SocketAddr) -> Connection {
-    Connection::to(addr).unwrap_or_else(|error| panic!("{addr}: {error}"))
+pub fn open(addr: SocketAddr) -> RespClient {
+    RespClient::to(addr).unwrap_or_else(|error| panic!("{addr}: {error}"))
 }
 
 pub struct Both {
-    pub redis: Connection,
-    pub tested: Connection,
+    pub redis: RespClient,
+    pub tested: RespClient,
 }
 
 impl Both {
@@ -84,7 +86,7 @@ impl Both {
         }
     }
 
-    /// The same to both, one after the other.
+    /// Sends the same to both, one after the other.
     #[track_caller]
     pub fn ask(&mut self, words: &[impl AsRef<[u8]>]) -> (Answer, Answer) {
         (ask(&mut self.redis, words), ask(&mut self.tested, words))
@@ -92,11 +94,11 @@ impl Both {
 }
 
 #[track_caller]
-pub fn ask(connection: &mut Connection, words: &[impl AsRef<[u8]>]) -> Answer {
+pub fn ask(connection: &mut RespClient, words: &[impl AsRef<[u8]>]) -> Answer {
     connection.ask(words).unwrap_or_else(|error| panic!("{}: {error}", shown(words)))
 }
 
-/// As a person would type it.
+/// The words as a person would type them.
 pub fn shown(words: &[impl AsRef<[u8]>]) -> String {
     const WORD: usize = 200;
     let word = |word: &[u8]| {
@@ -106,7 +108,7 @@ pub fn shown(words: &[impl AsRef<[u8]>]) -> String {
     words.iter().map(|bytes| word(bytes.as_ref())).collect::<Vec<_>>().join(" ")
 }
 
-/// A real one, of the machine's package. It ends with the value.
+/// A real redis-server, of the machine's package. Dropping it ends it.
 pub struct Redis {
     pub addr: SocketAddr,
     process: Process,
@@ -115,7 +117,7 @@ pub struct Redis {
 
 impl Redis {
     pub fn start() -> Option<Redis> {
-        // Between our choice of a port and its start, another may have taken it.
+        // Between the choice of a port and the start, another process may have taken it.
         const TRIES: usize = 5;
         for _ in 0..TRIES {
             if let Some(redis) = Redis::spawn()?.answering() {
@@ -125,7 +127,7 @@ impl Redis {
         panic!("redis-server has not started {TRIES} times");
     }
 
-    /// `None`: there is no such program.
+    /// `None` if there is no such program.
     fn spawn() -> Option<Redis> {
         let dir = tempfile::Builder::new().prefix("kvmesh-redis-").tempdir().expect("a directory");
         let addr = TcpListener::bind(("127.0.0.1", 0)).and_then(|listener| listener.local_addr()).expect("a free port");
@@ -149,7 +151,7 @@ impl Redis {
         }
     }
 
-    /// It, and nobody else, answers at its address; `None` if it has ended.
+    /// Waits until it, and no other server, answers at its address; `None` if it has ended.
     fn answering(mut self) -> Option<Redis> {
         let own = format!("process_id:{}\r\n", self.process.id());
         until("an answer of redis-server", DEADLINE, || {
@@ -157,7 +159,7 @@ impl Redis {
                 eprintln!("redis-server: {status}: {}", fs::read_to_string(self.dir.path().join("log")).unwrap_or_default());
                 return Ok(false);
             }
-            let asked = Client::open(self.addr, Duration::from_secs(1)).and_then(|client| Connection(client).ask(&["INFO", "server"]));
+            let asked = Client::open(self.addr, Duration::from_secs(1)).and_then(|client| RespClient(client).ask(&["INFO", "server"]));
             match asked {
                 Ok(info) if info.text().is_some_and(|text| text.contains(&own)) => Ok(true),
                 Ok(info) => Err(format!("{info:?}")),

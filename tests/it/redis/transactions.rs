@@ -1,4 +1,5 @@
-//! MULTI, EXEC and WATCH: what counts as a change of a watched key, and what becomes of commands that are wrong.
+//! MULTI, EXEC and WATCH: what counts as a change of a watched key, and what becomes of wrong
+//! commands.
 
 use super::commands::{Made, exact, words};
 use super::compare::Compare;
@@ -69,7 +70,7 @@ fn what_a_watch_notices() {
                     }
                     comparison.step(0, exact(words("WATCH a nothing")));
                     let mut command = words(meanwhile);
-                    // A value that is empty.
+                    // An empty value.
                     if matches!(*meanwhile, "APPEND a" | "SETRANGE a 0") {
                         command.push(Vec::new());
                     }
@@ -123,7 +124,7 @@ fn how_long_a_watch_lasts() {
             comparison.step(0, exact(words("GET a")));
         }
     }
-    // UNWATCH among what is queued comes too late.
+    // UNWATCH within a transaction comes too late.
     for line in ["SET a 1", "WATCH a", "SET a 2", "MULTI", "UNWATCH", "SET a 3"] {
         comparison.step(0, exact(words(line)));
     }
@@ -131,7 +132,8 @@ fn how_long_a_watch_lasts() {
     comparison.step(0, exact(words("GET a")));
 }
 
-/// Wrong words are found when a command is executed; a wrong name or number of words at once, and nothing is executed then.
+/// Wrong words are found when a command is executed. A wrong name or number of words is found at
+/// once, and nothing is executed then.
 #[test]
 fn what_is_wrong_in_a_transaction() {
     let Some(servers) = Servers::start() else { return };
@@ -206,7 +208,8 @@ fn what_is_wrong_in_a_transaction() {
     }
 }
 
-/// All commands that give data, queued: each in the shape that it has outside.
+/// All commands that return data, queued: each reply has the shape that it has outside a
+/// transaction.
 #[test]
 fn what_is_executed_together() {
     let Some(servers) = Servers::start() else { return };

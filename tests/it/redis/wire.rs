@@ -1,11 +1,12 @@
-//! RESP as a test sees it: requests out, replies in, in both versions, with every byte of a reply kept.
+//! RESP as a test sees it: requests out, replies in, in both versions, with every byte of a reply
+//! kept.
 
 use crate::client::Client;
 use std::fmt;
 use std::io::{self, ErrorKind, Read};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 
-/// Beyond this, it is no reply that a test has asked for.
+/// No reply that a test asks for is longer.
 const LEN_MAX: usize = 64 << 20;
 /// Replies are nested this deep at most (COMMAND DOCS is the deepest).
 const DEPTH_MAX: usize = 16;
@@ -13,11 +14,11 @@ const DEPTH_MAX: usize = 16;
 #[derive(Clone, Debug, PartialEq)]
 pub enum Reply {
     Simple(String),
-    /// With its first word.
+    /// The error with its first word.
     Error(String),
     Int(i64),
     Bulk(Vec<u8>),
-    /// Of all kinds: `$-1`, `*-1` and `_`.
+    /// Any of `$-1`, `*-1` and `_`.
     Null,
     Array(Vec<Answer>),
     Map(Vec<(Answer, Answer)>),
@@ -55,7 +56,7 @@ impl Answer {
         if let Reply::Int(number) = self.reply { Some(number) } else { None }
     }
 
-    /// Of a bulk, a simple string or a verbatim one.
+    /// The bytes of a bulk, a simple string or a verbatim string.
     pub fn bytes(&self) -> Option<&[u8]> {
         match &self.reply {
             Reply::Bulk(bytes) | Reply::Verbatim(_, bytes) => Some(bytes),
@@ -68,7 +69,7 @@ impl Answer {
         self.bytes().map(|bytes| String::from_utf8_lossy(bytes).into_owned())
     }
 
-    /// The elements of what has some in both versions: an array, a set, or a map as it is in RESP2.
+    /// The elements of an array, a set, or a map as RESP2 has it.
     pub fn elements(&self) -> Option<Vec<Answer>> {
         match &self.reply {
             Reply::Array(elements) | Reply::Set(elements) | Reply::Push(elements) => Some(elements.clone()),
@@ -77,7 +78,7 @@ impl Answer {
         }
     }
 
-    /// What stands behind a name in a map, or in its flat form.
+    /// The value of this name in a map, or in its flat form.
     pub fn field(&self, name: &str) -> Option<Answer> {
         let elements = self.elements()?;
         elements.chunks_exact(2).find(|pair| pair[0].text().as_deref() == Some(name)).map(|pair| pair[1].clone())
@@ -85,11 +86,11 @@ impl Answer {
 }
 
 /// A client that speaks RESP.
-pub struct Connection(pub Client);
+pub struct RespClient(pub Client);
 
-impl Connection {
-    pub fn to(addr: SocketAddr) -> io::Result<Connection> {
-        Client::connect(addr).map(Connection)
+impl RespClient {
+    pub fn to(addr: SocketAddr) -> io::Result<RespClient> {
+        Client::connect(addr).map(RespClient)
     }
 
     pub fn stream(&self) -> &TcpStream {
@@ -111,7 +112,7 @@ impl Connection {
         Ok(Answer { reply, raw })
     }
 
-    /// Everything until the other side closes, however it does; an error if it does not.
+    /// Everything until the server closes, in whatever way; an error if it does not.
     pub fn rest(&mut self) -> io::Result<Vec<u8>> {
         let mut rest = Vec::new();
         match (&mut self.0).take(LEN_MAX as u64).read_to_end(&mut rest) {
@@ -121,7 +122,7 @@ impl Connection {
         }
     }
 
-    /// No more requests.
+    /// Ends the requests.
     pub fn finish(&self) -> io::Result<()> {
         self.stream().shutdown(Shutdown::Write)
     }
@@ -207,7 +208,7 @@ fn garbled(what: &str, raw: &[u8]) -> io::Error {
     io::Error::other(format!("{what}: …{}", tail.escape_ascii()))
 }
 
-/// An array of bulk strings.
+/// Encodes a request: an array of bulk strings.
 pub fn request(words: &[impl AsRef<[u8]>]) -> Vec<u8> {
     let mut bytes = format!("*{}\r\n", words.len()).into_bytes();
     for word in words {

@@ -13,7 +13,7 @@ fn listener() -> TcpListener {
     TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap()
 }
 
-/// What the dialled node received: frames, and how each connection ended.
+/// An event at the dialled node: a frame, or the end of a connection.
 #[derive(Debug, PartialEq)]
 enum Received {
     Frame(Vec<u8>),
@@ -79,7 +79,7 @@ fn link(mode: Mode) -> (Link, TcpStream, Receiver<Received>) {
     (link, stream, received)
 }
 
-/// The same, once a frame has passed and was answered.
+/// A link in this mode, once a frame has passed through it and was answered.
 fn link_in_use(mode: Mode) -> (Link, TcpStream, Receiver<Received>) {
     let (link, mut stream, received) = link(Mode::Pass);
     stream.write_all(&frame(1)).unwrap();
@@ -177,8 +177,8 @@ fn a_forgotten_connection_leads_nowhere_and_a_new_one_works() {
 
 #[test]
 fn a_target_that_is_not_there_is_felt_at_once() {
-    let nobody = listener().local_addr().unwrap();
-    let link = Link::to(nobody, listener()).unwrap();
+    let unused = listener().local_addr().unwrap();
+    let link = Link::to(unused, listener()).unwrap();
     assert_eq!(answer(&dial(&link)), None);
 }
 
@@ -242,7 +242,7 @@ fn a_narrow_link_takes_its_time_for_each_piece_until_it_is_wide_again() {
     assert_eq!(next(&received), 1);
 }
 
-/// What a narrow link has not carried waits at the node that sends, not in the link.
+/// Bytes that a narrow link has not carried wait at the node that sends, not in the link.
 #[test]
 fn a_narrow_link_passes_a_frame_before_it_has_all_of_it() {
     let (link, mut stream, received) = link(Mode::Narrow(Duration::from_millis(5)));

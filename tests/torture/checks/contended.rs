@@ -36,10 +36,10 @@ pub fn check(evidence: &Evidence<'_>) -> Verdict {
             let newer = |op: &Op| writes.iter().copied().find(|later| later.is_majority_acked() && is_newer(evidence, later, op));
             let stands = left_it.iter().any(|op| newer(op).is_none());
             verdict.require(stands || was_never_written, || {
-                let told = |op: &Op| format!("{} at n{} from {} to {} us", op.action, op.node, op.invoked, op.completed);
-                let by = left_it.last().map_or("no write".to_owned(), |op| told(op));
-                let beaten_by = left_it.last().and_then(|op| newer(op)).map_or("nothing".to_owned(), told);
-                format!("n{} holds {held:?} under {key}, left by {by}, which is older than {beaten_by}", dump.node)
+                let described = |op: &Op| format!("{} at n{} from {} to {} us", op.action, op.node, op.invoked, op.completed);
+                let by = left_it.last().map_or("no write".to_owned(), |op| described(op));
+                let superseded_by = left_it.last().and_then(|op| newer(op)).map_or("nothing".to_owned(), described);
+                format!("n{} holds {held:?} under {key}, left by {by}, which is older than {superseded_by}", dump.node)
             });
         }
     }
@@ -48,8 +48,8 @@ pub fn check(evidence: &Evidence<'_>) -> Verdict {
     verdict
 }
 
-/// Whether a node may show this. Once it has acknowledged a write at a majority, it holds that one
-/// or a newer one for the rest of its incarnation, and none that is certain to be older.
+/// Returns whether a node may show this. Once it has acknowledged a write at a majority, it holds
+/// that one or a newer one for the rest of its incarnation, and none that is certain to be older.
 fn may_show(evidence: &Evidence<'_>, writes: &[&Op], read: &Op, shown: &Held) -> bool {
     let is_known_here =
         |op: &&&Op| op.is_majority_acked() && (op.node, op.incarnation) == (read.node, read.incarnation) && op.completed < read.invoked;

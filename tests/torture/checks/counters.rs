@@ -11,20 +11,20 @@ pub fn check(evidence: &Evidence<'_>) -> Verdict {
     let mut counted = 0;
     for (key, ops) in evidence.group(Group::Counter) {
         let incs = || ops.iter().filter(|op| op.action == Action::Incr);
-        let mut heard: Vec<(u64, &Op)> = incs().filter_map(|op| Some((count(op)?, *op))).collect();
+        let mut counts: Vec<(u64, &Op)> = incs().filter_map(|op| Some((count(op)?, *op))).collect();
         let unknown = incs().filter(|op| op.is_unknown()).count() as u64;
-        let done = heard.len() as u64;
+        let done = counts.len() as u64;
         counted += done;
-        heard.sort_by_key(|(count, _)| *count);
-        for pair in heard.windows(2) {
+        counts.sort_by_key(|(count, _)| *count);
+        for pair in counts.windows(2) {
             let ((one, first), (two, second)) = (pair[0], pair[1]);
             verdict.require(one < two, || format!("{key} was {one} twice, at {} us and {} us", first.invoked, second.invoked));
         }
         // From the greatest down: a count that began after another was answered is not lower.
         let mut earliest = u64::MAX;
-        for (count, op) in heard.iter().rev() {
+        for (count, op) in counts.iter().rev() {
             verdict.require(op.invoked <= earliest, || {
-                format!("{key} was counted to {count} at {} us, after a greater count was heard", op.invoked)
+                format!("{key} was counted to {count} at {} us, after a greater count was received", op.invoked)
             });
             earliest = earliest.min(op.completed);
         }

@@ -28,9 +28,9 @@ pub fn check(evidence: &Evidence<'_>) -> Verdict {
     verdict
 }
 
-/// What a client saw last before it wrote and was answered. `None` for a delete, which a client
-/// sees only after it has seen the value. All on one connection: a node that was restarted between
-/// may have lost what it had shown.
+/// The answer that a client saw last before it wrote and was answered. `None` for a delete, which a
+/// client sees only after it has seen the value. All on one connection: a node that was restarted
+/// between may have lost what it had shown.
 fn taken_over<'a>(ops: &[&'a Op]) -> Option<(Option<&'a Answer>, &'a Op, &'a Op)> {
     ops.iter().filter(|op| op.is_majority_acked()).find_map(|write| {
         let is_before = |op: &&&Op| op.action == Action::Get && op.connection == write.connection && op.completed <= write.invoked;

@@ -34,7 +34,7 @@ struct Call {
     access: Access,
 }
 
-/// What an operation does, and what that tells of the state before it.
+/// The effect of an operation, and what that tells of the state before it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Access {
     /// Creates: there was nothing.

@@ -70,14 +70,14 @@ impl Verdict {
     }
 }
 
-/// What one node holds, by DUMP. The vector was noted before the entries were read.
+/// The data of one node, by DUMP. The vector was noted before the entries were read.
 pub struct NodeDump {
     pub node: u16,
     pub vector: VersionVector,
     pub entries: HashMap<Bytes, Entry>,
 }
 
-/// What is under a key.
+/// The state of a key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Held {
     Nothing,
@@ -188,7 +188,7 @@ fn linearizable(evidence: &Evidence<'_>) -> Verdict {
             match linearizable::check(&of_incarnation, (index > 0).then_some(&earlier)) {
                 Found::Legal => {}
                 Found::Illegal => verdict.fault(format!(
-                    "{key} in incarnation {incarnation}: no order of its {} operations explains what was heard",
+                    "{key} in incarnation {incarnation}: no order of its {} operations explains what was read",
                     of_incarnation.len()
                 )),
                 Found::Undecided => verdict.fault(format!(

@@ -11,7 +11,8 @@ const ACK_LEAD_US: u64 = 50_000;
 /// twice that covers it.
 const SLOWER: u64 = 500;
 
-/// Whether `later` is certain to be newer; false where either may be. Both have the same key.
+/// Returns whether `later` is certain to be newer; false where either may be. Both have the same
+/// key.
 pub fn is_newer(evidence: &Evidence<'_>, later: &Op, earlier: &Op) -> bool {
     // A write of unknown outcome may be stamped at any time: it never completes.
     if earlier.completed >= later.invoked {
@@ -33,10 +34,10 @@ pub fn is_newer(evidence: &Evidence<'_>, later: &Op, earlier: &Op) -> bool {
     earlier.completed + allowed < later.invoked && !is_restarted_between(evidence, earlier, later)
 }
 
-/// Whether the member that has acknowledged both may have been restarted between: a clock does not
-/// run on from a stamp while its node is down. It cannot be the node of the later write, which
-/// stamps above what its disk or its peers give back. A node that stood still is no excuse: its
-/// clock runs on.
+/// Returns whether the member that has acknowledged both may have been restarted between: a clock
+/// does not run on from a stamp while its node is down. It cannot be the node of the later write,
+/// which stamps above what its disk or its peers give back. A node that stood still is no excuse:
+/// its clock runs on.
 fn is_restarted_between(evidence: &Evidence<'_>, earlier: &Op, later: &Op) -> bool {
     let mut starts = evidence.starts.iter().filter(|start| start.node != later.node);
     starts.any(|start| earlier.invoked <= start.at && start.at <= later.completed)

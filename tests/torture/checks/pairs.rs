@@ -38,7 +38,7 @@ pub fn check(evidence: &Evidence<'_>) -> Verdict {
     verdict
 }
 
-/// Whether both keys are written as a whole, if at all.
+/// Returns whether both keys are written as a whole, if at all.
 fn is_together(op: &Op) -> bool {
     matches!(op.action, Action::PutBoth(..)) && op.may_have_happened()
 }

@@ -1,4 +1,4 @@
-//! What reads may show, and that everything is answered.
+//! Reads show what they may, and every request is answered.
 
 use std::collections::HashMap;
 
@@ -34,7 +34,7 @@ pub fn nobody_wrote(evidence: &Evidence<'_>) -> Verdict {
             looks += 1;
             let write = writes.get(&(key, number));
             verdict.require(write.is_some_and(|write| write.may_have_happened() && write.invoked <= op.completed), || {
-                let write = write.map_or("nobody wrote it".to_owned(), |write| format!("its write was {}", write.outcome));
+                let write = write.map_or("no client wrote it".to_owned(), |write| format!("its write was {}", write.outcome));
                 format!("n{} showed number {number} under {key} at {} us: {write}", op.node, op.completed)
             });
         }
@@ -42,7 +42,7 @@ pub fn nobody_wrote(evidence: &Evidence<'_>) -> Verdict {
     for dump in evidence.dumps {
         for name in dump.entries.keys() {
             let Some(key) = std::str::from_utf8(name).ok().and_then(|name| name.parse::<Key>().ok()) else {
-                verdict.fault(format!("n{} holds a key that nobody wrote: {:?}", dump.node, String::from_utf8_lossy(name)));
+                verdict.fault(format!("n{} holds a key that no client wrote: {:?}", dump.node, String::from_utf8_lossy(name)));
                 continue;
             };
             looks += 1;

@@ -33,7 +33,7 @@ fn check(evidence: &Evidence<'_>, group: Group, name: &'static str, is_safe: imp
         for dump in evidence.dumps {
             let held = dump.held(key, evidence.dumped_wall_ms);
             verdict.require(allowed.contains(&held), || {
-                format!("n{} holds {held:?} under {key}, allowed are {allowed:?}: {}", dump.node, told(&writes))
+                format!("n{} holds {held:?} under {key}, allowed are {allowed:?}: {}", dump.node, described(&writes))
             });
         }
     }
@@ -41,8 +41,8 @@ fn check(evidence: &Evidence<'_>, group: Group, name: &'static str, is_safe: imp
     verdict
 }
 
-/// What may be left: the value of any write than which no write that must be there is certain to be
-/// newer.
+/// Returns what may be left: the value of any write than which no write that must be there is
+/// certain to be newer.
 fn allowed(evidence: &Evidence<'_>, writes: &[&Op], is_safe: impl Fn(&Op) -> bool) -> Vec<Held> {
     let must_be_there: Vec<&&Op> = writes.iter().filter(|op| op.is_done() && is_safe(op)).collect();
     let nothing_before = must_be_there.is_empty().then_some(Held::Nothing);
@@ -55,7 +55,7 @@ fn left_by(op: &Op) -> Held {
 }
 
 /// The last operations, for the report.
-fn told(writes: &[&Op]) -> String {
+fn described(writes: &[&Op]) -> String {
     const SHOWN: usize = 5;
     let last = &writes[writes.len().saturating_sub(SHOWN)..];
     let one = |op: &&Op| format!("{} at n{} incarnation {}, {} us: {}", op.action, op.node, op.incarnation, op.invoked, op.outcome);
@@ -67,7 +67,7 @@ pub fn numbered<'a>(ops: &[&'a Op]) -> Vec<(u64, &'a Op)> {
     ops.iter().filter(|op| op.action.is_write()).enumerate().map(|(index, op)| (index as u64 + 1, *op)).collect()
 }
 
-/// Whether a write of this key is a delete.
+/// Returns whether this write is a delete.
 pub fn is_delete(op: &Op) -> bool {
     op.action == Action::Del
 }

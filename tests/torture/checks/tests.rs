@@ -21,7 +21,7 @@ fn shows(number: Option<u64>) -> Outcome {
 
 /// A history of one key. Each operation starts a millisecond and a half after the one before it and
 /// takes half a millisecond, at node 1, in its first incarnation, at `majority`.
-struct Told {
+struct Case {
     group: Group,
     ops: Vec<Op>,
     held: Option<u64>,
@@ -31,12 +31,12 @@ struct Told {
     quiet: Vec<Quiet>,
 }
 
-fn told(group: Group) -> Told {
-    Told { group, ops: Vec::new(), held: None, losses: Vec::new(), converged: Vec::new(), starts: Vec::new(), quiet: Vec::new() }
+fn case(group: Group) -> Case {
+    Case { group, ops: Vec::new(), held: None, losses: Vec::new(), converged: Vec::new(), starts: Vec::new(), quiet: Vec::new() }
 }
 
-impl Told {
-    fn op(mut self, action: Action, outcome: Outcome) -> Told {
+impl Case {
+    fn op(mut self, action: Action, outcome: Outcome) -> Case {
         let invoked = 1_000 + 1_500 * self.ops.len() as u64;
         let completed = if matches!(outcome, Outcome::Unknown(_)) { u64::MAX } else { invoked + 500 };
         let key = key(self.group);
@@ -56,19 +56,19 @@ impl Told {
     }
 
     /// Changes the last operation.
-    fn but(mut self, change: impl FnOnce(&mut Op)) -> Told {
+    fn but(mut self, change: impl FnOnce(&mut Op)) -> Case {
         change(self.ops.last_mut().unwrap());
         self
     }
 
-    fn group(mut self, group: Group) -> Told {
+    fn group(mut self, group: Group) -> Case {
         self.group = group;
         self.ops.iter_mut().for_each(|op| op.key = key(group));
         self
     }
 
     /// Sets what the node holds at the end: nothing, unless this is called.
-    fn left(mut self, number: u64) -> Told {
+    fn left(mut self, number: u64) -> Case {
         self.held = Some(number);
         self
     }
@@ -111,7 +111,7 @@ impl Told {
 
 #[test]
 fn a_lost_acknowledged_write_is_found() {
-    let two = || told(Group::Ledger).op(Action::Put(1), DONE).op(Action::Put(2), DONE);
+    let two = || case(Group::Ledger).op(Action::Put(1), DONE).op(Action::Put(2), DONE);
     two().left(2).holds(survival::majority);
     two().left(1).fails(survival::majority);
     two().fails(survival::majority);
@@ -124,7 +124,7 @@ fn a_lost_acknowledged_write_is_found() {
 
 #[test]
 fn a_write_that_was_refused_and_applied_all_the_same_is_found() {
-    let refused = || told(Group::Ledger).op(Action::Put(1), DONE).op(Action::Put(2), REFUSED);
+    let refused = || case(Group::Ledger).op(Action::Put(1), DONE).op(Action::Put(2), REFUSED);
     refused().left(1).holds(survival::majority);
     refused().left(2).fails(survival::majority);
     refused().op(Action::Get, shows(Some(2))).fails(reads::nobody_wrote);
@@ -133,7 +133,7 @@ fn a_write_that_was_refused_and_applied_all_the_same_is_found() {
 
 #[test]
 fn a_local_write_is_excused_only_where_its_node_lost_it() {
-    let two = || told(Group::Local).op(Action::Put(1), DONE).op(Action::Put(2), DONE);
+    let two = || case(Group::Local).op(Action::Put(1), DONE).op(Action::Put(2), DONE);
     two().left(2).holds(survival::local);
     two().left(1).fails(survival::local);
     let between = 2_100;
@@ -141,18 +141,18 @@ fn a_local_write_is_excused_only_where_its_node_lost_it() {
         [((1, 1, between), true), ((1, 2, between), false), ((2, 1, between), false), ((1, 1, between + 2_000), false)]
     {
         let (node, incarnation, safe) = loss;
-        let mut told = two().left(1);
-        told.losses.push(Loss { node, incarnation, safe });
-        assert_eq!(told.verdict(survival::local), is_excused, "{loss:?}");
+        let mut case = two().left(1);
+        case.losses.push(Loss { node, incarnation, safe });
+        assert_eq!(case.verdict(survival::local), is_excused, "{loss:?}");
         // The first one was safe.
-        told.held = None;
-        told.fails(survival::local);
+        case.held = None;
+        case.fails(survival::local);
     }
 }
 
 #[test]
 fn a_deleted_key_that_is_back_is_found() {
-    let deleted = || told(Group::Gone).op(Action::Put(1), DONE).op(Action::Get, shows(Some(1))).op(Action::Del, DONE);
+    let deleted = || case(Group::Gone).op(Action::Put(1), DONE).op(Action::Get, shows(Some(1))).op(Action::Del, DONE);
     deleted().holds(gone::check);
     deleted().left(1).fails(gone::check);
     // A node that has not received it yet.
@@ -168,18 +168,18 @@ fn a_deleted_key_that_is_back_is_found() {
 
 #[test]
 fn a_value_that_nobody_wrote_is_found_wherever_it_shows() {
-    let one = || told(Group::Contended).op(Action::Put(1), DONE);
+    let one = || case(Group::Contended).op(Action::Put(1), DONE);
     one().op(Action::Get, shows(Some(1))).left(1).holds(reads::nobody_wrote);
     one().op(Action::Get, shows(Some(2))).left(1).fails(reads::nobody_wrote);
     one().left(2).fails(reads::nobody_wrote);
     one().op(Action::Get, Outcome::Done(Answer::Foreign("x".into()))).left(1).fails(reads::nobody_wrote);
     // Before it was written.
-    told(Group::Contended).op(Action::Get, shows(Some(1))).op(Action::Put(1), DONE).left(1).fails(reads::nobody_wrote);
+    case(Group::Contended).op(Action::Get, shows(Some(1))).op(Action::Put(1), DONE).left(1).fails(reads::nobody_wrote);
 }
 
 #[test]
 fn a_read_that_goes_back_is_found_on_the_same_connection() {
-    let writes = || told(Group::Ledger).op(Action::Put(1), DONE).op(Action::Put(2), DONE).op(Action::Get, shows(Some(2)));
+    let writes = || case(Group::Ledger).op(Action::Put(1), DONE).op(Action::Put(2), DONE).op(Action::Get, shows(Some(2)));
     writes().op(Action::Get, shows(Some(2))).holds(reads::never_go_back);
     writes().op(Action::Get, shows(Some(1))).fails(reads::never_go_back);
     writes().op(Action::Get, shows(Some(1))).but(|op| op.connection = 2).holds(reads::never_go_back);
@@ -192,7 +192,7 @@ fn a_read_that_goes_back_is_found_on_the_same_connection() {
 
 #[test]
 fn an_order_that_cannot_be_is_found_in_each_life_by_itself() {
-    let two = || told(Group::Register).op(Action::Set(1), DONE).op(Action::Upd(2), DONE);
+    let two = || case(Group::Register).op(Action::Set(1), DONE).op(Action::Upd(2), DONE);
     two().op(Action::Get, shows(Some(2))).holds(linearizable);
     two().op(Action::Get, shows(Some(1))).fails(linearizable);
     two().op(Action::Get, shows(Some(1))).but(|op| op.incarnation = 2).holds(linearizable);
@@ -204,19 +204,19 @@ fn an_order_that_cannot_be_is_found_in_each_life_by_itself() {
 #[test]
 fn a_count_that_is_lost_or_comes_twice_is_found() {
     let count = |number| Outcome::Done(Answer::Count(number));
-    let two = || told(Group::Counter).op(Action::Incr, count(1)).op(Action::Incr, count(2));
+    let two = || case(Group::Counter).op(Action::Incr, count(1)).op(Action::Incr, count(2));
     two().left(2).holds(counters::check);
     two().left(1).fails(counters::check);
     two().left(3).fails(counters::check);
     two().op(Action::Incr, UNKNOWN).left(3).holds(counters::check);
     two().op(Action::Incr, UNKNOWN).left(4).fails(counters::check);
     two().op(Action::Incr, count(2)).left(3).fails(counters::check);
-    told(Group::Counter).op(Action::Incr, count(2)).op(Action::Incr, count(1)).left(2).fails(counters::check);
+    case(Group::Counter).op(Action::Incr, count(2)).op(Action::Incr, count(1)).left(2).fails(counters::check);
 }
 
 #[test]
 fn an_earlier_acknowledged_write_that_wins_is_found() {
-    let two = || told(Group::Contended).op(Action::Put(1), DONE).op(Action::Put(2), DONE);
+    let two = || case(Group::Contended).op(Action::Put(1), DONE).op(Action::Put(2), DONE);
     two().left(2).holds(contended::check);
     two().left(1).fails(contended::check);
     two().fails(contended::check);
@@ -246,7 +246,7 @@ fn through_another_node_the_later_write_wins_after_one_ack_and_fifty_millisecond
             (op.node, op.invoked) = (2, 1_500 + after);
             op.completed = op.invoked + lasting;
         };
-        told(Group::Contended).op(Action::Put(1), DONE).op(Action::Put(2), DONE).but(there)
+        case(Group::Contended).op(Action::Put(1), DONE).op(Action::Put(2), DONE).but(there)
     };
     second(49_000, 1).left(1).holds(contended::check);
     second(51_000, 1).left(1).fails(contended::check);
@@ -268,16 +268,16 @@ fn through_another_node_the_later_write_wins_after_one_ack_and_fifty_millisecond
     // The member that both majorities share may have been restarted between, and is not the one
     // that stamped the later.
     for (node, at, is_excused) in [(3, 30_000, true), (1, 30_000, true), (2, 30_000, false), (3, 900, false), (3, 60_000, false)] {
-        let mut told = second(53_000, 2_000).left(1);
-        told.starts.push(Start { node, at });
-        assert_eq!(told.verdict(contended::check), is_excused, "n{node} at {at} us");
+        let mut case = second(53_000, 2_000).left(1);
+        case.starts.push(Start { node, at });
+        assert_eq!(case.verdict(contended::check), is_excused, "n{node} at {at} us");
     }
 }
 
 #[test]
 fn a_token_that_comes_twice_or_that_nobody_sent_is_found() {
     let tokens = |numbers: &[u64]| Outcome::Done(Answer::Tokens(numbers.into()));
-    let two = || told(Group::Tokens).op(Action::Append(1), DONE).op(Action::Append(2), UNKNOWN).left(1);
+    let two = || case(Group::Tokens).op(Action::Append(1), DONE).op(Action::Append(2), UNKNOWN).left(1);
     two().op(Action::Get, tokens(&[1, 2])).holds(tokens::check);
     two().op(Action::Get, tokens(&[2, 1])).holds(tokens::check);
     two().op(Action::Get, shows(None)).holds(tokens::check);
@@ -292,7 +292,7 @@ fn a_token_that_comes_twice_or_that_nobody_sent_is_found() {
 #[test]
 fn a_count_above_what_was_asked_for_is_found() {
     let count = |number| Outcome::Done(Answer::Count(number));
-    let two = || told(Group::Sum).op(Action::Incr, count(1)).op(Action::Incr, count(1)).but(|op| op.node = 2);
+    let two = || case(Group::Sum).op(Action::Incr, count(1)).op(Action::Incr, count(1)).but(|op| op.node = 2);
     two().left(1).holds(sums::check);
     two().left(2).holds(sums::check);
     two().left(3).fails(sums::check);
@@ -307,7 +307,7 @@ fn what_was_seen_and_written_over_is_found_if_it_stands() {
     let count = |number| Outcome::Done(Answer::Count(number));
     let at_two = |op: &mut Op| (op.node, op.connection) = (2, 2);
     let seen = || {
-        let written = told(Group::Handover).op(Action::Put(7), DONE).but(|op| op.completed = 90_000);
+        let written = case(Group::Handover).op(Action::Put(7), DONE).but(|op| op.completed = 90_000);
         written.op(Action::Get, shows(None)).but(at_two).op(Action::Get, shows(Some(7))).but(at_two)
     };
     seen().op(Action::Del, DONE).but(at_two).holds(handover::check);
@@ -318,14 +318,14 @@ fn what_was_seen_and_written_over_is_found_if_it_stands() {
     let deleted = || seen().op(Action::Del, DONE).op(Action::Get, shows(None)).but(at_two);
     deleted().op(Action::Put(8), DONE).but(at_two).left(8).holds(handover::check);
     deleted().op(Action::Put(8), DONE).but(at_two).fails(handover::check);
-    let unseen = || told(Group::Handover).op(Action::Put(7), DONE).op(Action::Del, DONE).op(Action::Get, shows(None)).but(at_two);
+    let unseen = || case(Group::Handover).op(Action::Put(7), DONE).op(Action::Del, DONE).op(Action::Get, shows(None)).but(at_two);
     unseen().op(Action::Put(8), DONE).but(at_two).holds(handover::check);
     // Unknown, refused, or on a connection on which it was not seen: no promise.
     seen().op(Action::Del, UNKNOWN).but(at_two).left(7).holds(handover::check);
     seen().op(Action::Del, REFUSED).but(at_two).left(7).holds(handover::check);
     seen().op(Action::Del, DONE).but(|op| op.connection = 3).left(7).holds(handover::check);
     let counted =
-        || told(Group::Sum).op(Action::Incr, count(1)).op(Action::Get, count(1)).but(at_two).op(Action::Incr, count(2)).but(at_two);
+        || case(Group::Sum).op(Action::Incr, count(1)).op(Action::Get, count(1)).but(at_two).op(Action::Incr, count(2)).but(at_two);
     counted().left(2).holds(handover::check);
     counted().left(1).fails(handover::check);
 }
@@ -335,7 +335,7 @@ fn halves_of_two_pairs_are_found_where_both_were_written() {
     let both = |one, other| Outcome::Done(Answer::Both(Some(one), Some(other)));
     let three = || {
         let pairs =
-            told(Group::Pair).op(Action::PutBoth(1, false), DONE).op(Action::PutBoth(2, true), Outcome::Unknown(UnknownCause::TimedOut));
+            case(Group::Pair).op(Action::PutBoth(1, false), DONE).op(Action::PutBoth(2, true), Outcome::Unknown(UnknownCause::TimedOut));
         pairs.op(Action::Put(3), DONE).but(|op| op.node = 2)
     };
     let read = |one, other| three().op(Action::GetBoth, both(one, other));
@@ -353,7 +353,7 @@ fn halves_of_two_pairs_are_found_where_both_were_written() {
 
 #[test]
 fn a_key_that_outlives_its_expiry_or_goes_before_it_is_found() {
-    let put = || told(Group::Expiring).op(Action::PutExpiring(1, 1_000), DONE);
+    let put = || case(Group::Expiring).op(Action::PutExpiring(1, 1_000), DONE);
     put().op(Action::Get, shows(Some(1))).holds(expiring::check);
     put().op(Action::Get, shows(None)).fails(expiring::check);
     put().op(Action::Get, shows(None)).but(|op| op.connection = 2).holds(expiring::check);
@@ -364,7 +364,7 @@ fn a_key_that_outlives_its_expiry_or_goes_before_it_is_found() {
 
 #[test]
 fn a_request_without_an_answer_is_found_unless_its_node_stood_still() {
-    let asked = |outcome| told(Group::Local).op(Action::Put(1), outcome);
+    let asked = |outcome| case(Group::Local).op(Action::Put(1), outcome);
     asked(DONE).holds(reads::are_answered);
     asked(UNKNOWN).holds(reads::are_answered);
     asked(Outcome::Unknown(UnknownCause::Silent)).fails(reads::are_answered);
@@ -377,9 +377,9 @@ fn a_request_without_an_answer_is_found_unless_its_node_stood_still() {
 fn a_refusal_that_a_fault_would_explain_is_found_while_there_is_none() {
     // The request goes from 1 000 to 1 500 us.
     let refused = |code, from, until| {
-        let mut told = told(Group::Local).op(Action::Put(1), Outcome::Refused(code));
-        told.quiet = vec![Quiet { from: 0, until: 10 }, Quiet { from, until }];
-        told
+        let mut case = case(Group::Local).op(Action::Put(1), Outcome::Refused(code));
+        case.quiet = vec![Quiet { from: 0, until: 10 }, Quiet { from, until }];
+        case
     };
     for code in ["NOQUORUM", "NOREPLICAS", "READONLY", "LOADING", "BUSY"] {
         refused(code, 1_000, 1_500).fails(reads::are_answered);

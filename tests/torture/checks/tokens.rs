@@ -21,17 +21,18 @@ pub fn check(evidence: &Evidence<'_>) -> Verdict {
             })
             .collect();
         appended += sent.len();
-        let mut look = |answer: &Answer, until: u64, who: String| {
+        let mut look = |answer: &Answer, until: u64, subject: String| {
             looks += 1;
             match answer {
                 Answer::Tokens(numbers) => {
                     let mut known = HashSet::new();
                     let twice = numbers.iter().find(|number| !known.insert(**number));
                     let invented = numbers.iter().find(|number| sent.get(number).is_none_or(|invoked| *invoked > until));
-                    verdict.require(twice.is_none(), || format!("{who} {numbers:?} under {key}, with {twice:?} twice"));
-                    verdict.require(invented.is_none(), || format!("{who} {numbers:?} under {key}, and nobody had sent {invented:?}"));
+                    verdict.require(twice.is_none(), || format!("{subject} {numbers:?} under {key}, with {twice:?} twice"));
+                    verdict
+                        .require(invented.is_none(), || format!("{subject} {numbers:?} under {key}, and no client had sent {invented:?}"));
                 }
-                other => verdict.fault(format!("{who} {other:?} under {key}")),
+                other => verdict.fault(format!("{subject} {other:?} under {key}")),
             }
         };
         for op in ops.iter().filter(|op| op.action == Action::Get) {

@@ -184,11 +184,7 @@ impl Run {
 
     fn note_panics(&mut self) {
         for id in self.nodes.ids() {
-            self.nodes
-                .log(id)
-                .lines()
-                .filter(|line| line.contains("panicked"))
-                .for_each(|line| self.alive.fault(format!("n{id} says: {line}")));
+            self.nodes.log(id).lines().filter(|line| line.contains("panicked")).for_each(|line| self.alive.fault(format!("n{id}: {line}")));
         }
     }
 }
