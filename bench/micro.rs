@@ -146,7 +146,7 @@ fn dump_line(criterion: &mut Criterion) {
     line.clear();
     dump::write_entry(&mut line, &entry);
     let line = line.strip_suffix(b"\n").expect("a line");
-    group.bench_function("parse", |bencher| {
+    group.bench_function("read", |bencher| {
         let mut reader = PartReader::default();
         bencher.iter_with_large_drop(|| reader.entry(black_box(line)).expect("a good line"))
     });

@@ -94,7 +94,7 @@ pub struct LoadedSnapshot {
 pub fn load(
     disk: &Arc<dyn Disk>,
     generation: u64,
-    begin: impl FnOnce(&Header),
+    mut begin: impl FnMut(&Header),
     take: impl Fn(Entry) + Sync,
     mut progress: impl FnMut(u64, u64) -> io::Result<()>,
 ) -> io::Result<LoadedSnapshot> {
@@ -103,7 +103,6 @@ pub fn load(
     let damaged = |offset: u64, what: &str| {
         io::Error::new(io::ErrorKind::InvalidData, format!("{} is damaged at byte {offset} of {len}: {what}", disk.path(&name)))
     };
-    let mut begin = Some(begin);
     let (mut reader, mut header, mut last_line) = (DumpReader::default(), None, None);
     let sum = Mutex::new(LoadedPart::default());
     let mut chunks = Chunks { source, at: 0, rest: Vec::new() };
@@ -135,9 +134,7 @@ pub fn load(
                 let Line::Header(found) = reader.line(line).map_err(|what| damaged(offset, &what))? else {
                     return Err(damaged(offset, "it does not begin with the header of a dump"));
                 };
-                if let Some(begin) = begin.take() {
-                    begin(&found);
-                }
+                begin(&found);
                 header = Some(found);
                 from = (line.len() + 1).min(chunk.len());
             }

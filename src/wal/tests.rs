@@ -57,8 +57,8 @@ fn entry(number: u64) -> Entry {
     Entry::new(number.to_string().as_bytes(), value.as_deref(), None, Version { stamp: Stamp::from_bits(number), origin: ORIGIN })
 }
 
-/// What the world outside may believe: numbers are handed over one after another, across all
-/// incarnations.
+/// The claims that the world outside has heard: numbers are handed over one after another, across
+/// all incarnations.
 #[derive(Clone, Copy, Debug, Default)]
 struct Promised {
     handed_over: u64,
@@ -67,9 +67,9 @@ struct Promised {
     reached: u64,
 }
 
-/// One life of a process, which begins as node.rs begins it. Numbered records stand for everything
-/// that a node merges and logs.
-struct Life {
+/// One incarnation of a process, which begins as node.rs begins it. Numbered records stand for
+/// everything that a node merges and logs.
+struct Incarnation {
     disk: SimulatedDisk,
     wal: Arc<Wal>,
     writer: Writer,
@@ -79,10 +79,10 @@ struct Life {
     now: Instant,
 }
 
-impl Life {
+impl Incarnation {
     /// Reads the disk and goes on with it. Panics if that holds anything but records 1, 2, 3 and so
     /// on.
-    fn start(disk: &SimulatedDisk, fsync: Fsync) -> io::Result<Life> {
+    fn start(disk: &SimulatedDisk, fsync: Fsync) -> io::Result<Incarnation> {
         let shared: Arc<dyn Disk> = Arc::new(disk.clone());
         let files = Files::find(&*shared)?;
         let wal = Arc::new(Wal::new(Arc::clone(&shared), fsync, 1 << 20, &files));
@@ -107,7 +107,7 @@ impl Life {
             })?;
         }
         let writer = Writer::open(Arc::clone(&wal), &files, older_len, &found, snapshot_len, Instant::now())?;
-        Ok(Life { disk: disk.clone(), wal, writer, store, last, now: Instant::now() })
+        Ok(Incarnation { disk: disk.clone(), wal, writer, store, last, now: Instant::now() })
     }
 
     /// Merges and hands over so many records.
@@ -137,8 +137,8 @@ impl Life {
         if self.disk.is_dead() { Err(io::Error::other("the process is dead")) } else { Ok(()) }
     }
 
-    /// A compaction, or the way back from a full disk, as compaction.rs does it, while records go
-    /// on coming.
+    /// Writes a snapshot, to compact or to resume after a full disk, as replication does it, while
+    /// records go on coming.
     fn write_snapshot(&mut self, is_resuming: bool, promised: &mut Promised) -> io::Result<()> {
         // In the queue before the switch, and not written yet.
         self.append(1, promised);
@@ -149,7 +149,7 @@ impl Life {
         self.wal.await_switch(generation, Instant::now()).map_err(|why| io::Error::other(format!("{why:?}")))?;
         let shared = Arc::clone(self.wal.disk());
         let lines = dump_of(&self.store, vector);
-        // In two steps, between which somebody writes.
+        // In two steps, between which another record comes.
         let (first, second) = lines.split_at(lines.len() / 2);
         let mut writer = SnapshotWriter::create(&*shared, generation)?;
         writer.append(first)?;
@@ -169,16 +169,16 @@ impl Life {
     }
 }
 
-/// What a start finds, and that it can go on from there.
+/// Checks what a start finds, and that it can go on from there.
 fn check_start(disk: &SimulatedDisk, at_least: u64, promised: &Promised, fsync: Fsync, what: &str) {
-    let mut life = Life::start(disk, fsync).unwrap_or_else(|error| panic!("{what}: the start is refused: {error}"));
-    let found = life.last;
+    let mut process = Incarnation::start(disk, fsync).unwrap_or_else(|error| panic!("{what}: the start is refused: {error}"));
+    let found = process.last;
     assert!(found >= at_least, "{what}: {found} records are left, and {at_least} were promised: {promised:?}");
     assert!(found <= promised.handed_over, "{what}: {found} records are there, and never were more than {}", promised.handed_over);
     let mut again = Promised::default();
-    life.append(2, &mut again);
-    life.step(&mut again).unwrap_or_else(|error| panic!("{what}: {error}"));
-    assert_eq!(again.reached, found + 2, "{what}: the next life does not report");
-    life.stop(&mut again).unwrap_or_else(|error| panic!("{what}: {error}"));
-    assert_eq!(Life::start(disk, fsync).unwrap_or_else(|error| panic!("{what}: {error}")).last, found + 2, "{what}");
+    process.append(2, &mut again);
+    process.step(&mut again).unwrap_or_else(|error| panic!("{what}: {error}"));
+    assert_eq!(again.reached, found + 2, "{what}: the next process does not report");
+    process.stop(&mut again).unwrap_or_else(|error| panic!("{what}: {error}"));
+    assert_eq!(Incarnation::start(disk, fsync).unwrap_or_else(|error| panic!("{what}: {error}")).last, found + 2, "{what}");
 }

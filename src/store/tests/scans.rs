@@ -79,7 +79,7 @@ enum Op {
     Grow(u16),
     /// All of them are gone, without a trace.
     Shrink,
-    /// Of the scan, at one of the two.
+    /// Takes a step of the scan, at one of the two.
     Step {
         at_second: bool,
         count: usize,
@@ -139,7 +139,7 @@ proptest! {
         prop_assert_eq!(contents(&stores[0]), contents(&stores[1]));
     }
 
-    /// What lies in cells is what was put there, whatever the positions are.
+    /// The cells hold what was put there, whatever the positions are.
     #[test]
     fn cells_hold_what_was_put_there_in_order(ops in prop::collection::vec((0..40u32, 0..3u8, any::<bool>()), 0..200), spread in prop_oneof![Just(1u32), Just(1 << 27)], filler in 0..2000u32) {
         let (mut cells, mut set) = (cells::Cells::default(), HashSet::new());
@@ -175,7 +175,7 @@ fn a_scan_begins_anew_in_another_order_and_misses_nothing() {
     let mut scan = Scan::default();
     scan.step(&store, 1500);
     let walk = store.walk();
-    assert!(!store.reorder(OrderKey::random()), "somebody walks");
+    assert!(!store.reorder(OrderKey::random()), "a walk is held");
     drop(walk);
     assert!(store.reorder(OrderKey::random()));
     let before = contents(&store);
@@ -233,7 +233,8 @@ fn drawn(store: &Store, draws: u64, wall_ms: u64) -> BTreeMap<String, f64> {
     times
 }
 
-/// Within seven standard deviations; the draws are the same in every run, only the order of the keys is not.
+/// Within seven standard deviations; the draws are the same in every run, only the order of the
+/// keys is not.
 #[track_caller]
 fn assert_even(times: &BTreeMap<String, f64>, keys: usize) {
     assert_eq!(times.len(), keys, "{times:?}");

@@ -78,7 +78,8 @@ fn every_wrong_bit_of_a_log_is_refused_with_its_place_or_ends_it_in_front_of_the
                 let begins = bounds.iter().rev().find(|bound| **bound <= place).unwrap();
                 assert_refused(result, &name, Some(*begins), &what);
             } else {
-                // Nothing whole stands behind it: it is as if the machine had died while it was written.
+                // Nothing whole stands behind it: it is as if the machine had died while it was
+                // written.
                 let found = result.unwrap_or_else(|error| panic!("{what}: {error}"));
                 assert_eq!(found, FoundLog { records: 7, len: last as u64, torn: (len - last) as u64 }, "{what}");
             }
@@ -203,7 +204,8 @@ fn a_snapshot_cut_anywhere_is_refused_with_file_and_place() {
     assert_refused(load(&longer), &name, None, "a line more");
 }
 
-/// A snapshot of several megabytes, so that its pieces and its readers are several, with a bit wrong here and there, and cut here and there.
+/// A snapshot of several megabytes, so that its pieces and its readers are several, with a bit
+/// wrong here and there, and cut here and there.
 #[test]
 fn a_large_snapshot_is_read_whole_or_refused() {
     let disk = SimulatedDisk::default();

@@ -1,4 +1,5 @@
-//! A process that dies at every operation on its disk, a machine that loses power there, a disk that fills up, a sync that fails.
+//! A process that dies at every operation on its disk, a machine that loses power there, a disk
+//! that fills up, a sync that fails.
 
 use super::*;
 use crate::wal::files::{log_name, snapshot_name};
@@ -16,7 +17,7 @@ impl Kept {
     }
 }
 
-/// What a death leaves of what was not synced.
+/// The part of what was not synced that a death leaves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Death {
     Process,
@@ -47,83 +48,84 @@ type Scenario = fn(&SimulatedDisk, Fsync, &mut Promised) -> io::Result<()>;
 /// Two lives: batches, a compaction while records come, a clean stop; and again.
 fn two_incarnations(disk: &SimulatedDisk, fsync: Fsync, promised: &mut Promised) -> io::Result<()> {
     for _ in 0..2 {
-        let mut life = Life::start(disk, fsync)?;
-        life.append(1, promised);
-        life.step(promised)?;
-        life.append(3, promised);
-        life.step(promised)?;
-        life.write_snapshot(false, promised)?;
-        life.append(2, promised);
-        life.step(promised)?;
-        life.append(1, promised);
-        life.stop(promised)?;
+        let mut process = Incarnation::start(disk, fsync)?;
+        process.append(1, promised);
+        process.step(promised)?;
+        process.append(3, promised);
+        process.step(promised)?;
+        process.write_snapshot(false, promised)?;
+        process.append(2, promised);
+        process.step(promised)?;
+        process.append(1, promised);
+        process.stop(promised)?;
     }
     Ok(())
 }
 
 /// A compaction that breaks off, one that follows, and a third, at once.
 fn compactions(disk: &SimulatedDisk, fsync: Fsync, promised: &mut Promised) -> io::Result<()> {
-    let mut life = Life::start(disk, fsync)?;
-    life.append(2, promised);
-    life.step(promised)?;
+    let mut process = Incarnation::start(disk, fsync)?;
+    process.append(2, promised);
+    process.step(promised)?;
     // Its snapshot was never finished: two logs count.
-    let generation = life.wal.switch(false);
-    life.append(2, promised);
-    life.step(promised)?;
+    let generation = process.wal.switch(false);
+    process.append(2, promised);
+    process.step(promised)?;
     SnapshotWriter::create(&disk.clone(), generation)?.append(b"{\"dump\"")?;
-    life.write_snapshot(false, promised)?;
-    life.write_snapshot(false, promised)?;
-    life.append(1, promised);
-    life.step(promised)?;
-    life.stop(promised)
+    process.write_snapshot(false, promised)?;
+    process.write_snapshot(false, promised)?;
+    process.append(1, promised);
+    process.step(promised)?;
+    process.stop(promised)
 }
 
-/// The disk fills up, records that come are not logged, then there is space again and the write-ahead log resumes.
+/// The disk fills up, records that come are not logged, then there is space again and the
+/// write-ahead log resumes.
 fn full_and_resumed(disk: &SimulatedDisk, fsync: Fsync, promised: &mut Promised) -> io::Result<()> {
-    let mut life = Life::start(disk, fsync)?;
-    life.append(3, promised);
-    life.step(promised)?;
+    let mut process = Incarnation::start(disk, fsync)?;
+    process.append(3, promised);
+    process.step(promised)?;
     disk.set_capacity(Some(disk.used() + 100));
-    life.append(4, promised);
-    life.step(promised)?;
-    assert!(!life.wal.is_writable());
+    process.append(4, promised);
+    process.step(promised)?;
+    assert!(!process.wal.is_writable());
     let reached = promised.reached;
-    life.append(2, promised);
-    life.step(promised)?;
+    process.append(2, promised);
+    process.step(promised)?;
     assert_eq!(promised.reached, reached, "reported by a log that is not written");
     disk.set_capacity(None);
-    life.write_snapshot(true, promised)?;
-    assert!(life.wal.is_writable());
-    assert_eq!(promised.reached, life.last, "resumed, and not reported");
-    life.append(2, promised);
-    life.step(promised)?;
-    assert_eq!(promised.reached, life.last);
-    life.write_snapshot(false, promised)?;
-    life.append(1, promised);
-    life.stop(promised)
+    process.write_snapshot(true, promised)?;
+    assert!(process.wal.is_writable());
+    assert_eq!(promised.reached, process.last, "resumed, and not reported");
+    process.append(2, promised);
+    process.step(promised)?;
+    assert_eq!(promised.reached, process.last);
+    process.write_snapshot(false, promised)?;
+    process.append(1, promised);
+    process.stop(promised)
 }
 
 /// There is no space for a new log, but for what goes on in the one before; later there is.
 fn without_a_new_log(disk: &SimulatedDisk, fsync: Fsync, promised: &mut Promised) -> io::Result<()> {
-    let mut life = Life::start(disk, fsync)?;
-    life.append(2, promised);
-    life.step(promised)?;
+    let mut process = Incarnation::start(disk, fsync)?;
+    process.append(2, promised);
+    process.step(promised)?;
     for room in [0, 5, 11] {
         disk.fail_creates(room == 0);
-        disk.set_capacity((room > 0).then(|| disk.used() + record(life.last + 1).len() + room));
-        let failed = life.write_snapshot(false, promised).is_err();
-        life.alive()?;
+        disk.set_capacity((room > 0).then(|| disk.used() + record(process.last + 1).len() + room));
+        let failed = process.write_snapshot(false, promised).is_err();
+        process.alive()?;
         assert!(failed, "a new log in {room} bytes");
         disk.fail_creates(false);
         disk.set_capacity(None);
-        if !life.wal.is_writable() {
-            life.write_snapshot(true, promised)?;
+        if !process.wal.is_writable() {
+            process.write_snapshot(true, promised)?;
         }
-        life.append(1, promised);
-        life.step(promised)?;
-        assert_eq!(promised.reached, life.last);
+        process.append(1, promised);
+        process.step(promised)?;
+        assert_eq!(promised.reached, process.last);
     }
-    life.stop(promised)
+    process.stop(promised)
 }
 
 /// Dies at every operation, in every way; starts again, and dies at every operation of that, too.
@@ -132,7 +134,7 @@ fn survives(scenario: Scenario, fsync: Fsync) {
     scenario(&whole, fsync, &mut promised).expect("a scenario without a fault");
     let operations = whole.operations();
     assert!(operations > 20, "{operations} operations only");
-    assert_eq!(Life::start(&whole, fsync).unwrap().last, promised.handed_over, "a clean stop forgets");
+    assert_eq!(Incarnation::start(&whole, fsync).unwrap().last, promised.handed_over, "a clean stop forgets");
     for at in 0..operations {
         let (dead, mut promised) = (SimulatedDisk::default(), Promised::default());
         dead.die_at(at);
@@ -150,7 +152,7 @@ fn survives(scenario: Scenario, fsync: Fsync) {
                 let what = format!("{what}, {second:?} at operation {again} of the start");
                 let disk = disk.fork();
                 disk.die_at(disk.operations() + again);
-                let started = Life::start(&disk, fsync);
+                let started = Incarnation::start(&disk, fsync);
                 if !disk.is_dead() {
                     started.map(|_| ()).unwrap_or_else(|error| panic!("{what}: {error}"));
                     break;
@@ -187,10 +189,10 @@ fn what_was_reported_survives_a_death_on_the_way_into_a_full_disk_and_out_of_it(
 fn what_was_written_survives_the_death_of_the_process_without_a_sync() {
     for fsync in [Fsync::EverySecond, Fsync::Never] {
         let (disk, mut promised) = (SimulatedDisk::default(), Promised::default());
-        let mut life = Life::start(&disk, fsync).unwrap();
-        life.append(5, &mut promised);
-        life.step(&mut promised).unwrap();
-        drop(life);
+        let mut process = Incarnation::start(&disk, fsync).unwrap();
+        process.append(5, &mut promised);
+        process.step(&mut promised).unwrap();
+        drop(process);
         disk.restart_process();
         check_start(&disk, promised.stepped, &promised, fsync, &fsync.to_string());
     }
@@ -199,10 +201,10 @@ fn what_was_written_survives_the_death_of_the_process_without_a_sync() {
 #[test]
 fn everything_is_reported_by_the_step_that_begins_a_new_log() {
     let (disk, mut promised) = (SimulatedDisk::default(), Promised::default());
-    let mut life = Life::start(&disk, Fsync::Always).unwrap();
-    life.append(3, &mut promised);
-    life.wal.switch(false);
-    life.step(&mut promised).unwrap();
+    let mut process = Incarnation::start(&disk, Fsync::Always).unwrap();
+    process.append(3, &mut promised);
+    process.wal.switch(false);
+    process.step(&mut promised).unwrap();
     assert_eq!(promised.reached, 3);
 }
 
@@ -212,36 +214,37 @@ fn a_disk_that_fills_up_anywhere_in_a_batch_leaves_whole_records_and_nothing_is_
     let batch: u64 = (4..=6).map(|number| record(number).len() as u64).sum();
     for room in 0..=batch as usize {
         let (disk, mut promised) = (SimulatedDisk::default(), Promised::default());
-        let mut life = Life::start(&disk, Fsync::Always).unwrap();
-        life.append(3, &mut promised);
-        life.step(&mut promised).unwrap();
+        let mut process = Incarnation::start(&disk, Fsync::Always).unwrap();
+        process.append(3, &mut promised);
+        process.step(&mut promised).unwrap();
         let before = disk.bytes(&log_name(1));
         disk.set_capacity(Some(disk.used() + room));
-        life.append(3, &mut promised);
-        life.step(&mut promised).unwrap();
+        process.append(3, &mut promised);
+        process.step(&mut promised).unwrap();
         if room as u64 == batch {
-            assert!(life.wal.is_writable());
+            assert!(process.wal.is_writable());
             assert_eq!(promised.reached, 6);
             continue;
         }
-        assert!(!life.wal.is_writable(), "room for {room}");
+        assert!(!process.wal.is_writable(), "room for {room}");
         assert_eq!(promised.reached, 3, "room for {room}");
         assert!(disk.bytes(&log_name(1)) == before, "room for {room}: not cut back to the last whole record");
-        let stopped = life.wal.condition().stopped.expect("a reason");
+        let stopped = process.wal.condition().stopped.expect("a reason");
         assert!(stopped.is_resumable && stopped.sentence.contains("disk full") && stopped.sentence.contains("RESUME"), "{stopped:?}");
-        // It stays so, also when there is space again, until somebody resumes.
+        // It stays so, also when there is space again, until RESUME.
         disk.set_capacity(None);
-        life.append(1, &mut promised);
-        life.step(&mut promised).unwrap();
-        assert_eq!((promised.reached, life.wal.is_writable()), (3, false));
-        assert!(life.wal.await_durable(Duration::ZERO).is_err());
-        life.write_snapshot(true, &mut promised).unwrap();
-        assert_eq!((promised.reached, life.wal.is_writable()), (life.last, true), "room for {room}");
+        process.append(1, &mut promised);
+        process.step(&mut promised).unwrap();
+        assert_eq!((promised.reached, process.wal.is_writable()), (3, false));
+        assert!(process.wal.await_durable(Duration::ZERO).is_err());
+        process.write_snapshot(true, &mut promised).unwrap();
+        assert_eq!((promised.reached, process.wal.is_writable()), (process.last, true), "room for {room}");
         check_start(&disk, promised.reached, &promised, Fsync::Always, "resumed");
     }
 }
 
-/// A batch of several writes, of which the first finds space: its records are whole, and not reported.
+/// A batch of several writes, of which the first finds space: its records are whole, and not
+/// reported.
 #[test]
 fn a_large_batch_that_fills_the_disk_reports_nothing_of_it() {
     let (disk, mut reached) = (SimulatedDisk::default(), Vec::new());
@@ -266,32 +269,32 @@ fn a_large_batch_that_fills_the_disk_reports_nothing_of_it() {
 fn a_disk_that_is_full_again_while_the_journal_resumes_loses_nothing() {
     for room in (0..40).chain((40..1_000).step_by(5)) {
         let (disk, mut promised) = (SimulatedDisk::default(), Promised::default());
-        let mut life = Life::start(&disk, Fsync::Always).unwrap();
-        life.append(9, &mut promised);
-        life.step(&mut promised).unwrap();
+        let mut process = Incarnation::start(&disk, Fsync::Always).unwrap();
+        process.append(9, &mut promised);
+        process.step(&mut promised).unwrap();
         disk.set_capacity(Some(disk.used()));
-        life.append(2, &mut promised);
-        life.step(&mut promised).unwrap();
+        process.append(2, &mut promised);
+        process.step(&mut promised).unwrap();
         assert_eq!(promised.reached, 9);
         disk.set_capacity(Some(disk.used() + room));
-        let resumed = life.write_snapshot(true, &mut promised);
+        let resumed = process.write_snapshot(true, &mut promised);
         if let Err(error) = resumed {
-            life.wal.resume_failed(life.wal.condition().generation, error);
-            life.step(&mut promised).unwrap();
-            assert_eq!((promised.reached, life.wal.is_writable()), (9, false), "room for {room}");
+            process.wal.resume_failed(process.wal.condition().generation, error);
+            process.step(&mut promised).unwrap();
+            assert_eq!((promised.reached, process.wal.is_writable()), (9, false), "room for {room}");
         }
-        if life.wal.is_writable() {
-            assert_eq!(promised.reached, life.last, "room for {room}");
+        if process.wal.is_writable() {
+            assert_eq!(promised.reached, process.last, "room for {room}");
         }
         check_start(&disk.copy(), promised.reached, &promised, Fsync::Always, &format!("room for {room}"));
         // Or without a start: the next attempt has space.
         disk.set_capacity(None);
-        if !life.wal.is_writable() {
-            life.write_snapshot(true, &mut promised).unwrap();
+        if !process.wal.is_writable() {
+            process.write_snapshot(true, &mut promised).unwrap();
         }
-        life.append(1, &mut promised);
-        life.step(&mut promised).unwrap();
-        assert_eq!((promised.reached, life.wal.is_writable()), (life.last, true), "room for {room}");
+        process.append(1, &mut promised);
+        process.step(&mut promised).unwrap();
+        assert_eq!((promised.reached, process.wal.is_writable()), (process.last, true), "room for {room}");
         check_start(&disk, promised.reached, &promised, Fsync::Always, &format!("resumed after room for {room}"));
     }
 }
@@ -300,19 +303,19 @@ fn a_disk_that_is_full_again_while_the_journal_resumes_loses_nothing() {
 #[test]
 fn a_new_log_that_cannot_begin_takes_nothing_from_the_one_before() {
     let (disk, mut promised) = (SimulatedDisk::default(), Promised::default());
-    let mut life = Life::start(&disk, Fsync::Always).unwrap();
+    let mut process = Incarnation::start(&disk, Fsync::Always).unwrap();
     for _ in 0..2 {
         disk.fail_creates(true);
         for _ in 0..2 {
-            life.write_snapshot(false, &mut promised).expect_err("no file can be made");
-            assert_eq!((promised.reached, life.wal.is_writable()), (life.last, true));
-            let why = life.wal.condition().not_switched.expect("a reason");
+            process.write_snapshot(false, &mut promised).expect_err("no file can be made");
+            assert_eq!((promised.reached, process.wal.is_writable()), (process.last, true));
+            let why = process.wal.condition().not_switched.expect("a reason");
             assert!(why.contains("a new log could not begin") && why.contains("no more files"), "{why}");
             check_start(&disk.copy(), promised.reached, &promised, Fsync::Always, "without a new log");
         }
         disk.fail_creates(false);
-        life.write_snapshot(false, &mut promised).unwrap();
-        assert_eq!((promised.reached, life.wal.condition().not_switched), (life.last, None));
+        process.write_snapshot(false, &mut promised).unwrap();
+        assert_eq!((promised.reached, process.wal.condition().not_switched), (process.last, None));
     }
     disk.lose_power(|_| 0);
     check_start(&disk, promised.reached, &promised, Fsync::Always, "lost power");
@@ -323,13 +326,13 @@ fn a_new_log_that_cannot_begin_takes_nothing_from_the_one_before() {
 fn a_new_log_that_finds_no_space_is_not_there_at_the_next_start() {
     for room in 0..12 {
         let (disk, mut promised) = (SimulatedDisk::default(), Promised::default());
-        let mut life = Life::start(&disk, Fsync::Always).unwrap();
-        life.append(3, &mut promised);
-        life.step(&mut promised).unwrap();
-        let before = disk.used() + record(life.last + 1).len();
+        let mut process = Incarnation::start(&disk, Fsync::Always).unwrap();
+        process.append(3, &mut promised);
+        process.step(&mut promised).unwrap();
+        let before = disk.used() + record(process.last + 1).len();
         disk.set_capacity(Some(before + room));
-        life.write_snapshot(false, &mut promised).expect_err("no space");
-        assert!(life.wal.condition().not_switched.is_some(), "room for {room}");
+        process.write_snapshot(false, &mut promised).expect_err("no space");
+        assert!(process.wal.condition().not_switched.is_some(), "room for {room}");
         assert_eq!(disk.names().unwrap(), [log_name(1)], "room for {room}");
         disk.set_capacity(None);
         check_start(&disk.copy(), promised.reached, &promised, Fsync::Always, &format!("room for {room}, restarted"));
@@ -338,25 +341,26 @@ fn a_new_log_that_finds_no_space_is_not_there_at_the_next_start() {
     }
 }
 
-/// Whoever took its name away: what is written there is not found by a start. Where nobody waits for the disk, it is looked at now and then.
+/// A log without its name is not found by a start. Where nothing waits for the disk, its name is
+/// checked now and then.
 #[test]
 fn what_is_written_to_a_removed_log_is_not_reported() {
     for fsync in [Fsync::Always, Fsync::EverySecond, Fsync::Never] {
         let (disk, mut promised) = (SimulatedDisk::default(), Promised::default());
-        let mut life = Life::start(&disk, fsync).unwrap();
-        life.append(3, &mut promised);
-        life.step(&mut promised).unwrap();
+        let mut process = Incarnation::start(&disk, fsync).unwrap();
+        process.append(3, &mut promised);
+        process.step(&mut promised).unwrap();
         disk.remove(&log_name(1)).unwrap();
         if fsync != Fsync::Always {
-            life.now += Duration::from_millis(500);
+            process.now += Duration::from_millis(500);
         }
-        life.append(1, &mut promised);
-        life.step(&mut promised).unwrap();
-        assert_eq!((promised.reached, life.wal.is_writable()), (3, false), "{fsync}");
-        let stopped = life.wal.condition().stopped.expect("a reason");
+        process.append(1, &mut promised);
+        process.step(&mut promised).unwrap();
+        assert_eq!((promised.reached, process.wal.is_writable()), (3, false), "{fsync}");
+        let stopped = process.wal.condition().stopped.expect("a reason");
         assert!(stopped.is_resumable && stopped.sentence.contains("gone from the disk"), "{stopped:?}");
-        life.write_snapshot(true, &mut promised).unwrap();
-        assert_eq!((promised.reached, life.wal.is_writable()), (life.last, true), "{fsync}");
+        process.write_snapshot(true, &mut promised).unwrap();
+        assert_eq!((promised.reached, process.wal.is_writable()), (process.last, true), "{fsync}");
         disk.restart_process();
         check_start(&disk, promised.reached, &promised, fsync, "resumed");
     }
@@ -365,18 +369,18 @@ fn what_is_written_to_a_removed_log_is_not_reported() {
 /// A start would refuse what is left. What a compaction removes itself is no such thing.
 #[test]
 fn a_removed_snapshot_or_older_log_is_noticed() {
-    let takes_writes = |life: &mut Life, promised: &mut Promised| {
-        life.now += Duration::from_secs(1);
-        life.append(1, promised);
-        life.step(promised).unwrap();
-        life.wal.is_writable()
+    let takes_writes = |process: &mut Incarnation, promised: &mut Promised| {
+        process.now += Duration::from_secs(1);
+        process.append(1, promised);
+        process.step(promised).unwrap();
+        process.wal.is_writable()
     };
     let (disk, mut promised) = (SimulatedDisk::default(), Promised::default());
-    let mut life = Life::start(&disk, Fsync::Always).unwrap();
+    let mut process = Incarnation::start(&disk, Fsync::Always).unwrap();
     for with_snapshot in [false, true] {
-        assert!(takes_writes(&mut life, &mut promised));
-        let generation = life.wal.switch(false);
-        assert!(takes_writes(&mut life, &mut promised));
+        assert!(takes_writes(&mut process, &mut promised));
+        let generation = process.wal.switch(false);
+        assert!(takes_writes(&mut process, &mut promised));
         let mut older = disk.names().unwrap();
         older.retain(|name| *name != log_name(generation));
         if with_snapshot {
@@ -384,43 +388,43 @@ fn a_removed_snapshot_or_older_log_is_noticed() {
         }
         older.iter().for_each(|name| disk.remove(name).unwrap());
         // The writer has not heard yet of a snapshot that is there.
-        assert_eq!(takes_writes(&mut life, &mut promised), with_snapshot, "{older:?}");
+        assert_eq!(takes_writes(&mut process, &mut promised), with_snapshot, "{older:?}");
         if with_snapshot {
             disk.remove(&snapshot_name(generation)).unwrap();
-            assert!(!takes_writes(&mut life, &mut promised));
+            assert!(!takes_writes(&mut process, &mut promised));
         }
-        let sentence = life.wal.condition().stopped.expect("a reason").sentence;
+        let sentence = process.wal.condition().stopped.expect("a reason").sentence;
         assert!(sentence.contains("gone from the disk") && sentence.contains("was removed"), "{sentence}");
-        life.write_snapshot(true, &mut promised).unwrap();
-        assert!(takes_writes(&mut life, &mut promised), "{:?}", disk.names());
+        process.write_snapshot(true, &mut promised).unwrap();
+        assert!(takes_writes(&mut process, &mut promised), "{:?}", disk.names());
         check_start(&disk.copy(), promised.reached, &promised, Fsync::Always, "resumed");
     }
-    life.stop(&mut promised).unwrap();
-    let mut life = Life::start(&disk, Fsync::Always).unwrap();
-    assert!(takes_writes(&mut life, &mut promised));
-    disk.remove(&snapshot_name(life.wal.condition().generation)).unwrap();
-    assert!(!takes_writes(&mut life, &mut promised), "after a start");
+    process.stop(&mut promised).unwrap();
+    let mut process = Incarnation::start(&disk, Fsync::Always).unwrap();
+    assert!(takes_writes(&mut process, &mut promised));
+    disk.remove(&snapshot_name(process.wal.condition().generation)).unwrap();
+    assert!(!takes_writes(&mut process, &mut promised), "after a start");
 }
 
 #[test]
 fn after_a_failed_sync_nothing_is_reported_until_a_restart() {
     let (disk, mut promised) = (SimulatedDisk::default(), Promised::default());
-    let mut life = Life::start(&disk, Fsync::Always).unwrap();
-    life.append(3, &mut promised);
-    life.step(&mut promised).unwrap();
+    let mut process = Incarnation::start(&disk, Fsync::Always).unwrap();
+    process.append(3, &mut promised);
+    process.step(&mut promised).unwrap();
     disk.fail_syncs(true);
-    life.append(2, &mut promised);
-    life.step(&mut promised).unwrap();
-    let stopped = life.wal.condition().stopped.expect("a reason");
+    process.append(2, &mut promised);
+    process.step(&mut promised).unwrap();
+    let stopped = process.wal.condition().stopped.expect("a reason");
     assert!(!stopped.is_resumable && stopped.sentence.contains("restart this node"), "{stopped:?}");
     // The next sync would report success for bytes that may be gone.
     disk.fail_syncs(false);
-    let syncs = life.wal.condition().syncs;
-    life.append(1, &mut promised);
-    life.step(&mut promised).unwrap();
-    assert_eq!((promised.reached, life.wal.is_writable()), (3, false));
-    assert!(life.wal.await_durable(Duration::ZERO).is_err());
-    life.stop(&mut promised).unwrap();
+    let syncs = process.wal.condition().syncs;
+    process.append(1, &mut promised);
+    process.step(&mut promised).unwrap();
+    assert_eq!((promised.reached, process.wal.is_writable()), (3, false));
+    assert!(process.wal.await_durable(Duration::ZERO).is_err());
+    process.stop(&mut promised).unwrap();
     assert_eq!(promised.reached, 3);
     let again = disk.copy();
     disk.lose_power(|_| 0);
@@ -433,24 +437,24 @@ fn after_a_failed_sync_nothing_is_reported_until_a_restart() {
 fn everysec_syncs_once_a_second_never_does_not_and_a_clean_stop_always_does() {
     for fsync in [Fsync::EverySecond, Fsync::Never] {
         let (disk, mut promised) = (SimulatedDisk::default(), Promised::default());
-        let mut life = Life::start(&disk, fsync).unwrap();
-        let (mut syncs, mut began) = (Vec::new(), life.now);
+        let mut process = Incarnation::start(&disk, fsync).unwrap();
+        let (mut syncs, mut began) = (Vec::new(), process.now);
         began += Duration::from_millis(1);
         // A record each 100 ms for 3.5 s.
         for tenth in 0..35 {
-            life.now = began + Duration::from_millis(100 * tenth);
-            life.append(1, &mut promised);
-            life.step(&mut promised).unwrap();
-            syncs.push(life.wal.condition().syncs);
+            process.now = began + Duration::from_millis(100 * tenth);
+            process.append(1, &mut promised);
+            process.step(&mut promised).unwrap();
+            syncs.push(process.wal.condition().syncs);
         }
         let wanted = if fsync == Fsync::EverySecond { 3 } else { 0 };
         assert_eq!(syncs.last(), Some(&wanted), "{fsync}: {syncs:?}");
         // No longer than a second after it was written, also when nothing follows.
-        life.now += Duration::from_millis(1_000);
-        life.step(&mut promised).unwrap();
-        assert_eq!(life.wal.condition().syncs, if fsync == Fsync::EverySecond { 4 } else { 0 });
-        life.append(2, &mut promised);
-        life.stop(&mut promised).unwrap();
+        process.now += Duration::from_millis(1_000);
+        process.step(&mut promised).unwrap();
+        assert_eq!(process.wal.condition().syncs, if fsync == Fsync::EverySecond { 4 } else { 0 });
+        process.append(2, &mut promised);
+        process.stop(&mut promised).unwrap();
         disk.lose_power(|_| 0);
         check_start(&disk, promised.handed_over, &promised, fsync, &format!("{fsync}, stopped"));
     }
@@ -460,14 +464,14 @@ fn everysec_syncs_once_a_second_never_does_not_and_a_clean_stop_always_does() {
 fn who_waits_for_durability_has_it_whatever_the_configuration_says() {
     for fsync in [Fsync::Always, Fsync::EverySecond, Fsync::Never] {
         let (disk, mut promised) = (SimulatedDisk::default(), Promised::default());
-        let mut life = Life::start(&disk, fsync).unwrap();
-        life.append(2, &mut promised);
-        let wal = Arc::clone(&life.wal);
+        let mut process = Incarnation::start(&disk, fsync).unwrap();
+        process.append(2, &mut promised);
+        let wal = Arc::clone(&process.wal);
         std::thread::scope(|scope| {
             let waiting = scope.spawn(|| wal.await_durable(Duration::from_secs(30)));
             let deadline = Instant::now() + Duration::from_secs(30);
             while !waiting.is_finished() && Instant::now() < deadline {
-                life.step(&mut promised).unwrap();
+                process.step(&mut promised).unwrap();
                 std::thread::yield_now();
             }
             assert_eq!(waiting.join().unwrap(), Ok(()));
