@@ -200,7 +200,7 @@ impl Node {
             config.data_dir.display()
         );
         if files.is_blank() && !discard {
-            handshake::wonder_about_blank_disk(&replica);
+            handshake::suspect_blank_disk(&replica);
             if was_used {
                 log::warn!(
                     "this node starts blank, although one has been started in data_dir {} before: its file \"lock\" is there, and no data. It takes what its peers hold",

@@ -1,7 +1,11 @@
-//! Whether the data is at rest, and its digest then.
+//! The anti-entropy check: finds out whether two nodes have diverged.
 //!
-//! Two nodes with equal, resting vectors must hold equal data. Each says the digest of its data on its beats once its vector has stood still; who finds another one at an
-//! equal vector raises the alarm (see inbound.rs). What is about to expire is left out, since clocks differ: what they compare must be there for both. Reads the store a few shards at a time and never holds a lock of the mesh meanwhile.
+//! Two nodes with equal version vectors that stand still must hold equal data. When a node's vector
+//! has not changed for two heartbeats, its data is quiescent, and its heartbeats carry a digest of
+//! it. A peer that finds another digest at an equal vector raises the alarm
+//! ([`inbound`](super::inbound)). What is about to expire is left out, since clocks differ: what
+//! they compare must exist for both. Reads the store a few shards at a time, and holds no other
+//! lock meanwhile.
 
 use crate::data::clock::Now;
 use crate::data::version::VersionVector;
@@ -9,22 +13,24 @@ use crate::replication::peers::table::QuiescentState;
 use crate::replication::replica::Replica;
 use crate::store::{Digest, Walk};
 
-/// Beats without a change after which the data counts as resting.
-const BEATS: u32 = 2;
+/// Heartbeats without a change after which the data counts as quiescent.
+const HEARTBEATS: u32 = 2;
 
-/// What expires within this is not compared, and soon needs not be. From time to time the digest is taken anew, for another span of this length: long enough that nodes whose clocks differ take the
-/// same one nearly always.
+/// What expires within this is not compared, and will soon need no comparison. From time to time
+/// the digest is taken anew, for another span of this length: long enough that nodes whose clocks
+/// differ nearly always take the same span.
 const SPAN_MS: u64 = 600_000;
 
-/// Entries that are read at one beat, to within a shard: some 20 ms of the thread that the next beat waits for.
+/// Entries that are read at one heartbeat, to within a shard: some 20 ms of the thread that the
+/// next heartbeat waits for.
 const ENTRIES_PER_STEP: usize = 100_000;
 
-/// The watch over one node's data.
+/// The check of one node's data, and how far its digest is.
 #[derive(Default)]
 pub struct AntiEntropy {
     vector: VersionVector,
-    beats: u32,
-    /// While a digest is being taken.
+    heartbeats: u32,
+    /// Held while a digest is being taken.
     walk: Option<Walk>,
     shard: usize,
     digest: Digest,
@@ -32,23 +38,23 @@ pub struct AntiEntropy {
 }
 
 impl AntiEntropy {
-    /// Called at every beat.
+    /// Takes one step. Called at every heartbeat.
     pub fn step(&mut self, replica: &Replica, now: Now) {
         let vector = replica.vector();
         // Later than any member's clock, as far as they may differ.
         let soon = now.wall_ms.saturating_add(2 * replica.config.clock_offset_max.as_millis() as u64);
         let before_ms = soon.next_multiple_of(SPAN_MS);
-        let (moving, settled) = {
+        let (moving, is_digested) = {
             let table = replica.peers.table();
-            (table.is_moving(), table.quiescent.as_ref().is_some_and(|settled| settled.before_ms == before_ms))
+            (table.is_moving(), table.quiescent.as_ref().is_some_and(|state| state.before_ms == before_ms))
         };
         if moving || vector != self.vector {
             *self = AntiEntropy { vector, ..AntiEntropy::default() };
             replica.peers.table().quiescent = None;
             return;
         }
-        self.beats += 1;
-        if settled || self.beats < BEATS {
+        self.heartbeats += 1;
+        if is_digested || self.heartbeats < HEARTBEATS {
             return;
         }
         if self.before_ms != before_ms {

@@ -1,6 +1,8 @@
 //! The heartbeat: the one thread that looks at everything at regular times.
 //!
-//! Beats themselves are sent by the links and answered by the thread that applies (inbound.rs), so that a peer that merely accepts connections does not look alive.
+//! Heartbeat messages themselves are sent by the links and answered by the thread that applies
+//! ([`inbound`](super::inbound)), so that a peer that merely accepts connections does not look
+//! alive.
 
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 
@@ -14,12 +16,12 @@ use crate::replication::stamps;
 use crate::replication::tombstone_gc::TombstoneGc;
 use crate::wire::peer::{Heartbeat, QuiescentDigest};
 
-/// What is done at every beat, beside what every event brings about.
+/// The work of every heartbeat, beside what follows from single events.
 #[derive(Default)]
 pub struct HeartbeatLoop {
-    collector: TombstoneGc,
+    gc: TombstoneGc,
     folder: Folder,
-    rest: AntiEntropy,
+    anti_entropy: AntiEntropy,
     /// Own writes that the log must get before the mark that was noted last.
     marking: Option<Stamp>,
 }
@@ -28,13 +30,13 @@ impl HeartbeatLoop {
     pub fn beat(&mut self, replica: &Replica, now: Now) {
         replica.persistence.mark(&mut self.marking, || replica.submit.position());
         tick(replica, now);
-        self.collector.step(replica, now);
+        self.gc.step(replica, now);
         self.folder.step(replica, now);
-        self.rest.step(replica, now);
+        self.anti_entropy.step(replica, now);
     }
 }
 
-/// The regular look at everything: who lags, who is up, whom to ask, whether to open.
+/// Looks at everything: which peers lag, which are up, which to ask for a dump, whether to open.
 pub fn tick(replica: &Replica, now: Now) {
     replica.clock.slew(now);
     stamps::rebase_clock(replica, now);
@@ -44,13 +46,15 @@ pub fn tick(replica: &Replica, now: Now) {
     replica.links.beat();
 }
 
-/// The next beat of a connection to this peer, on which `said` is what the peer was told of the vector, and all batches up to `upto` have passed.
-pub fn beat(replica: &Replica, peer: usize, upto: Stamp, said: &mut VersionVector, now: Now) -> Heartbeat {
+/// Builds the next heartbeat for a connection to this peer. `sent_vector` is what the peer was sent
+/// of the vector, and is brought up to date. All batches up to `upto` have passed on the
+/// connection.
+pub fn beat(replica: &Replica, peer: usize, upto: Stamp, sent_vector: &mut VersionVector, now: Now) -> Heartbeat {
     let vector = replica.vector();
-    // After the vector, which may say more than what was noted until then.
+    // Read after the vector, which may claim more than what was noted until then.
     let (mark, durable_mark) = replica.persistence.marks();
-    let changes = vector.ahead_of(said);
-    said.join(&changes);
+    let changes = vector.ahead_of(sent_vector);
+    sent_vector.join(&changes);
     let settled = match &replica.peers.table().quiescent {
         Some(QuiescentState { vector: settled, digest, before_ms }) if *settled == vector => {
             Some(QuiescentDigest { sum: digest.sum, keys: digest.keys, before_ms: *before_ms })
@@ -72,7 +76,7 @@ pub fn beat(replica: &Replica, peer: usize, upto: Stamp, said: &mut VersionVecto
     }
 }
 
-/// Ends when the other end of `stop_rx` is dropped.
+/// Runs the thread `heartbeat`. Ends when the other end of `stop_rx` is dropped.
 pub fn run_heartbeat(replica: &Replica, stop_rx: &Receiver<()>) {
     let mut heartbeat = HeartbeatLoop::default();
     while stop_rx.recv_timeout(replica.config().heartbeat) == Err(RecvTimeoutError::Timeout) {

@@ -1,8 +1,10 @@
-//! What a node does with what a peer sends.
+//! How a node applies the messages that a peer sends.
 //!
-//! Owns the state of one incoming connection: the run of batches that is not joined to the vector yet, and the dump being taken (incoming.rs). **I5** lives here: `seen`
-//! is advanced only by a contiguous batch or by a dump's end line; on receipt the order is clock, merge, then the advance. Never sends: what there is to say goes into
-//! the peer's outbox. Never submits to the replicator, so nothing echoes and no ring of nodes waits on itself.
+//! Owns the state of one incoming connection: the pending range of batches that is not joined to
+//! the vector yet, and the dump being taken ([`receiver`]). **I5** is kept here: the version vector
+//! advances only by a contiguous batch or by a dump's end line, and on receipt the order is clock,
+//! merge, then the advance. Never sends: an answer goes into the peer's outbox. Never submits to
+//! the replicator, so nothing echoes and no ring of nodes waits on itself.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,14 +15,14 @@ use crate::data::clock::{Now, Stamp};
 use crate::data::entry::Entry;
 use crate::data::progress::{Gap, PendingRange};
 use crate::data::version::{Origin, VersionVector};
-use crate::replication::links::handshake::{self, PLACES_MAX};
+use crate::replication::links::handshake::{self, VECTOR_LEN_MAX};
 use crate::replication::peers::table::{PeerTable, QuiescentState};
 use crate::replication::peers::transfers::Transfer;
 use crate::replication::persistence::record::{self, Proven};
 use crate::replication::replica::Replica;
 use crate::replication::stamps;
 use crate::replication::sync::receiver;
-use crate::replication::sync::receiver::Incoming;
+use crate::replication::sync::receiver::DumpReceiver;
 use crate::store::Digest;
 use crate::testing::broken_rules::BrokenRule;
 use crate::wire::dump::{self, DumpKind, DumpReader, EndLine, Header, Line};
@@ -28,51 +30,54 @@ use crate::wire::peer::{Ack, Heartbeat, Hello, Message, Protocol, QuiescentDiges
 #[cfg(feature = "testing")]
 use crate::{data::clock::Deadline, data::entry::Update, replication::acks::Written, wire::ack_level::AckLevel};
 
-/// One incoming connection.
+/// The state of one incoming connection.
 pub struct Inbound {
     peer: usize,
     epoch: u64,
     origin: Origin,
     protocol: Protocol,
-    /// Batches that were merged, and that a gap parts from what the vector covers.
+    /// Batches that were merged, and that a gap separates from what the vector covers.
     pending: PendingRange,
     /// Reads the lines of the dump that the peer is sending.
     reader: DumpReader,
-    /// What is merged of that dump; `None` where it was given up: up to its end line all is passed over.
-    dump: Option<Incoming>,
+    /// The dump whose lines are merged. `None` if it was given up: then all lines up to its end
+    /// line are ignored.
+    dump: Option<DumpReceiver>,
 }
 
-/// A message as it came.
-pub struct Arrived {
+/// A message of a peer, as it was received.
+pub struct ReceivedMessage {
     pub message: Message,
-    /// Its bytes, for the log.
+    /// The bytes of the message, for the log.
     pub frame: Vec<u8>,
-    /// Budget in the log's queue.
-    pub room: Option<Permit>,
+    /// What the bytes hold of the log's byte budget.
+    pub permit: Option<Permit>,
 }
 
-impl From<Message> for Arrived {
-    /// As if it had come over a wire. Its bytes are for the log, and what is logged is the same in all protocols.
-    fn from(message: Message) -> Arrived {
+impl From<Message> for ReceivedMessage {
+    /// A message as if it had come over a wire. Its bytes are for the log, and what is logged is
+    /// equal in all protocols.
+    fn from(message: Message) -> ReceivedMessage {
         let mut frame = Vec::new();
         message.encode(&mut frame, Protocol::OLDEST);
-        Arrived { message, frame, room: None }
+        ReceivedMessage { message, frame, permit: None }
     }
 }
 
-/// What is logged of a message; nothing of most.
+/// The bytes of a message that are logged; none of most kinds.
 #[derive(Default)]
-struct Raw {
+struct LogBytes {
     bytes: Arc<Vec<u8>>,
-    room: Option<Permit>,
+    permit: Option<Permit>,
 }
 
 impl Inbound {
-    /// Begins an incoming connection whose HELLO was found good, and to speak this protocol. A newer one replaces an older one of the same peer.
+    /// Begins an incoming connection whose HELLO was found good and which speaks `protocol`. A
+    /// newer connection replaces an older one of the same peer.
     pub fn accept(replica: &Replica, peer: usize, hello: &Hello, protocol: Protocol, now: Now) -> Inbound {
         stamps::observe(replica, hello.vector.greatest(), now);
-        stamps::hear_clocks(replica, hello.clocks, now);
-        handshake::hear_of_incarnations(replica, hello);
+        stamps::observe_clocks(replica, hello.clocks, now);
+        handshake::note_earlier_incarnations(replica, hello);
         replica.learn_scan_order(hello.order);
         replica.links.traffic_with(peer).heard(0, now.elapsed);
         let mut inbound = Inbound {
@@ -84,24 +89,24 @@ impl Inbound {
             reader: DumpReader::default(),
             dump: None,
         };
-        // What the peer wrote before this connection is a gap like any other.
+        // Writes of the peer before this connection that are not here are a gap like any other.
         let position = hello.vector.get(hello.origin);
         {
             let mut coverage = replica.coverage.advance();
-            replica.links.outbox(peer).know_origin(hello.origin, coverage.get(hello.origin));
+            replica.links.outbox(peer).set_origin(hello.origin, coverage.get(hello.origin));
             coverage.batch(&mut inbound.pending, position, position);
         }
         let event = replica.decide(now, |table| {
             let (epoch, event) = table.accept(peer, hello, inbound.pending.has_gap(), now);
             inbound.epoch = epoch;
-            // Its acks, which come on this connection, begin anew.
+            // The peer's acks, which come on this connection, begin anew.
             replica.acks.reset(peer, hello.durable);
             replica.acks.covered(peer, hello.vector.get(replica.origin));
             event
         });
         if let Some(event) = event
             && let (kind, Some(node)) = event.kind()
-            && let Some(more) = replica.said.admit(kind, node.0, now.elapsed)
+            && let Some(more) = replica.log_limit.admit(kind, node.0, now.elapsed)
         {
             log::error!("{event}{more}");
         }
@@ -109,24 +114,24 @@ impl Inbound {
         inbound
     }
 
-    /// The connection has ended.
+    /// Notes that the connection has ended.
     pub fn closed(&self, replica: &Replica, now: Now) {
         replica.decide(now, |table| table.closed(self.peer, self.epoch));
     }
 
-    /// One message. An error closes the connection and says why.
-    pub fn receive(&mut self, replica: &Replica, arrived: impl Into<Arrived>, now: Now) -> Result<(), String> {
-        let Arrived { message, frame, room } = arrived.into();
-        let raw = Raw { bytes: Arc::new(frame), room };
+    /// Applies one message. An error closes the connection and says why.
+    pub fn receive(&mut self, replica: &Replica, received: impl Into<ReceivedMessage>, now: Now) -> Result<(), String> {
+        let ReceivedMessage { message, frame, permit } = received.into();
+        let log_bytes = LogBytes { bytes: Arc::new(frame), permit };
         match message {
-            Message::Writes(batch) => self.receive_batch(replica, batch, raw, now),
+            Message::Writes(batch) => self.receive_batch(replica, batch, log_bytes, now),
             Message::Ack(ack) => {
                 self.receive_ack(replica, &ack, now);
                 Ok(())
             }
-            Message::Heartbeat(beat) => self.receive_beat(replica, &beat, now),
+            Message::Heartbeat(beat) => self.receive_heartbeat(replica, &beat, now),
             Message::Echo { sent, clocks } => {
-                stamps::hear_clocks(replica, clocks, now);
+                stamps::observe_clocks(replica, clocks, now);
                 self.with_present(replica, now, |table| table.peers[self.peer].liveness.echo(Duration::from_micros(sent), now))
             }
             Message::Request(request) => {
@@ -137,12 +142,12 @@ impl Inbound {
                     replica.links.outbox(self.peer).serve(request);
                 })
             }
-            Message::Lines(lines) => self.receive_lines(replica, &lines, raw, now),
+            Message::Lines(lines) => self.receive_lines(replica, &lines, log_bytes, now),
             Message::Hello(_) | Message::Refused(_) => Err("a second HELLO".to_owned()),
         }
     }
 
-    fn receive_batch(&mut self, replica: &Replica, batch: WriteBatch, raw: Raw, now: Now) -> Result<(), String> {
+    fn receive_batch(&mut self, replica: &Replica, batch: WriteBatch, log_bytes: LogBytes, now: Now) -> Result<(), String> {
         if batch.origin != self.origin {
             return Err(format!("a batch of {}, on a connection of {}", batch.origin, self.origin));
         }
@@ -155,47 +160,51 @@ impl Inbound {
             let merged = replica.store.merge_write(write, |version| replica.covers(version));
             replica.note_merged(write.version, merged);
         }
-        self.pass(replica, batch.after, batch.upto, raw, now);
+        self.record_passed(replica, batch.after, batch.upto, log_bytes, now);
         #[cfg(feature = "testing")]
         write_again(replica, losing, now);
         Ok(())
     }
 
-    /// The sender has passed `upto`, and nothing of it lies between `after` and `upto` but what was taken just now. It is acknowledged when the log has it: the
-    /// hand-over and the advance are one step under the vector's lock (**I5**, **I7**).
-    fn pass(&mut self, replica: &Replica, after: Stamp, upto: Stamp, raw: Raw, now: Now) {
+    /// Records that the sender has passed `upto`: nothing of it lies between `after` and `upto` but
+    /// what was merged just now. It is acknowledged when the log has it. The hand-over to the log
+    /// and the advance are one step under the vector's lock (**I5**, **I7**).
+    fn record_passed(&mut self, replica: &Replica, after: Stamp, upto: Stamp, log_bytes: LogBytes, now: Now) {
         let had_gap = self.pending.has_gap();
         let outbox = &replica.links.outbox(self.peer);
         {
-            // The ack is put into the outbox under the same lock: between the two, another thread's end line could move the vector, and this ack would
-            // say of writes that came through a third node that they came one by one.
+            // The ack is put into the outbox under the same lock. Between the two, another thread's
+            // end line could move the vector, and this ack would claim that writes which came
+            // through a third node came one by one.
             let mut coverage = replica.coverage.advance();
             let closed = coverage.batch(&mut self.pending, after, upto) == Gap::Closed;
             let position = coverage.get(self.origin);
             outbox.received(self.origin, position);
             if closed {
-                replica.persistence.record(raw.bytes, None, raw.room);
+                replica.persistence.record(log_bytes.bytes, None, log_bytes.permit);
                 record_joined(replica, self.origin, position);
             } else {
-                replica.persistence.record(raw.bytes, Some((self.origin, position)), raw.room);
+                replica.persistence.record(log_bytes.bytes, Some((self.origin, position)), log_bytes.permit);
             }
         }
         if self.pending.has_gap() != had_gap {
-            self.tell_gap(replica, now);
+            self.report_gap(replica, now);
         }
     }
 
-    /// Says whether batches of this connection are missing, wherever that may have changed. A connection that was replaced says nothing: the newer one has.
-    fn tell_gap(&self, replica: &Replica, now: Now) {
+    /// Reports to the peer table whether batches of this connection are missing, wherever that may
+    /// have changed. A connection that was replaced reports nothing: the newer one has.
+    fn report_gap(&self, replica: &Replica, now: Now) {
         let _ = self.with_present(replica, now, |table| table.peers[self.peer].catch_up.gap = self.pending.has_gap());
     }
 
     fn receive_ack(&self, replica: &Replica, ack: &Ack, now: Now) {
-        stamps::hear_clocks(replica, ack.clocks, now);
+        stamps::observe_clocks(replica, ack.clocks, now);
         if ack.origin != replica.origin {
             return;
         }
-        // Under the peer table's lock: a connection that was replaced may not overwrite what the newer one says.
+        // Under the peer table's lock: a connection that was replaced may not overwrite what the
+        // newer one reports.
         let table = replica.peers.table();
         let is_present = table.peers[self.peer].epoch == self.epoch;
         let woken = is_present.then(|| replica.acks.acknowledge(self.peer, ack, now.elapsed));
@@ -203,26 +212,26 @@ impl Inbound {
         drop(woken);
     }
 
-    fn receive_beat(&mut self, replica: &Replica, beat: &Heartbeat, now: Now) -> Result<(), String> {
+    fn receive_heartbeat(&mut self, replica: &Replica, beat: &Heartbeat, now: Now) -> Result<(), String> {
         handshake::check_vector(replica, &beat.vector, now)?;
         stamps::check_stamp(replica, beat.upto, now)?;
         stamps::check_clock(replica, self.peer, beat.clocks, beat.wall_ms, false, now)?;
         stamps::observe(replica, beat.vector.greatest().max(beat.upto), now);
-        stamps::hear_clocks(replica, beat.clocks, now);
+        stamps::observe_clocks(replica, beat.clocks, now);
         replica.learn_scan_order(beat.order);
         replica.links.outbox(self.peer).echo(beat.sent);
-        self.pass(replica, beat.upto, beat.upto, Raw::default(), now);
+        self.record_passed(replica, beat.upto, beat.upto, LogBytes::default(), now);
         if BrokenRule::FoldAtOnce.is_on() {
             replica.coverage.advance().proven(&beat.vector.folded().collect());
         }
         let vector = replica.vector();
         let pause = 10 * replica.config.heartbeat;
         let heard_len = replica.links.traffic_with(self.peer).heard_len();
-        let places = replica.peers.table().peers[self.peer].vector.len() + beat.vector.len();
-        // What it said first may be as long as what changes.
-        let places_max = 2 * PLACES_MAX;
-        if places > places_max {
-            return Err(format!("{places} places in what it has said of its vector; {places_max} are the most"));
+        let len = replica.peers.table().peers[self.peer].vector.len() + beat.vector.len();
+        // The vector of its HELLO may be as long as all changes since.
+        let len_max = 2 * VECTOR_LEN_MAX;
+        if len > len_max {
+            return Err(format!("its version vector has {len} entries, and at most {len_max} are allowed"));
         }
         let diverged = self.with_present(replica, now, |table| {
             table.heartbeat(self.peer, beat, heard_len, now);
@@ -236,7 +245,7 @@ impl Inbound {
             (comparable && ours != theirs && table.diverged(self.peer, pause, now)).then_some((id, ours, theirs))
         })?;
         if let Some((id, ours, theirs)) = diverged
-            && let Some(more) = replica.said.admit("diverged", id.0, now.elapsed)
+            && let Some(more) = replica.log_limit.admit("diverged", id.0, now.elapsed)
         {
             log::error!(
                 "DIVERGED from node {id}: equal vectors, but {} keys with digest {:016x} here and {} with {:016x} there; healing by merging both ways{more}",
@@ -249,9 +258,9 @@ impl Inbound {
         Ok(())
     }
 
-    fn receive_lines(&mut self, replica: &Replica, lines: &[u8], raw: Raw, now: Now) -> Result<(), String> {
-        if let Err(why) = self.take_lines(replica, lines, raw, now) {
-            // It would be the same dump again.
+    fn receive_lines(&mut self, replica: &Replica, lines: &[u8], log_bytes: LogBytes, now: Now) -> Result<(), String> {
+        if let Err(why) = self.take_lines(replica, lines, log_bytes, now) {
+            // Asked again at once, the peer would send an equal dump.
             let refused = self.with_present(replica, now, |table| table.dump_refused(self.peer, replica.config.peer_timeout, now))?;
             if let Some((id, pause)) = refused {
                 log::error!("a dump from node {id} is refused: {why}; it is asked again in {pause:?}, and less and less often after that");
@@ -267,13 +276,13 @@ impl Inbound {
         })
     }
 
-    /// What is in them. An error says what is wrong with the dump.
-    fn take_lines(&mut self, replica: &Replica, lines: &[u8], raw: Raw, now: Now) -> Result<(), String> {
+    /// Takes the lines of one message. An error says what is wrong with the dump.
+    fn take_lines(&mut self, replica: &Replica, lines: &[u8], log_bytes: LogBytes, now: Now) -> Result<(), String> {
         let lines = dump::whole_lines(lines)?;
         let _merging = Merging::begin(replica);
         self.give_up_if_late(replica);
-        let mut raw = Some(raw);
-        // Never behind an end line, which is a message's last.
+        let mut log_bytes = Some(log_bytes);
+        // Only at the beginning of a message: an end line is the last line of its message.
         if self.reader.has_ended() {
             self.reader = DumpReader::default();
         }
@@ -286,24 +295,26 @@ impl Inbound {
                     dump.take(replica, entry, now)?;
                 }
                 Line::End(end) => {
-                    // Merged first, so that a snapshot that begins in between has them; and in the log before what the end line proves.
-                    self.record_lines(replica, raw.take());
+                    // Merged before this, so that a snapshot that begins in between has the
+                    // entries. Logged before what the end line proves.
+                    self.record_lines(replica, log_bytes.take());
                     if let Some(dump) = self.dump.take() {
                         self.end_dump(replica, &dump, &end, now)?;
                     }
                 }
             }
         }
-        self.record_lines(replica, raw);
+        self.record_lines(replica, log_bytes);
         Ok(())
     }
 
-    /// Entries are logged as they came; what healing changed was logged by itself.
-    fn record_lines(&self, replica: &Replica, raw: Option<Raw>) {
-        if let (Some(raw), Some(dump)) = (raw, &self.dump)
+    /// Logs the lines of a message as they came. Entries that healing changed were logged one by
+    /// one.
+    fn record_lines(&self, replica: &Replica, log_bytes: Option<LogBytes>) {
+        if let (Some(log_bytes), Some(dump)) = (log_bytes, &self.dump)
             && !dump.heals()
         {
-            replica.persistence.record(raw.bytes, None, raw.room);
+            replica.persistence.record(log_bytes.bytes, None, log_bytes.permit);
         }
     }
 
@@ -317,12 +328,13 @@ impl Inbound {
         if !self.is_wanted(&header, &replica.peers.table()) && !BrokenRule::MergeLate.is_on() {
             return Ok(());
         }
-        self.dump = Some(Incoming::begin(replica, header, false, now)?);
+        self.dump = Some(DumpReceiver::begin(replica, header, false, now)?);
         Ok(())
     }
 
-    /// A dump that was given up for its slowness, and comes after all, is worth nothing any more. The collector has not rested since: a delete may be forgotten of what its lines hold, and it would be back where
-    /// no vector covers it.
+    /// Gives up the dump whose lines still arrive after it was given up for its slowness. The
+    /// tombstone GC has gone on since. A delete of what the lines hold may be forgotten, and the
+    /// deleted entry would come back where no vector covers it.
     fn give_up_if_late(&mut self, replica: &Replica) {
         let is_late = self.dump.as_ref().is_some_and(|dump| !self.is_wanted(dump.header(), &replica.peers.table()));
         if is_late && !BrokenRule::MergeLate.is_on() {
@@ -330,43 +342,47 @@ impl Inbound {
         }
     }
 
-    /// The end line. That of the dump that was asked for last proves what it can, and ends the request.
-    fn end_dump(&mut self, replica: &Replica, dump: &Incoming, end: &EndLine, now: Now) -> Result<(), String> {
+    /// Takes the end line of a dump. The end line of the dump that was requested last proves what
+    /// it can, and ends the request.
+    fn end_dump(&mut self, replica: &Replica, dump: &DumpReceiver, end: &EndLine, now: Now) -> Result<(), String> {
         dump.check(end)?;
         if !self.is_wanted(dump.header(), &replica.peers.table()) {
-            // Given up while its last lines were merged. It proves nothing.
+            // The dump was given up while its last lines were merged. It proves nothing.
             return Ok(());
         }
         let dropped = self.prove(replica, dump, end);
-        self.tell_gap(replica, now);
+        self.report_gap(replica, now);
         let (count, healed) = (dump.count(), dump.healed());
         let (took, id) = replica.decide(now, |table| {
             let took = if self.is_wanted(dump.header(), table) { table.dump_taken(now) } else { None };
             table.peers[self.peer].catch_up.dump_accepted();
             (took.unwrap_or_default(), table.peers[self.peer].id)
         });
-        if let Some(more) = replica.said.admit("took a dump", id.0, now.elapsed) {
+        if let Some(more) = replica.log_limit.admit("took a dump", id.0, now.elapsed) {
             let took = took.as_secs_f64();
             log::info!("took a dump from node {id}: {count} entries in {took:.3} s, {dropped} dropped, {healed} healed{more}");
         }
         Ok(())
     }
 
-    /// What an end line proves: the drops, the horizon, and only then the vector. Returns how many entries were dropped.
-    fn prove(&mut self, replica: &Replica, dump: &Incoming, end: &EndLine) -> usize {
+    /// Applies what an end line proves: the drops, the GC horizon, and only then the vector.
+    /// Returns how many entries were dropped.
+    fn prove(&mut self, replica: &Replica, dump: &DumpReceiver, end: &EndLine) -> usize {
         let vector = &dump.header().vector;
         let (proven, dropped) = match dump.header().kind {
             DumpKind::Full => (Proven { vector: vector.clone(), horizon: end.horizon.clone() }, dump.drop_absent(replica)),
             DumpKind::Delta => (Proven { vector: without_live(replica, vector), horizon: VersionVector::default() }, Vec::new()),
-            // It was asked for at equal vectors. What the donor's has gained since, its batches bring, or another dump.
+            // The dump was requested at equal vectors. What the donor's vector has gained since
+            // comes in its batches, or in another dump.
             DumpKind::Heal => return 0,
         };
         self.take_over(replica, proven, &dropped);
         dropped.len() + dump.drop_late(replica)
     }
 
-    /// A dump's end line: its vector is seen, and the run of live batches that it joins. Of what it brings, only the donor's writes that came in live batches
-    /// are vouched for.
+    /// Joins the vector of a complete dump, and the pending range of live batches that it reaches.
+    /// Of the writes that it covers, only the donor's that came in live batches are acknowledged as
+    /// received one by one.
     fn take_over(&mut self, replica: &Replica, proven: Proven, dropped: &[Entry]) {
         let mut table = replica.peers.table();
         let mut coverage = replica.coverage.advance();
@@ -384,21 +400,23 @@ impl Inbound {
         }
     }
 
-    /// Changes the peer table on behalf of a connection that has not been replaced.
+    /// Changes the peer table on behalf of this connection. An error says that a newer connection
+    /// has replaced it.
     fn with_present<T>(&self, replica: &Replica, now: Now, change: impl FnOnce(&mut PeerTable) -> T) -> Result<T, String> {
         let present = replica.decide(now, |table| (table.peers[self.peer].epoch == self.epoch).then(|| change(table)));
         present.ok_or_else(|| "a newer connection of the same node has replaced this one".to_owned())
     }
 }
 
-/// For [`BrokenRule::SecondStamp`]: the writes of this node that the batch beats before enough members have them.
+/// For [`BrokenRule::SecondStamp`]: own writes that the batch supersedes before enough members have
+/// them.
 #[cfg(feature = "testing")]
 fn losing(replica: &Replica, batch: &WriteBatch) -> Vec<Entry> {
-    let beaten = batch.writes.iter().filter_map(|write| {
+    let superseded = batch.writes.iter().filter_map(|write| {
         let own = replica.store.entry(write.key).filter(|own| own.version().origin == replica.origin && own.version() < write.version)?;
         (!replica.acks.open_round(AckLevel::Majority).is_met(Written::at(own.version().stamp, Duration::ZERO))).then_some(own)
     });
-    beaten.collect()
+    superseded.collect()
 }
 
 #[cfg(feature = "testing")]
@@ -410,23 +428,27 @@ fn write_again(replica: &Replica, losing: Vec<Entry>, now: Now) {
     }
 }
 
-/// What a dump that drops nothing proves, without the origins whose own batches are coming in without a gap, the donor's included: they say the same in a moment,
-/// and vouch for every single write, which a dump cannot. (After drops all must be taken: a batch of a write whose tombstone is gone may still be under way.)
+/// The vector that a dump which drops nothing proves, without the origins whose own batches arrive
+/// without a gap, the donor's included. Those batches prove the same in a moment, and also that
+/// each write came one by one, which a dump cannot. (After drops all entries must be taken: a batch
+/// of a write whose tombstone is gone may still be under way.)
 fn without_live(replica: &Replica, proven: &VersionVector) -> VersionVector {
     let table = replica.peers.table();
     let live = |origin| table.peers.iter().any(|peer| peer.linked_in && !peer.catch_up.gap && peer.origin == Some(origin));
     proven.iter().filter(|(origin, _)| !live(*origin)).collect()
 }
 
-/// A run behind a gap was joined. The log says so in words of its own: the batches of the run may be in a log before the present one, of which a snapshot is being written that
-/// claims none of them.
+/// Logs that a pending range was joined. It takes a record of its own: the batches of the range may
+/// be in a log before the present one, and the snapshot being written in front of that claims none
+/// of them.
 fn record_joined(replica: &Replica, origin: Origin, position: Stamp) {
     let vector = [(origin, position)].into_iter().collect();
     let bytes = record::proven(&Proven { vector, horizon: VersionVector::default() });
     replica.persistence.record(Arc::new(bytes), Some((origin, position)), None);
 }
 
-/// While it lives lines of a dump are merged, and the collector rests: should the dump be given up meanwhile.
+/// Marks that lines of a dump are being merged, until it is dropped. The tombstone GC rests
+/// meanwhile, also if the dump is given up.
 struct Merging<'a>(&'a Replica);
 
 impl<'a> Merging<'a> {
@@ -442,7 +464,9 @@ impl Drop for Merging<'_> {
     }
 }
 
-/// No node takes longer ones from its clients, whatever it is configured with: what is longer is no peer's, and might not fit into a message when it is passed on.
+/// Refuses a key or value that is longer than any node takes from its clients, whatever its
+/// configuration. No peer sends such a one, and it might not fit into a message when it is passed
+/// on.
 fn check_lens(key: &[u8], value: Option<&[u8]>) -> Result<(), String> {
     let value_len = value.map_or(0, <[u8]>::len) as u64;
     for (what, len, max) in [("key", key.len() as u64, KEY_LEN_MAX), ("value", value_len, VALUE_LEN_MAX)] {
@@ -454,12 +478,12 @@ fn check_lens(key: &[u8], value: Option<&[u8]>) -> Result<(), String> {
 }
 
 impl Inbound {
-    /// What is spoken on it.
+    /// The protocol that is spoken on the connection.
     pub fn protocol(&self) -> Protocol {
         self.protocol
     }
 
-    /// Whether a dump that comes on this connection is the one that was asked for last.
+    /// Returns whether a dump that comes on this connection is the one that was requested last.
     fn is_wanted(&self, header: &Header, table: &PeerTable) -> bool {
         let asked = |transfer: &Transfer| transfer.peer == self.peer && transfer.epoch == self.epoch && Some(transfer.id) == header.request;
         table.transfer().is_some_and(asked)

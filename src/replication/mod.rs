@@ -1,60 +1,88 @@
 //! Replication: how writes reach the peers, and how a node that lacks some gets them.
 //!
-//! # What peers say, and why
+//! # What peers send each other, and why
 //!
-//! Between any two nodes there are two connections, each made by the node that speaks on it. After the HELLOs only its maker sends. What it sends, it takes from
-//! the peer's [`links::outbox`]; what arrives, [`inbound`] applies; what follows from it, [`peers`] decides.
+//! Between any two nodes there are two connections. Each is made by the node that speaks on it:
+//! after the HELLOs only its maker sends. What a node sends, it takes from the peer's
+//! [`links::outbox`]. What arrives, [`inbound`] applies. What follows from it, [`peers`] decides.
 //!
-//! **HELLO** both ways: who, in which cluster and which incarnation (origin), with which members, at what wall time, and how far (vector). Refused in words if any of it
-//! does not fit ([`links::handshake::check_hello`]). The vector of a HELLO replaces whatever was known of the peer. A HELLO names all protocols that its sender speaks, and both sides
-//! speak the greatest that they have in common: so nodes of different builds meet.
+//! **HELLO** goes both ways. It names the cluster, the sender, its incarnation (origin), its
+//! members, its wall time, and its version vector. If any of that does not fit, the HELLO is
+//! refused with a reason ([`links::handshake::check_hello`]). The vector of a HELLO replaces
+//! whatever was known of the peer's. A HELLO names all protocols that its sender speaks, and both
+//! sides speak the greatest that they have in common: so nodes of different builds meet.
 //!
-//! What is of one connection (acks, beats, requests) follows that protocol. Batches, dumps and files are not of one connection: a batch's bytes go to all peers and to the log, and a
-//! file is to be read by the build that was there before, if that is put back. So a later format of those has a number or kind of its own, and is written only when all
-//! members speak the protocol that brings it ([`replica::Replica::spoken_by_all`]; a member that was never heard speaks the oldest). Then the replicator encodes a batch once, as
-//! before, in the format that all read; a log that is to hold such batches begins anew with the number of their format (wal/log.rs). A build reads the formats that it writes, and
-//! those of the one before.
+//! What belongs to one connection (acks, heartbeats, requests) follows that protocol. Write
+//! batches, dumps and files do not belong to one connection: the bytes of a batch go to all peers
+//! and to the log, and a file must be readable by the former build, in case that is put back. So a
+//! later format of those has a number or kind of its own. It is written only when all members speak
+//! the protocol that brings it ([`replica::Replica::spoken_by_all`]; a member that has never said
+//! HELLO counts as speaking the oldest). Then the replicator encodes a batch once, as before, in
+//! the format that all members read. A log that is to hold such batches begins anew with the number
+//! of their format ([`crate::wal::log`]). A build reads the formats that it writes, and those of
+//! the build before it.
 //!
-//! **Batches** carry the sender's own writes in (after, upto]. The receiver merges them in any case. If it has seen the origin up to `after` they are contiguous, and it
-//! has now seen it up to `upto`; otherwise there is a gap: it remembers the run of batches behind it and asks for a dump. Peers never forward each other's
-//! writes.
+//! **Write batches** carry the sender's own writes in (after, upto]. The receiver merges them in
+//! any case. If its vector covers the origin up to `after`, the batch is contiguous, and the vector
+//! advances to `upto`. Otherwise there is a gap: the receiver remembers the pending range behind it
+//! and asks for a dump. Peers never forward each other's writes.
 //!
-//! **Acks** say up to which stamp the receiver holds the sender's writes, or what superseded them: in memory, and on its disk. They also say which of them it has taken *one by one*, in batches, and
-//! not in a dump or through a third node; so far nothing depends on that. A node that is catching up acknowledges nothing. Acks ride on the connection of the opposite direction: one socket, one owner,
-//! one direction.
+//! **Acks** say up to which stamp the receiver holds the sender's writes, or what superseded them:
+//! in memory, and on its disk. They also say which of them it received *one by one*, in batches,
+//! and not in a dump or through a third node; so far nothing depends on that. A node that is
+//! catching up acknowledges nothing. Acks ride on the connection of the opposite direction: one
+//! socket, one owner, one direction.
 //!
-//! **Beats** carry what changed in the sender's vector, how far its batches have passed on this connection (so a dropped batch is noticed although no other
-//! follows), and, when its data is at rest, its digest. The thread that applies answers each with an **echo**. A beat also says how much of the receiver's connection has been
-//! read. A peer is up when its bytes arrive, and its echoes or its beats show that this node's do.
+//! **Heartbeats** carry what changed in the sender's vector, and how far its batches have passed on
+//! this connection, so that a dropped batch is noticed although no other follows. When the sender's
+//! data is quiescent, they carry its digest. A heartbeat also says how much of the receiver's
+//! connection its sender has read. The thread that applies messages answers each heartbeat with an
+//! **echo**. A peer is up when its bytes arrive here, and its echoes or heartbeats show that this
+//! node's bytes arrive there.
 //!
-//! **Requests** ask for a dump: because of a gap, because the peer has writes of a third node that does not send them itself, or because equal vectors turned
-//! out to hold unequal data. One at a time; **lines** answer it, live batches go on between them. At the end line, and not before, the donor's vector (noted before its
-//! scan) is joined into the receiver's, and the run behind the gap with it. A dump that heals only adds entries, and joins nothing. One that was given up for its slowness and comes after all is passed over: what it
-//! holds may have been deleted, and the delete forgotten, since.
+//! **Requests** ask for a dump, for one of these reasons: there is a gap; the peer has writes of a
+//! third node that does not send them itself; the vectors are equal and the data is not; or past
+//! incarnations are to be folded. One dump is taken at a time. **Lines** answer the request, and
+//! live batches go on between them. At the end line, and not before, the donor's vector (noted
+//! before its scan) is joined into the receiver's, and the pending range behind the gap with it. A
+//! heal dump only adds entries, and joins nothing. A dump that was given up for its slowness, and
+//! arrives after all, is ignored: what it holds may have been deleted since, and the delete
+//! forgotten.
 //!
 //! # Recovery
 //!
-//! A node starts blank and RECOVERING: it dials every peer, is dialled by every peer, asks each for what its vector lacks, and serves dumps meanwhile. It opens to
-//! clients when it has what every peer had at its HELLO, or when the others have not brought it forward for `recovery_wait`.
+//! A node starts blank and RECOVERING. It dials every peer, is dialled by every peer, asks each for
+//! what its vector lacks, and serves dumps meanwhile. It opens to clients when it has what every
+//! peer had at its HELLO, or when the remaining peers have made no progress towards that for
+//! `recovery_wait`.
 //!
 //! # Clocks
 //!
-//! All members stamp at the pace of the fastest ([`crate::data::clock`]): HELLO, beat, echo and ack carry the clocks of their sender, and what a peer's stamp clock shows is a floor that runs on from there. A node
-//! whose stamp clock jumps says so to all at once. An ack counts only if its sender's stamp clock is at most 50 ms further ahead of the write than the time that has passed here since
-//! ([`acks`]): else this node's clock has stood still. Reference clocks that are too far apart do not meet ([`replica`]), and a node that too few agree with does not open ([`peers`]).
+//! All members stamp at the pace of the fastest ([`crate::data::clock`]). HELLO, heartbeat, echo
+//! and ack carry the clocks of their sender. What a peer's stamp clock shows is a floor for this
+//! node's, and it runs on from there. A node whose stamp clock jumps announces that to all peers at
+//! once. An ack counts only if its sender's stamp clock is at most 50 ms further ahead of the write
+//! than the time that has passed here since ([`acks`]): otherwise this node's clock has stood
+//! still. Nodes whose reference clocks are too far apart refuse each other ([`stamps`]). A node
+//! with whose clock too few members agree does not open ([`peers`]).
 //!
 //! # Deletes
 //!
-//! A tombstone may be collected when all members are proven to have it ([`tombstone_gc`]). A node that was away for longer than that is *below the horizon*: it gets a full
-//! dump, and drops what the donor has proven deleted. So nothing deleted comes back, and a blank node blanks nobody.
+//! A tombstone may be collected when all members are proven to cover it ([`tombstone_gc`]). A node
+//! that was away for longer than that is *below the GC horizon*: it gets a full dump, and drops
+//! what the donor has proven deleted. So nothing deleted comes back, and a blank node blanks no
+//! other.
 //!
-//! A value that has expired is a tombstone to every reader, and nobody writes one: a clock is never a reason to overwrite. What is left to do is to free memory, which the
-//! [`tombstone_gc`] does.
+//! A value that has expired is a tombstone to every reader, and no node writes one: a clock is
+//! never a reason to overwrite. What is left to do is to free memory, which [`tombstone_gc`] does.
 //!
-//! # Incarnations that are over
+//! # Past incarnations
 //!
-//! Every start that writes adds an incarnation to all vectors. Beyond 64 of its own a node folds the oldest into one place, "all writes of this node up to here", and the others take that over by a dump
-//! ([`folding`]). So vectors stay short. Not before all members speak the protocol that has it; and afterwards who does not speak it is met no more.
+//! Every start that writes adds an incarnation to all vectors. A node that has more than
+//! `incarnations_kept` of its own folds the oldest into one entry, "all writes of this node up to
+//! here", and the others take that entry over by a dump ([`folding`]). So vectors stay short. No
+//! node folds before all members speak the protocol that has folding; from then on, nodes that do
+//! not speak it are refused.
 
 pub mod replicator;
 pub mod submit;

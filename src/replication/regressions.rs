@@ -1,5 +1,6 @@
-//! Interleavings that once broke an invariant, each as small as it could be made: what came out of reading the code against the design. The seeds of tests.rs
-//! do not reach them, or rarely.
+//! Regressions: interleavings that once broke an invariant, each as small as it could be made. They
+//! came out of reading the code against the design. The seeds of [`tests`](super::tests) do not
+//! reach them, or rarely.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -45,26 +46,26 @@ fn config(node: usize, nodes: usize) -> Arc<Config> {
     Arc::new(Config::from_json(&json, "a good configuration").unwrap())
 }
 
-pub(super) struct Life {
+pub(super) struct TestNode {
     replica: &'static Replica,
     rx: Receiver<Submitted>,
     batcher: Batcher,
 }
 
 pub(super) struct Net {
-    lives: Vec<Life>,
+    nodes: Vec<TestNode>,
     offsets: Vec<u64>,
     links: HashMap<(usize, usize), Inbound>,
     pub elapsed: Duration,
-    /// Of the last incarnation; the next one has the next.
+    /// The nonce of the last incarnation; the next one has the next.
     pub nonce: u64,
-    /// What the next life of each node speaks.
+    /// The protocols that the next incarnation of each node speaks.
     pub protocols: Vec<Protocols>,
     /// How long each machine was suspended.
     pub slept: Vec<Duration>,
 }
 
-fn place(at: usize, of: usize) -> usize {
+fn peer_index(at: usize, of: usize) -> usize {
     if of > at { of - 1 } else { of }
 }
 
@@ -96,7 +97,7 @@ impl Net {
         let writer = Writer::open(Arc::clone(&wal), &Files::default(), 0, &FoundLog::default(), 0, Instant::now()).unwrap();
         let (replica, rx) = Replica::new(config(1, 2), Store::new(), 77, net.now(1), Some(Arc::clone(&wal)));
         let replica: &'static Replica = Box::leak(Box::new(replica));
-        net.lives[1] = Life { replica, rx, batcher: Batcher::new(replica.origin()) };
+        net.nodes[1] = TestNode { replica, rx, batcher: Batcher::new(replica.origin()) };
         net.both(0, 1);
         (net, Logged { replica, disk, wal, writer })
     }
@@ -106,7 +107,7 @@ impl Net {
         let offsets_len = offsets.len();
         let (offsets, elapsed, protocols) = (offsets.to_vec(), Duration::from_millis(10), vec![Protocols::OURS; offsets.len()]);
         let mut net = Net {
-            lives: Vec::new(),
+            nodes: Vec::new(),
             offsets,
             links: HashMap::new(),
             elapsed,
@@ -115,49 +116,49 @@ impl Net {
             slept: vec![Duration::ZERO; offsets_len],
         };
         for node in 0..net.offsets.len() {
-            let life = net.born(node);
-            net.lives.push(life);
+            let test_node = net.start(node);
+            net.nodes.push(test_node);
         }
         net
     }
-    fn born(&mut self, node: usize) -> Life {
+    fn start(&mut self, node: usize) -> TestNode {
         self.nonce += 1;
         let (replica, rx) = Replica::new(config(node, self.offsets.len()), Store::new(), self.nonce, self.now(node), None);
         let replica: &'static Replica = Box::leak(Box::new(replica.speaking(self.protocols[node])));
         let batcher = Batcher::new(replica.origin());
-        Life { replica, rx, batcher }
+        TestNode { replica, rx, batcher }
     }
     pub fn reborn(&mut self, node: usize) {
-        let life = self.born(node);
-        self.lives[node] = life;
+        let test_node = self.start(node);
+        self.nodes[node] = test_node;
         self.links.retain(|(from, to), _| *from != node && *to != node);
     }
     pub fn now(&self, node: usize) -> Now {
         Now { wall_ms: BASE + self.elapsed.as_millis() as u64 + self.offsets[node], elapsed: self.elapsed - self.slept[node] }
     }
     pub fn replica(&self, node: usize) -> &'static Replica {
-        self.lives[node].replica
+        self.nodes[node].replica
     }
     pub fn connect(&mut self, from: usize, to: usize) {
         let (dialer, listener) = (self.replica(from), self.replica(to));
-        handshake::dialing(dialer, place(from, to));
+        handshake::dialing(dialer, peer_index(from, to));
         let hello = handshake::hello(dialer, self.now(from));
         let (peer, protocol) = handshake::check_hello(listener, &hello, self.now(to)).unwrap();
         let answer = handshake::hello(listener, self.now(to));
         handshake::check_hello(dialer, &answer, self.now(from)).unwrap();
         let inbound = Inbound::accept(listener, peer, &hello, protocol, self.now(to));
-        handshake::dialed(dialer, place(from, to), &answer, self.now(from));
+        handshake::dialed(dialer, peer_index(from, to), &answer, self.now(from));
         self.links.insert((from, to), inbound);
     }
     pub fn both(&mut self, a: usize, b: usize) {
         self.connect(a, b);
         self.connect(b, a);
     }
-    /// What the link's thread writes in one turn; a dump that is asked for is served whole.
+    /// Returns what the link's thread writes in one turn; a dump that is requested is served whole.
     pub fn flush(&mut self, from: usize, to: usize) -> Vec<Message> {
         let replica = self.replica(from);
-        // `None` where there is no connection.
-        let Some(batch) = replica.links().outbox(place(from, to)).take(Duration::ZERO) else { return Vec::new() };
+        // `None` if there is no connection.
+        let Some(batch) = replica.links().outbox(peer_index(from, to)).take(Duration::ZERO) else { return Vec::new() };
         let mut messages = Vec::new();
         let clocks = Some(replica.clock().read(self.now(from).elapsed));
         messages.extend(batch.ack.map(|ack| Message::Ack(Ack { clocks, ..ack })));
@@ -167,7 +168,13 @@ impl Net {
             messages.push(read_message(&mut &batch.bytes[..], &mut Vec::new(), MESSAGE_LEN_MAX, Protocol::OLDEST).unwrap().unwrap());
         }
         if let Some(upto) = batch.beat {
-            messages.push(Message::Heartbeat(heartbeat::beat(replica, place(from, to), upto, &mut Default::default(), self.now(from))));
+            messages.push(Message::Heartbeat(heartbeat::beat(
+                replica,
+                peer_index(from, to),
+                upto,
+                &mut Default::default(),
+                self.now(from),
+            )));
         }
         if let Some(request) = batch.serve {
             let mut serving = serving::serve(replica, request);
@@ -180,9 +187,9 @@ impl Net {
     pub fn deliver(&mut self, from: usize, to: usize, messages: Vec<Message>) {
         let now = self.now(to);
         let inbound = self.links.get_mut(&(from, to)).unwrap();
-        self.lives[to].replica.links().traffic_with(place(to, from)).heard(0, now.elapsed);
+        self.nodes[to].replica.links().traffic_with(peer_index(to, from)).heard(0, now.elapsed);
         for message in messages {
-            inbound.receive(self.lives[to].replica, message, now).unwrap();
+            inbound.receive(self.nodes[to].replica, message, now).unwrap();
         }
     }
     pub fn pump(&mut self, from: usize, to: usize) {
@@ -200,7 +207,7 @@ impl Net {
         self.replicate(node);
         stamp
     }
-    /// The session's part of a write.
+    /// Does the session's part of a write.
     fn submit(&self, node: usize, key: &str, value: Option<Value>) -> Stamp {
         let effect = value.map_or_else(|| Update::delete(key.as_bytes()), |value| Update::put(key.as_bytes(), &value, None));
         let elapsed = self.now(node).elapsed;
@@ -209,18 +216,18 @@ impl Net {
             .write::<()>(key.as_bytes(), 32, elapsed, &Deadline::within(Duration::ZERO), |_| Ok(effect.clone()))
             .unwrap()
     }
-    /// The replicator's.
+    /// Does the replicator's part of writes.
     fn replicate(&mut self, node: usize) {
-        let life = &mut self.lives[node];
-        let taken: Vec<Submitted> = life.rx.try_iter().collect();
+        let test_node = &mut self.nodes[node];
+        let taken: Vec<Submitted> = test_node.rx.try_iter().collect();
         let writes: Vec<_> = taken.iter().map(|s| s.entry.clone()).collect();
-        let room = life.replica.submit().held(taken.iter().map(|submitted| submitted.reserved).sum());
-        life.replica.hand_over(&life.batcher.batch(&writes), room);
+        let permit = test_node.replica.submit().held(taken.iter().map(|submitted| submitted.reserved).sum());
+        test_node.replica.hand_over(&test_node.batcher.batch(&writes), permit);
     }
     fn settle(&mut self, rounds: usize, pairs: &[(usize, usize)]) {
         for _ in 0..rounds {
             self.elapsed += Duration::from_millis(20);
-            for node in 0..self.lives.len() {
+            for node in 0..self.nodes.len() {
                 heartbeat::tick(self.replica(node), self.now(node));
             }
             for (a, b) in pairs {
@@ -234,7 +241,8 @@ impl Net {
         store.merge(Entry::new(key.as_bytes(), None, None, version), |_| false);
         (0..store.shards_len()).find(|shard| !store.remove(*shard, |entry| *entry.key() == *key.as_bytes()).is_empty()).unwrap()
     }
-    /// A key of another shard, or an earlier or later one: who holds that shard's lock can watch another thread at work.
+    /// A key whose shard `fits`: a thread that holds that shard's lock can watch another thread at
+    /// work.
     pub fn key_where(&self, node: usize, fits: impl Fn(usize) -> bool) -> String {
         (0..).map(|n| format!("key{n}")).find(|key| fits(self.shard_of(node, key))).unwrap()
     }
@@ -247,7 +255,7 @@ const P: usize = 0;
 const T: usize = 1;
 const D: usize = 2;
 
-/// Waits for what another thread does.
+/// Waits until another thread has done its part.
 fn wait_until(condition: impl Fn() -> bool) {
     let deadline = Instant::now() + Duration::from_secs(30);
     while !condition() {
@@ -256,7 +264,7 @@ fn wait_until(condition: impl Fn() -> bool) {
     }
 }
 
-/// Whether a write that was made just now is acknowledged by a majority.
+/// Returns whether a write that was made just now is acknowledged by a majority.
 fn is_acked(net: &Net, node: usize, stamp: Stamp) -> bool {
     net.replica(node).acks().open_round(AckLevel::Majority).is_met(Written::at(stamp, net.now(node).elapsed))
 }
@@ -272,7 +280,7 @@ mod recovery;
 mod refusals;
 mod slow_links;
 
-/// A blank node vouches before it has caught up.
+/// A blank node acknowledged writes before it had caught up.
 #[test]
 fn a_blank_node_vouches() {
     let mut net = Net::new(&[0, 5000, 5000]);
@@ -298,9 +306,9 @@ fn a_blank_node_vouches() {
     assert!(!is_acked(&net, P, w), "a node that is RECOVERING, blank, vouched");
 }
 
-/// The request of a former incarnation is served to the next one.
+/// The request of a former incarnation was served to the next one.
 #[test]
-fn a_request_of_a_former_life() {
+fn a_request_of_a_former_incarnation() {
     let mut net = Net::new(&[0, 0]);
     let (a, d) = (0, 1);
     net.both(a, d);
@@ -315,7 +323,8 @@ fn a_request_of_a_former_life() {
     let request = net.flush(a, d);
     assert!(request.iter().any(|m| matches!(m, Message::Request(r) if r.id != 0)), "{request:?}");
     let old_inbound = net.links.remove(&(a, d)).unwrap();
-    // a is killed and comes back blank; d's link to it is dialed anew while d still has the last bytes of the old connection to read.
+    // a is killed and comes back blank. d's link to it is dialled anew while d still has the last
+    // bytes of the old connection to read.
     handshake::hung_up(net.replica(d), 0, net.now(d));
     net.reborn(a);
     net.connect(d, a);
@@ -330,7 +339,7 @@ fn a_request_of_a_former_life() {
     assert!(!(va.covers_all(&vd) && net.get(a, "v1").is_none()), "I1: a claims to have v1 and does not");
 }
 
-/// A donor that never serves.
+/// A donor that never served a dump kept a node from opening.
 #[test]
 fn a_donor_that_never_serves_keeps_a_node_recovering() {
     let mut net = Net::new(&[0, 0]);
@@ -354,7 +363,7 @@ fn a_donor_that_never_serves_keeps_a_node_recovering() {
     panic!("still recovering after 60 s; recovery_wait is 1.5 s");
 }
 
-/// A peer that cannot be dialed hides what others have of its writes.
+/// A peer that could not be dialled hid what others had of its writes.
 #[test]
 fn third_party_request_is_never_sent() {
     let mut net = Net::new(&[0, 0, 0]);
@@ -384,7 +393,7 @@ fn third_party_request_is_never_sent() {
     assert!(net.get(P, "v1").is_some(), "P never asks D for what D has and T cannot give");
 }
 
-/// End_dump advances `seen` before it disclaims.
+/// `end_dump` advanced the vector before it noted that what came did not come one by one.
 #[test]
 fn end_dump_races_with_the_other_peers_thread() {
     let mut violations = 0;
@@ -408,7 +417,7 @@ fn end_dump_races_with_the_other_peers_thread() {
         let mut from_t = net.links.remove(&(T, D)).unwrap();
         let mut from_p = net.links.remove(&(P, D)).unwrap();
         let replica = net.replica(D);
-        let porigin = net.lives[P].replica.origin();
+        let porigin = net.nodes[P].replica.origin();
         let done = std::sync::atomic::AtomicBool::new(false);
         std::thread::scope(|scope| {
             scope.spawn(|| {
@@ -435,9 +444,9 @@ fn end_dump_races_with_the_other_peers_thread() {
             }
             done.store(true, std::sync::atomic::Ordering::Relaxed);
         });
-        // As after the next beat.
+        // As after the next heartbeat.
         replica.persistence().durable(Some((porigin, w)));
-        let ack = replica.links().outbox(place(D, P)).take(Duration::ZERO).unwrap().ack.unwrap();
+        let ack = replica.links().outbox(peer_index(D, P)).take(Duration::ZERO).unwrap().ack.unwrap();
         if ack.upto >= w && ack.from < w {
             violations += 1;
         }
@@ -472,7 +481,7 @@ fn fake_hello(cluster: &str) -> Vec<u8> {
     bytes
 }
 
-/// Stop joins under the lock that a thread it joins needs.
+/// `stop` joined threads under the lock that a joined thread needed.
 #[test]
 fn stop_deadlocks_with_a_hello_under_way() {
     use std::io::Write;
@@ -489,7 +498,7 @@ fn stop_deadlocks_with_a_hello_under_way() {
     assert!(stopping.is_finished(), "Node::stop hangs 10 s after its deadline of 1 s");
 }
 
-/// An echo of a former incarnation: sent in the future.
+/// An echo of a former incarnation's heartbeat, sent in the future.
 #[test]
 fn an_echo_from_the_future() {
     let mut net = Net::new(&[0, 0]);
@@ -503,7 +512,8 @@ fn an_echo_from_the_future() {
     assert!(!net.replica(0).peers.table().peers[0].is_up(), "up for 100 s without an echo");
 }
 
-/// What arrives late on another path finds a newer write and has lost to none: its writer's successor knew it.
+/// A write that arrives late on another path finds a newer one and has lost to none: the writer of
+/// the newer one knew it.
 #[test]
 fn an_order_of_arrival_is_no_conflict() {
     let conflicts = |net: &Net, node: usize| {
@@ -516,7 +526,7 @@ fn an_order_of_arrival_is_no_conflict() {
     net.both(P, D);
     net.both(T, D);
     net.settle(4, &[(P, T), (T, P), (P, D), (D, P), (T, D), (D, T)]);
-    // T writes what knows P's write, and D hears of it first.
+    // T writes with knowledge of P's write, and D receives T's write first.
     write(&mut net, P, "first");
     net.pump(P, T);
     write(&mut net, T, "then");
@@ -524,7 +534,7 @@ fn an_order_of_arrival_is_no_conflict() {
     net.pump(P, D);
     net.pump(T, P);
     assert_eq!([P, T, D].map(|node| conflicts(&net, node)), ["0", "0", "0"].map(|count| Some(count.to_owned())));
-    // Two that know nothing of each other: counted once, by the node whose write it was that stayed.
+    // Two writes that know nothing of each other: counted once, by the node whose write has won.
     write(&mut net, P, "one");
     write(&mut net, T, "other");
     for (from, to) in [(T, D), (P, D), (P, T), (T, P)] {

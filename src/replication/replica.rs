@@ -1,9 +1,11 @@
-//! The state that a node's threads share, and the doors to it.
+//! The state that a node's threads share, composed of its owners.
 //!
-//! Owns the vector, the outboxes and the peer table's lock. Everything here is values in, values out: no sockets, no threads, and time is an argument. The
-//! threads of link.rs, listener.rs, heartbeat.rs and replicator.rs call these functions, and so do the tests that drive a whole mesh in one thread.
-//!
-//! Lock order: control, then a shard, then `seen` or the sequencer; the order's, an outbox's and the ack table's lock are the last, nothing is locked under them.
+//! Each owner keeps its own lock: coverage, peer table, outboxes, acks, persistence, scan order and
+//! submit. What takes several of them in one step stands here, or beside this file in a function
+//! named for its job. Values in, values out: no sockets, no threads, and time is an argument. The
+//! threads of `links`, [`heartbeat`](super::heartbeat) and [`replicator`](super::replicator) call
+//! these functions, and so do the tests that drive a whole mesh in one thread.
+//! [`crate::lock_order`] has the order of the locks.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -35,14 +37,16 @@ use crate::testing::broken_rules::BrokenRule;
 use crate::wal::Wal;
 use crate::wire::peer::{Protocol, Protocols};
 
-/// Of one kind, and of one peer. A node that comes and goes all the time is told from one that was restarted a few times.
+/// Log lines a minute of one kind and about one peer. Beyond this they are only counted. It is
+/// enough to distinguish a node that comes and goes all the time from one that was restarted a few
+/// times.
 const LINES_PER_MINUTE: u32 = 10;
 
-/// One node's part of the mesh.
+/// One node, as a replica of the data: its state, shared by all its threads.
 pub struct Replica {
     pub(super) config: Arc<Config>,
     pub(super) origin: Origin,
-    /// What this node speaks with peers.
+    /// The peer protocols that this node speaks.
     pub(super) protocols: Protocols,
     pub(super) clock: Arc<Clock>,
     pub(super) store: Arc<Store>,
@@ -54,22 +58,24 @@ pub struct Replica {
     pub(super) persistence: Persistence,
     pub(super) scan_order: ScanOrder,
     open: AtomicBool,
-    /// The disk was blank, and nobody has said yet whether that was to be expected.
-    pub(super) is_oddly_blank: AtomicBool,
-    /// Writes of other nodes that lost here to a write of this node which did not know of them: last-writer-wins has its price, and this counts it. (One that a dump
-    /// brought ahead of its batch, and that was overwritten in between, counts although it was known.)
+    /// The disk was blank, and no peer has said yet whether that was to be expected.
+    pub(super) is_unexpectedly_blank: AtomicBool,
+    /// Writes of other nodes that lost here to a write of this node which did not know of them:
+    /// conflicts, the price of last-writer-wins. (A write that a dump brought ahead of its batch,
+    /// and that was overwritten in between, counts although it was known.)
     pub(super) conflicts_won: AtomicU64,
-    /// Peers and clients decide how often something is to be logged.
-    pub(super) said: LogLimit,
-    /// Values that were let go because they had expired.
+    /// Limits log lines that peers and clients can cause at will.
+    pub(super) log_limit: LogLimit,
+    /// Expired values whose memory was freed.
     pub(super) expired: AtomicU64,
     /// When this incarnation began, in elapsed time.
     pub(super) began: Duration,
 }
 
 impl Replica {
-    /// A node that begins a new incarnation, with a store that is empty: `nonce` must be fresh random bits. Returns the channel for the replicator, too. Without a write-ahead log it keeps
-    /// nothing.
+    /// Creates a node at the beginning of a new incarnation. `store` is empty, and `nonce` must be
+    /// fresh random bits. Returns the replicator's end of the write channel, too. Without a
+    /// write-ahead log the node keeps nothing.
     pub fn new(config: Arc<Config>, store: Store, nonce: u64, now: Now, wal: Option<Arc<Wal>>) -> (Replica, Receiver<Submitted>) {
         let nonce = if BrokenRule::KeepOrigin.is_on() { config.id.0.into() } else { nonce };
         let origin = Origin { node: config.id, nonce };
@@ -91,9 +97,9 @@ impl Replica {
             links,
             peers: Peers::new(PeerTable::new(&config, nonce, now)),
             open: AtomicBool::new(false),
-            is_oddly_blank: AtomicBool::new(false),
+            is_unexpectedly_blank: AtomicBool::new(false),
             conflicts_won: AtomicU64::new(0),
-            said: LogLimit::new(LINES_PER_MINUTE),
+            log_limit: LogLimit::new(LINES_PER_MINUTE),
             expired: AtomicU64::new(0),
             began: now.elapsed,
             config,
@@ -101,7 +107,7 @@ impl Replica {
         (replica, write_rx)
     }
 
-    /// For tests: as a build does that speaks these.
+    /// Makes this node speak other protocols, as another build does. For tests only.
     #[cfg(any(test, feature = "testing"))]
     pub fn speaking(mut self, protocols: Protocols) -> Replica {
         self.protocols = protocols;
@@ -140,68 +146,73 @@ impl Replica {
         &self.persistence
     }
 
-    /// Whether clients are served.
+    /// Returns whether clients are served.
     pub fn is_open(&self) -> bool {
         self.open.load(Ordering::Acquire)
     }
 
-    /// Whether the entry is the newest of its key here now.
+    /// Merges an entry. Returns true if it is the newest of its key here now.
     pub(super) fn merge(&self, entry: Entry) -> bool {
         let version = entry.version();
         let merged = self.store.merge(entry, |version| self.covers(version));
         self.note_merged(version, merged);
         merged == Merged::Won
     }
-    /// What lost to a third node's write may just have come late.
+
+    /// Counts a conflict that a write of this node has won. A write that lost to a third node's is
+    /// not counted: it may just have come late.
     pub(super) fn note_merged(&self, version: Version, merged: Merged) {
         if matches!(merged, Merged::Lost { winner } if winner.origin == self.origin && version.origin != self.origin) {
             self.conflicts_won.fetch_add(1, Ordering::Relaxed);
         }
     }
 
-    /// What this node has, its own writes included (I1).
+    /// This node's version vector, its own writes included (I1).
     pub fn vector(&self) -> VersionVector {
         self.coverage.vector(self.submit.position())
     }
 
-    /// Whether this node has the write with this version, or had and superseded it. Every version of its own origin it has issued itself.
+    /// Returns whether this node has the write with this version, or had and superseded it. Every
+    /// version of its own origin it has issued itself.
     pub(super) fn covers(&self, version: Version) -> bool {
         self.coverage.covers(version)
     }
 
-    /// The greatest protocol that every member speaks, by its last HELLO. A later format of what is not of one connection, a batch or a file, may be written
-    /// only when this has reached the protocol that brings it: until then any member can go back to the build that it had.
+    /// The greatest protocol that every member speaks, by its last HELLO. A later format of batches
+    /// or files, which do not belong to one connection, may be written only when this has reached
+    /// the protocol that brings it: until then any member can go back to its former build.
     pub fn spoken_by_all(&self) -> Protocol {
         self.spoken_by(&self.peers.table().peers)
     }
 
-    /// The same, where the lock is held.
+    /// As [`Replica::spoken_by_all`], for a caller that holds the peer table.
     pub(super) fn spoken_by(&self, peers: &[Peer]) -> Protocol {
         let spoken = peers.iter().map(|peer| peer.spoken).fold(self.protocols.max, Protocol::min);
-        // Whoever speaks none of this build's is no longer met.
+        // A member that speaks none of this build's protocols is refused from now on.
         spoken.max(self.protocols.min)
     }
 
-    /// Own writes, encoded: to the log first, so that no peer knows of a write in front of it there; then to every peer that listens. `room` is what they hold until
-    /// the log has taken them, too.
-    pub fn hand_over(&self, batch: &EncodedBatch, room: Permit) {
-        self.persistence.record_own(Arc::clone(&batch.bytes), batch.upto, room);
+    /// Hands over a batch of own writes: to the log first, so that no peer knows of a write before
+    /// the log does; then to every peer with an open connection. `permit` is what the writes hold
+    /// of the back-pressure budget until the log has taken them, too.
+    pub fn hand_over(&self, batch: &EncodedBatch, permit: Permit) {
+        self.persistence.record_own(Arc::clone(&batch.bytes), batch.upto, permit);
         self.links.push(batch);
     }
 
-    /// What has gone wrong between this node and a peer, for PEERS.
+    /// Notes what has gone wrong between this node and a peer, for PEERS.
     pub fn note_error(&self, peer: usize, sentence: String, elapsed: Duration) {
         self.peers.table().peers[peer].last_error = Some((elapsed, sentence));
     }
 
-    /// A record that says who writes from here on, for the disk to know.
+    /// Logs which incarnation writes from here on.
     pub fn record_incarnation(&self) {
         let (cluster, version) = (self.config.cluster.clone(), env!("CARGO_PKG_VERSION").to_owned());
         let incarnation = Incarnation { cluster, origin: self.origin, version, order: self.scan_order.get() };
         self.persistence.record(Arc::new(record::incarnation(&incarnation)), None, None);
     }
 
-    /// A peer knows of this scan order, or of none.
+    /// Takes note of the scan order that a peer knows, if it knows one.
     pub(super) fn learn_scan_order(&self, theirs: Option<Order>) {
         if self.scan_order.learn(theirs) {
             self.record_incarnation();
@@ -209,7 +220,7 @@ impl Replica {
         }
     }
 
-    /// This node's acks are worth something: it serves clients, and logs.
+    /// Returns whether this node's acks may count: it serves clients, and its log takes writes.
     pub(super) fn vouches(&self) -> bool {
         self.is_open() && self.persistence.is_writable()
     }
@@ -220,7 +231,8 @@ impl Replica {
         let result = change(&mut table);
         let traffic = self.links.traffic();
         let Decisions { events, counts, ask, hang_up, open } = table.review(&self.config, (self.origin, &self.vector()), &traffic, now);
-        // Still under the lock, so that two decisions are carried out in the order they were made in.
+        // Still under the lock, so that decisions are carried out in the order in which they were
+        // made.
         for (peer, counts) in counts {
             self.acks.set_up(peer, counts);
         }
@@ -235,25 +247,26 @@ impl Replica {
                 self.record_incarnation();
             }
             self.open.store(true, Ordering::Release);
-            // The peers are to know at once: from now on this node counts.
+            // The peers learn at once that from now on this node counts.
             self.links.vouch();
         }
         drop(table);
         for event in events {
             let (kind, node) = event.kind();
-            if let Some(more) = self.said.admit(kind, node.map_or(0, |node| node.0), now.elapsed) {
+            if let Some(more) = self.log_limit.admit(kind, node.map_or(0, |node| node.0), now.elapsed) {
                 log::log!(event.level(), "{event}{more}");
             }
         }
         result
     }
 
-    /// Recovery from the peers begins now: until here nobody could bring this node forward.
+    /// Starts the recovery from peers. What was before does not count as their silence: nothing
+    /// could bring this node forward.
     pub fn begin_recovery(&self, now: Now) {
         self.peers.table().begin_recovery(now);
     }
 
-    /// Whether this node serves clients, and how well.
+    /// This node's stage: recovering, open, or open and degraded.
     pub fn stage(&self) -> Stage {
         self.peers.table().stage
     }

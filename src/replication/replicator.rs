@@ -1,8 +1,12 @@
-//! The replicator: the one thread that turns submitted writes into batches.
+//! The replicator: the one thread that turns submitted writes into write batches.
 //!
-//! It drains the channel, takes everything that waits, encodes *one* batch, and hands the same bytes to the log and to every peer's outbox. **I4**: it never touches a socket
-//! or a disk, so nobody can slow it down. As long as no session waits for a peer, for the disk or for room it lets some writes come together first: a batch costs every thread that it passes a
-//! turn, here and on the peers, whether it holds one write or hundreds.
+//! It drains the channel, takes everything that waits, encodes *one* batch, and hands the same
+//! bytes to the log and to every peer's outbox. **I4**: it never touches a socket or a disk, so
+//! neither can slow it down.
+//!
+//! As long as no session waits for a peer, for the disk or for the back-pressure budget, it lets
+//! some writes come together first. A batch costs every thread that it passes a turn, here and on
+//! the peers, whether it holds one write or hundreds.
 
 use std::sync::Arc;
 use std::thread;
@@ -18,15 +22,17 @@ use crate::replication::replica::Replica;
 use crate::replication::submit::Submitted;
 use crate::wire::peer::encode_batch;
 
-/// Reserved bytes after which a batch is closed. One write larger than this still makes a batch of its own.
+/// Reserved bytes after which a batch is closed. One write larger than this still makes a batch of
+/// its own.
 const BATCH_LEN: usize = 1 << 20;
-/// How long writes that nobody waits for come together. A session that begins to wait meanwhile waits so much longer.
+/// Pause in which writes that no session waits for come together. A session that begins to wait
+/// meanwhile waits so much longer.
 const GATHER_PAUSE: Duration = Duration::from_micros(300);
 
 /// Makes the batches of this node's own writes.
 pub struct Batcher {
     origin: Origin,
-    /// Where the last batch ended.
+    /// The stamp at which the last batch ended.
     after: Stamp,
 }
 
@@ -35,7 +41,7 @@ impl Batcher {
         Batcher { origin, after: Stamp::ZERO }
     }
 
-    /// One batch of the writes that came next, in stamp order.
+    /// Makes one batch of the next writes, in stamp order.
     pub fn batch(&mut self, writes: &[Entry]) -> EncodedBatch {
         let upto = writes.last().map_or(self.after, |last| last.version().stamp);
         let mut bytes = Vec::with_capacity(writes.iter().map(|write| write.size() + 32).sum::<usize>() + 64);
@@ -45,10 +51,10 @@ impl Batcher {
     }
 }
 
-/// What the replicator owns.
+/// The state of the replicator.
 pub struct Replicator {
     batcher: Batcher,
-    /// Those of the batch that is being made; kept for its memory.
+    /// The writes of the batch that is being made; kept for its memory.
     writes: Vec<Entry>,
 }
 
@@ -57,7 +63,7 @@ impl Replicator {
         Replicator { batcher: Batcher::new(origin), writes: Vec::new() }
     }
 
-    /// One batch of `first` and what waits behind it.
+    /// Hands over one batch of `first` and what waits behind it.
     pub fn forward(&mut self, replica: &Replica, first: Submitted, write_rx: &Receiver<Submitted>) {
         let mut reserved = first.reserved;
         self.writes.push(first.entry);
@@ -72,11 +78,11 @@ impl Replicator {
     }
 }
 
-/// Ends when the channel is closed and empty.
+/// Runs the thread `replicator`. Ends when the channel is closed and empty.
 pub fn run_replicator(replica: &Replica, write_rx: &Receiver<Submitted>) {
     let mut replicator = Replicator::new(replica.origin());
     while let Ok(first) = write_rx.recv() {
-        let is_waited_for = replica.acks().is_awaited() || replica.submit().is_room_awaited();
+        let is_waited_for = replica.acks().is_awaited() || replica.submit().is_budget_awaited();
         if first.reserved < BATCH_LEN && !is_waited_for {
             #[expect(clippy::disallowed_methods, reason = "less than any wait that a stop could notice")]
             thread::sleep(GATHER_PAUSE);

@@ -1,11 +1,12 @@
-//! How stamps and clocks of others are taken in (**I8**, **I9**): held against this node's reference
-//! clock first, and then observed, so that what is written later is stamped above them.
+//! How stamps and clocks of peers are accepted (**I8**, **I9**). They are compared with this node's
+//! reference clock first, and then observed, so that later writes are stamped above them.
 
 use crate::data::clock::{Clocks, Now, Stamp};
 use crate::replication::peers::clocks::is_within;
 use crate::replication::replica::Replica;
 
-/// **I9**: no clock is dragged ahead by a bad one. A stamp is held against this node's own reference clock, whatever others have stamped before.
+/// Refuses a stamp that is too far ahead of this node's own reference clock, whatever others have
+/// stamped before. **I9**: no clock is dragged ahead by a bad one.
 pub(in crate::replication) fn check_stamp(replica: &Replica, stamp: Stamp, now: Now) -> Result<(), String> {
     if stamp >= Stamp::LIMIT {
         return Err(format!("stamp {stamp} is beyond every clock"));
@@ -21,13 +22,17 @@ pub(in crate::replication) fn check_stamp(replica: &Replica, stamp: Stamp, now: 
     Ok(())
 }
 
-/// The same of what a client restores, for whose words nobody answers. What this node has stamped or seen already moves nothing.
+/// As [`check_stamp`], for the stamps of a dump that a client restores: no member answers for them.
+/// Stamps up to this node's own clock are allowed: they move nothing.
 pub(in crate::replication) fn check_restored_stamp(replica: &Replica, stamp: Stamp, now: Now) -> Result<(), String> {
     if stamp <= replica.clock.last() { Ok(()) } else { check_stamp(replica, stamp, now) }
 }
 
-/// **I9**: two reference clocks that are too far apart do not meet. What a peer's showed when it said so; its wall clock, of a build that has no other. `is_fresh`: it has not waited behind anything
-/// long. What has may be as late as it seems to be behind: then it is the peer that finds this node's clock ahead.
+/// Refuses a peer whose reference clock is too far from this node's (**I9**). Compared is what the
+/// peer's clock showed when it sent the message, or its wall clock, if its build sends no other.
+///
+/// `is_fresh`: the message has not waited behind anything long. A message that has waited may be as
+/// late as its clock seems to be behind. Then it is the peer that finds this node's clock ahead.
 pub(in crate::replication) fn check_clock(
     replica: &Replica,
     peer: usize,
@@ -57,36 +62,40 @@ pub(in crate::replication) fn check_clock(
     Ok(())
 }
 
-/// A peer has stamped this. To be called before what carries the stamp becomes visible, and after [`Replica::check_stamp`].
+/// Observes a stamp of a peer. Called before what carries the stamp becomes visible, and after
+/// [`check_stamp`].
 pub(in crate::replication) fn observe(replica: &Replica, stamp: Stamp, now: Now) {
-    // A node that has nothing yet takes the clock over, however far ahead it is.
+    // A blank node takes the clock over, however far ahead it is.
     if replica.clock.ahead(stamp, now.elapsed) > replica.config.clock_offset_max / 2 && is_blank(replica) {
         replica.clock.take_over(stamp, now.elapsed);
     } else {
-        tell_jump(replica, replica.clock.observe(stamp, now.elapsed));
+        announce_jump(replica, replica.clock.observe(stamp, now.elapsed));
     }
 }
 
-/// A peer's clocks have shown this a moment ago.
-pub(in crate::replication) fn hear_clocks(replica: &Replica, clocks: Option<Clocks>, now: Now) {
+/// Observes what a peer's clocks showed a moment ago.
+pub(in crate::replication) fn observe_clocks(replica: &Replica, clocks: Option<Clocks>, now: Now) {
     if let Some(clocks) = clocks {
-        tell_jump(replica, replica.clock.hear(clocks.stamp_us, now.elapsed));
+        announce_jump(replica, replica.clock.hear(clocks.stamp_us, now.elapsed));
     }
 }
 
-/// All members stamp at the pace of the fastest: what has raised this node's clock by much the others hear at once.
-fn tell_jump(replica: &Replica, has_jumped: bool) {
+/// Announces a jump of this node's stamp clock to all peers, by a heartbeat at once: all members
+/// stamp at the pace of the fastest.
+fn announce_jump(replica: &Replica, has_jumped: bool) {
     if has_jumped {
         replica.links.beat();
     }
 }
 
-/// A blank node has nothing to lose to a wrong clock, and takes over the mesh's.
+/// Returns whether this node is blank. A blank node has nothing to lose to a wrong clock, and takes
+/// over that of its peers.
 fn is_blank(replica: &Replica) -> bool {
     replica.coverage.is_empty() && replica.submit.position() == Stamp::ZERO && replica.store.is_empty()
 }
 
-/// A reference clock that another member's is too far from gives way to a wall clock that enough members agree with.
+/// Rebases a reference clock that is too far from another member's on this node's wall clock, if
+/// enough members agree with that.
 pub(in crate::replication) fn rebase_clock(replica: &Replica, now: Now) {
     let ahead_ms = now.wall_ms.wrapping_sub(replica.clock.reference_us(now.elapsed) / 1_000) as i64;
     {

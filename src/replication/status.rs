@@ -1,4 +1,5 @@
-//! What a node says of itself and of its peers: the lines of STATUS and PEERS, and how far recovery is.
+//! Status: what a node reports of itself and of its peers. The lines of STATUS and PEERS, and how
+//! far recovery is.
 
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -16,35 +17,35 @@ use crate::store::Keyspace;
 use crate::wal::Condition;
 use crate::wire::quoting::quoted;
 
-/// How the mesh is, seen from here.
+/// The state of all members, seen from this node.
 pub struct Figures {
     pub state: &'static str,
-    /// This node included.
+    /// Members that are up, this node included.
     pub members_up: usize,
     pub divergences: u64,
-    /// Those that are up.
+    /// The peers that are up.
     pub peers: Vec<PeerFigures>,
 }
 
 pub struct PeerFigures {
-    /// As it is dialled: `host:port`.
+    /// The peer's address as it is dialled: `host:port`.
     pub addr: String,
-    /// The greatest stamp of this node that it has received.
+    /// The greatest stamp of this node that the peer has received.
     pub received: Stamp,
     pub heard_ago: Duration,
 }
 
-/// How the disk is.
+/// The state of the disk.
 pub struct DiskFigures {
     pub condition: Condition,
-    /// Whether what is written now gets there.
+    /// Writes can be logged.
     pub is_writable: bool,
     pub is_snapshotting: bool,
-    /// While it is read at the start: bytes read, and of how many.
+    /// Bytes read, and of how many, while the disk is read at the start.
     pub replaying: Option<(u64, u64)>,
 }
 
-/// While the node does not serve clients: why, in a sentence for the LOADING error.
+/// The reason why the node does not serve clients yet, as a sentence for the LOADING error.
 pub fn loading(replica: &Replica, now: Now) -> String {
     if let Some((read, total)) = replica.persistence.replaying() {
         return format!("this node is reading its disk: {} of {} MiB so far", read >> 20, total >> 20);
@@ -64,7 +65,7 @@ pub fn loading(replica: &Replica, now: Now) -> String {
         return format!("this node is catching up: {} entries taken from node {node} so far", transfer.entries);
     }
     let missing = missing(&table, |peer| !table.peers[peer].is_caught_up_with(&vector));
-    format!("this node is catching up and waits for {}; it opens without who is not heard from", names(&missing))
+    format!("this node is catching up and waits for {}; it will open without peers that stay silent", names(&missing))
 }
 
 /// Names and values for STATUS.
@@ -116,20 +117,20 @@ pub fn status(replica: &Replica, now: Now) -> Vec<(&'static str, String)> {
     .collect()
 }
 
-/// What INFO and ROLE say of the mesh.
+/// The figures on members for INFO and ROLE.
 pub fn figures(replica: &Replica, now: Now) -> Figures {
     let traffic = replica.links.traffic();
     let table = replica.peers.table();
     let up = table.peers.iter().enumerate().filter(|(_, peer)| peer.is_up());
-    let peers = up.map(|(place, _)| {
-        let progress = replica.acks.progress(place, replica.submit.position(), replica.submit.written(), now.elapsed);
-        let heard_ago = now.elapsed.saturating_sub(traffic[place].heard);
-        PeerFigures { addr: replica.config.peers[place].addr.clone(), received: progress.received, heard_ago }
+    let peers = up.map(|(peer_index, _)| {
+        let progress = replica.acks.progress(peer_index, replica.submit.position(), replica.submit.written(), now.elapsed);
+        let heard_ago = now.elapsed.saturating_sub(traffic[peer_index].heard);
+        PeerFigures { addr: replica.config.peers[peer_index].addr.clone(), received: progress.received, heard_ago }
     });
     Figures { state: state(&table), members_up: members_up(&table), divergences: table.divergences, peers: peers.collect() }
 }
 
-/// What INFO says of the disk; `None` if nothing is kept on one.
+/// The figures on the disk for INFO; `None` if nothing is kept on one.
 pub fn disk_figures(replica: &Replica) -> Option<DiskFigures> {
     let wal = replica.persistence.wal()?;
     Some(DiskFigures {
@@ -140,12 +141,12 @@ pub fn disk_figures(replica: &Replica) -> Option<DiskFigures> {
     })
 }
 
-/// Values of this node that were let go because they had expired, since it started.
+/// Number of expired values whose memory was freed, since this node started.
 pub fn expired(replica: &Replica) -> u64 {
     replica.expired.load(Ordering::Relaxed)
 }
 
-/// What STATUS says of the disk.
+/// The lines on the disk for STATUS.
 fn disk_status(replica: &Replica) -> Vec<(&'static str, String)> {
     let Some(wal) = replica.persistence.wal() else { return vec![("log", "none: nothing is kept on disk".to_owned())] };
     let condition = wal.condition();
@@ -169,24 +170,29 @@ fn disk_status(replica: &Replica) -> Vec<(&'static str, String)> {
     ]
 }
 
-/// One line a peer, for PEERS.
+/// The lines of PEERS, one a peer.
 pub fn peers(replica: &Replica, now: Now) -> Vec<String> {
     let traffic = replica.links.traffic();
     let waiting = tombstones_waiting(replica, now);
     let table = replica.peers.table();
-    table.peers.iter().enumerate().map(|(place, peer)| peer_line(replica, place, peer, traffic[place].heard, waiting[place], now)).collect()
+    table
+        .peers
+        .iter()
+        .enumerate()
+        .map(|(peer_index, peer)| peer_line(replica, peer_index, peer, traffic[peer_index].heard, waiting[peer_index], now))
+        .collect()
 }
 
-fn peer_line(replica: &Replica, place: usize, peer: &Peer, heard: Duration, tombstones: usize, now: Now) -> String {
+fn peer_line(replica: &Replica, peer_index: usize, peer: &Peer, heard: Duration, tombstones: usize, now: Now) -> String {
     let link = |linked| if linked { "connected" } else { "none" };
     let ago = |then: Duration| format!("{:.1}", now.elapsed.saturating_sub(then).as_secs_f64());
-    let progress = replica.acks.progress(place, replica.submit.position(), replica.submit.written(), now.elapsed);
-    let (queued, overflows) = replica.links.outbox(place).queued();
+    let progress = replica.acks.progress(peer_index, replica.submit.position(), replica.submit.written(), now.elapsed);
+    let (queued, overflows) = replica.links.outbox(peer_index).queued();
     let never = "never".to_owned();
     [
         format!("peer {} {}", peer.id, if peer.is_up() { "up" } else { "down" }),
         format!("for_s {}", ago(peer.liveness.since())),
-        format!("addr {}", replica.config.peers[place].addr),
+        format!("addr {}", replica.config.peers[peer_index].addr),
         format!("link_out {} link_in {}", link(peer.linked_out), link(peer.linked_in)),
         format!("heard_s_ago {}", if peer.epoch == 0 { never } else { ago(heard) }),
         format!("round_trip_ms {:.2}", peer.liveness.round_trip().as_secs_f64() * 1e3),
@@ -205,14 +211,14 @@ fn peer_line(replica: &Replica, place: usize, peer: &Peer, heard: Duration, tomb
     .join(" ")
 }
 
-/// For each peer, how many tombstones it is not proven to cover.
+/// Counts, for each peer, the tombstones that it is not proven to cover.
 fn tombstones_waiting(replica: &Replica, now: Now) -> Vec<usize> {
     let age_min = replica.config.tombstone_age_min.as_millis() as u64;
     let known: Vec<_> = replica.peers.table().peers.iter().map(|peer| (peer.proof().cloned().unwrap_or_default(), peer.wall_ms)).collect();
     let mut waiting = vec![0; known.len()];
     for shard in 0..replica.store.shards_len() {
         for (count, (proven, wall_ms)) in waiting.iter_mut().zip(&known) {
-            // What is long over here must be so by the peer's clock, too.
+            // A value that has long expired here must have expired by the peer's clock, too.
             let is_over =
                 |entry: &Entry, wall_ms: u64| entry.expires().is_none_or(|expires| expires.is_over(wall_ms.saturating_sub(age_min)));
             *count += replica.store.count_tombstones(shard, |entry| {
@@ -223,7 +229,7 @@ fn tombstones_waiting(replica: &Replica, now: Now) -> Vec<usize> {
     waiting
 }
 
-/// In how many seconds the oldest tombstone is old enough to go; 0 if one is, or there is none.
+/// Seconds until the oldest tombstone is old enough to be collected; 0 if it is, or there is none.
 fn tombstones_kept_s(replica: &Replica, now: Now) -> u64 {
     let mut oldest = None;
     for shard in 0..replica.store.shards_len() {
@@ -253,7 +259,7 @@ fn state(table: &PeerTable) -> &'static str {
     }
 }
 
-/// This node included.
+/// Number of members that are up, this node included.
 fn members_up(table: &PeerTable) -> usize {
     1 + table.peers.iter().filter(|peer| peer.is_up()).count()
 }
@@ -282,7 +288,7 @@ fn stamp(stamp: Stamp) -> String {
     if stamp == Stamp::ZERO { "none".to_owned() } else { stamp.to_string() }
 }
 
-/// This process's resident set, in bytes. Only Linux tells.
+/// The resident set of this process, in bytes. Only Linux reports it.
 #[cfg(target_os = "linux")]
 pub fn resident_len() -> Option<usize> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
@@ -295,8 +301,8 @@ pub fn resident_len() -> Option<usize> {
     None
 }
 
-/// Writes are taken by this node: they can be logged, and its incarnation may begin. An error says
-/// why not, and what helps.
+/// Checks that this node takes writes: they can be logged, and its incarnation may begin. An error
+/// says why not, and what helps.
 pub fn writable(replica: &Replica) -> Result<(), String> {
     replica.persistence.writable()?;
     folding::may_begin(replica)

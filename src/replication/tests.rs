@@ -1,9 +1,10 @@
 //! A whole mesh in one thread: the functions that the threads call, driven by a seed.
 //!
-//! Three nodes over links that delay, break and lose their tail, with writes, deletes, rounds that wait for a majority, overflows, collections, restarts
-//! from disks that a dead process or a loss of power has left, from none and from old copies, compactions, full disks, and restores of backups. Only the sockets, the
-//! clocks and the disks are replaced. After every few steps I1 is checked against the full history of writes; at the
-//! end the mesh is healed and must converge.
+//! Three nodes over links that delay, break and lose their tail, with writes, deletes, rounds that
+//! wait for a majority, overflows, tombstone GC, compactions, full disks, and restores of backups.
+//! Nodes restart from disks that a dead process or a loss of power has left, from none and from old
+//! copies. Only the sockets, the clocks and the disks are replaced. After every few steps I1 is
+//! checked against the full history of writes; at the end the mesh is healed and must converge.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
@@ -46,9 +47,9 @@ use crate::wire::peer::{Ack, MESSAGE_LEN_MAX, Message, read_message};
 const NODES: usize = 3;
 const KEYS: u64 = 6;
 const BACKUPS_MAX: usize = 3;
-/// Where wall time starts: some day in 2023.
+/// Wall time at the start: some day in 2023.
 const WALL_MS: u64 = 1_700_000_000_000;
-/// Further than any run lasts.
+/// Later than any run lasts.
 const FAR_MS: u64 = 3_600_000;
 
 /// splitmix64, by Sebastiano Vigna: small, and good enough to choose steps.
@@ -72,8 +73,9 @@ impl Random {
     }
 }
 
-/// One life of one node. Leaked, so that rounds and dumps can borrow from it: a few kilobytes an incarnation.
-struct Life {
+/// One incarnation of one node. Leaked, so that rounds and dumps can borrow from it: a few
+/// kilobytes each.
+struct TestNode {
     replica: &'static Replica,
     write_rx: Receiver<Submitted>,
     batcher: Batcher,
@@ -83,11 +85,11 @@ struct Life {
     wal: Arc<Wal>,
     writer: Writer,
     snapshot: Option<Snapshot<'static>>,
-    /// What the disk holds for certain.
+    /// The version vector that the disk holds for certain.
     durable: VersionVector,
 }
 
-/// What becomes of a disk when its node dies.
+/// The fate of a disk when its node dies.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Death {
     Process,
@@ -106,7 +108,7 @@ struct Pending {
 struct Connection {
     from: usize,
     to: usize,
-    /// The ends are lives: a connection of a crashed node is only read to its end.
+    /// The ends are incarnations: a connection of a crashed node is only read to its end.
     sender: Option<Sending>,
     messages: VecDeque<Message>,
     broken: bool,
@@ -124,19 +126,21 @@ struct Simulation {
     random: Random,
     step: usize,
     elapsed: Duration,
-    nodes: Vec<Life>,
+    nodes: Vec<TestNode>,
     offsets_ms: Vec<u64>,
     connections: Vec<Connection>,
     /// Every write that any node ever issued.
     history: BTreeMap<Version, (u64, Update)>,
-    /// Acknowledged at `majority`: the key and the version.
+    /// The key and the version of each write that was acknowledged at `majority`.
     acknowledged: Vec<(u64, Version)>,
     disks: Vec<SimulatedDisk>,
     /// Old copies of the directories.
     copies: Vec<Vec<SimulatedDisk>>,
-    /// Whether disks are wiped and put back in this run; otherwise all that was acknowledged survives without a condition.
+    /// Disks are wiped and put back in this run. Otherwise all that was acknowledged survives
+    /// without a condition.
     loses_disks: bool,
-    /// What the others had when a node lost its disk, and has not on its new one yet.
+    /// The vector of the others when a node lost its disk, as long as the node does not cover it
+    /// again.
     owed: Vec<Option<VersionVector>>,
     /// Dumps that were kept, older and newer ones.
     backups: Vec<Vec<u8>>,
@@ -179,8 +183,8 @@ impl Simulation {
         for node in 0..NODES {
             let offset = simulation.random.below(300) as u64;
             simulation.offsets_ms.push(offset);
-            let life = simulation.be_born(node);
-            simulation.nodes.push(life);
+            let test_node = simulation.start(node);
+            simulation.nodes.push(test_node);
         }
         simulation
     }
@@ -189,17 +193,18 @@ impl Simulation {
         Now { wall_ms: WALL_MS + self.elapsed.as_millis() as u64 + self.offsets_ms[node], elapsed: self.elapsed }
     }
 
-    /// An incarnation on what its disk holds. It may die while it reads and mends that, and begin anew.
-    fn be_born(&mut self, node: usize) -> Life {
+    /// Begins an incarnation on what its disk holds. It may die while it reads and mends that, and
+    /// begin anew.
+    fn start(&mut self, node: usize) -> TestNode {
         loop {
             let disk = self.disks[node].clone();
             if self.random.one_in(10) {
                 disk.die_at(disk.operations() + self.random.below(8) as u64);
             }
-            let born = self.try_to_be_born(node, &disk);
+            let started = self.try_start(node, &disk);
             if !disk.is_dead() {
                 disk.restart_process();
-                return born.unwrap_or_else(|error| panic!("node {}: the start is refused: {error}", node + 1));
+                return started.unwrap_or_else(|error| panic!("node {}: the start is refused: {error}", node + 1));
             }
             self.count("deaths in a start");
             let death = if self.random.one_in(2) { Death::Process } else { Death::PowerLoss };
@@ -207,8 +212,8 @@ impl Simulation {
         }
     }
 
-    /// As node.rs does it.
-    fn try_to_be_born(&mut self, node: usize, disk: &SimulatedDisk) -> io::Result<Life> {
+    /// Starts a node as node.rs does.
+    fn try_start(&mut self, node: usize, disk: &SimulatedDisk) -> io::Result<TestNode> {
         let shared: Arc<dyn Disk> = Arc::new(disk.clone());
         let config = config(node);
         let files = Files::find(&*shared)?;
@@ -220,10 +225,10 @@ impl Simulation {
         replica.record_incarnation();
         replica.begin_recovery(self.now(node));
         let (batcher, durable) = (Batcher::new(replica.origin()), replica.vector());
-        Ok(Life { replica, write_rx, batcher, heartbeat: HeartbeatLoop::default(), round: None, wal, writer, snapshot: None, durable })
+        Ok(TestNode { replica, write_rx, batcher, heartbeat: HeartbeatLoop::default(), round: None, wal, writer, snapshot: None, durable })
     }
 
-    /// What is left of its disk.
+    /// Returns what is left of a node's disk.
     fn die(&mut self, node: usize, death: Death) {
         let disk = self.disks[node].clone();
         disk.set_capacity(None);
@@ -249,7 +254,7 @@ impl Simulation {
         *self.tally.entry(what).or_default() += 1;
     }
 
-    /// One random event.
+    /// Takes one random step.
     fn event(&mut self) {
         self.step += 1;
         let node = self.random.below(NODES);
@@ -298,7 +303,8 @@ impl Simulation {
         }
     }
 
-    /// A value that says when it was written; some expire soon, some are over when they come, some stay for long.
+    /// A value that says when it was written. Some expire soon, some have expired when they arrive,
+    /// some stay for long.
     fn effect(&mut self, node: usize, key: u64) -> Update {
         let expires = match self.random.below(6) {
             0 => Some(self.now(node).wall_ms + self.random.next() % 1_000),
@@ -315,24 +321,24 @@ impl Simulation {
             replica.submit().write::<()>(key.to_string().as_bytes(), 32, self.now(node).elapsed, &Deadline::within(Duration::ZERO), |_| {
                 Ok(effect.clone())
             });
-        // No room: the replicator has not had its turn for long.
+        // No bytes of the budget are left: the replicator has not had its turn for long.
         let stamp = written.ok()?;
         let version = Version { stamp, origin: replica.origin() };
         assert!(self.history.insert(version, (key, effect)).is_none(), "version {version:?} was issued twice");
         Some(stamp)
     }
 
-    /// What the replicator does, with some or all of what waits.
+    /// Does what the replicator does, with some or all of what waits.
     fn replicate(&mut self, node: usize) {
         let most = 1 + self.random.below(4);
-        let life = &mut self.nodes[node];
-        let taken: Vec<Submitted> = life.write_rx.try_iter().take(most).collect();
+        let test_node = &mut self.nodes[node];
+        let taken: Vec<Submitted> = test_node.write_rx.try_iter().take(most).collect();
         if taken.is_empty() {
             return;
         }
         let writes: Vec<_> = taken.iter().map(|submitted| submitted.entry.clone()).collect();
-        let room = life.replica.submit().held(taken.iter().map(|submitted| submitted.reserved).sum());
-        life.replica.hand_over(&life.batcher.batch(&writes), room);
+        let permit = test_node.replica.submit().held(taken.iter().map(|submitted| submitted.reserved).sum());
+        test_node.replica.hand_over(&test_node.batcher.batch(&writes), permit);
     }
 
     fn connect(&mut self, from: usize, to: usize) {
@@ -342,22 +348,22 @@ impl Simulation {
         if from == to || self.connections.iter().any(sends) {
             return;
         }
-        let place = |at: usize, of: usize| if of > at { of - 1 } else { of };
+        let peer_index = |at: usize, of: usize| if of > at { of - 1 } else { of };
         let (dialer, listener) = (self.nodes[from].replica, self.nodes[to].replica);
-        handshake::dialing(dialer, place(from, to));
+        handshake::dialing(dialer, peer_index(from, to));
         let hello = handshake::hello(dialer, self.now(from));
         let (peer, protocol) = handshake::check_hello(listener, &hello, self.now(to)).expect("a good HELLO");
         let answer = handshake::hello(listener, self.now(to));
-        assert_eq!(handshake::check_hello(dialer, &answer, self.now(from)), Ok((place(from, to), protocol)));
+        assert_eq!(handshake::check_hello(dialer, &answer, self.now(from)), Ok((peer_index(from, to), protocol)));
         let inbound = Inbound::accept(listener, peer, &hello, protocol, self.now(to));
-        handshake::dialed(dialer, place(from, to), &answer, self.now(from));
+        handshake::dialed(dialer, peer_index(from, to), &answer, self.now(from));
         let sender = Some(Sending { said: hello.vector, dump: None, next_dump: None });
         let receiver = listener.origin();
         self.connections.push(Connection { from, to, sender, messages: VecDeque::new(), broken: false, inbound, receiver });
         self.count("connections");
     }
 
-    /// What the thread of an outgoing link does in one turn.
+    /// Does what the thread of an outgoing link does in one turn.
     fn send_some(&mut self) {
         if self.connections.is_empty() {
             return;
@@ -371,18 +377,18 @@ impl Simulation {
         let now = self.now(from);
         let replica = self.nodes[from].replica;
         let connection = &mut self.connections[index];
-        let place = if connection.to > from { connection.to - 1 } else { connection.to };
+        let peer_index = if connection.to > from { connection.to - 1 } else { connection.to };
         let Some(sender) = &mut connection.sender else { return };
         if connection.broken {
             connection.sender = None;
-            handshake::hung_up(replica, place, now);
+            handshake::hung_up(replica, peer_index, now);
             return;
         }
-        let Some(batch) = replica.links().outbox(place).take(Duration::ZERO) else {
-            // It was given up.
+        let Some(batch) = replica.links().outbox(peer_index).take(Duration::ZERO) else {
+            // The connection was given up.
             connection.sender = None;
             connection.broken = true;
-            handshake::hung_up(replica, place, now);
+            handshake::hung_up(replica, peer_index, now);
             return;
         };
         let (mut bytes, protocol) = (Vec::new(), connection.inbound.protocol());
@@ -392,7 +398,7 @@ impl Simulation {
         batch.request.map(Message::Request).iter().for_each(|message| message.encode(&mut bytes, protocol));
         batch.batches.iter().for_each(|batch| bytes.extend_from_slice(&batch.bytes));
         if let Some(upto) = batch.beat {
-            Message::Heartbeat(heartbeat::beat(replica, place, upto, &mut sender.said, now)).encode(&mut bytes, protocol);
+            Message::Heartbeat(heartbeat::beat(replica, peer_index, upto, &mut sender.said, now)).encode(&mut bytes, protocol);
         }
         sender.next_dump = batch.serve.or(sender.next_dump.take());
         if sender.dump.is_none() {
@@ -423,7 +429,8 @@ impl Simulation {
         }
     }
 
-    /// What the thread of an incoming link does with its next message. Whether the connection is still there.
+    /// Does what the thread of an incoming link does with its next message. Returns whether the
+    /// connection still exists.
     fn deliver(&mut self, index: usize) -> bool {
         let to = self.connections[index].to;
         let now = self.now(to);
@@ -465,7 +472,7 @@ impl Simulation {
         true
     }
 
-    /// A link breaks: what was sent last is lost.
+    /// Breaks a link: what was sent last is lost.
     fn break_some(&mut self) {
         if self.connections.is_empty() {
             return;
@@ -485,12 +492,12 @@ impl Simulation {
 
     fn beat(&mut self, node: usize) {
         let now = self.now(node);
-        let life = &mut self.nodes[node];
-        life.heartbeat.beat(life.replica, now);
-        self.seen_collected = self.seen_collected.max(life.replica.peers.table().collected);
+        let test_node = &mut self.nodes[node];
+        test_node.heartbeat.beat(test_node.replica, now);
+        self.seen_collected = self.seen_collected.max(test_node.replica.peers.table().collected);
     }
 
-    /// What a session does when it wakes.
+    /// Does what a session does when it wakes.
     fn look_at_round(&mut self, node: usize) {
         let Some(pending) = self.nodes[node].round.take() else { return };
         if pending.round.is_met(pending.written) {
@@ -504,7 +511,8 @@ impl Simulation {
         }
     }
 
-    /// A node dies. Its disk is lost only when nothing of an earlier loss is still to be caught up with, as more than that is not promised.
+    /// Lets a node die. Its disk is lost only when nothing of an earlier loss is still to be caught
+    /// up with, as more than that is not promised.
     fn crash(&mut self, node: usize) {
         self.note_caught_up();
         let may_lose = self.loses_disks && self.owed.iter().all(Option::is_none);
@@ -531,14 +539,15 @@ impl Simulation {
             connection.broken |= connection.from == node || connection.to == node;
         }
         self.die(node, death);
-        self.nodes[node] = self.be_born(node);
+        self.nodes[node] = self.start(node);
         self.count("crashes");
     }
 
-    /// A disk that was lost counts again once it holds what the others had when it was lost, as far as any of them still has it.
+    /// A disk that was lost counts again once it holds what the others had when it was lost, as far
+    /// as any of them still has it.
     fn note_caught_up(&mut self) {
         let mut somewhere = VersionVector::default();
-        self.nodes.iter().for_each(|life| somewhere.join(&life.replica.vector()));
+        self.nodes.iter().for_each(|test_node| somewhere.join(&test_node.replica.vector()));
         for node in 0..NODES {
             let Some(owed) = &self.owed[node] else { continue };
             let durable = &self.nodes[node].durable;
@@ -548,7 +557,7 @@ impl Simulation {
         }
     }
 
-    /// What the log's thread does in one turn; sometimes it dies in the middle.
+    /// Does what the log's thread does in one turn; sometimes it dies in the middle.
     fn log(&mut self, node: usize) {
         if self.random.one_in(120) {
             let disk = &self.disks[node];
@@ -559,14 +568,15 @@ impl Simulation {
     }
 
     fn log_calmly(&mut self, node: usize) {
-        let life = &mut self.nodes[node];
-        // All of it was handed over before; but own writes that wait for the replicator are nobody's debt.
-        let vector = life.replica.vector();
-        let replica = life.replica;
-        life.writer.step(Duration::ZERO, Instant::now, &mut |origin, stamp| replica.persistence().durable(Some((origin, stamp))));
-        let condition = life.wal.condition();
+        let test_node = &mut self.nodes[node];
+        // All of it was handed over before; but own writes that wait for the replicator need not be
+        // durable.
+        let vector = test_node.replica.vector();
+        let replica = test_node.replica;
+        test_node.writer.step(Duration::ZERO, Instant::now, &mut |origin, stamp| replica.persistence().durable(Some((origin, stamp))));
+        let condition = test_node.wal.condition();
         if condition.stopped.is_none() && !condition.is_resuming {
-            life.durable = vector;
+            test_node.durable = vector;
         }
     }
 
@@ -580,11 +590,11 @@ impl Simulation {
         }
     }
 
-    /// A compaction begins, or goes on; after a full disk it is the resumption.
+    /// Begins a compaction, or goes on with one; after a full disk it is the resumption.
     fn compact(&mut self, node: usize, with_faults: bool) {
-        let life = &mut self.nodes[node];
-        let Some(mut snapshot) = life.snapshot.take() else {
-            life.snapshot = snapshots::begin_resume(life.replica).ok();
+        let test_node = &mut self.nodes[node];
+        let Some(mut snapshot) = test_node.snapshot.take() else {
+            test_node.snapshot = snapshots::begin_resume(test_node.replica).ok();
             return;
         };
         if let Err(why) = snapshot.await_log(Instant::now()) {
@@ -622,7 +632,7 @@ impl Simulation {
         }
     }
 
-    /// A disk that fills up, or has space again.
+    /// Lets a disk fill up, or gives it space again.
     fn fill(&mut self, node: usize) {
         let disk = self.disks[node].clone();
         if self.random.one_in(6) {
@@ -633,15 +643,15 @@ impl Simulation {
         }
     }
 
-    /// An operator copies the directory.
+    /// Copies the directory, as an operator does.
     fn copy(&mut self, node: usize) {
         let copy = self.disks[node].copy();
-        let place = self.random.below(BACKUPS_MAX);
+        let slot = self.random.below(BACKUPS_MAX);
         let copies = &mut self.copies[node];
-        if place < copies.len() { copies[place] = copy } else { copies.push(copy) }
+        if slot < copies.len() { copies[slot] = copy } else { copies.push(copy) }
     }
 
-    /// What an operator keeps: a dump of one node, made while writes go on, in the place of an older one or not.
+    /// Keeps a dump of one node, made while writes go on, beside older ones or instead of one.
     fn back_up(&mut self, node: usize) {
         let replica = self.nodes[node].replica;
         let mut dump = serving::dump(replica);
@@ -651,11 +661,11 @@ impl Simulation {
             self.write(writer);
             self.replicate(writer);
         }
-        let place = self.random.below(BACKUPS_MAX);
-        if place < self.backups.len() { self.backups[place] = lines } else { self.backups.push(lines) }
+        let slot = self.random.below(BACKUPS_MAX);
+        if slot < self.backups.len() { self.backups[slot] = lines } else { self.backups.push(lines) }
     }
 
-    /// One of them into some node, as `RESTORE` does it.
+    /// Restores one of the dumps into some node, as `RESTORE` does.
     fn restore(&mut self, node: usize) {
         if self.backups.is_empty() {
             return;
@@ -665,7 +675,7 @@ impl Simulation {
         let Ok(mut restore) = restore::begin_restore(self.nodes[node].replica, now) else { return };
         let mut reader = DumpReader::default();
         for line in lines.split(|byte| *byte == b'\n') {
-            // Whatever else happens meanwhile.
+            // Anything else may happen meanwhile.
             if self.random.one_in(3) {
                 self.deliver_some();
             }
@@ -689,18 +699,18 @@ impl Simulation {
         }
     }
 
-    /// I1, against everything that was ever written.
+    /// Checks I1 against everything that was ever written.
     fn check(&self) {
-        for life in &self.nodes {
-            let vector = life.replica.vector();
+        for test_node in &self.nodes {
+            let vector = test_node.replica.vector();
             for (version, (key, _)) in self.history.iter().filter(|(version, _)| vector.covers(**version)) {
-                let entry = life.replica.store().entry(key.to_string().as_bytes());
+                let entry = test_node.replica.store().entry(key.to_string().as_bytes());
                 match entry {
                     Some(entry) => {
                         assert!(
                             entry.version() >= *version,
                             "{} claims {version:?} of key {key} and holds {entry:?}",
-                            life.replica.origin()
+                            test_node.replica.origin()
                         );
                         let (written_key, written) = &self.history[&entry.version()];
                         let is_spent = entry.value().is_none() && self.has_expired(written);
@@ -711,7 +721,7 @@ impl Simulation {
                         let deleted = |(later, (other, effect)): (&Version, &(u64, Update))| {
                             other == key && (effect.is_delete() || self.has_expired(effect)) && later >= version
                         };
-                        assert!(self.history.range(version..).any(deleted), "{} lost {version:?} of key {key}", life.replica.origin());
+                        assert!(self.history.range(version..).any(deleted), "{} lost {version:?} of key {key}", test_node.replica.origin());
                     }
                 }
             }
@@ -738,7 +748,7 @@ impl Simulation {
         );
     }
 
-    /// A turn of everybody, without faults.
+    /// Gives every node a turn, without faults.
     fn calm(&mut self, turn: usize) {
         for from in 0..NODES {
             for to in 0..NODES {
@@ -771,13 +781,13 @@ impl Simulation {
 
     fn is_converged(&self) -> bool {
         let first = self.nodes[0].replica;
-        // What expires before is let go by each in its time.
+        // Values that expire before are freed by each node in its time.
         let soon = self.now(0).wall_ms + FAR_MS / 2;
-        self.nodes.iter().all(|life| {
-            matches!(life.replica.stage(), Stage::Open { degraded: false })
-                && life.write_rx.is_empty()
-                && life.replica.vector() == first.vector()
-                && life.replica.store().digest(soon) == first.store().digest(soon)
+        self.nodes.iter().all(|test_node| {
+            matches!(test_node.replica.stage(), Stage::Open { degraded: false })
+                && test_node.write_rx.is_empty()
+                && test_node.replica.vector() == first.vector()
+                && test_node.replica.store().digest(soon) == first.store().digest(soon)
         })
     }
 
@@ -787,8 +797,9 @@ impl Simulation {
         for (key, version) in &self.acknowledged {
             assert!(vector.covers(*version), "the acknowledged write {version:?} of key {key} is nowhere");
         }
-        // Without a bug it takes a dump that broke off, or batches behind a gap, of a node that then lost its memory.
-        let divergences: u64 = self.nodes.iter().map(|life| life.replica.peers.table().divergences).sum();
+        // It need not be a defect: it also comes of a dump that broke off, or of batches behind a
+        // gap, of a node that then lost its memory.
+        let divergences: u64 = self.nodes.iter().map(|test_node| test_node.replica.peers.table().divergences).sum();
         assert!(divergences == 0 || self.tally.contains_key("crashes"), "nodes diverged at equal vectors");
     }
 }
@@ -812,7 +823,8 @@ fn run(seed: u64, steps: usize) -> Simulation {
     simulation
 }
 
-/// 80 seeds of 1 400 steps each. `KVMESH_SEED` runs one seed, `KVMESH_SEEDS` so many from a random start. In those with an odd number no disk is lost.
+/// 80 seeds of 1 400 steps each. `KVMESH_SEED` runs one seed, `KVMESH_SEEDS` so many from a random
+/// start. In those with an odd number no disk is lost.
 #[test]
 fn random_interleavings_of_three_nodes_keep_the_invariants() {
     let number = |name| std::env::var(name).ok().map(|text: String| text.parse::<u64>().expect("a number"));

@@ -1,13 +1,20 @@
-//! The collector of what is over: tombstones, and values that have expired.
+//! Tombstone GC: collects tombstones, and frees the memory of expired values.
 //!
-//! Nobody deletes what has expired, for no node's clock may decide over another's write: that it is over is part of the write, and everybody who reads knows. What is
-//! left to do is to free memory. A value is let go when the clocks of all who are up, and who are a majority, agree that it is over, by more than clocks may be apart; what is left is a
-//! tombstone in place, under the same version.
+//! No node deletes what has expired, for no node's clock may decide over another's write. That a
+//! write has expired is part of the write, and every reader knows it. What is left to do is to free
+//! memory. A value is freed when the clocks of all members that are up, and those are a majority,
+//! agree that it has expired, by more than clocks may be apart. What is left is a tombstone in
+//! place, under the same version.
 //!
-//! **I6**: a tombstone goes only when every configured member is proven to cover it (what a peer says proves something while it is up, as far as it is on the peer's disk, and if it was said after the
-//! last HELLO of any peer: peers/mod.rs), when it is older than `tombstone_age_min`, and while no dump is served or taken
-//! and all members that are up agree on who the members are. What was collected is remembered as the *horizon*: a node below it is given a full dump, in which
-//! absence is proof. A tombstone that has been a value must, besides, have expired by the clock of every member, by its own word.
+//! **I6**: a tombstone is collected only when all of this holds. Every configured member is proven
+//! to cover it ([`peers`](crate::replication::peers): what a peer reports is proof while it is up,
+//! as far as it is on the peer's disk, and if it was reported after the last HELLO of any peer). It
+//! is older than `tombstone_age_min`. No dump is served or taken. All members that are up agree on
+//! who the members are. A tombstone that has been a value must, besides, have expired by the clock
+//! of every member, as the member itself reports it.
+//!
+//! What was collected is remembered as the *GC horizon*: a node below it is given a full dump, in
+//! which absence is proof.
 
 use std::sync::atomic::Ordering;
 
@@ -16,25 +23,28 @@ use crate::data::entry::Entry;
 use crate::replication::replica::Replica;
 use crate::testing::broken_rules::BrokenRule;
 
-/// Shards that are looked at in one step, under the collector's lock, for which acks wait.
+/// Shards that are looked at in one step, under the peer table's lock, for which acks wait.
 const SHARDS_PER_STEP: usize = 16;
-/// Entries after which no further shard is: some milliseconds.
+/// Entries after which no further shard is looked at in a step: some milliseconds.
 const ENTRIES_PER_STEP: usize = 20_000;
-/// Values that are let go in one step, to within a shard; the next beat waits for them. With the default heartbeat that is half a million a second.
-const SPENT_PER_STEP: usize = 1 << 18;
+/// Values that are freed in one step, to within a shard; the next heartbeat waits for them. With
+/// the default heartbeat that is half a million a second.
+const EXPIRED_PER_STEP: usize = 1 << 18;
 
-/// Walks round the shards, some at every beat.
+/// Walks round the shards, some at every heartbeat.
 #[derive(Default)]
 pub struct TombstoneGc {
-    /// The next one in which tombstones are looked at, and the next one in which values are let go.
+    /// The next shard in which tombstones are looked at.
     shard: usize,
-    spending: usize,
+    /// The next shard in which expired values are freed.
+    expiring_shard: usize,
 }
 
 impl TombstoneGc {
-    /// Lets go of what has expired, and collects in the next few shards what may be collected; how many tombstones that were.
+    /// Frees expired values, and collects in the next few shards the tombstones that may be
+    /// collected. Returns how many those were.
     pub fn step(&mut self, replica: &Replica, now: Now) -> usize {
-        self.spend(replica, now);
+        self.expire_values(replica, now);
         let mut table = replica.peers.table();
         let at_once = BrokenRule::CollectAtOnce.is_on();
         if !table.may_collect(&replica.config.members()) && !at_once {
@@ -68,17 +78,17 @@ impl TombstoneGc {
         collected.len()
     }
 
-    fn spend(&mut self, replica: &Replica, now: Now) {
+    fn expire_values(&mut self, replica: &Replica, now: Now) {
         let Some(clocks) = replica.peers.table().majority_clocks_ms(replica.config.majority(), now) else { return };
         let upto_ms = clocks.saturating_sub(replica.config.clock_offset_max.as_millis() as u64);
-        let mut spent = 0;
+        let mut freed = 0;
         for _ in 0..replica.store.shards_len() {
-            spent += replica.store.expire_values(self.spending, upto_ms);
-            self.spending = (self.spending + 1) % replica.store.shards_len();
-            if spent >= SPENT_PER_STEP {
+            freed += replica.store.expire_values(self.expiring_shard, upto_ms);
+            self.expiring_shard = (self.expiring_shard + 1) % replica.store.shards_len();
+            if freed >= EXPIRED_PER_STEP {
                 break;
             }
         }
-        replica.expired.fetch_add(spent as u64, Ordering::Relaxed);
+        replica.expired.fetch_add(freed as u64, Ordering::Relaxed);
     }
 }

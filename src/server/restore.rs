@@ -120,7 +120,7 @@ impl Taking<'_> {
                 .map_err(|why| refusal(why, self.lines, self.restore.count()))?;
                 self.lines += 1;
             }
-            self.restore.settle().map_err(|why| refusal(why, self.lines, self.restore.count()))?;
+            self.restore.log_merged().map_err(|why| refusal(why, self.lines, self.restore.count()))?;
             scanned = buffer.unread().len();
             if scanned > len_max {
                 return Err(self.too_big(&format!("it is longer than the {len_max} bytes that a line can need with this node's limits")));

@@ -18,7 +18,7 @@ use std::ops::Range;
 
 use crate::data::clock::{Deadline, Lead, Stamp};
 use crate::data::entry::{Entry, Update};
-use crate::replication::acks::{Round, Waited, Written};
+use crate::replication::acks::{AckOutcome, Round, Written};
 use crate::replication::status;
 use crate::replication::submit::NotWritten;
 use crate::server::evaluation::{Evaluation, RoundTime};
@@ -175,7 +175,7 @@ impl<'a> Writes<'a> {
     pub fn settle(&mut self, replies: &mut Vec<u8>) -> usize {
         let waited = match (&self.round, self.pending.last()) {
             (Some((_, round)), Some(last)) => round.wait(self.written(last), &self.timeout()),
-            _ => Waited::Met,
+            _ => AckOutcome::Reached,
         };
         self.conclude(waited, replies)
     }
@@ -186,18 +186,18 @@ impl<'a> Writes<'a> {
     #[cfg(feature = "testing")]
     pub fn try_settle(&mut self, is_late: bool, replies: &mut Vec<u8>) -> Option<usize> {
         let waited = match (&self.round, self.pending.last()) {
-            (Some((_, round)), Some(last)) if !round.is_met(self.written(last)) => is_late.then_some(Waited::TimedOut)?,
-            _ => Waited::Met,
+            (Some((_, round)), Some(last)) if !round.is_met(self.written(last)) => is_late.then_some(AckOutcome::TimedOut)?,
+            _ => AckOutcome::Reached,
         };
         Some(self.conclude(waited, replies))
     }
 
     /// After a time-out, some of the commands may be done all the same.
-    fn conclude(&mut self, waited: Waited, replies: &mut Vec<u8>) -> usize {
+    fn conclude(&mut self, waited: AckOutcome, replies: &mut Vec<u8>) -> usize {
         debug_assert!(self.fresh.is_none());
         let mut failed = 0;
         self.last_stands = true;
-        if let (Waited::TimedOut, Some((level, round))) = (waited, &self.round) {
+        if let (AckOutcome::TimedOut, Some((level, round))) = (waited, &self.round) {
             let first = self.pending.partition_point(|command| round.is_met(self.written(command)));
             let undone = &self.pending[first..];
             replace(replies, undone.iter().map(|command| &command.reply), &self.unknown(*level));
@@ -272,8 +272,8 @@ impl<R> NotWritten<R> {
     fn refused_by<T>(self, evaluation: impl FnOnce(R) -> T, node: impl FnOnce(Refusal) -> T) -> T {
         match self {
             NotWritten::Refused(refused) => evaluation(refused),
-            NotWritten::TooLarge { len, room } => node(Refusal::TooLarge { len: Some(len), room }),
-            NotWritten::NoRoom => node(Refusal::NoRoom),
+            NotWritten::TooLarge { len, budget } => node(Refusal::TooLarge { len: Some(len), room: budget }),
+            NotWritten::NoBudget => node(Refusal::NoRoom),
             NotWritten::Stopping => node(Refusal::Stopping),
         }
     }

@@ -115,9 +115,9 @@ fn at_the_bound_nodes_still_speak_and_one_that_starts_refuses_writes() {
     assert_eq!(cluster.ask_line(1, "SET last 1"), "OK");
     cluster.await_converged();
     let refused = cluster.ask_line(2, "SET more 1");
-    assert!(refused.starts_with("ERROR READONLY the vector names 4096 lives of nodes, 4096 at most"), "{refused}");
+    assert!(refused.starts_with("ERROR READONLY the vector names 4096 incarnations, 4096 at most"), "{refused}");
     assert_eq!((cluster.ask_line(2, "GET last"), cluster.ask_line(1, "SET more 1")), ("VALUE 1".to_owned(), "OK".to_owned()));
-    cluster.await_log(2, &["lives of nodes; with 4096 a node that starts does not write", "are folded while all members are up"]);
+    cluster.await_log(2, &["incarnations; with 4096 a node that starts does not write", "are folded while all members are up"]);
     for args in [&["status"][..], &["peers"], &["--json", "status"]] {
         let done = kvctl(&cluster, 2, args, None);
         assert_eq!((done.code, &*done.err), (Some(0), ""), "{args:?}");
@@ -190,7 +190,7 @@ fn nothing_is_folded_beside_the_build_before_and_it_is_not_met_afterwards() {
     // A blank node of that build is refused by the others.
     cluster.wipe(3);
     cluster.start(3);
-    cluster.await_log(3, &["lives of nodes are folded here", "upgrade it"]);
+    cluster.await_log(3, &["incarnations are folded here", "upgrade it"]);
     cluster.stop(3);
     cluster.set_program(3, None);
     cluster.start(3);

@@ -35,7 +35,7 @@ const CHECKS: [&str; 26] = [
     "expired keys are gone, others are not",
     "every request is answered",
     "vectors claim no more than is there",
-    "lives that are over are folded",
+    "past incarnations are folded",
     "no node ends by itself",
     "nodes stop, close and resume as they should",
     "every client ends",

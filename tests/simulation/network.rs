@@ -13,9 +13,9 @@ use std::time::{Duration, Instant};
 use crate::simulation::diagram::{BeforeMerge, StepKind};
 use crate::simulation::plan::RunPlan;
 use crate::simulation::{ProcessId, Simulator, SimulatorEvent};
-use kvmesh::replication::inbound::{Arrived, Inbound};
+use kvmesh::replication::inbound::{Inbound, ReceivedMessage};
 use kvmesh::replication::links::handshake;
-use kvmesh::replication::links::outgoing::Speech;
+use kvmesh::replication::links::outgoing::LinkWriter;
 use kvmesh::wire::frame::{FrameHead, HEAD_LEN};
 use kvmesh::wire::peer::{HELLO_LEN_MAX, Hello, MESSAGE_LEN_MAX, Message, Protocol, read_message};
 
@@ -66,7 +66,7 @@ pub struct SimulatedConnection<'a> {
 enum SendingEnd<'a> {
     /// Waits for the answer to its HELLO.
     Dialing(Hello),
-    Open(Box<Speech<'a>>),
+    Open(Box<LinkWriter<'a>>),
 }
 
 enum ReceivingEnd {
@@ -273,10 +273,10 @@ impl<'a> Simulator<'a> {
                 return;
             }
             (Ok(Some(message)), Some(ReceivingEnd::Open { inbound, .. })) => {
-                match replica.persistence().await_room(frame.len(), Instant::now()) {
-                    Ok(room) => {
+                match replica.persistence().await_permit(frame.len(), Instant::now()) {
+                    Ok(permit) => {
                         let before = self.diagram.as_ref().map(|_| BeforeMerge::of(&message, replica));
-                        let received = inbound.receive(replica, Arrived { message, frame, room }, now);
+                        let received = inbound.receive(replica, ReceivedMessage { message, frame, permit }, now);
                         connection.received.drain(..taken);
                         if let (Some(diagram), Some(before)) = (&mut self.diagram, before) {
                             diagram.received(self.now, number, &before, replica.store(), &received);
@@ -395,8 +395,8 @@ impl<'a> Simulator<'a> {
         match answer {
             Some((answer, (found, protocol))) if found == peer_index => {
                 handshake::dialed(replica, peer_index, &answer, now);
-                let speech = Speech::new(replica, peer_index, hello.vector, protocol, 120);
-                connection.sender = Some(SendingEnd::Open(Box::new(speech)));
+                let writer = LinkWriter::new(replica, peer_index, hello.vector, protocol, 120);
+                connection.sender = Some(SendingEnd::Open(Box::new(writer)));
                 connection.protocol = protocol;
                 self.draw(id, StepKind::Connection, || format!("connected to n{}", machine_at(peer_index, id) + 1));
                 self.count("connections");
@@ -438,13 +438,13 @@ impl<'a> Simulator<'a> {
             return;
         }
         let Some(connection) = self.connections.get(&number) else { return };
-        let Some(SendingEnd::Open(speech)) = &connection.sender else { return };
+        let Some(SendingEnd::Open(writer)) = &connection.sender else { return };
         let under_way: usize = connection.segments.iter().map(|(_, bytes)| bytes.len()).sum();
         if under_way > self.plan.window && !connection.is_reset && outbox.is_open() {
             // The sending end waits in its write until some of that has arrived.
             return;
         }
-        let is_dumping = speech.is_dumping();
+        let is_dumping = writer.is_dumping();
         if is_dumping || outbox.has_waiting() {
             let pause_us = self.links[id][machine_at(peer_index, id)].dump_pause.as_micros() as u64;
             let pause_us = if is_dumping { self.random.u64(0..=pause_us) } else { 0 };
@@ -462,9 +462,9 @@ impl<'a> Simulator<'a> {
         running.is_sending[peer_index] = false;
         let Some(number) = running.sends_on[peer_index] else { return };
         let Some(connection) = self.connections.get_mut(&number) else { return };
-        let Some(SendingEnd::Open(speech)) = &mut connection.sender else { return };
+        let Some(SendingEnd::Open(writer)) = &mut connection.sender else { return };
         let mut bytes = Vec::new();
-        let goes_on = speech.next(
+        let goes_on = writer.next(
             Duration::ZERO,
             || now,
             |piece| {

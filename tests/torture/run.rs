@@ -111,7 +111,7 @@ pub fn run(options: RunOptions, dir: &Path, mut schedule: Schedule) -> io::Resul
         claims: Verdict::new("vectors claim no more than is there"),
         alive: Verdict::new("no node ends by itself"),
         closes: Verdict::new("nodes stop, close and resume as they should"),
-        few: Verdict::new("lives that are over are folded"),
+        few: Verdict::new("past incarnations are folded"),
         claimed: 0,
         options,
     };

@@ -1,10 +1,14 @@
-//! Who has acknowledged what: the table that sessions wait on.
+//! Acks: the table of what each member has acknowledged, on which sessions wait.
 //!
-//! Owns, per peer, how far it has acknowledged this node's writes; how far they are durable here; and the sessions that wait. A session opens a [`Round`] before its first
-//! write, stamps its writes, and waits for all of them at once. Peers' acks only move positions here and wake the sessions whose level is met. Never touches the store.
+//! Owns, per peer, how far it has acknowledged this node's writes; how far they are durable here;
+//! and the sessions that wait. A session opens a [`Round`] before its first write, stamps its
+//! writes, and waits for all of them at once. Peers' acks only move positions here and wake the
+//! sessions whose level is reached. Never touches the store.
 //!
-//! **I8** rests on what an ack says: the peer holds every write up to there, or a newer one that superseded it, and its stamp clock shows so much. Whether a write has won is nobody's question
-//! here: it is stamped once, and the newest stamp wins. But an ack of a peer whose clock is too far ahead of the write does not count: acknowledged, it would be told to be newer than it is.
+//! **I8** rests on what an ack says: the peer holds every write up to there, or a newer one that
+//! superseded it, and its stamp clock shows so much. Whether a write has won is not asked here: it
+//! is stamped once, and the newest stamp wins. But an ack of a peer whose clock is too far ahead of
+//! the write does not count: the client would be told that its write is newer than it is.
 
 mod lag;
 mod table;
@@ -24,31 +28,32 @@ use crate::wire::peer::Ack;
 use table::Table;
 use waiting::{Waiter, Waiting, WakeList};
 
-pub use table::{Held, Holders};
+pub use table::{HeldIn, ReplicaCount};
 pub use waiting::Written;
 
-/// The table. Peers are numbered by their place in the configuration.
+/// The ack table of one node. Peers are numbered by their position in the configuration.
 pub struct Acks {
     /// Members that make a majority, this node included.
     majority: usize,
-    /// How long a peer may lag before it stops counting as up, and the longest that a session waits.
+    /// Longest lag of a peer that counts as up, and longest wait of a session.
     timeout: Duration,
     waits_for_disk: bool,
     table: Mutex<Table>,
-    /// Somebody counts who holds what, and something has moved.
+    /// Signals to callers that count holders that something has moved.
     moved: Condvar,
     /// Peers that count as up; read before every write, so kept beside the lock.
     counted: AtomicUsize,
-    /// Rounds whose sessions wait or are about to; asked by the replicator for every batch, so kept beside the lock.
+    /// Rounds whose sessions wait or are about to; read by the replicator for every batch, so kept
+    /// beside the lock.
     rounds: AtomicUsize,
 }
 
-/// How waiting for a round ended.
+/// The outcome of waiting for a round.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Waited {
-    /// The level is met for every write.
-    Met,
-    /// Not in time: whatever was not met is unknown.
+pub enum AckOutcome {
+    /// The level is reached for every write.
+    Reached,
+    /// Not in time: the outcome of a write whose level was not reached is unknown.
     TimedOut,
 }
 
@@ -64,20 +69,22 @@ pub struct NoQuorum {
 /// What STATUS and PEERS show of one peer's acks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PeerProgress {
-    /// The greatest own stamp that it has acknowledged on this connection: durable there, if it is configured so.
+    /// The greatest own stamp that the peer has acknowledged on this connection: durable there, if
+    /// it is configured so.
     pub upto: Stamp,
-    /// The greatest own stamp that it has received.
+    /// The greatest own stamp that the peer has received.
     pub received: Stamp,
-    /// Since when it has not caught up with where this node stood; zero when it has.
+    /// For how long the peer has not caught up with where this node stood; zero when it has.
     pub behind: Duration,
-    /// Own writes that it has not acknowledged; to within those of one beat.
+    /// Own writes that the peer has not acknowledged; to within those of one heartbeat.
     pub behind_writes: u64,
-    /// Whether it counts for `majority` and `all`.
+    /// The peer counts for `majority` and `all`.
     pub counted: bool,
 }
 
 impl Acks {
-    /// `waits_for_disk`: this node counts itself only as far as [`Acks::durable`] says.
+    /// Creates the table. `waits_for_disk`: this node counts itself only as far as
+    /// [`Acks::durable`] says.
     pub fn new(peers: usize, majority: usize, timeout: Duration, waits_for_disk: bool) -> Acks {
         let table = Table::new(peers, waits_for_disk);
         Acks {
@@ -91,7 +98,7 @@ impl Acks {
         }
     }
 
-    /// Whether enough members are up for `level`. To be asked before anything is applied.
+    /// Checks that enough members are up for `level`. Called before anything is applied.
     pub fn quorum(&self, level: AckLevel) -> Result<(), NoQuorum> {
         let up = 1 + self.counted.load(Ordering::Acquire);
         if level == AckLevel::Local || up >= self.majority {
@@ -100,12 +107,12 @@ impl Acks {
         Err(NoQuorum { up, needed: self.majority, members: 1 + self.table.lock().peers.len() })
     }
 
-    /// Whether a write at this level is answered without waiting for anybody.
+    /// Returns whether a write at this level is answered without waiting for any member.
     pub fn is_done_at_once(&self, level: AckLevel) -> bool {
         level == AckLevel::Local && !self.waits_for_disk
     }
 
-    /// Own writes are durable here up to this stamp.
+    /// Notes that own writes are durable here up to this stamp.
     pub fn durable(&self, upto: Stamp) {
         if !self.waits_for_disk {
             return;
@@ -113,36 +120,44 @@ impl Acks {
         self.change(|table| table.own = table.own.max(upto));
     }
 
-    /// How far own writes are durable; `None` where nobody waits for that.
+    /// The stamp up to which own writes are durable; `None` where no session waits for the disk.
     pub fn durable_upto(&self) -> Option<Stamp> {
         self.waits_for_disk.then(|| self.table.lock().own)
     }
 
-    /// To be called before the first write of a round that will be waited for.
+    /// Opens a round. Called before the first write that will be waited for.
     pub fn open_round(&self, level: AckLevel) -> Round<'_> {
         self.rounds.fetch_add(1, Ordering::AcqRel);
         Round { acks: self, level }
     }
 
-    /// A peer's link begins anew: it has acknowledged nothing until its first ack. `is_durable`: its acks wait for its disk.
+    /// Notes that a peer's link begins anew: the peer has acknowledged nothing until its first ack.
+    /// `is_durable`: its acks wait for its disk.
     pub fn reset(&self, peer: usize, is_durable: bool) {
         let mut table = self.table.lock();
         let peer = &mut table.peers[peer];
         (peer.upto, peer.received, peer.is_durable) = (Stamp::ZERO, Stamp::ZERO, is_durable);
     }
 
-    /// A peer's vector covers all own writes up to here.
+    /// Notes that a peer's vector covers all own writes up to this stamp.
     pub fn covered(&self, peer: usize, upto: Stamp) {
         self.change(|table| table.peers[peer].received = table.peers[peer].received.max(upto));
     }
 
-    /// Who holds all own writes up to this stamp. Waits until `enough` says so, or `deadline` has passed.
-    pub fn await_holders(&self, what: Held, stamp: Stamp, deadline: Instant, enough: impl Fn(Holders) -> bool) -> Holders {
+    /// Counts the members that hold all own writes up to this stamp. Waits until `enough` returns
+    /// true for the count, or `deadline` has passed.
+    pub fn await_replica_count(
+        &self,
+        what: HeldIn,
+        stamp: Stamp,
+        deadline: Instant,
+        enough: impl Fn(ReplicaCount) -> bool,
+    ) -> ReplicaCount {
         let mut table = self.table.lock();
         table.counting += 1;
         let mut late = false;
         let holders = loop {
-            let holders = table.holders(what, stamp);
+            let holders = table.replica_count(what, stamp);
             if enough(holders) || late {
                 break holders;
             }
@@ -152,7 +167,7 @@ impl Acks {
         holders
     }
 
-    /// An ack of a peer for writes of this node's present incarnation.
+    /// Applies an ack of a peer for writes of this node's present incarnation.
     pub fn acknowledge(&self, peer: usize, ack: &Ack, elapsed: Duration) -> WakeList {
         self.change(|table| {
             let peer = &mut table.peers[peer];
@@ -166,7 +181,7 @@ impl Acks {
         })
     }
 
-    /// Moves something, and finds out whom that concerns.
+    /// Changes the table, and takes out the sessions whose level is reached by that.
     fn change(&self, change: impl FnOnce(&mut Table)) -> WakeList {
         let mut table = self.table.lock();
         change(&mut table);
@@ -177,7 +192,7 @@ impl Acks {
         std::mem::take(&mut table.woken)
     }
 
-    /// Whether the peer is up and open.
+    /// Notes whether the peer is up and open.
     pub fn set_up(&self, peer: usize, up: bool) {
         self.change(|table| {
             table.peers[peer].up = up;
@@ -185,7 +200,8 @@ impl Acks {
         });
     }
 
-    /// Looks who lags: a peer that has not come, within the time-out, to where this node stood does not count as up until it has.
+    /// Looks which peers lag. A peer that has not come, within the time-out, to where this node
+    /// stood does not count as up until it has.
     pub fn observe_lag(&self, position: Stamp, written: u64, elapsed: Duration) {
         self.change(|table| {
             table.samples.take(position, written);
@@ -196,7 +212,8 @@ impl Acks {
         });
     }
 
-    /// How far a peer is, seen from where this node stands with so many writes issued.
+    /// The progress of a peer, measured against this node's position and the number of writes
+    /// issued.
     pub fn progress(&self, peer: usize, position: Stamp, written: u64, elapsed: Duration) -> PeerProgress {
         let table = self.table.lock();
         let peer = &table.peers[peer];
@@ -210,48 +227,50 @@ impl Acks {
         self.table.lock().waiting.len()
     }
 
-    /// Whether a session waits for acks, is about to, or counts who holds what.
+    /// Returns whether a session waits for acks, is about to, or counts holders.
     pub fn is_awaited(&self) -> bool {
         self.rounds.load(Ordering::Acquire) > 0 || self.table.lock().counting > 0
     }
 
-    /// Sessions that wait for acks or count who holds what, right now.
+    /// Sessions that wait for acks or count holders, right now.
     pub fn blocked_len(&self) -> usize {
         let table = self.table.lock();
         table.waiting.len() + table.counting
     }
 
-    /// Sessions that count who holds what, right now.
+    /// Sessions that count holders, right now.
     #[cfg(test)]
     pub fn counting_len(&self) -> usize {
         self.table.lock().counting
     }
 
-    /// To be called under the table's lock.
+    /// Counts the peers that count as up, anew. Called under the table's lock.
     fn recount(&self, table: &Table) {
         self.counted.store(table.counted(), Ordering::Release);
     }
 }
 
-/// The writes of one session that are waited for together. While one is open, the replicator does not let writes wait for others.
+/// The writes of one session that are waited for together. While a round is open, the replicator
+/// does not let writes wait for others.
 pub struct Round<'a> {
     acks: &'a Acks,
     level: AckLevel,
 }
 
 impl Round<'_> {
-    /// Whether the level is met for what was written: if not, it may still be. Never blocks.
+    /// Returns whether the level is reached for what was written. If not, it may still be. Never
+    /// blocks.
     pub fn is_met(&self, written: Written) -> bool {
         self.acks.table.lock().met(self.acks.majority, self.level, written)
     }
 
-    /// Waits until the level is met for what was written, or `deadline` has passed.
-    pub fn wait(&self, written: Written, deadline: &Deadline) -> Waited {
+    /// Waits until the level is reached for what was written, or `deadline` has passed.
+    pub fn wait(&self, written: Written, deadline: &Deadline) -> AckOutcome {
         let Round { acks, level } = *self;
         let session = {
             let mut table = acks.table.lock();
             if table.met(acks.majority, level, written) {
-                return Waited::Met;
+                return AckOutcome::Reached;
             }
             let session = Waiter::current();
             table.waiting.insert(Waiting { written, level, session: Arc::clone(&session) });
@@ -262,10 +281,10 @@ impl Round<'_> {
             thread::park_timeout(left);
             // Without the lock: all that were woken would wait for it.
             if session.is_met() {
-                return Waited::Met;
+                return AckOutcome::Reached;
             }
             if left.is_zero() {
-                return if acks.table.lock().waiting.remove(written.upto, &session) { Waited::TimedOut } else { Waited::Met };
+                return if acks.table.lock().waiting.remove(written.upto, &session) { AckOutcome::TimedOut } else { AckOutcome::Reached };
             }
         }
     }

@@ -47,16 +47,16 @@ pub struct PeerAcks {
 
 /// Where a member holds a write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Held {
+pub enum HeldIn {
     /// In its memory.
-    Received,
+    Memory,
     /// On its disk.
-    Durable,
+    Disk,
 }
 
 /// Members that hold a write.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Holders {
+pub struct ReplicaCount {
     pub here: bool,
     /// Peers that are up.
     pub peers: usize,
@@ -75,15 +75,15 @@ impl Table {
     }
 
     /// Members that hold all own writes up to this stamp.
-    pub fn holders(&self, held: Held, stamp: Stamp) -> Holders {
+    pub fn replica_count(&self, held: HeldIn, stamp: Stamp) -> ReplicaCount {
         let holds = |peer: &&PeerAcks| {
             let is_held = match held {
-                Held::Received => peer.received >= stamp,
-                Held::Durable => peer.is_durable && peer.upto >= stamp,
+                HeldIn::Memory => peer.received >= stamp,
+                HeldIn::Disk => peer.is_durable && peer.upto >= stamp,
             };
             peer.up && is_held
         };
-        Holders { here: self.own >= stamp, peers: self.peers.iter().filter(holds).count() }
+        ReplicaCount { here: self.own >= stamp, peers: self.peers.iter().filter(holds).count() }
     }
 
     /// The level is reached for these writes.

@@ -43,13 +43,14 @@ fn an_ack_wakes_the_sessions_whose_level_it_meets_and_no_others() {
         acks.acknowledge(0, &ack(8), Duration::ZERO);
         assert_eq!(waiting(&acks), [stamp(2), stamp(9)]);
         acks.acknowledge(1, &ack(9), Duration::ZERO);
-        assert_eq!(waits.map(|waits| waits.join().unwrap()), [Waited::Met; 4]);
+        assert_eq!(waits.map(|waits| waits.join().unwrap()), [AckOutcome::Reached; 4]);
     });
     assert_eq!(acks.table.lock().waiting.len(), 0);
     assert!(!acks.is_awaited());
 }
 
-/// `all` is every member that counts: not one that is up and has not come, within the time-out, to where this node stood.
+/// `all` is every member that counts. A member that is up and has not come, within the time-out, to
+/// where this node stood does not count.
 #[test]
 fn all_waits_for_no_peer_that_lags_nor_goes_on_waiting_when_one_begins_to() {
     let acks = acks();
@@ -66,7 +67,7 @@ fn all_waits_for_no_peer_that_lags_nor_goes_on_waiting_when_one_begins_to() {
             thread::yield_now();
         }
         look(2, 61);
-        assert_eq!(waits.join().unwrap(), Waited::Met);
+        assert_eq!(waits.join().unwrap(), AckOutcome::Reached);
     });
     let round = acks.open_round(AckLevel::All);
     assert!(!round.is_met(written(3)), "and never fewer than a majority");
@@ -86,12 +87,12 @@ fn all_waits_for_no_peer_that_lags_nor_goes_on_waiting_when_one_begins_to() {
 fn a_round_that_is_not_met_in_time_can_be_asked_again() {
     let acks = acks();
     let round = acks.open_round(AckLevel::Majority);
-    assert_eq!(round.wait(written(2), &Deadline::within(Duration::ZERO)), Waited::TimedOut);
+    assert_eq!(round.wait(written(2), &Deadline::within(Duration::ZERO)), AckOutcome::TimedOut);
     assert_eq!(acks.waiting_len(), 0);
     assert!(acks.is_awaited() && !round.is_met(written(2)));
     acks.acknowledge(0, &ack(3), Duration::ZERO);
     assert!(round.is_met(written(3)) && !round.is_met(written(4)));
-    assert_eq!(round.wait(written(3), &Deadline::within(Duration::ZERO)), Waited::Met);
+    assert_eq!(round.wait(written(3), &Deadline::within(Duration::ZERO)), AckOutcome::Reached);
 }
 
 #[test]
@@ -104,7 +105,7 @@ fn no_session_sleeps_on_when_its_round_is_met() {
                     let round = acks.open_round(AckLevel::Majority);
                     assert_eq!(
                         round.wait(Written::at(clock.issue(Duration::ZERO), Duration::ZERO), &Deadline::within(Duration::from_secs(60))),
-                        Waited::Met
+                        AckOutcome::Reached
                     );
                 }
                 sessions.fetch_sub(1, Ordering::Relaxed);

@@ -1,4 +1,4 @@
-//! How two nodes meet: what a HELLO says, and which HELLOs are refused.
+//! The handshake of two nodes: what a HELLO says, and which HELLOs are refused.
 
 use std::sync::atomic::Ordering;
 
@@ -11,10 +11,11 @@ use crate::replication::stamps;
 use crate::wire::peer::{Hello, Protocol};
 use crate::wire::quoting::shown;
 
-/// Places in a vector that a peer tells, with those that are known here: as many fit into a HELLO, generously counted.
-pub(in crate::replication) const PLACES_MAX: usize = 20_000;
+/// Entries that a peer's version vector may have, together with those that are known here. That
+/// many fit into a HELLO, generously counted. A vector beyond this is refused.
+pub(in crate::replication) const VECTOR_LEN_MAX: usize = 20_000;
 
-/// The first message of a connection, either way.
+/// Builds this node's HELLO, the first message of a connection in either direction.
 pub fn hello(replica: &Replica, now: Now) -> Hello {
     Hello {
         cluster: replica.config.cluster.clone(),
@@ -31,7 +32,8 @@ pub fn hello(replica: &Replica, now: Now) -> Hello {
     }
 }
 
-/// Whether a HELLO is one of a peer; its place in the configuration and the protocol to speak if so, else why not.
+/// Checks a HELLO. Returns the peer's index in the configuration and the protocol to speak. An
+/// error says why the HELLO is refused.
 pub fn check_hello(replica: &Replica, hello: &Hello, now: Now) -> Result<(usize, Protocol), String> {
     let id = replica.config.id;
     if hello.cluster != replica.config.cluster {
@@ -41,17 +43,17 @@ pub fn check_hello(replica: &Replica, hello: &Hello, now: Now) -> Result<(usize,
     if hello.node == id {
         return Err(format!("this is node {id} itself, or another process with its id: check the addresses and ids in the configurations"));
     }
-    let place = replica.config.peers.iter().position(|peer| peer.id == hello.node);
-    let place = place.ok_or_else(|| format!("node {id} has no node {} in its configuration", hello.node))?;
+    let peer = replica.config.peers.iter().position(|peer| peer.id == hello.node);
+    let peer = peer.ok_or_else(|| format!("node {id} has no node {} in its configuration", hello.node))?;
     if hello.origin.node != hello.node {
         return Err(format!("node {} with an origin of node {}", hello.node, hello.origin.node));
     }
     if hello.origin.is_all_incarnations() {
-        return Err(format!("node {} with the origin {}, which stands for all of its lives", hello.node, hello.origin));
+        return Err(format!("node {} with the origin {}, which stands for all of its incarnations", hello.node, hello.origin));
     }
     if hello.spoken().max < Protocol::FOLDED && folding::has_folded(replica) {
         return Err(format!(
-            "lives of nodes are folded here, which the build of node {} does not know of (it speaks peer protocol {}, and {} brings it): upgrade it",
+            "incarnations are folded here, which the build of node {} does not know of (it speaks peer protocol {}, and {} brings it): upgrade it",
             hello.node,
             hello.spoken(),
             Protocol::FOLDED
@@ -60,24 +62,28 @@ pub fn check_hello(replica: &Replica, hello: &Hello, now: Now) -> Result<(usize,
     if !hello.members.contains(&id) {
         return Err(format!("node {} has no node {id} in its configuration", hello.node));
     }
-    stamps::check_clock(replica, place, hello.clocks, hello.wall_ms, true, now)?;
+    stamps::check_clock(replica, peer, hello.clocks, hello.wall_ms, true, now)?;
     check_vector(replica, &hello.vector, now)?;
-    Ok((place, protocol))
+    Ok((peer, protocol))
 }
 
-/// Whether a peer's vector may be joined with what is known here: how far ahead it is, and how many places that makes.
+/// Checks that a peer's vector may be joined with what is known here: how far ahead it is, and how
+/// many entries the two have together.
 pub(in crate::replication) fn check_vector(replica: &Replica, vector: &VersionVector, now: Now) -> Result<(), String> {
     stamps::check_stamp(replica, vector.greatest(), now)?;
-    if replica.coverage.len() + vector.len() < PLACES_MAX {
+    if replica.coverage.len() + vector.len() < VECTOR_LEN_MAX {
         return Ok(());
     }
-    // A cluster that is beyond it already goes on, and so do the present incarnations of its members.
+    // A cluster that is beyond the bound already goes on, and so do the present incarnations of its
+    // members.
     let mut joined = replica.vector();
     let goes_on = joined.len() + MEMBERS_MAX;
     joined.join(vector);
-    if joined.len() > PLACES_MAX.max(goes_on) {
-        let (told, all) = (vector.len(), joined.len());
-        return Err(format!("a vector of {told} places, which makes {all} together with this node's; {PLACES_MAX} are the most"));
+    if joined.len() > VECTOR_LEN_MAX.max(goes_on) {
+        let (theirs, all) = (vector.len(), joined.len());
+        return Err(format!(
+            "a version vector of {theirs} entries, which makes {all} together with this node's; at most {VECTOR_LEN_MAX} are allowed"
+        ));
     }
     Ok(())
 }
@@ -92,16 +98,17 @@ fn no_common_protocol(replica: &Replica, hello: &Hello) -> String {
     )
 }
 
-/// The outgoing connection is being made: batches are queued from here on, and the HELLO that is sent next says from where.
+/// Opens the outbox for a dial. Batches are queued from here on, and the HELLO that is sent next
+/// says from where.
 pub fn dialing(replica: &Replica, peer: usize) {
     replica.links.outbox(peer).open();
 }
 
-/// The peer has answered the dial with a good HELLO.
+/// Notes that the peer has answered the dial with a good HELLO.
 pub fn dialed(replica: &Replica, peer: usize, hello: &Hello, now: Now) {
     stamps::observe(replica, hello.vector.greatest(), now);
-    stamps::hear_clocks(replica, hello.clocks, now);
-    hear_of_incarnations(replica, hello);
+    stamps::observe_clocks(replica, hello.clocks, now);
+    note_earlier_incarnations(replica, hello);
     replica.learn_scan_order(hello.order);
     replica.decide(now, |table| {
         table.peers[peer].spoken = hello.spoken().max;
@@ -109,32 +116,34 @@ pub fn dialed(replica: &Replica, peer: usize, hello: &Hello, now: Now) {
     });
 }
 
-/// A beat is under way, at the end of so many bytes of the outgoing connection.
+/// Notes that a heartbeat is under way which ends at byte `len` of the outgoing connection.
 pub fn awaits_echo(replica: &Replica, peer: usize, len: u64) {
     replica.peers.table().peers[peer].liveness.await_echo(len);
 }
 
-/// The outgoing connection has ended, or was not made.
+/// Notes that the outgoing connection has ended, or was not made.
 pub fn hung_up(replica: &Replica, peer: usize, now: Now) {
     replica.links.outbox(peer).close();
     replica.decide(now, |table| table.linked_out(peer, false, now));
 }
 
-/// The disk knew nothing, and nobody has asked for that: a peer may know whether it should have known something.
-pub fn wonder_about_blank_disk(replica: &Replica) {
-    replica.is_oddly_blank.store(true, Ordering::Release);
+/// Notes that the disk is blank although the operator has not asked for that. A peer may know
+/// whether there should have been something.
+pub fn suspect_blank_disk(replica: &Replica) {
+    replica.is_unexpectedly_blank.store(true, Ordering::Release);
 }
 
-/// Says once that the directory may be the wrong one, or have been lost: a peer knows of incarnations of this node of which its blank disk does not.
-pub(in crate::replication) fn hear_of_incarnations(replica: &Replica, hello: &Hello) {
-    if !replica.is_oddly_blank.load(Ordering::Acquire) {
+/// Warns once that the directory may be the wrong one, or have been lost: a peer knows of earlier
+/// incarnations of this node, and its blank disk does not.
+pub(in crate::replication) fn note_earlier_incarnations(replica: &Replica, hello: &Hello) {
+    if !replica.is_unexpectedly_blank.load(Ordering::Acquire) {
         return;
     }
     let is_earlier = |origin: Origin| origin.node == replica.config.id && origin != replica.origin;
-    let lives = hello.vector.iter().filter(|(origin, _)| is_earlier(*origin)).count();
-    if lives > 0 && replica.is_oddly_blank.swap(false, Ordering::AcqRel) {
+    let earlier = hello.vector.iter().filter(|(origin, _)| is_earlier(*origin)).count();
+    if earlier > 0 && replica.is_unexpectedly_blank.swap(false, Ordering::AcqRel) {
         log::warn!(
-            "this node starts blank, but node {} knows what it wrote in earlier lives ({lives} of them): if its disk was not replaced, look whether data_dir {} is the right \
+            "this node starts blank, but node {} knows what it wrote in {earlier} earlier incarnations: if its disk was not replaced, look whether data_dir {} is the right \
              directory. It takes everything from its peers; what only it had is not there",
             hello.node,
             replica.config.data_dir.display()

@@ -1,7 +1,9 @@
-//! The peer port: one thread accepts, one thread per peer, `peer-in:N`, reads what that peer sends and applies it.
+//! The incoming links: one thread, `peer-accept`, accepts at the peer port; one thread per peer,
+//! `peer-in:N`, reads what that peer sends and applies it.
 //!
-//! Owns the incoming sockets. Speaks only to peers: whoever does not begin with a good HELLO is told why, if it spoke the protocol at all, or what this port is, if it spoke that of a client, and
-//! closed.
+//! Owns the incoming sockets. Serves only peers. A connection that does not begin with a good HELLO
+//! is closed. If it spoke the protocol at all, it is sent the reason first. If it spoke that of a
+//! client, it is told what this port is.
 
 use std::io::{self, BufReader, Read};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -18,43 +20,45 @@ use crate::net::{Acceptor, AfterAccept};
 use crate::process::descriptors::in_words;
 use crate::process::logging::LogLimit;
 use crate::process::threads::join_all;
-use crate::replication::inbound::{Arrived, Inbound};
+use crate::replication::inbound::{Inbound, ReceivedMessage};
 use crate::replication::links::handshake;
 use crate::replication::links::outgoing::{SOCKET_BUFFER_LEN, is_timeout};
-use crate::replication::links::unidentified::{Stranger, Unidentified};
+use crate::replication::links::unidentified::{Unidentified, UnidentifiedConnection};
 use crate::replication::replica::Replica;
 use crate::wire::peer::{HELLO_LEN_MAX, Hello, MESSAGE_LEN_MAX, Message, Protocol, read_message};
 
-/// What a client that came to this port has to read what it is told.
+/// Time for a client that has come to this port to read the answer.
 const LINGER: Duration = Duration::from_secs(1);
 
-/// Buffer of one incoming link.
+/// Bytes of the read buffer of one incoming link.
 const READ_LEN: usize = 64 << 10;
 
-/// Peer time-outs that a connection waits for room in the log's queue: a disk that stalls for longer ends it, and the peer catches up later.
-const ROOM_TIMEOUTS: u32 = 5;
+/// Peer time-outs that a connection waits for a permit of the log's byte budget. A disk that stalls
+/// for longer ends the connection, and the peer catches up later.
+const PERMIT_TIMEOUTS: u32 = 5;
 
-/// What a new connection waits for a slot. Beyond this it is closed: the machine does not get round to reading those that came before.
+/// Longest wait of a new connection for a slot. Beyond this it is closed: the machine does not get
+/// round to reading those that came before.
 const ENTER_WAIT: Duration = Duration::from_millis(100);
 
-/// The incoming links.
+/// The incoming links of this node.
 pub struct PeerLinks {
     replica: Arc<Replica>,
     /// The present connection of each peer; a newer one replaces it.
     present: Vec<Mutex<Option<Arc<TcpStream>>>>,
     threads: Mutex<Vec<JoinHandle<()>>>,
-    strangers: Arc<Unidentified>,
-    /// Who is refused knocks again and again.
-    said: LogLimit,
+    unidentified: Arc<Unidentified>,
+    /// Limits log lines: a refused peer connects again and again.
+    log_limit: LogLimit,
     stopping: AtomicBool,
 }
 
 impl PeerLinks {
     pub fn new(replica: Arc<Replica>) -> Arc<PeerLinks> {
         let present = replica.config().peers.iter().map(|_| Mutex::default()).collect();
-        let (threads, said, stopping) = (Mutex::default(), LogLimit::new(1), AtomicBool::new(false));
-        let strangers = Arc::new(Unidentified::new(replica.config().unidentified_max));
-        Arc::new(PeerLinks { replica, present, threads, strangers, said, stopping })
+        let (threads, log_limit, stopping) = (Mutex::default(), LogLimit::new(1), AtomicBool::new(false));
+        let unidentified = Arc::new(Unidentified::new(replica.config().unidentified_max));
+        Arc::new(PeerLinks { replica, present, threads, unidentified, log_limit, stopping })
     }
 
     /// Closes every link and waits for their threads, until `deadline`.
@@ -66,7 +70,7 @@ impl PeerLinks {
                 let _ = stream.shutdown(Shutdown::Both);
             }
         }
-        self.strangers.close_all();
+        self.unidentified.close_all();
         // The lock is not held meanwhile: a thread that is joined may still be starting one.
         let threads = std::mem::take(&mut *self.threads.lock());
         join_all(threads, deadline, "peer-in");
@@ -80,7 +84,7 @@ impl PeerLinks {
             let met = accepted.and_then(|(stream, addr)| links.enter(stream, addr));
             if let Err(error) = &met
                 && !failing
-                && let Some(more) = links.said.admit("accept", 0, elapsed())
+                && let Some(more) = links.log_limit.admit("accept", 0, elapsed())
             {
                 log::error!("peer port: cannot accept: {}; trying on{more}", in_words(error));
             }
@@ -89,18 +93,19 @@ impl PeerLinks {
         })
     }
 
-    /// Gives a connection a slot among those that have not said HELLO, and a thread that hears it.
+    /// Gives a connection a slot among those that have not said HELLO, and a thread that reads its
+    /// HELLO.
     fn enter(self: &Arc<Self>, stream: TcpStream, addr: SocketAddr) -> io::Result<()> {
-        let entered = self.strangers.enter(Arc::new(stream), addr.ip(), Instant::now() + ENTER_WAIT);
+        let entered = self.unidentified.enter(Arc::new(stream), addr.ip(), Instant::now() + ENTER_WAIT);
         if !matches!(entered, Some((_, false)))
-            && let Some(more) = self.said.admit("crowd", 0, elapsed())
+            && let Some(more) = self.log_limit.admit("crowd", 0, elapsed())
         {
             log::warn!(
                 "peer port: too many connections that have not said who they are, the last one from {addr}; the oldest are closed{more}"
             );
         }
         match entered {
-            Some((stranger, _)) => self.spawn("peer-hello".to_owned(), move |links| links.meet(stranger, addr)),
+            Some((connection, _)) => self.spawn("peer-hello".to_owned(), move |links| links.identify(connection, addr)),
             None => Ok(()),
         }
     }
@@ -114,19 +119,19 @@ impl PeerLinks {
         Ok(())
     }
 
-    /// Hears what a connection has to say of itself.
-    fn meet(self: &Arc<Self>, stranger: Stranger, addr: SocketAddr) {
-        let (kind, node, why) = match self.welcome(stranger) {
+    /// Reads the HELLO of a connection, and logs why it was closed, if it was.
+    fn identify(self: &Arc<Self>, connection: UnidentifiedConnection, addr: SocketAddr) {
+        let (kind, node, why) = match self.shake_hands(connection) {
             Ok(()) => return,
-            // A port scan, or what looks whether anybody listens.
-            Err(Unwelcome::Silent) => return log::debug!("peer port: {addr} has connected and said nothing"),
-            Err(Unwelcome::Broken(error)) => ("broken", 0, format!("closed a connection from {addr}: {error}")),
-            Err(Unwelcome::Client) => (
+            // A port scan, or a check whether something listens.
+            Err(HandshakeError::Silent) => return log::debug!("peer port: {addr} has connected and said nothing"),
+            Err(HandshakeError::Broken(error)) => ("broken", 0, format!("closed a connection from {addr}: {error}")),
+            Err(HandshakeError::Client) => (
                 "client",
                 0,
                 format!("a client has come from {addr}, and was told that the client port is {}", self.replica.config().client_addr),
             ),
-            Err(Unwelcome::Refused { hello, why }) => {
+            Err(HandshakeError::Refused { hello, why }) => {
                 let claims = self.replica.config().peers.iter().position(|peer| peer.id == hello.node);
                 if let Some(peer) = claims {
                     self.replica.note_error(peer, format!("its HELLO was refused: {why}"), elapsed());
@@ -135,19 +140,19 @@ impl PeerLinks {
                 ("refused", node, format!("closed a connection from {addr}: refused node {}: {why}", hello.node))
             }
         };
-        if let Some(more) = self.said.admit(kind, node, elapsed()) {
+        if let Some(more) = self.log_limit.admit(kind, node, elapsed()) {
             log::warn!("peer port: {why}{more}");
         }
     }
 
-    /// Expects a HELLO, answers it, and hands the connection to a thread of the peer's name.
-    fn welcome(self: &Arc<Self>, stranger: Stranger) -> Result<(), Unwelcome> {
+    /// Reads a HELLO, answers it, and hands the connection to the thread `peer-in:N`.
+    fn shake_hands(self: &Arc<Self>, connection: UnidentifiedConnection) -> Result<(), HandshakeError> {
         let config = self.replica.config();
-        let stream = stranger.stream();
+        let stream = connection.stream();
         stream.set_nodelay(true)?;
         stream.set_write_timeout(Some(config.peer_timeout))?;
         SockRef::from(stream).set_recv_buffer_size(SOCKET_BUFFER_LEN)?;
-        let mut reader = stranger.until(Instant::now() + config.peer_timeout);
+        let mut reader = connection.reader(Instant::now() + config.peer_timeout);
         let mut head = Vec::with_capacity(HEAD_LEN);
         while head.len() < HEAD_LEN && !head.contains(&b'\n') {
             let mut more = [0; HEAD_LEN];
@@ -159,11 +164,11 @@ impl PeerLinks {
             head.extend_from_slice(&more[start..start + len]);
         }
         if head.is_empty() {
-            return Err(Unwelcome::Silent);
+            return Err(HandshakeError::Silent);
         }
         if is_text(&head) {
-            tell_client(&stranger, head[0], &config.client_addr, config.id.0);
-            return Err(Unwelcome::Client);
+            redirect_client(&connection, head[0], &config.client_addr, config.id.0);
+            return Err(HandshakeError::Client);
         }
         let Some(Message::Hello(hello)) =
             read_message(&mut head.as_slice().chain(reader), &mut Vec::new(), HELLO_LEN_MAX, Protocol::OLDEST)?
@@ -176,19 +181,20 @@ impl PeerLinks {
             Ok(found) => found,
             Err(why) => {
                 Message::Refused(why.clone()).encode(&mut answer, Protocol::OLDEST);
-                stranger.tell(&answer)?;
-                return Err(Unwelcome::Refused { hello: Box::new(hello), why });
+                connection.send(&answer)?;
+                return Err(HandshakeError::Refused { hello: Box::new(hello), why });
             }
         };
         stream.set_read_timeout(Some(config.peer_timeout))?;
         Message::Hello(handshake::hello(&self.replica, now)).encode(&mut answer, Protocol::OLDEST);
-        stranger.tell(&answer)?;
-        let stream = stranger.admit().ok_or_else(|| io::Error::from(io::ErrorKind::ConnectionAborted))?;
+        connection.send(&answer)?;
+        let stream = connection.admit().ok_or_else(|| io::Error::from(io::ErrorKind::ConnectionAborted))?;
         self.spawn(format!("peer-in:{}", hello.node), move |links| links.run_peer_in(stream, peer, &hello, protocol))?;
         Ok(())
     }
 
-    /// The thread of one incoming link: reads, applies, answers beats, until the connection ends.
+    /// Runs the thread of one incoming link: reads messages and applies them until the connection
+    /// ends.
     fn run_peer_in(&self, stream: Arc<TcpStream>, peer: usize, hello: &Hello, protocol: Protocol) {
         // Under the lock, so that connections replace each other in the order of their epochs.
         let mut inbound = {
@@ -199,11 +205,11 @@ impl PeerLinks {
             Inbound::accept(&self.replica, peer, hello, protocol, Now::read())
         };
         if self.stopping.load(Ordering::Acquire) {
-            // The stop may have looked before this connection was there.
+            // [`PeerLinks::stop`] may have looked before this connection was there.
             let _ = stream.shutdown(Shutdown::Both);
         }
-        let mut reader = BufReader::with_capacity(READ_LEN, Hearing { stream: &stream, replica: &self.replica, peer, len: 0 });
-        let room_wait = self.replica.config().peer_timeout * ROOM_TIMEOUTS;
+        let mut reader = BufReader::with_capacity(READ_LEN, ProgressReader { stream: &stream, replica: &self.replica, peer, len: 0 });
+        let permit_wait = self.replica.config().peer_timeout * PERMIT_TIMEOUTS;
         let (end, is_wrong) = loop {
             let mut frame = Vec::new();
             match read_message(&mut reader, &mut frame, MESSAGE_LEN_MAX, inbound.protocol()) {
@@ -211,8 +217,8 @@ impl PeerLinks {
                     let received = self
                         .replica
                         .persistence()
-                        .await_room(frame.len(), Instant::now() + room_wait)
-                        .and_then(|room| inbound.receive(&self.replica, Arrived { message, frame, room }, Now::read()));
+                        .await_permit(frame.len(), Instant::now() + permit_wait)
+                        .and_then(|permit| inbound.receive(&self.replica, ReceivedMessage { message, frame, permit }, Now::read()));
                     if let Err(reason) = received {
                         break (reason, true);
                     }
@@ -227,62 +233,63 @@ impl PeerLinks {
         inbound.closed(&self.replica, Now::read());
         let node = self.replica.config().peers[peer].id;
         if !is_wrong {
-            // That the node is down is said by the heartbeat, once.
+            // That the node is down is logged by the heartbeat, once.
             return log::debug!("connection from node {node} ended: {end}");
         }
         self.replica.note_error(peer, format!("its connection to this node was closed: {end}"), elapsed());
-        if let Some(more) = self.said.admit("wrong", node.0, elapsed()) {
+        if let Some(more) = self.log_limit.admit("wrong", node.0, elapsed()) {
             log::warn!("closed the connection from node {node}: {end}{more}");
         }
     }
 }
 
-/// Why a connection to the peer port is not a peer's.
-enum Unwelcome {
-    /// Closed before it said anything.
+/// Why a connection to the peer port was closed before it was a peer's.
+enum HandshakeError {
+    /// The other end has closed it without a byte.
     Silent,
     /// It did not speak the protocol, or not in time.
     Broken(io::Error),
-    /// It spoke that of a client.
+    /// It spoke the protocol of a client.
     Client,
-    /// It was told why.
+    /// Its HELLO was refused, and the reason sent.
     Refused { hello: Box<Hello>, why: String },
 }
 
-impl From<io::Error> for Unwelcome {
-    fn from(error: io::Error) -> Unwelcome {
-        Unwelcome::Broken(error)
+impl From<io::Error> for HandshakeError {
+    fn from(error: io::Error) -> HandshakeError {
+        HandshakeError::Broken(error)
     }
 }
 
-/// So much tells a HELLO, in which it is a length, from words.
+/// Bytes by which a HELLO, where they are a length, is told from text.
 const HEAD_LEN: usize = 4;
 
 fn is_text(head: &[u8]) -> bool {
     head.iter().all(|byte| matches!(byte, b' '..=b'~' | b'\r' | b'\n' | b'\t'))
 }
 
-/// A line that tells a client, whatever it speaks, that this is not its port.
-fn tell_client(stranger: &Stranger, first: u8, client_addr: &str, id: u16) {
+/// Sends a client, of either protocol, one line which says that this is not its port.
+fn redirect_client(connection: &UnidentifiedConnection, first: u8, client_addr: &str, id: u16) {
     let sentence = format!("this is the peer port of node {id}, for other nodes only; clients connect to {client_addr}");
     let line = if first == b'*' { format!("-ERR {sentence}\r\n") } else { format!("ERROR ERR {sentence}\n") };
     // Closing with something unread would reset the connection, and the line could be lost.
-    if stranger.tell(line.as_bytes()).and_then(|()| stranger.stream().shutdown(Shutdown::Write)).is_ok() {
-        let mut unread = stranger.until(Instant::now() + LINGER).take(HELLO_LEN_MAX as u64);
+    if connection.send(line.as_bytes()).and_then(|()| connection.stream().shutdown(Shutdown::Write)).is_ok() {
+        let mut unread = connection.reader(Instant::now() + LINGER).take(HELLO_LEN_MAX as u64);
         let _ = io::copy(&mut unread, &mut io::sink());
     }
 }
 
-/// Notes every arrival of bytes, which the peer is told at the next beat: a large message on a slow link is progress, too.
-struct Hearing<'a> {
+/// Reads from a peer and notes every arrival of bytes, which the peer is told with the next
+/// heartbeat: a part of a large message on a slow link is progress, too.
+struct ProgressReader<'a> {
     stream: &'a TcpStream,
     replica: &'a Replica,
     peer: usize,
-    /// Bytes so far.
+    /// Bytes read so far.
     len: u64,
 }
 
-impl Read for Hearing<'_> {
+impl Read for ProgressReader<'_> {
     fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
         let len = loop {
             match self.stream.read(into) {

@@ -1,8 +1,9 @@
-//! What waits to be sent to one peer.
+//! The outbox of one peer: everything that waits to be sent to it.
 //!
-//! Owns the bounded queue of batches and, beside it, at most one of everything else: the ack, the echo, the beat, the request for a dump, the request to be
-//! served. So a slow or dead peer costs a bounded amount of memory and delays nobody (**I4**): whoever puts something here never waits, and only the link's own thread
-//! takes it out. Never touches a socket.
+//! Owns the bounded queue of batches and, beside it, at most one of everything else: the ack, the
+//! echo, the heartbeat, the request for a dump, the request to be served. So a slow or dead peer
+//! costs a bounded amount of memory and delays no other thread (**I4**): putting something in never
+//! waits, and only the link's own thread takes it out. Never touches a socket.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -14,10 +15,11 @@ use crate::data::clock::Stamp;
 use crate::data::version::Origin;
 use crate::wire::peer::{Ack, Request};
 
-/// Batches that are taken out at a time, in bytes: between two such steps acks, beats and dump lines have their turn.
+/// Bytes of batches that are taken out at a time: between two such steps acks, heartbeats and dump
+/// lines have their turn.
 const STEP_LEN: usize = 256 << 10;
 
-/// A batch in its frame, encoded once and shared by all links and the log.
+/// A write batch in its frame, encoded once and shared by all links and the log.
 #[derive(Clone)]
 pub struct EncodedBatch {
     pub bytes: Arc<Vec<u8>>,
@@ -26,7 +28,8 @@ pub struct EncodedBatch {
 
 /// The outbox of one peer.
 pub struct Outbox {
-    /// Bytes of batches that may wait. Beyond this they are dropped, and the peer, which notices the gap, catches up by a dump.
+    /// Bytes of batches that may wait. Beyond this they are dropped, and the peer, which notices
+    /// the gap, catches up by a dump.
     queue_len_max: usize,
     waiting: Mutex<Waiting>,
     ready: Condvar,
@@ -37,12 +40,12 @@ struct Waiting {
     open: bool,
     stopping: bool,
     redial: bool,
-    /// This node serves clients: before that, it acknowledges nothing.
+    /// This node serves clients. Before that it acknowledges nothing.
     vouches: bool,
     batches: VecDeque<EncodedBatch>,
     /// Invariant: the bytes in `batches`.
     batches_len: usize,
-    /// Every batch up to here was taken out or dropped.
+    /// Every batch up to this stamp was taken out or dropped.
     passed: Stamp,
     overflows: u64,
     ack: Option<AckState>,
@@ -52,28 +55,30 @@ struct Waiting {
     serve: Option<Request>,
 }
 
-/// What this node can say about the writes of the peer's present incarnation.
+/// What this node can acknowledge of the writes of the peer's present incarnation.
 ///
-/// Invariant: the peer's writes up to `upto` are here, or what superseded them, and those in (from, upto] came one by one, in batches. durable ≤ upto.
+/// Invariant: the peer's writes up to `upto` are here, or what superseded them, and those in (from,
+/// upto] came one by one, in batches. durable ≤ upto.
 struct AckState {
     origin: Origin,
     from: Stamp,
     upto: Stamp,
-    /// What may be acknowledged (**I7**): durable here, or all that came where nobody waits for the disk.
+    /// What may be acknowledged (**I7**): what is durable here, or all that came where no session
+    /// waits for the disk.
     durable: Stamp,
     due: bool,
 }
 
-/// What the link's thread is to write now, in this order.
+/// What was taken out of an outbox. The link's thread writes it in this order.
 #[derive(Default)]
 pub struct Drained {
     pub ack: Option<Ack>,
     pub echo: Option<u64>,
     pub request: Option<Request>,
     pub batches: Vec<EncodedBatch>,
-    /// A beat, to say that all batches up to here have passed.
+    /// A heartbeat, which says that all batches up to here have passed.
     pub beat: Option<Stamp>,
-    /// A dump to begin once the one that runs has ended.
+    /// A request for a dump, to be served once the dump that runs has ended.
     pub serve: Option<Request>,
 }
 
@@ -82,7 +87,8 @@ impl Outbox {
         Outbox { queue_len_max, waiting: Mutex::default(), ready: Condvar::new() }
     }
 
-    /// A connection begins: batches are queued from now on, everything that is known is said anew.
+    /// Begins a connection: batches are queued from now on, and everything that is known is sent
+    /// anew.
     pub fn open(&self) {
         let mut waiting = self.waiting.lock();
         let (ack, echo) = (waiting.ack.take(), waiting.echo.take());
@@ -93,7 +99,7 @@ impl Outbox {
         }
     }
 
-    /// The connection is gone, or to be given up: what waits is forgotten, but for the ack.
+    /// Ends a connection that is gone, or gives it up: what waits is forgotten, but for the ack.
     pub fn close(&self) {
         self.change(|waiting| {
             waiting.open = false;
@@ -123,7 +129,8 @@ impl Outbox {
         self.change(|waiting| waiting.redial = !waiting.open);
     }
 
-    /// Waits before the next dial: at most `pause`, less if somebody asks for it or the node stops.
+    /// Waits before the next dial: at most `pause`, less if [`Outbox::redial`] is called or the
+    /// node stops.
     pub fn wait_to_dial(&self, pause: Duration) {
         let deadline = Instant::now() + pause;
         let mut waiting = self.waiting.lock();
@@ -149,19 +156,21 @@ impl Outbox {
         });
     }
 
-    /// The peer has said which incarnation it lives. What is `seen` of it already came through others.
-    pub fn know_origin(&self, origin: Origin, seen: Stamp) {
+    /// Notes the peer's present incarnation, from its HELLO. Its writes up to `covered` are here
+    /// already, and came through others.
+    pub fn set_origin(&self, origin: Origin, covered: Stamp) {
         self.change(|waiting| {
-            // Of a beat of an earlier connection.
+            // It would answer a heartbeat of an earlier connection.
             waiting.echo = None;
             if waiting.ack.as_ref().is_none_or(|ack| ack.origin != origin) {
-                waiting.ack = Some(AckState { origin, from: seen, upto: seen, durable: Stamp::ZERO, due: true });
+                waiting.ack = Some(AckState { origin, from: covered, upto: covered, durable: Stamp::ZERO, due: true });
             }
         });
     }
 
-    /// This node serves clients from now on, and acknowledges what it has. A node that is catching up does not: it may have lost what it had acknowledged before, and would let a write
-    /// pass that loses to that.
+    /// Begins to acknowledge: this node serves clients from now on. A node that is catching up does
+    /// not acknowledge. It may have lost what it had acknowledged before, and a write could then
+    /// count as acknowledged that loses to a lost one.
     pub fn vouch(&self) {
         self.change(|waiting| {
             waiting.vouches = true;
@@ -171,7 +180,8 @@ impl Outbox {
         });
     }
 
-    /// Everything of `origin` up to `upto` that is here may be acknowledged. Ignored for an origin that is not the peer's present one.
+    /// Notes that everything of `origin` up to `upto` that is here may be acknowledged. Ignored for
+    /// an origin that is not the peer's present one.
     pub fn durable(&self, origin: Origin, upto: Stamp) {
         self.change_ack(origin, |ack| {
             ack.durable = ack.durable.max(upto.min(ack.upto));
@@ -179,12 +189,13 @@ impl Outbox {
         });
     }
 
-    /// All writes of `origin` up to `upto` are here. They are acknowledged once they are [`Outbox::durable`]. Ignored for an origin that is not the peer's present one.
+    /// Notes that all writes of `origin` up to `upto` are here. They are acknowledged once they are
+    /// [`Outbox::durable`]. Ignored for an origin that is not the peer's present one.
     pub fn received(&self, origin: Origin, upto: Stamp) {
         self.change_ack(origin, |ack| ack.upto = ack.upto.max(upto));
     }
 
-    /// The same of writes that did not come one by one.
+    /// As [`Outbox::received`], for writes that did not come one by one.
     pub fn received_in_dump(&self, origin: Origin, upto: Stamp) {
         self.change_ack(origin, |ack| {
             if upto > ack.upto {
@@ -193,7 +204,7 @@ impl Outbox {
         });
     }
 
-    /// The life that the peer lives, as far as it has said.
+    /// The peer's present incarnation, as far as it is known.
     pub fn known_origin(&self) -> Option<Origin> {
         self.waiting.lock().ack.as_ref().map(|ack| ack.origin)
     }
@@ -206,31 +217,31 @@ impl Outbox {
         self.change(|waiting| waiting.beat = true);
     }
 
-    /// Sends a request of this node's.
+    /// Queues a request of this node for a dump of the peer.
     pub fn request(&self, request: Request) {
         self.change(|waiting| waiting.request = Some(request));
     }
 
-    /// Serves a request of the peer's; the newest one counts.
+    /// Queues a request of the peer, to be served; the newest one counts.
     pub fn serve(&self, request: Request) {
         self.change(|waiting| waiting.serve = Some(request));
     }
 
-    /// Whether [`Outbox::take`] would return at once.
+    /// Returns whether [`Outbox::take`] would return at once.
     #[cfg(feature = "testing")]
     pub fn has_waiting(&self) -> bool {
         let waiting = self.waiting.lock();
         !waiting.open || !waiting.is_idle() || waiting.stopping
     }
 
-    /// Whether somebody has asked to dial at once, since this was asked last.
+    /// Returns whether [`Outbox::redial`] was called since this was called last.
     #[cfg(feature = "testing")]
     pub fn takes_redial(&self) -> bool {
         std::mem::take(&mut self.waiting.lock().redial)
     }
 
-    /// Takes out what is to be written next; waits for it until `timeout`. `None` ends the connection: it was
-    /// closed, or the node stops and all batches were sent.
+    /// Takes out what is to be written next; waits for it until `timeout`. `None` ends the
+    /// connection: it was closed, or the node stops and all batches were sent.
     pub fn take(&self, timeout: Duration) -> Option<Drained> {
         let mut waiting = self.waiting.lock();
         if waiting.open && waiting.is_idle() && !waiting.stopping && !timeout.is_zero() {
@@ -239,7 +250,7 @@ impl Outbox {
         if !waiting.open || (waiting.stopping && waiting.batches.is_empty()) { None } else { Some(waiting.take()) }
     }
 
-    /// Bytes of batches that wait, and how often they were dropped.
+    /// Bytes of batches that wait, and how often the queue has overflowed.
     pub fn queued(&self) -> (usize, u64) {
         let waiting = self.waiting.lock();
         (waiting.batches_len, waiting.overflows)
@@ -309,7 +320,7 @@ mod tests {
     }
 
     #[test]
-    fn an_overflow_drops_what_waits_and_the_beat_says_how_far_batches_have_passed() {
+    fn an_overflow_drops_what_waits_and_the_heartbeat_says_how_far_batches_have_passed() {
         let outbox = Outbox::new(100);
         outbox.open();
         for upto in 1..=3 {
@@ -337,7 +348,7 @@ mod tests {
     fn an_ack_says_what_is_here_and_what_of_it_is_durable_on_every_connection() {
         let outbox = Outbox::new(100);
         outbox.vouch();
-        outbox.know_origin(origin(1), stamp(5));
+        outbox.set_origin(origin(1), stamp(5));
         outbox.open();
         outbox.received(origin(1), stamp(8));
         let ack = take(&outbox).ack.unwrap();
@@ -349,7 +360,7 @@ mod tests {
         outbox.close();
         outbox.open();
         assert_eq!(take(&outbox).ack.unwrap().upto, stamp(9));
-        // Of an incarnation that the peer no longer lives.
+        // An earlier incarnation of the peer.
         outbox.received(origin(2), stamp(30));
         assert!(take(&outbox).ack.is_none());
     }
@@ -359,7 +370,7 @@ mod tests {
         let outbox = Outbox::new(100);
         outbox.vouch();
         outbox.open();
-        outbox.know_origin(origin(1), stamp(0));
+        outbox.set_origin(origin(1), stamp(0));
         outbox.received(origin(1), stamp(3));
         outbox.received_in_dump(origin(1), stamp(3));
         outbox.durable(origin(1), stamp(3));
@@ -373,7 +384,7 @@ mod tests {
     fn a_node_that_is_catching_up_acknowledges_nothing_and_all_of_it_once_it_is_open() {
         let outbox = Outbox::new(100);
         outbox.open();
-        outbox.know_origin(origin(1), stamp(0));
+        outbox.set_origin(origin(1), stamp(0));
         outbox.received(origin(1), stamp(3));
         outbox.durable(origin(1), stamp(3));
         assert_eq!(take(&outbox).ack.map(|ack| (ack.upto, ack.received)), Some((Stamp::ZERO, stamp(3))));

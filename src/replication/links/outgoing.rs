@@ -1,8 +1,11 @@
-//! The outgoing links: one thread, `peer-out:N`, owns the one connection to a peer on which this node speaks.
+//! The outgoing links: one thread, `peer-out:N`, owns the one connection on which this node speaks
+//! to peer N.
 //!
-//! It dials, says HELLO, and then writes whatever its outbox holds; between the lines of a running dump, too. It reads nothing after the peer's HELLO: acks and
-//! echoes come on the connection that the peer has made to this node. One socket, one owner, one direction: that is one thread hop more than acks on the same
-//! connection: some 14 microseconds, both measured side by side on loopback, where a lone write at `majority` took about 80 in all.
+//! It dials, says HELLO, and then writes whatever its outbox holds; between the lines of a running
+//! dump, too. It reads nothing after the peer's HELLO: acks and echoes come on the connection that
+//! the peer has made to this node. One socket, one owner, one direction. That costs one thread hop
+//! more than acks on the same connection, some 14 microseconds. Both were measured side by side on
+//! loopback, where a lone write at `majority` took about 80 in all.
 
 use std::io::{self, Read, Write};
 use std::net::{TcpStream, ToSocketAddrs};
@@ -27,30 +30,33 @@ const PAUSE_MIN: Duration = Duration::from_millis(25);
 /// Bytes of dump lines between two looks into the outbox.
 const LINES_LEN: usize = 64 << 10;
 
-/// What the system may hold of a link's bytes at either end. What waits longer waits in the outbox, where beats and acks overtake batches: with the system's
-/// own megabytes in between, a busy peer answers beats so late that it looks down.
+/// Bytes of a link that the system may hold at either end. What waits longer waits in the outbox,
+/// where heartbeats and acks overtake batches. With the system's own megabytes in between, a busy
+/// peer answers heartbeats so late that it looks down.
 pub(in crate::replication) const SOCKET_BUFFER_LEN: usize = 256 << 10;
 
-/// Longest wait for something to send; only bounds how late a lost wake-up is noticed.
+/// Longest wait for something to send. It only bounds how late a lost wake-up is noticed.
 const IDLE_WAIT: Duration = Duration::from_secs(1);
 
-/// The thread of one outgoing link. Ends when the outbox is stopped and all of it is sent, or could not be.
+/// Runs the thread of one outgoing link. Ends when the outbox is stopped and all of it is sent, or
+/// could not be.
 pub fn run_peer_out(replica: &Replica, peer: usize) {
     let node = replica.config().peers[peer].id;
     let outbox = replica.links().outbox(peer);
     let mut pause = PAUSE_MIN;
-    let mut failing = Failing::default();
+    let mut failing = DialFailures::default();
     while !outbox.is_stopping() {
         match dial(replica, peer) {
-            Ok((mut stream, said, protocol)) => {
+            Ok((mut stream, sent_vector, protocol)) => {
                 let began = elapsed();
-                failing = Failing::default();
-                if let Err(error) = speak(replica, peer, &mut stream, said, protocol) {
-                    // That the node is down is said by the heartbeat, once.
+                failing = DialFailures::default();
+                if let Err(error) = run_connection(replica, peer, &mut stream, sent_vector, protocol) {
+                    // That the node is down is logged by the heartbeat, once.
                     log::debug!("connection to node {node} ended: {error}");
                     replica.note_error(peer, format!("the connection to it broke: {error}"), elapsed());
                 }
-                // A peer that answers and closes is not dialled like one that was there for long.
+                // A peer that answers and closes is not dialled as eagerly as one that was there
+                // for long.
                 if elapsed() - began > replica.config().reconnect_pause_max {
                     pause = PAUSE_MIN;
                 }
@@ -63,50 +69,50 @@ pub fn run_peer_out(replica: &Replica, peer: usize) {
     }
 }
 
-/// Why a dial came to nothing.
-struct NotDialed {
-    /// For whoever has to tell one reason from another.
+/// Why a dial has failed.
+struct DialError {
+    /// The kind of the reason. Each kind is logged once.
     kind: &'static str,
-    /// Somebody has to do something about it. Otherwise it may be that the peer is only being started.
+    /// An operator has to do something about it. Otherwise the peer may only be starting.
     is_final: bool,
     sentence: String,
 }
 
-impl NotDialed {
-    /// Something is there, and it is not the peer.
-    fn wrong(kind: &'static str, sentence: String) -> NotDialed {
-        NotDialed { kind, is_final: true, sentence }
+impl DialError {
+    /// Something answers, and it is not the peer.
+    fn wrong(kind: &'static str, sentence: String) -> DialError {
+        DialError { kind, is_final: true, sentence }
     }
 
-    fn passing(kind: &'static str, what: &str, error: &io::Error) -> NotDialed {
-        NotDialed { kind, is_final: false, sentence: format!("{what}: {error}") }
-    }
-}
-
-impl From<io::Error> for NotDialed {
-    fn from(error: io::Error) -> NotDialed {
-        NotDialed::passing("broke", "the connection broke at once", &error)
+    fn passing(kind: &'static str, what: &str, error: &io::Error) -> DialError {
+        DialError { kind, is_final: false, sentence: format!("{what}: {error}") }
     }
 }
 
-/// A peer that cannot be reached, since the last time that it was.
+impl From<io::Error> for DialError {
+    fn from(error: io::Error) -> DialError {
+        DialError::passing("broke", "the connection broke at once", &error)
+    }
+}
+
+/// Failed dials of one peer, since it was last reached.
 #[derive(Default)]
-struct Failing {
+struct DialFailures {
     since: Option<Duration>,
-    /// The kinds that were logged.
+    /// The kinds of reasons that were logged.
     logged: Vec<&'static str>,
 }
 
-impl Failing {
-    /// Logs a reason when it is a new one, and not at every dial. PEERS has the latest.
-    fn note(&mut self, replica: &Replica, peer: usize, why: NotDialed, now: Duration) {
-        let NotDialed { kind, is_final, sentence } = why;
+impl DialFailures {
+    /// Logs a reason if it is a new one, not at every dial. PEERS has the latest.
+    fn note(&mut self, replica: &Replica, peer: usize, why: DialError, now: Duration) {
+        let DialError { kind, is_final, sentence } = why;
         let (id, addr) = (replica.config().peers[peer].id, &replica.config().peers[peer].addr);
         let since = *self.since.get_or_insert(now);
         let is_due = is_final || now.saturating_sub(since) >= replica.config().peer_timeout;
         if is_due
             && !self.logged.contains(&kind)
-            && let Some(more) = replica.said.admit(kind, id.0, now)
+            && let Some(more) = replica.log_limit.admit(kind, id.0, now)
         {
             let level = if is_final { log::Level::Error } else { log::Level::Warn };
             log::log!(level, "node {id} at {addr} cannot be reached: {sentence}{more}");
@@ -116,8 +122,9 @@ impl Failing {
     }
 }
 
-/// Connects and exchanges HELLOs. Returns what this node said of its vector, and the protocol that is spoken from here on.
-fn dial(replica: &Replica, peer: usize) -> Result<(TcpStream, VersionVector, Protocol), NotDialed> {
+/// Connects and exchanges HELLOs. Returns the connection, the version vector that this node has
+/// sent, and the protocol that is spoken from here on.
+fn dial(replica: &Replica, peer: usize) -> Result<(TcpStream, VersionVector, Protocol), DialError> {
     let config = replica.config();
     let mut stream = connect(&config.peers[peer].addr, config.peer_timeout)?;
     stream.set_nodelay(true)?;
@@ -126,25 +133,26 @@ fn dial(replica: &Replica, peer: usize) -> Result<(TcpStream, VersionVector, Pro
     SockRef::from(&stream).set_send_buffer_size(SOCKET_BUFFER_LEN)?;
     handshake::dialing(replica, peer);
     let hello = handshake::hello(replica, Now::read());
-    let said = hello.vector.clone();
+    let sent_vector = hello.vector.clone();
     let mut bytes = Vec::new();
     Message::Hello(hello).encode(&mut bytes, Protocol::OLDEST);
     stream.write_all(&bytes)?;
     let answer = read_answer(&mut stream)?;
     let now = Now::read();
     let (found, protocol) = handshake::check_hello(replica, &answer, now)
-        .map_err(|why| NotDialed::wrong("refused here", format!("refused by this node: {why}")))?;
+        .map_err(|why| DialError::wrong("refused here", format!("refused by this node: {why}")))?;
     if found != peer {
         let sentence = format!("that is node {}: check the addresses in the configuration", answer.node);
-        return Err(NotDialed::wrong("another node", sentence));
+        return Err(DialError::wrong("another node", sentence));
     }
     handshake::dialed(replica, peer, &answer, now);
-    Ok((stream, said, protocol))
+    Ok((stream, sent_vector, protocol))
 }
 
-/// Resolves the address anew at every dial, and tries what it resolves to in turn.
-fn connect(addr: &str, timeout: Duration) -> Result<TcpStream, NotDialed> {
-    let unresolved = |error: &io::Error| NotDialed::passing("unresolved", "its name is not resolved", error);
+/// Connects to the peer. Resolves the address anew at every dial, and tries in turn what it
+/// resolves to.
+fn connect(addr: &str, timeout: Duration) -> Result<TcpStream, DialError> {
+    let unresolved = |error: &io::Error| DialError::passing("unresolved", "its name is not resolved", error);
     let mut last = unresolved(&io::Error::new(io::ErrorKind::NotFound, "no address has it"));
     for addr in addr.to_socket_addrs().map_err(|error| unresolved(&error))? {
         match TcpStream::connect_timeout(&addr, timeout) {
@@ -155,38 +163,39 @@ fn connect(addr: &str, timeout: Duration) -> Result<TcpStream, NotDialed> {
                     io::ErrorKind::TimedOut => "no way there",
                     _ => "no connection",
                 };
-                last = NotDialed::passing(kind, kind, &error);
+                last = DialError::passing(kind, kind, &error);
             }
         }
     }
     Err(last)
 }
 
-/// The peer's HELLO, or what there is instead.
-fn read_answer(stream: &mut TcpStream) -> Result<Hello, NotDialed> {
-    let mut heard = Heard { stream, head: Vec::new() };
-    let error = match read_message(&mut heard, &mut Vec::new(), HELLO_LEN_MAX, Protocol::OLDEST) {
+/// Reads the peer's HELLO. An error says what answers instead.
+fn read_answer(stream: &mut TcpStream) -> Result<Hello, DialError> {
+    let mut reader = HeadReader { stream, head: Vec::new() };
+    let error = match read_message(&mut reader, &mut Vec::new(), HELLO_LEN_MAX, Protocol::OLDEST) {
         Ok(Some(Message::Hello(hello))) => return Ok(hello),
-        Ok(Some(Message::Refused(why))) => return Err(NotDialed::wrong("refused there", format!("it refuses this node: {}", told(&why)))),
-        Ok(Some(_)) => return Err(NotDialed::wrong("no HELLO", "it answered HELLO with something else".to_owned())),
+        Ok(Some(Message::Refused(why))) => return Err(DialError::wrong("refused there", format!("it refuses this node: {}", told(&why)))),
+        Ok(Some(_)) => return Err(DialError::wrong("no HELLO", "it answered HELLO with something else".to_owned())),
         Ok(None) => io::Error::new(io::ErrorKind::UnexpectedEof, "it closed without an answer to HELLO"),
         Err(error) => error,
     };
-    if heard.head.is_ascii() {
-        // What was taken for a length are words. The rest of them is there by now, or not worth a wait.
-        let _ = heard.stream.set_nonblocking(true).and_then(|()| heard.read(&mut [0; HEAD_KEPT]));
+    if reader.head.is_ascii() {
+        // What was taken for a length is text. The rest of it has arrived by now, or is not worth a
+        // wait.
+        let _ = reader.stream.set_nonblocking(true).and_then(|()| reader.read(&mut [0; HEAD_KEPT]));
     }
-    let words = shown(heard.head.split(|byte| matches!(byte, b'\r' | b'\n')).next().unwrap_or_default());
+    let words = shown(reader.head.split(|byte| matches!(byte, b'\r' | b'\n')).next().unwrap_or_default());
     match error.kind() {
-        _ if heard.head.starts_with(b"ERROR ") => {
+        _ if reader.head.starts_with(b"ERROR ") => {
             let sentence = format!("it answers as a client port ({words}): its peer_addr is wanted");
-            Err(NotDialed::wrong("client port", sentence))
+            Err(DialError::wrong("client port", sentence))
         }
-        io::ErrorKind::InvalidData if heard.head.is_ascii() => {
-            Err(NotDialed::wrong("no peer port", format!("something else than a peer port answers there: {words}")))
+        io::ErrorKind::InvalidData if reader.head.is_ascii() => {
+            Err(DialError::wrong("no peer port", format!("something else than a peer port answers there: {words}")))
         }
-        io::ErrorKind::InvalidData => Err(NotDialed::wrong("no HELLO", format!("it answered HELLO with something else: {error}"))),
-        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => Err(NotDialed {
+        io::ErrorKind::InvalidData => Err(DialError::wrong("no HELLO", format!("it answered HELLO with something else: {error}"))),
+        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => Err(DialError {
             kind: "silent",
             is_final: false,
             sentence: "it takes HELLO and does not answer: is that a peer port?".to_owned(),
@@ -195,13 +204,13 @@ fn read_answer(stream: &mut TcpStream) -> Result<Hello, NotDialed> {
     }
 }
 
-/// Keeps what an answer begins with, to say what it was if it is none.
-struct Heard<'a> {
+/// Reads an answer and keeps its beginning, to report what it was if it is no HELLO.
+struct HeadReader<'a> {
     stream: &'a mut TcpStream,
     head: Vec<u8>,
 }
 
-impl Read for Heard<'_> {
+impl Read for HeadReader<'_> {
     fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
         let len = self.stream.read(into)?;
         let left = HEAD_KEPT.saturating_sub(self.head.len());
@@ -210,47 +219,56 @@ impl Read for Heard<'_> {
     }
 }
 
-/// Enough to tell words.
+/// Bytes that are kept of an answer: enough to recognise text.
 const HEAD_KEPT: usize = 256;
 
-/// Writes what there is to say until the connection breaks or is given up, or the node stops.
-fn speak(replica: &Replica, peer: usize, stream: &mut TcpStream, said: VersionVector, protocol: Protocol) -> io::Result<()> {
+/// Writes what waits for the peer until the connection breaks or is given up, or the node stops.
+fn run_connection(
+    replica: &Replica,
+    peer: usize,
+    stream: &mut TcpStream,
+    sent_vector: VersionVector,
+    protocol: Protocol,
+) -> io::Result<()> {
     stream.set_write_timeout(Some(replica.config().heartbeat))?;
-    let mut speech = Speech::new(replica, peer, said, protocol, LINES_LEN);
-    while speech.next(IDLE_WAIT, Now::read, |bytes| write_pieces(replica, peer, stream, bytes))? {}
+    let mut writer = LinkWriter::new(replica, peer, sent_vector, protocol, LINES_LEN);
+    while writer.next(IDLE_WAIT, Now::read, |bytes| write_pieces(replica, peer, stream, bytes))? {}
     Ok(())
 }
 
-/// What this node says on one connection, and in which order. Where it goes is the caller's affair.
-pub struct Speech<'a> {
+/// Writes what this node sends on one connection, in the right order. Whether that is a socket or a
+/// simulated network is the caller's affair.
+pub struct LinkWriter<'a> {
     replica: &'a Replica,
     peer: usize,
-    /// What the peer was told of this node's vector.
-    said: VersionVector,
+    /// This node's version vector, as far as it was sent to the peer.
+    sent_vector: VersionVector,
     protocol: Protocol,
     dump: Option<Serving<'a>>,
     next_dump: Option<Request>,
     /// Bytes of dump lines between two looks into the outbox.
     lines_len: usize,
-    /// Bytes that were said.
+    /// Bytes that were written so far.
     len: u64,
     bytes: Vec<u8>,
 }
 
-impl<'a> Speech<'a> {
-    /// `said`: the vector of this node's HELLO; `protocol`: what the two HELLOs have in common.
-    pub fn new(replica: &'a Replica, peer: usize, said: VersionVector, protocol: Protocol, lines_len: usize) -> Speech<'a> {
-        Speech { replica, peer, said, protocol, dump: None, next_dump: None, lines_len, len: 0, bytes: Vec::new() }
+impl<'a> LinkWriter<'a> {
+    /// `sent_vector`: the vector of this node's HELLO. `protocol`: what the two HELLOs have in
+    /// common. `lines_len`: bytes of dump lines between two looks into the outbox.
+    pub fn new(replica: &'a Replica, peer: usize, sent_vector: VersionVector, protocol: Protocol, lines_len: usize) -> LinkWriter<'a> {
+        LinkWriter { replica, peer, sent_vector, protocol, dump: None, next_dump: None, lines_len, len: 0, bytes: Vec::new() }
     }
 
-    /// Whether there is something to say although the outbox is empty.
+    /// Returns whether there is something to write although the outbox is empty.
     pub fn is_dumping(&self) -> bool {
         self.dump.is_some()
     }
 
-    /// Says what waits, and waits for it until `wait`. Whether there can be more: the connection is to be closed if not.
+    /// Writes what waits, and waits for it until `wait`. Returns false if there will be no more:
+    /// then the connection is to be closed.
     pub fn next(&mut self, wait: Duration, now: impl FnOnce() -> Now, mut write: impl FnMut(&[u8]) -> io::Result<()>) -> io::Result<bool> {
-        let Speech { replica, peer, said, protocol, dump, next_dump, lines_len, len, bytes } = self;
+        let LinkWriter { replica, peer, sent_vector, protocol, dump, next_dump, lines_len, len, bytes } = self;
         let wait = if dump.is_some() { Duration::ZERO } else { wait };
         let Some(Drained { ack, echo, request, batches, beat, serve }) = replica.links().outbox(*peer).take(wait) else { return Ok(false) };
         bytes.clear();
@@ -259,7 +277,8 @@ impl<'a> Speech<'a> {
         ack.map(|ack| Message::Ack(Ack { clocks, ..ack })).iter().for_each(|message| message.encode(bytes, *protocol));
         echo.map(|sent| Message::Echo { sent, clocks }).iter().for_each(|message| message.encode(bytes, *protocol));
         request.map(Message::Request).iter().for_each(|message| message.encode(bytes, *protocol));
-        // Batches are shared with the other links: small ones are gathered into one write, large ones go out as they are.
+        // Batches are shared with the other links: small ones are gathered into one write, large
+        // ones are written as they are.
         for batch in &batches {
             if bytes.len() + batch.bytes.len() > GATHER_LEN {
                 *len += (bytes.len() + batch.bytes.len()) as u64;
@@ -272,7 +291,7 @@ impl<'a> Speech<'a> {
         }
         let has_beat = beat.is_some();
         if let Some(upto) = beat {
-            Message::Heartbeat(heartbeat::beat(replica, *peer, upto, said, now)).encode(bytes, *protocol);
+            Message::Heartbeat(heartbeat::beat(replica, *peer, upto, sent_vector, now)).encode(bytes, *protocol);
         }
         // A dump that runs is finished first: a newer request comes after it.
         *next_dump = serve.or(next_dump.take());
@@ -285,7 +304,7 @@ impl<'a> Speech<'a> {
             Message::Lines(lines).encode(bytes, *protocol);
             if !more {
                 let id = replica.config().peers[*peer].id;
-                if let Some(more) = replica.said.admit("served a dump", id.0, elapsed()) {
+                if let Some(more) = replica.log_limit.admit("served a dump", id.0, elapsed()) {
                     log::info!("served node {id} a dump of {} entries{more}", serving.count());
                 }
                 *dump = None;
@@ -293,7 +312,7 @@ impl<'a> Speech<'a> {
         }
         *len += bytes.len() as u64;
         if has_beat {
-            // Before it leaves: the echo may be there at once.
+            // Noted before it leaves: the echo may be there at once.
             handshake::awaits_echo(replica, *peer, *len);
         }
         write(bytes)?;
@@ -301,8 +320,9 @@ impl<'a> Speech<'a> {
     }
 }
 
-/// Writes everything, piece by piece, for as long as the connection is not given up: a full buffer says little of the peer, which tells by its beats what it
-/// takes. Notes each piece that leaves before the last, for a peer whose build does not tell.
+/// Writes everything, piece by piece, as long as the connection is not given up. A full buffer says
+/// little of the peer, whose heartbeats say what it has read. Notes each piece that leaves before
+/// the last, for a peer whose build does not say what it has read.
 fn write_pieces(replica: &Replica, peer: usize, stream: &mut TcpStream, bytes: &[u8]) -> io::Result<()> {
     let outbox = replica.links().outbox(peer);
     let mut rest = bytes;
@@ -332,13 +352,15 @@ pub(in crate::replication) fn is_timeout(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut)
 }
 
-/// Batches up to here are copied into one write.
+/// Bytes of a write into which batches are gathered. A batch beyond this is written as it is.
 const GATHER_LEN: usize = 64 << 10;
 
-/// The most that is written at a time. What is shorter says nothing of the peer when it is written: the system takes it for a peer that is long gone, too.
+/// Bytes that are written at a time, at most. That something shorter was written says nothing of
+/// the peer: the system takes it for a peer that is long gone, too.
 const PIECE_LEN: usize = 64 << 10;
 
-/// A quarter more or less, so that nodes that lost each other at once do not dial at once for ever.
+/// Varies a pause by a quarter more or less, so that nodes that lost each other at once do not dial
+/// at once for ever.
 fn jittered(pause: Duration) -> Duration {
     let nanos = elapsed().subsec_nanos();
     pause * 3 / 4 + pause / 2 * (nanos % 1_000) / 1_000

@@ -1,7 +1,10 @@
-//! Who is on the peer port and has not said a good HELLO: a bounded number of connections, of which the oldest goes when one more comes.
+//! Unidentified connections: those at the peer port that have not sent a good HELLO yet.
 //!
-//! Owns their slots. A member is a stranger only until its HELLO is read, and nobody is sent away while there is something of it to read: so however many connect and say nothing, or say it
-//! slowly, they keep no member out. Of many from one address one of those goes, and not the only one of another.
+//! Owns their slots. Their number is bounded, and the oldest is closed when one more comes. A
+//! member's connection is unidentified only until its HELLO is read, and none is closed while it
+//! has bytes to read. So however many connections send nothing, or send it slowly, they keep no
+//! member out. Of many from one address one of those is closed, not the only one of another
+//! address.
 
 use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
@@ -13,14 +16,15 @@ use std::time::Instant;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use parking_lot::{Condvar, Mutex};
 
-/// The slots.
+/// The slots for connections that have not said HELLO.
 pub struct Unidentified {
-    /// Beyond this, the oldest is closed for one that comes.
+    /// Open connections. Beyond this, the oldest is closed for a new one.
     len_max: usize,
-    /// With those that were closed and whose threads have not noticed yet; beyond this, a connection that comes waits.
+    /// Connections, with those that were closed and whose threads have not noticed yet. Beyond
+    /// this, a new connection waits.
     ending_max: usize,
     table: Mutex<Table>,
-    /// One has left, or waits for what its other end has to say.
+    /// A slot became free, or a connection waits for bytes of its other end.
     changed: Condvar,
 }
 
@@ -34,35 +38,36 @@ struct Table {
 struct Slot {
     ip: IpAddr,
     stream: Arc<TcpStream>,
-    place: Place,
+    state: SlotState,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Place {
-    /// What it has said is being read.
-    Heard,
-    /// Its thread waits until it says something, or takes what it is told.
+enum SlotState {
+    /// Bytes that have arrived are being read.
+    BeingRead,
+    /// Its thread waits for bytes, or until the other end takes what is sent.
     Silent,
-    /// It was closed for another one.
+    /// Closed for another connection.
     Closed,
 }
 
-/// One connection's slot, until it is dropped.
-pub struct Stranger {
-    strangers: Arc<Unidentified>,
+/// One unidentified connection. It holds its slot until it is dropped.
+pub struct UnidentifiedConnection {
+    unidentified: Arc<Unidentified>,
     number: u64,
     stream: Arc<TcpStream>,
 }
 
 impl Unidentified {
-    /// Slots for so many connections, of which at least half are of those that have not been closed.
+    /// Creates slots for `connections_max` connections, of which at least half are for open ones.
     pub fn new(connections_max: usize) -> Unidentified {
         let len_max = (connections_max / 2).max(1);
         Unidentified { len_max, ending_max: 2 * len_max, table: Mutex::default(), changed: Condvar::new() }
     }
 
-    /// A slot for a connection; whether another one was closed for it. `None` if there was none until `deadline`.
-    pub fn enter(self: &Arc<Self>, stream: Arc<TcpStream>, ip: IpAddr, deadline: Instant) -> Option<(Stranger, bool)> {
+    /// Gives a connection a slot. Returns true beside it if another connection was closed for it.
+    /// `None` if no slot became free until `deadline`.
+    pub fn enter(self: &Arc<Self>, stream: Arc<TcpStream>, ip: IpAddr, deadline: Instant) -> Option<(UnidentifiedConnection, bool)> {
         let mut table = self.table.lock();
         let mut has_closed = false;
         while table.slots.len() >= self.ending_max || table.open_len() >= self.len_max {
@@ -74,11 +79,11 @@ impl Unidentified {
         }
         table.came += 1;
         let number = table.came;
-        table.slots.insert(number, Slot { ip, stream: Arc::clone(&stream), place: Place::Heard });
-        Some((Stranger { strangers: Arc::clone(self), number, stream }, has_closed))
+        table.slots.insert(number, Slot { ip, stream: Arc::clone(&stream), state: SlotState::BeingRead });
+        Some((UnidentifiedConnection { unidentified: Arc::clone(self), number, stream }, has_closed))
     }
 
-    /// At the end of the node.
+    /// Closes all, when the node stops.
     pub fn close_all(&self) {
         self.table.lock().slots.values_mut().for_each(Slot::close);
     }
@@ -86,13 +91,14 @@ impl Unidentified {
 
 impl Table {
     fn open_len(&self) -> usize {
-        self.slots.values().filter(|slot| slot.place != Place::Closed).count()
+        self.slots.values().filter(|slot| slot.state != SlotState::Closed).count()
     }
 
-    /// Closes the oldest of those that are silent, from the address with the most of them. Whether there was one.
+    /// Closes the oldest of the silent connections from the address with the most of them. Returns
+    /// false if there was none.
     fn close_one(&mut self) -> bool {
         let mut silent: BTreeMap<IpAddr, (usize, u64)> = BTreeMap::new();
-        for (number, slot) in self.slots.iter().filter(|(_, slot)| slot.place == Place::Silent) {
+        for (number, slot) in self.slots.iter().filter(|(_, slot)| slot.state == SlotState::Silent) {
             silent.entry(slot.ip).or_insert((0, *number)).0 += 1;
         }
         let oldest = silent.into_values().max_by_key(|(count, number)| (*count, std::cmp::Reverse(*number)));
@@ -103,61 +109,61 @@ impl Table {
 
 impl Slot {
     fn close(&mut self) {
-        self.place = Place::Closed;
+        self.state = SlotState::Closed;
         // Its thread wakes up and ends.
         let _ = self.stream.shutdown(Shutdown::Both);
     }
 }
 
-impl Stranger {
+impl UnidentifiedConnection {
     pub fn stream(&self) -> &TcpStream {
         &self.stream
     }
 
-    /// What it says has to be there by the deadline, however its bytes drip.
-    pub fn until(&self, deadline: Instant) -> Hurried<'_> {
-        Hurried { stranger: self, deadline }
+    /// A reader of what the other end sends before the deadline, however its bytes drip.
+    pub fn reader(&self, deadline: Instant) -> DeadlineReader<'_> {
+        DeadlineReader { connection: self, deadline }
     }
 
-    /// Tells it something.
-    pub fn tell(&self, bytes: &[u8]) -> io::Result<()> {
-        self.note(Place::Silent);
+    /// Sends bytes to the other end.
+    pub fn send(&self, bytes: &[u8]) -> io::Result<()> {
+        self.note(SlotState::Silent);
         let written = self.stream().write_all(bytes);
-        self.note(Place::Heard);
+        self.note(SlotState::BeingRead);
         written
     }
 
-    /// It is somebody now. `None` if it was closed before.
+    /// Takes the connection out: its peer is identified. `None` if it was closed before.
     pub fn admit(self) -> Option<Arc<TcpStream>> {
-        let is_closed = self.strangers.table.lock().slots.get(&self.number).is_none_or(|slot| slot.place == Place::Closed);
+        let is_closed = self.unidentified.table.lock().slots.get(&self.number).is_none_or(|slot| slot.state == SlotState::Closed);
         (!is_closed).then(|| Arc::clone(&self.stream))
     }
 
-    fn note(&self, place: Place) {
-        let mut table = self.strangers.table.lock();
-        if let Some(slot) = table.slots.get_mut(&self.number).filter(|slot| slot.place != Place::Closed) {
-            slot.place = place;
-            self.strangers.changed.notify_all();
+    fn note(&self, state: SlotState) {
+        let mut table = self.unidentified.table.lock();
+        if let Some(slot) = table.slots.get_mut(&self.number).filter(|slot| slot.state != SlotState::Closed) {
+            slot.state = state;
+            self.unidentified.changed.notify_all();
         }
     }
 }
 
-impl Drop for Stranger {
+impl Drop for UnidentifiedConnection {
     fn drop(&mut self) {
-        self.strangers.table.lock().slots.remove(&self.number);
-        self.strangers.changed.notify_all();
+        self.unidentified.table.lock().slots.remove(&self.number);
+        self.unidentified.changed.notify_all();
     }
 }
 
-/// Reads from a stranger.
-pub struct Hurried<'a> {
-    stranger: &'a Stranger,
+/// Reads from a connection.
+pub struct DeadlineReader<'a> {
+    connection: &'a UnidentifiedConnection,
     deadline: Instant,
 }
 
-impl Read for Hurried<'_> {
+impl Read for DeadlineReader<'_> {
     fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
-        let mut stream = self.stranger.stream();
+        let mut stream = self.connection.stream();
         let left = self.deadline.saturating_duration_since(Instant::now());
         if left.is_zero() {
             return Err(io::Error::new(io::ErrorKind::TimedOut, "no HELLO in time"));
@@ -166,14 +172,14 @@ impl Read for Hurried<'_> {
             return stream.read(into);
         }
         stream.set_read_timeout(Some(left))?;
-        self.stranger.note(Place::Silent);
+        self.connection.note(SlotState::Silent);
         let read = stream.read(into);
-        self.stranger.note(Place::Heard);
+        self.connection.note(SlotState::BeingRead);
         read
     }
 }
 
-/// Whether a read would not wait.
+/// Returns whether a read would return at once.
 fn is_readable(stream: &TcpStream) -> bool {
     let mut polled = [PollFd::new(stream.as_fd(), PollFlags::POLLIN)];
     poll(&mut polled, PollTimeout::ZERO).is_ok_and(|ready| ready > 0)
@@ -202,20 +208,20 @@ mod tests {
     }
 
     #[test]
-    fn the_oldest_silent_one_of_the_busiest_address_goes_and_nobody_who_is_being_read() {
+    fn the_oldest_silent_one_of_the_busiest_address_is_closed_and_none_that_is_being_read() {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-        let strangers = Arc::new(Unidentified::new(2 * LEN_MAX));
+        let unidentified = Arc::new(Unidentified::new(2 * LEN_MAX));
         let enter = |ip, wait| {
             let (far, near) = connection(&listener);
-            strangers.enter(near, ip, Instant::now() + wait).map(|(stranger, has_closed)| (far, stranger, has_closed))
+            unidentified.enter(near, ip, Instant::now() + wait).map(|(connection, has_closed)| (far, connection, has_closed))
         };
         let mut all: Vec<_> = [1, 2].into_iter().chain((2..LEN_MAX).map(|_| 3)).map(|last| enter(ip(last), SOON).unwrap()).collect();
         assert!(all.iter().all(|(_, _, has_closed)| !has_closed));
-        // All of them are being read: who comes has to wait.
+        // All of them are being read: a new connection has to wait.
         assert!(enter(ip(4), Duration::from_millis(1)).is_none());
-        all.iter().for_each(|(_, stranger, _)| stranger.note(Place::Silent));
-        // The first one from the third address said something in time.
-        all[2].1.note(Place::Heard);
+        all.iter().for_each(|(_, connection, _)| connection.note(SlotState::Silent));
+        // The first one from the third address sent something in time.
+        all[2].1.note(SlotState::BeingRead);
         let (_, _, has_closed) = enter(ip(4), SOON).unwrap();
         assert!(has_closed);
         let is_closed: Vec<bool> =
@@ -228,31 +234,33 @@ mod tests {
     }
 
     #[test]
-    fn who_comes_waits_for_a_slot_that_becomes_free() {
+    fn a_new_connection_waits_for_a_slot_that_becomes_free() {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-        let strangers = Arc::new(Unidentified::new(2 * LEN_MAX));
+        let unidentified = Arc::new(Unidentified::new(2 * LEN_MAX));
         let mut all: Vec<_> = (0..LEN_MAX)
             .map(|_| {
                 let (far, near) = connection(&listener);
-                (far, strangers.enter(near, ip(1), Instant::now() + SOON).unwrap().0)
+                (far, unidentified.enter(near, ip(1), Instant::now() + SOON).unwrap().0)
             })
             .collect();
-        let (mut far, stranger) = all.pop().unwrap();
+        let (mut far, opened) = all.pop().unwrap();
         let reading = thread::spawn(move || {
             let mut word = [0; 5];
-            let heard = stranger.until(Instant::now() + SOON).read_exact(&mut word);
-            // Bytes that came before it was closed may be read all the same: what counts is whether it is let in.
-            stranger.admit().map(|_| heard.map(|()| word))
+            let read = opened.reader(Instant::now() + SOON).read_exact(&mut word);
+            // Bytes that came before it was closed may be read all the same. What counts is whether
+            // it is admitted.
+            opened.admit().map(|_| read.map(|()| word))
         });
         let (_far, near) = connection(&listener);
         let entering = thread::spawn({
-            let strangers = Arc::clone(&strangers);
-            move || strangers.enter(near, ip(1), Instant::now() + SOON).map(|(_, has_closed)| has_closed)
+            let unidentified = Arc::clone(&unidentified);
+            move || unidentified.enter(near, ip(1), Instant::now() + SOON).map(|(_, has_closed)| has_closed)
         });
         far.write_all(b"HELLO").unwrap_or_default();
-        // Either it was silent for a moment and had to go, or it was heard, and its slot is free.
+        // Either it was silent for a moment and had to go, or its bytes were read, and its slot is
+        // free.
         let admitted = reading.join().unwrap();
-        assert!(admitted.as_ref().is_none_or(|heard| heard.as_ref().is_ok_and(|word| word == b"HELLO")), "{admitted:?}");
+        assert!(admitted.as_ref().is_none_or(|read| read.as_ref().is_ok_and(|word| word == b"HELLO")), "{admitted:?}");
         assert_eq!(entering.join().unwrap(), Some(admitted.is_none()));
     }
 }

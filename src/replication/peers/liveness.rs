@@ -171,7 +171,7 @@ impl Liveness {
             (false, _, _) => Some("its connection to this node ended"),
             (_, false, _) => Some("the connection to it ended"),
             _ if !recent(traffic.heard) => Some("nothing heard from it"),
-            (_, _, None) => Some("no beat answered yet"),
+            (_, _, None) => Some("no heartbeat answered yet"),
             _ if !recent(moved) => Some("it does not answer"),
             _ => None,
         };

@@ -161,7 +161,7 @@ fn reason_to_ask(
     let mut ahead = peer.vector.iter().filter(is_missing).peekable();
     if ahead.peek().is_some() {
         let is_folded = ahead.all(|(other, _)| other.is_all_incarnations());
-        return Some(if is_folded { "it has folded lives that are over" } else { "it has writes of others that are missing here" });
+        return Some(if is_folded { "it has folded past incarnations" } else { "it has writes of others that are missing here" });
     }
-    folding.is_some_and(|folding| folding.wants(asked)).then_some("lives that are over are to be folded here")
+    folding.is_some_and(|folding| folding.wants(asked)).then_some("past incarnations are to be folded here")
 }

@@ -69,12 +69,12 @@ impl Persistence {
 
     /// Hands a record to the log. `reached` is what may be claimed once the record and all before it
     /// are durable. Never blocks: may be called under any lock.
-    pub fn record(&self, bytes: Arc<Vec<u8>>, reached: Option<(Origin, Stamp)>, room: Option<Permit>) {
+    pub fn record(&self, bytes: Arc<Vec<u8>>, reached: Option<(Origin, Stamp)>, permit: Option<Permit>) {
         match &self.wal {
-            Some(wal) if wal.is_waited_for() => wal.append(QueuedRecords { bytes, reached, permit: room }),
+            Some(wal) if wal.is_waited_for() => wal.append(QueuedRecords { bytes, reached, permit }),
             Some(wal) => {
                 if !bytes.is_empty() {
-                    wal.append(QueuedRecords { bytes, reached: None, permit: room });
+                    wal.append(QueuedRecords { bytes, reached: None, permit });
                 }
                 // Nobody waits for the disk. But nothing is claimed that will never be there.
                 if wal.is_writable() {
@@ -85,10 +85,10 @@ impl Persistence {
         }
     }
 
-    /// Hands own writes to the log: those up to `upto`, encoded. `room` is what they hold of the
+    /// Hands own writes to the log: those up to `upto`, encoded. `permit` is what they hold of the
     /// back-pressure budget until the log has taken them.
-    pub fn record_own(&self, bytes: Arc<Vec<u8>>, upto: Stamp, room: Permit) {
-        self.record(bytes, Some((self.origin, upto)), Some(room));
+    pub fn record_own(&self, bytes: Arc<Vec<u8>>, upto: Stamp, permit: Permit) {
+        self.record(bytes, Some((self.origin, upto)), Some(permit));
         self.marks.handed.fetch_max(upto.to_bits(), Ordering::SeqCst);
     }
 
@@ -142,7 +142,7 @@ impl Persistence {
 
     /// Waits until the log's budget has room for `len` bytes of a peer's. An error says that the log
     /// does not keep up.
-    pub fn await_room(&self, len: usize, deadline: Instant) -> Result<Option<Permit>, String> {
+    pub fn await_permit(&self, len: usize, deadline: Instant) -> Result<Option<Permit>, String> {
         let Some(wal) = &self.wal else { return Ok(None) };
         wal.reserve(len, deadline).map(Some).ok_or_else(|| "the log does not keep up with what it sends".to_owned())
     }

@@ -1,4 +1,5 @@
-//! What replication keeps on disk: records for the write-ahead log, snapshots, and how both are read at the start.
+//! Persistence: what replication keeps on disk. Records for the write-ahead log, snapshots, and how
+//! both are read at the start.
 
 pub mod hand_off;
 pub mod record;

@@ -1,15 +1,17 @@
-//! What the log holds: the records of the write-ahead log, and what they mean.
+//! Records of the write-ahead log, and what they mean.
 //!
 //! | kind | payload | on replay |
 //! |---|---|---|
-//! | batch | as it travels between peers | its writes are merged; `seen` advances if it joins |
-//! | lines | dump lines, as they came | entries are merged; header and end lines say nothing here |
-//! | healed | dump lines of entries | merged as when healing: without the covered-skip, the greater bytes win |
-//! | removed | dump lines of keys and versions, without values | that very version is taken out: dropped or collected |
-//! | proven | JSON: a vector and a horizon | both are joined |
-//! | life | JSON: who writes from here on | checked: a directory of another node or cluster is refused |
+//! | batch | as it travels between peers | its writes are merged; the vector advances if it joins |
+//! | lines | dump lines, as they came | entries are merged; header and end lines mean nothing here |
+//! | healed | dump lines of entries | merged though covered; the greater bytes win |
+//! | removed | dump lines of keys and versions | that very version is taken out: dropped or collected |
+//! | proven | JSON: a vector and a GC horizon | both are joined |
+//! | incarnation | JSON: the writer from here on | another node's or cluster's is refused |
 //!
-//! A new kind, or a new form of one, makes the log that holds it one of a later format (wal/log.rs). Batches and lines are the peers' own messages (protocol/peer.rs); the others exist only here.
+//! A new kind, or a new form of one, makes the log that holds it one of a later format
+//! ([`crate::wal::log`]). Batches and lines are the peers' own messages ([`crate::wire::peer`]);
+//! the others exist only here.
 
 use serde::{Deserialize, Serialize};
 
@@ -23,7 +25,7 @@ use crate::wire::peer::{LINES, WRITE_BATCH, WriteBatch, decode_batch};
 const HEALED: u8 = 64;
 const REMOVED: u8 = 65;
 const PROVEN: u8 = 66;
-const LIFE: u8 = 67;
+const INCARNATION: u8 = 67;
 
 /// Bytes of dump lines in one record, about.
 const LINES_LEN: usize = 1 << 20;
@@ -34,33 +36,34 @@ pub enum Record {
     Writes(WriteBatch),
     Lines(Vec<Entry>),
     Healed(Vec<Entry>),
-    /// Tombstones in form: keys and versions.
+    /// Keys and versions, in the form of tombstones.
     Removed(Vec<Entry>),
     Proven(Proven),
     Incarnation(Incarnation),
 }
 
-/// What is seen from here on, by a dump's end line or because nothing was missing; and what was collected.
+/// What is covered and what was collected, from here on: by a dump's end line, or because nothing
+/// was missing.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Proven {
     pub vector: VersionVector,
     pub horizon: VersionVector,
 }
 
-/// The beginning of a process's life.
+/// The beginning of an incarnation.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Incarnation {
     pub cluster: String,
     pub origin: Origin,
-    /// Of kvmesh.
+    /// The version of kvmesh.
     pub version: String,
-    /// That scans go in; `None` as long as there is none.
+    /// The scan order; `None` as long as there is none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub order: Option<Order>,
 }
 
 impl Record {
-    /// From a body whose checksum was right. An error says what is malformed.
+    /// Decodes a body whose checksum was right. An error says what is malformed.
     pub fn decode(body: &[u8]) -> Result<Record, String> {
         let (kind, payload) = body.split_first().ok_or("an empty record")?;
         match *kind {
@@ -69,38 +72,38 @@ impl Record {
             HEALED => dump::entries(payload).map(Record::Healed),
             REMOVED => dump::entries(payload).map(Record::Removed),
             PROVEN => from_json(payload).map(Record::Proven),
-            LIFE => from_json(payload).map(Record::Incarnation),
+            INCARNATION => from_json(payload).map(Record::Incarnation),
             other => Err(format!("a record of unknown kind {other}")),
         }
     }
 }
 
-/// The frame of whole dump lines of entries, as a peer would send them.
+/// Encodes whole dump lines of entries, as a peer would send them.
 pub fn lines(lines: &[u8]) -> Vec<u8> {
     let mut out = Vec::new();
     seal(&mut out, LINES, |out| out.extend_from_slice(lines));
     out
 }
 
-/// Frames of what healing changed.
+/// Encodes what healing changed.
 pub fn healed(entries: &[Entry]) -> Vec<u8> {
     of_entries(HEALED, entries)
 }
 
-/// Frames of what was taken out: keys and versions, tombstones in form.
+/// Encodes what was taken out: keys and versions, in the form of tombstones.
 pub fn removed(entries: &[Entry]) -> Vec<u8> {
     let without_values: Vec<Entry> = entries.iter().map(|entry| Entry::new(entry.key(), None, None, entry.version())).collect();
     of_entries(REMOVED, &without_values)
 }
 
-/// The frame of what was proven.
+/// Encodes what was proven.
 pub fn proven(proven: &Proven) -> Vec<u8> {
     of_json(PROVEN, proven)
 }
 
-/// The frame of an incarnation's beginning.
+/// Encodes the beginning of an incarnation.
 pub fn incarnation(incarnation: &Incarnation) -> Vec<u8> {
-    of_json(LIFE, incarnation)
+    of_json(INCARNATION, incarnation)
 }
 
 fn of_entries(kind: u8, mut entries: &[Entry]) -> Vec<u8> {
@@ -181,11 +184,11 @@ mod tests {
     }
 
     #[test]
-    fn what_was_proven_and_who_lives_survive() {
+    fn what_was_proven_and_the_incarnation_survive() {
         let origin = Origin { node: NodeId(2), nonce: 9 };
         let vector: VersionVector = [(origin, Stamp::from_bits(7))].into_iter().collect();
         let what = Proven { vector: vector.clone(), horizon: vector };
-        let who = Incarnation { cluster: "c".to_owned(), origin, version: "1".to_owned(), order: None };
-        assert_eq!(decoded(&[proven(&what), incarnation(&who)].concat()), [Record::Proven(what), Record::Incarnation(who)]);
+        let writer = Incarnation { cluster: "c".to_owned(), origin, version: "1".to_owned(), order: None };
+        assert_eq!(decoded(&[proven(&what), incarnation(&writer)].concat()), [Record::Proven(what), Record::Incarnation(writer)]);
     }
 }

@@ -1,4 +1,4 @@
-//! Replay: what the disk knows, into an empty store and vector.
+//! Replay: reads what the disk holds into an empty store and an empty vector.
 //!
 //! The rules are those of the live side: entries enter by merge, unless covered, and the vector
 //! advances as [`Progress`] says (**I5**). Pending ranges are kept by origin, not by connection:
@@ -24,11 +24,11 @@ use crate::wal::log::{FoundLog, read};
 use crate::wal::snapshot;
 use crate::wire::dump::Header;
 
-/// What there is to do about damage. Said behind what and where it is.
+/// Ways out of damage, for an operator. Appended to what is damaged, and where.
 const WAYS_OUT: &str = "put a good copy of the directory back, or start once with --discard-local-data: then this node comes back blank and takes everything from its \
                         peers, and what only it had is lost";
 
-/// Damage, with what there is to do about it; any other error as it is.
+/// Adds the ways out to an error that reports damage; returns any other error as it is.
 pub fn with_ways_out(error: io::Error) -> io::Error {
     match error.kind() {
         io::ErrorKind::InvalidData => io::Error::new(error.kind(), format!("{error}. Two ways out: {WAYS_OUT}")),
@@ -36,13 +36,14 @@ pub fn with_ways_out(error: io::Error) -> io::Error {
     }
 }
 
-/// Bytes of records that are handed over at a time. Each time may cost both threads a turn of the scheduler, which is long on a machine that is busy.
+/// Bytes of records that are handed over at a time. Each hand-over may cost both threads a turn of
+/// the scheduler, which is long on a machine that is busy.
 const BATCH_LEN: usize = 256 << 10;
 
-/// Batches that are read and not merged yet. Beyond this, reading waits.
+/// Batches that were read and are not merged yet. Beyond this, reading waits.
 const BATCHES_AHEAD: usize = 4;
 
-/// What was found on the disk.
+/// A summary of what was found on the disk.
 #[derive(Debug, Default)]
 pub struct Replayed {
     pub snapshot_len: u64,
@@ -52,7 +53,7 @@ pub struct Replayed {
     pub last: FoundLog,
 }
 
-/// The state that is built up.
+/// The state that a replay builds up.
 struct Replay<'a> {
     store: &'a Store,
     progress: Progress,
@@ -62,8 +63,10 @@ struct Replay<'a> {
     order: Option<Order>,
 }
 
-/// Reads the disk into this mesh, which is new: store, vector, horizon, clock. `should_stop` is asked now and then; stopping is `Interrupted`.
-/// Damage is `InvalidData` with the file, the place, and the ways out; what only a look at the configuration or another program helps has another kind.
+/// Reads the disk into this replica, which is new: store, vector, GC horizon, clock. `should_stop`
+/// is asked now and then; stopping is `Interrupted`. Damage is `InvalidData` with the file, the
+/// position, and the ways out. An error that only a look at the configuration or at another program
+/// helps has another kind.
 pub fn replay(replica: &Replica, disk: &Arc<dyn Disk>, files: &Files, should_stop: impl Fn() -> bool) -> io::Result<Replayed> {
     let mut lens = Vec::new();
     for generation in &files.logs {
@@ -109,9 +112,9 @@ fn replay_files(replica: &Replica, disk: &Arc<dyn Disk>, files: &Files, progress
         replayed.snapshot_len = loaded.len;
     }
     let mut read_before = replayed.snapshot_len;
-    for (place, generation) in files.logs.iter().enumerate() {
+    for (index, generation) in files.logs.iter().enumerate() {
         let name = files.log_name(*generation);
-        let is_last = place + 1 == files.logs.len();
+        let is_last = index + 1 == files.logs.len();
         let found =
             replay.read_log(disk, &name, |incarnation| check_incarnation(replica, incarnation), |read| progress(read_before + read))?;
         if found.torn > 0 {
@@ -135,7 +138,7 @@ fn replay_files(replica: &Replica, disk: &Arc<dyn Disk>, files: &Files, progress
     Ok(replayed)
 }
 
-/// What the disk knew is known again. The clock is above all of it before anything can be written.
+/// Takes over what the disk held. The clock is above all of it before anything can be written.
 fn take_replayed(replica: &Replica, replay: Replay<'_>) {
     let Replay { progress, horizon, greatest, order, .. } = replay;
     let vector = progress.into_vector();
@@ -146,7 +149,8 @@ fn take_replayed(replica: &Replica, replay: Replay<'_>) {
     replica.scan_order.restore(order);
 }
 
-/// Somebody else's directory is `InvalidInput`: nothing is wrong with it, and it is not to be thrown away.
+/// Refuses a directory of another node or cluster as `InvalidInput`: nothing is wrong with it, and
+/// it is not to be thrown away.
 fn check_incarnation(replica: &Replica, Incarnation { cluster, origin, .. }: &Incarnation) -> io::Result<()> {
     if *cluster != replica.config.cluster {
         let what = format!("this directory is one of cluster \"{cluster}\", not of \"{}\": check data_dir", replica.config.cluster);
@@ -164,7 +168,7 @@ fn check_node(replica: &Replica, origin: Origin) -> io::Result<()> {
 }
 
 impl Replay<'_> {
-    /// One thread reads and decodes, another one merges.
+    /// Reads one log. One thread reads and decodes, another one merges.
     fn read_log(
         &mut self,
         disk: &Arc<dyn Disk>,
@@ -173,7 +177,8 @@ impl Replay<'_> {
         progress: impl Fn(u64) -> io::Result<()>,
     ) -> io::Result<FoundLog> {
         thread::scope(|scope| {
-            // Dropped when this ends, however it does: then the other thread ends, too.
+            // The sender is dropped when this ends, however it does: then the other thread ends,
+            // too.
             let (batch_tx, batch_rx) = bounded(BATCHES_AHEAD);
             thread::Builder::new()
                 .name("replay".to_owned())
@@ -198,11 +203,11 @@ impl Replay<'_> {
                 if batch_len >= BATCH_LEN {
                     batch_len = 0;
                     // Fails only when the other thread has panicked.
-                    batch_tx.send(std::mem::take(&mut batch)).map_err(|_| "nobody takes what is read".to_owned())?;
+                    batch_tx.send(std::mem::take(&mut batch)).map_err(|_| "the thread that merges has ended".to_owned())?;
                 }
                 Ok(())
             });
-            // If it fails, the scope tells of the panic.
+            // If this fails, the scope reports the panic.
             let _ = batch_tx.send(batch);
             stopped.and(found)
         })
@@ -227,7 +232,7 @@ impl Replay<'_> {
                 self.progress.proven(&proven.vector);
                 self.horizon.join(&proven.horizon);
             }
-            // Whose life it is was checked before.
+            // The incarnation was checked before.
             Record::Incarnation(Incarnation { order, .. }) => {
                 if let Some(order) = order {
                     self.store.reorder(order.key);

@@ -1,8 +1,10 @@
-//! Writing snapshots: what the log outgrows, what `COMPACT` asks for, and how a node comes back from a full disk.
+//! Snapshots: written when the log has outgrown the last one, when `COMPACT` asks for one, and when
+//! a node comes back from a full disk.
 //!
-//! A snapshot is a full dump that this node serves to its own disk. Beginning a new log, and noting the vector and the horizon that the snapshot will claim, is one
-//! step under the peer table's lock and the vector's: what the vector covers is in the store by then, so the scan finds it or what superseded it; everything else goes to the
-//! new log.
+//! A snapshot is a full dump that this node serves to its own disk. One step under the peer table's
+//! lock and the vector's begins a new log, and notes the vector and the GC horizon that the
+//! snapshot will claim. What the vector covers is in the store by then, so the scan finds it or
+//! what superseded it. Everything else goes to the new log.
 
 use std::io;
 use std::time::{Duration, Instant};
@@ -24,13 +26,13 @@ use crate::wire::dump::{DumpKind, Header};
 /// Bytes of lines between two writes to the file.
 const STEP_LEN: usize = 256 << 10;
 
-/// The new log has to be there by then.
+/// Longest wait for the new log.
 const SWITCH_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// After a snapshot that failed, the next one that nobody asked for.
+/// Pause after a snapshot that failed, before the next one that no client has asked for.
 const RETRY_PAUSE: Duration = Duration::from_secs(60);
 
-/// How often the log's length is looked at.
+/// Pause between two looks at the log's length.
 const LOOK_PAUSE: Duration = Duration::from_millis(200);
 
 /// A snapshot that was written.
@@ -41,12 +43,12 @@ pub struct Compacted {
     pub took: Duration,
 }
 
-/// Why no snapshot was written. In words for whoever asked.
+/// Why no snapshot was written, in a sentence for the client or the log.
 #[derive(Debug)]
 pub enum NotCompacted {
     /// The disk has failed: nothing is logged.
     ReadOnly(String),
-    /// One is being written, or this one could not be; the log goes on.
+    /// Another one is being written, or this one could not be; the log goes on.
     Failed(String),
 }
 
@@ -65,7 +67,9 @@ pub fn compact(replica: &Replica) -> Result<Compacted, NotCompacted> {
     begin_compaction(replica)?.complete()
 }
 
-/// After a full disk: a new log, and a snapshot of everything, without which that log says nothing. Writes are taken again when it is durable. Where nothing has failed this is [`compact`].
+/// Resumes after a full disk: begins a new log, and writes a snapshot of everything, without which
+/// that log is invalid. Writes are taken again when the snapshot is durable. If nothing has failed,
+/// this is [`compact`].
 pub fn resume(replica: &Replica) -> Result<Compacted, NotCompacted> {
     begin_resume(replica)?.complete()
 }
@@ -77,12 +81,13 @@ pub fn begin_compaction(replica: &Replica) -> Result<Snapshot<'_>, NotCompacted>
     let Condition { stopped, is_resuming, .. } = wal.condition();
     match stopped {
         Some(stopped) => Err(NotCompacted::ReadOnly(stopped.sentence)),
-        // Not in a row with the logs before, as long as the resumed one has no snapshot in front.
+        // While resuming, a new log does not continue the old ones, as long as it has no snapshot
+        // in front: writes in between were never logged.
         None => Ok(begin_snapshot(replica, wal, is_resuming, one_at_a_time)),
     }
 }
 
-/// Begins that of [`resume`].
+/// Begins the snapshot of [`resume`]; the caller takes its steps.
 pub fn begin_resume(replica: &Replica) -> Result<Snapshot<'_>, NotCompacted> {
     let wal = kept(replica)?;
     let one_at_a_time = only_snapshot(replica)?;
@@ -97,7 +102,8 @@ fn kept(replica: &Replica) -> Result<&Wal, NotCompacted> {
     replica.persistence.wal().ok_or_else(|| NotCompacted::Failed("this node keeps nothing on disk".to_owned()))
 }
 
-/// To be had before the write-ahead log's condition is looked at: another one may be about to change it.
+/// Takes the right to write a snapshot. Called before the write-ahead log's condition is looked at:
+/// another snapshot may be about to change it.
 fn only_snapshot(replica: &Replica) -> Result<MutexGuard<'_, ()>, NotCompacted> {
     let busy = || NotCompacted::Failed("a snapshot is being written already; try again later".to_owned());
     replica.persistence.try_snapshot().ok_or_else(busy)
@@ -105,14 +111,14 @@ fn only_snapshot(replica: &Replica) -> Result<MutexGuard<'_, ()>, NotCompacted> 
 
 fn begin_snapshot<'a>(replica: &'a Replica, wal: &'a Wal, is_resuming: bool, one_at_a_time: MutexGuard<'a, ()>) -> Snapshot<'a> {
     let began = Instant::now();
-    // Before any lock: it takes every shard's.
+    // Read before any lock: it takes every shard's.
     let entries = replica.store.len();
     let (generation, is_folded, serving) = {
         let mut table = replica.peers.table();
         table.serving += 1;
         let coverage = replica.coverage.advance();
         let generation = wal.switch(is_resuming);
-        // Every log says whose it is.
+        // Every log says which incarnation writes it.
         replica.record_incarnation();
         let vector = coverage.vector(replica.origin, replica.submit.position());
         drop(coverage);
@@ -124,16 +130,17 @@ fn begin_snapshot<'a>(replica: &'a Replica, wal: &'a Wal, is_resuming: bool, one
     Snapshot { replica, wal, generation, is_resuming, is_folded, began, serving, file: None, _one_at_a_time: one_at_a_time }
 }
 
-/// Whether the log has outgrown its snapshot, or holds what belongs into one.
+/// Returns whether the log has outgrown its snapshot, or a snapshot must say that incarnations are
+/// folded.
 pub fn is_compaction_due(replica: &Replica, wal: &Wal) -> bool {
     let condition = wal.condition();
     let outgrown = condition.snapshot_len.saturating_mul(replica.config.compact_factor).max(replica.config.compact_log_min as u64);
-    // Of what the log holds then a build that does not know of it would make something else.
+    // A build that does not know of folding would misread what the log holds then.
     let is_due = condition.log_len > outgrown || folding::has_folded(replica) && !replica.persistence.is_snapshot_folded();
     condition.stopped.is_none() && !condition.is_resuming && is_due
 }
 
-/// A snapshot that is being written. The collector rests while it lives.
+/// A snapshot being written. The tombstone GC rests until it is dropped.
 pub struct Snapshot<'a> {
     replica: &'a Replica,
     wal: &'a Wal,
@@ -157,7 +164,7 @@ impl Snapshot<'_> {
                     let (wal, is_resuming) = (self.wal, self.is_resuming);
                     let compacted = self.end(Ok(len))?;
                     if is_resuming {
-                        // Who hears that it is done can write at once.
+                        // A client that is told so can write at once.
                         wal.await_durable(SWITCH_TIMEOUT).map_err(NotCompacted::ReadOnly)?;
                     }
                     return Ok(compacted);
@@ -172,7 +179,8 @@ impl Snapshot<'_> {
         self.wal.await_switch(self.generation, deadline)
     }
 
-    /// Writes some lines, once the new log is there; the length of the whole when that is durable under its name.
+    /// Writes some lines, once the new log is there. Returns the length of the whole when that is
+    /// durable under its name.
     pub fn step(&mut self) -> io::Result<Option<u64>> {
         let mut file = match self.file.take() {
             Some(file) => file,
@@ -188,14 +196,14 @@ impl Snapshot<'_> {
         file.finish(self.is_resuming.then(|| resuming_log_name(self.generation))).map(Some)
     }
 
-    /// After the last step, or one that failed.
+    /// Ends the snapshot, after the last step or one that failed.
     pub fn end(self, written: io::Result<u64>) -> Result<Compacted, NotCompacted> {
         let (entries, took) = (self.serving.count(), self.began.elapsed());
         match written {
             Ok(len) => {
                 self.wal.snapshot_written(self.generation, len, took);
                 self.replica.persistence.note_snapshot(self.is_folded);
-                if let Some(more) = self.replica.said.admit("snapshot", 0, elapsed()) {
+                if let Some(more) = self.replica.log_limit.admit("snapshot", 0, elapsed()) {
                     log::info!("wrote a snapshot of {entries} entries, {len} bytes, in {:.3} s{more}", took.as_secs_f64());
                 }
                 Ok(Compacted { entries, len, took })
@@ -213,7 +221,8 @@ impl Snapshot<'_> {
     }
 }
 
-/// The thread `snapshot`: writes one whenever the log has outgrown the last. Ends when the other end of `stop_rx` is dropped.
+/// Runs the thread `snapshot`: writes one whenever the log has outgrown the last. Ends when the
+/// other end of `stop_rx` is dropped.
 pub fn run_snapshots(replica: &Replica, wal: &Wal, stop_rx: &Receiver<()>) {
     let mut not_before = Duration::ZERO;
     while stop_rx.recv_timeout(LOOK_PAUSE) == Err(RecvTimeoutError::Timeout) {
@@ -221,7 +230,7 @@ pub fn run_snapshots(replica: &Replica, wal: &Wal, stop_rx: &Receiver<()>) {
             && is_compaction_due(replica, wal)
             && let Err(why) = compact(replica)
         {
-            // That nothing is logged any more is said where it is noticed.
+            // That nothing is logged any more is reported where it is noticed.
             if let NotCompacted::Failed(what) = why {
                 log::warn!("{what}; the log goes on, and the next try is in {} s", RETRY_PAUSE.as_secs());
             }

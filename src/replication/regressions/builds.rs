@@ -1,4 +1,5 @@
-//! Nodes of several builds in one mesh: what they speak with each other, and what they tell those that they cannot speak with.
+//! Nodes of several builds in one mesh: which protocols they speak with each other, and how they
+//! refuse a build with which they have none in common.
 
 use super::*;
 use crate::replication::links::handshake;
@@ -18,7 +19,7 @@ impl Net {
         net
     }
 
-    /// Another build is started, and meets the others.
+    /// Starts another build on a node, which meets the others.
     fn restart_with(&mut self, node: usize, protocols: Protocols) {
         self.protocols[node] = protocols;
         self.reborn(node);
@@ -43,7 +44,7 @@ fn each_two_speak_the_greatest_protocol_that_both_do() {
     }
 }
 
-/// Upgraded one by one, put back, and one that says nothing for a while.
+/// Nodes are upgraded one by one, one is put back, and one is silent for a while.
 #[test]
 fn a_new_format_is_written_only_when_all_members_speak_it() {
     let mut net = Net::of(OLD);
@@ -56,7 +57,8 @@ fn a_new_format_is_written_only_when_all_members_speak_it() {
     assert_eq!([0, 1, 2].map(|node| net.replica(node).spoken_by_all()), [OLD.max; 3]);
     net.restart_with(1, NEW);
     assert_eq!(net.replica(0).spoken_by_all(), NEW.max);
-    // A connection that ends says nothing of the build. A member that was never heard may be of any.
+    // The end of a connection says nothing of the build. A member that has never said HELLO may be
+    // of any.
     let inbound = net.links.remove(&(1, 0)).unwrap();
     inbound.closed(net.replica(0), net.now(0));
     assert_eq!(net.replica(0).spoken_by_all(), NEW.max);
@@ -65,7 +67,7 @@ fn a_new_format_is_written_only_when_all_members_speak_it() {
     assert_eq!(net.replica(0).spoken_by_all(), OLD.max);
 }
 
-/// The answer to a dial says it, too: whichever side dials first.
+/// The answer to a dial names the protocols, too: whichever side dials first.
 #[test]
 fn an_answer_says_what_its_sender_speaks() {
     let mut net = Net::new(&[0, 0]);
@@ -92,18 +94,18 @@ fn without_a_common_protocol_both_ranges_and_the_older_side_are_named() {
     assert_eq!((newest.protocol, old.protocol), (NEWEST.min, OLD.min));
     let without_range = Hello { protocols: None, ..old.clone() };
     assert_eq!(handshake::check_hello(net.replica(0), &without_range, net.now(0)).unwrap_err(), at_the_newest);
-    // One that is no range has nothing in common with any.
+    // A range that is none has nothing in common with any.
     let no_range = Hello { protocols: Some(Protocols { min: NEW.max, max: OLD.min }), ..old };
     let said = handshake::check_hello(net.replica(0), &no_range, net.now(0)).unwrap_err();
     assert!(said.contains("node 2 speaks 4 to 3: none in common"), "{said}");
 }
 
-/// What is shipped reaches builds that know of no range.
+/// The shipped protocols reach builds that know of no range.
 #[test]
 fn this_build_speaks_with_the_one_before() {
     let mut net = Net::new(&[0, 0]);
     let hello = Hello { protocols: None, ..handshake::hello(net.replica(1), net.now(1)) };
-    assert_eq!(handshake::check_hello(net.replica(0), &hello, net.now(0)), Ok((place(0, 1), Protocol::OLDEST)));
+    assert_eq!(handshake::check_hello(net.replica(0), &hello, net.now(0)), Ok((peer_index(0, 1), Protocol::OLDEST)));
     assert_eq!(handshake::hello(net.replica(0), net.now(0)).protocol, Protocol::OLDEST);
     net.restart_with(0, NEW);
     assert_eq!(handshake::hello(net.replica(0), net.now(0)).protocol, Protocol::OLDEST);

@@ -1,4 +1,4 @@
-//! Clocks that are wrong, and machines that sleep: what is stamped, and what an ack is worth.
+//! Clocks that are wrong, and machines that sleep: which stamps are issued, and which acks count.
 
 use super::*;
 use crate::replication::heartbeat;
@@ -8,7 +8,8 @@ use crate::replication::status;
 
 const HOUR_MS: u64 = 3_600_000;
 
-/// X is acknowledged; whoever hears of it, by whatever message, stamps above it from then on, and goes on at its pace.
+/// X is acknowledged. A node that learns of it, by whatever message, stamps above it from then on,
+/// and goes on at its pace.
 #[test]
 fn all_members_stamp_at_the_pace_of_the_fastest() {
     let mut net = Net::new(&[0, 3000, 0]);
@@ -18,14 +19,15 @@ fn all_members_stamp_at_the_pace_of_the_fastest() {
     net.pump(T, D);
     net.pump(D, T);
     assert!(is_acked(&net, T, x));
-    // D's clock has jumped: it says so at once, and not at its next beat.
+    // D's clock has jumped: it announces that at once, and not with its next heartbeat.
     net.pump(D, P);
     net.elapsed += Duration::from_secs(2);
     let w = net.put(P, "k", "w");
     assert!(w.wall_ms() >= x.wall_ms() + 2000, "{w} after {x}");
 }
 
-/// A machine is suspended while others write, and the clock that it stamps by has stood still. It wakes, and a write of it reaches a peer before anything else does.
+/// A machine is suspended while others write, and its stamp clock has stood still. It wakes, and a
+/// write of it reaches a peer before anything else happens.
 #[test]
 fn an_ack_does_not_count_for_a_write_whose_clock_has_stood_still() {
     let mut net = Net::new(&[0, 0, 0]);
@@ -45,7 +47,7 @@ fn an_ack_does_not_count_for_a_write_whose_clock_has_stood_still() {
     net.pump(P, D);
     net.pump(D, P);
     assert!(!is_acked(&net, P, w), "w is acknowledged at {{P, D}} and lost to X, which was acknowledged before it began");
-    // It has heard by now.
+    // It has received the others' clocks by now.
     net.elapsed += Duration::from_millis(1);
     let later = net.put(P, "k", "later");
     net.pump(P, D);
@@ -53,7 +55,8 @@ fn an_ack_does_not_count_for_a_write_whose_clock_has_stood_still() {
     assert!(later > x && is_acked(&net, P, later));
 }
 
-/// The same of a write that waits for long, on a machine that is awake: time has passed for it, too.
+/// A write waits for long on a machine that is awake: time has passed for it, too, and its late ack
+/// counts.
 #[test]
 fn an_ack_that_comes_late_counts() {
     let mut net = Net::new(&[0, 0, 0]);
@@ -68,7 +71,7 @@ fn an_ack_that_comes_late_counts() {
     assert!(net.replica(P).acks().open_round(AckLevel::Majority).is_met(Written::at(w, began)));
 }
 
-/// A wall clock that steps for a while is no reason to refuse anybody, and no stamp follows it.
+/// A wall clock that steps for a while is no reason to refuse a peer, and no stamp follows it.
 #[test]
 fn a_wall_clock_that_is_wrong_for_seconds_changes_nothing() {
     let mut net = Net::new(&[0, 0, 0]);
@@ -87,7 +90,8 @@ fn a_wall_clock_that_is_wrong_for_seconds_changes_nothing() {
     assert_eq!(net.get(D, "k").as_deref(), Some("during"));
 }
 
-/// Two nodes whose clocks are an hour apart, and no third that could say which is wrong: neither opens, and each names the other.
+/// Two nodes whose clocks are an hour apart, and no third that could decide which is wrong: neither
+/// opens, and each names the other.
 #[test]
 fn of_two_that_differ_neither_opens_and_with_a_third_the_two_that_agree_do() {
     let mut net = Net::closed(&[0, HOUR_MS, 0]);
@@ -110,7 +114,8 @@ fn of_two_that_differ_neither_opens_and_with_a_third_the_two_that_agree_do() {
     assert_eq!([P, T, D].map(|node| net.replica(node).is_open()), [true, false, true]);
 }
 
-/// What is far ahead on its own disk a node goes by; from others it takes no more than is allowed, in all.
+/// A node follows stamps that are far ahead on its own disk. From peers it takes no more than is
+/// allowed, in all.
 #[test]
 fn stamps_are_held_against_the_reference_clock_however_many_come() {
     let net = Net::new(&[0, 0]);
@@ -132,9 +137,10 @@ fn stamps_are_held_against_the_reference_clock_however_many_come() {
     assert!(replica.clock().last().wall_ms() <= now.wall_ms + 10_000);
 }
 
-/// On a narrow link it has waited behind a large value: it shows how late it is, and not that its node's clock is wrong.
+/// A heartbeat on a narrow link has waited behind a large value. Its clock shows how late it is,
+/// and not that its sender's clock is wrong.
 #[test]
-fn a_beat_that_comes_late_refuses_nobody() {
+fn a_heartbeat_that_comes_late_refuses_no_peer() {
     let mut net = Net::new(&[0, 0, 0]);
     net.both(T, D);
     net.put(T, "own", "v");
@@ -144,14 +150,15 @@ fn a_beat_that_comes_late_refuses_nobody() {
     assert!(!late.is_empty());
     net.elapsed += Duration::from_secs(15);
     net.deliver(T, D, late);
-    // One that is ahead cannot be late.
+    // A clock that is ahead is not explained by lateness.
     net.offsets[T] = 60_000;
     net.reborn(T);
     let hello = handshake::hello(net.replica(T), net.now(T));
     assert!(handshake::check_hello(net.replica(D), &hello, net.now(D)).is_err());
 }
 
-/// Its clocks have stood still for longer than clocks may differ, and its wall clock is right: with the first that it hears of, it goes by that.
+/// A machine's clocks have stood still for longer than clocks may differ, and its wall clock is
+/// right. With the first member that it meets it follows the wall clock.
 #[test]
 fn a_machine_that_was_suspended_for_long_comes_back_by_its_wall_clock() {
     let mut net = Net::new(&[0, 0, 0]);
@@ -172,7 +179,9 @@ fn a_machine_that_was_suspended_for_long_comes_back_by_its_wall_clock() {
     assert!(net.put(P, "k", "w").wall_ms() >= BASE + 60_000);
 }
 
-/// A node begins with a clock that is an hour ahead, and is set right before it has written anything: it opens then, and its stamps and what it tells of its clock are those of the others.
+/// A node begins with a clock that is an hour ahead, and the clock is set right before the node has
+/// written anything. Then it opens, and its stamps and the clocks that it sends are like those of
+/// the others.
 #[test]
 fn a_clock_that_was_wrong_at_the_start_and_is_set_right_leaves_nothing_behind() {
     let mut net = Net::closed(&[HOUR_MS, 0, 0]);
@@ -200,11 +209,12 @@ fn a_clock_that_was_wrong_at_the_start_and_is_set_right_leaves_nothing_behind() 
     net.pump(P, D);
     assert!(w.wall_ms() < net.now(P).wall_ms + 1_000);
     assert_eq!(net.get(D, "k").as_deref(), Some("w"));
-    // Its bound is that of the others again.
+    // Its bound equals that of the others again.
     assert!(stamps::check_stamp(net.replica(P), Stamp::from_wall_ms(net.now(P).wall_ms + 20_000), net.now(P)).is_err());
 }
 
-/// One that was suspended for less than clocks may differ, and for more than floors are taken, would acknowledge nothing for minutes.
+/// A machine that was suspended for less than clocks may differ, and for more than floors are
+/// taken, would acknowledge nothing for minutes.
 #[test]
 fn a_machine_that_was_suspended_for_seconds_follows_its_wall_clock_at_once() {
     let mut net = Net::new(&[0, 0, 0]);
@@ -220,7 +230,8 @@ fn a_machine_that_was_suspended_for_seconds_follows_its_wall_clock_at_once() {
     assert!(clocks.reference_us >= net.now(P).wall_ms * 1_000 - 1_000, "{clocks:?}");
 }
 
-/// Two of three were suspended, for different times: each is too far from the third, which is right, and not too far from the other.
+/// Two of three machines were suspended, for different times: each is too far from the third, which
+/// is right, and not too far from the other.
 #[test]
 fn two_machines_that_were_suspended_do_not_outvote_the_third() {
     let mut net = Net::new(&[0, 0, 0]);
@@ -241,7 +252,8 @@ fn two_machines_that_were_suspended_do_not_outvote_the_third() {
     net.both(P, T);
 }
 
-/// By a hundredth of the time: the others refuse it once it is too far off, name it, and go on with each other.
+/// A clock drifts by a hundredth of the time. The others refuse its node once it is too far off,
+/// name it, and go on with each other.
 #[test]
 fn a_clock_that_drifts_is_refused_by_name_and_the_others_go_on() {
     let mut net = Net::new(&[0, 0, 0]);
@@ -268,6 +280,7 @@ fn a_clock_that_drifts_is_refused_by_name_and_the_others_go_on() {
         }
     }
     assert!((1_000..1_400).contains(&refused_at.unwrap()), "{refused_at:?}");
-    // What it has stamped by then has moved nobody by more than half of what is allowed.
+    // The stamps that it has issued by then have moved no other clock by more than half of what is
+    // allowed.
     assert!(net.replica(D).clock().read(net.now(D).elapsed).stamp_us <= (net.now(D).wall_ms + 5_001) * 1_000);
 }

@@ -1,4 +1,5 @@
-//! Incarnations that are over and folded: who must be there for it, what becomes of what only some know, and the bounds.
+//! Folding of past incarnations: which members it takes, what becomes of writes that only some
+//! know, and the bounds.
 
 use super::*;
 use crate::data::version::{NodeId, VersionVector};
@@ -9,7 +10,7 @@ use crate::replication::status;
 
 const ALL: [(usize, usize); 6] = [(0, 1), (1, 0), (0, 2), (2, 0), (1, 2), (2, 1)];
 
-/// Incarnations of the first node that are over.
+/// Past incarnations of the first node.
 const OVER: u64 = 70;
 
 fn over(nonce: u64) -> Version {
@@ -32,7 +33,7 @@ fn with_incarnations(count: u64) -> Net {
     net
 }
 
-/// Everybody speaks with everybody, and folds.
+/// Lets all nodes speak with each other, and fold.
 fn settle(net: &mut Net, rounds: usize) {
     let mut folders = [const { None::<Folder> }; 3].map(Option::unwrap_or_default);
     for _ in 0..rounds {
@@ -46,9 +47,9 @@ fn is_folded(net: &Net, node: usize) -> bool {
 }
 
 #[test]
-fn all_members_come_to_name_few_lives() {
+fn all_members_come_to_name_few_incarnations() {
     let mut net = with_incarnations(OVER);
-    // One has missed some of them.
+    // One node has missed some of them.
     net.replica(2).coverage.advance().restore((1..=20).map(over).map(|last| (last.origin, last.stamp)).collect());
     settle(&mut net, 60);
     let vector = net.replica(0).vector();
@@ -60,14 +61,15 @@ fn all_members_come_to_name_few_lives() {
     settle(&mut net, 5);
     assert_eq!((net.get(1, "k").as_deref(), net.get(2, "k").as_deref()), (Some("2"), Some("2")));
     assert_eq!(net.replica(1).vector(), net.replica(2).vector());
-    // A blank node hears of one place, too.
+    // A blank node learns of one entry, too.
     net.reborn(2);
     [(0, 2), (1, 2)].into_iter().for_each(|(a, b)| net.both(a, b));
     settle(&mut net, 40);
     assert_eq!((net.get(2, "own0").as_deref(), net.replica(2).vector().covers(over(1))), (Some("1"), true));
 }
 
-/// An incarnation ended half-way, and one member holds a write of it that no vector covers. Once all writes up to there count as seen no dump would bring it to the others any more.
+/// An incarnation ended half-way, and one member holds a write of it that no vector covers. Once
+/// all writes up to there are covered, no dump would bring it to the others any more.
 #[test]
 fn what_no_vector_covers_is_taken_from_all_members_before() {
     let mut net = with_incarnations(OVER);
@@ -86,7 +88,7 @@ fn a_member_that_is_away_pins_all_and_one_that_says_hello_begins_it_anew() {
     let mut net = with_incarnations(OVER);
     let inbound = net.links.remove(&(2, 0)).unwrap();
     inbound.closed(net.replica(0), net.now(0));
-    handshake::hung_up(net.replica(0), place(0, 2), net.now(0));
+    handshake::hung_up(net.replica(0), peer_index(0, 2), net.now(0));
     let rest = [(0, 1), (1, 0), (1, 2), (2, 1)];
     let mut folder = Folder::default();
     for _ in 0..60 {
@@ -108,7 +110,8 @@ fn a_member_that_is_away_pins_all_and_one_that_says_hello_begins_it_anew() {
     assert!((0..3).all(|node| is_folded(&net, node)));
 }
 
-/// Not before all say it like this: to who names them one by one it would be a horizon above what it has, and a full dump.
+/// The GC horizon is not folded before all vectors are. To a member that names the incarnations one
+/// by one it would be a horizon above what it has, and a reason for a full dump.
 #[test]
 fn the_horizon_is_folded_when_all_members_have_followed() {
     let mut net = with_incarnations(2 * OVER);
@@ -130,7 +133,7 @@ fn the_horizon_is_folded_when_all_members_have_followed() {
 
 /// Incarnations of a node that is no member, which a backup has brought.
 #[test]
-fn lives_of_strangers_are_folded_by_the_first_member() {
+fn incarnations_of_former_members_are_folded_by_the_first_member() {
     let mut net = with_incarnations(1);
     for last in (1..=OVER).map(over) {
         let origin = Origin { node: NodeId(9), ..last.origin };
@@ -143,7 +146,8 @@ fn lives_of_strangers_are_folded_by_the_first_member() {
     }
 }
 
-/// Four thousand lives while a member is away: messages are small all the same, who has written goes on, and who begins does not.
+/// Four thousand incarnations while a member is away. Messages are small all the same, a node that
+/// has written goes on, and a node that begins does not write.
 #[test]
 fn at_the_bound_a_node_that_starts_does_not_write_and_says_why() {
     let net = with_incarnations(4_096);
@@ -157,7 +161,7 @@ fn at_the_bound_a_node_that_starts_does_not_write_and_says_why() {
     [(0, 2), (1, 2)].into_iter().for_each(|(a, b)| net.both(a, b));
     net.settle(30, &[(0, 2), (2, 0), (1, 2), (2, 1)]);
     let why = status::writable(net.replica(2)).unwrap_err();
-    assert!(why.starts_with("the vector names 4098 lives of nodes, 4096 at most"), "{why}");
+    assert!(why.starts_with("the vector names 4098 incarnations, 4096 at most"), "{why}");
     let inbound = net.links.remove(&(1, 2)).unwrap();
     inbound.closed(net.replica(2), net.now(2));
     assert!(
@@ -169,24 +173,26 @@ fn at_the_bound_a_node_that_starts_does_not_write_and_says_why() {
     assert!((0..3).all(|node| net.replica(node).vector().len() < 100));
 }
 
-/// Whoever says it: a vector that no HELLO could carry back is refused in words.
+/// A vector that no HELLO could carry back is refused with a reason, whichever message brings it.
 #[test]
-fn a_vector_with_too_many_places_is_refused() {
+fn a_vector_with_too_many_entries_is_refused() {
     let net = with_incarnations(12_000);
-    let places = |from: u64, count: u64| -> VersionVector {
+    let entries = |from: u64, count: u64| -> VersionVector {
         (from..from + count).map(over).map(|last| (Origin { node: NodeId(2), ..last.origin }, last.stamp)).collect()
     };
     let hello = |vector: VersionVector| Hello { vector, ..handshake::hello(net.replica(1), net.now(1)) };
-    assert!(handshake::check_hello(net.replica(0), &hello(places(1, 7_900)), net.now(0)).is_ok());
-    let refused = handshake::check_hello(net.replica(0), &hello(places(1, 8_000)), net.now(0)).unwrap_err();
-    assert_eq!(refused, "a vector of 8000 places, which makes 20001 together with this node's; 20000 are the most");
-    // What both know counts once, and a cluster that knows of more, as builds before could come to, goes on.
+    assert!(handshake::check_hello(net.replica(0), &hello(entries(1, 7_900)), net.now(0)).is_ok());
+    let refused = handshake::check_hello(net.replica(0), &hello(entries(1, 8_000)), net.now(0)).unwrap_err();
+    assert_eq!(refused, "a version vector of 8000 entries, which makes 20001 together with this node's; at most 20000 are allowed");
+    // Entries that both know count once. A cluster that knows of more, as builds before could come
+    // to, goes on.
     assert!(handshake::check_hello(net.replica(0), &handshake::hello(net.replica(1), net.now(1)), net.now(0)).is_ok());
     let known = with_incarnations(24_000);
     assert!(handshake::check_hello(known.replica(0), &handshake::hello(known.replica(1), known.now(1)), known.now(0)).is_ok());
 }
 
-/// A build before does not know what is said of all incarnations of a node, and would take what a dump lacks for something that its donor has not seen.
+/// The build before does not know of entries for all incarnations of a node. It would take what a
+/// dump lacks for something that its donor does not have.
 #[test]
 fn nothing_is_folded_beside_a_build_that_does_not_know_of_it_and_none_is_met_afterwards() {
     let mut net = with_incarnations(OVER);
@@ -198,14 +204,14 @@ fn nothing_is_folded_beside_a_build_that_does_not_know_of_it_and_none_is_met_aft
     net.protocols[2] = Protocols::OURS;
     net.reborn(2);
     [(0, 2), (1, 2)].into_iter().for_each(|(a, b)| net.both(a, b));
-    // Ten seconds after a HELLO has ended one.
+    // Ten seconds after a HELLO has ended a folding.
     settle(&mut net, 600);
     assert!((0..3).all(|node| is_folded(&net, node)));
     net.protocols[2] = Protocols { min: Protocol::OLDEST, max: Protocol::CLOCKS };
     net.reborn(2);
     let refused = handshake::check_hello(net.replica(0), &handshake::hello(net.replica(2), net.now(2)), net.now(0)).unwrap_err();
     assert!(
-        refused.starts_with("lives of nodes are folded here, which the build of node 3 does not know of (it speaks peer protocol 3 to 4"),
+        refused.starts_with("incarnations are folded here, which the build of node 3 does not know of (it speaks peer protocol 3 to 4"),
         "{refused}"
     );
 }

@@ -1,4 +1,4 @@
-//! Dumps that heal: they are merged past the vector, and prove nothing.
+//! Heal dumps: they are merged although the vector covers them, and prove nothing.
 
 use super::*;
 use crate::data::entry::{Entry, Expiry};
@@ -10,16 +10,17 @@ const T: usize = 0;
 const D: usize = 1;
 const BOTH: [(usize, usize); 2] = [(T, D), (D, T)];
 
-/// Two nodes of which one is to ask the other for a dump that heals.
+/// Two nodes of which one is to ask the other for a heal dump.
 fn diverged(net: &mut Net) {
-    assert!(net.replica(D).peers.table().diverged(place(D, T), Duration::from_secs(1), net.now(D)));
+    assert!(net.replica(D).peers.table().diverged(peer_index(D, T), Duration::from_secs(1), net.now(D)));
 }
 
 fn lines_of(messages: &[Message]) -> Option<Vec<u8>> {
     messages.iter().find_map(|message| if let Message::Lines(lines) = message { Some(lines.clone()) } else { None })
 }
 
-/// D takes the header of T's dump and gives the dump up, for it hears no more of it; what comes after all.
+/// D takes the header of T's dump and gives the dump up, for no more of it arrives. Returns the
+/// rest, which arrives after all.
 fn given_up(net: &mut Net, lines: &[u8]) -> Message {
     let header = lines.iter().position(|byte| *byte == b'\n').unwrap() + 1;
     net.deliver(T, D, vec![Message::Lines(lines[..header].to_vec())]);
@@ -30,7 +31,8 @@ fn given_up(net: &mut Net, lines: &[u8]) -> Message {
     Message::Lines(lines[header..].to_vec())
 }
 
-/// The vectors were equal when it was asked for. What the donor's has gained since is for batches and for other dumps to prove.
+/// The vectors were equal when the dump was requested. What the donor's vector has gained since,
+/// batches and other dumps must prove.
 #[test]
 fn a_heal_dump_moves_no_vector() {
     let mut net = Net::new(&[0, 0]);
@@ -51,14 +53,15 @@ fn a_heal_dump_moves_no_vector() {
     assert_eq!(net.replica(D).vector(), before);
     {
         let table = net.replica(D).peers.table();
-        assert!(table.peers[place(D, T)].catch_up.gap && !table.transfer().is_some_and(|transfer| transfer.heal));
+        assert!(table.peers[peer_index(D, T)].catch_up.gap && !table.transfer().is_some_and(|transfer| transfer.heal));
     }
     net.settle(10, &BOTH);
     assert_eq!(net.replica(D).vector(), net.replica(T).vector());
     assert_eq!(net.replica(D).store().digest(0), net.replica(T).store().digest(0));
 }
 
-/// Who is below the horizon needs what a dump's absence of a key proves, and a dump that heals proves nothing.
+/// A node below the GC horizon needs the proof that absence from a full dump is. A heal dump proves
+/// nothing.
 #[test]
 fn below_the_horizon_a_heal_dump_is_a_full_one() {
     let mut net = Net::new(&[0, 0]);
@@ -78,7 +81,8 @@ fn below_the_horizon_a_heal_dump_is_a_full_one() {
     assert_eq!((net.get(T, "k"), net.get(D, "k")), (None, None));
 }
 
-/// A dump that was given up came after all, and its lines brought back what had been deleted and collected meanwhile.
+/// A dump that was given up came after all, and its lines brought back what had been deleted and
+/// collected meanwhile.
 #[test]
 fn late_lines_of_a_heal_dump_are_not_merged_past_the_vector() {
     let mut net = Net::new(&[0, 0]);
@@ -101,7 +105,8 @@ fn late_lines_of_a_heal_dump_are_not_merged_past_the_vector() {
     assert_eq!(net.get(D, "k"), None, "a deleted key is back");
 }
 
-/// A write of an incarnation that ended half-way, which no vector covers, came back with the lines of a dump that had been given up, when the delete of it was forgotten. Found by the simulator.
+/// A write of an incarnation that ended half-way, which no vector covers, came back when the delete
+/// of it was forgotten: with the lines of a dump that had been given up. Found by the simulator.
 #[test]
 fn what_comes_of_a_dump_that_was_given_up_is_passed_over() {
     let mut net = Net::new(&[0, 0]);
@@ -118,7 +123,7 @@ fn what_comes_of_a_dump_that_was_given_up_is_passed_over() {
     let lines = lines_of(&net.flush(T, D)).expect("a dump");
     assert!(String::from_utf8_lossy(&lines).contains("\"k\":\"k\""));
     let late = given_up(&mut net, &lines);
-    // T deletes what it holds; and as if both had collected that.
+    // T deletes what it holds; then as if both had collected that.
     net.delete(T, "k");
     for node in [T, D] {
         let store = net.replica(node).store();
@@ -126,13 +131,15 @@ fn what_comes_of_a_dump_that_was_given_up_is_passed_over() {
     }
     net.deliver(T, D, vec![late]);
     assert_eq!(net.get(D, "k"), None, "a deleted key is back");
-    // The next one is taken.
+    // The next dump is taken.
     net.settle(20, &BOTH);
     assert_eq!((net.get(D, "a").as_deref(), net.get(D, "b").as_deref()), (Some("1"), Some("1")));
     assert_eq!(net.replica(D).vector(), net.replica(T).vector());
 }
 
-/// What expires was left out of the digests, so two nodes of which only one held such a key stayed unequal until it had expired. What expires soon is left out still. Found by the simulator.
+/// Keys with an expiry were left out of the digests. Two nodes of which only one held such a key
+/// stayed unequal until it had expired. Keys that expire soon are still left out. Found by the
+/// simulator.
 #[test]
 fn a_key_that_expires_late_and_that_only_one_node_holds_is_found_and_healed() {
     for (lifetime_ms, is_healed) in [(24 * 3_600_000, true), (1_000, false)] {
@@ -140,7 +147,7 @@ fn a_key_that_expires_late_and_that_only_one_node_holds_is_found_and_healed() {
         net.both(T, D);
         net.put(T, "a", "1");
         net.settle(4, &BOTH);
-        // As a batch behind a gap leaves it, of a node that has then lost its memory.
+        // The state that a batch behind a gap leaves, of a node that has then lost its memory.
         let version = Version { stamp: net.replica(T).clock().last(), origin: Origin { node: NodeId(9), nonce: 1 } };
         let expires = Some(Expiry::from_wall_ms(net.now(T).wall_ms + lifetime_ms));
         net.replica(T).store().merge(Entry::new(b"k", Some(b"v"), expires, version), |_| false);

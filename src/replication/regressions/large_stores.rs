@@ -1,4 +1,5 @@
-//! What is done at a beat takes time with a store of millions of keys, and the next beat waits for it: peers that hear none for long take the node for dead.
+//! Large stores. With millions of keys the work of a heartbeat takes time, and the next heartbeat
+//! waits for it: peers that receive none for long take the node for dead.
 
 use std::sync::atomic::Ordering;
 
@@ -9,10 +10,10 @@ use crate::replication::anti_entropy::AntiEntropy;
 use crate::replication::tombstone_gc::TombstoneGc;
 
 const LEN: usize = 600_000;
-/// Of one shard, with room to spare.
+/// More keys than one step takes of a shard.
 const SHARD_LEN: usize = LEN / 256 * 5 / 4;
 
-/// A node alone that has so many values.
+/// A single node that has so many values.
 fn filled(expires: Option<Expiry>) -> Net {
     let net = Net::new(&[0]);
     let replica = net.replica(0);
@@ -25,9 +26,10 @@ fn filled(expires: Option<Expiry>) -> Net {
     net
 }
 
-/// A quarter of the digest was made at one beat. With ten million keys that took a second or two beside a busy load, and nodes that were up were down every few seconds.
+/// A quarter of the digest was made at one heartbeat. With ten million keys that took a second or
+/// two beside a busy load, and nodes that were up were taken for down every few seconds.
 #[test]
-fn a_digest_is_made_at_several_beats() {
+fn a_digest_is_made_at_several_heartbeats() {
     let net = filled(None);
     let mut rest = AntiEntropy::default();
     let mut beats = 0;
@@ -37,14 +39,15 @@ fn a_digest_is_made_at_several_beats() {
         beats += 1;
         assert!(beats <= 20);
     }
-    // It rests for two of them first.
+    // The data is unchanged for two of them first.
     assert!(beats >= 2 + LEN.div_ceil(100_000 + SHARD_LEN), "{beats}");
     assert_eq!(net.replica(0).peers.table().quiescent.as_ref().unwrap().digest.keys, LEN as u64);
 }
 
-/// All that had expired was let go at one beat, and sixteen shards were searched for tombstones under the lock that acks wait for, however large.
+/// All expired values were freed at one heartbeat, and sixteen shards were searched for tombstones
+/// under the lock that acks wait for, however large they were.
 #[test]
-fn what_is_over_goes_at_several_beats() {
+fn expired_values_are_freed_at_several_heartbeats() {
     let mut net = filled(Some(Expiry::from_wall_ms(BASE + 1)));
     net.elapsed += Duration::from_secs(3_600);
     let mut collector = TombstoneGc::default();

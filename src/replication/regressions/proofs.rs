@@ -1,10 +1,10 @@
-//! What proves to the collector that a peer has a delete, and what does not (I6 a).
+//! Proofs: what proves to the tombstone GC that a peer has a delete, and what does not (I6 a).
 
 use super::*;
 use crate::replication::links::handshake;
 use crate::replication::tombstone_gc::TombstoneGc;
 
-/// All shards, once.
+/// Collects in all shards, once.
 fn collect(net: &Net, node: usize) -> usize {
     let mut collector = TombstoneGc::default();
     (0..16).map(|_| collector.step(net.replica(node), net.now(node))).sum()
@@ -14,12 +14,14 @@ fn cut(net: &mut Net, a: usize, b: usize) {
     for (from, to) in [(a, b), (b, a)] {
         let inbound = net.links.remove(&(from, to)).unwrap();
         inbound.closed(net.replica(to), net.now(to));
-        handshake::hung_up(net.replica(from), place(from, to), net.now(from));
+        handshake::hung_up(net.replica(from), peer_index(from, to), net.now(from));
     }
 }
 
-/// The word of a peer that is away was a proof although another one had lost its disk since, whose writes the first one had heard of meanwhile: a delete was forgotten by a node that had not heard
-/// of a write that it deleted. An old copy of the lost disk brought the write back, on all nodes and for good.
+/// The vector of a peer that was away counted as a proof although another peer had lost its disk
+/// since, and the first one had received that one's writes meanwhile. A node forgot a delete
+/// without having received a write that the delete deleted. An old copy of the lost disk brought
+/// the write back, on all nodes and for good.
 #[test]
 fn the_word_of_a_peer_that_is_away_proves_nothing_once_another_has_lost_its_disk() {
     const A: usize = 0;
@@ -39,7 +41,7 @@ fn the_word_of_a_peer_that_is_away_proves_nothing_once_another_has_lost_its_disk
     net.delete(A, "k");
     net.settle(6, &[(A, B), (B, A)]);
     cut(&mut net, A, B);
-    // C tells B, which A does not hear any more.
+    // C's write reaches B, from which A receives nothing any more.
     net.both(B, C);
     net.settle(6, &[(B, C), (C, B)]);
     assert_eq!((net.get(B, "k"), net.get(C, "k")), (None, None));
@@ -49,7 +51,7 @@ fn the_word_of_a_peer_that_is_away_proves_nothing_once_another_has_lost_its_disk
     net.settle(60, &[(A, C), (C, A)]);
     assert!(net.replica(C).vector().covers_all(&net.replica(A).vector()), "C has caught up with A");
     assert_eq!(collect(&net, A), 0, "A forgets a delete, and has not heard of the write of C that it deleted");
-    // With B back A hears of it.
+    // With B back, A receives it.
     net.both(A, B);
     net.both(B, C);
     let all = [(A, B), (B, A), (A, C), (C, A), (B, C), (C, B)];
@@ -57,7 +59,8 @@ fn the_word_of_a_peer_that_is_away_proves_nothing_once_another_has_lost_its_disk
     assert_eq!(collect(&net, A), 1);
 }
 
-/// A node whose disk was full told its vector all the same, and a peer that believed it forgot a delete that the node did not know any more once it had been restarted.
+/// A node whose disk was full sent its vector all the same. A peer that believed it forgot a delete
+/// that the node did not know any more after a restart.
 #[test]
 fn what_a_peer_has_on_no_disk_proves_nothing() {
     let (mut net, Logged { replica, disk, wal, mut writer }) = Net::with_a_log(Fsync::Always);

@@ -1,4 +1,5 @@
-//! Two threads of a node that meet: the end line of a dump, and what another connection does meanwhile.
+//! Races of two threads of a node: the end line of a dump, and what another connection does
+//! meanwhile.
 
 use super::*;
 use crate::data::version::NodeId;
@@ -7,7 +8,8 @@ use crate::replication::heartbeat;
 use crate::replication::links::handshake;
 use crate::replication::tombstone_gc::TombstoneGc;
 
-/// The end line of a connection that was replaced meanwhile wrote its `gap` over the newer connection's.
+/// The end line of a connection that was replaced meanwhile wrote its `gap` over the newer
+/// connection's.
 #[test]
 fn the_end_line_of_a_replaced_connection_leaves_the_newer_ones_gap_alone() {
     let mut net = Net::new(&[0, 0]);
@@ -16,7 +18,7 @@ fn the_end_line_of_a_replaced_connection_leaves_the_newer_ones_gap_alone() {
     net.settle(4, &[(t, d), (d, t)]);
     net.put(t, "v0", "0");
     net.settle(2, &[(t, d), (d, t)]);
-    // As if T had collected: D is below its horizon, and gets a full dump.
+    // As if T had collected: D is below its GC horizon, and gets a full dump.
     let origin = net.replica(t).origin();
     net.put(t, "v1", "1");
     let v2 = net.put(t, "v2", "2"); // overflows v1
@@ -31,7 +33,8 @@ fn the_end_line_of_a_replaced_connection_leaves_the_newer_ones_gap_alone() {
     let mut old = net.links.remove(&(t, d)).unwrap();
     let replica = net.replica(d);
     let now = net.now(d);
-    // A shard is busy while the end line looks for what to drop, and has found something in an earlier one.
+    // A shard is busy while the end line looks for what to drop, and has found something in an
+    // earlier one.
     let gone = net.key_where(d, |shard| shard < 128);
     let busy = net.key_where(d, |shard| shard >= 128);
     let version = Version { stamp: Stamp::from_bits(1), origin };
@@ -44,13 +47,13 @@ fn the_end_line_of_a_replaced_connection_leaves_the_newer_ones_gap_alone() {
             as_another_thread(|| {
                 wait_until(|| replica.store().get(gone.as_bytes()).is_none());
                 // The link flaps; T wrote meanwhile.
-                handshake::hung_up(net.replica(t), place(t, d), net.now(t));
+                handshake::hung_up(net.replica(t), peer_index(t, d), net.now(t));
                 net.put(t, "v3", "3");
                 net.connect(t, d);
             });
             Err(())
         });
-        // Whether it is told that it was replaced does not matter here.
+        // Whether the connection learns that it was replaced does not matter here.
         let _ = ender.unwrap().join().unwrap();
     });
     for _ in 0..1200 {
@@ -64,7 +67,8 @@ fn the_end_line_of_a_replaced_connection_leaves_the_newer_ones_gap_alone() {
     assert!(net.get(d, "v3").is_some(), "for 60 s D has not asked T, whom it hears and who has what it lacks");
 }
 
-/// Between the drops of a full dump and the advance of `seen`, a live batch brought back what the donor had proved deleted.
+/// Between the drops of a full dump and the advance of the vector, a live batch brought back what
+/// the donor had proven deleted.
 #[test]
 fn a_batch_between_the_drops_and_the_vector_brings_back_no_collected_delete() {
     const T: usize = 0;
@@ -83,7 +87,8 @@ fn a_batch_between_the_drops_and_the_vector_brings_back_no_collected_delete() {
         net.pump(T, P);
     }
     net.settle(4, &all);
-    // P's write U is stamped, and its replicator takes its time. T's delete Z reaches D; the way from T to P is slow.
+    // P's write U is stamped, and its replicator takes its time. T's delete Z reaches D; the way
+    // from T to P is slow.
     net.put(T, &k, "0");
     let u = net.submit(P, &k, Some(b"u"[..].into()));
     net.elapsed += Duration::from_millis(1);
@@ -158,8 +163,9 @@ fn a_batch_between_the_drops_and_the_vector_brings_back_no_collected_delete() {
     assert!(net.get(D, &k).is_none(), "I6: a collected delete is undone at D");
 }
 
-/// A delta ran ahead of its donor's own batches: a write that was stamped and not yet sent when the header was made came in the dump, was not vouched for when its batch
-/// came, and its session waited out the ack time-out over a link that was whole.
+/// A delta ran ahead of its donor's own batches. A write that was stamped and not yet sent when the
+/// header was made came in the dump, and was not acknowledged when its batch came. Its session
+/// waited for the whole ack time-out, over a link that was whole.
 #[test]
 fn a_write_on_its_way_while_its_node_serves_a_delta_is_vouched_for() {
     let mut net = Net::new(&[0, 0, 0]);
@@ -167,7 +173,7 @@ fn a_write_on_its_way_while_its_node_serves_a_delta_is_vouched_for() {
     net.both(P, T);
     let linked = [(T, D), (D, T), (P, T), (T, P)];
     net.settle(4, &linked);
-    // D hears of P's writes through T alone, and asks T for them.
+    // D learns of P's writes through T alone, and asks T for them.
     net.put(P, "p", "1");
     net.pump(P, T);
     net.settle(1, &[(T, D)]);
@@ -203,8 +209,11 @@ fn a_node_that_logs_nothing_acknowledges_nothing() {
     assert!(!is_acked(&net, 0, stamp), "acknowledged by a node whose log has stopped; {} bytes on its disk", disk.used());
 }
 
-/// The one comparison with the vector: what it covers is here, or was deleted and that is forgotten, whoever still has it. An old copy of a disk has been put back under a donor, which asks for what it lacks
-/// later than it is asked. (Since what comes of dumps that were given up is passed over, the simulator does not reach such a line any more: `tests/controls.sh` breaks the rule here.)
+/// The one comparison with the vector: a write that it covers is here, or was deleted and that is
+/// forgotten, whichever node still has it. An old copy of a disk has been put back under a donor,
+/// which asks for what it lacks later than it is asked. (Since the rest of a dump that was given up
+/// is ignored, the simulator does not reach such a line any more: `tests/controls.sh` breaks the
+/// rule here.)
 #[test]
 fn what_the_vector_covers_is_not_merged_whoever_sends_it() {
     const TAKER: usize = 0;
@@ -217,7 +226,8 @@ fn what_the_vector_covers_is_not_merged_whoever_sends_it() {
     assert_eq!(old.version().stamp, put);
     let gone = net.delete(TAKER, "k");
     net.settle(4, &[(TAKER, DONOR), (DONOR, TAKER)]);
-    // As if both had collected that, and the donor's disk were older. Below its horizon it gives all that it has.
+    // As if both had collected that, and the donor's disk were older. Below its GC horizon it gives
+    // all that it has.
     for node in [TAKER, DONOR] {
         let store = net.replica(node).store();
         (0..store.shards_len()).for_each(|shard| drop(store.collect(shard, |_| true)));

@@ -1,4 +1,4 @@
-//! A node that catches up, and when it opens.
+//! Recovery: a node that catches up, and when it opens.
 
 use super::*;
 use crate::replication::heartbeat;
@@ -7,7 +7,7 @@ use crate::replication::heartbeat;
 const T: usize = 0;
 const P: usize = 1;
 
-/// Two donors whose dumps did not get on excused each other, and the node never opened.
+/// Two donors whose dumps made no progress excused each other, and the node never opened.
 #[test]
 fn two_donors_that_never_serve_do_not_keep_a_node_recovering() {
     let mut net = Net::new(&[0, 0, 0]);
@@ -33,7 +33,8 @@ fn two_donors_that_never_serve_do_not_keep_a_node_recovering() {
     panic!("still recovering after 5 s; recovery_wait is 1.5 s");
 }
 
-/// A peer that is restarted again and again kept another node, which had caught up with everybody else, from opening.
+/// A peer that is restarted again and again kept another node, which had caught up with all others,
+/// from opening.
 #[test]
 fn a_peer_that_crash_loops_does_not_keep_a_node_recovering() {
     let mut net = Net::new(&[0, 0, 0]);
@@ -59,7 +60,7 @@ fn a_peer_that_crash_loops_does_not_keep_a_node_recovering() {
     panic!("still recovering after 4 s although all of P is here; recovery_wait is 1.5 s");
 }
 
-/// A peer whose dump has to wait for another one's is waited for as long as that gets on.
+/// A peer whose dump has to wait for another one's is waited for as long as that makes progress.
 #[test]
 fn a_donor_that_waits_for_its_turn_is_waited_for() {
     let mut net = Net::new(&[0, 0, 0]);

@@ -1,15 +1,15 @@
-//! What a peer sends and no node can take.
+//! Messages of a peer that no node can take.
 
 use super::*;
 use crate::data::version::VersionVector;
 use crate::replication::sync::scan::DumpScan;
 use crate::wire::dump::{DumpKind, Header};
 
-/// Delivers messages that may be refused; the first refusal.
+/// Delivers messages that may be refused; returns the first refusal.
 fn try_deliver(net: &mut Net, from: usize, to: usize, messages: Vec<Message>) -> Result<(), String> {
     let now = net.now(to);
     let inbound = net.links.get_mut(&(from, to)).unwrap();
-    messages.into_iter().try_for_each(|message| inbound.receive(net.lives[to].replica, message, now))
+    messages.into_iter().try_for_each(|message| inbound.receive(net.nodes[to].replica, message, now))
 }
 
 fn entry(origin: Origin, stamp: Stamp, key_len: usize) -> Entry {
@@ -32,7 +32,7 @@ fn a_key_that_no_node_takes_from_its_clients_is_refused_of_a_peer() {
     assert_eq!(net.replica(1).store().len(), 1);
 }
 
-/// A dump that cannot be taken is the same one when it is asked for again.
+/// A dump that cannot be taken would be equal if it were requested again.
 #[test]
 fn a_dump_that_was_refused_is_not_asked_for_again_and_again() {
     let mut net = Net::new(&[0, 0]);
@@ -40,7 +40,7 @@ fn a_dump_that_was_refused_is_not_asked_for_again_and_again() {
     net.put(0, "k", "1");
     net.connect(1, 0);
     for _ in 0..100 {
-        // Whoever refuses closes; and is dialled again at once.
+        // The node that refuses closes the connection, and is dialled again at once.
         if !net.links.contains_key(&(0, 1)) {
             net.connect(0, 1);
         }
@@ -66,7 +66,7 @@ fn a_dump_that_was_refused_is_not_asked_for_again_and_again() {
     }
     assert!((2..8).contains(&asked), "asked {asked} times in 12 s");
     assert!(net.replica(1).peers.table().horizon.is_empty());
-    // In the end it is asked again, and what is right is taken.
+    // In the end the peer is asked again, and a good dump is taken.
     net.both(0, 1);
     net.settle(1_000, &[(0, 1), (1, 0)]);
     assert!(net.replica(1).vector().covers_all(&net.replica(0).vector()));

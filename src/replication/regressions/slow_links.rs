@@ -1,4 +1,5 @@
-//! Messages that take longer on their way than any time-out: whoever sends or takes their bytes all the time is neither stalled nor gone.
+//! Slow links: messages that take longer on their way than any time-out. A peer that sends or takes
+//! bytes of them all the time is neither stalled nor gone.
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -12,11 +13,11 @@ use crate::replication::heartbeat;
 use crate::replication::links::handshake;
 use crate::wire::dump::{DumpKind, Header, whole_dump};
 
-/// The longest that a test waits for something that should happen soon.
+/// Longest wait of a test for something that should happen soon.
 const SOON: Duration = Duration::from_secs(20);
 
-/// A line of a dump took longer than `peer_timeout` on the wire, and was taken for a stall, for ever. Nothing overtakes it, no beat and no echo; so the connections
-/// were given up, too.
+/// A line of a dump took longer than `peer_timeout` on the wire, and was taken for a stall, for
+/// ever. Nothing overtakes it, no heartbeat and no echo; so the connections were given up, too.
 #[test]
 fn a_line_that_takes_longer_than_every_time_out_arrives() {
     let mut net = Net::new(&[0, 0]);
@@ -40,15 +41,15 @@ fn a_line_that_takes_longer_than_every_time_out_arrives() {
         }
         match arrives {
             Some(at) if net.elapsed < at => {
-                // All of it has left long ago: d hears of what a has read by a's beats.
+                // All of it has left long ago: d learns from a's heartbeats what a has read.
                 read += 1000;
-                net.replica(a).links().traffic_with(place(a, d)).heard(read, net.elapsed);
+                net.replica(a).links().traffic_with(peer_index(a, d)).heard(read, net.elapsed);
                 assert!(!net.replica(a).is_open(), "open without the dump that is arriving");
             }
             _ => net.deliver(d, a, std::mem::take(&mut under_way)),
         }
         assert!(
-            net.replica(a).links().outbox(place(a, d)).is_open() && net.replica(d).links().outbox(place(d, a)).is_open(),
+            net.replica(a).links().outbox(peer_index(a, d)).is_open() && net.replica(d).links().outbox(peer_index(d, a)).is_open(),
             "given up at {:?}",
             net.elapsed
         );
@@ -60,7 +61,8 @@ fn a_line_that_takes_longer_than_every_time_out_arrives() {
     panic!("after 10 s a has still not caught up; open: {}", net.replica(a).is_open());
 }
 
-/// Patience ends: one who sends parts of long messages, and never a line, is not waited for without end.
+/// Patience ends: a peer that sends parts of long messages, and never a line, is not waited for
+/// without end.
 #[test]
 fn bytes_without_end_are_not_progress_for_ever() {
     let mut net = Net::new(&[0, 0]);
@@ -70,7 +72,7 @@ fn bytes_without_end_are_not_progress_for_ever() {
     net.both(a, d);
     net.pump(a, d);
     net.pump(d, a);
-    net.replica(a).peers.table().peers[place(a, d)].catch_up.gap = true;
+    net.replica(a).peers.table().peers[peer_index(a, d)].catch_up.gap = true;
     heartbeat::tick(net.replica(a), net.now(a));
     let id = net.replica(a).peers.table().transfer().map(|transfer| transfer.id);
     assert!(id.is_some());
@@ -79,40 +81,42 @@ fn bytes_without_end_are_not_progress_for_ever() {
     let given_up = (0..1000).map(|_| {
         net.elapsed += Duration::from_millis(100);
         read += 1 << 20;
-        net.replica(a).links().traffic_with(place(a, d)).heard(read, net.elapsed);
+        net.replica(a).links().traffic_with(peer_index(a, d)).heard(read, net.elapsed);
         heartbeat::tick(net.replica(a), net.now(a));
         let dump = net.replica(a).peers.table().transfer().map(|transfer| transfer.id) != id;
-        (dump, !net.replica(a).links().outbox(place(a, d)).is_open())
+        (dump, !net.replica(a).links().outbox(peer_index(a, d)).is_open())
     });
     let given_up: Vec<_> = given_up.collect();
     let first = |which: fn(&(bool, bool)) -> bool| given_up.iter().position(which).map(|tenths| tenths / 10);
     assert_eq!((first(|(dump, _)| *dump), first(|(_, link)| *link)), (Some(32), Some(33)));
 }
 
-/// A donor that has not read a request, because the connection broke, may still send much else: that is no sign that a dump will come.
+/// A donor that has not read a request, because the connection broke, may still send much else:
+/// that is no sign that a dump will come.
 #[test]
 fn a_request_that_is_lost_with_its_connection_is_made_anew() {
     let mut net = Net::new(&[0, 0]);
     let (a, d) = (0, 1);
     net.both(a, d);
     let taking = |net: &Net| net.replica(a).peers.table().transfer().map(|transfer| transfer.id);
-    net.replica(a).peers.table().peers[place(a, d)].catch_up.gap = true;
+    net.replica(a).peers.table().peers[peer_index(a, d)].catch_up.gap = true;
     heartbeat::tick(net.replica(a), net.now(a));
     let first = taking(&net);
     assert!(first.is_some());
-    handshake::hung_up(net.replica(a), place(a, d), net.now(a));
+    handshake::hung_up(net.replica(a), peer_index(a, d), net.now(a));
     assert_eq!(taking(&net), None);
     net.connect(a, d);
     heartbeat::tick(net.replica(a), net.now(a));
     assert!(taking(&net).is_some() && taking(&net) != first);
 }
 
-/// In which tenth of a second a gives up its connection to d, if `d_tells` what d tells of having read at a time, and a awaits the answer to a beat at byte 100 000.
+/// Returns in which tenth of a second a gives up its connection to d. `d_tells`: what d reports at
+/// a time of having read. a awaits the answer to a heartbeat at byte 100 000.
 fn given_up(d_tells: impl Fn(u64) -> u64) -> Option<u64> {
     let mut net = Net::new(&[0, 0]);
     let (a, d) = (0, 1);
     net.both(a, d);
-    handshake::awaits_echo(net.replica(a), place(a, d), 100_000);
+    handshake::awaits_echo(net.replica(a), peer_index(a, d), 100_000);
     let vector = net.replica(d).vector();
     (0..600).find(|tenths| {
         net.elapsed += Duration::from_millis(100);
@@ -120,18 +124,19 @@ fn given_up(d_tells: impl Fn(u64) -> u64) -> Option<u64> {
         let (sent, wall_ms) = (net.elapsed.as_micros() as u64, net.now(d).wall_ms);
         net.deliver(d, a, vec![Message::Heartbeat(Heartbeat { sent, wall_ms, vector: vector.clone(), taken: d_tells(*tenths), ..beat })]);
         heartbeat::tick(net.replica(a), net.now(a));
-        !net.replica(a).links().outbox(place(a, d)).is_open()
+        !net.replica(a).links().outbox(peer_index(a, d)).is_open()
     })
 }
 
-/// What has left is not what has come: as long as a peer tells that it reads more it is not given up, however long that takes; one that reads no more is. Nor is it progress what a peer
-/// reads behind a beat that it does not answer.
+/// Bytes that have left have not yet arrived. As long as a peer reports that it reads more it is
+/// not given up, however long that takes; a peer that reads no more is. Nor is it progress what a
+/// peer reads behind a heartbeat that it does not answer.
 #[test]
 fn a_peer_is_given_up_by_what_it_tells_of_its_reading() {
     assert_eq!(given_up(|tenths| 100 * tenths), None);
     assert_eq!(given_up(|tenths| 1_000 * tenths), Some(112));
     assert_eq!(given_up(|tenths| 1_000 * tenths.min(30)), Some(43));
-    // An older build tells nothing.
+    // An older build reports nothing.
     assert_eq!(given_up(|_| 0), Some(12));
 }
 
@@ -139,9 +144,9 @@ fn a_peer_is_given_up_by_what_it_tells_of_its_reading() {
 struct Fake {
     node: Option<Node>,
     origin: Origin,
-    /// On which it speaks to node 1.
+    /// The connection on which it speaks to node 1.
     out: TcpStream,
-    /// On which node 1 speaks to it.
+    /// The connection on which node 1 speaks to it.
     back: TcpStream,
     _dir: tempfile::TempDir,
 }
@@ -149,10 +154,10 @@ struct Fake {
 const TIMEOUT: Duration = Duration::from_secs(1);
 
 impl Fake {
-    /// `vector`: how far it says that it is.
+    /// Meets node 1. `vector` is the version vector of its HELLO.
     fn meet(vector: VersionVector) -> Fake {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        // Else the system takes megabytes before the reader has read one.
+        // Otherwise the system takes megabytes before the reader has read one.
         SockRef::from(&listener).set_recv_buffer_size(64 << 10).unwrap();
         let dir = tempfile::tempdir().unwrap();
         let json = serde_json::json!({ "id": 1, "client_addr": "127.0.0.1:0", "peer_addr": "127.0.0.1:0", "data_dir": dir.path(), "ack": "local",
@@ -198,7 +203,7 @@ impl Fake {
         message
     }
 
-    /// One command, and the first line of its reply.
+    /// Sends one command, and returns the first line of its reply.
     fn client(&self, command: &[u8]) -> String {
         let mut client = TcpStream::connect(self.node.as_ref().unwrap().client_addr()).unwrap();
         client.set_read_timeout(Some(SOON)).unwrap();
@@ -240,7 +245,7 @@ fn read(mut stream: impl Read) -> Message {
     read_message(&mut stream, &mut Vec::new(), MESSAGE_LEN_MAX, Protocol::OLDEST).unwrap().expect("the connection is given up")
 }
 
-/// The same on a socket: the listener notes the parts of a message that is not whole yet.
+/// A long line on a real socket: the listener notes the parts of a message that is not whole yet.
 #[test]
 fn a_long_line_that_drips_is_taken() {
     let origin = Origin { node: NodeId(2), nonce: 5 };
@@ -276,7 +281,8 @@ fn a_long_line_that_drips_is_taken() {
     }
 }
 
-/// And the link notes what leaves of a long message: a peer that takes it slowly, and can answer nothing before it has all of it, is not given up.
+/// A long message on a real socket: the link notes what leaves of it. A peer that takes it slowly,
+/// and can answer nothing before it has all of it, is not given up.
 #[test]
 fn a_long_message_that_is_read_slowly_is_written_to_its_end() {
     let mut fake = Fake::meet(VersionVector::default());
@@ -299,7 +305,7 @@ fn a_long_message_that_is_read_slowly_is_written_to_its_end() {
     let began = Instant::now();
     while !matches!(read(&mut Slow(&fake.back)), Message::Writes(_)) {}
     assert!(began.elapsed() > 4 * TIMEOUT, "read in {:?}: that was no test", began.elapsed());
-    // The connection is there still.
+    // The connection still exists.
     let mut beats = 0;
     while beats < 5 {
         beats += usize::from(matches!(fake.live(), Message::Heartbeat(_)));

@@ -1,4 +1,5 @@
-//! Dumps on their way in: from a peer, to catch up with it, and from a client that restores a backup.
+//! Dumps: how they are served, and how they are taken, from a peer to catch up with it, or from a
+//! client that restores a backup.
 
 pub mod receiver;
 pub mod restore;

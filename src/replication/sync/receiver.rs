@@ -1,8 +1,12 @@
-//! Taking a dump: its entries one by one, and at the end line what it proves.
+//! The receiver of a dump: it takes the entries one by one, and at the end line what the dump
+//! proves.
 //!
-//! Owns what is known of a dump between its header and its end line. The same for a dump that a peer sends ([`inbound`](crate::replication::inbound)) and for one that a client
-//! restores ([`sync::restore`](crate::replication::sync::restore)): entries enter through the one door, whose versions the vector does not cover; the end line must agree with what came; then, and not before, a full
-//! dump drops what it proves deleted, hands over its horizon (**I6**), and its vector is joined (**I5**). Never reads a socket or a file.
+//! Owns what is known of a dump between its header and its end line, for a dump that a peer sends
+//! ([`inbound`](crate::replication::inbound)) and for one that a client restores
+//! ([`sync::restore`](crate::replication::sync::restore)). Entries enter by the merge that all
+//! writes enter by, unless the vector covers their version. The end line must agree with what came.
+//! Then, and not before, a full dump drops what it proves deleted, hands over its GC horizon
+//! (**I6**), and its vector is joined (**I5**). Never reads a socket or a file.
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
@@ -20,35 +24,41 @@ use crate::testing::broken_rules::BrokenRule;
 use crate::wire::dump::{DumpKind, EndLine, Header};
 use crate::wire::quoting::shown;
 
-/// Keys that are named in the log when two nodes are found to differ; beyond this they are only counted.
+/// Keys that are named in the log when two nodes are found to differ. Beyond this they are only
+/// counted.
 const NAMED_MAX: u64 = 20;
 
-/// Incarnations that entries of a restored dump may be of, if they are not told by its vector alone.
-const NAMED_LIVES_MAX: usize = 4_096;
+/// Incarnations, of those that a restored dump's vector names, whose entries are noted. Beyond this
+/// the dump may claim nothing by its entries.
+const NAMED_INCARNATIONS_MAX: usize = 4_096;
 
-/// The most keys that room is made for on a mere announcement.
+/// Keys for which memory is reserved because a header announces them. A dump of more grows the set
+/// as its entries come.
 const ENTRIES_BELIEVED: u64 = 1 << 22;
 
 /// A dump that is being taken.
-pub(in crate::replication) struct Incoming {
+pub(in crate::replication) struct DumpReceiver {
     header: Header,
-    /// Entries that came so far.
+    /// Entries that have come so far.
     count: u64,
-    /// A full dump's keys, to find those that it lacks.
+    /// The keys of a full dump, to find those that it lacks. `None` for any other dump.
     held: Option<HashSet<Key>>,
-    /// Of the incarnations that the header's vector covers the greatest stamp that an entry has, of at most [`NAMED_LIVES_MAX`]; only where a client restores it.
+    /// The greatest stamp of an entry, for each incarnation that the header's vector names and that
+    /// has an entry; for at most [`NAMED_INCARNATIONS_MAX`]. Only for a dump that a client
+    /// restores.
     named: Option<BTreeMap<Origin, Stamp>>,
-    /// Whether entries are of more lives.
+    /// There are entries of more incarnations than that.
     is_more: bool,
-    /// Entries are merged past the vector, which covers them.
+    /// Entries are merged although the vector covers them.
     heals: bool,
     /// Entries that healing changed.
     healed: u64,
 }
 
-impl Incoming {
-    /// `is_restored`: a client brings it, and nobody answers for what it says.
-    pub fn begin(replica: &Replica, header: Header, is_restored: bool, now: Now) -> Result<Incoming, String> {
+impl DumpReceiver {
+    /// Begins to take a dump. `is_restored`: a client sends it, and no member answers for what it
+    /// says.
+    pub fn begin(replica: &Replica, header: Header, is_restored: bool, now: Now) -> Result<DumpReceiver, String> {
         let named = is_restored.then(BTreeMap::new);
         check_stamp(replica, is_restored, header.vector.greatest(), now)?;
         if !is_restored {
@@ -57,28 +67,28 @@ impl Incoming {
         stamps::observe(replica, header.vector.greatest(), now);
         let held = (header.kind == DumpKind::Full).then(|| HashSet::with_capacity(header.entries.min(ENTRIES_BELIEVED) as usize));
         let heals = header.kind == DumpKind::Heal;
-        Ok(Incoming { count: 0, header, held, named, is_more: false, heals, healed: 0 })
+        Ok(DumpReceiver { count: 0, header, held, named, is_more: false, heals, healed: 0 })
     }
 
-    /// One entry: clock, then merge. Returns whether the entry changed anything.
+    /// Takes one entry: clock, then merge. Returns whether the entry changed anything.
     pub fn take(&mut self, replica: &Replica, entry: Entry, now: Now) -> Result<bool, String> {
         check_stamp(replica, self.named.is_some(), entry.version().stamp, now)?;
         let Version { stamp, origin } = entry.version();
         if origin.is_all_incarnations() {
-            return Err(format!("an entry of {origin}, which stands for all lives of node {}, and is none", origin.node));
+            return Err(format!("an entry of {origin}, which stands for all incarnations of node {}, and is none", origin.node));
         }
         if let Some(named) = &mut self.named
             && self.header.vector.get(origin) > Stamp::ZERO
         {
-            self.is_more |= named.len() == NAMED_LIVES_MAX && !named.contains_key(&origin);
+            self.is_more |= named.len() == NAMED_INCARNATIONS_MAX && !named.contains_key(&origin);
             if !self.is_more {
                 let greatest = named.entry(origin).or_default();
                 *greatest = stamp.max(*greatest);
             }
         }
-        if self.named.is_some() && !can_tell(replica, &entry, now) {
+        if self.named.is_some() && !can_place(replica, &entry, now) {
             return Err(format!(
-                "its entry of key {} is of a life of node {} that is folded here, and nobody here has seen it: whether it was deleted since cannot be told; \
+                "its entry of key {} is of an incarnation of node {} that is folded here, and is not known here: whether it was deleted since cannot be told; \
                  kvctl restore --as-new-writes writes all keys anew",
                 shown(entry.key()),
                 origin.node
@@ -90,7 +100,7 @@ impl Incoming {
         if !self.heals {
             let is_kept = replica.merge(entry);
             if let Some(held) = &mut self.held {
-                // Not with its value, where that has not become the store's.
+                // Without its value, unless that has become the store's: the key shares its memory.
                 held.insert(if is_kept { key } else { Key::from(&*key) });
             }
             return Ok(is_kept);
@@ -106,13 +116,13 @@ impl Incoming {
         Ok(healed)
     }
 
-    /// Whether its entries are merged as when healing.
+    /// Returns whether entries are merged although the vector covers them.
     pub fn heals(&self) -> bool {
         self.heals
     }
 
-    /// Checks what the end line claims of the donor's GC horizon. (That the end line belongs to what
-    /// came, the dump's reader has checked.)
+    /// Checks what the end line claims of the donor's GC horizon. (The dump's reader has checked
+    /// that the end line belongs to what came.)
     pub fn check(&self, end: &EndLine) -> Result<(), String> {
         let beyond = end.horizon.ahead_of(&self.header.vector);
         match beyond.iter().next() {
@@ -121,17 +131,20 @@ impl Incoming {
         }
     }
 
-    /// Whether a full dump lacks a key although its header's vector covers the version: its donor has proved it deleted.
+    /// Returns whether a full dump lacks the key of `entry` although its header's vector covers the
+    /// version: its donor has proven it deleted.
     pub fn lacks(&self, entry: &Entry) -> bool {
         self.held.as_ref().is_some_and(|held| !held.contains(entry.key())) && self.header.vector.covers(entry.version())
     }
 
-    /// Of the incarnations that its header's vector covers the greatest stamp that an entry of a restored dump has. `None` if those are too many to tell.
+    /// The greatest stamp of an entry, for each incarnation that the header's vector of a restored
+    /// dump names and that has an entry. `None` if there are too many.
     pub fn named(&self) -> Option<&BTreeMap<Origin, Stamp>> {
         self.named.as_ref().filter(|_| !self.is_more)
     }
 
-    /// After [`Incoming::check`]: a full dump's drops. What it proves comes last, by [`Replica::join_proven`]. Returns what was dropped.
+    /// Drops what a full dump has proven deleted; called after [`DumpReceiver::check`]. What the
+    /// dump proves of the vector comes last, by [`join_proven`]. Returns what was dropped.
     pub fn drop_absent(&self, replica: &Replica) -> Vec<Entry> {
         if self.held.is_none() {
             return Vec::new();
@@ -140,8 +153,9 @@ impl Incoming {
         (0..replica.store.shards_len()).flat_map(|shard| replica.store.remove(shard, |entry| self.lacks(entry))).collect()
     }
 
-    /// Once more, when the vector is joined: between its shard's turn and that, a live batch may have brought back what is gone. From the vector on, none can.
-    /// Returns how many that were.
+    /// Drops once more, after the vector was joined. Between the drop in an entry's shard and the
+    /// join, a live batch may have brought back what is gone. From the join on, none can. Returns
+    /// the number of drops.
     pub fn drop_late(&self, replica: &Replica) -> usize {
         let late = self.drop_absent(replica);
         replica.persistence.record_dropped(&late);
@@ -152,7 +166,7 @@ impl Incoming {
         &self.header
     }
 
-    /// Entries that came so far.
+    /// Entries that have come so far.
     pub fn count(&self) -> u64 {
         self.count
     }
@@ -166,23 +180,30 @@ fn check_stamp(replica: &Replica, is_restored: bool, stamp: Stamp, now: Now) -> 
     if is_restored { stamps::check_restored_stamp(replica, stamp, now) } else { stamps::check_stamp(replica, stamp, now) }
 }
 
-/// Whether it is known here that an entry was there, or was not. What is said of all incarnations of its node may cover it although it is of another cluster, or of a state that was lost: then neither it nor
-/// what superseded it is here, and no delete of it is known or forgotten. What is over brings nothing back.
-fn can_tell(replica: &Replica, entry: &Entry, now: Now) -> bool {
+/// Returns whether it is known here that an entry existed, or did not.
+///
+/// What is claimed of all incarnations of a node may cover the entry although it belongs to another
+/// cluster, or to a state that was lost. Then neither the entry nor what superseded it is here, and
+/// no delete of it is known or forgotten. An entry that has expired brings nothing back.
+fn can_place(replica: &Replica, entry: &Entry, now: Now) -> bool {
     let version = entry.version();
     let is_folded = replica.coverage.covers_by_folding(version);
     let soon = now.wall_ms.saturating_add(replica.config.clock_offset_max.as_millis() as u64);
     !is_folded || !entry.is_live(|| soon) || replica.store.entry(entry.key()).is_some_and(|held| held.version() >= version)
 }
 
-/// What a dump's end line proves is so from now on, here and in the log, where the drops come right before it: a line of a dropped entry that is logged later
-/// is covered by then. Both locks are held by the caller: the collector's, for the horizon.
+/// Applies what a complete dump proves, here and in the log. In the log the drops come right before
+/// it: a line of a dropped entry that is logged later is covered by then. The caller holds both
+/// locks; the peer table's is for the GC horizon.
 ///
-/// A dump hides writes that were superseded before it was made. So what it brings did not come one by one, of no peer; but of `live`, a peer that sent the dump on the connection of its
-/// batches, only up to where those began.
+/// A dump hides writes that were superseded before it was made. So no write that it brings counts
+/// as received one by one, whichever peer made it. `live` names a peer that sent the dump on the
+/// connection of its batches, and the stamp where those began: its writes behind that stamp did
+/// come one by one.
 ///
-/// Of this node's own present writes it says nothing: their own batches do. A donor can know of one by a dump from here before its batch is in this log, and behind a record that covers it
-/// the batch would be skipped when the log is read.
+/// A dump proves nothing of this node's own present writes: their own batches do. A donor can know
+/// of an own write, by a dump from here, before its batch is in this node's log. Behind a record
+/// that covers it the batch would be skipped when the log is replayed.
 pub(in crate::replication) fn join_proven(
     replica: &Replica,
     table: &mut PeerTable,

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::spec::Spec;
-use crate::replication::acks::{Held, Holders};
+use crate::replication::acks::{HeldIn, ReplicaCount};
 use crate::server::connection::Connection;
 use crate::wire::command::{Blocking, Command};
 use crate::wire::reply::{ErrorCode, Reply, Wrong};
@@ -37,7 +37,7 @@ pub(super) fn answer(connection: &Connection<'_>, command: Blocking, may_wait: b
     let services = &connection.shared.services;
     match command {
         Blocking::Wait { peers, timeout } => {
-            let held = wait(connection, Held::Received, 0, peers, timeout, may_wait);
+            let held = wait(connection, HeldIn::Memory, 0, peers, timeout, may_wait);
             Reply::Integer(held.peers as i64)
         }
         Blocking::WaitDurable { local, peers, timeout } => match services.acks.durable_upto() {
@@ -49,7 +49,7 @@ pub(super) fn answer(connection: &Connection<'_>, command: Blocking, may_wait: b
                 Reply::error(ErrorCode::Err, sentence)
             }
             Some(_) => {
-                let held = wait(connection, Held::Durable, usize::from(local), peers, timeout, may_wait);
+                let held = wait(connection, HeldIn::Disk, usize::from(local), peers, timeout, may_wait);
                 Reply::Array(vec![Reply::Integer(i64::from(held.here)), Reply::Integer(held.peers as i64)])
             }
         },
@@ -64,14 +64,14 @@ pub(super) fn answer(connection: &Connection<'_>, command: Blocking, may_wait: b
 }
 
 /// Waits until this connection's writes are held by so many peers, and by this node if `local`.
-fn wait(connection: &Connection<'_>, what: Held, local: usize, peers: usize, timeout: Option<Duration>, may_wait: bool) -> Holders {
+fn wait(connection: &Connection<'_>, what: HeldIn, local: usize, peers: usize, timeout: Option<Duration>, may_wait: bool) -> ReplicaCount {
     let acks = &connection.shared.services.acks;
     let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
-    let are_enough = |holders: Holders| holders.peers >= peers && usize::from(holders.here) >= local;
+    let are_enough = |holders: ReplicaCount| holders.peers >= peers && usize::from(holders.here) >= local;
     loop {
         let look = Instant::now() + if may_wait { LOOK_PAUSE } else { Duration::ZERO };
         let until = deadline.map_or(look, |deadline| deadline.min(look));
-        let holders = acks.await_holders(what, connection.writes.last(), until, are_enough);
+        let holders = acks.await_replica_count(what, connection.writes.last(), until, are_enough);
         let is_late = || deadline.is_some_and(|deadline| Instant::now() >= deadline);
         if are_enough(holders) || !may_wait || is_late() || connection.is_over() {
             return holders;

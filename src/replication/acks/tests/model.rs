@@ -1,4 +1,5 @@
-//! The table and its sleeping sessions, against a list of rounds in which everything is looked up anew after every step.
+//! The table and its sleeping sessions, against a list of rounds in which everything is looked up
+//! anew after every step.
 
 use std::thread::{Scope, ScopedJoinHandle};
 
@@ -9,10 +10,10 @@ use super::*;
 
 const PEERS: usize = 4;
 const MAJORITY: usize = 3;
-/// Of a session that sleeps and should not, and of the test.
+/// Patience of a session that sleeps and should not, and of the test.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// What may happen. An `Index` chooses among what is there by then; where nothing is, nothing happens.
+/// One step. An `Index` chooses among what is there by then; where nothing is, nothing happens.
 #[derive(Clone, Debug)]
 enum Step {
     Open(AckLevel),
@@ -54,12 +55,12 @@ struct Member<'env, 'scope> {
 
 enum Is<'env, 'scope> {
     Writing(Round<'env>),
-    Asleep(ScopedJoinHandle<'scope, (Round<'env>, Waited)>),
+    Asleep(ScopedJoinHandle<'scope, (Round<'env>, AckOutcome)>),
 }
 
-/// What is true, without any of the table's shortcuts.
+/// The truth, without any of the table's shortcuts.
 struct Truth {
-    /// Of each peer what it has acknowledged, whether it is up, and whether its clock counts.
+    /// For each peer, what it has acknowledged, whether it is up, and whether its clock counts.
     peers: [(Stamp, bool, bool); PEERS],
     own: Stamp,
     issued: Vec<Stamp>,
@@ -150,14 +151,15 @@ impl<'env, 'scope> Run<'env, 'scope> {
         self.look();
     }
 
-    /// A session that sleeps and should not is waited for, and would time out; all others are in the table as sleeping.
+    /// Checks the sleepers. A session that sleeps and should not is waited for, and would time out;
+    /// all others are in the table as sleeping.
     fn look(&mut self) {
         let mut asleep = 0;
         for Member { level, upto, is } in std::mem::take(&mut self.members) {
             let is = match is {
                 Is::Asleep(session) if self.truth.is_met(level, upto) => {
                     let (_, waited) = session.join().unwrap();
-                    assert_eq!(waited, Waited::Met, "{upto} at {level:?}");
+                    assert_eq!(waited, AckOutcome::Reached, "{upto} at {level:?}");
                     continue;
                 }
                 is => is,
@@ -195,7 +197,7 @@ fn writing(members: &[Member<'_, '_>], index: &Index) -> Option<usize> {
 }
 
 proptest! {
-    // Whoever sleeps on does it until his patience ends.
+    // A session that sleeps on does so until its patience ends.
     #![proptest_config(ProptestConfig { max_shrink_time: 120_000, ..ProptestConfig::default() })]
 
     #[test]

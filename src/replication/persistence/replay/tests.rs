@@ -1,4 +1,5 @@
-//! What a node makes of its own disk: logs that are cut and damaged, and records of which only a part was durable.
+//! Replay of damaged disks: logs that are cut and damaged, and records of which only a part was
+//! durable.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -28,11 +29,11 @@ use crate::wire::frame::seal;
 use crate::wire::peer::{Message, Protocol, WriteBatch, Writes};
 
 const WALL_MS: u64 = 1_700_000_000_000;
-/// Who wrote what this node has from elsewhere.
+/// The origin of the writes that this node has from elsewhere.
 const OTHER: Origin = Origin { node: NodeId(2), nonce: 9 };
 
 /// An incarnation on a disk, its threads' turns taken by hand.
-struct Life {
+struct TestNode {
     replica: Replica,
     write_rx: crossbeam_channel::Receiver<crate::replication::submit::Submitted>,
     batcher: Batcher,
@@ -40,7 +41,7 @@ struct Life {
     reached: Vec<(Origin, Stamp)>,
 }
 
-fn start(disk: &SimulatedDisk, nonce: u64) -> std::io::Result<Life> {
+fn start(disk: &SimulatedDisk, nonce: u64) -> std::io::Result<TestNode> {
     let json = r#"{"id":1,"client_addr":"127.0.0.1:0","peer_addr":"127.0.0.1:0","peers":[{"id":2,"addr":"127.0.0.1:7102"}]}"#;
     let config = Arc::new(Config::from_json(json, "a test").expect("a good configuration"));
     let shared: Arc<dyn Disk> = Arc::new(disk.clone());
@@ -52,10 +53,10 @@ fn start(disk: &SimulatedDisk, nonce: u64) -> std::io::Result<Life> {
     let writer = Writer::open(Arc::clone(&wal), &files, replayed.older_len, &replayed.last, replayed.snapshot_len, Instant::now())?;
     replica.record_incarnation();
     let batcher = Batcher::new(replica.origin());
-    Ok(Life { replica, write_rx, batcher, writer, reached: Vec::new() })
+    Ok(TestNode { replica, write_rx, batcher, writer, reached: Vec::new() })
 }
 
-impl Life {
+impl TestNode {
     fn write(&mut self, key: &str, value: Option<&str>) -> Version {
         let effect = value.map_or_else(|| Update::delete(key.as_bytes()), |value| Update::put(key.as_bytes(), value.as_bytes(), None));
         let stamp = self
@@ -64,8 +65,8 @@ impl Life {
             .write::<()>(key.as_bytes(), 64, Duration::ZERO, &Deadline::within(Duration::ZERO), |_| Ok(effect.clone()))
             .expect("room");
         let submitted = self.write_rx.try_recv().expect("what was written");
-        let room = self.replica.submit().held(submitted.reserved);
-        self.replica.hand_over(&self.batcher.batch(&[submitted.entry]), room);
+        let permit = self.replica.submit().held(submitted.reserved);
+        self.replica.hand_over(&self.batcher.batch(&[submitted.entry]), permit);
         Version { stamp, origin: self.replica.origin() }
     }
 
@@ -106,32 +107,33 @@ fn entries(replica: &Replica) -> BTreeMap<Vec<u8>, Entry> {
 /// What a node has from its disk: entries and vector.
 type Known = (BTreeMap<Vec<u8>, Entry>, VersionVector);
 
-/// A log of every kind of record, and what a node knows that has read so many bytes of it, by where a record ends.
+/// A log of every kind of record. Returned with it, by the end of each record: what a node knows
+/// that has read so many bytes.
 fn log_of_every_kind() -> (SimulatedDisk, String, BTreeMap<usize, Known>) {
     let disk = SimulatedDisk::default();
-    let mut life = start(&disk, 1).unwrap();
-    life.log();
+    let mut node = start(&disk, 1).unwrap();
+    node.log();
     let name = log_name(1);
     let (old, new) = (entry("dumped", Some("by a peer"), 1), entry("healed", Some("better than none"), 2));
-    life.write("own", Some("first"));
-    life.log();
-    life.write("gone", Some("soon"));
-    life.log();
+    node.write("own", Some("first"));
+    node.log();
+    node.write("gone", Some("soon"));
+    node.log();
     let mut lines = Vec::new();
     dump::write_entry(&mut lines, &old);
     dump::write_entry(&mut lines, &entry("dropped", None, 3));
-    life.replica.persistence.record(Arc::new(record::lines(&lines)), None, None);
-    life.log();
-    life.replica.persistence.record(Arc::new(record::healed(&[new])), None, None);
-    life.log();
+    node.replica.persistence.record(Arc::new(record::lines(&lines)), None, None);
+    node.log();
+    node.replica.persistence.record(Arc::new(record::healed(&[new])), None, None);
+    node.log();
     let vector: VersionVector = [(OTHER, old.version().stamp)].into_iter().collect();
-    life.replica.persistence.record(Arc::new(record::proven(&Proven { vector, horizon: VersionVector::default() })), None, None);
-    life.log();
-    life.replica.persistence.record(Arc::new(record::removed(&[entry("dropped", None, 3)])), None, None);
-    life.log();
-    life.write("own", None);
-    life.log();
-    drop(life);
+    node.replica.persistence.record(Arc::new(record::proven(&Proven { vector, horizon: VersionVector::default() })), None, None);
+    node.log();
+    node.replica.persistence.record(Arc::new(record::removed(&[entry("dropped", None, 3)])), None, None);
+    node.log();
+    node.write("own", None);
+    node.log();
+    drop(node);
     let len = disk.bytes(&name).len();
     let mut known: BTreeMap<usize, Known> = BTreeMap::new();
     for end in 0..=len {
@@ -139,8 +141,8 @@ fn log_of_every_kind() -> (SimulatedDisk, String, BTreeMap<usize, Known>) {
         cut.change(&name, |bytes| bytes.truncate(end));
         let shared: Arc<dyn Disk> = Arc::new(cut.clone());
         if crate::wal::log::read(&shared, &name, |_, _| Ok(())).unwrap().torn == 0 {
-            let life = start(&cut, 2).unwrap();
-            known.insert(end, (entries(&life.replica), life.replica.vector()));
+            let node = start(&cut, 2).unwrap();
+            known.insert(end, (entries(&node.replica), node.replica.vector()));
         }
     }
     assert_eq!(known.len(), 1 + 1 + 8, "an empty file, a header, and eight records behind it");
@@ -156,22 +158,22 @@ fn a_node_whose_log_is_cut_or_damaged_anywhere_starts_with_what_was_whole_or_say
     for cut in third_last..=len {
         let torn = disk.copy();
         torn.change(&name, |bytes| bytes.truncate(cut));
-        let life = start(&torn, 2).unwrap_or_else(|error| panic!("cut at {cut}: {error}"));
+        let node = start(&torn, 2).unwrap_or_else(|error| panic!("cut at {cut}: {error}"));
         let whole = ends.iter().rfind(|end| **end <= cut).unwrap();
-        assert_eq!((entries(&life.replica), life.replica.vector()), known[whole], "cut at {cut}");
+        assert_eq!((entries(&node.replica), node.replica.vector()), known[whole], "cut at {cut}");
     }
-    for place in third_last..len {
+    for position in third_last..len {
         for bit in 0..8 {
             let damaged = disk.copy();
-            damaged.change(&name, |bytes| bytes[place] ^= 1 << bit);
+            damaged.change(&name, |bytes| bytes[position] ^= 1 << bit);
             match start(&damaged, 2) {
-                Ok(life) => {
-                    assert!(place >= last, "bit {bit} of byte {place} is passed over");
-                    assert_eq!((entries(&life.replica), life.replica.vector()), known[&last], "bit {bit} of byte {place}");
+                Ok(node) => {
+                    assert!(position >= last, "bit {bit} of byte {position} is passed over");
+                    assert_eq!((entries(&node.replica), node.replica.vector()), known[&last], "bit {bit} of byte {position}");
                 }
                 Err(error) => {
                     let said = error.to_string();
-                    assert!(place < last && said.contains(&name) && said.contains("at byte "), "bit {bit} of byte {place}: {said}");
+                    assert!(position < last && said.contains(&name) && said.contains("at byte "), "bit {bit} of byte {position}: {said}");
                     assert!(said.contains("put a good copy") && said.contains("--discard-local-data"), "{said}");
                 }
             }
@@ -183,10 +185,10 @@ fn a_node_whose_log_is_cut_or_damaged_anywhere_starts_with_what_was_whole_or_say
 #[test]
 fn a_record_of_another_version_is_refused_as_such() {
     let disk = SimulatedDisk::default();
-    let mut life = start(&disk, 1).unwrap();
-    life.write("own", Some("a value"));
-    life.log();
-    drop(life);
+    let mut node = start(&disk, 1).unwrap();
+    node.write("own", Some("a value"));
+    node.log();
+    drop(node);
     disk.change(&log_name(1), |bytes| seal(bytes, 99, |out| out.extend_from_slice(b"of a later format")));
     let refused = start(&disk, 2).err().unwrap();
     assert_eq!(refused.kind(), std::io::ErrorKind::Unsupported);
@@ -195,158 +197,163 @@ fn a_record_of_another_version_is_refused_as_such() {
     assert!(!said.contains("discard"), "{said}");
 }
 
-/// A collected tombstone whose going is durable, and the horizon not: a peer that comes back with the key would be given a delta, and keep it.
+/// The removal of a collected tombstone is durable, and the GC horizon is not: a peer that comes
+/// back with the key would be given a delta, and keep it.
 #[test]
 fn a_tombstone_is_never_gone_without_a_horizon_that_says_so() {
     let disk = SimulatedDisk::default();
-    let mut life = start(&disk, 1).unwrap();
-    let tombstone = Entry::new(b"k", None, None, life.write("k", None));
-    life.log();
+    let mut node = start(&disk, 1).unwrap();
+    let tombstone = Entry::new(b"k", None, None, node.write("k", None));
+    node.log();
     let durable = disk.bytes(&log_name(1)).len();
-    life.replica.store().remove_version(b"k", tombstone.version());
+    node.replica.store().remove_version(b"k", tombstone.version());
     let horizon: VersionVector = [(tombstone.version().origin, tombstone.version().stamp)].into_iter().collect();
-    life.replica.persistence.record_removed(std::slice::from_ref(&tombstone), &horizon);
-    life.log();
-    drop(life);
+    node.replica.persistence.record_removed(std::slice::from_ref(&tombstone), &horizon);
+    node.log();
+    drop(node);
     let len = disk.bytes(&log_name(1)).len();
     for cut in durable..=len {
         let torn = disk.copy();
         torn.change(&log_name(1), |bytes| bytes.truncate(cut));
-        let life = start(&torn, 2).unwrap();
-        let is_there = entries(&life.replica).contains_key(&b"k"[..]);
-        let is_said = life.replica.peers.table().horizon.covers(tombstone.version());
+        let node = start(&torn, 2).unwrap();
+        let is_there = entries(&node.replica).contains_key(&b"k"[..]);
+        let is_said = node.replica.peers.table().horizon.covers(tombstone.version());
         assert!(is_there || is_said, "cut at {cut} of {durable} to {len}");
         assert!(cut < len || !is_there);
     }
 }
 
-/// The batches of a run behind a gap are in the log before the snapshot, which claims none of them; the dump's end line, which joins the run, is in the log behind it. Found by the simulator.
+/// The batches of a pending range are in the log before the snapshot, which claims none of them.
+/// The dump's end line, which joins the range, is in the log behind it. Found by the simulator.
 #[test]
-fn a_run_that_was_joined_after_a_snapshot_is_joined_after_a_restart() {
+fn a_range_that_was_joined_after_a_snapshot_is_joined_after_a_restart() {
     let disk = SimulatedDisk::default();
-    let mut life = start(&disk, 1).unwrap();
+    let mut node = start(&disk, 1).unwrap();
     let (now, other) = (Now { wall_ms: WALL_MS, elapsed: Duration::ZERO }, NodeId(2));
     let written: Vec<Entry> = (1..=4).map(|n| entry(&format!("key{n}"), Some("a value"), n)).collect();
     let stamps: Vec<Stamp> = written.iter().map(|entry| entry.version().stamp).collect();
     let at = |n: usize| -> VersionVector { [(OTHER, stamps[n - 1])].into_iter().collect() };
-    let mut hello = handshake::hello(&life.replica, now);
+    let mut hello = handshake::hello(&node.replica, now);
     (hello.node, hello.origin, hello.vector) = (other, OTHER, at(1));
-    handshake::dialing(&life.replica, 0);
-    handshake::dialed(&life.replica, 0, &hello, now);
-    let mut inbound = Inbound::accept(&life.replica, 0, &hello, Protocol::OLDEST, now);
+    handshake::dialing(&node.replica, 0);
+    handshake::dialed(&node.replica, 0, &hello, now);
+    let mut inbound = Inbound::accept(&node.replica, 0, &hello, Protocol::OLDEST, now);
     let request =
-        life.replica.links().outbox(0).take(Duration::ZERO).and_then(|batch| batch.request).expect("a request for what is missing");
-    // The second joins the gap's far end, the third comes when the gap is closed.
+        node.replica.links().outbox(0).take(Duration::ZERO).and_then(|batch| batch.request).expect("a request for what is missing");
+    // The second batch extends the pending range, the third comes when the gap is closed.
     let batch = |from: usize| WriteBatch {
         origin: OTHER,
         after: stamps[from - 1],
         upto: stamps[from],
         writes: Writes::of(OTHER, &written[from..=from]),
     };
-    inbound.receive(&life.replica, Message::Writes(batch(1)), now).unwrap();
-    life.log();
-    life.compact(false).unwrap();
+    inbound.receive(&node.replica, Message::Writes(batch(1)), now).unwrap();
+    node.log();
+    node.compact(false).unwrap();
     let header = Header::new(DumpKind::Delta, OTHER, at(1), 1, Some(request.id));
     let lines = whole_dump(&header, [written[0].clone()], VersionVector::default());
-    inbound.receive(&life.replica, Message::Lines(lines), now).unwrap();
-    inbound.receive(&life.replica, Message::Writes(batch(2)), now).unwrap();
-    life.log();
-    let known = (entries(&life.replica), life.replica.vector());
+    inbound.receive(&node.replica, Message::Lines(lines), now).unwrap();
+    inbound.receive(&node.replica, Message::Writes(batch(2)), now).unwrap();
+    node.log();
+    let known = (entries(&node.replica), node.replica.vector());
     assert_eq!(known.1.get(OTHER), stamps[2]);
-    assert_eq!(life.reached.last(), Some(&(OTHER, stamps[2])));
+    assert_eq!(node.reached.last(), Some(&(OTHER, stamps[2])));
     disk.lose_power(|_| 0);
-    let life = start(&disk, 2).unwrap();
-    assert_eq!((entries(&life.replica), life.replica.vector()), known);
+    let node = start(&disk, 2).unwrap();
+    assert_eq!((entries(&node.replica), node.replica.vector()), known);
 }
 
-/// A write is stamped, and before its batch is in the log a dump has carried it to a peer, which says in a dump of its own that it has seen it. Found by the torture run (seed 603, five
-/// nodes): after a restart the node held what the write had replaced.
+/// A write is stamped. Before its batch is in the log a dump has carried it to a peer, and a dump
+/// of that peer claims to cover it. After a restart the node held what the write had replaced.
+/// Found by the torture run (seed 603, five nodes).
 #[test]
 fn a_write_that_a_peer_proves_before_its_batch_is_logged_survives_a_restart() {
     let disk = SimulatedDisk::default();
-    let mut life = start(&disk, 1).unwrap();
+    let mut node = start(&disk, 1).unwrap();
     let (now, other) = (Now { wall_ms: WALL_MS, elapsed: Duration::ZERO }, NodeId(2));
-    life.write("key", Some("older"));
-    let mut hello = handshake::hello(&life.replica, now);
+    node.write("key", Some("older"));
+    let mut hello = handshake::hello(&node.replica, now);
     let theirs = entry("theirs", Some("a value"), 1);
     (hello.node, hello.origin, hello.vector) = (other, OTHER, [(OTHER, theirs.version().stamp)].into_iter().collect());
-    handshake::dialing(&life.replica, 0);
-    handshake::dialed(&life.replica, 0, &hello, now);
-    let mut inbound = Inbound::accept(&life.replica, 0, &hello, Protocol::OLDEST, now);
+    handshake::dialing(&node.replica, 0);
+    handshake::dialed(&node.replica, 0, &hello, now);
+    let mut inbound = Inbound::accept(&node.replica, 0, &hello, Protocol::OLDEST, now);
     let request =
-        life.replica.links().outbox(0).take(Duration::ZERO).and_then(|batch| batch.request).expect("a request for what is missing");
+        node.replica.links().outbox(0).take(Duration::ZERO).and_then(|batch| batch.request).expect("a request for what is missing");
     let newer = Update::put(b"key", b"newer", None);
-    let stamp = life
+    let stamp = node
         .replica
         .submit()
         .write::<()>(b"key", 64, Duration::ZERO, &Deadline::within(Duration::ZERO), |_| Ok(newer.clone()))
         .expect("room");
-    let vector: VersionVector = [(OTHER, theirs.version().stamp), (life.replica.origin(), stamp)].into_iter().collect();
+    let vector: VersionVector = [(OTHER, theirs.version().stamp), (node.replica.origin(), stamp)].into_iter().collect();
     let header = Header::new(DumpKind::Delta, OTHER, vector, 1, Some(request.id));
     let lines = whole_dump(&header, [theirs], VersionVector::default());
-    inbound.receive(&life.replica, Message::Lines(lines), now).unwrap();
-    let submitted = life.write_rx.try_recv().expect("what was written");
-    let room = life.replica.submit().held(submitted.reserved);
-    life.replica.hand_over(&life.batcher.batch(&[submitted.entry]), room);
-    life.log();
-    let known = (entries(&life.replica), life.replica.vector());
+    inbound.receive(&node.replica, Message::Lines(lines), now).unwrap();
+    let submitted = node.write_rx.try_recv().expect("what was written");
+    let permit = node.replica.submit().held(submitted.reserved);
+    node.replica.hand_over(&node.batcher.batch(&[submitted.entry]), permit);
+    node.log();
+    let known = (entries(&node.replica), node.replica.vector());
     disk.lose_power(|_| 0);
-    let life = start(&disk, 2).unwrap();
-    assert_eq!((entries(&life.replica), life.replica.vector()), known);
+    let node = start(&disk, 2).unwrap();
+    assert_eq!((entries(&node.replica), node.replica.vector()), known);
 }
 
 #[test]
 fn a_snapshot_that_finds_no_space_gives_back_what_it_took_and_the_log_goes_on() {
     let disk = SimulatedDisk::default();
-    let mut life = start(&disk, 1).unwrap();
+    let mut node = start(&disk, 1).unwrap();
     for n in 0..20 {
-        life.write(&format!("key{n}"), Some("a value of some length"));
+        node.write(&format!("key{n}"), Some("a value of some length"));
     }
-    life.log();
+    node.log();
     disk.set_capacity(Some(disk.used() + 600));
-    let failed = life.compact(false).expect_err("no space");
+    let failed = node.compact(false).expect_err("no space");
     assert!(matches!(failed, NotCompacted::Failed(_)), "{failed:?}");
     assert!(!disk.names().unwrap().contains(&SNAPSHOT_TMP.to_owned()), "{:?}", disk.names());
-    let version = life.write("later", Some("there is space for this"));
-    life.log();
-    assert!(status::writable(&life.replica).is_ok());
-    assert_eq!(life.reached.last(), Some(&(version.origin, version.stamp)));
+    let version = node.write("later", Some("there is space for this"));
+    node.log();
+    assert!(status::writable(&node.replica).is_ok());
+    assert_eq!(node.reached.last(), Some(&(version.origin, version.stamp)));
     disk.lose_power(|_| 0);
     assert_eq!(entries(&start(&disk, 2).unwrap().replica).len(), 21);
 }
 
-/// A disk so slow that the new log came after everybody had given up on it: it counts for nothing, and nothing is acknowledged, until there is a snapshot in front.
+/// A disk was so slow that the new log came after the wait for it had ended. It counts for nothing,
+/// and nothing is acknowledged, until there is a snapshot in front.
 #[test]
 fn a_resumption_that_was_given_up_is_begun_anew() {
     let given_up = || {
         let disk = SimulatedDisk::default();
-        let mut life = start(&disk, 1).unwrap();
-        life.write("before", Some("1"));
-        life.log();
+        let mut node = start(&disk, 1).unwrap();
+        node.write("before", Some("1"));
+        node.log();
         disk.set_capacity(Some(disk.used()));
-        life.write("meanwhile", Some("2"));
-        life.log();
-        assert!(status::writable(&life.replica).is_err());
+        node.write("meanwhile", Some("2"));
+        node.log();
+        assert!(status::writable(&node.replica).is_err());
         disk.set_capacity(None);
-        drop(snapshots::begin_resume(&life.replica).expect("a snapshot that begins"));
-        life.log();
-        let reached = life.reached.len();
-        life.write("behind", Some("3"));
-        life.log();
-        assert_eq!(life.reached.len(), reached, "acknowledged by a log without its snapshot");
-        (disk, life)
+        drop(snapshots::begin_resume(&node.replica).expect("a snapshot that begins"));
+        node.log();
+        let reached = node.reached.len();
+        node.write("behind", Some("3"));
+        node.log();
+        assert_eq!(node.reached.len(), reached, "acknowledged by a log without its snapshot");
+        (disk, node)
     };
     for resume in [false, true] {
-        // Whatever is asked for now, at every operation of it the disk is one that a node starts from.
+        // Whatever is asked for now: at each of its operations the disk is one that a node starts
+        // from.
         for at in 0.. {
-            let (disk, mut life) = given_up();
+            let (disk, mut node) = given_up();
             disk.die_at(disk.operations() + at);
-            let done = life.compact(resume);
+            let done = node.compact(resume);
             if !disk.is_dead() {
                 done.expect("a disk without a fault");
                 disk.restart_process();
-                life.write("after", Some("4"));
-                life.log();
+                node.write("after", Some("4"));
+                node.log();
                 disk.lose_power(|_| 0);
                 assert_eq!(entries(&start(&disk, 2).unwrap().replica).len(), 4);
                 break;

@@ -1,4 +1,5 @@
-//! Restores into a mesh in one thread: what reaches the others, what stays deleted, what is refused, and what a broken-off one claims.
+//! Restores into a mesh in one thread: what reaches the others, what stays deleted, what is
+//! refused, and what a restore claims that was broken off.
 
 use std::time::Duration;
 
@@ -31,7 +32,7 @@ fn connect(net: &mut Net) {
     }
 }
 
-/// Another cluster, whose lives have nothing to do with those of the first.
+/// Another cluster, whose incarnations have nothing to do with those of the first.
 fn other_net() -> Net {
     let mut net = Net::new(&[0; NODES]);
     net.nonce = 1_000;
@@ -40,7 +41,7 @@ fn other_net() -> Net {
     net
 }
 
-/// A node that starts blank and opens without having heard from anybody.
+/// A node that starts blank and opens without a word of any peer.
 fn reborn_open(net: &mut Net, node: usize) {
     net.reborn(node);
     net.elapsed += Duration::from_secs(2);
@@ -48,7 +49,7 @@ fn reborn_open(net: &mut Net, node: usize) {
     assert!(net.replica(node).is_open());
 }
 
-/// Everybody speaks with everybody until nothing is left to say.
+/// Lets all nodes speak with each other until nothing is left to send.
 fn settle(net: &mut Net) {
     for _ in 0..20 {
         net.elapsed += Duration::from_millis(50);
@@ -69,14 +70,14 @@ fn assert_converged(net: &Net) {
     assert!((0..NODES).all(|node| net.replica(node).peers.table().divergences == 0));
 }
 
-/// All tombstones that may go, whatever shard they are in.
+/// Collects all tombstones that may go, whatever shard they are in.
 fn collect(net: &mut Net, node: usize) -> usize {
     net.elapsed += Duration::from_millis(50);
     let mut collector = TombstoneGc::default();
     (0..net.replica(node).store().shards_len()).map(|_| collector.step(net.replica(node), net.now(node))).sum()
 }
 
-/// Long enough for a tombstone.
+/// Lets time pass, long enough for a tombstone.
 fn grow_old(net: &mut Net) {
     for _ in 0..6 {
         settle(net);
@@ -138,7 +139,7 @@ fn a_restore_into_a_blank_cluster_reaches_every_node() {
     assert!((0..NODES).all(|node| net.replica(node).store().counts(0).tombstones == 1));
     // Once more, and at another node: nothing is new.
     assert_eq!(restore(&net, 1, &backup), Ok(Restored { entries: 3, merged: 0, dropped: 0 }));
-    // And life goes on above what was restored.
+    // New writes are stamped above what was restored.
     net.put(2, "k0", "2");
     settle(&mut net);
     assert_eq!(shown(&net, "k0"), everywhere(Some("2")));
@@ -196,7 +197,7 @@ fn an_old_backup_into_a_running_cluster_resurrects_nothing_and_is_refused_once_t
     settle(&mut net);
     assert_eq!(shown(&net, "k"), everywhere(None));
 
-    // A refusal leaves nothing behind: one from today is taken.
+    // A refusal leaves nothing behind: a dump of today is taken.
     let new = backup(net.replica(1));
     restore(&net, 1, &new).unwrap();
     assert_eq!(collect(&mut net, 0), 1);
@@ -204,7 +205,8 @@ fn an_old_backup_into_a_running_cluster_resurrects_nothing_and_is_refused_once_t
     assert_eq!(shown(&net, "k"), everywhere(None));
 }
 
-/// A blank node knows of no deletes yet, so it takes any backup; what that brings back goes when it meets the others.
+/// A blank node knows of no deletes yet, so it takes any backup; what that brings back goes when it
+/// meets the others.
 #[test]
 fn an_old_backup_into_a_blank_node_is_put_right_by_the_others() {
     let mut net = net();
@@ -227,7 +229,7 @@ fn an_old_backup_into_a_blank_node_is_put_right_by_the_others() {
     assert_eq!(shown(&net, "k"), everywhere(None));
     assert_eq!(shown(&net, "kept"), everywhere(Some("1")));
 
-    // A newer backup does the same as the others do.
+    // A newer backup has the effect that the others have.
     reborn_open(&mut net, 0);
     restore(&net, 0, &old).unwrap();
     assert_eq!(restore(&net, 0, &new), Ok(Restored { entries: 1, merged: 1, dropped: 1 }));
@@ -260,7 +262,7 @@ fn a_restore_that_breaks_off_claims_nothing() {
     let without = [&whole[..5], &whole[6..]].concat();
     assert!(matches!(restore(&net, 0, &without), Err(NotRestored::Bad(why)) if why.contains("a dump of 9 entries")));
     assert!(net.replica(0).vector().is_empty());
-    // What it brought stays, and the whole one makes it good.
+    // What it brought stays, and the whole dump makes it good.
     assert_eq!(restore(&net, 0, &whole), Ok(Restored { entries: 10, merged: 1, dropped: 0 }));
     assert_eq!(net.replica(0).vector(), lost.replica(0).vector());
 }
@@ -294,7 +296,7 @@ fn while_a_restore_runs_nothing_is_collected_and_peers_are_asked_all_the_same() 
     assert!(net.replica(1).peers.table().is_moving());
     assert!(status::status(net.replica(1), now).contains(&("dump_from", "a restore".to_owned())));
     assert_eq!(collect(&mut net, 1), 0);
-    // Batches of node 0 are lost; the dump that closes the gap is asked for and taken.
+    // Batches of node 0 are lost; the dump that closes the gap is requested and taken.
     net.both(0, 1);
     net.put(0, "a", "1");
     net.put(0, "b", "1");
@@ -328,7 +330,8 @@ fn while_a_restore_runs_nothing_is_collected_and_peers_are_asked_all_the_same() 
     assert!(matches!(restore::begin_restore(net.replica(1), net.now(1)), Err(NotRestored::Busy(why)) if why.contains("from node 1")));
 }
 
-/// Who takes its time over a `DUMP` keeps nobody from forgetting deletes: in what it reads the key is absent, and the end line knows why.
+/// A client that takes its time over a `DUMP` keeps no node from forgetting deletes. In what it
+/// reads the key is absent, and the end line has the GC horizon that explains it.
 #[test]
 fn while_a_client_reads_a_dump_tombstones_go_and_its_end_line_says_so() {
     let mut net = net();
@@ -348,7 +351,7 @@ fn while_a_client_reads_a_dump_tombstones_go_and_its_end_line_says_so() {
     while dump.write(1000, &mut lines) {}
     let lines = cut(&lines);
     assert_eq!(lines.len(), 3, "{lines:?}");
-    // Who restores it does not take older ones any more.
+    // A node that restores it does not take older ones any more.
     let mut blank = other_net();
     restore(&blank, 0, &lines).unwrap();
     assert!(matches!(restore(&blank, 0, &older), Err(NotRestored::Stale(_))));
@@ -356,7 +359,8 @@ fn while_a_client_reads_a_dump_tombstones_go_and_its_end_line_says_so() {
     assert_eq!((shown(&blank, &key), shown(&blank, "kept")), (everywhere(None), everywhere(Some("1"))));
 }
 
-/// As a client may write one: the donor, what its header claims, its entries and its horizon.
+/// A dump as a client may write one: the donor, what its header claims, its entries and its GC
+/// horizon.
 fn made(node: u16, vector: &[(Origin, Stamp)], entries: &[(&str, Origin, Stamp)], horizon: &[(Origin, Stamp)]) -> Vec<Vec<u8>> {
     let value = EntryOf { value: Some(b"made"), expires: None };
     let entries: Vec<_> = entries.iter().map(|(key, origin, stamp)| (*key, *origin, *stamp, value)).collect();
@@ -374,11 +378,11 @@ fn made_of(node: u16, vector: &[(Origin, Stamp)], entries: &[(&str, Origin, Stam
         let version = Version { stamp: *stamp, origin: *origin };
         Entry::new(key.as_bytes(), *value, *expires, version)
     });
-    let header = Header::new(DumpKind::Full, life(node, 1), vector.iter().copied().collect(), entries.len() as u64, None);
+    let header = Header::new(DumpKind::Full, incarnation(node, 1), vector.iter().copied().collect(), entries.len() as u64, None);
     cut(&whole_dump(&header, entries, horizon.iter().copied().collect()))
 }
 
-fn life(node: u16, nonce: u64) -> Origin {
+fn incarnation(node: u16, nonce: u64) -> Origin {
     Origin { node: NodeId(node), nonce: u64::MAX - nonce }
 }
 
@@ -386,20 +390,21 @@ fn at(net: &Net, ahead_ms: u64) -> Stamp {
     Stamp::from_wall_ms(net.now(0).wall_ms + ahead_ms)
 }
 
-/// One header of a megabyte and a half named thirty thousand lives, which entered all vectors for good: no HELLO could carry them any more, and no two nodes connect.
+/// One header of a megabyte and a half named thirty thousand incarnations, which entered all
+/// vectors for good: no HELLO could carry them any more, and no two nodes could connect.
 #[test]
-fn a_dump_adds_no_lives_but_those_of_its_entries_and_not_too_many_of_them() {
+fn a_dump_adds_no_incarnations_but_those_of_its_entries_and_not_too_many_of_them() {
     let mut net = net();
     net.put(0, "k", "1");
     settle(&mut net);
     let before = net.replica(0).vector();
     let now = at(&net, 0);
-    let claims = |count| (0..count).map(|nonce| (life(9, nonce), now)).collect::<Vec<_>>();
+    let claims = |count| (0..count).map(|nonce| (incarnation(9, nonce), now)).collect::<Vec<_>>();
     let many = made(9, &claims(30_000), &[], &[]);
-    assert!(matches!(restore(&net, 0, &many), Err(NotRestored::Bad(why)) if why.contains("30000 lives")));
+    assert!(matches!(restore(&net, 0, &many), Err(NotRestored::Bad(why)) if why.contains("30000 incarnations")));
     assert_eq!(net.replica(0).vector(), before);
     // Of a hundred two are named; and of those that are not no delete is taken either.
-    let some = made(9, &claims(100), &[("a", life(9, 7), now), ("b", life(9, 8), now)], &[(life(9, 50), now)]);
+    let some = made(9, &claims(100), &[("a", incarnation(9, 7), now), ("b", incarnation(9, 8), now)], &[(incarnation(9, 50), now)]);
     assert_eq!(restore(&net, 0, &some), Ok(Restored { entries: 2, merged: 2, dropped: 0 }));
     assert_eq!(net.replica(0).vector().len(), before.len() + 2);
     assert!(net.replica(0).peers.table().horizon.is_empty());
@@ -407,22 +412,25 @@ fn a_dump_adds_no_lives_but_those_of_its_entries_and_not_too_many_of_them() {
     assert_eq!(shown(&net, "a"), everywhere(Some("made")));
     // However many dumps come.
     for dump in 0..3 {
-        let lives: Vec<(Origin, Stamp)> = (0..450).map(|nonce| (life(9, 10_000 * (dump + 1) + nonce), now)).collect();
+        let incarnations: Vec<(Origin, Stamp)> = (0..450).map(|nonce| (incarnation(9, 10_000 * (dump + 1) + nonce), now)).collect();
         let keys: Vec<String> = (0..450).map(|n| format!("{dump}/{n}")).collect();
-        let entries: Vec<(&str, Origin, Stamp)> = keys.iter().zip(&lives).map(|(key, (origin, stamp))| (&**key, *origin, *stamp)).collect();
-        assert_eq!(restore(&net, 0, &made(9, &lives, &entries, &[])).is_ok(), dump < 2);
+        let entries: Vec<(&str, Origin, Stamp)> =
+            keys.iter().zip(&incarnations).map(|(key, (origin, stamp))| (&**key, *origin, *stamp)).collect();
+        assert_eq!(restore(&net, 0, &made(9, &incarnations, &entries, &[])).is_ok(), dump < 2);
     }
     assert!(net.replica(0).vector().len() <= 1_024);
-    // A cluster that knows of no incarnation takes those whose writes were all deleted, too, within the same bound.
+    // A cluster that knows of no incarnation takes those whose writes were all deleted, too, within
+    // the same bound.
     let blank = other_net();
     assert!(restore(&blank, 0, &many).is_err());
     assert!(restore(&blank, 0, &some).is_ok());
     assert_eq!(blank.replica(0).vector().len(), 100);
 }
 
-/// A dump that claimed what a member was still to write made a node skip those writes, and acknowledge them.
+/// A dump that claimed what a member was still to write made a node skip those writes, and
+/// acknowledge them.
 #[test]
-fn a_dump_claims_nothing_of_a_life_that_a_member_lives() {
+fn a_dump_claims_nothing_of_the_present_incarnation_of_a_member() {
     let mut net = net();
     net.put(1, "k", "1");
     settle(&mut net);
@@ -433,7 +441,8 @@ fn a_dump_claims_nothing_of_a_life_that_a_member_lives() {
     assert_eq!(shown(&net, "k"), everywhere(Some("2")));
 }
 
-/// A horizon that no vector covers made every backup too old and every catching up a full dump, for good.
+/// A GC horizon that no vector covers made every backup too old and every catch-up a full dump, for
+/// good.
 #[test]
 fn a_horizon_beyond_the_vector_of_its_dump_is_refused() {
     let mut net = net();
@@ -446,8 +455,9 @@ fn a_horizon_beyond_the_vector_of_its_dump_is_refused() {
         let made = made(1, &[(origin, vector)], &[], &[(origin, horizon)]);
         assert!(matches!(restore(&net, 1, &made), Err(NotRestored::Bad(why)) if why.contains("a horizon of")));
     }
-    // Nor is one taken of an incarnation that only this dump knows of, from whomever it says it is.
-    let (new, now) = (life(2, 5), at(&net, 0));
+    // Nor is one taken of an incarnation that only this dump knows of, whichever node it names as
+    // its donor.
+    let (new, now) = (incarnation(2, 5), at(&net, 0));
     for node in [1, 9] {
         restore(&net, 1, &made(node, &[(new, now)], &[("x", new, now)], &[(new, now)])).unwrap();
     }
@@ -461,9 +471,9 @@ fn however_many_dumps_come_the_clock_goes_no_further_ahead_than_clocks_may_be_ap
     let mut net = net();
     net.put(0, "k", "1");
     settle(&mut net);
-    let taken = (1..=10).filter(|n| restore(&net, 0, &made(9, &[(life(9, 1), at(&net, n * 9_900))], &[], &[])).is_ok());
+    let taken = (1..=10).filter(|n| restore(&net, 0, &made(9, &[(incarnation(9, 1), at(&net, n * 9_900))], &[], &[])).is_ok());
     assert_eq!(taken.count(), 1);
-    let entry = |n: u64| made(9, &[(life(9, 1), at(&net, 0))], &[("e", life(9, 1), at(&net, n * 9_950))], &[]);
+    let entry = |n: u64| made(9, &[(incarnation(9, 1), at(&net, 0))], &[("e", incarnation(9, 1), at(&net, n * 9_950))], &[]);
     assert_eq!((1..=10).filter(|n| restore(&net, 0, &entry(*n)).is_ok()).count(), 1);
     assert!(net.replica(0).clock().last() <= at(&net, 10_000));
 }
@@ -474,7 +484,7 @@ fn a_dump_drops_nothing_that_its_header_merely_claims() {
     let mut net = net();
     net.put(1, "k", "1");
     settle(&mut net);
-    // The writes are of incarnations that are over.
+    // The writes are of past incarnations.
     for node in 0..NODES {
         reborn_open(&mut net, node);
         connect(&mut net);
@@ -487,9 +497,10 @@ fn a_dump_drops_nothing_that_its_header_merely_claims() {
     connect(&mut net);
     settle(&mut net);
     let all = net.replica(0).vector();
-    // Of no member; without what the members know by now; and one that is believed, and knows of no delete.
-    for (node, lives, is_deleted) in [(9, &all, true), (1, &known, true), (1, &all, false)] {
-        let vector: Vec<(Origin, Stamp)> = lives.iter().map(|(origin, _)| (origin, at(&net, 5))).collect();
+    // A donor that is no member; a dump without what the members know by now; and one whose claims
+    // are accepted, and which knows of no delete.
+    for (node, incarnations, is_deleted) in [(9, &all, true), (1, &known, true), (1, &all, false)] {
+        let vector: Vec<(Origin, Stamp)> = incarnations.iter().map(|(origin, _)| (origin, at(&net, 5))).collect();
         let entries: Vec<(&str, Origin, Stamp)> = vector.iter().map(|(origin, stamp)| ("other", *origin, *stamp)).collect();
         let made = made(node, &vector, &entries, if is_deleted { &vector } else { &[] });
         match restore(&net, 0, &made) {
@@ -504,7 +515,8 @@ fn a_dump_drops_nothing_that_its_header_merely_claims() {
     assert_eq!((shown(&net, "k"), shown(&net, "later")), (everywhere(Some("1")), everywhere(Some("1"))));
 }
 
-/// A dump hides writes that were superseded before it was made, so nobody knows whether those that it holds lost. What a member writes now its own batches bring.
+/// A dump hides writes that were superseded before it was made, so it does not prove of those that
+/// it holds that none has lost. What a member writes now its own batches bring.
 #[test]
 fn what_a_restore_brings_is_not_vouched_for() {
     let mut net = net();
@@ -535,14 +547,14 @@ fn a_node_that_has_not_caught_up_takes_no_restore() {
     assert!(matches!(restore::begin_restore(net.replica(0), net.now(0)), Err(NotRestored::Loading(_))));
 }
 
-/// What is said of all incarnations of a node covers those that it lives now, too.
+/// A claim about all incarnations of a node covers its present one, too.
 #[test]
-fn what_a_backup_says_of_all_lives_of_a_node_is_believed_by_a_blank_cluster_and_no_other() {
-    let (all, named, folded) = (Origin::all_incarnations(NodeId(1)), life(1, 8), life(1, 7));
+fn what_a_backup_says_of_all_incarnations_of_a_node_is_believed_by_a_blank_cluster_and_no_other() {
+    let (all, named, folded) = (Origin::all_incarnations(NodeId(1)), incarnation(1, 8), incarnation(1, 7));
     let lost = net();
     let (early, late) = (at(&lost, 0), at(&lost, 1));
-    let vector = [(all, early), (named, late), (life(2, 5), late)];
-    let entries = [("a", folded, early), ("b", named, late), ("c", life(2, 5), late)];
+    let vector = [(all, early), (named, late), (incarnation(2, 5), late)];
+    let entries = [("a", folded, early), ("b", named, late), ("c", incarnation(2, 5), late)];
     let backup = made(2, &vector, &entries, &[]);
     for is_blank in [true, false] {
         let mut net = other_net();
@@ -566,7 +578,8 @@ fn what_a_backup_says_of_all_lives_of_a_node_is_believed_by_a_blank_cluster_and_
     assert_eq!((net.replica(1).vector().get(all), net.replica(1).vector().get(folded)), (Stamp::ZERO, young));
 }
 
-/// Of a cluster that has folded lives nobody can say whether an entry of another cluster was deleted there. It was taken for one that had been, and the restore for a success.
+/// In a cluster that has folded incarnations it cannot be decided whether an entry of another
+/// cluster was deleted. It was taken for a deleted one, and the restore for a success.
 #[test]
 fn an_entry_of_which_it_cannot_be_told_whether_it_was_deleted_is_refused() {
     let mut net = net();
@@ -575,25 +588,29 @@ fn an_entry_of_which_it_cannot_be_told_whether_it_was_deleted_is_refused() {
     let (early, late) = (at(&net, 0), at(&net, 1));
     let folded: VersionVector = [(Origin::all_incarnations(NodeId(1)), late)].into_iter().collect();
     (0..NODES).for_each(|node| net.replica(node).coverage.advance().proven(&folded));
-    let foreign = made(1, &[(life(1, 7), early)], &[("k", life(1, 7), early)], &[]);
+    let foreign = made(1, &[(incarnation(1, 7), early)], &[("k", incarnation(1, 7), early)], &[]);
     let refused = restore(&net, 1, &foreign);
-    assert!(matches!(&refused, Err(NotRestored::Bad(why)) if why.contains("is of a life of node 1 that is folded here")), "{refused:?}");
-    // What is over brings nothing back.
+    assert!(
+        matches!(&refused, Err(NotRestored::Bad(why)) if why.contains("is of an incarnation of node 1 that is folded here")),
+        "{refused:?}"
+    );
+    // An expired entry brings nothing back.
     let gone = EntryOf { value: None, expires: None };
     let spent = EntryOf { value: Some(b"v"), expires: Some(Expiry::from_wall_ms(1)) };
     for (key, of) in [("gone", gone), ("spent", spent)] {
-        let lines = made_of(1, &[(life(1, 7), early)], &[(key, life(1, 7), early, of)], &[]);
+        let lines = made_of(1, &[(incarnation(1, 7), early)], &[(key, incarnation(1, 7), early, of)], &[]);
         assert_eq!(restore(&net, 1, &lines), Ok(Restored { entries: 1, merged: 0, dropped: 0 }));
     }
-    // What is there, or has been written over, was seen.
+    // What is here, or has been superseded, is known to have existed.
     net.put(2, "k", "newer");
     settle(&mut net);
     assert_eq!(restore(&net, 1, &foreign), Ok(Restored { entries: 1, merged: 0, dropped: 0 }));
 }
 
-/// A node that has heard of nobody is not a blank cluster: what a backup says of all incarnations of the others it may not claim, and from there a full dump dropped all that they had.
+/// A node that knows of no other is not a blank cluster. It may not claim what a backup says of all
+/// incarnations of the others: from there a full dump dropped all that they had.
 #[test]
-fn a_node_that_is_cut_off_takes_no_word_for_all_lives_of_the_others() {
+fn a_node_that_is_cut_off_takes_no_word_for_all_incarnations_of_the_others() {
     let mut net = net();
     for (node, key) in [(0, "a"), (1, "b")] {
         net.put(node, key, "1");
@@ -603,7 +620,7 @@ fn a_node_that_is_cut_off_takes_no_word_for_all_lives_of_the_others() {
     net.elapsed += Duration::from_secs(60);
     reborn_open(&mut net, 2);
     let upto = Stamp::from_wall_ms(net.now(2).wall_ms - 30_000);
-    let (own, other) = (at(&net, 0), life(3, 1));
+    let (own, other) = (at(&net, 0), incarnation(3, 1));
     let backup = made(
         3,
         &[(Origin::all_incarnations(NodeId(1)), upto), (Origin::all_incarnations(NodeId(2)), upto), (other, own)],
@@ -620,15 +637,15 @@ fn a_node_that_is_cut_off_takes_no_word_for_all_lives_of_the_others() {
     assert_eq!(shown(&net, "c"), everywhere(Some("made")));
 }
 
-/// An entry of what stands for all incarnations of a node is nobody's write.
+/// An entry whose origin stands for all incarnations of a node is no node's write.
 #[test]
-fn an_entry_of_no_life_is_refused() {
+fn an_entry_of_no_incarnation_is_refused() {
     let net = net();
     let all = Origin::all_incarnations(NodeId(1));
     let now = at(&net, 0);
     let refused = restore(&net, 0, &made(2, &[(all, now)], &[("a", all, now)], &[]));
     assert!(
-        matches!(&refused, Err(NotRestored::Bad(why)) if why.starts_with("an entry of 1-0000000000000000, which stands for all lives of node 1")),
+        matches!(&refused, Err(NotRestored::Bad(why)) if why.starts_with("an entry of 1-0000000000000000, which stands for all incarnations of node 1")),
         "{refused:?}"
     );
 }
