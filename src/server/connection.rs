@@ -8,7 +8,7 @@ use crate::data::clock::Now;
 use crate::replication::status;
 use crate::server::client_handle::ClientHandle;
 use crate::server::counters::RoundTally;
-use crate::server::multi_queue::{Request, Transaction};
+use crate::server::multi_queue::{QueuedRequest, Transaction};
 use crate::server::protocol::Protocol;
 use crate::server::shared::Shared;
 use crate::server::writes::{Refusal, ReplySpan, Writes};
@@ -73,7 +73,7 @@ impl<'a> Connection<'a> {
     }
 
     /// Keeps a request of `len` bytes until EXEC.
-    pub fn queue(&mut self, request: &Request<'_, '_>, len: usize) -> Reply<'static> {
+    pub fn queue(&mut self, request: &QueuedRequest<'_, '_>, len: usize) -> Reply<'static> {
         self.tally.commands += 1;
         if !self.shared.services.replica.is_open() {
             self.transaction.spoil();

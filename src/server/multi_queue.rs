@@ -38,7 +38,7 @@ struct Queue {
 }
 
 /// A request that is to be kept until EXEC.
-pub(crate) struct Request<'a, 's> {
+pub(crate) struct QueuedRequest<'a, 's> {
     /// The name of its command.
     pub name: &'static str,
     pub parser: CommandParser,
@@ -107,7 +107,7 @@ impl<'a> Transaction<'a> {
     }
 
     /// Keeps a request of `len` bytes; all of them together may be as long as one may be.
-    pub fn queue(&mut self, request: &Request<'_, '_>, len: usize, len_max: usize) -> Reply<'static> {
+    pub fn queue(&mut self, request: &QueuedRequest<'_, '_>, len: usize, len_max: usize) -> Reply<'static> {
         let Some(queue) = &mut self.queue else { return Reply::error(ErrorCode::Err, "MULTI was not said") };
         if queue.len + len > len_max {
             queue.is_spoiled = true;
@@ -192,11 +192,11 @@ fn out_of_budget() -> Reply<'static> {
 
 impl Requests {
     /// Bytes that a request takes here.
-    fn size(request: &Request<'_, '_>) -> usize {
+    fn size(request: &QueuedRequest<'_, '_>) -> usize {
         size_of::<Queued>() + request.words.iter().map(|word| size_of::<usize>() + word.len()).sum::<usize>()
     }
 
-    fn push(&mut self, request: &Request<'_, '_>) {
+    fn push(&mut self, request: &QueuedRequest<'_, '_>) {
         for word in request.words.iter() {
             self.bytes.extend_from_slice(word);
             self.word_ends.push(self.bytes.len());

@@ -22,7 +22,7 @@ pub(crate) enum ParsedRequest<'a, 's> {
     Empty,
     Request(Row, Request<'a>),
     /// A request to be kept until EXEC.
-    Queued(multi_queue::Request<'a, 's>),
+    Queued(multi_queue::QueuedRequest<'a, 's>),
     /// An error is its answer, and the next request may be right. The row, if it is known.
     Wrong(Option<Row>, Wrong),
     /// Answered with an error; the connection closes, since it is unknown where the next request
@@ -98,7 +98,9 @@ impl RequestParser {
             request::Parsed::Request { words, consumed } => (words, consumed),
         };
         let parsed = match table::check(words) {
-            Ok((spec, Parser::Command(parser))) if queues => ParsedRequest::Queued(multi_queue::Request { name: spec.name, parser, words }),
+            Ok((spec, Parser::Command(parser))) if queues => {
+                ParsedRequest::Queued(multi_queue::QueuedRequest { name: spec.name, parser, words })
+            }
             Ok((spec, parser)) => {
                 let now_ms = || time.wall_ms() as i64;
                 match parser.parse(&Arguments { name: spec.name, words, limits, now_ms: &now_ms }) {

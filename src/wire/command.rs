@@ -37,7 +37,7 @@ pub enum DataCommand<'a> {
     /// Concerns several keys, in one step on the node that executes it.
     MultiKey(MultiKey<'a>),
     /// Concerns all keys.
-    Keyspace(Keyspace<'a>),
+    Keyspace(KeyspaceCommand<'a>),
 }
 
 /// A command that is no part of the step of its transaction, but executed behind it.
@@ -260,10 +260,10 @@ pub enum MultiKey<'a> {
 
 /// A command on all keys (server/commands/scan.rs).
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Keyspace<'a> {
+pub enum KeyspaceCommand<'a> {
     Count,
     /// Takes one step through all keys.
-    Scan(Scan<'a>),
+    Scan(ScanStep<'a>),
     RandomKey,
     /// Returns the keys that a pattern matches (wire/resp/glob.rs).
     Matching {
@@ -275,7 +275,7 @@ pub enum Keyspace<'a> {
 
 /// One step through all keys.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Scan<'a> {
+pub struct ScanStep<'a> {
     /// 0 begins; else what the step before returned.
     pub cursor: u64,
     pub pattern: Option<Bytes<'a>>,
@@ -440,7 +440,7 @@ impl DataCommand<'_> {
     /// Returns true if it can have an effect at all.
     pub fn may_write(&self) -> bool {
         match self {
-            DataCommand::Write { .. } | DataCommand::Keyspace(Keyspace::Flush) => true,
+            DataCommand::Write { .. } | DataCommand::Keyspace(KeyspaceCommand::Flush) => true,
             DataCommand::MultiKey(command) => command.may_write(),
             DataCommand::Read { .. } | DataCommand::Keyspace(_) => false,
         }
@@ -508,8 +508,8 @@ impl<'a> From<MultiKey<'a>> for Command<'a> {
     }
 }
 
-impl<'a> From<Keyspace<'a>> for Command<'a> {
-    fn from(command: Keyspace<'a>) -> Command<'a> {
+impl<'a> From<KeyspaceCommand<'a>> for Command<'a> {
+    fn from(command: KeyspaceCommand<'a>) -> Command<'a> {
         Command::Data(DataCommand::Keyspace(command))
     }
 }

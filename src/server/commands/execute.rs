@@ -8,7 +8,7 @@ use crate::server::connection::Connection;
 use crate::server::evaluation::RoundTime;
 use crate::server::protocol::Protocol;
 use crate::wire::command::{
-    Command, ConnectionCommand, DataCommand, Introspection, Keyspace, OtherCommand, Request, SessionCommand, TextCommand,
+    Command, ConnectionCommand, DataCommand, Introspection, KeyspaceCommand, OtherCommand, Request, SessionCommand, TextCommand,
 };
 use crate::wire::reply::{ErrorCode, Reply};
 
@@ -77,11 +77,11 @@ fn execute_data<'c>(connection: &mut Connection<'_>, command: &'c DataCommand<'_
         DataCommand::Write { key, write } => one_key::write(connection, key, write, time),
         DataCommand::MultiKey(command) => multi_key::execute(connection, command, time),
         DataCommand::Keyspace(command) => match command {
-            Keyspace::Count => scan::count(services, time),
-            Keyspace::Scan(scan) => scan::scan(services, scan, time),
-            Keyspace::RandomKey => scan::random_key(services, time),
-            Keyspace::Matching { pattern } => return Execution::Deferred(Deferred::Matching { pattern: pattern.to_vec() }),
-            Keyspace::Flush => return Execution::Deferred(Deferred::Flush),
+            KeyspaceCommand::Count => scan::count(services, time),
+            KeyspaceCommand::Scan(scan) => scan::scan(services, scan, time),
+            KeyspaceCommand::RandomKey => scan::random_key(services, time),
+            KeyspaceCommand::Matching { pattern } => return Execution::Deferred(Deferred::Matching { pattern: pattern.to_vec() }),
+            KeyspaceCommand::Flush => return Execution::Deferred(Deferred::Flush),
         },
     })
 }

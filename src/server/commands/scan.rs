@@ -8,9 +8,9 @@ use crate::data::entry::{Entry, Key, Update};
 use crate::server::atomic_step::{AtomicStep, KEYS_MAX};
 use crate::server::evaluation::RoundTime;
 use crate::server::shared::Services;
-use crate::store::{Cursor, Keyspace as _};
+use crate::store::{Cursor, Keyspace};
 use crate::wire::bytes::Bytes;
-use crate::wire::command::{Command, Keyspace, Scan};
+use crate::wire::command::{Command, KeyspaceCommand, ScanStep};
 use crate::wire::reply::{Reply, Wrong};
 use crate::wire::resp::arguments::{Arguments, is, syntax, up_to_zero, within, wrong};
 use crate::wire::resp::glob;
@@ -25,12 +25,12 @@ const SCAN_COUNT: usize = 10;
 const PATTERN_LEN_MAX: usize = 1024;
 
 pub(super) static COMMANDS: &[Spec] = &[
-    Spec::command("randomkey", 1, "readonly", |_| Ok(Keyspace::RandomKey.into()))
+    Spec::command("randomkey", 1, "readonly", |_| Ok(KeyspaceCommand::RandomKey.into()))
         .categories("keyspace")
         .tips("request_policy:all_shards nondeterministic_output")
         .docs("generic", "1.0.0", "O(1)")
         .help("", "Returns any key."),
-    Spec::command("keys", 2, "readonly", |words| Ok(Keyspace::Matching { pattern: parse_pattern(words, 1)? }.into()))
+    Spec::command("keys", 2, "readonly", |words| Ok(KeyspaceCommand::Matching { pattern: parse_pattern(words, 1)? }.into()))
         .categories("keyspace dangerous")
         .tips("request_policy:all_shards nondeterministic_output_order")
         .docs("generic", "1.0.0", "O(N) where N is the number of keys there are")
@@ -40,7 +40,7 @@ pub(super) static COMMANDS: &[Spec] = &[
         .tips("nondeterministic_output request_policy:special")
         .docs("generic", "2.8.0", "O(COUNT) for every call; O(N) for all of them")
         .help("cursor [MATCH pattern] [COUNT count] [TYPE type]", "Returns some of the keys, and where to go on."),
-    Spec::command("dbsize", 1, "readonly fast", |_| Ok(Keyspace::Count.into()))
+    Spec::command("dbsize", 1, "readonly fast", |_| Ok(KeyspaceCommand::Count.into()))
         .categories("keyspace")
         .tips("request_policy:all_shards response_policy:agg_sum")
         .docs("server", "1.0.0", "O(1)")
@@ -67,7 +67,7 @@ pub(super) fn random_key(services: &Services, time: &RoundTime) -> Reply<'static
 
 /// Takes one step of SCAN.
 #[inline(never)]
-pub(super) fn scan(services: &Services, scan: &Scan<'_>, time: &RoundTime) -> Reply<'static> {
+pub(super) fn scan(services: &Services, scan: &ScanStep<'_>, time: &RoundTime) -> Reply<'static> {
     let mut keys = Vec::new();
     let met = |entry: &Entry| keys.push(entry.shared_key());
     // However many are asked for: a step must not take much.
@@ -79,22 +79,22 @@ pub(super) fn scan(services: &Services, scan: &Scan<'_>, time: &RoundTime) -> Re
 }
 
 /// Executes a command as part of a step.
-pub(super) fn run(step: &mut AtomicStep<'_>, command: &Keyspace<'_>) -> Reply<'static> {
+pub(super) fn run(step: &mut AtomicStep<'_>, command: &KeyspaceCommand<'_>) -> Reply<'static> {
     match command {
-        Keyspace::Count => Reply::Integer(step.count()),
-        Keyspace::Scan(scan) => {
+        KeyspaceCommand::Count => Reply::Integer(step.count()),
+        KeyspaceCommand::Scan(scan) => {
             let (next, keys) = step.scan(Cursor::from_bits(scan.cursor), scan.count, |key| is_wanted(scan, key));
             scanned(next, keys)
         }
-        Keyspace::RandomKey => {
+        KeyspaceCommand::RandomKey => {
             let random = random_bits(step.context().time);
             step.random_key(random).map_or(Reply::Null, Reply::Value)
         }
-        Keyspace::Matching { pattern } => {
+        KeyspaceCommand::Matching { pattern } => {
             let keys = step.keys_matching(pattern.len(), |key| glob::matches(pattern, key));
             Reply::Array(keys.into_iter().map(Reply::Value).collect())
         }
-        Keyspace::Flush => {
+        KeyspaceCommand::Flush => {
             for key in step.live_keys() {
                 step.put(Update::delete(&key));
             }
@@ -109,7 +109,7 @@ fn random_bits(time: &RoundTime) -> u64 {
     getrandom::u64().unwrap_or_else(|_| time.wall_ms())
 }
 
-fn is_wanted(scan: &Scan<'_>, key: &[u8]) -> bool {
+fn is_wanted(scan: &ScanStep<'_>, key: &[u8]) -> bool {
     scan.strings && scan.pattern.as_deref().is_none_or(|pattern| glob::matches(pattern, key))
 }
 
@@ -123,7 +123,7 @@ fn scanned(next: Option<Cursor>, keys: Vec<Key>) -> Reply<'static> {
 /// `SCAN cursor [MATCH pattern] [COUNT n] [TYPE type]`; of several the last counts.
 fn parse_scan<'a>(words: &Arguments<'a, '_>) -> Result<Command<'a>, Wrong> {
     let cursor = parse_cursor(words.word(1)).ok_or_else(|| wrong("invalid cursor"))?;
-    let mut scan = Scan { cursor, pattern: None, count: SCAN_COUNT, strings: true };
+    let mut scan = ScanStep { cursor, pattern: None, count: SCAN_COUNT, strings: true };
     let mut index = 2;
     while index < words.len() {
         let word = words.word(index);
@@ -141,7 +141,7 @@ fn parse_scan<'a>(words: &Arguments<'a, '_>) -> Result<Command<'a>, Wrong> {
         }
         index += 2;
     }
-    Ok(Keyspace::Scan(scan).into())
+    Ok(KeyspaceCommand::Scan(scan).into())
 }
 
 /// A cursor as strtoul takes it, which Redis asks: a sign is allowed (a minus wraps around), and
@@ -167,8 +167,8 @@ fn parse_pattern<'a>(words: &Arguments<'a, '_>, index: usize) -> Result<Bytes<'a
 /// `FLUSHALL [ASYNC | SYNC]`: both are the same for kvmesh.
 fn parse_flush<'a>(words: &Arguments<'a, '_>) -> Result<Command<'a>, Wrong> {
     match words.len() {
-        1 => Ok(Keyspace::Flush.into()),
-        2 if is(words.word(1), "ASYNC") || is(words.word(1), "SYNC") => Ok(Keyspace::Flush.into()),
+        1 => Ok(KeyspaceCommand::Flush.into()),
+        2 if is(words.word(1), "ASYNC") || is(words.word(1), "SYNC") => Ok(KeyspaceCommand::Flush.into()),
         _ => Err(syntax()),
     }
 }

@@ -4,8 +4,8 @@
 use super::*;
 use crate::wire::ack_level::AckLevel;
 use crate::wire::command::{
-    Admin, Command, ConnectionCommand, ExpireOnly, ExpiryUnit, ExpiryWrite, KeyRead, KeyWrite, Keyspace, MultiKey, Only, SessionCommand,
-    StringRead, StringWrite, TextCommand,
+    Admin, Command, ConnectionCommand, ExpireOnly, ExpiryUnit, ExpiryWrite, KeyRead, KeyWrite, KeyspaceCommand, MultiKey, Only,
+    SessionCommand, StringRead, StringWrite, TextCommand,
 };
 use proptest::prelude::*;
 
@@ -271,7 +271,7 @@ fn any_request() -> impl Strategy<Value = (Request<'static>, RequestLine)> {
             6 => (TextCommand::Keys { prefix: key, limit: number }.into(), with_number(key_line(Verb::Keys))),
             7 => (SessionCommand::Ack { level }.into(), level.into_iter().fold(line(Verb::Ack), RequestLine::word)),
             8 => (TextCommand::Help { verb: number.map(|word| word.to_string()) }.into(), with_number(line(Verb::Help))),
-            9 => (Keyspace::Count.into(), line(Verb::Count)),
+            9 => (KeyspaceCommand::Count.into(), line(Verb::Count)),
             10 => (Admin::Status.into(), line(Verb::Status)),
             11 => (Admin::Peers.into(), line(Verb::Peers)),
             12 => (Admin::Digest { before: number.map(|time| time as u64) }.into(), with_number(line(Verb::Digest))),

@@ -6,7 +6,7 @@
 use super::words::Words;
 use crate::wire::bytes::Limits;
 use crate::wire::command::{
-    Admin, Command, ConnectionCommand, ExpireOnly, ExpiryUnit, ExpiryWrite, KeyRead, KeyWrite, Keyspace, MultiKey, Only, Request,
+    Admin, Command, ConnectionCommand, ExpireOnly, ExpiryUnit, ExpiryWrite, KeyRead, KeyWrite, KeyspaceCommand, MultiKey, Only, Request,
     SessionCommand, StringRead, StringWrite, TextCommand,
 };
 use crate::wire::reply::Wrong;
@@ -110,7 +110,7 @@ pub static VERBS: [VerbSpec; 24] = [
     .writes(),
     row(Verb::Keys, "KEYS", "KEYS [prefix] [limit]", "lists the keys that begin with the prefix, in no order, and at most so many", keys)
         .answers_lines(),
-    row(Verb::Count, "COUNT", "COUNT", "says how many keys there are", |_| Ok(Keyspace::Count.into())),
+    row(Verb::Count, "COUNT", "COUNT", "says how many keys there are", |_| Ok(KeyspaceCommand::Count.into())),
     row(
         Verb::Ack,
         "ACK",

@@ -4,8 +4,8 @@ use std::cell::Cell;
 
 use super::*;
 use crate::wire::command::{
-    Admin, ExpireOnly, ExpiryUnit, ExpiryWrite, KeyRead, KeyWrite, Keyspace, Lifetime, MultiKey, Only, Scan, Set, SetAnswer, StringRead,
-    StringWrite,
+    Admin, ExpireOnly, ExpiryUnit, ExpiryWrite, KeyRead, KeyWrite, KeyspaceCommand, Lifetime, MultiKey, Only, ScanStep, Set, SetAnswer,
+    StringRead, StringWrite,
 };
 use crate::wire::resp::arguments::{not_integer, wrong};
 
@@ -133,11 +133,11 @@ fn keys() {
     takes("TYPE k", read(KeyRead::Type));
     takes("RENAME a b", MultiKey::Rename { from: bytes("a"), to: bytes("b"), only_absent: false });
     takes("RENAMENX a b", MultiKey::Rename { from: bytes("a"), to: bytes("b"), only_absent: true });
-    takes("RANDOMKEY", Keyspace::RandomKey);
-    takes("KEYS a*", Keyspace::Matching { pattern: bytes("a*") });
-    takes("DBSIZE", Keyspace::Count);
+    takes("RANDOMKEY", KeyspaceCommand::RandomKey);
+    takes("KEYS a*", KeyspaceCommand::Matching { pattern: bytes("a*") });
+    takes("DBSIZE", KeyspaceCommand::Count);
     for line in ["FLUSHALL", "FLUSHDB async", "FLUSHALL SYNC"] {
-        takes(line, Keyspace::Flush);
+        takes(line, KeyspaceCommand::Flush);
     }
     for line in ["FLUSHALL foo", "FLUSHDB SYNC SYNC"] {
         refuses(line, "syntax error");
@@ -155,7 +155,7 @@ fn keys() {
 #[test]
 fn scans() {
     let scan = |cursor, pattern: Option<&'static str>, count, strings| {
-        Keyspace::Scan(Scan { cursor, pattern: pattern.map(bytes), count, strings })
+        KeyspaceCommand::Scan(ScanStep { cursor, pattern: pattern.map(bytes), count, strings })
     };
     takes("SCAN 0", scan(0, None, 10, true));
     takes("SCAN 18446744073709551615 match a* count 5 type STRING", scan(u64::MAX, Some("a*"), 5, true));
