@@ -1,48 +1,55 @@
-//! Negative controls: rules of the design that a test breaks, one at a time, to see that the suite finds it.
+//! Negative controls: rules of the design that a test breaks, one at a time, to see that the suite
+//! finds it.
 //!
-//! Only with the feature `testing`; without it every rule is kept, for certain and at no cost. A process breaks the rule that `KVMESH_BREAK` names, be it a node or a
-//! simulator. Each switch changes what its rule says and nothing else, and no check knows of any.
+//! Only with the feature `testing`; without it every rule is kept, for certain and at no cost. A
+//! process breaks the rule that `KVMESH_BREAK` names, be it a node or a simulator. Each switch
+//! changes what its rule says and nothing else, and no check knows of any.
 
-/// A rule that is broken.
+/// A rule that can be broken, and what happens then.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BrokenRule {
     /// A delete takes the entry out and leaves nothing.
     NoTombstones,
-    /// A tombstone is collected at the next beat, whoever lacks it (I6 a, b, c).
+    /// A tombstone is collected at the next heartbeat, whichever member lacks it (I6 a, b, c).
     CollectAtOnce,
-    /// What is written to the log counts as durable before it is synced (I7).
+    /// A record counts as durable before the log is synced (I7).
     AckBeforeFsync,
-    /// A dump's vector is joined at its header (I5).
+    /// The version vector of a dump is joined at its header (I5).
     SeenBeforeEnd,
-    /// A stamp is taken, and another one is sent before it (I2). What comes of it peers refuse to read, and the node itself its own log.
+    /// A write is stamped, and the next one is sent before it (I2). Peers refuse to read the batch
+    /// that comes of it, and the node refuses its own log.
     SendOutOfOrder,
-    /// What arrives is merged although the vector covers it.
+    /// An entry that arrives is merged although the vector covers it.
     MergeCovered,
-    /// A peer's newest vector counts as proof for the collector although this node's own does not cover it (I6 a).
+    /// A peer's newest vector counts as proof for the tombstone GC although this node's own vector
+    /// does not cover it (I6 a).
     CollectUncovered,
-    /// A peer's vector counts as proof for the collector for as long as nobody hears a newer one, be the peer up or away, and whoever has lost a disk since (I6 a).
+    /// A peer's vector counts as proof for the tombstone GC for as long as no newer one is heard, be
+    /// the peer up or away, and whichever member has lost a disk since (I6 a).
     CountAbsent,
-    /// What a full dump has proved deleted is dropped in memory, and the log does not hear of it.
+    /// Entries that a full dump has proved deleted are dropped in memory, and not in the log.
     DropsNotLogged,
-    /// What a peer has stamped is passed, and the stamp clock stays where it is (I8).
+    /// The stamp clock stays where it is when a peer has stamped above it (I8).
     FloorStands,
-    /// A floor under the stamp clock is raised by the time that it seems to have been under way (I8).
+    /// A floor under the stamp clock is raised by the time that its message seems to have been under
+    /// way (I8).
     FloorEstimated,
-    /// An ack counts whatever this node's clock did while it was waited for (I8).
+    /// An ack counts whatever this node's clock did while the session waited for it (I8).
     AckAfterSleep,
-    /// A write of this node that loses here before it is acknowledged is written once more, above the winner (I8).
+    /// A write of this node that is superseded here before it is acknowledged is written once more,
+    /// above the winner (I8).
     SecondStamp,
     /// A node's origin is the same in every incarnation.
     KeepOrigin,
-    /// Stamps are of the wall clock: what others have stamped does not move it.
+    /// Stamps are of the wall clock, which the stamps of others do not move.
     WallClock,
-    /// What was appended travels instead of the value that this has led to (I3).
+    /// The appended bytes travel instead of the value that they have led to (I3).
     ReplicateCommands,
-    /// What comes of a dump that was given up is merged like anything else (I6 c).
+    /// Lines of a dump that was given up are merged like any others (I6 c).
     MergeLate,
     /// That incarnations are folded is believed at once, and not at a dump's end line (I5).
     FoldAtOnce,
-    /// What this node has handed to its system counts as what the peer takes.
+    /// Bytes that this node has handed to its operating system count as read by the peer.
     CountWhatLeaves,
 }
 
@@ -69,7 +76,7 @@ impl BrokenRule {
         BrokenRule::CountWhatLeaves,
     ];
 
-    /// As `KVMESH_BREAK` has it.
+    /// The name by which `KVMESH_BREAK` knows the rule.
     pub const fn name(self) -> &'static str {
         match self {
             BrokenRule::NoTombstones => "no-tombstones",
@@ -124,7 +131,7 @@ static BROKEN: std::sync::LazyLock<Option<BrokenRule>> = std::sync::LazyLock::ne
 pub mod command {
     const MARK: &[u8] = b"\0append\0";
 
-    /// What travels of a write that has made `after` of `before`.
+    /// The bytes that travel of a write that has made `after` of `before`.
     pub fn of(before: Option<&[u8]>, after: &[u8]) -> Vec<u8> {
         match before.and_then(|before| after.strip_prefix(before)) {
             Some(appended) if before.is_some_and(|before| !before.is_empty()) => [MARK, appended].concat(),
@@ -132,7 +139,7 @@ pub mod command {
         }
     }
 
-    /// What has arrived, executed on what is here.
+    /// The value after the command that arrived is executed on the one that is here.
     pub fn execute(here: Option<&[u8]>, arrived: &[u8]) -> Vec<u8> {
         match arrived.strip_prefix(MARK) {
             Some(appended) => [here.unwrap_or_default(), appended].concat(),
