@@ -100,13 +100,15 @@ const LOG_GRACE: Duration = Duration::from_secs(1);
 /// once.
 ///
 /// `discard`: local data are put aside first, and the node comes back blank.
-pub fn run(config: Config, discard: bool) -> Result<(), NodeFailure> {
+pub fn run(config: Config, discard: bool, stop_with_stdin: bool) -> Result<(), NodeFailure> {
     abort_on_panic();
     signals::block(signals::NODE)?;
     if let Err(error) = schedule_as_batch() {
         log::warn!("SCHED_BATCH is not set, which costs throughput: {error}");
     }
-    let (signal_tx, signal_rx) = bounded(1);
+    let (stop_tx, stop_rx) = bounded(1);
+    let signal_tx = stop_tx.clone();
+    let mut was_asked = false;
     let sighup_limit = LogLimit::new(1);
     signals::watch(signals::NODE, move |signal| match signal {
         Signal::SIGHUP => {
@@ -116,24 +118,42 @@ pub fn run(config: Config, discard: bool) -> Result<(), NodeFailure> {
         }
         // The second signal ends the process without a word: the first stop may be stuck.
         _ => {
-            if signal_tx.try_send(()).is_err() {
+            if std::mem::replace(&mut was_asked, true) {
                 #[expect(clippy::exit, reason = "the first signal's orderly stop may be stuck")]
                 std::process::exit(130);
             }
+            let _ = signal_tx.try_send(());
         }
     })?;
+    if stop_with_stdin {
+        watch_stdin(stop_tx)?;
+    }
     let shutdown_timeout = config.shutdown_timeout;
-    let Some(node) = Node::start(config, discard, || !signal_rx.is_empty())? else {
+    let Some(node) = Node::start(config, discard, || !stop_rx.is_empty())? else {
         log::info!("stopped while reading the disk");
         return Ok(());
     };
     // Never disconnected: the thread `signals` holds the sending end.
-    let _ = signal_rx.recv();
-    drop(signal_rx);
+    let _ = stop_rx.recv();
     log::info!("stopping");
     node.stop(Instant::now() + shutdown_timeout);
     log::info!("stopped");
     Ok(())
+}
+
+/// Starts the thread `stdin`, which asks for an orderly stop once standard input ends. It ends with
+/// the process.
+///
+/// A supervisor holds the other end of a pipe. The pipe ends with the supervisor, even if that is
+/// killed with SIGKILL. Unlike a second signal, the end of the pipe never cuts a stop short.
+fn watch_stdin(stop_tx: Sender<()>) -> io::Result<()> {
+    let wait = move || {
+        // A read error ends standard input, too.
+        let _ = io::copy(&mut io::stdin().lock(), &mut io::sink());
+        log::info!("standard input has ended, and this node stops with it");
+        let _ = stop_tx.try_send(());
+    };
+    thread::Builder::new().name("stdin".to_owned()).spawn(wait).map(drop)
 }
 
 /// A running node. [`Node::stop`] ends it.

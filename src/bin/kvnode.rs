@@ -19,14 +19,12 @@ use std::fmt;
 use std::io::{self, BufRead, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::thread;
 
 use argh::{ArgsInfo, FromArgs};
 use kvmesh::config::{CONFIG_DIR, Config, ConfigError, config_files};
 use kvmesh::node::NodeFailure;
 use kvmesh::process::descriptors;
 use kvmesh::process::logging;
-use kvmesh::process::signals::{self, Signal};
 
 /// Run one node of a kvmesh: a small replicated key-value store.
 #[derive(FromArgs, ArgsInfo)]
@@ -92,12 +90,7 @@ fn run(arguments: KvnodeArgs) -> ExitCode {
     if let Err(reason) = share_open_files(&mut config) {
         return leave(USAGE, reason);
     }
-    if arguments.stop_with_stdin
-        && let Err(error) = stop_with_stdin()
-    {
-        return leave(FAILED, format_args!("cannot start the thread that reads standard input: {error}"));
-    }
-    match kvmesh::node::run(config, arguments.discard_local_data) {
+    match kvmesh::node::run(config, arguments.discard_local_data, arguments.stop_with_stdin) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure @ NodeFailure::System(_)) => leave(FAILED, failure),
         Err(failure @ NodeFailure::Configuration(_)) => leave(USAGE, failure),
@@ -107,22 +100,6 @@ fn run(arguments: KvnodeArgs) -> ExitCode {
 
 const NO_CONFIG: &str = "no configuration is named\n\nUsage: kvnode --config FILE [--client-addr ADDR] [--peer-addr ADDR] [--discard-local-data] [--stop-with-stdin]\n\n\
                          Such as: kvnode --config config/node1.json\nMore: kvnode --help";
-
-/// Starts the thread `stdin`, which stops the node, as SIGTERM does, once standard input ends.
-///
-/// A supervisor holds the other end of a pipe. The pipe ends with the supervisor, even if that is
-/// killed with SIGKILL.
-fn stop_with_stdin() -> io::Result<()> {
-    let wait = || {
-        // Signals are for the thread that waits for them.
-        let _ = signals::block(signals::NODE);
-        // A read error ends standard input, too.
-        let _ = io::copy(&mut io::stdin().lock(), &mut io::sink());
-        log::info!("standard input has ended, and this node stops with it");
-        signals::send_to_self(Signal::SIGTERM);
-    };
-    thread::Builder::new().name("stdin".to_owned()).spawn(wait).map(drop)
-}
 
 /// Prints why this program ends, on stderr.
 fn leave(code: u8, reason: impl fmt::Display) -> ExitCode {

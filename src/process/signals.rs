@@ -6,8 +6,7 @@
 use std::io;
 use std::thread;
 
-use nix::sys::signal::{SigSet, kill};
-use nix::unistd::Pid;
+use nix::sys::signal::SigSet;
 
 pub use nix::sys::signal::Signal;
 
@@ -35,12 +34,6 @@ pub fn watch(signals: &[Signal], mut on_signal: impl FnMut(Signal) + Send + 'sta
         }
     };
     thread::Builder::new().name("signals".to_owned()).spawn(wait).map(drop)
-}
-
-/// Sends this process a signal. The thread of [`watch`] takes it.
-pub fn send_to_self(signal: Signal) {
-    // A process may always signal itself.
-    let _ = kill(Pid::this(), signal);
 }
 
 fn set(signals: &[Signal]) -> SigSet {

@@ -4,6 +4,8 @@
 //! Compiled only with the feature `testing`. Without it the little that is left costs nothing. The
 //! instruments that use the seams lie under `tests/`.
 
+#![allow(clippy::disallowed_methods, clippy::panic, clippy::print_stderr, reason = "for tests alone")]
+
 pub mod broken_rules;
 pub mod failpoint;
 

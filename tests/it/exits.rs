@@ -85,6 +85,41 @@ fn a_node_stops_with_its_standard_input_if_it_is_told_to() {
     assert_eq!(node.ended().code(), Some(0));
 }
 
+/// The supervisor of a node may be killed while the node stops: that must not cut the stop short.
+#[test]
+fn the_end_of_standard_input_cuts_no_stop_short() {
+    let mut cluster = Cluster::plan(1).build();
+    cluster.write_config(1).unwrap();
+    let (stdin, stdin_tx) = pipe().unwrap();
+    let mut command = Command::new(kvnode());
+    command.arg("--stop-with-stdin").arg("--config").arg(cluster.config_path(1)).current_dir(cluster.dir());
+    let mut node = Process::start(command.stdin(stdin).stderr(Stdio::piped())).unwrap();
+    drop(command);
+    let mut log = BufReader::new(node.child.stderr.take().unwrap()).lines().map_while(Result::ok);
+    let mut await_line = |words: &str| assert!(log.any(|line| line.contains(words)), "no line with {words:?}");
+    await_line("open to clients");
+    node.signal(Signal::SIGTERM).unwrap();
+    await_line("stopping");
+    drop(stdin_tx);
+    // Whether the line about standard input still comes is a race with the end of the process.
+    await_line("stopped");
+    assert_eq!(node.ended().code(), Some(0));
+}
+
+/// A node that is started with nothing to read stops in order, and at once.
+#[test]
+fn standard_input_that_has_ended_already_stops_the_node_in_order() {
+    let mut cluster = Cluster::plan(1).build();
+    cluster.write_config(1).unwrap();
+    for _ in 0..5 {
+        let mut command = Command::new(kvnode());
+        command.arg("--stop-with-stdin").arg("--config").arg(cluster.config_path(1)).current_dir(cluster.dir());
+        let node = command.stdin(Stdio::null()).stderr(Stdio::piped()).output().unwrap();
+        let log = String::from_utf8_lossy(&node.stderr);
+        assert!(node.status.code() == Some(0) && log.contains("standard input has ended"), "{}: {log}", node.status);
+    }
+}
+
 #[test]
 fn a_port_in_use_is_named_and_exits_1() {
     for port in ["client_addr", "peer_addr"] {
