@@ -56,7 +56,7 @@ fn parse(criterion: &mut Criterion) {
         group.bench_function(name, |bencher| {
             bencher.iter(|| {
                 let parsed = text::parse(black_box(line.as_bytes()), 0, &LIMITS, || 0);
-                assert!(matches!(parsed, text::Parsed::Request { .. }));
+                assert!(matches!(parsed, text::ParsedLine::Request { .. }));
                 black_box(parsed);
             });
         });
@@ -68,7 +68,7 @@ fn parse(criterion: &mut Criterion) {
         let mut partial = Partial::default();
         group.bench_function(name, |bencher| {
             bencher.iter(|| {
-                let request::Parsed::Request { words, .. } = request::parse(black_box(&bytes), &mut partial, &LIMITS) else {
+                let request::ParsedWords::Request { words, .. } = request::parse(black_box(&bytes), &mut partial, &LIMITS) else {
                     panic!("not a request");
                 };
                 black_box(table::parse(words, &LIMITS, || 0).expect("a good command"));

@@ -23,8 +23,8 @@ use refusal::{quoted, shortened};
 use section::{Json, Object, Section};
 
 pub use fields::{Config, FIELDS, Field, KEY_LEN_MAX, VALUE_LEN_MAX};
-pub use refusal::{ConfigError, Refusal};
-pub use section::{Kind, PeerConfig};
+pub use refusal::{ConfigError, ConfigRefusal};
+pub use section::{FieldKind, PeerConfig};
 
 /// The most members of a mesh. Every member holds everything and is connected to every other one:
 /// beyond this many, that costs more than it gives.
@@ -96,7 +96,7 @@ impl Config {
         members / 2 + 1
     }
 
-    fn from_object(object: Object) -> Result<Config, Refusal> {
+    fn from_object(object: Object) -> Result<Config, ConfigRefusal> {
         let mut section = Section::new("", object, &FIELDS.iter().map(|field| field.name).collect::<Vec<_>>())?;
         let is_placed = section.has("data_dir");
         let mut config = Config::read(&mut section)?;
@@ -108,60 +108,60 @@ impl Config {
     }
 
     /// Checks how the fields fit each other.
-    fn check(&self) -> Result<(), Refusal> {
+    fn check(&self) -> Result<(), ConfigRefusal> {
         let cluster_fits = self.cluster.len() <= CLUSTER_LEN_MAX && !self.cluster.contains(|c: char| c.is_control() || c.is_whitespace());
         if self.cluster.is_empty() || !cluster_fits {
-            return Err(Refusal::new("cluster", quoted(&self.cluster), CLUSTER_EXPECTED));
+            return Err(ConfigRefusal::new("cluster", quoted(&self.cluster), CLUSTER_EXPECTED));
         }
         if self.data_dir.as_os_str().is_empty() {
-            return Err(Refusal::new("data_dir", "\"\"", "the path of a directory"));
+            return Err(ConfigRefusal::new("data_dir", "\"\"", "the path of a directory"));
         }
         self.check_peers()?;
         self.check_addrs()?;
         if self.heartbeat > self.peer_timeout / 2 {
             let expected = format!("at most half of peer_timeout_ms, which is {}", self.peer_timeout.as_millis());
-            return Err(Refusal::new("heartbeat_ms", self.heartbeat.as_millis(), expected));
+            return Err(ConfigRefusal::new("heartbeat_ms", self.heartbeat.as_millis(), expected));
         }
         let one_write = self.key_len_max + self.value_len_max + WRITE_OVERHEAD;
         for (field, bytes) in [("link_queue_max", self.link_queue_max), ("write_room", self.write_room)] {
             if bytes < one_write {
                 let expected =
                     format!("at least {one_write}, which is key_len_max + value_len_max + {WRITE_OVERHEAD}: any legal write must fit");
-                return Err(Refusal::new(field, bytes, expected));
+                return Err(ConfigRefusal::new(field, bytes, expected));
             }
         }
         Ok(())
     }
 
-    fn check_peers(&self) -> Result<(), Refusal> {
+    fn check_peers(&self) -> Result<(), ConfigRefusal> {
         if self.peers.len() >= MEMBERS_MAX {
             let expected = format!("at most {}: a mesh has one to {MEMBERS_MAX} members", MEMBERS_MAX - 1);
-            return Err(Refusal::new("peers", format!("{} peers", self.peers.len()), expected));
+            return Err(ConfigRefusal::new("peers", format!("{} peers", self.peers.len()), expected));
         }
         let mut seen: HashMap<NodeId, usize> = HashMap::new();
         for (index, peer) in self.peers.iter().enumerate() {
             let field = format!("peers[{index}].id");
             if peer.id == self.id {
-                return Err(Refusal::new(field, peer.id, "the id of another node: a node does not list itself"));
+                return Err(ConfigRefusal::new(field, peer.id, "the id of another node: a node does not list itself"));
             }
             if let Some(first) = seen.insert(peer.id, index) {
-                return Err(Refusal::new(field, peer.id, format!("an id that differs from peers[{first}].id")));
+                return Err(ConfigRefusal::new(field, peer.id, format!("an id that differs from peers[{first}].id")));
             }
         }
         Ok(())
     }
 
-    fn check_addrs(&self) -> Result<(), Refusal> {
+    fn check_addrs(&self) -> Result<(), ConfigRefusal> {
         let mut seen: HashMap<(String, u16), String> = HashMap::new();
         let own = [("client_addr".to_owned(), &self.client_addr, Use::Listen), ("peer_addr".to_owned(), &self.peer_addr, Use::Listen)];
         let peers = self.peers.iter().enumerate().map(|(index, peer)| (format!("peers[{index}].addr"), &peer.addr, Use::Dial));
         for (field, addr, purpose) in own.into_iter().chain(peers) {
-            let (host, port) = parse_addr(addr, purpose).map_err(|expected| Refusal::new(&field, quoted(addr), expected))?;
+            let (host, port) = parse_addr(addr, purpose).map_err(|expected| ConfigRefusal::new(&field, quoted(addr), expected))?;
             if port == 0 {
                 continue;
             }
             if let Some(first) = seen.insert((host, port), field.clone()) {
-                return Err(Refusal::new(field, quoted(addr), format!("an address that differs from {first}")));
+                return Err(ConfigRefusal::new(field, quoted(addr), format!("an address that differs from {first}")));
             }
         }
         Ok(())

@@ -8,8 +8,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::addr::ADDR_EXPECTED;
-use super::refusal::Refusal;
-use super::section::{FromField, Kind, PeerConfig, Section};
+use super::refusal::ConfigRefusal;
+use super::section::{FieldKind, FromField, PeerConfig, Section};
 use crate::data::fsync::Fsync;
 use crate::data::version::NodeId;
 use crate::process::descriptors::UNIDENTIFIED_MAX;
@@ -32,7 +32,7 @@ pub(super) const CLUSTER_EXPECTED: &str = "a name of 1 to 64 bytes without space
 #[derive(Clone, Copy, Debug)]
 pub struct Field {
     pub name: &'static str,
-    pub kind: Kind,
+    pub kind: FieldKind,
     /// Whole sentences, in Markdown.
     pub meaning: &'static str,
 }
@@ -58,7 +58,7 @@ macro_rules! fields {
 
         impl Config {
             /// Takes every field out of the file. How they fit each other is checked afterwards.
-            pub(super) fn read(section: &mut Section) -> Result<Config, Refusal> {
+            pub(super) fn read(section: &mut Section) -> Result<Config, ConfigRefusal> {
                 Ok(Config {
                     $($member: <$type>::from_field(section, $name, $kind)?,)+
                     $($constant: $value,)+
@@ -75,18 +75,18 @@ macro_rules! fields {
 
 fields! {
     /// This node's number in the mesh. No two members have the same.
-    id: NodeId = "id", Kind::Number { default: None, min: 1, max: u16::MAX as u64 };
+    id: NodeId = "id", FieldKind::Number { default: None, min: 1, max: u16::MAX as u64 };
     /// Nodes of different clusters refuse each other, so that a wrong address cannot merge two data
     /// sets.
     cluster: String = "cluster", text("kvmesh", CLUSTER_EXPECTED);
     /// Where this node listens for clients. Port 0 lets the system choose.
-    client_addr: String = "client_addr", Kind::Text { default: None, expected: ADDR_EXPECTED };
+    client_addr: String = "client_addr", FieldKind::Text { default: None, expected: ADDR_EXPECTED };
     /// Where this node listens for peers; another address than `client_addr`. Port 0 lets the
     /// system choose.
-    peer_addr: String = "peer_addr", Kind::Text { default: None, expected: ADDR_EXPECTED };
+    peer_addr: String = "peer_addr", FieldKind::Text { default: None, expected: ADDR_EXPECTED };
     /// The *other* members, six at most. Names are resolved at every dial. Without any, the node is
     /// its own majority.
-    peers: Vec<PeerConfig> = "peers", Kind::Peers;
+    peers: Vec<PeerConfig> = "peers", FieldKind::Peers;
     /// The ack level of connections that do not choose one.
     ack: AckLevel = "ack", text("majority", AckLevel::NAMES);
     /// The directory of this node's files, relative to where the node is started. By default its
@@ -149,14 +149,14 @@ fields! {
     incarnations_max: usize = 4_096;
 }
 
-const fn number(default: u64, min: u64, max: u64) -> Kind {
-    Kind::Number { default: Some(default), min, max }
+const fn number(default: u64, min: u64, max: u64) -> FieldKind {
+    FieldKind::Number { default: Some(default), min, max }
 }
 
-const fn milliseconds(default: u64, max: u64) -> Kind {
-    Kind::Milliseconds { default, max }
+const fn milliseconds(default: u64, max: u64) -> FieldKind {
+    FieldKind::Milliseconds { default, max }
 }
 
-const fn text(default: &'static str, expected: &'static str) -> Kind {
-    Kind::Text { default: Some(default), expected }
+const fn text(default: &'static str, expected: &'static str) -> FieldKind {
+    FieldKind::Text { default: Some(default), expected }
 }

@@ -9,20 +9,20 @@ pub enum ConfigError {
     Unreadable { source_name: String, error: io::Error },
     NotJson { source_name: String, error: serde_json::Error },
     NotAnObject { source_name: String, found: String },
-    Field { source_name: String, refusal: Box<Refusal> },
+    Field { source_name: String, refusal: Box<ConfigRefusal> },
 }
 
 /// One field, what it held, and what would be right.
 #[derive(Debug)]
-pub struct Refusal {
+pub struct ConfigRefusal {
     pub field: String,
     pub found: String,
     pub expected: String,
 }
 
-impl Refusal {
-    pub(super) fn new(field: impl fmt::Display, found: impl fmt::Display, expected: impl fmt::Display) -> Refusal {
-        Refusal { field: field.to_string(), found: found.to_string(), expected: expected.to_string() }
+impl ConfigRefusal {
+    pub(super) fn new(field: impl fmt::Display, found: impl fmt::Display, expected: impl fmt::Display) -> ConfigRefusal {
+        ConfigRefusal { field: field.to_string(), found: found.to_string(), expected: expected.to_string() }
     }
 }
 

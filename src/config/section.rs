@@ -14,19 +14,19 @@ use serde::de::{Deserializer, MapAccess, Visitor};
 use serde_json::Value;
 
 use super::addr::ADDR_EXPECTED;
-use super::refusal::{Refusal, quoted, shortened};
+use super::refusal::{ConfigRefusal, quoted, shortened};
 use crate::data::fsync::Fsync;
 use crate::data::version::NodeId;
 use crate::wire::ack_level::AckLevel;
 
 const PEER_EXPECTED: &str = "{ \"id\": 2, \"addr\": \"127.0.0.1:7102\" }";
 const PEER_FIELDS: &[&str] = &["id", "addr"];
-const NODE_ID: Kind = Kind::Number { default: None, min: 1, max: u16::MAX as u64 };
-const PEER_ADDR: Kind = Kind::Text { default: None, expected: ADDR_EXPECTED };
+const NODE_ID: FieldKind = FieldKind::Number { default: None, min: 1, max: u16::MAX as u64 };
+const PEER_ADDR: FieldKind = FieldKind::Text { default: None, expected: ADDR_EXPECTED };
 
 /// The values that a field takes, and its default. A field without a default must be there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub enum FieldKind {
     /// A whole number between two bounds, both included.
     Number { default: Option<u64>, min: u64, max: u64 },
     /// Whole milliseconds, at least one.
@@ -99,15 +99,15 @@ pub(super) struct Section {
 
 impl Section {
     /// Refuses unknown fields, and those given twice.
-    pub fn new(prefix: impl Into<String>, object: Object, known: &[&str]) -> Result<Section, Refusal> {
+    pub fn new(prefix: impl Into<String>, object: Object, known: &[&str]) -> Result<Section, ConfigRefusal> {
         let mut section = Section { prefix: prefix.into(), fields: HashMap::new() };
         for (name, value) in object.0 {
             let field = section.name(&shortened(&name));
             if !known.contains(&name.as_str()) {
-                return Err(Refusal::new(field, "an unknown field", format!("one of {}", known.join(", "))));
+                return Err(ConfigRefusal::new(field, "an unknown field", format!("one of {}", known.join(", "))));
             }
             if section.fields.insert(name, value).is_some() {
-                return Err(Refusal::new(field, "it twice", "each field once"));
+                return Err(ConfigRefusal::new(field, "it twice", "each field once"));
             }
         }
         Ok(section)
@@ -122,25 +122,25 @@ impl Section {
         format!("{}{field}", self.prefix)
     }
 
-    fn refusal(&self, field: &str, found: Option<&Json>, expected: impl fmt::Display) -> Refusal {
-        Refusal::new(self.name(field), found.map_or("nothing".to_owned(), Json::to_string), expected)
+    fn refusal(&self, field: &str, found: Option<&Json>, expected: impl fmt::Display) -> ConfigRefusal {
+        ConfigRefusal::new(self.name(field), found.map_or("nothing".to_owned(), Json::to_string), expected)
     }
 
     /// A string that names one of several choices.
-    fn choice<T: std::str::FromStr>(&mut self, field: &str, kind: Kind) -> Result<T, Refusal> {
+    fn choice<T: std::str::FromStr>(&mut self, field: &str, kind: FieldKind) -> Result<T, ConfigRefusal> {
         let text = String::from_field(self, field, kind)?;
-        text.parse().map_err(|_| Refusal::new(self.name(field), quoted(&text), kind))
+        text.parse().map_err(|_| ConfigRefusal::new(self.name(field), quoted(&text), kind))
     }
 }
 
-impl fmt::Display for Kind {
+impl fmt::Display for FieldKind {
     /// Says what would be right, for an error.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Kind::Number { min, max, .. } => write!(f, "a whole number from {min} to {max}"),
-            Kind::Milliseconds { max, .. } => write!(f, "a whole number from 1 to {max} (milliseconds)"),
-            Kind::Text { expected, .. } => f.write_str(expected),
-            Kind::Peers => write!(f, "a list of objects such as [{PEER_EXPECTED}]"),
+            FieldKind::Number { min, max, .. } => write!(f, "a whole number from {min} to {max}"),
+            FieldKind::Milliseconds { max, .. } => write!(f, "a whole number from 1 to {max} (milliseconds)"),
+            FieldKind::Text { expected, .. } => f.write_str(expected),
+            FieldKind::Peers => write!(f, "a list of objects such as [{PEER_EXPECTED}]"),
         }
     }
 }
@@ -148,7 +148,7 @@ impl fmt::Display for Kind {
 /// A value that is read from a field.
 pub(super) trait FromField: Sized {
     /// Takes the field out of the section. An error says why it is refused.
-    fn from_field(section: &mut Section, field: &str, kind: Kind) -> Result<Self, Refusal>;
+    fn from_field(section: &mut Section, field: &str, kind: FieldKind) -> Result<Self, ConfigRefusal>;
 
     /// The value as a number, if it bounds something.
     fn limit(&self) -> Option<u64> {
@@ -157,13 +157,13 @@ pub(super) trait FromField: Sized {
 }
 
 impl FromField for u64 {
-    fn from_field(section: &mut Section, field: &str, kind: Kind) -> Result<u64, Refusal> {
+    fn from_field(section: &mut Section, field: &str, kind: FieldKind) -> Result<u64, ConfigRefusal> {
         let found = section.fields.remove(field);
         let (default, bounds) = match kind {
-            Kind::Number { default, min, max } => (default, min..=max),
-            Kind::Milliseconds { default, max } => (Some(default), 1..=max),
+            FieldKind::Number { default, min, max } => (default, min..=max),
+            FieldKind::Milliseconds { default, max } => (Some(default), 1..=max),
             // Nothing is a number there.
-            Kind::Text { .. } | Kind::Peers => return Err(section.refusal(field, found.as_ref(), kind)),
+            FieldKind::Text { .. } | FieldKind::Peers => return Err(section.refusal(field, found.as_ref(), kind)),
         };
         let number = match &found {
             Some(Json::Other(value)) => value.as_u64(),
@@ -179,7 +179,7 @@ impl FromField for u64 {
 }
 
 impl FromField for usize {
-    fn from_field(section: &mut Section, field: &str, kind: Kind) -> Result<usize, Refusal> {
+    fn from_field(section: &mut Section, field: &str, kind: FieldKind) -> Result<usize, ConfigRefusal> {
         u64::from_field(section, field, kind).map(|number| number as usize)
     }
 
@@ -189,7 +189,7 @@ impl FromField for usize {
 }
 
 impl FromField for Duration {
-    fn from_field(section: &mut Section, field: &str, kind: Kind) -> Result<Duration, Refusal> {
+    fn from_field(section: &mut Section, field: &str, kind: FieldKind) -> Result<Duration, ConfigRefusal> {
         u64::from_field(section, field, kind).map(Duration::from_millis)
     }
 
@@ -200,42 +200,42 @@ impl FromField for Duration {
 }
 
 impl FromField for NodeId {
-    fn from_field(section: &mut Section, field: &str, kind: Kind) -> Result<NodeId, Refusal> {
+    fn from_field(section: &mut Section, field: &str, kind: FieldKind) -> Result<NodeId, ConfigRefusal> {
         u64::from_field(section, field, kind).map(|number| NodeId(number as u16))
     }
 }
 
 impl FromField for String {
-    fn from_field(section: &mut Section, field: &str, kind: Kind) -> Result<String, Refusal> {
+    fn from_field(section: &mut Section, field: &str, kind: FieldKind) -> Result<String, ConfigRefusal> {
         match (section.fields.remove(field), kind) {
             (Some(Json::Other(Value::String(text))), _) => Ok(text),
-            (None, Kind::Text { default: Some(default), .. }) => Ok(default.to_owned()),
+            (None, FieldKind::Text { default: Some(default), .. }) => Ok(default.to_owned()),
             (found, _) => Err(section.refusal(field, found.as_ref(), kind)),
         }
     }
 }
 
 impl FromField for PathBuf {
-    fn from_field(section: &mut Section, field: &str, kind: Kind) -> Result<PathBuf, Refusal> {
+    fn from_field(section: &mut Section, field: &str, kind: FieldKind) -> Result<PathBuf, ConfigRefusal> {
         String::from_field(section, field, kind).map(PathBuf::from)
     }
 }
 
 impl FromField for AckLevel {
-    fn from_field(section: &mut Section, field: &str, kind: Kind) -> Result<AckLevel, Refusal> {
+    fn from_field(section: &mut Section, field: &str, kind: FieldKind) -> Result<AckLevel, ConfigRefusal> {
         section.choice(field, kind)
     }
 }
 
 impl FromField for Fsync {
-    fn from_field(section: &mut Section, field: &str, kind: Kind) -> Result<Fsync, Refusal> {
+    fn from_field(section: &mut Section, field: &str, kind: FieldKind) -> Result<Fsync, ConfigRefusal> {
         section.choice(field, kind)
     }
 }
 
 impl FromField for Vec<PeerConfig> {
     /// No peers without the field: a mesh of one.
-    fn from_field(section: &mut Section, field: &str, kind: Kind) -> Result<Vec<PeerConfig>, Refusal> {
+    fn from_field(section: &mut Section, field: &str, kind: FieldKind) -> Result<Vec<PeerConfig>, ConfigRefusal> {
         let objects = match section.fields.remove(field) {
             None => Vec::new(),
             Some(Json::Objects(objects)) => objects,

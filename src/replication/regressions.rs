@@ -429,7 +429,7 @@ fn end_dump_races_with_the_other_peers_thread() {
                                 origin: porigin,
                                 after: Stamp::ZERO,
                                 upto: Stamp::ZERO,
-                                writes: Writes::of(porigin, &[]),
+                                writes: BatchWrites::of(porigin, &[]),
                             }),
                             now,
                         )

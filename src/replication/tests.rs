@@ -119,7 +119,7 @@ struct Connection {
 struct Sending {
     said: VersionVector,
     dump: Option<Serving<'static>>,
-    next_dump: Option<crate::wire::peer::Request>,
+    next_dump: Option<crate::wire::peer::DumpRequest>,
 }
 
 struct Simulation {

@@ -9,9 +9,9 @@ use crate::replication::status;
 use crate::server::client_handle::ClientHandle;
 use crate::server::counters::RoundTally;
 use crate::server::multi_queue::{QueuedRequest, Transaction};
-use crate::server::protocol::Protocol;
+use crate::server::protocol::ClientProtocol;
 use crate::server::shared::Shared;
-use crate::server::writes::{Refusal, ReplySpan, Writes};
+use crate::server::writes::{ReplySpan, RoundWrites, WriteRefusal};
 use crate::wire::ack_level::AckLevel;
 use crate::wire::reply::{ErrorCode, Reply, Wrong};
 use crate::wire::resp::RespVersion;
@@ -20,7 +20,7 @@ use crate::wire::resp::request::request_len_max;
 pub(crate) struct Connection<'a> {
     pub shared: &'a Shared,
     pub client: &'a Arc<ClientHandle>,
-    pub writes: Writes<'a>,
+    pub writes: RoundWrites<'a>,
     pub level: AckLevel,
     pub version: RespVersion,
     pub transaction: Transaction<'a>,
@@ -38,7 +38,7 @@ impl<'a> Connection<'a> {
         Connection {
             shared,
             client,
-            writes: Writes::new(&shared.services),
+            writes: RoundWrites::new(&shared.services),
             level: shared.services.config.ack,
             version: RespVersion::default(),
             transaction: Transaction::new(&shared.read_budget),
@@ -58,16 +58,16 @@ impl<'a> Connection<'a> {
     }
 
     /// The protocol of a request.
-    pub fn protocol_of(&self, request: &[u8]) -> Protocol {
-        Protocol::of(request.first(), self.version)
+    pub fn protocol_of(&self, request: &[u8]) -> ClientProtocol {
+        ClientProtocol::of(request.first(), self.version)
     }
 
     /// Answers a request with what is wrong with it.
-    pub fn refuse(&mut self, wrong: Wrong, protocol: Protocol) -> Reply<'static> {
+    pub fn refuse(&mut self, wrong: Wrong, protocol: ClientProtocol) -> Reply<'static> {
         match protocol {
-            Protocol::Resp(_) if wrong.code == ErrorCode::ExecAbort => drop(self.transaction.discard()),
-            Protocol::Resp(_) => self.transaction.spoil(),
-            Protocol::Text => {}
+            ClientProtocol::Resp(_) if wrong.code == ErrorCode::ExecAbort => drop(self.transaction.discard()),
+            ClientProtocol::Resp(_) => self.transaction.spoil(),
+            ClientProtocol::Text => {}
         }
         wrong.into_reply()
     }
@@ -88,9 +88,9 @@ impl<'a> Connection<'a> {
     }
 
     /// Counts a refusal and answers with it.
-    pub fn refused(&mut self, refusal: Refusal) -> Reply<'static> {
+    pub fn refused(&mut self, refusal: WriteRefusal) -> Reply<'static> {
         self.tally.refused += 1;
-        self.tally.no_quorum |= matches!(refusal, Refusal::NoQuorum(_));
+        self.tally.no_quorum |= matches!(refusal, WriteRefusal::NoQuorum(_));
         refusal.into_reply(&self.shared.services, self.level)
     }
 
@@ -107,7 +107,7 @@ impl<'a> Connection<'a> {
         self.settled(failed)
     }
 
-    /// Settles without waiting; see [`Writes::try_settle`].
+    /// Settles without waiting; see [`RoundWrites::try_settle`].
     #[cfg(feature = "testing")]
     pub fn try_settle(&mut self, is_late: bool, replies: &mut Vec<u8>) -> Option<bool> {
         let failed = self.writes.try_settle(is_late, replies)?;

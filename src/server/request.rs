@@ -92,10 +92,10 @@ impl RequestParser {
         time: &RoundTime,
     ) -> (ParsedRequest<'a, 's>, usize) {
         let (words, consumed) = match request::parse(buffer, &mut self.partial, limits) {
-            request::Parsed::Incomplete => return (ParsedRequest::Incomplete, 0),
-            request::Parsed::Empty { consumed } => return (ParsedRequest::Empty, consumed),
-            request::Parsed::Fatal { wrong } => return (ParsedRequest::Fatal(wrong), 0),
-            request::Parsed::Request { words, consumed } => (words, consumed),
+            request::ParsedWords::Incomplete => return (ParsedRequest::Incomplete, 0),
+            request::ParsedWords::Empty { consumed } => return (ParsedRequest::Empty, consumed),
+            request::ParsedWords::Fatal { wrong } => return (ParsedRequest::Fatal(wrong), 0),
+            request::ParsedWords::Request { words, consumed } => (words, consumed),
         };
         let parsed = match table::check(words) {
             Ok((spec, Parser::Command(parser))) if queues => {
@@ -115,17 +115,17 @@ impl RequestParser {
 
     fn next_line<'a, 's>(&'s mut self, buffer: &'a [u8], limits: &Limits, time: &RoundTime) -> (ParsedRequest<'a, 's>, usize) {
         match text::parse(buffer, std::mem::take(&mut self.scanned), limits, || time.wall_ms()) {
-            text::Parsed::Incomplete { scanned } => {
+            text::ParsedLine::Incomplete { scanned } => {
                 self.scanned = scanned;
                 (ParsedRequest::Incomplete, 0)
             }
-            text::Parsed::Empty { consumed } => (ParsedRequest::Empty, consumed),
-            text::Parsed::Request { verb, request, consumed } => (ParsedRequest::Request(Row::Text(verb.spec()), request), consumed),
-            text::Parsed::Wrong { wrong, consumed } => match replica_of_redis(&buffer[..consumed]) {
+            text::ParsedLine::Empty { consumed } => (ParsedRequest::Empty, consumed),
+            text::ParsedLine::Request { verb, request, consumed } => (ParsedRequest::Request(Row::Text(verb.spec()), request), consumed),
+            text::ParsedLine::Wrong { wrong, consumed } => match replica_of_redis(&buffer[..consumed]) {
                 Some(refused) => (ParsedRequest::ReplicaOfRedis(refused), consumed),
                 None => (ParsedRequest::Wrong(None, wrong), consumed),
             },
-            text::Parsed::Fatal { wrong } => (ParsedRequest::Fatal(wrong), 0),
+            text::ParsedLine::Fatal { wrong } => (ParsedRequest::Fatal(wrong), 0),
         }
     }
 }

@@ -17,7 +17,7 @@ use crate::server::commands::deferred::Deferred;
 use crate::server::commands::execute::{Execution, execute};
 use crate::server::connection::Connection;
 use crate::server::evaluation::RoundTime;
-use crate::server::protocol::Protocol;
+use crate::server::protocol::ClientProtocol;
 use crate::server::read_buffer::ReadBuffer;
 use crate::server::request::{ParsedRequest, RequestParser, Row};
 use crate::server::restore;
@@ -56,7 +56,7 @@ pub(crate) enum Ended {
     /// there may be more to execute.
     Early,
     /// This answer is to be written next.
-    Before(Deferred, Protocol),
+    Before(Deferred, ClientProtocol),
     /// The lines of a dump come next, not commands.
     Restore,
     /// The connection is to be closed: after QUIT, and after bytes that are no requests.
@@ -127,7 +127,7 @@ impl<'a> Rounds<'a> {
                     break Ended::Close;
                 }
                 ParsedRequest::ReplicaOfRedis(wrong) => {
-                    Protocol::Resp(RespVersion::default()).encode(&wrong.clone().into_reply(), replies);
+                    ClientProtocol::Resp(RespVersion::default()).encode(&wrong.clone().into_reply(), replies);
                     break Ended::Close;
                 }
             };

@@ -14,7 +14,7 @@ use crate::budget::OutOfBudget;
 use crate::server::client_handle::ClientHandle;
 use crate::server::commands::deferred::{self, Deferred};
 use crate::server::outgoing::Outgoing;
-use crate::server::protocol::Protocol;
+use crate::server::protocol::ClientProtocol;
 use crate::server::restore;
 use crate::server::rounds::{Ended, RoundEnd, Rounds};
 use crate::server::shared::Shared;
@@ -115,7 +115,7 @@ impl<'a> Session<'a> {
     }
 
     #[inline(never)]
-    fn send_deferred(&mut self, deferred: Deferred, protocol: Protocol) -> io::Result<()> {
+    fn send_deferred(&mut self, deferred: Deferred, protocol: ClientProtocol) -> io::Result<()> {
         let Rounds { buffer, connection, .. } = &mut self.rounds;
         let outgoing = Outgoing::new(self.shared, connection.client, buffer);
         deferred::write(outgoing, connection, deferred, protocol)

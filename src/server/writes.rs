@@ -23,18 +23,18 @@ use crate::replication::status;
 use crate::replication::submit::NotWritten;
 use crate::server::evaluation::{Evaluation, RoundTime};
 use crate::server::memory_limit::is_full;
-use crate::server::protocol::Protocol;
+use crate::server::protocol::ClientProtocol;
 use crate::server::shared::Services;
 use crate::store::{Span, View};
 use crate::wire::ack_level::AckLevel;
 use crate::wire::reply::{ErrorCode, Reply};
 
-pub(crate) use refusal::Refusal;
+pub(crate) use refusal::WriteRefusal;
 
 /// Pending writes whose memory is kept between rounds; that of a round with more is given back.
 const PENDING_KEPT: usize = 1024;
 
-pub(crate) struct Writes<'a> {
+pub(crate) struct RoundWrites<'a> {
     services: &'a Services,
     /// The end of the wait for the write queue, in this round.
     deadline: Deadline,
@@ -61,20 +61,20 @@ struct Pending {
 /// The range of a command's reply in the replies of its round, and how it is written.
 pub(crate) struct ReplySpan {
     pub range: Range<usize>,
-    pub protocol: Protocol,
+    pub protocol: ClientProtocol,
 }
 
 /// The reason why a write to one key did not come about.
 enum Unwritten<'c> {
     /// The evaluation has nothing to write.
     Answered(Reply<'c>),
-    Refused(Refusal),
+    Refused(WriteRefusal),
 }
 
-impl<'a> Writes<'a> {
-    pub fn new(services: &'a Services) -> Writes<'a> {
+impl<'a> RoundWrites<'a> {
+    pub fn new(services: &'a Services) -> RoundWrites<'a> {
         let deadline = Deadline::within(services.config.ack_timeout);
-        Writes {
+        RoundWrites {
             services,
             deadline,
             round: None,
@@ -88,8 +88,8 @@ impl<'a> Writes<'a> {
 
     /// Executes a command that may write one key, of about `len` bytes with its value.
     ///
-    /// Its reply is true only once [`Writes::settle`] has let it stand, unless the level needs no
-    /// acks. `evaluate` is called under the key's lock, and again if more than `len` is needed.
+    /// Its reply is true only once [`RoundWrites::settle`] has let it stand, unless the level needs
+    /// no acks. `evaluate` is called under the key's lock, and again if more than `len` is needed.
     #[inline]
     pub fn single_key<'c>(
         &mut self,
@@ -98,7 +98,7 @@ impl<'a> Writes<'a> {
         len: usize,
         time: &RoundTime,
         mut evaluate: impl FnMut(Option<&Entry>) -> Evaluation<'c>,
-    ) -> Result<Reply<'c>, Refusal> {
+    ) -> Result<Reply<'c>, WriteRefusal> {
         self.begin(level)?;
         let is_full = is_full(self.services);
         let mut answer = Reply::Null;
@@ -107,7 +107,7 @@ impl<'a> Writes<'a> {
             let Some(update) = update else { return Err(Unwritten::Answered(reply)) };
             // Last: a client that is refused anyway hears what is wrong with its command.
             if is_full && grows(current, &update) {
-                return Err(Unwritten::Refused(Refusal::Full));
+                return Err(Unwritten::Refused(WriteRefusal::Full));
             }
             answer = reply;
             Ok(update)
@@ -132,15 +132,15 @@ impl<'a> Writes<'a> {
         span: Span<'_>,
         len: usize,
         time: &RoundTime,
-        mut plan: impl FnMut(&View<'_>) -> Result<(Vec<Update>, T), Refusal>,
-    ) -> Result<T, Refusal> {
+        mut plan: impl FnMut(&View<'_>) -> Result<(Vec<Update>, T), WriteRefusal>,
+    ) -> Result<T, WriteRefusal> {
         self.begin(level)?;
         let services = self.services;
         let is_full = is_full(services);
         let plan = |view: &View<'_>| {
             let (updates, found) = plan(view)?;
             if is_full && updates.iter().any(|update| grows(view.entry(update.entry().key()), update)) {
-                return Err(Refusal::Full);
+                return Err(WriteRefusal::Full);
             }
             Ok((updates, found))
         };
@@ -165,7 +165,8 @@ impl<'a> Writes<'a> {
         self.last
     }
 
-    /// Returns true if the last [`Writes::settle`] let the reply to the round's last write stand.
+    /// Returns true if the last [`RoundWrites::settle`] let the reply to the round's last write
+    /// stand.
     pub fn last_stands(&self) -> bool {
         self.last_stands
     }
@@ -180,7 +181,7 @@ impl<'a> Writes<'a> {
         self.conclude(waited, replies)
     }
 
-    /// Ends the round as [`Writes::settle`] does, without waiting; `None` as long as there is
+    /// Ends the round as [`RoundWrites::settle`] does, without waiting; `None` as long as there is
     /// something to wait for. `is_late`: the time-out is over. For a simulation, which drives a
     /// whole mesh in one thread.
     #[cfg(feature = "testing")]
@@ -211,10 +212,10 @@ impl<'a> Writes<'a> {
 
     /// Checks, before anything is applied, that something can be written at this level at all, and
     /// opens the round of acks.
-    fn begin(&mut self, level: AckLevel) -> Result<(), Refusal> {
+    fn begin(&mut self, level: AckLevel) -> Result<(), WriteRefusal> {
         let services = self.services;
-        status::writable(&services.replica).map_err(Refusal::ReadOnly)?;
-        services.acks.quorum(level).map_err(Refusal::NoQuorum)?;
+        status::writable(&services.replica).map_err(WriteRefusal::ReadOnly)?;
+        services.acks.quorum(level).map_err(WriteRefusal::NoQuorum)?;
         if !services.acks.is_done_at_once(level) {
             self.round.get_or_insert_with(|| (level, services.acks.open_round(level)));
         }
@@ -269,12 +270,12 @@ fn grows(current: Option<&Entry>, update: &Update) -> bool {
 
 impl<R> NotWritten<R> {
     /// The refusal of the evaluation, or this node's.
-    fn refused_by<T>(self, evaluation: impl FnOnce(R) -> T, node: impl FnOnce(Refusal) -> T) -> T {
+    fn refused_by<T>(self, evaluation: impl FnOnce(R) -> T, node: impl FnOnce(WriteRefusal) -> T) -> T {
         match self {
             NotWritten::Refused(refused) => evaluation(refused),
-            NotWritten::TooLarge { len, budget } => node(Refusal::TooLarge { len: Some(len), room: budget }),
-            NotWritten::NoBudget => node(Refusal::NoRoom),
-            NotWritten::Stopping => node(Refusal::Stopping),
+            NotWritten::TooLarge { len, budget } => node(WriteRefusal::TooLarge { len: Some(len), room: budget }),
+            NotWritten::NoBudget => node(WriteRefusal::NoRoom),
+            NotWritten::Stopping => node(WriteRefusal::Stopping),
         }
     }
 }

@@ -105,7 +105,7 @@ pub enum Message {
         clocks: Option<Clocks>,
     },
     /// A request for a dump.
-    Request(Request),
+    Request(DumpRequest),
     /// Whole lines of the dump that was asked for last; see [`crate::wire::dump`]. May be empty:
     /// "still scanning".
     Lines(Vec<u8>),
@@ -154,23 +154,23 @@ pub struct WriteBatch {
     pub origin: Origin,
     pub after: Stamp,
     pub upto: Stamp,
-    pub writes: Writes,
+    pub writes: BatchWrites,
 }
 
 /// The writes of a batch, in their encoding. They are copied when they are merged, and not before.
 #[derive(Clone, PartialEq)]
-pub struct Writes {
+pub struct BatchWrites {
     origin: Origin,
     /// Invariant: bytes that [`put_write`] has appended, or others that decode as well.
     bytes: Vec<u8>,
 }
 
-impl Writes {
+impl BatchWrites {
     /// Encodes writes of one origin.
-    pub fn of(origin: Origin, writes: &[Entry]) -> Writes {
+    pub fn of(origin: Origin, writes: &[Entry]) -> BatchWrites {
         let mut bytes = Vec::new();
         writes.iter().for_each(|write| put_write(&mut bytes, write));
-        Writes { origin, bytes }
+        BatchWrites { origin, bytes }
     }
 
     pub fn iter(&self) -> impl Iterator<Item = EntryRef<'_>> {
@@ -180,7 +180,7 @@ impl Writes {
     }
 }
 
-impl fmt::Debug for Writes {
+impl fmt::Debug for BatchWrites {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_list().entries(self.iter().map(EntryRef::to_entry)).finish()
     }
@@ -247,7 +247,7 @@ pub struct QuiescentDigest {
 
 /// A request for what `vector` does not cover.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Request {
+pub struct DumpRequest {
     /// The number of the request, which comes back in the dump's header.
     pub id: u64,
     pub vector: VersionVector,
@@ -419,7 +419,7 @@ pub fn decode_batch(payload: &[u8]) -> Result<WriteBatch, String> {
         last = stamp;
     }
     fields.end()?;
-    Ok(WriteBatch { origin, after, upto, writes: Writes { origin, bytes: bytes.to_vec() } })
+    Ok(WriteBatch { origin, after, upto, writes: BatchWrites { origin, bytes: bytes.to_vec() } })
 }
 
 fn decode_ack(payload: &[u8], protocol: Protocol) -> Result<Ack, String> {
@@ -564,7 +564,7 @@ mod tests {
                         Entry::new(&key, value.as_deref(), expires, Version { stamp: Stamp::from_bits(stamp), origin })
                     })
                     .collect();
-                let writes = Writes::of(origin, &entries);
+                let writes = BatchWrites::of(origin, &entries);
                 assert!(writes.iter().map(EntryRef::to_entry).eq(entries));
                 WriteBatch { origin, after: Stamp::from_bits(after), upto: Stamp::from_bits(stamp + 3), writes }
             })
@@ -625,7 +625,7 @@ mod tests {
                 }
             ),
             (any::<u64>(), any_clocks()).prop_map(|(sent, clocks)| Message::Echo { sent, clocks }),
-            (any::<u64>(), any_vector(), any::<bool>()).prop_map(|(id, vector, heal)| Message::Request(Request { id, vector, heal })),
+            (any::<u64>(), any_vector(), any::<bool>()).prop_map(|(id, vector, heal)| Message::Request(DumpRequest { id, vector, heal })),
             prop::collection::vec(any::<u8>(), 0..50).prop_map(Message::Lines),
         ]
     }

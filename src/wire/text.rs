@@ -43,7 +43,7 @@ fn written_len_max(len_max: usize, is_quoted: bool) -> usize {
 
 /// The beginning of a read buffer. `consumed` bytes of it are done with then.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Parsed<'a> {
+pub enum ParsedLine<'a> {
     /// Part of a line. Its first `scanned` bytes hold no line end and need not be looked at again.
     Incomplete {
         scanned: usize,
@@ -71,42 +71,42 @@ pub enum Parsed<'a> {
 
 /// Looks at the first line of `buffer`, of which `scanned` bytes are known to hold no line end.
 /// `now_ms` reads the wall clock where something is to expire.
-pub fn parse<'a>(buffer: &'a [u8], scanned: usize, limits: &Limits, now_ms: impl Fn() -> u64) -> Parsed<'a> {
-    let Some(first) = buffer.first() else { return Parsed::Incomplete { scanned: 0 } };
+pub fn parse<'a>(buffer: &'a [u8], scanned: usize, limits: &Limits, now_ms: impl Fn() -> u64) -> ParsedLine<'a> {
+    let Some(first) = buffer.first() else { return ParsedLine::Incomplete { scanned: 0 } };
     if is_binary(*first) {
-        return Parsed::Fatal { wrong: no_command(buffer) };
+        return ParsedLine::Fatal { wrong: no_command(buffer) };
     }
     let scanned = scanned.min(buffer.len());
     let Some(end) = memchr(b'\n', &buffer[scanned..]).map(|at| scanned + at) else {
         // A peer that has come to this port is told at once, and not when it has waited in vain.
         if begins_binary(buffer) {
-            return Parsed::Fatal { wrong: no_command(buffer) };
+            return ParsedLine::Fatal { wrong: no_command(buffer) };
         }
         // The last byte may be the `\r` of a line end.
         return match check_line_len(buffer, buffer.len() - 1, limits) {
-            Ok(()) => Parsed::Incomplete { scanned: buffer.len() },
-            Err(wrong) => Parsed::Fatal { wrong },
+            Ok(()) => ParsedLine::Incomplete { scanned: buffer.len() },
+            Err(wrong) => ParsedLine::Fatal { wrong },
         };
     };
     let consumed = end + 1;
     let line = &buffer[..end];
     let line = line.strip_suffix(b"\r").unwrap_or(line);
     if let Err(wrong) = check_line_len(line, line.len(), limits) {
-        return Parsed::Fatal { wrong };
+        return ParsedLine::Fatal { wrong };
     }
     let line = trim_start(line);
     if line.is_empty() {
-        return Parsed::Empty { consumed };
+        return ParsedLine::Empty { consumed };
     }
     if ends_in_http(line) {
-        return Parsed::Fatal { wrong: http() };
+        return ParsedLine::Fatal { wrong: http() };
     }
     match parse_line(line, limits, now_ms) {
-        Ok((verb, request)) => Parsed::Request { verb, request, consumed },
-        Err(_) if begins_binary(&buffer[..end]) => Parsed::Fatal { wrong: no_command(line) },
+        Ok((verb, request)) => ParsedLine::Request { verb, request, consumed },
+        Err(_) if begins_binary(&buffer[..end]) => ParsedLine::Fatal { wrong: no_command(line) },
         Err(wrong) => match foreign(line, &wrong) {
-            Some(wrong) => Parsed::Fatal { wrong },
-            None => Parsed::Wrong { wrong, consumed },
+            Some(wrong) => ParsedLine::Fatal { wrong },
+            None => ParsedLine::Wrong { wrong, consumed },
         },
     }
 }

@@ -3,7 +3,7 @@
 use std::env;
 use std::fs;
 
-use kvmesh::config::{FIELDS, Field, Kind};
+use kvmesh::config::{FIELDS, Field, FieldKind};
 
 use crate::cluster::repository_path;
 
@@ -35,17 +35,17 @@ fn table() -> String {
 
 fn row(field: &Field) -> String {
     let default = match field.kind {
-        Kind::Number { default: None, .. } | Kind::Text { default: None, .. } => "required".to_owned(),
-        Kind::Number { default: Some(default), .. } => bytes(default),
-        Kind::Milliseconds { default, .. } => default.to_string(),
-        Kind::Text { default: Some(default), .. } => format!("`\"{default}\"`"),
-        Kind::Peers => "`[]`".to_owned(),
+        FieldKind::Number { default: None, .. } | FieldKind::Text { default: None, .. } => "required".to_owned(),
+        FieldKind::Number { default: Some(default), .. } => bytes(default),
+        FieldKind::Milliseconds { default, .. } => default.to_string(),
+        FieldKind::Text { default: Some(default), .. } => format!("`\"{default}\"`"),
+        FieldKind::Peers => "`[]`".to_owned(),
     };
     let values = match field.kind {
-        Kind::Number { min, max, .. } => format!("{min} to {}", bytes(max)),
-        Kind::Milliseconds { max, .. } => format!("1 to {}", days(max)),
-        Kind::Text { expected, .. } => expected.to_owned(),
-        Kind::Peers => field.kind.to_string(),
+        FieldKind::Number { min, max, .. } => format!("{min} to {}", bytes(max)),
+        FieldKind::Milliseconds { max, .. } => format!("1 to {}", days(max)),
+        FieldKind::Text { expected, .. } => expected.to_owned(),
+        FieldKind::Peers => field.kind.to_string(),
     };
     format!("| `{}` | {default} | {values} | {} |\n", field.name, field.meaning)
 }

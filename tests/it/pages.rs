@@ -7,7 +7,7 @@ use std::process::Command;
 use kvmesh::data::clock::Stamp;
 use kvmesh::data::entry::Entry;
 use kvmesh::data::version::{Origin, Version};
-use kvmesh::wire::peer::{Message, Protocols, WriteBatch, Writes};
+use kvmesh::wire::peer::{BatchWrites, Message, Protocols, WriteBatch};
 
 use crate::client::Client;
 use crate::cluster::{Cluster, repository_path};
@@ -226,7 +226,7 @@ fn the_write_batch_in_the_page_on_protocols_is_what_a_peer_gets() {
         Entry::new(key.as_bytes(), value.map(str::as_bytes), None, version)
     };
     let [after, first, second] = [116069418624417791, 116069418624417792, 116069418624417793];
-    let writes = Writes::of(origin, &[entry("city", Some("Paris"), first), entry("town", None, second)]);
+    let writes = BatchWrites::of(origin, &[entry("city", Some("Paris"), first), entry("town", None, second)]);
     let batch = WriteBatch { origin, after: Stamp::from_bits(after), upto: Stamp::from_bits(second), writes };
     let mut bytes = Vec::new();
     Message::Writes(batch).encode(&mut bytes, Protocols::OURS.max);

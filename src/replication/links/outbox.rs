@@ -13,7 +13,7 @@ use parking_lot::{Condvar, Mutex};
 
 use crate::data::clock::Stamp;
 use crate::data::version::Origin;
-use crate::wire::peer::{Ack, Request};
+use crate::wire::peer::{Ack, DumpRequest};
 
 /// Bytes of batches that are taken out at a time: between two such steps acks, heartbeats and dump
 /// lines have their turn.
@@ -51,8 +51,8 @@ struct Waiting {
     ack: Option<AckState>,
     echo: Option<u64>,
     beat: bool,
-    request: Option<Request>,
-    serve: Option<Request>,
+    request: Option<DumpRequest>,
+    serve: Option<DumpRequest>,
 }
 
 /// What this node can acknowledge of the writes of the peer's present incarnation.
@@ -74,12 +74,12 @@ struct AckState {
 pub struct Drained {
     pub ack: Option<Ack>,
     pub echo: Option<u64>,
-    pub request: Option<Request>,
+    pub request: Option<DumpRequest>,
     pub batches: Vec<EncodedBatch>,
     /// A heartbeat, which says that all batches up to here have passed.
     pub beat: Option<Stamp>,
     /// A request for a dump, to be served once the dump that runs has ended.
-    pub serve: Option<Request>,
+    pub serve: Option<DumpRequest>,
 }
 
 impl Outbox {
@@ -218,12 +218,12 @@ impl Outbox {
     }
 
     /// Queues a request of this node for a dump of the peer.
-    pub fn request(&self, request: Request) {
+    pub fn request(&self, request: DumpRequest) {
         self.change(|waiting| waiting.request = Some(request));
     }
 
     /// Queues a request of the peer, to be served; the newest one counts.
-    pub fn serve(&self, request: Request) {
+    pub fn serve(&self, request: DumpRequest) {
         self.change(|waiting| waiting.serve = Some(request));
     }
 

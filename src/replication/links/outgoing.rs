@@ -21,7 +21,7 @@ use crate::replication::links::outbox::Drained;
 use crate::replication::replica::Replica;
 use crate::replication::sync::serving;
 use crate::replication::sync::serving::Serving;
-use crate::wire::peer::{Ack, HELLO_LEN_MAX, Hello, Message, Protocol, Request, read_message};
+use crate::wire::peer::{Ack, DumpRequest, HELLO_LEN_MAX, Hello, Message, Protocol, read_message};
 use crate::wire::quoting::{shown, told};
 
 /// The pause after a first failed dial; it doubles up to `reconnect_pause_max`.
@@ -245,7 +245,7 @@ pub struct LinkWriter<'a> {
     sent_vector: VersionVector,
     protocol: Protocol,
     dump: Option<Serving<'a>>,
-    next_dump: Option<Request>,
+    next_dump: Option<DumpRequest>,
     /// Bytes of dump lines between two looks into the outbox.
     lines_len: usize,
     /// Bytes that were written so far.

@@ -13,7 +13,7 @@ use crate::replication::peers::recovery::{self, Stage};
 use crate::replication::peers::transfers::{Transfer, Transfers};
 use crate::store::Digest;
 use crate::testing::broken_rules::BrokenRule;
-use crate::wire::peer::{Heartbeat, Hello, Request};
+use crate::wire::peer::{DumpRequest, Heartbeat, Hello};
 
 /// After a folding of incarnations that a HELLO has ended. All members are asked for dumps anew, and
 /// where one comes and goes that would never stop.
@@ -70,7 +70,7 @@ pub struct Decisions {
     pub events: Vec<Event>,
     /// Peers that begin or cease to count towards a quorum.
     pub counts: Vec<(usize, bool)>,
-    pub ask: Option<(usize, Request)>,
+    pub ask: Option<(usize, DumpRequest)>,
     /// Peers whose outgoing connection leads nowhere.
     pub hang_up: Vec<usize>,
     pub open: bool,

@@ -10,7 +10,7 @@ use crate::replication::peers::events::Event;
 use crate::replication::peers::folding::Folding;
 use crate::replication::peers::liveness::APART_MAX;
 use crate::replication::peers::peer::Peer;
-use crate::wire::peer::Request;
+use crate::wire::peer::DumpRequest;
 
 /// Dumps from peers; one at a time.
 pub struct Transfers {
@@ -113,7 +113,7 @@ impl Transfers {
         own: (Origin, &VersionVector),
         traffic: &[Traffic],
         now: Now,
-    ) -> Option<(usize, Request, Event)> {
+    ) -> Option<(usize, DumpRequest, Event)> {
         let wishes: Vec<(usize, &'static str)> =
             (0..peers.len()).filter_map(|peer| Some((peer, reason_to_ask(peers, peer, folding, own)?))).collect();
         if let Some(transfer) = &self.current {
@@ -131,7 +131,7 @@ impl Transfers {
         let Peer { epoch, id: node, ref catch_up, .. } = peers[peer];
         let (id, heal, started, heard_len) = (self.requests, catch_up.heal, now.elapsed, traffic[peer].heard_len);
         self.current = Some(Transfer { peer, epoch, id, heal, started, progressed: started, heard_len, entries: 0 });
-        Some((peer, Request { id, vector: own.1.clone(), heal }, Event::Asked { node, why }))
+        Some((peer, DumpRequest { id, vector: own.1.clone(), heal }, Event::Asked { node, why }))
     }
 }
 

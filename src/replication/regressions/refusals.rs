@@ -24,7 +24,7 @@ fn a_key_that_no_node_takes_from_its_clients_is_refused_of_a_peer() {
     let origin = net.replica(0).origin();
     for (key_len, is_taken) in [(1 << 20, true), ((1 << 20) + 1, false)] {
         let (after, upto) = (net.replica(1).vector().get(origin), Stamp::from_wall_ms(net.now(0).wall_ms));
-        let batch = WriteBatch { origin, after, upto, writes: Writes::of(origin, &[entry(origin, upto, key_len)]) };
+        let batch = WriteBatch { origin, after, upto, writes: BatchWrites::of(origin, &[entry(origin, upto, key_len)]) };
         let received = try_deliver(&mut net, 0, 1, vec![Message::Writes(batch)]);
         assert_eq!(received.is_ok(), is_taken, "{received:?}");
         net.elapsed += Duration::from_millis(5);

@@ -4,12 +4,12 @@ use crate::data::version::VersionVector;
 use crate::replication::replica::Replica;
 use crate::replication::sync::scan::DumpScan;
 use crate::wire::dump::{DumpKind, Header};
-use crate::wire::peer::Request;
+use crate::wire::peer::DumpRequest;
 
 /// Begins to serve a peer's request. One step under the peer table's lock: choose full or delta by
 /// the asker's vector, note vector and GC horizon, and stop the tombstone GC until the result is
 /// dropped (I6).
-pub fn serve(replica: &Replica, request: Request) -> Serving<'_> {
+pub fn serve(replica: &Replica, request: DumpRequest) -> Serving<'_> {
     let mut table = replica.peers.table();
     table.serving += 1;
     let full = !request.vector.covers_all(&table.horizon);

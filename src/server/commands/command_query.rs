@@ -5,7 +5,7 @@ use std::iter;
 
 use super::key_specs::KeySpec;
 use super::spec::Spec;
-use super::usage::{self, Argument, Kind};
+use super::usage::{self, Argument, ArgumentKind};
 use crate::wire::command::{Command, CommandQuery, ListFilter};
 use crate::wire::reply::{Reply, Wrong};
 use crate::wire::resp::arguments::{Arguments, is, lower, syntax};
@@ -139,10 +139,10 @@ fn named_docs(spec: &'static Spec) -> (Reply<'static>, Reply<'static>) {
 
 fn argument(argument: Argument) -> Reply<'static> {
     let (kind, inner) = match argument.kind {
-        Kind::Value => (value_type(argument.name), Vec::new()),
-        Kind::Token => ("pure-token", Vec::new()),
-        Kind::OneOf(inner) => ("oneof", inner),
-        Kind::Block(inner) => ("block", inner),
+        ArgumentKind::Value => (value_type(argument.name), Vec::new()),
+        ArgumentKind::Token => ("pure-token", Vec::new()),
+        ArgumentKind::OneOf(inner) => ("oneof", inner),
+        ArgumentKind::Block(inner) => ("block", inner),
     };
     // Redis has its names in lower case, also those of tokens.
     let name = Reply::Bytes(Cow::Owned(argument.name.to_ascii_lowercase().into_bytes()));

@@ -7,7 +7,7 @@ use super::{admin, blocking, scan};
 use crate::replication::sync::serving;
 use crate::server::connection::Connection;
 use crate::server::outgoing::{Outgoing, buffered};
-use crate::server::protocol::Protocol;
+use crate::server::protocol::ClientProtocol;
 use crate::server::shared::Services;
 use crate::wire::command::{Admin, Blocking};
 use crate::wire::reply::Reply;
@@ -34,7 +34,12 @@ pub(crate) enum Deferred {
 }
 
 /// Writes an answer. Some are made here, after a wait.
-pub(crate) fn write(outgoing: Outgoing<'_, '_>, connection: &mut Connection<'_>, deferred: Deferred, protocol: Protocol) -> io::Result<()> {
+pub(crate) fn write(
+    outgoing: Outgoing<'_, '_>,
+    connection: &mut Connection<'_>,
+    deferred: Deferred,
+    protocol: ClientProtocol,
+) -> io::Result<()> {
     let shared = connection.shared;
     let reply = match deferred {
         Deferred::Reply(reply) => reply,

@@ -6,7 +6,7 @@ use super::{
 };
 use crate::server::connection::Connection;
 use crate::server::evaluation::RoundTime;
-use crate::server::protocol::Protocol;
+use crate::server::protocol::ClientProtocol;
 use crate::wire::command::{
     Command, ConnectionCommand, DataCommand, Introspection, KeyspaceCommand, OtherCommand, Request, SessionCommand, TextCommand,
 };
@@ -29,14 +29,17 @@ pub(crate) fn execute<'c>(
     connection: &mut Connection<'_>,
     request: &'c Request<'_>,
     answers_while_loading: impl FnOnce() -> bool,
-    protocol: Protocol,
+    protocol: ClientProtocol,
     time: &RoundTime,
 ) -> Execution<'c> {
     connection.tally.commands += 1;
     if !connection.shared.services.replica.is_open() && !answers_while_loading() {
         return Execution::Reply(connection.loading());
     }
-    if protocol == Protocol::Text && connection.transaction.is_open() && !matches!(request, Request::Session(SessionCommand::Ack { .. })) {
+    if protocol == ClientProtocol::Text
+        && connection.transaction.is_open()
+        && !matches!(request, Request::Session(SessionCommand::Ack { .. }))
+    {
         let sentence = "MULTI was said on this connection: say EXEC or DISCARD, as a Redis client does, before lines of text";
         return Execution::Reply(Reply::error(ErrorCode::Err, sentence));
     }

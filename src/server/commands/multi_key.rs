@@ -7,7 +7,7 @@ use crate::server::atomic_step::{AtomicStep, KEYS_MAX};
 use crate::server::connection::Connection;
 use crate::server::counters::Lookups;
 use crate::server::evaluation::{Context, RoundTime};
-use crate::server::writes::Refusal;
+use crate::server::writes::WriteRefusal;
 use crate::store::Span;
 use crate::wire::command::{MultiKey, Read, StringRead};
 use crate::wire::reply::{ErrorCode, Reply};
@@ -18,7 +18,7 @@ pub(super) fn execute<'c>(connection: &mut Connection<'_>, command: &'c MultiKey
     let shared = connection.shared;
     let (keys, context) = (command.keys(), Context { limits: &shared.limits, time });
     if keys.len() > KEYS_MAX {
-        return Refusal::TooManyKeys(keys.len()).into_reply(&shared.services, connection.level);
+        return WriteRefusal::TooManyKeys(keys.len()).into_reply(&shared.services, connection.level);
     }
     if !command.may_write() {
         let lookups = &mut connection.tally.lookups;

@@ -16,7 +16,7 @@ use crate::server::connection::Connection;
 use crate::server::counters::Lookups;
 use crate::server::evaluation::{Context, RoundTime};
 use crate::server::multi_queue::Watch;
-use crate::server::writes::Refusal;
+use crate::server::writes::WriteRefusal;
 use crate::store::{Span, View};
 use crate::wire::command::{Command, ConnectionCommand, DataCommand, OtherCommand, SessionCommand};
 use crate::wire::reply::{ErrorCode, Reply, Wrong};
@@ -90,7 +90,7 @@ fn execute_step<'q>(
     commands: &'q [Result<Command<'q>, Wrong>],
     watch: &Watch,
     time: &RoundTime,
-) -> Result<Option<Vec<Outcome<'q>>>, Refusal> {
+) -> Result<Option<Vec<Outcome<'q>>>, WriteRefusal> {
     let data = || commands.iter().filter_map(|command| if let Ok(Command::Data(command)) = command { Some(command) } else { None });
     let mut keys: Vec<&[u8]> = watch.keys().collect();
     let mut is_all = false;
@@ -102,14 +102,14 @@ fn execute_step<'q>(
         }
     }
     if keys.len() > KEYS_MAX {
-        return Err(Refusal::TooManyKeys(keys.len()));
+        return Err(WriteRefusal::TooManyKeys(keys.len()));
     }
     let span = if is_all { Span::All } else { Span::Keys(&keys) };
     let mut prebuilt: Vec<_> = data().map(prebuilt).collect();
     let shared = connection.shared;
     let (context, write_room) = (Context { limits: &shared.limits, time }, shared.services.config.write_room);
     let lookups = Cell::new(Lookups::default());
-    let mut run_all = |view: &View<'_>| -> Result<_, Refusal> {
+    let mut run_all = |view: &View<'_>| -> Result<_, WriteRefusal> {
         if watch.has_changed(view, time) {
             return Ok((Vec::new(), None));
         }
@@ -125,7 +125,7 @@ fn execute_step<'q>(
         });
         let outcomes = outcomes.collect();
         if step.is_too_large() {
-            return Err(Refusal::TooLarge { len: None, room: write_room });
+            return Err(WriteRefusal::TooLarge { len: None, room: write_room });
         }
         // Of the last run, if there are several: only that one counts.
         lookups.set(step.lookups);

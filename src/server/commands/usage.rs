@@ -9,7 +9,7 @@
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Argument {
     pub name: &'static str,
-    pub kind: Kind,
+    pub kind: ArgumentKind,
     /// The word in front of its value.
     pub token: Option<&'static str>,
     pub is_optional: bool,
@@ -17,7 +17,7 @@ pub struct Argument {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub enum ArgumentKind {
     Value,
     /// A token alone.
     Token,
@@ -37,9 +37,9 @@ fn element(text: &'static str) -> Argument {
     } else if let Some(choices) = inside(text, '(', ')') {
         choice(choices)
     } else if is_token(text) {
-        argument(text, Kind::Token, Some(text))
+        argument(text, ArgumentKind::Token, Some(text))
     } else {
-        argument(text, Kind::Value, None)
+        argument(text, ArgumentKind::Value, None)
     };
     argument.is_multiple |= is_multiple;
     argument
@@ -51,7 +51,7 @@ fn choice(text: &'static str) -> Argument {
     if choices.len() == 1 {
         return choices.remove(0);
     }
-    argument("option", Kind::OneOf(choices), None)
+    argument("option", ArgumentKind::OneOf(choices), None)
 }
 
 /// An argument of several words. A token belongs to the one value behind it, or to all of them
@@ -59,18 +59,18 @@ fn choice(text: &'static str) -> Argument {
 fn sequence(text: &'static str) -> Argument {
     let mut parts = arguments(text);
     let token = match parts[0].kind {
-        Kind::Token if parts.len() > 1 => parts.remove(0).token,
+        ArgumentKind::Token if parts.len() > 1 => parts.remove(0).token,
         _ => None,
     };
     if parts.len() > 1 {
-        return argument(token.unwrap_or(parts[0].name), Kind::Block(parts), token);
+        return argument(token.unwrap_or(parts[0].name), ArgumentKind::Block(parts), token);
     }
     let part = parts.remove(0);
     let token = token.or(part.token);
     Argument { token, ..part }
 }
 
-fn argument(name: &'static str, kind: Kind, token: Option<&'static str>) -> Argument {
+fn argument(name: &'static str, kind: ArgumentKind, token: Option<&'static str>) -> Argument {
     Argument { name, kind, token, is_optional: false, is_multiple: false }
 }
 
@@ -108,10 +108,10 @@ mod tests {
     /// A usage as redis-cli shows it.
     fn show(argument: &Argument) -> String {
         let alone = match &argument.kind {
-            Kind::Value => argument.name.to_owned(),
-            Kind::Token => String::new(),
-            Kind::OneOf(inner) => inner.iter().map(show).collect::<Vec<_>>().join("|"),
-            Kind::Block(inner) => shown(inner),
+            ArgumentKind::Value => argument.name.to_owned(),
+            ArgumentKind::Token => String::new(),
+            ArgumentKind::OneOf(inner) => inner.iter().map(show).collect::<Vec<_>>().join("|"),
+            ArgumentKind::Block(inner) => shown(inner),
         };
         let mut text: Vec<&str> = argument.token.into_iter().chain([alone.as_str()]).filter(|word| !word.is_empty()).collect();
         let several = format!("[{alone} ...]");
@@ -141,7 +141,10 @@ mod tests {
     fn a_token_belongs_to_what_follows_it() {
         let [expiry] = &arguments("[EX seconds|KEEPTTL]")[..] else { panic!("one argument") };
         assert!(expiry.is_optional && !expiry.is_multiple && expiry.token.is_none());
-        let Kind::OneOf(choices) = &expiry.kind else { panic!("{expiry:?} is no choice") };
-        assert_eq!(choices[..], [argument("seconds", Kind::Value, Some("EX")), argument("KEEPTTL", Kind::Token, Some("KEEPTTL"))]);
+        let ArgumentKind::OneOf(choices) = &expiry.kind else { panic!("{expiry:?} is no choice") };
+        assert_eq!(
+            choices[..],
+            [argument("seconds", ArgumentKind::Value, Some("EX")), argument("KEEPTTL", ArgumentKind::Token, Some("KEEPTTL"))]
+        );
     }
 }

@@ -9,7 +9,7 @@ use crate::wire::reply::{ErrorCode, Reply};
 
 /// The reason why nothing was written, whatever the command says.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Refusal {
+pub(crate) enum WriteRefusal {
     /// `memory_max` is reached.
     Full,
     /// Nothing can be logged: why, and what helps.
@@ -25,32 +25,32 @@ pub(crate) enum Refusal {
     Stopping,
 }
 
-impl Refusal {
+impl WriteRefusal {
     /// The error that the client hears: what was wrong and what would be right.
     pub fn into_reply(self, services: &Services, level: AckLevel) -> Reply<'static> {
         let (code, sentence) = match self {
-            Refusal::Full => (ErrorCode::Full, format!("{}; nothing was written; DEL still works", why_full(services))),
-            Refusal::ReadOnly(why) => (ErrorCode::ReadOnly, format!("{why}; nothing was written; reads are served")),
-            Refusal::NoQuorum(NoQuorum { up, needed, members }) => {
+            WriteRefusal::Full => (ErrorCode::Full, format!("{}; nothing was written; DEL still works", why_full(services))),
+            WriteRefusal::ReadOnly(why) => (ErrorCode::ReadOnly, format!("{why}; nothing was written; reads are served")),
+            WriteRefusal::NoQuorum(NoQuorum { up, needed, members }) => {
                 let verb = if up == 1 { "is" } else { "are" };
                 let sentence = format!(
                     "{up} of {members} members {verb} up and {needed} are needed for ack {level}; nothing was written; ACK local writes to this node alone"
                 );
                 (ErrorCode::NoQuorum, sentence)
             }
-            Refusal::TooLarge { len, room } => {
+            WriteRefusal::TooLarge { len, room } => {
                 let takes = len.map_or_else(|| "more than that".to_owned(), |len| format!("{len} bytes"));
                 let sentence =
                     format!("write_room, which bounds one step, is {room} bytes, and this takes {takes}; nothing was written; split it");
                 (ErrorCode::TooBig, sentence)
             }
-            Refusal::TooManyKeys(keys) => {
+            WriteRefusal::TooManyKeys(keys) => {
                 (ErrorCode::TooBig, format!("{keys} keys in one step; at most {KEYS_MAX} are taken; nothing was written; split it"))
             }
-            Refusal::NoRoom => {
+            WriteRefusal::NoRoom => {
                 (ErrorCode::Busy, "more is written than this node can hand on; nothing was written; try again later".to_owned())
             }
-            Refusal::Stopping => (ErrorCode::Busy, "this node is stopping; nothing was written; use another node".to_owned()),
+            WriteRefusal::Stopping => (ErrorCode::Busy, "this node is stopping; nothing was written; use another node".to_owned()),
         };
         Reply::Error { code, sentence: sentence.into() }
     }

@@ -35,7 +35,7 @@ fn word_len_max(limits: &Limits) -> usize {
 
 /// The beginning of a read buffer.
 #[derive(Debug)]
-pub enum Parsed<'a, 's> {
+pub enum ParsedWords<'a, 's> {
     /// Not all of a request is there. More bytes must come.
     Incomplete,
     /// An array of no words, which asks for nothing and is not answered.
@@ -64,25 +64,25 @@ pub struct Partial {
 }
 
 /// Parses the request that `buffer` begins with. Between two calls for the same request the buffer
-/// may have moved and grown, no more; after [`Parsed::Empty`] and [`Parsed::Request`] the caller
-/// takes `consumed` bytes off its front. Nothing is parsed twice, and a call that finds nothing new
-/// costs the same for a word of a megabyte as for one of a byte.
-pub fn parse<'a, 's>(buffer: &'a [u8], partial: &'s mut Partial, limits: &Limits) -> Parsed<'a, 's> {
+/// may have moved and grown, no more; after [`ParsedWords::Empty`] and [`ParsedWords::Request`] the
+/// caller takes `consumed` bytes off its front. Nothing is parsed twice, and a call that finds
+/// nothing new costs the same for a word of a megabyte as for one of a byte.
+pub fn parse<'a, 's>(buffer: &'a [u8], partial: &'s mut Partial, limits: &Limits) -> ParsedWords<'a, 's> {
     if partial.missing == Some(0) {
         partial.reset();
     }
     match partial.advance(buffer, limits) {
-        Ok(false) => Parsed::Incomplete,
+        Ok(false) => ParsedWords::Incomplete,
         Ok(true) => {
             let consumed = partial.at;
             match partial.spans.as_slice() {
-                [] => Parsed::Empty { consumed },
-                spans => Parsed::Request { words: Words::new(buffer, spans), consumed },
+                [] => ParsedWords::Empty { consumed },
+                spans => ParsedWords::Request { words: Words::new(buffer, spans), consumed },
             }
         }
         Err(sentence) => {
             partial.reset();
-            Parsed::Fatal { wrong: Wrong::new(ErrorCode::Err, format!("Protocol error: {sentence}")) }
+            ParsedWords::Fatal { wrong: Wrong::new(ErrorCode::Err, format!("Protocol error: {sentence}")) }
         }
     }
 }

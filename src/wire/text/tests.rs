@@ -19,21 +19,21 @@ fn cow(bytes: &[u8]) -> Cow<'_, [u8]> {
 
 fn one(line: &str) -> Request<'_> {
     match parse(line.as_bytes(), 0, &LIMITS, || NOW_MS) {
-        Parsed::Request { request, consumed, .. } if consumed == line.len() => request,
+        ParsedLine::Request { request, consumed, .. } if consumed == line.len() => request,
         other => panic!("{line:?} gave {other:?}"),
     }
 }
 
 fn wrong(line: &[u8]) -> (String, String) {
     match parse(line, 0, &LIMITS, || NOW_MS) {
-        Parsed::Wrong { wrong, consumed } if consumed == line.len() => (wrong.code.to_string(), wrong.sentence),
+        ParsedLine::Wrong { wrong, consumed } if consumed == line.len() => (wrong.code.to_string(), wrong.sentence),
         other => panic!("{:?} gave {other:?}", String::from_utf8_lossy(line)),
     }
 }
 
 fn fatal(bytes: &[u8]) -> ErrorCode {
     match parse(bytes, 0, &LIMITS, || NOW_MS) {
-        Parsed::Fatal { wrong } => wrong.code,
+        ParsedLine::Fatal { wrong } => wrong.code,
         other => panic!("{:?} gave {other:?}", String::from_utf8_lossy(bytes)),
     }
 }
@@ -122,7 +122,7 @@ fn limits_hold_for_what_is_meant_not_for_how_it_is_written() {
 fn a_line_without_end_and_foreign_bytes_end_the_connection() {
     let line = |verb: &str, len| format!("{verb}{}", "x".repeat(len - verb.len())).into_bytes();
     let max = line_len_max(&LIMITS);
-    assert_eq!(parse(&line("SET \"k\" \"", max), 0, &LIMITS, || NOW_MS), Parsed::Incomplete { scanned: max });
+    assert_eq!(parse(&line("SET \"k\" \"", max), 0, &LIMITS, || NOW_MS), ParsedLine::Incomplete { scanned: max });
     assert_eq!(fatal(&line("SET \"k\" \"", max + 2)), ErrorCode::TooBig);
     // Only who sends a value gets the room for one; who sends no command, none.
     assert_eq!(fatal(&line("GET ", 2_000)), ErrorCode::TooBig);
@@ -151,7 +151,7 @@ fn http_ends_the_connection_also_where_it_reads_like_a_command() {
         "host:\n",
     ] {
         match parse(line.as_bytes(), 0, &LIMITS, || NOW_MS) {
-            Parsed::Fatal { wrong } => {
+            ParsedLine::Fatal { wrong } => {
                 assert_eq!(wrong.code, ErrorCode::Unknown, "{line:?}");
                 assert!(wrong.sentence.contains("not an HTTP port") && !wrong.sentence.contains('\n'), "{line:?}: {}", wrong.sentence);
             }
@@ -185,9 +185,9 @@ fn only_a_quote_makes_room_for_escapes_and_the_limit_is_named() {
         let max = max + LINE_LEN_MIN;
         let line = |len: usize| format!("{begin}{}", "x".repeat(len - begin.len())).into_bytes();
         // One more, which may be the `\r` of the line's end.
-        assert_eq!(parse(&line(max + 1), 0, &LIMITS, || NOW_MS), Parsed::Incomplete { scanned: max + 1 }, "{begin}");
+        assert_eq!(parse(&line(max + 1), 0, &LIMITS, || NOW_MS), ParsedLine::Incomplete { scanned: max + 1 }, "{begin}");
         match parse(&line(max + 2), 0, &LIMITS, || NOW_MS) {
-            Parsed::Fatal { wrong } => {
+            ParsedLine::Fatal { wrong } => {
                 assert_eq!(wrong.code, ErrorCode::TooBig);
                 assert!(wrong.sentence.contains(limit) && wrong.sentence.ends_with("this connection is closed"), "{}", wrong.sentence);
             }
@@ -199,7 +199,7 @@ fn only_a_quote_makes_room_for_escapes_and_the_limit_is_named() {
 #[test]
 fn empty_lines_are_not_commands() {
     for line in ["\n", "\r\n", "   \n", " \r\n"] {
-        assert_eq!(parse(line.as_bytes(), 0, &LIMITS, || NOW_MS), Parsed::Empty { consumed: line.len() });
+        assert_eq!(parse(line.as_bytes(), 0, &LIMITS, || NOW_MS), ParsedLine::Empty { consumed: line.len() });
     }
 }
 
@@ -211,15 +211,15 @@ fn read_in_pieces(stream: &[u8], len: usize) -> Vec<String> {
         loop {
             let parsed = parse(&buffer, scanned, &LIMITS, || NOW_MS);
             let consumed = match &parsed {
-                Parsed::Incomplete { scanned: upto } => {
+                ParsedLine::Incomplete { scanned: upto } => {
                     scanned = *upto;
                     break;
                 }
-                Parsed::Fatal { wrong } => {
+                ParsedLine::Fatal { wrong } => {
                     seen.push(format!("closed: {}", wrong.code));
                     return seen;
                 }
-                Parsed::Request { consumed, .. } | Parsed::Wrong { consumed, .. } | Parsed::Empty { consumed } => *consumed,
+                ParsedLine::Request { consumed, .. } | ParsedLine::Wrong { consumed, .. } | ParsedLine::Empty { consumed } => *consumed,
             };
             seen.push(format!("{parsed:?}"));
             scanned = 0;
@@ -315,7 +315,7 @@ proptest! {
             let start = stream.len();
             line.write(&mut stream);
             let verb = VerbSpec::find(split_word(line.as_bytes()).0).unwrap_or_else(|| panic!("{line:?}")).verb;
-            expected.push(format!("{:?}", Parsed::Request { verb, request, consumed: stream.len() - start }));
+            expected.push(format!("{:?}", ParsedLine::Request { verb, request, consumed: stream.len() - start }));
         }
         prop_assert_eq!(read_in_pieces(&stream, len), expected);
     }

@@ -26,7 +26,7 @@ use crate::wal::files::{Files, SNAPSHOT_TMP, log_name};
 use crate::wal::writer::Writer;
 use crate::wire::dump::{self, DumpKind, Header, whole_dump};
 use crate::wire::frame::seal;
-use crate::wire::peer::{Message, Protocol, WriteBatch, Writes};
+use crate::wire::peer::{BatchWrites, Message, Protocol, WriteBatch};
 
 const WALL_MS: u64 = 1_700_000_000_000;
 /// The origin of the writes that this node has from elsewhere.
@@ -245,7 +245,7 @@ fn a_range_that_was_joined_after_a_snapshot_is_joined_after_a_restart() {
         origin: OTHER,
         after: stamps[from - 1],
         upto: stamps[from],
-        writes: Writes::of(OTHER, &written[from..=from]),
+        writes: BatchWrites::of(OTHER, &written[from..=from]),
     };
     inbound.receive(&node.replica, Message::Writes(batch(1)), now).unwrap();
     node.log();

@@ -4,7 +4,7 @@ use crate::data::entry::Update;
 use crate::replication::submit::WRITE_OVERHEAD;
 use crate::server::connection::Connection;
 use crate::server::evaluation::{Live, RoundTime};
-use crate::server::protocol::Protocol;
+use crate::server::protocol::ClientProtocol;
 use crate::server::writes::ReplySpan;
 use crate::store::{Cursor, Keyspace, Span, View};
 use crate::wire::reply::{ErrorCode, Reply};
@@ -40,7 +40,7 @@ pub(crate) fn flush(connection: &mut Connection<'_>) -> Reply<'static> {
             return Reply::Error { code, sentence };
         }
         has_begun = true;
-        connection.record_reply(ReplySpan { range: 0..0, protocol: Protocol::Text });
+        connection.record_reply(ReplySpan { range: 0..0, protocol: ClientProtocol::Text });
         if !connection.settle(&mut Vec::new()) {
             return Reply::error(ErrorCode::Timeout, format!("{so_far}; they were not acknowledged in time"));
         }

@@ -7,7 +7,7 @@ use crate::budget::{OutOfBudget, Share};
 use crate::data::clock::wall_ms;
 use crate::data::entry::Entry;
 use crate::server::outgoing::{CHUNK_LEN, Outgoing, buffered};
-use crate::server::protocol::Protocol;
+use crate::server::protocol::ClientProtocol;
 use crate::server::shared::{Services, Shared};
 use crate::wire::reply::{ErrorCode, Reply};
 use crate::wire::resp::encoding::write_array_head;
@@ -27,7 +27,7 @@ pub(crate) fn write_keys(outgoing: Outgoing<'_, '_>, shared: &Shared, prefix: &[
             if left == 0 {
                 break;
             }
-            let taken = names.take(&shared.services, shard, now_ms, left, Protocol::Text, |key| key.starts_with(prefix));
+            let taken = names.take(&shared.services, shard, now_ms, left, ClientProtocol::Text, |key| key.starts_with(prefix));
             taken.map_err(|OutOfBudget| out.get_ref().out_of_budget(names.share.len()))?;
             names.write(out)?;
         }
@@ -37,7 +37,7 @@ pub(crate) fn write_keys(outgoing: Outgoing<'_, '_>, shared: &Shared, prefix: &[
 
 /// Writes the keys that a pattern matches. All of them are found before the first is written, as an
 /// array says first how long it is.
-pub(crate) fn write_matching(outgoing: Outgoing<'_, '_>, shared: &Shared, pattern: &[u8], protocol: Protocol) -> io::Result<()> {
+pub(crate) fn write_matching(outgoing: Outgoing<'_, '_>, shared: &Shared, pattern: &[u8], protocol: ClientProtocol) -> io::Result<()> {
     match matching_keys(shared, pattern, protocol) {
         Ok(mut names) => buffered(outgoing, |out| {
             write_array_head(out, names.count)?;
@@ -50,7 +50,7 @@ pub(crate) fn write_matching(outgoing: Outgoing<'_, '_>, shared: &Shared, patter
     }
 }
 
-fn matching_keys<'a>(shared: &'a Shared, pattern: &[u8], protocol: Protocol) -> Result<Names<'a>, OutOfBudget> {
+fn matching_keys<'a>(shared: &'a Shared, pattern: &[u8], protocol: ClientProtocol) -> Result<Names<'a>, OutOfBudget> {
     let (_walk, mut names, now_ms) = (shared.services.store.walk(), Names::new(shared), wall_ms());
     for shard in 0..shared.services.store.shards_len() {
         names.take(&shared.services, shard, now_ms, usize::MAX, protocol, |key| glob::matches(pattern, key))?;
@@ -82,7 +82,7 @@ impl<'a> Names<'a> {
         shard: usize,
         now_ms: u64,
         max: usize,
-        protocol: Protocol,
+        protocol: ClientProtocol,
         is_wanted: impl Fn(&[u8]) -> bool,
     ) -> Result<(), OutOfBudget> {
         let entries = services.store.scan_shard(shard, |entry| entry.is_live(|| now_ms));

@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use super::super::command_query;
 use super::super::spec::Spec;
 use super::super::table::{self, find};
-use super::super::usage::{self, Argument, Kind};
+use super::super::usage::{self, Argument, ArgumentKind};
 use crate::wire::command::{CommandQuery, ListFilter};
 use crate::wire::reply::Reply;
 use crate::wire::text::VERBS;
@@ -45,10 +45,10 @@ fn names_are_named_once_and_all_is_said() {
 /// The fewest words that an argument is.
 fn fewest(argument: &Argument) -> usize {
     let alone = match &argument.kind {
-        Kind::Value => 1,
-        Kind::Token => 0,
-        Kind::OneOf(choices) => choices.iter().map(fewest).min().unwrap_or(0),
-        Kind::Block(parts) => parts.iter().map(fewest).sum(),
+        ArgumentKind::Value => 1,
+        ArgumentKind::Token => 0,
+        ArgumentKind::OneOf(choices) => choices.iter().map(fewest).min().unwrap_or(0),
+        ArgumentKind::Block(parts) => parts.iter().map(fewest).sum(),
     };
     if argument.is_optional { 0 } else { alone + usize::from(argument.token.is_some()) }
 }

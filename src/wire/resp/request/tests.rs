@@ -14,20 +14,20 @@ type Owned = Vec<Vec<u8>>;
 /// One request that takes all of the bytes.
 fn one(bytes: &[u8]) -> Owned {
     match parse(bytes, &mut Partial::default(), &LIMITS) {
-        Parsed::Request { words, consumed } if consumed == bytes.len() => words.iter().map(<[u8]>::to_vec).collect(),
+        ParsedWords::Request { words, consumed } if consumed == bytes.len() => words.iter().map(<[u8]>::to_vec).collect(),
         other => panic!("{} gave {other:?}", bytes.escape_ascii()),
     }
 }
 
 fn fatal(bytes: &[u8]) -> String {
     match parse(bytes, &mut Partial::default(), &LIMITS) {
-        Parsed::Fatal { wrong: Wrong { code: ErrorCode::Err, sentence } } => sentence,
+        ParsedWords::Fatal { wrong: Wrong { code: ErrorCode::Err, sentence } } => sentence,
         other => panic!("{} gave {other:?}", bytes.escape_ascii()),
     }
 }
 
 fn is_incomplete(bytes: &[u8], partial: &mut Partial) -> bool {
-    matches!(parse(bytes, partial, &LIMITS), Parsed::Incomplete)
+    matches!(parse(bytes, partial, &LIMITS), ParsedWords::Incomplete)
 }
 
 fn encoded(words: &[impl AsRef<[u8]>]) -> Vec<u8> {
@@ -43,7 +43,7 @@ fn words_are_any_bytes_and_lie_where_they_came() {
     assert_eq!(one(b"*2\r\n$4\r\n\r\n\0$\r\n$1\r\n\xff\r\n"), [&b"\r\n\0$"[..], b"\xff"]);
     let pipeline = b"*1\r\n$4\r\nPING\r\n*1\r\n$4\r\nQUIT\r\n";
     let mut partial = Partial::default();
-    let Parsed::Request { words, consumed: 14 } = parse(pipeline, &mut partial, &LIMITS) else { panic!() };
+    let ParsedWords::Request { words, consumed: 14 } = parse(pipeline, &mut partial, &LIMITS) else { panic!() };
     assert_eq!(words.get(0), Some(&b"PING"[..]));
 }
 
@@ -60,7 +60,7 @@ fn an_array_of_nothing_is_skipped() {
         let bytes = format!("{empty}{behind}");
         let mut partial = Partial::default();
         let parsed = parse(bytes.as_bytes(), &mut partial, &LIMITS);
-        assert!(matches!(parsed, Parsed::Empty { consumed } if consumed == empty.len()), "{parsed:?}");
+        assert!(matches!(parsed, ParsedWords::Empty { consumed } if consumed == empty.len()), "{parsed:?}");
     }
 }
 
@@ -102,8 +102,8 @@ fn bounds_are_exact() {
     assert_eq!(fatal(format!("*1\r\n${}\r\n", LIMITS.value_len_max + 1).as_bytes()), "Protocol error: invalid bulk length");
     // With limits below 64 KiB, that is the bound.
     let tight = Limits { key_len_max: 1, value_len_max: 1 };
-    assert!(matches!(parse(&bulk(65_536), &mut Partial::default(), &tight), Parsed::Request { .. }));
-    assert!(matches!(parse(b"*1\r\n$65537\r\n", &mut Partial::default(), &tight), Parsed::Fatal { .. }));
+    assert!(matches!(parse(&bulk(65_536), &mut Partial::default(), &tight), ParsedWords::Request { .. }));
+    assert!(matches!(parse(b"*1\r\n$65537\r\n", &mut Partial::default(), &tight), ParsedWords::Fatal { .. }));
 
     assert!(is_incomplete(b"*1048576\r\n", &mut Partial::default()));
     assert_eq!(fatal(b"*2147483648\r\n"), "Protocol error: invalid multibulk length");
@@ -124,9 +124,9 @@ fn a_request_is_refused_where_it_grows_too_long() {
     let head = request.clone();
     request.extend(format!("${len}\r\n{}\r\n", "y".repeat(len)).bytes());
     assert_eq!(request.len(), max);
-    assert!(matches!(parse(&request, &mut Partial::default(), &tight()), Parsed::Request { consumed, .. } if consumed == max));
+    assert!(matches!(parse(&request, &mut Partial::default(), &tight()), ParsedWords::Request { consumed, .. } if consumed == max));
     let longer = [head, format!("${}\r\n", len + 1).into_bytes()].concat();
-    let Parsed::Fatal { wrong } = parse(&longer, &mut Partial::default(), &tight()) else { panic!() };
+    let ParsedWords::Fatal { wrong } = parse(&longer, &mut Partial::default(), &tight()) else { panic!() };
     assert_eq!(wrong.sentence, format!("Protocol error: request longer than {max} bytes; split it into several"));
 }
 
@@ -142,7 +142,7 @@ fn nothing_is_parsed_twice() {
         let mut moved = request.clone();
         moved[..at].fill(b'?');
         assert!(searched <= split);
-        let Parsed::Request { words, consumed } = parse(&moved, &mut partial, &LIMITS) else { panic!("split at {split}") };
+        let ParsedWords::Request { words, consumed } = parse(&moved, &mut partial, &LIMITS) else { panic!("split at {split}") };
         assert_eq!((words.len(), consumed), (50, request.len()));
     }
 }
@@ -159,7 +159,7 @@ fn no_line_is_searched_twice() {
     line[5..].fill(b'\r');
     assert!(is_incomplete(&line, &mut partial));
     line.extend_from_slice(b"1\r\n");
-    let Parsed::Fatal { wrong } = parse(&line, &mut partial, &LIMITS) else { panic!() };
+    let ParsedWords::Fatal { wrong } = parse(&line, &mut partial, &LIMITS) else { panic!() };
     assert_eq!(wrong.sentence, "Protocol error: invalid bulk length");
 }
 
@@ -170,9 +170,9 @@ fn a_long_word_costs_no_more_each_time_it_grows() {
     let request = encoded(&[vec![b'\n'; limits.value_len_max]]);
     let mut partial = Partial::default();
     for end in 0..request.len() {
-        assert!(matches!(parse(&request[..end], &mut partial, &limits), Parsed::Incomplete));
+        assert!(matches!(parse(&request[..end], &mut partial, &limits), ParsedWords::Incomplete));
     }
-    assert!(matches!(parse(&request, &mut partial, &limits), Parsed::Request { .. }));
+    assert!(matches!(parse(&request, &mut partial, &limits), ParsedWords::Request { .. }));
 }
 
 #[test]
@@ -181,15 +181,15 @@ fn room_is_taken_for_words_that_came_and_given_back() {
     assert!(is_incomplete(b"*1048576\r\n$1\r\na\r\n", &mut partial));
     assert!(partial.spans.capacity() < 10);
     let mut partial = Partial::default();
-    assert!(matches!(parse(&encoded(&vec![b"a"; 20_000]), &mut partial, &LIMITS), Parsed::Request { .. }));
+    assert!(matches!(parse(&encoded(&vec![b"a"; 20_000]), &mut partial, &LIMITS), ParsedWords::Request { .. }));
     assert!(partial.spans.capacity() >= 20_000);
     assert!(is_incomplete(b"", &mut partial));
     assert!(partial.spans.capacity() <= SPANS_KEPT_MAX);
     // After a fatal one, at once.
     let broken = [b"*20001\r\n", &encoded(&vec![b"a"; 20_000])["*20000\r\n".len()..], b"?\r\n"].concat();
-    assert!(matches!(parse(&broken, &mut partial, &LIMITS), Parsed::Fatal { .. }));
+    assert!(matches!(parse(&broken, &mut partial, &LIMITS), ParsedWords::Fatal { .. }));
     assert!(partial.spans.capacity() <= SPANS_KEPT_MAX);
-    assert!(matches!(parse(b"*1\r\n$1\r\na\r\n", &mut partial, &LIMITS), Parsed::Request { .. }));
+    assert!(matches!(parse(b"*1\r\n$1\r\na\r\n", &mut partial, &LIMITS), ParsedWords::Request { .. }));
 }
 
 #[test]
@@ -248,7 +248,7 @@ proptest! {
         for split in 0..=bytes.len() {
             let (mut partial, mut start, mut found) = (Partial::default(), 0, Vec::new());
             for end in [split, bytes.len()] {
-                while let Parsed::Request { words, consumed } = parse(&bytes[start..end], &mut partial, &LIMITS) {
+                while let ParsedWords::Request { words, consumed } = parse(&bytes[start..end], &mut partial, &LIMITS) {
                     found.push(words.iter().map(<[u8]>::to_vec).collect::<Owned>());
                     start += consumed;
                 }
@@ -280,9 +280,9 @@ proptest! {
     fn garbage_is_one_of_the_four(bytes in "[*$0-9\r\n -]{0,40}", any: Vec<u8>) {
         for bytes in [bytes.as_bytes(), &any] {
             match parse(bytes, &mut Partial::default(), &LIMITS) {
-                Parsed::Request { consumed, .. } | Parsed::Empty { consumed } => prop_assert!(consumed > 0 && consumed <= bytes.len()),
-                Parsed::Fatal { wrong } => prop_assert!(wrong.sentence.starts_with("Protocol error: ")),
-                Parsed::Incomplete => {}
+                ParsedWords::Request { consumed, .. } | ParsedWords::Empty { consumed } => prop_assert!(consumed > 0 && consumed <= bytes.len()),
+                ParsedWords::Fatal { wrong } => prop_assert!(wrong.sentence.starts_with("Protocol error: ")),
+                ParsedWords::Incomplete => {}
             }
         }
     }

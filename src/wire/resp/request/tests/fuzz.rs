@@ -35,10 +35,10 @@ fn feed_resp(input: &[u8], ends: &[usize], limits: &Limits) -> Vec<Outcome> {
         // The first byte of each request tells its protocol.
         while input[start..*end].first() == Some(&b'*') {
             let (words, consumed) = match parse(&input[start..*end], &mut partial, limits) {
-                Parsed::Incomplete => break,
-                Parsed::Empty { consumed } => (Vec::new(), consumed),
-                Parsed::Request { words, consumed } => (words.iter().map(<[u8]>::to_vec).collect(), consumed),
-                Parsed::Fatal { wrong } => {
+                ParsedWords::Incomplete => break,
+                ParsedWords::Empty { consumed } => (Vec::new(), consumed),
+                ParsedWords::Request { words, consumed } => (words.iter().map(<[u8]>::to_vec).collect(), consumed),
+                ParsedWords::Fatal { wrong } => {
                     outcomes.push(Outcome::Fatal { sentence: wrong.sentence });
                     return outcomes;
                 }
@@ -57,14 +57,14 @@ fn feed_text(input: &[u8], ends: &[usize], limits: &Limits) -> Vec<Outcome> {
     for end in ends {
         while start < *end && input[start] != b'*' {
             let (words, consumed) = match text::parse(&input[start..*end], std::mem::take(&mut scanned), limits, || 0) {
-                text::Parsed::Incomplete { scanned: so_far } => {
+                text::ParsedLine::Incomplete { scanned: so_far } => {
                     scanned = so_far;
                     break;
                 }
-                text::Parsed::Empty { consumed } => (Vec::new(), consumed),
-                text::Parsed::Request { request, consumed, .. } => (vec![format!("{request:?}").into_bytes()], consumed),
-                text::Parsed::Wrong { wrong, consumed } => (vec![wrong.sentence.into_bytes()], consumed),
-                text::Parsed::Fatal { wrong } => {
+                text::ParsedLine::Empty { consumed } => (Vec::new(), consumed),
+                text::ParsedLine::Request { request, consumed, .. } => (vec![format!("{request:?}").into_bytes()], consumed),
+                text::ParsedLine::Wrong { wrong, consumed } => (vec![wrong.sentence.into_bytes()], consumed),
+                text::ParsedLine::Fatal { wrong } => {
                     outcomes.push(Outcome::Fatal { sentence: wrong.code.to_string() });
                     return outcomes;
                 }
