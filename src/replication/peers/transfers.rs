@@ -64,7 +64,11 @@ impl Transfers {
     /// lost with the connection. Returns true if the dump was given up.
     pub fn linked_out(&mut self, peers: &mut [Peer], peer: usize, now: Now) -> bool {
         let is_lost = |transfer: &Transfer| transfer.peer == peer && transfer.progressed == transfer.started;
-        self.current.as_ref().is_some_and(is_lost) && self.give_up(peers, now)
+        let is_given_up = self.current.as_ref().is_some_and(is_lost);
+        if is_given_up {
+            self.give_up(peers, now);
+        }
+        is_given_up
     }
 
     /// The dump has been taken whole. Returns it, and how long it took.
@@ -82,14 +86,13 @@ impl Transfers {
         Some(took)
     }
 
-    /// Gives the dump up, which is no progress of its donor. Returns true.
-    fn give_up(&mut self, peers: &mut [Peer], now: Now) -> bool {
+    /// Gives the dump up, which is no progress of its donor.
+    fn give_up(&mut self, peers: &mut [Peer], now: Now) {
         let before = self.current.as_ref().map(|transfer| (transfer.peer, peers[transfer.peer].catch_up.progressed));
         self.end(peers, now);
         if let Some((peer, progressed)) = before {
             peers[peer].catch_up.progressed = progressed;
         }
-        true
     }
 
     /// Gives up a dump that has stalled, or whose connection is gone. Returns what to log, if it has
@@ -102,7 +105,10 @@ impl Transfers {
             || traffic[transfer.peer].heard_len.saturating_sub(transfer.heard_len) > APART_MAX;
         let is_lost = !peer.linked_in || peer.epoch != transfer.epoch;
         let stalled = is_stalled.then_some(Event::Stalled(peer.id));
-        ((stalled), (is_stalled || is_lost) && self.give_up(peers, now))
+        if is_stalled || is_lost {
+            self.give_up(peers, now);
+        }
+        (stalled, is_stalled || is_lost)
     }
 
     /// Asks a peer, if one should be asked and no dump is being taken.

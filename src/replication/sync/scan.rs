@@ -68,8 +68,11 @@ impl DumpScan {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
     use crate::data::clock::Stamp;
+    use crate::data::entry::Expiry;
     use crate::data::version::{NodeId, Origin, Version};
     use crate::store::Keyspace;
     use crate::wire::dump::{self, DumpKind, DumpReader, Line};
@@ -98,20 +101,41 @@ mod tests {
     }
 
     #[test]
-    fn a_store_survives_its_dump() {
-        let (store, copy) = (filled(), Store::new());
-        for line in scanned(&store, VersionVector::default()) {
-            if let Line::Entry(entry) = line {
-                copy.merge(entry, |_| false);
-            }
-        }
-        assert_eq!(copy.digest(0), store.digest(0));
-        assert_eq!(copy.counts(0), store.counts(0));
-    }
-
-    #[test]
     fn a_delta_leaves_out_what_the_asker_covers() {
         let asker = [(ORIGIN, Stamp::from_bits(8))].into_iter().collect();
         assert_eq!(scanned(&filled(), asker).len(), 1 + 2 + 1);
+    }
+
+    fn any_bytes() -> impl Strategy<Value = Vec<u8>> {
+        prop_oneof![prop::collection::vec(any::<u8>(), 0..20), any::<String>().prop_map(String::into_bytes)]
+    }
+
+    fn any_entry() -> impl Strategy<Value = Entry> {
+        let fields = (any_bytes(), prop::option::of(any_bytes()), prop::option::of(1..u64::MAX), any::<u64>(), 1..5u16, any::<u64>());
+        fields.prop_map(|(key, value, expires, stamp, node, nonce)| {
+            let version = Version { stamp: Stamp::from_bits(stamp), origin: Origin { node: NodeId(node), nonce } };
+            Entry::new(&key, value.as_deref(), expires.map(Expiry::from_wall_ms), version)
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn a_store_survives_its_dump(entries in prop::collection::vec(any_entry(), 0..50)) {
+            let (store, copy) = (Store::new(), Store::new());
+            for entry in entries {
+                store.merge(entry, |_| false);
+            }
+            for line in scanned(&store, VersionVector::default()) {
+                match line {
+                    Line::Header(header) => prop_assert_eq!(header.request, Some(3)),
+                    Line::Entry(entry) => {
+                        copy.merge(entry, |_| false);
+                    }
+                    Line::End(_) => {}
+                }
+            }
+            prop_assert_eq!(copy.digest(0), store.digest(0));
+            prop_assert_eq!(copy.counts(0), store.counts(0));
+        }
     }
 }
