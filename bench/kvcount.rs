@@ -160,7 +160,7 @@ impl Node {
         let replayed = replay::replay(&replica, &disk, &files, || false)?;
         let writer = Writer::open(wal, &files, replayed.older_len, &replayed.last, replayed.snapshot_len, Instant::now())?;
         replica.begin_recovery(at(0));
-        HeartbeatLoop::default().beat(&replica, at(0));
+        HeartbeatLoop::default().step(&replica, at(0));
         assert!(replica.is_open(), "a mesh of one has nobody to wait for");
         Ok(Node { replicator: Replicator::new(replica.origin()), replica: Arc::new(replica), write_rx, writer })
     }

@@ -1,8 +1,9 @@
-//! Coverage: which writes of other origins this node has, or had before something newer superseded them (**I1**).
+//! Coverage: which writes of other origins this node has, or had before something newer superseded
+//! them (**I1**).
 //!
 //! The version vector of one node, behind its lock. It is read under a shard's lock for every write
-//! that arrives, and it moves in the few ways of [`Advance`] only (**I5**). This node's own entry is
-//! not in it: every own write is here, up to the last one issued.
+//! that arrives, and it moves in the few ways of [`Advance`] only (**I5**). This node's own entry
+//! is not in it: every own write is here, up to the last one issued.
 
 use parking_lot::RwLockWriteGuard;
 
@@ -79,8 +80,8 @@ impl Advance<'_> {
         vector
     }
 
-    /// Every write of an origin in (after, upto] has been merged; `pending` is what came behind a gap
-    /// on the same connection.
+    /// Every write of an origin in (after, upto] has been merged; `pending` is what came behind a
+    /// gap on the same connection.
     pub fn batch(&mut self, pending: &mut PendingRange, after: Stamp, upto: Stamp) -> Gap {
         pending.batch(&mut self.0, after, upto)
     }

@@ -2,8 +2,8 @@
 //!
 //! Every start that writes adds an incarnation to all vectors. Beyond `incarnations_kept` of them a
 //! node folds the oldest of its own into one entry, that of [`Origin::all_incarnations`]: "all
-//! writes of this node up to this stamp". Of nodes that are no members, whose incarnations restored
-//! backups bring, the member with the least id folds them.
+//! writes of this node up to this stamp". Nodes that are no members have incarnations, too, which
+//! restored backups bring: the member with the least id folds those.
 //!
 //! The claim must be true (**I1**), of incarnations that no member remembers, too. So, before it is
 //! written, this node takes a dump of each member, one after another, and begins anew when any of
@@ -14,9 +14,10 @@
 //! writes that no member knows of yet.
 //!
 //! The other members see that this node's vector is ahead, ask for a dump, and take the entry over
-//! at its end line. What an older copy of a disk alone holds of that time, or a node that no member
-//! has heard since, is given up: it counts as covered. If such a node returns, digests may differ,
-//! and healing bring it back; below the GC horizon it is dropped there, too.
+//! at its end line. Some writes of that time may exist only in an older copy of a disk, or at a
+//! node that no member has heard since. They are given up: they count as covered. If such a node
+//! returns, digests may differ, and healing bring the writes back; below the GC horizon they are
+//! dropped there, too.
 //!
 //! A build that knows of no such entry would misread absence in a dump. So nothing is folded while
 //! a member speaks less than [`Protocol::FOLDED`], and such members are refused afterwards. A

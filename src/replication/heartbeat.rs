@@ -1,7 +1,7 @@
 //! The heartbeat: the one thread that looks at everything at regular times.
 //!
-//! Heartbeat messages themselves are sent by the links and answered by the thread that applies
-//! ([`inbound`](super::inbound)), so that a peer that merely accepts connections does not look
+//! The links send the heartbeat messages, and the thread that applies a peer's messages answers
+//! them ([`inbound`](super::inbound)). So a peer that merely accepts connections does not look
 //! alive.
 
 use crossbeam_channel::{Receiver, RecvTimeoutError};
@@ -27,7 +27,7 @@ pub struct HeartbeatLoop {
 }
 
 impl HeartbeatLoop {
-    pub fn beat(&mut self, replica: &Replica, now: Now) {
+    pub fn step(&mut self, replica: &Replica, now: Now) {
         replica.persistence.mark(&mut self.marking, || replica.submit.position());
         tick(replica, now);
         self.gc.step(replica, now);
@@ -43,13 +43,13 @@ pub fn tick(replica: &Replica, now: Now) {
     replica.acks.observe_lag(replica.submit.position(), replica.submit.written(), now.elapsed);
     replica.decide(now, |_| ());
     replica.scan_order.apply();
-    replica.links.beat();
+    replica.links.heartbeat();
 }
 
 /// Builds the next heartbeat for a connection to this peer. `sent_vector` is what the peer was sent
 /// of the vector, and is brought up to date. All batches up to `upto` have passed on the
 /// connection.
-pub fn beat(replica: &Replica, peer: usize, upto: Stamp, sent_vector: &mut VersionVector, now: Now) -> Heartbeat {
+pub fn next(replica: &Replica, peer: usize, upto: Stamp, sent_vector: &mut VersionVector, now: Now) -> Heartbeat {
     let vector = replica.vector();
     // Read after the vector, which may claim more than what was noted until then.
     let (mark, durable_mark) = replica.persistence.marks();
@@ -80,6 +80,6 @@ pub fn beat(replica: &Replica, peer: usize, upto: Stamp, sent_vector: &mut Versi
 pub fn run_heartbeat(replica: &Replica, stop_rx: &Receiver<()>) {
     let mut heartbeat = HeartbeatLoop::default();
     while stop_rx.recv_timeout(replica.config().heartbeat) == Err(RecvTimeoutError::Timeout) {
-        heartbeat.beat(replica, Now::read());
+        heartbeat.step(replica, Now::read());
     }
 }

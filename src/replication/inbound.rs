@@ -1,8 +1,8 @@
 //! How a node applies the messages that a peer sends.
 //!
 //! Owns the state of one incoming connection: the pending range of batches that is not joined to
-//! the vector yet, and the dump being taken ([`receiver`]). **I5** is kept here: the version vector
-//! advances only by a contiguous batch or by a dump's end line, and on receipt the order is clock,
+//! the vector yet, and the dump being taken ([`receiver`]). **I5** is kept here. The version vector
+//! advances only by a contiguous batch or by a dump's end line. On receipt the order is clock,
 //! merge, then the advance. Never sends: an answer goes into the peer's outbox. Never submits to
 //! the replicator, so nothing echoes and no ring of nodes waits on itself.
 
@@ -129,7 +129,7 @@ impl Inbound {
                 self.receive_ack(replica, &ack, now);
                 Ok(())
             }
-            Message::Heartbeat(beat) => self.receive_heartbeat(replica, &beat, now),
+            Message::Heartbeat(heartbeat) => self.receive_heartbeat(replica, &heartbeat, now),
             Message::Echo { sent, clocks } => {
                 stamps::observe_clocks(replica, clocks, now);
                 self.with_present(replica, now, |table| table.peers[self.peer].liveness.echo(Duration::from_micros(sent), now))
@@ -173,9 +173,9 @@ impl Inbound {
         let had_gap = self.pending.has_gap();
         let outbox = &replica.links.outbox(self.peer);
         {
-            // The ack is put into the outbox under the same lock. Between the two, another thread's
-            // end line could move the vector, and this ack would claim that writes which came
-            // through a third node came one by one.
+            // The ack is put into the outbox under the same lock. Otherwise another thread's end
+            // line could move the vector in between. This ack would then claim that writes of a
+            // third node's dump came one by one.
             let mut coverage = replica.coverage.advance();
             let closed = coverage.batch(&mut self.pending, after, upto) == Gap::Closed;
             let position = coverage.get(self.origin);
@@ -212,31 +212,31 @@ impl Inbound {
         drop(woken);
     }
 
-    fn receive_heartbeat(&mut self, replica: &Replica, beat: &Heartbeat, now: Now) -> Result<(), String> {
-        handshake::check_vector(replica, &beat.vector, now)?;
-        stamps::check_stamp(replica, beat.upto, now)?;
-        stamps::check_clock(replica, self.peer, beat.clocks, beat.wall_ms, false, now)?;
-        stamps::observe(replica, beat.vector.greatest().max(beat.upto), now);
-        stamps::observe_clocks(replica, beat.clocks, now);
-        replica.learn_scan_order(beat.order);
-        replica.links.outbox(self.peer).echo(beat.sent);
-        self.record_passed(replica, beat.upto, beat.upto, LogBytes::default(), now);
+    fn receive_heartbeat(&mut self, replica: &Replica, heartbeat: &Heartbeat, now: Now) -> Result<(), String> {
+        handshake::check_vector(replica, &heartbeat.vector, now)?;
+        stamps::check_stamp(replica, heartbeat.upto, now)?;
+        stamps::check_clock(replica, self.peer, heartbeat.clocks, heartbeat.wall_ms, false, now)?;
+        stamps::observe(replica, heartbeat.vector.greatest().max(heartbeat.upto), now);
+        stamps::observe_clocks(replica, heartbeat.clocks, now);
+        replica.learn_scan_order(heartbeat.order);
+        replica.links.outbox(self.peer).echo(heartbeat.sent);
+        self.record_passed(replica, heartbeat.upto, heartbeat.upto, LogBytes::default(), now);
         if BrokenRule::FoldAtOnce.is_on() {
-            replica.coverage.advance().proven(&beat.vector.folded().collect());
+            replica.coverage.advance().proven(&heartbeat.vector.folded().collect());
         }
         let vector = replica.vector();
         let pause = 10 * replica.config.heartbeat;
         let heard_len = replica.links.traffic_with(self.peer).heard_len();
-        let len = replica.peers.table().peers[self.peer].vector.len() + beat.vector.len();
+        let len = replica.peers.table().peers[self.peer].vector.len() + heartbeat.vector.len();
         // The vector of its HELLO may be as long as all changes since.
         let len_max = 2 * VECTOR_LEN_MAX;
         if len > len_max {
             return Err(format!("its version vector has {len} entries, and at most {len_max} are allowed"));
         }
         let diverged = self.with_present(replica, now, |table| {
-            table.heartbeat(self.peer, beat, heard_len, now);
-            replica.acks.covered(self.peer, beat.vector.get(replica.origin));
-            let QuiescentDigest { sum, keys, before_ms } = beat.settled?;
+            table.heartbeat(self.peer, heartbeat, heard_len, now);
+            replica.acks.covered(self.peer, heartbeat.vector.get(replica.origin));
+            let QuiescentDigest { sum, keys, before_ms } = heartbeat.settled?;
             let theirs = Digest { sum, keys };
             let QuiescentState { vector: settled, digest: ours, .. } =
                 table.quiescent.as_ref().filter(|settled| settled.before_ms == before_ms)?;
@@ -430,17 +430,19 @@ fn write_again(replica: &Replica, losing: Vec<Entry>, now: Now) {
 
 /// The vector that a dump which drops nothing proves, without the origins whose own batches arrive
 /// without a gap, the donor's included. Those batches prove the same in a moment, and also that
-/// each write came one by one, which a dump cannot. (After drops all entries must be taken: a batch
-/// of a write whose tombstone is gone may still be under way.)
+/// each write came one by one, which a dump cannot.
+///
+/// After drops all entries must be taken: a batch of a write whose tombstone is gone may still be
+/// under way.
 fn without_live(replica: &Replica, proven: &VersionVector) -> VersionVector {
     let table = replica.peers.table();
     let live = |origin| table.peers.iter().any(|peer| peer.linked_in && !peer.catch_up.gap && peer.origin == Some(origin));
     proven.iter().filter(|(origin, _)| !live(*origin)).collect()
 }
 
-/// Logs that a pending range was joined. It takes a record of its own: the batches of the range may
-/// be in a log before the present one, and the snapshot being written in front of that claims none
-/// of them.
+/// Logs that a pending range was joined. It takes a record of its own. The batches of the range may
+/// be in a log before the present one, and a snapshot being written in front of the present one
+/// claims none of them.
 fn record_joined(replica: &Replica, origin: Origin, position: Stamp) {
     let vector = [(origin, position)].into_iter().collect();
     let bytes = record::proven(&Proven { vector, horizon: VersionVector::default() });

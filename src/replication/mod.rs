@@ -13,14 +13,14 @@
 //! sides speak the greatest that they have in common: so nodes of different builds meet.
 //!
 //! What belongs to one connection (acks, heartbeats, requests) follows that protocol. Write
-//! batches, dumps and files do not belong to one connection: the bytes of a batch go to all peers
-//! and to the log, and a file must be readable by the former build, in case that is put back. So a
-//! later format of those has a number or kind of its own. It is written only when all members speak
-//! the protocol that brings it ([`replica::Replica::spoken_by_all`]; a member that has never said
-//! HELLO counts as speaking the oldest). Then the replicator encodes a batch once, as before, in
-//! the format that all members read. A log that is to hold such batches begins anew with the number
-//! of their format ([`crate::wal::log`]). A build reads the formats that it writes, and those of
-//! the build before it.
+//! batches, dumps and files do not. The bytes of a batch go to all peers and to the log. A file
+//! must be readable by the former build, in case that is put back. So a later format of those has a
+//! number or kind of its own. It is written only when all members speak the protocol that brings it
+//! ([`replica::Replica::spoken_by_all`]; a member that has never said HELLO counts as speaking the
+//! oldest). Then the replicator encodes a batch once, as before, in the format that all members
+//! read. A log that is to hold such batches begins anew with the number of their format
+//! ([`crate::wal::log`]). A build reads the formats that it writes, and those of the build before
+//! it.
 //!
 //! **Write batches** carry the sender's own writes in (after, upto]. The receiver merges them in
 //! any case. If its vector covers the origin up to `after`, the batch is contiguous, and the vector
@@ -28,24 +28,29 @@
 //! and asks for a dump. Peers never forward each other's writes.
 //!
 //! **Acks** say up to which stamp the receiver holds the sender's writes, or what superseded them:
-//! in memory, and on its disk. They also say which of them it received *one by one*, in batches,
-//! and not in a dump or through a third node; so far nothing depends on that. A node that is
-//! catching up acknowledges nothing. Acks ride on the connection of the opposite direction: one
-//! socket, one owner, one direction.
+//! in memory, and on its disk. They also say which of them came *one by one*: in batches, and not
+//! in a dump or through a third node. So far nothing depends on that. A node that is catching up
+//! acknowledges nothing. Acks ride on the connection of the opposite direction: one socket, one
+//! owner, one direction.
 //!
 //! **Heartbeats** carry what changed in the sender's vector, and how far its batches have passed on
-//! this connection, so that a dropped batch is noticed although no other follows. When the sender's
-//! data is quiescent, they carry its digest. A heartbeat also says how much of the receiver's
-//! connection its sender has read. The thread that applies messages answers each heartbeat with an
-//! **echo**. A peer is up when its bytes arrive here, and its echoes or heartbeats show that this
-//! node's bytes arrive there.
+//! this connection. So a dropped batch is noticed although no other follows. When the sender's data
+//! is quiescent, they carry its digest. A heartbeat also says how much of the receiver's connection
+//! its sender has read. The thread that applies messages answers each heartbeat with an **echo**. A
+//! peer is up when its bytes arrive here, and its echoes or heartbeats show that this node's bytes
+//! arrive there.
 //!
-//! **Requests** ask for a dump, for one of these reasons: there is a gap; the peer has writes of a
-//! third node that does not send them itself; the vectors are equal and the data is not; or past
-//! incarnations are to be folded. One dump is taken at a time. **Lines** answer the request, and
-//! live batches go on between them. At the end line, and not before, the donor's vector (noted
-//! before its scan) is joined into the receiver's, and the pending range behind the gap with it. A
-//! heal dump only adds entries, and joins nothing. A dump that was given up for its slowness, and
+//! **Requests** ask for a dump, for one of these reasons:
+//!
+//! - there is a gap;
+//! - the peer has writes of a third node that does not send them itself;
+//! - the two have equal vectors and unequal data;
+//! - past incarnations are to be folded.
+//!
+//! One dump is taken at a time. **Lines** answer the request, and live batches go on between them.
+//! At the end line, and not before, the donor's vector is joined into the receiver's, and the
+//! pending range behind the gap with it. (The donor has noted its vector before its scan.) A heal
+//! dump only adds entries, and joins nothing. A dump that was given up for its slowness, and
 //! arrives after all, is ignored: what it holds may have been deleted since, and the delete
 //! forgotten.
 //!
@@ -61,10 +66,12 @@
 //! All members stamp at the pace of the fastest ([`crate::data::clock`]). HELLO, heartbeat, echo
 //! and ack carry the clocks of their sender. What a peer's stamp clock shows is a floor for this
 //! node's, and it runs on from there. A node whose stamp clock jumps announces that to all peers at
-//! once. An ack counts only if its sender's stamp clock is at most 50 ms further ahead of the write
-//! than the time that has passed here since ([`acks`]): otherwise this node's clock has stood
-//! still. Nodes whose reference clocks are too far apart refuse each other ([`stamps`]). A node
-//! with whose clock too few members agree does not open ([`peers`]).
+//! once.
+//!
+//! An ack counts only if its sender's stamp clock is at most 50 ms further ahead of the write than
+//! the time that has passed here since ([`acks`]). If it is further ahead, this node's clock has
+//! stood still. Nodes whose reference clocks are too far apart refuse each other ([`stamps`]). A
+//! node with whose clock too few members agree does not open ([`peers`]).
 //!
 //! # Deletes
 //!
@@ -79,10 +86,10 @@
 //! # Past incarnations
 //!
 //! Every start that writes adds an incarnation to all vectors. A node that has more than
-//! `incarnations_kept` of its own folds the oldest into one entry, "all writes of this node up to
-//! here", and the others take that entry over by a dump ([`folding`]). So vectors stay short. No
-//! node folds before all members speak the protocol that has folding; from then on, nodes that do
-//! not speak it are refused.
+//! `incarnations_kept` of its own folds the oldest into one entry: "all writes of this node up to
+//! here". The others take that entry over by a dump ([`folding`]). So vectors stay short. No node
+//! folds before all members speak the protocol that has folding. From then on, nodes that do not
+//! speak it are refused.
 
 pub mod replicator;
 pub mod submit;

@@ -167,8 +167,8 @@ impl Net {
         for batch in &batch.batches {
             messages.push(read_message(&mut &batch.bytes[..], &mut Vec::new(), MESSAGE_LEN_MAX, Protocol::OLDEST).unwrap().unwrap());
         }
-        if let Some(upto) = batch.beat {
-            messages.push(Message::Heartbeat(heartbeat::beat(
+        if let Some(upto) = batch.heartbeat {
+            messages.push(Message::Heartbeat(heartbeat::next(
                 replica,
                 peer_index(from, to),
                 upto,
@@ -209,11 +209,11 @@ impl Net {
     }
     /// Does the session's part of a write.
     fn submit(&self, node: usize, key: &str, value: Option<Value>) -> Stamp {
-        let effect = value.map_or_else(|| Update::delete(key.as_bytes()), |value| Update::put(key.as_bytes(), &value, None));
+        let update = value.map_or_else(|| Update::delete(key.as_bytes()), |value| Update::put(key.as_bytes(), &value, None));
         let elapsed = self.now(node).elapsed;
         self.replica(node)
             .submit()
-            .write::<()>(key.as_bytes(), 32, elapsed, &Deadline::within(Duration::ZERO), |_| Ok(effect.clone()))
+            .write::<()>(key.as_bytes(), 32, elapsed, &Deadline::within(Duration::ZERO), |_| Ok(update.clone()))
             .unwrap()
     }
     /// Does the replicator's part of writes.

@@ -61,8 +61,10 @@ pub struct Replica {
     /// The disk was blank, and no peer has said yet whether that was to be expected.
     pub(super) is_unexpectedly_blank: AtomicBool,
     /// Writes of other nodes that lost here to a write of this node which did not know of them:
-    /// conflicts, the price of last-writer-wins. (A write that a dump brought ahead of its batch,
-    /// and that was overwritten in between, counts although it was known.)
+    /// conflicts, the price of last-writer-wins.
+    ///
+    /// A write that a dump brought ahead of its batch, and that was overwritten in between, counts
+    /// although it was known.
     pub(super) conflicts_won: AtomicU64,
     /// Limits log lines that peers and clients can cause at will.
     pub(super) log_limit: LogLimit,
@@ -179,8 +181,8 @@ impl Replica {
     }
 
     /// The greatest protocol that every member speaks, by its last HELLO. A later format of batches
-    /// or files, which do not belong to one connection, may be written only when this has reached
-    /// the protocol that brings it: until then any member can go back to its former build.
+    /// or files, which do not belong to one connection, waits until this has reached the protocol
+    /// that brings it. Until then any member can go back to its former build.
     pub fn spoken_by_all(&self) -> Protocol {
         self.spoken_by(&self.peers.table().peers)
     }
@@ -192,9 +194,9 @@ impl Replica {
         spoken.max(self.protocols.min)
     }
 
-    /// Hands over a batch of own writes: to the log first, so that no peer knows of a write before
-    /// the log does; then to every peer with an open connection. `permit` is what the writes hold
-    /// of the back-pressure budget until the log has taken them, too.
+    /// Hands over a batch of own writes: to the log first, then to every peer with an open
+    /// connection. So no peer knows of a write before the log does. `permit` is what the writes
+    /// hold of the back-pressure budget until the log has taken them, too.
     pub fn hand_over(&self, batch: &EncodedBatch, permit: Permit) {
         self.persistence.record_own(Arc::clone(&batch.bytes), batch.upto, permit);
         self.links.push(batch);

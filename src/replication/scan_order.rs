@@ -69,7 +69,8 @@ impl ScanOrder {
         }
     }
 
-    /// A fingerprint of the order that this node's scans follow. Members with the same one scan alike.
+    /// A fingerprint of the order that this node's scans follow. Members with the same one scan
+    /// alike.
     pub fn fingerprint(&self) -> String {
         format!("{:04x}", self.store.order().fingerprint())
     }

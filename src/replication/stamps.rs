@@ -84,7 +84,7 @@ pub(in crate::replication) fn observe_clocks(replica: &Replica, clocks: Option<C
 /// stamp at the pace of the fastest.
 fn announce_jump(replica: &Replica, has_jumped: bool) {
     if has_jumped {
-        replica.links.beat();
+        replica.links.heartbeat();
     }
 }
 

@@ -1,11 +1,11 @@
 //! The submission of writes: the one face of replication that sessions see for writing.
 //!
 //! Owns the sequencer and the back-pressure budget. **I2** is kept here. A stamp is taken while the
-//! key's shard is locked, and enters the replicator's channel in the same order, because both
-//! happen under the one small sequencer lock. A stamp that was taken is always sent. **I3** is
-//! kept, too: what is sent is the update that evaluating the command produced, never the command.
-//! Nothing under a lock can block: bytes of the budget are reserved before any lock is taken, and a
-//! session that finds none waits there.
+//! key's shard is locked, and enters the replicator's channel in the same order: both happen under
+//! the one small sequencer lock. A stamp that was taken is always sent. **I3** is kept, too: what
+//! is sent is the update that evaluating the command produced, never the command. Nothing under a
+//! lock can block: bytes of the budget are reserved before any lock is taken, and a session that
+//! finds none waits there.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -252,7 +252,7 @@ impl Submit {
     }
 }
 
-/// Returns what is sent of a write: its entry, unless [`BrokenRule::ReplicateCommands`] is on.
+/// Returns what is sent of a write: its entry, unless the broken rule `replicate-commands` is on.
 #[cfg_attr(not(feature = "testing"), expect(unused_variables, reason = "only a broken rule looks at it"))]
 fn sent(entry: &Entry, before: Option<&Entry>) -> Entry {
     #[cfg(feature = "testing")]

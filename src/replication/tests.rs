@@ -117,7 +117,7 @@ struct Connection {
 }
 
 struct Sending {
-    said: VersionVector,
+    sent_vector: VersionVector,
     dump: Option<Serving<'static>>,
     next_dump: Option<crate::wire::peer::DumpRequest>,
 }
@@ -284,7 +284,7 @@ impl Simulation {
     fn write(&mut self, node: usize) {
         let key = self.random.next() % KEYS;
         let delete = self.random.one_in(3);
-        let effect = if delete { Update::delete(key.to_string().as_bytes()) } else { self.effect(node, key) };
+        let update = if delete { Update::delete(key.to_string().as_bytes()) } else { self.update(node, key) };
         let waits = self.random.one_in(2) && self.nodes[node].round.is_none();
         let replica = self.nodes[node].replica;
         if status::writable(replica).is_err() {
@@ -296,7 +296,7 @@ impl Simulation {
             return;
         }
         let round = waits.then(|| replica.acks().open_round(AckLevel::Majority));
-        let Some(stamp) = self.submit(node, key, effect) else { return };
+        let Some(stamp) = self.submit(node, key, update) else { return };
         self.count(if delete { "deletes" } else { "writes" });
         if let Some(round) = round {
             self.nodes[node].round = Some(Pending { round, written: Written::at(stamp, self.elapsed), key });
@@ -305,7 +305,7 @@ impl Simulation {
 
     /// A value that says when it was written. Some expire soon, some have expired when they arrive,
     /// some stay for long.
-    fn effect(&mut self, node: usize, key: u64) -> Update {
+    fn update(&mut self, node: usize, key: u64) -> Update {
         let expires = match self.random.below(6) {
             0 => Some(self.now(node).wall_ms + self.random.next() % 1_000),
             1 => Some(self.now(node).wall_ms - self.random.next() % 1_000),
@@ -315,16 +315,16 @@ impl Simulation {
         Update::put(key.to_string().as_bytes(), self.step.to_string().as_bytes(), expires.map(Expiry::from_wall_ms))
     }
 
-    fn submit(&mut self, node: usize, key: u64, effect: Update) -> Option<Stamp> {
+    fn submit(&mut self, node: usize, key: u64, update: Update) -> Option<Stamp> {
         let replica = self.nodes[node].replica;
         let written =
             replica.submit().write::<()>(key.to_string().as_bytes(), 32, self.now(node).elapsed, &Deadline::within(Duration::ZERO), |_| {
-                Ok(effect.clone())
+                Ok(update.clone())
             });
         // No bytes of the budget are left: the replicator has not had its turn for long.
         let stamp = written.ok()?;
         let version = Version { stamp, origin: replica.origin() };
-        assert!(self.history.insert(version, (key, effect)).is_none(), "version {version:?} was issued twice");
+        assert!(self.history.insert(version, (key, update)).is_none(), "version {version:?} was issued twice");
         Some(stamp)
     }
 
@@ -357,7 +357,7 @@ impl Simulation {
         assert_eq!(handshake::check_hello(dialer, &answer, self.now(from)), Ok((peer_index(from, to), protocol)));
         let inbound = Inbound::accept(listener, peer, &hello, protocol, self.now(to));
         handshake::dialed(dialer, peer_index(from, to), &answer, self.now(from));
-        let sender = Some(Sending { said: hello.vector, dump: None, next_dump: None });
+        let sender = Some(Sending { sent_vector: hello.vector, dump: None, next_dump: None });
         let receiver = listener.origin();
         self.connections.push(Connection { from, to, sender, messages: VecDeque::new(), broken: false, inbound, receiver });
         self.count("connections");
@@ -397,8 +397,8 @@ impl Simulation {
         batch.echo.map(|sent| Message::Echo { sent, clocks }).iter().for_each(|message| message.encode(&mut bytes, protocol));
         batch.request.map(Message::Request).iter().for_each(|message| message.encode(&mut bytes, protocol));
         batch.batches.iter().for_each(|batch| bytes.extend_from_slice(&batch.bytes));
-        if let Some(upto) = batch.beat {
-            Message::Heartbeat(heartbeat::beat(replica, peer_index, upto, &mut sender.said, now)).encode(&mut bytes, protocol);
+        if let Some(upto) = batch.heartbeat {
+            Message::Heartbeat(heartbeat::next(replica, peer_index, upto, &mut sender.sent_vector, now)).encode(&mut bytes, protocol);
         }
         sender.next_dump = batch.serve.or(sender.next_dump.take());
         if sender.dump.is_none() {
@@ -493,7 +493,7 @@ impl Simulation {
     fn beat(&mut self, node: usize) {
         let now = self.now(node);
         let test_node = &mut self.nodes[node];
-        test_node.heartbeat.beat(test_node.replica, now);
+        test_node.heartbeat.step(test_node.replica, now);
         self.seen_collected = self.seen_collected.max(test_node.replica.peers.table().collected);
     }
 
@@ -718,8 +718,8 @@ impl Simulation {
                         assert!(key == written_key && (is_whole || is_spent), "nobody wrote {entry:?}, but {written:?}");
                     }
                     None => {
-                        let deleted = |(later, (other, effect)): (&Version, &(u64, Update))| {
-                            other == key && (effect.is_delete() || self.has_expired(effect)) && later >= version
+                        let deleted = |(later, (other, update)): (&Version, &(u64, Update))| {
+                            other == key && (update.is_delete() || self.has_expired(update)) && later >= version
                         };
                         assert!(self.history.range(version..).any(deleted), "{} lost {version:?} of key {key}", test_node.replica.origin());
                     }
@@ -729,9 +729,9 @@ impl Simulation {
     }
 
     /// By every clock.
-    fn has_expired(&self, effect: &Update) -> bool {
+    fn has_expired(&self, update: &Update) -> bool {
         let clocks = (0..NODES).map(|node| self.now(node).wall_ms).min().unwrap_or_default();
-        effect.entry().expires().is_some_and(|expires| expires.is_over(clocks))
+        update.entry().expires().is_some_and(|expires| expires.is_over(clocks))
     }
 
     /// Lets everything work, without faults, until all are equal.

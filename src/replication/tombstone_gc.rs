@@ -2,16 +2,20 @@
 //!
 //! No node deletes what has expired, for no node's clock may decide over another's write. That a
 //! write has expired is part of the write, and every reader knows it. What is left to do is to free
-//! memory. A value is freed when the clocks of all members that are up, and those are a majority,
+//! memory. A value is freed when a majority of the members is up, and the clocks of all that are up
 //! agree that it has expired, by more than clocks may be apart. What is left is a tombstone in
 //! place, under the same version.
 //!
-//! **I6**: a tombstone is collected only when all of this holds. Every configured member is proven
-//! to cover it ([`peers`](crate::replication::peers): what a peer reports is proof while it is up,
-//! as far as it is on the peer's disk, and if it was reported after the last HELLO of any peer). It
-//! is older than `tombstone_age_min`. No dump is served or taken. All members that are up agree on
-//! who the members are. A tombstone that has been a value must, besides, have expired by the clock
-//! of every member, as the member itself reports it.
+//! **I6**: a tombstone is collected only when all of this holds.
+//!
+//! - Every configured member is proven to cover it. What a peer reports is proof while the peer is
+//!   up, as far as it is on the peer's disk, and if it was reported after the last HELLO of any
+//!   peer ([`peers`](crate::replication::peers)).
+//! - It is older than `tombstone_age_min`.
+//! - No dump is served to a peer or taken, and no snapshot is written.
+//! - All members that are up agree on who the members are.
+//! - If it has been a value, it has expired by the clock of every member, as the member itself
+//!   reports it.
 //!
 //! What was collected is remembered as the *GC horizon*: a node below it is given a full dump, in
 //! which absence is proof.

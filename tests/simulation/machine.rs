@@ -382,7 +382,7 @@ impl<'a> Simulator<'a> {
         let now = self.now_at(id);
         self.drop_silent(id);
         let Some(running) = self.running_mut(id) else { return };
-        running.heartbeat.beat(&running.parts.replica, now);
+        running.heartbeat.step(&running.parts.replica, now);
         let process = running.process;
         let heartbeat = self.plan.heartbeat();
         self.after(heartbeat, SimulatorEvent::Heartbeat(process));

@@ -43,8 +43,8 @@ impl Lag {
     }
 }
 
-/// The last own stamp and the number of own writes, from heartbeat to heartbeat: what turns a lag in
-/// stamps into one in writes.
+/// The last own stamp and the number of own writes, from heartbeat to heartbeat: what turns a lag
+/// in stamps into one in writes.
 #[derive(Default)]
 pub struct Samples(VecDeque<(Stamp, u64)>);
 

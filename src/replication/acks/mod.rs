@@ -5,10 +5,10 @@
 //! writes, and waits for all of them at once. Peers' acks only move positions here and wake the
 //! sessions whose level is reached. Never touches the store.
 //!
-//! **I8** rests on what an ack says: the peer holds every write up to there, or a newer one that
-//! superseded it, and its stamp clock shows so much. Whether a write has won is not asked here: it
-//! is stamped once, and the newest stamp wins. But an ack of a peer whose clock is too far ahead of
-//! the write does not count: the client would be told that its write is newer than it is.
+//! **I8** rests on what an ack claims: the peer holds every write up to there, or a newer one that
+//! superseded it. Its stamp clock shows at least so much. Whether a write has won is not asked
+//! here: it is stamped once, and the newest stamp wins. But an ack does not count if the peer's
+//! clock is too far ahead of the write: the client would take its write for newer than it is.
 
 mod lag;
 mod table;
@@ -173,8 +173,8 @@ impl Acks {
             let peer = &mut table.peers[peer];
             peer.clock = ack.clocks.map_or(Lead::NONE, |clocks| Lead::of(clocks.stamp_us, elapsed));
             (peer.upto, peer.received) = (peer.upto.max(ack.upto), peer.received.max(ack.received));
-            // Not at the next heartbeat: a peer that opens now has acknowledged nothing before, and is
-            // counted on at once.
+            // Not at the next heartbeat: a peer that opens now has acknowledged nothing before, and
+            // is counted on at once.
             if peer.lag.caught_up(peer.upto) {
                 self.recount(table);
             }

@@ -1,5 +1,5 @@
-//! The ack table: per peer how far it has acknowledged, how far own writes are durable here, and when
-//! an ack level is reached (**I7**, **I8**). Pure: no lock, no thread.
+//! The ack table: per peer how far it has acknowledged, how far own writes are durable here, and
+//! when an ack level is reached (**I7**, **I8**). Pure: no lock, no thread.
 
 use std::time::Duration;
 
@@ -9,16 +9,16 @@ use crate::replication::acks::waiting::{WaitQueue, WakeList, Written};
 use crate::testing::broken_rules::BrokenRule;
 use crate::wire::ack_level::AckLevel;
 
-/// An ack whose sender's stamp clock is further ahead of the write does not count. This node's clock
-/// has then stood still meanwhile (a machine that was suspended), and what others were told since may
-/// be stamped above the write.
+/// An ack whose sender's stamp clock is further ahead of the write does not count. This node's
+/// clock has then stood still meanwhile (a machine that was suspended), and what others were told
+/// since may be stamped above the write.
 const CLOCK_LEAD_MAX: Duration = Duration::from_millis(50);
 
 /// Everything behind the lock of [`Acks`](crate::replication::acks::Acks).
 pub struct Table {
     pub peers: Vec<PeerAcks>,
     /// This node counts itself up to here: what is durable on its own disk, or everything where
-    /// nobody waits for the disk.
+    /// no session waits for the disk.
     pub own: Stamp,
     pub waiting: WaitQueue,
     /// Sessions to wake once the lock is released.
@@ -39,8 +39,8 @@ pub struct PeerAcks {
     pub upto: Stamp,
     /// Likewise in its memory. At least `upto`.
     pub received: Stamp,
-    /// What the peer's stamp clock showed at its last ack, run on. Behind all others, of a build that
-    /// does not say.
+    /// What the peer's stamp clock showed at its last ack, run on. Behind all others, of a build
+    /// that does not say.
     pub clock: Lead,
     pub lag: Lag,
 }
@@ -93,8 +93,8 @@ impl Table {
 
     /// Takes out the sessions whose level is reached, to be woken.
     pub fn take_met(&mut self, majority: usize) {
-        // Where nobody waits for the disk, `own` is beyond everything and says nothing: then it is an
-        // ack of a peer that reaches a level.
+        // Where no session waits for the disk, `own` is beyond everything and says nothing: then it
+        // is an ack of a peer that reaches a level.
         let own = Some(self.own).filter(|own| *own != Stamp::LIMIT).unwrap_or_default();
         let reach = self.peers.iter().map(|peer| peer.upto).fold(own, Stamp::max);
         let Table { peers, own, waiting, woken, .. } = self;

@@ -56,8 +56,8 @@ impl Waiter {
     }
 }
 
-/// Threads that are to be woken. Dropping the list wakes them. Better when no lock is held that they
-/// want: each costs a system call.
+/// Threads that are to be woken. Dropping the list wakes them. Better when no lock is held that
+/// they want: each costs a system call.
 #[derive(Default)]
 pub struct WakeList(Vec<Arc<Waiter>>);
 
@@ -82,7 +82,8 @@ impl WaitQueue {
     }
 
     pub fn insert(&mut self, waiting: Waiting) {
-        // Behind all others, but for those that were overtaken on the way from their last stamp to here.
+        // Behind all others, but for those that were overtaken on the way from their last stamp to
+        // here.
         let at = self.0.iter().rposition(|other| other.written.upto <= waiting.written.upto).map_or(0, |before| before + 1);
         self.0.insert(at, waiting);
     }
@@ -94,9 +95,9 @@ impl WaitQueue {
         found.is_some_and(|found| self.0.remove(first + found).is_some())
     }
 
-    /// Takes out the sessions whose level `is_met`, of those that wait for stamps up to `reach`, and
-    /// puts them on the list. No others are woken: fifty sessions that wait are not all woken by
-    /// every ack.
+    /// Takes out the sessions whose level `is_met`, of those that wait for stamps up to `reach`,
+    /// and puts them on the list. No others are woken: fifty sessions that wait are not all woken
+    /// by every ack.
     pub fn take_met(&mut self, reach: Stamp, is_met: impl Fn(AckLevel, Written) -> bool, woken: &mut WakeList) {
         let reached = self.0.partition_point(|waiting| waiting.written.upto <= reach);
         // Those that stay are moved together, in their order.

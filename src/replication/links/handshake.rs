@@ -134,7 +134,7 @@ pub fn suspect_blank_disk(replica: &Replica) {
 }
 
 /// Warns once that the directory may be the wrong one, or have been lost: a peer knows of earlier
-/// incarnations of this node, and its blank disk does not.
+/// incarnations of this node, which its blank disk does not know.
 pub(in crate::replication) fn note_earlier_incarnations(replica: &Replica, hello: &Hello) {
     if !replica.is_unexpectedly_blank.load(Ordering::Acquire) {
         return;

@@ -100,9 +100,7 @@ impl PeerLinks {
         if !matches!(entered, Some((_, false)))
             && let Some(more) = self.log_limit.admit("crowd", 0, elapsed())
         {
-            log::warn!(
-                "peer port: too many connections that have not said who they are, the last one from {addr}; the oldest are closed{more}"
-            );
+            log::warn!("peer port: too many unidentified connections, the last one from {addr}; the oldest are closed{more}");
         }
         match entered {
             Some((connection, _)) => self.spawn("peer-hello".to_owned(), move |links| links.identify(connection, addr)),
@@ -279,8 +277,8 @@ fn redirect_client(connection: &UnidentifiedConnection, first: u8, client_addr: 
     }
 }
 
-/// Reads from a peer and notes every arrival of bytes, which the peer is told with the next
-/// heartbeat: a part of a large message on a slow link is progress, too.
+/// Reads from a peer and notes every arrival of bytes, which the next heartbeat reports to the
+/// peer. So a part of a large message on a slow link is progress, too.
 struct ProgressReader<'a> {
     stream: &'a TcpStream,
     replica: &'a Replica,

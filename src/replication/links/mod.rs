@@ -1,4 +1,5 @@
-//! The connections between nodes: for each peer one that this node speaks on and one that it listens on.
+//! The connections between nodes: for each peer one that this node speaks on and one that it
+//! listens on.
 //!
 //! [`Links`] is what the rest of replication sees of them: an [`outbox`] for each peer, and the
 //! [`traffic`] with it. The threads [`outgoing`] and [`incoming`] own the sockets.
@@ -57,8 +58,8 @@ impl Links {
     }
 
     /// A heartbeat is due on every link, ahead of its time.
-    pub fn beat(&self) {
-        self.outboxes.iter().for_each(Outbox::beat);
+    pub fn heartbeat(&self) {
+        self.outboxes.iter().for_each(Outbox::heartbeat);
     }
 
     /// Everything of `origin` up to `upto` that is here may be acknowledged.
@@ -70,7 +71,7 @@ impl Links {
     pub fn vouch(&self) {
         for outbox in &self.outboxes {
             outbox.vouch();
-            outbox.beat();
+            outbox.heartbeat();
         }
     }
 }

@@ -1,9 +1,9 @@
 //! The outbox of one peer: everything that waits to be sent to it.
 //!
 //! Owns the bounded queue of batches and, beside it, at most one of everything else: the ack, the
-//! echo, the heartbeat, the request for a dump, the request to be served. So a slow or dead peer
-//! costs a bounded amount of memory and delays no other thread (**I4**): putting something in never
-//! waits, and only the link's own thread takes it out. Never touches a socket.
+//! echo, the heartbeat, this node's request for a dump, and the peer's request. So a slow or dead
+//! peer costs a bounded amount of memory and delays no other thread (**I4**). Putting something in
+//! never waits; only the link's own thread takes it out. Never touches a socket.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -50,7 +50,7 @@ struct Waiting {
     overflows: u64,
     ack: Option<AckState>,
     echo: Option<u64>,
-    beat: bool,
+    heartbeat: bool,
     request: Option<DumpRequest>,
     serve: Option<DumpRequest>,
 }
@@ -77,7 +77,7 @@ pub struct Drained {
     pub request: Option<DumpRequest>,
     pub batches: Vec<EncodedBatch>,
     /// A heartbeat, which says that all batches up to here have passed.
-    pub beat: Option<Stamp>,
+    pub heartbeat: Option<Stamp>,
     /// A request for a dump, to be served once the dump that runs has ended.
     pub serve: Option<DumpRequest>,
 }
@@ -93,7 +93,7 @@ impl Outbox {
         let mut waiting = self.waiting.lock();
         let (ack, echo) = (waiting.ack.take(), waiting.echo.take());
         let Waiting { overflows, stopping, passed, vouches, .. } = *waiting;
-        *waiting = Waiting { open: true, beat: true, ack, echo, overflows, stopping, passed, vouches, ..Waiting::default() };
+        *waiting = Waiting { open: true, heartbeat: true, ack, echo, overflows, stopping, passed, vouches, ..Waiting::default() };
         if let Some(ack) = &mut waiting.ack {
             ack.due = true;
         }
@@ -213,8 +213,8 @@ impl Outbox {
         self.change(|waiting| waiting.echo = Some(sent));
     }
 
-    pub fn beat(&self) {
-        self.change(|waiting| waiting.beat = true);
+    pub fn heartbeat(&self) {
+        self.change(|waiting| waiting.heartbeat = true);
     }
 
     /// Queues a request of this node for a dump of the peer.
@@ -273,7 +273,7 @@ impl Outbox {
 impl Waiting {
     fn is_idle(&self) -> bool {
         let ack_due = self.ack.as_ref().is_some_and(|ack| ack.due);
-        self.batches.is_empty() && !ack_due && !self.beat && self.echo.is_none() && self.request.is_none() && self.serve.is_none()
+        self.batches.is_empty() && !ack_due && !self.heartbeat && self.echo.is_none() && self.request.is_none() && self.serve.is_none()
     }
 
     fn take(&mut self) -> Drained {
@@ -293,8 +293,8 @@ impl Waiting {
             let upto = if vouches { ack.durable } else { Stamp::ZERO };
             Ack { origin: ack.origin, from: ack.from, upto, received: ack.upto, clocks: None }
         });
-        let beat = std::mem::take(&mut self.beat).then_some(self.passed);
-        Drained { ack, echo: self.echo.take(), request: self.request.take(), batches, beat, serve: self.serve.take() }
+        let heartbeat = std::mem::take(&mut self.heartbeat).then_some(self.passed);
+        Drained { ack, echo: self.echo.take(), request: self.request.take(), batches, heartbeat, serve: self.serve.take() }
     }
 }
 
@@ -328,7 +328,7 @@ mod tests {
         }
         let batch = take(&outbox);
         assert_eq!(batch.batches.iter().map(|batch| batch.upto).collect::<Vec<_>>(), [stamp(3)]);
-        assert_eq!(batch.beat, Some(stamp(3)));
+        assert_eq!(batch.heartbeat, Some(stamp(3)));
         assert_eq!(outbox.queued(), (0, 1));
     }
 
@@ -337,7 +337,7 @@ mod tests {
         let outbox = Outbox::new(100);
         outbox.push(&batch(1, 40));
         outbox.open();
-        assert_eq!(take(&outbox).beat, Some(stamp(1)));
+        assert_eq!(take(&outbox).heartbeat, Some(stamp(1)));
         outbox.push(&batch(2, 40));
         outbox.close();
         outbox.open();

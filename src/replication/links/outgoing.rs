@@ -270,7 +270,9 @@ impl<'a> LinkWriter<'a> {
     pub fn next(&mut self, wait: Duration, now: impl FnOnce() -> Now, mut write: impl FnMut(&[u8]) -> io::Result<()>) -> io::Result<bool> {
         let LinkWriter { replica, peer, sent_vector, protocol, dump, next_dump, lines_len, len, bytes } = self;
         let wait = if dump.is_some() { Duration::ZERO } else { wait };
-        let Some(Drained { ack, echo, request, batches, beat, serve }) = replica.links().outbox(*peer).take(wait) else { return Ok(false) };
+        let Some(Drained { ack, echo, request, batches, heartbeat, serve }) = replica.links().outbox(*peer).take(wait) else {
+            return Ok(false);
+        };
         bytes.clear();
         let now = now();
         let clocks = Some(replica.clock().read(now.elapsed));
@@ -289,9 +291,9 @@ impl<'a> LinkWriter<'a> {
                 bytes.extend_from_slice(&batch.bytes);
             }
         }
-        let has_beat = beat.is_some();
-        if let Some(upto) = beat {
-            Message::Heartbeat(heartbeat::beat(replica, *peer, upto, sent_vector, now)).encode(bytes, *protocol);
+        let has_beat = heartbeat.is_some();
+        if let Some(upto) = heartbeat {
+            Message::Heartbeat(heartbeat::next(replica, *peer, upto, sent_vector, now)).encode(bytes, *protocol);
         }
         // A dump that runs is finished first: a newer request comes after it.
         *next_dump = serve.or(next_dump.take());

@@ -13,8 +13,8 @@ pub struct Traffic {
     pub heard: Duration,
     /// Bytes of the peer that have arrived on its present connection.
     pub heard_len: u64,
-    /// More of a long message to the peer left, and some of it still waits. That proves nothing: the
-    /// operating system also takes bytes for a peer that is long gone.
+    /// More of a long message to the peer left, and some of it still waits. That proves nothing:
+    /// the operating system also takes bytes for a peer that is long gone.
     pub leaving: Duration,
 }
 

@@ -5,8 +5,8 @@ use std::time::Duration;
 use crate::data::clock::Now;
 use crate::data::version::VersionVector;
 
-/// How often the pause doubles before a peer is asked again whose dump was refused. With the defaults
-/// that is up to about a minute.
+/// How often the pause doubles before a peer is asked again whose dump was refused. With the
+/// defaults that is up to about a minute.
 const REFUSED_DOUBLINGS_MAX: u32 = 5;
 
 /// One peer, as a source of what is missing here.
@@ -81,8 +81,8 @@ impl CatchUp {
         self.refused
     }
 
-    /// The peer's data differs at an equal vector. Returns true if that is news. If healing fails, it
-    /// is tried again after `pause`.
+    /// The peer's data differs at an equal vector. Returns true if that is news. If healing fails,
+    /// it is tried again after `pause`.
     pub fn diverged(&mut self, pause: Duration, now: Now) -> bool {
         let is_news = !self.heal && now.elapsed >= self.heal_after;
         if is_news {

@@ -37,8 +37,8 @@ impl Event {
         }
     }
 
-    /// A name for events that differ only in their numbers and words, and the node that the event is
-    /// about. Lines of one kind are limited in number.
+    /// A name for events that differ only in their numbers and words, and the node that the event
+    /// is about. Lines of one kind are limited in number.
     pub fn kind(&self) -> (&'static str, Option<NodeId>) {
         match self {
             Event::Up(node) => ("up", Some(*node)),

@@ -2,8 +2,8 @@
 //!
 //! A peer is up when both directions made progress within the time-out: its bytes arrive, and it
 //! shows that this node's bytes arrive there. It shows that by an echo of a heartbeat, or by a
-//! heartbeat that says how many bytes it has read. So a peer that merely accepts connections does not
-//! look alive, and one on a slow link does not look dead.
+//! heartbeat that says how many bytes it has read. So a peer that merely accepts connections does
+//! not look alive, and one on a slow link does not look dead.
 
 use std::time::Duration;
 
@@ -38,7 +38,8 @@ pub struct Liveness {
     /// When this node sent the heartbeat that the peer echoed last, on the present connections.
     echoed: Option<Duration>,
     round_trip: Duration,
-    /// Bytes of the outgoing connection that the peer says it has read; 0 of a build that does not say.
+    /// Bytes of the outgoing connection that the peer says it has read; 0 of a build that does not
+    /// say.
     taken: u64,
     /// The end, in the outgoing connection, of the first heartbeat that is not answered yet.
     awaited: Option<u64>,
@@ -144,10 +145,10 @@ impl Liveness {
         self.round_trip = now.elapsed.saturating_sub(sent);
     }
 
-    /// The peer says in a heartbeat how many bytes of this node it has read, when `heard_len` of its
-    /// own have arrived here. More of them are progress as long as no heartbeat is among them that it
-    /// does not answer: a peer that takes the rest of the stream for a part of one message reads for
-    /// ever.
+    /// The peer says in a heartbeat how many bytes of this node it has read, when `heard_len` of
+    /// its own have arrived here. More of them are progress as long as no heartbeat is among them
+    /// that it does not answer: a peer that takes the rest of the stream for a part of one message
+    /// reads for ever.
     pub fn heartbeat(&mut self, taken: u64, heard_len: u64, now: Now) {
         (self.beat_at, self.heard_len_at_beat) = (now.elapsed, heard_len);
         let taken = if BrokenRule::CountWhatLeaves.is_on() { 0 } else { taken };
@@ -159,8 +160,8 @@ impl Liveness {
         }
     }
 
-    /// Looks whether the peer is up. `is_excused`: this process itself has paused, and what the peers
-    /// sent meanwhile is still to be read.
+    /// Looks whether the peer is up. `is_excused`: this process itself has paused, and what the
+    /// peers sent meanwhile is still to be read.
     pub fn look(&mut self, config: &Config, (linked_in, linked_out): (bool, bool), traffic: &Traffic, is_excused: bool, now: Now) -> Look {
         let timeout = config.peer_timeout;
         self.note_bulk(traffic, timeout, now);

@@ -1,11 +1,11 @@
 //! What a node knows of its peers, and what it decides from that: which are up, which to ask for a
 //! dump, when to open to clients, what may be collected.
 //!
-//! [`Peers`] is the lock, which several invariants need held. What it guards is pure: plain
-//! values in, decisions out, no locks, no sockets, time as an argument. [`table`] composes it from
-//! the failure detector ([`liveness`]), catching up ([`catch_up`], [`transfers`]), recovery
-//! ([`recovery`]), the proofs that the tombstone GC believes ([`proof`]) and the comparison of clocks
-//! ([`clocks`]).
+//! [`Peers`] is the lock, which several invariants need held. What it guards is pure: plain values
+//! in, decisions out, no locks, no sockets, time as an argument. [`table`] composes it from the
+//! failure detector ([`liveness`]), catching up ([`catch_up`], [`transfers`]), recovery
+//! ([`recovery`]), the proofs that the tombstone GC believes ([`proof`]) and the comparison of
+//! clocks ([`clocks`]).
 
 pub mod catch_up;
 pub mod clocks;

@@ -30,8 +30,8 @@ pub struct Peer {
     pub members: Vec<NodeId>,
     /// The peer's newest known vector. A HELLO replaces it, lower or not.
     pub vector: VersionVector,
-    /// The peer's wall clock when it was heard last, in milliseconds since 1970; 0 if never. A HELLO
-    /// replaces it, lower or not.
+    /// The peer's wall clock when it was heard last, in milliseconds since 1970; 0 if never. A
+    /// HELLO replaces it, lower or not.
     pub wall_ms: u64,
     /// The peer serves clients, by its last heartbeat. While it catches up it vouches for nothing,
     /// and does not count towards a quorum.
@@ -71,8 +71,8 @@ impl Peer {
         }
     }
 
-    /// An incoming connection whose HELLO was found good. `gap`: the peer has writes of its own that
-    /// are missing here. Returns true if two processes keep taking each other's place.
+    /// An incoming connection whose HELLO was found good. `gap`: the peer has writes of its own
+    /// that are missing here. Returns true if two processes keep taking each other's place.
     pub fn accepted(&mut self, hello: &Hello, gap: bool, now: Now) -> bool {
         let contested = self.linked_in && self.origin.is_some_and(|origin| origin != hello.origin);
         self.replaced = if contested { self.replaced + 1 } else { 0 };
@@ -88,7 +88,8 @@ impl Peer {
         self.catch_up.accepted(&hello.vector, gap);
         self.proof.withdraw();
         if self.epoch == 1 {
-            // Only the first: a peer that is restarted again and again brings nobody forward.
+            // Only the first: a peer that is restarted again and again brings no other node
+            // forward.
             self.catch_up.progressed = now.elapsed;
         }
         self.replaced >= CONTESTED_AFTER && self.replaced % CONTESTED_AGAIN == CONTESTED_AFTER

@@ -1,4 +1,5 @@
-//! What a peer is proven to have on its disk: the only word of a peer that the tombstone GC believes (**I6** a).
+//! What a peer is proven to have on its disk: the only word of a peer that the tombstone GC
+//! believes (**I6** a).
 
 use crate::data::version::VersionVector;
 use crate::testing::broken_rules::BrokenRule;
@@ -22,16 +23,16 @@ struct Candidate {
 }
 
 impl Proof {
-    /// The peer has said in a heartbeat how far it is. `vector` is what it has said of its vector so
-    /// far. It is believed only if `is_answer`: if it comes after the echo of a heartbeat that this
-    /// node has sent since the last HELLO of any peer. If the disk behind that HELLO was lost, the
-    /// vector then says what the peer had taken from it.
-    pub fn heard(&mut self, vector: &VersionVector, beat: &Heartbeat, is_answer: bool) {
+    /// The peer has said in a heartbeat how far it is. `vector` is what it has said of its vector
+    /// so far. It is believed only if `is_answer`: if it comes after the echo of a heartbeat that
+    /// this node has sent since the last HELLO of any peer. If the disk behind that HELLO was lost,
+    /// the vector then says what the peer had taken from it.
+    pub fn heard(&mut self, vector: &VersionVector, heartbeat: &Heartbeat, is_answer: bool) {
         if self.candidate.is_none() && is_answer && self.proven.as_ref() != Some(vector) {
-            self.candidate = Some(Candidate { vector: vector.clone(), mark: beat.mark, is_durable: false });
+            self.candidate = Some(Candidate { vector: vector.clone(), mark: heartbeat.mark, is_durable: false });
         }
         if let Some(candidate) = &mut self.candidate {
-            candidate.is_durable |= candidate.mark <= beat.durable_mark;
+            candidate.is_durable |= candidate.mark <= heartbeat.durable_mark;
         }
     }
 

@@ -39,9 +39,9 @@ impl Stage {
     }
 }
 
-/// The members whose clocks are too far from this node's, unless enough others agree with this node:
-/// then it is those that are wrong (**I9**). A node whose clock is wrong does not open, so that it
-/// stamps nothing.
+/// The members whose clocks are too far from this node's, unless enough others agree with this
+/// node: then it is those that are wrong (**I9**). A node whose clock is wrong does not open, so
+/// that it stamps nothing.
 pub fn disputed(config: &Config, peers: &[Peer], now: Now) -> Vec<NodeId> {
     let (agreeing, apart): (Vec<&Peer>, Vec<&Peer>) = compared(config, peers, now).partition(|peer| peer.clocks.agrees(config));
     if 1 + agreeing.len() >= config.majority() { Vec::new() } else { apart.iter().map(|peer| peer.id).collect() }

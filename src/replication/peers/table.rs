@@ -15,8 +15,8 @@ use crate::store::Digest;
 use crate::testing::broken_rules::BrokenRule;
 use crate::wire::peer::{DumpRequest, Heartbeat, Hello};
 
-/// After a folding of incarnations that a HELLO has ended. All members are asked for dumps anew, and
-/// where one comes and goes that would never stop.
+/// After a folding of incarnations that a HELLO has ended. All members are asked for dumps anew,
+/// and where one comes and goes that would never stop.
 const FOLD_PAUSE: Duration = Duration::from_secs(10);
 
 /// Everything that this node knows of its peers, and what it has decided from that. Peers are
@@ -29,11 +29,11 @@ pub struct PeerTable {
     /// Connections of which lines are being merged at this moment. The dump may be given up
     /// meanwhile, and be taken no more.
     pub merging: usize,
-    /// A client is restoring a dump. None begins while one is taken from a peer; but a peer is asked
-    /// while a restore goes on.
+    /// A client is restoring a dump. None begins while one is taken from a peer; but a peer is
+    /// asked while a restore goes on.
     pub restoring: bool,
-    /// Dumps that this node serves to peers, and the snapshot that it writes. The tombstone GC rests
-    /// meanwhile.
+    /// Dumps that this node serves to peers, and the snapshot that it writes. The tombstone GC
+    /// rests meanwhile.
     pub serving: usize,
     /// The GC horizon: the greatest collected stamp of each origin. A node below it can no longer
     /// learn every delete from entries alone.
@@ -46,9 +46,9 @@ pub struct PeerTable {
     pub folding: Option<Folding>,
     /// No folding begins before this time.
     pub fold_after: Duration,
-    /// Time of the last HELLO of any peer. What a peer said of its vector before proves nothing: the
-    /// peer that says HELLO may have lost its disk, and its writes may then be with another one that
-    /// had not heard of them before, or not said so.
+    /// Time of the last HELLO of any peer. What a peer said of its vector before proves nothing:
+    /// the peer that says HELLO may have lost its disk, and its writes may then be with another one
+    /// that had not heard of them before, or not said so.
     greeted: Option<Duration>,
     /// When everything was last looked at, and until when a pause of this process itself (a stop
     /// signal, a starved machine) excuses the silence of peers.
@@ -107,8 +107,8 @@ impl PeerTable {
         }
     }
 
-    /// An incoming connection whose HELLO was found good. `gap`: the peer has writes of its own that
-    /// are missing here. Returns its epoch.
+    /// An incoming connection whose HELLO was found good. `gap`: the peer has writes of its own
+    /// that are missing here. Returns its epoch.
     pub fn accept(&mut self, peer: usize, hello: &Hello, gap: bool, now: Now) -> (u64, Option<Event>) {
         if !BrokenRule::CountAbsent.is_on() {
             self.greeted = Some(now.elapsed);
@@ -130,15 +130,15 @@ impl PeerTable {
         }
     }
 
-    /// A heartbeat of the peer: whether it serves clients, how far it is, and how many bytes of this
-    /// node it has read by the time that `heard_len` of its own have arrived.
-    pub fn heartbeat(&mut self, peer: usize, beat: &Heartbeat, heard_len: u64, now: Now) {
+    /// A heartbeat of the peer: whether it serves clients, how far it is, and how many bytes of
+    /// this node it has read by the time that `heard_len` of its own have arrived.
+    pub fn heartbeat(&mut self, peer: usize, heartbeat: &Heartbeat, heard_len: u64, now: Now) {
         let peer = &mut self.peers[peer];
-        peer.vector.join(&beat.vector);
-        peer.open = beat.open;
-        peer.wall_ms = beat.wall_ms;
-        peer.proof.heard(&peer.vector, beat, peer.liveness.echoed() > self.greeted);
-        peer.liveness.heartbeat(beat.taken, heard_len, now);
+        peer.vector.join(&heartbeat.vector);
+        peer.open = heartbeat.open;
+        peer.wall_ms = heartbeat.wall_ms;
+        peer.proof.heard(&peer.vector, heartbeat, peer.liveness.echoed() > self.greeted);
+        peer.liveness.heartbeat(heartbeat.taken, heard_len, now);
     }
 
     /// The outgoing connection began or ended.
@@ -234,8 +234,8 @@ impl PeerTable {
         self.transfers.current().is_some() || self.restoring
     }
 
-    /// The tombstone GC may work at all (**I6**): no dump is served or taken, and no peer that is up
-    /// disagrees on the members.
+    /// The tombstone GC may work at all (**I6**): no dump is served or taken, and no peer that is
+    /// up disagrees on the members.
     pub fn may_collect(&self, members: &[NodeId]) -> bool {
         let is_at_rest = self.serving == 0 && self.merging == 0 && !self.is_taking();
         is_at_rest && self.peers.iter().all(|peer| !peer.is_up() || peer.members == members)

@@ -45,8 +45,8 @@ impl Transfers {
         self.current.as_ref()
     }
 
-    /// When a peer last brought this node forward. A line of the dump that is being taken does while
-    /// it arrives.
+    /// When a peer last brought this node forward. A line of the dump that is being taken does
+    /// while it arrives.
     pub fn progressed(&self, peers: &[Peer], peer: usize) -> Duration {
         let arriving = self.current.as_ref().filter(|transfer| transfer.peer == peer).map(|_| peers[peer].liveness.arriving());
         peers[peer].catch_up.progressed.max(arriving.unwrap_or_default())
@@ -95,8 +95,8 @@ impl Transfers {
         }
     }
 
-    /// Gives up a dump that has stalled, or whose connection is gone. Returns what to log, if it has
-    /// stalled, and whether it was given up.
+    /// Gives up a dump that has stalled, or whose connection is gone. Returns what to log, if it
+    /// has stalled, and whether it was given up.
     pub fn review_current(&mut self, config: &Config, peers: &mut [Peer], traffic: &[Traffic], now: Now) -> (Option<Event>, bool) {
         let Some(transfer) = &self.current else { return (None, false) };
         let peer = &peers[transfer.peer];
@@ -142,8 +142,8 @@ impl Transfers {
 }
 
 /// Why a peer should be asked for a dump, if it should: the two have diverged, batches of it are
-/// missing, it has writes of origins that do not send to this node themselves, or incarnations are to
-/// be folded.
+/// missing, it has writes of origins that do not send to this node themselves, or incarnations are
+/// to be folded.
 fn reason_to_ask(
     peers: &[Peer],
     asked: usize,

@@ -23,7 +23,7 @@ use crate::wal::{QueuedRecords, Wal};
 /// Longest wait of a caller of [`Persistence::await_durable`].
 const DURABLE_WAIT: Duration = Duration::from_secs(30);
 
-/// One node's way to its disk. A node without a log keeps nothing, and nobody waits for a disk.
+/// One node's way to its disk. A node without a log keeps nothing, and no session waits for a disk.
 pub struct Persistence {
     origin: Origin,
     wal: Option<Arc<Wal>>,
@@ -67,8 +67,8 @@ impl Persistence {
         self.wal.as_deref()
     }
 
-    /// Hands a record to the log. `reached` is what may be claimed once the record and all before it
-    /// are durable. Never blocks: may be called under any lock.
+    /// Hands a record to the log. `reached` is what may be claimed once the record and all before
+    /// it are durable. Never blocks: may be called under any lock.
     pub fn record(&self, bytes: Arc<Vec<u8>>, reached: Option<(Origin, Stamp)>, permit: Option<Permit>) {
         match &self.wal {
             Some(wal) if wal.is_waited_for() => wal.append(QueuedRecords { bytes, reached, permit }),
@@ -76,7 +76,7 @@ impl Persistence {
                 if !bytes.is_empty() {
                     wal.append(QueuedRecords { bytes, reached: None, permit });
                 }
-                // Nobody waits for the disk. But nothing is claimed that will never be there.
+                // No session waits for the disk. But nothing is claimed that will never be there.
                 if wal.is_writable() {
                     self.durable(reached);
                 }
@@ -99,16 +99,18 @@ impl Persistence {
         }
     }
 
-    /// Tombstones that were collected, and the GC horizon that is left by that. Called with the peer
-    /// table locked. The horizon comes first: a power cut may leave the one without the other, and a
-    /// node that lacks a tombstone and does not know it would let a peer keep the deleted key.
+    /// Tombstones that were collected, and the GC horizon that is left by that. Called with the
+    /// peer table locked. The horizon comes first: a power cut may leave the one without the other,
+    /// and a node that lacks a tombstone and does not know it would let a peer keep the deleted
+    /// key.
     pub fn record_removed(&self, removed: &[Entry], horizon: &VersionVector) {
         let mut records = record::proven(&Proven { vector: VersionVector::default(), horizon: horizon.clone() });
         records.extend(record::removed(removed));
         self.record(Arc::new(records), None, None);
     }
 
-    /// Everything of an origin up to a stamp is durable, or nobody waits for that: it may be claimed.
+    /// Everything of an origin up to a stamp is durable, or no session waits for that: it may be
+    /// claimed.
     pub fn durable(&self, reached: Option<(Origin, Stamp)>) {
         let Some((origin, upto)) = reached else { return };
         if origin == self.origin {
@@ -140,15 +142,15 @@ impl Persistence {
         self.wal.as_ref().map_or((0, 0), |wal| (self.marks.noted.load(Ordering::SeqCst) + 1, wal.durable_mark()))
     }
 
-    /// Waits until the log's budget has room for `len` bytes of a peer's. An error says that the log
-    /// does not keep up.
+    /// Waits until the log's budget has room for `len` bytes of a peer's. An error says that the
+    /// log does not keep up.
     pub fn await_permit(&self, len: usize, deadline: Instant) -> Result<Option<Permit>, String> {
         let Some(wal) = &self.wal else { return Ok(None) };
         wal.reserve(len, deadline).map(Some).ok_or_else(|| "the log does not keep up with what it sends".to_owned())
     }
 
-    /// Waits until everything that was recorded is durable, whatever the fsync policy. An error says
-    /// why it is not.
+    /// Waits until everything that was recorded is durable, whatever the fsync policy. An error
+    /// says why it is not.
     pub fn await_durable(&self) -> Result<(), String> {
         self.wal.as_ref().map_or(Ok(()), |wal| wal.await_durable(DURABLE_WAIT))
     }
@@ -158,7 +160,7 @@ impl Persistence {
         self.wal.as_ref().is_none_or(|wal| wal.is_writable())
     }
 
-    /// Whether writes can be logged. An error says why not, and what helps.
+    /// Checks that writes can be logged. An error says why not, and what helps.
     pub fn writable(&self) -> Result<(), String> {
         match &self.wal {
             Some(wal) if !wal.is_writable() => Err(wal.condition().stopped.map_or_else(

@@ -96,8 +96,8 @@ fn without_a_common_protocol_both_ranges_and_the_older_side_are_named() {
     assert_eq!(handshake::check_hello(net.replica(0), &without_range, net.now(0)).unwrap_err(), at_the_newest);
     // A range that is none has nothing in common with any.
     let no_range = Hello { protocols: Some(Protocols { min: NEW.max, max: OLD.min }), ..old };
-    let said = handshake::check_hello(net.replica(0), &no_range, net.now(0)).unwrap_err();
-    assert!(said.contains("node 2 speaks 4 to 3: none in common"), "{said}");
+    let refused = handshake::check_hello(net.replica(0), &no_range, net.now(0)).unwrap_err();
+    assert!(refused.contains("node 2 speaks 4 to 3: none in common"), "{refused}");
 }
 
 /// The shipped protocols reach builds that know of no range.

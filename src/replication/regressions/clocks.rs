@@ -265,13 +265,13 @@ fn a_clock_that_drifts_is_refused_by_name_and_the_others_go_on() {
         net.elapsed += Duration::from_secs(1);
         net.offsets[P] += 10;
         let hello = handshake::hello(net.replica(P), net.now(P));
-        let said = [T, D].map(|node| handshake::check_hello(net.replica(node), &hello, net.now(node)));
+        let refused = [T, D].map(|node| handshake::check_hello(net.replica(node), &hello, net.now(node)));
         for (node, other) in [(T, D), (D, T), (P, D), (P, T)] {
             heartbeat::tick(net.replica(node), net.now(node));
             let met = handshake::check_hello(net.replica(node), &handshake::hello(net.replica(other), net.now(other)), net.now(node));
             assert!(met.is_ok() || node == P, "{met:?}");
         }
-        if let [Err(one), Err(other)] = said {
+        if let [Err(one), Err(other)] = refused {
             assert!(
                 one.contains("the clocks of node 1 and node 2 are ") && other.contains("the clocks of node 1 and node 3 are "),
                 "{one}"

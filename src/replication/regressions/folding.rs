@@ -122,7 +122,7 @@ fn the_horizon_is_folded_when_all_members_have_followed() {
     let mut is_above = false;
     for _ in 0..100 {
         net.settle(1, &ALL);
-        (0..3).for_each(|node| heartbeats[node].beat(net.replica(node), net.now(node)));
+        (0..3).for_each(|node| heartbeats[node].step(net.replica(node), net.now(node)));
         let horizon = net.replica(0).peers.table().horizon.clone();
         is_above |= !net.replica(1).vector().covers_all(&horizon) || !net.replica(2).vector().covers_all(&horizon);
     }

@@ -32,15 +32,15 @@ fn filled(expires: Option<Expiry>) -> Net {
 fn a_digest_is_made_at_several_heartbeats() {
     let net = filled(None);
     let mut rest = AntiEntropy::default();
-    let mut beats = 0;
+    let mut heartbeats = 0;
     let is_settled = || net.replica(0).peers.table().quiescent.is_some();
     while !is_settled() {
         rest.step(net.replica(0), net.now(0));
-        beats += 1;
-        assert!(beats <= 20);
+        heartbeats += 1;
+        assert!(heartbeats <= 20);
     }
     // The data is unchanged for two of them first.
-    assert!(beats >= 2 + LEN.div_ceil(100_000 + SHARD_LEN), "{beats}");
+    assert!(heartbeats >= 2 + LEN.div_ceil(100_000 + SHARD_LEN), "{heartbeats}");
     assert_eq!(net.replica(0).peers.table().quiescent.as_ref().unwrap().digest.keys, LEN as u64);
 }
 
@@ -50,18 +50,18 @@ fn a_digest_is_made_at_several_heartbeats() {
 fn expired_values_are_freed_at_several_heartbeats() {
     let mut net = filled(Some(Expiry::from_wall_ms(BASE + 1)));
     net.elapsed += Duration::from_secs(3_600);
-    let mut collector = TombstoneGc::default();
-    let (mut spent, mut collected, mut beats) = (0, 0, 0);
+    let mut gc = TombstoneGc::default();
+    let (mut freed, mut collected, mut heartbeats) = (0, 0, 0);
     while collected < LEN {
-        let step = collector.step(net.replica(0), net.now(0));
+        let step = gc.step(net.replica(0), net.now(0));
         assert!(step <= 20_000 + SHARD_LEN, "{step}");
         collected += step;
         let expired = net.replica(0).expired.load(Ordering::Relaxed) as usize;
-        assert!(expired - spent <= (1 << 18) + SHARD_LEN, "{}", expired - spent);
-        spent = expired;
-        beats += 1;
-        assert!(beats <= 100);
+        assert!(expired - freed <= (1 << 18) + SHARD_LEN, "{}", expired - freed);
+        freed = expired;
+        heartbeats += 1;
+        assert!(heartbeats <= 100);
     }
-    assert_eq!(spent, LEN);
+    assert_eq!(freed, LEN);
     assert!(net.replica(0).store().is_empty());
 }

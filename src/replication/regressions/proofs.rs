@@ -6,8 +6,8 @@ use crate::replication::tombstone_gc::TombstoneGc;
 
 /// Collects in all shards, once.
 fn collect(net: &Net, node: usize) -> usize {
-    let mut collector = TombstoneGc::default();
-    (0..16).map(|_| collector.step(net.replica(node), net.now(node))).sum()
+    let mut gc = TombstoneGc::default();
+    (0..16).map(|_| gc.step(net.replica(node), net.now(node))).sum()
 }
 
 fn cut(net: &mut Net, a: usize, b: usize) {

@@ -115,8 +115,8 @@ fn a_batch_between_the_drops_and_the_vector_brings_back_no_collected_delete() {
     // T collects Z: both members were proven to cover it.
     net.elapsed += Duration::from_secs(1);
     net.settle(2, &[(P, T), (T, P)]);
-    let mut collector = TombstoneGc::default();
-    let collected: usize = (0..16).map(|_| collector.step(net.replica(T), net.now(T))).sum();
+    let mut gc = TombstoneGc::default();
+    let collected: usize = (0..16).map(|_| gc.step(net.replica(T), net.now(T))).sum();
     assert_eq!(collected, 1);
     // T and D meet: a full dump.
     net.both(T, D);
@@ -133,7 +133,8 @@ fn a_batch_between_the_drops_and_the_vector_brings_back_no_collected_delete() {
     let end = lines[..lines.len() - 1].iter().rposition(|b| *b == b'\n').unwrap() + 1;
     net.deliver(T, D, vec![Message::Lines(lines[..end].to_vec())]);
     let replica = net.replica(D);
-    // The drops have passed the shard of k, and something of a later one, when they find a shard busy.
+    // The drops have passed the shard of k, and something of a later one, when they find a shard
+    // busy.
     let gone = net.key_where(D, |shard| (128..192).contains(&shard));
     let busy = net.key_where(D, |shard| shard >= 192);
     let version = Version { stamp: Stamp::from_bits(1), origin: net.replica(T).origin() };

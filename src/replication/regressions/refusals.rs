@@ -46,7 +46,7 @@ fn a_dump_that_was_refused_is_not_asked_for_again_and_again() {
         }
         net.settle(1, &[(1, 0)]);
         net.elapsed += Duration::from_millis(100);
-        net.replica(0).links().outbox(0).beat();
+        net.replica(0).links().outbox(0).heartbeat();
         let messages = net.flush(0, 1);
         if !messages.iter().any(|message| matches!(message, Message::Lines(_))) {
             try_deliver(&mut net, 0, 1, messages).unwrap();

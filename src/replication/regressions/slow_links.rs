@@ -36,7 +36,8 @@ fn a_line_that_takes_longer_than_every_time_out_arrives() {
         net.pump(a, d);
         under_way.extend(net.flush(d, a));
         if arrives.is_none() && under_way.iter().any(|message| matches!(message, Message::Lines(_))) {
-            // Longer than the 1.2 s after which a connection is given up, and than the 1.5 s of `recovery_wait`.
+            // Longer than the 1.2 s after which a connection is given up, and than the 1.5 s of
+            // `recovery_wait`.
             arrives = Some(net.elapsed + Duration::from_secs(3));
         }
         match arrives {

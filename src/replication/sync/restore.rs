@@ -194,7 +194,7 @@ impl Restore<'_> {
         let late = drop_deleted();
         self.replica.persistence.record_dropped(&late);
         let dropped = dropped.len() + late.len();
-        self.replica.links.beat();
+        self.replica.links.heartbeat();
         let restored = Restored { entries: dump.count(), merged: self.merged, dropped };
         Ok((dump.header().node, restored))
     }
@@ -238,9 +238,9 @@ fn known(replica: &Replica, table: &PeerTable) -> Known {
     Known { vector, present }
 }
 
-/// Refuses a restore that would add too many incarnations. Where something is known already, three
-/// quarters of what a vector may name are left to restores through other nodes at the same time,
-/// and to the starts of nodes.
+/// Refuses a restore that would add too many incarnations. Where something is known already, the
+/// restore may fill a quarter of what a vector may name. The rest is left to restores through other
+/// nodes at the same time, and to the starts of nodes.
 fn check_incarnations(replica: &Replica, known: &VersionVector, claimed: &VersionVector) -> Result<(), NotRestored> {
     let incarnations_max = if known.is_empty() { replica.config.incarnations_max } else { replica.config.incarnations_max / 4 };
     let added = claimed.ahead_of(known).iter().filter(|(origin, _)| !known.names(*origin)).count();
@@ -255,13 +255,15 @@ fn check_incarnations(replica: &Replica, known: &VersionVector, claimed: &Versio
 
 /// Decides which claims of a restored dump are accepted.
 ///
-/// - Of the present incarnation of a member: none. Its own batches prove what is here.
-/// - Of all incarnations of a node: only where all members are up and no incarnation is known, for
-///   it covers the present ones, too. Elsewhere each incarnation counts as far as an entry goes.
-/// - Everything else, deletes included, of a dump that is a later state of this cluster, or where
-///   no incarnation is known.
-/// - Of any other dump an incarnation counts only as far as it is here or an entry goes, and no
-///   delete counts.
+/// A dump is *believed* if it is a later state of this cluster, or if no incarnation is known here.
+///
+/// - The present incarnation of a member: no claim. Its own batches prove what is here.
+/// - All incarnations of a node: only if all members are up, no incarnation is known, and the stamp
+///   is old enough. The claim covers the present ones, too. Otherwise each incarnation counts as
+///   far as an entry goes.
+/// - Everything else of a dump that is believed: as it is claimed, deletes included.
+/// - Everything else of any other dump: an incarnation counts only as far as it is here or an entry
+///   goes, and no delete counts.
 fn assess(replica: &Replica, dump: &DumpReceiver, end: &EndLine, now: Now) -> Result<Claims, NotRestored> {
     let table = replica.peers.table();
     // A peer's dump may have moved the GC horizon meanwhile.

@@ -6,9 +6,9 @@ use crate::replication::sync::scan::DumpScan;
 use crate::wire::dump::{DumpKind, Header};
 use crate::wire::peer::DumpRequest;
 
-/// Begins to serve a peer's request. One step under the peer table's lock: choose full or delta by
-/// the asker's vector, note vector and GC horizon, and stop the tombstone GC until the result is
-/// dropped (I6).
+/// Begins to serve a peer's request. It chooses full or delta by the asker's vector, notes vector
+/// and GC horizon, and stops the tombstone GC until the result is dropped: in one step under the
+/// peer table's lock (I6).
 pub fn serve(replica: &Replica, request: DumpRequest) -> Serving<'_> {
     let mut table = replica.peers.table();
     table.serving += 1;
@@ -25,9 +25,9 @@ pub fn serve(replica: &Replica, request: DumpRequest) -> Serving<'_> {
 }
 
 /// Begins to serve a client's `DUMP`, which holds everything. A client may take its time, so the
-/// tombstone GC goes on meanwhile: in a full dump the absence of a key is proof, whether its
-/// tombstone was there when the dump began or not. The end line has the GC horizon of the end, as
-/// far as the header's vector covers it.
+/// tombstone GC goes on meanwhile. That is safe: in a full dump the absence of a key is proof,
+/// whether its tombstone was there when the dump began or not. The end line has the GC horizon of
+/// the end, as far as the header's vector covers it.
 pub fn dump(replica: &Replica) -> Serving<'_> {
     let table = replica.peers.table();
     let vector = replica.vector();

@@ -58,12 +58,12 @@ fn start(disk: &SimulatedDisk, nonce: u64) -> std::io::Result<TestNode> {
 
 impl TestNode {
     fn write(&mut self, key: &str, value: Option<&str>) -> Version {
-        let effect = value.map_or_else(|| Update::delete(key.as_bytes()), |value| Update::put(key.as_bytes(), value.as_bytes(), None));
+        let update = value.map_or_else(|| Update::delete(key.as_bytes()), |value| Update::put(key.as_bytes(), value.as_bytes(), None));
         let stamp = self
             .replica
             .submit()
-            .write::<()>(key.as_bytes(), 64, Duration::ZERO, &Deadline::within(Duration::ZERO), |_| Ok(effect.clone()))
-            .expect("room");
+            .write::<()>(key.as_bytes(), 64, Duration::ZERO, &Deadline::within(Duration::ZERO), |_| Ok(update.clone()))
+            .expect("bytes of the budget");
         let submitted = self.write_rx.try_recv().expect("what was written");
         let permit = self.replica.submit().held(submitted.reserved);
         self.replica.hand_over(&self.batcher.batch(&[submitted.entry]), permit);
@@ -172,9 +172,12 @@ fn a_node_whose_log_is_cut_or_damaged_anywhere_starts_with_what_was_whole_or_say
                     assert_eq!((entries(&node.replica), node.replica.vector()), known[&last], "bit {bit} of byte {position}");
                 }
                 Err(error) => {
-                    let said = error.to_string();
-                    assert!(position < last && said.contains(&name) && said.contains("at byte "), "bit {bit} of byte {position}: {said}");
-                    assert!(said.contains("put a good copy") && said.contains("--discard-local-data"), "{said}");
+                    let sentence = error.to_string();
+                    assert!(
+                        position < last && sentence.contains(&name) && sentence.contains("at byte "),
+                        "bit {bit} of byte {position}: {sentence}"
+                    );
+                    assert!(sentence.contains("put a good copy") && sentence.contains("--discard-local-data"), "{sentence}");
                 }
             }
         }
@@ -192,9 +195,12 @@ fn a_record_of_another_version_is_refused_as_such() {
     disk.change(&log_name(1), |bytes| seal(bytes, 99, |out| out.extend_from_slice(b"of a later format")));
     let refused = start(&disk, 2).err().unwrap();
     assert_eq!(refused.kind(), std::io::ErrorKind::Unsupported);
-    let said = refused.to_string();
-    assert!(said.contains("a record of unknown kind 99. Nothing is damaged") && said.contains("another version of kvmesh"), "{said}");
-    assert!(!said.contains("discard"), "{said}");
+    let sentence = refused.to_string();
+    assert!(
+        sentence.contains("a record of unknown kind 99. Nothing is damaged") && sentence.contains("another version of kvmesh"),
+        "{sentence}"
+    );
+    assert!(!sentence.contains("discard"), "{sentence}");
 }
 
 /// The removal of a collected tombstone is durable, and the GC horizon is not: a peer that comes
@@ -285,7 +291,7 @@ fn a_write_that_a_peer_proves_before_its_batch_is_logged_survives_a_restart() {
         .replica
         .submit()
         .write::<()>(b"key", 64, Duration::ZERO, &Deadline::within(Duration::ZERO), |_| Ok(newer.clone()))
-        .expect("room");
+        .expect("bytes of the budget");
     let vector: VersionVector = [(OTHER, theirs.version().stamp), (node.replica.origin(), stamp)].into_iter().collect();
     let header = Header::new(DumpKind::Delta, OTHER, vector, 1, Some(request.id));
     let lines = whole_dump(&header, [theirs], VersionVector::default());

@@ -73,8 +73,8 @@ fn assert_converged(net: &Net) {
 /// Collects all tombstones that may go, whatever shard they are in.
 fn collect(net: &mut Net, node: usize) -> usize {
     net.elapsed += Duration::from_millis(50);
-    let mut collector = TombstoneGc::default();
-    (0..net.replica(node).store().shards_len()).map(|_| collector.step(net.replica(node), net.now(node))).sum()
+    let mut gc = TombstoneGc::default();
+    (0..net.replica(node).store().shards_len()).map(|_| gc.step(net.replica(node), net.now(node))).sum()
 }
 
 /// Lets time pass, long enough for a tombstone.
