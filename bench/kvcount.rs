@@ -1,9 +1,11 @@
-//! `kvcount`: executes requests as one client of one node would send them, for who counts the instructions that they take.
+//! `kvcount`: executes requests as one client of one node would send them, so that a profiler can
+//! count the instructions that they take.
 //!
 //! `bench/instructions.sh` runs it under callgrind, which counts inside the functions `counted_…` and nowhere else: from the bytes of a round's requests to the bytes of its replies, by the shipped
 //! code, without sockets and in one thread. What other threads of a node do for a write, to replicate it and to log it, is done between them.
 //!
-//! The same arguments are always the same instructions: keys lie where they lie in every run, and the time is an argument.
+//! Equal arguments always give equal instructions: a key has the same position in every run, and
+//! the time is an argument.
 
 #![allow(
     clippy::disallowed_methods,
@@ -65,7 +67,7 @@ struct Arguments {
     depth: usize,
 }
 
-/// What one command is and what is answered.
+/// The request of one command, and the reply that it must get.
 struct Exchange {
     request: fn(&str, &str) -> Vec<u8>,
     reply: fn(&str) -> Vec<u8>,

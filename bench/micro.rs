@@ -107,7 +107,7 @@ fn merge(criterion: &mut Criterion) {
     });
 }
 
-/// What travels between peers and is logged: writes of one origin, with a checksum.
+/// Write batches, as peers send them and the log keeps them: writes of one origin, with a checksum.
 fn batch(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("batch");
     for count in [1, 100] {

@@ -96,7 +96,7 @@ impl<G: DerefMut> DerefMut for Guard<G> {
     }
 }
 
-/// What release builds do: nothing, of no size.
+/// The check in release builds: does nothing, with types of no size.
 #[cfg(not(debug_assertions))]
 mod check {
     pub struct Kept;

@@ -1,4 +1,4 @@
-//! What is accepted, what is refused, and in which words.
+//! Configurations that are accepted, others that are refused, and the exact words of each refusal.
 
 use std::path::PathBuf;
 

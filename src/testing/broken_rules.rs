@@ -47,7 +47,8 @@ pub enum BrokenRule {
     ReplicateCommands,
     /// Lines of a dump that was given up are merged like any others (I6 c).
     MergeLate,
-    /// That incarnations are folded is believed at once, and not at a dump's end line (I5).
+    /// Folded incarnations in a peer's heartbeat are believed at once, and not at a dump's end line
+    /// (I5).
     FoldAtOnce,
     /// Bytes that this node has handed to its operating system count as read by the peer.
     CountWhatLeaves,

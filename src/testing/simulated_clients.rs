@@ -17,10 +17,10 @@ use crate::server::rounds::{Executed, Rounds};
 use crate::server::shared::{READ_BUDGET, REPLY_BUDGET, Services, Shared};
 use crate::wire::bytes::Limits;
 
-/// What the clients of one node share.
+/// The client side of one node: the state that its simulated clients share.
 pub struct SimulatedServer {
     shared: Shared,
-    /// One for all: nobody who is simulated asks who is connected.
+    /// One handle for all clients: no simulated client asks for the list of connections.
     client: Arc<ClientHandle>,
 }
 

@@ -1,4 +1,4 @@
-//! What is on the wire: typed commands and replies, the two protocols of clients (text, and RESP as
+//! The wire formats: typed commands and replies, the two protocols of clients (text, and RESP as
 //! Redis clients use it), and the messages between peers.
 //!
 //! Bytes in, values out, and back. No sockets, no threads, no store.

@@ -21,7 +21,7 @@
 //! node writes one before all members speak the protocol that brings it (`replication`): until then
 //! the old build can still be put back.
 //!
-//! What the messages mean is explained in `replication`.
+//! The meaning of the messages is explained in `replication`.
 
 use std::fmt;
 use std::io::{self, Read};

@@ -82,7 +82,7 @@ fn sources() -> Vec<(PathBuf, String)> {
     files.filter(|file| !is_of_tests(file)).map(|file| (file.clone(), fs::read_to_string(src.join(&file)).unwrap())).collect()
 }
 
-/// Of every file the files that it imports from.
+/// Maps every file to the files that it imports from.
 fn imports(sources: &[(PathBuf, String)]) -> BTreeMap<String, BTreeSet<String>> {
     let modules: BTreeMap<Module, String> = sources.iter().map(|(path, _)| (module(path), path.display().to_string())).collect();
     let mut imports = BTreeMap::new();

@@ -1,4 +1,4 @@
-//! What must hold of the documents, as far as a test can hold it.
+//! Rules for the documents, as far as a test can check them.
 //!
 //! Every link and anchor leads somewhere, lines and cells are short, and what a page names of the
 //! code (a function, a test, a check, a rule, a count) is there. That their commands print what
@@ -149,7 +149,7 @@ fn dead_links(page: &str, text: &str, pages: &BTreeMap<String, String>) -> Vec<S
     faults
 }
 
-/// Those of the headings, as GitHub makes them, and those that are set by hand.
+/// Returns the anchors of a page: of its headings, as GitHub makes them, and those set by hand.
 fn anchors(text: &str) -> BTreeSet<String> {
     let mut anchors = BTreeSet::new();
     let mut seen: BTreeMap<String, usize> = BTreeMap::new();
@@ -230,7 +230,7 @@ fn prose(text: &str) -> impl Iterator<Item = (usize, &str)> {
     })
 }
 
-/// What stands between backticks in prose; a span may go on in the next line.
+/// Returns the texts between backticks in prose. A span may go on in the next line.
 fn code_spans(text: &str) -> Vec<String> {
     let text: Vec<&str> = prose(text).map(|(_, line)| line.trim()).collect();
     text.join(" ").split('`').skip(1).step_by(2).map(str::to_owned).collect()

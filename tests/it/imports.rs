@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 
 use crate::cluster::repository_path;
 
-/// What a file may import of ours, as path prefixes after `crate::`, and which parts of std it must not touch.
+/// The imports that a file may have: path prefixes after `crate::`, and the parts of std that it
+/// must not touch.
 struct Rule {
     /// A file or a folder of `src`.
     place: &'static str,

@@ -1,4 +1,5 @@
-//! What a node tells Redis clients about itself, at once: ROLE, TIME, LOLWUT, CONFIG GET, COMMAND.
+//! Commands by which a Redis client asks a node about itself: ROLE, TIME, LOLWUT, CONFIG GET,
+//! COMMAND.
 //!
 //! Every figure is measured, or follows from how a node is built; what has neither is left out,
 //! although Redis has it. Never waits.

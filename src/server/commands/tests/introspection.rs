@@ -1,4 +1,4 @@
-//! What Redis clients read of a node, over real sockets.
+//! Replies that describe a node to Redis clients, over real sockets.
 
 use std::collections::BTreeMap;
 use std::net::Shutdown;

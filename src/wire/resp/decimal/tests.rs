@@ -3,8 +3,8 @@
 use super::*;
 use proptest::prelude::*;
 
-/// What INCRBYFLOAT of Redis 7.0.15 on x86-64 answers. Of which number it says that it is none, it
-/// does not tell: it was asked for each alone.
+/// Results of INCRBYFLOAT in Redis 7.0.15 on x86-64. Its error does not name the operand that is no
+/// number, so Redis was asked about each operand alone.
 #[test]
 fn sums_are_those_of_redis() {
     let cases: &[(&str, &str, Result<&str, NotAdded>)] = &[
