@@ -546,7 +546,7 @@ fn without_a_quorum_nothing_is_written() {
     fixture.acks.set_up(1, false);
     let mut client = fixture.connect();
     client.send("PUT a 1\nGET a\nACK local\nPUT a 1\nGET a\n");
-    client.expect(&["ERROR NOQUORUM 1 of 3 members is up and 2 are needed for ack majority; nothing was written", "ERROR NOTFOUND"]);
+    client.expect(&["ERROR NOQUORUM 1 of 3 members counts and 2 are needed for ack majority; nothing was written", "ERROR NOTFOUND"]);
     client.expect(&["OK", "OK", "VALUE 1"]);
     fixture.stop();
 }

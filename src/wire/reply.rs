@@ -120,7 +120,7 @@ pub enum ErrorCode {
     Full,
     /// The disk has failed: refused, nothing was written.
     ReadOnly,
-    /// Too few members are up for the ack level: refused, nothing was written.
+    /// Too few members count for the ack level: refused, nothing was written.
     NoQuorum,
     /// Not acknowledged in time: the outcome is unknown.
     Timeout,

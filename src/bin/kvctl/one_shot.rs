@@ -364,7 +364,7 @@ mod tests {
     #[test]
     fn what_the_server_says_decides_the_exit_code() {
         for (reply, code) in [
-            ("ERROR NOQUORUM 1 of 3 members is up\n", Code::Refused),
+            ("ERROR NOQUORUM 1 of 3 members counts\n", Code::Refused),
             ("ERROR TIMEOUT applied here\n", Code::Unknown),
             ("VALUE 1\n", Code::Unknown),
             ("O", Code::Unknown),

@@ -101,7 +101,16 @@ fn without_a_quorum_and_without_room_redis_clients_hear_what_redis_says() {
     client.ask(&["MULTI"]);
     client.ask(&["SET", "a", "1"]);
     client.ask(&["EXEC"]);
-    client.hear(&["+OK", "-NOREPLICAS 1 of 3 members is up", "-NOREPLICAS", "-NOREPLICAS", "-NOREPLICAS", "+OK", "+QUEUED", "-NOREPLICAS"]);
+    client.hear(&[
+        "+OK",
+        "-NOREPLICAS 1 of 3 members counts",
+        "-NOREPLICAS",
+        "-NOREPLICAS",
+        "-NOREPLICAS",
+        "+OK",
+        "+QUEUED",
+        "-NOREPLICAS",
+    ]);
     assert_eq!(fixture.store.counts(0).keys, 0);
     fixture.stop();
 }

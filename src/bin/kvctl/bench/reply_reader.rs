@@ -159,7 +159,7 @@ mod tests {
 
     #[test]
     fn errors_are_told_by_their_code() {
-        assert_eq!(error_code(b"ERROR NOQUORUM 1 of 3 members is up"), "NOQUORUM");
+        assert_eq!(error_code(b"ERROR NOQUORUM 1 of 3 members counts"), "NOQUORUM");
         assert_eq!(error_code(b"ERROR FULL"), "FULL");
         assert_eq!(error_code(b"-NOREPLICAS x"), "NOREPLICAS");
         for odd in [&b"VALUE 1"[..], b"", b"-", b"ERROR ", b"-1", b"-\xff"] {
