@@ -111,9 +111,9 @@ pub fn load(
     thread::scope(|scope| {
         // Ends the readers, also when this ends early.
         let chunk_tx = chunk_tx;
-        for _ in 0..readers {
+        for number in 1..=readers {
             let (chunk_rx, sum, take) = (chunk_rx.clone(), &sum, &take);
-            thread::Builder::new().name("snapshot".to_owned()).spawn_scoped(scope, move || {
+            thread::Builder::new().name(format!("replay-{number}")).spawn_scoped(scope, move || {
                 let mut part = LoadedPart::default();
                 for (offset, chunk) in chunk_rx {
                     part.read(offset, &chunk, take);
