@@ -7,6 +7,8 @@ use std::io::{self, BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
+use kvmesh::wire::text::VerbSpec;
+
 /// A node that stands still does not refuse connections.
 const DIAL_TIMEOUT: Duration = Duration::from_secs(2);
 /// No reply that is asked for here has a longer line.
@@ -153,7 +155,7 @@ impl Write for LimitedStream {
 /// Returns whether the reply to this command ends with `END`.
 fn has_end(command: &str) -> bool {
     let verb = command.split(' ').next().unwrap_or_default();
-    ["STATUS", "PEERS", "KEYS", "DUMP", "HELP", "COMPACT", "RESUME", "MGET"].iter().any(|long| long.eq_ignore_ascii_case(verb))
+    VerbSpec::find(verb.as_bytes()).is_some_and(|spec| spec.answers_lines)
 }
 
 /// `STATUS` by the names of its fields. A name that a node does not report is a mistake in a test.

@@ -1,7 +1,8 @@
 //! The verbs of the text protocol: one table for the parser, for HELP, for SYNTAX errors and for
 //! kvctl.
 //!
-//! A new verb is a name in [`Verb`] and a row in [`VERBS`], which has its parser.
+//! A new verb is a name in [`Verb`] and a row with its parser at the same position in [`VERBS`],
+//! whose length grows. A name has at most seven letters: it is looked up as one packed number.
 
 use super::words::Words;
 use crate::wire::bytes::Limits;
@@ -54,7 +55,8 @@ pub struct VerbSpec {
     pub takes_value: bool,
     /// True if it may change data.
     pub writes: bool,
-    /// True if its reply is lines up to `END`, and not one line.
+    /// True if its reply is lines up to `END`, and not one line. False for `RESTORE`, whose reply
+    /// comes behind the lines of a dump and is read apart.
     pub answers_lines: bool,
     /// True if a node that has not caught up yet answers it.
     pub is_allowed_while_loading: bool,
