@@ -36,17 +36,17 @@ fn lines_and_cells_are_short() {
     assert!(faults.is_empty(), "too long to read:\n{}", faults.join("\n"));
 }
 
-/// "`run_client` in [session.rs](../src/server/session.rs)": then that file has the word.
+/// "`run_client` in [session.rs](../src/server/session.rs)": then that file has the word. Of a path
+/// `A::b` it has the type, with a function, a field or a variant of that name.
 #[test]
 fn what_a_page_names_of_a_file_is_in_it() {
     let mut names = 0;
     let mut faults = Vec::new();
     for (page, text) in &markdown() {
-        for Named { words, target } in named(text) {
+        for Named { paths, target } in named(text) {
             let Ok(code) = fs::read_to_string(repository_path(&resolved(page, target))) else { continue };
-            let is_there = |word: &str| code.split(|c: char| !(c.is_alphanumeric() || c == '_')).any(|found| found == word);
-            names += words.len();
-            faults.extend(words.into_iter().filter(|word| !is_there(word)).map(|word| format!("{page}: {word} is not in {target}")));
+            names += paths.len();
+            faults.extend(paths.into_iter().filter(|path| !has_path(&code, path)).map(|path| format!("{page}: {path} is not in {target}")));
         }
     }
     assert!(faults.is_empty(), "names that are gone:\n{}", faults.join("\n"));
@@ -193,29 +193,68 @@ fn long_lines_and_cells(page: &str, text: &str) -> Vec<String> {
 
 /// Names that a page gives before a link to a file of Rust.
 struct Named<'t> {
-    words: Vec<&'t str>,
+    paths: Vec<&'t str>,
     target: &'t str,
 }
 
-/// "`a` in [f](f.rs)", "`a`, `b::c` and `d` in [f](f.rs)"; of a path, every part.
+/// Finds "`a` in [f](f.rs)" and "`a`, `b::c` and `d` in [f](f.rs)".
 fn named(text: &str) -> Vec<Named<'_>> {
     let mut found = Vec::new();
     for (at, _) in text.match_indices("](") {
         let target = text[at + 2..].split(')').next().unwrap_or_default();
         let Some(before) = text[..at].rfind('[').map(|start| text[..start].trim_end()) else { continue };
         let Some(mut before) = before.strip_suffix("in").filter(|_| target.ends_with(".rs")).map(str::trim_end) else { continue };
-        let mut words = Vec::new();
+        let mut paths = Vec::new();
         while let Some((rest, word)) = before.strip_suffix('`').and_then(|before| before.rsplit_once('`')) {
-            words.extend(word.split("::"));
+            paths.push(word);
             let rest = rest.trim_end();
             before = rest.strip_suffix("and").or(rest.strip_suffix("or")).unwrap_or(rest).trim_end().trim_end_matches(',');
         }
-        let is_name = |word: &&str| !word.is_empty() && word.chars().all(|c| c.is_alphanumeric() || c == '_');
-        if !words.is_empty() && words.iter().all(is_name) {
-            found.push(Named { words, target });
+        let is_name = |word: &str| !word.is_empty() && word.chars().all(is_of_a_word);
+        if !paths.is_empty() && paths.iter().all(|path| path.split("::").all(is_name)) {
+            found.push(Named { paths, target });
         }
     }
     found
+}
+
+/// True if Rust code has this name; of `A::b`, if an item of the type `A` has `b`.
+fn has_path(code: &str, path: &str) -> bool {
+    let Some((owner, name)) = path.rsplit_once("::") else { return has_word(code, path) };
+    let functions = [format!("fn {name}("), format!("fn {name}<")];
+    items_of(code, owner).iter().filter_map(|item| item.split_once('{')).any(|(head, body)| {
+        if head.starts_with("impl") { functions.iter().any(|function| body.contains(function)) } else { has_word(body, name) }
+    })
+}
+
+/// The `impl`, `struct` and `enum` items of a type, as rustfmt writes them: from column 0 to the
+/// next `}` in column 0.
+fn items_of<'c>(code: &'c str, owner: &str) -> Vec<&'c str> {
+    let mut items = Vec::new();
+    for (start, _) in code.match_indices('\n') {
+        let rest = &code[start + 1..];
+        let item = rest.find("\n}").map_or(rest, |end| &rest[..end]);
+        let head = item.split(" {").next().unwrap_or_default();
+        let name = match head.strip_prefix("impl") {
+            Some(head) => head.rsplit_once(" for ").or(head.split_once(' ')).map(|(_, name)| name),
+            None => ["struct ", "enum "].iter().find_map(|kind| {
+                let (before, name) = head.split_once(kind)?;
+                (before.is_empty() || before.starts_with("pub") && !before.contains('\n')).then_some(name)
+            }),
+        };
+        if name.is_some_and(|name| name.split(|c| !is_of_a_word(c)).next() == Some(owner)) {
+            items.push(item);
+        }
+    }
+    items
+}
+
+fn has_word(code: &str, word: &str) -> bool {
+    code.split(|c| !is_of_a_word(c)).any(|found| found == word)
+}
+
+fn is_of_a_word(c: char) -> bool {
+    c.is_alphanumeric() || c == '_'
 }
 
 /// The lines that are no code, with their numbers.
@@ -304,8 +343,19 @@ fn a_long_line_and_a_long_cell_are_found() {
 
 #[test]
 fn names_before_a_link_are_read() {
-    let found = |text| named(text).into_iter().flat_map(|named| named.words).collect::<Vec<_>>();
-    assert_eq!(found("see `A::b` in [f](../f.rs), and `c` in [g](g.rs)"), ["A", "b", "c"]);
+    let found = |text| named(text).into_iter().flat_map(|named| named.paths).collect::<Vec<_>>();
+    assert_eq!(found("see `A::b` in [f](../f.rs), and `c` in [g](g.rs)"), ["A::b", "c"]);
     assert_eq!(found("`a`,\n`b` and `c`\nin [f](f.rs)"), ["c", "b", "a"]);
     assert!(found("`a` in [f](f.md); `b` [f](f.rs); `two words` in [f](f.rs)").is_empty());
+}
+
+#[test]
+fn a_function_is_looked_for_in_its_type() {
+    let code = "//! A.\npub struct A<'a> {\n    field: &'a u8,\n}\n\nimpl<'a> A<'a> {\n    fn a(&self) {}\n}\n\nimpl Drop for B {\n    fn drop(&mut self) {\n        a::<A>();\n    }\n}\n\npub(crate) enum E {\n    One,\n}\n\nfn free() {}\n";
+    for there in ["A", "A::a", "A::field", "B::drop", "E::One", "free"] {
+        assert!(has_path(code, there), "{there}");
+    }
+    for gone in ["C", "B::a", "A::drop", "A::free", "E::a", "A::A"] {
+        assert!(!has_path(code, gone), "{gone}");
+    }
 }
