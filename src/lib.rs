@@ -16,8 +16,8 @@
 //! A [`data::version::VersionVector`] says how far a node has come with every origin. It answers
 //! every question that the mesh has: what a returning peer lacks, whether a write has arrived,
 //! whether a tombstone may go, whether two nodes must be equal. What a vector does not cover travels
-//! as a dump ([`wire::dump`]). The write-ahead log ([`wal`]) holds a dump, the snapshot, and since
-//! then the very bytes that came and went; reading it at the start is one more merge.
+//! as a dump ([`wire::dump`]). On disk ([`wal`]) are a snapshot, which is a dump, and the log since:
+//! the bytes as they were sent and received. A start merges both.
 //!
 //! Clients speak text or RESP, as Redis clients do, told apart by the first byte of each request
 //! ([`wire`]). Both make the same typed commands, and each is executed in one place
@@ -58,14 +58,14 @@
 //! A panic of any of them ends the process. A dead node is a case that the mesh handles, a half-dead
 //! one is not.
 //!
-//! - `main`, [`node::run`]: the order of start and stop.
+//! - `main`, [`node::run`]: the order of start and stop. At the start it reads and decodes the disk.
 //! - `accept`, [`net::Acceptor`]: the client port.
 //! - `client-N`, `server::session`: one client's socket and buffers.
 //! - `replicator`, [`replication::replicator`]: the channel's end, where the last batch ended.
 //! - `log`, [`wal::writer`]: the log file.
 //! - `snapshot`, [`replication::persistence::snapshots`]: a snapshot that is being written.
-//! - `replay`, [`replication::persistence::replay`]: at the start only; merges what another thread
-//!   reads of the disk.
+//! - `replay-N`, [`wal::snapshot`], and `replay`, [`replication::persistence::replay`]: at the start
+//!   only; they merge the lines of the snapshot and the records of a log.
 //! - `peer-out:N`, [`replication::links::outgoing`]: the connection on which this node speaks to
 //!   peer N.
 //! - `peer-accept`, [`net::Acceptor`]: the peer port.
@@ -83,11 +83,19 @@
 //! [`store`] in rising order, the version vector ([`replication::coverage`]), the sequencer of own
 //! writes ([`replication::submit`]).
 //!
+//! Two locks come before all of these. The right to write a snapshot
+//! ([`replication::persistence::hand_off`]) guards no data, and is held while one is written. The
+//! lock on the present connection of a peer ([`replication::links::incoming`]) is held while a new
+//! one takes its place.
+//!
 //! All others are leaves, under which nothing is locked: acks and waiting sessions
 //! ([`replication::acks`]), what waits for a peer ([`replication::links::outbox`]), the log's queue
 //! and condition ([`wal`]), the scan order ([`replication::scan_order`]), connections that have not
-//! said HELLO (`replication::links::unidentified`), connected clients (`server::clients`), lines for
-//! stderr ([`process::logging`]). Under a lock there is no I/O, no log line, and no wait.
+//! said HELLO (`replication::links::unidentified`), threads of links ([`replication::links::incoming`]),
+//! how far the disk is read ([`replication::persistence::hand_off`]), waiters for bytes ([`budget`]),
+//! when the clock was slewed last ([`data::clock`]), connected clients (`server::clients`), lines for
+//! stderr ([`process::logging`]). Under a lock there is no I/O, no log line, and no wait, but for the
+//! two that come first.
 //!
 //! # The invariants, and where they are kept
 //!

@@ -1,4 +1,4 @@
-//! The submission of writes: the one face of replication that sessions see for writing.
+//! The submission of writes: the one way in for local writes.
 //!
 //! Owns the sequencer and the back-pressure budget. **I2** is kept here. A stamp is taken while the
 //! key's shard is locked, and enters the replicator's channel in the same order: both happen under

@@ -13,7 +13,7 @@ use crate::replication::peers::transfers::Transfers;
 pub enum Stage {
     /// Catching up; clients hear LOADING.
     Recovering,
-    /// Serving clients. `degraded`: opened without having heard from a majority.
+    /// Serving clients. `degraded`: opened without having caught up with a majority.
     Open { degraded: bool },
 }
 
