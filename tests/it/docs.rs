@@ -28,8 +28,9 @@ fn every_link_and_anchor_leads_somewhere() {
 
 #[test]
 fn lines_and_cells_are_short() {
-    let is_ours =
-        |page: &str| page.starts_with("docs/") || ["README.md", "GUARANTEES.md", "CONTRIBUTING.md", "SECURITY.md"].contains(&page);
+    let is_ours = |page: &str| {
+        page.starts_with("docs/") || ["README.md", "GUARANTEES.md", "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md"].contains(&page)
+    };
     let pages = markdown();
     let faults: Vec<String> =
         pages.iter().filter(|(page, _)| is_ours(page)).flat_map(|(page, text)| long_lines_and_cells(page, text)).collect();
