@@ -165,8 +165,12 @@ fn end(addr: SocketAddr, args: &[&str]) -> (Option<i32>, String) {
 fn a_server_that_drips_is_given_up() {
     let drip = |piece: &'static [u8]| {
         server(move |mut stream| {
-            while stream.write_all(piece).is_ok() {
-                thread::sleep(Duration::from_millis(20));
+            // The last attempt of `converge` waits 50 ms for a byte, on a machine that may be busy.
+            for byte in piece.iter().cycle() {
+                if stream.write_all(&[*byte]).is_err() {
+                    return;
+                }
+                thread::sleep(Duration::from_millis(3));
             }
         })
     };
