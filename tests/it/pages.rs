@@ -262,11 +262,10 @@ fn every_check_and_fault_of_the_instruments_is_in_the_page_on_testing() {
     let mut names: Vec<String> =
         literals(checks, "(").into_iter().map(|name| format!("`{name}`")).filter(|name| !name.contains(' ')).collect();
     let schedule = page("tests/torture/schedule.rs");
-    names.extend(
-        schedule.lines().filter_map(|line| {
-            Some(format!("`{}`", line.trim().strip_prefix("FaultKind::")?.split_once(" => \"")?.1.strip_suffix("\",")?))
-        }),
-    );
+    names.extend(schedule.lines().filter_map(|line| {
+        let name = line.trim().strip_prefix("(FaultKind::")?.split_once(", \"")?.1.strip_suffix("\"),")?;
+        Some(format!("`{name}`"))
+    }));
     for path in sources(&repository_path("tests/torture")) {
         let text = fs::read_to_string(&path).expect("a source file");
         names.extend(literals(&text, "Verdict::new(").into_iter().filter(|name| !name.contains('{')).map(|name| format!("*{name}*")));

@@ -36,46 +36,32 @@ pub enum FaultKind {
 }
 
 impl FaultKind {
-    pub const ALL: [FaultKind; 17] = [
-        FaultKind::Kill,
-        FaultKind::Stop,
-        FaultKind::Restart,
-        FaultKind::Wipe,
-        FaultKind::CutOneWay,
-        FaultKind::CutTwoWay,
-        FaultKind::Hub,
-        FaultKind::Flap,
-        FaultKind::Delay,
-        FaultKind::Narrow,
-        FaultKind::ClockAhead,
-        FaultKind::DeafPeer,
-        FaultKind::DeafClient,
-        FaultKind::Reset,
-        FaultKind::Flip,
-        FaultKind::Duplicate,
-        FaultKind::DiskFull,
+    pub const ALL: [(FaultKind, &'static str); 17] = [
+        (FaultKind::Kill, "kill"),
+        (FaultKind::Stop, "stop"),
+        (FaultKind::Restart, "restart"),
+        (FaultKind::Wipe, "wipe"),
+        (FaultKind::CutOneWay, "cut-one-way"),
+        (FaultKind::CutTwoWay, "cut-two-way"),
+        (FaultKind::Hub, "hub"),
+        (FaultKind::Flap, "flap"),
+        (FaultKind::Delay, "delay"),
+        (FaultKind::Narrow, "narrow"),
+        (FaultKind::ClockAhead, "clock-ahead"),
+        (FaultKind::DeafPeer, "deaf-peer"),
+        (FaultKind::DeafClient, "deaf-client"),
+        (FaultKind::Reset, "reset"),
+        (FaultKind::Flip, "flip"),
+        (FaultKind::Duplicate, "duplicate"),
+        (FaultKind::DiskFull, "disk-full"),
     ];
 
+    pub fn all() -> Vec<FaultKind> {
+        FaultKind::ALL.iter().map(|(kind, _)| *kind).collect()
+    }
+
     pub fn name(self) -> &'static str {
-        match self {
-            FaultKind::Kill => "kill",
-            FaultKind::Stop => "stop",
-            FaultKind::Restart => "restart",
-            FaultKind::Wipe => "wipe",
-            FaultKind::CutOneWay => "cut-one-way",
-            FaultKind::CutTwoWay => "cut-two-way",
-            FaultKind::Hub => "hub",
-            FaultKind::Flap => "flap",
-            FaultKind::Delay => "delay",
-            FaultKind::Narrow => "narrow",
-            FaultKind::ClockAhead => "clock-ahead",
-            FaultKind::DeafPeer => "deaf-peer",
-            FaultKind::DeafClient => "deaf-client",
-            FaultKind::Reset => "reset",
-            FaultKind::Flip => "flip",
-            FaultKind::Duplicate => "duplicate",
-            FaultKind::DiskFull => "disk-full",
-        }
+        FaultKind::ALL.iter().find(|(kind, _)| *kind == self).map_or("", |(_, name)| name)
     }
 
     fn is_of_links(self) -> bool {
@@ -100,8 +86,8 @@ impl fmt::Display for FaultKind {
 impl FromStr for FaultKind {
     type Err = String;
     fn from_str(text: &str) -> Result<FaultKind, String> {
-        let names = || FaultKind::ALL.map(FaultKind::name).join(", ");
-        FaultKind::ALL
+        let names = || FaultKind::ALL.map(|(_, name)| name).join(", ");
+        FaultKind::all()
             .into_iter()
             .find(|kind| kind.name() == text)
             .ok_or_else(|| format!("{text:?} is no kind of fault; there are {}", names()))
@@ -283,7 +269,7 @@ mod tests {
     use super::*;
 
     fn rounds(seed: u64, count: usize) -> Vec<Vec<Fault>> {
-        let mut schedule = Schedule::new(seed, None, FaultKind::ALL.to_vec());
+        let mut schedule = Schedule::new(seed, None, FaultKind::all());
         (0..count).map(|_| schedule.draw()).collect()
     }
 
@@ -298,7 +284,7 @@ mod tests {
     fn every_kind_comes_before_any_comes_again() {
         for seed in 0..50 {
             let drawn: Vec<FaultKind> = rounds(seed, FaultKind::ALL.len()).concat().into_iter().map(|fault| fault.kind).collect();
-            assert!(FaultKind::ALL.iter().all(|kind| drawn.contains(kind)), "seed {seed}: {drawn:?}");
+            assert!(FaultKind::all().iter().all(|kind| drawn.contains(kind)), "seed {seed}: {drawn:?}");
         }
     }
 

@@ -31,7 +31,7 @@ pub struct Arguments {
     #[argh(option)]
     pub nodes: Option<NodesLen>,
     /// only these kinds of faults
-    #[argh(option, arg_name = "kind[,kind...]", default = "Kinds(FaultKind::ALL.to_vec())")]
+    #[argh(option, arg_name = "kind[,kind...]", default = "Kinds(FaultKind::all())")]
     pub faults: Kinds,
     /// where configuration, logs, data and, after a failure, the history go. Default: a new
     /// directory for temporary files, which is removed when every check has held
@@ -78,7 +78,7 @@ impl FromStr for Kinds {
     type Err = String;
     fn from_str(text: &str) -> Result<Kinds, String> {
         let named: Vec<FaultKind> = text.split(',').map(|name| name.trim().parse()).collect::<Result<_, _>>()?;
-        Ok(Kinds(FaultKind::ALL.into_iter().filter(|kind| named.contains(kind)).collect()))
+        Ok(Kinds(FaultKind::all().into_iter().filter(|kind| named.contains(kind)).collect()))
     }
 }
 
@@ -89,14 +89,14 @@ mod tests {
     #[test]
     fn an_unknown_kind_is_answered_with_those_that_there_are() {
         let wrong = "kill,nonsense".parse::<Kinds>().unwrap_err();
-        assert!(wrong.contains("\"nonsense\"") && FaultKind::ALL.iter().all(|kind| wrong.contains(kind.name())), "{wrong}");
+        assert!(wrong.contains("\"nonsense\"") && FaultKind::all().iter().all(|kind| wrong.contains(kind.name())), "{wrong}");
         assert_eq!("stop,kill,stop".parse::<Kinds>().unwrap().0, [FaultKind::Kill, FaultKind::Stop]);
     }
 
     #[test]
     fn the_help_names_every_kind() {
         let help = kvmesh::process::arguments::parse::<Arguments>("kvtorture", vec!["--help".into()]).unwrap_err().text;
-        let missing: Vec<_> = FaultKind::ALL.iter().filter(|kind| !help.contains(kind.name())).collect();
+        let missing: Vec<_> = FaultKind::all().into_iter().filter(|kind| !help.contains(kind.name())).collect();
         assert!(missing.is_empty(), "{missing:?}");
     }
 
