@@ -102,7 +102,7 @@
 //! - **I1** `vector[o] = s`: every write of origin `o` up to `s` is here, or was and is superseded.
 //!   [`replication::coverage`], [`replication::inbound`], [`replication::folding`].
 //! - **I2** The writes of an origin leave it in strictly rising stamp order. [`replication::submit`].
-//! - **I3** The effect travels, never the command. [`replication::submit`].
+//! - **I3** The update travels, never the command. [`replication::submit`].
 //! - **I4** The replicator never touches a socket or a disk; a slow peer delays no client and no other
 //!   peer. [`replication::replicator`], [`replication::links::outbox`].
 //! - **I5** A version vector moves only by a contiguous batch or a dump's end line.

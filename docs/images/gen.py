@@ -140,7 +140,7 @@ def set_forwarding():
         1000,
         640,
         "How a SET travels, and when its OK leaves",
-        "A SET arrives at node A. A checks that enough members are up, evaluates the command, gives it a timestamp and "
+        "A SET arrives at node A. A checks that enough members count, evaluates the command, gives it a timestamp and "
         "stores it. It goes to A's log and, as the resulting value, to nodes B and C, which keep the greater version, log "
         "it and acknowledge. At level local the OK leaves once A has it on disk, at majority after one ack, at all after both.",
     )
