@@ -713,9 +713,9 @@ impl Simulation {
                             test_node.replica.origin()
                         );
                         let (written_key, written) = &self.history[&entry.version()];
-                        let is_spent = entry.value().is_none() && self.has_expired(written);
+                        let is_expired = entry.value().is_none() && self.has_expired(written);
                         let is_whole = (entry.value(), entry.expires()) == (written.entry().value(), written.entry().expires());
-                        assert!(key == written_key && (is_whole || is_spent), "nobody wrote {entry:?}, but {written:?}");
+                        assert!(key == written_key && (is_whole || is_expired), "no node wrote {entry:?}, but {written:?}");
                     }
                     None => {
                         let deleted = |(later, (other, update)): (&Version, &(u64, Update))| {

@@ -291,7 +291,7 @@ impl<'a> LinkWriter<'a> {
                 bytes.extend_from_slice(&batch.bytes);
             }
         }
-        let has_beat = heartbeat.is_some();
+        let has_heartbeat = heartbeat.is_some();
         if let Some(upto) = heartbeat {
             Message::Heartbeat(heartbeat::next(replica, *peer, upto, sent_vector, now)).encode(bytes, *protocol);
         }
@@ -313,7 +313,7 @@ impl<'a> LinkWriter<'a> {
             }
         }
         *len += bytes.len() as u64;
-        if has_beat {
+        if has_heartbeat {
             // Noted before it leaves: the echo may be there at once.
             handshake::awaits_echo(replica, *peer, *len);
         }

@@ -191,7 +191,7 @@ fn a_clock_that_was_wrong_at_the_start_and_is_set_right_leaves_nothing_behind() 
     net.elapsed += Duration::from_secs(2);
     for (node, other) in [(P, T), (P, D), (T, P), (D, P)] {
         let met = handshake::check_hello(net.replica(node), &handshake::hello(net.replica(other), net.now(other)), net.now(node));
-        assert!(met.is_err() || node == P, "a blank node refuses nobody");
+        assert!(met.is_err() || node == P, "a blank node refuses no peer");
     }
     heartbeat::tick(net.replica(P), net.now(P));
     assert!(!net.replica(P).is_open());

@@ -64,7 +64,7 @@ fn the_end_line_of_a_replaced_connection_leaves_the_newer_ones_gap_alone() {
         net.pump(t, d);
         net.pump(d, t);
     }
-    assert!(net.get(d, "v3").is_some(), "for 60 s D has not asked T, whom it hears and who has what it lacks");
+    assert!(net.get(d, "v3").is_some(), "for 60 s D has not asked T, which is up and has what D lacks");
 }
 
 /// Between the drops of a full dump and the advance of the vector, a live batch brought back what
