@@ -127,7 +127,7 @@ fn strangers_who_say_nothing_keep_no_member_out() {
     cluster.await_mesh(&[1, 2]);
     assert_eq!(cluster.ask_line(1, "ACK all"), "OK");
     assert_eq!(cluster.ask_line(1, "SET a 1"), "OK");
-    cluster.await_log(1, &["WARN", "peer port: too many connections"]);
+    cluster.await_log(1, &["WARN", "peer port: too many unidentified connections"]);
     silent[0].set_read_timeout(Some(DEADLINE)).unwrap();
     assert_closed_without_a_word(&mut silent[0], "the oldest of 200");
     silent[199].set_nonblocking(true).unwrap();
@@ -159,7 +159,7 @@ fn a_crowd_that_does_not_give_in_keeps_no_member_out() {
         came.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
     });
     let log = cluster.log_of_this_start(1);
-    assert_eq!(log.matches("too many connections that have not said").count(), 1, "{log}");
+    assert_eq!(log.matches("too many unidentified connections").count(), 1, "{log}");
 }
 
 /// Peers that dial the client port are clients, and not very good ones.
