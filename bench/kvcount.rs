@@ -1,8 +1,10 @@
 //! `kvcount`: executes requests as one client of one node would send them, so that a profiler can
 //! count the instructions that they take.
 //!
-//! `bench/instructions.sh` runs it under callgrind, which counts inside the functions `counted_…` and nowhere else: from the bytes of a round's requests to the bytes of its replies, by the shipped
-//! code, without sockets and in one thread. What other threads of a node do for a write, to replicate it and to log it, is done between them.
+//! `bench/instructions.sh` runs it under callgrind, which counts inside the functions `counted_…`
+//! and nowhere else: from the bytes of a round's requests to the bytes of its replies, by the
+//! shipped code, without sockets and in one thread. What other threads of a node do for a write, to
+//! replicate it and to log it, is done between them.
 //!
 //! Equal arguments always give equal instructions: a key has the same position in every run, and
 //! the time is an argument.
@@ -43,7 +45,8 @@ use kvmesh::wal::files::Files;
 use kvmesh::wal::writer::Writer;
 use kvmesh::wire::resp::encoding;
 
-/// Commands of a run: so many that the first ones, which find nothing in its place yet, do not show.
+/// Commands of a run: so many that the first ones, which find nothing in its place yet, do not
+/// show.
 const COMMANDS: usize = 8192;
 /// All of them are there before the first round.
 const KEYS: usize = 1024;
@@ -73,7 +76,8 @@ struct Exchange {
     reply: fn(&str) -> Vec<u8>,
 }
 
-/// A node of a mesh of one that logs as a node does by default; its threads have their turns when they are told.
+/// A node of a mesh of one that logs as a node does by default; its threads have their turns when
+/// they are told.
 struct Node {
     replica: Arc<Replica>,
     write_rx: Receiver<Submitted>,

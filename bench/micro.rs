@@ -1,6 +1,8 @@
-//! Micro-benchmarks of what a command or a write passes through. `cargo bench --bench micro`, or with a part of their names behind `--`: `cargo bench --bench micro -- merge`.
+//! Micro-benchmarks of what a command or a write passes through. `cargo bench --bench micro`, or
+//! with a part of their names behind `--`: `cargo bench --bench micro -- merge`.
 //!
-//! Keys have 16 bytes and values 64. What becomes slower with the machine alone is not told from what becomes slower with the code; `bench/instructions.sh` counts, and does.
+//! Keys have 16 bytes and values 64. What becomes slower with the machine alone is not told from
+//! what becomes slower with the code; `bench/instructions.sh` counts, and does.
 
 #![allow(
     clippy::disallowed_methods,

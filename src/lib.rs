@@ -2,22 +2,22 @@
 //! and writes; a node that was down catches up by itself before it serves clients. Plain TCP, one
 //! thread per connection, nothing between the program and `std::net`.
 //!
-//! This page is the map of the program. The documents say more: `docs/concepts.md` (the ideas, and a
-//! glossary), `docs/tour.md` (a SET, a delete and a returning node, step by step),
+//! This page is the map of the program. The documents say more: `docs/concepts.md` (the ideas, and
+//! a glossary), `docs/tour.md` (a SET, a delete and a returning node, step by step),
 //! `docs/architecture.md`, `docs/invariants.md`, `docs/protocol.md`.
 //!
 //! # The idea
 //!
-//! One register type, one merge, one vector, one dump. A write becomes an [`data::entry::Entry`] with
-//! a version: a [`data::clock::Stamp`] of a hybrid logical clock, made once, and the
-//! [`data::version::Origin`] that took the write, which is one incarnation of one node. Everywhere and
-//! always the entry with the greater version stays ([`store::Store::merge`]): last writer wins.
+//! One register type, one merge, one vector, one dump. A write becomes an [`data::entry::Entry`]
+//! with a version: a [`data::clock::Stamp`] of a hybrid logical clock, made once, and the
+//! [`data::version::Origin`] that took the write, which is one incarnation of one node. Everywhere
+//! and always the entry with the greater version stays ([`store::Store::merge`]): last writer wins.
 //!
 //! A [`data::version::VersionVector`] says how far a node has come with every origin. It answers
 //! every question that the mesh has: what a returning peer lacks, whether a write has arrived,
-//! whether a tombstone may go, whether two nodes must be equal. What a vector does not cover travels
-//! as a dump ([`wire::dump`]). On disk ([`wal`]) are a snapshot, which is a dump, and the log since:
-//! the bytes as they were sent and received. A start merges both.
+//! whether a tombstone may go, whether two nodes must be equal. What a vector does not cover
+//! travels as a dump ([`wire::dump`]). On disk ([`wal`]) are a snapshot, which is a dump, and the
+//! log since: the bytes as they were sent and received. A start merges both.
 //!
 //! Clients speak text or RESP, as Redis clients do, told apart by the first byte of each request
 //! ([`wire`]). Both make the same typed commands, and each is executed in one place
@@ -55,24 +55,25 @@
 //!
 //! # The threads
 //!
-//! A panic of any of them ends the process. A dead node is a case that the mesh handles, a half-dead
-//! one is not.
+//! A panic of any of them ends the process. A dead node is a case that the mesh handles, a
+//! half-dead one is not.
 //!
-//! - `main`, [`node::run`]: the order of start and stop. At the start it reads and decodes the disk.
+//! - `main`, [`node::run`]: the order of start and stop. At the start it reads and decodes the
+//!   disk.
 //! - `accept`, [`net::Acceptor`]: the client port.
 //! - `client-N`, `server::session`: one client's socket and buffers.
 //! - `replicator`, [`replication::replicator`]: the channel's end, where the last batch ended.
 //! - `log`, [`wal::writer`]: the log file.
 //! - `snapshot`, [`replication::persistence::snapshots`]: a snapshot that is being written.
-//! - `replay-N`, [`wal::snapshot`], and `replay`, [`replication::persistence::replay`]: at the start
-//!   only; they merge the lines of the snapshot and the records of a log.
+//! - `replay-N`, [`wal::snapshot`], and `replay`, [`replication::persistence::replay`]: at the
+//!   start only; they merge the lines of the snapshot and the records of a log.
 //! - `peer-out:N`, [`replication::links::outgoing`]: the connection on which this node speaks to
 //!   peer N.
 //! - `peer-accept`, [`net::Acceptor`]: the peer port.
-//! - `peer-hello`, `peer-in:N`, [`replication::links::incoming`]: a connection before its HELLO, and
-//!   the one on which peer N speaks to this node.
-//! - `heartbeat`, [`replication::heartbeat`]: where the tombstone GC, the anti-entropy check and the
-//!   folding of incarnations stand.
+//! - `peer-hello`, `peer-in:N`, [`replication::links::incoming`]: a connection before its HELLO,
+//!   and the one on which peer N speaks to this node.
+//! - `heartbeat`, [`replication::heartbeat`]: where the tombstone GC, the anti-entropy check and
+//!   the folding of incarnations stand.
 //! - `signals`, [`process::signals`]; `stderr`, [`process::logging`]; `stdin`, only with
 //!   `--stop-with-stdin`.
 //!
@@ -91,20 +92,22 @@
 //! All others are leaves, under which nothing is locked: acks and waiting sessions
 //! ([`replication::acks`]), what waits for a peer ([`replication::links::outbox`]), the log's queue
 //! and condition ([`wal`]), the scan order ([`replication::scan_order`]), connections that have not
-//! said HELLO (`replication::links::unidentified`), threads of links ([`replication::links::incoming`]),
-//! how far the disk is read ([`replication::persistence::hand_off`]), waiters for bytes ([`budget`]),
-//! when the clock was slewed last ([`data::clock`]), connected clients (`server::clients`), lines for
-//! stderr ([`process::logging`]). Under a lock there is no I/O, no log line, and no wait, but for the
-//! two that come first.
+//! said HELLO (`replication::links::unidentified`), threads of links
+//! ([`replication::links::incoming`]), how far the disk is read
+//! ([`replication::persistence::hand_off`]), waiters for bytes ([`budget`]), when the clock was
+//! slewed last ([`data::clock`]), connected clients (`server::clients`), lines for stderr
+//! ([`process::logging`]). Under a lock there is no I/O, no log line, and no wait, but for the two
+//! that come first.
 //!
 //! # The invariants, and where they are kept
 //!
 //! - **I1** `vector[o] = s`: every write of origin `o` up to `s` is here, or was and is superseded.
 //!   [`replication::coverage`], [`replication::inbound`], [`replication::folding`].
-//! - **I2** The writes of an origin leave it in strictly rising stamp order. [`replication::submit`].
+//! - **I2** The writes of an origin leave it in strictly rising stamp order.
+//!   [`replication::submit`].
 //! - **I3** The update travels, never the command. [`replication::submit`].
-//! - **I4** The replicator never touches a socket or a disk; a slow peer delays no client and no other
-//!   peer. [`replication::replicator`], [`replication::links::outbox`].
+//! - **I4** The replicator never touches a socket or a disk; a slow peer delays no client and no
+//!   other peer. [`replication::replicator`], [`replication::links::outbox`].
 //! - **I5** A version vector moves only by a contiguous batch or a dump's end line.
 //!   [`data::progress`], [`replication::coverage`], [`replication::inbound`].
 //! - **I6** Absence is a delete only where it is proven. [`replication::tombstone_gc`],

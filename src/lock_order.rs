@@ -1,16 +1,17 @@
-//! The order in which a thread takes locks, in one place. Debug builds check it; release builds pay nothing.
+//! The order in which a thread takes locks, in one place. Debug builds check it; release builds pay
+//! nothing.
 //!
 //! Locks that are taken both under another one and around another one have a [`Rank`]. Most others
 //! are *leaves*: the ack table, the outboxes, the write-ahead log's queue, the scan order. A leaf
 //! needs no rank, since its file knows of no other lock that it could take. Each lock is private to
-//! the file of its owner; what a caller gets is a guard, and a function that needs a lock held takes
-//! that guard.
+//! the file of its owner; what a caller gets is a guard, and a function that needs a lock held
+//! takes that guard.
 //!
-//! Two locks come before all ranks and have none, since no thread takes them under another lock. The
-//! right to write a snapshot (`snapshotting` in replication/persistence/hand_off.rs) guards no data.
-//! It is only tried, never waited for, and is held while a snapshot is written. The lock on the
-//! present connection of a peer (`present` in replication/links/incoming.rs) is held while a new one
-//! takes its place: the older socket is shut down under it, and a line may be logged.
+//! Two locks come before all ranks and have none, since no thread takes them under another lock.
+//! The right to write a snapshot (`snapshotting` in replication/persistence/hand_off.rs) guards no
+//! data. It is only tried, never waited for, and is held while a snapshot is written. The lock on
+//! the present connection of a peer (`present` in replication/links/incoming.rs) is held while a
+//! new one takes its place: the older socket is shut down under it, and a line may be logged.
 
 use std::ops::{Deref, DerefMut};
 

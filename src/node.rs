@@ -257,7 +257,8 @@ impl Node {
         }
     }
 
-    /// Starts every part that has a thread, in order. After an error those that run must be stopped.
+    /// Starts every part that has a thread, in order. After an error those that run must be
+    /// stopped.
     fn start_threads(&mut self, opened: Opened, should_stop: impl Fn() -> bool) -> Result<(), NodeFailure> {
         let Opened { client_listener, peer_listener, disk, files, write_rx, stop_rx } = opened;
         let (replica, wal) = (&self.replica, &self.wal);

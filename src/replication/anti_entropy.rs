@@ -16,9 +16,9 @@ use crate::store::{Digest, Walk};
 /// Heartbeats without a change after which the data counts as quiescent.
 const HEARTBEATS: u32 = 2;
 
-/// What expires within this is not compared, and will soon need no comparison. From time to time
-/// the digest is taken anew, for another span of this length. The span is so long that nodes whose
-/// clocks differ nearly always take the same one.
+/// Entries that expire within this are not compared, and will soon need no comparison. From time to
+/// time the digest is taken anew, for another span of this length. The span is so long that nodes
+/// whose clocks differ nearly always take the same one.
 const SPAN_MS: u64 = 600_000;
 
 /// Entries that are read at one heartbeat, to within a shard: some 20 ms of the thread that the

@@ -86,7 +86,7 @@ impl Advance<'_> {
         pending.batch(&mut self.0, after, upto)
     }
 
-    /// What a dump's end line proves, or a folding that all members know of.
+    /// Joins what a dump's end line proves, or a folding that all members know of.
     pub fn proven(&mut self, proven: &VersionVector) {
         self.0.join(proven);
     }
@@ -96,7 +96,7 @@ impl Advance<'_> {
         pending.close(&mut self.0)
     }
 
-    /// What the disk knew, at the start.
+    /// Takes over the vector that the disk knew, at the start.
     pub fn restore(&mut self, vector: VersionVector) {
         *self.0 = vector;
     }

@@ -50,7 +50,7 @@ pub struct ReceivedMessage {
     pub message: Message,
     /// The bytes of the message, for the log.
     pub frame: Vec<u8>,
-    /// What the bytes hold of the log's byte budget.
+    /// The share of the log's byte budget that the bytes hold.
     pub permit: Option<Permit>,
 }
 

@@ -24,15 +24,15 @@ pub enum BrokenRule {
     /// A peer's newest vector counts as proof for the tombstone GC although this node's own vector
     /// does not cover it (I6 a).
     CollectUncovered,
-    /// A peer's vector counts as proof for the tombstone GC for as long as no newer one is heard, be
-    /// the peer up or away, and whichever member has lost a disk since (I6 a).
+    /// A peer's vector counts as proof for the tombstone GC for as long as no newer one is heard,
+    /// be the peer up or away, and whichever member has lost a disk since (I6 a).
     CountAbsent,
     /// Entries that a full dump has proved deleted are dropped in memory, and not in the log.
     DropsNotLogged,
     /// The stamp clock stays where it is when a peer has stamped above it (I8).
     FloorStands,
-    /// A floor under the stamp clock is raised by the time that its message seems to have been under
-    /// way (I8).
+    /// A floor under the stamp clock is raised by the time that its message seems to have been
+    /// under way (I8).
     FloorEstimated,
     /// An ack counts whatever this node's clock did while the session waited for it (I8).
     AckAfterSleep,

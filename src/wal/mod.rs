@@ -324,8 +324,8 @@ impl Wal {
         self.arrived.notify_one();
     }
 
-    /// Takes the jobs that wait, for the writer; waits for some until `wait` is over. `None` once the
-    /// log is closed and no job is left.
+    /// Takes the jobs that wait, for the writer; waits for some until `wait` is over. `None` once
+    /// the log is closed and no job is left.
     fn take(&self, wait: Duration) -> Option<Vec<Job>> {
         let mut queue = self.queue.lock();
         if queue.jobs.is_empty() && !queue.closed && !wait.is_zero() {

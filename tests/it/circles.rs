@@ -1,6 +1,8 @@
-//! No two files need each other: the imports of `src` make no circle, between folders or inside one.
+//! No two files need each other: the imports of `src` make no circle, between folders or inside
+//! one.
 //!
-//! And each lock stays in the file of its owner, so that a circle of locks cannot hide behind methods.
+//! And each lock stays in the file of its owner, so that a circle of locks cannot hide behind
+//! methods.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -64,7 +66,8 @@ fn locks_of_others(code: &str) -> Vec<String> {
     let takes = |line: &str| {
         let mutex = [".lock()", ".try_lock()"].iter().any(|call| line.contains(call)) && !declares("Mutex");
         let lock = [".read()", ".write()"].iter().any(|call| line.contains(call)) && !declares("RwLock");
-        // A step of the write-ahead log's writer, a file's own lock, and standard streams have these names, too.
+        // A step of the write-ahead log's writer, a file's own lock, and standard streams have
+        // these names, too.
         let is_other = ["self.write()", "stdout()", "stderr()", "stdin()", "itself.try_lock", "lock.try_lock", "traffic"]
             .iter()
             .any(|other| line.contains(other));

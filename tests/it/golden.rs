@@ -9,8 +9,8 @@
 //! reply. `n1*> SET a 1` sends the same words as RESP, on the same connection, and shows the reply
 //! as redis-cli does. `n1> RESTORE` sends the dump that `backup n2` has taken.
 //!
-//! Other lines are orders: `kill n2`, `start n2`, `stop n2`, `wipe n2`, `remove-log n2`,
-//! `pause n2`, `resume n2`, `cut n1 n2`, `stall n1 n2`, `join n1 n2`, `backup n2`, `await converged`,
+//! Other lines are orders: `kill n2`, `start n2`, `stop n2`, `wipe n2`, `remove-log n2`, `pause
+//! n2`, `resume n2`, `cut n1 n2`, `stall n1 n2`, `join n1 n2`, `backup n2`, `await converged`,
 //! `await n2 ready`, `await n1 sees n2 down`, `await n1 status members_up 2`.
 
 use std::collections::BTreeMap;

@@ -1,4 +1,5 @@
-//! The arrows of the architecture: which module may know which. A file that imports what it must not fails here, and so does one that no rule names.
+//! The arrows of the architecture: which module may know which. A file that imports what it must
+//! not fails here, and so does one that no rule names.
 
 use std::fs;
 use std::path::{Path, PathBuf};

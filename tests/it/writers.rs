@@ -87,7 +87,8 @@ impl Writers {
         }))
     }
 
-    /// Starts one writer at each of these nodes, at `majority`, with keys that begin with the label.
+    /// Starts one writer at each of these nodes, at `majority`, with keys that begin with the
+    /// label.
     pub fn roaming(cluster: &Cluster, label: &str, ids: &[u16]) -> Writers {
         Writers::start((0..ids.len()).map(|number| {
             let mut addrs: Vec<SocketAddr> = ids.iter().map(|id| cluster.client_addr(*id)).collect();

@@ -66,7 +66,7 @@ pub struct NoQuorum {
     pub members: usize,
 }
 
-/// What STATUS and PEERS show of one peer's acks.
+/// One peer's acks, as STATUS and PEERS show them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PeerProgress {
     /// The greatest own stamp that the peer has acknowledged on this connection: durable there, if

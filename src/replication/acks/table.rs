@@ -39,8 +39,8 @@ pub struct PeerAcks {
     pub upto: Stamp,
     /// Likewise in its memory. At least `upto`.
     pub received: Stamp,
-    /// What the peer's stamp clock showed at its last ack, run on. Behind all others, of a build
-    /// that does not say.
+    /// The peer's stamp clock at its last ack, run on. Behind all others, of a build that does not
+    /// say.
     pub clock: Lead,
     pub lag: Lag,
 }

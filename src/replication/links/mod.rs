@@ -47,7 +47,7 @@ impl Links {
         &self.traffic[peer]
     }
 
-    /// What has moved on the connections with each peer.
+    /// The traffic on the connections with each peer.
     pub fn traffic(&self) -> Vec<Traffic> {
         self.traffic.iter().map(TrafficNotes::read).collect()
     }

@@ -55,7 +55,7 @@ struct Waiting {
     serve: Option<DumpRequest>,
 }
 
-/// What this node can acknowledge of the writes of the peer's present incarnation.
+/// The writes of the peer's present incarnation that this node can acknowledge.
 ///
 /// Invariant: the peer's writes up to `upto` are here, or what superseded them, and those in (from,
 /// upto] came one by one, in batches. durable ≤ upto.
@@ -63,13 +63,13 @@ struct AckState {
     origin: Origin,
     from: Stamp,
     upto: Stamp,
-    /// What may be acknowledged (**I7**): what is durable here, or all that came where no session
-    /// waits for the disk.
+    /// The writes that may be acknowledged (**I7**): what is durable here, or all that came where
+    /// no session waits for the disk.
     durable: Stamp,
     due: bool,
 }
 
-/// What was taken out of an outbox. The link's thread writes it in this order.
+/// Content taken out of an outbox. The link's thread writes it in this order.
 #[derive(Default)]
 pub struct Drained {
     pub ack: Option<Ack>,

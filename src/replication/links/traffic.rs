@@ -49,7 +49,7 @@ impl TrafficNotes {
     }
 }
 
-/// Of several threads that note a time, the latest stays.
+/// Notes a time. If several threads do, the latest stays.
 fn note(at: &AtomicU64, elapsed: Duration) {
     at.fetch_max(elapsed.as_micros() as u64, Ordering::AcqRel);
 }

@@ -1,4 +1,4 @@
-//! What this node lacks of one peer, and when it may ask the peer for a dump.
+//! Catching up with one peer: what is missing here, and when the peer may be asked for a dump.
 
 use std::time::Duration;
 

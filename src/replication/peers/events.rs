@@ -1,4 +1,4 @@
-//! What has happened among the peers, to be logged once the table's lock is released.
+//! Events among the peers, to be logged once the table's lock is released.
 
 use std::fmt;
 
@@ -68,7 +68,7 @@ impl fmt::Display for Event {
             }
             Event::Opened { degraded: true, missing, .. } => write!(
                 f,
-                "open to clients, DEGRADED: this is less than a majority; nothing heard from {}, whose writes may be missing here",
+                "open to clients, DEGRADED: this is less than a majority; not caught up with {}, whose writes may be missing here",
                 names(missing)
             ),
             Event::Whole => f.write_str("no longer degraded: caught up with a majority"),

@@ -30,7 +30,7 @@ const BULK_LEN: u64 = 4 << 10;
 /// what else the peer had in hand. Beyond this, bytes are no progress.
 pub const APART_MAX: u64 = MESSAGE_LEN_MAX as u64 + (4 << 20);
 
-/// What is known of the links with one peer. Times are those of [`Now::elapsed`].
+/// The links with one peer, as far as known. Times are those of [`Now::elapsed`].
 pub struct Liveness {
     up: bool,
     /// Since when the peer is up or down.
@@ -58,7 +58,7 @@ pub struct Liveness {
     heard_len_at_beat: u64,
 }
 
-/// What a look at a peer's links has found.
+/// The findings of a look at a peer's links.
 pub struct Look {
     /// Why the peer is down; `None` if it is up.
     pub trouble: Option<&'static str>,

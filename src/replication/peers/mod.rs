@@ -1,5 +1,5 @@
-//! What a node knows of its peers, and what it decides from that: which are up, which to ask for a
-//! dump, when to open to clients, what may be collected.
+//! The peer table: what a node knows of its peers, and what it decides from that. Which are up,
+//! which to ask for a dump, when to open to clients, what may be collected.
 //!
 //! [`Peers`] is the lock, which several invariants need held. What it guards is pure: plain values
 //! in, decisions out, no locks, no sockets, time as an argument. [`table`] composes it from the

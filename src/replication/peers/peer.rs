@@ -15,7 +15,7 @@ use crate::wire::peer::{Hello, Protocol};
 const CONTESTED_AFTER: u32 = 3;
 const CONTESTED_AGAIN: u32 = 100;
 
-/// What is known of one peer.
+/// One peer, as far as this node knows it.
 pub struct Peer {
     pub id: NodeId,
     /// Counts the peer's incoming connections. What an older one still delivers is told by it.
@@ -38,7 +38,7 @@ pub struct Peer {
     pub open: bool,
     /// The peer was last reported as one that counts towards a quorum.
     pub counts: bool,
-    /// What went wrong last, and when.
+    /// The last error on the links with the peer, and when it happened.
     pub last_error: Option<(Duration, String)>,
     /// How often a second process took this peer's place, in a row.
     replaced: u32,
@@ -99,7 +99,7 @@ impl Peer {
         self.liveness.is_up()
     }
 
-    /// What the peer is proven to have on its disk, for as long as it is up.
+    /// The vector that the peer is proven to have on its disk, for as long as it is up.
     pub fn proof(&self) -> Option<&VersionVector> {
         self.proof.get(self.is_up())
     }

@@ -1,5 +1,5 @@
-//! What a peer is proven to have on its disk: the only word of a peer that the tombstone GC
-//! believes (**I6** a).
+//! Proof of what a peer has on its disk: the only word of a peer that the tombstone GC believes
+//! (**I6** a).
 
 use crate::data::version::VersionVector;
 use crate::testing::broken_rules::BrokenRule;
@@ -45,7 +45,7 @@ impl Proof {
         }
     }
 
-    /// What the peer is proven to have, for as long as it is up.
+    /// The proven vector, for as long as the peer is up.
     pub fn get(&self, is_up: bool) -> Option<&VersionVector> {
         self.proven.as_ref().filter(|_| is_up || BrokenRule::CountAbsent.is_on())
     }

@@ -64,7 +64,7 @@ pub struct QuiescentState {
     pub before_ms: u64,
 }
 
-/// What to do after a [`PeerTable::review`].
+/// Actions that follow from a [`PeerTable::review`].
 #[derive(Default)]
 pub struct Decisions {
     pub events: Vec<Event>,

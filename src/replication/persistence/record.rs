@@ -2,10 +2,10 @@
 //!
 //! | kind | payload | on replay |
 //! |---|---|---|
-//! | batch | as it travels between peers | its writes are merged; the vector advances if it joins |
-//! | lines | dump lines, as they came | entries are merged; header and end lines mean nothing here |
+//! | batch | as it travels between peers | its writes are merged; if it joins, the vector moves |
+//! | lines | dump lines, as they came | entries are merged; header and end lines are skipped |
 //! | healed | dump lines of entries | merged though covered; the greater bytes win |
-//! | removed | dump lines of keys and versions | that very version is taken out: dropped or collected |
+//! | removed | dump lines of keys and versions | that version is taken out: dropped or collected |
 //! | proven | JSON: a vector and a GC horizon | both are joined |
 //! | incarnation | JSON: the writer from here on | another node's or cluster's is refused |
 //!
@@ -42,8 +42,8 @@ pub enum Record {
     Incarnation(Incarnation),
 }
 
-/// What is covered and what was collected, from here on: by a dump's end line, or because nothing
-/// was missing.
+/// Coverage and collection that hold from here on: by a dump's end line, or because nothing was
+/// missing.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Proven {
     pub vector: VersionVector,

@@ -210,7 +210,7 @@ struct Claims {
     may_drop: bool,
 }
 
-/// What the members know, as far as this node has received it.
+/// The members' knowledge, as far as this node has received it.
 struct Known {
     vector: VersionVector,
     /// The present incarnations of the members.

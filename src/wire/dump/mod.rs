@@ -4,7 +4,7 @@
 //! one and `RESTORE` takes one. One object a line: a header, an entry a line, an end line.
 //!
 //! ```text
-//! {"dump":"kvmesh","format":1,"kind":"full","node":1,"origin":"1-9f86d081884c7d65","vector":{"1-9f86d081884c7d65":"116..."},"entries":2}
+//! {"dump":"kvmesh","format":1,"kind":"full","node":1,"origin":"1-9f86d081884c7d65",...}
 //! {"k":"colour","v":"green","s":"116069418624417792","o":"1-9f86d081884c7d65"}
 //! {"k":"gone","s":"116069418624417793","o":"1-9f86d081884c7d65"}
 //! {"k":"session","v":"7","x":"1771078165000","s":"116069418624417794","o":"1-9f86d081884c7d65"}

@@ -104,7 +104,7 @@ fn entries(replica: &Replica) -> BTreeMap<Vec<u8>, Entry> {
     all.map(|entry| (entry.key().to_vec(), entry)).collect()
 }
 
-/// What a node has from its disk: entries and vector.
+/// Entries and vector that a node has from its disk.
 type Known = (BTreeMap<Vec<u8>, Entry>, VersionVector);
 
 /// A log of every kind of record. Returned with it, by the end of each record: what a node knows
