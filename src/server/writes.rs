@@ -36,7 +36,7 @@ const PENDING_KEPT: usize = 1024;
 
 pub(crate) struct RoundWrites<'a> {
     services: &'a Services,
-    /// The end of the wait for the write queue, in this round.
+    /// The end of the wait for the back-pressure budget, in this round.
     deadline: Deadline,
     round: Option<(AckLevel, Round<'a>)>,
     /// The commands that wait for acks, in the order of their stamps.

@@ -57,11 +57,11 @@ pub enum AckOutcome {
     TimedOut,
 }
 
-/// Too few members are up for the level: nothing was written.
+/// Too few members count for the level: nothing was written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NoQuorum {
-    /// Members that count as up, this node included.
-    pub up: usize,
+    /// Members that count, this node included.
+    pub counted: usize,
     pub needed: usize,
     pub members: usize,
 }
@@ -98,13 +98,13 @@ impl Acks {
         }
     }
 
-    /// Checks that enough members are up for `level`. Called before anything is applied.
+    /// Checks that enough members count for `level`. Called before anything is applied.
     pub fn quorum(&self, level: AckLevel) -> Result<(), NoQuorum> {
-        let up = 1 + self.counted.load(Ordering::Acquire);
-        if level == AckLevel::Local || up >= self.majority {
+        let counted = 1 + self.counted.load(Ordering::Acquire);
+        if level == AckLevel::Local || counted >= self.majority {
             return Ok(());
         }
-        Err(NoQuorum { up, needed: self.majority, members: 1 + self.table.lock().peers.len() })
+        Err(NoQuorum { counted, needed: self.majority, members: 1 + self.table.lock().peers.len() })
     }
 
     /// Returns whether a write at this level is answered without waiting for any member.

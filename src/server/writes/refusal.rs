@@ -31,10 +31,10 @@ impl WriteRefusal {
         let (code, sentence) = match self {
             WriteRefusal::Full => (ErrorCode::Full, format!("{}; nothing was written; DEL still works", why_full(services))),
             WriteRefusal::ReadOnly(why) => (ErrorCode::ReadOnly, format!("{why}; nothing was written; reads are served")),
-            WriteRefusal::NoQuorum(NoQuorum { up, needed, members }) => {
-                let verb = if up == 1 { "counts" } else { "count" };
+            WriteRefusal::NoQuorum(NoQuorum { counted, needed, members }) => {
+                let verb = if counted == 1 { "counts" } else { "count" };
                 let sentence = format!(
-                    "{up} of {members} members {verb} and {needed} are needed for ack {level}; nothing was written; ACK local writes to this node alone"
+                    "{counted} of {members} members {verb} and {needed} are needed for ack {level}; nothing was written; ACK local writes to this node alone"
                 );
                 (ErrorCode::NoQuorum, sentence)
             }
