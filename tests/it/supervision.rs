@@ -274,17 +274,15 @@ fn a_node_that_does_not_start_takes_the_others_along_and_decides_the_exit_code()
     not_started(&cluster, 1, "cannot listen on peer_addr");
     drop(taken);
 
-    // Node 1 holds this directory.
-    let data = cluster.data_path(1);
-    cluster.configure(2, "data_dir", data.to_str().unwrap());
-    cluster.write_config(2).unwrap();
-    not_started(&cluster, 1, "data");
-
+    // Another process holds the directory: this one.
     let data = cluster.data_path(2);
     fs::create_dir_all(&data).unwrap();
+    let held = File::open(&data).unwrap();
+    held.try_lock().unwrap();
+    not_started(&cluster, 1, "data_dir");
+    drop(held);
+
     fs::write(data.join("log-0000000003"), "no log").unwrap();
-    cluster.configure(2, "data_dir", data.to_str().unwrap());
-    cluster.write_config(2).unwrap();
     not_started(&cluster, 3, "");
 }
 
