@@ -1,18 +1,21 @@
 #!/usr/bin/env bash
-# Clients of Redis against a mesh of three nodes: redis-cli, redis-benchmark, redis-py, ioredis and ruby-redis, as they come. Each uses another node.
+# Clients of Redis, as they come, with a mesh of three nodes: redis-cli, redis-benchmark, redis-py,
+# ioredis and ruby-redis. Each uses another node.
 #
-#   tests/clients.sh                                       builds and starts the nodes, and stops them
-#   KVMESH_CLIENTS_ADDR=127.0.0.1:6379 tests/clients.sh    one server that runs already, such as a redis-server, in place of all three nodes. It loses its data.
+#   tests/clients.sh                                       builds, starts and stops the nodes
+#   KVMESH_CLIENTS_ADDR=127.0.0.1:6379 tests/clients.sh    one server that runs already, such as a
+#       redis-server, in place of all three nodes. It loses its data.
 #
-# Installs what is missing: Debian packages if it may, everything else below target/clients. Nothing else is written outside target/.
+# Installs what is missing: Debian packages if it may, everything else below target/clients. Nothing
+# else is written outside target/.
 set -euo pipefail
 cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.."
 source tests/lib.sh
 exec </dev/null
 
-# What was tried last. A newer one is welcome here, when it was tried.
+# The version that was tried last.
 REDIS_PY=8.1.0
-# Both that are in use; the second needs a newer node than some systems have.
+# Both versions that are in use. The second needs a newer Node.js than some systems have.
 IOREDIS=(5.9.2)
 IOREDIS_FOR_NODE_20=6.0.0
 DEADLINE_S=30
@@ -23,7 +26,7 @@ target=${CARGO_TARGET_DIR:-${CARGO_BUILD_TARGET_DIR:-target}}
 mkdir -p -- "$target/clients"
 home=$(cd -- "$target/clients" && pwd)
 work=$(mktemp -d -- "$home/run.XXXXXX")
-# What clients write for themselves stays here, too.
+# Files that clients write for themselves stay here, too.
 export TMPDIR=$work REDISCLI_HISTFILE=/dev/null PIP_CACHE_DIR=$home/pip-cache npm_config_cache=$home/npm-cache npm_config_update_notifier=false PYTHONDONTWRITEBYTECODE=1
 
 pids=()
@@ -48,7 +51,7 @@ fail() {
     exit 1
 }
 
-# What a command prints is shown if it fails, and else only if it is asked for.
+# Runs a command, whose output is shown only if it fails.
 quietly() { # what, command…
     local what=$1
     shift
@@ -70,7 +73,7 @@ until_equal() { # what, wanted, command…
     done
 }
 
-# ---------------------------------------------------------------------------------------------------------------- what is needed
+# ---- what is needed
 
 install_clients() {
     tests/install.sh redis-cli:redis-tools redis-benchmark:redis-tools python3:python3 node:nodejs npm:npm /usr/bin/ruby:ruby
@@ -79,7 +82,7 @@ install_clients() {
     if [[ ! -x $home/venv/bin/pip ]]; then
         python3 -m venv "$home/venv" >/dev/null 2>&1 || { tests/install.sh no-such-program:python3-venv && rm -rf -- "$home/venv" && python3 -m venv "$home/venv"; }
     fi
-    # Those that are there already are left alone, without a look elsewhere.
+    # Those that are there already are left alone.
     "$home/venv/bin/python" -c "import redis, sys; sys.exit(redis.__version__ != '$REDIS_PY')" 2>/dev/null ||
         quietly "pip" "$home/venv/bin/pip" install --quiet --disable-pip-version-check "redis==$REDIS_PY"
     (($(node -p 'process.versions.node.split(".")[0]') < 20)) || IOREDIS+=("$IOREDIS_FOR_NODE_20")
@@ -90,7 +93,7 @@ install_clients() {
     done
 }
 
-# ---------------------------------------------------------------------------------------------------------------- the nodes
+# ---- the nodes
 
 addrs=()
 server=mesh
@@ -116,7 +119,7 @@ start_nodes() {
     done
 }
 
-# In the text protocol, which says more while a node is not ready.
+# In the text protocol, which gives reasons while a node is not ready.
 ask_count() { # host:port
     exec 3<>"/dev/tcp/${1%:*}/${1##*:}"
     printf 'COUNT\nQUIT\n' >&3
@@ -131,7 +134,7 @@ cli() { # node, words…
     redis-cli -h "${addr%:*}" -p "${addr##*:}" "$@"
 }
 
-# ---------------------------------------------------------------------------------------------------------------- the clients
+# ---- the clients
 
 redis_cli_on_a_terminal() {
     quietly "redis-cli on a terminal" python3 tests/clients/redis_cli.py "${addrs[0]}" "$server"
@@ -146,7 +149,7 @@ redis_cli_pipe() {
             printf "*3\r\n$3\r\nSET\r\n$%d\r\n%s\r\n$%d\r\n%s\r\n", length(key), key, length(value), value
         }
     }' >"$work/writes"
-    # Its own status tells nothing of errors.
+    # Its exit code does not tell of errors.
     cli 2 --pipe <"$work/writes" >"$work/output" 2>&1 || { cat -- "$work/output" >&2; fail "redis-cli --pipe"; }
     grep -qx "errors: 0, replies: $count" -- "$work/output" || { cat -- "$work/output" >&2; fail "redis-cli --pipe: expected errors: 0, replies: $count"; }
     until_equal "the last of what was piped into node 2, on node 3" "value $count" cli 3 GET "pipe:$count"
@@ -161,11 +164,11 @@ benchmark() { # node, depth, requests
     local addr=${addrs[$1 - 1]} lines
     cli "$1" DEL counter:__rand_int__ >/dev/null
     quietly "redis-benchmark -P $2" redis-benchmark -h "${addr%:*}" -p "${addr##*:}" -t set,get,incr,mset -n "$3" -P "$2" -c 20 -q
-    # Errors end it. A warning is one that it got when it asked for CONFIG GET.
+    # Errors end it. A warning is an error that CONFIG GET was answered with.
     ! grep -iE 'error|warning' -- "$work/output" >&2 || fail "redis-benchmark -P $2: see above"
     lines=$(tr '\r' '\n' <"$work/output" | grep -c 'requests per second' || true)
     ((lines == 4)) || { cat -- "$work/output" >&2; fail "redis-benchmark -P $2: expected 4 figures, found $lines"; }
-    # What it says that it did was done.
+    # It has done what it reports.
     local sum
     sum=$(cli "$1" GET counter:__rand_int__)
     ((sum >= $3)) || fail "redis-benchmark -P $2: its counter is $sum after $3 INCRs"

@@ -1,6 +1,8 @@
 #!/usr/bin/env bash
-# The negative controls: each rule of the design is broken once, and the simulator must find it within so many seeds. And with all rules kept, so many seeds must find nothing.
-# One rule is broken in real processes, too, and a short torture run must find that. A control that is not found means that the checks are too weak.
+# The negative controls: each rule of the design is broken once, and the simulator must find it
+# within so many seeds. With all rules kept, so many seeds must find nothing. One rule is broken in
+# real processes, too, and a short torture run must find that. A control that is not found means
+# that the checks are too weak.
 set -euo pipefail
 cd -- "$(dirname -- "$0")/.."
 source tests/lib.sh
@@ -13,7 +15,7 @@ $kvsim --seeds "${KVMESH_SEEDS:-1500}"
 
 failed=0
 while read -r rule seeds options; do
-    # Without a violation it exits with 0, which is what must not be.
+    # It exits with 0 if it finds no violation, which here is a failure.
     # shellcheck disable=SC2086
     if found=$(KVMESH_BREAK=$rule timeout 300 $kvsim --seeds "$seeds" $options 2>/dev/null); then
         printf '%-20s NOT FOUND in %s seeds\n' "$rule" "$seeds"
@@ -45,7 +47,8 @@ merge-late 100 --late --from 500
 count-what-leaves 100 --steady
 RULES
 
-# A rule that no seed comes to: what arrives late, and is covered, is passed over before it would be asked for. A test breaks into it.
+# A rule that no seed comes to: an entry that arrives late, and is covered, is passed over before
+# the rule is asked. A test reaches it directly.
 test=what_the_vector_covers_is_not_merged_whoever_sends_it
 if found=$(KVMESH_BREAK=merge-covered cargo test --quiet --locked --features testing --lib "$test" 2>&1); then
     echo "merge-covered        NOT FOUND by $test"
@@ -57,7 +60,8 @@ else
     failed=$((failed + 1))
 fi
 
-# What a write that is stamped twice does to who has seen it: of several hundred keys that are taken over in a run, some dozens show it.
+# The cost of a write that is stamped twice for a client that has read it: of several hundred keys
+# that are taken over in a run, some dozens show it.
 dir=$(mktemp -d)
 trap 'rm -rf -- "$dir"' EXIT
 if found=$(KVMESH_BREAK=second-stamp timeout 120 "$bin/kvtorture" --seed 1 --nodes 3 --minutes 0.15 --faults delay --dir "$dir" --quiet 2>&1); then

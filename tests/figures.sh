@@ -1,6 +1,8 @@
 #!/usr/bin/env bash
-# The figures of a three-node mesh on this machine, all nodes and the generator on it: throughput, recovery, the disk, and what one stopped node costs the others.
-# Usage: tests/figures.sh [throughput|recovery|restart|compaction|stopped]...   (all of them without an argument; some minutes in all, on an idle machine)
+# Figures of a mesh of three nodes on this machine, with all nodes and the generator on it:
+# throughput, recovery, the disk, and the cost of one stopped node for the others.
+# Usage: tests/figures.sh [throughput|recovery|restart|compaction|stopped]...
+# Without an argument all of them, in some minutes on an idle machine.
 # The data directories are made under TMPDIR: put it on the disk that is to be measured.
 # Needs nothing but bash, awk and the release build. Ports 17001-17003 and 17101-17103 on loopback.
 set -euo pipefail
@@ -30,7 +32,7 @@ converge() { "$bin/kvctl" -n "$nodes" converge --timeout 120 > /dev/null; }
 ask() { "$bin/kvctl" -n "127.0.0.1:1700$1" "${@:2}"; }
 memory() { awk '/VmRSS/ {printf "%.0f MiB", $2 / 1024}' "/proc/${pid[$1]}/status"; }
 
-# Sends the commands on stdin to a node, as fast as it takes them, and checks that every reply is OK.
+# Sends the commands on stdin to a node, as fast as it takes them. Every reply must be OK.
 pipe_to() { # node, commands
     exec 3<> "/dev/tcp/127.0.0.1/1700$1"
     { echo "ACK local"; cat; echo QUIT; } >&3 &
@@ -76,7 +78,7 @@ throughput() {
 
 status() { ask "$1" status | awk -v name="$2" '$1 == name {print $2}'; }
 
-# What the runs since the start have put into the log of node 1, a write.
+# Bytes in the log of node 1, for each write since the start.
 log_bytes() {
     awk -v bytes="$(status 1 log_appended_bytes)" -v writes="$(($(status 1 writes) + $(status 2 writes) + $(status 3 writes)))" -v syncs="$(status 1 log_syncs)" \
         'BEGIN {printf "          log of node 1: %.1f bytes a write (key 16, value 64), %.0f writes a sync\n", bytes / writes, writes / syncs}'
@@ -140,7 +142,8 @@ recovery() {
         # Until both have given the connection up: what follows is not queued for it.
         for node in 1 2; do until ask "$node" peers | grep -q 'peer 3 .*link_out none'; do sleep 0.2; done; done
         awk -v run="$run" 'BEGIN {for (i = 0; i < 10000; i++) printf "PUT key:%012d changed %s\n", i * 100, run}' | pipe_to 1 10000
-        # And until no dial is under way that began before these writes: frames are queued from a dial on.
+        # And until no dial is under way that began before these writes: write batches are queued
+        # from a dial on.
         sleep 3
         : > "$work/node3.log"
         kill -CONT "${pid[3]}"

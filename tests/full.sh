@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# What takes too long for every change: ten thousand seeds of every kind of simulated run, and three torture runs of twenty minutes. Some two hours on two cores.
+# The tests that take too long for every change: ten thousand seeds of every kind of simulated run,
+# and three torture runs of twenty minutes. Some two hours on two cores.
 # tests/full.sh [SEEDS [MINUTES]] for other numbers.
 set -euo pipefail
 cd -- "$(dirname -- "$0")/.."

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Installs Debian packages for the tests where their programs are missing: tests/install.sh PROGRAM:PACKAGE…
+# Installs Debian packages for the tests where their programs are missing:
+# tests/install.sh PROGRAM:PACKAGE…
 set -euo pipefail
 
 packages=()

@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# What the scripts that build and start nodes share. They source this file.
+# Functions of the scripts that build and start nodes, which source this file.
 
 # Prints the directory of the release build, wherever cargo puts it.
 release_dir() {

@@ -1,7 +1,10 @@
 #!/usr/bin/env bash
-# This build beside the one before it: three nodes are upgraded one by one under load, and put back; and lives are folded only without it. The build before is made of the history, once.
+# This build beside the one before it: three nodes are upgraded one by one under load, and put back,
+# and incarnations are folded only without the build before. That build is made of the history,
+# once.
 #
-# What it says is in tests/it/versions.rs and tests/it/incarnations.rs. Nothing is written outside target/.
+# The tests are in tests/it/versions.rs and tests/it/incarnations.rs. Nothing is written outside
+# target/.
 set -euo pipefail
 cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.."
 exec </dev/null
