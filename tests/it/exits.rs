@@ -1,6 +1,6 @@
 //! How a node starts and ends: exit codes, and sentences for the operator who started it.
 
-use std::io::{BufRead, BufReader, pipe};
+use std::io::{BufRead, BufReader, PipeWriter, pipe};
 use std::net::TcpListener;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -69,19 +69,11 @@ fn a_second_signal_ends_the_process_at_once() {
 #[test]
 fn a_node_stops_with_its_standard_input_if_it_is_told_to() {
     let mut cluster = Cluster::plan(1).build();
-    cluster.write_config(1).unwrap();
-    let (stdin, stdin_tx) = pipe().unwrap();
-    let mut command = Command::new(kvnode());
-    command.arg("--stop-with-stdin").arg("--config").arg(cluster.config_path(1)).current_dir(cluster.dir());
-    let mut node = Process::start(command.stdin(stdin).stderr(Stdio::piped())).unwrap();
-    // The node alone holds the other end of the pipe.
-    drop(command);
-    let mut log = BufReader::new(node.child.stderr.take().unwrap()).lines().map_while(Result::ok);
-    let mut await_line = |words: &str| assert!(log.any(|line| line.contains(words)), "no line with {words:?}");
-    await_line("open to clients");
+    let (mut node, stdin_tx, mut log) = start_with_stdin(&mut cluster);
+    await_line(&mut log, "open to clients");
     assert!(node.try_wait().is_none());
     drop(stdin_tx);
-    ["standard input has ended", "stopping", "stopped"].into_iter().for_each(await_line);
+    ["standard input has ended", "stopping", "stopped"].into_iter().for_each(|words| await_line(&mut log, words));
     assert_eq!(node.ended().code(), Some(0));
 }
 
@@ -89,21 +81,29 @@ fn a_node_stops_with_its_standard_input_if_it_is_told_to() {
 #[test]
 fn the_end_of_standard_input_cuts_no_stop_short() {
     let mut cluster = Cluster::plan(1).build();
+    let (mut node, stdin_tx, mut log) = start_with_stdin(&mut cluster);
+    await_line(&mut log, "open to clients");
+    node.signal(Signal::SIGTERM).unwrap();
+    await_line(&mut log, "stopping");
+    drop(stdin_tx);
+    // Whether the line about standard input still comes is a race with the end of the process.
+    await_line(&mut log, "stopped");
+    assert_eq!(node.ended().code(), Some(0));
+}
+
+/// Starts node 1 with `--stop-with-stdin`. It alone holds the other end of the pipe returned.
+fn start_with_stdin(cluster: &mut Cluster) -> (Process, PipeWriter, impl Iterator<Item = String> + use<>) {
     cluster.write_config(1).unwrap();
     let (stdin, stdin_tx) = pipe().unwrap();
     let mut command = Command::new(kvnode());
     command.arg("--stop-with-stdin").arg("--config").arg(cluster.config_path(1)).current_dir(cluster.dir());
     let mut node = Process::start(command.stdin(stdin).stderr(Stdio::piped())).unwrap();
-    drop(command);
-    let mut log = BufReader::new(node.child.stderr.take().unwrap()).lines().map_while(Result::ok);
-    let mut await_line = |words: &str| assert!(log.any(|line| line.contains(words)), "no line with {words:?}");
-    await_line("open to clients");
-    node.signal(Signal::SIGTERM).unwrap();
-    await_line("stopping");
-    drop(stdin_tx);
-    // Whether the line about standard input still comes is a race with the end of the process.
-    await_line("stopped");
-    assert_eq!(node.ended().code(), Some(0));
+    let log = BufReader::new(node.child.stderr.take().unwrap()).lines().map_while(Result::ok);
+    (node, stdin_tx, log)
+}
+
+fn await_line(log: &mut impl Iterator<Item = String>, words: &str) {
+    assert!(log.any(|line| line.contains(words)), "no line with {words:?}");
 }
 
 /// A node that is started with nothing to read stops in order, and at once.
