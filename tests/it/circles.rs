@@ -5,11 +5,10 @@
 //! methods.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
 use std::path::{Path, PathBuf};
 
-use crate::cluster::repository_path;
-use crate::imports::{code_of, expand, rust_files};
+use crate::imports::expand;
+use crate::repository::{code_of, is_of_tests, texts};
 
 /// A file, by the crate that it belongs to and its path as a module.
 type Module = (String, Vec<String>);
@@ -78,11 +77,8 @@ fn locks_of_others(code: &str) -> Vec<String> {
 
 /// The files of `src` without those of tests, and what is in them.
 fn sources() -> Vec<(PathBuf, String)> {
-    let src = repository_path("src");
-    let is_of_tests =
-        |path: &Path| path.iter().any(|part| ["tests", "tests.rs", "regressions", "regressions.rs"].iter().any(|test| part == *test));
-    let files = rust_files(&src).into_iter().map(|file| file.strip_prefix(&src).unwrap().to_owned());
-    files.filter(|file| !is_of_tests(file)).map(|file| (file.clone(), fs::read_to_string(src.join(&file)).unwrap())).collect()
+    let files = texts("src", "rs").into_iter().filter(|(path, _)| !is_of_tests(path));
+    files.map(|(path, text)| (PathBuf::from(path), text)).collect()
 }
 
 /// Maps every file to the files that it imports from.

@@ -538,8 +538,3 @@ pub fn kvnode() -> PathBuf {
 pub fn has_switches() -> bool {
     env::var_os(PROGRAM).is_none()
 }
-
-/// A file of the repository.
-pub fn repository_path(path: &str) -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(path)
-}

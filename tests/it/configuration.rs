@@ -5,7 +5,7 @@ use std::fs;
 
 use kvmesh::config::{FIELDS, Field, FieldKind};
 
-use crate::cluster::repository_path;
+use crate::repository::repository_path;
 
 const PAGE: &str = "docs/configuration.md";
 const BEGIN: &str = "<!-- fields: begin -->\n";

@@ -6,17 +6,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::path::{Path, PathBuf};
 
 use kvmesh::testing::broken_rules::BrokenRule;
 
-use crate::cluster::repository_path;
+use crate::repository::{repository_path, text, texts};
 
 const COLUMNS_MAX: usize = 100;
 const CELL_WORDS_MAX: usize = 25;
-
-/// Folders that hold nothing of ours.
-const SKIPPED: &[&str] = &["target", "data", ".git", "node_modules"];
 
 #[test]
 fn every_link_and_anchor_leads_somewhere() {
@@ -57,9 +53,9 @@ fn what_a_page_names_of_a_file_is_in_it() {
 /// Tests and checks by which something is said to be shown.
 #[test]
 fn what_shows_a_promise_is_there() {
-    let code: String = ["src", "tests"].into_iter().flat_map(|folder| texts(&repository_path(folder), "rs").into_values()).collect();
-    let torture: String = texts(&repository_path("tests/torture"), "rs").into_values().collect();
-    let checks = fs::read_to_string(repository_path("tests/simulation/checks.rs")).unwrap();
+    let code: String = ["src", "tests"].into_iter().flat_map(|folder| texts(folder, "rs").into_values()).collect();
+    let torture: String = texts("tests/torture", "rs").into_values().collect();
+    let checks = text("tests/simulation/checks.rs");
     let pages = markdown();
     let mut faults = Vec::new();
     let mut found = 0;
@@ -97,7 +93,6 @@ fn the_readme_counts_right() {
         let rest = text.split_once(start).unwrap_or_else(|| panic!("no {start:?}")).1;
         rest.split_once(end).unwrap_or_else(|| panic!("no {end:?}")).0.to_owned()
     };
-    let text = |path: &str| fs::read_to_string(repository_path(path)).unwrap();
     let checks = between(&text("tests/simulation/checks.rs"), "CHECKS: [(&str, &str); ", "]");
     let kinds = between(&text("tests/torture/usage.rs"), "Kinds of faults: ", ".").split(", ").count();
     let readme = markdown()["README.md"].split_whitespace().collect::<Vec<_>>().join(" ");
@@ -289,29 +284,7 @@ fn without_targets(line: &str) -> String {
 
 /// Every Markdown file of the repository.
 fn markdown() -> BTreeMap<String, String> {
-    texts(&repository_path("."), "md")
-}
-
-/// Every file below a folder with this ending: its path below the folder, and its text.
-fn texts(folder: &Path, ending: &str) -> BTreeMap<String, String> {
-    let mut texts = BTreeMap::new();
-    let mut folders = vec![PathBuf::new()];
-    while let Some(below) = folders.pop() {
-        for entry in fs::read_dir(folder.join(&below)).unwrap_or_else(|error| panic!("{}: {error}", below.display())) {
-            let entry = entry.unwrap();
-            let name = entry.file_name().into_string().expect("a name in UTF-8");
-            let path = below.join(&name);
-            if entry.file_type().unwrap().is_dir() {
-                if !SKIPPED.contains(&&*name) {
-                    folders.push(path);
-                }
-            } else if path.extension().is_some_and(|found| found == ending) {
-                let text = fs::read_to_string(entry.path()).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
-                texts.insert(path.to_str().expect("a path in UTF-8").to_owned(), text);
-            }
-        }
-    }
-    texts
+    texts("", "md")
 }
 
 #[test]

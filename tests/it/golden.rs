@@ -21,7 +21,8 @@ use std::path::Path;
 use serde_json::Value;
 
 use crate::client::Client;
-use crate::cluster::{Cluster, DEADLINE, repository_path, until};
+use crate::cluster::{Cluster, DEADLINE, until};
+use crate::repository::{self, repository_path};
 
 /// A test for each script.
 macro_rules! scripts {
@@ -87,7 +88,7 @@ fn every_script_is_run() {
 
 fn run(name: &str) {
     let file = format!("tests/it/scripts/{name}");
-    let text = fs::read_to_string(repository_path(&file)).unwrap_or_else(|error| panic!("{file}: {error}"));
+    let text = repository::text(&file);
     assert!(text.starts_with("# "), "{file} must open with why it exists");
     let mut plan = Cluster::plan(3).links();
     for setting in text.lines().filter_map(|line| line.strip_prefix("with ")) {

@@ -1,10 +1,9 @@
 //! The arrows of the architecture: which module may know which. A file that imports what it must
 //! not fails here, and so does one that no rule names.
 
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use crate::cluster::repository_path;
+use crate::repository::{code_of, texts};
 
 /// The imports that a file may have: path prefixes after `crate::`, and the parts of std that it
 /// must not touch.
@@ -150,18 +149,16 @@ const TESTS: &[&str] = &[
 
 #[test]
 fn imports_point_down_only() {
-    let src = repository_path("src");
-    let files = rust_files(&src);
+    let files = texts("src", "rs");
     assert!(files.len() > 5, "{files:?}");
     let mut faults = Vec::new();
-    for file in &files {
-        let name = file.strip_prefix(&src).unwrap();
+    for (name, text) in &files {
+        let name = Path::new(name);
         if WIRING.iter().any(|place| name.starts_with(place)) || TESTS.iter().any(|test| name.ends_with(test)) {
             continue;
         }
         match RULES.iter().find(|rule| name.starts_with(rule.place)) {
-            Some(rule) => faults
-                .extend(broken(&fs::read_to_string(file).unwrap(), rule).into_iter().map(|path| format!("{}: {path}", name.display()))),
+            Some(rule) => faults.extend(broken(text, rule).into_iter().map(|path| format!("{}: {path}", name.display()))),
             None => faults.push(format!("{}: no rule says what it may import; add one", name.display())),
         }
     }
@@ -182,12 +179,6 @@ fn broken(text: &str, rule: &Rule) -> Vec<String> {
     let ours = paths_after(&code, "crate::").into_iter().filter(|path| !rule.may.iter().any(|may| is_under(path, may)));
     let stds = paths_after(&code, "std::").into_iter().map(|path| format!("std::{path}"));
     ours.chain(stds.filter(|path| rule.must_not_std.iter().any(|must_not| is_under(path, must_not)))).collect()
-}
-
-/// A file without its unit tests and comments.
-pub fn code_of(text: &str) -> String {
-    let code = text.split("\n#[cfg(test)]\nmod ").next().unwrap_or_default();
-    code.lines().map(|line| line.split("//").next().unwrap_or_default()).collect::<Vec<_>>().join("\n")
 }
 
 fn is_under(path: &str, prefix: &str) -> bool {
@@ -234,18 +225,4 @@ pub fn expand<'a>(prefix: &str, text: &'a str, paths: &mut Vec<String>) -> &'a s
             rest
         }
     }
-}
-
-pub fn rust_files(dir: &Path) -> Vec<PathBuf> {
-    let mut files = Vec::new();
-    for entry in fs::read_dir(dir).unwrap_or_else(|error| panic!("{}: {error}", dir.display())) {
-        let path = entry.unwrap().path();
-        if path.is_dir() {
-            files.extend(rust_files(&path));
-        } else if path.extension().is_some_and(|extension| extension == "rs") {
-            files.push(path);
-        }
-    }
-    files.sort();
-    files
 }

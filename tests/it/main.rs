@@ -48,6 +48,7 @@ mod pages;
 mod program;
 mod random;
 mod redis;
+mod repository;
 mod starts;
 mod strangers;
 mod supervision;

@@ -1,7 +1,5 @@
 //! The reference pages name all that there is: what is compared is what a node says of itself.
 
-use std::fs;
-use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use kvmesh::data::clock::Stamp;
@@ -10,11 +8,8 @@ use kvmesh::data::version::{Origin, Version};
 use kvmesh::wire::peer::{BatchWrites, Message, Protocols, WriteBatch};
 
 use crate::client::Client;
-use crate::cluster::{Cluster, repository_path};
-
-fn page(name: &str) -> String {
-    fs::read_to_string(repository_path(name)).unwrap_or_else(|error| panic!("{name}: {error}"))
-}
+use crate::cluster::Cluster;
+use crate::repository::{is_of_tests, text, texts};
 
 /// The code spans in the first cells of a page's tables.
 fn rows(page: &str) -> Vec<String> {
@@ -34,7 +29,7 @@ fn resp_commands(client: &mut Client) -> Vec<String> {
 #[test]
 fn every_command_has_a_row_in_its_page() {
     let cluster = Cluster::plan(1).start();
-    let page = page("docs/commands.md");
+    let page = text("docs/commands.md");
     let (text, resp) = page.split_once("## RESP commands").expect("a part for each protocol");
     let named = |part: &str| -> Vec<String> { rows(part).iter().filter_map(|row| Some(row.split(' ').next()?.to_owned())).collect() };
     let (in_text, in_resp) = (named(text), named(resp));
@@ -58,9 +53,9 @@ fn every_command_has_a_row_in_its_page() {
 #[test]
 fn every_field_of_status_and_peers_has_a_row_in_the_operators_page() {
     let cluster = Cluster::plan(2).start();
-    let mut known = rows(&page("docs/operations.md"));
+    let mut known = rows(&text("docs/operations.md"));
     // The limits are explained there.
-    known.extend(rows(&page("docs/configuration.md")));
+    known.extend(rows(&text("docs/configuration.md")));
     let (status, peers) = (cluster.ask(1, "STATUS"), cluster.ask(1, "PEERS"));
     let mut names: Vec<&str> = status.iter().filter_map(|line| line.split(' ').next()).collect();
     // Behind "peer 2 up" come names and values.
@@ -87,24 +82,11 @@ fn every_option_and_command_of_the_programs_has_a_row_in_its_page() {
         (env!("CARGO_BIN_EXE_kvnode"), "Options:", "docs/configuration.md"),
         (env!("CARGO_BIN_EXE_kvsim"), "Options:", "docs/testing.md"),
     ] {
-        let rows = rows(&page(name));
+        let rows = rows(&text(name));
         let names = helped(program, heading);
         let missing: Vec<&String> = names.iter().filter(|name| !rows.iter().any(|row| row.split(' ').next() == Some(name))).collect();
         assert!(names.len() > 3 && missing.is_empty(), "{name} has no row for {missing:?}");
     }
-}
-
-/// The Rust files of `src`, tests aside.
-fn sources(dir: &Path) -> Vec<PathBuf> {
-    let entries = fs::read_dir(dir).unwrap_or_else(|error| panic!("{}: {error}", dir.display()));
-    let paths = entries.map(|entry| entry.expect("an entry of a directory").path());
-    let of = |path: PathBuf| match path.file_stem().and_then(|stem| stem.to_str()) {
-        Some("tests" | "regressions" | "testing") => Vec::new(),
-        _ if path.is_dir() => sources(&path),
-        _ if path.extension().is_some_and(|extension| extension == "rs") => vec![path],
-        _ => Vec::new(),
-    };
-    paths.flat_map(of).collect()
 }
 
 /// The string literals behind each of these words, as they are in the source.
@@ -137,10 +119,10 @@ fn phrase(format: &str) -> String {
 
 #[test]
 fn every_warning_and_error_of_the_log_is_in_the_runbook() {
-    let runbook = page("docs/runbook.md");
+    let runbook = text("docs/runbook.md");
     let (mut found, mut missing) = (0, Vec::new());
-    for path in sources(&repository_path("src")) {
-        let text = fs::read_to_string(&path).expect("a source file");
+    let is_shipped = |path: &String| !is_of_tests(path) && !path.starts_with("testing/");
+    for (path, text) in texts("src", "rs").into_iter().filter(|(path, _)| is_shipped(path)) {
         let mut formats: Vec<&str> =
             ["log::error!(", "log::warn!(", "log::log!("].iter().flat_map(|macro_| literals(&text, macro_)).collect();
         // Events are logged at the level that each has.
@@ -153,7 +135,7 @@ fn every_warning_and_error_of_the_log_is_in_the_runbook() {
         for phrase in phrases {
             found += 1;
             if !runbook.contains(&phrase) {
-                missing.push(format!("{}: {phrase}", path.display()));
+                missing.push(format!("{path}: {phrase}"));
             }
         }
     }
@@ -163,9 +145,9 @@ fn every_warning_and_error_of_the_log_is_in_the_runbook() {
 /// The codes are those in the source: no node can be made to answer all of them.
 #[test]
 fn every_error_code_is_in_the_runbook() {
-    let source = page("src/wire/reply.rs");
+    let source = text("src/wire/reply.rs");
     let codes = source.lines().filter_map(|line| line.trim().strip_prefix("ErrorCode::")?.split_once(" => \"")?.1.strip_suffix("\","));
-    let runbook = page("docs/runbook.md");
+    let runbook = text("docs/runbook.md");
     let (_, part) = runbook.split_once("## Errors that clients get").expect("a part on errors");
     let part = part.split("\n## ").next().unwrap_or_default();
     let headings: Vec<&str> = part.lines().filter_map(|line| line.strip_prefix("### ")).flat_map(|line| line.split(' ')).collect();
@@ -179,7 +161,7 @@ fn every_error_code_is_in_the_runbook() {
 #[test]
 fn keys_take_what_the_page_on_sizing_says() {
     const KEYS: u64 = 1000;
-    let page = page("docs/sizing.md");
+    let page = text("docs/sizing.md");
     let formula = |what: &str| -> u64 {
         let row = page.lines().find(|line| line.starts_with(&format!("| {what}"))).unwrap_or_else(|| panic!("no row {what}"));
         let (_, bytes) = row.trim_end_matches(" |").rsplit_once("| ").expect("two cells");
@@ -231,12 +213,12 @@ fn the_write_batch_in_the_page_on_protocols_is_what_a_peer_gets() {
     let mut bytes = Vec::new();
     Message::Writes(batch).encode(&mut bytes, Protocols::OURS.max);
     let shown = hex(&bytes);
-    assert!(page("docs/protocol.md").contains(&shown), "docs/protocol.md does not show this:\n{shown}");
+    assert!(text("docs/protocol.md").contains(&shown), "docs/protocol.md does not show this:\n{shown}");
 }
 
 #[test]
 fn the_log_in_the_page_on_files_is_one() {
-    let page = page("docs/files.md");
+    let page = text("docs/files.md");
     let (_, block) = page.split_once("```text\n0000  6b 76 6d 65").expect("the bytes of a log");
     let (block, _) = block.split_once("```").expect("the end of the block");
     let shown = format!("0000  6b 76 6d 65{block}");
@@ -255,19 +237,18 @@ fn the_log_in_the_page_on_files_is_one() {
 /// The names of checks and faults, as the sources of the instruments have them.
 #[test]
 fn every_check_and_fault_of_the_instruments_is_in_the_page_on_testing() {
-    let testing = page("docs/testing.md");
-    let simulated = page("tests/simulation/checks.rs");
+    let testing = text("docs/testing.md");
+    let simulated = text("tests/simulation/checks.rs");
     let (_, checks) = simulated.split_once("pub const CHECKS").expect("the table of checks");
     let checks = checks.split("];").next().unwrap_or_default();
     let mut names: Vec<String> =
         literals(checks, "(").into_iter().map(|name| format!("`{name}`")).filter(|name| !name.contains(' ')).collect();
-    let schedule = page("tests/torture/schedule.rs");
+    let schedule = text("tests/torture/schedule.rs");
     names.extend(schedule.lines().filter_map(|line| {
         let name = line.trim().strip_prefix("(FaultKind::")?.split_once(", \"")?.1.strip_suffix("\"),")?;
         Some(format!("`{name}`"))
     }));
-    for path in sources(&repository_path("tests/torture")) {
-        let text = fs::read_to_string(&path).expect("a source file");
+    for (_, text) in texts("tests/torture", "rs").into_iter().filter(|(path, _)| !is_of_tests(path)) {
         names.extend(literals(&text, "Verdict::new(").into_iter().filter(|name| !name.contains('{')).map(|name| format!("*{name}*")));
     }
     let missing: Vec<String> = names.iter().filter(|name| !testing.contains(*name)).cloned().collect();

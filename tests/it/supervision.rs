@@ -17,9 +17,10 @@ use nix::unistd::Pid;
 use tempfile::TempDir;
 
 use crate::client::Client;
-use crate::cluster::{Cluster, DEADLINE, repository_path, until};
+use crate::cluster::{Cluster, DEADLINE, until};
 use crate::kit::process::Process;
 use crate::program::{Program, begin};
+use crate::repository::repository_path;
 
 /// A signal to the supervisor alone stops everything within this time.
 const STOP_BOUND: Duration = Duration::from_secs(8);

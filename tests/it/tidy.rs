@@ -1,13 +1,11 @@
 //! Rules for the whole tree, as far as a test can keep them.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::process::Command;
 
 use serde_json::Value;
 
-use crate::cluster::repository_path;
-use crate::imports::{code_of, rust_files};
+use crate::repository::{code_of, is_of_tests, repository_path, texts};
 
 /// `cargo install` takes every program that needs no feature.
 #[test]
@@ -56,7 +54,7 @@ fn a_headless_comment_and_a_long_line_are_found() {
 #[test]
 fn no_public_type_is_defined_twice() {
     let mut found: BTreeMap<String, Vec<String>> = BTreeMap::new();
-    for (name, text) in rust_sources().into_iter().filter(|(name, _)| name.starts_with("src") && !is_of_tests(name)) {
+    for (name, text) in rust_sources().filter(|(name, _)| is_shipped(name)) {
         for defined in code_of(&text).lines().filter_map(public_type) {
             found.entry(defined).or_default().push(name.clone());
         }
@@ -74,15 +72,14 @@ fn public_type(line: &str) -> Option<String> {
     Some(rest.chars().take_while(|c| c.is_alphanumeric()).collect())
 }
 
-/// Every Rust file of ours by its name in the repository, and what is in it.
-fn rust_sources() -> Vec<(String, String)> {
-    let root = repository_path("");
-    let files = ["src", "tests", "bench"].into_iter().flat_map(|dir| rust_files(&root.join(dir)));
-    files.map(|file| (file.strip_prefix(&root).unwrap().display().to_string(), fs::read_to_string(&file).unwrap())).collect()
+fn is_shipped(name: &str) -> bool {
+    name.starts_with("src") && !name.starts_with("src/testing") && !is_of_tests(name)
 }
 
-fn is_of_tests(name: &str) -> bool {
-    name.split('/').any(|part| ["tests", "tests.rs", "regressions", "regressions.rs", "testing"].contains(&part))
+/// Every Rust file of ours by its name in the repository, and what is in it.
+fn rust_sources() -> impl Iterator<Item = (String, String)> {
+    let below = |folder: &'static str| texts(folder, "rs").into_iter().map(move |(path, text)| (format!("{folder}/{path}"), text));
+    ["src", "tests", "bench"].into_iter().flat_map(below)
 }
 
 /// The lines, from 1, that are too long, or that begin a comment with a word that has no head.

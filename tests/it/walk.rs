@@ -12,16 +12,16 @@
 
 use std::collections::BTreeMap;
 use std::env;
-use std::fs;
 use std::path::Path;
 use std::process::Command;
 
 use tempfile::TempDir;
 
 use crate::client::Client;
-use crate::cluster::{Cluster, DEADLINE, repository_path, until};
+use crate::cluster::{Cluster, DEADLINE, until};
 use crate::golden;
 use crate::program::{self, run};
+use crate::repository::{text, texts};
 
 /// Stands for a reader's shell: `kvctl` asks node 1 unless it is told otherwise, `redis-cli` is on
 /// a terminal, and some `nc` is there.
@@ -81,7 +81,7 @@ fn a_node_reports_what_the_operators_page_shows() {
 /// Every page is walked by a test of this file, unless it has no command that is run.
 #[test]
 fn every_command_in_the_documents_is_run_or_says_why_not() {
-    for page in pages() {
+    for page in texts("", "md").into_keys() {
         let commands = steps(&page, &text(&page)).iter().filter(|step| matches!(step, Step::Command { .. })).count();
         assert_eq!(commands > 0, WALKED.contains(&&*page), "{page} has {commands} commands to run");
     }
@@ -97,21 +97,6 @@ fn walk(page: &str, cluster: Cluster) {
     for step in steps(page, &text(page)) {
         walk.take(page, &step);
     }
-}
-
-fn text(page: &str) -> String {
-    fs::read_to_string(repository_path(page)).unwrap_or_else(|error| panic!("{page}: {error}"))
-}
-
-/// All documents of the repository.
-fn pages() -> Vec<String> {
-    let in_folder = |folder: &str| {
-        let dir = fs::read_dir(repository_path(folder)).unwrap_or_else(|error| panic!("{folder}: {error}"));
-        let names = dir.map(|file| file.expect("a file").file_name().into_string().expect("a name in UTF-8"));
-        let paths = names.filter(|name| name.ends_with(".md")).map(|name| if folder == "." { name } else { format!("{folder}/{name}") });
-        paths.collect::<Vec<_>>()
-    };
-    [in_folder("."), in_folder("docs"), in_folder("bench")].concat()
 }
 
 /// One thing that the page says.
