@@ -20,7 +20,10 @@ pub struct Coverage {
 
 /// The vector, locked to move. Between the move and what has to happen with it in one step (the
 /// record for the log, the ack) the caller keeps this.
-pub struct Advance<'a>(Guard<RwLockWriteGuard<'a, VersionVector>>);
+pub struct Advance<'a> {
+    own: Origin,
+    vector: Guard<RwLockWriteGuard<'a, VersionVector>>,
+}
 
 impl Coverage {
     /// `own` is the origin of this node's own writes.
@@ -28,7 +31,8 @@ impl Coverage {
         Coverage { own, vector: RwLock::new(Rank::VersionVector, VersionVector::default()) }
     }
 
-    /// The write with this version is here, or was and is superseded.
+    /// The write with this version is here, or was and is superseded. Every version of its own
+    /// origin this node has issued itself.
     pub fn covers(&self, version: Version) -> bool {
         version.origin == self.own || self.vector.read().covers(version)
     }
@@ -42,9 +46,7 @@ impl Coverage {
 
     /// A copy, with this node's own writes up to `position` in it.
     pub fn vector(&self, position: Stamp) -> VersionVector {
-        let mut vector = self.vector.read().clone();
-        vector.advance(self.own, position);
-        vector
+        with_own(&self.vector.read(), self.own, position)
     }
 
     /// Entries of the vector: one for each incarnation, or for the folded ones of a node.
@@ -64,40 +66,44 @@ impl Coverage {
 
     /// Locks the vector to move it.
     pub fn advance(&self) -> Advance<'_> {
-        Advance(self.vector.write())
+        Advance { own: self.own, vector: self.vector.write() }
     }
 }
 
 impl Advance<'_> {
     pub fn get(&self, origin: Origin) -> Stamp {
-        self.0.get(origin)
+        self.vector.get(origin)
     }
 
     /// As [`Coverage::vector`].
-    pub fn vector(&self, own: Origin, position: Stamp) -> VersionVector {
-        let mut vector = self.0.clone();
-        vector.advance(own, position);
-        vector
+    pub fn vector(&self, position: Stamp) -> VersionVector {
+        with_own(&self.vector, self.own, position)
     }
 
     /// Every write of an origin in (after, upto] has been merged; `pending` is what came behind a
     /// gap on the same connection.
     pub fn batch(&mut self, pending: &mut PendingRange, after: Stamp, upto: Stamp) -> Gap {
-        pending.batch(&mut self.0, after, upto)
+        pending.batch(&mut self.vector, after, upto)
     }
 
     /// Joins what a dump's end line proves, or a folding that all members know of.
     pub fn proven(&mut self, proven: &VersionVector) {
-        self.0.join(proven);
+        self.vector.join(proven);
     }
 
     /// Joins what came behind a gap, if the vector has reached it.
     pub fn close(&mut self, pending: &mut PendingRange) -> Gap {
-        pending.close(&mut self.0)
+        pending.close(&mut self.vector)
     }
 
     /// Takes over the vector that the disk knew, at the start.
     pub fn restore(&mut self, vector: VersionVector) {
-        *self.0 = vector;
+        *self.vector = vector;
     }
+}
+
+fn with_own(vector: &VersionVector, own: Origin, position: Stamp) -> VersionVector {
+    let mut vector = vector.clone();
+    vector.advance(own, position);
+    vector
 }

@@ -50,7 +50,7 @@ impl Folder {
         if let Some((node, count)) = folded {
             log::info!("folded {count} past incarnations of node {node} into one");
         }
-        let len = incarnations_len(replica);
+        let len = replica.coverage.len();
         let is_much = len >= replica.config.incarnations_max / 2;
         if is_much && !self.has_warned {
             let waits = fold_help(replica);
@@ -130,11 +130,6 @@ pub(in crate::replication) fn is_settled(replica: &Replica, stamp: Stamp, now: N
     stamp.wall_ms() < (replica.clock.read(now.elapsed).stamp_us / 1_000).saturating_sub(age_min.as_millis() as u64)
 }
 
-/// Returns whether the vector has an entry for all incarnations of some node.
-pub(in crate::replication) fn has_folded(replica: &Replica) -> bool {
-    replica.coverage.has_folded()
-}
-
 /// Folds entries of the GC horizon, once every member's own vector has the folded entry. To a
 /// member that lists the incarnations one by one, it would be a horizon above what it has.
 fn fold_horizon(replica: &Replica, table: &mut PeerTable, vector: &VersionVector) {
@@ -156,11 +151,6 @@ fn fold_horizon(replica: &Replica, table: &mut PeerTable, vector: &VersionVector
     }
 }
 
-/// Number of entries of the version vector.
-pub(in crate::replication) fn incarnations_len(replica: &Replica) -> usize {
-    replica.coverage.len()
-}
-
 /// A sentence for operators that says what makes folding go on.
 fn fold_help(replica: &Replica) -> String {
     let table = replica.peers.table();
@@ -180,7 +170,7 @@ pub(in crate::replication) fn may_begin(replica: &Replica) -> Result<(), String>
     if replica.submit.written() > 0 {
         return Ok(());
     }
-    let (len, incarnations_max) = (incarnations_len(replica), replica.config.incarnations_max);
+    let (len, incarnations_max) = (replica.coverage.len(), replica.config.incarnations_max);
     if len < incarnations_max || replica.peers.table().peers.iter().any(|peer| peer.is_of_build_before(Protocol::FOLDED)) {
         return Ok(());
     }

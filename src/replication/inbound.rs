@@ -21,8 +21,7 @@ use crate::replication::peers::transfers::Transfer;
 use crate::replication::persistence::record::{self, Proven};
 use crate::replication::replica::Replica;
 use crate::replication::stamps;
-use crate::replication::sync::receiver;
-use crate::replication::sync::receiver::DumpReceiver;
+use crate::replication::sync::receiver::{self, DumpReceiver};
 use crate::store::Digest;
 use crate::testing::broken_rules::BrokenRule;
 use crate::wire::dump::{self, DumpKind, DumpReader, EndLine, Header, Line};
@@ -75,10 +74,7 @@ impl Inbound {
     /// Begins an incoming connection whose HELLO was found good and which speaks `protocol`. A
     /// newer connection replaces an older one of the same peer.
     pub fn accept(replica: &Replica, peer: usize, hello: &Hello, protocol: Protocol, now: Now) -> Inbound {
-        stamps::observe(replica, hello.vector.greatest(), now);
-        stamps::observe_clocks(replica, hello.clocks, now);
-        handshake::note_earlier_incarnations(replica, hello);
-        replica.learn_scan_order(hello.order);
+        handshake::greeted(replica, hello, now);
         replica.links.traffic_with(peer).heard(0, now.elapsed);
         let mut inbound = Inbound {
             peer,
@@ -157,7 +153,7 @@ impl Inbound {
         #[cfg(feature = "testing")]
         let losing = if BrokenRule::SecondStamp.is_on() { losing(replica, &batch) } else { Vec::new() };
         for write in batch.writes.iter() {
-            let merged = replica.store.merge_write(write, |version| replica.covers(version));
+            let merged = replica.store.merge_write(write, |version| replica.coverage.covers(version));
             replica.note_merged(write.version, merged);
         }
         self.record_passed(replica, batch.after, batch.upto, log_bytes, now);
@@ -171,7 +167,7 @@ impl Inbound {
     /// and the advance are one step under the vector's lock (**I5**, **I7**).
     fn record_passed(&mut self, replica: &Replica, after: Stamp, upto: Stamp, log_bytes: LogBytes, now: Now) {
         let had_gap = self.pending.has_gap();
-        let outbox = &replica.links.outbox(self.peer);
+        let outbox = replica.links.outbox(self.peer);
         {
             // The ack is put into the outbox under the same lock. Otherwise another thread's end
             // line could move the vector in between. This ack would then claim that writes of a

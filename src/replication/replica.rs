@@ -156,7 +156,7 @@ impl Replica {
     /// Merges an entry. Returns true if it is the newest of its key here now.
     pub(super) fn merge(&self, entry: Entry) -> bool {
         let version = entry.version();
-        let merged = self.store.merge(entry, |version| self.covers(version));
+        let merged = self.store.merge(entry, |version| self.coverage.covers(version));
         self.note_merged(version, merged);
         merged == Merged::Won
     }
@@ -172,12 +172,6 @@ impl Replica {
     /// This node's version vector, its own writes included (I1).
     pub fn vector(&self) -> VersionVector {
         self.coverage.vector(self.submit.position())
-    }
-
-    /// Returns whether this node has the write with this version, or had and superseded it. Every
-    /// version of its own origin it has issued itself.
-    pub(super) fn covers(&self, version: Version) -> bool {
-        self.coverage.covers(version)
     }
 
     /// The greatest protocol that every member speaks, by its last HELLO. A later format of batches

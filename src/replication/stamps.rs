@@ -3,6 +3,7 @@
 
 use crate::data::clock::{Clocks, Now, Stamp};
 use crate::replication::peers::clocks::is_within;
+use crate::replication::peers::recovery;
 use crate::replication::replica::Replica;
 
 /// Refuses a stamp that is too far ahead of this node's own reference clock, whatever others have
@@ -100,7 +101,7 @@ pub(in crate::replication) fn rebase_clock(replica: &Replica, now: Now) {
     let ahead_ms = now.wall_ms.wrapping_sub(replica.clock.reference_us(now.elapsed) / 1_000) as i64;
     {
         let mut table = replica.peers.table();
-        if !table.should_rebase(&replica.config, ahead_ms, now) {
+        if !recovery::should_rebase(&replica.config, &table.peers, ahead_ms, now) {
             return;
         }
         replica.clock.rebase(now);

@@ -10,7 +10,7 @@ use crate::data::version::NodeId;
 use crate::replication::folding;
 use crate::replication::peers::events::names;
 use crate::replication::peers::peer::Peer;
-use crate::replication::peers::recovery::Stage;
+use crate::replication::peers::recovery::{self, Stage};
 use crate::replication::peers::table::PeerTable;
 use crate::replication::replica::Replica;
 use crate::store::Keyspace;
@@ -52,7 +52,7 @@ pub fn loading(replica: &Replica, now: Now) -> String {
     }
     let vector = replica.vector();
     let table = replica.peers.table();
-    let disputed = table.disputed(&replica.config, now);
+    let disputed = recovery::disputed(&replica.config, &table.peers, now);
     if !disputed.is_empty() {
         let offset_max = replica.config.clock_offset_max.as_millis();
         return format!(

@@ -13,8 +13,7 @@ use memchr::memchr;
 
 use crate::data::clock::{Now, elapsed};
 use crate::data::entry::Entry;
-use crate::replication::sync::restore;
-use crate::replication::sync::restore::{NotRestored, Restore, Restored};
+use crate::replication::sync::restore::{self, NotRestored, Restore, Restored};
 use crate::server::memory_limit::{is_full, why_full};
 use crate::server::read_buffer::ReadBuffer;
 use crate::server::shared::Shared;

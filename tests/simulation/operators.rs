@@ -6,8 +6,7 @@ use crate::simulation::diagram::StepKind;
 use crate::simulation::machine::Crash;
 use crate::simulation::{Simulator, SimulatorEvent};
 use kvmesh::replication::status;
-use kvmesh::replication::sync::restore;
-use kvmesh::replication::sync::restore::NotRestored;
+use kvmesh::replication::sync::restore::{self, NotRestored};
 use kvmesh::replication::sync::serving;
 use kvmesh::wire::dump::{DumpReader, Line};
 

@@ -5,7 +5,6 @@ use std::sync::atomic::Ordering;
 use crate::config::MEMBERS_MAX;
 use crate::data::clock::Now;
 use crate::data::version::{Origin, VersionVector};
-use crate::replication::folding;
 use crate::replication::replica::Replica;
 use crate::replication::stamps;
 use crate::wire::peer::{Hello, Protocol};
@@ -51,7 +50,7 @@ pub fn check_hello(replica: &Replica, hello: &Hello, now: Now) -> Result<(usize,
     if hello.origin.is_all_incarnations() {
         return Err(format!("node {} with the origin {}, which stands for all of its incarnations", hello.node, hello.origin));
     }
-    if hello.spoken().max < Protocol::FOLDED && folding::has_folded(replica) {
+    if hello.spoken().max < Protocol::FOLDED && replica.coverage.has_folded() {
         return Err(format!(
             "incarnations are folded here, which the build of node {} does not know of (it speaks peer protocol {}, and {} brings it): upgrade it",
             hello.node,
@@ -106,14 +105,20 @@ pub fn dialing(replica: &Replica, peer: usize) {
 
 /// Notes that the peer has answered the dial with a good HELLO.
 pub fn dialed(replica: &Replica, peer: usize, hello: &Hello, now: Now) {
-    stamps::observe(replica, hello.vector.greatest(), now);
-    stamps::observe_clocks(replica, hello.clocks, now);
-    note_earlier_incarnations(replica, hello);
-    replica.learn_scan_order(hello.order);
+    greeted(replica, hello, now);
     replica.decide(now, |table| {
         table.peers[peer].spoken = hello.spoken().max;
         table.linked_out(peer, true, now);
     });
+}
+
+/// Takes note of what a good HELLO says beside who sends it: clocks, earlier incarnations of this
+/// node, the scan order.
+pub(in crate::replication) fn greeted(replica: &Replica, hello: &Hello, now: Now) {
+    stamps::observe(replica, hello.vector.greatest(), now);
+    stamps::observe_clocks(replica, hello.clocks, now);
+    note_earlier_incarnations(replica, hello);
+    replica.learn_scan_order(hello.order);
 }
 
 /// Notes that a heartbeat is under way which ends at byte `len` of the outgoing connection.
@@ -135,7 +140,7 @@ pub fn suspect_blank_disk(replica: &Replica) {
 
 /// Warns once that the directory may be the wrong one, or have been lost: a peer knows of earlier
 /// incarnations of this node, which its blank disk does not know.
-pub(in crate::replication) fn note_earlier_incarnations(replica: &Replica, hello: &Hello) {
+fn note_earlier_incarnations(replica: &Replica, hello: &Hello) {
     if !replica.is_unexpectedly_blank.load(Ordering::Acquire) {
         return;
     }

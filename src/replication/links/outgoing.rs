@@ -19,8 +19,7 @@ use crate::replication::heartbeat;
 use crate::replication::links::handshake;
 use crate::replication::links::outbox::Drained;
 use crate::replication::replica::Replica;
-use crate::replication::sync::serving;
-use crate::replication::sync::serving::Serving;
+use crate::replication::sync::serving::{self, Serving};
 use crate::wire::peer::{Ack, DumpRequest, HELLO_LEN_MAX, Hello, Message, Protocol, read_message};
 use crate::wire::quoting::{shown, told};
 

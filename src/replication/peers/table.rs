@@ -9,7 +9,7 @@ use crate::replication::links::traffic::Traffic;
 use crate::replication::peers::events::Event;
 use crate::replication::peers::folding::Folding;
 use crate::replication::peers::peer::Peer;
-use crate::replication::peers::recovery::{self, Stage};
+use crate::replication::peers::recovery::Stage;
 use crate::replication::peers::transfers::{Transfer, Transfers};
 use crate::store::Digest;
 use crate::testing::broken_rules::BrokenRule;
@@ -145,9 +145,7 @@ impl PeerTable {
     pub fn linked_out(&mut self, peer: usize, linked: bool, now: Now) {
         self.peers[peer].linked_out = linked;
         self.peers[peer].liveness.linked_out(now);
-        if self.transfers.linked_out(&mut self.peers, peer, now) {
-            self.quiescent = None;
-        }
+        self.change_transfers(|transfers, peers| transfers.linked_out(peers, peer, now));
     }
 
     /// The dump that is being taken from a peer.
@@ -162,10 +160,21 @@ impl PeerTable {
 
     /// The dump has been taken whole. Returns how long it took.
     pub fn dump_taken(&mut self, now: Now) -> Option<Duration> {
-        let took = self.transfers.taken(&mut self.peers, self.folding.as_mut(), now)?;
-        // A dump may change data without moving the vector: look again before comparing.
-        self.quiescent = None;
-        Some(took)
+        let mut folding = self.folding.take();
+        let took = self.change_transfers(|transfers, peers| transfers.taken(peers, folding.as_mut(), now));
+        self.folding = folding;
+        took
+    }
+
+    /// Changes the dumps that are taken from peers.
+    fn change_transfers<T>(&mut self, change: impl FnOnce(&mut Transfers, &mut [Peer]) -> T) -> T {
+        let was_taking = self.transfers.current().is_some();
+        let changed = change(&mut self.transfers, &mut self.peers);
+        if was_taking && self.transfers.current().is_none() {
+            // A dump may change data without moving the vector: look again before comparing.
+            self.quiescent = None;
+        }
+        changed
     }
 
     /// A dump of the peer was refused. Returns the node and the pause before it is asked again, if
@@ -188,11 +197,7 @@ impl PeerTable {
     pub fn review(&mut self, config: &Config, own: (Origin, &VersionVector), traffic: &[Traffic], now: Now) -> Decisions {
         let mut decisions = Decisions::default();
         self.review_links(config, traffic, now, &mut decisions);
-        let (stalled, is_given_up) = self.transfers.review_current(config, &mut self.peers, traffic, now);
-        decisions.events.extend(stalled);
-        if is_given_up {
-            self.quiescent = None;
-        }
+        decisions.events.extend(self.change_transfers(|transfers, peers| transfers.review_current(config, peers, traffic, now)));
         if let Some((peer, request, event)) = self.transfers.review_wishes(&mut self.peers, self.folding.as_ref(), own, traffic, now) {
             decisions.ask = Some((peer, request));
             decisions.events.push(event);
@@ -262,16 +267,6 @@ impl PeerTable {
     pub fn majority_clocks_ms(&self, majority: usize, now: Now) -> Option<u64> {
         let up = || self.peers.iter().filter(|peer| peer.is_up());
         (1 + up().count() >= majority).then(|| up().map(|peer| peer.wall_ms).fold(now.wall_ms, u64::min))
-    }
-
-    /// As [`recovery::disputed`].
-    pub fn disputed(&self, config: &Config, now: Now) -> Vec<NodeId> {
-        recovery::disputed(config, &self.peers, now)
-    }
-
-    /// As [`recovery::should_rebase`].
-    pub fn should_rebase(&self, config: &Config, wall_ahead_ms: i64, now: Now) -> bool {
-        recovery::should_rebase(config, &self.peers, wall_ahead_ms, now)
     }
 
     /// This node's reference clock was set forward by `ahead_ms`; back, if that is negative.

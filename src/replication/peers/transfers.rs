@@ -61,17 +61,15 @@ impl Transfers {
     }
 
     /// The outgoing connection to a peer began or ended. A request that nothing has come of may be
-    /// lost with the connection. Returns true if the dump was given up.
-    pub fn linked_out(&mut self, peers: &mut [Peer], peer: usize, now: Now) -> bool {
+    /// lost with the connection.
+    pub fn linked_out(&mut self, peers: &mut [Peer], peer: usize, now: Now) {
         let is_lost = |transfer: &Transfer| transfer.peer == peer && transfer.progressed == transfer.started;
-        let is_given_up = self.current.as_ref().is_some_and(is_lost);
-        if is_given_up {
+        if self.current.as_ref().is_some_and(is_lost) {
             self.give_up(peers, now);
         }
-        is_given_up
     }
 
-    /// The dump has been taken whole. Returns it, and how long it took.
+    /// The dump has been taken whole. Returns how long it took.
     pub fn taken(&mut self, peers: &mut [Peer], folding: Option<&mut Folding>, now: Now) -> Option<Duration> {
         if let (Some(folding), Some(Transfer { peer, started, heal: false, .. })) = (folding, &self.current) {
             folding.took(*peer, *started);
@@ -96,9 +94,9 @@ impl Transfers {
     }
 
     /// Gives up a dump that has stalled, or whose connection is gone. Returns what to log, if it
-    /// has stalled, and whether it was given up.
-    pub fn review_current(&mut self, config: &Config, peers: &mut [Peer], traffic: &[Traffic], now: Now) -> (Option<Event>, bool) {
-        let Some(transfer) = &self.current else { return (None, false) };
+    /// has stalled.
+    pub fn review_current(&mut self, config: &Config, peers: &mut [Peer], traffic: &[Traffic], now: Now) -> Option<Event> {
+        let transfer = self.current.as_ref()?;
         let peer = &peers[transfer.peer];
         let moved = transfer.progressed.max(peer.liveness.arriving());
         let is_stalled = now.elapsed.saturating_sub(moved) > config.peer_timeout
@@ -108,7 +106,7 @@ impl Transfers {
         if is_stalled || is_lost {
             self.give_up(peers, now);
         }
-        (stalled, is_stalled || is_lost)
+        stalled
     }
 
     /// Asks a peer, if one should be asked and no dump is being taken.

@@ -14,7 +14,6 @@ use parking_lot::MutexGuard;
 
 use crate::data::clock::elapsed;
 use crate::data::version::VersionVector;
-use crate::replication::folding;
 use crate::replication::replica::Replica;
 use crate::replication::sync::scan::DumpScan;
 use crate::replication::sync::serving::Serving;
@@ -120,7 +119,7 @@ fn begin_snapshot<'a>(replica: &'a Replica, wal: &'a Wal, is_resuming: bool, one
         let generation = wal.switch(is_resuming);
         // Every log says which incarnation writes it.
         replica.record_incarnation();
-        let vector = coverage.vector(replica.origin, replica.submit.position());
+        let vector = coverage.vector(replica.submit.position());
         drop(coverage);
         let mut header = Header::new(DumpKind::Full, replica.origin, vector, entries, None);
         header.order = replica.scan_order.get();
@@ -136,7 +135,7 @@ pub fn is_compaction_due(replica: &Replica, wal: &Wal) -> bool {
     let condition = wal.condition();
     let outgrown = condition.snapshot_len.saturating_mul(replica.config.compact_factor).max(replica.config.compact_log_min as u64);
     // A build that does not know of folding would misread what the log holds then.
-    let is_due = condition.log_len > outgrown || folding::has_folded(replica) && !replica.persistence.is_snapshot_folded();
+    let is_due = condition.log_len > outgrown || replica.coverage.has_folded() && !replica.persistence.is_snapshot_folded();
     condition.stopped.is_none() && !condition.is_resuming && is_due
 }
 

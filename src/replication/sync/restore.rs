@@ -26,8 +26,7 @@ use crate::replication::peers::table::PeerTable;
 use crate::replication::persistence::record::{self, Proven};
 use crate::replication::replica::Replica;
 use crate::replication::status;
-use crate::replication::sync::receiver;
-use crate::replication::sync::receiver::DumpReceiver;
+use crate::replication::sync::receiver::{self, DumpReceiver};
 use crate::wire::dump::{self, DumpKind, EndLine, Header};
 
 /// Bytes of lines that are merged before the log gets them.
