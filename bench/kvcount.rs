@@ -27,23 +27,16 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use argh::{ArgsInfo, FromArgs};
-use crossbeam_channel::Receiver;
-use kvmesh::config::Config;
 use kvmesh::data::clock::Now;
 use kvmesh::process::arguments;
 use kvmesh::replication::heartbeat::HeartbeatLoop;
-use kvmesh::replication::persistence::replay;
-use kvmesh::replication::replica::Replica;
-use kvmesh::replication::replicator::Replicator;
-use kvmesh::replication::submit::Submitted;
 use kvmesh::store::{KeySpread, Store};
 use kvmesh::testing::simulated_clients::{SimulatedClient, SimulatedServer};
 use kvmesh::testing::simulated_disk::SimulatedDisk;
-use kvmesh::wal::Wal;
-use kvmesh::wal::disk::Disk;
-use kvmesh::wal::files::Files;
-use kvmesh::wal::writer::Writer;
+use kvmesh::testing::simulated_node::{SimulatedNode, config};
+use kvmesh::wire::peer::Protocols;
 use kvmesh::wire::resp::encoding;
+use serde_json::json;
 
 /// Commands of a run: so many that the first ones, which find nothing in its place yet, do not
 /// show.
@@ -76,15 +69,6 @@ struct Exchange {
     reply: fn(&str) -> Vec<u8>,
 }
 
-/// A node of a mesh of one that logs as a node does by default; its threads have their turns when
-/// they are told.
-struct Node {
-    replica: Arc<Replica>,
-    write_rx: Receiver<Submitted>,
-    replicator: Replicator,
-    writer: Writer,
-}
-
 fn main() -> ExitCode {
     let arguments: Arguments = arguments::from_env("kvcount");
     let Some(exchange) = Exchange::named(&arguments.command, &arguments.protocol).filter(|_| (1..=64).contains(&arguments.depth)) else {
@@ -105,13 +89,13 @@ fn main() -> ExitCode {
 
 /// Returns how many commands were executed.
 fn run(exchange: &Exchange, depth: usize) -> io::Result<usize> {
-    let mut node = Node::start()?;
+    let mut node = start()?;
     let server = SimulatedServer::new(Arc::clone(&node.replica))?;
     let mut client = server.connect();
     let value = "v".repeat(VALUE_LEN);
     for place in 0..KEYS {
         client.send(&resp(&["SET", &key(place), &value]), at(0));
-        node.turn();
+        turn(&mut node);
         assert_eq!(client.poll(false), Some(&b"+OK\r\n"[..]));
     }
     let rounds = COMMANDS / depth;
@@ -120,7 +104,7 @@ fn run(exchange: &Exchange, depth: usize) -> io::Result<usize> {
         let (requests, replies): (Vec<_>, Vec<_>) = keys.map(|key| ((exchange.request)(&key, &value), (exchange.reply)(&value))).unzip();
         let (requests, replies, now) = (requests.concat(), replies.concat(), at(round));
         counted_send(&mut client, &requests, now);
-        node.turn();
+        turn(&mut node);
         assert_eq!(counted_poll(&mut client), Some(&*replies));
     }
     Ok(rounds * depth)
@@ -154,31 +138,20 @@ impl Exchange {
     }
 }
 
-impl Node {
-    fn start() -> io::Result<Node> {
-        let json = r#"{"id":1,"client_addr":"127.0.0.1:0","peer_addr":"127.0.0.1:0","peers":[],"ack":"local"}"#;
-        let config = Config::from_json(json, "kvcount").map_err(io::Error::other)?;
-        let disk: Arc<dyn Disk> = Arc::new(SimulatedDisk::default());
-        let files = Files::find(&*disk)?;
-        let wal = Arc::new(Wal::new(Arc::clone(&disk), config.fsync, config.write_room, &files));
-        let store = Store::repeatable(KeySpread::FourShards);
-        let (replica, write_rx) = Replica::new(Arc::new(config), store, 1, at(0), Some(Arc::clone(&wal)));
-        let replayed = replay::replay(&replica, &disk, &files, || false)?;
-        let writer = Writer::open(wal, &files, replayed.older_len, &replayed.last, replayed.snapshot_len, Instant::now())?;
-        replica.begin_recovery(at(0));
-        HeartbeatLoop::default().step(&replica, at(0));
-        assert!(replica.is_open(), "a mesh of one has nobody to wait for");
-        Ok(Node { replicator: Replicator::new(replica.origin()), replica: Arc::new(replica), write_rx, writer })
-    }
+/// Starts a node of a mesh of one that logs as a node does by default.
+fn start() -> io::Result<SimulatedNode> {
+    let config = Arc::new(config(1, 1, &json!({ "ack": "local" })));
+    let store = Store::repeatable(KeySpread::FourShards);
+    let node = SimulatedNode::start(config, store, 1, Protocols::OURS, (at(0), Instant::now()), &SimulatedDisk::default())?;
+    HeartbeatLoop::default().step(&node.replica, at(0));
+    assert!(node.replica.is_open(), "a mesh of one has nobody to wait for");
+    Ok(node)
+}
 
-    /// Lets the replicator and the log take what waits for them.
-    fn turn(&mut self) {
-        let Node { replica, write_rx, replicator, writer } = self;
-        if let Ok(first) = write_rx.try_recv() {
-            replicator.forward(replica, first, write_rx);
-            writer.step(Duration::ZERO, Instant::now, &mut |origin, stamp| replica.persistence().durable(Some((origin, stamp))));
-        }
-    }
+/// Lets the replicator and the log take what waits for them.
+fn turn(node: &mut SimulatedNode) {
+    node.replicate();
+    node.log().into_iter().for_each(|reached| node.replica.persistence().durable(Some(reached)));
 }
 
 fn key(place: usize) -> String {

@@ -7,10 +7,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::Receiver;
+use serde_json::json;
 
 use crate::config::Config;
-use crate::data::clock::{Deadline, Now, Stamp};
-use crate::data::entry::{Entry, Update, Value};
+use crate::data::clock::{Now, Stamp};
+use crate::data::entry::Entry;
 use crate::data::fsync::Fsync;
 use crate::data::version::{Origin, Version};
 use crate::replication::acks::Written;
@@ -18,38 +19,30 @@ use crate::replication::heartbeat;
 use crate::replication::inbound::Inbound;
 use crate::replication::links::handshake;
 use crate::replication::replica::Replica;
-use crate::replication::replicator::Batcher;
+use crate::replication::replicator::Replicator;
 use crate::replication::status;
 use crate::replication::submit::Submitted;
 use crate::replication::sync::serving;
 use crate::store::Store;
 use crate::testing::simulated_disk::SimulatedDisk;
-use crate::wal::Wal;
-use crate::wal::disk::Disk;
-use crate::wal::files::Files;
-use crate::wal::log::FoundLog;
+use crate::testing::simulated_node::{SimulatedNode, config, submit};
 use crate::wal::writer::Writer;
 use crate::wire::ack_level::AckLevel;
 use crate::wire::peer::*;
 
 const BASE: u64 = 1_700_000_000_000;
 
-fn config(node: usize, nodes: usize) -> Arc<Config> {
-    let peers: Vec<String> =
-        (1..=nodes).filter(|id| *id != node + 1).map(|id| format!(r#"{{"id":{id},"addr":"127.0.0.1:{}"}}"#, 7100 + id)).collect();
-    let json = format!(
-        r#"{{"id":{},"client_addr":"127.0.0.1:0","peer_addr":"127.0.0.1:0","peers":[{}],"key_len_max":16,"value_len_max":16,
-            "link_queue_max":1056,"write_room":4096,"heartbeat_ms":100,"peer_timeout_ms":400,"recovery_wait_ms":1500,"tombstone_age_min_ms":200}}"#,
-        node + 1,
-        peers.join(",")
-    );
-    Arc::new(Config::from_json(&json, "a good configuration").unwrap())
+/// The configuration of a node, counted from 0.
+fn config_of(node: usize, nodes: usize) -> Config {
+    let fields = json!({ "key_len_max": 16, "value_len_max": 16, "link_queue_max": 1056, "write_room": 4096, "heartbeat_ms": 100,
+        "peer_timeout_ms": 400, "recovery_wait_ms": 1500, "tombstone_age_min_ms": 200 });
+    config(node as u16 + 1, nodes as u16, &fields)
 }
 
 pub(super) struct TestNode {
     replica: &'static Replica,
-    rx: Receiver<Submitted>,
-    batcher: Batcher,
+    write_rx: Receiver<Submitted>,
+    replicator: Replicator,
 }
 
 pub(super) struct Net {
@@ -69,14 +62,6 @@ fn peer_index(at: usize, of: usize) -> usize {
     if of > at { of - 1 } else { of }
 }
 
-/// The node of a [`Net`] that keeps a log.
-struct Logged {
-    replica: &'static Replica,
-    disk: SimulatedDisk,
-    wal: Arc<Wal>,
-    writer: Writer,
-}
-
 impl Net {
     pub fn new(offsets: &[u64]) -> Net {
         let mut net = Net::closed(offsets);
@@ -88,18 +73,16 @@ impl Net {
         net
     }
 
-    /// Two nodes of which the second keeps a log.
-    fn with_a_log(fsync: Fsync) -> (Net, Logged) {
+    /// Two nodes of which the second keeps a log. Returns the disk, and the writer of the log.
+    fn with_a_log(fsync: Fsync) -> (Net, SimulatedDisk, Writer) {
         let mut net = Net::new(&[0, 0]);
         let disk = SimulatedDisk::default();
-        let shared: Arc<dyn Disk> = Arc::new(disk.clone());
-        let wal = Arc::new(Wal::new(Arc::clone(&shared), fsync, 1 << 20, &Files::default()));
-        let writer = Writer::open(Arc::clone(&wal), &Files::default(), 0, &FoundLog::default(), 0, Instant::now()).unwrap();
-        let (replica, rx) = Replica::new(config(1, 2), Store::new(), 77, net.now(1), Some(Arc::clone(&wal)));
-        let replica: &'static Replica = Box::leak(Box::new(replica));
-        net.nodes[1] = TestNode { replica, rx, batcher: Batcher::new(replica.origin()) };
+        let config = Arc::new(Config { fsync, ..config_of(1, 2) });
+        let node = SimulatedNode::start(config, Store::new(), 77, Protocols::OURS, (net.now(1), Instant::now()), &disk).unwrap();
+        let SimulatedNode { replica, write_rx, replicator, writer, .. } = node;
+        net.nodes[1] = TestNode { replica: Box::leak(Box::new(replica)), write_rx, replicator };
         net.both(0, 1);
-        (net, Logged { replica, disk, wal, writer })
+        (net, disk, writer)
     }
 
     /// Nodes that wait for each other.
@@ -123,10 +106,10 @@ impl Net {
     }
     fn start(&mut self, node: usize) -> TestNode {
         self.nonce += 1;
-        let (replica, rx) = Replica::new(config(node, self.offsets.len()), Store::new(), self.nonce, self.now(node), None);
+        let config = Arc::new(config_of(node, self.offsets.len()));
+        let (replica, write_rx) = Replica::new(config, Store::new(), self.nonce, self.now(node), None);
         let replica: &'static Replica = Box::leak(Box::new(replica.speaking(self.protocols[node])));
-        let batcher = Batcher::new(replica.origin());
-        TestNode { replica, rx, batcher }
+        TestNode { replica, write_rx, replicator: Replicator::new(replica.origin()) }
     }
     pub fn reborn(&mut self, node: usize) {
         let test_node = self.start(node);
@@ -197,32 +180,26 @@ impl Net {
         self.deliver(from, to, messages);
     }
     pub fn put(&mut self, node: usize, key: &str, value: &str) -> Stamp {
-        self.write(node, key, Some(format!("{value:.<600}").as_bytes().into()))
+        self.write(node, key, Some(format!("{value:.<600}").as_bytes()))
     }
     fn delete(&mut self, node: usize, key: &str) -> Stamp {
         self.write(node, key, None)
     }
-    pub fn write(&mut self, node: usize, key: &str, value: Option<Value>) -> Stamp {
+    pub fn write(&mut self, node: usize, key: &str, value: Option<&[u8]>) -> Stamp {
         let stamp = self.submit(node, key, value);
         self.replicate(node);
         stamp
     }
     /// Does the session's part of a write.
-    fn submit(&self, node: usize, key: &str, value: Option<Value>) -> Stamp {
-        let update = value.map_or_else(|| Update::delete(key.as_bytes()), |value| Update::put(key.as_bytes(), &value, None));
-        let elapsed = self.now(node).elapsed;
-        self.replica(node)
-            .submit()
-            .write::<()>(key.as_bytes(), 32, elapsed, &Deadline::within(Duration::ZERO), |_| Ok(update.clone()))
-            .unwrap()
+    fn submit(&self, node: usize, key: &str, value: Option<&[u8]>) -> Stamp {
+        submit(self.replica(node), key, value, self.now(node).elapsed)
     }
     /// Does the replicator's part of writes.
     fn replicate(&mut self, node: usize) {
-        let test_node = &mut self.nodes[node];
-        let taken: Vec<Submitted> = test_node.rx.try_iter().collect();
-        let writes: Vec<_> = taken.iter().map(|s| s.entry.clone()).collect();
-        let permit = test_node.replica.submit().held(taken.iter().map(|submitted| submitted.reserved).sum());
-        test_node.replica.hand_over(&test_node.batcher.batch(&writes), permit);
+        let TestNode { replica, write_rx, replicator } = &mut self.nodes[node];
+        if let Ok(first) = write_rx.try_recv() {
+            replicator.forward(replica, first, write_rx);
+        }
     }
     fn settle(&mut self, rounds: usize, pairs: &[(usize, usize)]) {
         for _ in 0..rounds {
@@ -455,12 +432,6 @@ fn end_dump_races_with_the_other_peers_thread() {
     assert_eq!(violations, 0);
 }
 
-fn node_config(peer_addr: &str, data_dir: &std::path::Path) -> Config {
-    let json = serde_json::json!({ "id": 1, "client_addr": "127.0.0.1:0", "peer_addr": "127.0.0.1:0", "data_dir": data_dir,
-        "peers": [{ "id": 2, "addr": peer_addr }] });
-    Config::from_json(&json.to_string(), "a good configuration").unwrap()
-}
-
 fn fake_hello(cluster: &str) -> Vec<u8> {
     use crate::data::version::{NodeId, Origin};
     let hello = Hello {
@@ -486,7 +457,8 @@ fn fake_hello(cluster: &str) -> Vec<u8> {
 fn stop_deadlocks_with_a_hello_under_way() {
     use std::io::Write;
     let dir = tempfile::tempdir().unwrap();
-    let config = node_config("127.0.0.1:9", dir.path());
+    let peers = json!([{ "id": 2, "addr": "127.0.0.1:9" }]);
+    let config = config(1, 2, &json!({ "data_dir": dir.path(), "peers": peers }));
     let cluster = config.cluster.clone();
     let node = crate::node::Node::start(config, false, || false).unwrap().unwrap();
     let mut stream = std::net::TcpStream::connect(node.peer_addr()).unwrap();
@@ -520,7 +492,7 @@ fn an_order_of_arrival_is_no_conflict() {
         let status = status::status(net.replica(node), net.now(node));
         status.iter().find(|(name, _)| *name == "conflicts_won").map(|(_, count)| count.clone())
     };
-    let write = |net: &mut Net, node: usize, value: &str| net.write(node, "k", Some(value.as_bytes().into()));
+    let write = |net: &mut Net, node: usize, value: &str| net.write(node, "k", Some(value.as_bytes()));
     let mut net = Net::new(&[0, 10, 0]);
     net.both(P, T);
     net.both(P, D);

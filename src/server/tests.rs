@@ -10,7 +10,6 @@ mod resp;
 mod steps;
 
 use super::*;
-use crate::config::Config;
 use crate::data::clock::{Now, Stamp};
 use crate::data::entry::Entry;
 use crate::data::version::{NodeId, Origin, Version};
@@ -19,6 +18,7 @@ use crate::replication::acks::Acks;
 use crate::replication::heartbeat;
 use crate::replication::submit::Submit;
 use crate::store::{Keyspace, Store};
+use crate::testing::simulated_node::config;
 use crate::wire::peer::Ack;
 
 /// Long enough that only a fault gets there.
@@ -38,13 +38,8 @@ pub(crate) struct Fixture {
 /// A node with so many peers, that do nothing by themselves, and a replicator that takes writes and
 /// forgets them.
 pub(crate) fn closed_fixture(listener: TcpListener, peers: usize, settings: &str) -> Fixture {
-    let ids: Vec<String> = (2..2 + peers).map(|id| format!(r#"{{"id": {id}, "addr": "127.0.0.1:{id}"}}"#)).collect();
-    let json = format!(
-        r#"{{"id": 1, "client_addr": "127.0.0.1:0", "peer_addr": "127.0.0.1:0", "peers": [{}], "clients_max": 8,
-            "key_len_max": 100, "value_len_max": 1048576{settings}}}"#,
-        ids.join(",")
-    );
-    let config = Arc::new(Config::from_json(&json, "test").unwrap());
+    let fields = format!(r#"{{"clients_max": 8, "key_len_max": 100, "value_len_max": 1048576{settings}}}"#);
+    let config = Arc::new(config(1, 1 + peers as u16, &serde_json::from_str(&fields).unwrap()));
     let (replica, write_rx) = Replica::new(config, Store::new(), 7, Now { wall_ms: 0, elapsed: Duration::ZERO }, None);
     let replica = Arc::new(replica);
     let replicator = thread::spawn({

@@ -1,5 +1,5 @@
 //! Test seams of the product: switches that break one rule each, a process that dies at a chosen
-//! file operation, a disk that forgets, clients without sockets.
+//! file operation, a disk that forgets, nodes and clients without sockets.
 //!
 //! Compiled only with the feature `testing`. Without it the little that is left costs nothing. The
 //! instruments that use the seams lie under `tests/`.
@@ -13,3 +13,5 @@ pub mod failpoint;
 pub mod simulated_clients;
 #[cfg(feature = "testing")]
 pub mod simulated_disk;
+#[cfg(feature = "testing")]
+pub mod simulated_node;

@@ -27,6 +27,12 @@ const RULES: &[Rule] = &[
         may: &["budget", "data::clock", "process::logging::LogLimit", "wire::bytes", "replication::replica::Replica", "server"],
         must_not_std: &["std::thread", "std::fs"],
     },
+    // It wires the parts of a node together, as node.rs does.
+    Rule {
+        place: "testing/simulated_node.rs",
+        may: &["config", "data", "replication", "store", "testing::simulated_disk", "wal", "wire::peer::Protocols"],
+        must_not_std: NO_IO,
+    },
     // Guards and ranks: std and parking_lot only.
     Rule { place: "lock_order.rs", may: &[], must_not_std: NO_IO },
     Rule { place: "data/mod.rs", may: &[], must_not_std: NO_IO },

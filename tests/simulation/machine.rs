@@ -19,7 +19,6 @@ use kvmesh::data::clock::Now;
 use kvmesh::data::fsync::Fsync;
 use kvmesh::data::version::VersionVector;
 use kvmesh::replication::heartbeat::HeartbeatLoop;
-use kvmesh::replication::persistence::replay;
 use kvmesh::replication::persistence::snapshots::{self, Snapshot};
 use kvmesh::replication::replica::Replica;
 use kvmesh::replication::replicator::Replicator;
@@ -28,8 +27,7 @@ use kvmesh::replication::submit::Submitted;
 use kvmesh::store::Store;
 use kvmesh::testing::simulated_clients::SimulatedServer;
 use kvmesh::testing::simulated_disk::SimulatedDisk;
-use kvmesh::wal::disk::Disk;
-use kvmesh::wal::files::Files;
+use kvmesh::testing::simulated_node::SimulatedNode;
 use kvmesh::wal::writer::Writer;
 use kvmesh::wal::{NotSwitched, Wal};
 use kvmesh::wire::peer::{Protocol, Protocols};
@@ -288,18 +286,11 @@ impl<'a> Simulator<'a> {
         self.machines[id].incarnations += 1;
         let process = ProcessId { machine: id, incarnation: self.machines[id].incarnations };
         let now = Now { wall_ms: self.machines[id].wall_ms(self.now), elapsed: Duration::ZERO };
-        let shared: Arc<dyn Disk> = Arc::new(disk.clone());
-        let config = Arc::clone(&self.machines[id].config);
-        let files = Files::find(&*shared)?;
-        let wal = Arc::new(Wal::new(Arc::clone(&shared), config.fsync, config.write_room, &files));
-        let nonce = self.random.u64(..);
-        let (replica, submit_rx) = Replica::new(config, Store::repeatable(self.plan.places), nonce, now, Some(Arc::clone(&wal)));
-        let spoken = if self.plan.mixes_builds && self.one_in(2) { BEFORE } else { Protocols::OURS };
-        let replica = Arc::new(replica.speaking(spoken));
-        let replayed = replay::replay(&replica, &shared, &files, || false)?;
-        let writer = Writer::open(Arc::clone(&wal), &files, replayed.older_len, &replayed.last, replayed.snapshot_len, self.instant())?;
-        replica.record_incarnation();
-        replica.begin_recovery(now);
+        let (config, nonce) = (Arc::clone(&self.machines[id].config), self.random.u64(..));
+        let protocols = if self.plan.mixes_builds && self.one_in(2) { BEFORE } else { Protocols::OURS };
+        let store = Store::repeatable(self.plan.places);
+        let node = SimulatedNode::start(config, store, nonce, protocols, (now, self.instant()), disk)?;
+        let SimulatedNode { replica, write_rx: submit_rx, replicator, wal, writer } = node;
         let lead_us = replica.clock().read(now.elapsed).stamp_us as i64 - self.now.as_micros() as i64;
         self.fastest_us = self.fastest_us.max(lead_us);
         let server = SimulatedServer::new(Arc::clone(&replica))?;
@@ -314,7 +305,7 @@ impl<'a> Simulator<'a> {
             submit_rx,
             write_tx,
             write_rx,
-            replicator: Replicator::new(parts.replica.origin()),
+            replicator,
             heartbeat: HeartbeatLoop::default(),
             writer,
             snapshot: None,

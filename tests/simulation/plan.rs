@@ -11,6 +11,8 @@ use crate::simulation::faults::{FAULTS, FaultKind};
 use kvmesh::config::Config;
 use kvmesh::data::fsync::Fsync;
 use kvmesh::store::KeySpread;
+use kvmesh::testing::simulated_node;
+use serde_json::json;
 
 /// The kinds of runs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -362,20 +364,13 @@ impl RunPlan {
     }
 
     pub fn config(&self, id: usize) -> Arc<Config> {
-        let peers = (0..self.nodes).filter(|peer| *peer != id);
-        let peers: Vec<String> = peers.map(|peer| format!(r#"{{"id":{},"addr":"127.0.0.1:{}"}}"#, peer + 1, 7101 + peer)).collect();
         let Timing { heartbeat_ms, peer_timeout_ms, ack_timeout_ms, recovery_wait_ms, clock_offset_max_ms } = self.timing;
         let RunPlan { tombstone_age_min_ms, link_queue_max, compact_log_min, value_len_max, fsync, .. } = self;
-        let json = format!(
-            r#"{{"id":{},"client_addr":"127.0.0.1:0","peer_addr":"127.0.0.1:0","peers":[{}],"key_len_max":16,"value_len_max":{value_len_max},
-                "heartbeat_ms":{heartbeat_ms},"peer_timeout_ms":{peer_timeout_ms},"ack_timeout_ms":{ack_timeout_ms},
-                "recovery_wait_ms":{recovery_wait_ms},"clock_offset_max_ms":{clock_offset_max_ms},
-                "tombstone_age_min_ms":{tombstone_age_min_ms},"link_queue_max":{link_queue_max},"compact_log_min":{compact_log_min},
-                "write_room":65536,"fsync":"{fsync}"}}"#,
-            id + 1,
-            peers.join(",")
-        );
-        let config = Config::from_json(&json, "simulation").expect("a good configuration");
+        let fields = json!({ "key_len_max": 16, "value_len_max": value_len_max, "heartbeat_ms": heartbeat_ms, "peer_timeout_ms": peer_timeout_ms,
+            "ack_timeout_ms": ack_timeout_ms, "recovery_wait_ms": recovery_wait_ms, "clock_offset_max_ms": clock_offset_max_ms,
+            "tombstone_age_min_ms": tombstone_age_min_ms, "link_queue_max": link_queue_max, "compact_log_min": compact_log_min,
+            "write_room": 65_536, "fsync": fsync.to_string() });
+        let config = simulated_node::config(id as u16 + 1, self.nodes as u16, &fields);
         Arc::new(Config { incarnations_kept: self.incarnations_kept(), ..config })
     }
 

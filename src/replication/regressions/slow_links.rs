@@ -161,10 +161,10 @@ impl Fake {
         // Otherwise the system takes megabytes before the reader has read one.
         SockRef::from(&listener).set_recv_buffer_size(64 << 10).unwrap();
         let dir = tempfile::tempdir().unwrap();
-        let json = serde_json::json!({ "id": 1, "client_addr": "127.0.0.1:0", "peer_addr": "127.0.0.1:0", "data_dir": dir.path(), "ack": "local",
-            "heartbeat_ms": 100, "peer_timeout_ms": TIMEOUT.as_millis() as u64, "recovery_wait_ms": 3000,
-            "peers": [{ "id": 2, "addr": listener.local_addr().unwrap().to_string() }] });
-        let config = Config::from_json(&json.to_string(), "a good configuration").unwrap();
+        let peers = json!([{ "id": 2, "addr": listener.local_addr().unwrap().to_string() }]);
+        let fields = json!({ "data_dir": dir.path(), "ack": "local", "heartbeat_ms": 100, "peer_timeout_ms": TIMEOUT.as_millis() as u64,
+            "recovery_wait_ms": 3000, "peers": peers });
+        let config = config(1, 2, &fields);
         let node = Node::start(config, false, || false).unwrap().unwrap();
         let origin = Origin { node: NodeId(2), nonce: 5 };
         let hello = || {

@@ -5,79 +5,58 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::config::Config;
-use crate::data::clock::{Deadline, Now, Stamp};
-use crate::data::entry::{Entry, Update};
+use serde_json::json;
+
+use crate::data::clock::{Now, Stamp};
+use crate::data::entry::Entry;
 use crate::data::version::{NodeId, Origin, Version, VersionVector};
 use crate::replication::inbound::Inbound;
 use crate::replication::links::handshake;
 use crate::replication::persistence::record::{self, Proven};
-use crate::replication::persistence::replay;
 use crate::replication::persistence::snapshots::{self, NotCompacted};
 use crate::replication::replica::Replica;
-use crate::replication::replicator::Batcher;
 use crate::replication::status;
 use crate::store::Store;
 use crate::testing::simulated_disk::SimulatedDisk;
-use crate::wal::Wal;
+use crate::testing::simulated_node::{SimulatedNode, config, submit};
 use crate::wal::disk::Disk;
-use crate::wal::files::{Files, SNAPSHOT_TMP, log_name};
-use crate::wal::writer::Writer;
+use crate::wal::files::{SNAPSHOT_TMP, log_name};
 use crate::wire::dump::{self, DumpKind, Header, whole_dump};
 use crate::wire::frame::seal;
-use crate::wire::peer::{BatchWrites, Message, Protocol, WriteBatch};
+use crate::wire::peer::{BatchWrites, DumpRequest, Hello, Message, Protocol, Protocols, WriteBatch};
 
-const WALL_MS: u64 = 1_700_000_000_000;
+const NOW: Now = Now { wall_ms: 1_700_000_000_000, elapsed: Duration::ZERO };
 /// The origin of the writes that this node has from elsewhere.
 const OTHER: Origin = Origin { node: NodeId(2), nonce: 9 };
 
-/// An incarnation on a disk, its threads' turns taken by hand.
-struct TestNode {
-    replica: Replica,
-    write_rx: crossbeam_channel::Receiver<crate::replication::submit::Submitted>,
-    batcher: Batcher,
-    writer: Writer,
-    reached: Vec<(Origin, Stamp)>,
+fn start(disk: &SimulatedDisk, nonce: u64) -> std::io::Result<SimulatedNode> {
+    let config = Arc::new(config(1, 2, &json!({})));
+    SimulatedNode::start(config, Store::new(), nonce, Protocols::OURS, (NOW, Instant::now()), disk)
 }
 
-fn start(disk: &SimulatedDisk, nonce: u64) -> std::io::Result<TestNode> {
-    let json = r#"{"id":1,"client_addr":"127.0.0.1:0","peer_addr":"127.0.0.1:0","peers":[{"id":2,"addr":"127.0.0.1:7102"}]}"#;
-    let config = Arc::new(Config::from_json(json, "a test").expect("a good configuration"));
-    let shared: Arc<dyn Disk> = Arc::new(disk.clone());
-    let files = Files::find(&*shared)?;
-    let wal = Arc::new(Wal::new(Arc::clone(&shared), config.fsync, config.write_room, &files));
-    let now = Now { wall_ms: WALL_MS, elapsed: Duration::ZERO };
-    let (replica, write_rx) = Replica::new(config, Store::new(), nonce, now, Some(Arc::clone(&wal)));
-    let replayed = replay::replay(&replica, &shared, &files, || false)?;
-    let writer = Writer::open(Arc::clone(&wal), &files, replayed.older_len, &replayed.last, replayed.snapshot_len, Instant::now())?;
-    replica.record_incarnation();
-    let batcher = Batcher::new(replica.origin());
-    Ok(TestNode { replica, write_rx, batcher, writer, reached: Vec::new() })
-}
-
-impl TestNode {
+impl SimulatedNode {
     fn write(&mut self, key: &str, value: Option<&str>) -> Version {
-        let update = value.map_or_else(|| Update::delete(key.as_bytes()), |value| Update::put(key.as_bytes(), value.as_bytes(), None));
-        let stamp = self
-            .replica
-            .submit()
-            .write::<()>(key.as_bytes(), 64, Duration::ZERO, &Deadline::within(Duration::ZERO), |_| Ok(update.clone()))
-            .expect("bytes of the budget");
-        let submitted = self.write_rx.try_recv().expect("what was written");
-        let permit = self.replica.submit().held(submitted.reserved);
-        self.replica.hand_over(&self.batcher.batch(&[submitted.entry]), permit);
+        let stamp = submit(&self.replica, key, value.map(str::as_bytes), Duration::ZERO);
+        self.replicate();
         Version { stamp, origin: self.replica.origin() }
     }
 
-    fn log(&mut self) {
-        let reached = &mut self.reached;
-        self.writer.step(Duration::ZERO, Instant::now, &mut |origin, stamp| reached.push((origin, stamp)));
+    /// Connects a peer, whose vector covers more than this node's. Returns its connection, and the
+    /// request that it is sent.
+    fn meet(&self, vector: VersionVector) -> (Inbound, DumpRequest) {
+        let replica = &self.replica;
+        let hello = Hello { node: OTHER.node, origin: OTHER, vector, ..handshake::hello(replica, NOW) };
+        handshake::dialing(replica, 0);
+        handshake::dialed(replica, 0, &hello, NOW);
+        let inbound = Inbound::accept(replica, 0, &hello, Protocol::OLDEST, NOW);
+        let request = replica.links().outbox(0).take(Duration::ZERO).and_then(|batch| batch.request);
+        (inbound, request.expect("a request for what is missing"))
     }
 
     fn compact(&mut self, resume: bool) -> Result<(), NotCompacted> {
-        let replica = &self.replica;
-        let mut snapshot = if resume { snapshots::begin_resume(replica)? } else { snapshots::begin_compaction(replica)? };
-        self.writer.step(Duration::ZERO, Instant::now, &mut |_, _| ());
+        let replica = Arc::clone(&self.replica);
+        let mut snapshot = if resume { snapshots::begin_resume(&replica)? } else { snapshots::begin_compaction(&replica)? };
+        self.log();
         snapshot.await_log(Instant::now())?;
         let written = loop {
             match snapshot.step() {
@@ -93,7 +72,7 @@ impl TestNode {
 }
 
 fn entry(key: &str, value: Option<&str>, stamp: u64) -> Entry {
-    let stamp = Stamp::from_bits(Stamp::from_wall_ms(WALL_MS).to_bits() - 1_000 + stamp);
+    let stamp = Stamp::from_bits(Stamp::from_wall_ms(NOW.wall_ms).to_bits() - 1_000 + stamp);
     Entry::new(key.as_bytes(), value.map(str::as_bytes), None, Version { stamp, origin: OTHER })
 }
 
@@ -234,17 +213,10 @@ fn a_tombstone_is_never_gone_without_a_horizon_that_says_so() {
 fn a_range_that_was_joined_after_a_snapshot_is_joined_after_a_restart() {
     let disk = SimulatedDisk::default();
     let mut node = start(&disk, 1).unwrap();
-    let (now, other) = (Now { wall_ms: WALL_MS, elapsed: Duration::ZERO }, NodeId(2));
     let written: Vec<Entry> = (1..=4).map(|n| entry(&format!("key{n}"), Some("a value"), n)).collect();
     let stamps: Vec<Stamp> = written.iter().map(|entry| entry.version().stamp).collect();
     let at = |n: usize| -> VersionVector { [(OTHER, stamps[n - 1])].into_iter().collect() };
-    let mut hello = handshake::hello(&node.replica, now);
-    (hello.node, hello.origin, hello.vector) = (other, OTHER, at(1));
-    handshake::dialing(&node.replica, 0);
-    handshake::dialed(&node.replica, 0, &hello, now);
-    let mut inbound = Inbound::accept(&node.replica, 0, &hello, Protocol::OLDEST, now);
-    let request =
-        node.replica.links().outbox(0).take(Duration::ZERO).and_then(|batch| batch.request).expect("a request for what is missing");
+    let (mut inbound, request) = node.meet(at(1));
     // The second batch extends the pending range, the third comes when the gap is closed.
     let batch = |from: usize| WriteBatch {
         origin: OTHER,
@@ -252,17 +224,16 @@ fn a_range_that_was_joined_after_a_snapshot_is_joined_after_a_restart() {
         upto: stamps[from],
         writes: BatchWrites::of(OTHER, &written[from..=from]),
     };
-    inbound.receive(&node.replica, Message::Writes(batch(1)), now).unwrap();
+    inbound.receive(&node.replica, Message::Writes(batch(1)), NOW).unwrap();
     node.log();
     node.compact(false).unwrap();
     let header = Header::new(DumpKind::Delta, OTHER, at(1), 1, Some(request.id));
     let lines = whole_dump(&header, [written[0].clone()], VersionVector::default());
-    inbound.receive(&node.replica, Message::Lines(lines), now).unwrap();
-    inbound.receive(&node.replica, Message::Writes(batch(2)), now).unwrap();
-    node.log();
+    inbound.receive(&node.replica, Message::Lines(lines), NOW).unwrap();
+    inbound.receive(&node.replica, Message::Writes(batch(2)), NOW).unwrap();
+    assert_eq!(node.log().last(), Some(&(OTHER, stamps[2])));
     let known = (entries(&node.replica), node.replica.vector());
     assert_eq!(known.1.get(OTHER), stamps[2]);
-    assert_eq!(node.reached.last(), Some(&(OTHER, stamps[2])));
     disk.lose_power(|_| 0);
     let node = start(&disk, 2).unwrap();
     assert_eq!((entries(&node.replica), node.replica.vector()), known);
@@ -275,29 +246,15 @@ fn a_range_that_was_joined_after_a_snapshot_is_joined_after_a_restart() {
 fn a_write_that_a_peer_proves_before_its_batch_is_logged_survives_a_restart() {
     let disk = SimulatedDisk::default();
     let mut node = start(&disk, 1).unwrap();
-    let (now, other) = (Now { wall_ms: WALL_MS, elapsed: Duration::ZERO }, NodeId(2));
     node.write("key", Some("older"));
-    let mut hello = handshake::hello(&node.replica, now);
     let theirs = entry("theirs", Some("a value"), 1);
-    (hello.node, hello.origin, hello.vector) = (other, OTHER, [(OTHER, theirs.version().stamp)].into_iter().collect());
-    handshake::dialing(&node.replica, 0);
-    handshake::dialed(&node.replica, 0, &hello, now);
-    let mut inbound = Inbound::accept(&node.replica, 0, &hello, Protocol::OLDEST, now);
-    let request =
-        node.replica.links().outbox(0).take(Duration::ZERO).and_then(|batch| batch.request).expect("a request for what is missing");
-    let newer = Update::put(b"key", b"newer", None);
-    let stamp = node
-        .replica
-        .submit()
-        .write::<()>(b"key", 64, Duration::ZERO, &Deadline::within(Duration::ZERO), |_| Ok(newer.clone()))
-        .expect("bytes of the budget");
+    let (mut inbound, request) = node.meet([(OTHER, theirs.version().stamp)].into_iter().collect());
+    let stamp = submit(&node.replica, "key", Some(b"newer"), Duration::ZERO);
     let vector: VersionVector = [(OTHER, theirs.version().stamp), (node.replica.origin(), stamp)].into_iter().collect();
     let header = Header::new(DumpKind::Delta, OTHER, vector, 1, Some(request.id));
     let lines = whole_dump(&header, [theirs], VersionVector::default());
-    inbound.receive(&node.replica, Message::Lines(lines), now).unwrap();
-    let submitted = node.write_rx.try_recv().expect("what was written");
-    let permit = node.replica.submit().held(submitted.reserved);
-    node.replica.hand_over(&node.batcher.batch(&[submitted.entry]), permit);
+    inbound.receive(&node.replica, Message::Lines(lines), NOW).unwrap();
+    node.replicate();
     node.log();
     let known = (entries(&node.replica), node.replica.vector());
     disk.lose_power(|_| 0);
@@ -318,9 +275,8 @@ fn a_snapshot_that_finds_no_space_gives_back_what_it_took_and_the_log_goes_on() 
     assert!(matches!(failed, NotCompacted::Failed(_)), "{failed:?}");
     assert!(!disk.names().unwrap().contains(&SNAPSHOT_TMP.to_owned()), "{:?}", disk.names());
     let version = node.write("later", Some("there is space for this"));
-    node.log();
+    assert_eq!(node.log().last(), Some(&(version.origin, version.stamp)));
     assert!(status::writable(&node.replica).is_ok());
-    assert_eq!(node.reached.last(), Some(&(version.origin, version.stamp)));
     disk.lose_power(|_| 0);
     assert_eq!(entries(&start(&disk, 2).unwrap().replica).len(), 21);
 }
@@ -341,10 +297,8 @@ fn a_resumption_that_was_given_up_is_begun_anew() {
         disk.set_capacity(None);
         drop(snapshots::begin_resume(&node.replica).expect("a snapshot that begins"));
         node.log();
-        let reached = node.reached.len();
         node.write("behind", Some("3"));
-        node.log();
-        assert_eq!(node.reached.len(), reached, "acknowledged by a log without its snapshot");
+        assert_eq!(node.log(), [], "acknowledged by a log without its snapshot");
         (disk, node)
     };
     for resume in [false, true] {
