@@ -1,20 +1,20 @@
 # shellcheck shell=bash disable=SC2016,SC2034,SC2153,SC2154 # dollars are of a protocol; compare.sh and the other files use and set some
 # What is measured: the cells, by group, and a round of them. Sourced by compare.sh.
 #
-# A cell is name|group|how|op|connections|depth|value size|contenders. All contenders of a group run at the same time, and one of them is loaded.
-# In each cell and round another one begins.
+# A cell is name|group|how|op|connections|depth|value size|contenders. All contenders of a group run
+# at the same time, and one of them is loaded. In each cell and round another one begins.
 
-# Those with a goal, and those that belong beside them.
-cells_of_goals() {
+cells_of_main() {
     local depth op
     for depth in 16 1; do
-        cell replicated "set:c50:d$depth" redis_benchmark SET 50 "$depth" 64 "local majority redis"
-        cell replicated "get:c50:d$depth" redis_benchmark GET 50 "$depth" 64 "local redis"
+        cell replicated "set:c50:d$depth" redis_benchmark SET 50 "$depth" 64 "local majority redis limit"
+        cell replicated "get:c50:d$depth" redis_benchmark GET 50 "$depth" 64 "local redis limit"
     done
     for depth in 16 1; do
         cell replicated "set-wait:c50:d$depth" kvctl_wait SET 50 "$depth" 64 "majority redis-wait"
         cell replicated "mixed:c50:d$depth" kvctl_mixed MIXED 50 "$depth" 64 "local redis"
     done
+    cell replicated "set-wait:c1:d1" kvctl_wait SET 1 1 64 "majority redis-wait"
     # The same by the other generator: do they agree?
     for depth in 16 1; do
         for op in SET GET; do
@@ -67,7 +67,7 @@ IDLE_CONNECTIONS=5000
 MILLION=1000000
 STOPPED_S=6
 
-round_of_goals() { round_of_groups; }
+round_of_main() { round_of_groups; }
 round_of_full() { round_of_groups; }
 
 # A group is started for each size of values: what the size before has left behind is not there.
@@ -91,7 +91,8 @@ run_group() { # group, value size
         case $1 in
             million) load "$contender" "$MILLION" "$2" ;;
             # kvctl bench writes what it is to read, under names of its own.
-            replicated | alone) [[ $mode == full ]] || load "$contender" "$keys" "$2" ;;
+            # The limit holds nothing.
+            replicated | alone) [[ $mode == full || ${kind[$contender]} == echo ]] || load "$contender" "$keys" "$2" ;;
         esac
     done
     for cell in "${selected[@]}"; do

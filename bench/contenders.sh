@@ -1,18 +1,22 @@
 # shellcheck shell=bash disable=SC2034,SC2154 # compare.sh and the other files use and set some
-# What is compared: starts and ends the contenders, knows whether they are whole, and waits until they are at rest. Sourced by compare.sh.
+# What is compared: starts and ends the contenders, knows whether they are whole, and waits until
+# they are at rest. Sourced by compare.sh.
 #
-# A contender has a name, and so many nodes on consecutive ports of one loopback address. Node 1 is the one that is measured: a Redis's primary,
-# any node of a mesh, and of an etcd whichever is the leader.
+# A contender has a name, and so many nodes on consecutive ports of one loopback address. Node 1 is
+# the one that is measured: a Redis's primary, any node of a mesh, and of an etcd whichever is the
+# leader. The limit is bench/kvecho.rs: what a node's sessions cost without a store.
 
 # The numbers of nodes change in --growth.
-declare -A kind=([local]=kvmesh [majority]=kvmesh [always]=kvmesh [alone]=kvmesh [redis]=redis [redis-alone]=redis [etcd]=etcd)
-declare -A members=([local]=3 [majority]=3 [always]=3 [alone]=1 [redis]=3 [redis-alone]=1 [etcd]=3)
-declare -A base=([local]=21100 [majority]=21200 [always]=21300 [alone]=21400 [redis]=21500 [redis-alone]=21600 [etcd]=21700)
+declare -A kind=([local]=kvmesh [majority]=kvmesh [always]=kvmesh [alone]=kvmesh [redis]=redis [redis-alone]=redis [etcd]=etcd [limit]=echo)
+declare -A members=([local]=3 [majority]=3 [always]=3 [alone]=1 [redis]=3 [redis-alone]=1 [etcd]=3 [limit]=1)
+declare -A base=([local]=21100 [majority]=21200 [always]=21300 [alone]=21400 [redis]=21500 [redis-alone]=21600 [etcd]=21700 [limit]=21800)
 declare -A ack=([local]=local [majority]=majority [always]=majority [alone]=local)
 declare -A fsync=([local]=everysec [majority]=everysec [always]=always [alone]=everysec)
 # Ports for peers are so many above those for clients.
 PEER_PORTS=50
 MEMBERS_MAX=7
+# Bytes of what the limit answers to a GET: as many as the values have where it is measured.
+LIMIT_VALUE_SIZE=64
 SETTLE_DEADLINE_S=600
 
 # The processes that run, by "contender node". Whatever is started is in here before anything else is done.
@@ -28,7 +32,7 @@ choose_ip() {
         for ((node = 1; node <= MEMBERS_MAX; node++)); do
             for port in $((base[$contender] + node)) $((base[$contender] + PEER_PORTS + node)); do
                 if (exec 3<>"/dev/tcp/$ip/$port") 2>/dev/null; then
-                    fail "port $port of $ip is taken: something listens there. This script uses ports 21101 to 21757; end that, or change bench/contenders.sh"
+                    fail "port $port of $ip is taken: something listens there. This script uses ports 21101 to 21857; end that, or change bench/contenders.sh"
                 fi
             done
         done
@@ -63,8 +67,8 @@ start_kvmesh() { # contender, node
     pids["$contender $node"]=$!
 }
 
-# As it comes, but for its log of all writes, which replaces the dumps at intervals that the default configuration makes, and for the wait of five
-# seconds before a replica is served.
+# As it comes, but for its log of all writes, which replaces the dumps at intervals that the default
+# configuration makes, and for the wait of five seconds before a replica is served.
 start_redis() { # contender, node
     local contender=$1 node=$2 replica=()
     client_port "$contender" "$node"
@@ -86,6 +90,12 @@ start_etcd() { # contender, node
         --listen-peer-urls "http://$ip:$((port + PEER_PORTS))" --initial-advertise-peer-urls "http://$ip:$((port + PEER_PORTS))" \
         --initial-cluster "$cluster" --initial-cluster-state new >>"$work/$contender$node.log" 2>&1 &
     pids["$contender $node"]=$!
+}
+
+start_echo() { # contender, node
+    client_port "$1" "$2"
+    "$kvecho" "$ip:$port" "$LIMIT_VALUE_SIZE" >>"$work/$1$2.log" 2>&1 &
+    pids["$1 $2"]=$!
 }
 
 start_node() { "start_${kind[$1]}" "$@"; } # contender, node
@@ -177,6 +187,7 @@ is_whole() { # contender
                 /^master_repl_offset/ {upto = $2}
                 END {for (i in offset) if (offset[i] == upto) equal++; exit !(upto != "" && slaves == wanted && equal + 0 == wanted)}'
             ;;
+        echo) [[ $(redis_cli "$1" 1 PING 2>/dev/null) == PONG ]] ;;
         etcd)
             # shellcheck disable=SC2046 # numbers
             ETCDCTL_API=3 etcdctl --endpoints "$(addr_of "$1" $(all_nodes "$1"))" endpoint health >"$work/said" 2>&1
@@ -193,7 +204,15 @@ converge() { # contender
     done
 }
 
-# What all contenders have used of the processors, in hundredths of a second, and how many processes write in the background for them.
+# Microseconds of processor time that a contender has used, all of its nodes together.
+used() { # contender: sets $used_us
+    local contender=${runs_as[$1]:-$1} node of=()
+    for node in $(all_nodes "$contender"); do of+=("${pids["$contender $node"]}"); done
+    used_us=$(python3 -I bench/cpu_time.py "${of[@]}") || fail "the processor time of $contender is not known"
+}
+
+# What all contenders have used of the processors, in hundredths of a second, and how many processes
+# write in the background for them.
 busy() { # sets $ticks and $children
     local one stat fields of
     ticks=0 children=0
@@ -206,8 +225,8 @@ busy() { # sets $ticks and $children
     done
 }
 
-# Until a contender is whole, none of those that run does anything to speak of, and what they have written is on the disk: what one of them leaves behind is
-# not in the next one's figures.
+# Until a contender is whole, none of those that run does anything to speak of, and what they have
+# written is on the disk: what one of them leaves behind is not in the next one's figures.
 settle() { # contender
     converge "$1"
     local before deadline=$((SECONDS + SETTLE_DEADLINE_S)) ticks children

@@ -1,8 +1,13 @@
 # shellcheck shell=bash disable=SC2034,SC2154 # compare.sh and the other files use and set some
 # What loads the contenders, and the checks that what was measured happened. Sourced by compare.sh.
 #
-# Each generator measures one contender in one cell, and writes one line of JSON into $out/measurements.jsonl. A measurement that is not what it seems
-# (an error, or fewer operations than were sent) is kept with the reason under "failed", and the run goes on.
+# Each generator measures one contender in one cell, and writes one line of JSON into
+# $out/measurements.jsonl. A measurement that is not what it seems (an error, or fewer operations
+# than were sent) is kept with the reason under "failed", and the run goes on.
+#
+# `cpu_us` is the processor time of all nodes of the contender while the generator ran, and
+# `cpu_operations` are those that the contender has counted meanwhile. Both are taken while nothing
+# is under way. What a node does behind the last reply is in neither.
 
 # Every key that is read is there; 16 bytes, as redis-benchmark makes them.
 KEYS=100000
@@ -49,7 +54,8 @@ counted() { # contender: sets $writes and $reads
             writes=$(ask_kvctl "$contender" 1 status | figure writes)
             reads=$(redis_cli "$contender" 1 INFO stats | figure keyspace_hits)
             ;;
-        redis)
+        # The limit counts under the names that Redis has.
+        redis | echo)
             said=$(redis_cli "$contender" 1 INFO commandstats | tr -d '\r')
             writes=$(awk -F'[:=,]' '$1 == "cmdstat_set" {print $3 - $11}' <<<"$said")
             reads=$(redis_cli "$contender" 1 INFO stats | figure keyspace_hits)
@@ -82,9 +88,10 @@ keys_are() { # contender, keys
 
 # ---------------------------------------------------------------------------------------------------------------- redis-benchmark
 
-# One address, one thread. It counts requests, not seconds: a run that is not measured, to warm up, tells how many it takes.
+# One address, one thread. It counts requests, not seconds: a run that is not measured, to warm up,
+# tells how many it takes.
 redis_benchmark() { # cell, contender, SET|GET, connections, depth, value size, keys
-    local cell=$1 contender=$2 words=("$3" key:__rand_int__) value fields requests writes reads before problem=''
+    local cell=$1 contender=$2 words=("$3" key:__rand_int__) value fields requests writes reads before served used_us used_before problem=''
     client_port "$contender" 1
     if [[ $3 == SET ]]; then
         value_of "$6"
@@ -97,11 +104,16 @@ redis_benchmark() { # cell, contender, SET|GET, connections, depth, value size, 
     requests=$((${fields[1]%.*} * seconds + 1000))
     counted "$contender"
     before=$((writes + reads))
+    used "$contender"
+    used_before=$used_us
     run_redis_benchmark -n "$requests" "${words[@]}"
+    used "$contender"
     rate["$cell $contender"]=${fields[1]%.*}
     counted "$contender"
-    at_least "$3s that node 1 has counted" $((writes + reads - before)) "$requests"
+    served=$((writes + reads - before))
+    at_least "$3s that node 1 has counted" "$served" "$requests"
     record "$cell" "$contender" redis-benchmark "op=\"$3\"" "connections=$4" "depth=$5" "value_size=$6" "keys=$7" "operations=$requests" "per_second=${fields[1]}" \
+        "cpu_operations=$served" "cpu_us=$((used_us - used_before))" \
         "p50_us=$(micros "${fields[4]}")" "p99_us=$(micros "${fields[6]}")" "max_us=$(micros "${fields[7]}")"
 }
 
@@ -123,17 +135,44 @@ micros() { # milliseconds, with three decimals
 
 # ---------------------------------------------------------------------------------------------------------------- kvctl bench
 
-# RESP, so that it works with both. It warms up by itself, and writes all keys first if it is to read.
+# RESP, so that it works with both. It warms up by itself, and writes all keys first if it is to
+# read. What that takes is not what a read takes: a run that ends as soon as it has begun takes as
+# much, and is taken off the processor time.
 kvctl_bench() { # cell, contender, op, connections, depth, value size, keys, seconds, options…
-    local cell=$1 contender=$2 report operations=0 writes reads before problem=''
+    local cell=$1 contender=$2 report operations used_us=0 served=0 fill_us=0 filled=0 cpu=() problem=''
+    local words=(bench --protocol resp --clients "$4" --depth "$5" --value-size "$6" --keys "$7" "${@:9}")
+    if [[ $3 != SET ]]; then
+        run_kvctl_bench "$KVCTL_SHORTEST_S"
+        fill_us=$used_us filled=$served
+    fi
+    run_kvctl_bench "$8"
+    # With several nodes, none has counted all.
+    if [[ -z ${bench_nodes:-} ]]; then
+        at_least "operations that node 1 has counted" "$served" "$operations"
+        cpu=("cpu_operations=$((served - filled))" "cpu_us=$((used_us - fill_us))")
+    fi
+    record "$cell" "$contender" kvctl "op=\"$3\"" "connections=$4" "depth=$5" "value_size=$6" "keys=$7" "operations=$operations" "${cpu[@]}" "report=$report"
+}
+
+# The least time that `kvctl bench` measures here, behind its half second of warm-up.
+KVCTL_SHORTEST_S=0.1
+
+run_kvctl_bench() { # seconds: sets $report, $operations, $served and $used_us
+    local before used_before writes reads
     counted "$contender"
     before=$((writes + reads))
-    report=$("$kvctl" -n "${bench_nodes:-$(addr_of "$contender" 1)}" --json bench --protocol resp --clients "$4" --depth "$5" --value-size "$6" --keys "$7" --seconds "$8" "${@:9}" 2>"$work/complaint") ||
+    used "$contender"
+    used_before=$used_us
+    report=$("$kvctl" -n "${bench_nodes:-$(addr_of "$contender" 1)}" --json "${words[@]}" --seconds "$1" 2>"$work/complaint") ||
         wrong "kvctl bench: $(tail -n 1 "$work/complaint")"
+    used "$contender"
+    used_us=$((used_us - used_before))
     counted "$contender"
+    served=$((writes + reads - before))
     if [[ $report =~ \"errors\":(\{[^}]*\}) && ${BASH_REMATCH[1]} != "{}" ]]; then
-        problem="kvctl bench: errors ${BASH_REMATCH[1]}"
+        wrong "kvctl bench: errors ${BASH_REMATCH[1]}"
     fi
+    operations=0
     if [[ $report =~ \"operations\":([0-9]+) ]]; then
         operations=${BASH_REMATCH[1]}
     else
@@ -141,9 +180,6 @@ kvctl_bench() { # cell, contender, op, connections, depth, value size, keys, sec
         report=null
     fi
     at_least "completed operations" "$operations" 1
-    # With several nodes, none has counted all.
-    [[ -n ${bench_nodes:-} ]] || at_least "operations that node 1 has counted" $((writes + reads - before)) "$operations"
-    record "$cell" "$contender" kvctl "op=\"$3\"" "connections=$4" "depth=$5" "value_size=$6" "keys=$7" "operations=$operations" "report=$report"
 }
 
 # ---------------------------------------------------------------------------------------------------------------- h2load, for etcd
@@ -219,7 +255,7 @@ etcd_done() { # SET|GET
 
 # One key, since it sends one body. What the others call depth is streams here: requests under way at a time, each answered for itself.
 h2load_etcd() { # cell, contender, SET|GET, connections, streams, value size
-    local cell=$1 contender=$2 before after completed quantiles method=Put file=$work/put.grpc problem=''
+    local cell=$1 contender=$2 before after completed quantiles used_us used_before served method=Put file=$work/put.grpc problem=''
     [[ $3 == SET ]] || method=Range file=$work/get.grpc
     etcd_leader
     etcd_requests "$6"
@@ -230,15 +266,19 @@ h2load_etcd() { # cell, contender, SET|GET, connections, streams, value size
     after=$(etcd_done "$3")
     ((after - before == $4 * $5)) || wrong "$(($4 * $5)) requests, and etcd has done $((after - before))"
     rm -f -- "$work/requests"
+    used "$contender"
+    used_before=$used_us
     run_h2load "$method" "$file" -c "$4" -m "$5" -D "$seconds" --warm-up-time "$WARM_UP_S" --log-file "$work/requests"
+    used "$contender"
     completed=$(wc -l <"$work/requests")
     at_least "completed requests" "$completed" 1
-    at_least "requests that etcd has done" $(($(etcd_done "$3") - after)) "$completed"
+    served=$(($(etcd_done "$3") - after))
+    at_least "requests that etcd has done" "$served" "$completed"
     # start, status, microseconds
     quantiles=$(cut -f3 "$work/requests" | sort -n | awk '{took[NR] = $1}
         function quantile(part) {place = int(NR * part + 0.999999); return took[place < 1 ? 1 : place]}
         END {printf "p50_us=%d p99_us=%d p999_us=%d max_us=%d", quantile(0.5), quantile(0.99), quantile(0.999), took[NR]}')
     # shellcheck disable=SC2086 # words
-    record "$cell" "$contender" h2load "op=\"$3\"" "connections=$4" "depth=$5" "value_size=$6" "keys=1" "operations=$completed" \
+    record "$cell" "$contender" h2load "op=\"$3\"" "connections=$4" "depth=$5" "value_size=$6" "keys=1" "operations=$completed" "cpu_operations=$served" "cpu_us=$((used_us - used_before))" \
         "per_second=$(awk -v completed="$completed" -v seconds="$seconds" 'BEGIN {printf "%.1f", completed / seconds}')" $quantiles
 }

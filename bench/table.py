@@ -1,10 +1,12 @@
 #!/usr/bin/env python3
-"""Makes the tables and charts of a run of compare.sh: medians, spreads and ratios. Usage: table.py RESULTS [INTO]
+"""Makes the tables and charts of a run of compare.sh: medians, spreads and ratios. Usage: table.py [--goals] RESULTS [INTO]
 
 RESULTS holds measurements.jsonl (one measurement a line) and settings.tsv. INTO, which is RESULTS if it is not named, gets results.md and results.svg; of a
 run with --full, full.md and full.svg; of one with --growth, growth.md and an SVG for each plot. Nothing else is read, so they can be made again at any time.
+With --goals nothing is written: it prints what the project has set itself, and whether it is reached.
 
-A ratio is one of two measurements of the same round; what counts is the median of the ratios, shown with the least and the greatest.
+A ratio is one of two measurements of the same round; what counts is the median of the ratios, shown with the least and the greatest. Processor time is that
+of all nodes of a contender together, over the operations that it has counted itself. Runs from before either was measured are shown without it.
 """
 
 import json
@@ -24,6 +26,7 @@ NAMES = {
     "redis-wait": "Redis 1+2, AOF everysec, `WAIT 1`",
     "redis-alone": "Redis, one, AOF everysec",
     "etcd": "etcd, three members",
+    "limit": "the limit: a session without a store",
 }
 # With --growth their number is on the axis.
 WITHOUT_NUMBER = {**NAMES, "redis": "Redis, AOF everysec"}
@@ -36,34 +39,51 @@ PAIRS = [
     ("alone", "redis-alone"),
     ("local-stopped", "local"),
 ]
-# Cell, the one, the other, what is compared: at least or at most so much. The other is None where the goal is no ratio.
-GOALS = {
-    ("replicated:set:c50:d16", "local", "redis", "per_second"): (">=", 4.0),
-    ("replicated:set:c50:d1", "local", "redis", "per_second"): (">=", 1.3),
-    ("replicated:get:c50:d16", "local", "redis", "per_second"): (">=", 2.0),
-    ("replicated:get:c50:d1", "local", "redis", "per_second"): (">=", 1.0),
-    ("replicated:set:c50:d16", "majority", "redis", "per_second"): (">=", 2.5),
-    ("durable:set:c50:d1", "always", "etcd", "per_second"): (">=", 6.0),
-    ("durable:set:c50:d16", "always", "etcd", "per_second"): (">=", 15.0),
-    ("durable:set:c1:d1", "always", "etcd", "p50_us"): ("<=", 0.4),
-    ("million:memory", "local", "redis", "bytes"): ("<=", 1.0),
-    ("idle:connections", "alone", None, "bytes"): ("<=", 16384),
-    ("million:full-sync", "local", "redis", "took_us"): ("<=", 1.0),
-    ("million:restart", "local", "redis", "took_us"): ("<=", 1.0),
-    ("stopped:set:c50:d16", "local-stopped", "local", "per_second"): (">=", 1.0),
-}
-# What is compared in a cell that has no goal.
-METRICS = ["per_second", "bytes", "took_us"]
+LIMIT = "limit"
+# What is compared, and shown in one table with the processor time; and what stands for itself.
+SPEEDS = ["per_second", "p50_us"]
+COSTS = ["bytes", "took_us"]
+# What the project has set itself: cell, the one, the other, what is compared, and at least or at most so much. Printed by --goals, and on no page.
+GOALS = [
+    ("replicated:get:c50:d1", "local", "redis", "per_second", ">=", 1.08),
+    ("replicated:set:c50:d1", "local", "redis", "per_second", ">=", 1.4),
+    ("replicated:get:c50:d16", "local", "redis", "per_second", ">=", 1.35),
+    ("replicated:get:c50:d16", "local", LIMIT, "per_second", ">=", 0.95),
+    ("replicated:set:c50:d16", "local", "redis", "per_second", ">=", 3.0),
+    ("replicated:set:c50:d16", "majority", "redis", "per_second", ">=", 2.0),
+    ("replicated:set:c50:d1", "majority", "redis", "per_second", ">=", 1.05),
+    ("replicated:set-wait:c1:d1", "majority", "redis-wait", "per_second", ">=", 1.1),
+    ("durable:set:c50:d1", "always", "etcd", "per_second", ">=", 5.0),
+    ("durable:set:c50:d16", "always", "etcd", "per_second", ">=", 15.0),
+    ("durable:set:c1:d1", "always", "etcd", "p50_us", "<=", 0.45),
+    ("million:memory", "local", "redis", "bytes", "<=", 0.70),
+    ("idle:connections", "alone", "redis-alone", "bytes", "<=", 1.1),
+    ("million:full-sync", "local", "redis", "took_us", "<=", 0.35),
+    ("million:restart", "local", "redis", "took_us", "<=", 0.40),
+    ("replicated:get:c50:d1", "local", "redis", "cpu_us", "<=", 1.0),
+    ("replicated:get:c50:d16", "local", "redis", "cpu_us", "<=", 0.70),
+    ("replicated:set:c50:d1", "local", "redis", "cpu_us", "<=", 0.60),
+    ("replicated:set:c50:d16", "local", "redis", "cpu_us", "<=", 0.38),
+    ("replicated:set:c50:d1", "majority", "redis", "cpu_us", "<=", 1.0),
+    ("replicated:set:c50:d16", "majority", "redis", "cpu_us", "<=", 0.48),
+    ("stopped:set:c50:d16", "local-stopped", "local", "per_second", ">=", 1.0),
+]
 
 
 # ---------------------------------------------------------------------------------------------------------------- what was measured
 
 
 class Results:
-    """The measurements of a run that count, by cell, contender and round. Each is a dict of figures: `per_second`, `p50_us`, `bytes` …"""
+    """The measurements of a run that count, by cell, contender and round. Each is a dict of figures: `per_second`, `cpu_us` of one operation, `bytes` …"""
 
     def __init__(self, folder):
         self.settings = [line.split("\t", 1) for line in (folder / "settings.tsv").read_text().splitlines()]
+        said = dict(self.settings)
+        # It had another name once.
+        self.mode = said["mode"].replace("goals", "main")
+        self.unpublishable = said.get("not for publication")
+        # The server that stood in the place of Redis.
+        self.rival = "Valkey" if "Valkey" in said else "Redis"
         self.figures = {}
         self.about = {}
         self.failed = []
@@ -81,13 +101,19 @@ class Results:
         rounds = self.figures.get(cell, {}).get(contender, {})
         return {number: measured[metric] for number, measured in sorted(rounds.items()) if metric in measured}
 
+    def name(self, contender):
+        return NAMES[contender].replace("Redis", self.rival)
+
     def ratios(self, cell, one, other, metric):
         ones, others = self.values(cell, one, metric), self.values(cell, other, metric)
         return [ones[number] / others[number] for number in ones if ones[number] > 0 and others.get(number, 0) > 0]
 
 
 def flatten(measured):
-    """The report of `kvctl bench` under the names of the other generators."""
+    """The processor time of one operation, and the report of `kvctl bench` under the names of the other generators."""
+    operations, used_us = measured.pop("cpu_operations", 0), measured.pop("cpu_us", 0)
+    if operations > 0 and used_us > 0:
+        measured["cpu_us"] = used_us / operations
     report = measured.pop("report", None)
     if report is None:
         return
@@ -157,15 +183,6 @@ def title(cell, about):
     return ", ".join(words)
 
 
-def goal_words(direction, goal, metric, is_ratio):
-    said = times(goal) if is_ratio else quantity(metric, goal)
-    return f"{'≥' if direction == '>=' else '≤'} {said}"
-
-
-def is_reached(direction, goal, value):
-    return value >= goal if direction == ">=" else value <= goal
-
-
 def table(header, rows):
     lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
     return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in rows])
@@ -174,36 +191,71 @@ def table(header, rows):
 # ---------------------------------------------------------------------------------------------------------------- the page
 
 
-def comparisons(results):
-    """Every pair that was measured: cell, one, other, metric, and the goal if there is one. Those with a goal first, in the order of GOALS."""
+def comparisons(results, metrics):
+    """Every pair that was measured, in the order of the cells: cell, one, other, metric."""
     found = []
-    for cell, one, other, metric in GOALS:
-        if one in results.figures.get(cell, {}):
-            found.append((cell, one, other, metric))
     for cell, contenders in results.figures.items():
         if is_check(cell):
             continue
         for one, other in PAIRS:
             if one in contenders and other in contenders:
-                found += [(cell, one, other, metric) for metric in METRICS if results.values(cell, one, metric) and (cell, one, other, metric) not in GOALS]
+                # Of a lone connection the time of one operation says more than how many there were.
+                is_lone = results.about[cell].get("connections") == 1 and results.mode == "main"
+                found += [(cell, one, other, metric) for metric in metrics if (metric != "p50_us" or is_lone) and results.ratios(cell, one, other, metric)]
     return found
 
 
+def who(results, cell, contender, metric):
+    """A contender, and its figure with the spread."""
+    return f"{results.name(contender)}: {spread(results.values(cell, contender, metric).values(), lambda value: quantity(metric, value))}"
+
+
+def ratio_words(ratios):
+    return f"**{times(statistics.median(ratios))}** ({times(min(ratios))} to {times(max(ratios))})" if ratios else ""
+
+
 def comparison_row(results, cell, one, other, metric):
-    ones = results.values(cell, one, metric).values()
-    say = lambda value: quantity(metric, value)
-    row = [title(cell, results.about[cell]) + (", p50" if metric == "p50_us" else ""), f"{NAMES[one]}: {spread(ones, say)}"]
-    if other is None:
-        row += ["", ""]
-        counts = list(ones)
-    else:
-        counts = results.ratios(cell, one, other, metric)
-        row += [f"{NAMES[other]}: {spread(results.values(cell, other, metric).values(), say)}", f"**{times(statistics.median(counts))}** ({times(min(counts))} to {times(max(counts))})" if counts else "not measured"]
-    goal = GOALS.get((cell, one, other, metric))
-    if goal is None:
-        return row + ["", ""]
-    reached = "" if not counts else "yes" if is_reached(*goal, statistics.median(counts)) else "**no**"
-    return row + [goal_words(*goal, metric, other is not None), reached]
+    heading = title(cell, results.about[cell]) + (", p50" if metric == "p50_us" else "")
+    return [heading, who(results, cell, one, metric), who(results, cell, other, metric), ratio_words(results.ratios(cell, one, other, metric))]
+
+
+def cpu_cells(results, cell, one, other, metric):
+    """What stands behind a row of throughput: the processor time of both, and the ratio."""
+    if metric != "per_second":
+        return ["", "", ""]
+    figures = [results.values(cell, contender, "cpu_us").values() for contender in (one, other)]
+    return [*(spread(of, number) if of else "" for of in figures), ratio_words(results.ratios(cell, one, other, "cpu_us"))]
+
+
+def limit_rows(results):
+    """Where the limit was measured: its own figures, and how far everybody else is from them."""
+    for cell, contenders in results.figures.items():
+        if LIMIT not in contenders:
+            continue
+        for contender in [LIMIT, *(other for other in NAMES if other in contenders and other != LIMIT)]:
+            speed, cpu = (results.values(cell, contender, metric).values() for metric in ("per_second", "cpu_us"))
+            row = [title(cell, results.about[cell]), results.name(contender), spread(speed, lambda value: quantity("per_second", value))]
+            shares, costs = ([], []) if contender == LIMIT else (results.ratios(cell, contender, LIMIT, metric) for metric in ("per_second", "cpu_us"))
+            yield [*row, share_words(shares), spread(cpu, number), ratio_words(costs)]
+
+
+def share_words(shares):
+    percent = lambda share: f"{100 * share:.0f} %"
+    return f"**{percent(statistics.median(shares))}** ({percent(min(shares))} to {percent(max(shares))})" if shares else ""
+
+
+def goals(results):
+    """A line for each goal whose cell was measured."""
+    rows = [["reached", "goal", "found", "least to greatest", "cell", "of", "over", "what"]]
+    for cell, one, other, metric, direction, goal in GOALS:
+        ratios = results.ratios(cell, one, other, metric)
+        if ratios:
+            found = statistics.median(ratios)
+            is_reached = found >= goal if direction == ">=" else found <= goal
+            row = ["yes" if is_reached else "NO", f"{direction} {goal:.2f}", f"{found:.3f}", f"{min(ratios):.3f} to {max(ratios):.3f}"]
+            rows.append([*row, cell, one, other, metric])
+    widths = [max(len(row[place]) for row in rows) for place in range(len(rows[0]))]
+    return "\n".join("  ".join(word.ljust(width) for word, width in zip(row, widths)).rstrip() for row in rows)
 
 
 def latency_rows(results):
@@ -212,7 +264,7 @@ def latency_rows(results):
             if not any("p50_us" in measured for measured in rounds.values()):
                 continue
             about = next(iter(rounds.values()))
-            row = [title(cell, about), NAMES[contender], about["generator"], spread(results.values(cell, contender, "per_second").values(), lambda value: quantity("per_second", value))]
+            row = [title(cell, about), results.name(contender), about["generator"], spread(results.values(cell, contender, "per_second").values(), lambda value: quantity("per_second", value))]
             for metric in ["p50_us", "p99_us", "p999_us", "max_us"]:
                 values = list(results.values(cell, contender, metric).values())
                 row.append(quantity(metric, statistics.median(values)) if values else "")
@@ -230,32 +282,55 @@ def check_rows(results):
             ratios = [ones[turn] / others[turn] for turn in ones if others.get(turn, 0) > 0]
             if ratios:
                 say = lambda value: quantity("per_second", value)
-                yield [title(cell, results.about[cell]), NAMES[contender], spread(others.values(), say), spread(ones.values(), say), spread(ratios, times)]
+                yield [title(cell, results.about[cell]), results.name(contender), spread(others.values(), say), spread(ones.values(), say), spread(ratios, times)]
 
 
 # Of a run without --growth, by its mode: how its files are called, the title of the page, and the command.
 PAGES = {
-    "goals": ("results", "Results", "bench/compare.sh"),
+    "main": ("results", "Results", "bench/compare.sh"),
     "full": ("full", "One factor after the other", "bench/compare.sh --full"),
 }
 
 
+def settings_parts(results):
+    """The head of every page: whether it may be published, and what was measured on what."""
+    parts = [f"**Not for publication:** {escape(results.unpublishable)}."] if results.unpublishable else []
+    rows = [[escape(name), escape(value)] for name, value in results.settings if name not in ("mode", "not for publication")]
+    return parts + [table(["setting", ""], rows)]
+
+
 def page(results):
-    settings = dict(results.settings)
-    file_name, page_title, command = PAGES[settings["mode"]]
+    file_name, page_title, command = PAGES[results.mode]
+    rounds = dict(results.settings).get("rounds", "?")
     parts = [
         f"# {page_title}",
-        f"Made by `{command}`; [README.md](README.md) says what is measured. Medians of {settings.get('rounds', '?')} rounds with the least and the greatest in brackets. "
+        f"Made by `{command}`; [README.md](README.md) says what is measured. Medians of {rounds} rounds with the least and the greatest in brackets. "
         "A ratio is kvmesh's figure over the other one's within a round; of throughput, more is better, and of times and bytes, less.",
-        table(["setting", ""], [[escape(name), escape(value)] for name, value in results.settings]),
+        *settings_parts(results),
         f"![Ratios]({file_name}.svg)",
     ]
-    rows = [comparison_row(results, *found) for found in comparisons(results)]
-    with_goal, others = [row for row in rows if row[4]], [row for row in rows if not row[4]]
-    if with_goal:
-        parts += ["## Goals", table(["", "kvmesh", "against", "ratio", "goal", "reached"], with_goal)]
-    if others:
-        parts += ["## Without a goal" if with_goal else "## Ratios", table(["", "kvmesh", "against", "ratio"], [row[:4] for row in others])]
+    found = comparisons(results, SPEEDS)
+    rows = [comparison_row(results, *one) for one in found]
+    costs = [cpu_cells(results, *one) for one in found]
+    if any(any(cells) for cells in costs):
+        parts += [
+            "## Throughput and processor time",
+            "CPU µs/op is the processor time of the servers, all nodes of a contender together, for each operation that the contender has counted; the generator's is not in it.",
+            table(["", "kvmesh", "against", "ratio", "CPU µs/op, kvmesh", "CPU µs/op, against", "ratio of CPU µs/op"], [row + cells for row, cells in zip(rows, costs)]),
+        ]
+    elif rows:
+        parts += ["## Throughput", table(["", "kvmesh", "against", "ratio"], rows)]
+    rows = list(limit_rows(results))
+    if rows:
+        parts += [
+            "## Share of the limit",
+            "The limit is a thread for each connection that reads, parses and answers as a session of kvmesh does, with no store, log or peer behind it. "
+            "What does not work in this way, as Redis, can be above it.",
+            table(["", "contender", "throughput", "share of the limit", "CPU µs/op", "over the limit's"], rows),
+        ]
+    rows = [comparison_row(results, *one) for one in comparisons(results, COSTS)]
+    if rows:
+        parts += ["## Times and memory", table(["", "kvmesh", "against", "ratio"], rows)]
     rows = list(check_rows(results))
     if rows:
         parts += ["## Do the generators agree?", "The same cell by `redis-benchmark` and by `kvctl bench` over RESP.", table(["", "contender", "redis-benchmark", "kvctl bench", "kvctl bench over redis-benchmark"], rows)]
@@ -267,7 +342,7 @@ def page(results):
             table(["", "contender", "generator", "throughput", "p50", "p99", "p99.9", "max"], rows),
         ]
     if results.failed:
-        parts += ["## What does not count", table(["round", "cell", "contender", "why"], [[str(one["round"]), one["cell"], NAMES[one["contender"]], escape(one["failed"])] for one in results.failed])]
+        parts += ["## What does not count", table(["round", "cell", "contender", "why"], [[str(one["round"]), one["cell"], results.name(one["contender"]), escape(one["failed"])] for one in results.failed])]
     return "\n\n".join(parts) + "\n"
 
 
@@ -305,35 +380,33 @@ class Drawing:
 
 
 def ratio_chart(results):
-    """A bar a comparison, from 1× on, since more and less by the same factor are to look alike; a mark for the goal, a line from the least to the greatest."""
+    """A bar a comparison, from 1× on, since more and less by the same factor are to look alike; a line from the least to the greatest."""
     bars = []
-    for cell, one, other, metric in comparisons(results):
-        ratios = results.ratios(cell, one, other, metric) if other else []
-        if ratios:
-            label = f"{title(cell, results.about[cell])}{', p50' if metric == 'p50_us' else ''}"
-            bars.append((label, f"{NAMES[one]} / {NAMES[other]}".replace("`", ""), ratios, GOALS.get((cell, one, other, metric)), metric == "per_second"))
+    for cell, one, other, metric in comparisons(results, SPEEDS + COSTS):
+        label = f"{title(cell, results.about[cell])}{', p50' if metric == 'p50_us' else ''}"
+        pair = f"{results.name(one)} / {results.name(other)}".replace("`", "")
+        bars.append((label, pair, results.ratios(cell, one, other, metric), metric == "per_second"))
     if not bars:
         return None
-    reach = [value for _, _, ratios, goal, _ in bars for value in [*ratios, goal[1] if goal else 1.0]]
+    reach = [value for _, _, ratios, _ in bars for value in ratios]
     low, high = min(0.25, *reach) * 0.9, max(4.0, *reach) * 1.1
     left, right, top, step = 450, 90, 60, 34
     width, height = 1000, top + step * len(bars) + 40
     at = lambda value: left + (width - left - right) * math.log(value / low) / math.log(high / low)
-    drawing = Drawing(width, height, "kvmesh against Redis and etcd: ratios")
-    drawing.text(20, 24, "kvmesh against Redis and etcd: medians of the ratios within a round", more='font-weight="bold"')
-    drawing.text(20, 42, "Blue: throughput, longer to the right is better. Orange: times and bytes, longer to the left is better. Black mark: goal.")
+    what = f"kvmesh against {results.rival} and etcd"
+    drawing = Drawing(width, height, f"{what}: ratios")
+    drawing.text(20, 24, f"{what}: medians of the ratios within a round{', not for publication' if results.unpublishable else ''}", more='font-weight="bold"')
+    drawing.text(20, 42, "Blue: throughput, longer to the right is better. Orange: times and bytes, longer to the left is better.")
     for value in ticks(low, high):
         drawing.line(at(value), top, at(value), height - 30, "#dddddd")
         drawing.text(at(value), height - 14, times(value), "middle")
-    for place, (label, who, ratios, goal, more_is_better) in enumerate(bars):
+    for place, (label, pair, ratios, more_is_better) in enumerate(bars):
         y = top + step * place
         middle = statistics.median(ratios)
         drawing.text(left - 12, y + 14, label, "end")
-        drawing.text(left - 12, y + 27, who, "end", 'font-size="10" opacity="0.7"')
+        drawing.text(left - 12, y + 27, pair, "end", 'font-size="10" opacity="0.7"')
         drawing.box(min(at(1), at(middle)), y + 6, abs(at(middle) - at(1)), 16, COLOURS[0] if more_is_better else COLOURS[5])
         drawing.line(at(min(ratios)), y + 14, at(max(ratios)), y + 14, "#222222", 'stroke-width="1.5"')
-        if goal:
-            drawing.line(at(goal[1]), y + 2, at(goal[1]), y + 26, "#000000", 'stroke-width="3"')
         drawing.text(width - right + 10, y + 18, times(middle), more='font-weight="bold"')
     drawing.line(at(1), top, at(1), height - 30, "#222222")
     return drawing.done()
@@ -371,7 +444,7 @@ def line_chart(what, x_words, y_words, lines, say, x_is_log):
     contenders = list(WITHOUT_NUMBER.values())
     for place, (name, points) in enumerate(lines.items()):
         op, contender = name.split(", ", 1) if name.startswith(("SET, ", "GET, ")) else ("SET", name)
-        colour, dashes = COLOURS[contenders.index(contender) % len(COLOURS)], 'stroke-dasharray="7 4"' if op == "GET" else ""
+        colour, dashes = COLOURS[contenders.index(contender.replace("Valkey", "Redis")) % len(COLOURS)], 'stroke-dasharray="7 4"' if op == "GET" else ""
         middles = [(x_at(x), y_at(statistics.median(values))) for x, values in points]
         drawing.add(f'<polyline fill="none" stroke="{colour}" stroke-width="2" {dashes} points="{" ".join(f"{x:.1f},{y:.1f}" for x, y in middles)}"/>')
         for (x, values), (_, y) in zip(points, middles):
@@ -393,10 +466,14 @@ GROWTHS = {
 }
 
 
+def without_number(results, contender):
+    return WITHOUT_NUMBER[contender].replace("Redis", results.rival)
+
+
 def growth(results):
     """Plots by file name, and the page with their figures."""
     plots, parts = {}, ["# Growth", "Made by `bench/compare.sh --growth`. Points are medians, lines through them go from the least to the greatest."]
-    parts.append(table(["setting", ""], [[escape(name), escape(value)] for name, value in results.settings]))
+    parts += settings_parts(results)
     for group, (what, x_words, x_is_log) in GROWTHS.items():
         speeds, bytes_a_key = {}, {}
         for cell, contenders in results.figures.items():
@@ -406,9 +483,9 @@ def growth(results):
             for contender in contenders:
                 if op == "memory":
                     values = [value / int(x) for value in results.values(cell, contender, "bytes").values()]
-                    bytes_a_key.setdefault(WITHOUT_NUMBER[contender], []).append((int(x), values))
+                    bytes_a_key.setdefault(without_number(results, contender), []).append((int(x), values))
                 else:
-                    speeds.setdefault(f"{op.upper()}, {WITHOUT_NUMBER[contender]}", []).append((int(x), list(results.values(cell, contender, "per_second").values())))
+                    speeds.setdefault(f"{op.upper()}, {without_number(results, contender)}", []).append((int(x), list(results.values(cell, contender, "per_second").values())))
         if speeds:
             plots[f"growth-{group}.svg"] = line_chart(what, x_words, "operations a second", speeds, number, x_is_log)
             parts += [f"## {x_words.capitalize()}", f"![{what}](growth-{group}.svg)", growth_table(x_words, speeds, lambda value: quantity("per_second", value))]
@@ -425,23 +502,27 @@ def growth_table(x_words, lines, say):
 
 
 def main(arguments):
-    if len(arguments) not in (1, 2) or arguments[0].startswith("-"):
+    shows_goals = arguments[:1] == ["--goals"]
+    arguments = arguments[shows_goals:]
+    if len(arguments) not in ((1,) if shows_goals else (1, 2)) or arguments[0].startswith("-"):
         print(__doc__, file=sys.stderr)
         return 2
     folder = Path(arguments[0])
     into = Path(arguments[-1])
     try:
         results = Results(folder)
-    except OSError as error:
-        print(f"table: {error}", file=sys.stderr)
+    except (OSError, ValueError, KeyError) as error:
+        print(f"table: {folder} does not hold the results of a run: {error!r}", file=sys.stderr)
         return 1
-    mode = dict(results.settings)["mode"]
-    if mode == "growth":
+    if shows_goals:
+        print(goals(results))
+        return 0
+    if results.mode == "growth":
         plots, text = growth(results)
         files = {**plots, "growth.md": text}
     else:
         chart = ratio_chart(results)
-        file_name = PAGES[mode][0]
+        file_name = PAGES[results.mode][0]
         files = {f"{file_name}.md": page(results), **({f"{file_name}.svg": chart} if chart else {})}
     for name, text in files.items():
         (into / name).write_text(text)
