@@ -17,10 +17,14 @@ throughput, processor time of the servers for each operation, and the share of t
   --out DIR      where the raw results, the table and the chart go; default: a new temporary directory, whose name is printed
   --full         in place of the main cells: one factor after the other around them (about an hour)
   --growth       in place of them: what more keys, connections and nodes cost, as line charts (about an hour)
+  --draft        measures a tree with uncommitted changes, too, and does not wait until the machine is idle; the page says that it is not
+                 for publication
   --list         names the cells, and ends
   --help         this
 
 Data directories are made under TMPDIR: put it on the disk that is to be measured. Installs what is missing from Debian's packages, if it may.
+REDIS_SERVER=PATH in the environment compares with that server, another Redis or a Valkey, in place of Debian's.
+A tree with uncommitted changes is refused. On a machine with a load above 0.5 it waits for up to half an hour; the page says if that did not help.
 Exit codes: 0 all is measured, 1 something failed or does not count, 2 bad usage.
 TEXT
 }
@@ -31,7 +35,7 @@ bad_usage() {
     exit 2
 }
 
-mode=main rounds='' seconds=3 only=. out='' list=''
+mode=main rounds='' seconds=3 only=. out='' list='' draft=''
 while (($# > 0)); do
     case $1 in
         --rounds | --seconds | --only | --out) (($# > 1)) || bad_usage "$1 takes a value" ;;&
@@ -41,6 +45,7 @@ while (($# > 0)); do
         --out) out=$2 && shift ;;
         --full) mode=full ;;
         --growth) mode=growth ;;
+        --draft) draft=yes ;;
         --list) list=yes ;;
         --help | -h) usage && exit 0 ;;
         *) bad_usage "no such option: $1" ;;
@@ -52,6 +57,8 @@ done
 [[ $rounds =~ ^[1-9][0-9]{0,2}$ ]] || bad_usage "--rounds: expected a number from 1 to 999, found $rounds"
 [[ $seconds =~ ^[1-9][0-9]{0,2}$ ]] || bad_usage "--seconds: expected whole seconds from 1 to 999, found $seconds"
 [[ -z $out || $out == /* ]] || out=$PWD/$out
+# A path as seen from where this was called.
+[[ ${REDIS_SERVER:-} != */* || $REDIS_SERVER == /* ]] || REDIS_SERVER=$PWD/$REDIS_SERVER
 cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.."
 exec </dev/null
 
@@ -62,6 +69,8 @@ fail() {
 
 # shellcheck source=tests/lib.sh
 source tests/lib.sh
+# shellcheck source=bench/readiness.sh
+source bench/readiness.sh
 # shellcheck source=bench/contenders.sh
 source bench/contenders.sh
 # shellcheck source=bench/generators.sh
@@ -98,7 +107,10 @@ trap 'exit 143' TERM HUP
 # ---------------------------------------------------------------------------------------------------------------- what is needed
 
 prepare() {
-    tests/install.sh redis-server:redis-server redis-benchmark:redis-tools redis-cli:redis-tools etcd:etcd-server etcdctl:etcd-client h2load:nghttp2-client python3:python3
+    local needed=(redis-benchmark:redis-tools redis-cli:redis-tools etcd:etcd-server etcdctl:etcd-client h2load:nghttp2-client python3:python3)
+    [[ -n ${REDIS_SERVER:-} ]] || needed+=(redis-server:redis-server)
+    tests/install.sh "${needed[@]}"
+    choose_redis
     cargo build --release --locked --quiet --bin kvnode --bin kvctl
     # On its own: the other two are to be what ships, without the feature.
     cargo build --release --locked --quiet --features testing --bin kvecho
@@ -120,15 +132,16 @@ prepare() {
 settings() {
     printf 'mode\t%s\nrounds\t%s\nseconds a measurement\t%s\n' "$mode" "$rounds" "$seconds"
     printf 'date\t%s\n' "$(date -u +%Y-%m-%d)"
-    printf 'kvmesh\t%s\n' "$(sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1), $(git rev-parse --short HEAD 2>/dev/null || echo 'no repository')$([[ -z $(git status --porcelain 2>/dev/null) ]] || echo ', with changes')"
-    printf 'Redis\t%s\n' "$(redis-server --version | grep -o 'v=[^ ]*' | cut -c3-)"
+    printf 'kvmesh\t%s\n' "$(sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1), $commit"
+    printf '%s\t%s\n' "$redis_name" "$redis_version"
     printf 'etcd\t%s\n' "$(etcd --version | sed -n 's/^etcd Version: //p')"
     printf 'generators\t%s\n' "$(redis-benchmark --version), $(h2load --version), kvctl bench of the same build"
     printf 'processors\t%s × %s\n' "$(nproc)" "$(sed -n 's/^model name[^:]*: //p' /proc/cpuinfo | head -n 1)"
     printf 'memory\t%s MiB\n' "$(awk '/^MemTotal/ {print int($2 / 1024)}' /proc/meminfo)"
     printf 'kernel\t%s\n' "$(uname -r)"
     printf 'disk\t%s on %s\n' "$(df --output=fstype -- "$work" | tail -n 1)" "$(df --output=source -- "$work" | tail -n 1)"
-    printf 'load before\t%s\n' "$(cut -d' ' -f1-3 /proc/loadavg)"
+    printf 'load before\t%s\n' "$load_before"
+    [[ -z $unpublishable ]] || printf 'not for publication\t%s\n' "$unpublishable"
 }
 
 cells=()
@@ -142,6 +155,11 @@ if [[ -n $list ]]; then
     printf '%s\n' "${selected[@]%%|*}"
     exit 0
 fi
+check_tree "$draft"
+# Before a wait that may be long; Debian's may not be there yet.
+[[ -z ${REDIS_SERVER:-} ]] || choose_redis
+wait_for_idle "$draft"
+SECONDS=0
 prepare
 settings >"$out/settings.tsv"
 printf '%d cells, %d rounds: about %d minutes. Data on %s. Raw results: %s\n' \
@@ -153,5 +171,10 @@ stop_all
 printf 'load after\t%s\n' "$(cut -d' ' -f1-3 /proc/loadavg)" >>"$out/settings.tsv"
 printf 'took\t%d minutes\n' $(((SECONDS + 30) / 60)) >>"$out/settings.tsv"
 python3 bench/table.py "$out" "$out"
-printf 'Results: %s\nTo keep them: python3 bench/table.py %q bench\n' "$(ls -- "$out"/*.md)" "$out"
+printf 'Results: %s\n' "$(ls -- "$out"/*.md)"
+if [[ -n $unpublishable ]]; then
+    printf 'Not for publication: %s\n' "$unpublishable"
+else
+    printf 'To keep them: python3 bench/table.py %q bench\n' "$out"
+fi
 ((failures == 0)) || fail "$failures measurements do not count, see above"

@@ -74,7 +74,7 @@ start_redis() { # contender, node
     client_port "$contender" "$node"
     ((node == 1)) || replica=(--replicaof "$ip $((base[$contender] + 1))")
     mkdir -p -- "$work/data-$contender$node"
-    redis-server --port "$port" --bind "$ip" --protected-mode no --dir "$work/data-$contender$node" --daemonize no --save '' \
+    "$redis_server" --port "$port" --bind "$ip" --protected-mode no --dir "$work/data-$contender$node" --daemonize no --save '' \
         --appendonly yes --appendfsync everysec --repl-diskless-sync-delay 0 "${replica[@]}" >>"$work/$contender$node.log" 2>&1 &
     pids["$contender $node"]=$!
 }

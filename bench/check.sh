@@ -1,0 +1,198 @@
+#!/usr/bin/env bash
+# Tries what bench/compare.sh does around its measurements, and measures nothing: when it refuses,
+# waits and marks a page, which Redis it takes, what table.py makes of new and old results, whether
+# cpu_time.py counts all, and what the limit answers. Takes some seconds; .ci/run runs it.
+set -euo pipefail
+export LC_ALL=C
+cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.."
+root=$PWD
+exec </dev/null
+
+# shellcheck source=tests/lib.sh
+source tests/lib.sh
+# shellcheck source=bench/readiness.sh
+source bench/readiness.sh
+
+work=$(mktemp -d)
+kvecho_pid=''
+finish() {
+    [[ -z $kvecho_pid ]] || kill "$kvecho_pid" 2>/dev/null || true
+    rm -rf -- "$work"
+}
+trap finish EXIT
+
+# What a function of readiness.sh calls in place of going on; each is tried in a process of its own.
+fail() {
+    printf 'refused: %s\n' "$*"
+    exit 1
+}
+
+wrong() {
+    printf 'check: %s\n' "$*" >&2
+    exit 1
+}
+
+holds() { # what, text, part…
+    local part
+    for part in "${@:3}"; do
+        [[ $2 == *"$part"* ]] || wrong "$1: expected $part, found: $2"
+    done
+}
+
+lacks() { # what, text, part…
+    local part
+    for part in "${@:3}"; do
+        [[ $2 != *"$part"* ]] || wrong "$1: found $part in: $2"
+    done
+}
+
+# ------------------------------------------------------------------------------ trees and loads
+
+tree() { # draft, or empty: prints what comes of it
+    cd -- "$work/tree"
+    check_tree "$1"
+    printf '%s|%s\n' "$commit" "$unpublishable"
+}
+
+mkdir -- "$work/tree"
+export GIT_CEILING_DIRECTORIES=$work
+holds 'no repository' "$(tree '' || true)" 'refused: the commit is not known' '--draft'
+holds 'a draft of no repository' "$(tree yes)" 'no repository|the commit is not known'
+git -C "$work/tree" init -q
+git -C "$work/tree" -c user.name=check -c user.email=check commit -q --allow-empty -m check
+head=$(git -C "$work/tree" rev-parse --short HEAD)
+[[ $(tree '') == "$head|" ]] || wrong "a clean tree: $(tree '')"
+[[ $(tree yes) == "$head|it is a draft" ]] || wrong "a draft of a clean tree: $(tree yes)"
+touch -- "$work/tree/new"
+holds 'a changed tree' "$(tree '' || true)" 'refused: the tree has uncommitted changes' '--draft'
+[[ $(tree yes) == "$head, with changes|the tree has uncommitted changes" ]] || wrong "a draft of a changed tree: $(tree yes)"
+
+idle() { # draft, or empty: prints what comes of it
+    LOADAVG=$work/loadavg LOAD_PAUSE_S=0.05
+    wait_for_idle "$1"
+    printf '%s|%s\n' "$load_before" "$unpublishable"
+}
+
+echo '0.50 0.40 0.30 1/99 1' >"$work/loadavg"
+[[ $(idle '') == '0.50 0.40 0.30|' ]] || wrong "an idle machine: $(idle '')"
+echo '0.51 9 9 1/99 1' >"$work/loadavg"
+[[ $(idle yes) == '0.51 9 9|the machine was not idle: a load of 0.51'* ]] || wrong "a draft on a busy machine: $(idle yes)"
+holds 'a busy machine' "$(LOAD_WAIT_S=1 idle '')" 'Waiting for up to' '0.51 9 9|the machine was not idle'
+{ sleep 0.3 && echo '0.10 9 9 1/99 1' >"$work/loadavg"; } &
+holds 'a machine that becomes idle' "$(idle '')" 'Waiting for up to 30 minutes' '0.10 9 9|'
+wait
+
+# ------------------------------------------------------------------------------ which Redis
+
+redis() { # what the server says of itself: prints what comes of it
+    printf '#!/bin/sh\necho "%s"\n' "$1" >"$work/server"
+    chmod +x -- "$work/server"
+    REDIS_SERVER=$work/server
+    choose_redis
+    printf '%s %s\n' "$redis_name" "$redis_version"
+}
+
+[[ $(redis 'Redis server v=8.2.1 sha=00000000:1 malloc=jemalloc-5.3.0') == 'Redis 8.2.1' ]] || wrong 'a newer Redis is not known'
+[[ $(redis 'Valkey server v=8.1.0 sha=00000000:0') == 'Valkey 8.1.0' ]] || wrong 'a Valkey is not known'
+holds 'another program' "$(redis 'Something v=1' || true)" 'refused: REDIS_SERVER'
+holds 'no program' "$(REDIS_SERVER=$work/none choose_redis || true)" 'refused: REDIS_SERVER'
+
+# ------------------------------------------------------------------------------ processor time
+
+# A thread that has ended, and a child that has ended, have each used a fifth of a second.
+python3 - "$work/spun" <<'PYTHON' &
+import os, sys, threading, time
+
+def spin():
+    until = time.thread_time() + 0.2
+    while time.thread_time() < until:
+        pass
+
+thread = threading.Thread(target=spin)
+thread.start()
+thread.join()
+child = os.fork()
+if child == 0:
+    spin()
+    os._exit(0)
+os.waitpid(child, 0)
+open(sys.argv[1], "w").close()
+time.sleep(60)
+PYTHON
+spinning=$!
+until [[ -e $work/spun ]]; do sleep 0.02; done
+used_us=$(python3 -I bench/cpu_time.py "$spinning" $$)
+own_us=$(python3 -I bench/cpu_time.py $$)
+kill "$spinning"
+wait "$spinning" 2>/dev/null || true
+((used_us - own_us > 350000 && used_us - own_us < 1500000)) || wrong "two fifths of a second were used, and $((used_us - own_us)) µs found"
+! python3 -I bench/cpu_time.py "$spinning" 2>/dev/null || wrong 'the time of a process that is gone was found'
+
+# ------------------------------------------------------------------------------ pages
+
+render() { # folder: sets $page and $said
+    python3 bench/table.py "$1"
+    page=$(<"$1/results.md")
+    said=$(python3 bench/table.py --goals "$1")
+    [[ $(<"$1/results.svg") == '<svg '* ]] || wrong "$1: no chart"
+}
+
+line() { # contender, operations a second, further fields
+    printf '{"round":1,"cell":"replicated:set:c50:d16","contender":"%s","generator":"redis-benchmark","op":"SET","connections":50,"depth":16,"value_size":64,"per_second":%s,"p50_us":900,"p99_us":9000%s}\n' "$1" "$2" "${3:-}"
+}
+
+mkdir -- "$work/new" "$work/old"
+printf '%s\t%s\n' mode main rounds 1 Valkey 8.1.0 'not for publication' 'it is a draft' >"$work/new/settings.tsv"
+{
+    line limit 1000000 ',"cpu_operations":1000,"cpu_us":1500'
+    line local 800000 ',"cpu_operations":1000,"cpu_us":3000'
+    line redis 200000 ',"cpu_operations":1000,"cpu_us":8000'
+    line redis 1 ',"failed":"it is broken"'
+} >"$work/new/measurements.jsonl"
+render "$work/new"
+holds 'the page' "$page" '**Not for publication:** it is a draft.' '| Valkey | 8.1.0 |' 'Valkey 1+2, AOF everysec' '**4.00×**' '| 3.00 (one round) | 8.00 (one round) | **0.375×**' \
+    '**80 %**' '**20 %**' '**2.00×**' 'it is broken'
+lacks 'the page' "$page" goal reached 'Redis 1+2' '| mode |'
+holds 'the goals' "$said" 'yes      >= 3.00  4.000' 'yes      <= 0.38  0.375'
+# From before there was a limit and processor time, when the cells had goals.
+printf '%s\t%s\n' mode goals rounds 1 Redis 7.0.15 >"$work/old/settings.tsv"
+{
+    line local 471000
+    line redis 234000
+} >"$work/old/measurements.jsonl"
+render "$work/old"
+holds 'an old page' "$page" 'Redis 1+2, AOF everysec' '**2.01×**' '## Throughput'
+lacks 'an old page' "$page" CPU limit 'Not for publication' reached
+holds 'the goals of an old run' "$said" 'NO       >= 3.00  2.013'
+! python3 bench/table.py "$work" 2>/dev/null || wrong 'a folder without results made a page'
+
+# ------------------------------------------------------------------------------ the limit
+
+replied() { # lines: sets $replies
+    local one
+    replies=''
+    for ((one = 0; one < $1; one++)); do
+        IFS=$'\r' read -r -t 10 said <&3 || wrong "the limit answers no more than $replies"
+        replies+="$said "
+    done
+}
+
+cargo build --locked --quiet --features testing --bin kvecho
+kvecho=${CARGO_TARGET_DIR:-${CARGO_BUILD_TARGET_DIR:-target}}/debug/kvecho
+addr=$(own_ip)
+"$kvecho" "$addr:21801" 3 &
+kvecho_pid=$!
+for ((tries = 0; tries < 500; tries++)); do
+    ! { exec 3<>"/dev/tcp/$addr/21801"; } 2>/dev/null || break
+    sleep 0.02
+done
+printf '*1\r\n$4\r\nPING\r\n*3\r\n$6\r\nCONFIG\r\n$3\r\nGET\r\n$4\r\nsave\r\n*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$2\r\nvv\r\n*2\r\n$3\r\nGET\r\n$1\r\nk\r\n*2\r\n$3\r\nget\r\n$1\r\nl\r\n*1\r\n$4\r\nNONE\r\n' >&3
+replied 12
+holds 'the limit' "$replies" '+PONG *2 $4 save $0  +OK $3 vvv $3 vvv -ERR kvecho answers'
+printf '*2\r\n$4\r\nINFO\r\n$12\r\ncommandstats\r\n' >&3
+replied 5
+holds 'the counts' "$replies" 'keyspace_hits:2' 'cmdstat_set:calls=1,'
+exec 3>&-
+
+cd -- "$root"
+printf 'Passed: what compare.sh does around its measurements.\n'
