@@ -23,6 +23,7 @@ use crate::replication::replicator::Replicator;
 use crate::replication::status;
 use crate::replication::submit::Submitted;
 use crate::replication::sync::serving;
+use crate::replication::tombstone_gc::TombstoneGc;
 use crate::store::Store;
 use crate::testing::simulated_disk::SimulatedDisk;
 use crate::testing::simulated_node::{SimulatedNode, config, submit};
@@ -67,7 +68,7 @@ impl Net {
         let mut net = Net::closed(offsets);
         net.elapsed += Duration::from_secs(2);
         for node in 0..net.offsets.len() {
-            heartbeat::tick(net.replica(node), net.now(node));
+            net.tick(node);
             assert!(net.replica(node).is_open());
         }
         net
@@ -137,6 +138,36 @@ impl Net {
         self.connect(a, b);
         self.connect(b, a);
     }
+    pub fn connect_all(&mut self) {
+        for a in 0..self.nodes.len() {
+            (0..a).for_each(|b| self.both(a, b));
+        }
+    }
+    /// Returns what a node says to the HELLO of another.
+    pub fn knock(&self, from: usize, to: usize) -> Result<(usize, Protocol), String> {
+        handshake::check_hello(self.replica(to), &handshake::hello(self.replica(from), self.now(from)), self.now(to))
+    }
+    /// A connection ends, and its receiver sees it.
+    pub fn hang_up(&mut self, from: usize, to: usize) {
+        let inbound = self.links.remove(&(from, to)).unwrap();
+        inbound.closed(self.replica(to), self.now(to));
+    }
+    pub fn tick(&self, node: usize) {
+        heartbeat::tick(self.replica(node), self.now(node));
+    }
+    pub fn tick_all(&self) {
+        (0..self.nodes.len()).for_each(|node| self.tick(node));
+    }
+    /// Collects all tombstones that may go, whatever shard they are in.
+    pub fn collect(&self, node: usize) -> usize {
+        let mut gc = TombstoneGc::default();
+        (0..self.replica(node).store().shards_len()).map(|_| gc.step(self.replica(node), self.now(node))).sum()
+    }
+    /// Drops all tombstones, as if they had been collected.
+    fn forget_deletes(&self, node: usize) {
+        let store = self.replica(node).store();
+        (0..store.shards_len()).for_each(|shard| drop(store.collect(shard, |_| true)));
+    }
     /// Returns what the link's thread writes in one turn; a dump that is requested is served whole.
     pub fn flush(&mut self, from: usize, to: usize) -> Vec<Message> {
         let replica = self.replica(from);
@@ -201,12 +232,10 @@ impl Net {
             replicator.forward(replica, first, write_rx);
         }
     }
-    fn settle(&mut self, rounds: usize, pairs: &[(usize, usize)]) {
+    pub fn settle(&mut self, rounds: usize, pairs: &[(usize, usize)]) {
         for _ in 0..rounds {
             self.elapsed += Duration::from_millis(20);
-            for node in 0..self.nodes.len() {
-                heartbeat::tick(self.replica(node), self.now(node));
-            }
+            self.tick_all();
             for (a, b) in pairs {
                 self.pump(*a, *b);
             }
@@ -227,6 +256,9 @@ impl Net {
         self.replica(node).store().get(key.as_bytes()).map(|v| String::from_utf8_lossy(&v).trim_end_matches('.').to_owned())
     }
 }
+
+/// Every way between three nodes.
+pub(super) const ALL: [(usize, usize); 6] = [(0, 1), (1, 0), (0, 2), (2, 0), (1, 2), (2, 1)];
 
 const P: usize = 0;
 const T: usize = 1;
@@ -326,9 +358,7 @@ fn a_donor_that_never_serves_keeps_a_node_recovering() {
     net.both(a, d);
     for turn in 0..1200 {
         net.elapsed += Duration::from_millis(50);
-        for node in [a, d] {
-            heartbeat::tick(net.replica(node), net.now(node));
-        }
+        net.tick_all();
         let to_d = net.flush(a, d).into_iter().filter(|m| !matches!(m, Message::Request(_))).collect();
         net.deliver(a, d, to_d);
         net.pump(d, a);
@@ -355,9 +385,7 @@ fn third_party_request_is_never_sent() {
     let mut asked = 0;
     for _ in 0..1200 {
         net.elapsed += Duration::from_millis(50);
-        for node in [P, T, D] {
-            heartbeat::tick(net.replica(node), net.now(node));
-        }
+        net.tick_all();
         net.pump(T, P);
         net.pump(D, P);
         net.pump(T, D);
@@ -478,7 +506,7 @@ fn an_echo_from_the_future() {
     net.deliver(1, 0, vec![Message::Echo { sent: 3_600_000_000, clocks: None }]);
     for _ in 0..1000 {
         net.elapsed += Duration::from_millis(100);
-        heartbeat::tick(net.replica(0), net.now(0));
+        net.tick(0);
         net.deliver(1, 0, vec![]); // heard, but nothing echoed
     }
     assert!(!net.replica(0).peers.table().peers[0].is_up(), "up for 100 s without an echo");
@@ -494,10 +522,8 @@ fn an_order_of_arrival_is_no_conflict() {
     };
     let write = |net: &mut Net, node: usize, value: &str| net.write(node, "k", Some(value.as_bytes()));
     let mut net = Net::new(&[0, 10, 0]);
-    net.both(P, T);
-    net.both(P, D);
-    net.both(T, D);
-    net.settle(4, &[(P, T), (T, P), (P, D), (D, P), (T, D), (D, T)]);
+    net.connect_all();
+    net.settle(4, &ALL);
     // T writes with knowledge of P's write, and D receives T's write first.
     write(&mut net, P, "first");
     net.pump(P, T);

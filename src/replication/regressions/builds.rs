@@ -59,8 +59,7 @@ fn a_new_format_is_written_only_when_all_members_speak_it() {
     assert_eq!(net.replica(0).spoken_by_all(), NEW.max);
     // The end of a connection says nothing of the build. A member that has never said HELLO may be
     // of any.
-    let inbound = net.links.remove(&(1, 0)).unwrap();
-    inbound.closed(net.replica(0), net.now(0));
+    net.hang_up(1, 0);
     assert_eq!(net.replica(0).spoken_by_all(), NEW.max);
     net.reborn(0);
     net.both(0, 1);

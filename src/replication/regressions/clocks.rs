@@ -1,7 +1,6 @@
 //! Clocks that are wrong, and machines that sleep: which stamps are issued, and which acks count.
 
 use super::*;
-use crate::replication::heartbeat;
 use crate::replication::links::handshake;
 use crate::replication::stamps;
 use crate::replication::status;
@@ -31,11 +30,8 @@ fn all_members_stamp_at_the_pace_of_the_fastest() {
 #[test]
 fn an_ack_does_not_count_for_a_write_whose_clock_has_stood_still() {
     let mut net = Net::new(&[0, 0, 0]);
-    let all = [(T, D), (D, T), (P, D), (D, P), (P, T), (T, P)];
-    net.both(T, D);
-    net.both(P, D);
-    net.both(P, T);
-    net.settle(4, &all);
+    net.connect_all();
+    net.settle(4, &ALL);
     net.elapsed += Duration::from_millis(900);
     net.slept[P] = Duration::from_millis(900);
     let x = net.put(T, "k", "X");
@@ -82,7 +78,7 @@ fn a_wall_clock_that_is_wrong_for_seconds_changes_nothing() {
     let before = net.put(T, "k", "before");
     net.offsets[T] = HOUR_MS;
     net.settle(250, &all);
-    assert!(handshake::check_hello(net.replica(D), &handshake::hello(net.replica(T), net.now(T)), net.now(D)).is_ok());
+    assert!(net.knock(T, D).is_ok());
     let during = net.put(T, "k", "during");
     assert!(during.wall_ms() - before.wall_ms() < 6_000, "{before}, {during}");
     net.offsets[T] = 0;
@@ -98,7 +94,7 @@ fn of_two_that_differ_neither_opens_and_with_a_third_the_two_that_agree_do() {
     net.both(T, D);
     net.elapsed += Duration::from_secs(2);
     for (node, other) in [(T, "node 3"), (D, "node 2")] {
-        heartbeat::tick(net.replica(node), net.now(node));
+        net.tick(node);
         assert!(!net.replica(node).is_open());
         let loading = status::loading(net.replica(node), net.now(node));
         assert!(loading.starts_with("the clock of this node is more than 10000 ms from that of ") && loading.contains(other), "{loading}");
@@ -108,9 +104,7 @@ fn of_two_that_differ_neither_opens_and_with_a_third_the_two_that_agree_do() {
     for (from, to) in [(P, D), (D, P), (P, D), (D, P)] {
         net.pump(from, to);
     }
-    for node in [P, T, D] {
-        heartbeat::tick(net.replica(node), net.now(node));
-    }
+    net.tick_all();
     assert_eq!([P, T, D].map(|node| net.replica(node).is_open()), [true, false, true]);
 }
 
@@ -145,7 +139,7 @@ fn a_heartbeat_that_comes_late_refuses_no_peer() {
     net.both(T, D);
     net.put(T, "own", "v");
     net.put(D, "own", "v");
-    heartbeat::tick(net.replica(T), net.now(T));
+    net.tick(T);
     let late: Vec<Message> = net.flush(T, D).into_iter().filter(|message| matches!(message, Message::Heartbeat(_))).collect();
     assert!(!late.is_empty());
     net.elapsed += Duration::from_secs(15);
@@ -168,12 +162,12 @@ fn a_machine_that_was_suspended_for_long_comes_back_by_its_wall_clock() {
     net.elapsed += Duration::from_secs(60);
     net.slept[P] = Duration::from_secs(60);
     for node in [T, D] {
-        let refused = handshake::check_hello(net.replica(node), &handshake::hello(net.replica(P), net.now(P)), net.now(node)).unwrap_err();
+        let refused = net.knock(P, node).unwrap_err();
         assert!(refused.contains("node 1 and node ") && refused.contains("-60000 ms apart"), "{refused}");
-        heartbeat::tick(net.replica(node), net.now(node));
-        assert!(handshake::check_hello(net.replica(P), &handshake::hello(net.replica(node), net.now(node)), net.now(P)).is_err());
+        net.tick(node);
+        assert!(net.knock(node, P).is_err());
     }
-    heartbeat::tick(net.replica(P), net.now(P));
+    net.tick(P);
     net.both(P, D);
     net.both(P, T);
     assert!(net.put(P, "k", "w").wall_ms() >= BASE + 60_000);
@@ -190,16 +184,16 @@ fn a_clock_that_was_wrong_at_the_start_and_is_set_right_leaves_nothing_behind() 
     }
     net.elapsed += Duration::from_secs(2);
     for (node, other) in [(P, T), (P, D), (T, P), (D, P)] {
-        let met = handshake::check_hello(net.replica(node), &handshake::hello(net.replica(other), net.now(other)), net.now(node));
+        let met = net.knock(other, node);
         assert!(met.is_err() || node == P, "a blank node refuses no peer");
     }
-    heartbeat::tick(net.replica(P), net.now(P));
+    net.tick(P);
     assert!(!net.replica(P).is_open());
     net.offsets[P] = 0;
     for other in [T, D] {
-        handshake::check_hello(net.replica(P), &handshake::hello(net.replica(other), net.now(other)), net.now(P)).unwrap();
+        net.knock(other, P).unwrap();
     }
-    heartbeat::tick(net.replica(P), net.now(P));
+    net.tick(P);
     net.both(P, D);
     net.both(P, T);
     let clocks = net.replica(P).clock().read(net.now(P).elapsed);
@@ -225,7 +219,7 @@ fn a_machine_that_was_suspended_for_seconds_follows_its_wall_clock_at_once() {
     net.slept[P] = Duration::from_secs(8);
     net.both(P, D);
     net.both(P, T);
-    heartbeat::tick(net.replica(P), net.now(P));
+    net.tick(P);
     let clocks = net.replica(P).clock().read(net.now(P).elapsed);
     assert!(clocks.reference_us >= net.now(P).wall_ms * 1_000 - 1_000, "{clocks:?}");
 }
@@ -241,12 +235,10 @@ fn two_machines_that_were_suspended_do_not_outvote_the_third() {
     net.elapsed += Duration::from_secs(60);
     (net.slept[P], net.slept[T]) = (Duration::from_secs(17), Duration::from_secs(12));
     for (node, other) in [(P, T), (T, P), (P, D), (T, D), (D, P), (D, T)] {
-        let met = handshake::check_hello(net.replica(node), &handshake::hello(net.replica(other), net.now(other)), net.now(node));
+        let met = net.knock(other, node);
         assert_eq!(met.is_err(), node == D || other == D);
     }
-    for node in [P, T, D] {
-        heartbeat::tick(net.replica(node), net.now(node));
-    }
+    net.tick_all();
     net.both(P, D);
     net.both(T, D);
     net.both(P, T);
@@ -267,8 +259,8 @@ fn a_clock_that_drifts_is_refused_by_name_and_the_others_go_on() {
         let hello = handshake::hello(net.replica(P), net.now(P));
         let refused = [T, D].map(|node| handshake::check_hello(net.replica(node), &hello, net.now(node)));
         for (node, other) in [(T, D), (D, T), (P, D), (P, T)] {
-            heartbeat::tick(net.replica(node), net.now(node));
-            let met = handshake::check_hello(net.replica(node), &handshake::hello(net.replica(other), net.now(other)), net.now(node));
+            net.tick(node);
+            let met = net.knock(other, node);
             assert!(met.is_ok() || node == P, "{met:?}");
         }
         if let [Err(one), Err(other)] = refused {

@@ -8,8 +8,6 @@ use crate::replication::heartbeat::HeartbeatLoop;
 use crate::replication::links::handshake;
 use crate::replication::status;
 
-const ALL: [(usize, usize); 6] = [(0, 1), (1, 0), (0, 2), (2, 0), (1, 2), (2, 1)];
-
 /// Past incarnations of the first node.
 const OVER: u64 = 70;
 
@@ -24,9 +22,7 @@ fn with_incarnations(count: u64) -> Net {
         let vector = (1..=count).map(over).map(|last| (last.origin, last.stamp)).collect();
         net.replica(node).coverage.advance().proven(&vector);
     }
-    for (a, b) in [(0, 1), (0, 2), (1, 2)] {
-        net.both(a, b);
-    }
+    net.connect_all();
     (0..3).for_each(|node| {
         net.put(node, &format!("own{node}"), "1");
     });
@@ -86,8 +82,7 @@ fn what_no_vector_covers_is_taken_from_all_members_before() {
 #[test]
 fn a_member_that_is_away_pins_all_and_one_that_says_hello_begins_it_anew() {
     let mut net = with_incarnations(OVER);
-    let inbound = net.links.remove(&(2, 0)).unwrap();
-    inbound.closed(net.replica(0), net.now(0));
+    net.hang_up(2, 0);
     handshake::hung_up(net.replica(0), peer_index(0, 2), net.now(0));
     let rest = [(0, 1), (1, 0), (1, 2), (2, 1)];
     let mut folder = Folder::default();
@@ -162,8 +157,7 @@ fn at_the_bound_a_node_that_starts_does_not_write_and_says_why() {
     net.settle(30, &[(0, 2), (2, 0), (1, 2), (2, 1)]);
     let why = status::writable(net.replica(2)).unwrap_err();
     assert!(why.starts_with("the vector names 4098 incarnations, 4096 at most"), "{why}");
-    let inbound = net.links.remove(&(1, 2)).unwrap();
-    inbound.closed(net.replica(2), net.now(2));
+    net.hang_up(1, 2);
     assert!(
         status::writable(net.replica(2)).unwrap_err().ends_with("start node 2, or remove what will not come back from every configuration")
     );
@@ -186,9 +180,9 @@ fn a_vector_with_too_many_entries_is_refused() {
     assert_eq!(refused, "a version vector of 8000 entries, which makes 20001 together with this node's; at most 20000 are allowed");
     // Entries that both know count once. A cluster that knows of more, as builds before could come
     // to, goes on.
-    assert!(handshake::check_hello(net.replica(0), &handshake::hello(net.replica(1), net.now(1)), net.now(0)).is_ok());
+    assert!(net.knock(1, 0).is_ok());
     let known = with_incarnations(24_000);
-    assert!(handshake::check_hello(known.replica(0), &handshake::hello(known.replica(1), known.now(1)), known.now(0)).is_ok());
+    assert!(known.knock(1, 0).is_ok());
 }
 
 /// The build before does not know of entries for all incarnations of a node. It would take what a
@@ -209,7 +203,7 @@ fn nothing_is_folded_beside_a_build_that_does_not_know_of_it_and_none_is_met_aft
     assert!((0..3).all(|node| is_folded(&net, node)));
     net.protocols[2] = Protocols { min: Protocol::OLDEST, max: Protocol::CLOCKS };
     net.reborn(2);
-    let refused = handshake::check_hello(net.replica(0), &handshake::hello(net.replica(2), net.now(2)), net.now(0)).unwrap_err();
+    let refused = net.knock(2, 0).unwrap_err();
     assert!(
         refused.starts_with("incarnations are folded here, which the build of node 3 does not know of (it speaks peer protocol 3 to 4"),
         "{refused}"

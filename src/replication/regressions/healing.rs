@@ -4,7 +4,6 @@ use super::*;
 use crate::data::entry::{Entry, Expiry};
 use crate::data::version::{NodeId, Origin, Version};
 use crate::replication::anti_entropy::AntiEntropy;
-use crate::replication::heartbeat;
 
 const T: usize = 0;
 const D: usize = 1;
@@ -45,7 +44,7 @@ fn a_heal_dump_moves_no_vector() {
     net.put(T, "b", "2");
     net.put(T, "c", "3"); // overflows b
     net.pump(T, D);
-    heartbeat::tick(net.replica(D), net.now(D));
+    net.tick(D);
     net.pump(D, T);
     let dump = net.flush(T, D);
     assert!(lines_of(&dump).is_some_and(|lines| String::from_utf8_lossy(&lines).contains("\"kind\":\"heal\"")), "{dump:?}");
@@ -75,7 +74,7 @@ fn below_the_horizon_a_heal_dump_is_a_full_one() {
     // As if T had collected it.
     let origin = net.replica(T).origin();
     net.replica(T).peers.table().horizon.advance(origin, gone);
-    (0..net.replica(T).store().shards_len()).for_each(|shard| drop(net.replica(T).store().collect(shard, |_| true)));
+    net.forget_deletes(T);
     net.settle(10, &BOTH);
     assert_eq!(net.replica(D).vector(), net.replica(T).vector());
     assert_eq!((net.get(T, "k"), net.get(D, "k")), (None, None));
@@ -90,7 +89,7 @@ fn late_lines_of_a_heal_dump_are_not_merged_past_the_vector() {
     net.put(T, "k", "1");
     net.settle(4, &BOTH);
     diverged(&mut net);
-    heartbeat::tick(net.replica(D), net.now(D));
+    net.tick(D);
     net.pump(D, T);
     let dump = net.flush(T, D);
     let lines = lines_of(&dump).expect("a dump");
@@ -100,7 +99,7 @@ fn late_lines_of_a_heal_dump_are_not_merged_past_the_vector() {
     net.deliver(T, D, batches);
     assert_eq!(net.get(D, "k"), None);
     // As if D had collected it.
-    (0..net.replica(D).store().shards_len()).for_each(|shard| drop(net.replica(D).store().collect(shard, |_| true)));
+    net.forget_deletes(D);
     net.deliver(T, D, vec![late]);
     assert_eq!(net.get(D, "k"), None, "a deleted key is back");
 }
@@ -116,19 +115,17 @@ fn what_comes_of_a_dump_that_was_given_up_is_passed_over() {
     // A gap: of two writes the queue holds one.
     net.put(T, "a", "1");
     net.put(T, "b", "1");
-    heartbeat::tick(net.replica(T), net.now(T));
+    net.tick(T);
     net.pump(T, D);
-    heartbeat::tick(net.replica(D), net.now(D));
+    net.tick(D);
     net.pump(D, T);
     let lines = lines_of(&net.flush(T, D)).expect("a dump");
     assert!(String::from_utf8_lossy(&lines).contains("\"k\":\"k\""));
     let late = given_up(&mut net, &lines);
     // T deletes what it holds; then as if both had collected that.
     net.delete(T, "k");
-    for node in [T, D] {
-        let store = net.replica(node).store();
-        (0..store.shards_len()).for_each(|shard| drop(store.collect(shard, |_| true)));
-    }
+    net.forget_deletes(T);
+    net.forget_deletes(D);
     net.deliver(T, D, vec![late]);
     assert_eq!(net.get(D, "k"), None, "a deleted key is back");
     // The next dump is taken.

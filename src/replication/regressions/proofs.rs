@@ -2,18 +2,10 @@
 
 use super::*;
 use crate::replication::links::handshake;
-use crate::replication::tombstone_gc::TombstoneGc;
-
-/// Collects in all shards, once.
-fn collect(net: &Net, node: usize) -> usize {
-    let mut gc = TombstoneGc::default();
-    (0..16).map(|_| gc.step(net.replica(node), net.now(node))).sum()
-}
 
 fn cut(net: &mut Net, a: usize, b: usize) {
     for (from, to) in [(a, b), (b, a)] {
-        let inbound = net.links.remove(&(from, to)).unwrap();
-        inbound.closed(net.replica(to), net.now(to));
+        net.hang_up(from, to);
         handshake::hung_up(net.replica(from), peer_index(from, to), net.now(from));
     }
 }
@@ -28,11 +20,9 @@ fn the_word_of_a_peer_that_is_away_proves_nothing_once_another_has_lost_its_disk
     const B: usize = 1;
     const C: usize = 2;
     let mut net = Net::new(&[0, 0, 0]);
-    net.both(A, B);
-    net.both(B, C);
-    net.both(A, C);
+    net.connect_all();
     net.put(A, "k", "v0");
-    net.settle(6, &[(A, B), (B, A), (A, C), (C, A), (B, C), (C, B)]);
+    net.settle(6, &ALL);
     cut(&mut net, A, C);
     cut(&mut net, B, C);
     // C, cut off, writes; a majority of others deletes.
@@ -50,13 +40,12 @@ fn the_word_of_a_peer_that_is_away_proves_nothing_once_another_has_lost_its_disk
     net.both(A, C);
     net.settle(60, &[(A, C), (C, A)]);
     assert!(net.replica(C).vector().covers_all(&net.replica(A).vector()), "C has caught up with A");
-    assert_eq!(collect(&net, A), 0, "A forgets a delete, and has not heard of the write of C that it deleted");
+    assert_eq!(net.collect(A), 0, "A forgets a delete, and has not heard of the write of C that it deleted");
     // With B back, A receives it.
     net.both(A, B);
     net.both(B, C);
-    let all = [(A, B), (B, A), (A, C), (C, A), (B, C), (C, B)];
-    net.settle(30, &all);
-    assert_eq!(collect(&net, A), 1);
+    net.settle(30, &ALL);
+    assert_eq!(net.collect(A), 1);
 }
 
 /// A node whose disk was full sent its vector all the same. A peer that believed it forgot a delete
@@ -75,10 +64,10 @@ fn what_a_peer_has_on_no_disk_proves_nothing() {
     };
     net.delete(0, "first");
     settle(&mut net, 20);
-    assert_eq!(collect(&net, 0), 1);
+    assert_eq!(net.collect(0), 1);
     disk.set_capacity(Some(disk.used()));
     let stamp = net.delete(0, "second");
     settle(&mut net, 20);
     assert!(!replica.persistence().is_writable() && replica.vector().get(net.replica(0).origin()) >= stamp, "merged, and not logged");
-    assert_eq!(collect(&net, 0), 0, "the peer would not know the delete any more after a restart");
+    assert_eq!(net.collect(0), 0, "the peer would not know the delete any more after a restart");
 }

@@ -4,9 +4,7 @@
 use super::*;
 use crate::data::version::NodeId;
 use crate::lock_order::as_another_thread;
-use crate::replication::heartbeat;
 use crate::replication::links::handshake;
-use crate::replication::tombstone_gc::TombstoneGc;
 
 /// The end line of a connection that was replaced meanwhile wrote its `gap` over the newer
 /// connection's.
@@ -58,9 +56,7 @@ fn the_end_line_of_a_replaced_connection_leaves_the_newer_ones_gap_alone() {
     });
     for _ in 0..1200 {
         net.elapsed += Duration::from_millis(50);
-        for node in [t, d] {
-            heartbeat::tick(net.replica(node), net.now(node));
-        }
+        net.tick_all();
         net.pump(t, d);
         net.pump(d, t);
     }
@@ -74,11 +70,8 @@ fn a_batch_between_the_drops_and_the_vector_brings_back_no_collected_delete() {
     const T: usize = 0;
     const P: usize = 1;
     let mut net = Net::new(&[5000, 0, 0]);
-    net.both(T, D);
-    net.both(P, D);
-    net.both(P, T);
-    let all = [(T, D), (D, T), (P, D), (D, P), (P, T), (T, P)];
-    net.settle(4, &all);
+    net.connect_all();
+    net.settle(4, &ALL);
     let k = net.key_where(D, |shard| shard < 128);
     net.put(P, "a", "1");
     for n in 0..150 {
@@ -86,7 +79,7 @@ fn a_batch_between_the_drops_and_the_vector_brings_back_no_collected_delete() {
         net.pump(T, D);
         net.pump(T, P);
     }
-    net.settle(4, &all);
+    net.settle(4, &ALL);
     // P's write U is stamped, and its replicator takes its time. T's delete Z reaches D; the way
     // from T to P is slow.
     net.put(T, &k, "0");
@@ -115,9 +108,7 @@ fn a_batch_between_the_drops_and_the_vector_brings_back_no_collected_delete() {
     // T collects Z: both members were proven to cover it.
     net.elapsed += Duration::from_secs(1);
     net.settle(2, &[(P, T), (T, P)]);
-    let mut gc = TombstoneGc::default();
-    let collected: usize = (0..16).map(|_| gc.step(net.replica(T), net.now(T))).sum();
-    assert_eq!(collected, 1);
+    assert_eq!(net.collect(T), 1);
     // T and D meet: a full dump.
     net.both(T, D);
     net.settle(1, &[(D, T)]);
@@ -159,7 +150,7 @@ fn a_batch_between_the_drops_and_the_vector_brings_back_no_collected_delete() {
     });
     net.links.insert((T, D), from_t);
     net.connect(D, P);
-    net.settle(10, &all);
+    net.settle(10, &ALL);
     assert!(net.replica(D).vector().covers_all(&net.replica(T).vector()));
     assert!(net.get(D, &k).is_none(), "I6: a collected delete is undone at D");
 }
@@ -230,10 +221,8 @@ fn what_the_vector_covers_is_not_merged_whoever_sends_it() {
     net.settle(4, &[(TAKER, DONOR), (DONOR, TAKER)]);
     // As if both had collected that, and the donor's disk were older. Below its GC horizon it gives
     // all that it has.
-    for node in [TAKER, DONOR] {
-        let store = net.replica(node).store();
-        (0..store.shards_len()).for_each(|shard| drop(store.collect(shard, |_| true)));
-    }
+    net.forget_deletes(TAKER);
+    net.forget_deletes(DONOR);
     net.replica(DONOR).store().merge(old, |_| false);
     let unknown = Origin { node: NodeId(2), nonce: 99 };
     net.replica(DONOR).peers.table().horizon.advance(unknown, gone);

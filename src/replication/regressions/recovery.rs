@@ -1,7 +1,6 @@
 //! Recovery: a node that catches up, and when it opens.
 
 use super::*;
-use crate::replication::heartbeat;
 
 // A node asks its peers for dumps in this order.
 const T: usize = 0;
@@ -18,9 +17,7 @@ fn two_donors_that_never_serve_do_not_keep_a_node_recovering() {
     net.both(T, D);
     for _ in 0..100 {
         net.elapsed += Duration::from_millis(50);
-        for node in [P, T, D] {
-            heartbeat::tick(net.replica(node), net.now(node));
-        }
+        net.tick_all();
         for donor in [P, T] {
             let to_donor = net.flush(D, donor).into_iter().filter(|m| !matches!(m, Message::Request(_))).collect();
             net.deliver(D, donor, to_donor);
@@ -46,8 +43,7 @@ fn a_peer_that_crash_loops_does_not_keep_a_node_recovering() {
         net.connect(T, D);
         net.settle(5, &[(P, D), (D, P), (T, D)]);
         net.elapsed += Duration::from_millis(100);
-        let inbound = net.links.remove(&(T, D)).unwrap();
-        inbound.closed(net.replica(D), net.now(D));
+        net.hang_up(T, D);
         for _ in 0..8 {
             net.elapsed += Duration::from_millis(100);
             net.settle(1, &[(P, D), (D, P)]);

@@ -61,8 +61,7 @@ fn a_dump_that_was_refused_is_not_asked_for_again_and_again() {
         while scan.write(net.replica(0).store(), 1000, &mut lines) {}
         let refused = try_deliver(&mut net, 0, 1, vec![Message::Lines(lines)]).unwrap_err();
         assert!(refused.contains("a horizon of"), "{refused}");
-        let inbound = net.links.remove(&(0, 1)).unwrap();
-        inbound.closed(net.replica(1), net.now(1));
+        net.hang_up(0, 1);
     }
     assert!((2..8).contains(&asked), "asked {asked} times in 12 s");
     assert!(net.replica(1).peers.table().horizon.is_empty());

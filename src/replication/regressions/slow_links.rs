@@ -9,7 +9,6 @@ use socket2::SockRef;
 use super::*;
 use crate::data::version::{NodeId, Origin, VersionVector};
 use crate::node::Node;
-use crate::replication::heartbeat;
 use crate::replication::links::handshake;
 use crate::wire::dump::{DumpKind, Header, whole_dump};
 
@@ -30,9 +29,7 @@ fn a_line_that_takes_longer_than_every_time_out_arrives() {
     let mut read = 0;
     for _ in 0..400 {
         net.elapsed += Duration::from_millis(25);
-        for node in [a, d] {
-            heartbeat::tick(net.replica(node), net.now(node));
-        }
+        net.tick_all();
         net.pump(a, d);
         under_way.extend(net.flush(d, a));
         if arrives.is_none() && under_way.iter().any(|message| matches!(message, Message::Lines(_))) {
@@ -74,7 +71,7 @@ fn bytes_without_end_are_not_progress_for_ever() {
     net.pump(a, d);
     net.pump(d, a);
     net.replica(a).peers.table().peers[peer_index(a, d)].catch_up.gap = true;
-    heartbeat::tick(net.replica(a), net.now(a));
+    net.tick(a);
     let id = net.replica(a).peers.table().transfer().map(|transfer| transfer.id);
     assert!(id.is_some());
     // Faster than the longest message, of 320 MiB, can go on for.
@@ -83,7 +80,7 @@ fn bytes_without_end_are_not_progress_for_ever() {
         net.elapsed += Duration::from_millis(100);
         read += 1 << 20;
         net.replica(a).links().traffic_with(peer_index(a, d)).heard(read, net.elapsed);
-        heartbeat::tick(net.replica(a), net.now(a));
+        net.tick(a);
         let dump = net.replica(a).peers.table().transfer().map(|transfer| transfer.id) != id;
         (dump, !net.replica(a).links().outbox(peer_index(a, d)).is_open())
     });
@@ -101,13 +98,13 @@ fn a_request_that_is_lost_with_its_connection_is_made_anew() {
     net.both(a, d);
     let taking = |net: &Net| net.replica(a).peers.table().transfer().map(|transfer| transfer.id);
     net.replica(a).peers.table().peers[peer_index(a, d)].catch_up.gap = true;
-    heartbeat::tick(net.replica(a), net.now(a));
+    net.tick(a);
     let first = taking(&net);
     assert!(first.is_some());
     handshake::hung_up(net.replica(a), peer_index(a, d), net.now(a));
     assert_eq!(taking(&net), None);
     net.connect(a, d);
-    heartbeat::tick(net.replica(a), net.now(a));
+    net.tick(a);
     assert!(taking(&net).is_some() && taking(&net) != first);
 }
 
@@ -124,7 +121,7 @@ fn given_up(d_tells: impl Fn(u64) -> u64) -> Option<u64> {
         let Message::Heartbeat(beat) = beat_of_a_peer() else { unreachable!() };
         let (sent, wall_ms) = (net.elapsed.as_micros() as u64, net.now(d).wall_ms);
         net.deliver(d, a, vec![Message::Heartbeat(Heartbeat { sent, wall_ms, vector: vector.clone(), taken: d_tells(*tenths), ..beat })]);
-        heartbeat::tick(net.replica(a), net.now(a));
+        net.tick(a);
         !net.replica(a).links().outbox(peer_index(a, d)).is_open()
     })
 }

@@ -6,13 +6,11 @@ use std::time::Duration;
 use crate::data::clock::Stamp;
 use crate::data::entry::{Entry, Expiry};
 use crate::data::version::{NodeId, Origin, Version, VersionVector};
-use crate::replication::heartbeat;
-use crate::replication::regressions::Net;
+use crate::replication::regressions::{ALL, Net};
 use crate::replication::replica::Replica;
 use crate::replication::status;
 use crate::replication::sync::restore::{self, NotRestored, Restored};
 use crate::replication::sync::serving;
-use crate::replication::tombstone_gc::TombstoneGc;
 use crate::store::Keyspace;
 use crate::wire::dump::{self, DumpKind, DumpReader, Header, Line, whole_dump};
 use crate::wire::peer::Message;
@@ -21,14 +19,8 @@ const NODES: usize = 3;
 
 fn net() -> Net {
     let mut net = Net::new(&[0; NODES]);
-    connect(&mut net);
+    net.connect_all();
     net
-}
-
-fn connect(net: &mut Net) {
-    for a in 0..NODES {
-        (a + 1..NODES).for_each(|b| net.both(a, b));
-    }
 }
 
 /// Another cluster, whose incarnations have nothing to do with those of the first.
@@ -36,7 +28,7 @@ fn other_net() -> Net {
     let mut net = Net::new(&[0; NODES]);
     net.nonce = 1_000;
     (0..NODES).for_each(|node| reborn_open(&mut net, node));
-    connect(&mut net);
+    net.connect_all();
     net
 }
 
@@ -44,19 +36,13 @@ fn other_net() -> Net {
 fn reborn_open(net: &mut Net, node: usize) {
     net.reborn(node);
     net.elapsed += Duration::from_secs(2);
-    heartbeat::tick(net.replica(node), net.now(node));
+    net.tick(node);
     assert!(net.replica(node).is_open());
 }
 
 /// Lets all nodes speak with each other until nothing is left to send.
 fn settle(net: &mut Net) {
-    for _ in 0..20 {
-        net.elapsed += Duration::from_millis(50);
-        for a in 0..NODES {
-            heartbeat::tick(net.replica(a), net.now(a));
-            (0..NODES).filter(|b| *b != a).for_each(|b| net.pump(a, b));
-        }
-    }
+    net.settle(50, &ALL);
     assert_converged(net);
 }
 
@@ -69,11 +55,9 @@ fn assert_converged(net: &Net) {
     assert!((0..NODES).all(|node| net.replica(node).peers.table().divergences == 0));
 }
 
-/// Collects all tombstones that may go, whatever shard they are in.
 fn collect(net: &mut Net, node: usize) -> usize {
     net.elapsed += Duration::from_millis(50);
-    let mut gc = TombstoneGc::default();
-    (0..net.replica(node).store().shards_len()).map(|_| gc.step(net.replica(node), net.now(node))).sum()
+    net.collect(node)
 }
 
 /// Lets time pass, long enough for a tombstone.
@@ -223,7 +207,7 @@ fn an_old_backup_into_a_blank_node_is_put_right_by_the_others() {
     reborn_open(&mut net, 0);
     assert_eq!(restore(&net, 0, &old), Ok(Restored { entries: 1, merged: 1, dropped: 0 }));
     assert_eq!(net.get(0, "k").as_deref(), Some("1"));
-    connect(&mut net);
+    net.connect_all();
     settle(&mut net);
     assert_eq!(shown(&net, "k"), everywhere(None));
     assert_eq!(shown(&net, "kept"), everywhere(Some("1")));
@@ -299,9 +283,9 @@ fn while_a_restore_runs_nothing_is_collected_and_peers_are_asked_all_the_same() 
     net.both(0, 1);
     net.put(0, "a", "1");
     net.put(0, "b", "1");
-    heartbeat::tick(net.replica(0), net.now(0));
+    net.tick(0);
     net.pump(0, 1);
-    heartbeat::tick(net.replica(1), net.now(1));
+    net.tick(1);
     assert!(net.replica(1).peers.table().peers[0].catch_up.gap);
     let request = net.flush(1, 0);
     assert!(request.iter().any(|message| matches!(message, Message::Request(_))), "{request:?}");
@@ -323,9 +307,9 @@ fn while_a_restore_runs_nothing_is_collected_and_peers_are_asked_all_the_same() 
     net.both(0, 1);
     net.put(0, "c", "1");
     net.put(0, "d", "1");
-    heartbeat::tick(net.replica(0), net.now(0));
+    net.tick(0);
     net.pump(0, 1);
-    heartbeat::tick(net.replica(1), net.now(1));
+    net.tick(1);
     assert!(matches!(restore::begin_restore(net.replica(1), net.now(1)), Err(NotRestored::Busy(why)) if why.contains("from node 1")));
 }
 
@@ -486,14 +470,14 @@ fn a_dump_drops_nothing_that_its_header_merely_claims() {
     // The writes are of past incarnations.
     for node in 0..NODES {
         reborn_open(&mut net, node);
-        connect(&mut net);
+        net.connect_all();
         settle(&mut net);
     }
     let known = net.replica(0).vector();
     net.put(2, "later", "1");
     settle(&mut net);
     reborn_open(&mut net, 2);
-    connect(&mut net);
+    net.connect_all();
     settle(&mut net);
     let all = net.replica(0).vector();
     // A donor that is no member; a dump without what the members know by now; and one whose claims
@@ -627,7 +611,7 @@ fn a_node_that_is_cut_off_takes_no_word_for_all_incarnations_of_the_others() {
         &[(other, own)],
     );
     restore(&net, 2, &backup).unwrap();
-    connect(&mut net);
+    net.connect_all();
     settle(&mut net);
     settle(&mut net);
     for key in ["a", "b"] {
