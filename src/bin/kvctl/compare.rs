@@ -15,7 +15,7 @@ use kvmesh::wire::dump::{DumpReader, Line};
 use kvmesh::wire::quoting;
 
 use crate::json::put_bytes;
-use crate::terminal::TerminalOut;
+use crate::terminal::{TerminalOut, print_lines};
 use crate::{Code, Failure, Options};
 
 /// The pause between two looks at the nodes.
@@ -103,18 +103,10 @@ fn agreed<'a>(watched: &'a [ComparedNode<'_>]) -> Option<&'a Observed> {
 
 fn report_agreed(options: &Options, same: &Observed, took: Duration) -> Result<(), Failure> {
     let (sum, keys) = same.digest.split_once(' ').unwrap_or((&same.digest, ""));
-    let mut out = TerminalOut::stdout(options.json);
-    if options.json {
-        let keys: Option<u64> = keys.parse().ok();
-        writeln!(
-            out,
-            "{}",
-            json!({ "converged": true, "nodes": options.nodes.len(), "digest": sum, "keys": keys, "seconds": took.as_secs_f64() })
-        )?;
-    } else {
-        writeln!(out, "converged: {} nodes, {keys} keys, digest {sum}", options.nodes.len())?;
-    }
-    Ok(out.flush()?)
+    let line = format!("converged: {} nodes, {keys} keys, digest {sum}", options.nodes.len());
+    let (keys, seconds): (Option<u64>, f64) = (keys.parse().ok(), took.as_secs_f64());
+    let json = json!({ "converged": true, "nodes": options.nodes.len(), "digest": sum, "keys": keys, "seconds": seconds });
+    Ok(print_lines(options.json, &[line], &json)?)
 }
 
 /// Prints a line for each node. A version vector is shown by the writes that it lacks of the
@@ -141,18 +133,12 @@ pub fn diff(options: &Options) -> Result<(), Failure> {
     let keys = differing_keys(options)?;
     let mut out = TerminalOut::stdout(options.json);
     for (key, held) in &keys {
-        if options.json {
-            writeln!(out, "{}", difference_json(&options.nodes, key, held))?;
-        } else {
-            write!(out, "{}", quoting::quoted(key))?;
-            for (addr, held) in options.nodes.iter().zip(held) {
-                match held {
-                    None => write!(out, "  {addr} none")?,
-                    Some(held) => write!(out, "  {addr} {held}")?,
-                }
-            }
-            writeln!(out)?;
-        }
+        let on_nodes = options.nodes.iter().zip(held).map(|(addr, held)| match held {
+            None => format!("  {addr} none"),
+            Some(held) => format!("  {addr} {held}"),
+        });
+        let line = quoting::quoted(key) + &on_nodes.collect::<String>();
+        out.write_lines(options.json, &[line], &difference_json(&options.nodes, key, held))?;
     }
     out.flush()?;
     match keys.len() {

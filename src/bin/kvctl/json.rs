@@ -13,17 +13,21 @@ pub fn put_bytes(object: &mut Map<String, Value>, name: &str, bytes: &[u8]) {
     };
 }
 
-/// Adds one line of a report, `name value…`, to an object. A name that comes again makes a list.
-pub fn put_line(object: &mut Map<String, Value>, line: &str) {
-    let (name, value) = line.split_once(' ').unwrap_or((line, ""));
-    let value = as_json(value);
-    match object.get_mut(name) {
-        None => {
-            object.insert(name.to_string(), value);
+/// Turns a report, lines of `name value…`, into an object. A name that comes again makes a list.
+pub fn report(lines: &[impl AsRef<str>]) -> Value {
+    let mut object = Map::new();
+    for line in lines {
+        let (name, value) = line.as_ref().split_once(' ').unwrap_or((line.as_ref(), ""));
+        let value = as_json(value);
+        match object.get_mut(name) {
+            None => {
+                object.insert(name.to_string(), value);
+            }
+            Some(Value::Array(list)) => list.push(value),
+            Some(first) => *first = Value::Array(vec![first.take(), value]),
         }
-        Some(Value::Array(list)) => list.push(value),
-        Some(first) => *first = Value::Array(vec![first.take(), value]),
     }
+    Value::Object(object)
 }
 
 /// Turns a line of PEERS into an object: `peer 2 up`, followed by names and values in turn. `None`
@@ -58,8 +62,7 @@ mod tests {
 
     #[test]
     fn lines_become_an_object_with_numbers_lists_and_objects() {
-        let mut object = Map::new();
-        for line in [
+        let lines = [
             "node 1",
             "drift_s -0.5",
             "digest 1e5",
@@ -70,11 +73,9 @@ mod tests {
             "id 0012",
             "stamp 9007199254740993",
             "bare",
-        ] {
-            put_line(&mut object, line);
-        }
+        ];
         let expected = r#"{"node":1,"drift_s":-0.5,"digest":"1e5","vector":{"1-0f":"9"},"peer":["2 up","3 down","4 up"],"id":"0012","stamp":"9007199254740993","bare":""}"#;
-        assert_eq!(Value::Object(object), serde_json::from_str::<Value>(expected).unwrap());
+        assert_eq!(report(&lines), serde_json::from_str::<Value>(expected).unwrap());
     }
 
     #[test]

@@ -180,6 +180,11 @@ impl Failure {
         Failure { code, text: format!("kvctl: {text}") }
     }
 
+    /// Adds to the text what the failure leaves behind.
+    fn adding(self, more: impl fmt::Display) -> Failure {
+        Failure { text: format!("{}{more}", self.text), ..self }
+    }
+
     /// Turns an error of a request into an exit code.
     ///
     /// `is_write`: only a write can have an unknown outcome. A read that was not answered has no

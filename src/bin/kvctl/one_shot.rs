@@ -14,9 +14,9 @@ use kvmesh::wire::text::{RequestLine, Verb};
 
 use crate::atomic_file::AtomicFile;
 use crate::command_line::{BackupArgs, DelArgs, ExistsArgs, GetArgs, KeysArgs};
-use crate::json::{peer, put_bytes, put_line};
+use crate::json::{peer, put_bytes, report as report_as_json};
 use crate::progress_line::ProgressLine;
-use crate::terminal::{Stdout, TerminalOut};
+use crate::terminal::{Stdout, TerminalOut, print_lines};
 use crate::{Code, Failure, Options, after};
 
 /// Bytes of a value on stdin; a longer one is not read, since no server takes it.
@@ -29,12 +29,11 @@ pub fn get(options: &Options, args: &GetArgs) -> Result<(), Failure> {
 /// Sends a command of a key and a value.
 pub fn write_value(options: &Options, verb: Verb, key: &str, value: &str) -> Result<(), Failure> {
     let request = RequestLine::new(verb).key(key.as_bytes()).value(&bytes_of(value)?);
-    printing(options.json, |out| write(options, out, &request))
+    write_and_say_so(options, &request)
 }
 
 pub fn del(options: &Options, args: &DelArgs) -> Result<(), Failure> {
-    let request = RequestLine::new(Verb::Del).key(args.key.as_bytes());
-    printing(options.json, |out| write(options, out, &request))
+    write_and_say_so(options, &RequestLine::new(Verb::Del).key(args.key.as_bytes()))
 }
 
 pub fn exists(options: &Options, args: &ExistsArgs) -> Result<(), Failure> {
@@ -44,7 +43,7 @@ pub fn exists(options: &Options, args: &ExistsArgs) -> Result<(), Failure> {
         b"0" => false,
         _ => return Err(unexpected(&reply, "1 or 0").into()),
     };
-    printing(options.json, |out| print(options, out, &reply, json!({ "exists": exists })))
+    Ok(print_lines(options.json, &[reply], &json!({ "exists": exists }))?)
 }
 
 pub fn keys(options: &Options, args: &KeysArgs) -> Result<(), Failure> {
@@ -56,25 +55,19 @@ pub fn keys(options: &Options, args: &KeysArgs) -> Result<(), Failure> {
 pub fn count(options: &Options) -> Result<(), Failure> {
     let reply = read(options, &RequestLine::new(Verb::Count))?;
     let count: u64 = number(&reply, &reply)?;
-    printing(options.json, |out| print(options, out, &reply, json!({ "count": count })))
+    Ok(print_lines(options.json, &[reply], &json!({ "count": count }))?)
 }
 
 /// Sends a command whose reply consists of lines of a name and a value each.
 pub fn report(options: &Options, verb: Verb) -> Result<(), Failure> {
-    let mut object = Map::new();
-    printing(options.json, |out| {
-        print_report(options, out, &RequestLine::new(verb), |line| put_line(&mut object, line))?;
-        Ok(print_json(options, out, object)?)
-    })
+    let lines = read_report(options, verb)?;
+    Ok(print_lines(options.json, &lines, &report_as_json(&lines))?)
 }
 
 pub fn peers(options: &Options) -> Result<(), Failure> {
-    let mut peers = Vec::new();
-    printing(options.json, |out| {
-        let as_json = |line: &str| peers.push(peer(line).unwrap_or_else(|| line.into()));
-        print_report(options, out, &RequestLine::new(Verb::Peers), as_json)?;
-        Ok(print_json(options, out, [("peers".to_string(), peers.into())].into_iter().collect())?)
-    })
+    let lines = read_report(options, Verb::Peers)?;
+    let peers: Vec<Value> = lines.iter().map(|line| peer(line).unwrap_or_else(|| line.as_str().into())).collect();
+    Ok(print_lines(options.json, &lines, &json!({ "peers": peers }))?)
 }
 
 pub fn digest(options: &Options) -> Result<(), Failure> {
@@ -84,8 +77,7 @@ pub fn digest(options: &Options) -> Result<(), Failure> {
         return Err(unexpected(&reply, "DIGEST <hex> <keys>").into());
     };
     let keys: u64 = number(&reply, keys.as_bytes())?;
-    let plain = format!("{sum} {keys}");
-    printing(options.json, |out| print(options, out, plain.as_bytes(), json!({ "digest": sum, "keys": keys })))
+    Ok(print_lines(options.json, &[format!("{sum} {keys}")], &json!({ "digest": sum, "keys": keys }))?)
 }
 
 /// Prints a dump, which is JSON with and without `--json`.
@@ -93,13 +85,10 @@ pub fn dump(options: &Options) -> Result<(), Failure> {
     printing(true, |out| print_dump(options, out))
 }
 
-pub fn backup(options: &Options, args: &BackupArgs) -> Result<(), Failure> {
-    printing(options.json, |out| back_up(options, out, &args.file))
-}
-
 pub fn ping(options: &Options) -> Result<(), Failure> {
     let reply = read(options, &RequestLine::new(Verb::Ping))?;
-    printing(options.json, |out| print(options, out, &reply, json!({ "ping": String::from_utf8_lossy(&reply) })))
+    let json = json!({ "ping": String::from_utf8_lossy(&reply) });
+    Ok(print_lines(options.json, &[reply], &json)?)
 }
 
 /// Calls `print` with stdout, and flushes it. Text that was printed before an error is not lost.
@@ -107,16 +96,6 @@ fn printing(is_json: bool, print: impl FnOnce(&mut TerminalOut<Stdout>) -> Resul
     let mut out = TerminalOut::stdout(is_json);
     print(&mut out)?;
     Ok(out.flush()?)
-}
-
-fn print(options: &Options, out: &mut impl Write, plain: &[u8], json: Value) -> Result<(), Failure> {
-    if options.json {
-        writeln!(out, "{json}")?;
-    } else {
-        out.write_all(plain)?;
-        out.write_all(b"\n")?;
-    }
-    Ok(())
 }
 
 fn print_value(options: &Options, out: &mut TerminalOut<impl Write>, key: &str, raw: bool) -> Result<(), Failure> {
@@ -145,19 +124,12 @@ fn print_key(options: &Options, out: &mut TerminalOut<impl Write>, line: &[u8]) 
         put_bytes(&mut object, "k", &key);
     }
     let text = out.text(&key);
-    print(options, out, text.as_bytes(), Value::Object(object))
+    Ok(out.write_lines(options.json, &[text], &Value::Object(object))?)
 }
 
-/// Prints the lines of a report, or passes them to `as_json`.
-fn print_report(options: &Options, out: &mut impl Write, request: &RequestLine, mut as_json: impl FnMut(&str)) -> Result<(), Failure> {
-    for line in first_reachable(options, |client| client.call_report(request.as_bytes()), is_elsewhere)? {
-        if options.json {
-            as_json(&line);
-        } else {
-            writeln!(out, "{line}")?;
-        }
-    }
-    Ok(())
+fn read_report(options: &Options, verb: Verb) -> Result<Vec<String>, client::Error> {
+    let request = RequestLine::new(verb);
+    first_reachable(options, |client| client.call_report(request.as_bytes()), is_elsewhere)
 }
 
 /// Prints a dump. Half a dump must not look like a backup.
@@ -169,16 +141,15 @@ fn print_dump(options: &Options, out: &mut impl Write) -> Result<(), Failure> {
         Ok(out.write_all(b"\n")?)
     });
     match printed {
-        Err(Failure { code, text }) if has_begun && !text.is_empty() => {
-            Err(Failure { code, text: text + "\nkvctl: the output is incomplete: it is no backup" })
-        }
+        Err(failure) if has_begun && !failure.text.is_empty() => Err(failure.adding("\nkvctl: the output is incomplete: it is no backup")),
         printed => printed.map(|_| ()),
     }
 }
 
 /// Writes a dump to a file and prints its size. Fails unless all of it is on disk; the existing
 /// file stays then.
-fn back_up(options: &Options, out: &mut impl Write, file: &str) -> Result<(), Failure> {
+pub fn backup(options: &Options, args: &BackupArgs) -> Result<(), Failure> {
+    let file = args.file.as_str();
     if file == "-" {
         return Err(Failure::new(Code::Usage, "a backup is a file with a name; kvctl dump prints one"));
     }
@@ -189,10 +160,11 @@ fn back_up(options: &Options, out: &mut impl Write, file: &str) -> Result<(), Fa
         aside.write_line(line)
     });
     drop(progress);
-    let entries = read.map_err(|Failure { code, text }| Failure { code, text: text + "\nkvctl: no backup was made" })?;
+    let entries = read.map_err(|failure| failure.adding("\nkvctl: no backup was made"))?;
     let bytes = aside.len();
     aside.take_place()?;
-    print(options, out, format!("entries {entries}\nbytes {bytes}").as_bytes(), json!({ "entries": entries, "bytes": bytes }))
+    let lines = [format!("entries {entries}"), format!("bytes {bytes}")];
+    Ok(print_lines(options.json, &lines, &json!({ "entries": entries, "bytes": bytes }))?)
 }
 
 /// Passes the lines of a dump to `each`, with the number of entries so far, and checks them.
@@ -208,16 +180,17 @@ fn read_dump(options: &Options, mut each: impl FnMut(&[u8], u64) -> Result<(), F
     Ok(reader.count())
 }
 
-fn print_json(options: &Options, out: &mut impl Write, object: Map<String, Value>) -> io::Result<()> {
-    if options.json { writeln!(out, "{}", Value::Object(object)) } else { Ok(()) }
+fn write_and_say_so(options: &Options, request: &RequestLine) -> Result<(), Failure> {
+    let reply = write(options, request)?;
+    Ok(print_lines(options.json, &[reply], &json!({ "ok": true }))?)
 }
 
-fn write(options: &Options, out: &mut impl Write, request: &RequestLine) -> Result<(), Failure> {
+/// Returns the reply to a write, which is `OK`.
+fn write(options: &Options, request: &RequestLine) -> Result<Vec<u8>, Failure> {
     let only_if_nothing_left = |error: &client::Error| matches!(error, client::Error::NotConnected(_));
-    let reply = first_reachable(options, |client| client.call(request.as_bytes()).map(<[u8]>::to_vec), only_if_nothing_left)
+    first_reachable(options, |client| client.call(request.as_bytes()).map(<[u8]>::to_vec), only_if_nothing_left)
         .and_then(|reply| if reply == b"OK" { Ok(reply) } else { Err(unexpected(&reply, "OK")) })
-        .map_err(|error| Failure::of(error, true))?;
-    print(options, out, &reply, json!({ "ok": true }))
+        .map_err(|error| Failure::of(error, true))
 }
 
 /// Returns the argument's bytes, or all of stdin for `-`.
@@ -339,15 +312,14 @@ mod tests {
     }
 
     fn put(options: &Options) -> Result<String, Code> {
-        let mut out = Vec::new();
-        let written = write(options, &mut out, &RequestLine::new(Verb::Put).key(b"a b").value(b"1"));
-        written.map(|()| String::from_utf8(out).unwrap()).map_err(|failure| failure.code)
+        let written = write(options, &RequestLine::new(Verb::Put).key(b"a b").value(b"1"));
+        written.map(|reply| String::from_utf8(reply).unwrap()).map_err(|failure| failure.code)
     }
 
     #[test]
     fn a_write_goes_to_the_next_node_only_while_not_a_byte_of_it_has_left() {
         let (breaks, answers) = (scripted(&[]), scripted(&[("PUT \"a b\" 1", "OK\n")]));
-        assert_eq!(put(&options(&[&deserted(), &answers])).as_deref(), Ok("OK\n"));
+        assert_eq!(put(&options(&[&deserted(), &answers])).as_deref(), Ok("OK"));
         assert_eq!(put(&options(&[&breaks, &answers])), Err(Code::Unknown));
         assert_eq!(put(&options(&[&deserted(), &deserted()])), Err(Code::NoConnection));
 
@@ -355,7 +327,7 @@ mod tests {
         let answers = scripted(&[("ACK all", "OK\n"), ("PUT \"a b\" 1", "OK\n")]);
         let with_ack = Options { ack: Some("all".parse().unwrap()), ..options(&[&breaks]) };
         assert_eq!(put(&with_ack), Err(Code::NoConnection));
-        assert_eq!(put(&Options { nodes: vec![breaks, answers], ..with_ack }).as_deref(), Ok("OK\n"));
+        assert_eq!(put(&Options { nodes: vec![breaks, answers], ..with_ack }).as_deref(), Ok("OK"));
         let other = scripted(&[("ACK all", "220 ready\n")]);
         let with_ack = Options { ack: Some("all".parse().unwrap()), ..options(&[&other]) };
         assert_eq!(put(&with_ack), Err(Code::NoConnection));

@@ -1,9 +1,7 @@
 //! `kvctl restore`: sends a backup to a node, as it was or as new writes. Streams the file; one
 //! piece and one line of it are in memory.
 
-use std::io::Write;
-
-use serde_json::{Map, Value, json};
+use serde_json::json;
 
 use kvmesh::client::{self, Client, unexpected};
 use kvmesh::data::clock;
@@ -15,9 +13,9 @@ use kvmesh::wire::text::{RequestLine, Verb};
 
 use crate::backup_file::{BackupReader, seems_whole};
 use crate::command_line::RestoreArgs;
-use crate::json::put_line;
+use crate::json;
 use crate::progress_line::ProgressLine;
-use crate::terminal::TerminalOut;
+use crate::terminal::print_lines;
 use crate::{Code, Failure, Options};
 
 /// Bytes sent at a time. Between two pieces kvctl checks whether the node has replied.
@@ -57,10 +55,9 @@ fn send(options: &Options, mut backup: BackupReader) -> Result<(), Failure> {
     loop {
         // A backup that turns out to be damaged is never sent to its end: without the end line it
         // proves nothing.
-        let line = backup.next().map_err(|Failure { code, text }| Failure {
-            code,
-            text: text + "; the entries before it may have been restored, and nothing else has changed",
-        })?;
+        let line = backup
+            .next()
+            .map_err(|failure| failure.adding("; the entries before it may have been restored, and nothing else has changed"))?;
         let is_last = line.is_none();
         if let Some((line, _)) = line {
             piece.extend_from_slice(line);
@@ -80,15 +77,7 @@ fn send(options: &Options, mut backup: BackupReader) -> Result<(), Failure> {
     }
     let reply = client.report().map_err(not_restored)?;
     drop(progress);
-    let mut out = TerminalOut::stdout(options.json);
-    if options.json {
-        let mut object = Map::new();
-        reply.iter().for_each(|line| put_line(&mut object, line));
-        writeln!(out, "{}", Value::Object(object))?;
-    } else {
-        reply.iter().try_for_each(|line| writeln!(out, "{line}"))?;
-    }
-    Ok(out.flush()?)
+    Ok(print_lines(options.json, &reply, &json::report(&reply))?)
 }
 
 fn not_restored(error: client::Error) -> Failure {
@@ -125,13 +114,8 @@ fn write_anew(options: &Options, mut backup: BackupReader) -> Result<(), Failure
     ahead.settle(&mut client)?;
     drop(progress);
     let written = ahead.written;
-    let mut out = TerminalOut::stdout(options.json);
-    if options.json {
-        writeln!(out, "{}", json!({ "written": written, "deleted": deleted, "expired": expired }))?;
-    } else {
-        writeln!(out, "written {written}\ndeleted {deleted}\nexpired {expired}")?;
-    }
-    Ok(out.flush()?)
+    let lines = [format!("written {written}"), format!("deleted {deleted}"), format!("expired {expired}")];
+    Ok(print_lines(options.json, &lines, &json!({ "written": written, "deleted": deleted, "expired": expired }))?)
 }
 
 /// Writes that are sent together.
@@ -202,8 +186,8 @@ impl Ahead {
         Err(self.stopped(Failure { code, text }))
     }
 
-    fn stopped(&self, Failure { code, text }: Failure) -> Failure {
-        Failure { code, text: format!("{text}; stopped here: {} keys were written", self.written) }
+    fn stopped(&self, failure: Failure) -> Failure {
+        failure.adding(format_args!("; stopped here: {} keys were written", self.written))
     }
 }
 

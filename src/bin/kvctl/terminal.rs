@@ -6,6 +6,7 @@
 use std::io::{self, BufWriter, IsTerminal, StdoutLock, Write};
 
 use kvmesh::wire::quoting;
+use serde_json::Value;
 
 /// Stdout, for everything that kvctl prints there.
 pub struct TerminalOut<W> {
@@ -50,6 +51,17 @@ impl<W: Write> TerminalOut<W> {
         self.to.write_all(bytes)
     }
 
+    /// Writes lines, or what they say as JSON.
+    pub fn write_lines(&mut self, is_json: bool, lines: &[impl AsRef<[u8]>], json: &Value) -> io::Result<()> {
+        if is_json {
+            return writeln!(self, "{json}");
+        }
+        lines.iter().try_for_each(|line| {
+            self.write_all(line.as_ref())?;
+            self.write_all(b"\n")
+        })
+    }
+
     /// A key or a value as replies show it: in quotes if it would be ambiguous otherwise.
     pub fn text(&self, bytes: &[u8]) -> String {
         let is_odd = self.is_terminal() && std::str::from_utf8(bytes).is_ok_and(|text| text.contains(is_obeyed));
@@ -70,6 +82,13 @@ impl<W: Write> Write for TerminalOut<W> {
     fn flush(&mut self) -> io::Result<()> {
         self.to.flush()
     }
+}
+
+/// Prints lines on stdout, or what they say as JSON.
+pub fn print_lines(is_json: bool, lines: &[impl AsRef<[u8]>], json: &Value) -> io::Result<()> {
+    let mut out = TerminalOut::stdout(is_json);
+    out.write_lines(is_json, lines, json)?;
+    out.flush()
 }
 
 /// Prints a line on stderr. An error cannot be reported anywhere.
