@@ -78,7 +78,8 @@ echo '0.50 0.40 0.30 1/99 1' >"$work/loadavg"
 echo '0.51 9 9 1/99 1' >"$work/loadavg"
 [[ $(idle yes) == '0.51 9 9|the machine was not idle: a load of 0.51'* ]] || wrong "a draft on a busy machine: $(idle yes)"
 holds 'a busy machine' "$(LOAD_WAIT_S=1 idle '')" 'Waiting for up to' '0.51 9 9|the machine was not idle'
-{ sleep 0.3 && echo '0.10 9 9 1/99 1' >"$work/loadavg"; } &
+# In one step, as the system's own: never half a file.
+{ sleep 0.3 && echo '0.10 9 9 1/99 1' >"$work/later" && mv -- "$work/later" "$work/loadavg"; } &
 holds 'a machine that becomes idle' "$(idle '')" 'Waiting for up to 30 minutes' '0.10 9 9|'
 wait
 

@@ -34,10 +34,10 @@ check_tree() { # draft, or empty: sets $commit
 
 # Before anything is started, so that the load is that of others. A draft waits for nothing.
 wait_for_idle() { # draft, or empty: sets $load_before
-    local load deadline=$((SECONDS + LOAD_WAIT_S)) has_said=''
+    local load five fifteen deadline=$((SECONDS + LOAD_WAIT_S)) has_said=''
     while :; do
-        read -r load _ <"$LOADAVG"
-        load_before=$(cut -d' ' -f1-3 "$LOADAVG")
+        read -r load five fifteen _ <"$LOADAVG"
+        load_before="$load $five $fifteen"
         awk -v load="$load" -v max="$LOAD_MAX" 'BEGIN {exit !(load > max)}' || return 0
         if [[ -n $1 ]] || ((SECONDS >= deadline)); then
             not_for_publication "the machine was not idle: a load of $load before anything was started"
