@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::io::{ErrorKind, Write};
-use std::net::{Shutdown, TcpStream};
+use std::net::TcpStream;
 use std::time::Duration;
 
 use socket2::{Domain, Socket, Type};
@@ -72,7 +72,7 @@ fn garbage_gets_errors_or_a_close_and_the_node_lives() {
         let mut client = cluster.client(1);
         // The node may close before all is sent.
         let _ = client.send(random.bytes(len)).and_then(|()| client.send("\n"));
-        let _ = client.stream().shutdown(Shutdown::Write);
+        let _ = client.finish();
         match client.rest() {
             Ok(rest) => {
                 let lines = rest.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
@@ -109,7 +109,7 @@ fn half_a_command_at_the_end_of_a_connection_is_not_executed() {
     let cluster = one();
     let mut client = cluster.client(1);
     client.send("PUT whole 1\nPUT half 1").unwrap();
-    client.stream().shutdown(Shutdown::Write).unwrap();
+    client.finish().unwrap();
     let rest = client.rest().unwrap();
     let rest = String::from_utf8(rest).unwrap();
     assert!(rest.starts_with("OK\n") || rest.starts_with("OK\r\n"), "{rest:?}");

@@ -1,7 +1,7 @@
 //! The client of the kit, as the tests use it.
 
 use std::io::{self, Read};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::time::Duration;
 
 pub use crate::kit::client::{Client, Limit, Status};
@@ -34,10 +34,20 @@ impl Client {
         }
     }
 
+    /// Ends the requests.
+    pub fn finish(&self) -> io::Result<()> {
+        self.stream().shutdown(Shutdown::Write)
+    }
+
     /// Everything until the node closes.
     pub fn rest(&mut self) -> io::Result<Vec<u8>> {
         let mut rest = Vec::new();
-        self.take(REST_LEN_MAX).read_to_end(&mut rest)?;
+        self.read_rest(&mut rest)?;
         Ok(rest)
+    }
+
+    /// Appends everything until the node closes.
+    pub fn read_rest(&mut self, rest: &mut Vec<u8>) -> io::Result<()> {
+        self.take(REST_LEN_MAX).read_to_end(rest).map(drop)
     }
 }

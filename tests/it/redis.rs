@@ -28,8 +28,9 @@ use compare::{Compare, equal, is_listed_difference};
 pub use servers::Redis;
 use servers::{Both, Servers, ask, shown};
 pub use wire::request;
-use wire::{Answer, Reply, RespClient};
+use wire::{Answer, Reply};
 
+use crate::client::Client;
 use crate::cluster::{DEADLINE, until};
 use crate::random::{Random, number_from, seed};
 
@@ -100,7 +101,7 @@ fn is_of_the_clock(words: &Words) -> bool {
     ["dbsize", "wait", "randomkey"].iter().any(|name| words[0].eq_ignore_ascii_case(name.as_bytes()))
 }
 
-fn answers_in_pieces(connection: &mut RespClient, bytes: &[u8], count: usize, random: &mut Random) -> Vec<Answer> {
+fn answers_in_pieces(connection: &mut Client, bytes: &[u8], count: usize, random: &mut Random) -> Vec<Answer> {
     let stream = connection.stream().try_clone().expect("a second handle");
     let mut cuts: Vec<usize> = (0..20).map(|_| random.below(bytes.len())).collect();
     cuts.push(bytes.len());
@@ -320,7 +321,7 @@ impl Comparison {
             self.last.pop_front();
         }
         let both = &mut self.both[pair];
-        let (redis, tested) = match (both.redis.ask(&words), both.tested.ask(&words)) {
+        let (redis, tested) = match (both.redis.ask_words(&words), both.tested.ask_words(&words)) {
             (Ok(redis), Ok(tested)) => (redis, tested),
             (redis, tested) => panic!("{}", self.evidence(&format!("redis:  {redis:?}\ntested: {tested:?}"))),
         };
@@ -368,7 +369,7 @@ impl Comparison {
 }
 
 /// Every key of a whole scan.
-fn scan(connection: &mut RespClient, options: &Words) -> BTreeSet<Vec<u8>> {
+fn scan(connection: &mut Client, options: &Words) -> BTreeSet<Vec<u8>> {
     const STEPS_MAX: usize = 10_000;
     let mut keys = BTreeSet::new();
     let mut cursor = b"0".to_vec();

@@ -8,4 +8,5 @@ pub mod client;
 pub mod cluster;
 pub mod process;
 pub mod proxy;
+pub mod resp;
 pub mod wait;

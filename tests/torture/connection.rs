@@ -3,15 +3,17 @@
 //! Not the client of the library: what is checked here is what the node sent.
 
 use std::fmt;
-use std::io::{self, Read};
+use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
+use kvmesh::wire::ack_level::AckLevel;
 use kvmesh::wire::quoting;
 use kvmesh::wire::resp::encoding::request;
 
 use crate::keys::{Group, Key};
 use crate::kit::client::{Client, Limit};
+use crate::kit::resp::{self, Reply};
 
 /// From the first byte of a round of requests to the last byte of its replies. Far longer than
 /// `ack_timeout`: a client that waits so long is not answered at all.
@@ -20,30 +22,11 @@ const DIAL_TIMEOUT: Duration = Duration::from_millis(500);
 /// For setting the ack level, which waits for nothing. A stopped node accepts connections too, and
 /// is tried again.
 const GREETING_TIMEOUT: Duration = Duration::from_secs(1);
-/// No value that is written here is longer.
-const VALUE_LEN_MAX: u64 = 1 << 20;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Protocol {
     Text,
     Resp,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Level {
-    Local,
-    Majority,
-    All,
-}
-
-impl Level {
-    pub fn name(self) -> &'static str {
-        match self {
-            Level::Local => "local",
-            Level::Majority => "majority",
-            Level::All => "all",
-        }
-    }
 }
 
 /// An operation on a key. Numbers are those of values.
@@ -172,13 +155,13 @@ pub struct Connection {
 
 impl Connection {
     /// Connects, and sets the ack level.
-    pub fn open(addr: SocketAddr, protocol: Protocol, level: Level) -> io::Result<Connection> {
+    pub fn open(addr: SocketAddr, protocol: Protocol, level: AckLevel) -> io::Result<Connection> {
         let mut connection = Connection { client: Client::open(addr, DIAL_TIMEOUT)?, protocol };
         connection.client.set_limit(Limit::Until(Instant::now() + GREETING_TIMEOUT));
         let mut asked = Vec::new();
         match protocol {
-            Protocol::Text => asked.extend_from_slice(format!("ACK {}\n", level.name()).as_bytes()),
-            Protocol::Resp => request(&["ACK", level.name()], &mut asked),
+            Protocol::Text => asked.extend_from_slice(format!("ACK {level}\n").as_bytes()),
+            Protocol::Resp => request(&["ACK", &level.to_string()], &mut asked),
         }
         connection.client.send(&asked)?;
         match connection.line()?.as_slice() {
@@ -241,69 +224,24 @@ impl Connection {
     /// Receives the reply to the oldest request that has none yet. After an error, the outcomes of
     /// this request and all later ones are unknown.
     pub fn receive(&mut self, key: Key, action: Action) -> io::Result<Outcome> {
-        let line = self.line()?;
         match self.protocol {
-            Protocol::Text => Ok(from_text(key, action, &line)),
-            Protocol::Resp => match action {
-                Action::PutBoth(_, true) => self.rest_of_transaction(&line),
-                _ => self.rest_of_resp(key, action, &line),
+            Protocol::Text => Ok(from_text(key, action, &self.line()?)),
+            Protocol::Resp => match self.answer(key, action) {
+                Err(error) if error.kind() == ErrorKind::InvalidData => Ok(Outcome::Done(Answer::Foreign(error.to_string().into()))),
+                received => received,
             },
         }
     }
 
-    /// The outcome of an EXEC; for a refusal, the first reason.
-    fn rest_of_transaction(&mut self, line: &[u8]) -> io::Result<Outcome> {
-        let replies = [line.to_vec(), self.line()?, self.line()?, self.line()?];
-        if let Some(error) = replies.iter().find_map(|reply| reply.strip_prefix(b"-")) {
-            return Ok(refused(code(error).as_str()));
-        }
-        let [_, _, _, executed] = replies;
-        if executed != b"*2" {
-            return Ok(Outcome::Done(Answer::Foreign(String::from_utf8_lossy(&executed).into())));
-        }
-        let (one, other) = (self.line()?, self.line()?);
-        match one == b"+OK" && other == b"+OK" {
-            true => Ok(Outcome::Done(Answer::Written)),
-            false => Ok(Outcome::Done(Answer::Foreign(String::from_utf8_lossy(&other).into()))),
-        }
-    }
-
-    fn rest_of_resp(&mut self, key: Key, action: Action, line: &[u8]) -> io::Result<Outcome> {
-        let text = String::from_utf8_lossy(&line[1..]).into_owned();
-        let foreign = || Ok(Outcome::Done(Answer::Foreign(String::from_utf8_lossy(line).into())));
-        Ok(match (line[0], action) {
-            (b'-', _) => refused(code(text.as_bytes()).as_str()),
-            (b'*', Action::GetBoth) if text == "2" => {
-                let mut shown = [None; 2];
-                for (shown, key) in shown.iter_mut().zip([key, key.sibling()]) {
-                    let line = self.line()?;
-                    match self.rest_of_resp(key, Action::Get, &line)? {
-                        Outcome::Done(Answer::Value(number)) => *shown = number,
-                        other => return Ok(other),
-                    }
-                }
-                Outcome::Done(Answer::Both(shown[0], shown[1]))
+    fn answer(&mut self, key: Key, action: Action) -> io::Result<Outcome> {
+        let reply = self.client.answer()?;
+        match action {
+            Action::PutBoth(_, true) => {
+                let replies = [reply, self.client.answer()?, self.client.answer()?, self.client.answer()?];
+                Ok(from_transaction(&replies))
             }
-            (b'$', Action::Get) if text == "-1" => Outcome::Done(Answer::Value(None)),
-            (b'$', Action::Set(_)) if text == "-1" => Outcome::Refused("EXISTS"),
-            (b'$', Action::Upd(_)) if text == "-1" => Outcome::Refused("NOTFOUND"),
-            (b'$', Action::Get) => {
-                let Some(len) = text.parse::<usize>().ok().filter(|len| *len as u64 <= VALUE_LEN_MAX) else { return foreign() };
-                let mut bytes = vec![0; len + 2];
-                self.client.read_exact(&mut bytes)?;
-                bytes.truncate(len);
-                value(key, &bytes)
-            }
-            (b'+', action) if text == "OK" && action.number().is_some() => Outcome::Done(Answer::Written),
-            (b':', Action::Del) if text == "1" => Outcome::Done(Answer::Written),
-            (b':', Action::Del) if text == "0" => Outcome::Refused("NOTFOUND"),
-            (b':', Action::Append(_)) => Outcome::Done(Answer::Written),
-            (b':', Action::Incr) => match text.parse() {
-                Ok(count) => Outcome::Done(Answer::Count(count)),
-                Err(_) => return foreign(),
-            },
-            _ => return foreign(),
-        })
+            _ => Ok(from_resp(key, action, &reply)),
+        }
     }
 
     /// The next line without its end, never empty.
@@ -341,6 +279,41 @@ fn from_text(key: Key, action: Action, line: &[u8]) -> Outcome {
     }
 }
 
+fn from_resp(key: Key, action: Action, reply: &resp::Answer) -> Outcome {
+    match (&reply.reply, action) {
+        (Reply::Error(error), _) => refused(&code(error.as_bytes())),
+        (Reply::Array(both), Action::GetBoth) if both.len() == 2 => {
+            match [(key, &both[0]), (key.sibling(), &both[1])].map(|(key, reply)| from_resp(key, Action::Get, reply)) {
+                [Outcome::Done(Answer::Value(one)), Outcome::Done(Answer::Value(other))] => Outcome::Done(Answer::Both(one, other)),
+                [Outcome::Done(Answer::Value(_)), other] | [other, _] => other,
+            }
+        }
+        (Reply::Null, Action::Get) => Outcome::Done(Answer::Value(None)),
+        (Reply::Null, Action::Set(_)) => Outcome::Refused("EXISTS"),
+        (Reply::Null, Action::Upd(_)) => Outcome::Refused("NOTFOUND"),
+        (Reply::Bulk(bytes), Action::Get) => value(key, bytes),
+        (Reply::Simple(word), action) if word == "OK" && action.number().is_some() => Outcome::Done(Answer::Written),
+        (Reply::Int(1), Action::Del) | (Reply::Int(_), Action::Append(_)) => Outcome::Done(Answer::Written),
+        (Reply::Int(0), Action::Del) => Outcome::Refused("NOTFOUND"),
+        (Reply::Int(count @ 0..), Action::Incr) => Outcome::Done(Answer::Count(*count as u64)),
+        _ => foreign(reply),
+    }
+}
+
+/// The outcome of an EXEC; for a refusal, the first reason.
+fn from_transaction(replies: &[resp::Answer; 4]) -> Outcome {
+    let error = replies.iter().find_map(|reply| if let Reply::Error(error) = &reply.reply { Some(error) } else { None });
+    match (error, &replies[3].reply) {
+        (Some(error), _) => refused(&code(error.as_bytes())),
+        (None, Reply::Array(done)) if done.len() == 2 && done.iter().all(|reply| reply.raw == b"+OK\r\n") => Outcome::Done(Answer::Written),
+        _ => foreign(&replies[3]),
+    }
+}
+
+fn foreign(reply: &resp::Answer) -> Outcome {
+    Outcome::Done(Answer::Foreign(String::from_utf8_lossy(&reply.raw).into()))
+}
+
 fn value(key: Key, bytes: &[u8]) -> Outcome {
     Outcome::Done(answer(key, bytes))
 }
@@ -361,7 +334,7 @@ pub fn answer(key: Key, bytes: &[u8]) -> Answer {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::io::{ErrorKind, Write};
+    use std::io::{Read, Write};
     use std::net::TcpListener;
     use std::thread;
 
@@ -377,7 +350,7 @@ mod tests {
             stream.write_all(if protocol == Protocol::Text { b"OK\n" } else { b"+OK\r\n" }).unwrap();
             stream.write_all(replies).unwrap();
         });
-        let mut connection = Connection::open(addr, protocol, Level::Majority).unwrap();
+        let mut connection = Connection::open(addr, protocol, AckLevel::Majority).unwrap();
         connection.client.set_limit(Limit::Until(Instant::now() + REPLY_TIMEOUT));
         connection
     }
@@ -395,7 +368,7 @@ mod tests {
                 thread::sleep(Duration::from_millis(5));
             }
         });
-        let mut connection = Connection::open(addr, Protocol::Text, Level::Majority).unwrap();
+        let mut connection = Connection::open(addr, Protocol::Text, AckLevel::Majority).unwrap();
         let bound = Duration::from_millis(200);
         let began = Instant::now();
         connection.client.set_limit(Limit::Until(began + bound));

@@ -8,10 +8,11 @@ use std::io::{self, Write};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
+use kvmesh::wire::ack_level::AckLevel;
 use parking_lot::Mutex;
 use serde_json::json;
 
-use crate::connection::{Action, Answer, Level, Outcome, UnknownCause};
+use crate::connection::{Action, Answer, Outcome, UnknownCause};
 use crate::keys::Key;
 use crate::now;
 
@@ -28,7 +29,7 @@ pub struct Op {
     pub incarnation: u32,
     pub key: Key,
     pub action: Action,
-    pub level: Level,
+    pub level: AckLevel,
     pub invoked: u64,
     /// `u64::MAX` without a reply.
     pub completed: u64,
@@ -51,7 +52,7 @@ impl Op {
 
     /// Returns whether it is a write that a majority has acknowledged.
     pub fn is_majority_acked(&self) -> bool {
-        self.action.is_write() && self.is_done() && self.level != Level::Local
+        self.action.is_write() && self.is_done() && self.level != AckLevel::Local
     }
 
     /// The number that a read returned, if it was answered.
@@ -159,7 +160,7 @@ pub fn write(ops: &[Op], out: &mut impl Write) -> io::Result<()> {
         let completed = (op.completed != u64::MAX).then_some(op.completed);
         let line = json!({
             "invoked_us": op.invoked, "completed_us": completed, "client": op.client, "connection": op.connection, "node": op.node,
-            "incarnation": op.incarnation, "key": op.key.to_string(), "action": op.action.to_string(), "level": op.level.name(), "outcome": op.outcome.to_string(),
+            "incarnation": op.incarnation, "key": op.key.to_string(), "action": op.action.to_string(), "level": op.level, "outcome": op.outcome.to_string(),
         });
         writeln!(out, "{line}")?;
     }

@@ -62,13 +62,15 @@ fn histogram() -> Histogram<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::connection::{Action, Answer, Level, Outcome};
+    use crate::connection::{Action, Answer, Outcome};
     use crate::keys::Key;
+    use kvmesh::wire::ack_level::AckLevel;
 
     fn write(node: u16, invoked: u64, took: u64) -> Op {
         let key = Key { group: Group::Local, owner: node, number: 0 };
         let (action, outcome) = (Action::Put(1), Outcome::Done(Answer::Written));
-        Op { client: 0, connection: 0, node, incarnation: 1, key, action, level: Level::Local, invoked, completed: invoked + took, outcome }
+        let level = AckLevel::Local;
+        Op { client: 0, connection: 0, node, incarnation: 1, key, action, level, invoked, completed: invoked + took, outcome }
     }
 
     #[test]

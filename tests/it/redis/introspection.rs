@@ -3,11 +3,12 @@
 
 use super::commands::words;
 use super::servers::{Servers, ask, open};
-use super::wire::{Answer, Reply, RespClient};
+use super::wire::{Answer, Reply};
+use crate::client::Client;
 use crate::cluster::{DEADLINE, until};
 
 /// Checks both servers, in both versions.
-fn for_each(check: impl Fn(&str, u8, &mut RespClient, &Servers)) {
+fn for_each(check: impl Fn(&str, u8, &mut Client, &Servers)) {
     let Some(servers) = Servers::start() else { return };
     for (name, addr) in servers.each() {
         for version in [2, 3] {
@@ -21,18 +22,18 @@ fn for_each(check: impl Fn(&str, u8, &mut RespClient, &Servers)) {
 }
 
 #[track_caller]
-fn say(connection: &mut RespClient, line: &str) -> Answer {
+fn say(connection: &mut Client, line: &str) -> Answer {
     ask(connection, &words(line))
 }
 
 #[track_caller]
-fn text(connection: &mut RespClient, line: &str) -> String {
+fn text(connection: &mut Client, line: &str) -> String {
     let answer = say(connection, line);
     answer.text().unwrap_or_else(|| panic!("{line}: {answer:?}"))
 }
 
 #[track_caller]
-fn elements(connection: &mut RespClient, line: &str) -> Vec<Answer> {
+fn elements(connection: &mut Client, line: &str) -> Vec<Answer> {
     let answer = say(connection, line);
     answer.elements().unwrap_or_else(|| panic!("{line}: {answer:?}"))
 }
@@ -189,7 +190,7 @@ fn client() {
         assert_eq!(text(connection, "CLIENT LIST TYPE replica").trim(), "", "{name}");
         assert_eq!(text(connection, "CLIENT NO-EVICT on"), "OK", "{name}");
         assert_eq!(say(connection, &format!("CLIENT KILL ID {other_id}")).int(), Some(1), "{name}");
-        assert!(other.rest().is_ok_and(|rest| rest.is_empty()), "{name}: not closed");
+        assert!(other.rest_until_closed().is_ok_and(|rest| rest.is_empty()), "{name}: not closed");
         until("a killed client is off the list", DEADLINE, || {
             let again = say(connection, &format!("CLIENT KILL ID {other_id}")).int();
             if again == Some(0) { Ok(()) } else { Err(format!("{again:?}")) }
@@ -198,7 +199,7 @@ fn client() {
         say(&mut third, "PING");
         let addr = third.stream().local_addr().expect("an address");
         assert_eq!(text(connection, &format!("CLIENT KILL {addr}")), "OK", "{name}");
-        assert!(third.rest().is_ok_and(|rest| rest.is_empty()), "{name}: not closed");
+        assert!(third.rest_until_closed().is_ok_and(|rest| rest.is_empty()), "{name}: not closed");
         // Not itself, unless it asks for that.
         assert_eq!(say(connection, &format!("CLIENT KILL ID {id} SKIPME yes")).int(), Some(0), "{name}");
         // Newer than this redis-server, and sent by libraries when they connect.
@@ -313,6 +314,6 @@ fn object_and_memory() {
 fn quit_is_answered_and_closes() {
     for_each(|name, _, connection, _| {
         connection.send(b"*1\r\n$4\r\nQUIT\r\n*1\r\n$4\r\nPING\r\n").expect("sent");
-        assert_eq!(connection.rest().expect("a close"), b"+OK\r\n", "{name}");
+        assert_eq!(connection.rest_until_closed().expect("a close"), b"+OK\r\n", "{name}");
     });
 }

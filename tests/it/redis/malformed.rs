@@ -39,7 +39,7 @@ fn what_is_no_request_is_refused_alike() {
             let mut connection = open(addr);
             // It may close before it has taken all.
             let _ = connection.send(&input);
-            connection.rest().unwrap_or_else(|error| panic!("{name}: {error} after {}", start_of(&input)))
+            connection.rest_until_closed().unwrap_or_else(|error| panic!("{name}: {error} after {}", start_of(&input)))
         });
         assert!(redis.ends_with(b"\r\n") && !redis.is_empty(), "redis: {} after {}", redis.escape_ascii(), start_of(&input));
         // Sentences are text: see compare.rs.
@@ -69,7 +69,7 @@ fn what_is_odd_and_right_is_taken_alike() {
             let mut connection = open(addr);
             connection.send(input.as_bytes()).unwrap_or_else(|error| panic!("{name}: {error}"));
             connection.finish().expect("the end of what is sent");
-            connection.rest().unwrap_or_else(|error| panic!("{name}: {error} after {input:?}"))
+            connection.rest_until_closed().unwrap_or_else(|error| panic!("{name}: {error} after {input:?}"))
         });
         assert_eq!(redis.escape_ascii().to_string(), tested.escape_ascii().to_string(), "after {input:?}");
     }
@@ -84,12 +84,12 @@ fn requests_that_drip_are_taken_alike() {
     let [redis, tested] = servers.each().map(|(name, addr)| {
         let mut connection = open(addr);
         for (number, byte) in input.bytes().enumerate() {
-            connection.send(&[byte]).unwrap_or_else(|error| panic!("{name}: {error}"));
+            connection.send([byte]).unwrap_or_else(|error| panic!("{name}: {error}"));
             if number % 7 == 0 {
                 thread::sleep(Duration::from_millis(2));
             }
         }
-        connection.rest().unwrap_or_else(|error| panic!("{name}: {error}"))
+        connection.rest_until_closed().unwrap_or_else(|error| panic!("{name}: {error}"))
     });
     assert_eq!(redis.escape_ascii().to_string(), "+OK\\r\\n$8\\r\\n\\r\\n*1\\r\\n$4\\r\\n+PONG\\r\\n+OK\\r\\n");
     assert_eq!(redis.escape_ascii().to_string(), tested.escape_ascii().to_string());

@@ -1,6 +1,6 @@
 //! The two protocols beside each other: on one connection and on two, they see the same data.
 
-use super::wire::{Reply, RespClient, request};
+use super::wire::{Reply, request};
 use crate::client::Client;
 use crate::cluster::Cluster;
 
@@ -25,11 +25,11 @@ fn text_and_resp_on_one_connection() {
     let (sent, wanted): (Vec<&[u8]>, Vec<&[u8]>) = exchanges.into_iter().unzip();
     // All at once, and in as many pieces as there are bytes.
     for piece_len in [usize::MAX, 1] {
-        let mut connection = RespClient::to(node.client_addr(1)).unwrap();
+        let mut connection = Client::connect(node.client_addr(1)).unwrap();
         for piece in sent.concat().chunks(piece_len) {
             connection.send(piece).unwrap();
         }
-        let found = connection.rest().unwrap();
+        let found = connection.rest_until_closed().unwrap();
         assert_eq!(found.escape_ascii().to_string(), wanted.concat().escape_ascii().to_string(), "in pieces of {piece_len}");
     }
 }
@@ -38,29 +38,29 @@ fn text_and_resp_on_one_connection() {
 fn text_and_resp_on_two_connections() {
     let Some(node) = node() else { return };
     let mut text = Client::connect(node.client_addr(1)).unwrap();
-    let mut resp = RespClient::to(node.client_addr(1)).unwrap();
-    resp.ask(&["HELLO", "3"]).unwrap();
+    let mut resp = Client::connect(node.client_addr(1)).unwrap();
+    resp.ask_words(&["HELLO", "3"]).unwrap();
     for number in 0..100 {
         let (key, value) = (format!("key {number}"), format!("value {number}"));
         if number % 2 == 0 {
             assert_eq!(text.ask_line(&format!("SET \"{key}\" {value}")).unwrap(), "OK");
         } else {
-            assert_eq!(resp.ask(&["SET", &key, &value]).unwrap().reply, Reply::Simple("OK".into()));
+            assert_eq!(resp.ask_words(&["SET", &key, &value]).unwrap().reply, Reply::Simple("OK".into()));
         }
-        assert_eq!(resp.ask(&["GET", &key]).unwrap().reply, Reply::Bulk(value.clone().into_bytes()));
+        assert_eq!(resp.ask_words(&["GET", &key]).unwrap().reply, Reply::Bulk(value.clone().into_bytes()));
         assert_eq!(text.ask_line(&format!("GET \"{key}\"")).unwrap(), format!("VALUE {value}"));
     }
-    assert_eq!(resp.ask(&["DBSIZE"]).unwrap().int(), Some(100));
+    assert_eq!(resp.ask_words(&["DBSIZE"]).unwrap().int(), Some(100));
     assert_eq!(text.ask_line("COUNT").unwrap(), "100");
     // A key expires for both protocols.
-    resp.send(&request(&["PSETEX", "key 0", "1", "gone"])).unwrap();
+    resp.send(request(&["PSETEX", "key 0", "1", "gone"])).unwrap();
     assert!(!resp.answer().unwrap().is_error());
     crate::cluster::until("the key expires", crate::cluster::DEADLINE, || {
         let line = text.ask_line("GET \"key 0\"").unwrap();
         if line.starts_with("ERROR NOTFOUND") { Ok(()) } else { Err(line) }
     });
     assert_eq!(text.ask_line("COUNT").unwrap(), "99");
-    assert_eq!(resp.ask(&["GET", "key 0"]).unwrap().reply, Reply::Null);
+    assert_eq!(resp.ask_words(&["GET", "key 0"]).unwrap().reply, Reply::Null);
 }
 
 /// `None` where another server stands in for a node: it speaks one protocol.

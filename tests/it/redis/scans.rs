@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use super::servers::{ask, open};
-use super::wire::RespClient;
+use crate::client::Client;
 use crate::cluster::{Cluster, DEADLINE, until};
 
 const KEYS: usize = 3_000;
@@ -92,7 +92,7 @@ fn fill(cluster: &mut Cluster) {
     cluster.await_converged();
 }
 
-fn open_all(cluster: &Cluster) -> Vec<RespClient> {
+fn open_all(cluster: &Cluster) -> Vec<Client> {
     cluster.ids().iter().map(|id| open(cluster.client_addr(*id))).collect()
 }
 
@@ -114,7 +114,7 @@ struct Scan {
 
 impl Scan {
     /// Scans to the end, each step at the next node.
-    fn finish(&mut self, nodes: &mut [RespClient]) {
+    fn finish(&mut self, nodes: &mut [Client]) {
         while self.cursor.as_deref() != Some(b"0") {
             assert!(self.steps < STEPS_MAX, "no end after {STEPS_MAX} steps");
             let node = self.steps % nodes.len();
@@ -127,7 +127,7 @@ impl Scan {
         assert!(self.met.values().all(|times| *times == 1), "some were met again");
     }
 
-    fn step(&mut self, node: &mut RespClient) {
+    fn step(&mut self, node: &mut Client) {
         let cursor = self.cursor.take().unwrap_or_else(|| b"0".to_vec());
         let answer = ask(node, &[b"SCAN".to_vec(), cursor, b"COUNT".to_vec(), COUNT.to_string().into_bytes()]);
         let parts = answer.elements().unwrap_or_else(|| panic!("SCAN: {answer:?}"));

@@ -9,7 +9,7 @@ use std::time::Duration;
 use parking_lot::{Mutex, MutexGuard};
 use tempfile::TempDir;
 
-use super::wire::{Answer, RespClient};
+use super::wire::Answer;
 use crate::client::Client;
 use crate::cluster::{Cluster, DEADLINE, until};
 use crate::kit::process::Process;
@@ -66,13 +66,13 @@ impl Servers {
 }
 
 #[track_caller]
-pub fn open(addr: SocketAddr) -> RespClient {
-    RespClient::to(addr).unwrap_or_else(|error| panic!("{addr}: {error}"))
+pub fn open(addr: SocketAddr) -> Client {
+    Client::connect(addr).unwrap_or_else(|error| panic!("{addr}: {error}"))
 }
 
 pub struct Both {
-    pub redis: RespClient,
-    pub tested: RespClient,
+    pub redis: Client,
+    pub tested: Client,
 }
 
 impl Both {
@@ -94,8 +94,8 @@ impl Both {
 }
 
 #[track_caller]
-pub fn ask(connection: &mut RespClient, words: &[impl AsRef<[u8]>]) -> Answer {
-    connection.ask(words).unwrap_or_else(|error| panic!("{}: {error}", shown(words)))
+pub fn ask(connection: &mut Client, words: &[impl AsRef<[u8]>]) -> Answer {
+    connection.ask_words(words).unwrap_or_else(|error| panic!("{}: {error}", shown(words)))
 }
 
 /// The words as a person would type them.
@@ -159,7 +159,7 @@ impl Redis {
                 eprintln!("redis-server: {status}: {}", fs::read_to_string(self.dir.path().join("log")).unwrap_or_default());
                 return Ok(false);
             }
-            let asked = Client::open(self.addr, Duration::from_secs(1)).and_then(|client| RespClient(client).ask(&["INFO", "server"]));
+            let asked = Client::open(self.addr, Duration::from_secs(1)).and_then(|mut client| client.ask_words(&["INFO", "server"]));
             match asked {
                 Ok(info) if info.text().is_some_and(|text| text.contains(&own)) => Ok(true),
                 Ok(info) => Err(format!("{info:?}")),

@@ -3,9 +3,10 @@
 
 use kvmesh::data::clock::Stamp;
 use kvmesh::data::version::{NodeId, Origin, Version};
+use kvmesh::wire::ack_level::AckLevel;
 
 use super::*;
-use crate::connection::{Action, Answer, Level, OTHER, Outcome, UnknownCause};
+use crate::connection::{Action, Answer, OTHER, Outcome, UnknownCause};
 
 const DONE: Outcome = Outcome::Done(Answer::Written);
 const UNKNOWN: Outcome = Outcome::Unknown(UnknownCause::Broken);
@@ -47,7 +48,7 @@ impl Case {
             incarnation: 1,
             key,
             action,
-            level: Level::Majority,
+            level: AckLevel::Majority,
             invoked,
             completed,
             outcome,
@@ -222,7 +223,7 @@ fn an_earlier_acknowledged_write_that_wins_is_found() {
     two().fails(contended::check);
     // At the same time, or without a majority, either may win.
     two().but(|op| op.invoked = 1_200).left(1).holds(contended::check);
-    two().but(|op| op.level = Level::Local).left(1).holds(contended::check);
+    two().but(|op| op.level = AckLevel::Local).left(1).holds(contended::check);
     two().op(Action::Del, DONE).holds(contended::check);
     two().op(Action::Del, DONE).left(2).fails(contended::check);
     two().op(Action::Put(3), UNKNOWN).left(3).holds(contended::check);
@@ -253,7 +254,7 @@ fn through_another_node_the_later_write_wins_after_one_ack_and_fifty_millisecond
     second(51_000, 2_000).left(1).holds(contended::check);
     second(53_000, 2_000).left(1).fails(contended::check);
     second(53_000, 2_000).left(2).holds(contended::check);
-    second(53_000, 2_000).but(|op| op.level = Level::Local).left(1).holds(contended::check);
+    second(53_000, 2_000).but(|op| op.level = AckLevel::Local).left(1).holds(contended::check);
     // As the writer of a ledger, and where it is read.
     second(51_000, 2_000).group(Group::Ledger).left(1).holds(survival::majority);
     second(53_000, 2_000).group(Group::Ledger).left(1).fails(survival::majority);

@@ -5,10 +5,11 @@ use std::thread;
 use std::time::Duration;
 
 use fastrand::Rng;
+use kvmesh::wire::ack_level::AckLevel;
 
 use crate::clients::session::Session;
 use crate::clients::{Handed, Shared};
-use crate::connection::{Action, Answer, Level, Outcome};
+use crate::connection::{Action, Answer, Outcome};
 use crate::keys::{Group, Key, TAKEN_OVER};
 
 /// Registers of a node in use at the same time, and operations after which new ones are taken: the
@@ -57,7 +58,7 @@ fn turn(shared: &Shared) -> u32 {
 pub fn run_registers(mut session: Session, shared: &Shared, mut rng: Rng) {
     let node = session.node();
     let registers = &shared.registers[usize::from(node) - 1];
-    let counts = session.level() != Level::Local;
+    let counts = session.level() != AckLevel::Local;
     while !shared.is_over() {
         if counts && rng.u8(..8) == 0 {
             session.ask(Key { group: Group::Counter, owner: node, number: 0 }, Action::Incr);

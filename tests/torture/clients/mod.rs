@@ -14,9 +14,10 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use fastrand::Rng;
+use kvmesh::wire::ack_level::AckLevel;
 use parking_lot::Mutex;
 
-use crate::connection::{Level, Protocol};
+use crate::connection::Protocol;
 use crate::history::History;
 use crate::keys::Key;
 use crate::nodes::NodeHandle;
@@ -115,7 +116,7 @@ impl Clients {
         let nodes_len = nodes.len();
         let shared = Arc::new(Shared::new(nodes));
         let mut clients = Clients { shared, threads: Vec::new() };
-        let mut add = |at: usize, protocol: Protocol, level: Level, run: fn(Session, &Shared, Rng)| {
+        let mut add = |at: usize, protocol: Protocol, level: AckLevel, run: fn(Session, &Shared, Rng)| {
             let client = clients.threads.len() as u16;
             let session = Session::new(&clients.shared, client, at, protocol, level);
             let shared = Arc::clone(&clients.shared);
@@ -126,23 +127,23 @@ impl Clients {
         };
         for at in 0..nodes_len {
             let protocol = |number: usize| if (at + number).is_multiple_of(2) { Protocol::Text } else { Protocol::Resp };
-            add(at, Protocol::Text, Level::Majority, groups::run_registers)?;
-            add(at, Protocol::Resp, Level::Majority, groups::run_registers)?;
-            add(at, protocol(0), Level::Local, groups::run_registers)?;
-            add(at, Protocol::Text, Level::Local, groups::run_local)?;
-            add(at, protocol(1), Level::Majority, groups::run_ledger)?;
-            add(at, protocol(0), if at == 0 { Level::All } else { Level::Majority }, groups::run_contended)?;
-            add(at, protocol(1), Level::Local, groups::run_reader)?;
-            add(at, Protocol::Resp, Level::Majority, groups::run_builders)?;
+            add(at, Protocol::Text, AckLevel::Majority, groups::run_registers)?;
+            add(at, Protocol::Resp, AckLevel::Majority, groups::run_registers)?;
+            add(at, protocol(0), AckLevel::Local, groups::run_registers)?;
+            add(at, Protocol::Text, AckLevel::Local, groups::run_local)?;
+            add(at, protocol(1), AckLevel::Majority, groups::run_ledger)?;
+            add(at, protocol(0), if at == 0 { AckLevel::All } else { AckLevel::Majority }, groups::run_contended)?;
+            add(at, protocol(1), AckLevel::Local, groups::run_reader)?;
+            add(at, Protocol::Resp, AckLevel::Majority, groups::run_builders)?;
         }
-        add(0, Protocol::Text, Level::Majority, groups::run_gone)?;
-        add(1, Protocol::Resp, Level::Majority, groups::run_pairs)?;
-        add(nodes_len - 1, Protocol::Resp, Level::Majority, groups::run_expiring)?;
-        add(nodes_len - 1, Protocol::Resp, Level::Majority, groups::run_hand_over)?;
-        add(0, Protocol::Resp, Level::Majority, groups::run_take_over)?;
-        add(nodes_len - 1, Protocol::Resp, Level::Majority, groups::run_twins)?;
-        add(nodes_len - 1, Protocol::Resp, Level::Majority, groups::run_twins)?;
-        add(0, Protocol::Resp, Level::Majority, groups::run_half)?;
+        add(0, Protocol::Text, AckLevel::Majority, groups::run_gone)?;
+        add(1, Protocol::Resp, AckLevel::Majority, groups::run_pairs)?;
+        add(nodes_len - 1, Protocol::Resp, AckLevel::Majority, groups::run_expiring)?;
+        add(nodes_len - 1, Protocol::Resp, AckLevel::Majority, groups::run_hand_over)?;
+        add(0, Protocol::Resp, AckLevel::Majority, groups::run_take_over)?;
+        add(nodes_len - 1, Protocol::Resp, AckLevel::Majority, groups::run_twins)?;
+        add(nodes_len - 1, Protocol::Resp, AckLevel::Majority, groups::run_twins)?;
+        add(0, Protocol::Resp, AckLevel::Majority, groups::run_half)?;
         Ok(clients)
     }
 

@@ -6,8 +6,10 @@ use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::Duration;
 
+use kvmesh::wire::ack_level::AckLevel;
+
 use crate::clients::Shared;
-use crate::connection::{Action, Connection, Level, Outcome, Protocol, UnknownCause};
+use crate::connection::{Action, Connection, Outcome, Protocol, UnknownCause};
 use crate::history::{Op, Recorder};
 use crate::keys::Key;
 use crate::now;
@@ -20,7 +22,7 @@ pub struct Session {
     recorder: Recorder,
     client: u16,
     protocol: Protocol,
-    level: Level,
+    level: AckLevel,
     /// Index of the node, from 0.
     at: usize,
     open: Option<Open>,
@@ -33,7 +35,7 @@ struct Open {
 }
 
 impl Session {
-    pub fn new(shared: &Arc<Shared>, client: u16, at: usize, protocol: Protocol, level: Level) -> Session {
+    pub fn new(shared: &Arc<Shared>, client: u16, at: usize, protocol: Protocol, level: AckLevel) -> Session {
         let recorder = shared.history.recorder();
         Session { shared: Arc::clone(shared), recorder, client, protocol, level, at, open: None }
     }
@@ -52,7 +54,7 @@ impl Session {
         self.client
     }
 
-    pub fn level(&self) -> Level {
+    pub fn level(&self) -> AckLevel {
         self.level
     }
 
@@ -158,7 +160,7 @@ mod tests {
         });
         let shared =
             Arc::new(Shared::new(vec![Arc::new(NodeHandle { id: 1, addr, incarnation: AtomicU32::new(1), pauses: Default::default() })]));
-        let mut session = Session::new(&shared, 0, 0, Protocol::Text, Level::Majority);
+        let mut session = Session::new(&shared, 0, 0, Protocol::Text, AckLevel::Majority);
         let (key, action) = (Key { group: Group::Gone, owner: 0, number: 1 }, Action::Put(1));
         assert_eq!(session.ask(key, action), Some(Outcome::Done(Answer::Written)));
         shared.ends.store(true, Ordering::Relaxed);
