@@ -474,6 +474,7 @@ pub fn unexpected(line: &[u8], expected: &str) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::wait::until;
     use crate::wire::reply::{ErrorCode, Reply};
     use crate::wire::text::encode_reply;
     use proptest::prelude::*;
@@ -724,11 +725,7 @@ mod tests {
         assert!(!closed.is_closed());
         assert_eq!(closed.call(b"PING").unwrap(), b"PONG");
         server.join().unwrap();
-        let deadline = Instant::now() + SOON;
-        while !closed.is_closed() {
-            assert!(Instant::now() < deadline, "the close does not arrive");
-            std::thread::yield_now();
-        }
+        until("the close arrives", || closed.is_closed());
         assert!(matches!(closed.call(b"SET a 1"), Err(Error::NotConnected(_))));
     }
 

@@ -27,6 +27,7 @@ use crate::replication::tombstone_gc::TombstoneGc;
 use crate::store::Store;
 use crate::testing::simulated_disk::SimulatedDisk;
 use crate::testing::simulated_node::{SimulatedNode, config, submit};
+use crate::testing::wait::until;
 use crate::wal::writer::Writer;
 use crate::wire::ack_level::AckLevel;
 use crate::wire::peer::*;
@@ -263,15 +264,6 @@ pub(super) const ALL: [(usize, usize); 6] = [(0, 1), (1, 0), (0, 2), (2, 0), (1,
 const P: usize = 0;
 const T: usize = 1;
 const D: usize = 2;
-
-/// Waits until another thread has done its part.
-fn wait_until(condition: impl Fn() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(30);
-    while !condition() {
-        assert!(Instant::now() < deadline, "the other thread has not done its part");
-        std::thread::yield_now();
-    }
-}
 
 /// Returns whether a write that was made just now is acknowledged by a majority.
 fn is_acked(net: &Net, node: usize, stamp: Stamp) -> bool {

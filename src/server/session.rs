@@ -148,7 +148,8 @@ mod tests {
 
     use super::*;
     use crate::server::rounds::REPLIES_LEN_MAX;
-    use crate::server::tests::{Fixture, any_port, fixture, until};
+    use crate::server::tests::{Fixture, any_port, fixture};
+    use crate::testing::wait::until;
 
     /// Sends some requests and, once replies come, the rest of them; reads no reply before the
     /// session has read all that was sent. Returns the last line of the replies.

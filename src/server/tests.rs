@@ -19,10 +19,8 @@ use crate::replication::heartbeat;
 use crate::replication::submit::Submit;
 use crate::store::{Keyspace, Store};
 use crate::testing::simulated_node::config;
+use crate::testing::wait::{PATIENCE, until};
 use crate::wire::peer::Ack;
-
-/// Long enough that only a fault gets there.
-const PATIENCE: Duration = Duration::from_secs(30);
 
 pub(crate) const OTHER: Origin = Origin { node: NodeId(2), nonce: 9 };
 
@@ -139,14 +137,6 @@ impl Client {
 
     pub fn expect_end(&mut self) {
         assert_eq!(self.line(), "");
-    }
-}
-
-pub(crate) fn until(what: &str, mut condition: impl FnMut() -> bool) {
-    let deadline = Instant::now() + PATIENCE;
-    while !condition() {
-        assert!(Instant::now() < deadline, "not in time: {what}");
-        thread::yield_now();
     }
 }
 

@@ -15,3 +15,5 @@ pub mod simulated_clients;
 pub mod simulated_disk;
 #[cfg(feature = "testing")]
 pub mod simulated_node;
+#[cfg(feature = "testing")]
+pub mod wait;

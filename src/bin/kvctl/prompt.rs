@@ -284,6 +284,7 @@ fn completions(typed: &str) -> Vec<String> {
 mod tests {
     use super::*;
     use crate::scripted_node::{options, scripted};
+    use kvmesh::testing::wait::until;
 
     #[test]
     fn the_first_word_is_completed_in_the_case_it_is_typed_in() {
@@ -321,11 +322,7 @@ mod tests {
         let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let idle = Client::connect(&[closed.local_addr().unwrap().to_string()], options.timeout).unwrap();
         drop(closed.accept().unwrap());
-        let deadline = std::time::Instant::now() + options.timeout;
-        while !idle.is_closed() {
-            assert!(std::time::Instant::now() < deadline, "the close does not arrive");
-            std::thread::yield_now();
-        }
+        until("the close arrives", || idle.is_closed());
         session.client = Some(idle);
         assert_eq!(session.run(b"SET a 1", &mut out).map_err(|failure| failure.code), Ok(CommandOutcome::Unknown));
         let expected = "VALUE 1\none\nEND\nERROR TIMEOUT here only\nERROR NOTFOUND b\nVALUE 1\nERROR TIMEOUT here only\n";

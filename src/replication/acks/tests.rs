@@ -1,6 +1,7 @@
 use super::*;
 use crate::data::clock::{Clock, Clocks, Now};
 use crate::data::version::{NodeId, Origin};
+use crate::testing::wait::until;
 
 mod model;
 
@@ -35,9 +36,7 @@ fn an_ack_wakes_the_sessions_whose_level_it_meets_and_no_others() {
             let round = acks.open_round(level);
             scope.spawn(move || round.wait(written(upto), &Deadline::within(Duration::from_secs(60))))
         });
-        while acks.waiting_len() < 4 {
-            thread::yield_now();
-        }
+        until("four sessions wait", || acks.waiting_len() == 4);
         let waiting = |acks: &Acks| acks.table.lock().waiting.stamps();
         assert_eq!(waiting(&acks), [stamp(2), stamp(3), stamp(4), stamp(9)]);
         acks.acknowledge(0, &ack(8), Duration::ZERO);
@@ -63,9 +62,7 @@ fn all_waits_for_no_peer_that_lags_nor_goes_on_waiting_when_one_begins_to() {
         acks.acknowledge(0, &ack(2), Duration::ZERO);
         assert!(!round.is_met(written(2)));
         let waits = scope.spawn(move || round.wait(written(2), &Deadline::within(Duration::from_secs(60))));
-        while acks.waiting_len() == 0 {
-            thread::yield_now();
-        }
+        until("a session waits", || acks.waiting_len() == 1);
         look(2, 61);
         assert_eq!(waits.join().unwrap(), AckOutcome::Reached);
     });

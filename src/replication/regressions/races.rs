@@ -43,7 +43,7 @@ fn the_end_line_of_a_replaced_connection_leaves_the_newer_ones_gap_alone() {
             let end = lines[end..].to_vec();
             ender = Some(scope.spawn(move || old.receive(replica, Message::Lines(end), now)));
             as_another_thread(|| {
-                wait_until(|| replica.store().get(gone.as_bytes()).is_none());
+                until("the key is dropped", || replica.store().get(gone.as_bytes()).is_none());
                 // The link flaps; T wrote meanwhile.
                 handshake::hung_up(net.replica(t), peer_index(t, d), net.now(t));
                 net.put(t, "v3", "3");
@@ -138,7 +138,7 @@ fn a_batch_between_the_drops_and_the_vector_brings_back_no_collected_delete() {
             let from_t = &mut from_t;
             scope.spawn(move || from_t.receive(replica, Message::Lines(end), now).unwrap());
             as_another_thread(|| {
-                wait_until(|| replica.store().get(gone.as_bytes()).is_none());
+                until("the key is dropped", || replica.store().get(gone.as_bytes()).is_none());
                 let inbound = net.links.get_mut(&(P, D)).unwrap();
                 for message in in_flight {
                     inbound.receive(replica, message, now).unwrap();

@@ -7,8 +7,9 @@ use crate::data::clock::{Now, Stamp};
 use crate::data::entry::Entry;
 use crate::data::version::{NodeId, Origin, Version, VersionVector};
 use crate::replication::sync::restore;
-use crate::server::tests::{Client, Fixture, OTHER, any_port, closed_fixture, fixture, until};
+use crate::server::tests::{Client, Fixture, OTHER, any_port, closed_fixture, fixture};
 use crate::store::Keyspace;
+use crate::testing::wait::until;
 use crate::wire::dump::{DumpKind, Header, whole_dump};
 
 /// The dump of a node that holds these keys and values, a tombstone where there is none. Its vector

@@ -11,7 +11,7 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::thread::{self, JoinHandle};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use fastrand::Rng;
 use kvmesh::wire::ack_level::AckLevel;
@@ -20,6 +20,7 @@ use parking_lot::Mutex;
 use crate::connection::Protocol;
 use crate::history::History;
 use crate::keys::Key;
+use crate::kit::wait::poll_until;
 use crate::nodes::NodeHandle;
 
 use session::Session;
@@ -151,9 +152,7 @@ impl Clients {
     /// or have panicked. Those take no part in what follows.
     pub fn end(&mut self, deadline: Instant) -> usize {
         self.shared.ends.store(true, Ordering::Relaxed);
-        while self.threads.iter().any(|thread| !thread.is_finished()) && Instant::now() < deadline {
-            thread::sleep(Duration::from_millis(10));
-        }
+        let _ = poll_until(deadline, || if self.threads.iter().all(JoinHandle::is_finished) { Ok(()) } else { Err(()) });
         let (ended, hung): (Vec<_>, Vec<_>) = self.threads.drain(..).partition(JoinHandle::is_finished);
         let panicked = ended.into_iter().map(JoinHandle::join).filter(Result::is_err).count();
         hung.len() + panicked

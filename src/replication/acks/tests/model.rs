@@ -10,7 +10,7 @@ use super::*;
 
 const PEERS: usize = 4;
 const MAJORITY: usize = 3;
-/// Patience of a session that sleeps and should not, and of the test.
+/// Patience of a session that sleeps and should not.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// One step. An `Index` chooses among what is there by then; where nothing is, nothing happens.
@@ -167,11 +167,7 @@ impl<'env, 'scope> Run<'env, 'scope> {
             asleep += usize::from(matches!(is, Is::Asleep(_)));
             self.members.push(Member { level, upto, is });
         }
-        let until = Instant::now() + PATIENCE;
-        while self.acks.waiting_len() != asleep {
-            assert!(Instant::now() < until, "{} are asleep, and should be {asleep}", self.acks.waiting_len());
-            thread::yield_now();
-        }
+        until(&format!("{asleep} are asleep"), || self.acks.waiting_len() == asleep);
     }
 
     fn end(mut self) {

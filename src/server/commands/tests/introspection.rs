@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::net::Shutdown;
 
 use super::super::introspection::host_and_port;
-use crate::server::tests::{Client, Fixture, any_port, closed_fixture, fixture, until};
+use crate::server::tests::{Client, Fixture, any_port, closed_fixture, fixture};
+use crate::testing::wait::until;
 use crate::wire::resp::encoding::request;
 
 /// A reply, as far as these tests look: data and text as they are; `(nil)`; arrays and maps one
