@@ -4,19 +4,6 @@
 use super::*;
 use crate::wal::files::{log_name, snapshot_name};
 
-/// splitmix64, by Sebastiano Vigna: how many of so many bytes or names stay.
-struct Kept(u64);
-
-impl Kept {
-    fn below(&mut self, bound: usize) -> usize {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        ((z ^ (z >> 31)) % (bound as u64 + 1)) as usize
-    }
-}
-
 /// The part of what was not synced that a death leaves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Death {
@@ -36,8 +23,8 @@ impl Death {
             Death::PowerLossKeepsNothing => disk.lose_power(|_| 0),
             Death::PowerLossKeepsAll => disk.lose_power(|there| there),
             Death::PowerLossKeepsSome(seed) => {
-                let mut kept = Kept(seed * 1_000_003 + at);
-                disk.lose_power(|there| kept.below(there));
+                let mut random = fastrand::Rng::with_seed(seed * 1_000_003 + at);
+                disk.lose_power(|there| random.usize(..=there));
             }
         }
     }

@@ -49,8 +49,8 @@ pub struct RequestRounds {
     keys: u64,
     /// How many of a hundred commands are reads.
     reads_percent: u64,
-    /// State of xorshift64*, which draws the next key.
-    random: u64,
+    /// Draws the next key.
+    random: fastrand::Rng,
     pub round: Vec<u8>,
     /// For each operation of the round, true if it reads.
     pub reads: Vec<bool>,
@@ -74,8 +74,7 @@ impl RequestRounds {
             behind_write,
             keys: args.keys.0 as u64,
             reads_percent: args.reads.0 as u64,
-            // Never 0, and far apart for neighbours.
-            random: (index as u64 + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15),
+            random: fastrand::Rng::with_seed(index as u64),
             round: Vec::new(),
             reads: vec![false; args.depth.0],
         }
@@ -84,8 +83,8 @@ impl RequestRounds {
     pub fn next_round(&mut self) {
         self.round.clear();
         for place in 0..self.reads.len() {
-            let is_read = self.next_random() % 100 < self.reads_percent;
-            let key = self.next_random() % self.keys;
+            let is_read = self.random.u64(..100) < self.reads_percent;
+            let key = self.random.u64(..self.keys);
             self.reads[place] = is_read;
             self.push(is_read, key);
             if !is_read {
@@ -114,13 +113,6 @@ impl RequestRounds {
             *digit = b'0' + (key % 10) as u8;
             key /= 10;
         }
-    }
-
-    fn next_random(&mut self) -> u64 {
-        self.random ^= self.random >> 12;
-        self.random ^= self.random << 25;
-        self.random ^= self.random >> 27;
-        self.random.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 11
     }
 }
 

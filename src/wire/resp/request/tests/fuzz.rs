@@ -81,10 +81,10 @@ fn feed_text(input: &[u8], ends: &[usize], limits: &Limits) -> Vec<Outcome> {
 #[test]
 fn parsers_survive_anything() {
     let number = |name| std::env::var(name).ok().map(|text: String| text.parse().unwrap_or_else(|_| panic!("{name}={text} is no number")));
-    let seed = number("KVMESH_SEED").unwrap_or_else(|| getrandom::u64().unwrap());
+    let seed = number("KVMESH_SEED").unwrap_or_else(|| fastrand::u64(..));
     let time = Duration::from_secs(number("KVMESH_FUZZ_SECONDS").unwrap_or(2));
     println!("KVMESH_SEED={seed}");
-    let (mut random, begin) = (Random(seed), Instant::now());
+    let (mut random, begin) = (Random(fastrand::Rng::with_seed(seed)), Instant::now());
     let (mut inputs, mut taken, mut fatal, mut left) = (0_u64, 0_u64, 0_u64, 0_u64);
     while begin.elapsed() < time {
         let input = random.input();
@@ -124,19 +124,12 @@ fn bounds_do_not_move_with_the_pieces() {
     }
 }
 
-/// SplitMix64: the same inputs from the same seed, on every machine and of every version.
-struct Random(u64);
+/// Makes inputs, the same ones from the same seed.
+struct Random(fastrand::Rng);
 
 impl Random {
-    fn bits(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ (mixed >> 31)
-    }
-
     fn below(&mut self, bound: usize) -> usize {
-        (self.bits() % bound as u64) as usize
+        self.0.usize(..bound)
     }
 
     fn one_of<'a>(&mut self, choices: &[&'a [u8]]) -> &'a [u8] {
