@@ -7,6 +7,8 @@
 #![allow(clippy::disallowed_methods, clippy::panic, clippy::print_stderr, reason = "for tests alone")]
 
 pub mod broken_rules;
+#[cfg(test)]
+pub mod entries;
 pub mod failpoint;
 
 #[cfg(feature = "testing")]

@@ -20,6 +20,7 @@ const NO_IO: &[&str] = &["std::net", "std::thread", "std::fs"];
 const RULES: &[Rule] = &[
     Rule { place: "testing/broken_rules.rs", may: &["data::entry::Value"], must_not_std: NO_IO },
     Rule { place: "testing/mod.rs", may: &[], must_not_std: NO_IO },
+    Rule { place: "testing/entries.rs", may: &["data"], must_not_std: NO_IO },
     Rule { place: "testing/wait.rs", may: &[], must_not_std: &["std::net", "std::fs"] },
     Rule { place: "testing/failpoint.rs", may: &[], must_not_std: NO_IO },
     Rule { place: "testing/simulated_disk.rs", may: &["wal::disk"], must_not_std: NO_IO },

@@ -137,19 +137,10 @@ fn from_json<'a, T: Deserialize<'a>>(payload: &'a [u8]) -> Result<T, String> {
 mod tests {
     use super::*;
     use crate::data::clock::Stamp;
-    use crate::data::entry::Expiry;
     use crate::data::version::{NodeId, Version};
+    use crate::testing::entries::any_entry;
     use crate::wire::frame::{self, HEAD_LEN};
     use proptest::prelude::*;
-
-    fn any_entry() -> impl Strategy<Value = Entry> {
-        (prop::collection::vec(any::<u8>(), 0..9), prop::option::of(prop::collection::vec(any::<u8>(), 0..9)), any::<u64>(), 1..4u16)
-            .prop_map(|(key, value, stamp, node)| {
-                let expires = stamp.is_multiple_of(3).then(|| Expiry::from_wall_ms(stamp));
-                let version = Version { stamp: Stamp::from_bits(stamp), origin: Origin { node: NodeId(node), nonce: stamp } };
-                Entry::new(&key, value.as_deref(), expires, version)
-            })
-    }
 
     fn decoded(mut bytes: &[u8]) -> Vec<Record> {
         let (mut records, mut record) = (Vec::new(), Vec::new());

@@ -72,9 +72,9 @@ mod tests {
 
     use super::*;
     use crate::data::clock::Stamp;
-    use crate::data::entry::Expiry;
     use crate::data::version::{NodeId, Origin, Version};
     use crate::store::Keyspace;
+    use crate::testing::entries::any_entry;
     use crate::wire::dump::{self, DumpKind, DumpReader, Line};
 
     const ORIGIN: Origin = Origin { node: NodeId(1), nonce: 0x9f86 };
@@ -104,18 +104,6 @@ mod tests {
     fn a_delta_leaves_out_what_the_asker_covers() {
         let asker = [(ORIGIN, Stamp::from_bits(8))].into_iter().collect();
         assert_eq!(scanned(&filled(), asker).len(), 1 + 2 + 1);
-    }
-
-    fn any_bytes() -> impl Strategy<Value = Vec<u8>> {
-        prop_oneof![prop::collection::vec(any::<u8>(), 0..20), any::<String>().prop_map(String::into_bytes)]
-    }
-
-    fn any_entry() -> impl Strategy<Value = Entry> {
-        let fields = (any_bytes(), prop::option::of(any_bytes()), prop::option::of(1..u64::MAX), any::<u64>(), 1..5u16, any::<u64>());
-        fields.prop_map(|(key, value, expires, stamp, node, nonce)| {
-            let version = Version { stamp: Stamp::from_bits(stamp), origin: Origin { node: NodeId(node), nonce } };
-            Entry::new(&key, value.as_deref(), expires.map(Expiry::from_wall_ms), version)
-        })
     }
 
     proptest! {

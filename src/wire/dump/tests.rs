@@ -6,20 +6,8 @@ use crate::data::clock::Stamp;
 use crate::data::entry::Expiry;
 use crate::data::key_order::OrderKey;
 use crate::data::version::Version;
+use crate::testing::entries::any_entry;
 use proptest::prelude::*;
-
-fn any_bytes() -> impl Strategy<Value = Vec<u8>> {
-    prop_oneof![prop::collection::vec(any::<u8>(), 0..20), any::<String>().prop_map(String::into_bytes)]
-}
-
-fn any_entry() -> impl Strategy<Value = Entry> {
-    let fields = (any_bytes(), prop::option::of(any_bytes()), prop::option::of(1..u64::MAX), any::<u64>(), 1..5u16, any::<u64>());
-    fields.prop_map(|(key, value, expires, stamp, node, nonce)| {
-        let origin = Origin { node: NodeId(node), nonce };
-        let version = Version { stamp: Stamp::from_bits(stamp), origin };
-        Entry::new(&key, value.as_deref(), expires.map(Expiry::from_wall_ms), version)
-    })
-}
 
 /// As from a client that stores text, or what is not text at all.
 fn plain_entry() -> impl Strategy<Value = Entry> {
