@@ -9,18 +9,6 @@
 //! Equal arguments always give equal instructions: a key has the same position in every run, and
 //! the time is an argument.
 
-#![allow(
-    clippy::disallowed_methods,
-    clippy::exit,
-    clippy::panic,
-    clippy::print_stderr,
-    clippy::print_stdout,
-    clippy::string_slice,
-    clippy::unreachable,
-    clippy::unwrap_used,
-    reason = "an instrument, which reports to a terminal and may fail at once"
-)]
-
 use std::io;
 use std::process::ExitCode;
 use std::sync::Arc;

@@ -9,18 +9,6 @@
 //!
 //! It never replicates, logs or evaluates anything, and does not stop in order: it is killed.
 
-#![allow(
-    clippy::disallowed_methods,
-    clippy::exit,
-    clippy::panic,
-    clippy::print_stderr,
-    clippy::print_stdout,
-    clippy::string_slice,
-    clippy::unreachable,
-    clippy::unwrap_used,
-    reason = "an instrument, which reports to a terminal and may fail at once"
-)]
-
 use std::io::{self, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::process::ExitCode;

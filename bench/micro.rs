@@ -4,18 +4,6 @@
 //! Keys have 16 bytes and values 64. What becomes slower with the machine alone is not told from
 //! what becomes slower with the code; `bench/instructions.sh` counts, and does.
 
-#![allow(
-    clippy::disallowed_methods,
-    clippy::exit,
-    clippy::panic,
-    clippy::print_stderr,
-    clippy::print_stdout,
-    clippy::string_slice,
-    clippy::unreachable,
-    clippy::unwrap_used,
-    reason = "an instrument, which reports to a terminal and may fail at once"
-)]
-
 use std::cell::Cell;
 use std::hint::black_box;
 use std::time::{Duration, Instant};

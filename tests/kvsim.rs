@@ -3,18 +3,6 @@
 //!
 //! `cargo run --release --features testing --bin kvsim -- --seeds 1000`
 
-#![allow(
-    clippy::disallowed_methods,
-    clippy::exit,
-    clippy::panic,
-    clippy::print_stderr,
-    clippy::print_stdout,
-    clippy::string_slice,
-    clippy::unreachable,
-    clippy::unwrap_used,
-    reason = "an instrument, which reports to a terminal and may fail at once"
-)]
-
 mod simulation;
 
 use std::collections::BTreeMap;

@@ -5,18 +5,6 @@
 //! `redis` compares a node with a real redis-server. Nothing here knows the insides of a node: a
 //! test configures it by a file, speaks to its ports, sends it signals and reads its log.
 
-#![allow(
-    clippy::disallowed_methods,
-    clippy::exit,
-    clippy::panic,
-    clippy::print_stderr,
-    clippy::print_stdout,
-    clippy::string_slice,
-    clippy::unreachable,
-    clippy::unwrap_used,
-    reason = "a test that panics has failed, and nothing else has"
-)]
-
 mod abuse;
 mod backup;
 mod bench;

@@ -5,14 +5,17 @@
 //! stdout, everything else to stderr.
 
 #![cfg_attr(
-    test,
-    allow(
+    not(test),
+    warn(
         clippy::disallowed_methods,
+        clippy::exit,
         clippy::panic,
+        clippy::print_stderr,
+        clippy::print_stdout,
         clippy::string_slice,
         clippy::unreachable,
         clippy::unwrap_used,
-        reason = "a test that panics has failed, and nothing else has"
+        reason = "this ships"
     )
 )]
 
