@@ -181,6 +181,12 @@ impl Wrong {
         Wrong { code, sentence: sentence.into() }
     }
 
+    /// The error for a key, a value or a pattern that is longer than it may be.
+    #[cold]
+    pub fn too_big(what: &str, len: usize, len_max: usize) -> Wrong {
+        Wrong::new(ErrorCode::TooBig, format!("the {what} has {len} bytes; at most {len_max} are allowed"))
+    }
+
     pub fn into_reply(self) -> Reply<'static> {
         Reply::Error { code: self.code, sentence: Cow::Owned(self.sentence) }
     }

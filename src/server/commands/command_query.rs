@@ -1,8 +1,8 @@
 //! COMMAND and its subcommands, with answers in the shapes of Redis 7.0.
 
-use std::borrow::Cow;
 use std::iter;
 
+use super::introspection::text;
 use super::key_specs::KeySpec;
 use super::spec::Spec;
 use super::usage::{self, Argument, ArgumentKind};
@@ -145,7 +145,7 @@ fn argument(argument: Argument) -> Reply<'static> {
         ArgumentKind::Block(inner) => ("block", inner),
     };
     // Redis has its names in lower case, also those of tokens.
-    let name = Reply::Bytes(Cow::Owned(argument.name.to_ascii_lowercase().into_bytes()));
+    let name = text(argument.name.to_ascii_lowercase());
     let mut parts = vec![("name", name), ("type", text(kind))];
     if kind == "key" {
         parts.push(("key_spec_index", Reply::Integer((argument.name == "newkey").into())));
@@ -194,10 +194,6 @@ fn words(text: &'static str) -> impl Iterator<Item = &'static str> {
 
 fn name(spec: &Spec) -> Reply<'static> {
     text(spec.name)
-}
-
-fn text(text: &'static str) -> Reply<'static> {
-    Reply::Bytes(Cow::Borrowed(text.as_bytes()))
 }
 
 fn integer(number: i8) -> Reply<'static> {

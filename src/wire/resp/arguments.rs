@@ -96,12 +96,7 @@ impl<'a> Arguments<'a, '_> {
 
 /// A word of at most `len_max` bytes, or what is wrong with this `what`.
 pub fn within<'a>(what: &str, word: &'a [u8], len_max: usize) -> Result<Bytes<'a>, Wrong> {
-    if word.len() > len_max { Err(too_big(what, word.len(), len_max)) } else { Ok(Cow::Borrowed(word)) }
-}
-
-#[cold]
-fn too_big(what: &str, len: usize, len_max: usize) -> Wrong {
-    Wrong::new(ErrorCode::TooBig, format!("the {what} has {len} bytes; at most {len_max} are allowed"))
+    if word.len() > len_max { Err(Wrong::too_big(what, word.len(), len_max)) } else { Ok(Cow::Borrowed(word)) }
 }
 
 /// Returns true if a word is this option, in upper or lower case. Redis compares up to the first

@@ -47,8 +47,7 @@ impl<'a> Words<'a, '_> {
             return Err(self.syntax(format!("{} needs a key (the empty one is \"\")", self.name)));
         };
         if key.len() > self.limits.key_len_max {
-            let sentence = format!("the key has {} bytes; at most {} are allowed", key.len(), self.limits.key_len_max);
-            return Err(Wrong::new(ErrorCode::TooBig, sentence));
+            return Err(Wrong::too_big("key", key.len(), self.limits.key_len_max));
         }
         Ok(key)
     }
@@ -81,8 +80,7 @@ impl<'a> Words<'a, '_> {
         }
         let value = unquote(rest).map_err(|wrong| self.syntax(wrong))?;
         if value.len() > self.limits.value_len_max {
-            let sentence = format!("the value has {} bytes; at most {} are allowed", value.len(), self.limits.value_len_max);
-            return Err(Wrong::new(ErrorCode::TooBig, sentence));
+            return Err(Wrong::too_big("value", value.len(), self.limits.value_len_max));
         }
         self.rest = &[];
         Ok(Request::Command(Command::set(key, value, only)))
