@@ -1,7 +1,6 @@
 //! Abuse that a client port must withstand: lines without an end, garbage, half commands, crowds,
 //! and clients that do not read.
 
-use std::fs;
 use std::io::{ErrorKind, Write};
 use std::net::TcpStream;
 use std::time::Duration;
@@ -10,6 +9,7 @@ use socket2::{Domain, Socket, Type};
 
 use crate::client::{Client, Limit, REPLY_TIMEOUT, Status};
 use crate::cluster::{Cluster, DEADLINE, until};
+use crate::kit::process::status_number;
 use crate::random::{Random, seed};
 
 fn one() -> Cluster {
@@ -351,10 +351,7 @@ fn unbuffered(cluster: &Cluster) -> Client {
 
 /// The most memory that the node has ever held, where the system tells.
 fn peak_memory(cluster: &Cluster) -> Option<usize> {
-    let status = fs::read_to_string(format!("/proc/{}/status", cluster.process_id(1)?)).ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
-    let kib: usize = line.trim().strip_suffix(" kB")?.parse().ok()?;
-    Some(kib << 10)
+    Some(status_number(cluster.process_id(1)?, "VmHWM:")? as usize * 1024)
 }
 
 #[test]

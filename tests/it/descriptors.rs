@@ -3,8 +3,11 @@
 
 use std::fs;
 
+use rustix::process::Resource;
+
 use crate::client::Client;
 use crate::cluster::{Cluster, DEADLINE, until};
+use crate::kit::process::limit;
 
 /// Leaves little for the clients of one node of three.
 const FEW: u64 = 64;
@@ -73,11 +76,7 @@ fn a_limit_that_leaves_nothing_for_clients_is_refused_in_words() {
 /// Limits the open files of node 1, which runs. Returns the limit before.
 #[cfg(target_os = "linux")]
 fn limit_now(cluster: &Cluster, current: Option<u64>) -> Option<u64> {
-    use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit};
-
-    let pid = Pid::from_raw(cluster.process_id(1).unwrap());
-    let limit = Rlimit { current, maximum: getrlimit(Resource::Nofile).maximum };
-    prlimit(pid, Resource::Nofile, limit).unwrap().current
+    limit(cluster.process_id(1).unwrap(), Resource::Nofile, current).unwrap()
 }
 
 /// The old log is as good as before. Only Linux changes the limits of another process.

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use rustix::process::{Resource, Rlimit, getrlimit, prlimit};
 
 use super::wait::poll_until;
 
@@ -79,4 +80,19 @@ impl Drop for Process {
         // It may have ended by itself.
         let _ = self.kill();
     }
+}
+
+/// A number that the system shows of a process under this name: `VmRSS:`, `Threads:`.
+pub fn status_number(process_id: i32, name: &str) -> Option<u64> {
+    let text = fs::read_to_string(format!("/proc/{process_id}/status")).ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix(name))?;
+    line.split_ascii_whitespace().next()?.parse().ok()
+}
+
+/// Limits what a process that runs may use of a resource; `None` lifts the limit. Returns the
+/// limit until now.
+pub fn limit(process_id: i32, resource: Resource, current: Option<u64>) -> io::Result<Option<u64>> {
+    let own = getrlimit(resource);
+    let limit = Rlimit { current: current.or(own.current), maximum: own.maximum };
+    Ok(prlimit(rustix::process::Pid::from_raw(process_id), resource, limit)?.current)
 }

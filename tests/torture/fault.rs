@@ -10,10 +10,11 @@ use std::net::TcpStream;
 use std::os::unix::fs::MetadataExt;
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit};
+use rustix::process::Resource;
 use socket2::{Domain, Socket, Type};
 
 use crate::clock_ahead;
+use crate::kit::process::limit;
 use crate::kit::proxy::{Effects, Mode};
 use crate::kit::wait::poll_until;
 use crate::nodes::Nodes;
@@ -279,11 +280,7 @@ fn log_len(nodes: &Nodes, victim: u16) -> io::Result<u64> {
 /// Limits the files of a node to this length; `None` lifts the limit. To the node it is a full
 /// disk.
 fn limit_files(nodes: &Nodes, victim: u16, len: Option<u64>) -> io::Result<()> {
-    let own = getrlimit(Resource::Fsize);
-    let limit = Rlimit { current: len.or(own.current), maximum: own.maximum };
-    let process = nodes.process_id(victim).and_then(Pid::from_raw);
     // Without a process id the limit would be this process's.
-    let process = process.ok_or_else(|| io::Error::other(format!("n{victim} does not run")))?;
-    prlimit(Some(process), Resource::Fsize, limit)?;
-    Ok(())
+    let process = nodes.process_id(victim).ok_or_else(|| io::Error::other(format!("n{victim} does not run")))?;
+    limit(process, Resource::Fsize, len).map(drop)
 }

@@ -1,6 +1,5 @@
 //! Questions to the nodes, and to the system about their processes. Every question has a deadline.
 
-use std::fs;
 use std::io;
 use std::time::{Duration, Instant};
 
@@ -9,6 +8,7 @@ use kvmesh::wire::dump::{DumpReader, Line};
 
 use crate::checks::NodeDump;
 use crate::kit::client::{Client, Limit, Status, word_after};
+use crate::kit::process::status_number;
 use crate::nodes::NodeHandle;
 
 const ASK_TIMEOUT: Duration = Duration::from_secs(2);
@@ -114,11 +114,7 @@ pub struct ProcessSize {
 }
 
 pub fn size(process_id: i32) -> Result<ProcessSize, String> {
-    let text = fs::read_to_string(format!("/proc/{process_id}/status")).map_err(|error| format!("process {process_id}: {error}"))?;
-    let number = |name: &str| {
-        let line = text.lines().find_map(|line| line.strip_prefix(name))?;
-        line.split_ascii_whitespace().next()?.parse().ok()
-    };
+    let number = |name| status_number(process_id, name);
     match (number("Threads:"), number("VmRSS:")) {
         (Some(threads), Some(resident_kib)) => Ok(ProcessSize { threads, resident_kib }),
         _ => Err(format!("process {process_id} has no size")),

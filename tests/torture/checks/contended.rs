@@ -4,7 +4,6 @@
 
 use crate::checks::order::is_newer;
 use crate::checks::{Evidence, Held, Verdict};
-use crate::connection::Action;
 use crate::history::Op;
 use crate::keys::Group;
 
@@ -31,7 +30,7 @@ pub fn check(evidence: &Evidence<'_>) -> Verdict {
             let held = dump.held(key, evidence.dumped_wall_ms);
             // Writes that may have left this. One of them must not be older than what a majority
             // has.
-            let left_it: Vec<&&Op> = writes.iter().filter(|op| left_by(op) == held).collect();
+            let left_it: Vec<&&Op> = writes.iter().filter(|op| Held::left_by(op) == held).collect();
             let was_never_written = held == Held::Nothing && !writes.iter().any(|op| op.is_done());
             let newer = |op: &Op| writes.iter().copied().find(|later| later.is_majority_acked() && is_newer(evidence, later, op));
             let stands = left_it.iter().any(|op| newer(op).is_none());
@@ -54,13 +53,6 @@ fn may_show(evidence: &Evidence<'_>, writes: &[&Op], read: &Op, shown: &Held) ->
     let is_known_here =
         |op: &&&Op| op.is_majority_acked() && (op.node, op.incarnation) == (read.node, read.incarnation) && op.completed < read.invoked;
     let known: Vec<&&Op> = writes.iter().filter(is_known_here).collect();
-    let mut left_it = writes.iter().filter(|op| left_by(op) == *shown && op.invoked <= read.completed);
+    let mut left_it = writes.iter().filter(|op| Held::left_by(op) == *shown && op.invoked <= read.completed);
     known.is_empty() || left_it.any(|op| !known.iter().any(|known| is_newer(evidence, known, op)))
-}
-
-fn left_by(op: &Op) -> Held {
-    match op.action {
-        Action::Del => Held::Nothing,
-        action => action.number().map_or(Held::Nothing, Held::Value),
-    }
 }

@@ -85,6 +85,13 @@ pub enum Held {
     Foreign(String),
 }
 
+impl Held {
+    /// The state that a write leaves.
+    fn left_by(write: &Op) -> Held {
+        write.action.number().map_or(Held::Nothing, Held::Value)
+    }
+}
+
 impl NodeDump {
     /// The bytes under a key, if readers see any.
     pub fn value(&self, key: Key, wall_ms: u64) -> Option<&[u8]> {

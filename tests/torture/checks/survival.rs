@@ -47,11 +47,7 @@ fn allowed(evidence: &Evidence<'_>, writes: &[&Op], is_safe: impl Fn(&Op) -> boo
     let must_be_there: Vec<&&Op> = writes.iter().filter(|op| op.is_done() && is_safe(op)).collect();
     let nothing_before = must_be_there.is_empty().then_some(Held::Nothing);
     let may_stand = |op: &&&Op| op.may_have_happened() && !must_be_there.iter().any(|safe| is_newer(evidence, safe, op));
-    nothing_before.into_iter().chain(writes.iter().filter(may_stand).map(|op| left_by(op))).collect()
-}
-
-fn left_by(op: &Op) -> Held {
-    op.action.number().map_or(Held::Nothing, Held::Value)
+    nothing_before.into_iter().chain(writes.iter().filter(may_stand).map(|op| Held::left_by(op))).collect()
 }
 
 /// The last operations, for the report.
