@@ -13,7 +13,7 @@ use crate::config::Config;
 use crate::data::clock::{Now, Stamp};
 use crate::data::entry::Entry;
 use crate::data::fsync::Fsync;
-use crate::data::version::{Origin, Version};
+use crate::data::version::{NodeId, Origin, Version, VersionVector};
 use crate::replication::acks::Written;
 use crate::replication::heartbeat;
 use crate::replication::inbound::Inbound;
@@ -270,6 +270,16 @@ fn is_acked(net: &Net, node: usize, stamp: Stamp) -> bool {
     net.replica(node).acks().open_round(AckLevel::Majority).is_met(Written::at(stamp, net.now(node).elapsed))
 }
 
+/// The lines of a dump among these messages.
+fn lines_of(messages: &[Message]) -> Option<&[u8]> {
+    messages.iter().find_map(|message| if let Message::Lines(lines) = message { Some(&**lines) } else { None })
+}
+
+/// Cuts off the end line of a dump.
+fn split_end(lines: &[u8]) -> (&[u8], &[u8]) {
+    lines.split_at(lines[..lines.len() - 1].iter().rposition(|byte| *byte == b'\n').unwrap() + 1)
+}
+
 mod builds;
 mod clocks;
 mod folding;
@@ -452,8 +462,7 @@ fn end_dump_races_with_the_other_peers_thread() {
     assert_eq!(violations, 0);
 }
 
-fn fake_hello(cluster: &str) -> Vec<u8> {
-    use crate::data::version::{NodeId, Origin};
+fn fake_hello(cluster: &str, vector: VersionVector) -> Vec<u8> {
     let hello = Hello {
         cluster: cluster.to_owned(),
         protocol: Protocol::OLDEST,
@@ -464,7 +473,7 @@ fn fake_hello(cluster: &str) -> Vec<u8> {
         wall_ms: crate::data::clock::wall_ms(),
         clocks: None,
         durable: true,
-        vector: Default::default(),
+        vector,
         order: None,
     };
     let mut bytes = Vec::new();
@@ -485,7 +494,7 @@ fn stop_deadlocks_with_a_hello_under_way() {
     std::thread::sleep(Duration::from_millis(300));
     let stopping = std::thread::spawn(move || node.stop(Instant::now() + Duration::from_secs(1)));
     std::thread::sleep(Duration::from_millis(700));
-    stream.write_all(&fake_hello(&cluster)).unwrap();
+    stream.write_all(&fake_hello(&cluster, VersionVector::default())).unwrap();
     std::thread::sleep(Duration::from_secs(10));
     assert!(stopping.is_finished(), "Node::stop hangs 10 s after its deadline of 1 s");
 }

@@ -2,7 +2,6 @@
 //! refuse a build with which they have none in common.
 
 use super::*;
-use crate::replication::links::handshake;
 
 const OLD: Protocols = Protocols { min: Protocol::OLDEST, max: Protocol::OLDEST };
 const NEW: Protocols = Protocols { min: Protocol::OLDEST, max: Protocol::CLOCKS };

@@ -1,9 +1,7 @@
 //! Clocks that are wrong, and machines that sleep: which stamps are issued, and which acks count.
 
 use super::*;
-use crate::replication::links::handshake;
 use crate::replication::stamps;
-use crate::replication::status;
 
 const HOUR_MS: u64 = 3_600_000;
 

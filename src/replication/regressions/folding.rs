@@ -2,11 +2,8 @@
 //! know, and the bounds.
 
 use super::*;
-use crate::data::version::{NodeId, VersionVector};
 use crate::replication::folding::Folder;
 use crate::replication::heartbeat::HeartbeatLoop;
-use crate::replication::links::handshake;
-use crate::replication::status;
 
 /// Past incarnations of the first node.
 const OVER: u64 = 70;

@@ -1,8 +1,7 @@
 //! Heal dumps: they are merged although the vector covers them, and prove nothing.
 
 use super::*;
-use crate::data::entry::{Entry, Expiry};
-use crate::data::version::{NodeId, Origin, Version};
+use crate::data::entry::Expiry;
 use crate::replication::anti_entropy::AntiEntropy;
 
 const T: usize = 0;
@@ -12,10 +11,6 @@ const BOTH: [(usize, usize); 2] = [(T, D), (D, T)];
 /// Two nodes of which one is to ask the other for a heal dump.
 fn diverged(net: &mut Net) {
     assert!(net.replica(D).peers.table().diverged(peer_index(D, T), Duration::from_secs(1), net.now(D)));
-}
-
-fn lines_of(messages: &[Message]) -> Option<Vec<u8>> {
-    messages.iter().find_map(|message| if let Message::Lines(lines) = message { Some(lines.clone()) } else { None })
 }
 
 /// D takes the header of T's dump and gives the dump up, for no more of it arrives. Returns the
@@ -47,7 +42,7 @@ fn a_heal_dump_moves_no_vector() {
     net.tick(D);
     net.pump(D, T);
     let dump = net.flush(T, D);
-    assert!(lines_of(&dump).is_some_and(|lines| String::from_utf8_lossy(&lines).contains("\"kind\":\"heal\"")), "{dump:?}");
+    assert!(lines_of(&dump).is_some_and(|lines| String::from_utf8_lossy(lines).contains("\"kind\":\"heal\"")), "{dump:?}");
     net.deliver(T, D, dump);
     assert_eq!(net.replica(D).vector(), before);
     {
@@ -92,8 +87,7 @@ fn late_lines_of_a_heal_dump_are_not_merged_past_the_vector() {
     net.tick(D);
     net.pump(D, T);
     let dump = net.flush(T, D);
-    let lines = lines_of(&dump).expect("a dump");
-    let late = given_up(&mut net, &lines);
+    let late = given_up(&mut net, lines_of(&dump).expect("a dump"));
     net.delete(T, "k");
     let batches = net.flush(T, D).into_iter().filter(|message| !matches!(message, Message::Lines(_))).collect();
     net.deliver(T, D, batches);
@@ -119,9 +113,10 @@ fn what_comes_of_a_dump_that_was_given_up_is_passed_over() {
     net.pump(T, D);
     net.tick(D);
     net.pump(D, T);
-    let lines = lines_of(&net.flush(T, D)).expect("a dump");
-    assert!(String::from_utf8_lossy(&lines).contains("\"k\":\"k\""));
-    let late = given_up(&mut net, &lines);
+    let dump = net.flush(T, D);
+    let lines = lines_of(&dump).expect("a dump");
+    assert!(String::from_utf8_lossy(lines).contains("\"k\":\"k\""));
+    let late = given_up(&mut net, lines);
     // T deletes what it holds; then as if both had collected that.
     net.delete(T, "k");
     net.forget_deletes(T);

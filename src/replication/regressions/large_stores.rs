@@ -5,7 +5,6 @@ use std::sync::atomic::Ordering;
 
 use super::*;
 use crate::data::entry::Expiry;
-use crate::data::version::{NodeId, Origin};
 use crate::replication::anti_entropy::AntiEntropy;
 use crate::replication::tombstone_gc::TombstoneGc;
 

@@ -1,7 +1,6 @@
 //! Proofs: what proves to the tombstone GC that a peer has a delete, and what does not (I6 a).
 
 use super::*;
-use crate::replication::links::handshake;
 
 fn cut(net: &mut Net, a: usize, b: usize) {
     for (from, to) in [(a, b), (b, a)] {

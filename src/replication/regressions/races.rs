@@ -2,9 +2,7 @@
 //! meanwhile.
 
 use super::*;
-use crate::data::version::NodeId;
 use crate::lock_order::as_another_thread;
-use crate::replication::links::handshake;
 
 /// The end line of a connection that was replaced meanwhile wrote its `gap` over the newer
 /// connection's.
@@ -24,10 +22,9 @@ fn the_end_line_of_a_replaced_connection_leaves_the_newer_ones_gap_alone() {
     net.pump(t, d);
     net.pump(d, t); // D asks
     let dump = net.flush(t, d);
-    let Some(Message::Lines(lines)) = dump.into_iter().find(|m| matches!(m, Message::Lines(_))) else { panic!("no dump") };
-    let end = lines[..lines.len() - 1].iter().rposition(|b| *b == b'\n').unwrap() + 1;
+    let (lines, end) = split_end(lines_of(&dump).expect("a dump"));
     net.elapsed += Duration::from_millis(300); // the dump takes some time
-    net.deliver(t, d, vec![Message::Lines(lines[..end].to_vec())]);
+    net.deliver(t, d, vec![Message::Lines(lines.to_vec())]);
     let mut old = net.links.remove(&(t, d)).unwrap();
     let replica = net.replica(d);
     let now = net.now(d);
@@ -40,7 +37,7 @@ fn the_end_line_of_a_replaced_connection_leaves_the_newer_ones_gap_alone() {
     std::thread::scope(|scope| {
         let mut ender = None;
         let _ = replica.store().write::<()>(busy.as_bytes(), |_| {
-            let end = lines[end..].to_vec();
+            let end = end.to_vec();
             ender = Some(scope.spawn(move || old.receive(replica, Message::Lines(end), now)));
             as_another_thread(|| {
                 until("the key is dropped", || replica.store().get(gone.as_bytes()).is_none());
@@ -121,8 +118,8 @@ fn a_batch_between_the_drops_and_the_vector_brings_back_no_collected_delete() {
         }
     }
     assert!(String::from_utf8_lossy(&lines).contains("\"kind\":\"full\""), "{}", String::from_utf8_lossy(&lines[..200.min(lines.len())]));
-    let end = lines[..lines.len() - 1].iter().rposition(|b| *b == b'\n').unwrap() + 1;
-    net.deliver(T, D, vec![Message::Lines(lines[..end].to_vec())]);
+    let (lines, end) = split_end(&lines);
+    net.deliver(T, D, vec![Message::Lines(lines.to_vec())]);
     let replica = net.replica(D);
     // The drops have passed the shard of k, and something of a later one, when they find a shard
     // busy.
@@ -134,7 +131,7 @@ fn a_batch_between_the_drops_and_the_vector_brings_back_no_collected_delete() {
     let mut from_t = net.links.remove(&(T, D)).unwrap();
     std::thread::scope(|scope| {
         let _ = replica.store().write::<()>(busy.as_bytes(), |_| {
-            let end = lines[end..].to_vec();
+            let end = end.to_vec();
             let from_t = &mut from_t;
             scope.spawn(move || from_t.receive(replica, Message::Lines(end), now).unwrap());
             as_another_thread(|| {

@@ -68,11 +68,8 @@ fn a_donor_that_waits_for_its_turn_is_waited_for() {
     net.both(T, D);
     net.both(P, D);
     net.settle(2, &[(D, T), (D, P), (P, D)]);
-    let lines = net.flush(T, D).into_iter().find_map(|message| match message {
-        Message::Lines(lines) => Some(lines),
-        _ => None,
-    });
-    let lines = lines.expect("T is asked first");
+    let dump = net.flush(T, D);
+    let lines = lines_of(&dump).expect("T is asked first");
     // A line every 300 ms, twelve seconds in all; recovery_wait is 1.5 s.
     for line in lines.split_inclusive(|byte| *byte == b'\n') {
         net.elapsed += Duration::from_millis(300);

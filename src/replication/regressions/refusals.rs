@@ -1,7 +1,6 @@
 //! Messages of a peer that no node can take.
 
 use super::*;
-use crate::data::version::VersionVector;
 use crate::replication::sync::scan::DumpScan;
 use crate::wire::dump::{DumpKind, Header};
 

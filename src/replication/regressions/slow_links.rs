@@ -7,9 +7,8 @@ use std::net::{TcpListener, TcpStream};
 use socket2::SockRef;
 
 use super::*;
-use crate::data::version::{NodeId, Origin, VersionVector};
+use crate::client::Client;
 use crate::node::Node;
-use crate::replication::links::handshake;
 use crate::wire::dump::{DumpKind, Header, whole_dump};
 
 /// Longest wait of a test for something that should happen soon.
@@ -164,23 +163,14 @@ impl Fake {
         let config = config(1, 2, &fields);
         let node = Node::start(config, false, || false).unwrap().unwrap();
         let origin = Origin { node: NodeId(2), nonce: 5 };
-        let hello = || {
-            let mut bytes = fake_hello("kvmesh");
-            let Some(Message::Hello(hello)) = read_message(&mut &bytes[..], &mut Vec::new(), MESSAGE_LEN_MAX, Protocol::OLDEST).unwrap()
-            else {
-                panic!()
-            };
-            bytes.clear();
-            Message::Hello(Hello { vector: vector.clone(), ..hello }).encode(&mut bytes, Protocol::OLDEST);
-            bytes
-        };
+        let hello = fake_hello("kvmesh", vector);
         let (mut back, _) = listener.accept().unwrap();
         back.set_read_timeout(Some(SOON)).unwrap();
         assert!(matches!(read(&mut back), Message::Hello(_)));
-        back.write_all(&hello()).unwrap();
+        back.write_all(&hello).unwrap();
         let mut out = TcpStream::connect(node.peer_addr()).unwrap();
         out.set_nodelay(true).unwrap();
-        out.write_all(&hello()).unwrap();
+        out.write_all(&hello).unwrap();
         assert!(matches!(read(&mut out), Message::Hello(_)));
         Fake { node: Some(node), origin, out, back, _dir: dir }
     }
@@ -203,16 +193,10 @@ impl Fake {
 
     /// Sends one command, and returns the first line of its reply.
     fn client(&self, command: &[u8]) -> String {
-        let mut client = TcpStream::connect(self.node.as_ref().unwrap().client_addr()).unwrap();
-        client.set_read_timeout(Some(SOON)).unwrap();
-        client.write_all(command).unwrap();
-        let mut reply = Vec::new();
-        while !reply.ends_with(b"\n") {
-            let mut byte = [0];
-            client.read_exact(&mut byte).unwrap();
-            reply.extend(byte);
-        }
-        String::from_utf8(reply).unwrap()
+        let addr = self.node.as_ref().unwrap().client_addr().to_string();
+        let mut client = Client::connect(&[addr], SOON).unwrap();
+        client.send(command).unwrap();
+        String::from_utf8_lossy(client.line().unwrap()).into_owned()
     }
 }
 
@@ -272,7 +256,7 @@ fn a_long_line_that_drips_is_taken() {
         if let Message::Request(again) = fake.live() {
             panic!("asked again: {again:?}");
         }
-        if fake.client(b"EXISTS k\n") == "1\n" {
+        if fake.client(b"EXISTS k\n") == "1" {
             return;
         }
         assert!(Instant::now() < deadline, "not taken: {}", fake.client(b"EXISTS k\n"));
@@ -285,7 +269,7 @@ fn a_long_line_that_drips_is_taken() {
 fn a_long_message_that_is_read_slowly_is_written_to_its_end() {
     let mut fake = Fake::meet(VersionVector::default());
     let deadline = Instant::now() + SOON;
-    while fake.client(b"PING\n") != "PONG\n" || fake.client(b"COUNT\n") != "0\n" {
+    while fake.client(b"PING\n") != "PONG" || fake.client(b"COUNT\n") != "0" {
         fake.live();
         assert!(Instant::now() < deadline, "never open");
     }
@@ -298,7 +282,7 @@ fn a_long_message_that_is_read_slowly_is_written_to_its_end() {
         beat_of_a_peer().encode(&mut bytes, Protocol::OLDEST);
         while stop_rx.recv_timeout(TIMEOUT / 6) == Err(crossbeam_channel::RecvTimeoutError::Timeout) && out.write_all(&bytes).is_ok() {}
     });
-    assert_eq!(fake.client(&[b"PUT k ", &value[..], b"\n"].concat()), "OK\n");
+    assert_eq!(fake.client(&[b"PUT k ", &value[..], b"\n"].concat()), "OK");
     // It comes in a batch, is read slowly, and nothing is echoed meanwhile.
     let began = Instant::now();
     while !matches!(read(&mut Slow(&fake.back)), Message::Writes(_)) {}
