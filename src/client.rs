@@ -464,6 +464,14 @@ fn as_bytes(line: &[u8], word: &[u8]) -> Result<Vec<u8>, Error> {
     quoting::unquote(data).map(|data| data.into_owned()).map_err(|_| garbled())
 }
 
+/// The digest, in hex, and the number of keys that a `DIGEST …` line carries.
+pub fn as_digest(line: &[u8]) -> Result<(String, u64), Error> {
+    let garbled = || unexpected(line, "DIGEST <hex> <keys>");
+    let text = String::from_utf8_lossy(line.strip_prefix(b"DIGEST ").ok_or_else(garbled)?);
+    let (sum, keys) = text.split_once(' ').ok_or_else(garbled)?;
+    Ok((sum.to_owned(), keys.parse().map_err(|_| garbled())?))
+}
+
 /// The error for a reply that the command cannot have.
 pub fn unexpected(line: &[u8], expected: &str) -> Error {
     const SHOWN: usize = 80;

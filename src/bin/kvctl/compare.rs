@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use rapidhash::v3::rapidhash_v3;
 use serde_json::{Map, Value, json};
 
-use kvmesh::client::{self, Client, unexpected};
+use kvmesh::client::{self, Client, as_digest, unexpected};
 use kvmesh::data::clock;
 use kvmesh::data::version::{Version, VersionVector};
 use kvmesh::wire::dump::{DumpReader, Line};
@@ -61,8 +61,8 @@ struct ComparedNode<'a> {
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Observed {
     vector: VersionVector,
-    /// The digest and the number of keys: `<hex> <keys>`.
     digest: String,
+    keys: u64,
 }
 
 impl ComparedNode<'_> {
@@ -83,11 +83,8 @@ impl ComparedNode<'_> {
         let line = line.ok_or_else(|| client::Error::Garbled("STATUS showed no vector".to_string()))?;
         let vector = line.strip_prefix("vector ").and_then(|json| serde_json::from_str(json).ok());
         let vector = vector.ok_or_else(|| unexpected(line.as_bytes(), "vector <json object>"))?;
-        let reply = client.call(format!("DIGEST {before}").as_bytes())?;
-        match reply.strip_prefix(b"DIGEST ") {
-            Some(digest) => Ok(Observed { vector, digest: String::from_utf8_lossy(digest).into_owned() }),
-            None => Err(unexpected(reply, "DIGEST <hex> <keys>")),
-        }
+        let (digest, keys) = as_digest(client.call(format!("DIGEST {before}").as_bytes())?)?;
+        Ok(Observed { vector, digest, keys })
     }
 }
 
@@ -102,10 +99,10 @@ fn agreed<'a>(watched: &'a [ComparedNode<'_>]) -> Option<&'a Observed> {
 }
 
 fn report_agreed(options: &Options, same: &Observed, took: Duration) -> Result<(), Failure> {
-    let (sum, keys) = same.digest.split_once(' ').unwrap_or((&same.digest, ""));
-    let line = format!("converged: {} nodes, {keys} keys, digest {sum}", options.nodes.len());
-    let (keys, seconds): (Option<u64>, f64) = (keys.parse().ok(), took.as_secs_f64());
-    let json = json!({ "converged": true, "nodes": options.nodes.len(), "digest": sum, "keys": keys, "seconds": seconds });
+    let Observed { digest, keys, .. } = same;
+    let nodes = options.nodes.len();
+    let line = format!("converged: {nodes} nodes, {keys} keys, digest {digest}");
+    let json = json!({ "converged": true, "nodes": nodes, "digest": digest, "keys": keys, "seconds": took.as_secs_f64() });
     Ok(print_lines(options.json, &[line], &json)?)
 }
 
@@ -121,7 +118,7 @@ fn differences(watched: &[ComparedNode<'_>]) -> String {
         Ok(seen) => {
             let lacks: Vec<String> = newest.ahead_of(&seen.vector).iter().map(|(origin, _)| origin.to_string()).collect();
             let lacks = if lacks.is_empty() { "lacks no writes".to_string() } else { format!("lacks writes of {}", lacks.join(", ")) };
-            format!("  {}: digest and keys {}, {lacks}", node.addr, seen.digest)
+            format!("  {}: digest and keys {} {}, {lacks}", node.addr, seen.digest, seen.keys)
         }
     };
     watched.iter().map(one).collect::<Vec<_>>().join("\n")

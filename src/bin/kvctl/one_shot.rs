@@ -7,7 +7,7 @@ use std::path::Path;
 
 use serde_json::{Map, Value, json};
 
-use kvmesh::client::{self, Client, as_key, as_value, unexpected};
+use kvmesh::client::{self, Client, as_digest, as_key, as_value, unexpected};
 use kvmesh::config::VALUE_LEN_MAX;
 use kvmesh::wire::dump::DumpReader;
 use kvmesh::wire::text::{RequestLine, Verb};
@@ -71,12 +71,7 @@ pub fn peers(options: &Options) -> Result<(), Failure> {
 }
 
 pub fn digest(options: &Options) -> Result<(), Failure> {
-    let reply = read(options, &RequestLine::new(Verb::Digest))?;
-    let text = String::from_utf8_lossy(&reply);
-    let Some((sum, keys)) = text.strip_prefix("DIGEST ").and_then(|rest| rest.split_once(' ')) else {
-        return Err(unexpected(&reply, "DIGEST <hex> <keys>").into());
-    };
-    let keys: u64 = number(&reply, keys.as_bytes())?;
+    let (sum, keys) = as_digest(&read(options, &RequestLine::new(Verb::Digest))?)?;
     Ok(print_lines(options.json, &[format!("{sum} {keys}")], &json!({ "digest": sum, "keys": keys }))?)
 }
 
