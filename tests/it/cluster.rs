@@ -4,9 +4,10 @@
 //! functions panic. Every wait has a deadline. A failing test prints the state of each node.
 
 use std::env;
+use std::fs;
 use std::io::PipeWriter;
 use std::net::{IpAddr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
 use std::time::{Duration, Instant};
 
@@ -518,6 +519,14 @@ impl Cluster {
             let found = log.lines().find(|line| words.iter().all(|word| line.to_lowercase().contains(word)));
             found.map(str::to_owned).ok_or_else(|| "no such line".into())
         })
+    }
+}
+
+/// Copies the files of a directory, as a backup of a node's disk does.
+pub fn copy_files(from: &Path, to: &Path) {
+    fs::create_dir_all(to).expect("a directory for the copies");
+    for file in fs::read_dir(from).expect("a directory").map(|file| file.expect("a file")) {
+        fs::copy(file.path(), to.join(file.file_name())).expect("a copy");
     }
 }
 

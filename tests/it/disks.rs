@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 
 use crate::client::Client;
-use crate::cluster::{Cluster, ClusterPlan, DEADLINE, until};
-use crate::program::{Ended, run_kvnode};
+use crate::cluster::{Cluster, ClusterPlan, DEADLINE, copy_files, until};
+use crate::program::{Ended, run_configured};
 
 /// Age at which a tombstone may be collected here, if all members have it.
 const AGE_MIN: Duration = Duration::from_millis(300);
@@ -254,11 +254,9 @@ fn two_processes_with_one_id_are_named_and_do_no_lasting_harm() {
 
 /// Runs a second node on the directory of the first, to its end.
 fn run_second(cluster: &Cluster, args: &[&str]) -> Ended {
-    let dir = tempfile::tempdir().unwrap();
     let addr = format!("{}:0", cluster.ip());
     let config = json!({ "id": 1, "client_addr": addr, "peer_addr": addr, "peers": [], "data_dir": cluster.data_path(1) });
-    fs::write(dir.path().join("node.json"), config.to_string()).unwrap();
-    run_kvnode(&[&["--config", "node.json"], args].concat(), &dir)
+    run_configured(&config, args)
 }
 
 fn restart_all(cluster: &mut Cluster) {
@@ -299,14 +297,6 @@ fn assert_holds<'a>(cluster: &Cluster, id: u16, keys: usize, expected: impl Fn(u
             Some(value) => assert_eq!(reply, format!("VALUE {value}"), "n{id}> GET key-{key}"),
             None => assert!(reply.starts_with("ERROR NOTFOUND "), "n{id}> GET key-{key}: {reply}"),
         }
-    }
-}
-
-fn copy_files(from: &Path, to: &Path) {
-    fs::create_dir_all(to).unwrap();
-    for file in fs::read_dir(from).unwrap() {
-        let file = file.unwrap();
-        fs::copy(file.path(), to.join(file.file_name())).unwrap();
     }
 }
 

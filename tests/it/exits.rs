@@ -10,7 +10,7 @@ use serde_json::json;
 
 use crate::cluster::{Cluster, kvnode};
 use crate::kit::process::Process;
-use crate::program::run_kvnode;
+use crate::program::{run_configured, run_kvnode};
 
 #[test]
 fn a_graceful_stop_hands_over_what_is_queued_and_exits_0() {
@@ -149,12 +149,10 @@ fn a_wrong_configuration_is_refused_with_file_field_and_what_was_expected() {
         ("peers", json!([peer(2, "127.0.0.1:7102"), peer(2, "127.0.0.1:7103")])),
         ("peers", json!([peer(2, "127.0.0.1")])),
     ];
-    let dir = tempfile::tempdir().unwrap();
     for (field, value) in wrong {
         let mut config = good.clone();
         config[field] = value.clone();
-        std::fs::write(dir.path().join("node.json"), config.to_string()).unwrap();
-        let ended = run_kvnode(&["--config", "node.json"], &dir);
+        let ended = run_configured(&config, &[]);
         let output = ended.outputs();
         assert_eq!(ended.code, Some(2), "{field} {value}: {output}");
         assert!(output.contains("node.json") && output.contains(field) && output.contains("expected"), "{field} {value}: {output}");

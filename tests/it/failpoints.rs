@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 
 use crate::client::Client;
-use crate::cluster::{Cluster, DEADLINE, has_switches};
+use crate::cluster::{Cluster, DEADLINE, copy_files, has_switches};
 
 const POLL_PAUSE: Duration = Duration::from_millis(5);
 
@@ -236,11 +236,4 @@ fn newest_snapshot(directory: &Path) -> Option<String> {
 
 fn last_log(directory: &Path) -> Option<String> {
     names(directory).into_iter().rfind(|name| name.starts_with("log-"))
-}
-
-fn copy_files(from: &Path, to: &Path) {
-    fs::create_dir_all(to).unwrap();
-    for name in names(from) {
-        fs::copy(from.join(&name), to.join(&name)).unwrap();
-    }
 }

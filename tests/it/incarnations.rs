@@ -3,13 +3,12 @@
 
 use std::env;
 use std::path::PathBuf;
-use std::process::Command;
 
 use kvmesh::data::entry::Entry;
 use kvmesh::data::version::VersionVector;
 
 use crate::backup::kvctl;
-use crate::cluster::{Cluster, ClusterPlan, DEADLINE, until};
+use crate::cluster::{Cluster, ClusterPlan, DEADLINE, copy_files, until};
 use crate::kit::backup::{backup, past_versions};
 use crate::versions::OLD_PROGRAM;
 
@@ -58,7 +57,7 @@ fn nodes_that_were_started_often_name_few_lives_and_an_old_copy_brings_nothing_b
     assert_eq!(cluster.status(3).number("vector_len"), 900);
     cluster.stop(3);
     let (data, copy) = (cluster.data_path(3), cluster.data_path(3).with_extension("copy"));
-    assert!(Command::new("cp").arg("-r").args([&data, &copy]).status().unwrap().success());
+    copy_files(&data, &copy);
     for id in 1..=3 {
         cluster.configure(id, "tombstone_age_min_ms", 300);
         if id < 3 {

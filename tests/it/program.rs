@@ -1,6 +1,6 @@
 //! Programs that a test runs to their end, beside the nodes of a cluster.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{Write, stderr};
 use std::net::SocketAddr;
 use std::os::unix::fs::FileExt;
@@ -9,6 +9,7 @@ use std::process::{Command, ExitStatus, Stdio};
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
+use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::cluster::{DEADLINE, kvnode};
@@ -129,4 +130,12 @@ pub fn skip(reason: &str) {
 #[track_caller]
 pub fn run_kvnode(args: &[&str], dir: &TempDir) -> Ended {
     run(Command::new(kvnode()).args(args).current_dir(dir.path()))
+}
+
+/// Runs `kvnode` outside a cluster with this configuration, `node.json`, to its end.
+#[track_caller]
+pub fn run_configured(config: &Value, args: &[&str]) -> Ended {
+    let dir = tempfile::tempdir().expect("a directory");
+    fs::write(dir.path().join("node.json"), config.to_string()).expect("a configuration");
+    run_kvnode(&[&["--config", "node.json"], args].concat(), &dir)
 }
