@@ -29,53 +29,52 @@ enum Outcome {
     Left(usize),
 }
 
-fn feed_resp(input: &[u8], ends: &[usize], limits: &Limits) -> Vec<Outcome> {
-    let (mut partial, mut start, mut outcomes) = (Partial::default(), 0, Vec::new());
+/// Has a parser take all requests of its protocol, while the input comes in pieces. It returns
+/// `None` where one is incomplete.
+fn feed(input: &[u8], ends: &[usize], is_resp: bool, mut parse: impl FnMut(&[u8]) -> Option<Outcome>) -> Vec<Outcome> {
+    let (mut start, mut outcomes) = (0, Vec::new());
     for end in ends {
         // The first byte of each request tells its protocol.
-        while input[start..*end].first() == Some(&b'*') {
-            let (words, consumed) = match parse(&input[start..*end], &mut partial, limits) {
-                ParsedWords::Incomplete => break,
-                ParsedWords::Empty { consumed } => (Vec::new(), consumed),
-                ParsedWords::Request { words, consumed } => (words.iter().map(<[u8]>::to_vec).collect(), consumed),
-                ParsedWords::Fatal { wrong } => {
-                    outcomes.push(Outcome::Fatal { sentence: wrong.sentence });
-                    return outcomes;
-                }
+        while start < *end && (input[start] == b'*') == is_resp {
+            let Some(outcome) = parse(&input[start..*end]) else { break };
+            let Outcome::Taken { consumed, .. } = outcome else {
+                outcomes.push(outcome);
+                return outcomes;
             };
             assert!(consumed > 0, "nothing was taken");
             start += consumed;
-            outcomes.push(Outcome::Taken { words, consumed });
+            outcomes.push(outcome);
         }
     }
     outcomes.push(Outcome::Left(input.len() - start));
     outcomes
 }
 
+fn feed_resp(input: &[u8], ends: &[usize], limits: &Limits) -> Vec<Outcome> {
+    let mut partial = Partial::default();
+    feed(input, ends, true, |bytes| match parse(bytes, &mut partial, limits) {
+        ParsedWords::Incomplete => None,
+        ParsedWords::Empty { consumed } => Some(Outcome::Taken { words: Vec::new(), consumed }),
+        ParsedWords::Request { words, consumed } => Some(Outcome::Taken { words: words.iter().map(<[u8]>::to_vec).collect(), consumed }),
+        ParsedWords::Fatal { wrong } => Some(Outcome::Fatal { sentence: wrong.sentence }),
+    })
+}
+
 fn feed_text(input: &[u8], ends: &[usize], limits: &Limits) -> Vec<Outcome> {
-    let (mut scanned, mut start, mut outcomes) = (0, 0, Vec::new());
-    for end in ends {
-        while start < *end && input[start] != b'*' {
-            let (words, consumed) = match text::parse(&input[start..*end], std::mem::take(&mut scanned), limits, || 0) {
-                text::ParsedLine::Incomplete { scanned: so_far } => {
-                    scanned = so_far;
-                    break;
-                }
-                text::ParsedLine::Empty { consumed } => (Vec::new(), consumed),
-                text::ParsedLine::Request { request, consumed, .. } => (vec![format!("{request:?}").into_bytes()], consumed),
-                text::ParsedLine::Wrong { wrong, consumed } => (vec![wrong.sentence.into_bytes()], consumed),
-                text::ParsedLine::Fatal { wrong } => {
-                    outcomes.push(Outcome::Fatal { sentence: wrong.code.to_string() });
-                    return outcomes;
-                }
-            };
-            assert!(consumed > 0, "nothing was taken");
-            start += consumed;
-            outcomes.push(Outcome::Taken { words, consumed });
-        }
-    }
-    outcomes.push(Outcome::Left(input.len() - start));
-    outcomes
+    let mut scanned = 0;
+    feed(input, ends, false, |bytes| {
+        let (words, consumed) = match text::parse(bytes, std::mem::take(&mut scanned), limits, || 0) {
+            text::ParsedLine::Incomplete { scanned: so_far } => {
+                scanned = so_far;
+                return None;
+            }
+            text::ParsedLine::Empty { consumed } => (Vec::new(), consumed),
+            text::ParsedLine::Request { request, consumed, .. } => (vec![format!("{request:?}").into_bytes()], consumed),
+            text::ParsedLine::Wrong { wrong, consumed } => (vec![wrong.sentence.into_bytes()], consumed),
+            text::ParsedLine::Fatal { wrong } => return Some(Outcome::Fatal { sentence: wrong.code.to_string() }),
+        };
+        Some(Outcome::Taken { words, consumed })
+    })
 }
 
 #[test]
