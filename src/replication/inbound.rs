@@ -22,7 +22,7 @@ use crate::replication::persistence::record::{self, Proven};
 use crate::replication::replica::Replica;
 use crate::replication::stamps;
 use crate::replication::sync::receiver::{self, DumpReceiver};
-use crate::store::Digest;
+use crate::store::{Digest, PREFETCH_MAX};
 use crate::testing::broken_rules::BrokenRule;
 use crate::wire::dump::{self, DumpKind, DumpReader, EndLine, Header, Line};
 use crate::wire::peer::{Ack, Heartbeat, Hello, Message, Protocol, QuiescentDigest, WriteBatch};
@@ -152,7 +152,11 @@ impl Inbound {
         stamps::observe(replica, batch.upto, now);
         #[cfg(feature = "testing")]
         let losing = if BrokenRule::SecondStamp.is_on() { losing(replica, &batch) } else { Vec::new() };
-        for write in batch.writes.iter() {
+        let mut ahead = batch.writes.iter().map(|write| write.key);
+        for (index, write) in batch.writes.iter().enumerate() {
+            if index % PREFETCH_MAX == 0 {
+                replica.store.prefetch(ahead.by_ref().take(PREFETCH_MAX));
+            }
             let merged = replica.store.merge_write(write, |version| replica.coverage.covers(version));
             replica.note_merged(write.version, merged);
         }

@@ -23,7 +23,9 @@ use crate::server::request::{ParsedRequest, RequestParser, Row};
 use crate::server::restore;
 use crate::server::shared::Shared;
 use crate::server::writes::ReplySpan;
+use crate::store::{PREFETCH_MAX, Store};
 use crate::wire::resp::RespVersion;
+use crate::wire::resp::request::peek_key;
 
 /// Bytes of replies at which a round ends, however many requests are left. A client that reads
 /// slowly may hold as much, and one short reply.
@@ -70,6 +72,28 @@ pub(crate) struct RoundEnd {
     pub no_quorum: bool,
 }
 
+/// Asks for the memory of the keys of the next requests, if there are several, and returns how many
+/// bytes those take. At least one, since the next request may be of a kind that is not looked into.
+fn prefetch(store: &Store, requests: &[u8]) -> usize {
+    let (mut keys, mut at): ([&[u8]; PREFETCH_MAX], usize) = ([&[]; PREFETCH_MAX], 0);
+    let mut len = 0;
+    while len < keys.len()
+        && let Some((key, request_len)) = peek_key(&requests[at..])
+    {
+        // One alone is looked up before it could come.
+        if len == 0 && request_len == requests.len() {
+            break;
+        }
+        keys[len] = key;
+        len += 1;
+        at += request_len;
+    }
+    if len > 1 {
+        store.prefetch(keys[..len].iter().copied());
+    }
+    at.max(1)
+}
+
 impl<'a> Rounds<'a> {
     pub fn new(shared: &'a Shared, client: &'a Arc<ClientHandle>) -> Rounds<'a> {
         let len_max = RequestParser::len_max(&shared.limits).max(restore::line_len_max(&shared.limits));
@@ -95,12 +119,15 @@ impl<'a> Rounds<'a> {
         let Rounds { buffer, replies, connection, parser } = self;
         let limits = &connection.shared.limits;
         let unread = buffer.unread();
-        let (mut at, mut waits) = (0, false);
+        let (mut at, mut waits, mut asked) = (0, false, 0);
         let ended = loop {
             if replies.len() >= REPLIES_LEN_MAX {
                 break Ended::Early;
             }
             let rest = &unread[at..];
+            if at >= asked {
+                asked = at + prefetch(&connection.shared.services.store, rest);
+            }
             let protocol = connection.protocol_of(rest);
             let (ref parsed, consumed) = parser.next(rest, connection.transaction.is_open(), limits, time);
             let start = replies.len();

@@ -5,6 +5,8 @@
 //! entries lie their positions, so that only the entry that is looked for is touched. That holds
 //! also when cells are split: a table that grows moves numbers and pointers, and hashes nothing.
 
+use prefetch_index::prefetch_index;
+
 use crate::data::entry::Entry;
 
 /// Entries in a cell on average. Beyond this, every cell is split in two.
@@ -83,6 +85,24 @@ impl Cells {
 
     pub fn find_mut(&mut self, position: u32, key: &[u8]) -> Option<&mut Entry> {
         self.at_mut(self.locate(position, key))
+    }
+
+    /// Asks the processor for the part of the table in which a position is looked for.
+    #[inline]
+    pub fn prefetch_slot(&self, position: u32) {
+        let cell = &self.cells[self.cell_of(position)];
+        let guess = cell.guess(position, self.depth());
+        prefetch_index(&cell.positions, guess);
+        prefetch_index(&cell.entries, guess);
+    }
+
+    /// Asks for the first entry that lies at a position: nearly always there is no other.
+    #[inline]
+    pub fn prefetch_entry(&self, position: u32) {
+        let cell = &self.cells[self.cell_of(position)];
+        if let Some(entry) = cell.entries.get(cell.lower_bound(position, self.depth())) {
+            entry.prefetch();
+        }
     }
 
     /// Returns where a key lies, or would have to be inserted.
@@ -193,11 +213,16 @@ impl Cell {
         Err(at)
     }
 
+    /// Returns the index at which a position would be if all were spread evenly.
+    fn guess(&self, position: u32, depth: u32) -> usize {
+        let within = u64::from(((u64::from(position)) << depth) as u32);
+        ((within * self.positions.len() as u64) >> u32::BITS) as usize
+    }
+
     /// Returns the first index whose position is not lower. From where it would be if positions
     /// were spread evenly, it is a few steps; from elsewhere, more.
     fn lower_bound(&self, position: u32, depth: u32) -> usize {
-        let within = u64::from(((u64::from(position)) << depth) as u32);
-        let guess = ((within * self.positions.len() as u64) >> u32::BITS) as usize;
+        let guess = self.guess(position, depth);
         let (before, behind) = self.positions.split_at(guess);
         match before.iter().rev().take_while(|other| **other >= position).count() {
             0 => guess + behind.iter().take_while(|other| **other < position).count(),

@@ -71,6 +71,16 @@ impl Shard {
         self.cells.find(position, key)
     }
 
+    /// As [`Cells::prefetch_slot`].
+    pub fn prefetch_slot(&self, position: u32) {
+        self.cells.prefetch_slot(position);
+    }
+
+    /// As [`Cells::prefetch_entry`].
+    pub fn prefetch_entry(&self, position: u32) {
+        self.cells.prefetch_entry(position);
+    }
+
     /// Returns all entries, in the order of their positions.
     pub fn entries(&self) -> impl Iterator<Item = &Entry> {
         self.cells.iter()

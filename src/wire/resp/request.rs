@@ -87,6 +87,24 @@ pub fn parse<'a, 's>(buffer: &'a [u8], partial: &'s mut Partial, limits: &Limits
     }
 }
 
+/// Returns the key of the first request, if it is whole and like nearly all that have one: the
+/// second word. Also how many bytes the request takes. Looks at the lengths alone, which costs a
+/// fifth of parsing the request: that is done when its turn comes.
+#[inline]
+pub fn peek_key(buffer: &[u8]) -> Option<(&[u8], usize)> {
+    let (words, mut at) = COUNT.short(buffer)?;
+    let mut key = None;
+    for word in 0..words {
+        let (len, line_len) = LENGTH.short(buffer.get(at..)?)?;
+        let start = at + line_len;
+        if word == 1 {
+            key = Some(start..start + len);
+        }
+        at = start + len + 2;
+    }
+    Some((buffer.get(key?)?, at)).filter(|(_, len)| *len <= buffer.len())
+}
+
 impl Partial {
     fn reset(&mut self) {
         self.spans.clear();

@@ -47,6 +47,17 @@ fn words_are_any_bytes_and_lie_where_they_came() {
     assert_eq!(words.get(0), Some(&b"PING"[..]));
 }
 
+#[test]
+fn a_key_is_seen_early_in_a_whole_request_and_in_no_other() {
+    let set = encoded(&["SET", "key", "value"]);
+    assert_eq!(peek_key(&[&set[..], b"*1"].concat()), Some((&b"key"[..], set.len())));
+    assert!((0..set.len()).all(|len| peek_key(&set[..len]).is_none()));
+    // Without a second word, and lines that hardly any client sends.
+    for other in ["*1\r\n$4\r\nPING\r\n", "*0\r\n", "GET a\r\n", "*02\r\n$3\r\nGET\r\n$1\r\na\r\n"] {
+        assert_eq!(peek_key(other.as_bytes()), None, "{other:?}");
+    }
+}
+
 /// Redis looks at the `\r` of a line alone, and at nothing behind a bulk; so does this.
 #[test]
 fn bytes_in_the_place_of_line_ends_are_not_looked_at() {

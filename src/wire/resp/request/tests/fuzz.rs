@@ -52,11 +52,18 @@ fn feed(input: &[u8], ends: &[usize], is_resp: bool, mut parse: impl FnMut(&[u8]
 
 fn feed_resp(input: &[u8], ends: &[usize], limits: &Limits) -> Vec<Outcome> {
     let mut partial = Partial::default();
-    feed(input, ends, true, |bytes| match parse(bytes, &mut partial, limits) {
-        ParsedWords::Incomplete => None,
-        ParsedWords::Empty { consumed } => Some(Outcome::Taken { words: Vec::new(), consumed }),
-        ParsedWords::Request { words, consumed } => Some(Outcome::Taken { words: words.iter().map(<[u8]>::to_vec).collect(), consumed }),
-        ParsedWords::Fatal { wrong } => Some(Outcome::Fatal { sentence: wrong.sentence }),
+    feed(input, ends, true, |bytes| {
+        let outcome = match parse(bytes, &mut partial, limits) {
+            ParsedWords::Incomplete => None,
+            ParsedWords::Empty { consumed } => Some(Outcome::Taken { words: Vec::new(), consumed }),
+            ParsedWords::Request { words, consumed } => Some(Outcome::Taken { words: words.iter().map(<[u8]>::to_vec).collect(), consumed }),
+            ParsedWords::Fatal { wrong } => Some(Outcome::Fatal { sentence: wrong.sentence }),
+        };
+        // What is seen early is what the parser finds.
+        if let Some((key, len)) = peek_key(bytes) {
+            assert!(matches!(&outcome, Some(Outcome::Taken { words, consumed }) if words[1] == key && *consumed == len), "{outcome:?}");
+        }
+        outcome
     })
 }
 
