@@ -139,7 +139,7 @@ fn start() -> io::Result<SimulatedNode> {
 /// Lets the replicator and the log take what waits for them.
 fn turn(node: &mut SimulatedNode) {
     node.replicate();
-    node.log().into_iter().for_each(|reached| node.replica.persistence().durable(Some(reached)));
+    node.log().into_iter().for_each(|(origin, upto)| node.replica.persistence().durable(origin, upto));
 }
 
 fn key(place: usize) -> String {

@@ -39,7 +39,8 @@
 //!                 │            │                 itself (I7)
 //!            outbox:2      outbox:3              bounded; an overflow is dropped, and the peer
 //!                ▼             ▼                 notices the gap
-//!          peer-out:2     peer-out:3             one thread, one socket, one direction
+//!          peer-out:2     peer-out:3             one socket, one direction; the replicator sends
+//!                │             │                 itself if nothing is in the way (I4)
 //!                │ TCP         │ TCP
 //!                ▼             ▼
 //!     (node 2) peer-in:1  (node 3) peer-in:1     clock, merge, hand over to the log and advance
@@ -106,8 +107,9 @@
 //! - **I2** The writes of an origin leave it in strictly rising stamp order.
 //!   [`replication::submit`].
 //! - **I3** The update travels, never the command. [`replication::submit`].
-//! - **I4** The replicator never touches a socket or a disk; a slow peer delays no client and no
-//!   other peer. [`replication::replicator`], [`replication::links::outbox`].
+//! - **I4** The replicator never waits for a socket or a disk; a slow peer delays no client and no
+//!   other peer. [`replication::replicator`], [`replication::links::outbox`],
+//!   [`replication::links::sender`].
 //! - **I5** A version vector moves only by a contiguous batch or a dump's end line.
 //!   [`data::progress`], [`replication::coverage`], [`replication::inbound`].
 //! - **I6** Absence is a delete only where it is proven. [`replication::tombstone_gc`],

@@ -275,7 +275,7 @@ impl Node {
         );
         let writer = Writer::open(Arc::clone(wal), &files, replayed.older_len, &replayed.last, replayed.snapshot_len, Instant::now())?;
         self.log = Some(spawn("log", replica, move |replica| {
-            writer.run(|origin, upto| replica.persistence().durable(Some((origin, upto))));
+            writer.run(|origin, upto| replica.persistence().durable(origin, upto));
         })?);
         replica.record_incarnation();
         replica.begin_recovery(Now::read());

@@ -191,7 +191,7 @@ impl Entry {
     /// Asks the processor for the head of the entry and what lies beside it, and waits for nothing.
     #[inline]
     pub fn prefetch(&self) {
-        /// The place that addresses are counted from, as the crate takes an index. It is never read.
+        /// The place that addresses are counted from, as the crate takes an index. Never read.
         static ANYWHERE: [u8; 1] = [0];
         let index = (self.0.heap_ptr() as usize).wrapping_sub(ANYWHERE.as_ptr() as usize);
         for line in 0..PREFETCHED_LINES {

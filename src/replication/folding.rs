@@ -88,7 +88,7 @@ fn fold(replica: &Replica, now: Now) -> Option<(NodeId, usize)> {
     let entry: VersionVector = [(Origin::all_incarnations(*node), *upto)].into_iter().collect();
     let mut coverage = replica.coverage.advance();
     let proven = Proven { vector: entry, horizon: VersionVector::default() };
-    replica.persistence.record(Arc::new(record::proven(&proven)), None, None);
+    replica.persistence.record(Arc::new(record::proven(&proven)), None);
     coverage.proven(&proven.vector);
     Some((*node, count))
 }
@@ -146,7 +146,7 @@ fn fold_horizon(replica: &Replica, table: &mut PeerTable, vector: &VersionVector
     }
     if !folded.is_empty() {
         let proven = Proven { vector: VersionVector::default(), horizon: folded };
-        replica.persistence.record(Arc::new(record::proven(&proven)), None, None);
+        replica.persistence.record(Arc::new(record::proven(&proven)), None);
         table.horizon.join(&proven.horizon);
     }
 }

@@ -15,6 +15,7 @@ use crate::data::clock::{Now, Stamp};
 use crate::data::entry::Entry;
 use crate::data::progress::{Gap, PendingRange};
 use crate::data::version::{Origin, VersionVector};
+use crate::replication::links::DueAck;
 use crate::replication::links::handshake::{self, VECTOR_LEN_MAX};
 use crate::replication::peers::table::{PeerTable, QuiescentState};
 use crate::replication::peers::transfers::Transfer;
@@ -172,7 +173,8 @@ impl Inbound {
     fn record_passed(&mut self, replica: &Replica, after: Stamp, upto: Stamp, log_bytes: LogBytes, now: Now) {
         let had_gap = self.pending.has_gap();
         let outbox = replica.links.outbox(self.peer);
-        {
+        // Sent when the lock is released.
+        let _due = {
             // The ack is put into the outbox under the same lock. Otherwise another thread's end
             // line could move the vector in between. This ack would then claim that writes of a
             // third node's dump came one by one.
@@ -181,12 +183,12 @@ impl Inbound {
             let position = coverage.get(self.origin);
             outbox.received(self.origin, position);
             if closed {
-                replica.persistence.record(log_bytes.bytes, None, log_bytes.permit);
-                record_joined(replica, self.origin, position);
+                replica.persistence.record(log_bytes.bytes, log_bytes.permit);
+                record_joined(replica, self.origin, position)
             } else {
-                replica.persistence.record(log_bytes.bytes, Some((self.origin, position)), log_bytes.permit);
+                replica.persistence.record_reaching(log_bytes.bytes, (self.origin, position), log_bytes.permit)
             }
-        }
+        };
         if self.pending.has_gap() != had_gap {
             self.report_gap(replica, now);
         }
@@ -314,7 +316,7 @@ impl Inbound {
         if let (Some(log_bytes), Some(dump)) = (log_bytes, &self.dump)
             && !dump.heals()
         {
-            replica.persistence.record(log_bytes.bytes, None, log_bytes.permit);
+            replica.persistence.record(log_bytes.bytes, log_bytes.permit);
         }
     }
 
@@ -384,20 +386,22 @@ impl Inbound {
     /// Of the writes that it covers, only the donor's that came in live batches are acknowledged as
     /// received one by one.
     fn take_over(&mut self, replica: &Replica, proven: Proven, dropped: &[Entry]) {
+        // Sent when the locks are released.
+        let (_due, _due_of_others);
         let mut table = replica.peers.table();
         let mut coverage = replica.coverage.advance();
         let position = proven.vector.get(self.origin);
         let live = self.pending.start_if_reaching(position).map(|start| (self.peer, start));
-        receiver::join_proven(replica, &mut table, &mut coverage, proven, dropped, live);
+        _due_of_others = receiver::join_proven(replica, &mut table, &mut coverage, proven, dropped, live);
         drop(table);
         let closed = coverage.close(&mut self.pending) == Gap::Closed;
         let position = coverage.get(self.origin);
         replica.links.outbox(self.peer).received(self.origin, position);
-        if closed {
-            record_joined(replica, self.origin, position);
+        _due = if closed {
+            record_joined(replica, self.origin, position)
         } else {
-            replica.persistence.record(Arc::default(), Some((self.origin, position)), None);
-        }
+            replica.persistence.record_reaching(Arc::default(), (self.origin, position), None)
+        };
     }
 
     /// Changes the peer table on behalf of this connection. An error says that a newer connection
@@ -443,10 +447,10 @@ fn without_live(replica: &Replica, proven: &VersionVector) -> VersionVector {
 /// Logs that a pending range was joined. It takes a record of its own. The batches of the range may
 /// be in a log before the present one, and a snapshot being written in front of the present one
 /// claims none of them.
-fn record_joined(replica: &Replica, origin: Origin, position: Stamp) {
+fn record_joined(replica: &Replica, origin: Origin, position: Stamp) -> DueAck<'_> {
     let vector = [(origin, position)].into_iter().collect();
     let bytes = record::proven(&Proven { vector, horizon: VersionVector::default() });
-    replica.persistence.record(Arc::new(bytes), Some((origin, position)), None);
+    replica.persistence.record_reaching(Arc::new(bytes), (origin, position), None)
 }
 
 /// Marks that lines of a dump are being merged, until it is dropped. The tombstone GC rests

@@ -173,7 +173,7 @@ impl Net {
     pub fn flush(&mut self, from: usize, to: usize) -> Vec<Message> {
         let replica = self.replica(from);
         // `None` if there is no connection.
-        let Some(batch) = replica.links().outbox(peer_index(from, to)).take(Duration::ZERO) else { return Vec::new() };
+        let Some(batch) = replica.links().outbox(peer_index(from, to)).take() else { return Vec::new() };
         let mut messages = Vec::new();
         let clocks = Some(replica.clock().read(self.now(from).elapsed));
         messages.extend(batch.ack.map(|ack| Message::Ack(Ack { clocks, ..ack })));
@@ -452,8 +452,8 @@ fn end_dump_races_with_the_other_peers_thread() {
             done.store(true, std::sync::atomic::Ordering::Relaxed);
         });
         // As after the next heartbeat.
-        replica.persistence().durable(Some((porigin, w)));
-        let ack = replica.links().outbox(peer_index(D, P)).take(Duration::ZERO).unwrap().ack.unwrap();
+        replica.persistence().durable(porigin, w);
+        let ack = replica.links().outbox(peer_index(D, P)).take().unwrap().ack.unwrap();
         if ack.upto >= w && ack.from < w {
             violations += 1;
         }

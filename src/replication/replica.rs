@@ -85,7 +85,7 @@ impl Replica {
         let (submit, write_rx) = Submit::new(origin, Arc::clone(&clock), Arc::clone(&store), config.write_room);
         let waits_for_disk = wal.as_ref().is_some_and(|wal| wal.is_waited_for());
         let acks = Arc::new(Acks::new(config.peers.len(), config.majority(), config.ack_timeout, waits_for_disk));
-        let links = Arc::new(Links::new(config.peers.len(), config.link_queue_max));
+        let links = Arc::new(Links::new(config.peers.len(), config.link_queue_max, Arc::clone(&clock)));
         let replica = Replica {
             persistence: Persistence::new(origin, wal, Arc::clone(&acks), Arc::clone(&links)),
             scan_order: ScanOrder::new(Arc::clone(&store)),
@@ -205,7 +205,7 @@ impl Replica {
     pub fn record_incarnation(&self) {
         let (cluster, version) = (self.config.cluster.clone(), env!("CARGO_PKG_VERSION").to_owned());
         let incarnation = Incarnation { cluster, origin: self.origin, version, order: self.scan_order.get() };
-        self.persistence.record(Arc::new(record::incarnation(&incarnation)), None, None);
+        self.persistence.record(Arc::new(record::incarnation(&incarnation)), None);
     }
 
     /// Takes note of the scan order that a peer knows, if it knows one.

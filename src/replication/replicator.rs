@@ -1,8 +1,8 @@
 //! The replicator: the one thread that turns submitted writes into write batches.
 //!
 //! It drains the channel, takes everything that waits, encodes *one* batch, and hands the same
-//! bytes to the log and to every peer's outbox. **I4**: it never touches a socket or a disk, so
-//! neither can slow it down.
+//! bytes to the log and to every peer's outbox. **I4**: it never waits for a socket or a disk. What
+//! a socket takes at once it sends itself.
 //!
 //! As long as no session waits for a peer, for the disk or for the back-pressure budget, it lets
 //! some writes come together first. A batch costs every thread that it passes a turn, here and on

@@ -380,7 +380,7 @@ impl Simulation {
             handshake::hung_up(replica, peer_index, now);
             return;
         }
-        let Some(batch) = replica.links().outbox(peer_index).take(Duration::ZERO) else {
+        let Some(batch) = replica.links().outbox(peer_index).take() else {
             // The connection was given up.
             connection.sender = None;
             connection.broken = true;
@@ -569,7 +569,7 @@ impl Simulation {
         // durable.
         let vector = test_node.replica.vector();
         let replica = test_node.replica;
-        test_node.writer.step(Duration::ZERO, Instant::now, &mut |origin, stamp| replica.persistence().durable(Some((origin, stamp))));
+        test_node.writer.step(Duration::ZERO, Instant::now, &mut |origin, stamp| replica.persistence().durable(origin, stamp));
         let condition = test_node.wal.condition();
         if condition.stopped.is_none() && !condition.is_resuming {
             test_node.durable = vector;

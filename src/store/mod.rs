@@ -195,7 +195,7 @@ impl Store {
     ///
     /// Most of the time of a look-up is one wait for the entry's head, which is in no cache. The
     /// waits for several keys pass together, where they are known before: of a pipelined `GET`,
-    /// that takes away a quarter of the processor time of this node.
+    /// that takes away a fifth of the processor time of this node.
     pub fn prefetch<'k>(&self, keys: impl Iterator<Item = &'k [u8]>) {
         let order = self.order();
         let mut positions = [0; PREFETCH_MAX];

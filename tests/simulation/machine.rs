@@ -397,7 +397,7 @@ impl<'a> Simulator<'a> {
         // the replicator need not be durable.
         let vector = running.replica().vector();
         let replica = running.replica();
-        running.writer.step(Duration::ZERO, || instant, &mut |origin, stamp| replica.persistence().durable(Some((origin, stamp))));
+        running.writer.step(Duration::ZERO, || instant, &mut |origin, stamp| replica.persistence().durable(origin, stamp));
         let condition = running.parts.wal.condition();
         let counts = replica.config().fsync != Fsync::EverySecond || condition.syncs > running.syncs;
         if condition.stopped.is_none() && !condition.is_resuming && counts {

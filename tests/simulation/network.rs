@@ -16,6 +16,7 @@ use crate::simulation::{ProcessId, Simulator, SimulatorEvent};
 use kvmesh::replication::inbound::{Inbound, ReceivedMessage};
 use kvmesh::replication::links::handshake;
 use kvmesh::replication::links::outgoing::LinkWriter;
+use kvmesh::replication::links::sender::Unsent;
 use kvmesh::wire::frame::{FrameHead, HEAD_LEN};
 use kvmesh::wire::peer::{HELLO_LEN_MAX, Hello, MESSAGE_LEN_MAX, Message, Protocol, read_message};
 
@@ -66,7 +67,10 @@ pub struct SimulatedConnection<'a> {
 enum SendingEnd<'a> {
     /// Waits for the answer to its HELLO.
     Dialing(Hello),
-    Open(Box<LinkWriter<'a>>),
+    Open {
+        writer: Box<LinkWriter<'a>>,
+        unsent: Unsent,
+    },
 }
 
 enum ReceivingEnd {
@@ -395,8 +399,8 @@ impl<'a> Simulator<'a> {
         match answer {
             Some((answer, (found, protocol))) if found == peer_index => {
                 handshake::dialed(replica, peer_index, &answer, now);
-                let writer = LinkWriter::new(replica, peer_index, hello.vector, protocol, 120);
-                connection.sender = Some(SendingEnd::Open(Box::new(writer)));
+                let writer = Box::new(LinkWriter::new(replica, peer_index, hello.vector, 120));
+                connection.sender = Some(SendingEnd::Open { writer, unsent: Unsent::default() });
                 connection.protocol = protocol;
                 self.draw(id, StepKind::Connection, || format!("connected to n{}", machine_at(peer_index, id) + 1));
                 self.count("connections");
@@ -438,7 +442,7 @@ impl<'a> Simulator<'a> {
             return;
         }
         let Some(connection) = self.connections.get(&number) else { return };
-        let Some(SendingEnd::Open(writer)) = &connection.sender else { return };
+        let Some(SendingEnd::Open { writer, .. }) = &connection.sender else { return };
         let under_way: usize = connection.segments.iter().map(|(_, bytes)| bytes.len()).sum();
         if under_way > self.plan.window && !connection.is_reset && outbox.is_open() {
             // The sending end waits in its write until some of that has arrived.
@@ -462,17 +466,10 @@ impl<'a> Simulator<'a> {
         running.is_sending[peer_index] = false;
         let Some(number) = running.sends_on[peer_index] else { return };
         let Some(connection) = self.connections.get_mut(&number) else { return };
-        let Some(SendingEnd::Open(writer)) = &mut connection.sender else { return };
-        let mut bytes = Vec::new();
-        let goes_on = writer.next(
-            Duration::ZERO,
-            || now,
-            |piece| {
-                bytes.extend_from_slice(piece);
-                Ok(())
-            },
-        );
-        if connection.is_reset || !goes_on.is_ok_and(|goes_on| goes_on) {
+        let Some(SendingEnd::Open { writer, unsent }) = &mut connection.sender else { return };
+        let goes_on = writer.next(unsent, connection.protocol, now);
+        let bytes = unsent.drain();
+        if connection.is_reset || !goes_on {
             self.close_sender(number, id, peer_index);
             return;
         }
@@ -484,7 +481,7 @@ impl<'a> Simulator<'a> {
     /// Closes the sending end, which dials again later.
     fn close_sender(&mut self, number: u64, id: usize, peer_index: usize) {
         if let Some(connection) = self.connections.get_mut(&number) {
-            if matches!(connection.sender.take(), Some(SendingEnd::Open(_))) {
+            if matches!(connection.sender.take(), Some(SendingEnd::Open { .. })) {
                 self.draw(id, StepKind::Connection, || format!("gives up the connection to n{}", machine_at(peer_index, id) + 1));
             }
             self.send(number, Vec::new());
@@ -508,7 +505,7 @@ impl<'a> Simulator<'a> {
     pub fn is_connected(&self, from: usize, to: usize) -> bool {
         let number = self.running(from).and_then(|running| running.sends_on[index_of_peer(to, from)]);
         let connection = number.and_then(|number| self.connections.get(&number));
-        connection.is_some_and(|connection| matches!(connection.sender, Some(SendingEnd::Open(_))))
+        connection.is_some_and(|connection| matches!(connection.sender, Some(SendingEnd::Open { .. })))
     }
 
     /// Handles the news that the receiving end has closed.

@@ -8,26 +8,52 @@ pub mod handshake;
 pub mod incoming;
 pub mod outbox;
 pub mod outgoing;
+pub mod sender;
 pub mod traffic;
 mod unidentified;
 
-use crate::data::clock::Stamp;
+use std::sync::Arc;
+
+use crate::data::clock::{Clock, Stamp};
 use crate::data::version::Origin;
 use crate::replication::links::outbox::{EncodedBatch, Outbox};
+use crate::replication::links::sender::Sender;
 use crate::replication::links::traffic::{Traffic, TrafficNotes};
+
+/// An ack that is due. Dropping it sends the ack. Better when no lock is held that others want:
+/// that costs a system call.
+#[must_use]
+pub struct DueAck<'a>(Option<(&'a Links, usize)>);
+
+impl DueAck<'_> {
+    pub const NONE: DueAck<'static> = DueAck(None);
+}
+
+impl Drop for DueAck<'_> {
+    fn drop(&mut self) {
+        if let Some((links, peer)) = self.0 {
+            links.send_now(peer);
+        }
+    }
+}
 
 /// Both directions of every link, as far as other threads may use them. Peers are numbered by their
 /// position in the configuration.
 pub struct Links {
+    /// For the acks that are sent here.
+    clock: Arc<Clock>,
     outboxes: Vec<Outbox>,
+    senders: Vec<Sender>,
     traffic: Vec<TrafficNotes>,
 }
 
 impl Links {
     /// `queue_len_max`: bytes of batches that may wait for one peer.
-    pub fn new(peers: usize, queue_len_max: usize) -> Links {
+    pub fn new(peers: usize, queue_len_max: usize, clock: Arc<Clock>) -> Links {
         Links {
+            clock,
             outboxes: (0..peers).map(|_| Outbox::new(queue_len_max)).collect(),
+            senders: (0..peers).map(|_| Sender::default()).collect(),
             traffic: (0..peers).map(|_| TrafficNotes::default()).collect(),
         }
     }
@@ -35,6 +61,11 @@ impl Links {
     /// The queue to one peer.
     pub fn outbox(&self, peer: usize) -> &Outbox {
         &self.outboxes[peer]
+    }
+
+    /// The sender on the connection to one peer.
+    pub fn sender(&self, peer: usize) -> &Sender {
+        &self.senders[peer]
     }
 
     /// The queues to all peers, in their order.
@@ -52,9 +83,18 @@ impl Links {
         self.traffic.iter().map(TrafficNotes::read).collect()
     }
 
-    /// Queues own writes for every peer that listens.
+    /// Sends own writes to every peer that listens, or queues them. Never waits (**I4**).
     pub fn push(&self, batch: &EncodedBatch) {
         self.outboxes.iter().for_each(|outbox| outbox.push(batch));
+        (0..self.outboxes.len()).for_each(|peer| self.send_now(peer));
+    }
+
+    /// Sends batches and the ack that wait for a peer, or has the link's thread do it. Never waits.
+    fn send_now(&self, peer: usize) {
+        let outbox = &self.outboxes[peer];
+        if !self.senders[peer].send_now(outbox, &self.clock) {
+            outbox.wake_thread();
+        }
     }
 
     /// A heartbeat is due on every link, ahead of its time.
@@ -63,8 +103,9 @@ impl Links {
     }
 
     /// Everything of `origin` up to `upto` that is here may be acknowledged.
-    pub fn durable(&self, origin: Origin, upto: Stamp) {
-        self.outboxes.iter().for_each(|outbox| outbox.durable(origin, upto));
+    pub fn durable(&self, origin: Origin, upto: Stamp) -> DueAck<'_> {
+        let peer = self.outboxes.iter().position(|outbox| outbox.durable(origin, upto));
+        DueAck(peer.map(|peer| (self, peer)))
     }
 
     /// This node serves clients from now on, and acknowledges what it has.

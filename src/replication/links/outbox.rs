@@ -3,7 +3,8 @@
 //! Owns the bounded queue of batches and, beside it, at most one of everything else: the ack, the
 //! echo, the heartbeat, this node's request for a dump, and the peer's request. So a slow or dead
 //! peer costs a bounded amount of memory and delays no other thread (**I4**). Putting something in
-//! never waits; only the link's own thread takes it out. Never touches a socket.
+//! never waits. Only the [`sender`](super::sender) takes it out, under its lock. Never touches a
+//! socket.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -40,6 +41,8 @@ struct Waiting {
     open: bool,
     stopping: bool,
     redial: bool,
+    /// Something that was taken out is not sent, and left to the link's thread.
+    is_called: bool,
     /// This node serves clients. Before that it acknowledges nothing.
     vouches: bool,
     batches: VecDeque<EncodedBatch>,
@@ -67,6 +70,12 @@ struct AckState {
     /// no session waits for the disk.
     durable: Stamp,
     due: bool,
+}
+
+/// Content taken out of an outbox by another thread than the link's: what sessions wait for.
+pub struct Urgent {
+    pub ack: Option<Ack>,
+    pub batches: Vec<EncodedBatch>,
 }
 
 /// Content taken out of an outbox. The link's thread writes it in this order.
@@ -138,22 +147,22 @@ impl Outbox {
         waiting.redial = false;
     }
 
-    /// Queues a batch; an overflow drops what was queued before.
+    /// Queues a batch; an overflow drops what was queued before. Wakes nobody: the caller sends it,
+    /// or has it sent.
     pub fn push(&self, batch: &EncodedBatch) {
-        self.change(|waiting| {
-            if !waiting.open {
-                waiting.passed = batch.upto;
-                return;
-            }
-            if waiting.batches_len + batch.bytes.len() > self.queue_len_max {
-                waiting.passed = waiting.batches.back().map_or(waiting.passed, |last| last.upto);
-                waiting.batches.clear();
-                waiting.batches_len = 0;
-                waiting.overflows += 1;
-            }
-            waiting.batches_len += batch.bytes.len();
-            waiting.batches.push_back(batch.clone());
-        });
+        let mut waiting = self.waiting.lock();
+        if !waiting.open {
+            waiting.passed = batch.upto;
+            return;
+        }
+        if waiting.batches_len + batch.bytes.len() > self.queue_len_max {
+            waiting.passed = waiting.batches.back().map_or(waiting.passed, |last| last.upto);
+            waiting.batches.clear();
+            waiting.batches_len = 0;
+            waiting.overflows += 1;
+        }
+        waiting.batches_len += batch.bytes.len();
+        waiting.batches.push_back(batch.clone());
     }
 
     /// Notes the peer's present incarnation, from its HELLO. Its writes up to `covered` are here
@@ -181,12 +190,13 @@ impl Outbox {
     }
 
     /// Notes that everything of `origin` up to `upto` that is here may be acknowledged. Ignored for
-    /// an origin that is not the peer's present one.
-    pub fn durable(&self, origin: Origin, upto: Stamp) {
+    /// an origin that is not the peer's present one: then it returns false. Wakes nobody: the
+    /// caller sends the ack, or has it sent.
+    pub fn durable(&self, origin: Origin, upto: Stamp) -> bool {
         self.change_ack(origin, |ack| {
             ack.durable = ack.durable.max(upto.min(ack.upto));
             ack.due = true;
-        });
+        })
     }
 
     /// Notes that all writes of `origin` up to `upto` are here. They are acknowledged once they are
@@ -240,14 +250,40 @@ impl Outbox {
         std::mem::take(&mut self.waiting.lock().redial)
     }
 
-    /// Takes out what is to be written next; waits for it until `timeout`. `None` ends the
-    /// connection: it was closed, or the node stops and all batches were sent.
-    pub fn take(&self, timeout: Duration) -> Option<Drained> {
+    /// Waits until there is something for the link's thread to do, or until `timeout`.
+    pub fn wait(&self, timeout: Duration) {
         let mut waiting = self.waiting.lock();
-        if waiting.open && waiting.is_idle() && !waiting.stopping && !timeout.is_zero() {
+        if waiting.open && waiting.is_idle() && !waiting.is_called && !waiting.stopping {
             self.ready.wait_for(&mut waiting, timeout);
         }
+        waiting.is_called = false;
+    }
+
+    /// Takes out what is to be written next. `None` ends the connection: it was closed, or the node
+    /// stops and all batches were sent.
+    pub fn take(&self) -> Option<Drained> {
+        let mut waiting = self.waiting.lock();
         if !waiting.open || (waiting.stopping && waiting.batches.is_empty()) { None } else { Some(waiting.take()) }
+    }
+
+    /// Takes out what sessions wait for. `None` if that is for the link's thread to do: where much
+    /// waits, where the node stops, and where the connection ends.
+    pub fn take_urgent(&self) -> Option<Urgent> {
+        let mut waiting = self.waiting.lock();
+        if !waiting.open || waiting.stopping || waiting.batches_len > STEP_LEN {
+            return None;
+        }
+        Some(Urgent { ack: waiting.take_ack(), batches: waiting.take_batches() })
+    }
+
+    /// Wakes the link's thread, to send what waits.
+    pub fn wake_thread(&self) {
+        self.ready.notify_one();
+    }
+
+    /// Wakes the link's thread, to send what was taken out and is not sent.
+    pub fn call_for_thread(&self) {
+        self.change(|waiting| waiting.is_called = true);
     }
 
     /// Bytes of batches that wait, and how often the queue has overflowed.
@@ -261,12 +297,11 @@ impl Outbox {
         self.ready.notify_one();
     }
 
-    fn change_ack(&self, origin: Origin, change: impl FnOnce(&mut AckState)) {
-        self.change(|waiting| {
-            if let Some(ack) = waiting.ack.as_mut().filter(|ack| ack.origin == origin) {
-                change(ack);
-            }
-        });
+    /// Returns false for an origin that is not the peer's present one.
+    fn change_ack(&self, origin: Origin, change: impl FnOnce(&mut AckState)) -> bool {
+        let mut waiting = self.waiting.lock();
+        let ack = waiting.ack.as_mut().filter(|ack| ack.origin == origin);
+        ack.map(change).is_some()
     }
 }
 
@@ -277,6 +312,13 @@ impl Waiting {
     }
 
     fn take(&mut self) -> Drained {
+        let batches = self.take_batches();
+        let ack = self.take_ack();
+        let heartbeat = std::mem::take(&mut self.heartbeat).then_some(self.passed);
+        Drained { ack, echo: self.echo.take(), request: self.request.take(), batches, heartbeat, serve: self.serve.take() }
+    }
+
+    fn take_batches(&mut self) -> Vec<EncodedBatch> {
         let mut batches = Vec::new();
         let mut len = 0;
         while len < STEP_LEN
@@ -287,14 +329,16 @@ impl Waiting {
             batches.push(batch);
         }
         self.batches_len -= len;
+        batches
+    }
+
+    fn take_ack(&mut self) -> Option<Ack> {
         let vouches = self.vouches;
-        let ack = self.ack.as_mut().filter(|ack| ack.due).map(|ack| {
+        self.ack.as_mut().filter(|ack| ack.due).map(|ack| {
             ack.due = false;
             let upto = if vouches { ack.durable } else { Stamp::ZERO };
             Ack { origin: ack.origin, from: ack.from, upto, received: ack.upto, clocks: None }
-        });
-        let heartbeat = std::mem::take(&mut self.heartbeat).then_some(self.passed);
-        Drained { ack, echo: self.echo.take(), request: self.request.take(), batches, heartbeat, serve: self.serve.take() }
+        })
     }
 }
 
@@ -316,7 +360,7 @@ mod tests {
     }
 
     fn take(outbox: &Outbox) -> Drained {
-        outbox.take(Duration::ZERO).unwrap()
+        outbox.take().unwrap()
     }
 
     #[test]

@@ -1,16 +1,18 @@
 //! The outgoing links: one thread, `peer-out:N`, owns the one connection on which this node speaks
 //! to peer N.
 //!
-//! It dials, says HELLO, and then writes whatever its outbox holds; between the lines of a running
-//! dump, too. It reads nothing after the peer's HELLO: acks and echoes come on the connection that
-//! the peer has made to this node. One socket, one owner, one direction. That costs one thread hop
-//! more than acks on the same connection, some 14 microseconds. Both were measured side by side on
-//! loopback, where a lone write at `majority` took about 80 in all.
+//! It dials, says HELLO, and then sends whatever its outbox holds; between the lines of a running
+//! dump, too. What sessions wait for is sent by the threads that bring it, if nothing is in the way
+//! ([`sender`](super::sender)). It reads nothing after the peer's HELLO: acks and echoes come on
+//! the connection that the peer has made to this node. One socket, one direction.
 
 use std::io::{self, Read, Write};
 use std::net::{TcpStream, ToSocketAddrs};
+use std::os::fd::AsFd;
+use std::sync::Arc;
 use std::time::Duration;
 
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use socket2::SockRef;
 
 use crate::data::clock::{Now, elapsed};
@@ -18,6 +20,7 @@ use crate::data::version::VersionVector;
 use crate::replication::heartbeat;
 use crate::replication::links::handshake;
 use crate::replication::links::outbox::Drained;
+use crate::replication::links::sender::Unsent;
 use crate::replication::replica::Replica;
 use crate::replication::sync::serving::{self, Serving};
 use crate::wire::peer::{Ack, DumpRequest, HELLO_LEN_MAX, Hello, Message, Protocol, read_message};
@@ -46,10 +49,10 @@ pub fn run_peer_out(replica: &Replica, peer: usize) {
     let mut failing = DialFailures::default();
     while !outbox.is_stopping() {
         match dial(replica, peer) {
-            Ok((mut stream, sent_vector, protocol)) => {
+            Ok((stream, sent_vector, protocol)) => {
                 let began = elapsed();
                 failing = DialFailures::default();
-                if let Err(error) = run_connection(replica, peer, &mut stream, sent_vector, protocol) {
+                if let Err(error) = run_connection(replica, peer, stream, sent_vector, protocol, IDLE_WAIT) {
                     // That the node is down is logged by the heartbeat, once.
                     log::debug!("connection to node {node} ended: {error}");
                     replica.note_error(peer, format!("the connection to it broke: {error}"), elapsed());
@@ -221,78 +224,120 @@ impl Read for HeadReader<'_> {
 /// Bytes that are kept of an answer: enough to recognise text.
 const HEAD_KEPT: usize = 256;
 
-/// Writes what waits for the peer until the connection breaks or is given up, or the node stops.
-fn run_connection(
+/// Sends what waits for the peer until the connection breaks or is given up, or the node stops.
+/// Waits for `idle_wait` at a time while nothing does.
+pub(super) fn run_connection(
     replica: &Replica,
     peer: usize,
-    stream: &mut TcpStream,
+    stream: TcpStream,
     sent_vector: VersionVector,
     protocol: Protocol,
+    idle_wait: Duration,
 ) -> io::Result<()> {
-    stream.set_write_timeout(Some(replica.config().heartbeat))?;
-    let mut writer = LinkWriter::new(replica, peer, sent_vector, protocol, LINES_LEN);
-    while writer.next(IDLE_WAIT, Now::read, |bytes| write_pieces(replica, peer, stream, bytes))? {}
-    Ok(())
+    stream.set_nonblocking(true)?;
+    let socket = Arc::new(stream);
+    let sender = replica.links().sender(peer);
+    sender.begin(Arc::clone(&socket), protocol);
+    let ended = send_until_closed(replica, peer, &socket, LinkWriter::new(replica, peer, sent_vector, LINES_LEN), idle_wait);
+    sender.end();
+    ended
 }
 
-/// Writes what this node sends on one connection, in the right order. Whether that is a socket or a
-/// simulated network is the caller's affair.
+fn send_until_closed(
+    replica: &Replica,
+    peer: usize,
+    socket: &TcpStream,
+    mut writer: LinkWriter<'_>,
+    idle_wait: Duration,
+) -> io::Result<()> {
+    let (outbox, sender) = (replica.links().outbox(peer), replica.links().sender(peer));
+    loop {
+        if !writer.is_dumping() {
+            outbox.wait(idle_wait);
+        }
+        let Some(mut connection) = sender.connection() else { return Ok(()) };
+        let protocol = connection.protocol;
+        let goes_on = writer.next(&mut connection.unsent, protocol, Now::read());
+        let is_sent = connection.flush()?;
+        drop(connection);
+        if !is_sent {
+            send_rest(replica, peer, socket)?;
+        }
+        if !goes_on {
+            return Ok(());
+        }
+    }
+}
+
+/// Sends what the socket did not take at once, as long as the connection is not given up. A full
+/// socket says little of the peer, whose heartbeats say what it has read. Notes when something
+/// leaves and more is left, for a peer whose build does not say what it has read.
+fn send_rest(replica: &Replica, peer: usize, socket: &TcpStream) -> io::Result<()> {
+    let outbox = replica.links().outbox(peer);
+    let wait = PollTimeout::try_from(replica.config().heartbeat).unwrap_or(PollTimeout::MAX);
+    let (mut left, mut sent_len) = (elapsed(), None);
+    loop {
+        // Whatever it says: the next try shows what has happened.
+        let _ = poll(&mut [PollFd::new(socket.as_fd(), PollFlags::POLLOUT)], wait);
+        let Some(mut connection) = replica.links().sender(peer).connection() else { return Ok(()) };
+        let before = sent_len.unwrap_or(connection.unsent.sent_len());
+        if connection.flush()? {
+            return Ok(());
+        }
+        let now_sent = connection.unsent.sent_len();
+        drop(connection);
+        sent_len = Some(now_sent);
+        if now_sent > before {
+            left = elapsed();
+            replica.links().traffic_with(peer).leaving(left);
+        } else if !outbox.is_open() {
+            return Err(io::Error::new(io::ErrorKind::TimedOut, "given up, as it takes nothing"));
+        } else if outbox.is_stopping() && elapsed() - left > replica.config().peer_timeout {
+            return Err(io::Error::new(io::ErrorKind::TimedOut, "it takes nothing, and this node stops"));
+        }
+    }
+}
+
+/// Encodes what this node sends on one connection, in the right order. Whether that goes to a
+/// socket or a simulated network is the caller's affair.
 pub struct LinkWriter<'a> {
     replica: &'a Replica,
     peer: usize,
     /// This node's version vector, as far as it was sent to the peer.
     sent_vector: VersionVector,
-    protocol: Protocol,
     dump: Option<Serving<'a>>,
     next_dump: Option<DumpRequest>,
     /// Bytes of dump lines between two looks into the outbox.
     lines_len: usize,
-    /// Bytes that were written so far.
-    len: u64,
-    bytes: Vec<u8>,
 }
 
 impl<'a> LinkWriter<'a> {
-    /// `sent_vector`: the vector of this node's HELLO. `protocol`: what the two HELLOs have in
-    /// common. `lines_len`: bytes of dump lines between two looks into the outbox.
-    pub fn new(replica: &'a Replica, peer: usize, sent_vector: VersionVector, protocol: Protocol, lines_len: usize) -> LinkWriter<'a> {
-        LinkWriter { replica, peer, sent_vector, protocol, dump: None, next_dump: None, lines_len, len: 0, bytes: Vec::new() }
+    /// `sent_vector`: the vector of this node's HELLO. `lines_len`: bytes of dump lines between two
+    /// looks into the outbox.
+    pub fn new(replica: &'a Replica, peer: usize, sent_vector: VersionVector, lines_len: usize) -> LinkWriter<'a> {
+        LinkWriter { replica, peer, sent_vector, dump: None, next_dump: None, lines_len }
     }
 
-    /// Returns whether there is something to write although the outbox is empty.
+    /// Returns whether there is something to send although the outbox is empty.
     pub fn is_dumping(&self) -> bool {
         self.dump.is_some()
     }
 
-    /// Writes what waits, and waits for it until `wait`. Returns false if there will be no more:
-    /// then the connection is to be closed.
-    pub fn next(&mut self, wait: Duration, now: impl FnOnce() -> Now, mut write: impl FnMut(&[u8]) -> io::Result<()>) -> io::Result<bool> {
-        let LinkWriter { replica, peer, sent_vector, protocol, dump, next_dump, lines_len, len, bytes } = self;
-        let wait = if dump.is_some() { Duration::ZERO } else { wait };
-        let Some(Drained { ack, echo, request, batches, heartbeat, serve }) = replica.links().outbox(*peer).take(wait) else {
-            return Ok(false);
+    /// Puts what waits behind what is not sent yet. Returns false if there will be no more: then
+    /// the connection is to be closed.
+    pub fn next(&mut self, unsent: &mut Unsent, protocol: Protocol, now: Now) -> bool {
+        let LinkWriter { replica, peer, sent_vector, dump, next_dump, lines_len } = self;
+        let Some(Drained { ack, echo, request, batches, heartbeat, serve }) = replica.links().outbox(*peer).take() else {
+            return false;
         };
-        bytes.clear();
-        let now = now();
         let clocks = Some(replica.clock().read(now.elapsed));
-        ack.map(|ack| Message::Ack(Ack { clocks, ..ack })).iter().for_each(|message| message.encode(bytes, *protocol));
-        echo.map(|sent| Message::Echo { sent, clocks }).iter().for_each(|message| message.encode(bytes, *protocol));
-        request.map(Message::Request).iter().for_each(|message| message.encode(bytes, *protocol));
-        // Batches are shared with the other links: small ones are gathered into one write, large
-        // ones are written as they are.
-        for batch in &batches {
-            if bytes.len() + batch.bytes.len() > GATHER_LEN {
-                *len += (bytes.len() + batch.bytes.len()) as u64;
-                write(bytes)?;
-                bytes.clear();
-                write(&batch.bytes)?;
-            } else {
-                bytes.extend_from_slice(&batch.bytes);
-            }
-        }
+        ack.map(|ack| Message::Ack(Ack { clocks, ..ack })).iter().for_each(|message| unsent.put(message, protocol));
+        echo.map(|sent| Message::Echo { sent, clocks }).iter().for_each(|message| unsent.put(message, protocol));
+        request.map(Message::Request).iter().for_each(|message| unsent.put(message, protocol));
+        unsent.put_batches(&batches);
         let has_heartbeat = heartbeat.is_some();
         if let Some(upto) = heartbeat {
-            Message::Heartbeat(heartbeat::next(replica, *peer, upto, sent_vector, now)).encode(bytes, *protocol);
+            unsent.put(&Message::Heartbeat(heartbeat::next(replica, *peer, upto, sent_vector, now)), protocol);
         }
         // A dump that runs is finished first: a newer request comes after it.
         *next_dump = serve.or(next_dump.take());
@@ -302,7 +347,7 @@ impl<'a> LinkWriter<'a> {
         if let Some(serving) = dump {
             let mut lines = Vec::with_capacity(*lines_len * 2);
             let more = serving.write(*lines_len, &mut lines);
-            Message::Lines(lines).encode(bytes, *protocol);
+            unsent.put(&Message::Lines(lines), protocol);
             if !more {
                 let id = replica.config().peers[*peer].id;
                 if let Some(more) = replica.log_limit.admit("served a dump", id.0, elapsed()) {
@@ -311,54 +356,17 @@ impl<'a> LinkWriter<'a> {
                 *dump = None;
             }
         }
-        *len += bytes.len() as u64;
         if has_heartbeat {
             // Noted before it leaves: the echo may be there at once.
-            handshake::awaits_echo(replica, *peer, *len);
+            handshake::awaits_echo(replica, *peer, unsent.len());
         }
-        write(bytes)?;
-        Ok(true)
+        true
     }
-}
-
-/// Writes everything, piece by piece, as long as the connection is not given up. A full buffer says
-/// little of the peer, whose heartbeats say what it has read. Notes each piece that leaves before
-/// the last, for a peer whose build does not say what it has read.
-fn write_pieces(replica: &Replica, peer: usize, stream: &mut TcpStream, bytes: &[u8]) -> io::Result<()> {
-    let outbox = replica.links().outbox(peer);
-    let mut rest = bytes;
-    let mut left = elapsed();
-    while !rest.is_empty() {
-        match stream.write(&rest[..rest.len().min(PIECE_LEN)]) {
-            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-            Ok(len) => rest = &rest[len..],
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-            Err(error) if is_timeout(&error) && outbox.is_open() => {
-                if outbox.is_stopping() && elapsed() - left > replica.config().peer_timeout {
-                    return Err(error);
-                }
-                continue;
-            }
-            Err(error) => return Err(error),
-        }
-        left = elapsed();
-        if !rest.is_empty() {
-            replica.links().traffic_with(peer).leaving(left);
-        }
-    }
-    Ok(())
 }
 
 pub(in crate::replication) fn is_timeout(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut)
 }
-
-/// Bytes of a write into which batches are gathered. A batch beyond this is written as it is.
-const GATHER_LEN: usize = 64 << 10;
-
-/// Bytes that are written at a time, at most. That something shorter was written says nothing of
-/// the peer: the system takes it for a peer that is long gone, too.
-const PIECE_LEN: usize = 64 << 10;
 
 /// Varies a pause by a quarter more or less, so that nodes that lost each other at once do not dial
 /// at once for ever.

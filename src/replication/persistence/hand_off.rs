@@ -15,7 +15,7 @@ use crate::data::clock::Stamp;
 use crate::data::entry::Entry;
 use crate::data::version::{Origin, VersionVector};
 use crate::replication::acks::Acks;
-use crate::replication::links::Links;
+use crate::replication::links::{DueAck, Links};
 use crate::replication::persistence::record::{self, Proven};
 use crate::testing::broken_rules::BrokenRule;
 use crate::wal::{QueuedRecords, Wal};
@@ -67,35 +67,40 @@ impl Persistence {
         self.wal.as_deref()
     }
 
-    /// Hands a record to the log. `reached` is what may be claimed once the record and all before
-    /// it are durable. Never blocks: may be called under any lock.
-    pub fn record(&self, bytes: Arc<Vec<u8>>, reached: Option<(Origin, Stamp)>, permit: Option<Permit>) {
-        match &self.wal {
-            Some(wal) if wal.is_waited_for() => wal.append(QueuedRecords { bytes, reached, permit }),
-            Some(wal) => {
-                if !bytes.is_empty() {
-                    wal.append(QueuedRecords { bytes, reached: None, permit });
-                }
-                // No session waits for the disk. But nothing is claimed that will never be there.
-                if wal.is_writable() {
-                    self.durable(reached);
-                }
-            }
-            None => self.durable(reached),
+    /// Hands records to the log. Never blocks: may be called under any lock.
+    pub fn record(&self, bytes: Arc<Vec<u8>>, permit: Option<Permit>) {
+        if let Some(wal) = &self.wal
+            && !bytes.is_empty()
+        {
+            wal.append(QueuedRecords { bytes, reached: None, permit });
         }
+    }
+
+    /// As [`Persistence::record`]. Once the records and all before them are durable, everything of
+    /// the origin up to the stamp may be claimed; where no session waits for the disk, at once. An
+    /// ack that is due by that is sent when the result is dropped.
+    pub fn record_reaching(&self, bytes: Arc<Vec<u8>>, reached: (Origin, Stamp), permit: Option<Permit>) -> DueAck<'_> {
+        let Some(wal) = &self.wal else { return self.claim(reached) };
+        if wal.is_waited_for() {
+            wal.append(QueuedRecords { bytes, reached: Some(reached), permit });
+            return DueAck::NONE;
+        }
+        self.record(bytes, permit);
+        // Nothing is claimed that will never be there.
+        if wal.is_writable() { self.claim(reached) } else { DueAck::NONE }
     }
 
     /// Hands own writes to the log: those up to `upto`, encoded. `permit` is what they hold of the
     /// back-pressure budget until the log has taken them.
     pub fn record_own(&self, bytes: Arc<Vec<u8>>, upto: Stamp, permit: Permit) {
-        self.record(bytes, Some((self.origin, upto)), Some(permit));
+        drop(self.record_reaching(bytes, (self.origin, upto), Some(permit)));
         self.marks.handed.fetch_max(upto.to_bits(), Ordering::SeqCst);
     }
 
     /// Entries that were dropped after a dump's end line.
     pub fn record_dropped(&self, late: &[Entry]) {
         if !late.is_empty() && !BrokenRule::DropsNotLogged.is_on() {
-            self.record(Arc::new(record::removed(late)), None, None);
+            self.record(Arc::new(record::removed(late)), None);
         }
     }
 
@@ -106,18 +111,20 @@ impl Persistence {
     pub fn record_removed(&self, removed: &[Entry], horizon: &VersionVector) {
         let mut records = record::proven(&Proven { vector: VersionVector::default(), horizon: horizon.clone() });
         records.extend(record::removed(removed));
-        self.record(Arc::new(records), None, None);
+        self.record(Arc::new(records), None);
     }
 
-    /// Everything of an origin up to a stamp is durable, or no session waits for that: it may be
-    /// claimed.
-    pub fn durable(&self, reached: Option<(Origin, Stamp)>) {
-        let Some((origin, upto)) = reached else { return };
-        if origin == self.origin {
-            self.acks.durable(upto);
-        } else {
-            self.links.durable(origin, upto);
+    /// Everything of an origin up to a stamp is durable: it may be claimed.
+    pub fn durable(&self, origin: Origin, upto: Stamp) {
+        drop(self.claim((origin, upto)));
+    }
+
+    fn claim(&self, (origin, upto): (Origin, Stamp)) -> DueAck<'_> {
+        if origin != self.origin {
+            return self.links.durable(origin, upto);
         }
+        self.acks.durable(upto);
+        DueAck::NONE
     }
 
     /// At every heartbeat: the log gets the mark that was noted last, and the next one is noted.

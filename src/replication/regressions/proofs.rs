@@ -58,7 +58,7 @@ fn what_a_peer_has_on_no_disk_proves_nothing() {
         for _ in 0..rounds {
             replica.persistence.mark(&mut marking, || replica.submit.position());
             net.settle(1, &[(0, 1), (1, 0)]);
-            writer.step(Duration::ZERO, Instant::now, &mut |origin, upto| replica.persistence().durable(Some((origin, upto))));
+            writer.step(Duration::ZERO, Instant::now, &mut |origin, upto| replica.persistence().durable(origin, upto));
         }
     };
     net.delete(0, "first");

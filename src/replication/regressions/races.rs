@@ -189,7 +189,7 @@ fn a_node_that_logs_nothing_acknowledges_nothing() {
     assert!(replica.is_open());
     disk.set_capacity(Some(disk.used()));
     replica.record_incarnation();
-    let mut step = || writer.step(Duration::ZERO, Instant::now, &mut |origin, upto| replica.persistence().durable(Some((origin, upto))));
+    let mut step = || writer.step(Duration::ZERO, Instant::now, &mut |origin, upto| replica.persistence().durable(origin, upto));
     step();
     assert!(!replica.persistence().is_writable(), "the disk is full");
     let stamp = net.put(0, "k", "v");

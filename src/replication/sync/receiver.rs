@@ -15,6 +15,7 @@ use crate::data::clock::{Now, Stamp};
 use crate::data::entry::{Entry, Key};
 use crate::data::version::{Origin, Version};
 use crate::replication::coverage::Advance;
+use crate::replication::links::DueAck;
 use crate::replication::links::handshake;
 use crate::replication::peers::table::PeerTable;
 use crate::replication::persistence::record::{self, Proven};
@@ -107,7 +108,7 @@ impl DumpReceiver {
         }
         let healed = replica.store.heal(entry.clone());
         if healed {
-            replica.persistence.record(Arc::new(record::healed(&[entry])), None, None);
+            replica.persistence.record(Arc::new(record::healed(&[entry])), None);
             self.healed += 1;
             if self.healed <= NAMED_MAX {
                 log::error!("healed key {}: it was older here, or missing", shown(&key));
@@ -204,21 +205,24 @@ fn can_place(replica: &Replica, entry: &Entry, now: Now) -> bool {
 /// A dump proves nothing of this node's own present writes: their own batches do. A donor can know
 /// of an own write, by a dump from here, before its batch is in this node's log. Behind a record
 /// that covers it the batch would be skipped when the log is replayed.
-pub(in crate::replication) fn join_proven(
-    replica: &Replica,
+///
+/// Returns the acks that are due by that, to be sent once the locks are released.
+pub(in crate::replication) fn join_proven<'a>(
+    replica: &'a Replica,
     table: &mut PeerTable,
     coverage: &mut Advance<'_>,
     proven: Proven,
     dropped: &[Entry],
     live: Option<(usize, Stamp)>,
-) {
+) -> Vec<DueAck<'a>> {
     let Proven { vector, horizon } = proven;
     let proven = Proven { vector: vector.without(replica.origin), horizon };
     let mut records = if BrokenRule::DropsNotLogged.is_on() { Vec::new() } else { record::removed(dropped) };
     records.extend(record::proven(&proven));
-    replica.persistence.record(Arc::new(records), None, None);
+    replica.persistence.record(Arc::new(records), None);
     table.horizon.join(&proven.horizon);
     coverage.proven(&proven.vector);
+    let mut due = Vec::new();
     for (peer, outbox) in replica.links.outboxes().enumerate() {
         let Some(origin) = outbox.known_origin() else { continue };
         let position = match live {
@@ -226,6 +230,7 @@ pub(in crate::replication) fn join_proven(
             _ => coverage.get(origin),
         };
         outbox.received_in_dump(origin, position);
-        replica.persistence.record(Arc::default(), Some((origin, position)), None);
+        due.push(replica.persistence.record_reaching(Arc::default(), (origin, position), None));
     }
+    due
 }

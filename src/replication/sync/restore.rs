@@ -137,7 +137,7 @@ impl Restore<'_> {
         if !self.unlogged.is_empty() {
             let lines = std::mem::take(&mut self.unlogged);
             let permit = self.replica.persistence().await_permit(lines.len(), Instant::now() + PERMIT_WAIT).map_err(NotRestored::Busy)?;
-            self.replica.persistence.record(Arc::new(record::lines(&lines)), None, permit);
+            self.replica.persistence.record(Arc::new(record::lines(&lines)), permit);
         }
         Ok(())
     }
@@ -187,7 +187,15 @@ impl Restore<'_> {
         }
         let drop_deleted = || shards().flat_map(|shard| self.replica.store.remove(shard, is_deleted)).collect::<Vec<Entry>>();
         let dropped = drop_deleted();
-        receiver::join_proven(self.replica, &mut self.replica.peers.table(), &mut self.replica.coverage.advance(), proven, &dropped, None);
+        let due = receiver::join_proven(
+            self.replica,
+            &mut self.replica.peers.table(),
+            &mut self.replica.coverage.advance(),
+            proven,
+            &dropped,
+            None,
+        );
+        drop(due);
         // As with a peer's dump: a live batch may have brought back what is gone before the vector
         // was joined.
         let late = drop_deleted();
@@ -302,7 +310,7 @@ impl Drop for Restore<'_> {
     fn drop(&mut self) {
         // What was merged stays, also where the dump breaks off.
         if !self.unlogged.is_empty() {
-            self.replica.persistence.record(Arc::new(record::lines(&self.unlogged)), None, None);
+            self.replica.persistence.record(Arc::new(record::lines(&self.unlogged)), None);
         }
         let mut table = self.replica.peers.table();
         table.restoring = false;

@@ -49,7 +49,7 @@ impl SimulatedNode {
         handshake::dialing(replica, 0);
         handshake::dialed(replica, 0, &hello, NOW);
         let inbound = Inbound::accept(replica, 0, &hello, Protocol::OLDEST, NOW);
-        let request = replica.links().outbox(0).take(Duration::ZERO).and_then(|batch| batch.request);
+        let request = replica.links().outbox(0).take().and_then(|batch| batch.request);
         (inbound, request.expect("a request for what is missing"))
     }
 
@@ -100,14 +100,14 @@ fn log_of_every_kind() -> (SimulatedDisk, String, BTreeMap<usize, Known>) {
     let mut lines = Vec::new();
     dump::write_entry(&mut lines, &old);
     dump::write_entry(&mut lines, &entry("dropped", None, 3));
-    node.replica.persistence.record(Arc::new(record::lines(&lines)), None, None);
+    node.replica.persistence.record(Arc::new(record::lines(&lines)), None);
     node.log();
-    node.replica.persistence.record(Arc::new(record::healed(&[new])), None, None);
+    node.replica.persistence.record(Arc::new(record::healed(&[new])), None);
     node.log();
     let vector: VersionVector = [(OTHER, old.version().stamp)].into_iter().collect();
-    node.replica.persistence.record(Arc::new(record::proven(&Proven { vector, horizon: VersionVector::default() })), None, None);
+    node.replica.persistence.record(Arc::new(record::proven(&Proven { vector, horizon: VersionVector::default() })), None);
     node.log();
-    node.replica.persistence.record(Arc::new(record::removed(&[entry("dropped", None, 3)])), None, None);
+    node.replica.persistence.record(Arc::new(record::removed(&[entry("dropped", None, 3)])), None);
     node.log();
     node.write("own", None);
     node.log();

@@ -56,7 +56,9 @@ fn feed_resp(input: &[u8], ends: &[usize], limits: &Limits) -> Vec<Outcome> {
         let outcome = match parse(bytes, &mut partial, limits) {
             ParsedWords::Incomplete => None,
             ParsedWords::Empty { consumed } => Some(Outcome::Taken { words: Vec::new(), consumed }),
-            ParsedWords::Request { words, consumed } => Some(Outcome::Taken { words: words.iter().map(<[u8]>::to_vec).collect(), consumed }),
+            ParsedWords::Request { words, consumed } => {
+                Some(Outcome::Taken { words: words.iter().map(<[u8]>::to_vec).collect(), consumed })
+            }
             ParsedWords::Fatal { wrong } => Some(Outcome::Fatal { sentence: wrong.sentence }),
         };
         // What is seen early is what the parser finds.

@@ -1,0 +1,187 @@
+//! The sender of one outgoing connection: the one place from which bytes go to a peer.
+//!
+//! Everything that is sent is taken out of the outbox, encoded and given to the socket under one
+//! lock, so that it leaves in the order in which it was taken. The lock is never held across a
+//! wait: what the system does not take at once stays here, and the link's thread waits for the
+//! socket without it.
+//!
+//! The threads that bring what sessions wait for, own batches and acks, send them themselves
+//! through [`Sender::send_now`] if nothing is in the way. That saves a change of threads at either
+//! end of a write at `majority`, of some 15 microseconds each. If something is in the way, they
+//! leave it to the link's thread.
+
+use std::collections::VecDeque;
+use std::io::{self, ErrorKind, Write as _};
+use std::net::TcpStream;
+use std::sync::Arc;
+
+use parking_lot::{MappedMutexGuard, Mutex, MutexGuard};
+
+use crate::data::clock::{Clock, elapsed};
+use crate::replication::links::outbox::{EncodedBatch, Outbox, Urgent};
+use crate::wire::peer::{Ack, Message, Protocol};
+
+/// Bytes of a piece into which small messages are gathered. A batch that does not fit is a piece of
+/// its own, and shared with the other links and the log.
+const GATHER_LEN: usize = 64 << 10;
+
+/// Bytes that the system is given at a time, at most. That something shorter was taken says nothing
+/// of the peer: the system takes it for a peer that is long gone, too.
+const WRITE_LEN: usize = 64 << 10;
+
+/// The sender on the present connection to one peer, if there is a connection.
+#[derive(Default)]
+pub struct Sender {
+    /// Only tried by threads that may hold another lock.
+    connection: Mutex<Option<OutgoingConnection>>,
+}
+
+/// One connection, as far as something is sent on it.
+pub struct OutgoingConnection {
+    /// Never blocks.
+    socket: Arc<TcpStream>,
+    /// The protocol that is spoken on it.
+    pub protocol: Protocol,
+    pub unsent: Unsent,
+    /// An error of the socket, for the link's thread to end the connection.
+    broken: Option<io::Error>,
+}
+
+/// Bytes on their way to the socket, in order.
+#[derive(Default)]
+pub struct Unsent {
+    /// Large ones are batches, shared with the other links and the log.
+    pieces: VecDeque<Arc<Vec<u8>>>,
+    /// Bytes of the first piece that the system has taken.
+    taken: usize,
+    /// Small messages behind all pieces, gathered into one.
+    gathered: Vec<u8>,
+    /// Bytes that were ever put here.
+    len: u64,
+}
+
+impl Sender {
+    /// Begins a connection, over a socket that does not block.
+    pub fn begin(&self, socket: Arc<TcpStream>, protocol: Protocol) {
+        *self.connection.lock() = Some(OutgoingConnection { socket, protocol, unsent: Unsent::default(), broken: None });
+    }
+
+    /// Ends the connection, and forgets what was not sent on it.
+    pub fn end(&self) {
+        self.connection.lock().take();
+    }
+
+    /// The present connection. For the link's thread, which begins and ends it and holds no other
+    /// lock.
+    pub fn connection(&self) -> Option<MappedMutexGuard<'_, OutgoingConnection>> {
+        MutexGuard::try_map(self.connection.lock(), Option::as_mut).ok()
+    }
+
+    /// Sends what sessions wait for: the batches in the outbox, and the ack. Returns true if the
+    /// thread of the link has nothing left to do. Waits for no socket and no lock.
+    pub fn send_now(&self, outbox: &Outbox, clock: &Clock) -> bool {
+        let Some(mut connection) = self.connection.try_lock() else { return false };
+        let Some(connection) = connection.as_mut().filter(|connection| connection.is_idle()) else { return false };
+        let Some(Urgent { ack, batches }) = outbox.take_urgent() else { return false };
+        if let Some(ack) = ack {
+            let clocks = Some(clock.read(elapsed()));
+            connection.unsent.put(&Message::Ack(Ack { clocks, ..ack }), connection.protocol);
+        }
+        connection.unsent.put_batches(&batches);
+        let is_sent = connection.flush().unwrap_or_else(|error| {
+            connection.broken = Some(error);
+            false
+        });
+        if !is_sent {
+            outbox.call_for_thread();
+        }
+        is_sent
+    }
+}
+
+impl OutgoingConnection {
+    fn is_idle(&self) -> bool {
+        self.unsent.is_empty() && self.broken.is_none()
+    }
+
+    /// Gives the socket what it takes at once. Returns true if nothing is left.
+    pub fn flush(&mut self) -> io::Result<bool> {
+        if let Some(error) = self.broken.take() {
+            return Err(error);
+        }
+        let unsent = &mut self.unsent;
+        unsent.seal();
+        while let Some(piece) = unsent.pieces.front() {
+            let rest = &piece[unsent.taken..];
+            match (&*self.socket).write(&rest[..rest.len().min(WRITE_LEN)]) {
+                Ok(0) => return Err(ErrorKind::WriteZero.into()),
+                Ok(len) => unsent.taken += len,
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(false),
+                Err(error) => return Err(error),
+            }
+            if unsent.taken == piece.len() {
+                unsent.pieces.pop_front();
+                unsent.taken = 0;
+            }
+        }
+        Ok(true)
+    }
+}
+
+impl Unsent {
+    pub fn is_empty(&self) -> bool {
+        self.pieces.is_empty() && self.gathered.is_empty()
+    }
+
+    /// Bytes that were ever put here.
+    pub fn len(&self) -> u64 {
+        self.len
+    }
+
+    /// Bytes that were ever taken out.
+    pub fn sent_len(&self) -> u64 {
+        let waiting: usize = self.pieces.iter().map(|piece| piece.len()).sum();
+        self.len + self.taken as u64 - (waiting + self.gathered.len()) as u64
+    }
+
+    /// Puts a message.
+    pub fn put(&mut self, message: &Message, protocol: Protocol) {
+        let before = self.gathered.len();
+        message.encode(&mut self.gathered, protocol);
+        self.len += (self.gathered.len() - before) as u64;
+        if self.gathered.len() > GATHER_LEN {
+            self.seal();
+        }
+    }
+
+    /// Puts batches.
+    pub fn put_batches(&mut self, batches: &[EncodedBatch]) {
+        for EncodedBatch { bytes, .. } in batches {
+            self.len += bytes.len() as u64;
+            if self.gathered.len() + bytes.len() > GATHER_LEN {
+                self.seal();
+                self.pieces.push_back(Arc::clone(bytes));
+            } else {
+                self.gathered.extend_from_slice(bytes);
+            }
+        }
+    }
+
+    /// Takes out everything.
+    #[cfg(feature = "testing")]
+    pub fn drain(&mut self) -> Vec<u8> {
+        self.seal();
+        std::mem::take(&mut self.pieces).iter().flat_map(|piece| piece.iter().copied()).collect()
+    }
+
+    /// Makes a piece of what was gathered.
+    fn seal(&mut self) {
+        if !self.gathered.is_empty() {
+            self.pieces.push_back(Arc::new(std::mem::take(&mut self.gathered)));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
