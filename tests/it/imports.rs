@@ -16,6 +16,27 @@ struct Rule {
 
 const NO_IO: &[&str] = &["std::net", "std::thread", "std::fs"];
 
+/// The imports of every file of the replication.
+const REPLICATION_MAY: &[&str] = &[
+    "net",
+    "process::descriptors",
+    "process::threads",
+    "budget",
+    "lock_order",
+    "wire::frame",
+    "data",
+    "testing::broken_rules",
+    "store",
+    "wire::dump",
+    "config",
+    "wire::peer",
+    "wire::ack_level::AckLevel",
+    "wire::quoting",
+    "wal",
+    "process::logging::LogLimit",
+    "replication",
+];
+
 /// Arrows point down only. The first rule that fits a file counts.
 const RULES: &[Rule] = &[
     Rule { place: "testing/broken_rules.rs", may: &["data::entry::Value"], must_not_std: NO_IO },
@@ -80,29 +101,14 @@ const RULES: &[Rule] = &[
         ],
         must_not_std: &["std::net"],
     },
-    Rule {
-        place: "replication",
-        may: &[
-            "net",
-            "process::descriptors",
-            "process::threads",
-            "budget",
-            "lock_order",
-            "wire::frame",
-            "data",
-            "testing::broken_rules",
-            "store",
-            "wire::dump",
-            "config",
-            "wire::peer",
-            "wire::ack_level::AckLevel",
-            "wire::quoting",
-            "wal",
-            "process::logging::LogLimit",
-            "replication",
-        ],
-        must_not_std: &[],
-    },
+    // The threads of the links, and what they send through.
+    Rule { place: "replication/links/incoming.rs", may: REPLICATION_MAY, must_not_std: &["std::fs"] },
+    Rule { place: "replication/links/outgoing.rs", may: REPLICATION_MAY, must_not_std: &["std::fs"] },
+    Rule { place: "replication/links/sender.rs", may: REPLICATION_MAY, must_not_std: &["std::fs"] },
+    Rule { place: "replication/links/unidentified.rs", may: REPLICATION_MAY, must_not_std: &["std::fs"] },
+    // It reads what the system says of the memory of the process.
+    Rule { place: "replication/status.rs", may: REPLICATION_MAY, must_not_std: &["std::net"] },
+    Rule { place: "replication", may: REPLICATION_MAY, must_not_std: &["std::net", "std::fs"] },
     Rule {
         place: "server",
         may: &[
