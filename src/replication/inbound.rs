@@ -3,8 +3,9 @@
 //! Owns the state of one incoming connection: the pending range of batches that is not joined to
 //! the vector yet, and the dump being taken ([`receiver`]). **I5** is kept here. The version vector
 //! advances only by a contiguous batch or by a dump's end line. On receipt the order is clock,
-//! merge, then the advance. Never sends: an answer goes into the peer's outbox. Never submits to
-//! the replicator, so nothing echoes and no ring of nodes waits on itself.
+//! merge, then the advance and the hand-over to the log. Never waits for a socket: an answer goes
+//! into the peer's outbox, from which an ack that is due leaves at once if the socket takes it.
+//! Never submits to the replicator, so nothing echoes and no ring of nodes waits on itself.
 
 use std::sync::Arc;
 use std::time::Duration;

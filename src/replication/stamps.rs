@@ -6,8 +6,9 @@ use crate::replication::peers::clocks::is_within;
 use crate::replication::peers::recovery;
 use crate::replication::replica::Replica;
 
-/// Refuses a stamp that is too far ahead of this node's own reference clock, whatever others have
-/// stamped before. **I9**: no clock is dragged ahead by a bad one.
+/// Refuses a stamp that is too far ahead of this node's own reference clock, and of the stamps that
+/// its disk held at the start. Stamps of others that came since do not count. **I9**: no clock is
+/// dragged ahead by a bad one.
 pub(in crate::replication) fn check_stamp(replica: &Replica, stamp: Stamp, now: Now) -> Result<(), String> {
     if stamp >= Stamp::LIMIT {
         return Err(format!("stamp {stamp} is beyond every clock"));

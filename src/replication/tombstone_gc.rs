@@ -14,8 +14,8 @@
 //! - It is older than `tombstone_age_min`.
 //! - No dump is served to a peer or taken, and no snapshot is written.
 //! - All members that are up agree on who the members are.
-//! - If it has been a value, it has expired by the clock of every member, as the member itself
-//!   reports it.
+//! - If it has an expiry, that is over by the clock of every member, as the member itself reports
+//!   it, and by `tombstone_age_min` on top.
 //!
 //! What was collected is remembered as the *GC horizon*: a node below it is given a full dump, in
 //! which absence is proof.
