@@ -32,7 +32,7 @@ pub enum BrokenRule {
     /// The stamp clock stays where it is when a peer has stamped above it (I8).
     FloorStands,
     /// A floor under the stamp clock is raised by the time that its message seems to have been
-    /// under way (I8).
+    /// under way (I9).
     FloorEstimated,
     /// An ack counts whatever this node's clock did while the session waited for it (I8).
     AckAfterSleep,

@@ -36,7 +36,7 @@ pub const CHECKS: [(&str, &str); 21] = [
     ("appended-once", "what an APPEND appends is in a value at most once"),
     ("counts-at-most", "a counter counts no more than was asked for"),
     ("pairs-are-whole", "two keys that a node writes in one step are shown so, as long as no other node writes them"),
-    ("clocks-are-not-driven", "no stamp clock runs ahead of all reference clocks by more than its rate allows"),
+    ("clocks-are-not-driven", "no stamp clock runs ahead of all reference clocks by more than its rate allows (I9)"),
     ("converges", "once everything is mended, all nodes are open, with equal vectors and equal data"),
     ("tombstones-go", "once all nodes have been equal for long enough, no tombstone is left, and the data is still equal"),
     ("starts", "a node starts on whatever a crash has left of its disk"),
