@@ -108,7 +108,8 @@ fields! {
     /// Bytes that may wait for one peer. Beyond this they are dropped, and the peer catches up by a
     /// dump.
     link_queue_max: usize = "link_queue_max", number(64 << 20, 1, BYTES_MAX);
-    /// Bytes on their way to the log and to the queues of the peers. Beyond this, writers wait.
+    /// The back-pressure budget: bytes on their way to the log and to the queues of the peers.
+    /// Beyond this, writers wait.
     write_room: usize = "write_room", number(64 << 20, 1, BYTES_MAX);
     /// A snapshot is written when the log is this many times as long as the last snapshot.
     compact_factor: u64 = "compact_factor", number(2, 1, 1_000);
