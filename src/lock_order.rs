@@ -9,7 +9,7 @@
 //!
 //! Three locks come before all ranks and have none, since no thread waits for them under another
 //! lock. That of a [`Sender`](crate::replication::links::sender::Sender) is only tried, but for the
-//! link's own thread, which holds no other.
+//! link's own thread, which holds no other. That takes others under it, and may log a line.
 //! The right to write a snapshot (`snapshotting` in replication/persistence/hand_off.rs) guards no
 //! data. It is only tried, never waited for, and is held while a snapshot is written. The lock on
 //! the present connection of a peer (`present` in replication/links/incoming.rs) is held while a
@@ -80,6 +80,13 @@ impl<T> RwLock<T> {
     pub fn read(&self) -> Guard<RwLockReadGuard<'_, T>> {
         let held = note(&self.rank);
         Guard { guard: self.lock.read(), _held: held }
+    }
+
+    /// Takes the lock if no thread writes, or waits to.
+    #[inline]
+    pub fn try_read(&self) -> Option<Guard<RwLockReadGuard<'_, T>>> {
+        let held = note(&self.rank);
+        self.lock.try_read().map(|guard| Guard { guard, _held: held })
     }
 
     /// Waits until no thread reads or writes. Debug builds check the order as in [`Mutex::lock`].

@@ -80,17 +80,11 @@ fn prefetch(store: &Store, requests: &[u8]) -> usize {
     while len < keys.len()
         && let Some((key, request_len)) = peek_key(&requests[at..])
     {
-        // One alone is looked up before it could come.
-        if len == 0 && request_len == requests.len() {
-            break;
-        }
         keys[len] = key;
         len += 1;
         at += request_len;
     }
-    if len > 1 {
-        store.prefetch(keys[..len].iter().copied());
-    }
+    store.prefetch(keys[..len].iter().copied());
     at.max(1)
 }
 

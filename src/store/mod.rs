@@ -192,6 +192,7 @@ impl Store {
     }
 
     /// Asks the processor for the memory of keys that are looked up next, [`PREFETCH_MAX`] at most.
+    /// Waits for nothing.
     ///
     /// Most of the time of a look-up is one wait for the entry's head, which is in no cache. The
     /// waits for several keys pass together, where they are known before: of a pipelined `GET`,
@@ -199,16 +200,22 @@ impl Store {
     pub fn prefetch<'k>(&self, keys: impl Iterator<Item = &'k [u8]>) {
         let order = self.order();
         let mut positions = [0; PREFETCH_MAX];
-        let mut len = 0;
-        for (position, key) in positions.iter_mut().zip(keys) {
-            *position = self.position(order, key);
-            self.shards[shard_of(*position)].read().prefetch_slot(position_in(*position));
-            len += 1;
-        }
-        // What was asked for above has come by now. If the order has changed meanwhile, it was in
+        let positions_len = positions.iter_mut().zip(keys).map(|(position, key)| *position = self.position(order, key)).count();
+        // One alone is looked up before it could come.
+        let positions = if positions_len > 1 { &positions[..positions_len] } else { &[] };
+        // A shard that is being written is passed over. If the order changes meanwhile, it was in
         // vain, and nothing else.
-        for position in &positions[..len] {
-            self.shards[shard_of(*position)].read().prefetch_entry(position_in(*position));
+        let shard_for = |position: u64| self.shards[shard_of(position)].try_read();
+        for position in positions {
+            if let Some(shard) = shard_for(*position) {
+                shard.prefetch_slot(position_in(*position));
+            }
+        }
+        // What was asked for above has come by now.
+        for position in positions {
+            if let Some(shard) = shard_for(*position) {
+                shard.prefetch_entry(position_in(*position));
+            }
         }
     }
 

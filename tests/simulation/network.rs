@@ -467,7 +467,7 @@ impl<'a> Simulator<'a> {
         let Some(number) = running.sends_on[peer_index] else { return };
         let Some(connection) = self.connections.get_mut(&number) else { return };
         let Some(SendingEnd::Open { writer, unsent }) = &mut connection.sender else { return };
-        let goes_on = writer.next(unsent, connection.protocol, now);
+        let goes_on = writer.next(unsent, connection.protocol, || now);
         let bytes = unsent.drain();
         if connection.is_reset || !goes_on {
             self.close_sender(number, id, peer_index);

@@ -93,7 +93,7 @@ impl Links {
     fn send_now(&self, peer: usize) {
         let outbox = &self.outboxes[peer];
         if !self.senders[peer].send_now(outbox, &self.clock) {
-            outbox.wake_thread();
+            outbox.call_thread();
         }
     }
 

@@ -10,6 +10,7 @@ use std::io::{self, Read, Write};
 use std::net::{TcpStream, ToSocketAddrs};
 use std::os::fd::AsFd;
 use std::sync::Arc;
+use std::thread;
 use std::time::Duration;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -39,6 +40,9 @@ pub(in crate::replication) const SOCKET_BUFFER_LEN: usize = 256 << 10;
 
 /// Longest wait for something to send. It only bounds how late a lost wake-up is noticed.
 const IDLE_WAIT: Duration = Duration::from_secs(1);
+
+/// The pause before another try at a socket that is said to take something and does not.
+const SHORT_PAUSE: Duration = Duration::from_millis(1);
 
 /// Runs the thread of one outgoing link. Ends when the outbox is stopped and all of it is sent, or
 /// could not be.
@@ -257,7 +261,7 @@ fn send_until_closed(
         }
         let Some(mut connection) = sender.connection() else { return Ok(()) };
         let protocol = connection.protocol;
-        let goes_on = writer.next(&mut connection.unsent, protocol, Now::read());
+        let goes_on = writer.next(&mut connection.unsent, protocol, Now::read);
         let is_sent = connection.flush()?;
         drop(connection);
         if !is_sent {
@@ -278,7 +282,7 @@ fn send_rest(replica: &Replica, peer: usize, socket: &TcpStream) -> io::Result<(
     let (mut left, mut sent_len) = (elapsed(), None);
     loop {
         // Whatever it says: the next try shows what has happened.
-        let _ = poll(&mut [PollFd::new(socket.as_fd(), PollFlags::POLLOUT)], wait);
+        let is_ready = poll(&mut [PollFd::new(socket.as_fd(), PollFlags::POLLOUT)], wait).is_ok_and(|ready| ready > 0);
         let Some(mut connection) = replica.links().sender(peer).connection() else { return Ok(()) };
         let before = sent_len.unwrap_or(connection.unsent.sent_len());
         if connection.flush()? {
@@ -294,6 +298,9 @@ fn send_rest(replica: &Replica, peer: usize, socket: &TcpStream) -> io::Result<(
             return Err(io::Error::new(io::ErrorKind::TimedOut, "given up, as it takes nothing"));
         } else if outbox.is_stopping() && elapsed() - left > replica.config().peer_timeout {
             return Err(io::Error::new(io::ErrorKind::TimedOut, "it takes nothing, and this node stops"));
+        } else if is_ready {
+            // The system is short of memory, and would say so again at once.
+            thread::park_timeout(SHORT_PAUSE);
         }
     }
 }
@@ -325,11 +332,14 @@ impl<'a> LinkWriter<'a> {
 
     /// Puts what waits behind what is not sent yet. Returns false if there will be no more: then
     /// the connection is to be closed.
-    pub fn next(&mut self, unsent: &mut Unsent, protocol: Protocol, now: Now) -> bool {
+    pub fn next(&mut self, unsent: &mut Unsent, protocol: Protocol, now: impl FnOnce() -> Now) -> bool {
         let LinkWriter { replica, peer, sent_vector, dump, next_dump, lines_len } = self;
         let Some(Drained { ack, echo, request, batches, heartbeat, serve }) = replica.links().outbox(*peer).take() else {
             return false;
         };
+        // Read after the ack was taken out: its clocks are to be those of an ack that is as old as
+        // they are, or older (**I8**).
+        let now = now();
         let clocks = Some(replica.clock().read(now.elapsed));
         ack.map(|ack| Message::Ack(Ack { clocks, ..ack })).iter().for_each(|message| unsent.put(message, protocol));
         echo.map(|sent| Message::Echo { sent, clocks }).iter().for_each(|message| unsent.put(message, protocol));

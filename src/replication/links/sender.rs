@@ -1,9 +1,9 @@
 //! The sender of one outgoing connection: the one place from which bytes go to a peer.
 //!
 //! Everything that is sent is taken out of the outbox, encoded and given to the socket under one
-//! lock, so that it leaves in the order in which it was taken. The lock is never held across a
-//! wait: what the system does not take at once stays here, and the link's thread waits for the
-//! socket without it.
+//! lock, so that it leaves in the order in which it was taken. The lock is held across no wait for
+//! the socket: what the system does not take at once stays here, and the link's thread waits
+//! without it. All other threads only try the lock.
 //!
 //! The threads that bring what sessions wait for, own batches and acks, send them themselves
 //! through [`Sender::send_now`] if nothing is in the way. That saves a change of threads at either
@@ -32,7 +32,6 @@ const WRITE_LEN: usize = 64 << 10;
 /// The sender on the present connection to one peer, if there is a connection.
 #[derive(Default)]
 pub struct Sender {
-    /// Only tried by threads that may hold another lock.
     connection: Mutex<Option<OutgoingConnection>>,
 }
 
@@ -43,8 +42,6 @@ pub struct OutgoingConnection {
     /// The protocol that is spoken on it.
     pub protocol: Protocol,
     pub unsent: Unsent,
-    /// An error of the socket, for the link's thread to end the connection.
-    broken: Option<io::Error>,
 }
 
 /// Bytes on their way to the socket, in order.
@@ -52,7 +49,7 @@ pub struct OutgoingConnection {
 pub struct Unsent {
     /// Large ones are batches, shared with the other links and the log.
     pieces: VecDeque<Arc<Vec<u8>>>,
-    /// Bytes of the first piece that the system has taken.
+    /// Bytes of the first piece that the system has taken, or of what is gathered if there is none.
     taken: usize,
     /// Small messages behind all pieces, gathered into one.
     gathered: Vec<u8>,
@@ -63,7 +60,7 @@ pub struct Unsent {
 impl Sender {
     /// Begins a connection, over a socket that does not block.
     pub fn begin(&self, socket: Arc<TcpStream>, protocol: Protocol) {
-        *self.connection.lock() = Some(OutgoingConnection { socket, protocol, unsent: Unsent::default(), broken: None });
+        *self.connection.lock() = Some(OutgoingConnection { socket, protocol, unsent: Unsent::default() });
     }
 
     /// Ends the connection, and forgets what was not sent on it.
@@ -81,48 +78,28 @@ impl Sender {
     /// thread of the link has nothing left to do. Waits for no socket and no lock.
     pub fn send_now(&self, outbox: &Outbox, clock: &Clock) -> bool {
         let Some(mut connection) = self.connection.try_lock() else { return false };
-        let Some(connection) = connection.as_mut().filter(|connection| connection.is_idle()) else { return false };
+        let Some(connection) = connection.as_mut().filter(|connection| connection.unsent.is_empty()) else { return false };
         let Some(Urgent { ack, batches }) = outbox.take_urgent() else { return false };
         if let Some(ack) = ack {
             let clocks = Some(clock.read(elapsed()));
             connection.unsent.put(&Message::Ack(Ack { clocks, ..ack }), connection.protocol);
         }
         connection.unsent.put_batches(&batches);
-        let is_sent = connection.flush().unwrap_or_else(|error| {
-            connection.broken = Some(error);
-            false
-        });
-        if !is_sent {
-            outbox.call_for_thread();
-        }
-        is_sent
+        // After an error the link's thread meets one, too, and ends the connection.
+        connection.flush().unwrap_or(false)
     }
 }
 
 impl OutgoingConnection {
-    fn is_idle(&self) -> bool {
-        self.unsent.is_empty() && self.broken.is_none()
-    }
-
     /// Gives the socket what it takes at once. Returns true if nothing is left.
     pub fn flush(&mut self) -> io::Result<bool> {
-        if let Some(error) = self.broken.take() {
-            return Err(error);
-        }
-        let unsent = &mut self.unsent;
-        unsent.seal();
-        while let Some(piece) = unsent.pieces.front() {
-            let rest = &piece[unsent.taken..];
-            match (&*self.socket).write(&rest[..rest.len().min(WRITE_LEN)]) {
+        while let Some(first) = self.unsent.first() {
+            match (&*self.socket).write(&first[..first.len().min(WRITE_LEN)]) {
                 Ok(0) => return Err(ErrorKind::WriteZero.into()),
-                Ok(len) => unsent.taken += len,
+                Ok(len) => self.unsent.take(len),
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(false),
                 Err(error) => return Err(error),
-            }
-            if unsent.taken == piece.len() {
-                unsent.pieces.pop_front();
-                unsent.taken = 0;
             }
         }
         Ok(true)
@@ -171,8 +148,29 @@ impl Unsent {
     /// Takes out everything.
     #[cfg(feature = "testing")]
     pub fn drain(&mut self) -> Vec<u8> {
-        self.seal();
-        std::mem::take(&mut self.pieces).iter().flat_map(|piece| piece.iter().copied()).collect()
+        let mut all = Vec::new();
+        while let Some(first) = self.first() {
+            all.extend_from_slice(first);
+            self.take(first.len());
+        }
+        all
+    }
+
+    /// The bytes that come next.
+    fn first(&self) -> Option<&[u8]> {
+        let piece = self.pieces.front().map_or(&self.gathered, |piece| piece);
+        Some(&piece[self.taken..]).filter(|first| !first.is_empty())
+    }
+
+    /// Notes that the system has taken so many of them.
+    fn take(&mut self, len: usize) {
+        self.taken += len;
+        if self.first().is_none() {
+            self.taken = 0;
+            if self.pieces.pop_front().is_none() {
+                self.gathered.clear();
+            }
+        }
     }
 
     /// Makes a piece of what was gathered.

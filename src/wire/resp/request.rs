@@ -19,6 +19,9 @@ const WORDS_MAX: usize = i32::MAX as usize;
 /// The length of a bulk that is taken whatever the limits: it may be no key and no value, but the
 /// message of an ECHO.
 const BULK_LEN_MAX_LEAST: usize = 64 * 1024;
+/// Words of a request that is looked into early. One of more, which may come in many pieces, would
+/// be looked through at each of them.
+const PEEKED_WORDS_MAX: usize = 16;
 /// Spans whose memory is kept from one request to the next; that of more is given back.
 const SPANS_KEPT_MAX: usize = 1024;
 
@@ -93,6 +96,9 @@ pub fn parse<'a, 's>(buffer: &'a [u8], partial: &'s mut Partial, limits: &Limits
 #[inline]
 pub fn peek_key(buffer: &[u8]) -> Option<(&[u8], usize)> {
     let (words, mut at) = COUNT.short(buffer)?;
+    if words > PEEKED_WORDS_MAX {
+        return None;
+    }
     let mut key = None;
     for word in 0..words {
         let (len, line_len) = LENGTH.short(buffer.get(at..)?)?;
