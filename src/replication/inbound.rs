@@ -109,6 +109,9 @@ impl Inbound {
             log::error!("{event}{more}");
         }
         replica.links.outbox(peer).redial();
+        // The echo of the last one may have been lost with the peer's former connection. Without it
+        // the peer does not count as up, and a node that starts would not open before the next.
+        replica.links.outbox(peer).heartbeat();
         inbound
     }
 
