@@ -72,11 +72,12 @@ pub(crate) struct RoundEnd {
     pub no_quorum: bool,
 }
 
-/// Asks for the memory of the keys of the next requests, if there are several, and returns how many
-/// bytes those take. At least one, since the next request may be of a kind that is not looked into.
+/// Asks for the memory of the keys of the next requests, and returns how many bytes those take. At
+/// least one: the next request may be of a kind that is not looked into.
 fn prefetch(store: &Store, requests: &[u8]) -> usize {
-    let (mut keys, mut at): ([&[u8]; PREFETCH_MAX], usize) = ([&[]; PREFETCH_MAX], 0);
-    let mut len = 0;
+    let Some((first, mut at)) = peek_key(requests) else { return 1 };
+    let mut keys = [first; PREFETCH_MAX];
+    let mut len = 1;
     while len < keys.len()
         && let Some((key, request_len)) = peek_key(&requests[at..])
     {
@@ -85,7 +86,7 @@ fn prefetch(store: &Store, requests: &[u8]) -> usize {
         at += request_len;
     }
     store.prefetch(keys[..len].iter().copied());
-    at.max(1)
+    at
 }
 
 impl<'a> Rounds<'a> {
@@ -119,13 +120,14 @@ impl<'a> Rounds<'a> {
                 break Ended::Early;
             }
             let rest = &unread[at..];
-            if at >= asked {
-                asked = at + prefetch(&connection.shared.services.store, rest);
-            }
             let protocol = connection.protocol_of(rest);
             let (ref parsed, consumed) = parser.next(rest, connection.transaction.is_open(), limits, time);
             let start = replies.len();
             let mut span = ReplySpan { range: start..start, protocol };
+            // A request that comes alone pays nothing for this.
+            if at >= asked && consumed < rest.len() {
+                asked = at + prefetch(&connection.shared.services.store, rest);
+            }
             at += consumed;
             let level = connection.level;
             let execution = match parsed {
