@@ -14,6 +14,9 @@ const SPLIT_LEN: usize = 256;
 /// Entries in a cell on average. Below this, each two cells become one.
 const JOIN_LEN: usize = 32;
 
+/// Entries that a scan asks for ahead.
+const SCANNED_AHEAD: usize = 8;
+
 /// A sorted table of entries. Positions are the lower 32 bits of those of
 /// [`OrderKey::position`](crate::data::key_order::OrderKey::position).
 pub struct Cells {
@@ -52,7 +55,7 @@ impl Cells {
 
     /// Returns all entries, in rising order of their positions.
     pub fn iter(&self) -> impl Iterator<Item = &Entry> {
-        self.cells.iter().flat_map(|cell| &cell.entries)
+        self.cells.iter().flat_map(Cell::scan)
     }
 
     pub fn into_entries(self) -> impl Iterator<Item = Entry> {
@@ -151,7 +154,7 @@ impl Cells {
     pub fn extract(&mut self, mut which: impl FnMut(&Entry) -> bool) -> Vec<Entry> {
         let mut extracted = Vec::new();
         for cell in &mut self.cells {
-            let picked: Vec<bool> = cell.entries.iter().map(&mut which).collect();
+            let picked: Vec<bool> = cell.scan().map(&mut which).collect();
             if picked.contains(&true) {
                 let mut picks = picked.iter();
                 cell.positions.retain(|_| picks.next() == Some(&false));
@@ -201,6 +204,17 @@ impl Cells {
 }
 
 impl Cell {
+    /// Returns all entries, and asks for the memory of those that follow. They lie anywhere, so
+    /// each would be waited for.
+    fn scan(&self) -> impl Iterator<Item = &Entry> {
+        self.entries.iter().enumerate().map(|(at, entry)| {
+            if let Some(later) = self.entries.get(at + SCANNED_AHEAD) {
+                later.prefetch();
+            }
+            entry
+        })
+    }
+
     /// Returns the index of a key, or the one behind all others of its position.
     fn search(&self, position: u32, key: &[u8], depth: u32) -> Result<usize, usize> {
         let mut at = self.lower_bound(position, depth);
