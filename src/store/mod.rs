@@ -288,6 +288,10 @@ impl Store {
     /// Locks the shards of a span. Always in the order of their numbers, so that two callers that
     /// lock several cannot wait for each other.
     fn lock<'a, G: Deref<Target = Shard>>(&'a self, span: Span<'_>, lock: impl Fn(&'a RwLock<Shard>) -> G) -> (OrderKey, Vec<(usize, G)>) {
+        // Before anything is locked: the waits are no part of what others wait for.
+        if let Span::Keys(keys) = span {
+            keys.chunks(PREFETCH_MAX).for_each(|keys| self.prefetch(keys.iter().copied()));
+        }
         loop {
             let order = self.order();
             let mut shards: Vec<usize> = match span {
