@@ -344,7 +344,8 @@ impl<'a> Simulator<'a> {
         self.at(arrival, SimulatorEvent::HelloAnswer(number));
     }
 
-    /// Closes older connections of the same machine: the new one replaces them.
+    /// Ends older connections of the same machine: the new one replaces them. What has arrived on
+    /// them may still be applied beside it, since links/incoming.rs only shuts their sockets down.
     fn replace_receiver(&mut self, number: u64, id: usize) {
         let Some(from) = self.connections.get(&number).map(|connection| connection.from.machine) else { return };
         let is_older = |other: u64, connection: &SimulatedConnection<'_>| {
@@ -355,7 +356,28 @@ impl<'a> Simulator<'a> {
         };
         let older: Vec<u64> =
             self.connections.iter().filter(|(other, connection)| is_older(**other, connection)).map(|(other, _)| *other).collect();
-        older.into_iter().for_each(|number| self.close_receiver(number));
+        for number in older {
+            if self.one_in(2) {
+                self.close_receiver(number);
+            } else {
+                self.end_later(number);
+            }
+        }
+    }
+
+    /// Ends a replaced connection some milliseconds from now. What arrives until then is applied
+    /// beside the messages of the newer connection, and its end comes after the newer one's HELLO.
+    fn end_later(&mut self, number: u64) {
+        self.count("connections applied beside newer ones");
+        let end = self.now + self.random_ms(0, 20);
+        let Some(connection) = self.connections.get_mut(&number) else { return };
+        let arriving = connection.segments.iter().take_while(|(at, _)| *at <= end).count();
+        connection.segments.truncate(arriving);
+        // No bytes: the end of the stream.
+        connection.segments.push_back((end, Vec::new()));
+        connection.last = end;
+        self.at(end, SimulatorEvent::Arrive(number));
+        self.reset_sender(number);
     }
 
     /// Closes the receiving end.
