@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 
 use argh::{ArgsInfo, FromArgs};
 use kvmesh::data::clock::Now;
+use kvmesh::data::key_order::OrderKey;
 use kvmesh::process::arguments;
 use kvmesh::replication::heartbeat::HeartbeatLoop;
 use kvmesh::store::{KeySpread, Store};
@@ -129,7 +130,7 @@ impl Exchange {
 /// Starts a node of a mesh of one that logs as a node does by default.
 fn start() -> io::Result<SimulatedNode> {
     let config = Arc::new(config(1, 1, &json!({ "ack": "local" })));
-    let store = Store::repeatable(KeySpread::FourShards);
+    let store = Store::repeatable(OrderKey::from_halves([1, 2]), KeySpread::FourShards);
     let node = SimulatedNode::start(config, store, 1, Protocols::OURS, (at(0), Instant::now()), &SimulatedDisk::default())?;
     HeartbeatLoop::default().step(&node.replica, at(0));
     assert!(node.replica.is_open(), "a mesh of one has nobody to wait for");

@@ -151,10 +151,11 @@ impl Store {
         }
     }
 
-    /// Makes a store in which every key lies where it lies in every run.
+    /// Makes an empty store in this order, with keys spread so. A key lies where it lies in every
+    /// run that gives the same.
     #[cfg(feature = "testing")]
-    pub fn repeatable(key_spread: KeySpread) -> Store {
-        Store { key_spread: Some(key_spread), ..Store::ordered(OrderKey::from_halves([1, 2])) }
+    pub fn repeatable(order: OrderKey, key_spread: KeySpread) -> Store {
+        Store { key_spread: Some(key_spread), ..Store::ordered(order) }
     }
 
     /// Returns the order in which keys lie.

@@ -399,6 +399,20 @@ impl Simulator<'_> {
         self.machines[id].clock = self.draw_clock();
     }
 
+    /// Cuts all links from the start on. Nodes then open without each other, and each declares its
+    /// own order to be the cluster's. When they meet, all but one of them move their keys, and may
+    /// be serving or taking dumps.
+    pub fn begin_apart(&mut self) {
+        self.count("runs that begin apart");
+        let scale = self.plan.peer_timeout().as_millis() as u64;
+        for one in 0..self.plan.nodes {
+            for other in 0..one {
+                let until = self.random_ms(scale * 3, scale * 8);
+                self.set_cut(one, other, until);
+            }
+        }
+    }
+
     fn kill(&mut self, id: usize, crash: Crash, back_after: Duration) {
         // Without a sync at every write, each crash loses something. To survive more than one such
         // loss at a time is not promised.

@@ -17,6 +17,7 @@ use crate::simulation::{ProcessId, Simulator, SimulatorEvent};
 use kvmesh::config::Config;
 use kvmesh::data::clock::Now;
 use kvmesh::data::fsync::Fsync;
+use kvmesh::data::key_order::OrderKey;
 use kvmesh::data::version::VersionVector;
 use kvmesh::replication::heartbeat::HeartbeatLoop;
 use kvmesh::replication::persistence::snapshots::{self, Snapshot};
@@ -288,7 +289,9 @@ impl<'a> Simulator<'a> {
         let now = Now { wall_ms: self.machines[id].wall_ms(self.now), elapsed: Duration::ZERO };
         let (config, nonce) = (Arc::clone(&self.machines[id].config), self.random.u64(..));
         let protocols = if self.plan.mixes_builds && self.one_in(2) { BEFORE } else { Protocols::OURS };
-        let store = Store::repeatable(self.plan.places);
+        // A store begins with an order of its own, as Store::new makes one, and is moved to the
+        // cluster's later.
+        let store = Store::repeatable(OrderKey::from_halves([nonce, !nonce]), self.plan.places);
         let node = SimulatedNode::start(config, store, nonce, protocols, (now, self.instant()), disk)?;
         let SimulatedNode { replica, write_rx: submit_rx, replicator, wal, writer } = node;
         let lead_us = replica.clock().read(now.elapsed).stamp_us as i64 - self.now.as_micros() as i64;

@@ -260,6 +260,9 @@ impl<'a> Simulator<'a> {
             simulator.schedule_script();
             return simulator;
         }
+        if !simulator.plan.faults.is_empty() && simulator.one_in(4) {
+            simulator.begin_apart();
+        }
         for client in 0..simulator.plan.clients {
             let wait = simulator.random_ms(0, 3_000);
             simulator.after(wait, SimulatorEvent::Client(client));
