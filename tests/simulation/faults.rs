@@ -289,6 +289,12 @@ impl Simulator<'_> {
                     let off = self.random.i64(most * 3 / 2..most * 3);
                     self.machines[id].clock.offset_ms = if self.random.bool() { off } else { -off };
                     self.machines[id].clock.is_bad = true;
+                    if self.one_in(2) {
+                        // The node starts with this clock, and opens alone: no other one is there
+                        // to disagree. What it stamps then shows whether it goes by its disk.
+                        self.kill(id, Crash::Process, time);
+                        self.split(time + 5 * self.plan.peer_timeout(), |node| node == id);
+                    }
                     self.after(time * 3, SimulatorEvent::End(FaultEnd::BadClock(id)));
                 }
             }

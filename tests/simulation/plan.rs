@@ -313,6 +313,7 @@ impl RunPlan {
             FaultKind::Break,
             FaultKind::Isolate,
             FaultKind::Restore,
+            FaultKind::BadClock,
         ];
         let mut faults = vec![FaultKind::Orphan, FaultKind::Orphan, FaultKind::Wipe, FaultKind::Kill, FaultKind::Copy];
         faults.extend(some_of(&others, 3, random));
