@@ -327,6 +327,9 @@ impl Simulator<'_> {
             }
             FaultKind::Copy => self.copy_directory(id),
             FaultKind::BackUp => self.back_up(id),
+            // Few runs draw both of the faults that a restore takes, and a dump that is old by then
+            // is mostly refused.
+            FaultKind::Restore if self.backups.is_empty() || self.one_in(3) => self.back_up(id),
             FaultKind::Restore => self.restore_backup(id),
             // A node with this `fsync` is not promised to survive it, or there is no copy to put
             // back.
