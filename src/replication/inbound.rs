@@ -303,25 +303,21 @@ impl Inbound {
                 Line::End(end) => {
                     // Merged before this, so that a snapshot that begins in between has the
                     // entries. Logged before what the end line proves.
-                    self.record_lines(replica, log_bytes.take());
-                    if let Some(dump) = self.dump.take() {
+                    let Some(dump) = self.dump.take() else { continue };
+                    if BrokenRule::ProofBeforeLines.is_on() {
+                        self.end_dump(replica, &dump, &end, now)?;
+                        record_lines(replica, &dump, log_bytes.take());
+                    } else {
+                        record_lines(replica, &dump, log_bytes.take());
                         self.end_dump(replica, &dump, &end, now)?;
                     }
                 }
             }
         }
-        self.record_lines(replica, log_bytes);
-        Ok(())
-    }
-
-    /// Logs the lines of a message as they came. Entries that healing changed were logged one by
-    /// one.
-    fn record_lines(&self, replica: &Replica, log_bytes: Option<LogBytes>) {
-        if let (Some(log_bytes), Some(dump)) = (log_bytes, &self.dump)
-            && !dump.heals()
-        {
-            replica.persistence.record(log_bytes.bytes, log_bytes.permit);
+        if let Some(dump) = &self.dump {
+            record_lines(replica, dump, log_bytes);
         }
+        Ok(())
     }
 
     fn begin_dump(&mut self, replica: &Replica, header: Header, now: Now) -> Result<(), String> {
@@ -413,6 +409,15 @@ impl Inbound {
     fn with_present<T>(&self, replica: &Replica, now: Now, change: impl FnOnce(&mut PeerTable) -> T) -> Result<T, String> {
         let present = replica.decide(now, |table| (table.peers[self.peer].epoch == self.epoch).then(|| change(table)));
         present.ok_or_else(|| "a newer connection of the same node has replaced this one".to_owned())
+    }
+}
+
+/// Logs the lines of a message as they came. Entries that healing changed were logged one by one.
+fn record_lines(replica: &Replica, dump: &DumpReceiver, log_bytes: Option<LogBytes>) {
+    if let Some(LogBytes { bytes, permit }) = log_bytes
+        && !dump.heals()
+    {
+        replica.persistence.record(bytes, permit);
     }
 }
 

@@ -52,10 +52,16 @@ pub enum BrokenRule {
     FoldAtOnce,
     /// Bytes that this node has handed to its operating system count as read by the peer.
     CountWhatLeaves,
+    /// The lines that come with the end line of a dump are logged behind what it proves (I5).
+    ProofBeforeLines,
+    /// The end of a connection that was replaced counts as the end of the newer one (I6 a).
+    EndOfReplaced,
+    /// The stamp clock does not begin above what is on the disk (I8).
+    ClockStartsOver,
 }
 
 impl BrokenRule {
-    pub const ALL: [BrokenRule; 19] = [
+    pub const ALL: [BrokenRule; 22] = [
         BrokenRule::NoTombstones,
         BrokenRule::CollectAtOnce,
         BrokenRule::AckBeforeFsync,
@@ -75,6 +81,9 @@ impl BrokenRule {
         BrokenRule::MergeLate,
         BrokenRule::FoldAtOnce,
         BrokenRule::CountWhatLeaves,
+        BrokenRule::ProofBeforeLines,
+        BrokenRule::EndOfReplaced,
+        BrokenRule::ClockStartsOver,
     ];
 
     /// The name by which `KVMESH_BREAK` knows the rule.
@@ -99,6 +108,9 @@ impl BrokenRule {
             BrokenRule::MergeLate => "merge-late",
             BrokenRule::FoldAtOnce => "fold-at-once",
             BrokenRule::CountWhatLeaves => "count-what-leaves",
+            BrokenRule::ProofBeforeLines => "proof-before-lines",
+            BrokenRule::EndOfReplaced => "end-of-replaced",
+            BrokenRule::ClockStartsOver => "clock-starts-over",
         }
     }
 

@@ -31,12 +31,12 @@ fn writers_of_one_key_do_not_hold_each_other_up() {
     }
 }
 
-/// In each of these seeds a node once forgot a delete without having received a write that it
-/// deleted. The last vector of an absent peer counted, although another one had lost its disk
-/// since.
+/// In each of these seeds a node forgets a delete without having received a write that it deleted,
+/// if the last vector of an absent peer counts although another one has lost its disk since: with
+/// the broken rule `count-absent`. It was found so in other seeds.
 #[test]
 fn a_delete_stays_when_a_disk_is_lost_beside_a_cut_and_an_old_copy_is_put_back() {
-    for seed in [9, 44] {
+    for seed in [271, 323] {
         let report = run(seed, RunKind::Relapse, None);
         assert!(report.violation.is_none(), "seed {seed}: {:?}", report.violation);
         assert!(report.tally["old disks put back"] > 0);

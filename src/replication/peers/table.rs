@@ -125,7 +125,7 @@ impl PeerTable {
     /// An incoming connection has ended. One that was replaced changes nothing.
     pub fn closed(&mut self, peer: usize, epoch: u64) {
         let peer = &mut self.peers[peer];
-        if peer.epoch == epoch {
+        if peer.epoch == epoch || BrokenRule::EndOfReplaced.is_on() {
             (peer.linked_in, peer.catch_up.gap) = (false, false);
         }
     }

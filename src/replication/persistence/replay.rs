@@ -18,6 +18,7 @@ use crate::data::version::{Origin, VersionVector};
 use crate::replication::persistence::record::{Incarnation, Record};
 use crate::replication::replica::Replica;
 use crate::store::Store;
+use crate::testing::broken_rules::BrokenRule;
 use crate::wal::disk::Disk;
 use crate::wal::files::{Files, snapshot_name};
 use crate::wal::log::{FoundLog, read};
@@ -142,7 +143,9 @@ fn replay_files(replica: &Replica, disk: &Arc<dyn Disk>, files: &Files, progress
 fn take_replayed(replica: &Replica, replay: Replay<'_>) {
     let Replay { progress, horizon, greatest, order, .. } = replay;
     let vector = progress.into_vector();
-    replica.clock.take_over(greatest.max(vector.greatest()).max(horizon.greatest()), replica.began);
+    if !BrokenRule::ClockStartsOver.is_on() {
+        replica.clock.take_over(greatest.max(vector.greatest()).max(horizon.greatest()), replica.began);
+    }
     let mut table = replica.peers.table();
     replica.coverage.advance().restore(vector);
     table.horizon = horizon;
