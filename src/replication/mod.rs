@@ -118,5 +118,3 @@ pub mod status;
 
 #[cfg(test)]
 mod regressions;
-#[cfg(test)]
-mod tests;

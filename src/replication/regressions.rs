@@ -1,6 +1,6 @@
 //! Regressions: interleavings that once broke an invariant, each as small as it could be made. They
-//! came out of reading the code against the design. The seeds of [`tests`](super::tests) do not
-//! reach them, or rarely.
+//! came out of reading the code against the design. The seeds of the simulator do not reach them,
+//! or rarely.
 
 use std::collections::HashMap;
 use std::sync::Arc;

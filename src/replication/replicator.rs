@@ -30,19 +30,19 @@ const BATCH_LEN: usize = 1 << 20;
 const GATHER_PAUSE: Duration = Duration::from_micros(300);
 
 /// Makes the batches of this node's own writes.
-pub struct Batcher {
+struct Batcher {
     origin: Origin,
     /// The stamp at which the last batch ended.
     after: Stamp,
 }
 
 impl Batcher {
-    pub fn new(origin: Origin) -> Batcher {
+    fn new(origin: Origin) -> Batcher {
         Batcher { origin, after: Stamp::ZERO }
     }
 
     /// Makes one batch of the next writes, in stamp order.
-    pub fn batch(&mut self, writes: &[Entry]) -> EncodedBatch {
+    fn batch(&mut self, writes: &[Entry]) -> EncodedBatch {
         let upto = writes.last().map_or(self.after, |last| last.version().stamp);
         let mut bytes = Vec::with_capacity(writes.iter().map(|write| write.size() + 32).sum::<usize>() + 64);
         encode_batch(&mut bytes, self.origin, self.after, upto, writes);
