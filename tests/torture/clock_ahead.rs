@@ -17,7 +17,8 @@ use crate::kit::backup::backup;
 use crate::nodes::NodeHandle;
 use crate::survey;
 
-const RESTORE_TIMEOUT: Duration = Duration::from_secs(5);
+/// Far above what it takes. Who gives up earlier finds the restore still running.
+const RESTORE_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Pushes the clock of a node ahead. An error is the refusal of the node.
 pub fn push(node: &NodeHandle, ahead: Duration) -> Result<(), String> {

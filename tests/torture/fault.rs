@@ -35,7 +35,8 @@ const DUMPS_ASKED: usize = 2_000;
 /// How far the clock is pushed ahead. Less than half of `clock_offset_max`, beyond which no node
 /// follows, and more than a fault lasts.
 const CLOCK_AHEAD: Duration = Duration::from_secs(4);
-const PUSH_TIMEOUT: Duration = Duration::from_secs(6);
+/// Far above what it takes: a restore waits for the disk, on a machine that may be busy.
+const PUSH_TIMEOUT: Duration = Duration::from_secs(30);
 const RECEIVE_BUFFER: usize = 4 << 10;
 /// Time in which a node has to give up a client that reads nothing, far above its `write_timeout`.
 const DEAF_TIMEOUT: Duration = Duration::from_secs(8);
