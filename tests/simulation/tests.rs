@@ -36,7 +36,7 @@ fn writers_of_one_key_do_not_hold_each_other_up() {
 /// the broken rule `count-absent`. It was found so in other seeds.
 #[test]
 fn a_delete_stays_when_a_disk_is_lost_beside_a_cut_and_an_old_copy_is_put_back() {
-    for seed in [271, 323] {
+    for seed in [111, 265] {
         let report = run(seed, RunKind::Relapse, None);
         assert!(report.violation.is_none(), "seed {seed}: {:?}", report.violation);
         assert!(report.tally["old disks put back"] > 0);
