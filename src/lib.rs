@@ -85,10 +85,11 @@
 //! [`store`] in rising order, the version vector ([`replication::coverage`]), the sequencer of own
 //! writes ([`replication::submit`]).
 //!
-//! Two locks come before all of these. The right to write a snapshot
+//! Three locks come before all of these. The right to write a snapshot
 //! ([`replication::persistence::hand_off`]) guards no data, and is held while one is written. The
 //! lock on the present connection of a peer ([`replication::links::incoming`]) is held while a new
-//! one takes its place.
+//! one takes its place. That of a sender ([`replication::links::sender`]) is held while bytes are
+//! given to a socket that does not block; other threads than the link's only try it.
 //!
 //! All others are leaves, under which nothing is locked: acks and waiting sessions
 //! ([`replication::acks`]), what waits for a peer ([`replication::links::outbox`]), the log's queue
@@ -97,8 +98,8 @@
 //! ([`replication::links::incoming`]), how far the disk is read
 //! ([`replication::persistence::hand_off`]), waiters for bytes ([`budget`]), when the clock was
 //! slewed last ([`data::clock`]), connected clients (`server::clients`), lines for stderr
-//! ([`process::logging`]). Under a lock there is no I/O, no log line, and no wait, but for the two
-//! that come first.
+//! ([`process::logging`]). Under a lock there is no I/O, no log line, and no wait, but for the
+//! three that come first.
 //!
 //! # The invariants, and where they are kept
 //!

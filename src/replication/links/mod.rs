@@ -2,7 +2,8 @@
 //! listens on.
 //!
 //! [`Links`] is what the rest of replication sees of them: an [`outbox`] for each peer, and the
-//! [`traffic`] with it. The threads [`outgoing`] and [`incoming`] own the sockets.
+//! [`traffic`] with it. The threads [`outgoing`] and [`incoming`] open the sockets and close them;
+//! a [`sender`] is where any thread gives bytes to one.
 
 pub mod handshake;
 pub mod incoming;

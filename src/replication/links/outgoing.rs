@@ -279,19 +279,19 @@ fn send_until_closed(
 fn send_rest(replica: &Replica, peer: usize, socket: &TcpStream) -> io::Result<()> {
     let outbox = replica.links().outbox(peer);
     let wait = PollTimeout::try_from(replica.config().heartbeat).unwrap_or(PollTimeout::MAX);
-    let (mut left, mut sent_len) = (elapsed(), None);
+    let mut left = elapsed();
     loop {
         // Whatever it says: the next try shows what has happened.
         let is_ready = poll(&mut [PollFd::new(socket.as_fd(), PollFlags::POLLOUT)], wait).is_ok_and(|ready| ready > 0);
         let Some(mut connection) = replica.links().sender(peer).connection() else { return Ok(()) };
-        let before = sent_len.unwrap_or(connection.unsent.sent_len());
+        // Nobody adds to it as long as something is left.
+        let waiting_len = connection.unsent.waiting_len();
         if connection.flush()? {
             return Ok(());
         }
-        let now_sent = connection.unsent.sent_len();
+        let has_left = connection.unsent.waiting_len() < waiting_len;
         drop(connection);
-        sent_len = Some(now_sent);
-        if now_sent > before {
+        if has_left {
             left = elapsed();
             replica.links().traffic_with(peer).leaving(left);
         } else if !outbox.is_open() {

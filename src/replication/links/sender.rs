@@ -116,10 +116,9 @@ impl Unsent {
         self.len
     }
 
-    /// Bytes that were ever taken out.
-    pub fn sent_len(&self) -> u64 {
-        let waiting: usize = self.pieces.iter().map(|piece| piece.len()).sum();
-        self.len + self.taken as u64 - (waiting + self.gathered.len()) as u64
+    /// Bytes that wait.
+    pub fn waiting_len(&self) -> usize {
+        self.pieces.iter().map(|piece| piece.len()).sum::<usize>() + self.gathered.len() - self.taken
     }
 
     /// Puts a message.

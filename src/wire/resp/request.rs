@@ -91,8 +91,8 @@ pub fn parse<'a, 's>(buffer: &'a [u8], partial: &'s mut Partial, limits: &Limits
 }
 
 /// Returns the key of the first request, if it is whole and like nearly all that have one: the
-/// second word. Also how many bytes the request takes. Looks at the lengths alone, which costs a
-/// fifth of parsing the request: that is done when its turn comes.
+/// second word. Also how many bytes the request takes. Looks at the lengths alone: the request is
+/// parsed when its turn comes.
 #[inline]
 pub fn peek_key(buffer: &[u8]) -> Option<(&[u8], usize)> {
     let (words, mut at) = COUNT.short(buffer)?;
