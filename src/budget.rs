@@ -5,10 +5,10 @@
 //! lock ever waits for bytes, and no queue needs a bound of its own.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
-use parking_lot::{Condvar, Mutex};
+use crate::sync::atomic::{AtomicUsize, Ordering};
+use crate::sync::{Condvar, Mutex};
 
 /// A number of bytes that threads share.
 pub struct ByteBudget {

@@ -140,6 +140,8 @@
 )]
 
 pub mod data;
+pub mod sync;
+
 pub mod lock_order;
 pub mod store;
 pub mod wire;

@@ -17,7 +17,7 @@
 
 use std::ops::{Deref, DerefMut};
 
-use parking_lot::{MutexGuard, RwLockReadGuard, RwLockWriteGuard};
+use crate::sync::{self, MutexGuard, RwLockReadGuard, RwLockWriteGuard};
 
 #[cfg(test)]
 pub use check::as_another_thread;
@@ -39,13 +39,13 @@ pub enum Rank {
 /// A mutex with its place in the order.
 pub struct Mutex<T> {
     rank: Kept,
-    mutex: parking_lot::Mutex<T>,
+    mutex: sync::Mutex<T>,
 }
 
 /// A reader-writer lock with its place in the order.
 pub struct RwLock<T> {
     rank: Kept,
-    lock: parking_lot::RwLock<T>,
+    lock: sync::RwLock<T>,
 }
 
 /// A lock that is held, until this is dropped.
@@ -60,7 +60,7 @@ pub type Locked<'a, T> = Guard<MutexGuard<'a, T>>;
 
 impl<T> Mutex<T> {
     pub fn new(rank: Rank, value: T) -> Mutex<T> {
-        Mutex { rank: keep(rank), mutex: parking_lot::Mutex::new(value) }
+        Mutex { rank: keep(rank), mutex: sync::Mutex::new(value) }
     }
 
     /// Waits for the lock. Debug builds panic if the thread holds one of the same or a later rank.
@@ -72,7 +72,7 @@ impl<T> Mutex<T> {
 
 impl<T> RwLock<T> {
     pub fn new(rank: Rank, value: T) -> RwLock<T> {
-        RwLock { rank: keep(rank), lock: parking_lot::RwLock::new(value) }
+        RwLock { rank: keep(rank), lock: sync::RwLock::new(value) }
     }
 
     /// Waits until no thread writes. Debug builds check the order as in [`Mutex::lock`].
@@ -139,6 +139,7 @@ mod check {
     use std::cell::RefCell;
 
     use super::Rank;
+    use crate::sync::thread_local;
 
     pub type Kept = Rank;
 
@@ -154,7 +155,8 @@ mod check {
     }
 
     pub fn note(rank: &Kept) -> Held {
-        HELD.with_borrow_mut(|held| {
+        HELD.with(|held| {
+            let mut held = held.borrow_mut();
             let last = held.iter().max();
             assert!(last.is_none_or(|last| last < rank), "lock order: {rank:?} is taken while {last:?} is held");
             held.push(*rank);
@@ -165,15 +167,16 @@ mod check {
     /// For tests that play two threads in one: `act` holds nothing of what the caller holds.
     #[cfg(test)]
     pub fn as_another_thread<T>(act: impl FnOnce() -> T) -> T {
-        let held = HELD.take();
+        let held = HELD.with(RefCell::take);
         let done = act();
-        HELD.set(held);
+        HELD.with(|rest| rest.replace(held));
         done
     }
 
     impl Drop for Held {
         fn drop(&mut self) {
-            HELD.with_borrow_mut(|held| {
+            HELD.with(|held| {
+                let mut held = held.borrow_mut();
                 let at = held.iter().rposition(|rank| *rank == self.0);
                 at.map(|at| held.remove(at))
             });

@@ -5,12 +5,11 @@
 //! that arrives, and it moves in the few ways of [`Advance`] only (**I5**). This node's own entry
 //! is not in it: every own write is here, up to the last one issued.
 
-use parking_lot::RwLockWriteGuard;
-
 use crate::data::clock::Stamp;
 use crate::data::progress::{Gap, PendingRange};
 use crate::data::version::{Origin, Version, VersionVector};
 use crate::lock_order::{Guard, Rank, RwLock};
+use crate::sync::RwLockWriteGuard;
 
 /// The version vector of the other origins.
 pub struct Coverage {

@@ -42,16 +42,14 @@ mod tests;
 use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
-
-use crossbeam_channel::{RecvTimeoutError, Sender, bounded};
-use parking_lot::{Condvar, Mutex};
 
 use crate::budget::{ByteBudget, Permit};
 use crate::data::clock::Stamp;
 use crate::data::fsync::Fsync;
 use crate::data::version::Origin;
+use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use crate::sync::{Condvar, Mutex, RecvTimeoutError, Sender, bounded};
 use crate::wal::disk::Disk;
 use crate::wal::files::Files;
 

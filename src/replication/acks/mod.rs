@@ -15,13 +15,11 @@ mod table;
 mod waiting;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::thread;
 use std::time::{Duration, Instant};
 
-use parking_lot::{Condvar, Mutex};
-
 use crate::data::clock::{Deadline, Lead, Stamp};
+use crate::sync::atomic::{AtomicUsize, Ordering};
+use crate::sync::{Condvar, Mutex, thread};
 use crate::wire::ack_level::AckLevel;
 use crate::wire::peer::Ack;
 

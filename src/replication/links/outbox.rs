@@ -10,10 +10,9 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use parking_lot::{Condvar, Mutex};
-
 use crate::data::clock::Stamp;
 use crate::data::version::Origin;
+use crate::sync::{Condvar, Mutex};
 use crate::wire::peer::{Ack, DumpRequest};
 
 /// Bytes of batches that are taken out at a time: between two such steps acks, heartbeats and dump

@@ -10,7 +10,6 @@ use std::io::{self, Read, Write};
 use std::net::{TcpStream, ToSocketAddrs};
 use std::os::fd::AsFd;
 use std::sync::Arc;
-use std::thread;
 use std::time::Duration;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -24,6 +23,7 @@ use crate::replication::links::outbox::Drained;
 use crate::replication::links::sender::Unsent;
 use crate::replication::replica::Replica;
 use crate::replication::sync::serving::{self, Serving};
+use crate::sync::thread;
 use crate::wire::peer::{Ack, DumpRequest, HELLO_LEN_MAX, Hello, Message, Protocol, read_message};
 use crate::wire::quoting::{shown, told};
 

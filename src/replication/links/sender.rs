@@ -15,10 +15,9 @@ use std::io::{self, ErrorKind, Write as _};
 use std::net::TcpStream;
 use std::sync::Arc;
 
-use parking_lot::{MappedMutexGuard, Mutex, MutexGuard};
-
 use crate::data::clock::{Clock, elapsed};
 use crate::replication::links::outbox::{EncodedBatch, Outbox, Urgent};
+use crate::sync::{MappedMutexGuard, Mutex, MutexGuard};
 use crate::wire::peer::{Ack, Message, Protocol};
 
 /// Bytes of a piece into which small messages are gathered. A batch that does not fit is a piece of

@@ -1,12 +1,11 @@
 //! The table and its sleeping sessions, against a list of rounds in which everything is looked up
 //! anew after every step.
 
-use std::thread::{Scope, ScopedJoinHandle};
-
 use proptest::prelude::*;
 use proptest::sample::Index;
 
 use super::*;
+use crate::sync::thread::{Scope, ScopedJoinHandle};
 
 const PEERS: usize = 4;
 const MAJORITY: usize = 3;
