@@ -5,7 +5,9 @@
 //! advances only by a contiguous batch or by a dump's end line. On receipt the order is clock,
 //! merge, then the advance and the hand-over to the log. Never waits for a socket: an answer goes
 //! into the peer's outbox, from which an ack that is due leaves at once if the socket takes it.
-//! Never submits to the replicator, so nothing echoes and no ring of nodes waits on itself.
+//! Never submits to the replicator, so nothing echoes and no ring of nodes waits on itself. What
+//! takes longer, the more keys there are, is done in pieces between the messages
+//! ([`Inbound::work`]).
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,6 +25,7 @@ use crate::replication::peers::transfers::Transfer;
 use crate::replication::persistence::record::{self, Proven};
 use crate::replication::replica::Replica;
 use crate::replication::stamps;
+use crate::replication::sync::ending::{Ending, Piece};
 use crate::replication::sync::receiver::{self, DumpReceiver};
 use crate::store::{Digest, PREFETCH_MAX};
 use crate::testing::broken_rules::BrokenRule;
@@ -44,6 +47,8 @@ pub struct Inbound {
     /// The dump whose lines are merged. `None` if it was given up: then all lines up to its end
     /// line are ignored.
     dump: Option<DumpReceiver>,
+    /// A full dump whose end line has come. What that leaves to be done is done in pieces.
+    ending: Option<Ending>,
 }
 
 /// A message of a peer, as it was received.
@@ -86,6 +91,7 @@ impl Inbound {
             pending: PendingRange::none(hello.origin),
             reader: DumpReader::default(),
             dump: None,
+            ending: None,
         };
         // Writes of the peer before this connection that are not here are a gap like any other.
         let position = hello.vector.get(hello.origin);
@@ -115,8 +121,41 @@ impl Inbound {
         inbound
     }
 
-    /// Notes that the connection has ended.
-    pub fn closed(&self, replica: &Replica, now: Now) {
+    /// Returns whether [`Inbound::work`] has something to do.
+    pub fn has_work(&self) -> bool {
+        self.ending.is_some()
+    }
+
+    /// Does a piece of the work that the end line of a dump has left. To within a shard, it goes
+    /// through so many entries. Called between messages.
+    pub fn work(&mut self, replica: &Replica, entries: usize, now: Now) {
+        let Some(mut ending) = self.ending.take() else { return };
+        match ending.work(replica, entries) {
+            Piece::Done => {}
+            Piece::Join { proven, removed } => self.take_over(replica, proven, removed),
+            Piece::Taken { dropped } => {
+                replica.peers.table().proving -= 1;
+                self.dump_taken(replica, ending.dump(), dropped, now);
+            }
+            Piece::Freed => return,
+        }
+        // The dump gets on, although no line of it comes any more. That a newer connection has
+        // replaced this one, the next message shows.
+        let _ = self.note_progress(replica, ending.dump().count(), now);
+        self.ending = Some(ending);
+    }
+
+    /// Does all of the work at once.
+    fn finish_work(&mut self, replica: &Replica, now: Now) {
+        while self.has_work() {
+            self.work(replica, usize::MAX, now);
+        }
+    }
+
+    /// Notes that the connection has ended. What the end line of a dump proves is still carried
+    /// out.
+    pub fn closed(mut self, replica: &Replica, now: Now) {
+        self.finish_work(replica, now);
         replica.decide(now, |table| table.closed(self.peer, self.epoch));
     }
 
@@ -273,7 +312,12 @@ impl Inbound {
             }
             return Err(why);
         }
-        let entries = self.dump.as_ref().map_or(0, |dump| dump.count());
+        let entries = self.dump.as_ref().or(self.ending.as_ref().map(Ending::dump)).map_or(0, DumpReceiver::count);
+        self.note_progress(replica, entries, now)
+    }
+
+    /// The dump that is being taken gets on, if it is this connection's.
+    fn note_progress(&self, replica: &Replica, entries: u64, now: Now) -> Result<(), String> {
         let heard_len = replica.links.traffic_with(self.peer).heard_len();
         self.with_present(replica, now, |table| {
             if table.transfer().is_some_and(|transfer| transfer.peer == self.peer) {
@@ -304,18 +348,20 @@ impl Inbound {
                     // Merged before this, so that a snapshot that begins in between has the
                     // entries. Logged before what the end line proves.
                     let Some(dump) = self.dump.take() else { continue };
+                    let is_heal = dump.heals();
                     if BrokenRule::ProofBeforeLines.is_on() {
-                        self.end_dump(replica, &dump, &end, now)?;
-                        record_lines(replica, &dump, log_bytes.take());
+                        self.end_dump(replica, dump, end, now)?;
+                        self.finish_work(replica, now);
+                        record_lines(replica, is_heal, log_bytes.take());
                     } else {
-                        record_lines(replica, &dump, log_bytes.take());
-                        self.end_dump(replica, &dump, &end, now)?;
+                        record_lines(replica, is_heal, log_bytes.take());
+                        self.end_dump(replica, dump, end, now)?;
                     }
                 }
             }
         }
         if let Some(dump) = &self.dump {
-            record_lines(replica, dump, log_bytes);
+            record_lines(replica, dump.heals(), log_bytes);
         }
         Ok(())
     }
@@ -345,14 +391,34 @@ impl Inbound {
     }
 
     /// Takes the end line of a dump. The end line of the dump that was requested last proves what
-    /// it can, and ends the request.
-    fn end_dump(&mut self, replica: &Replica, dump: &DumpReceiver, end: &EndLine, now: Now) -> Result<(), String> {
-        dump.check(end)?;
+    /// it can, and ends the request; a full dump's does so in pieces.
+    fn end_dump(&mut self, replica: &Replica, dump: DumpReceiver, end: EndLine, now: Now) -> Result<(), String> {
+        dump.check(&end)?;
         if !self.is_wanted(dump.header(), &replica.peers.table()) {
             // The dump was given up while its last lines were merged. It proves nothing.
             return Ok(());
         }
-        let dropped = self.prove(replica, dump, end);
+        match dump.header().kind {
+            DumpKind::Full => {
+                self.finish_work(replica, now);
+                replica.peers.table().proving += 1;
+                self.ending = Some(Ending::begin(replica, dump, end));
+                return Ok(());
+            }
+            DumpKind::Delta => {
+                let vector = without_live(replica, &dump.header().vector);
+                self.take_over(replica, Proven { vector, horizon: VersionVector::default() }, Vec::new());
+            }
+            // The dump was requested at equal vectors. What the donor's vector has gained since
+            // comes in its batches, or in another dump.
+            DumpKind::Heal => {}
+        }
+        self.dump_taken(replica, &dump, 0, now);
+        Ok(())
+    }
+
+    /// The dump has proven what it can: another one may be asked for.
+    fn dump_taken(&self, replica: &Replica, dump: &DumpReceiver, dropped: usize, now: Now) {
         self.report_gap(replica, now);
         let (count, healed) = (dump.count(), dump.healed());
         let (took, id) = replica.decide(now, |table| {
@@ -364,35 +430,19 @@ impl Inbound {
             let took = took.as_secs_f64();
             log::info!("took a dump from node {id}: {count} entries in {took:.3} s, {dropped} dropped, {healed} healed{more}");
         }
-        Ok(())
-    }
-
-    /// Applies what an end line proves: the drops, the GC horizon, and only then the vector.
-    /// Returns how many entries were dropped.
-    fn prove(&mut self, replica: &Replica, dump: &DumpReceiver, end: &EndLine) -> usize {
-        let vector = &dump.header().vector;
-        let (proven, dropped) = match dump.header().kind {
-            DumpKind::Full => (Proven { vector: vector.clone(), horizon: end.horizon.clone() }, dump.drop_absent(replica)),
-            DumpKind::Delta => (Proven { vector: without_live(replica, vector), horizon: VersionVector::default() }, Vec::new()),
-            // The dump was requested at equal vectors. What the donor's vector has gained since
-            // comes in its batches, or in another dump.
-            DumpKind::Heal => return 0,
-        };
-        self.take_over(replica, proven, &dropped);
-        dropped.len() + dump.drop_late(replica)
     }
 
     /// Joins the vector of a complete dump, and the pending range of live batches that it reaches.
     /// Of the writes that it covers, only the donor's that came in live batches are acknowledged as
-    /// received one by one.
-    fn take_over(&mut self, replica: &Replica, proven: Proven, dropped: &[Entry]) {
+    /// received one by one. `removed`: the records of what the dump has proven deleted.
+    fn take_over(&mut self, replica: &Replica, proven: Proven, removed: Vec<u8>) {
         // Sent when the locks are released.
         let (_due, _due_of_others);
         let mut table = replica.peers.table();
         let mut coverage = replica.coverage.advance();
         let position = proven.vector.get(self.origin);
         let live = self.pending.start_if_reaching(position).map(|start| (self.peer, start));
-        _due_of_others = receiver::join_proven(replica, &mut table, &mut coverage, proven, dropped, live);
+        _due_of_others = receiver::join_proven(replica, &mut table, &mut coverage, proven, removed, live);
         drop(table);
         let closed = coverage.close(&mut self.pending) == Gap::Closed;
         let position = coverage.get(self.origin);
@@ -413,9 +463,9 @@ impl Inbound {
 }
 
 /// Logs the lines of a message as they came. Entries that healing changed were logged one by one.
-fn record_lines(replica: &Replica, dump: &DumpReceiver, log_bytes: Option<LogBytes>) {
+fn record_lines(replica: &Replica, is_heal: bool, log_bytes: Option<LogBytes>) {
     if let Some(LogBytes { bytes, permit }) = log_bytes
-        && !dump.heals()
+        && !is_heal
     {
         replica.persistence.record(bytes, permit);
     }

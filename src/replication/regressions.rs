@@ -60,6 +60,15 @@ pub(super) struct Net {
     pub slept: Vec<Duration>,
 }
 
+/// Applies a message, and does what work it leaves.
+fn take(inbound: &mut Inbound, replica: &Replica, message: Message, now: Now) -> Result<(), String> {
+    let received = inbound.receive(replica, message, now);
+    while inbound.has_work() {
+        inbound.work(replica, 1, now);
+    }
+    received
+}
+
 fn peer_index(at: usize, of: usize) -> usize {
     if of > at { of - 1 } else { of }
 }
@@ -204,7 +213,7 @@ impl Net {
         let inbound = self.links.get_mut(&(from, to)).unwrap();
         self.nodes[to].replica.links().traffic_with(peer_index(to, from)).heard(0, now.elapsed);
         for message in messages {
-            inbound.receive(self.nodes[to].replica, message, now).unwrap();
+            take(inbound, self.nodes[to].replica, message, now).unwrap();
         }
     }
     pub fn pump(&mut self, from: usize, to: usize) {
@@ -283,6 +292,7 @@ fn split_end(lines: &[u8]) -> (&[u8], &[u8]) {
 mod builds;
 mod clocks;
 mod folding;
+mod full_dumps;
 mod healing;
 mod large_stores;
 mod proofs;
@@ -447,7 +457,7 @@ fn end_dump_races_with_the_other_peers_thread() {
                 std::thread::yield_now();
             }
             for m in dump {
-                from_t.receive(replica, m, now).unwrap();
+                take(&mut from_t, replica, m, now).unwrap();
             }
             done.store(true, std::sync::atomic::Ordering::Relaxed);
         });

@@ -421,8 +421,12 @@ impl Store {
         self.remove(shard, |entry| entry.is_tombstone() && which(entry))
     }
 
-    /// Removes the entries of one shard that `which` picks, and returns them.
-    pub fn remove(&self, shard: usize, which: impl FnMut(&Entry) -> bool) -> Vec<Entry> {
+    /// Removes the entries of one shard that `which` picks, and returns them. Mostly there is none:
+    /// that is found under the read lock, and no reader waits for it.
+    pub fn remove(&self, shard: usize, mut which: impl FnMut(&Entry) -> bool) -> Vec<Entry> {
+        if !self.shards[shard].read().entries().any(&mut which) {
+            return Vec::new();
+        }
         let removed = self.shards[shard].write().remove(which);
         removed.iter().for_each(|entry| self.memory.remove(entry));
         removed

@@ -13,10 +13,12 @@ use std::time::{Duration, Instant};
 use crate::simulation::diagram::{BeforeMerge, StepKind};
 use crate::simulation::plan::RunPlan;
 use crate::simulation::{ProcessId, Simulator, SimulatorEvent};
+use kvmesh::data::clock::Now;
 use kvmesh::replication::inbound::{Inbound, ReceivedMessage};
 use kvmesh::replication::links::handshake;
 use kvmesh::replication::links::outgoing::LinkWriter;
 use kvmesh::replication::links::sender::Unsent;
+use kvmesh::replication::replica::Replica;
 use kvmesh::wire::frame::{FrameHead, HEAD_LEN};
 use kvmesh::wire::peer::{HELLO_LEN_MAX, Hello, MESSAGE_LEN_MAX, Message, Protocol, read_message};
 
@@ -98,6 +100,11 @@ impl SimulatedLink {
 }
 
 impl SimulatedConnection<'_> {
+    /// True if the receiving end has work of its own: what a dump has left to be done.
+    fn has_work(&self) -> bool {
+        matches!(&self.receiver, Some(ReceivingEnd::Open { inbound, .. }) if inbound.has_work())
+    }
+
     /// True if a whole message has been read, or something that is no message.
     fn has_message(&self) -> bool {
         let head = self.received.first_chunk().map(|head| FrameHead::decode(*head));
@@ -200,12 +207,12 @@ impl<'a> Simulator<'a> {
     pub fn arrive(&mut self, number: u64) {
         let Some(connection) = self.connections.get_mut(&number) else { return };
         let (from, process) = (connection.from, connection.to);
-        let Some((at, _)) = connection.segments.front() else { return };
-        if *at > self.now {
+        let has_arrived = connection.segments.front().is_some_and(|(at, _)| *at <= self.now);
+        if !has_arrived && !connection.has_work() {
             return;
         }
         let cut_until = self.links[from.machine][process.machine].cut_until;
-        if cut_until > self.now {
+        if has_arrived && cut_until > self.now {
             // It was sent before the link was cut, and is lost. The system sends it again until it
             // gets through.
             let again = self.arrival(from.machine, process.machine);
@@ -238,6 +245,12 @@ impl<'a> Simulator<'a> {
             return;
         }
         let peer_index = index_of_peer(connection.from.machine, id);
+        let has_read = connection.has_message() || connection.segments.front().is_some_and(|(at, _)| *at <= self.now);
+        if connection.has_work() && (!has_read || self.random.bool()) {
+            self.work(number, replica, now);
+            return;
+        }
+        let Some(connection) = self.connections.get_mut(&number) else { return };
         if !connection.has_message() {
             if connection.segments.front().is_none_or(|(at, _)| *at > self.now) {
                 return;
@@ -310,6 +323,19 @@ impl<'a> Simulator<'a> {
             self.check_machine(id);
         }
         // One message a turn: other threads have their turns in between.
+        let wait = self.short_wait();
+        self.after(wait, SimulatorEvent::Arrive(number));
+    }
+
+    /// Does a piece of what a dump has left to be done at the receiving end.
+    fn work(&mut self, number: u64, replica: &Replica, now: Now) {
+        self.count("pieces of work");
+        let entries = self.random.usize(1..=3);
+        if let Some(ReceivingEnd::Open { inbound, .. }) =
+            self.connections.get_mut(&number).and_then(|connection| connection.receiver.as_mut())
+        {
+            inbound.work(replica, entries, now);
+        }
         let wait = self.short_wait();
         self.after(wait, SimulatorEvent::Arrive(number));
     }

@@ -7,11 +7,13 @@
 
 use std::io::{self, BufReader, Read};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use parking_lot::Mutex;
 use socket2::SockRef;
 
@@ -36,6 +38,10 @@ const READ_LEN: usize = 64 << 10;
 /// Peer time-outs that a connection waits for a permit of the log's byte budget. A disk that stalls
 /// for longer ends the connection, and the peer catches up later.
 const PERMIT_TIMEOUTS: u32 = 5;
+
+/// Entries of the store that are gone through between two messages, to within a shard: less than a
+/// millisecond. Beyond this, the peer's heartbeats and batches have their turn.
+const ENTRIES_PER_PIECE: usize = 4096;
 
 /// Longest wait of a new connection for a slot. Beyond this it is closed: the machine does not get
 /// round to reading those that came before.
@@ -209,6 +215,13 @@ impl PeerLinks {
         let mut reader = BufReader::with_capacity(READ_LEN, ProgressReader { stream: &stream, replica: &self.replica, peer, len: 0 });
         let permit_wait = self.replica.config().peer_timeout * PERMIT_TIMEOUTS;
         let (end, is_wrong) = loop {
+            // A piece before each message, and one after the other while none is there.
+            if inbound.has_work() {
+                inbound.work(&self.replica, ENTRIES_PER_PIECE, Now::read());
+                if reader.buffer().is_empty() && !has_arrived(&stream) {
+                    continue;
+                }
+            }
             let mut frame = Vec::new();
             match read_message(&mut reader, &mut frame, MESSAGE_LEN_MAX, inbound.protocol()) {
                 Ok(Some(message)) => {
@@ -239,6 +252,12 @@ impl PeerLinks {
             log::warn!("closed the connection from node {node}: {end}{more}");
         }
     }
+}
+
+/// Returns whether a read would return at once.
+fn has_arrived(stream: &TcpStream) -> bool {
+    // An error shows at the read.
+    poll(&mut [PollFd::new(stream.as_fd(), PollFlags::POLLIN)], PollTimeout::ZERO) != Ok(0)
 }
 
 /// Why a connection to the peer port was closed before it was a peer's.

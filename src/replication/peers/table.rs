@@ -29,6 +29,8 @@ pub struct PeerTable {
     /// Connections of which lines are being merged at this moment. The dump may be given up
     /// meanwhile, and be taken no more.
     pub merging: usize,
+    /// Full dumps whose end line has come, and which are not taken yet.
+    pub proving: usize,
     /// A client is restoring a dump. None begins while one is taken from a peer; but a peer is
     /// asked while a restore goes on.
     pub restoring: bool,
@@ -84,6 +86,7 @@ impl PeerTable {
             stage: Stage::Recovering,
             transfers: Transfers::new(nonce),
             merging: 0,
+            proving: 0,
             restoring: false,
             serving: 0,
             horizon: VersionVector::default(),
@@ -202,7 +205,11 @@ impl PeerTable {
             decisions.ask = Some((peer, request));
             decisions.events.push(event);
         }
-        if let Some((stage, event)) = self.stage.review(config, &self.peers, &self.transfers, own.1, now) {
+        // Between the join of a full dump's vector and its last drops, readers could meet a key
+        // that it has proven deleted.
+        if self.proving == 0
+            && let Some((stage, event)) = self.stage.review(config, &self.peers, &self.transfers, own.1, now)
+        {
             decisions.open = self.stage == Stage::Recovering;
             self.stage = stage;
             decisions.events.push(event);
@@ -242,13 +249,13 @@ impl PeerTable {
     /// The tombstone GC may work at all (**I6**): no dump is served or taken, and no peer that is
     /// up disagrees on the members.
     pub fn may_collect(&self, members: &[NodeId]) -> bool {
-        let is_at_rest = self.serving == 0 && self.merging == 0 && !self.is_taking();
+        let is_at_rest = self.serving == 0 && self.merging == 0 && self.proving == 0 && !self.is_taking();
         is_at_rest && self.peers.iter().all(|peer| !peer.is_up() || peer.members == members)
     }
 
     /// Data may change although vectors stand still.
     pub fn is_moving(&self) -> bool {
-        self.serving > 0 || self.merging > 0 || self.is_taking() || self.peers.iter().any(|peer| peer.catch_up.gap)
+        self.serving > 0 || self.merging > 0 || self.proving > 0 || self.is_taking() || self.peers.iter().any(|peer| peer.catch_up.gap)
     }
 
     /// Every member is proven to cover a tombstone (**I6** a).

@@ -38,7 +38,7 @@ fn the_end_line_of_a_replaced_connection_leaves_the_newer_ones_gap_alone() {
         let mut ender = None;
         let _ = replica.store().write::<()>(busy.as_bytes(), |_| {
             let end = end.to_vec();
-            ender = Some(scope.spawn(move || old.receive(replica, Message::Lines(end), now)));
+            ender = Some(scope.spawn(move || take(&mut old, replica, Message::Lines(end), now)));
             as_another_thread(|| {
                 until("the key is dropped", || replica.store().get(gone.as_bytes()).is_none());
                 // The link flaps; T wrote meanwhile.
@@ -133,7 +133,7 @@ fn a_batch_between_the_drops_and_the_vector_brings_back_no_collected_delete() {
         let _ = replica.store().write::<()>(busy.as_bytes(), |_| {
             let end = end.to_vec();
             let from_t = &mut from_t;
-            scope.spawn(move || from_t.receive(replica, Message::Lines(end), now).unwrap());
+            scope.spawn(move || take(from_t, replica, Message::Lines(end), now).unwrap());
             as_another_thread(|| {
                 until("the key is dropped", || replica.store().get(gone.as_bytes()).is_none());
                 let inbound = net.links.get_mut(&(P, D)).unwrap();

@@ -8,7 +8,7 @@ use crate::wire::dump::{DumpKind, Header};
 fn try_deliver(net: &mut Net, from: usize, to: usize, messages: Vec<Message>) -> Result<(), String> {
     let now = net.now(to);
     let inbound = net.links.get_mut(&(from, to)).unwrap();
-    messages.into_iter().try_for_each(|message| inbound.receive(net.nodes[to].replica, message, now))
+    messages.into_iter().try_for_each(|message| take(inbound, net.nodes[to].replica, message, now))
 }
 
 fn entry(origin: Origin, stamp: Stamp, key_len: usize) -> Entry {

@@ -5,10 +5,11 @@
 //! ([`inbound`](crate::replication::inbound)) and for one that a client restores
 //! ([`sync::restore`](crate::replication::sync::restore)). Entries enter by the merge that all
 //! writes enter by, unless the vector covers their version. The end line must agree with what came.
-//! Then, and not before, a full dump drops what it proves deleted, hands over its GC horizon
-//! (**I6**), and its vector is joined (**I5**). Never reads a socket or a file.
+//! Then, and not before, a full dump drops what it proves deleted ([`ending`](super::ending)),
+//! hands over its GC horizon (**I6**), and its vector is joined (**I5**). Never reads a socket or a
+//! file.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::data::clock::{Now, Stamp};
@@ -21,6 +22,7 @@ use crate::replication::peers::table::PeerTable;
 use crate::replication::persistence::record::{self, Proven};
 use crate::replication::replica::Replica;
 use crate::replication::stamps;
+use crate::replication::sync::held_keys::HeldKeys;
 use crate::testing::broken_rules::BrokenRule;
 use crate::wire::dump::{DumpKind, EndLine, Header};
 use crate::wire::quoting::shown;
@@ -33,17 +35,13 @@ const NAMED_MAX: u64 = 20;
 /// the dump may claim nothing by its entries.
 const NAMED_INCARNATIONS_MAX: usize = 4_096;
 
-/// Keys for which memory is reserved because a header announces them. A dump of more grows the set
-/// as its entries come.
-const ENTRIES_BELIEVED: u64 = 1 << 22;
-
 /// A dump that is being taken.
 pub(in crate::replication) struct DumpReceiver {
     header: Header,
     /// Entries that have come so far.
     count: u64,
     /// The keys of a full dump, to find those that it lacks. `None` for any other dump.
-    held: Option<HashSet<Key>>,
+    held: Option<HeldKeys>,
     /// The greatest stamp of an entry, for each incarnation that the header's vector names and that
     /// has an entry; for at most [`NAMED_INCARNATIONS_MAX`]. Only for a dump that a client
     /// restores.
@@ -66,7 +64,7 @@ impl DumpReceiver {
             handshake::check_vector(replica, &header.vector, now)?;
         }
         stamps::observe(replica, header.vector.greatest(), now);
-        let held = (header.kind == DumpKind::Full).then(|| HashSet::with_capacity(header.entries.min(ENTRIES_BELIEVED) as usize));
+        let held = (header.kind == DumpKind::Full).then(|| HeldKeys::new(replica.store.order()));
         let heals = header.kind == DumpKind::Heal;
         Ok(DumpReceiver { count: 0, header, held, named, is_more: false, heals, healed: 0 })
     }
@@ -135,7 +133,7 @@ impl DumpReceiver {
     /// Returns whether a full dump lacks the key of `entry` although its header's vector covers the
     /// version: its donor has proven it deleted.
     pub fn lacks(&self, entry: &Entry) -> bool {
-        self.held.as_ref().is_some_and(|held| !held.contains(entry.key())) && self.header.vector.covers(entry.version())
+        self.header.vector.covers(entry.version()) && self.held.as_ref().is_some_and(|held| !held.contains(entry.key()))
     }
 
     /// The greatest stamp of an entry, for each incarnation that the header's vector of a restored
@@ -144,23 +142,9 @@ impl DumpReceiver {
         self.named.as_ref().filter(|_| !self.is_more)
     }
 
-    /// Drops what a full dump has proven deleted; called after [`DumpReceiver::check`]. What the
-    /// dump proves of the vector comes last, by [`join_proven`]. Returns what was dropped.
-    pub fn drop_absent(&self, replica: &Replica) -> Vec<Entry> {
-        if self.held.is_none() {
-            return Vec::new();
-        }
-        let _walk = replica.store.walk();
-        (0..replica.store.shards_len()).flat_map(|shard| replica.store.remove(shard, |entry| self.lacks(entry))).collect()
-    }
-
-    /// Drops once more, after the vector was joined. Between the drop in an entry's shard and the
-    /// join, a live batch may have brought back what is gone. From the join on, none can. Returns
-    /// the number of drops.
-    pub fn drop_late(&self, replica: &Replica) -> usize {
-        let late = self.drop_absent(replica);
-        replica.persistence.record_dropped(&late);
-        late.len()
+    /// Frees memory of the keys that the dump held, about so many. Returns whether there is more.
+    pub fn free_some(&mut self, entries: usize) -> bool {
+        self.held.as_mut().is_some_and(|held| held.free_some(entries))
     }
 
     pub fn header(&self) -> &Header {
@@ -194,8 +178,8 @@ fn can_place(replica: &Replica, entry: &Entry, now: Now) -> bool {
 }
 
 /// Applies what a complete dump proves, here and in the log. In the log the drops come right before
-/// it: a line of a dropped entry that is logged later is covered by then. The caller holds both
-/// locks; the peer table's is for the GC horizon.
+/// it, as the records `removed`: a line of a dropped entry that is logged later is covered by then.
+/// The caller holds both locks; the peer table's is for the GC horizon.
 ///
 /// A dump hides writes that were superseded before it was made. So no write that it brings counts
 /// as received one by one, whichever peer made it. `live` names a peer that sent the dump on the
@@ -212,12 +196,12 @@ pub(in crate::replication) fn join_proven<'a>(
     table: &mut PeerTable,
     coverage: &mut Advance<'_>,
     proven: Proven,
-    dropped: &[Entry],
+    removed: Vec<u8>,
     live: Option<(usize, Stamp)>,
 ) -> Vec<DueAck<'a>> {
     let Proven { vector, horizon } = proven;
     let proven = Proven { vector: vector.without(replica.origin), horizon };
-    let mut records = if BrokenRule::DropsNotLogged.is_on() { Vec::new() } else { record::removed(dropped) };
+    let mut records = if BrokenRule::DropsNotLogged.is_on() { Vec::new() } else { removed };
     records.extend(record::proven(&proven));
     replica.persistence.record(Arc::new(records), None);
     table.horizon.join(&proven.horizon);

@@ -192,7 +192,7 @@ impl Restore<'_> {
             &mut self.replica.peers.table(),
             &mut self.replica.coverage.advance(),
             proven,
-            &dropped,
+            record::removed(&dropped),
             None,
         );
         drop(due);
