@@ -15,7 +15,6 @@ use std::time::Duration;
 use crate::budget::Permit;
 use crate::config::{KEY_LEN_MAX, VALUE_LEN_MAX};
 use crate::data::clock::{Now, Stamp};
-use crate::data::entry::Entry;
 use crate::data::progress::{Gap, PendingRange};
 use crate::data::version::{Origin, VersionVector};
 use crate::replication::links::DueAck;
@@ -32,7 +31,12 @@ use crate::testing::broken_rules::BrokenRule;
 use crate::wire::dump::{self, DumpKind, DumpReader, EndLine, Header, Line};
 use crate::wire::peer::{Ack, Heartbeat, Hello, Message, Protocol, QuiescentDigest, WriteBatch};
 #[cfg(feature = "testing")]
-use crate::{data::clock::Deadline, data::entry::Update, replication::acks::Written, wire::ack_level::AckLevel};
+use crate::{
+    data::clock::Deadline,
+    data::entry::{Entry, Update},
+    replication::acks::Written,
+    wire::ack_level::AckLevel,
+};
 
 /// The state of one incoming connection.
 pub struct Inbound {
