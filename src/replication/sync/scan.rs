@@ -10,6 +10,10 @@ use crate::wire::dump::{DumpWriter, Header};
 /// Shards that one step looks at, however little they give: a scan must show progress.
 const SHARDS_PER_STEP: usize = 16;
 
+/// Entries that one step looks at, to within a shard: some milliseconds. Beyond this, what else is
+/// to be sent has its turn. A step holds the link's sender, for which acks wait.
+const ENTRIES_PER_STEP: usize = 10_000;
+
 /// A dump being made: the store is scanned shard by shard while writes go on.
 ///
 /// The header's vector must have been noted before this is made. Unless the dump is a full one,
@@ -44,15 +48,17 @@ impl DumpScan {
         self.walk.get_or_insert_with(|| store.walk());
         let full = out.len() + len;
         let last_shard = self.shard + SHARDS_PER_STEP;
+        let mut looked_at = 0;
         while out.len() < full {
             if let Some(entry) = self.entries.next() {
                 writer.entry(&entry, out);
             } else if self.shard == store.shards_len() {
                 writer.end(std::mem::take(&mut self.horizon), out);
                 return false;
-            } else if self.shard == last_shard {
+            } else if self.shard == last_shard || looked_at >= ENTRIES_PER_STEP {
                 break;
             } else {
+                looked_at += store.shard_len(self.shard);
                 self.entries = store.scan_shard(self.shard, |entry| !self.asker.covers(entry.version())).into_iter();
                 self.shard += 1;
             }
@@ -102,6 +108,26 @@ mod tests {
         let lines = dump::whole_lines(&lines).unwrap().map(|line| reader.line(line).unwrap()).collect();
         reader.finish().unwrap();
         lines
+    }
+
+    /// A delta of few entries went through sixteen shards in one step, however large they were, and
+    /// acks to the same peer waited for that.
+    #[test]
+    fn a_step_looks_at_few_shards_of_many_entries() {
+        let store = Store::new();
+        let (len, version) =
+            (2 * ENTRIES_PER_STEP / SHARDS_PER_STEP * store.shards_len(), Version { stamp: Stamp::from_bits(1), origin: ORIGIN });
+        for key in 0..len {
+            store.merge(Entry::new(key.to_string().as_bytes(), None, None, version), |_| false);
+        }
+        let (mut scan, mut lines, mut steps) = (full([(ORIGIN, version.stamp)].into_iter().collect()), Vec::new(), 1);
+        let mut shard = 0;
+        while scan.write(&store, 1 << 20, &mut lines) {
+            let looked_at: usize = (shard..scan.shard).map(|shard| store.shard_len(shard)).sum();
+            assert!(looked_at < ENTRIES_PER_STEP + store.shard_len(scan.shard - 1), "{looked_at}");
+            (shard, steps) = (scan.shard, steps + 1);
+        }
+        assert!(steps > store.shards_len() / SHARDS_PER_STEP, "{steps}");
     }
 
     #[test]
