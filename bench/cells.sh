@@ -122,7 +122,7 @@ rotate() { # by, words: sets $order
 # An estimate, from runs on two processors: a measurement takes its time, and to warm up, to check and to settle.
 round_s() {
     printf '%s\n' "${selected[@]}" | awk -F'|' -v seconds="$seconds" -v mode="$mode" '
-        mode == "growth" {total += $6; next}
+        mode == "growth" {total += $5; next}
         {
             runs = split($8, all, " ")
             if ($1 ~ /check/) runs *= 0.6

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Tries what bench/compare.sh does around its measurements, and measures nothing: when it refuses,
 # waits and marks a page, which Redis it takes, what table.py makes of new and old results, whether
-# cpu_time.py counts all, and what the limit answers. Takes some seconds; .ci/run runs it.
+# cpu_time.py counts all, and what the limit answers. The cells of --growth run once, with so few
+# keys and requests that their figures say nothing. Takes a minute; .ci/run runs it.
 set -euo pipefail
 export LC_ALL=C
 cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.."
@@ -194,6 +195,53 @@ printf '*2\r\n$4\r\nINFO\r\n$12\r\ncommandstats\r\n' >&3
 replied 5
 holds 'the counts' "$replies" 'keyspace_hits:2' 'cmdstat_set:calls=1,'
 exec 3>&-
+
+kill "$kvecho_pid"
+wait "$kvecho_pid" 2>/dev/null || true
+kvecho_pid=''
+
+# ------------------------------------------------------------------------------ the cells of growth
+
+# Against a node as it is built here, and Debian's Redis, one after the other.
+try_growth() {
+    local cell group x contender
+    # shellcheck disable=SC2034 # what the other files use
+    round=1 rounds=1 seconds=0 kvnode=$programs/kvnode kvctl=$programs/kvctl out=$work/growth
+    source bench/contenders.sh
+    source bench/generators.sh
+    source bench/growth.sh
+    # In a process of its own, with its own way out.
+    trap stop_all EXIT
+    KEYS=100 WARM_UP_S=0 SHORTEST=5000 MANY_CONNECTIONS=60 ARGUMENT_LEN_MAX=1000
+    # So long that a slow machine is through before it is over.
+    EXPIRING_PER_SECOND=50 EXPIRING_LEAD_S=1 EXPIRING_S=600
+    node_fields=('"clock_offset_max_ms": 3000')
+    work=$work/growth
+    choose_redis
+    choose_ip
+    for cell in "$@"; do
+        selected=("$cell:|${cell//:/|}|0")
+        round_of_growth
+    done
+    ((failures == 0))
+}
+
+mkdir -- "$work/growth"
+printf '%s\t%s\n' mode growth rounds 1 Redis 7.0.15 >"$work/growth/settings.tsv"
+for tool in redis-server redis-benchmark redis-cli; do
+    command -v "$tool" >/dev/null || wrong "$tool is missing: tests/install.sh redis-server:redis-server"
+done
+cargo build --locked --quiet --features testing --bin kvnode --bin kvctl
+programs=${CARGO_TARGET_DIR:-${CARGO_BUILD_TARGET_DIR:-target}}/debug
+(try_growth connections:60:{local,redis,limit} sizes:2048:{local,limit} {hot:1,ttl:all,ttl:others}:{local,redis}) >"$work/said" 2>&1 || wrong "the cells of growth: $(tail -n 20 "$work/said")"
+python3 bench/table.py "$work/growth"
+page=$(<"$work/growth/growth.md")
+holds 'the page of growth' "$page" '| connections | 60 |' '| bytes of a value | 2 KiB |' '| bytes a second | 2 KiB |' '| TTL | every key | others |' '| keys freed in a second |' '| keys that are asked for | one key |' \
+    '| INCR, kvmesh `local`, everysec over Redis, AOF everysec | ' '| throughput, share of the limit |' '| CPU µs/op |'
+lacks 'the page of growth' "$page" 'not measured' 'does not count'
+for plot in connections sizes; do
+    [[ $(<"$work/growth/growth-$plot.svg") == '<svg '* ]] || wrong "no plot of $plot"
+done
 
 cd -- "$root"
 printf 'Passed: what compare.sh does around its measurements.\n'

@@ -16,7 +16,7 @@ throughput, processor time of the servers for each operation, and the share of t
   --only REGEX   only the cells whose name matches, such as 'set:c50:d16' or '^million'; --list names them
   --out DIR      where the raw results, the table and the chart go; default: a new temporary directory, whose name is printed
   --full         in place of the main cells: one factor after the other around them (about an hour)
-  --growth       in place of them: what more keys, connections and nodes cost, as line charts (about an hour)
+  --growth       in place of them: what more keys, connections, nodes, bytes in a value, a TTL and a hot key cost, with line charts (over an hour)
   --draft        measures a tree with uncommitted changes, too, and does not wait until the machine is idle; the page says that it is not
                  for publication
   --list         names the cells, and ends
@@ -117,7 +117,7 @@ prepare() {
     local bin
     bin=$(cd -- "$(release_dir)" && pwd)
     kvnode=$bin/kvnode kvctl=$bin/kvctl kvecho=$bin/kvecho
-    # Five thousand connections, on both sides.
+    # Ten thousand connections, on both sides.
     ulimit -n "$(ulimit -Hn)"
     [[ -n $out ]] || out=$(mktemp -d -t kvmesh-compare.XXXXXX)
     mkdir -p -- "$out"

@@ -15,6 +15,10 @@ declare -A fsync=([local]=everysec [majority]=everysec [always]=always [alone]=e
 # Ports for peers are so many above those for clients.
 PEER_PORTS=50
 MEMBERS_MAX=7
+# How many clients kvmesh and Redis are told to admit, where what they admit as they come is not enough.
+clients_max=''
+# Further fields of a node's configuration.
+node_fields=()
 # Bytes of what the limit answers to a GET: as many as the values have where it is measured.
 LIMIT_VALUE_SIZE=64
 SETTLE_DEADLINE_S=600
@@ -63,7 +67,7 @@ start_kvmesh() { # contender, node
     for other in $(all_nodes "$contender"); do peers+=("$ip:$((base[$contender] + PEER_PORTS + other))"); done
     client_port "$contender" "$node"
     start_kvnode "$kvnode" "$work/$contender$node" "$node" "$work/data-$contender$node" "$ip:$port" "${peers[*]}" \
-        "\"ack\": \"${ack[$contender]}\"" "\"fsync\": \"${fsync[$contender]}\""
+        "\"ack\": \"${ack[$contender]}\"" "\"fsync\": \"${fsync[$contender]}\"" ${clients_max:+"\"clients_max\": $clients_max"} "${node_fields[@]}"
     pids["$contender $node"]=$!
 }
 
@@ -73,9 +77,11 @@ start_redis() { # contender, node
     local contender=$1 node=$2 replica=()
     client_port "$contender" "$node"
     ((node == 1)) || replica=(--replicaof "$ip $((base[$contender] + 1))")
+    # shellcheck disable=SC2206 # two words, or none
+    local more=(${clients_max:+--maxclients $clients_max})
     mkdir -p -- "$work/data-$contender$node"
     "$redis_server" --port "$port" --bind "$ip" --protected-mode no --dir "$work/data-$contender$node" --daemonize no --save '' \
-        --appendonly yes --appendfsync everysec --repl-diskless-sync-delay 0 "${replica[@]}" >>"$work/$contender$node.log" 2>&1 &
+        --appendonly yes --appendfsync everysec --repl-diskless-sync-delay 0 "${replica[@]}" "${more[@]}" >>"$work/$contender$node.log" 2>&1 &
     pids["$contender $node"]=$!
 }
 

@@ -57,7 +57,7 @@ counted() { # contender: sets $writes and $reads
         # The limit counts under the names that Redis has.
         redis | echo)
             said=$(redis_cli "$contender" 1 INFO commandstats | tr -d '\r')
-            writes=$(awk -F'[:=,]' '$1 == "cmdstat_set" {print $3 - $11}' <<<"$said")
+            writes=$(awk -F'[:=,]' '$1 == "cmdstat_set" || $1 == "cmdstat_incr" {done += $3 - $11} END {print done + 0}' <<<"$said")
             reads=$(redis_cli "$contender" 1 INFO stats | figure keyspace_hits)
             ;;
     esac
@@ -68,13 +68,25 @@ counted() { # contender: sets $writes and $reads
 
 # Writes keys 0 to N-1, as redis-benchmark names them, through node 1.
 load() { # contender, keys, value size
-    awk -v count="$2" -v size="$3" 'BEGIN {
-        value = sprintf("%" size "s", ""); gsub(/ /, "v", value)
-        for (i = 0; i < count; i++) printf "*3\r\n$3\r\nSET\r\n$16\r\nkey:%012d\r\n$%d\r\n%s\r\n", i, size, value
-    }' | redis_cli "$1" 1 --pipe >"$work/said" 2>&1 || fail "loading $1: $(tail -n 1 "$work/said")"
-    grep -qx "errors: 0, replies: $2" "$work/said" || fail "loading $1: expected $2 replies and no error, found $(tail -n 1 "$work/said")"
+    write_keys "$1" "$2" "$3" key
     settle "$1"
     keys_are "$1" "$2"
+}
+
+# Of keys with an expiry the first one expires at a time in milliseconds, and so many in each second
+# from then on.
+write_keys() { # contender, keys, value size, prefix, [when the first one expires, how many in a second]
+    awk -v count="$2" -v size="$3" -v prefix="$4" -v first_ms="${5:-0}" -v per_second="${6:-1}" 'BEGIN {
+        value = "v"
+        while (length(value) < size) value = value value
+        value = substr(value, 1, size)
+        for (i = 0; i < count; i++) {
+            printf "*%d\r\n$3\r\nSET\r\n$%d\r\n%s:%012d\r\n$%d\r\n", first_ms ? 5 : 3, length(prefix) + 13, prefix, i, size
+            print value "\r"
+            if (first_ms) printf "$4\r\nPXAT\r\n$13\r\n%.0f\r\n", first_ms + i * 1000 / per_second
+        }
+    }' | redis_cli "$1" 1 --pipe >"$work/said" 2>&1 || fail "loading $1: $(tail -n 1 "$work/said")"
+    grep -qx "errors: 0, replies: $2" "$work/said" || fail "loading $1: expected $2 replies and no error, found $(tail -n 1 "$work/said")"
 }
 
 # Every node holds so many keys.
@@ -88,42 +100,71 @@ keys_are() { # contender, keys
 
 # ---------------------------------------------------------------------------------------------------------------- redis-benchmark
 
+# From so many connections on, opening and closing them takes time of the servers that shows.
+MANY_CONNECTIONS=1000
+# Requests that a run has at least: of fewer, redis-benchmark may say that they took no time.
+SHORTEST=1000
+# The longest value that an argument of a process has room for, with something to spare. A longer
+# one comes from the standard input.
+ARGUMENT_LEN_MAX=100000
+
 # One address, one thread. It counts requests, not seconds: a run that is not measured, to warm up,
-# tells how many it takes.
-redis_benchmark() { # cell, contender, SET|GET, connections, depth, value size, keys
-    local cell=$1 contender=$2 words=("$3" key:__rand_int__) value fields requests writes reads before served used_us used_before problem=''
+# tells how many it takes. With many connections, a run of few requests tells what it takes to open
+# and to close them: both its processor time and its requests are taken off.
+redis_benchmark() { # cell, contender, SET|GET|INCR, connections, depth, value size, keys, options of a SET…
+    local cell=$1 contender=$2 words=("$3" key:__rand_int__) value input=/dev/null fields requests writes reads before served used_us used_before
+    local opening_us=0 opened=0 problem=''
     client_port "$contender" 1
-    if [[ $3 == SET ]]; then
-        value_of "$6"
-        words+=("$value")
-    fi
     local command=(redis-benchmark -h "$ip" -p "$port" -c "$4" -P "$5" -r "$7" --csv)
+    # Names of its own: what the keys hold is no number.
+    [[ $3 != INCR ]] || words=(INCR number:__rand_int__)
+    if [[ $3 == SET && $6 -gt $ARGUMENT_LEN_MAX ]]; then
+        input=$work/value
+        head -c "$6" /dev/zero | tr '\0' x >"$input"
+        command+=(-x)
+    elif [[ $3 == SET ]]; then
+        value_of "$6"
+        words+=("$value" "${@:8}")
+    fi
     # A guess for the first time.
-    requests=$((${rate["$cell $contender"]:-30000 + 20000 * $5} * WARM_UP_S))
+    requests=$((${rate["$cell $contender"]:-(30000 + 20000 * $5) / (1 + $6 / 16384)} * WARM_UP_S + SHORTEST))
     run_redis_benchmark -n "$requests" "${words[@]}"
-    requests=$((${fields[1]%.*} * seconds + 1000))
+    requests=$((${fields[1]%.*} * seconds + SHORTEST))
+    if (($4 >= MANY_CONNECTIONS)); then
+        settle "$contender"
+        count_redis_benchmark $(($4 + SHORTEST))
+        opening_us=$used_us opened=$served
+        settle "$contender"
+    fi
+    count_redis_benchmark "$requests"
+    rate["$cell $contender"]=${fields[1]%.*}
+    at_least "$3s that node 1 has counted" "$served" "$requests"
+    record "$cell" "$contender" redis-benchmark "op=\"$3\"" "connections=$4" "depth=$5" "value_size=$6" "keys=$7" "operations=$requests" "per_second=${fields[1]}" \
+        "cpu_operations=$((served - opened))" "cpu_us=$((used_us - opening_us))" \
+        "p50_us=$(micros "${fields[4]}")" "p99_us=$(micros "${fields[6]}")" "max_us=$(micros "${fields[7]}")"
+}
+
+# A run of so many requests: sets $fields, and what the contender has counted and used meanwhile.
+count_redis_benchmark() { # requests: sets $served and $used_us
     counted "$contender"
     before=$((writes + reads))
     used "$contender"
     used_before=$used_us
-    run_redis_benchmark -n "$requests" "${words[@]}"
+    run_redis_benchmark -n "$1" "${words[@]}"
     used "$contender"
-    rate["$cell $contender"]=${fields[1]%.*}
+    used_us=$((used_us - used_before))
     counted "$contender"
     served=$((writes + reads - before))
-    at_least "$3s that node 1 has counted" "$served" "$requests"
-    record "$cell" "$contender" redis-benchmark "op=\"$3\"" "connections=$4" "depth=$5" "value_size=$6" "keys=$7" "operations=$requests" "per_second=${fields[1]}" \
-        "cpu_operations=$served" "cpu_us=$((used_us - used_before))" \
-        "p50_us=$(micros "${fields[4]}")" "p99_us=$(micros "${fields[6]}")" "max_us=$(micros "${fields[7]}")"
 }
 
 # An error reply ends it, with exit code 1.
 run_redis_benchmark() { # words…: sets $fields
-    "${command[@]}" "$@" >"$work/said" 2>"$work/complaint" || wrong "redis-benchmark: $(tail -n 1 "$work/complaint")"
+    "${command[@]}" "$@" <"$input" >"$work/said" 2>"$work/complaint" || wrong "redis-benchmark: $(tail -n 1 "$work/complaint")"
     # "title","rps","avg_latency_ms","min_latency_ms","p50_latency_ms","p95_latency_ms","p99_latency_ms","max_latency_ms"
     IFS=, read -ra fields <<<"$(tail -n 1 "$work/said" | tr -d '"')"
-    if ((${#fields[@]} != 8)); then
-        wrong "redis-benchmark: no figures"
+    # It says `inf` of what took it no time.
+    if ((${#fields[@]} != 8)) || [[ ! ${fields[1]} =~ ^[0-9]+(\.[0-9]+)?$ ]]; then
+        wrong "redis-benchmark: no figures in $(tail -n 1 "$work/said")"
         fields=(none 0 0 0 0 0 0 0)
     fi
 }

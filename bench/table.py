@@ -14,6 +14,7 @@ import math
 import statistics
 import sys
 from pathlib import Path
+from typing import Callable, NamedTuple
 from xml.sax.saxutils import escape
 
 NAMES = {
@@ -139,6 +140,17 @@ def number(value):
     return f"{value:,.{digits}f}".replace(",", " ") if digits else f"{round(value, 2 - math.floor(math.log10(abs(value)))):,.0f}".replace(",", " ")
 
 
+def grouped(value):
+    """A whole number with spaces between thousands."""
+    return f"{value:,}".replace(",", " ")
+
+
+def size_words(value):
+    if value < 1 << 10:
+        return f"{value} bytes"
+    return f"{value >> 10} KiB" if value < 1 << 20 else f"{value >> 20} MiB"
+
+
 def quantity(metric, value):
     if metric == "per_second":
         return f"{number(value)}/s"
@@ -177,7 +189,7 @@ def title(cell, about):
     words.append(f"depth {about.get('depth')}")
     size = about.get("value_size", 64)
     if size != 64:
-        words.append(f"{size} bytes" if size < 1024 else f"{size // 1024} KiB")
+        words.append(size_words(size))
     if ":" in cell and cell.startswith("stopped"):
         words.append("one peer stopped, or none")
     return ", ".join(words)
@@ -299,6 +311,12 @@ def settings_parts(results):
     return parts + [table(["setting", ""], rows)]
 
 
+def failed_parts(results):
+    """The end of every page: what was measured and does not count."""
+    rows = [[str(one["round"]), one["cell"], results.name(one["contender"]), escape(one["failed"])] for one in results.failed]
+    return ["## What does not count", table(["round", "cell", "contender", "why"], rows)] if rows else []
+
+
 def page(results):
     file_name, page_title, command = PAGES[results.mode]
     rounds = dict(results.settings).get("rounds", "?")
@@ -341,9 +359,7 @@ def page(results):
             "Medians over the rounds. Of `redis-benchmark` and `kvctl bench` it is that of a round of as many commands as the depth says, and of h2load that of one request. redis-benchmark has no p99.9.",
             table(["", "contender", "generator", "throughput", "p50", "p99", "p99.9", "max"], rows),
         ]
-    if results.failed:
-        parts += ["## What does not count", table(["round", "cell", "contender", "why"], [[str(one["round"]), one["cell"], results.name(one["contender"]), escape(one["failed"])] for one in results.failed])]
-    return "\n\n".join(parts) + "\n"
+    return "\n\n".join(parts + failed_parts(results)) + "\n"
 
 
 # ---------------------------------------------------------------------------------------------------------------- charts
@@ -419,7 +435,7 @@ def ticks(low, high):
     return [step * 10.0**power for power in powers for step in steps if low <= step * 10.0**power <= high]
 
 
-def line_chart(what, x_words, y_words, lines, say, x_is_log):
+def line_chart(what, x_words, y_words, lines, say, x_is_log, say_x=grouped):
     """`lines`: name to points (x, values of all rounds). A contender has the same colour everywhere, and GET is dashed. Both axes begin where the points do if logarithmic; the other one at 0."""
     width, height, left, right, top, bottom = 900, 460, 90, 270, 50, 60
     xs = sorted({x for points in lines.values() for x, _ in points})
@@ -440,7 +456,7 @@ def line_chart(what, x_words, y_words, lines, say, x_is_log):
         drawing.text(left - 8, y_at(place * step) + 4, say(place * step), "end")
     for x in xs:
         drawing.line(x_at(x), height - bottom, x_at(x), height - bottom + 5)
-        drawing.text(x_at(x), height - bottom + 20, f"{x:,}".replace(",", " "), "middle")
+        drawing.text(x_at(x), height - bottom + 20, say_x(x), "middle")
     contenders = list(WITHOUT_NUMBER.values())
     for place, (name, points) in enumerate(lines.items()):
         op, contender = name.split(", ", 1) if name.startswith(("SET, ", "GET, ")) else ("SET", name)
@@ -458,11 +474,83 @@ def line_chart(what, x_words, y_words, lines, say, x_is_log):
 
 # ---------------------------------------------------------------------------------------------------------------- growth
 
-# Group: the plot's title, what grows, whether it grows by factors.
+
+class Growth(NamedTuple):
+    """A group of cells. What it says holds whatever the figures are."""
+
+    heading: str
+    # The title of the plot, and what is measured.
+    what: str
+    # Why the figures are as they are.
+    why: str
+    # What is on the axis.
+    x_words: str
+    is_log: bool = False
+    # A group with no plot compares a few kinds, such as one key and many.
+    has_plot: bool = True
+    say_x: Callable = grouped
+    # The order of kinds that are no numbers.
+    kinds: tuple = ()
+
+
 GROWTHS = {
-    "keys": ("Throughput and the number of keys: three nodes, 50 connections, depth 16", "keys", True),
-    "connections": ("Throughput and the number of connections: three nodes, depth 1, 100 000 keys", "connections", True),
-    "nodes": ("Throughput and the number of nodes: 50 connections, depth 16, 100 000 keys", "nodes", False),
+    "keys": Growth(
+        "Keys",
+        "Throughput and the number of keys: three nodes, 50 connections, depth 16",
+        "The more keys, the fewer of them are in the processors' caches, and the longer a look-up waits for memory. A `GET` looks its key up on one node, a `SET` on three. "
+        "kvmesh asks for the memory of the next keys of a round before it needs them, so that the waits pass together.",
+        "keys",
+        is_log=True,
+    ),
+    "connections": Growth(
+        "Connections",
+        "Throughput and the number of connections: three nodes, depth 1, 100 000 keys",
+        "A lone connection leaves the processors idle while its reply is under way. A few keep them busy, and those beyond only wait longer: each has one request under way. "
+        "kvmesh and the limit have a thread for each connection, which is woken for each request; Redis has one thread for all, which finds the more requests at a time the more connections there are. "
+        "So where the limit is below Redis, that is the shape; where kvmesh is below the limit, that is the work of a node and, for `SET`, of its peers.\n\n"
+        "From 1 000 connections on, kvmesh and Redis are told to admit 1 000 more than are measured (`clients_max`, `maxclients`). Both admit 10 000 as they come, and of a Redis the replicas are among them. "
+        "One process of `redis-benchmark` opens all of them, 64 every 50 ms and before it measures: its event loop has places for 10 240 files. "
+        "10 000 need 12 000 open files (`ulimit -n`) for the node and for the generator, 10 000 threads with 256 KiB of address space each for their stacks, and as many ports of loopback; "
+        "a port that was closed a second ago may be taken again there. Where so many files are not allowed, the cell is left out. What opening and closing takes is not in CPU µs/op.",
+        "connections",
+        is_log=True,
+    ),
+    "nodes": Growth(
+        "Nodes",
+        "Throughput and the number of nodes: 50 connections, depth 16, 100 000 keys",
+        "A `GET` is answered by the node that is asked, however many there are. A `SET` is merged and logged on all of them, and all share the processors of this machine.",
+        "nodes",
+    ),
+    "sizes": Growth(
+        "Bytes of a value",
+        "Bytes a second and the size of values: three nodes, 50 connections, depth 1, 100 MiB of values and no more than 100 000 keys",
+        "A small value costs what an operation costs, a large one what its bytes cost. Then operations a second fall as values grow, and bytes a second stay. "
+        "The bytes of a `SET` are copied out of a socket, into two others and out of those, and into three logs, so that disks are a part of the figure. Those of a `GET` are copied into one socket, and by the generator.",
+        "bytes of a value",
+        is_log=True,
+        say_x=size_words,
+    ),
+    "ttl": Growth(
+        "TTL",
+        "Keys that expire: three nodes, 50 connections, depth 16, 100 000 keys that are served",
+        "With *every key*, each `SET` has `EX 3600`: three more words to parse, and an expiry that is kept, logged and sent. "
+        "With *others*, what is served has no TTL, and 20 000 other keys expire in each second meanwhile. For a node of kvmesh an expiry is a part of the entry: readers look at the clock, and "
+        "each node frees the memory by itself, `clock_offset_max` later and at its heartbeats, with nothing logged or sent. A Redis looks for them by samples, ten times a second, which finds few until a tenth of all that will expire has expired, and deletes what is asked for; its primary logs and sends a `DEL` for each key. "
+        "What expiry takes is in CPU µs/op.",
+        "TTL",
+        has_plot=False,
+        say_x=lambda kind: {"none": "none", "all": "every key", "others": "others"}[kind],
+        kinds=("none", "all", "others"),
+    ),
+    "hot": Growth(
+        "A hot key",
+        "All connections on one key, or on many: three nodes, 50 connections, depth 16",
+        "On one key all sessions want the lock of the same shard. They hold it for a part of what a command takes, and the fewer processors there are, the more rarely do two of them want it at the same moment. "
+        "On the other hand everything that one key needs is in the processors' caches, on the peers as well. A Redis has one thread and no lock, and gains by the caches alone. `INCR` has keys of its own.",
+        "keys that are asked for",
+        has_plot=False,
+        say_x=lambda keys: "one key" if keys == 1 else f"{grouped(keys)} keys",
+    ),
 }
 
 
@@ -472,33 +560,88 @@ def without_number(results, contender):
 
 def growth(results):
     """Plots by file name, and the page with their figures."""
-    plots, parts = {}, ["# Growth", "Made by `bench/compare.sh --growth`. Points are medians, lines through them go from the least to the greatest."]
-    parts += settings_parts(results)
-    for group, (what, x_words, x_is_log) in GROWTHS.items():
-        speeds, bytes_a_key = {}, {}
-        for cell, contenders in results.figures.items():
+    plots = {}
+    parts = [
+        "# Growth",
+        "Made by `bench/compare.sh --growth`; [README.md](README.md) says what is measured. Medians of the rounds with the least and the greatest in brackets; in plots, points with lines through them. "
+        "A ratio is one of two figures of the same round. CPU µs/op is the processor time of the servers, all nodes of a contender together, for each operation; the generator's is not in it.",
+        *settings_parts(results),
+    ]
+    for group, about in GROWTHS.items():
+        cells = {}
+        for cell in results.figures:
             kind, of, x, op = (cell.split(":") + [""] * 4)[:4]
-            if (kind, of) != ("growth", group):
-                continue
-            for contender in contenders:
-                if op == "memory":
-                    values = [value / int(x) for value in results.values(cell, contender, "bytes").values()]
-                    bytes_a_key.setdefault(without_number(results, contender), []).append((int(x), values))
-                else:
-                    speeds.setdefault(f"{op.upper()}, {without_number(results, contender)}", []).append((int(x), list(results.values(cell, contender, "per_second").values())))
-        if speeds:
-            plots[f"growth-{group}.svg"] = line_chart(what, x_words, "operations a second", speeds, number, x_is_log)
-            parts += [f"## {x_words.capitalize()}", f"![{what}](growth-{group}.svg)", growth_table(x_words, speeds, lambda value: quantity("per_second", value))]
-        if bytes_a_key:
-            plots["growth-memory.svg"] = line_chart("Memory of node 1 over the number of keys, of 16 bytes with values of 64", "keys", "bytes of VmRSS a key", bytes_a_key, number, True)
-            parts += ["![Memory](growth-memory.svg)", growth_table("bytes of VmRSS a key, at so many", bytes_a_key, number)]
-    return plots, "\n\n".join(parts) + "\n"
+            if (kind, of) == ("growth", group):
+                cells[int(x) if x.isdecimal() else x, op] = cell
+        if cells:
+            parts += [f"## {about.heading}", about.why, *growth_of(results, group, about, cells, plots)]
+    return plots, "\n\n".join(parts + failed_parts(results)) + "\n"
 
 
-def growth_table(x_words, lines, say):
-    xs = sorted({x for points in lines.values() for x, _ in points})
-    at = {name: dict(points) for name, points in lines.items()}
-    return table([x_words, *(f"{x:,}".replace(",", " ") for x in xs)], [[name, *(spread(at[name].get(x, []), say) for x in xs)] for name in lines])
+def growth_of(results, group, about, cells, plots):
+    """The parts of one group; `cells` are by x and what is measured. Adds to the plots."""
+    xs = sorted({x for x, _ in cells}, key=about.kinds.index if about.kinds else None)
+    contenders = [contender for contender in NAMES if any(contender in results.figures[cell] for cell in cells.values())]
+    ops = [op for op in ("set", "get", "incr") if any(op == of for _, of in cells)]
+
+    def lines(op, name, at):
+        """What `at` finds in the cells of an operation, or of a figure that has none: under the name, points with the values of all rounds."""
+        points = [(x, list(at(cells[x, op], x))) for x in xs if (x, op) in cells]
+        points = [(x, values) for x, values in points if values]
+        return {f"{op.upper()}, {name}" if op in ops else name: points} if points else {}
+
+    def figures(metric, of=ops, among=contenders, scale=lambda value, x: value):
+        return {
+            name: points
+            for op in of
+            for contender in among
+            for name, points in lines(op, without_number(results, contender), lambda cell, x: [scale(value, x) for value in results.values(cell, contender, metric).values()]).items()
+        }
+
+    def ratios(pairs, metric="per_second", has_other=True):
+        return {
+            name: points
+            for op in ops
+            for one, other in pairs
+            for name, points in lines(
+                op, " over ".join(without_number(results, contender) for contender in (one, other)[: 1 + has_other]), lambda cell, x: results.ratios(cell, one, other, metric)
+            ).items()
+        }
+
+    def tables(heads):
+        return [growth_table(head, xs, about.say_x, found, say) for head, found, say in heads if found]
+
+    speeds, bytes_a_second = figures("per_second"), {}
+    if group == "sizes":
+        bytes_a_second = figures("per_second", scale=lambda value, size: value * size)
+    if speeds and about.has_plot:
+        y_words, say = ("MiB a second", lambda value: number(value / (1 << 20))) if bytes_a_second else ("operations a second", number)
+        plots[f"growth-{group}.svg"] = line_chart(about.what, about.x_words, y_words, bytes_a_second or speeds, say, about.is_log, about.say_x)
+    parts = [f"![{about.what}](growth-{group}.svg)"] if f"growth-{group}.svg" in plots else [f"{about.what}."]
+    against = [pair for pair in PAIRS if set(pair) <= set(contenders)]
+    parts += tables(
+        [
+            (about.x_words, speeds, lambda value: quantity("per_second", value)),
+            ("bytes a second", bytes_a_second, lambda value: f"{number(value / (1 << 20))} MiB/s"),
+            ("throughput, ratio", ratios(against), times),
+            ("throughput, share of the limit", ratios([(one, LIMIT) for one in contenders if one != LIMIT and LIMIT in contenders], has_other=False), lambda share: f"{100 * share:.0f} %"),
+            ("CPU µs/op", figures("cpu_us"), number),
+            ("CPU µs/op, ratio", ratios(against, "cpu_us"), times),
+            ("keys freed in a second", figures("expired_per_second", ["expired"]), number),
+        ]
+    )
+    held = figures("bytes", ["memory"], scale=lambda value, keys: value / keys)
+    if held:
+        plots["growth-memory.svg"] = line_chart("Memory of node 1 over the number of keys, of 16 bytes with values of 64", "keys", "bytes of VmRSS a key", held, number, True)
+        parts += ["![Memory](growth-memory.svg)", *tables([("bytes of VmRSS a key, at so many", held, number)])]
+    return parts
+
+
+def growth_table(head, xs, say_x, lines, say):
+    """A row for each line, and a column for each x that any of them has."""
+    xs = [x for x in xs if any(dict(points).get(x) for points in lines.values())]
+    rows = [[name, *(spread(dict(points).get(x, []), say) for x in xs)] for name, points in lines.items()]
+    return table([head, *map(say_x, xs)], rows)
 
 
 def main(arguments):
