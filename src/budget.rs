@@ -9,6 +9,7 @@ use std::time::Instant;
 
 use crate::sync::atomic::{AtomicUsize, Ordering};
 use crate::sync::{Condvar, Mutex};
+use crate::testing::broken_hand_overs::BrokenHandOver;
 
 /// A number of bytes that threads share.
 pub struct ByteBudget {
@@ -108,7 +109,7 @@ impl ByteBudget {
         self.free.fetch_add(len, Ordering::SeqCst);
         if self.waiters.load(Ordering::SeqCst) > 0 {
             // With the lock, so that a waiter that has just found nothing is asleep by now.
-            drop(self.lock.lock());
+            drop((!BrokenHandOver::BytesAnnouncedUnlocked.is_on()).then(|| self.lock.lock()));
             self.returned.notify_all();
         }
     }
@@ -151,3 +152,6 @@ impl Drop for Share<'_> {
         self.budget.give_back(self.len);
     }
 }
+
+#[cfg(all(test, feature = "interleavings"))]
+mod interleavings;

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# The tests that take too long for every change: ten thousand seeds of every kind of simulated run,
-# and three torture runs of twenty minutes. Some two hours on two cores.
+# The tests that take too long for every change: a hundred thousand orders of every hand-over
+# between threads, ten thousand seeds of every kind of simulated run, and three torture runs of
+# twenty minutes. Some two hours on two cores.
 # tests/full.sh [SEEDS [MINUTES]] for other numbers.
 set -euo pipefail
 cd -- "$(dirname -- "$0")/.."
@@ -14,6 +15,9 @@ cargo build --quiet --release --locked --features testing --bin kvsim --bin kvto
 cargo build --quiet --release --locked --bin kvnode
 bin=$(release_dir)
 failed=0
+
+printf '\n== interleavings\n'
+KVMESH_INTERLEAVINGS=50000 cargo test --quiet --locked --features interleavings --lib interleavings || failed=$((failed + 1))
 
 for kind in '' --starved --late --steady --clocks --relapse --incarnations; do
     printf '\n== kvsim %s: %s seeds\n' "$kind" "$seeds"
@@ -34,4 +38,4 @@ if ((failed > 0)); then
     printf '\nFailed: %d of the runs above.\n' "$failed" >&2
     exit 1
 fi
-printf '\nPassed: the simulator in all its kinds of runs, and torture with three to five nodes.\n'
+printf '\nPassed: what threads hand over, the simulator in all its kinds of runs, and torture with three to five nodes.\n'

@@ -6,10 +6,13 @@
 
 #![allow(clippy::disallowed_methods, clippy::panic, clippy::print_stderr, reason = "for tests alone")]
 
+pub mod broken_hand_overs;
 pub mod broken_rules;
 #[cfg(test)]
 pub mod entries;
 pub mod failpoint;
+#[cfg(all(test, feature = "interleavings"))]
+pub mod interleavings;
 
 #[cfg(feature = "testing")]
 pub mod simulated_clients;

@@ -26,6 +26,7 @@ const REPLICATION_MAY: &[&str] = &[
     "sync",
     "wire::frame",
     "data",
+    "testing::broken_hand_overs",
     "testing::broken_rules",
     "store",
     "wire::dump",
@@ -41,6 +42,7 @@ const REPLICATION_MAY: &[&str] = &[
 /// Arrows point down only. The first rule that fits a file counts.
 const RULES: &[Rule] = &[
     Rule { place: "testing/broken_rules.rs", may: &["data::entry::Value"], must_not_std: NO_IO },
+    Rule { place: "testing/broken_hand_overs.rs", may: &[], must_not_std: NO_IO },
     Rule { place: "testing/mod.rs", may: &[], must_not_std: NO_IO },
     Rule { place: "testing/entries.rs", may: &["data"], must_not_std: NO_IO },
     Rule { place: "testing/wait.rs", may: &[], must_not_std: &["std::net", "std::fs"] },
@@ -74,7 +76,7 @@ const RULES: &[Rule] = &[
     // It says in its errors what stands in a line.
     Rule { place: "wire/dump", may: &["data", "wire::quoting"], must_not_std: NO_IO },
     Rule { place: "wire/frame.rs", may: &[], must_not_std: NO_IO },
-    Rule { place: "budget.rs", may: &["sync"], must_not_std: NO_IO },
+    Rule { place: "budget.rs", may: &["sync", "testing::broken_hand_overs"], must_not_std: NO_IO },
     Rule { place: "net.rs", may: &["process::threads"], must_not_std: &["std::fs"] },
     Rule { place: "process/descriptors.rs", may: &[], must_not_std: NO_IO },
     Rule { place: "process/threads.rs", may: &[], must_not_std: &["std::net"] },
@@ -95,6 +97,7 @@ const RULES: &[Rule] = &[
             "data",
             "process::descriptors",
             "sync",
+            "testing::broken_hand_overs",
             "testing::broken_rules",
             "testing::failpoint",
             "wire::frame",
@@ -156,6 +159,7 @@ const WIRING: &[&str] = &["lib.rs", "node.rs", "bin"];
 
 /// Files of tests, which may use whatever they test with.
 const TESTS: &[&str] = &[
+    "interleavings.rs",
     "tests.rs",
     "tests/scans.rs",
     "tests/introspection.rs",

@@ -1,0 +1,37 @@
+//! Negative controls of the tests of interleavings: hand-overs between threads that such a test
+//! breaks, one at a time, to see that the scheduler finds it.
+//!
+//! In every other build each of them is whole, for certain and at no cost.
+
+/// A hand-over that can be broken, and how.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BrokenHandOver {
+    /// Bytes that are given back to a budget are announced without its lock.
+    BytesAnnouncedUnlocked,
+}
+
+impl BrokenHandOver {
+    #[cfg(not(all(test, feature = "interleavings")))]
+    #[inline(always)]
+    pub const fn is_on(self) -> bool {
+        false
+    }
+
+    #[cfg(all(test, feature = "interleavings"))]
+    pub fn is_on(self) -> bool {
+        BROKEN.get() == Some(self)
+    }
+
+    /// Runs something with this hand-over broken. The scheduler runs all its threads on this one.
+    #[cfg(all(test, feature = "interleavings"))]
+    pub fn broken_in(self, run: impl FnOnce()) {
+        BROKEN.set(Some(self));
+        run();
+        BROKEN.set(None);
+    }
+}
+
+#[cfg(all(test, feature = "interleavings"))]
+std::thread_local! {
+    static BROKEN: std::cell::Cell<Option<BrokenHandOver>> = const { std::cell::Cell::new(None) };
+}
