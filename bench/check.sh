@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Tries what bench/compare.sh does around its measurements, and measures nothing: when it refuses,
 # waits and marks a page, which Redis it takes, what table.py makes of new and old results, whether
-# cpu_time.py counts all, and what the limit answers. The cells of --growth run once, with so few
+# cpu_time.py counts all, what the limit answers, and whether pauses.py finds a pause. The cells of --growth run once, with so few
 # keys and requests that their figures say nothing. Takes a minute; .ci/run runs it.
 set -euo pipefail
 export LC_ALL=C
@@ -194,6 +194,11 @@ holds 'the limit' "$replies" '+PONG *2 $4 save $0  +OK $3 vvv $3 vvv -ERR kvecho
 printf '*2\r\n$4\r\nINFO\r\n$12\r\ncommandstats\r\n' >&3
 replied 5
 holds 'the counts' "$replies" 'keyspace_hits:2' 'cmdstat_set:calls=1,'
+python3 -I bench/pauses.py load "$addr:21801" 1234
+printf '*2\r\n$4\r\nINFO\r\n$12\r\ncommandstats\r\n' >&3
+# The first line ends what was said before.
+replied 6
+holds 'the load of pauses.py' "$replies" 'cmdstat_set:calls=1235,'
 exec 3>&-
 
 kill "$kvecho_pid"
@@ -243,5 +248,39 @@ for plot in connections sizes; do
     [[ $(<"$work/growth/growth-$plot.svg") == '<svg '* ]] || wrong "no plot of $plot"
 done
 
+# ------------------------------------------------------------------------------ pauses
+
+# A server that holds all keys when it is asked a second time, refuses one request, and lets another
+# one wait for a tenth of a second.
+python3 -I - "$addr" <<'PYTHON' || wrong 'what pauses.py says is not what it saw'
+import json, socket, subprocess, sys
+
+listener = socket.create_server((sys.argv[1], 0))
+addr = "%s:%d" % listener.getsockname()
+watch = subprocess.Popen([sys.executable, "-I", "bench/pauses.py", "watch", addr, "9", "600", "whole"], stdout=subprocess.PIPE)
+connection, _ = listener.accept()
+VALUE = b"$2\r\nvv\r\n"
+replies = [b":8\r\n", b":9\r\n", VALUE, b"+OK\r\n", b"-LOADING\r\n", b"+OK\r\n", "a pause", b"+OK\r\n", VALUE]
+for at, reply in enumerate(replies):
+    expected = b"DBSIZE" if at < 2 else (b"GET", b"SET")[at % 2]
+    request = connection.recv(1 << 16)
+    if expected not in request:
+        sys.exit(f"expected {expected}, found {request}")
+    if reply == "a pause":
+        connection.settimeout(0.1)
+        try:
+            sys.exit(f"before the reply to the last request: {connection.recv(1)}")
+        except TimeoutError:
+            connection.settimeout(None)
+        reply = VALUE
+    connection.sendall(reply)
+# The next request says that the last reply was read.
+connection.recv(1 << 16)
+watch.terminate()
+seen = json.loads(watch.communicate()[0])
+if seen["requests"] != 7 or seen["errors"] != 1 or not seen["longest_ms"] >= 100 or not seen["pauses"]:
+    sys.exit(f"found {seen}")
+PYTHON
+
 cd -- "$root"
-printf 'Passed: what compare.sh does around its measurements.\n'
+printf 'Passed: what compare.sh and pauses.py do around their measurements.\n'
