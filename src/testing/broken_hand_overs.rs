@@ -8,6 +8,14 @@
 pub enum BrokenHandOver {
     /// Bytes that are given back to a budget are announced without its lock.
     BytesAnnouncedUnlocked,
+    /// A session that has found its level not reached lets go of the ack table before it queues.
+    SessionQueuesLater,
+    /// A session goes into a wait with the news of its last one.
+    NewsOfLastWait,
+    /// Sessions that wait for all members are not woken when one of them is given up.
+    GivingUpWakesNobody,
+    /// Callers that count which members hold a write are not told that one more does.
+    CountersNotTold,
 }
 
 impl BrokenHandOver {

@@ -19,7 +19,8 @@ use std::time::{Duration, Instant};
 
 use crate::data::clock::{Deadline, Lead, Stamp};
 use crate::sync::atomic::{AtomicUsize, Ordering};
-use crate::sync::{Condvar, Mutex, thread};
+use crate::sync::{Condvar, Mutex, MutexGuard, thread};
+use crate::testing::broken_hand_overs::BrokenHandOver;
 use crate::wire::ack_level::AckLevel;
 use crate::wire::peer::Ack;
 
@@ -184,7 +185,7 @@ impl Acks {
         let mut table = self.table.lock();
         change(&mut table);
         table.take_met(self.majority);
-        if table.counting > 0 {
+        if table.counting > 0 && !BrokenHandOver::CountersNotTold.is_on() {
             self.moved.notify_all();
         }
         std::mem::take(&mut table.woken)
@@ -192,6 +193,10 @@ impl Acks {
 
     /// Notes whether the peer is up and open.
     pub fn set_up(&self, peer: usize, up: bool) {
+        if BrokenHandOver::GivingUpWakesNobody.is_on() {
+            self.table.lock().peers[peer].up = up;
+            return;
+        }
         self.change(|table| {
             table.peers[peer].up = up;
             self.recount(table);
@@ -270,6 +275,9 @@ impl Round<'_> {
             if table.met(acks.majority, level, written) {
                 return AckOutcome::Reached;
             }
+            if BrokenHandOver::SessionQueuesLater.is_on() {
+                MutexGuard::unlocked(&mut table, || ());
+            }
             let session = Waiter::current();
             table.waiting.insert(Waiting { written, level, session: Arc::clone(&session) });
             session
@@ -294,5 +302,7 @@ impl Drop for Round<'_> {
     }
 }
 
+#[cfg(all(test, feature = "interleavings"))]
+mod interleavings;
 #[cfg(test)]
 mod tests;
