@@ -16,6 +16,17 @@ pub enum BrokenHandOver {
     GivingUpWakesNobody,
     /// Callers that count which members hold a write are not told that one more does.
     CountersNotTold,
+    /// Other threads than the link's take out of the outbox, and let go of the sender before they
+    /// put that behind what is to be sent.
+    TakenWithoutSender,
+    /// Other threads than the link's do not call it for what the socket has not taken.
+    RestNotCalled,
+    /// The link's thread forgets before it looks that it was called.
+    CallForgottenEarly,
+    /// A link ends when its node stops, whatever waits.
+    StopLeavesBatches,
+    /// Nothing that becomes due in an outbox wakes the link's thread.
+    OutboxWakesNobody,
 }
 
 impl BrokenHandOver {

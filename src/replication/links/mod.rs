@@ -13,6 +13,9 @@ pub mod sender;
 pub mod traffic;
 mod unidentified;
 
+#[cfg(all(test, feature = "interleavings"))]
+mod interleavings;
+
 use std::sync::Arc;
 
 use crate::data::clock::{Clock, Stamp};

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use crate::data::clock::Stamp;
 use crate::data::version::Origin;
 use crate::sync::{Condvar, Mutex};
+use crate::testing::broken_hand_overs::BrokenHandOver;
 use crate::wire::peer::{Ack, DumpRequest};
 
 /// Bytes of batches that are taken out at a time: between two such steps acks, heartbeats and dump
@@ -257,6 +258,9 @@ impl Outbox {
     /// Waits until there is something for the link's thread to do, or until `timeout`.
     pub fn wait(&self, timeout: Duration) {
         let mut waiting = self.waiting.lock();
+        if BrokenHandOver::CallForgottenEarly.is_on() {
+            waiting.is_called = false;
+        }
         if waiting.open && waiting.is_idle() && !waiting.is_called && !waiting.stopping {
             self.ready.wait_for(&mut waiting, timeout);
         }
@@ -267,7 +271,8 @@ impl Outbox {
     /// stops and all batches were sent.
     pub fn take(&self) -> Option<Drained> {
         let mut waiting = self.waiting.lock();
-        if !waiting.open || (waiting.stopping && waiting.batches.is_empty()) { None } else { Some(waiting.take()) }
+        let has_batches = !waiting.batches.is_empty() && !BrokenHandOver::StopLeavesBatches.is_on();
+        if !waiting.open || (waiting.stopping && !has_batches) { None } else { Some(waiting.take()) }
     }
 
     /// Takes out what sessions wait for. `None` if that is for the link's thread to do: where much
@@ -293,7 +298,9 @@ impl Outbox {
 
     fn change(&self, change: impl FnOnce(&mut Waiting)) {
         change(&mut self.waiting.lock());
-        self.ready.notify_one();
+        if !BrokenHandOver::OutboxWakesNobody.is_on() {
+            self.ready.notify_one();
+        }
     }
 
     /// Returns false for an origin that is not the peer's present one.

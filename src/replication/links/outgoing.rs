@@ -8,11 +8,9 @@
 
 use std::io::{self, Read, Write};
 use std::net::{TcpStream, ToSocketAddrs};
-use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::Duration;
 
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use socket2::SockRef;
 
 use crate::data::clock::{Now, elapsed};
@@ -20,7 +18,7 @@ use crate::data::version::VersionVector;
 use crate::replication::heartbeat;
 use crate::replication::links::handshake;
 use crate::replication::links::outbox::Drained;
-use crate::replication::links::sender::Unsent;
+use crate::replication::links::sender::{Socket, Unsent};
 use crate::replication::replica::Replica;
 use crate::replication::sync::serving::{self, Serving};
 use crate::sync::thread;
@@ -239,10 +237,21 @@ pub(super) fn run_connection(
     idle_wait: Duration,
 ) -> io::Result<()> {
     stream.set_nonblocking(true)?;
-    let socket = Arc::new(stream);
+    run_link(replica, peer, Arc::new(stream), sent_vector, protocol, idle_wait)
+}
+
+/// As [`run_connection`], over any socket.
+pub(super) fn run_link(
+    replica: &Replica,
+    peer: usize,
+    socket: Arc<dyn Socket>,
+    sent_vector: VersionVector,
+    protocol: Protocol,
+    idle_wait: Duration,
+) -> io::Result<()> {
     let sender = replica.links().sender(peer);
     sender.begin(Arc::clone(&socket), protocol);
-    let ended = send_until_closed(replica, peer, &socket, LinkWriter::new(replica, peer, sent_vector, LINES_LEN), idle_wait);
+    let ended = send_until_closed(replica, peer, &*socket, LinkWriter::new(replica, peer, sent_vector, LINES_LEN), idle_wait);
     sender.end();
     ended
 }
@@ -250,7 +259,7 @@ pub(super) fn run_connection(
 fn send_until_closed(
     replica: &Replica,
     peer: usize,
-    socket: &TcpStream,
+    socket: &dyn Socket,
     mut writer: LinkWriter<'_>,
     idle_wait: Duration,
 ) -> io::Result<()> {
@@ -276,13 +285,11 @@ fn send_until_closed(
 /// Sends what the socket did not take at once, as long as the connection is not given up. A full
 /// socket says little of the peer, whose heartbeats say what it has read. Notes when something
 /// leaves and more is left, for a peer whose build does not say what it has read.
-fn send_rest(replica: &Replica, peer: usize, socket: &TcpStream) -> io::Result<()> {
+fn send_rest(replica: &Replica, peer: usize, socket: &dyn Socket) -> io::Result<()> {
     let outbox = replica.links().outbox(peer);
-    let wait = PollTimeout::try_from(replica.config().heartbeat).unwrap_or(PollTimeout::MAX);
     let mut left = elapsed();
     loop {
-        // Whatever it says: the next try shows what has happened.
-        let is_ready = poll(&mut [PollFd::new(socket.as_fd(), PollFlags::POLLOUT)], wait).is_ok_and(|ready| ready > 0);
+        let is_ready = socket.await_room(replica.config().heartbeat);
         let Some(mut connection) = replica.links().sender(peer).connection() else { return Ok(()) };
         // Nobody adds to it as long as something is left.
         let waiting_len = connection.unsent.waiting_len();

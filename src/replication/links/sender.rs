@@ -13,11 +13,16 @@
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind, Write as _};
 use std::net::TcpStream;
+use std::os::fd::AsFd;
 use std::sync::Arc;
+use std::time::Duration;
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::data::clock::{Clock, elapsed};
 use crate::replication::links::outbox::{EncodedBatch, Outbox, Urgent};
 use crate::sync::{MappedMutexGuard, Mutex, MutexGuard};
+use crate::testing::broken_hand_overs::BrokenHandOver;
 use crate::wire::peer::{Ack, Message, Protocol};
 
 /// Bytes of a piece into which small messages are gathered. A batch that does not fit is a piece of
@@ -28,6 +33,27 @@ const GATHER_LEN: usize = 64 << 10;
 /// of the peer: the system takes it for a peer that is long gone, too.
 const WRITE_LEN: usize = 64 << 10;
 
+/// A connected socket that does not block. The tests of interleavings have one of their own.
+pub trait Socket: Send + Sync {
+    /// Gives it bytes; returns how many of them it has taken.
+    fn give(&self, bytes: &[u8]) -> io::Result<usize>;
+
+    /// Waits until it seems to take more, or until `timeout`. Returns false after that.
+    fn await_room(&self, timeout: Duration) -> bool;
+}
+
+impl Socket for TcpStream {
+    fn give(&self, bytes: &[u8]) -> io::Result<usize> {
+        (&*self).write(bytes)
+    }
+
+    fn await_room(&self, timeout: Duration) -> bool {
+        let timeout = PollTimeout::try_from(timeout).unwrap_or(PollTimeout::MAX);
+        // Whatever it says: the next try shows what has happened.
+        poll(&mut [PollFd::new(self.as_fd(), PollFlags::POLLOUT)], timeout).is_ok_and(|ready| ready > 0)
+    }
+}
+
 /// The sender on the present connection to one peer, if there is a connection.
 #[derive(Default)]
 pub struct Sender {
@@ -36,8 +62,7 @@ pub struct Sender {
 
 /// One connection, as far as something is sent on it.
 pub struct OutgoingConnection {
-    /// Never blocks.
-    socket: Arc<TcpStream>,
+    socket: Arc<dyn Socket>,
     /// The protocol that is spoken on it.
     pub protocol: Protocol,
     pub unsent: Unsent,
@@ -57,8 +82,8 @@ pub struct Unsent {
 }
 
 impl Sender {
-    /// Begins a connection, over a socket that does not block.
-    pub fn begin(&self, socket: Arc<TcpStream>, protocol: Protocol) {
+    /// Begins a connection.
+    pub fn begin(&self, socket: Arc<dyn Socket>, protocol: Protocol) {
         *self.connection.lock() = Some(OutgoingConnection { socket, protocol, unsent: Unsent::default() });
     }
 
@@ -76,16 +101,22 @@ impl Sender {
     /// Sends what sessions wait for: the batches in the outbox, and the ack. Returns true if the
     /// thread of the link has nothing left to do. Waits for no socket and no lock.
     pub fn send_now(&self, outbox: &Outbox, clock: &Clock) -> bool {
-        let Some(mut connection) = self.connection.try_lock() else { return false };
-        let Some(connection) = connection.as_mut().filter(|connection| connection.unsent.is_empty()) else { return false };
+        let Some(mut held) = self.connection.try_lock() else { return false };
+        if held.as_ref().is_none_or(|connection| !connection.unsent.is_empty()) {
+            return false;
+        }
         let Some(Urgent { ack, batches }) = outbox.take_urgent() else { return false };
+        if BrokenHandOver::TakenWithoutSender.is_on() {
+            MutexGuard::unlocked(&mut held, || ());
+        }
+        let Some(connection) = held.as_mut() else { return false };
         if let Some(ack) = ack {
             let clocks = Some(clock.read(elapsed()));
             connection.unsent.put(&Message::Ack(Ack { clocks, ..ack }), connection.protocol);
         }
         connection.unsent.put_batches(&batches);
         // After an error the link's thread meets one, too, and ends the connection.
-        connection.flush().unwrap_or(false)
+        connection.flush().unwrap_or(false) || BrokenHandOver::RestNotCalled.is_on()
     }
 }
 
@@ -93,7 +124,7 @@ impl OutgoingConnection {
     /// Gives the socket what it takes at once. Returns true if nothing is left.
     pub fn flush(&mut self) -> io::Result<bool> {
         while let Some(first) = self.unsent.first() {
-            match (&*self.socket).write(&first[..first.len().min(WRITE_LEN)]) {
+            match self.socket.give(&first[..first.len().min(WRITE_LEN)]) {
                 Ok(0) => return Err(ErrorKind::WriteZero.into()),
                 Ok(len) => self.unsent.take(len),
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
