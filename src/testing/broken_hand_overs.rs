@@ -27,6 +27,10 @@ pub enum BrokenHandOver {
     StopLeavesBatches,
     /// Nothing that becomes due in an outbox wakes the link's thread.
     OutboxWakesNobody,
+    /// The log's thread lets go of its queue between the look and the sleep.
+    QueueLetGo,
+    /// The log's thread is not told that the queue is closed.
+    ClosingWakesNobody,
 }
 
 impl BrokenHandOver {

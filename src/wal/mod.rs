@@ -36,6 +36,8 @@ pub mod log;
 pub mod snapshot;
 pub mod writer;
 
+#[cfg(all(test, feature = "interleavings"))]
+mod interleavings;
 #[cfg(test)]
 mod tests;
 
@@ -49,7 +51,8 @@ use crate::data::clock::Stamp;
 use crate::data::fsync::Fsync;
 use crate::data::version::Origin;
 use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use crate::sync::{Condvar, Mutex, RecvTimeoutError, Sender, bounded};
+use crate::sync::{Condvar, Mutex, MutexGuard, RecvTimeoutError, Sender, bounded};
+use crate::testing::broken_hand_overs::BrokenHandOver;
 use crate::wal::disk::Disk;
 use crate::wal::files::Files;
 
@@ -314,7 +317,9 @@ impl Wal {
     /// Closes the log to further records: the writer takes what waits, makes it durable and ends.
     pub fn close(&self) {
         self.queue.lock().closed = true;
-        self.arrived.notify_one();
+        if !BrokenHandOver::ClosingWakesNobody.is_on() {
+            self.arrived.notify_one();
+        }
     }
 
     fn push(&self, job: Job) {
@@ -327,6 +332,9 @@ impl Wal {
     fn take(&self, wait: Duration) -> Option<Vec<Job>> {
         let mut queue = self.queue.lock();
         if queue.jobs.is_empty() && !queue.closed && !wait.is_zero() {
+            if BrokenHandOver::QueueLetGo.is_on() {
+                MutexGuard::unlocked(&mut queue, || ());
+            }
             self.arrived.wait_for(&mut queue, wait);
         }
         if queue.jobs.is_empty() && queue.closed { None } else { Some(queue.jobs.drain(..).collect()) }
