@@ -129,7 +129,7 @@ fn link(replica: &Replica, socket: &Arc<NarrowSocket>) -> io::Result<()> {
     ended
 }
 
-/// What has come at the other end, in order.
+/// The messages that have come at the other end, in order.
 #[derive(Default)]
 struct Arrived {
     /// The beginning of a message.
