@@ -79,7 +79,7 @@ fn main() -> ExitCode {
 /// Returns how many commands were executed.
 fn run(exchange: &Exchange, depth: usize) -> io::Result<usize> {
     let mut node = start()?;
-    let server = SimulatedServer::new(Arc::clone(&node.replica))?;
+    let server = SimulatedServer::new(Arc::clone(&node.replica), Arc::clone(&node.replicator))?;
     let mut client = server.connect();
     let value = "v".repeat(VALUE_LEN);
     for place in 0..KEYS {

@@ -33,8 +33,9 @@
 //!                       ▼
 //!               crossbeam channel                bounded by the byte budget, in stamp order (I2)
 //!                       ▼
-//!                   replicator                   all that waits becomes ONE write batch
-//!                  ╱    │     ╲                  the same bytes, shared
+//!                   replicator                   all that waits becomes ONE write batch; a session
+//!                  ╱    │     ╲                  that writes alone makes it in its place
+//!                 │     │      │                 the same bytes, shared
 //!                 │    log     │                 one write, one sync; then this node counts
 //!                 │            │                 itself (I7)
 //!            outbox:2      outbox:3              bounded; an overflow is dropped, and the peer

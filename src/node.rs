@@ -26,7 +26,7 @@ use crate::replication::links::outgoing::run_peer_out;
 use crate::replication::persistence::replay::{self, with_ways_out};
 use crate::replication::persistence::snapshots::run_snapshots;
 use crate::replication::replica::Replica;
-use crate::replication::replicator::run_replicator;
+use crate::replication::replicator::Replicator;
 use crate::replication::submit::Submitted;
 use crate::server::Server;
 use crate::store::Store;
@@ -262,7 +262,8 @@ impl Node {
         let Opened { client_listener, peer_listener, disk, files, write_rx, stop_rx } = opened;
         let (replica, wal) = (&self.replica, &self.wal);
         let config = Arc::clone(replica.config());
-        self.server = Some(Server::start(client_listener, Arc::clone(replica))?);
+        let replicator = Arc::new(Replicator::new(replica.origin(), write_rx));
+        self.server = Some(Server::start(client_listener, Arc::clone(replica), Arc::clone(&replicator))?);
         let began = Instant::now();
         let replayed = replay::replay(replica, &disk, &files, &should_stop).map_err(NodeFailure::of_data)?;
         log::info!(
@@ -279,7 +280,7 @@ impl Node {
         })?);
         replica.record_incarnation();
         replica.begin_recovery(Now::read());
-        self.replicator = Some(spawn("replicator", replica, move |replica| run_replicator(replica, &write_rx))?);
+        self.replicator = Some(spawn("replicator", replica, move |replica| replicator.run(replica))?);
         self.peer_accept = Some(self.links.accept_peers(peer_listener)?);
         for (index, peer) in config.peers.iter().enumerate() {
             let name = format!("peer-out:{}", peer.id);

@@ -6,7 +6,6 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::Receiver;
 use serde_json::json;
 
 use crate::config::Config;
@@ -21,7 +20,6 @@ use crate::replication::links::handshake;
 use crate::replication::replica::Replica;
 use crate::replication::replicator::Replicator;
 use crate::replication::status;
-use crate::replication::submit::Submitted;
 use crate::replication::sync::serving;
 use crate::replication::tombstone_gc::TombstoneGc;
 use crate::store::Store;
@@ -43,8 +41,7 @@ fn config_of(node: usize, nodes: usize) -> Config {
 
 pub(super) struct TestNode {
     replica: &'static Replica,
-    write_rx: Receiver<Submitted>,
-    replicator: Replicator,
+    replicator: Arc<Replicator>,
 }
 
 pub(super) struct Net {
@@ -90,8 +87,8 @@ impl Net {
         let disk = SimulatedDisk::default();
         let config = Arc::new(Config { fsync, ..config_of(1, 2) });
         let node = SimulatedNode::start(config, Store::new(), 77, Protocols::OURS, (net.now(1), Instant::now()), &disk).unwrap();
-        let SimulatedNode { replica, write_rx, replicator, writer, .. } = node;
-        net.nodes[1] = TestNode { replica: Box::leak(Box::new(replica)), write_rx, replicator };
+        let SimulatedNode { replica, replicator, writer, .. } = node;
+        net.nodes[1] = TestNode { replica: Box::leak(Box::new(replica)), replicator };
         net.both(0, 1);
         (net, disk, writer)
     }
@@ -120,7 +117,7 @@ impl Net {
         let config = Arc::new(config_of(node, self.offsets.len()));
         let (replica, write_rx) = Replica::new(config, Store::new(), self.nonce, self.now(node), None);
         let replica: &'static Replica = Box::leak(Box::new(replica.speaking(self.protocols[node])));
-        TestNode { replica, write_rx, replicator: Replicator::new(replica.origin()) }
+        TestNode { replica, replicator: Arc::new(Replicator::new(replica.origin(), write_rx)) }
     }
     pub fn reborn(&mut self, node: usize) {
         let test_node = self.start(node);
@@ -237,10 +234,8 @@ impl Net {
     }
     /// Does the replicator's part of writes.
     fn replicate(&mut self, node: usize) {
-        let TestNode { replica, write_rx, replicator } = &mut self.nodes[node];
-        if let Ok(first) = write_rx.try_recv() {
-            replicator.forward(replica, first, write_rx);
-        }
+        let TestNode { replica, replicator } = &self.nodes[node];
+        replicator.step(replica);
     }
     pub fn settle(&mut self, rounds: usize, pairs: &[(usize, usize)]) {
         for _ in 0..rounds {

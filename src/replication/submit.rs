@@ -47,6 +47,8 @@ pub struct Submit {
 /// A write on its way to the replicator.
 pub struct Submitted {
     pub entry: Entry,
+    /// The stamp of the write that was submitted before it.
+    pub after: Stamp,
     /// Bytes of the back-pressure budget that it holds.
     pub reserved: usize,
 }
@@ -191,7 +193,7 @@ impl Submit {
 
     /// Stamps an update and sends it, under the sequencer's lock and the key's.
     fn send(&self, write_tx: &Sender<Submitted>, update: Update, before: Option<&Entry>, elapsed: Duration, reserved: usize) -> Entry {
-        let stamp = self.clock.issue(elapsed);
+        let (after, stamp) = (self.position(), self.clock.issue(elapsed));
         let entry = update.stamped(Version { stamp, origin: self.origin });
         self.position.store(stamp.to_bits(), Ordering::Release);
         // Only the holder of the lock adds to it.
@@ -200,7 +202,7 @@ impl Submit {
             self.first.store(stamp.to_bits(), Ordering::Release);
         }
         self.written.store(written + 1, Ordering::Relaxed);
-        self.hand_on(write_tx, Submitted { entry: sent(&entry, before), reserved });
+        self.hand_on(write_tx, Submitted { entry: sent(&entry, before), after, reserved });
         entry
     }
 

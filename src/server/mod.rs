@@ -36,6 +36,7 @@ use crate::budget::ByteBudget;
 use crate::net::Acceptor;
 use crate::process::logging::LogLimit;
 use crate::replication::replica::Replica;
+use crate::replication::replicator::Replicator;
 use crate::server::clients::Clients;
 use crate::server::counters::Counters;
 use crate::server::shared::{READ_BUDGET, REPLY_BUDGET, Services, Shared};
@@ -49,8 +50,8 @@ pub struct Server {
 
 impl Server {
     /// Serves clients on `listener`, which [`listen`](crate::net::listen) makes, from now on.
-    pub fn start(listener: TcpListener, replica: Arc<Replica>) -> io::Result<Server> {
-        let services = Services::of(replica);
+    pub fn start(listener: TcpListener, replica: Arc<Replica>, replicator: Arc<Replicator>) -> io::Result<Server> {
+        let services = Services::of(replica, replicator);
         let config = &services.config;
         let limits = Limits { key_len_max: config.key_len_max, value_len_max: config.value_len_max };
         let clients = Clients::new(config.clients_max);

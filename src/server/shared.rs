@@ -9,6 +9,7 @@ use crate::config::Config;
 use crate::process::logging::LogLimit;
 use crate::replication::acks::Acks;
 use crate::replication::replica::Replica;
+use crate::replication::replicator::Replicator;
 use crate::replication::submit::Submit;
 use crate::server::clients::Clients;
 use crate::server::counters::Counters;
@@ -37,16 +38,18 @@ pub struct Services {
     pub acks: Arc<Acks>,
     /// Tells whether the node is open, and reports; writes go through `submit` and `acks`.
     pub replica: Arc<Replica>,
+    pub replicator: Arc<Replicator>,
 }
 
 impl Services {
-    pub(crate) fn of(replica: Arc<Replica>) -> Services {
+    pub(crate) fn of(replica: Arc<Replica>, replicator: Arc<Replicator>) -> Services {
         Services {
             config: Arc::clone(replica.config()),
             store: Arc::clone(replica.store()),
             submit: Arc::clone(replica.submit()),
             acks: Arc::clone(replica.acks()),
             replica,
+            replicator,
         }
     }
 }

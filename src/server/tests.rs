@@ -16,6 +16,7 @@ use crate::data::version::{NodeId, Origin, Version};
 use crate::net::listen;
 use crate::replication::acks::Acks;
 use crate::replication::heartbeat;
+use crate::replication::replicator::Replicator;
 use crate::replication::submit::Submit;
 use crate::store::{Keyspace, Store};
 use crate::testing::simulated_node::config;
@@ -33,22 +34,22 @@ pub(crate) struct Fixture {
     replicator: JoinHandle<()>,
 }
 
-/// A node with so many peers, that do nothing by themselves, and a replicator that takes writes and
-/// forgets them.
+/// A node with so many peers, that do nothing by themselves.
 pub(crate) fn closed_fixture(listener: TcpListener, peers: usize, settings: &str) -> Fixture {
     let fields = format!(r#"{{"clients_max": 8, "key_len_max": 100, "value_len_max": 1048576{settings}}}"#);
     let config = Arc::new(config(1, 1 + peers as u16, &serde_json::from_str(&fields).unwrap()));
     let (replica, write_rx) = Replica::new(config, Store::new(), 7, Now { wall_ms: 0, elapsed: Duration::ZERO }, None);
     let replica = Arc::new(replica);
-    let replicator = thread::spawn({
-        let submit = Arc::clone(replica.submit());
-        move || write_rx.iter().for_each(|submitted| drop(submit.held(submitted.reserved)))
-    });
+    let replicator = Arc::new(Replicator::new(replica.origin(), write_rx));
     for peer in 0..peers {
         replica.acks().set_up(peer, true);
     }
-    let server = Server::start(listener, Arc::clone(&replica)).unwrap();
-    let Services { store, submit, acks, .. } = Services::of(Arc::clone(&replica));
+    let server = Server::start(listener, Arc::clone(&replica), Arc::clone(&replicator)).unwrap();
+    let Services { store, submit, acks, .. } = Services::of(Arc::clone(&replica), Arc::clone(&replicator));
+    let replicator = thread::spawn({
+        let replica = Arc::clone(&replica);
+        move || replicator.run(&replica)
+    });
     Fixture { server, replica, store, submit, acks, replicator }
 }
 

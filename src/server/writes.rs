@@ -49,6 +49,8 @@ pub(crate) struct RoundWrites<'a> {
     last: Stamp,
     /// True if the reply to the last command that waited for acks is true.
     last_stands: bool,
+    /// Between its last write and this round, no other connection has written.
+    is_alone: bool,
 }
 
 /// A command that waits for acks.
@@ -83,6 +85,7 @@ impl<'a> RoundWrites<'a> {
             fresh: None,
             last: Stamp::ZERO,
             last_stands: true,
+            is_alone: false,
         }
     }
 
@@ -175,7 +178,13 @@ impl<'a> RoundWrites<'a> {
     /// of each that is not. Returns how many were not.
     pub fn settle(&mut self, replies: &mut Vec<u8>) -> usize {
         let waited = match (&self.round, self.pending.last()) {
-            (Some((_, round)), Some(last)) => round.wait(self.written(last), &self.timeout()),
+            (Some((_, round)), Some(last)) => {
+                let Services { submit, replica, replicator, .. } = self.services;
+                if self.is_alone && submit.position() == self.last {
+                    replicator.hand_over_early(replica);
+                }
+                round.wait(self.written(last), &self.timeout())
+            }
             _ => AckOutcome::Reached,
         };
         self.conclude(waited, replies)
@@ -217,6 +226,9 @@ impl<'a> RoundWrites<'a> {
         status::writable(&services.replica).map_err(WriteRefusal::ReadOnly)?;
         services.acks.quorum(level).map_err(WriteRefusal::NoQuorum)?;
         if !services.acks.is_done_at_once(level) {
+            if self.round.is_none() {
+                self.is_alone = services.submit.position() == self.last;
+            }
             self.round.get_or_insert_with(|| (level, services.acks.open_round(level)));
         }
         Ok(())

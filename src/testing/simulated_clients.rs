@@ -9,6 +9,7 @@ use crate::budget::ByteBudget;
 use crate::data::clock::Now;
 use crate::process::logging::LogLimit;
 use crate::replication::replica::Replica;
+use crate::replication::replicator::Replicator;
 use crate::server::client_handle::ClientHandle;
 use crate::server::clients::Clients;
 use crate::server::counters::Counters;
@@ -31,8 +32,8 @@ pub struct SimulatedClient<'a> {
 }
 
 impl SimulatedServer {
-    pub fn new(replica: Arc<Replica>) -> io::Result<SimulatedServer> {
-        let services = Services::of(replica);
+    pub fn new(replica: Arc<Replica>, replicator: Arc<Replicator>) -> io::Result<SimulatedServer> {
+        let services = Services::of(replica, replicator);
         let limits = Limits { key_len_max: services.config.key_len_max, value_len_max: services.config.value_len_max };
         let socket = socket()?;
         let addr = socket.local_addr()?;

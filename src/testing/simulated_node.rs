@@ -40,7 +40,7 @@ pub fn config(id: u16, nodes: u16, fields: &Value) -> Config {
 pub struct SimulatedNode {
     pub replica: Arc<Replica>,
     pub write_rx: Receiver<Submitted>,
-    pub replicator: Replicator,
+    pub replicator: Arc<Replicator>,
     pub wal: Arc<Wal>,
     pub writer: Writer,
 }
@@ -65,14 +65,13 @@ impl SimulatedNode {
         let writer = Writer::open(Arc::clone(&wal), &files, replayed.older_len, &replayed.last, replayed.snapshot_len, began)?;
         replica.record_incarnation();
         replica.begin_recovery(now);
-        Ok(SimulatedNode { replicator: Replicator::new(replica.origin()), replica, write_rx, wal, writer })
+        let replicator = Arc::new(Replicator::new(replica.origin(), write_rx.clone()));
+        Ok(SimulatedNode { replica, write_rx, replicator, wal, writer })
     }
 
     /// Takes a turn of the replicator.
-    pub fn replicate(&mut self) {
-        if let Ok(first) = self.write_rx.try_recv() {
-            self.replicator.forward(&self.replica, first, &self.write_rx);
-        }
+    pub fn replicate(&self) {
+        self.replicator.step(&self.replica);
     }
 
     /// Takes a turn of the write-ahead log. Returns how far it holds the writes of each origin

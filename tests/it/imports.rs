@@ -50,7 +50,15 @@ const RULES: &[Rule] = &[
     Rule { place: "testing/simulated_disk.rs", may: &["wal::disk"], must_not_std: NO_IO },
     Rule {
         place: "testing/simulated_clients.rs",
-        may: &["budget", "data::clock", "process::logging::LogLimit", "wire::bytes", "replication::replica::Replica", "server"],
+        may: &[
+            "budget",
+            "data::clock",
+            "process::logging::LogLimit",
+            "wire::bytes",
+            "replication::replica::Replica",
+            "replication::replicator::Replicator",
+            "server",
+        ],
         must_not_std: &["std::thread", "std::fs"],
     },
     // It wires the parts of a node together, as node.rs does.
@@ -135,6 +143,8 @@ const RULES: &[Rule] = &[
             "wire::resp",
             "replication::submit",
             "replication::acks",
+            // A session that writes alone makes its batch itself.
+            "replication::replicator::Replicator",
             // For what is asked beside writing: whether the node is open, STATUS, PEERS, DUMP.
             "replication::replica::Replica",
             "replication::status",

@@ -97,7 +97,7 @@ pub struct RunningNode<'a> {
     pub submit_rx: Receiver<Submitted>,
     pub write_tx: Sender<Submitted>,
     pub write_rx: Receiver<Submitted>,
-    replicator: Replicator,
+    replicator: Arc<Replicator>,
     heartbeat: HeartbeatLoop,
     writer: Writer,
     pub snapshot: Option<Snapshot<'a>>,
@@ -293,12 +293,13 @@ impl<'a> Simulator<'a> {
         // cluster's later.
         let store = Store::repeatable(OrderKey::from_halves([nonce, !nonce]), self.plan.places);
         let node = SimulatedNode::start(config, store, nonce, protocols, (now, self.instant()), disk)?;
-        let SimulatedNode { replica, write_rx: submit_rx, replicator, wal, writer } = node;
+        let SimulatedNode { replica, write_rx: submit_rx, wal, writer, .. } = node;
         let lead_us = replica.clock().read(now.elapsed).stamp_us as i64 - self.now.as_micros() as i64;
         self.fastest_us = self.fastest_us.max(lead_us);
-        let server = SimulatedServer::new(Arc::clone(&replica))?;
-        let parts = self.arena.store(NodeParts { replica, server, wal });
         let (write_tx, write_rx) = unbounded();
+        let replicator = Arc::new(Replicator::new(replica.origin(), write_rx.clone()));
+        let server = SimulatedServer::new(Arc::clone(&replica), Arc::clone(&replicator))?;
+        let parts = self.arena.store(NodeParts { replica, server, wal });
         let peers = self.plan.nodes - 1;
         Ok(RunningNode {
             process,
@@ -384,8 +385,8 @@ impl<'a> Simulator<'a> {
     pub fn replicate(&mut self, id: usize) {
         let Some(running) = self.running_mut(id) else { return };
         running.is_replicating = false;
-        if let Ok(first) = running.write_rx.try_recv() {
-            running.replicator.forward(&running.parts.replica, first, &running.write_rx);
+        if !running.write_rx.is_empty() {
+            running.replicator.step(&running.parts.replica);
             if let Some(diagram) = &mut self.diagram {
                 diagram.logs(id);
             }
