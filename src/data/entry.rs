@@ -175,19 +175,20 @@ impl Entry {
         std::ptr::eq(self.0.slice.as_ptr(), other.0.slice.as_ptr())
     }
 
-    /// Takes over the value and the version of another entry of the same key, in place. Returns
-    /// whether it did: only if both are values of equal length that do not expire, and this entry
-    /// is not shared.
+    /// Takes over the value, its expiry and the version of another entry of the same key, in place.
+    /// Returns whether it did: only if both are values of equal length, of which both expire or
+    /// neither, and this entry is not shared.
     pub fn overwrite(&mut self, by: EntryRef<'_>) -> bool {
         let EntryRef { key, value, expires, version } = by;
         debug_assert_eq!(self.key(), key);
         let EntryHead { has_value, has_expiry, .. } = *self.head();
-        let (Some(value), None, true, false) = (value, expires, has_value, has_expiry) else { return false };
-        self.size() == by.size()
-            && with_own(&mut self.0, |own| {
-                own.header_mut().set_version(version);
-                own.slice_mut()[key.len()..].copy_from_slice(value);
-            })
+        let Some(value) = value.filter(|_| has_value && has_expiry == expires.is_some() && self.size() == by.size()) else { return false };
+        with_own(&mut self.0, |own| {
+            own.header_mut().set_version(version);
+            let (value_bytes, rest) = own.slice_mut()[key.len()..].split_at_mut(value.len());
+            value_bytes.copy_from_slice(value);
+            put_expiry(rest, expires);
+        })
     }
 
     /// Asks the processor for the head of the entry and what lies beside it, and waits for nothing.
@@ -469,13 +470,16 @@ mod tests {
         let expired = until(9).stamped(Version::NONE).without_value();
         assert_eq!((expired.size(), expired.memory(), expired.expires().map(Expiry::wall_ms)), (3, Entry::OVERHEAD + 3 + 8, Some(9)));
         assert_eq!(Update::again(&expired).entry().expires(), None);
-        // In place only where neither expires, and both are as long.
+        // In place only where both are as long, and expire, or neither does.
         let mut entry = endless().stamped(Version::NONE);
         let by = |value, expires| EntryRef { key: b"key", value, expires, version: Version::NONE };
         for not in [by(None, None), by(Some(b"longer"), None), by(Some(b"other"), Some(Expiry::from_wall_ms(7)))] {
             assert!(!entry.overwrite(not));
         }
-        assert!(!until(9).stamped(Version::NONE).overwrite(by(Some(b"other"), None)));
+        let mut expiring = until(9).stamped(Version::NONE);
+        assert!(!expiring.overwrite(by(Some(b"other"), None)));
+        assert!(expiring.overwrite(by(Some(b"other"), Some(Expiry::from_wall_ms(7)))));
+        assert_eq!((expiring.value(), expiring.expires()), (Some(&b"other"[..]), Some(Expiry::from_wall_ms(7))));
         assert!(entry.overwrite(by(Some(b"other"), None)));
         assert_eq!((entry.value(), entry.expires()), (Some(&b"other"[..]), None));
     }

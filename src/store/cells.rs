@@ -86,8 +86,13 @@ impl Cells {
         cell.search(position, key, self.depth()).ok().map(|at| &cell.entries[at])
     }
 
-    pub fn find_mut(&mut self, position: u32, key: &[u8]) -> Option<&mut Entry> {
-        self.at_mut(self.locate(position, key))
+    /// Returns the entries that lie at a position.
+    pub fn at_position_mut(&mut self, position: u32) -> &mut [Entry] {
+        let (depth, number) = (self.depth(), self.cell_of(position));
+        let cell = &mut self.cells[number];
+        let first = cell.lower_bound(position, depth);
+        let len = cell.positions[first..].iter().take_while(|other| **other == position).count();
+        &mut cell.entries[first..first + len]
     }
 
     /// Asks the processor for the part of the table in which a position is looked for.
@@ -150,16 +155,16 @@ impl Cells {
         Some(entry)
     }
 
-    /// Removes the entries that `which` picks, and returns them.
-    pub fn extract(&mut self, mut which: impl FnMut(&Entry) -> bool) -> Vec<Entry> {
+    /// Removes the entries that `which` picks, and returns them with their positions.
+    pub fn extract(&mut self, mut which: impl FnMut(&Entry) -> bool) -> Vec<(u32, Entry)> {
         let mut extracted = Vec::new();
         for cell in &mut self.cells {
             let picked: Vec<bool> = cell.scan().map(&mut which).collect();
             if picked.contains(&true) {
-                let mut picks = picked.iter();
-                cell.positions.retain(|_| picks.next() == Some(&false));
-                let mut picks = picked.iter();
-                extracted.extend(cell.entries.extract_if(.., |_| picks.next() == Some(&true)));
+                let [mut of_positions, mut of_entries] = [picked.iter(), picked.iter()];
+                let positions = cell.positions.extract_if(.., |_| of_positions.next() == Some(&true));
+                let entries = cell.entries.extract_if(.., |_| of_entries.next() == Some(&true));
+                extracted.extend(positions.zip(entries));
                 cell.shrink();
             }
         }

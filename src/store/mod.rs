@@ -11,6 +11,7 @@
 
 mod cells;
 mod digest;
+mod expiries;
 mod keyspace;
 mod shard;
 mod view;
@@ -405,8 +406,7 @@ impl Store {
                 expired += 1;
             };
             let mut shard = self.shards[shard].write();
-            let order = shard.order();
-            shard.expire_values(upto_ms, EXPIRED_PER_STEP, |key| position_in(self.position(order, key)), each);
+            shard.expire_values(upto_ms, EXPIRED_PER_STEP, each);
             self.memory.values.fetch_sub(before, Ordering::Relaxed);
             self.memory.tombstones.fetch_add(after, Ordering::Relaxed);
         }

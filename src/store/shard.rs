@@ -4,18 +4,15 @@
 //! Every change goes through [`Slot`], the `remove`s of [`Shard`] or [`Shard::expire_values`], so
 //! that the counts and the index of expiries always match the entries.
 
-use std::collections::BTreeSet;
-
-use crate::data::entry::{Entry, EntryRef, Expiry, Key};
+use crate::data::entry::{Entry, EntryRef, Expiry};
 use crate::data::key_order::OrderKey;
 use crate::data::version::Version;
 use crate::store::cells::{CellIndex, Cells};
+use crate::store::expiries::Expiries;
 
 /// Bytes of an entry beside those of key and value: its position and the pointer to it with their
 /// share of spare room, its head, and the allocator's rounding. For [`footprint`] only.
 const ENTRY_OVERHEAD: usize = (size_of::<u32>() + size_of::<Entry>()) * 9 / 8 + Entry::OVERHEAD + 8;
-/// Bytes in the index of expiries, for a value that expires.
-const EXPIRY_OVERHEAD: usize = size_of::<(Expiry, Key)>() * 3 / 2;
 
 pub struct Shard {
     /// Invariant: the order of the positions in `cells`.
@@ -24,22 +21,22 @@ pub struct Shard {
     /// Invariant: the number of tombstones in `cells`.
     tombstones: usize,
     /// Invariant: exactly the values in `cells` that expire.
-    expiring: BTreeSet<(Expiry, Key)>,
+    expiries: Expiries,
 }
 
 /// Estimates the bytes that an entry takes.
 pub(super) fn footprint(entry: &Entry) -> usize {
-    entry.memory() - Entry::OVERHEAD + ENTRY_OVERHEAD + if entry.ends().is_some() { EXPIRY_OVERHEAD } else { 0 }
+    entry.memory() - Entry::OVERHEAD + ENTRY_OVERHEAD + if entry.ends().is_some() { Expiries::OVERHEAD } else { 0 }
 }
 
 /// Estimates the bytes of a value whose key and value have so many bytes together.
 pub fn footprint_of(size: usize, expires: bool) -> usize {
-    size + ENTRY_OVERHEAD + if expires { EXPIRY_OVERHEAD + size_of::<Expiry>() } else { 0 }
+    size + ENTRY_OVERHEAD + if expires { Expiries::OVERHEAD + size_of::<Expiry>() } else { 0 }
 }
 
 impl Shard {
     pub fn new(order: OrderKey) -> Shard {
-        Shard { order, cells: Cells::default(), tombstones: 0, expiring: BTreeSet::new() }
+        Shard { order, cells: Cells::default(), tombstones: 0, expiries: Expiries::default() }
     }
 
     pub fn order(&self) -> OrderKey {
@@ -57,14 +54,13 @@ impl Shard {
 
     /// Returns how many keys readers can see at this time.
     pub fn live(&self, wall_ms: u64) -> usize {
-        self.cells.len() - self.tombstones - self.expiring.iter().take_while(|(expires, _)| expires.is_over(wall_ms)).count()
+        self.cells.len() - self.tombstones - self.expiries.over(wall_ms)
     }
 
     /// Returns how many live keys expire, at this time, and the sum of what is left to them, in
     /// milliseconds.
     pub fn expiring(&self, wall_ms: u64) -> (usize, u128) {
-        let live = self.expiring.iter().rev().take_while(|(expires, _)| !expires.is_over(wall_ms));
-        live.fold((0, 0), |(count, left), (expires, _)| (count + 1, left + u128::from(expires.wall_ms() - wall_ms)))
+        self.expiries.ahead(wall_ms)
     }
 
     pub fn find(&self, position: u32, key: &[u8]) -> Option<&Entry> {
@@ -99,19 +95,19 @@ impl Shard {
     /// Returns the slot of a key, looked up once: to see what is there, and to put something else
     /// there.
     pub fn slot(&mut self, position: u32, key: &[u8]) -> Slot<'_> {
-        let Shard { cells, tombstones, expiring, .. } = self;
+        let Shard { cells, tombstones, expiries, .. } = self;
         let index = cells.locate(position, key);
-        Slot { cells, index, position, tombstones, expiring }
+        Slot { cells, index, position, tombstones, expiries }
     }
 
     /// Removes the entries that `which` picks, and returns them.
     pub fn remove(&mut self, which: impl FnMut(&Entry) -> bool) -> Vec<Entry> {
         let removed = self.cells.extract(which);
-        for entry in &removed {
+        for (position, entry) in &removed {
             self.tombstones -= usize::from(entry.is_tombstone());
-            unindex(&mut self.expiring, entry);
+            self.expiries.remove(*position, entry);
         }
-        removed
+        removed.into_iter().map(|(_, entry)| entry).collect()
     }
 
     /// Removes a key if it is there in this version, and in no other.
@@ -132,19 +128,16 @@ impl Shard {
 
     /// Returns whether a value has expired by then.
     pub fn has_expired(&self, upto_ms: u64) -> bool {
-        self.expiring.first().is_some_and(|(expires, _)| expires.is_over(upto_ms))
+        self.expiries.first().is_some_and(|(expires, _)| expires.is_over(upto_ms))
     }
 
-    /// Drops the values of at most `max` entries that have expired by then: they are tombstones in
-    /// place. Calls `each` with the bytes that the entry took before and takes now. `position_of`
-    /// gives the position of a key.
-    pub fn expire_values(&mut self, upto_ms: u64, max: usize, position_of: impl Fn(&[u8]) -> u32, mut each: impl FnMut(usize, usize)) {
+    /// Drops the values of entries that have expired by then, at `max` positions at most: they are
+    /// tombstones in place. Calls `each` with the bytes that the entry took before and takes now.
+    pub fn expire_values(&mut self, upto_ms: u64, max: usize, mut each: impl FnMut(usize, usize)) {
         for _ in 0..max {
-            if !self.has_expired(upto_ms) {
-                return;
-            }
-            let Some((_, key)) = self.expiring.pop_first() else { return };
-            if let Some(entry) = self.cells.find_mut(position_of(&key), &key) {
+            let Some((expires, position)) = self.expiries.first().filter(|(expires, _)| expires.is_over(upto_ms)) else { return };
+            for entry in self.cells.at_position_mut(position).iter_mut().filter(|entry| entry.ends() == Some(expires)) {
+                self.expiries.remove(position, entry);
                 let before = footprint(entry);
                 *entry = entry.without_value();
                 self.tombstones += 1;
@@ -160,7 +153,7 @@ pub struct Slot<'a> {
     index: CellIndex,
     position: u32,
     tombstones: &'a mut usize,
-    expiring: &'a mut BTreeSet<(Expiry, Key)>,
+    expiries: &'a mut Expiries,
 }
 
 impl Slot<'_> {
@@ -171,14 +164,20 @@ impl Slot<'_> {
     /// Puts a value into the memory of the one that it replaces, if possible: nothing is allocated,
     /// and nothing else in the cache makes way for it. Returns whether it did.
     pub fn overwrite(&mut self, by: EntryRef<'_>) -> bool {
-        self.cells.at_mut(self.index).is_some_and(|current| current.overwrite(by))
+        let Some(current) = self.cells.at_mut(self.index) else { return false };
+        let ends = current.ends();
+        let is_done = current.overwrite(by);
+        if is_done && ends != by.expires {
+            self.expiries.replace(self.position, ends, by.expires);
+        }
+        is_done
     }
 
     /// Empties the slot, and returns what was there.
     pub fn take(self) -> Option<Entry> {
         let entry = self.cells.remove(self.index)?;
         *self.tombstones -= usize::from(entry.is_tombstone());
-        unindex(self.expiring, &entry);
+        self.expiries.remove(self.position, &entry);
         Some(entry)
     }
 
@@ -187,42 +186,17 @@ impl Slot<'_> {
         *self.tombstones += usize::from(entry.is_tombstone());
         match self.cells.at_mut(self.index) {
             None => {
-                index(self.expiring, &entry);
+                self.expiries.add(self.position, &entry);
                 self.cells.insert(self.index, self.position, entry);
                 None
             }
             Some(held) => {
-                unindex(self.expiring, held);
-                index(self.expiring, &entry);
+                self.expiries.remove(self.position, held);
+                self.expiries.add(self.position, &entry);
                 let old = std::mem::replace(held, entry);
                 *self.tombstones -= usize::from(old.is_tombstone());
                 Some(old)
             }
         }
     }
-}
-
-#[inline]
-fn index(expiring: &mut BTreeSet<(Expiry, Key)>, entry: &Entry) {
-    if let Some(ends) = entry.ends() {
-        note_expiry(expiring, ends, entry);
-    }
-}
-
-#[inline]
-fn unindex(expiring: &mut BTreeSet<(Expiry, Key)>, entry: &Entry) {
-    if let Some(ends) = entry.ends() {
-        forget_expiry(expiring, ends, entry);
-    }
-}
-
-/// Adds an expiry to the index. Kept out of the path of writes without one, which are most.
-#[inline(never)]
-fn note_expiry(expiring: &mut BTreeSet<(Expiry, Key)>, ends: Expiry, entry: &Entry) {
-    expiring.insert((ends, entry.shared_key()));
-}
-
-#[inline(never)]
-fn forget_expiry(expiring: &mut BTreeSet<(Expiry, Key)>, ends: Expiry, entry: &Entry) {
-    expiring.remove(&(ends, entry.shared_key()));
 }

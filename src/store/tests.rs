@@ -197,6 +197,36 @@ fn what_has_expired_is_not_counted_and_its_value_is_let_go_in_place() {
     assert_eq!(spend(u64::MAX), 0);
 }
 
+/// Positions are 32 bits of a hash: of many keys some share one.
+#[test]
+fn keys_at_one_position_expire_each_at_its_time() {
+    let store = Store::repeatable(OrderKey::from_halves([1, 2]), KeySpread::Crowded);
+    let version = |key: u64, step: u64| 1 + key + 100 * step;
+    let ends = |key: u64, step: u64| 100 + (key + step) % 3;
+    for step in 0..3 {
+        for key in 0..40 {
+            let entry = expiring(&key.to_string(), Some("v"), version(key, step), ends(key, step));
+            let (key, value, expires, version) = (entry.key(), entry.value(), entry.expires(), entry.version());
+            // The first is put there, the others take its memory.
+            assert_eq!(store.merge_write(EntryRef { key, value, expires, version }, |_| false), Merged::Won);
+        }
+        for upto in 99..103 {
+            let left = (0..40).filter(|key| ends(*key, step) > upto);
+            let sum: u64 = left.clone().map(|key| ends(key, step) - upto).sum();
+            assert_eq!(store.expiring(upto), (left.clone().count(), sum / left.count().max(1) as u64));
+        }
+    }
+    let shards = || 0..store.shards_len();
+    let removed: usize = shards().map(|shard| store.remove(shard, |entry| entry.key().ends_with(b"7")).len()).sum();
+    assert_eq!(removed, 4);
+    for upto in 99..103 {
+        shards().for_each(|shard| _ = store.expire_values(shard, upto));
+        let over = (0..40).filter(|key| key % 10 != 7 && ends(*key, 2) <= upto).count() as u64;
+        assert_eq!(store.counts(0), Counts { keys: 36 - over as usize, tombstones: over as usize });
+    }
+    assert_eq!(store.memory().values, 0);
+}
+
 #[test]
 fn the_counts_follow_every_change_of_an_expiry() {
     let store = Store::new();
