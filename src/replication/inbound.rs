@@ -143,9 +143,11 @@ impl Inbound {
             }
             Piece::Freed => return,
         }
-        // The dump gets on, although no line of it comes any more. That a newer connection has
-        // replaced this one, the next message shows.
-        let _ = self.note_progress(replica, ending.dump().count(), now);
+        if !ending.is_taken() {
+            // The dump gets on, although no line of it comes any more. That a newer connection has
+            // replaced this one, the next message shows.
+            let _ = self.note_progress(replica, ending.dump().count(), now);
+        }
         self.ending = Some(ending);
     }
 
@@ -316,7 +318,8 @@ impl Inbound {
             }
             return Err(why);
         }
-        let entries = self.dump.as_ref().or(self.ending.as_ref().map(Ending::dump)).map_or(0, DumpReceiver::count);
+        let ending = self.ending.as_ref().filter(|ending| !ending.is_taken());
+        let entries = self.dump.as_ref().or(ending.map(Ending::dump)).map_or(0, DumpReceiver::count);
         self.note_progress(replica, entries, now)
     }
 

@@ -38,9 +38,16 @@ impl Expiries {
         after.into_iter().for_each(|ends| self.add_expiry(position, ends));
     }
 
-    /// Returns the first expiry, and the position at which entries lie that expire then.
-    pub fn first(&self) -> Option<(Expiry, u32)> {
-        self.0.first_key_value().map(|(first, _)| *first)
+    /// Returns whether a value has expired by then.
+    pub fn has_over(&self, wall_ms: u64) -> bool {
+        self.0.first_key_value().is_some_and(|((expires, _), _)| expires.is_over(wall_ms))
+    }
+
+    /// Removes the values that expire first and lie at one position, if they have expired by then.
+    /// Returns their expiry and position.
+    pub fn pop_over(&mut self, wall_ms: u64) -> Option<(Expiry, u32)> {
+        let first = self.0.first_entry().filter(|first| first.key().0.is_over(wall_ms));
+        first.map(|first| first.remove_entry().0)
     }
 
     /// Returns how many values have expired by then.

@@ -128,16 +128,15 @@ impl Shard {
 
     /// Returns whether a value has expired by then.
     pub fn has_expired(&self, upto_ms: u64) -> bool {
-        self.expiries.first().is_some_and(|(expires, _)| expires.is_over(upto_ms))
+        self.expiries.has_over(upto_ms)
     }
 
     /// Drops the values of entries that have expired by then, at `max` positions at most: they are
     /// tombstones in place. Calls `each` with the bytes that the entry took before and takes now.
     pub fn expire_values(&mut self, upto_ms: u64, max: usize, mut each: impl FnMut(usize, usize)) {
         for _ in 0..max {
-            let Some((expires, position)) = self.expiries.first().filter(|(expires, _)| expires.is_over(upto_ms)) else { return };
+            let Some((expires, position)) = self.expiries.pop_over(upto_ms) else { return };
             for entry in self.cells.at_position_mut(position).iter_mut().filter(|entry| entry.ends() == Some(expires)) {
-                self.expiries.remove(position, entry);
                 let before = footprint(entry);
                 *entry = entry.without_value();
                 self.tombstones += 1;

@@ -40,7 +40,8 @@ const READ_LEN: usize = 64 << 10;
 const PERMIT_TIMEOUTS: u32 = 5;
 
 /// Entries of the store that are gone through between two messages, to within a shard: less than a
-/// millisecond. Beyond this, the peer's heartbeats and batches have their turn.
+/// millisecond, and a few of them where there are ten million keys. Beyond this, the peer's
+/// heartbeats and batches have their turn.
 const ENTRIES_PER_PIECE: usize = 4096;
 
 /// Longest wait of a new connection for a slot. Beyond this it is closed: the machine does not get

@@ -205,8 +205,8 @@ impl PeerTable {
             decisions.ask = Some((peer, request));
             decisions.events.push(event);
         }
-        // Between the join of a full dump's vector and its last drops, readers could meet a key
-        // that it has proven deleted.
+        // Between the join of a full dump's vector and its last drops, a node that opens would show
+        // keys that it has proven deleted.
         if self.proving == 0
             && let Some((stage, event)) = self.stage.review(config, &self.peers, &self.transfers, own.1, now)
         {

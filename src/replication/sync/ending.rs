@@ -68,6 +68,12 @@ impl Ending {
         &self.dump
     }
 
+    /// Returns whether the dump is taken: only memory is left to be freed, and another dump may be
+    /// on its way.
+    pub fn is_taken(&self) -> bool {
+        matches!(self.stage, Stage::Freeing)
+    }
+
     /// Does a piece of work: to within a shard, it goes through so many entries.
     pub fn work(&mut self, replica: &Replica, entries: usize) -> Piece {
         match &mut self.stage {
