@@ -7,9 +7,12 @@
 //! the file of its owner; what a caller gets is a guard, and a function that needs a lock held
 //! takes that guard.
 //!
-//! Three locks come before all ranks and have none, since no thread waits for them under another
-//! lock. That of a [`Sender`](crate::replication::links::sender::Sender) is only tried, but for the
-//! link's own thread, which holds no other. That takes others under it, and may log a line.
+//! Four locks come before all ranks and have none, since no thread waits for them under another
+//! lock. That of the [`Replicator`](crate::replication::replicator::Replicator) is held while a
+//! batch goes to the log's queue, the outboxes and the senders. Its own thread waits for it with no
+//! other lock held, and sessions only try it. That of a
+//! [`Sender`](crate::replication::links::sender::Sender) is only tried, but for the link's own
+//! thread, which holds no other. That takes others under it, and may log a line.
 //! The right to write a snapshot (`snapshotting` in replication/persistence/hand_off.rs) guards no
 //! data. It is only tried, never waited for, and is held while a snapshot is written. The lock on
 //! the present connection of a peer (`present` in replication/links/incoming.rs) is held while a

@@ -27,7 +27,6 @@ use crate::replication::persistence::replay::{self, with_ways_out};
 use crate::replication::persistence::snapshots::run_snapshots;
 use crate::replication::replica::Replica;
 use crate::replication::replicator::Replicator;
-use crate::replication::submit::Submitted;
 use crate::server::Server;
 use crate::store::Store;
 use crate::wal::Wal;
@@ -179,7 +178,7 @@ struct Opened {
     peer_listener: TcpListener,
     disk: Arc<dyn Disk>,
     files: Files,
-    write_rx: Receiver<Submitted>,
+    replicator: Arc<Replicator>,
     stop_rx: Receiver<()>,
 }
 
@@ -210,7 +209,7 @@ impl Node {
         let files = Files::find(&*disk).map_err(with_ways_out).map_err(NodeFailure::of_data)?;
         let wal = Arc::new(Wal::new(Arc::clone(&disk), config.fsync, config.write_room, &files));
         let (replica, write_rx) = Replica::new(Arc::clone(&config), Store::new(), nonce, Now::read(), Some(Arc::clone(&wal)));
-        let replica = Arc::new(replica);
+        let (replicator, replica) = (Arc::new(Replicator::new(replica.origin(), write_rx)), Arc::new(replica));
         log::info!(
             "node {} of cluster \"{}\" starts as {}: clients on {client_addr}, peers on {peer_addr}, data in {}",
             config.id,
@@ -243,7 +242,7 @@ impl Node {
             wal,
             log: None,
         };
-        let opened = Opened { client_listener, peer_listener, disk, files, write_rx, stop_rx };
+        let opened = Opened { client_listener, peer_listener, disk, files, replicator, stop_rx };
         match node.start_threads(opened, should_stop) {
             Ok(()) => Ok(Some(node)),
             Err(failure) => {
@@ -259,10 +258,9 @@ impl Node {
     /// Starts every part that has a thread, in order. After an error those that run must be
     /// stopped.
     fn start_threads(&mut self, opened: Opened, should_stop: impl Fn() -> bool) -> Result<(), NodeFailure> {
-        let Opened { client_listener, peer_listener, disk, files, write_rx, stop_rx } = opened;
+        let Opened { client_listener, peer_listener, disk, files, replicator, stop_rx } = opened;
         let (replica, wal) = (&self.replica, &self.wal);
         let config = Arc::clone(replica.config());
-        let replicator = Arc::new(Replicator::new(replica.origin(), write_rx));
         self.server = Some(Server::start(client_listener, Arc::clone(replica), Arc::clone(&replicator))?);
         let began = Instant::now();
         let replayed = replay::replay(replica, &disk, &files, &should_stop).map_err(NodeFailure::of_data)?;

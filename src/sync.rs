@@ -10,6 +10,10 @@ mod types {
     pub use std::sync::atomic;
     pub use std::{thread, thread_local};
 
+    /// The channel of submitted writes. Whoever makes one says what bounds it.
+    pub mod unbounded {
+        pub use crossbeam_channel::{Receiver, Sender, unbounded};
+    }
     pub use crossbeam_channel::{RecvTimeoutError, Sender, bounded};
     pub use parking_lot::{Condvar, MappedMutexGuard, Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard};
 }
@@ -80,6 +84,75 @@ mod types {
 
         pub fn park_timeout(timeout: Duration) {
             if timeout.is_zero() { yield_now() } else { shuttle::thread::park() }
+        }
+    }
+
+    /// A channel, as far as crossbeam's is used. The scheduler's has one receiver.
+    pub mod unbounded {
+        use std::collections::VecDeque;
+        use std::sync::Arc;
+        use std::time::Duration;
+
+        use super::{Condvar, Mutex};
+
+        struct Channel<T> {
+            /// The items that wait, and whether the sender is still there.
+            items: Mutex<(VecDeque<T>, bool)>,
+            arrived: Condvar,
+        }
+
+        pub struct Sender<T>(Arc<Channel<T>>);
+        pub struct Receiver<T>(Arc<Channel<T>>);
+
+        /// Nothing has come, or nothing will.
+        #[derive(Debug)]
+        pub struct Nothing;
+
+        pub fn unbounded<T>() -> (Sender<T>, Receiver<T>) {
+            let channel = Arc::new(Channel { items: Mutex::new((VecDeque::new(), true)), arrived: Condvar::new() });
+            (Sender(Arc::clone(&channel)), Receiver(channel))
+        }
+
+        impl<T> Sender<T> {
+            pub fn send(&self, item: T) -> Result<(), Nothing> {
+                self.0.items.lock().0.push_back(item);
+                self.0.arrived.notify_one();
+                Ok(())
+            }
+        }
+
+        impl<T> Drop for Sender<T> {
+            fn drop(&mut self) {
+                self.0.items.lock().1 = false;
+                self.0.arrived.notify_all();
+            }
+        }
+
+        impl<T> Clone for Receiver<T> {
+            fn clone(&self) -> Receiver<T> {
+                Receiver(Arc::clone(&self.0))
+            }
+        }
+
+        impl<T> Receiver<T> {
+            pub fn recv(&self) -> Result<T, Nothing> {
+                let mut items = self.0.items.lock();
+                loop {
+                    match (items.0.pop_front(), items.1) {
+                        (Some(item), _) => return Ok(item),
+                        (None, true) => self.0.arrived.wait_for(&mut items, Duration::MAX),
+                        (None, false) => return Err(Nothing),
+                    };
+                }
+            }
+
+            pub fn try_recv(&self) -> Result<T, Nothing> {
+                self.0.items.lock().0.pop_front().ok_or(Nothing)
+            }
+
+            pub fn is_empty(&self) -> bool {
+                self.0.items.lock().0.is_empty()
+            }
         }
     }
 }

@@ -11,8 +11,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use crossbeam_channel::Receiver;
-
 use crate::budget::Permit;
 use crate::config::Config;
 use crate::data::clock::{Clock, Now};
@@ -33,6 +31,7 @@ use crate::replication::persistence::record::{self, Incarnation};
 use crate::replication::scan_order::ScanOrder;
 use crate::replication::submit::{Submit, Submitted};
 use crate::store::{Merged, Store};
+use crate::sync::unbounded::Receiver;
 use crate::testing::broken_rules::BrokenRule;
 use crate::wal::Wal;
 use crate::wire::peer::{Protocol, Protocols};

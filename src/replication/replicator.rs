@@ -1,7 +1,7 @@
 //! The replicator: the one place where submitted writes become write batches.
 //!
-//! A batch is made under one lock: it drains the channel, takes everything that waits, encodes
-//! *one* batch, and hands the same bytes to the log and to every peer's outbox. **I4**: nothing is
+//! A batch is made under one lock: everything that waits in the channel becomes *one* batch, and
+//! the same bytes go to the log and to every peer's outbox. **I4**: nothing is
 //! waited for meanwhile, no socket and no disk. What a socket takes at once it sends itself.
 //!
 //! The thread `replicator` does so whenever something is submitted. As long as no session waits for
@@ -16,15 +16,15 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use crossbeam_channel::Receiver;
-
 use crate::data::clock::Stamp;
 use crate::data::entry::Entry;
 use crate::data::version::Origin;
 use crate::replication::links::outbox::EncodedBatch;
 use crate::replication::replica::Replica;
 use crate::replication::submit::Submitted;
+use crate::sync::unbounded::Receiver;
 use crate::sync::{Mutex, MutexGuard};
+use crate::testing::broken_hand_overs::BrokenHandOver;
 use crate::wire::peer::encode_batch;
 
 /// Reserved bytes after which a batch is closed. One write larger than this still makes a batch of
@@ -37,8 +37,8 @@ const GATHER_PAUSE: Duration = Duration::from_micros(300);
 /// The replicator of one node.
 pub struct Replicator {
     write_rx: Receiver<Submitted>,
-    /// Held while a batch is made and handed over, so that batches leave in the order of their
-    /// writes (**I2**). No lock that others need is held around it.
+    /// Held while a batch is made and handed over. That alone keeps no order (**I2**): the thread
+    /// takes from the channel before it locks this. So every write says which one it follows.
     batcher: Mutex<Batcher>,
 }
 
@@ -47,8 +47,10 @@ struct Batcher {
     origin: Origin,
     /// The stamp at which the last batch ended.
     after: Stamp,
+    /// The stamp of the last write, of those of the batch that is being made, too.
+    upto: Stamp,
     /// A write that a session took out of the channel when the thread had the one before it in its
-    /// hands, and had yet to lock this.
+    /// hands, and had yet to lock this. The thread hands it over behind that one.
     early: Option<Submitted>,
     /// The writes of the batch that is being made; kept for its memory.
     writes: Vec<Entry>,
@@ -56,7 +58,7 @@ struct Batcher {
 
 impl Replicator {
     pub fn new(origin: Origin, write_rx: Receiver<Submitted>) -> Replicator {
-        let batcher = Batcher { origin, after: Stamp::ZERO, early: None, writes: Vec::new() };
+        let batcher = Batcher { origin, after: Stamp::ZERO, upto: Stamp::ZERO, early: None, writes: Vec::new() };
         Replicator { write_rx, batcher: Mutex::new(batcher) }
     }
 
@@ -70,17 +72,19 @@ impl Replicator {
             }
             self.hand_over(replica, self.batcher.lock(), first);
         }
+        // A session may have taken the last writes, and hand them over just now.
+        drop(self.batcher.lock());
     }
 
     /// Hands over one batch of what waits, if the thread does not do so just now. For a session
     /// that is about to wait for its writes, and knows of no other that writes.
     pub fn hand_over_early(&self, replica: &Replica) {
         let Some(mut batcher) = self.batcher.try_lock() else { return };
-        if batcher.early.is_some() {
+        if batcher.early.is_some() && !BrokenHandOver::EarlyWriteReplaced.is_on() {
             return;
         }
         let Ok(first) = self.write_rx.try_recv() else { return };
-        if first.after == batcher.after {
+        if first.after == batcher.upto || BrokenHandOver::ThreadOvertaken.is_on() {
             self.hand_over(replica, batcher, first);
         } else {
             batcher.early = Some(first);
@@ -97,34 +101,44 @@ impl Replicator {
 
     /// Hands over one batch of `first` and what waits behind it.
     fn hand_over(&self, replica: &Replica, mut batcher: MutexGuard<'_, Batcher>, first: Submitted) {
-        let early = batcher.early.take();
-        let mut reserved = 0;
-        for next in [first].into_iter().chain(early) {
-            reserved += next.reserved;
-            batcher.writes.push(next.entry);
-        }
+        let early = if BrokenHandOver::EarlyWriteLeft.is_on() { None } else { batcher.early.take() };
+        let mut reserved = batcher.add(first);
+        reserved += early.map_or(0, |early| batcher.add(early));
         while reserved < BATCH_LEN
             && let Ok(next) = self.write_rx.try_recv()
         {
-            reserved += next.reserved;
-            batcher.writes.push(next.entry);
+            if next.after != batcher.upto && !BrokenHandOver::DrainOvertakesThread.is_on() {
+                batcher.early = Some(next);
+                break;
+            }
+            reserved += batcher.add(next);
         }
         replica.hand_over(&batcher.batch(), replica.submit().held(reserved));
     }
 }
 
 impl Batcher {
-    /// Makes one batch of the writes, which are in stamp order.
+    /// Adds the write that follows the last one. Returns the bytes that it holds of the
+    /// back-pressure budget.
+    fn add(&mut self, Submitted { entry, reserved, .. }: Submitted) -> usize {
+        self.upto = entry.version().stamp;
+        self.writes.push(entry);
+        reserved
+    }
+
+    /// Makes one batch of the writes that were added.
     fn batch(&mut self) -> EncodedBatch {
-        let Batcher { origin, after, writes, .. } = self;
-        let upto = writes.last().map_or(*after, |last| last.version().stamp);
+        let Batcher { origin, after, upto, writes, .. } = self;
         let mut bytes = Vec::with_capacity(writes.iter().map(|write| write.size() + 32).sum::<usize>() + 64);
-        encode_batch(&mut bytes, *origin, *after, upto, writes);
-        *after = upto;
+        encode_batch(&mut bytes, *origin, *after, *upto, writes);
+        *after = *upto;
         writes.clear();
-        EncodedBatch { bytes: Arc::new(bytes), upto }
+        EncodedBatch { bytes: Arc::new(bytes), upto: *upto }
     }
 }
+
+#[cfg(all(test, feature = "interleavings"))]
+mod interleavings;
 
 #[cfg(test)]
 mod tests {
@@ -143,7 +157,7 @@ mod tests {
     use crate::wire::peer::{Message, Protocol, Protocols};
 
     /// A node with one peer, to which batches are queued.
-    fn node() -> SimulatedNode {
+    pub(super) fn node() -> SimulatedNode {
         let (config, now) = (Arc::new(config(1, 2, &json!({}))), Now { wall_ms: 1, elapsed: Duration::ZERO });
         let node =
             SimulatedNode::start(config, Store::new(), 7, Protocols::OURS, (now, Instant::now()), &SimulatedDisk::default()).unwrap();
@@ -160,16 +174,17 @@ mod tests {
     }
 
     /// Takes the batches that are queued: where each begins, and its stamps.
-    fn batches(node: &SimulatedNode) -> Vec<(Stamp, Vec<Stamp>)> {
+    pub(super) fn batches(node: &SimulatedNode) -> Vec<(Stamp, Vec<Stamp>)> {
         let mut batches = Vec::new();
         loop {
             let taken = outbox(node).take().unwrap().batches;
             if taken.is_empty() {
                 return batches;
             }
-            batches.extend(taken.iter().map(|batch| match Message::decode(&batch.bytes[HEAD_LEN..], Protocol::OLDEST).unwrap() {
-                Message::Writes(batch) => (batch.after, batch.writes.iter().map(|write| write.version.stamp).collect()),
-                other => panic!("no batch: {other:?}"),
+            batches.extend(taken.iter().map(|batch| match Message::decode(&batch.bytes[HEAD_LEN..], Protocol::OLDEST) {
+                Ok(Message::Writes(batch)) => (batch.after, batch.writes.iter().map(|write| write.version.stamp).collect()),
+                // It says what is out of order.
+                other => panic!("no batch that a peer takes: {other:?}"),
             }));
         }
     }

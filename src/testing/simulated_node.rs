@@ -5,7 +5,6 @@ use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::Receiver;
 use serde_json::{Value, json};
 
 use crate::config::Config;
@@ -17,6 +16,7 @@ use crate::replication::replica::Replica;
 use crate::replication::replicator::Replicator;
 use crate::replication::submit::Submitted;
 use crate::store::Store;
+use crate::sync::unbounded::Receiver;
 use crate::testing::simulated_disk::SimulatedDisk;
 use crate::wal::Wal;
 use crate::wal::disk::Disk;

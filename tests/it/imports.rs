@@ -64,7 +64,7 @@ const RULES: &[Rule] = &[
     // It wires the parts of a node together, as node.rs does.
     Rule {
         place: "testing/simulated_node.rs",
-        may: &["config", "data", "replication", "store", "testing::simulated_disk", "wal", "wire::peer::Protocols"],
+        may: &["config", "data", "replication", "store", "sync", "testing::simulated_disk", "wal", "wire::peer::Protocols"],
         must_not_std: NO_IO,
     },
     // It names std, parking_lot and crossbeam, and for the tests of interleavings a scheduler.
