@@ -8,7 +8,7 @@ use std::io::{self, Read};
 use crate::budget::{ByteBudget, OutOfBudget, Share};
 
 /// Bytes of the buffer of a client that sends little. It doubles while reads fill it.
-const LEN_MIN: usize = 512;
+const LEN_MIN: usize = 256;
 /// Bytes that are kept between rounds.
 const LEN_KEPT: usize = 16 << 10;
 /// Bytes up to which the buffer grows when the socket holds more: beyond this, a round gains

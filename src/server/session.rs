@@ -224,7 +224,7 @@ mod tests {
         let socket = TcpStream::connect(fixture.server.addr()).unwrap();
         let client = ClientHandle::of(Arc::new(socket), 1);
         let mut session = Session::new(&fixture.server.shared, &client);
-        let commands = "GET a\n".repeat(64);
+        let commands = "GET a\n".repeat(32);
         session.rounds.buffer.make_room().unwrap();
         assert_eq!(session.rounds.buffer.fill(&mut commands.as_bytes()).unwrap(), commands.len());
         let mut rounds = 0;
@@ -234,7 +234,7 @@ mod tests {
             assert!(session.rounds.replies.len() <= REPLIES_LEN_MAX + value.len() + 7);
             session.rounds.replies.clear();
         }
-        assert_eq!(rounds, 64 / 2);
+        assert_eq!(rounds, 32 / 2);
         session.rounds.replies.push(b'\n');
         session.send().unwrap();
         assert!(session.rounds.replies.capacity() <= REPLIES_LEN_KEPT);
