@@ -95,6 +95,7 @@ const RULES: &[Rule] = &[
         may: &["wire::quoting", "process::signals", "process::threads"],
         must_not_std: &["std::net", "std::fs"],
     },
+    Rule { place: "process/private_file.rs", may: &[], must_not_std: &["std::net", "std::thread"] },
     Rule { place: "process/arguments.rs", may: &[], must_not_std: NO_IO },
     Rule { place: "config.rs", may: &["data"], must_not_std: &["std::net", "std::thread"] },
     Rule { place: "config", may: &["process::descriptors", "data", "wire::ack_level"], must_not_std: &["std::thread", "std::fs"] },

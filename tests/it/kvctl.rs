@@ -1,9 +1,10 @@
 //! kvctl as a person sees it, on a terminal: with keys and values of any bytes, and with a server
 //! that is no node or an evil one.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::unix::fs::PermissionsExt;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -11,6 +12,8 @@ use std::thread;
 use std::time::Duration;
 
 use nix::pty::openpty;
+use parking_lot::Mutex;
+use sha2::{Digest, Sha256};
 
 use crate::cluster::Cluster;
 use crate::kit::process::Process;
@@ -214,4 +217,108 @@ fn a_line_without_end_and_a_report_without_end_are_given_up() {
         let sent = sent.load(Ordering::Relaxed);
         assert!(args[0] == "converge" || sent < SENT_MAX, "{args:?}: {sent} bytes");
     }
+}
+
+/// An address for commands that ask no node.
+fn nowhere() -> SocketAddr {
+    "127.0.0.1:1".parse().unwrap()
+}
+
+/// A node that believes nobody, and what it was sent first on each connection.
+fn distrustful() -> (SocketAddr, Arc<Mutex<Vec<String>>>) {
+    let firsts = Arc::new(Mutex::new(Vec::new()));
+    let seen = Arc::clone(&firsts);
+    let addr = server(move |mut stream| {
+        let mut received = vec![0; 4096];
+        let len = stream.read(&mut received).unwrap_or_default();
+        let first = String::from_utf8_lossy(&received[..len]).into_owned();
+        let refusal = if first.starts_with('*') { "-WRONGPASS no\r\n" } else { "ERROR WRONGPASS no\n" };
+        seen.lock().push(first);
+        let _ = stream.write_all(refusal.as_bytes());
+    });
+    (addr, firsts)
+}
+
+#[test]
+fn every_command_that_connects_says_first_who_asks_and_prints_no_password() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+    let (password, new) = (path("password"), path("new"));
+    let made = run(&mut program::kvctl(&[nowhere()], &["genpass", &password]));
+    assert_eq!((made.code, made.err.as_str()), (Some(0), ""));
+    let secret = fs::read_to_string(&password).unwrap().trim_end().to_owned();
+    let (addr, firsts) = distrustful();
+    for args in [
+        &["get", "k"][..],
+        &["put", "k", "v"],
+        &["del", "k"],
+        &["keys"],
+        &["status"],
+        &["peers"],
+        &["digest"],
+        &["dump"],
+        &["ping"],
+        &["compact"],
+        &["backup", new.as_str()],
+        &["converge", "--timeout", "0.1"],
+        &["diff"],
+        &["bench", "--clients", "1"],
+        &["bench", "--clients", "1", "--protocol", "resp"],
+    ] {
+        for from_file in [true, false] {
+            firsts.lock().clear();
+            let mut command = match from_file {
+                true => program::kvctl(&[addr, addr], &[&["--user", "ann", "--password-file", &password], args].concat()),
+                false => program::kvctl(&[addr, addr], args),
+            };
+            if !from_file {
+                command.env("KVMESH_USER", "ann").env("KVMESH_PASSWORD", &secret);
+            }
+            let ended = run(&mut command);
+            let firsts = firsts.lock();
+            assert!(ended.err.contains("WRONGPASS no") && !ended.outputs().contains(&secret), "{args:?}: {ended:?}");
+            let expected = [format!("AUTH ann {secret}\n"), format!("*3\r\n$4\r\nAUTH\r\n$3\r\nann\r\n$64\r\n{secret}\r\n")];
+            assert!(!firsts.is_empty() && firsts.iter().all(|first| expected.contains(first)), "{args:?}: {firsts:?}");
+        }
+    }
+}
+
+#[test]
+fn a_password_that_others_can_read_is_refused_and_so_is_half_of_the_pair() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("password");
+    fs::write(&path, "s3cret").unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
+    let file = path.to_str().unwrap();
+    for (args, words) in [
+        (&["--user", "ann", "--password-file", file, "ping"][..], "others can read or write it (mode 0644); expected mode 0600: chmod 600"),
+        (&["--user", "ann", "ping"], "the password of user \"ann\" is missing"),
+    ] {
+        let ended = run(&mut program::kvctl(&[nowhere()], args));
+        assert!(ended.code == Some(2) && ended.err.contains(words) && !ended.err.contains("s3cret"), "{ended:?}");
+    }
+}
+
+#[test]
+fn genpass_makes_a_secret_and_its_hash_and_never_replaces_a_file() {
+    let word = |out: &str, name: &str| {
+        let line = out.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        line.unwrap_or_else(|| panic!("no {name} in {out}")).to_owned()
+    };
+    let hash_of = |secret: &str| Sha256::digest(secret).iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+    let [one, two] = [(); 2].map(|()| run(&mut program::kvctl(&[nowhere()], &["genpass"])).out);
+    let secret = word(&one, "secret");
+    assert!(secret.len() == 64 && secret.bytes().all(|byte| byte.is_ascii_hexdigit()) && secret != word(&two, "secret"), "{one}{two}");
+    assert_eq!(word(&one, "secret_sha256"), hash_of(&secret));
+
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("password");
+    let to_file = || run(&mut program::kvctl(&[nowhere()], &["genpass", path.to_str().unwrap()]));
+    let made = to_file();
+    let secret = fs::read_to_string(&path).unwrap();
+    assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+    assert_eq!((made.code, made.out), (Some(0), format!("secret_sha256 {}\n", hash_of(secret.trim_end()))));
+    let refused = to_file();
+    assert!(refused.code == Some(1) && refused.err.contains("cannot write a new file"), "{refused:?}");
+    assert_eq!(fs::read_to_string(&path).unwrap(), secret);
 }

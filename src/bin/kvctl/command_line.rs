@@ -13,7 +13,7 @@ use kvmesh::wire::ack_level::AckLevel;
 #[derive(FromArgs, ArgsInfo, Debug)]
 #[argh(
     help_triggers("-h", "--help"),
-    note = "Data is taken as it is once the key has begun: kvctl set k -5 writes -5. A key that begins with a dash must follow --.",
+    note = "Data is taken as it is once the key has begun: kvctl set k -5 writes -5. A key that begins with a dash must follow --.\nWithout --user and --password-file, KVMESH_USER and KVMESH_PASSWORD say who asks, if they are set.",
     example = "kvctl set greeting 'hello world'\nkvctl -n 127.0.0.1:7002 get greeting\nkvctl put photo - < photo.jpg\nkvctl backup backup.jsonl\nkvctl restore backup.jsonl",
     error_code(0, "done"),
     error_code(1, "refused by the server, the nodes differ, or the other end is no kvmesh node"),
@@ -25,6 +25,13 @@ pub struct KvctlArgs {
     /// client addresses of nodes; the first that can be reached is asked. Default: 127.0.0.1:7001
     #[argh(option, short = 'n', long = "node", arg_name = "addr[,addr...]")]
     pub nodes: Option<NodeAddrs>,
+    /// the user that asks, at nodes that have users
+    #[argh(option, arg_name = "name")]
+    pub user: Option<String>,
+    /// the file that holds the user's password and that nobody else can read; kvctl genpass makes
+    /// one
+    #[argh(option, arg_name = "file")]
+    pub password_file: Option<PathBuf>,
     /// how many members must hold a write: local, majority or all. Default: as the node is
     /// configured
     #[argh(option, arg_name = "level")]
@@ -64,6 +71,7 @@ pub enum Subcommand {
     Diff(DiffArgs),
     Bench(BenchArgs),
     Cluster(ClusterArgs),
+    Genpass(GenpassArgs),
 }
 
 /// Print a key's value and a newline. On a terminal, in quotes where it would be ambiguous
@@ -288,6 +296,22 @@ pub struct ClusterArgs {
     /// only this node: the N of a nodeN.json
     #[argh(positional)]
     pub node: Option<String>,
+}
+
+/// Make a secret of 256 random bits, for a user or for the peers, and print it with its SHA-256,
+/// which goes into the configuration.
+#[derive(FromArgs, ArgsInfo, Debug)]
+#[argh(
+    subcommand,
+    name = "genpass",
+    help_triggers("-h", "--help"),
+    note = "It asks no node.",
+    example = "kvctl genpass ann.password\nkvctl --user ann --password-file ann.password count"
+)]
+pub struct GenpassArgs {
+    /// write the secret to this new file, for its owner alone, and print only the SHA-256
+    #[argh(positional)]
+    pub file: Option<PathBuf>,
 }
 
 /// The protocol that the load generator speaks.

@@ -14,6 +14,7 @@ use kvmesh::data::version::{Version, VersionVector};
 use kvmesh::wire::dump::{DumpReader, Line};
 use kvmesh::wire::quoting;
 
+use crate::credentials::explained;
 use crate::json::put_bytes;
 use crate::terminal::{TerminalOut, print_lines};
 use crate::{Code, Failure, Options};
@@ -36,7 +37,7 @@ pub fn converge(options: &Options, timeout: Duration) -> Result<(), Failure> {
         let before = soon_ms();
         for node in &mut watched {
             let left = deadline.saturating_duration_since(Instant::now()).max(POLL_PAUSE);
-            node.look(options.timeout.min(left), before);
+            node.look(options, options.timeout.min(left), before);
         }
         if let Some(same) = agreed(&watched) {
             return report_agreed(options, same, begun.elapsed());
@@ -66,17 +67,17 @@ struct Observed {
 }
 
 impl ComparedNode<'_> {
-    fn look(&mut self, timeout: Duration, before: u64) {
-        self.seen = self.try_look(timeout, before).map_err(|error| error.to_string());
+    fn look(&mut self, options: &Options, timeout: Duration, before: u64) {
+        self.seen = self.try_look(options, timeout, before).map_err(|error| explained(error).to_string());
         if self.seen.is_err() {
             self.client = None;
         }
     }
 
-    fn try_look(&mut self, timeout: Duration, before: u64) -> Result<Observed, client::Error> {
+    fn try_look(&mut self, options: &Options, timeout: Duration, before: u64) -> Result<Observed, client::Error> {
         let client = match &mut self.client {
             Some(client) => client,
-            None => self.client.insert(Client::connect(&[self.addr], timeout)?),
+            None => self.client.insert(options.connect_to(self.addr, timeout)?),
         };
         let status = client.call_report(b"STATUS")?;
         let line = status.iter().find(|line| line.starts_with("vector "));
@@ -155,7 +156,7 @@ fn differing_keys(options: &Options) -> Result<VersionsByKey, client::Error> {
     let mut keys = VersionsByKey::new();
     let soon = soon_ms();
     for (index, addr) in options.nodes.iter().enumerate() {
-        read_dump(addr, options.timeout, |entry| {
+        read_dump(options, addr, |entry| {
             if let Some(value) = entry.value().filter(|_| entry.is_live(|| soon)) {
                 let held = LiveVersion { version: entry.version(), len: value.len(), hash: rapidhash_v3(value) };
                 keys.entry(entry.key()[..].into()).or_insert_with(|| vec![None; options.nodes.len()])[index] = Some(held);
@@ -192,10 +193,10 @@ fn difference_json(nodes: &[String], key: &[u8], held: &[Option<LiveVersion>]) -
 
 /// Reads one node's dump to its end line, which must be there and correct: half a dump would show
 /// keys as missing.
-fn read_dump(addr: &str, timeout: Duration, mut each: impl FnMut(&kvmesh::data::entry::Entry)) -> Result<(), client::Error> {
+fn read_dump(options: &Options, addr: &str, mut each: impl FnMut(&kvmesh::data::entry::Entry)) -> Result<(), client::Error> {
     let in_dump = |error: String| client::Error::Garbled(format!("{addr}: {error}"));
     let mut reader = DumpReader::default();
-    Client::connect(&[addr], timeout)?.call_lines::<client::Error>(b"DUMP", |line| {
+    options.connect_to(addr, options.timeout)?.call_lines::<client::Error>(b"DUMP", |line| {
         if let Line::Entry(entry) = reader.line(line).map_err(in_dump)? {
             each(&entry);
         }
@@ -257,14 +258,15 @@ mod tests {
         let whole = dump_of(&[("a", Some("1"), 1), ("b", Some("2"), 2)]);
         let lines: Vec<&str> = whole.split_inclusive('\n').collect();
         let without = |left_out: usize| (0..lines.len()).filter(|index| *index != left_out).map(|index| lines[index]).collect::<String>();
-        assert!(read_dump(&dumping(&whole), Duration::from_secs(10), |_| {}).is_ok());
+        assert!(read_dump(&options(&[]), &dumping(&whole), |_| {}).is_ok());
         for left_out in 0..lines.len() {
-            let read = read_dump(&dumping(&without(left_out)), Duration::from_secs(10), |_| {});
+            let read = read_dump(&options(&[]), &dumping(&without(left_out)), |_| {});
             assert!(matches!(read, Err(client::Error::Garbled(_))), "{left_out}: {read:?}");
         }
         // The connection breaks between two lines.
         let broken = scripted(&[("DUMP", lines[0])]);
-        assert!(matches!(read_dump(&broken, Duration::from_millis(100), |_| {}), Err(client::Error::Unknown(_))));
+        let hasty = Options { timeout: Duration::from_millis(100), ..options(&[]) };
+        assert!(matches!(read_dump(&hasty, &broken, |_| {}), Err(client::Error::Unknown(_))));
     }
 
     fn showing(vector: &str, digest: &str) -> String {

@@ -25,6 +25,7 @@ mod bench;
 mod cluster;
 mod command_line;
 mod compare;
+mod credentials;
 mod json;
 mod one_shot;
 mod progress_line;
@@ -44,10 +45,12 @@ use kvmesh::wire::ack_level::AckLevel;
 use kvmesh::wire::text::Verb;
 
 use command_line::{KvctlArgs, NodeAddrs, Seconds, Subcommand};
+use credentials::Credentials;
 
-/// The options of all subcommands: which nodes to ask, and how.
+/// The options of all subcommands: which nodes to ask, as whom, and how.
 struct Options {
     nodes: Vec<String>,
+    credentials: Option<Credentials>,
     ack: Option<AckLevel>,
     json: bool,
     timeout: Duration,
@@ -70,10 +73,16 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: KvctlArgs) -> Result<(), Failure> {
-    let KvctlArgs { nodes, ack, json, timeout, subcommand } = arguments;
+    let KvctlArgs { nodes, user, password_file, ack, json, timeout, subcommand } = arguments;
     let node_named = nodes.is_some();
     let asked = timeout.map(|Seconds(timeout)| timeout);
-    let options = Options { nodes: nodes.unwrap_or_else(NodeAddrs::default).0, ack, json, timeout: asked.unwrap_or(TIMEOUT) };
+    let credentials = match subcommand {
+        // It makes a password, and asks no node.
+        Some(Subcommand::Genpass(_)) => None,
+        _ => Credentials::read(user, password_file.as_deref(), |name| std::env::var(name).ok())?,
+    };
+    let nodes = nodes.unwrap_or_else(NodeAddrs::default).0;
+    let options = Options { nodes, credentials, ack, json, timeout: asked.unwrap_or(TIMEOUT) };
     let Some(subcommand) = subcommand else {
         return match io::stdin().is_terminal() {
             true => prompt::run(options, node_named),
@@ -104,33 +113,46 @@ fn run(arguments: KvctlArgs) -> Result<(), Failure> {
         }
         Subcommand::Diff(_) => compare::diff(&options),
         Subcommand::Bench(args) => bench::run(options, args),
-        Subcommand::Cluster(args) => cluster::run(&args),
+        Subcommand::Cluster(args) => cluster::run(&options, &args),
+        Subcommand::Genpass(args) => credentials::generate(options.json, &args),
     }
 }
 
-/// Sets the ack level of the options on a connection, if they name one.
-type AgreeOnAck = fn(&Options, &mut Client) -> Result<(), client::Error>;
+/// Says on a new connection who asks, and sets the ack level, as far as the options name them.
+type Greet = fn(&Options, &mut Client) -> Result<(), client::Error>;
 
 impl Options {
-    /// Connects to the first of `nodes` that can be reached and accepts the ack level. If the
-    /// connection breaks before that is agreed, no command was sent, and the next node is tried.
+    /// Connects to the first of `nodes` that can be reached and accepts the user and the ack level.
+    /// If the connection breaks before that is agreed, no command was sent, and the next node is
+    /// tried.
     fn connect(&self, nodes: &[String]) -> Result<Client, client::Error> {
-        self.connect_with(nodes, Options::agree_on_ack)
+        self.connect_with(nodes, |options, client| options.authenticate(client).and_then(|()| options.agree_on_ack(client)))
     }
 
-    /// Connects like [`Options::connect`], where the ack level is set in another way.
-    fn connect_with(&self, nodes: &[String], agree: AgreeOnAck) -> Result<Client, client::Error> {
+    /// Connects like [`Options::connect`], where both are said in another way.
+    fn connect_with(&self, nodes: &[String], greet: Greet) -> Result<Client, client::Error> {
         let mut left = nodes;
         loop {
             let mut client = Client::connect(left, self.timeout)?;
             left = after(left, client.addr());
-            match agree(self, &mut client) {
+            match greet(self, &mut client) {
                 Ok(()) => return Ok(client),
                 Err(client::Error::NotConnected(_) | client::Error::Unknown(_)) if !left.is_empty() => {}
                 Err(client::Error::Unknown(reason) | client::Error::Garbled(reason)) => return Err(client::Error::NotConnected(reason)),
                 Err(error) => return Err(error),
             }
         }
+    }
+
+    /// Connects to one node, for what needs no ack level.
+    fn connect_to(&self, addr: &str, timeout: Duration) -> Result<Client, client::Error> {
+        let mut client = Client::connect(&[addr], timeout)?;
+        self.authenticate(&mut client)?;
+        Ok(client)
+    }
+
+    fn authenticate(&self, client: &mut Client) -> Result<(), client::Error> {
+        self.credentials.as_ref().map_or(Ok(()), |credentials| credentials.show(client))
     }
 
     fn agree_on_ack(&self, client: &mut Client) -> Result<(), client::Error> {
@@ -194,7 +216,7 @@ impl Failure {
     /// outcome. If the other end answers a read with something else, there is no point in waiting
     /// for a connection: the code is that of a refusal.
     fn of(error: client::Error, is_write: bool) -> Failure {
-        match error {
+        match credentials::explained(error) {
             client::Error::NotConnected(reason) => Failure::new(Code::NoConnection, reason),
             client::Error::Refused { code, sentence } => Failure { code: Code::Refused, text: format!("ERROR {code} {sentence}") },
             client::Error::Unknown(reason) | client::Error::Garbled(reason) if is_write => {

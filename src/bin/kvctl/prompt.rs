@@ -18,7 +18,7 @@ use kvmesh::config::{CONFIG_DIR, config_files};
 use kvmesh::wire::text::{VERBS, Verb, VerbSpec};
 
 use crate::terminal::{self, TerminalOut};
-use crate::{Code, Failure, Options};
+use crate::{Code, Failure, Options, credentials};
 
 /// Bytes of a line of a script; a longer one is refused, since no server takes it.
 const LINE_LEN_MAX: u64 = client::LINE_LEN_MAX as u64;
@@ -54,8 +54,10 @@ pub fn run(mut options: Options, node_named: bool) -> Result<(), Failure> {
                     "exit" | "quit" => break,
                     _ => {}
                 }
-                // The prompt works without a history.
-                let _ = editor.add_history_entry(line);
+                if !holds_secret(line) {
+                    // The prompt works without a history.
+                    let _ = editor.add_history_entry(line);
+                }
                 let mut out = TerminalOut::stdout(false);
                 let answered = session.run(line.as_bytes(), &mut out);
                 out.flush()?;
@@ -175,6 +177,10 @@ impl PromptSession<'_> {
             out.write_all(reply)?;
             out.write_all(b"\n")?;
             match as_error(reply) {
+                Some(client::Error::Refused { code, .. }) if code == "NOAUTH" => {
+                    report(format_args!("kvctl: {}", credentials::MISSING));
+                    break CommandOutcome::Refused;
+                }
                 Some(client::Error::Unknown(_)) => break CommandOutcome::Unknown,
                 Some(_) => break CommandOutcome::Refused,
                 None if !is_long || reply == b"END" => break CommandOutcome::Done,
@@ -183,6 +189,16 @@ impl PromptSession<'_> {
         };
         self.client = Some(client);
         Ok(answer)
+    }
+}
+
+/// True if a line may hold a password, which belongs in no history.
+fn holds_secret(line: &str) -> bool {
+    let mut words = line.split_ascii_whitespace().map(str::to_ascii_uppercase);
+    match words.next().as_deref() {
+        Some("AUTH") => true,
+        Some("HELLO") => words.any(|word| word == "AUTH"),
+        _ => false,
     }
 }
 
@@ -294,6 +310,16 @@ mod tests {
         assert_eq!(completions("help st"), ["help status "]);
         assert!(completions("get st").is_empty());
         assert!(completions("zzz").is_empty());
+    }
+
+    #[test]
+    fn a_line_with_a_password_is_told_from_others() {
+        for line in ["AUTH ann s3cret", "auth s3cret", "HELLO 3 AUTH ann s3cret", "hello 3 auth ann s3cret"] {
+            assert!(holds_secret(line), "{line}");
+        }
+        for line in ["GET AUTH", "HELLO", "HELP AUTH", "SET auth 1"] {
+            assert!(!holds_secret(line), "{line}");
+        }
     }
 
     #[test]

@@ -39,5 +39,6 @@ pub fn deserted() -> String {
 }
 
 pub fn options(nodes: &[&str]) -> Options {
-    Options { nodes: nodes.iter().map(|addr| addr.to_string()).collect(), ack: None, json: false, timeout: Duration::from_secs(10) }
+    let nodes = nodes.iter().map(|addr| addr.to_string()).collect();
+    Options { nodes, credentials: None, ack: None, json: false, timeout: Duration::from_secs(10) }
 }

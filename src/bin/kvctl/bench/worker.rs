@@ -66,7 +66,7 @@ impl Worker<'_> {
     fn connect(&self) -> Result<Client, client::Error> {
         match self.shared.args.protocol {
             BenchProtocol::Text => self.shared.options.connect(&self.addrs),
-            BenchProtocol::Resp => self.shared.options.connect_with(&self.addrs, agree_on_ack),
+            BenchProtocol::Resp => self.shared.options.connect_with(&self.addrs, greet),
         }
     }
 
@@ -180,8 +180,11 @@ impl Worker<'_> {
     }
 }
 
-/// Sets the ack level with kvmesh's own command, in RESP.
-fn agree_on_ack(options: &Options, client: &mut Client) -> Result<(), client::Error> {
+/// Says who asks, and sets the ack level with kvmesh's own command, both in RESP.
+fn greet(options: &Options, client: &mut Client) -> Result<(), client::Error> {
+    if let Some(credentials) = &options.credentials {
+        credentials.show_in_resp(client)?;
+    }
     let Some(level) = options.ack else { return Ok(()) };
     let mut asked = Vec::new();
     request(&["ACK", &level.to_string()], &mut asked);

@@ -25,11 +25,11 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, bounded};
-use kvmesh::client::{Client, unexpected};
+use kvmesh::client::{self, unexpected};
 use kvmesh::process::signals::{self, Signal};
 
 use crate::command_line::ClusterArgs;
-use crate::{Code, Failure};
+use crate::{Code, Failure, Options};
 use choice::{Choice, ChosenNode};
 use node_process::{NodeExit, NodeProcess};
 use screen::Screen;
@@ -51,12 +51,12 @@ const REPORT_PAUSE: Duration = Duration::from_secs(10);
 
 /// Runs the nodes until a signal comes. The error is a choice that is refused, a node that did not
 /// start, or one that had to be killed.
-pub fn run(args: &ClusterArgs) -> Result<(), Failure> {
+pub fn run(options: &Options, args: &ClusterArgs) -> Result<(), Failure> {
     let choice = Choice::read(args)?;
     let signals = watch_signals().map_err(|error| failed("cannot wait for signals", &error))?;
     refuse_taken_addrs(&choice.nodes)?;
     let (screen, printer) = Screen::open().map_err(|error| failed("cannot start a thread", &error))?;
-    let mut supervisor = Supervisor { choice, nodes: Vec::new(), signals, screen };
+    let mut supervisor = Supervisor { options, choice, nodes: Vec::new(), signals, screen };
     let Err(end) = supervisor.start_and_watch();
     let were_killed = supervisor.stop();
     drop(supervisor);
@@ -113,7 +113,8 @@ enum StopReason {
     Failed(Failure),
 }
 
-struct Supervisor {
+struct Supervisor<'a> {
+    options: &'a Options,
     choice: Choice,
     /// The nodes that are not known to have ended.
     nodes: Vec<NodeProcess>,
@@ -121,7 +122,7 @@ struct Supervisor {
     screen: Screen,
 }
 
-impl Supervisor {
+impl Supervisor<'_> {
     fn start_and_watch(&mut self) -> Result<Infallible, StopReason> {
         self.start()?;
         self.await_ready()?;
@@ -164,7 +165,7 @@ impl Supervisor {
             for index in 0..self.nodes.len() {
                 self.pause(Duration::ZERO)?;
                 let node = &mut self.nodes[index];
-                let answer = if node.is_ready { Ok(()) } else { ask(&node.chosen.client_addr) };
+                let answer = if node.is_ready { Ok(()) } else { ask(self.options, &node.chosen.client_addr) };
                 // Checked after the answer, which may be that of another process.
                 if let Some(ended) = node.try_ended() {
                     return Err(StopReason::Failed(self.did_not_start(index, &ended)));
@@ -289,9 +290,15 @@ fn node_program() -> Result<PathBuf, StopReason> {
 }
 
 /// Asks a node something that it answers only once it has caught up. The error is its other answer.
-fn ask(client_addr: &str) -> Result<(), String> {
-    let mut client = Client::connect(&[client_addr], ASK_TIMEOUT).map_err(|error| error.to_string())?;
-    let count = client.call(b"COUNT").map_err(|error| error.to_string())?;
+///
+/// A node that answers its users alone counts as ready if no user was named: it will not tell more.
+fn ask(options: &Options, client_addr: &str) -> Result<(), String> {
+    let mut client = options.connect_to(client_addr, ASK_TIMEOUT).map_err(|error| error.to_string())?;
+    let count = match client.call(b"COUNT") {
+        Ok(count) => count,
+        Err(client::Error::Refused { code, .. }) if code == "NOAUTH" && options.credentials.is_none() => return Ok(()),
+        Err(error) => return Err(error.to_string()),
+    };
     match count.iter().all(u8::is_ascii_digit) {
         true => Ok(()),
         false => Err(unexpected(count, "a number of keys").to_string()),
