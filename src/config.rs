@@ -6,6 +6,7 @@
 
 mod addr;
 mod fields;
+pub mod live;
 mod refusal;
 mod section;
 #[cfg(test)]

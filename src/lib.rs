@@ -86,8 +86,9 @@
 //! [`store`] in rising order, the version vector ([`replication::coverage`]), the sequencer of own
 //! writes ([`replication::submit`]).
 //!
-//! Three locks come before all of these. The right to write a snapshot
+//! Four locks come before all of these. The right to write a snapshot
 //! ([`replication::persistence::hand_off`]) guards no data, and is held while one is written. The
+//! right to reload ([`config::live`]) guards none either, and is held while files are read. The
 //! lock on the present connection of a peer ([`replication::links::incoming`]) is held while a new
 //! one takes its place. That of a sender ([`replication::links::sender`]) is held while bytes are
 //! given to a socket that does not block; other threads than the link's only try it.
@@ -98,9 +99,9 @@
 //! said HELLO (`replication::links::unidentified`), threads of links
 //! ([`replication::links::incoming`]), how far the disk is read
 //! ([`replication::persistence::hand_off`]), waiters for bytes ([`budget`]), when the clock was
-//! slewed last ([`data::clock`]), connected clients (`server::clients`), lines for stderr
-//! ([`process::logging`]). Under a lock there is no I/O, no log line, and no wait, but for the
-//! three that come first.
+//! slewed last ([`data::clock`]), the configuration in force ([`config::live`]), connected clients
+//! (`server::clients`), lines for stderr ([`process::logging`]). Under a lock there is no I/O, no log line, and no wait, but for the
+//! four that come first.
 //!
 //! # The invariants, and where they are kept
 //!

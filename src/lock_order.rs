@@ -7,7 +7,7 @@
 //! the file of its owner; what a caller gets is a guard, and a function that needs a lock held
 //! takes that guard.
 //!
-//! Four locks come before all ranks and have none, since no thread waits for them under another
+//! Five locks come before all ranks and have none, since no thread waits for them under another
 //! lock. That of the [`Replicator`](crate::replication::replicator::Replicator) is held while a
 //! batch goes to the log's queue, the outboxes and the senders. Its own thread waits for it with no
 //! other lock held, and sessions only try it. That of a
@@ -17,6 +17,8 @@
 //! data. It is only tried, never waited for, and is held while a snapshot is written. The lock on
 //! the present connection of a peer (`present` in replication/links/incoming.rs) is held while a
 //! new one takes its place: the older socket is shut down under it, and a line may be logged.
+//! The right to reload (`reloading` in config/live.rs) guards no data either. One reload waits for
+//! another, with no other lock held.
 
 use std::ops::{Deref, DerefMut};
 

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, Sender, bounded};
 
 use crate::config::Config;
+use crate::config::live::{LiveConfig, ReadConfig};
 use crate::data::clock::{Now, elapsed};
 use crate::net::{Acceptor, listen};
 use crate::process::descriptors::in_words;
@@ -91,14 +92,17 @@ impl fmt::Display for NodeFailure {
     }
 }
 
+/// Log lines a minute about signals that ask for a reload, of each outcome.
+const SIGHUP_LINES_PER_MINUTE: u32 = 10;
+
 /// The least time that the write-ahead log gets at the stop to make everything durable.
 const LOG_GRACE: Duration = Duration::from_secs(1);
 
 /// Runs a node until SIGINT or SIGTERM, and then stops it. A second signal ends the process at
-/// once.
+/// once. SIGHUP reloads the configuration, which `read` reads.
 ///
 /// `discard`: local data are put aside first, and the node comes back blank.
-pub fn run(config: Config, discard: bool, stop_with_stdin: bool) -> Result<(), NodeFailure> {
+pub fn run(config: Config, read: ReadConfig, discard: bool, stop_with_stdin: bool) -> Result<(), NodeFailure> {
     abort_on_panic();
     signals::block(signals::NODE)?;
     if let Err(error) = schedule_as_batch() {
@@ -107,13 +111,10 @@ pub fn run(config: Config, discard: bool, stop_with_stdin: bool) -> Result<(), N
     let (stop_tx, stop_rx) = bounded(1);
     let signal_tx = stop_tx.clone();
     let mut was_asked = false;
-    let sighup_limit = LogLimit::new(1);
+    let live = LiveConfig::new(config, read);
+    let (reloaded, sighup_limit) = (Arc::clone(&live), LogLimit::new(SIGHUP_LINES_PER_MINUTE));
     signals::watch(signals::NODE, move |signal| match signal {
-        Signal::SIGHUP => {
-            if let Some(more) = sighup_limit.admit("SIGHUP", 0, elapsed()) {
-                log::info!("SIGHUP ignored: the configuration is read at the start alone, and this node goes on{more}");
-            }
-        }
+        Signal::SIGHUP => reload(&reloaded, &sighup_limit),
         // The second signal ends the process without a word: the first stop may be stuck.
         _ => {
             if std::mem::replace(&mut was_asked, true) {
@@ -126,17 +127,29 @@ pub fn run(config: Config, discard: bool, stop_with_stdin: bool) -> Result<(), N
     if stop_with_stdin {
         watch_stdin(stop_tx)?;
     }
-    let shutdown_timeout = config.shutdown_timeout;
-    let Some(node) = Node::start(config, discard, || !stop_rx.is_empty())? else {
+    let Some(node) = Node::start(Arc::clone(&live), discard, || !stop_rx.is_empty())? else {
         log::info!("stopped while reading the disk");
         return Ok(());
     };
     // Never disconnected: the thread `signals` holds the sending end.
     let _ = stop_rx.recv();
     log::info!("stopping");
-    node.stop(Instant::now() + shutdown_timeout);
+    node.stop(Instant::now() + live.current().shutdown_timeout);
     log::info!("stopped");
     Ok(())
+}
+
+/// Reloads the configuration, since a signal asks for it.
+fn reload(live: &LiveConfig, limit: &LogLimit) {
+    let (kind, outcome) = match live.reload() {
+        Ok(reloaded) => ("SIGHUP", Ok(reloaded)),
+        Err(why) => ("SIGHUP refused", Err(why)),
+    };
+    let Some(more) = limit.admit(kind, 0, elapsed()) else { return };
+    match outcome {
+        Ok(reloaded) => log::info!("configuration reloaded by SIGHUP: {reloaded}{more}"),
+        Err(why) => log::warn!("configuration not reloaded: {why}; this node goes on as it was{more}"),
+    }
 }
 
 /// Starts the thread `stdin`, which asks for an orderly stop once standard input ends. It ends with
@@ -189,7 +202,8 @@ impl Node {
     /// node speaks to peers: its version vector is the first thing that it sends them. Clients are
     /// answered all along, with LOADING. `None` if `should_stop` became true while the disk was
     /// read.
-    pub fn start(config: Config, discard: bool, should_stop: impl Fn() -> bool) -> Result<Option<Node>, NodeFailure> {
+    pub fn start(live: Arc<LiveConfig>, discard: bool, should_stop: impl Fn() -> bool) -> Result<Option<Node>, NodeFailure> {
+        let config = Config::clone(&live.current());
         let client_listener = bind("client_addr", &config.client_addr).map_err(NodeFailure::System)?;
         let peer_listener = bind("peer_addr", &config.peer_addr).map_err(NodeFailure::System)?;
         let (client_addr, peer_addr) = (client_listener.local_addr()?, peer_listener.local_addr()?);
@@ -209,7 +223,8 @@ impl Node {
         let files = Files::find(&*disk).map_err(with_ways_out).map_err(NodeFailure::of_data)?;
         let wal = Arc::new(Wal::new(Arc::clone(&disk), config.fsync, config.write_room, &files));
         let (replica, write_rx) = Replica::new(Arc::clone(&config), Store::new(), nonce, Now::read(), Some(Arc::clone(&wal)));
-        let (replicator, replica) = (Arc::new(Replicator::new(replica.origin(), write_rx)), Arc::new(replica));
+        let replica = Arc::new(replica.reloading(live));
+        let replicator = Arc::new(Replicator::new(replica.origin(), write_rx));
         log::info!(
             "node {} of cluster \"{}\" starts as {}: clients on {client_addr}, peers on {peer_addr}, data in {}",
             config.id,

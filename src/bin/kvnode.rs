@@ -78,7 +78,8 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: KvnodeArgs) -> ExitCode {
-    let path = match arguments.config {
+    let KvnodeArgs { config, client_addr, peer_addr, discard_local_data, stop_with_stdin } = arguments;
+    let path = match config {
         Some(path) => path,
         None if io::stdin().is_terminal() && io::stdout().is_terminal() => match ask_which() {
             Ok(path) => path,
@@ -86,14 +87,16 @@ fn run(arguments: KvnodeArgs) -> ExitCode {
         },
         None => return leave(USAGE, NO_CONFIG),
     };
-    let mut config = match Config::load(&path).and_then(|config| config.with_addrs(arguments.client_addr, arguments.peer_addr)) {
-        Ok(config) => config,
-        Err(error) => return leave(USAGE, error),
+    // The options hold at every reload, too.
+    let read = move || {
+        let config = Config::load(&path).and_then(|config| config.with_addrs(client_addr.clone(), peer_addr.clone()));
+        config.map_err(|error| error.to_string()).and_then(with_open_files_shared)
     };
-    if let Err(reason) = share_open_files(&mut config) {
-        return leave(USAGE, reason);
-    }
-    match kvmesh::node::run(config, arguments.discard_local_data, arguments.stop_with_stdin) {
+    let config = match read() {
+        Ok(config) => config,
+        Err(reason) => return leave(USAGE, reason),
+    };
+    match kvmesh::node::run(config, Box::new(read), discard_local_data, stop_with_stdin) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure @ NodeFailure::System(_)) => leave(FAILED, failure),
         Err(failure @ NodeFailure::Configuration(_)) => leave(USAGE, failure),
@@ -160,8 +163,8 @@ fn list(screen: &mut impl Write, paths: &[PathBuf], configs: &[Result<Config, Co
 /// Each client is an open file, and the usual soft limit of 1024 is below the default of
 /// `clients_max`. If the hard limit is too low as well, fewer clients are served, and everything
 /// else keeps its descriptors. An error says that not even a few clients could be served.
-fn share_open_files(config: &mut Config) -> Result<(), String> {
-    let Some(limit) = descriptors::raise_limit() else { return Ok(()) };
+fn with_open_files_shared(mut config: Config) -> Result<Config, String> {
+    let Some(limit) = descriptors::raise_limit() else { return Ok(config) };
     let shares = descriptors::share(limit, config.peers.len(), config.clients_max)?;
     if shares.clients_max < config.clients_max {
         log::warn!(
@@ -171,5 +174,5 @@ fn share_open_files(config: &mut Config) -> Result<(), String> {
         );
     }
     (config.clients_max, config.unidentified_max) = (shares.clients_max, shares.unidentified_max);
-    Ok(())
+    Ok(config)
 }

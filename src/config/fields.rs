@@ -65,6 +65,11 @@ macro_rules! fields {
                 })
             }
 
+            /// The names of the fields whose values differ.
+            pub(super) fn changed(&self, other: &Config) -> Vec<&'static str> {
+                [$((self.$member != other.$member).then_some($name)),+].into_iter().flatten().collect()
+            }
+
             /// The fields whose values are numbers, and these, for STATUS.
             pub fn limits(&self) -> Vec<(&'static str, u64)> {
                 [$(($name, self.$member.limit())),+].into_iter().filter_map(|(name, limit)| Some((name, limit?))).collect()

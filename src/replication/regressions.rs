@@ -494,7 +494,7 @@ fn stop_deadlocks_with_a_hello_under_way() {
     let peers = json!([{ "id": 2, "addr": "127.0.0.1:9" }]);
     let config = config(1, 2, &json!({ "data_dir": dir.path(), "peers": peers }));
     let cluster = config.cluster.clone();
-    let node = crate::node::Node::start(config, false, || false).unwrap().unwrap();
+    let node = crate::node::Node::start(crate::config::live::LiveConfig::fixed(config), false, || false).unwrap().unwrap();
     let mut stream = std::net::TcpStream::connect(node.peer_addr()).unwrap();
     std::thread::sleep(Duration::from_millis(300));
     let stopping = std::thread::spawn(move || node.stop(Instant::now() + Duration::from_secs(1)));

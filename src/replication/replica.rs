@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use crate::budget::Permit;
 use crate::config::Config;
+use crate::config::live::LiveConfig;
 use crate::data::clock::{Clock, Now};
 use crate::data::entry::Entry;
 use crate::data::key_order::Order;
@@ -43,7 +44,10 @@ const LINES_PER_MINUTE: u32 = 10;
 
 /// One node, as a replica of the data: its state, shared by all its threads.
 pub struct Replica {
+    /// As it was at the start.
     pub(super) config: Arc<Config>,
+    /// As it is in force now.
+    live: Arc<LiveConfig>,
     pub(super) origin: Origin,
     /// The peer protocols that this node speaks.
     pub(super) protocols: Protocols,
@@ -103,9 +107,22 @@ impl Replica {
             log_limit: LogLimit::new(LINES_PER_MINUTE),
             expired: AtomicU64::new(0),
             began: now.elapsed,
+            live: LiveConfig::fixed(Config::clone(&config)),
             config,
         };
         (replica, write_rx)
+    }
+
+    /// Makes this node heed what a reload of its configuration changes.
+    pub fn reloading(self, live: Arc<LiveConfig>) -> Replica {
+        let acks = Arc::clone(&self.acks);
+        live.add_part(Box::new(move |config| {
+            let (acks, timeout) = (Arc::clone(&acks), config.ack_timeout);
+            Ok(Box::new(move || acks.set_timeout(timeout)))
+        }));
+        // A reload may have come before.
+        self.acks.set_timeout(live.current().ack_timeout);
+        Replica { live, ..self }
     }
 
     /// Makes this node speak other protocols, as another build does. For tests only.
@@ -121,6 +138,10 @@ impl Replica {
 
     pub fn config(&self) -> &Arc<Config> {
         &self.config
+    }
+
+    pub fn live(&self) -> &Arc<LiveConfig> {
+        &self.live
     }
 
     pub fn store(&self) -> &Arc<Store> {

@@ -24,9 +24,8 @@ const ENDED_MAX: usize = 16;
 /// The time that sessions have to notice that they were cut off.
 const CUT_OFF_WAIT: Duration = Duration::from_secs(1);
 
+#[derive(Default)]
 pub(crate) struct Clients {
-    /// Beyond this, clients are refused.
-    len_max: usize,
     table: Mutex<Table>,
     one_left: Condvar,
 }
@@ -51,17 +50,13 @@ struct Connected {
 
 /// The reason why a client was not admitted.
 pub(crate) enum NotAdmitted {
-    /// `len_max` clients are connected.
+    /// As many as may be are connected.
     Full,
     /// The system gives no thread.
     NoThread(io::Error),
 }
 
 impl Clients {
-    pub fn new(len_max: usize) -> Clients {
-        Clients { len_max, table: Mutex::default(), one_left: Condvar::new() }
-    }
-
     pub fn len(&self) -> usize {
         self.table.lock().connected.len()
     }
@@ -86,11 +81,16 @@ impl Clients {
         self.table.lock().admitted
     }
 
-    /// Starts a thread for a client. `run` is its session, and ends with [`Clients::leave`] of its
-    /// id.
-    pub fn admit(&self, socket: &Arc<TcpStream>, run: impl FnOnce(&Arc<ClientHandle>) + Send + 'static) -> Result<(), NotAdmitted> {
+    /// Starts a thread for a client, unless `len_max` are connected. `run` is its session, and ends
+    /// with [`Clients::leave`] of its id.
+    pub fn admit(
+        &self,
+        len_max: usize,
+        socket: &Arc<TcpStream>,
+        run: impl FnOnce(&Arc<ClientHandle>) + Send + 'static,
+    ) -> Result<(), NotAdmitted> {
         let mut table = self.table.lock();
-        if table.connected.len() >= self.len_max {
+        if table.connected.len() >= len_max {
             return Err(NotAdmitted::Full);
         }
         let id = table.admitted + 1;

@@ -39,7 +39,7 @@ impl<'a> Connection<'a> {
             shared,
             client,
             writes: RoundWrites::new(&shared.services),
-            level: shared.services.config.ack,
+            level: shared.services.live.current().ack,
             version: RespVersion::default(),
             transaction: Transaction::new(&shared.read_budget),
             tally: RoundTally::default(),
@@ -53,7 +53,7 @@ impl<'a> Connection<'a> {
     pub fn reset(&mut self) {
         self.transaction = Transaction::new(&self.shared.read_budget);
         self.version = RespVersion::default();
-        self.level = self.shared.services.config.ack;
+        self.level = self.shared.services.live.current().ack;
         self.client.reset();
     }
 

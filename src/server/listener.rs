@@ -76,11 +76,11 @@ fn admit(socket: TcpStream, addr: SocketAddr, shared: &Arc<Shared>) {
             shared.clients.leave(client.id());
         }
     };
-    match shared.clients.admit(&socket, run) {
+    let max = shared.services.live.current().clients_max;
+    match shared.clients.admit(max, &socket, run) {
         Ok(()) => {}
         Err(NotAdmitted::Full) => {
             shared.counters.clients_refused.fetch_add(1, Ordering::Relaxed);
-            let max = shared.services.config.clients_max;
             turn_away(&socket, format!("{max} clients are connected, which is as many as this node takes; try another node or later"));
         }
         Err(NotAdmitted::NoThread(error)) => {

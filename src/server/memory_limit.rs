@@ -9,13 +9,13 @@ use crate::store::Memory;
 /// much besides before they count. So a node whose keys were all deleted takes new ones at once,
 /// and yet no client can fill it with deletes.
 pub(crate) fn is_full(services: &Services) -> bool {
-    let (Memory { values, tombstones }, max) = (services.store.memory(), services.config.memory_max);
+    let (Memory { values, tombstones }, max) = (services.store.memory(), services.live.memory_max());
     max > 0 && values + tombstones.saturating_sub(max / 2) >= max
 }
 
 /// The reason that a client hears; what became of its request follows it.
 pub(crate) fn why_full(services: &Services) -> String {
-    let (Memory { values, tombstones }, max) = (services.store.memory(), services.config.memory_max);
+    let (Memory { values, tombstones }, max) = (services.store.memory(), services.live.memory_max());
     if tombstones <= max / 2 {
         return format!("the entries take {values} bytes and memory_max is {max}");
     }

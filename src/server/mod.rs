@@ -54,7 +54,7 @@ impl Server {
         let services = Services::of(replica, replicator);
         let config = &services.config;
         let limits = Limits { key_len_max: config.key_len_max, value_len_max: config.value_len_max };
-        let clients = Clients::new(config.clients_max);
+        let clients = Clients::default();
         let counters = Counters::default();
         let (read_budget, reply_budget) =
             (ByteBudget::new(READ_BUDGET), ByteBudget::new(REPLY_BUDGET.max(2 * restore::line_len_max(&limits))));

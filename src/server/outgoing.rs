@@ -82,7 +82,7 @@ impl<'s, 'a> Outgoing<'s, 'a> {
     #[cold]
     #[inline(never)]
     fn wait(&mut self) -> io::Result<()> {
-        let timeout = self.shared.services.config.write_timeout;
+        let timeout = self.shared.services.live.current().write_timeout;
         let now = Instant::now();
         let left = timeout.saturating_sub(now - *self.stuck.get_or_insert(now));
         if left.is_zero() {

@@ -47,7 +47,7 @@ enum Failed {
 #[inline(never)]
 pub(crate) fn run(shared: &Shared, socket: &TcpStream, buffer: &mut ReadBuffer<'_>, replies: &mut Vec<u8>) -> io::Result<bool> {
     // A client that stalls would hold the tombstone GC for as long.
-    socket.set_read_timeout(Some(shared.services.config.write_timeout))?;
+    socket.set_read_timeout(Some(shared.services.live.current().write_timeout))?;
     let taken = restore::begin_restore(&shared.services.replica, Now::read()).map_err(|why| refusal(why, 0, 0)).and_then(|restore| {
         let taking =
             Taking { shared, reader: DumpReader::default(), restore, lines: 0, began: Instant::now(), waited: Duration::ZERO, came: 0 };
@@ -135,7 +135,7 @@ impl Taking<'_> {
                 Ok(0) => return Err(self.bad(dump::BROKEN_OFF)),
                 Ok(len) => self.check_pace(len)?,
                 Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {
-                    let wait = self.shared.services.config.write_timeout;
+                    let wait = self.shared.services.live.current().write_timeout;
                     return Err(Failed::Refused(ErrorCode::Timeout, self.given_up(&format!("nothing came for {wait:?}"))));
                 }
                 Err(error) => return Err(Failed::Io(error)),
@@ -145,7 +145,7 @@ impl Taking<'_> {
 
     /// Checks that the client sends fast enough, and has not done so for too long.
     fn check_pace(&mut self, len: usize) -> Result<(), Failed> {
-        let span = self.shared.services.config.write_timeout;
+        let span = self.shared.services.live.current().write_timeout;
         self.came += len as u64;
         if self.waited >= span {
             let least = (RATE_MIN as f64 * self.waited.as_secs_f64()) as u64;

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::budget::ByteBudget;
 use crate::config::Config;
+use crate::config::live::LiveConfig;
 use crate::process::logging::LogLimit;
 use crate::replication::acks::Acks;
 use crate::replication::replica::Replica;
@@ -32,7 +33,10 @@ pub(crate) const REPLY_BUDGET: usize = 256 << 20;
 
 /// The parts of a node that sessions work with.
 pub struct Services {
+    /// As it was at the start.
     pub config: Arc<Config>,
+    /// As it is in force now.
+    pub live: Arc<LiveConfig>,
     pub store: Arc<Store>,
     pub submit: Arc<Submit>,
     pub acks: Arc<Acks>,
@@ -45,6 +49,7 @@ impl Services {
     pub(crate) fn of(replica: Arc<Replica>, replicator: Arc<Replicator>) -> Services {
         Services {
             config: Arc::clone(replica.config()),
+            live: Arc::clone(replica.live()),
             store: Arc::clone(replica.store()),
             submit: Arc::clone(replica.submit()),
             acks: Arc::clone(replica.acks()),

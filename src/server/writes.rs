@@ -75,7 +75,7 @@ enum Unwritten<'c> {
 
 impl<'a> RoundWrites<'a> {
     pub fn new(services: &'a Services) -> RoundWrites<'a> {
-        let deadline = Deadline::within(services.config.ack_timeout);
+        let deadline = Deadline::within(services.acks.timeout());
         RoundWrites {
             services,
             deadline,
@@ -235,7 +235,7 @@ impl<'a> RoundWrites<'a> {
     }
 
     fn timeout(&self) -> Deadline {
-        Deadline::within(self.services.config.ack_timeout)
+        Deadline::within(self.services.acks.timeout())
     }
 
     fn note(&mut self, level: AckLevel, stamp: Stamp, time: &RoundTime) {
@@ -253,7 +253,7 @@ impl<'a> RoundWrites<'a> {
     }
 
     fn unknown(&self, level: AckLevel) -> Reply<'static> {
-        let ms = self.services.config.ack_timeout.as_millis();
+        let ms = self.services.acks.timeout().as_millis();
         let sentence = format!(
             "the write is applied on this node and will still spread, but ack {level} was not reached within {ms} ms; read it before writing again"
         );

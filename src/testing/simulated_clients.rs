@@ -41,7 +41,7 @@ impl SimulatedServer {
             services,
             addr,
             limits,
-            clients: Clients::new(0),
+            clients: Clients::default(),
             counters: Counters::default(),
             read_budget: ByteBudget::new(READ_BUDGET),
             reply_budget: ByteBudget::new(REPLY_BUDGET),

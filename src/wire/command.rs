@@ -406,6 +406,8 @@ pub enum Admin {
     Compact,
     /// Logs again after a full disk.
     Resume,
+    /// Reads the configuration file again.
+    Reload,
 }
 
 /// A command that waits (server/commands/blocking.rs).

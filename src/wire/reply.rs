@@ -132,6 +132,8 @@ pub enum ErrorCode {
     Stale,
     /// RESTORE of what is no dump, or no whole one.
     BadDump,
+    /// RELOAD of a configuration that is refused.
+    BadConfig,
     /// The value is no number, or the sum would be none.
     NotNumber,
     /// Redis's `ERR`: anything else that is wrong with a request.
@@ -160,6 +162,7 @@ impl fmt::Display for ErrorCode {
             ErrorCode::Busy => "BUSY",
             ErrorCode::Stale => "STALE",
             ErrorCode::BadDump => "BADDUMP",
+            ErrorCode::BadConfig => "BADCONFIG",
             ErrorCode::NotNumber => "NOTNUMBER",
             ErrorCode::Err => "ERR",
             ErrorCode::ExecAbort => "EXECABORT",

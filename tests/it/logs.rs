@@ -79,19 +79,6 @@ fn a_second_signal_ends_a_node_whose_log_nobody_reads() {
 }
 
 #[test]
-fn sighup_is_logged_and_ends_nothing() {
-    let mut cluster = Cluster::plan(1).start();
-    for _ in 0..3 {
-        cluster.signal(1, Signal::SIGHUP);
-        cluster.await_log(1, &["SIGHUP", "goes on"]);
-        assert_eq!(cluster.ask_line(1, "PING"), "PONG");
-    }
-    cluster.stop(1);
-    let log = cluster.log_of_this_start(1);
-    assert_eq!(log.matches("SIGHUP").count(), 1, "a line for every signal of one kind:\n{log}");
-}
-
-#[test]
 fn a_start_that_fails_ends_although_nobody_reads_why() {
     let dir = tempfile::tempdir().unwrap();
     fs::write(dir.path().join("node.json"), "{}").unwrap();

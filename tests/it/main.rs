@@ -36,6 +36,7 @@ mod pages;
 mod program;
 mod random;
 mod redis;
+mod reload;
 mod repository;
 mod starts;
 mod strangers;

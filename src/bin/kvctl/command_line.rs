@@ -66,6 +66,7 @@ pub enum Subcommand {
     Restore(RestoreArgs),
     Compact(CompactArgs),
     Resume(ResumeArgs),
+    Reload(ReloadArgs),
     Ping(PingArgs),
     Converge(ConvergeArgs),
     Diff(DiffArgs),
@@ -209,6 +210,12 @@ pub struct CompactArgs {}
 #[derive(FromArgs, ArgsInfo, Debug)]
 #[argh(subcommand, name = "resume", help_triggers("-h", "--help"))]
 pub struct ResumeArgs {}
+
+/// Have a node read its configuration file again, apply what can change while it runs, and name
+/// what needs a restart.
+#[derive(FromArgs, ArgsInfo, Debug)]
+#[argh(subcommand, name = "reload", help_triggers("-h", "--help"))]
+pub struct ReloadArgs {}
 
 /// Ask whether a node answers.
 #[derive(FromArgs, ArgsInfo, Debug)]

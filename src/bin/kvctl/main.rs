@@ -106,6 +106,7 @@ fn run(arguments: KvctlArgs) -> Result<(), Failure> {
         Subcommand::Restore(args) => restore_backup::run(&options, &args),
         Subcommand::Compact(_) => one_shot::report(&options, Verb::Compact),
         Subcommand::Resume(_) => one_shot::report(&options, Verb::Resume),
+        Subcommand::Reload(_) => one_shot::report(&options, Verb::Reload),
         Subcommand::Ping(_) => one_shot::ping(&options),
         Subcommand::Converge(args) => {
             let own = args.timeout.map(|Seconds(timeout)| timeout);

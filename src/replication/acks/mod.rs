@@ -34,8 +34,9 @@ pub use waiting::Written;
 pub struct Acks {
     /// Members that make a majority, this node included.
     majority: usize,
-    /// Longest lag of a peer that counts as up, and longest wait of a session.
-    timeout: Duration,
+    /// Longest lag of a peer that counts as up, and longest wait of a session, in milliseconds. A
+    /// reload changes it.
+    timeout_ms: AtomicUsize,
     waits_for_disk: bool,
     table: Mutex<Table>,
     /// Signals to callers that count holders that something has moved.
@@ -88,13 +89,22 @@ impl Acks {
         let table = Table::new(peers, waits_for_disk);
         Acks {
             majority,
-            timeout,
+            timeout_ms: AtomicUsize::new(timeout.as_millis() as usize),
             waits_for_disk,
             table: Mutex::new(table),
             moved: Condvar::new(),
             counted: AtomicUsize::new(0),
             rounds: AtomicUsize::new(0),
         }
+    }
+
+    /// Longest lag of a peer that counts as up, and longest wait of a session.
+    pub fn timeout(&self) -> Duration {
+        Duration::from_millis(self.timeout_ms.load(Ordering::Relaxed) as u64)
+    }
+
+    pub fn set_timeout(&self, timeout: Duration) {
+        self.timeout_ms.store(timeout.as_millis() as usize, Ordering::Relaxed);
     }
 
     /// Checks that enough members count for `level`. Called before anything is applied.
@@ -206,10 +216,11 @@ impl Acks {
     /// Looks which peers lag. A peer that has not come, within the time-out, to where this node
     /// stood does not count as up until it has.
     pub fn observe_lag(&self, position: Stamp, written: u64, elapsed: Duration) {
+        let timeout = self.timeout();
         self.change(|table| {
             table.samples.take(position, written);
             for peer in &mut table.peers {
-                peer.lag.look(peer.upto, position, self.timeout, elapsed);
+                peer.lag.look(peer.upto, position, timeout, elapsed);
             }
             self.recount(table);
         });

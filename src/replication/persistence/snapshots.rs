@@ -133,7 +133,8 @@ fn begin_snapshot<'a>(replica: &'a Replica, wal: &'a Wal, is_resuming: bool, one
 /// folded.
 pub fn is_compaction_due(replica: &Replica, wal: &Wal) -> bool {
     let condition = wal.condition();
-    let outgrown = condition.snapshot_len.saturating_mul(replica.config.compact_factor).max(replica.config.compact_log_min as u64);
+    let config = replica.live().current();
+    let outgrown = condition.snapshot_len.saturating_mul(config.compact_factor).max(config.compact_log_min as u64);
     // A build that does not know of folding would misread what the log holds then.
     let is_due = condition.log_len > outgrown || replica.coverage.has_folded() && !replica.persistence.is_snapshot_folded();
     condition.stopped.is_none() && !condition.is_resuming && is_due

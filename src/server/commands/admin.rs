@@ -6,7 +6,8 @@ use std::sync::atomic::Ordering;
 
 use super::info;
 use super::spec::Spec;
-use crate::data::clock::{Now, wall_ms};
+use crate::config::live::named;
+use crate::data::clock::{Now, elapsed, wall_ms};
 use crate::replication::persistence::snapshots::{self, Compacted, NotCompacted};
 use crate::replication::status;
 use crate::server::shared::Shared;
@@ -32,6 +33,9 @@ pub(super) static COMMANDS: &[Spec] = &[
     Spec::command("resume", 1, "admin", |_| Ok(Admin::Resume.into()))
         .docs("server", "0.1.0", "O(N) where N is the number of keys")
         .help("", "Takes writes again after a full disk, once there is space."),
+    Spec::command("reload", 1, "admin noscript loading stale", |_| Ok(Admin::Reload.into()))
+        .docs("server", "0.1.0", "O(1)")
+        .help("", "Reads the configuration file again and applies what can change while this node runs."),
 ];
 
 /// Answers a command.
@@ -54,6 +58,26 @@ pub(super) fn answer(shared: &Shared, command: &Admin) -> Reply<'static> {
         }
         Admin::Compact => compacted(snapshots::compact(&services.replica)),
         Admin::Resume => compacted(snapshots::resume(&services.replica)),
+        Admin::Reload => reload(shared),
+    }
+}
+
+/// Reloads the configuration. The log says so, too: it is where an operator of this machine looks.
+fn reload(shared: &Shared) -> Reply<'static> {
+    let more = || shared.log_limit.admit("reload", 0, elapsed());
+    match shared.services.live.reload() {
+        Ok(reloaded) => {
+            if let Some(more) = more() {
+                log::info!("configuration reloaded by a client: {reloaded}{more}");
+            }
+            Reply::Text(format!("applied {}\nneeds_restart {}\n", named(&reloaded.applied), named(&reloaded.needs_restart)))
+        }
+        Err(why) => {
+            if let Some(more) = more() {
+                log::warn!("configuration not reloaded: {why}; this node goes on as it was{more}");
+            }
+            Reply::error(ErrorCode::BadConfig, format!("{why}; nothing was changed"))
+        }
     }
 }
 
@@ -86,7 +110,7 @@ fn compacted(compacted: Result<Compacted, NotCompacted>) -> Reply<'static> {
 /// The lines that the server adds to STATUS: what clients did, and every limit of the
 /// configuration.
 fn status(shared: &Shared) -> impl Iterator<Item = (&'static str, String)> {
-    let (config, counters) = (&shared.services.config, &shared.counters);
+    let (config, counters) = (shared.services.live.current(), &shared.counters);
     let counted = [
         ("clients", shared.clients.len() as u64),
         ("commands", counters.commands.load(Ordering::Relaxed)),

@@ -31,7 +31,7 @@ pub(super) fn config(shared: &Shared, patterns: &[Bytes<'_>]) -> Reply<'static> 
 }
 
 fn parameters(shared: &Shared) -> Vec<(&'static str, String)> {
-    let (config, addr) = (&shared.services.config, shared.addr);
+    let (config, addr) = (shared.services.live.current(), shared.addr);
     let fsync = match config.fsync {
         Fsync::Always => "always",
         Fsync::EverySecond => "everysec",

@@ -99,7 +99,7 @@ fn server(shared: &Shared, lines: &mut Lines) {
 
 fn clients(shared: &Shared, lines: &mut Lines) {
     lines.put("connected_clients", shared.clients.len());
-    lines.put("maxclients", shared.services.config.clients_max);
+    lines.put("maxclients", shared.services.live.current().clients_max);
     lines.put("blocked_clients", shared.services.acks.blocked_len());
 }
 
@@ -112,7 +112,7 @@ fn memory(shared: &Shared, lines: &mut Lines) {
     if let Some(len) = system_memory() {
         lines.put_bytes("total_system_memory", len);
     }
-    lines.put_bytes("maxmemory", shared.services.config.memory_max as u64);
+    lines.put_bytes("maxmemory", shared.services.live.memory_max() as u64);
     lines.put("maxmemory_policy", "noeviction");
 }
 
@@ -191,7 +191,7 @@ fn keyspace(shared: &Shared, lines: &mut Lines) {
 }
 
 fn kvmesh(shared: &Shared, lines: &mut Lines) {
-    let (config, replica) = (&shared.services.config, &shared.services.replica);
+    let (config, replica) = (shared.services.live.current(), &shared.services.replica);
     let figures = status::figures(replica, Now::read());
     lines.put("node", config.id);
     lines.put("cluster", &config.cluster);

@@ -85,6 +85,7 @@ fn prefix(code: ErrorCode) -> &'static str {
         ErrorCode::NotFound => "NOTFOUND",
         ErrorCode::Stale => "STALE",
         ErrorCode::BadDump => "BADDUMP",
+        ErrorCode::BadConfig => "BADCONFIG",
         ErrorCode::Syntax | ErrorCode::Unknown | ErrorCode::TooBig | ErrorCode::NotNumber | ErrorCode::Err => "ERR",
     }
 }

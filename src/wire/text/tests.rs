@@ -293,6 +293,7 @@ fn any_request() -> impl Strategy<Value = (Request<'static>, RequestLine)> {
                 let line = key_line(Verb::Mget).key(&key);
                 (MultiKey::Get(vec![key.clone(), key]).into(), line)
             }
+            22 => (Admin::Reload.into(), line(Verb::Reload)),
             _ => (SessionCommand::Quit.into(), line(Verb::Quit)),
         }
     })
@@ -321,7 +322,7 @@ proptest! {
     }
 
     #[test]
-    fn random_bytes_never_panic_and_never_hold_more_than_a_line(bytes in prop::collection::vec(any::<u8>(), 0..3000), verb in 0..24usize) {
+    fn random_bytes_never_panic_and_never_hold_more_than_a_line(bytes in prop::collection::vec(any::<u8>(), 0..3000), verb in 0..26usize) {
         let verb = VERBS.get(verb).map_or("", |spec| spec.name);
         let stream = [verb.as_bytes(), b" ", &bytes].concat();
         prop_assert_eq!(read_in_pieces(&stream, 1), read_in_pieces(&stream, stream.len()));

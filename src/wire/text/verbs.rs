@@ -36,6 +36,7 @@ pub enum Verb {
     Restore,
     Compact,
     Resume,
+    Reload,
     Ping,
     Help,
     Quit,
@@ -67,7 +68,7 @@ pub struct VerbSpec {
 type Parse = for<'a, 'l, 'w> fn(&'w mut Words<'a, 'l>) -> Result<Request<'a>, Wrong>;
 
 /// All verbs, in the order of [`Verb`], which is that of HELP.
-pub static VERBS: [VerbSpec; 24] = [
+pub static VERBS: [VerbSpec; 25] = [
     row(Verb::Set, "SET", "SET key value", "creates a key; refuses one that exists", |words| words.set(Only::IfAbsent))
         .takes_value()
         .writes(),
@@ -159,6 +160,15 @@ pub static VERBS: [VerbSpec; 24] = [
         |_| Ok(Admin::Resume.into()),
     )
     .answers_lines(),
+    row(
+        Verb::Reload,
+        "RELOAD",
+        "RELOAD",
+        "reads the configuration file again, applies what can change while this node runs, and names what needs a restart",
+        |_| Ok(Admin::Reload.into()),
+    )
+    .answers_lines()
+    .while_loading(),
     row(Verb::Ping, "PING", "PING", "says PONG", |_| Ok(ConnectionCommand::Ping { message: None }.into())).while_loading(),
     row(Verb::Help, "HELP", "HELP [command]", "explains one command, or lists all of them", help).answers_lines().while_loading(),
     row(Verb::Quit, "QUIT", "QUIT", "closes this connection", |_| Ok(SessionCommand::Quit.into())).while_loading(),

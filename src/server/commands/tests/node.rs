@@ -138,5 +138,6 @@ fn nodes() {
     takes("STATUS", Admin::Status);
     takes("PEERS", Admin::Peers);
     takes("RESUME", Admin::Resume);
+    takes("RELOAD", Admin::Reload);
     takes("COMPACT", Admin::Compact);
 }
