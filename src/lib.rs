@@ -76,6 +76,7 @@
 //!   and the one on which peer N speaks to this node.
 //! - `heartbeat`, [`replication::heartbeat`]: where the tombstone GC, the anti-entropy check and
 //!   the folding of incarnations stand.
+//! - `audit`, [`process::audit`]: the file of the audit log.
 //! - `signals`, [`process::signals`]; `stderr`, [`process::logging`]; `stdin`, only with
 //!   `--stop-with-stdin`.
 //!
@@ -100,8 +101,9 @@
 //! ([`replication::links::incoming`]), how far the disk is read
 //! ([`replication::persistence::hand_off`]), waiters for bytes ([`budget`]), when the clock was
 //! slewed last ([`data::clock`]), the configuration in force ([`config::live`]), connected clients
-//! (`server::clients`), lines for stderr ([`process::logging`]). Under a lock there is no I/O, no log line, and no wait, but for the
-//! four that come first.
+//! (`server::clients`), lines for stderr ([`process::logging`]), paces and the next file of the
+//! audit log ([`process::audit`]). Under a lock there is no I/O, no log line, and no wait, but for
+//! the four that come first.
 //!
 //! # The invariants, and where they are kept
 //!

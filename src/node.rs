@@ -16,6 +16,7 @@ use crate::config::Config;
 use crate::config::live::{LiveConfig, ReadConfig};
 use crate::data::clock::{Now, elapsed};
 use crate::net::{Acceptor, listen};
+use crate::process::audit::{self, Audit, AuditEvent, AuditKind};
 use crate::process::descriptors::in_words;
 use crate::process::logging::{LogLimit, abort_on_panic};
 use crate::process::signals::{self, Signal};
@@ -95,7 +96,8 @@ impl fmt::Display for NodeFailure {
 /// Log lines a minute about signals that ask for a reload, of each outcome.
 const SIGHUP_LINES_PER_MINUTE: u32 = 10;
 
-/// The least time that the write-ahead log gets at the stop to make everything durable.
+/// The least time that the write-ahead log gets at the stop to make everything durable, and the
+/// audit log to be written.
 const LOG_GRACE: Duration = Duration::from_secs(1);
 
 /// Runs a node until SIGINT or SIGTERM, and then stops it. A second signal ends the process at
@@ -108,13 +110,22 @@ pub fn run(config: Config, read: ReadConfig, discard: bool, stop_with_stdin: boo
     if let Err(error) = schedule_as_batch() {
         log::warn!("SCHED_BATCH is not set, which costs throughput: {error}");
     }
+    let live = LiveConfig::new(config, read);
+    let (audit, audit_thread) = start_audit(&live)?;
+    let ended = run_until_stopped(&live, &audit, discard, stop_with_stdin);
+    let why = ended.as_ref().err().map(NodeFailure::to_string);
+    audit.note(AuditEvent { detail: why.as_deref(), ..AuditEvent::of(AuditKind::Stop) });
+    audit.end(Some(audit_thread), Instant::now() + LOG_GRACE);
+    ended
+}
+
+fn run_until_stopped(live: &Arc<LiveConfig>, audit: &Arc<Audit>, discard: bool, stop_with_stdin: bool) -> Result<(), NodeFailure> {
     let (stop_tx, stop_rx) = bounded(1);
     let signal_tx = stop_tx.clone();
     let mut was_asked = false;
-    let live = LiveConfig::new(config, read);
-    let (reloaded, sighup_limit) = (Arc::clone(&live), LogLimit::new(SIGHUP_LINES_PER_MINUTE));
+    let (reloaded, audited, sighup_limit) = (Arc::clone(live), Arc::clone(audit), LogLimit::new(SIGHUP_LINES_PER_MINUTE));
     signals::watch(signals::NODE, move |signal| match signal {
-        Signal::SIGHUP => reload(&reloaded, &sighup_limit),
+        Signal::SIGHUP => reload(&reloaded, &audited, &sighup_limit),
         // The second signal ends the process without a word: the first stop may be stuck.
         _ => {
             if std::mem::replace(&mut was_asked, true) {
@@ -127,7 +138,7 @@ pub fn run(config: Config, read: ReadConfig, discard: bool, stop_with_stdin: boo
     if stop_with_stdin {
         watch_stdin(stop_tx)?;
     }
-    let Some(node) = Node::start(Arc::clone(&live), discard, || !stop_rx.is_empty())? else {
+    let Some(node) = Node::start(Arc::clone(live), Arc::clone(audit), discard, || !stop_rx.is_empty())? else {
         log::info!("stopped while reading the disk");
         return Ok(());
     };
@@ -140,15 +151,20 @@ pub fn run(config: Config, read: ReadConfig, discard: bool, stop_with_stdin: boo
 }
 
 /// Reloads the configuration, since a signal asks for it.
-fn reload(live: &LiveConfig, limit: &LogLimit) {
-    let (kind, outcome) = match live.reload() {
-        Ok(reloaded) => ("SIGHUP", Ok(reloaded)),
-        Err(why) => ("SIGHUP refused", Err(why)),
-    };
-    let Some(more) = limit.admit(kind, 0, elapsed()) else { return };
-    match outcome {
-        Ok(reloaded) => log::info!("configuration reloaded by SIGHUP: {reloaded}{more}"),
-        Err(why) => log::warn!("configuration not reloaded: {why}; this node goes on as it was{more}"),
+fn reload(live: &LiveConfig, audit: &Audit, limit: &LogLimit) {
+    match live.reload() {
+        Ok(reloaded) => {
+            audit.note(AuditEvent { detail: Some(&format!("SIGHUP: {reloaded}")), ..AuditEvent::of(AuditKind::Reload) });
+            if let Some(more) = limit.admit("SIGHUP", 0, elapsed()) {
+                log::info!("configuration reloaded by SIGHUP: {reloaded}{more}");
+            }
+        }
+        Err(why) => {
+            audit.note(AuditEvent { detail: Some(&format!("SIGHUP: {why}")), ..AuditEvent::of(AuditKind::ReloadRefused) });
+            if let Some(more) = limit.admit("SIGHUP refused", 0, elapsed()) {
+                log::warn!("configuration not reloaded: {why}; this node goes on as it was{more}");
+            }
+        }
     }
 }
 
@@ -202,7 +218,12 @@ impl Node {
     /// node speaks to peers: its version vector is the first thing that it sends them. Clients are
     /// answered all along, with LOADING. `None` if `should_stop` became true while the disk was
     /// read.
-    pub fn start(live: Arc<LiveConfig>, discard: bool, should_stop: impl Fn() -> bool) -> Result<Option<Node>, NodeFailure> {
+    pub fn start(
+        live: Arc<LiveConfig>,
+        audit: Arc<Audit>,
+        discard: bool,
+        should_stop: impl Fn() -> bool,
+    ) -> Result<Option<Node>, NodeFailure> {
         let config = Config::clone(&live.current());
         let client_listener = bind("client_addr", &config.client_addr).map_err(NodeFailure::System)?;
         let peer_listener = bind("peer_addr", &config.peer_addr).map_err(NodeFailure::System)?;
@@ -223,7 +244,7 @@ impl Node {
         let files = Files::find(&*disk).map_err(with_ways_out).map_err(NodeFailure::of_data)?;
         let wal = Arc::new(Wal::new(Arc::clone(&disk), config.fsync, config.write_room, &files));
         let (replica, write_rx) = Replica::new(Arc::clone(&config), Store::new(), nonce, Now::read(), Some(Arc::clone(&wal)));
-        let replica = Arc::new(replica.reloading(live));
+        let replica = Arc::new(replica.reloading(live).audited(audit));
         let replicator = Arc::new(Replicator::new(replica.origin(), write_rx));
         log::info!(
             "node {} of cluster \"{}\" starts as {}: clients on {client_addr}, peers on {peer_addr}, data in {}",
@@ -232,6 +253,8 @@ impl Node {
             replica.origin(),
             config.data_dir.display()
         );
+        let version = format!("version {} as {}", env!("CARGO_PKG_VERSION"), replica.origin());
+        replica.audit().note(AuditEvent { detail: Some(&version), ..AuditEvent::of(AuditKind::Start) });
         if files.is_blank() && !discard {
             handshake::suspect_blank_disk(&replica);
             if was_used {
@@ -343,6 +366,23 @@ impl Node {
         join_all(self.log.take(), deadline.max(Instant::now() + LOG_GRACE), "log");
         join_all(self.snapshot.take(), deadline, "snapshot");
     }
+}
+
+/// Starts the thread `audit`. A file that cannot be written refuses the start: who asks for an
+/// audit log is not to be without one unawares. At a reload it refuses that.
+fn start_audit(live: &LiveConfig) -> Result<(Arc<Audit>, JoinHandle<()>), NodeFailure> {
+    let config = live.current();
+    let (audit, thread) = audit::start(config.id)?;
+    match audit.prepare(&config.audit_file) {
+        Ok(put_in_force) => put_in_force(),
+        Err(why) => {
+            audit.end(Some(thread), Instant::now() + LOG_GRACE);
+            return Err(NodeFailure::Configuration(io::Error::other(why)));
+        }
+    }
+    let reopened = Arc::clone(&audit);
+    live.add_part(Box::new(move |config| reopened.prepare(&config.audit_file)));
+    Ok((audit, thread))
 }
 
 /// Binds an address of the configuration. An error names its field and says what to do.

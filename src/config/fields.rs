@@ -97,6 +97,9 @@ fields! {
     /// The directory of this node's files, relative to where the node is started. By default its
     /// name ends with the `id`.
     data_dir: PathBuf = "data_dir", text("data/nodeN", "the path of a directory");
+    /// The file of the audit log, relative to where the node is started. It is created with mode
+    /// 0600. Empty: there is none.
+    audit_file: PathBuf = "audit_file", text("", "the path of a file");
     /// When the log is made durable: before a write is acknowledged, once a second, or when the
     /// system likes.
     fsync: Fsync = "fsync", text("always", Fsync::NAMES);

@@ -38,6 +38,7 @@ macro_rules! reloaded {
 // Each is looked at anew wherever it is used: nothing has been laid out by its old value.
 reloaded! {
     ack = "ack",
+    audit_file = "audit_file",
     clients_max = "clients_max",
     memory_max = "memory_max",
     compact_factor = "compact_factor",
@@ -157,7 +158,7 @@ mod tests {
             assert!(FIELDS.iter().any(|field| field.name == *name), "{name}");
         }
         let other = config(
-            r#", "ack": "all", "clients_max": 7, "memory_max": 7, "compact_factor": 7, "compact_log_min": 7, "ack_timeout_ms": 7,
+            r#", "ack": "all", "audit_file": "a", "clients_max": 7, "memory_max": 7, "compact_factor": 7, "compact_log_min": 7, "ack_timeout_ms": 7,
             "write_timeout_ms": 7, "shutdown_timeout_ms": 7, "heartbeat_ms": 7, "cluster": "other""#,
         );
         let mut adopted = config("");

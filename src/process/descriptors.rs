@@ -10,8 +10,8 @@ use nix::errno::Errno;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 /// Descriptors beside peers and clients: standard streams, signals, ports, the directory and its
-/// lock, the log and its successor, a snapshot, the files that STATUS reads, and one client that is
-/// turned away. Some are to spare.
+/// lock, the log and its successor, a snapshot, the files that STATUS reads, the audit log, and one
+/// client that is turned away. Some are to spare.
 const BESIDE: usize = 24;
 
 /// Descriptors for each peer: a link each way, one that replaces another, and a name lookup while

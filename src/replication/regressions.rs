@@ -9,10 +9,12 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 
 use crate::config::Config;
+use crate::config::live::LiveConfig;
 use crate::data::clock::{Now, Stamp};
 use crate::data::entry::Entry;
 use crate::data::fsync::Fsync;
 use crate::data::version::{NodeId, Origin, Version, VersionVector};
+use crate::process::audit::Audit;
 use crate::replication::acks::Written;
 use crate::replication::heartbeat;
 use crate::replication::inbound::Inbound;
@@ -494,7 +496,7 @@ fn stop_deadlocks_with_a_hello_under_way() {
     let peers = json!([{ "id": 2, "addr": "127.0.0.1:9" }]);
     let config = config(1, 2, &json!({ "data_dir": dir.path(), "peers": peers }));
     let cluster = config.cluster.clone();
-    let node = crate::node::Node::start(crate::config::live::LiveConfig::fixed(config), false, || false).unwrap().unwrap();
+    let node = crate::node::Node::start(LiveConfig::fixed(config), Audit::off(), false, || false).unwrap().unwrap();
     let mut stream = std::net::TcpStream::connect(node.peer_addr()).unwrap();
     std::thread::sleep(Duration::from_millis(300));
     let stopping = std::thread::spawn(move || node.stop(Instant::now() + Duration::from_secs(1)));

@@ -18,6 +18,7 @@ use crate::data::clock::{Clock, Now};
 use crate::data::entry::Entry;
 use crate::data::key_order::Order;
 use crate::data::version::{Origin, Version, VersionVector};
+use crate::process::audit::Audit;
 use crate::process::logging::LogLimit;
 use crate::replication::acks::Acks;
 use crate::replication::coverage::Coverage;
@@ -48,6 +49,7 @@ pub struct Replica {
     pub(super) config: Arc<Config>,
     /// As it is in force now.
     live: Arc<LiveConfig>,
+    audit: Arc<Audit>,
     pub(super) origin: Origin,
     /// The peer protocols that this node speaks.
     pub(super) protocols: Protocols,
@@ -108,6 +110,7 @@ impl Replica {
             expired: AtomicU64::new(0),
             began: now.elapsed,
             live: LiveConfig::fixed(Config::clone(&config)),
+            audit: Audit::off(),
             config,
         };
         (replica, write_rx)
@@ -123,6 +126,11 @@ impl Replica {
         // A reload may have come before.
         self.acks.set_timeout(live.current().ack_timeout);
         Replica { live, ..self }
+    }
+
+    /// Makes this node note what happens in this audit log.
+    pub fn audited(self, audit: Arc<Audit>) -> Replica {
+        Replica { audit, ..self }
     }
 
     /// Makes this node speak other protocols, as another build does. For tests only.
@@ -142,6 +150,10 @@ impl Replica {
 
     pub fn live(&self) -> &Arc<LiveConfig> {
         &self.live
+    }
+
+    pub fn audit(&self) -> &Arc<Audit> {
+        &self.audit
     }
 
     pub fn store(&self) -> &Arc<Store> {

@@ -5,6 +5,7 @@
 use std::sync::Arc;
 
 use crate::data::clock::Now;
+use crate::process::audit::{AuditEvent, AuditKind};
 use crate::replication::status;
 use crate::server::client_handle::ClientHandle;
 use crate::server::counters::RoundTally;
@@ -136,6 +137,18 @@ impl<'a> Connection<'a> {
             self.noted = self.command;
             self.client.set_command(self.command);
         }
+    }
+
+    /// Notes in the audit log what this connection has caused.
+    #[cold]
+    pub fn audit(&self, event: AuditEvent<'_>) {
+        let (client, addr) = (Some(self.client.id()), self.client.addr());
+        self.shared.services.replica.audit().note(AuditEvent { client, addr, ..event });
+    }
+
+    /// Notes in the audit log that this connection has executed an administrative command.
+    pub fn audit_command(&self, command: &str) {
+        self.audit(AuditEvent { command: Some(command), ..AuditEvent::of(AuditKind::Admin) });
     }
 
     /// Returns true if no client is left who could hear an answer.

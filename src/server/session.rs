@@ -88,6 +88,7 @@ impl<'a> Session<'a> {
                 Ended::NeedsMore | Ended::Early => {}
                 Ended::Before(deferred, protocol) => self.send_deferred(deferred, protocol)?,
                 Ended::Restore => {
+                    self.rounds.connection.audit_command("restore");
                     let done = restore::run(self.shared, self.socket, &mut self.rounds.buffer, &mut self.rounds.replies)?;
                     self.send()?;
                     if !done {

@@ -53,6 +53,46 @@ fn a_full_disk_refuses_writes_until_it_is_told_to_resume() {
     writes_again(&mut cluster, &before);
 }
 
+/// The audit log has a disk of its own here, and that is full.
+#[test]
+fn a_full_disk_of_the_audit_log_stops_nothing_and_is_told() {
+    let Some(disk) = SmallDisk::mount() else { return };
+    let path = disk.data_dir.with_file_name("audit.log");
+    let mut cluster = Cluster::plan(1).set("audit_file", path.to_str().unwrap()).start();
+    let state = |cluster: &Cluster| cluster.status(1).text("audit").to_owned();
+    assert_eq!(state(&cluster), "ok");
+    // All that there is, which ends in an error.
+    fs::write(&disk.ballast, vec![0; DISK_KIB << 10]).unwrap_err();
+    // What is left of the last page of the file is filled up first.
+    until("the audit log fails", DEADLINE, || {
+        cluster.compact(1);
+        let state = state(&cluster);
+        if state.starts_with("failing: ") { Ok(()) } else { Err(state) }
+    });
+    cluster.await_log(1, &["the audit log cannot be written"]);
+    let dropped = cluster.status(1).number("audit_dropped");
+    cluster.compact(1);
+    assert_eq!(cluster.ask_line(1, "PUT a 1"), "OK");
+    until("events are dropped", DEADLINE, || {
+        let now = cluster.status(1).number("audit_dropped");
+        if now > dropped { Ok(()) } else { Err(format!("{now}")) }
+    });
+    disk.free();
+    cluster.compact(1);
+    cluster.await_log(1, &["the audit log is written again"]);
+    assert_eq!(state(&cluster), "ok");
+    let dropped = cluster.status(1).number("audit_dropped");
+    cluster.stop(1);
+    let text = fs::read_to_string(&path).unwrap();
+    let told: u64 = text
+        .lines()
+        .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
+        .filter(|line| line["event"] == "dropped")
+        .map(|line| line["detail"].as_str().unwrap().parse::<u64>().unwrap())
+        .sum();
+    assert_eq!(told, dropped, "{text}");
+}
+
 /// While the disk fills, its node is one of the two that every ack needs. What was acknowledged is
 /// on it, and the other node is not asked.
 #[test]

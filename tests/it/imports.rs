@@ -35,6 +35,7 @@ const REPLICATION_MAY: &[&str] = &[
     "wire::ack_level::AckLevel",
     "wire::quoting",
     "wal",
+    "process::audit",
     "process::logging::LogLimit",
     "replication",
 ];
@@ -95,6 +96,11 @@ const RULES: &[Rule] = &[
         may: &["wire::quoting", "process::signals", "process::threads"],
         must_not_std: &["std::net", "std::fs"],
     },
+    Rule {
+        place: "process/audit.rs",
+        may: &["data::clock::elapsed", "data::version::NodeId", "process::private_file", "process::threads", "wire::quoting"],
+        must_not_std: &["std::net::TcpListener", "std::net::TcpStream"],
+    },
     Rule { place: "process/private_file.rs", may: &[], must_not_std: &["std::net", "std::thread"] },
     Rule { place: "process/arguments.rs", may: &[], must_not_std: NO_IO },
     Rule { place: "config.rs", may: &["data"], must_not_std: &["std::net", "std::thread"] },
@@ -152,6 +158,7 @@ const RULES: &[Rule] = &[
             "replication::persistence::snapshots",
             "replication::sync::restore",
             "replication::sync::serving",
+            "process::audit",
             "process::logging::LogLimit",
             "server",
         ],

@@ -6,6 +6,7 @@
 //! test configures it by a file, speaks to its ports, sends it signals and reads its log.
 
 mod abuse;
+mod audit;
 mod backup;
 mod bench;
 mod circles;

@@ -19,6 +19,7 @@ use socket2::SockRef;
 
 use crate::data::clock::{Now, elapsed};
 use crate::net::{Acceptor, AfterAccept};
+use crate::process::audit::{AuditEvent, AuditKind};
 use crate::process::descriptors::in_words;
 use crate::process::logging::LogLimit;
 use crate::process::threads::join_all;
@@ -145,6 +146,7 @@ impl PeerLinks {
                 ("refused", node, format!("closed a connection from {addr}: refused node {}: {why}", hello.node))
             }
         };
+        self.replica.audit().note(AuditEvent { addr: Some(addr), detail: Some(&why), ..AuditEvent::of(AuditKind::PeerRefused) });
         if let Some(more) = self.log_limit.admit(kind, node, elapsed()) {
             log::warn!("peer port: {why}{more}");
         }
@@ -202,13 +204,18 @@ impl PeerLinks {
     /// ends.
     fn run_peer_in(&self, stream: Arc<TcpStream>, peer: usize, hello: &Hello, protocol: Protocol) {
         // Under the lock, so that connections replace each other in the order of their epochs.
-        let mut inbound = {
+        let (mut inbound, kind) = {
             let mut present = self.present[peer].lock();
-            if let Some(older) = present.replace(Arc::clone(&stream)) {
-                let _ = older.shutdown(Shutdown::Both);
-            }
-            Inbound::accept(&self.replica, peer, hello, protocol, Now::read())
+            let kind = match present.replace(Arc::clone(&stream)) {
+                Some(older) => {
+                    let _ = older.shutdown(Shutdown::Both);
+                    AuditKind::PeerReplaced
+                }
+                None => AuditKind::PeerAccepted,
+            };
+            (Inbound::accept(&self.replica, peer, hello, protocol, Now::read()), kind)
         };
+        self.replica.audit().note(AuditEvent { peer: Some(hello.node), addr: stream.peer_addr().ok(), ..AuditEvent::of(kind) });
         if self.stopping.load(Ordering::Acquire) {
             // [`PeerLinks::stop`] may have looked before this connection was there.
             let _ = stream.shutdown(Shutdown::Both);

@@ -8,7 +8,6 @@ use socket2::SockRef;
 
 use super::*;
 use crate::client::Client;
-use crate::config::live::LiveConfig;
 use crate::node::Node;
 use crate::wire::dump::{DumpKind, Header, whole_dump};
 
@@ -162,7 +161,7 @@ impl Fake {
         let fields = json!({ "data_dir": dir.path(), "ack": "local", "heartbeat_ms": 100, "peer_timeout_ms": TIMEOUT.as_millis() as u64,
             "recovery_wait_ms": 3000, "peers": peers });
         let config = config(1, 2, &fields);
-        let node = Node::start(LiveConfig::fixed(config), false, || false).unwrap().unwrap();
+        let node = Node::start(LiveConfig::fixed(config), Audit::off(), false, || false).unwrap().unwrap();
         let origin = Origin { node: NodeId(2), nonce: 5 };
         let hello = fake_hello("kvmesh", vector);
         let (mut back, _) = listener.accept().unwrap();

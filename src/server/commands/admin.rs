@@ -8,8 +8,10 @@ use super::info;
 use super::spec::Spec;
 use crate::config::live::named;
 use crate::data::clock::{Now, elapsed, wall_ms};
+use crate::process::audit::{AuditEvent, AuditKind};
 use crate::replication::persistence::snapshots::{self, Compacted, NotCompacted};
 use crate::replication::status;
+use crate::server::connection::Connection;
 use crate::server::shared::Shared;
 use crate::wire::command::Admin;
 use crate::wire::quoting::shown;
@@ -39,7 +41,8 @@ pub(super) static COMMANDS: &[Spec] = &[
 ];
 
 /// Answers a command.
-pub(super) fn answer(shared: &Shared, command: &Admin) -> Reply<'static> {
+pub(super) fn answer(connection: &Connection<'_>, command: &Admin) -> Reply<'static> {
+    let shared = connection.shared;
     let services = &shared.services;
     match command {
         Admin::Status => {
@@ -58,21 +61,34 @@ pub(super) fn answer(shared: &Shared, command: &Admin) -> Reply<'static> {
         }
         Admin::Compact => compacted(snapshots::compact(&services.replica)),
         Admin::Resume => compacted(snapshots::resume(&services.replica)),
-        Admin::Reload => reload(shared),
+        Admin::Reload => reload(connection),
+    }
+}
+
+/// The name of a command that goes to the audit log. Those that only ask do not.
+pub(super) fn audited_name(command: &Admin) -> Option<&'static str> {
+    match command {
+        Admin::Compact => Some("compact"),
+        Admin::Resume => Some("resume"),
+        Admin::Reload => Some("reload"),
+        Admin::Status | Admin::Peers | Admin::Info { .. } | Admin::Digest { .. } => None,
     }
 }
 
 /// Reloads the configuration. The log says so, too: it is where an operator of this machine looks.
-fn reload(shared: &Shared) -> Reply<'static> {
+fn reload(connection: &Connection<'_>) -> Reply<'static> {
+    let shared = connection.shared;
     let more = || shared.log_limit.admit("reload", 0, elapsed());
     match shared.services.live.reload() {
         Ok(reloaded) => {
+            connection.audit(AuditEvent { detail: Some(&reloaded.to_string()), ..AuditEvent::of(AuditKind::Reload) });
             if let Some(more) = more() {
                 log::info!("configuration reloaded by a client: {reloaded}{more}");
             }
             Reply::Text(format!("applied {}\nneeds_restart {}\n", named(&reloaded.applied), named(&reloaded.needs_restart)))
         }
         Err(why) => {
+            connection.audit(AuditEvent { detail: Some(&why), ..AuditEvent::of(AuditKind::ReloadRefused) });
             if let Some(more) = more() {
                 log::warn!("configuration not reloaded: {why}; this node goes on as it was{more}");
             }
@@ -121,6 +137,7 @@ fn status(shared: &Shared) -> impl Iterator<Item = (&'static str, String)> {
         ("clients_deaf", counters.clients_deaf.load(Ordering::Relaxed)),
         ("accept_errors", counters.accept_errors.load(Ordering::Relaxed)),
     ];
-    let ack = ("ack", config.ack.to_string());
-    counted.into_iter().chain(config.limits()).map(|(name, value)| (name, value.to_string())).chain([ack])
+    let audit = shared.services.replica.audit();
+    let words = [("ack", config.ack.to_string()), ("audit", audit.state()), ("audit_dropped", audit.dropped().to_string())];
+    counted.into_iter().chain(config.limits()).map(|(name, value)| (name, value.to_string())).chain(words)
 }

@@ -114,6 +114,7 @@ pub(super) fn answer(connection: &mut Connection<'_>, command: &ClientCommand<'_
 
 /// Closes clients. The caller, if it is among them, is closed when it has its reply.
 fn kill(connection: &mut Connection<'_>, which: &KillClients<'_>) -> Reply<'static> {
+    connection.audit_command("client|kill");
     let (shared, me) = (connection.shared, connection.client);
     let candidates = which.id.map_or_else(|| shared.clients.all(), |id| shared.clients.by_ids(&[id]));
     let mut killed = 0;

@@ -41,6 +41,9 @@ pub(crate) fn write(
     protocol: ClientProtocol,
 ) -> io::Result<()> {
     let shared = connection.shared;
+    if let Some(command) = administrative(&deferred) {
+        connection.audit_command(command);
+    }
     let reply = match deferred {
         Deferred::Reply(reply) => reply,
         Deferred::Keys { prefix, limit } => return scan::write_keys(outgoing, shared, &prefix, limit),
@@ -48,10 +51,20 @@ pub(crate) fn write(
         Deferred::Dump => return write_dump(outgoing, &shared.services),
         Deferred::Flush => scan::flush(connection),
         Deferred::Help(verb) => admin::help(verb.as_deref()),
-        Deferred::Admin(command) => admin::answer(shared, &command),
+        Deferred::Admin(command) => admin::answer(connection, &command),
         Deferred::Blocking(command) => blocking::answer(connection, command, true),
     };
     buffered(outgoing.holding(&reply), |out| protocol.write(out, &reply))
+}
+
+/// The name of a command that is for administrators, and goes to the audit log.
+fn administrative(deferred: &Deferred) -> Option<&'static str> {
+    match deferred {
+        Deferred::Dump => Some("dump"),
+        Deferred::Flush => Some("flush"),
+        Deferred::Admin(command) => admin::audited_name(command),
+        Deferred::Reply(_) | Deferred::Keys { .. } | Deferred::Matching { .. } | Deferred::Help(_) | Deferred::Blocking(_) => None,
+    }
 }
 
 fn write_dump(outgoing: Outgoing<'_, '_>, services: &Services) -> io::Result<()> {

@@ -113,7 +113,12 @@ fn execute_in_transaction(connection: &mut Connection<'_>, command: &OtherComman
     match command {
         OtherCommand::Connection(command) => execute_connection(connection, command).into_owned(),
         OtherCommand::Introspection(command) => introspect(connection, command),
-        OtherCommand::Admin(command) => admin::answer(connection.shared, command),
+        OtherCommand::Admin(command) => {
+            if let Some(name) = admin::audited_name(command) {
+                connection.audit_command(name);
+            }
+            admin::answer(connection, command)
+        }
         OtherCommand::Blocking(command) => blocking::answer(connection, *command, false),
     }
 }
