@@ -18,7 +18,7 @@ use crate::data::clock::{Now, elapsed};
 use crate::net::{Acceptor, listen};
 use crate::process::audit::{self, Audit, AuditEvent, AuditKind};
 use crate::process::descriptors::in_words;
-use crate::process::logging::{LogLimit, abort_on_panic};
+use crate::process::logging::{self, LogLimit, abort_on_panic};
 use crate::process::signals::{self, Signal};
 use crate::process::threads::{join_all, schedule_as_batch};
 use crate::replication::heartbeat::run_heartbeat;
@@ -111,6 +111,11 @@ pub fn run(config: Config, read: ReadConfig, discard: bool, stop_with_stdin: boo
         log::warn!("SCHED_BATCH is not set, which costs throughput: {error}");
     }
     let live = LiveConfig::new(config, read);
+    logging::set_level(live.current().log_level);
+    live.add_part(Box::new(|config| {
+        let level = config.log_level;
+        Ok(Box::new(move || logging::set_level(level)))
+    }));
     let (audit, audit_thread) = start_audit(&live)?;
     let ended = run_until_stopped(&live, &audit, discard, stop_with_stdin);
     let why = ended.as_ref().err().map(NodeFailure::to_string);

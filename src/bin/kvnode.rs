@@ -32,7 +32,7 @@ use kvmesh::process::logging;
 /// Run one node of a kvmesh: a small replicated key-value store.
 #[derive(FromArgs, ArgsInfo)]
 #[argh(
-    note = "Without --config, on a terminal, it lists config/*.json and asks which to run.\nRUST_LOG chooses the log level (error, warn, info, debug); the default is info.",
+    note = "Without --config, on a terminal, it lists config/*.json and asks which to run.\nRUST_LOG chooses the log level (error, warn, info, debug); without it, log_level of the configuration does.",
     example = "kvnode --config config/node1.json",
     error_code(0, "stopped as asked"),
     error_code(1, "the node failed, or could not start: a port is taken, the disk is full"),

@@ -13,6 +13,7 @@ use super::section::{FieldKind, FromField, PeerConfig, Section};
 use crate::data::fsync::Fsync;
 use crate::data::version::NodeId;
 use crate::process::descriptors::UNIDENTIFIED_MAX;
+use crate::process::logging::LogLevel;
 use crate::wire::ack_level::AckLevel;
 
 /// The greatest `key_len_max`: no node takes or sends more.
@@ -100,6 +101,8 @@ fields! {
     /// The file of the audit log, relative to where the node is started. It is created with mode
     /// 0600. Empty: there is none.
     audit_file: PathBuf = "audit_file", text("", "the path of a file");
+    /// The least severe lines that this node logs, unless `RUST_LOG` is set.
+    log_level: LogLevel = "log_level", text("info", LogLevel::NAMES);
     /// When the log is made durable: before a write is acknowledged, once a second, or when the
     /// system likes.
     fsync: Fsync = "fsync", text("always", Fsync::NAMES);

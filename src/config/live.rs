@@ -39,6 +39,7 @@ macro_rules! reloaded {
 reloaded! {
     ack = "ack",
     audit_file = "audit_file",
+    log_level = "log_level",
     clients_max = "clients_max",
     memory_max = "memory_max",
     compact_factor = "compact_factor",
@@ -158,7 +159,7 @@ mod tests {
             assert!(FIELDS.iter().any(|field| field.name == *name), "{name}");
         }
         let other = config(
-            r#", "ack": "all", "audit_file": "a", "clients_max": 7, "memory_max": 7, "compact_factor": 7, "compact_log_min": 7, "ack_timeout_ms": 7,
+            r#", "ack": "all", "audit_file": "a", "log_level": "warn", "clients_max": 7, "memory_max": 7, "compact_factor": 7, "compact_log_min": 7, "ack_timeout_ms": 7,
             "write_timeout_ms": 7, "shutdown_timeout_ms": 7, "heartbeat_ms": 7, "cluster": "other""#,
         );
         let mut adopted = config("");

@@ -17,6 +17,7 @@ use super::addr::ADDR_EXPECTED;
 use super::refusal::{ConfigRefusal, quoted, shortened};
 use crate::data::fsync::Fsync;
 use crate::data::version::NodeId;
+use crate::process::logging::LogLevel;
 use crate::wire::ack_level::AckLevel;
 
 const PEER_EXPECTED: &str = "{ \"id\": 2, \"addr\": \"127.0.0.1:7102\" }";
@@ -229,6 +230,12 @@ impl FromField for AckLevel {
 
 impl FromField for Fsync {
     fn from_field(section: &mut Section, field: &str, kind: FieldKind) -> Result<Fsync, ConfigRefusal> {
+        section.choice(field, kind)
+    }
+}
+
+impl FromField for LogLevel {
+    fn from_field(section: &mut Section, field: &str, kind: FieldKind) -> Result<LogLevel, ConfigRefusal> {
         section.choice(field, kind)
     }
 }

@@ -104,7 +104,11 @@ const RULES: &[Rule] = &[
     Rule { place: "process/private_file.rs", may: &[], must_not_std: &["std::net", "std::thread"] },
     Rule { place: "process/arguments.rs", may: &[], must_not_std: NO_IO },
     Rule { place: "config.rs", may: &["data"], must_not_std: &["std::net", "std::thread"] },
-    Rule { place: "config", may: &["process::descriptors", "data", "wire::ack_level"], must_not_std: &["std::thread", "std::fs"] },
+    Rule {
+        place: "config",
+        may: &["process::descriptors", "process::logging::LogLevel", "data", "wire::ack_level"],
+        must_not_std: &["std::thread", "std::fs"],
+    },
     Rule { place: "wire", may: &["data", "wire::frame", "wire::dump", "wire"], must_not_std: NO_IO },
     Rule {
         place: "wal",

@@ -2,10 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::net::TcpStream;
 
 use nix::sys::signal::Signal;
 
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, DEADLINE, until};
 use crate::program::{kvctl, run};
 use crate::writers::Writers;
 
@@ -117,4 +118,31 @@ fn options_of_the_command_line_hold_at_a_reload() {
     cluster.await_ready(1);
     change(&mut cluster, 1, "clients_max", 50);
     assert_eq!(cluster.ask(1, "RELOAD"), ["applied clients_max", "needs_restart none"]);
+}
+
+#[test]
+fn the_level_of_the_log_changes_while_the_node_runs_unless_the_environment_sets_it() {
+    let mut cluster = Cluster::plan(1).build();
+    cluster.node_mut(1).launch.env = vec![("RUST_LOG", String::new())];
+    cluster.start_ready(1);
+    // What is logged of it is of no use but for debugging.
+    let knock = |cluster: &Cluster| drop(TcpStream::connect(cluster.peer_addr(1)).unwrap());
+    let words = "has connected and said nothing";
+    knock(&cluster);
+    change(&mut cluster, 1, "log_level", "debug");
+    assert_eq!(cluster.ask(1, "RELOAD"), ["applied log_level", "needs_restart none"]);
+    until("a line at debug", DEADLINE, || {
+        knock(&cluster);
+        if cluster.log(1).contains(words) { Ok(()) } else { Err(String::new()) }
+    });
+    change(&mut cluster, 1, "log_level", "error");
+    assert_eq!(cluster.ask(1, "RELOAD"), ["applied log_level", "needs_restart none"]);
+    let before = cluster.log(1).lines().count();
+    assert_eq!(cluster.ask(1, "RELOAD"), ["applied none", "needs_restart none"]);
+    cluster.stop(1);
+    assert!(!cluster.log(1).lines().skip(before).any(|line| line.contains("INFO")), "{}", cluster.log(1));
+
+    cluster.node_mut(1).launch.env = Vec::new();
+    cluster.start_ready(1);
+    assert!(cluster.log_of_this_start(1).contains("INFO"), "RUST_LOG, which the harness sets, goes before the file");
 }

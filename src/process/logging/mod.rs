@@ -7,6 +7,7 @@
 //! there is room. A record is one line, whatever it contains. [`LogLimit`] bounds how often lines
 //! of one kind are logged.
 
+use std::ffi::OsString;
 use std::fmt;
 use std::io::{self, IsTerminal, Write};
 use std::panic::PanicHookInfo;
@@ -17,13 +18,16 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 use env_logger::{Builder, Env, Target, WriteStyle};
+use log::LevelFilter;
 
 use crate::process::signals;
 use crate::process::threads::join_all;
 use crate::wire::quoting::write_line;
 
+pub use level::LogLevel;
 pub use limit::LogLimit;
 
+mod level;
 mod limit;
 
 /// Lines that wait for the reader of stderr; beyond this, lines are dropped.
@@ -64,7 +68,8 @@ pub struct Logging {
     thread: JoinHandle<()>,
 }
 
-/// Starts the log: `RUST_LOG` chooses the level, `RUST_LOG_STYLE` the colours. To be called once.
+/// Starts the log: `RUST_LOG` chooses the level, if it is set, `RUST_LOG_STYLE` the colours. To be
+/// called once.
 pub fn start() -> io::Result<Logging> {
     let (queue, item_rx) = queue(QUEUE_LEN);
     let dropped = Arc::clone(&queue.dropped);
@@ -77,7 +82,11 @@ pub fn start() -> io::Result<Logging> {
     };
     let thread = thread::Builder::new().name(THREAD.to_owned()).spawn(write)?;
     let _ = QUEUE.set(queue.clone());
-    let mut builder = Builder::from_env(Env::default().default_filter_or("info"));
+    let mut builder = Builder::from_env(Env::default());
+    if !is_level_fixed() {
+        // The greatest level that [`set_level`] can set.
+        builder.filter_level(LevelFilter::Debug);
+    }
     if is_coloured() {
         builder.write_style(WriteStyle::Always);
     }
@@ -92,7 +101,15 @@ pub fn start() -> io::Result<Logging> {
         })
         .try_init()
         .map_err(io::Error::other)?;
+    set_level(LogLevel::default());
     Ok(Logging { queue, thread })
+}
+
+/// Sets the level of the log, unless `RUST_LOG` does.
+pub fn set_level(level: LogLevel) {
+    if !is_level_fixed() {
+        log::set_max_level(level.filter());
+    }
 }
 
 impl Logging {
@@ -208,10 +225,18 @@ fn run_stderr(item_rx: &Receiver<QueueItem>, dropped: &AtomicU64, mut out: impl 
     }
 }
 
+/// True if `RUST_LOG` chooses the level.
+fn is_level_fixed() -> bool {
+    variable("RUST_LOG").is_some()
+}
+
+fn variable(name: &str) -> Option<OsString> {
+    std::env::var_os(name).filter(|value| !value.is_empty())
+}
+
 /// True if stderr is a terminal that takes colours and no variable forbids them. A `RUST_LOG_STYLE`
 /// other than `auto` is left to env_logger.
 fn is_coloured() -> bool {
-    let variable = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
     let is_auto = variable("RUST_LOG_STYLE").is_none_or(|style| style == "auto");
     let is_dumb = variable("TERM").is_none_or(|term| term == "dumb");
     is_auto && !is_dumb && variable("NO_COLOR").is_none() && io::stderr().is_terminal()
