@@ -14,6 +14,8 @@ use std::time::{Duration, Instant};
 use memchr::memchr;
 
 use crate::config::{KEY_LEN_MAX, VALUE_LEN_MAX};
+use crate::net::tls::ClientIdentity;
+use crate::net::tls_stream::{TlsStream, UntilDeadline};
 use crate::wire::dump;
 use crate::wire::quoting;
 
@@ -64,7 +66,7 @@ impl std::error::Error for Error {}
 
 /// One connection to a node.
 pub struct Client {
-    stream: TcpStream,
+    stream: ClientStream,
     addr: String,
     timeout: Duration,
     /// Invariant: `buffer[start..end]` has been read and not yet returned.
@@ -80,6 +82,12 @@ impl Client {
     /// whole search, and then each wait for the server to take or to send some bytes. A server that
     /// goes on at less than 4 KiB a second is given up after twice that time at the latest.
     pub fn connect<A: AsRef<str>>(addrs: &[A], timeout: Duration) -> Result<Client, Error> {
+        Client::connect_with(addrs, timeout, None)
+    }
+
+    /// Connects like [`Client::connect`], with TLS if `tls` is given. The certificate of a node
+    /// must be for the host of its address.
+    pub fn connect_with<A: AsRef<str>>(addrs: &[A], timeout: Duration, tls: Option<&ClientIdentity>) -> Result<Client, Error> {
         let deadline = Instant::now() + timeout;
         let mut failures = Vec::new();
         for (index, addr) in addrs.iter().enumerate() {
@@ -87,7 +95,8 @@ impl Client {
             // The time that is left is shared, so that an address that drops packets leaves some
             // for the others.
             let share = deadline.saturating_duration_since(Instant::now()) / (addrs.len() - index) as u32;
-            match dial(addr, share) {
+            let dialled = dial(addr, share).and_then(|stream| ClientStream::over(stream, addr, tls, Instant::now() + share));
+            match dialled {
                 Ok(stream) => return Client::over(stream, addr, timeout),
                 Err(error) => failures.push(format!("cannot connect to {addr}: {}", in_words(&error))),
             }
@@ -95,12 +104,13 @@ impl Client {
         Err(Error::NotConnected(if failures.is_empty() { "no address to connect to".to_string() } else { failures.join("; ") }))
     }
 
-    fn over(stream: TcpStream, addr: &str, timeout: Duration) -> Result<Client, Error> {
+    fn over(stream: ClientStream, addr: &str, timeout: Duration) -> Result<Client, Error> {
         let timeout = timeout.max(Duration::from_millis(1));
-        stream
+        let socket = stream.socket();
+        socket
             .set_nodelay(true)
-            .and_then(|()| stream.set_read_timeout(Some(timeout)))
-            .and_then(|()| stream.set_write_timeout(Some(timeout)))
+            .and_then(|()| socket.set_read_timeout(Some(timeout)))
+            .and_then(|()| socket.set_write_timeout(Some(timeout)))
             .map_err(|error| Error::NotConnected(format!("cannot set up the connection to {addr}: {error}")))?;
         Ok(Client { stream, addr: addr.to_string(), timeout, buffer: Vec::new(), start: 0, end: 0, pace: Pace::default() })
     }
@@ -131,7 +141,8 @@ impl Client {
             let reason = self.lost("while a command was being sent", &error);
             return Err(if sent == 0 { Error::NotConnected(reason) } else { Error::Unknown(reason) });
         }
-        Ok(())
+        let flushed = pace.step(|| self.stream.flush().map(|()| 0));
+        flushed.map(drop).map_err(|error| Error::Unknown(self.lost("while a command was being sent", &error)))
     }
 
     /// Reads the next line of a reply, without its line end. Whatever it says is no error;
@@ -223,23 +234,25 @@ impl Client {
     /// True if the server is known to have closed the connection. To be checked before a command is
     /// sent after a while. A reply that nothing asked for is no close: it says why one is coming,
     /// and is read as the next reply.
-    pub fn is_closed(&self) -> bool {
+    pub fn is_closed(&mut self) -> bool {
         if self.start < self.end {
             return false;
         }
-        !matches!(self.peek(), Peeked::Nothing | Peeked::Words)
+        matches!(self.peek(), Peeked::Closed(_))
     }
 
-    fn peek(&self) -> Peeked {
-        let peeked = self.stream.set_nonblocking(true).and_then(|()| self.stream.peek(&mut [0]));
+    fn peek(&mut self) -> Peeked {
+        let peeked = self.stream.socket().set_nonblocking(true).and_then(|()| self.stream.peek());
         // A socket that does not go back to blocking is of no use.
-        if self.stream.set_nonblocking(false).is_err() {
-            return Peeked::Closed;
+        if self.stream.socket().set_nonblocking(false).is_err() {
+            return Peeked::Closed(String::new());
         }
         match peeked {
             Ok(1..) => Peeked::Words,
             Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => Peeked::Nothing,
-            _ => Peeked::Closed,
+            // TLS says why.
+            Err(error) if error.kind() == io::ErrorKind::InvalidData => Peeked::Closed(format!(": {error}")),
+            _ => Peeked::Closed(String::new()),
         }
     }
 
@@ -248,7 +261,8 @@ impl Client {
     /// it would not be read, and the next line says why. Returns true if all was sent.
     pub fn send_unless_answered(&mut self, part: &[u8]) -> Result<bool, Error> {
         let look_pause = Some(LOOK_PAUSE.min(self.timeout));
-        let set = |stream: &TcpStream, timeout| stream.set_write_timeout(timeout).map_err(|error| Error::Unknown(error.to_string()));
+        let set =
+            |stream: &ClientStream, timeout| stream.socket().set_write_timeout(timeout).map_err(|error| Error::Unknown(error.to_string()));
         set(&self.stream, look_pause)?;
         let sent = self.send_while_silent(part);
         set(&self.stream, Some(self.timeout))?;
@@ -280,8 +294,10 @@ impl Client {
     /// A server that refuses the connection (`BUSY`) or the command (`TOOBIG`) may close before it
     /// has read everything. Its reply is on the way then, and says more than the broken pipe.
     pub fn send_command(&mut self, line: &[u8]) -> Result<(), Error> {
-        if self.is_closed() {
-            return Err(Error::NotConnected(format!("the connection to {} was closed by the server; nothing was sent", self.addr)));
+        if self.start == self.end
+            && let Peeked::Closed(why) = self.peek()
+        {
+            return Err(Error::NotConnected(format!("the connection to {} was closed by the server{why}; nothing was sent", self.addr)));
         }
         let mut request = Vec::with_capacity(line.len() + 1);
         request.extend_from_slice(line);
@@ -405,11 +421,82 @@ fn line_len_max(line: &[u8]) -> usize {
     }
 }
 
+/// The way to the server.
+enum ClientStream {
+    Plain(TcpStream),
+    Tls(TcpStream, Box<TlsStream>),
+}
+
+impl ClientStream {
+    /// Does the handshake of TLS on a new connection, if `tls` is given.
+    fn over(socket: TcpStream, addr: &str, tls: Option<&ClientIdentity>, deadline: Instant) -> io::Result<ClientStream> {
+        let Some(tls) = tls else { return Ok(ClientStream::Plain(socket)) };
+        let host = addr.rsplit_once(':').map_or(addr, |(host, _)| host);
+        let mut stream = tls.connect(host).map_err(io::Error::other)?;
+        socket.set_nodelay(true)?;
+        socket.set_write_timeout(Some(deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(1))))?;
+        let from = &mut UntilDeadline { socket: &socket, deadline };
+        stream.handshake(&[], from, &socket).map_err(|error| io::Error::other(format!("TLS: {error}")))?;
+        Ok(ClientStream::Tls(socket, Box::new(stream)))
+    }
+
+    fn socket(&self) -> &TcpStream {
+        match self {
+            ClientStream::Plain(socket) | ClientStream::Tls(socket, _) => socket,
+        }
+    }
+
+    /// Returns how many bytes it has, without taking them; 0 at the end.
+    fn peek(&mut self) -> io::Result<usize> {
+        match self {
+            ClientStream::Plain(socket) => socket.peek(&mut [0]),
+            ClientStream::Tls(socket, stream) => stream.peek(socket),
+        }
+    }
+}
+
+impl Read for ClientStream {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        match self {
+            ClientStream::Plain(socket) => socket.read(into),
+            ClientStream::Tls(socket, stream) => {
+                // A server that takes no more may have said why.
+                let _ = stream.flush(socket);
+                stream.read(socket, into)
+            }
+        }
+    }
+}
+
+impl Write for ClientStream {
+    /// With TLS, bytes count as handed over once they are encrypted: nobody can tell how many of
+    /// them have left. What has not is sent by the next call.
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match self {
+            ClientStream::Plain(socket) => socket.write(bytes),
+            ClientStream::Tls(socket, stream) => {
+                stream.flush(socket)?;
+                let len = stream.encrypt(bytes)?;
+                let _ = stream.flush(socket);
+                Ok(len)
+            }
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        match self {
+            ClientStream::Plain(socket) => socket.flush(),
+            ClientStream::Tls(socket, stream) => stream.flush(socket),
+        }
+    }
+}
+
 /// The front of what the server has sent.
 enum Peeked {
     Nothing,
     Words,
-    Closed,
+    /// With the reason, if one is known.
+    Closed(String),
 }
 
 fn dial(addr: &str, timeout: Duration) -> io::Result<TcpStream> {
@@ -723,7 +810,7 @@ mod tests {
     fn nothing_sent_is_told_from_something_sent() {
         let (mut client, server) = client(vec![]);
         server.join().unwrap();
-        client.stream.shutdown(Shutdown::Write).unwrap();
+        client.stream.socket().shutdown(Shutdown::Write).unwrap();
         assert!(matches!(client.send(b"SET a 1\n"), Err(Error::NotConnected(_))));
     }
 

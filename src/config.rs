@@ -11,6 +11,7 @@ mod refusal;
 mod section;
 #[cfg(test)]
 mod tests;
+mod tls;
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -26,6 +27,7 @@ use section::{Json, Object, Section};
 pub use fields::{Config, FIELDS, Field, KEY_LEN_MAX, VALUE_LEN_MAX};
 pub use refusal::{ConfigError, ConfigRefusal};
 pub use section::{FieldKind, PeerConfig};
+pub use tls::{ClientCerts, ClientTls, TlsConfig};
 
 /// The most members of a mesh. Every member holds everything and is connected to every other one:
 /// beyond this many, that costs more than it gives.

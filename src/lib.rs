@@ -63,7 +63,8 @@
 //! - `main`, [`node::run`]: the order of start and stop. At the start it reads and decodes the
 //!   disk.
 //! - `accept`, [`net::Acceptor`]: the client port.
-//! - `client-N`, `server::session`: one client's socket and buffers.
+//! - `client-N`, `server::session`: one client's socket and buffers, and its state of TLS
+//!   ([`net::tls_stream`]).
 //! - `replicator`, [`replication::replicator`]: the channel's end, where the last batch ended.
 //! - `log`, [`wal::writer`]: the log file.
 //! - `snapshot`, [`replication::persistence::snapshots`]: a snapshot that is being written.
@@ -101,9 +102,9 @@
 //! ([`replication::links::incoming`]), how far the disk is read
 //! ([`replication::persistence::hand_off`]), waiters for bytes ([`budget`]), when the clock was
 //! slewed last ([`data::clock`]), the configuration in force ([`config::live`]), connected clients
-//! (`server::clients`), lines for stderr ([`process::logging`]), paces and the next file of the
-//! audit log ([`process::audit`]). Under a lock there is no I/O, no log line, and no wait, but for
-//! the four that come first.
+//! (`server::clients`), the certificate in force ([`net::tls`]), lines for stderr
+//! ([`process::logging`]), paces and the next file of the audit log ([`process::audit`]). Under a
+//! lock there is no I/O, no log line, and no wait, but for the four that come first.
 //!
 //! # The invariants, and where they are kept
 //!

@@ -1,6 +1,11 @@
-//! TCP ports: listening, accepting, and the end of both.
+//! TCP ports: listening, accepting, and the end of both. Beside it: TLS.
 //!
 //! Owns the accepting threads. Never looks at what a connection carries.
+
+pub mod certificates;
+pub mod tls;
+mod tls_error;
+pub mod tls_stream;
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream};

@@ -13,8 +13,9 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, Sender, bounded};
 
 use crate::config::Config;
-use crate::config::live::{LiveConfig, ReadConfig};
+use crate::config::live::{LiveConfig, PutInForce, ReadConfig};
 use crate::data::clock::{Now, elapsed};
+use crate::net::tls::{LoadedTls, NodeTls};
 use crate::net::{Acceptor, listen};
 use crate::process::audit::{self, Audit, AuditEvent, AuditKind};
 use crate::process::descriptors::in_words;
@@ -208,6 +209,7 @@ pub struct Node {
 
 /// The ports, files and channels that are open before the first thread starts.
 struct Opened {
+    tls: Arc<NodeTls>,
     client_listener: TcpListener,
     peer_listener: TcpListener,
     disk: Arc<dyn Disk>,
@@ -230,6 +232,15 @@ impl Node {
         should_stop: impl Fn() -> bool,
     ) -> Result<Option<Node>, NodeFailure> {
         let config = Config::clone(&live.current());
+        let wrong_file = |why: String| NodeFailure::Configuration(io::Error::new(io::ErrorKind::InvalidInput, why));
+        let tls = NodeTls::new(load_tls(&config).map_err(wrong_file)?);
+        live.add_part(Box::new({
+            let tls = Arc::clone(&tls);
+            move |config: &Config| -> Result<PutInForce, String> {
+                let (tls, loaded) = (Arc::clone(&tls), load_tls(config)?);
+                Ok(Box::new(move || tls.replace(loaded)))
+            }
+        }));
         let client_listener = bind("client_addr", &config.client_addr).map_err(NodeFailure::System)?;
         let peer_listener = bind("peer_addr", &config.peer_addr).map_err(NodeFailure::System)?;
         let (client_addr, peer_addr) = (client_listener.local_addr()?, peer_listener.local_addr()?);
@@ -260,6 +271,9 @@ impl Node {
         );
         let version = format!("version {} as {}", env!("CARGO_PKG_VERSION"), replica.origin());
         replica.audit().note(AuditEvent { detail: Some(&version), ..AuditEvent::of(AuditKind::Start) });
+        if let Some(warning) = tls.warning(Duration::from_millis(Now::read().wall_ms)) {
+            log::warn!("this node's TLS certificate: {warning}");
+        }
         if files.is_blank() && !discard {
             handshake::suspect_blank_disk(&replica);
             if was_used {
@@ -285,7 +299,7 @@ impl Node {
             wal,
             log: None,
         };
-        let opened = Opened { client_listener, peer_listener, disk, files, replicator, stop_rx };
+        let opened = Opened { tls, client_listener, peer_listener, disk, files, replicator, stop_rx };
         match node.start_threads(opened, should_stop) {
             Ok(()) => Ok(Some(node)),
             Err(failure) => {
@@ -301,10 +315,10 @@ impl Node {
     /// Starts every part that has a thread, in order. After an error those that run must be
     /// stopped.
     fn start_threads(&mut self, opened: Opened, should_stop: impl Fn() -> bool) -> Result<(), NodeFailure> {
-        let Opened { client_listener, peer_listener, disk, files, replicator, stop_rx } = opened;
+        let Opened { tls, client_listener, peer_listener, disk, files, replicator, stop_rx } = opened;
         let (replica, wal) = (&self.replica, &self.wal);
         let config = Arc::clone(replica.config());
-        self.server = Some(Server::start(client_listener, Arc::clone(replica), Arc::clone(&replicator))?);
+        self.server = Some(Server::start(client_listener, Arc::clone(replica), Arc::clone(&replicator), tls)?);
         let began = Instant::now();
         let replayed = replay::replay(replica, &disk, &files, &should_stop).map_err(NodeFailure::of_data)?;
         log::info!(
@@ -388,6 +402,11 @@ fn start_audit(live: &LiveConfig) -> Result<(Arc<Audit>, JoinHandle<()>), NodeFa
     let reopened = Arc::clone(&audit);
     live.add_part(Box::new(move |config| reopened.prepare(&config.audit_file)));
     Ok((audit, thread))
+}
+
+/// Reads the files for TLS that a configuration names. An error names one of them.
+fn load_tls(config: &Config) -> Result<Option<LoadedTls>, String> {
+    config.tls.as_ref().map(LoadedTls::of).transpose().map_err(|why| format!("tls: {why}"))
 }
 
 /// Binds an address of the configuration. An error names its field and says what to do.

@@ -10,6 +10,7 @@ use std::time::Duration;
 use super::addr::ADDR_EXPECTED;
 use super::refusal::ConfigRefusal;
 use super::section::{FieldKind, FromField, PeerConfig, Section};
+use super::tls::TlsConfig;
 use crate::data::fsync::Fsync;
 use crate::data::version::NodeId;
 use crate::process::descriptors::UNIDENTIFIED_MAX;
@@ -27,6 +28,7 @@ const DURATION_MAX_MS: u64 = 24 * 60 * 60 * 1_000;
 const TOMBSTONE_AGE_MAX_MS: u64 = 365 * DURATION_MAX_MS;
 const ACK_TIMEOUT_MAX_MS: u64 = 60_000;
 pub(super) const CLUSTER_LEN_MAX: usize = 64;
+const TLS_EXPECTED: &str = "{ \"cert_file\": \"certs/node1.pem\", \"key_file\": \"certs/node1.key\" }";
 pub(super) const CLUSTER_EXPECTED: &str = "a name of 1 to 64 bytes without spaces";
 
 /// One field of the file.
@@ -106,6 +108,8 @@ fields! {
     /// When the log is made durable: before a write is acknowledged, once a second, or when the
     /// system likes.
     fsync: Fsync = "fsync", text("always", Fsync::NAMES);
+    /// The files for [TLS](#tls), and which connections are TLS. Without it, none is.
+    tls: Option<TlsConfig> = "tls", FieldKind::Object { expected: TLS_EXPECTED };
 
     /// Beyond this, a client hears `BUSY` and is closed. A low limit on open files makes it lower.
     clients_max: usize = "clients_max", number(10_000, 1, 1_000_000);

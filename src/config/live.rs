@@ -40,6 +40,7 @@ reloaded! {
     ack = "ack",
     audit_file = "audit_file",
     log_level = "log_level",
+    tls = "tls",
     clients_max = "clients_max",
     memory_max = "memory_max",
     compact_factor = "compact_factor",
@@ -160,7 +161,8 @@ mod tests {
         }
         let other = config(
             r#", "ack": "all", "audit_file": "a", "log_level": "warn", "clients_max": 7, "memory_max": 7, "compact_factor": 7, "compact_log_min": 7, "ack_timeout_ms": 7,
-            "write_timeout_ms": 7, "shutdown_timeout_ms": 7, "heartbeat_ms": 7, "cluster": "other""#,
+            "write_timeout_ms": 7, "shutdown_timeout_ms": 7, "heartbeat_ms": 7, "cluster": "other",
+            "tls": { "cert_file": "a", "key_file": "b" }"#,
         );
         let mut adopted = config("");
         adopt(&mut adopted, &other);

@@ -36,6 +36,8 @@ pub enum FieldKind {
     Text { default: Option<&'static str>, expected: &'static str },
     /// A list of [`PeerConfig`]. By default there are none.
     Peers,
+    /// An object of fields of its own. By default it is not there. `expected` shows one.
+    Object { expected: &'static str },
 }
 
 /// One of the other members.
@@ -119,16 +121,21 @@ impl Section {
         self.fields.contains_key(field)
     }
 
+    /// Takes a field out, whatever it holds.
+    pub fn take(&mut self, field: &str) -> Option<Json> {
+        self.fields.remove(field)
+    }
+
     fn name(&self, field: &str) -> String {
         format!("{}{field}", self.prefix)
     }
 
-    fn refusal(&self, field: &str, found: Option<&Json>, expected: impl fmt::Display) -> ConfigRefusal {
+    pub fn refusal(&self, field: &str, found: Option<&Json>, expected: impl fmt::Display) -> ConfigRefusal {
         ConfigRefusal::new(self.name(field), found.map_or("nothing".to_owned(), Json::to_string), expected)
     }
 
     /// A string that names one of several choices.
-    fn choice<T: std::str::FromStr>(&mut self, field: &str, kind: FieldKind) -> Result<T, ConfigRefusal> {
+    pub fn choice<T: std::str::FromStr>(&mut self, field: &str, kind: FieldKind) -> Result<T, ConfigRefusal> {
         let text = String::from_field(self, field, kind)?;
         text.parse().map_err(|_| ConfigRefusal::new(self.name(field), quoted(&text), kind))
     }
@@ -142,6 +149,7 @@ impl fmt::Display for FieldKind {
             FieldKind::Milliseconds { max, .. } => write!(f, "a whole number from 1 to {max} (milliseconds)"),
             FieldKind::Text { expected, .. } => f.write_str(expected),
             FieldKind::Peers => write!(f, "a list of objects such as [{PEER_EXPECTED}]"),
+            FieldKind::Object { expected } => write!(f, "an object such as {expected}"),
         }
     }
 }
@@ -164,7 +172,9 @@ impl FromField for u64 {
             FieldKind::Number { default, min, max } => (default, min..=max),
             FieldKind::Milliseconds { default, max } => (Some(default), 1..=max),
             // Nothing is a number there.
-            FieldKind::Text { .. } | FieldKind::Peers => return Err(section.refusal(field, found.as_ref(), kind)),
+            FieldKind::Text { .. } | FieldKind::Peers | FieldKind::Object { .. } => {
+                return Err(section.refusal(field, found.as_ref(), kind));
+            }
         };
         let number = match &found {
             Some(Json::Other(value)) => value.as_u64(),

@@ -8,7 +8,9 @@ use std::time::Duration;
 
 use socket2::{SockRef, TcpKeepalive};
 
+use crate::config::ClientTls;
 use crate::data::clock::elapsed;
+use crate::net::tls::TLS_BUSY;
 use crate::net::{Acceptor, AfterAccept};
 use crate::process::descriptors::{are_used_up, in_words, no_descriptor};
 use crate::server::client_handle::{ClientHandle, KEEPALIVE_IDLE};
@@ -35,7 +37,7 @@ pub(crate) fn accept_clients(listener: TcpListener, shared: Arc<Shared>) -> io::
         match accepted {
             Ok((socket, _)) if spare.is_none() => {
                 shared.counters.clients_refused.fetch_add(1, Ordering::Relaxed);
-                turn_away(&socket, format!("{}; try another node or later", no_descriptor()));
+                turn_away(&socket, &shared, format!("{}; try another node or later", no_descriptor()));
             }
             Ok((socket, addr)) => {
                 if std::mem::take(&mut failing)
@@ -81,11 +83,15 @@ fn admit(socket: TcpStream, addr: SocketAddr, shared: &Arc<Shared>) {
         Ok(()) => {}
         Err(NotAdmitted::Full) => {
             shared.counters.clients_refused.fetch_add(1, Ordering::Relaxed);
-            turn_away(&socket, format!("{max} clients are connected, which is as many as this node takes; try another node or later"));
+            turn_away(
+                &socket,
+                shared,
+                format!("{max} clients are connected, which is as many as this node takes; try another node or later"),
+            );
         }
         Err(NotAdmitted::NoThread(error)) => {
             shared.counters.accept_errors.fetch_add(1, Ordering::Relaxed);
-            turn_away(&socket, format!("this node cannot start another thread ({error}); try another node or later"));
+            turn_away(&socket, shared, format!("this node cannot start another thread ({error}); try another node or later"));
         }
     }
 }
@@ -98,10 +104,15 @@ fn set_options(socket: &TcpStream) -> io::Result<()> {
     SockRef::from(socket).set_tcp_keepalive(&keepalive)
 }
 
-/// Answers and closes, without ever waiting for the client: the accepting thread does this.
-fn turn_away(mut socket: &TcpStream, sentence: String) {
+/// Answers and closes, without ever waiting for the client: the accepting thread does this. Where
+/// TLS is required the answer is an alert of TLS, which has no room for the sentence.
+fn turn_away(mut socket: &TcpStream, shared: &Shared, sentence: String) {
     let mut reply = Vec::new();
-    encode_reply(&Reply::Error { code: ErrorCode::Busy, sentence: sentence.into() }, &mut reply);
+    if shared.tls.current().is_some_and(|tls| tls.clients == ClientTls::Required) {
+        reply.extend_from_slice(&TLS_BUSY);
+    } else {
+        encode_reply(&Reply::Error { code: ErrorCode::Busy, sentence: sentence.into() }, &mut reply);
+    }
     // Closing with something unread would reset the connection and could take the reply along.
     let _ = socket.set_nonblocking(true).and_then(|()| socket.write_all(&reply)).and_then(|()| socket.shutdown(Shutdown::Write));
     let _ = socket.read(&mut [0; 4096]);

@@ -8,6 +8,7 @@
 
 mod atomic_step;
 pub(crate) mod client_handle;
+mod client_socket;
 pub(crate) mod clients;
 pub mod commands;
 mod connection;
@@ -34,6 +35,7 @@ use std::time::Instant;
 
 use crate::budget::ByteBudget;
 use crate::net::Acceptor;
+use crate::net::tls::NodeTls;
 use crate::process::logging::LogLimit;
 use crate::replication::replica::Replica;
 use crate::replication::replicator::Replicator;
@@ -50,7 +52,7 @@ pub struct Server {
 
 impl Server {
     /// Serves clients on `listener`, which [`listen`](crate::net::listen) makes, from now on.
-    pub fn start(listener: TcpListener, replica: Arc<Replica>, replicator: Arc<Replicator>) -> io::Result<Server> {
+    pub fn start(listener: TcpListener, replica: Arc<Replica>, replicator: Arc<Replicator>, tls: Arc<NodeTls>) -> io::Result<Server> {
         let services = Services::of(replica, replicator);
         let config = &services.config;
         let limits = Limits { key_len_max: config.key_len_max, value_len_max: config.value_len_max };
@@ -62,6 +64,7 @@ impl Server {
         let shared = Arc::new(Shared {
             services,
             addr,
+            tls,
             limits,
             clients,
             counters,

@@ -8,19 +8,18 @@
 
 use std::io::{self, BufWriter, ErrorKind, Write as _};
 use std::mem;
-use std::net::TcpStream;
 use std::os::fd::AsFd;
 use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use nix::libc::MSG_DONTWAIT;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use socket2::SockRef;
 
 use crate::budget::{OutOfBudget, Share};
 use crate::data::clock::elapsed;
 use crate::server::client_handle::ClientHandle;
+use crate::server::client_socket::ClientSocket;
 use crate::server::read_buffer::ReadBuffer;
 use crate::server::shared::Shared;
 use crate::store::Store;
@@ -42,6 +41,7 @@ pub(crate) const CHUNK_LEN: usize = 64 << 10;
 pub(crate) struct Outgoing<'s, 'a> {
     shared: &'s Shared,
     client: &'s ClientHandle,
+    socket: &'s mut ClientSocket<'a>,
     buffer: &'s mut ReadBuffer<'a>,
     /// The reply that is held until all of it is written.
     reply: Option<&'s Reply<'static>>,
@@ -59,9 +59,25 @@ pub(crate) struct Outgoing<'s, 'a> {
 }
 
 impl<'s, 'a> Outgoing<'s, 'a> {
-    pub fn new(shared: &'s Shared, client: &'s ClientHandle, buffer: &'s mut ReadBuffer<'a>) -> Outgoing<'s, 'a> {
-        let share = Share::none(&shared.reply_budget);
-        Outgoing { shared, client, buffer, reply: None, copied: 0, share, stuck: None, count_at: None, was_writable: false, at_end: false }
+    pub fn new(
+        shared: &'s Shared,
+        client: &'s ClientHandle,
+        socket: &'s mut ClientSocket<'a>,
+        buffer: &'s mut ReadBuffer<'a>,
+    ) -> Outgoing<'s, 'a> {
+        Outgoing {
+            shared,
+            client,
+            socket,
+            buffer,
+            reply: None,
+            copied: 0,
+            share: Share::none(&shared.reply_budget),
+            stuck: None,
+            count_at: None,
+            was_writable: false,
+            at_end: false,
+        }
     }
 
     /// Holds a reply, which is kept until all of it is written.
@@ -98,8 +114,7 @@ impl<'s, 'a> Outgoing<'s, 'a> {
         }
         let reads = !self.at_end && self.buffer.make_room_ahead();
         let awaited = if reads { PollFlags::POLLOUT | PollFlags::POLLIN } else { PollFlags::POLLOUT };
-        let mut socket = self.client.socket();
-        let mut polled = [PollFd::new(socket.as_fd(), awaited)];
+        let mut polled = [PollFd::new(self.socket.raw().as_fd(), awaited)];
         // Rounded up: in the last part of a millisecond it would not wait at all.
         let wait = PollTimeout::try_from(left.min(look_pause) + SHORT_PAUSE).unwrap_or(PollTimeout::MAX);
         match poll(&mut polled, wait) {
@@ -109,7 +124,12 @@ impl<'s, 'a> Outgoing<'s, 'a> {
         let ready = polled[0].revents().unwrap_or(PollFlags::empty());
         self.was_writable = ready.contains(PollFlags::POLLOUT);
         if reads && ready.contains(PollFlags::POLLIN) {
-            self.at_end = self.buffer.fill(&mut socket)? == 0;
+            match self.buffer.fill(&mut self.socket.read_once()) {
+                Ok(len) => self.at_end = len == 0,
+                // More of it has to come before it can be decrypted.
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+                Err(error) => return Err(error),
+            }
         }
         Ok(())
     }
@@ -153,10 +173,12 @@ impl io::Write for Outgoing<'_, '_> {
     #[inline]
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         loop {
-            match send(self.client.socket(), bytes) {
+            match self.socket.send(bytes) {
                 Ok(len) => {
                     (self.stuck, self.was_writable) = (None, false);
-                    return Ok(len);
+                    if len > 0 || bytes.is_empty() {
+                        return Ok(len);
+                    }
                 }
                 Err(error) => match error.kind() {
                     ErrorKind::WouldBlock => self.wait()?,
@@ -170,11 +192,6 @@ impl io::Write for Outgoing<'_, '_> {
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
     }
-}
-
-/// Sends without waiting.
-fn send(socket: &TcpStream, bytes: &[u8]) -> io::Result<usize> {
-    SockRef::from(socket).send_with_flags(bytes, MSG_DONTWAIT)
 }
 
 /// Bytes of entries that a reply keeps and the store does not; of an entry that several replies

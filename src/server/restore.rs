@@ -6,7 +6,6 @@
 //! the next command would begin: the client hears why, and the connection closes.
 
 use std::io;
-use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
 use memchr::memchr;
@@ -14,6 +13,7 @@ use memchr::memchr;
 use crate::data::clock::{Now, elapsed};
 use crate::data::entry::Entry;
 use crate::replication::sync::restore::{self, NotRestored, Restore, Restored};
+use crate::server::client_socket::ClientSocket;
 use crate::server::memory_limit::{is_full, why_full};
 use crate::server::read_buffer::ReadBuffer;
 use crate::server::shared::Shared;
@@ -45,9 +45,9 @@ enum Failed {
 /// Takes a dump from the client, and appends the report to `replies`. Returns true if a command can
 /// follow.
 #[inline(never)]
-pub(crate) fn run(shared: &Shared, socket: &TcpStream, buffer: &mut ReadBuffer<'_>, replies: &mut Vec<u8>) -> io::Result<bool> {
+pub(crate) fn run(shared: &Shared, socket: &mut ClientSocket<'_>, buffer: &mut ReadBuffer<'_>, replies: &mut Vec<u8>) -> io::Result<bool> {
     // A client that stalls would hold the tombstone GC for as long.
-    socket.set_read_timeout(Some(shared.services.live.current().write_timeout))?;
+    socket.raw().set_read_timeout(Some(shared.services.live.current().write_timeout))?;
     let taken = restore::begin_restore(&shared.services.replica, Now::read()).map_err(|why| refusal(why, 0, 0)).and_then(|restore| {
         let taking =
             Taking { shared, reader: DumpReader::default(), restore, lines: 0, began: Instant::now(), waited: Duration::ZERO, came: 0 };
@@ -55,7 +55,7 @@ pub(crate) fn run(shared: &Shared, socket: &TcpStream, buffer: &mut ReadBuffer<'
     });
     let (code, sentence) = match taken {
         Ok(restored) => {
-            socket.set_read_timeout(None)?;
+            socket.raw().set_read_timeout(None)?;
             report(restored, replies);
             return Ok(true);
         }
@@ -93,7 +93,7 @@ struct Taking<'a> {
 }
 
 impl Taking<'_> {
-    fn run(mut self, mut socket: &TcpStream, buffer: &mut ReadBuffer<'_>) -> Result<Restored, Failed> {
+    fn run(mut self, socket: &mut ClientSocket<'_>, buffer: &mut ReadBuffer<'_>) -> Result<Restored, Failed> {
         let len_max = line_len_max(&self.shared.limits);
         // So many of the unread bytes are known to hold no line end.
         let mut scanned = 0;
@@ -129,7 +129,7 @@ impl Taking<'_> {
                 return Err(Failed::Refused(ErrorCode::Busy, self.given_up(sentence)));
             }
             let since = Instant::now();
-            let filled = buffer.fill(&mut socket);
+            let filled = buffer.fill(socket);
             self.waited += since.elapsed();
             match filled {
                 Ok(0) => return Err(self.bad(dump::BROKEN_OFF)),

@@ -5,13 +5,17 @@
 //! rounds.rs; no reply of a round leaves before its writes are acknowledged.
 
 use std::io::{self, Read, Write as _};
-use std::net::{Shutdown, TcpStream};
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::budget::OutOfBudget;
+use crate::config::ClientTls;
+use crate::data::clock::{Now, elapsed};
+use crate::net::tls::{FIRST_BYTE, REFUSAL};
+use crate::net::tls_stream::UntilDeadline;
 use crate::server::client_handle::ClientHandle;
+use crate::server::client_socket::ClientSocket;
 use crate::server::commands::deferred::{self, Deferred};
 use crate::server::outgoing::Outgoing;
 use crate::server::protocol::ClientProtocol;
@@ -25,6 +29,8 @@ const REPLIES_LEN_KEPT: usize = 16 << 10;
 /// The pause before a refusal for want of a quorum is sent. Clients that try again at once would
 /// take the time that the peers need to come back.
 const NO_QUORUM_PAUSE: Duration = Duration::from_millis(20);
+/// The time that a client has for the handshake of TLS.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// The time that a client has to notice that it is being closed.
 const LINGER: Duration = Duration::from_secs(1);
 
@@ -33,14 +39,14 @@ pub(crate) fn run_client(shared: &Shared, client: &Arc<ClientHandle>) {
     let mut session = Session::new(shared, client);
     match session.serve() {
         Ok(Farewell::Gone) => {}
-        Ok(Farewell::Closing) => linger(client.socket()),
+        Ok(Farewell::Closing) => linger(&mut session.socket),
         Err(error) => log::debug!("client {} is closed: {error}", client.id()),
     }
 }
 
 struct Session<'a> {
     shared: &'a Shared,
-    socket: &'a TcpStream,
+    socket: ClientSocket<'a>,
     rounds: Rounds<'a>,
 }
 
@@ -53,11 +59,14 @@ enum Farewell {
 
 impl<'a> Session<'a> {
     fn new(shared: &'a Shared, client: &'a Arc<ClientHandle>) -> Session<'a> {
-        Session { shared, socket: client.socket(), rounds: Rounds::new(shared, client) }
+        Session { shared, socket: ClientSocket::Plain(client.socket()), rounds: Rounds::new(shared, client) }
     }
 
     fn serve(&mut self) -> io::Result<Farewell> {
-        let mut needs_more = true;
+        if let Some(farewell) = self.begin()? {
+            return Ok(farewell);
+        }
+        let mut needs_more = self.rounds.buffer.unread().is_empty();
         // A half request at the end of the stream is dropped: no client is left to hear of it.
         while !self.shared.is_stopping() {
             if self.rounds.connection.client.is_killed() {
@@ -89,7 +98,7 @@ impl<'a> Session<'a> {
                 Ended::Before(deferred, protocol) => self.send_deferred(deferred, protocol)?,
                 Ended::Restore => {
                     self.rounds.connection.audit_command("restore");
-                    let done = restore::run(self.shared, self.socket, &mut self.rounds.buffer, &mut self.rounds.replies)?;
+                    let done = restore::run(self.shared, &mut self.socket, &mut self.rounds.buffer, &mut self.rounds.replies)?;
                     self.send()?;
                     if !done {
                         return Ok(Farewell::Closing);
@@ -105,10 +114,73 @@ impl<'a> Session<'a> {
         Ok(Farewell::Closing)
     }
 
+    /// Reads the first bytes, of which the first one tells TLS from the other protocols, and does
+    /// the handshake of TLS. A farewell ends the session.
+    #[inline(never)]
+    fn begin(&mut self) -> io::Result<Option<Farewell>> {
+        let deadline = Instant::now() + HANDSHAKE_TIMEOUT;
+        let tls = self.shared.tls.current();
+        let clients = tls.as_ref().map_or(ClientTls::Off, |tls| tls.clients);
+        let (client, socket) = (self.rounds.connection.client, self.socket.raw());
+        if clients == ClientTls::Required {
+            socket.set_read_timeout(Some(HANDSHAKE_TIMEOUT))?;
+        }
+        // No budget is asked for so little.
+        let _ = self.rounds.buffer.make_room();
+        if self.rounds.buffer.fill(&mut self.socket)? == 0 {
+            return Ok(Some(Farewell::Gone));
+        }
+        client.set_active();
+        let is_hello = self.rounds.buffer.unread().first() == Some(&FIRST_BYTE);
+        let Some(tls) = tls.filter(|_| clients != ClientTls::Off) else {
+            if is_hello {
+                self.warn("TLS refused", "it speaks TLS, and this node is configured without; see tls in docs/configuration.md");
+                // The client may have gone.
+                let _ = self.socket.send(&REFUSAL);
+                return Ok(Some(Farewell::Closing));
+            }
+            return Ok(None);
+        };
+        if !is_hello {
+            if clients == ClientTls::Optional {
+                return Ok(None);
+            }
+            let sentence = "this port takes TLS alone; closing; connect with TLS, as kvctl --tls and redis-cli --tls do";
+            let protocol = self.rounds.connection.protocol_of(self.rounds.buffer.unread());
+            protocol.encode(&Reply::Error { code: ErrorCode::Unknown, sentence: sentence.into() }, &mut self.rounds.replies);
+            self.warn("TLS missing", "it does not speak TLS, which tls.clients requires");
+            self.send()?;
+            return Ok(Some(Farewell::Closing));
+        }
+        let mut stream = tls.accept_client().map_err(io::Error::other)?;
+        let unread_len = self.rounds.buffer.unread().len();
+        socket.set_write_timeout(Some(HANDSHAKE_TIMEOUT))?;
+        if let Err(error) = stream.handshake(self.rounds.buffer.unread(), &mut UntilDeadline { socket, deadline }, socket) {
+            self.warn("TLS failed", &error.to_string());
+            return Ok(Some(Farewell::Closing));
+        }
+        self.rounds.buffer.consume(unread_len);
+        socket.set_read_timeout(None)?;
+        socket.set_write_timeout(None)?;
+        self.socket = ClientSocket::tls(socket, stream);
+        if let Some(warning) = self.shared.tls.warning(Duration::from_millis(Now::read().wall_ms)) {
+            log::warn!("this node's TLS certificate: {warning}");
+        }
+        Ok(None)
+    }
+
+    /// Logs why the connection does not begin.
+    fn warn(&self, kind: &'static str, why: &str) {
+        if let Some(more) = self.shared.log_limit.admit(kind, 0, elapsed()) {
+            let addr = self.rounds.connection.client.addr().map_or_else(|| "an unknown address".to_owned(), |addr| addr.to_string());
+            log::warn!("client port: closed a connection from {addr}: {why}{more}");
+        }
+    }
+
     fn send(&mut self) -> io::Result<()> {
         let Rounds { buffer, replies, connection, .. } = &mut self.rounds;
         if !replies.is_empty() {
-            Outgoing::new(self.shared, connection.client, buffer).write_all(replies)?;
+            Outgoing::new(self.shared, connection.client, &mut self.socket, buffer).write_all(replies)?;
             replies.clear();
             replies.shrink_to(REPLIES_LEN_KEPT);
         }
@@ -118,7 +190,7 @@ impl<'a> Session<'a> {
     #[inline(never)]
     fn send_deferred(&mut self, deferred: Deferred, protocol: ClientProtocol) -> io::Result<()> {
         let Rounds { buffer, connection, .. } = &mut self.rounds;
-        let outgoing = Outgoing::new(self.shared, connection.client, buffer);
+        let outgoing = Outgoing::new(self.shared, connection.client, &mut self.socket, buffer);
         deferred::write(outgoing, connection, deferred, protocol)
     }
 }
@@ -126,10 +198,11 @@ impl<'a> Session<'a> {
 /// Ends the stream and reads on for a moment. Closing with something unread would reset the
 /// connection, and the last reply could be lost.
 #[inline(never)]
-fn linger(mut socket: &TcpStream) {
+fn linger(socket: &mut ClientSocket<'_>) {
     let deadline = Instant::now() + LINGER;
     let mut discarded = [0; 4096];
-    let _ = socket.shutdown(Shutdown::Write);
+    socket.end();
+    let mut socket = socket.raw();
     loop {
         let left = deadline.saturating_duration_since(Instant::now());
         // Refused when no time is left.
@@ -143,6 +216,7 @@ fn linger(mut socket: &TcpStream) {
 mod tests {
     use std::io::{BufRead, BufReader, Write};
     use std::mem::MaybeUninit;
+    use std::net::{Shutdown, TcpStream};
 
     use nix::libc::{MSG_DONTWAIT, MSG_PEEK};
     use socket2::SockRef;

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use crate::budget::ByteBudget;
 use crate::config::Config;
 use crate::config::live::LiveConfig;
+use crate::net::tls::NodeTls;
 use crate::process::logging::LogLimit;
 use crate::replication::acks::Acks;
 use crate::replication::replica::Replica;
@@ -64,6 +65,7 @@ pub(crate) struct Shared {
     pub(crate) services: Services,
     /// The address on which clients are accepted.
     pub(crate) addr: SocketAddr,
+    pub(crate) tls: Arc<NodeTls>,
     pub(crate) limits: Limits,
     pub(crate) clients: Clients,
     pub(crate) counters: Counters,

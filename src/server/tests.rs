@@ -14,6 +14,7 @@ use crate::data::clock::{Now, Stamp};
 use crate::data::entry::Entry;
 use crate::data::version::{NodeId, Origin, Version};
 use crate::net::listen;
+use crate::net::tls::NodeTls;
 use crate::replication::acks::Acks;
 use crate::replication::heartbeat;
 use crate::replication::replicator::Replicator;
@@ -44,7 +45,7 @@ pub(crate) fn closed_fixture(listener: TcpListener, peers: usize, settings: &str
     for peer in 0..peers {
         replica.acks().set_up(peer, true);
     }
-    let server = Server::start(listener, Arc::clone(&replica), Arc::clone(&replicator)).unwrap();
+    let server = Server::start(listener, Arc::clone(&replica), Arc::clone(&replicator), NodeTls::new(None)).unwrap();
     let Services { store, submit, acks, .. } = Services::of(Arc::clone(&replica), Arc::clone(&replicator));
     let replicator = thread::spawn({
         let replica = Arc::clone(&replica);
@@ -211,12 +212,17 @@ fn status_counts_what_clients_did_and_shows_the_limits() {
 #[test]
 fn garbage_is_answered_and_closed_and_half_a_command_dropped() {
     let fixture = fixture(0, "");
-    for garbage in [&b"\x16\x03\x01\x02\x00\x01"[..], &b"x".repeat(5000)] {
+    for garbage in [&b"\x17\x03\x01\x02\x00\x01"[..], &b"x".repeat(5000)] {
         let mut client = fixture.connect();
         client.send(garbage);
         client.expect(&["ERROR UNKNOWN what begins with"]);
         client.expect_end();
     }
+    // TLS, which is not spoken here, is answered with an alert.
+    let mut client = fixture.connect();
+    client.send(b"\x16\x03\x01\x02\x00\x01");
+    client.expect(&["\u{15}\u{3}\u{3}\0\u{2}\u{2}("]);
+    client.expect_end();
     let mut client = fixture.connect();
     client.send("PUT a ".to_owned() + &"x".repeat(5 << 20));
     client.expect(&["ERROR TOOBIG the line is longer"]);

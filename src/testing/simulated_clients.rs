@@ -7,6 +7,7 @@ use std::sync::{Arc, OnceLock};
 
 use crate::budget::ByteBudget;
 use crate::data::clock::Now;
+use crate::net::tls::NodeTls;
 use crate::process::logging::LogLimit;
 use crate::replication::replica::Replica;
 use crate::replication::replicator::Replicator;
@@ -40,6 +41,7 @@ impl SimulatedServer {
         let shared = Shared {
             services,
             addr,
+            tls: NodeTls::new(None),
             limits,
             clients: Clients::default(),
             counters: Counters::default(),

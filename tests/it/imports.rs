@@ -54,6 +54,7 @@ const RULES: &[Rule] = &[
         may: &[
             "budget",
             "data::clock",
+            "net::tls::NodeTls",
             "process::logging::LogLimit",
             "wire::bytes",
             "replication::replica::Replica",
@@ -86,6 +87,8 @@ const RULES: &[Rule] = &[
     Rule { place: "wire/dump", may: &["data", "wire::quoting"], must_not_std: NO_IO },
     Rule { place: "wire/frame.rs", may: &[], must_not_std: NO_IO },
     Rule { place: "budget.rs", may: &["sync", "testing::broken_hand_overs"], must_not_std: NO_IO },
+    // Of the configuration, which files there are.
+    Rule { place: "net", may: &["config", "net"], must_not_std: &["std::thread"] },
     Rule { place: "net.rs", may: &["process::threads"], must_not_std: &["std::fs"] },
     Rule { place: "process/descriptors.rs", may: &[], must_not_std: NO_IO },
     Rule { place: "process/threads.rs", may: &[], must_not_std: &["std::net"] },
@@ -171,7 +174,7 @@ const RULES: &[Rule] = &[
     // Of the configuration, only what bounds every node's.
     Rule {
         place: "client.rs",
-        may: &["wire", "data", "wire::dump", "config::KEY_LEN_MAX", "config::VALUE_LEN_MAX"],
+        may: &["wire", "data", "wire::dump", "config::KEY_LEN_MAX", "config::VALUE_LEN_MAX", "net::tls", "net::tls_stream"],
         must_not_std: &["std::thread"],
     },
 ];

@@ -158,9 +158,9 @@ impl PromptSession<'_> {
         let is_long = spec.is_some_and(|spec| spec.answers_lines);
         // If the node was restarted, or has closed for another reason, this command is sent on a
         // new connection: nothing of it was sent.
-        let mut client = match self.client.take().filter(|client| !client.is_closed()) {
-            Some(client) => client,
-            None => self.options.connect(&self.options.nodes)?,
+        let mut client = match self.client.take().map(|mut client| (client.is_closed(), client)) {
+            Some((false, client)) => client,
+            _ => self.options.connect(&self.options.nodes)?,
         };
         match client.send_command(command) {
             Ok(()) => {}
@@ -346,7 +346,7 @@ mod tests {
         assert_eq!(run("GET a"), Ok(CommandOutcome::Done));
         // The connection was idle when the node closed it.
         let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let idle = Client::connect(&[closed.local_addr().unwrap().to_string()], options.timeout).unwrap();
+        let mut idle = Client::connect(&[closed.local_addr().unwrap().to_string()], options.timeout).unwrap();
         drop(closed.accept().unwrap());
         until("the close arrives", || idle.is_closed());
         session.client = Some(idle);

@@ -3,6 +3,7 @@
 
 use std::fmt::Write as _;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use super::info;
 use super::spec::Spec;
@@ -139,5 +140,7 @@ fn status(shared: &Shared) -> impl Iterator<Item = (&'static str, String)> {
     ];
     let audit = shared.services.replica.audit();
     let words = [("ack", config.ack.to_string()), ("audit", audit.state()), ("audit_dropped", audit.dropped().to_string())];
-    counted.into_iter().chain(config.limits()).map(|(name, value)| (name, value.to_string())).chain(words)
+    let days_left = shared.tls.current().and_then(|tls| tls.days_left(Duration::from_millis(wall_ms())));
+    let certificate = days_left.map(|days| ("tls_certificate_days", days.to_string()));
+    counted.into_iter().chain(config.limits()).map(|(name, value)| (name, value.to_string())).chain(words).chain(certificate)
 }
