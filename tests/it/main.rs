@@ -43,6 +43,7 @@ mod starts;
 mod strangers;
 mod supervision;
 mod tidy;
+mod tls;
 mod tombstones;
 mod torture;
 mod versions;

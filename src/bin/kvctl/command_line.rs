@@ -1,6 +1,7 @@
 //! kvctl's command line: what may be written there, and types that are valid once parsed.
 
 use std::fmt;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
@@ -43,6 +44,18 @@ pub struct KvctlArgs {
     /// long one comes, 4 KiB a second. Default: 5
     #[argh(option, arg_name = "seconds")]
     pub timeout: Option<Seconds>,
+    /// speak TLS; needs --ca
+    #[argh(switch)]
+    pub tls: bool,
+    /// with --tls: the certificate of the CA that has signed those of the nodes
+    #[argh(option, arg_name = "file")]
+    pub ca: Option<PathBuf>,
+    /// with --tls: a certificate of your own, where nodes ask for one; needs --key
+    #[argh(option, arg_name = "file")]
+    pub cert: Option<PathBuf>,
+    /// with --tls: the private key of --cert
+    #[argh(option, arg_name = "file")]
+    pub key: Option<PathBuf>,
     #[argh(subcommand)]
     pub subcommand: Option<Subcommand>,
 }
@@ -70,6 +83,7 @@ pub enum Subcommand {
     Ping(PingArgs),
     Converge(ConvergeArgs),
     Diff(DiffArgs),
+    Certs(CertsArgs),
     Bench(BenchArgs),
     Cluster(ClusterArgs),
     Genpass(GenpassArgs),
@@ -238,6 +252,55 @@ pub struct ConvergeArgs {
 #[argh(subcommand, name = "diff", help_triggers("-h", "--help"))]
 pub struct DiffArgs {}
 
+/// Make certificates for TLS: a CA of your own, and what it signs. They are files in a folder; none
+/// is ever overwritten.
+#[derive(FromArgs, ArgsInfo, Debug)]
+#[argh(
+    subcommand,
+    name = "certs",
+    help_triggers("-h", "--help"),
+    note = "Keep ca.key where no node and no client can read it: it makes certificates that all of them believe.",
+    example = "kvctl certs init certs --nodes one.example,two.example,three.example\nkvctl certs client certs --name alice"
+)]
+pub struct CertsArgs {
+    #[argh(subcommand)]
+    pub subcommand: CertsSubcommand,
+}
+
+#[derive(FromArgs, ArgsInfo, Debug)]
+#[argh(subcommand)]
+pub enum CertsSubcommand {
+    Init(CertsInitArgs),
+    Client(CertsClientArgs),
+}
+
+/// Make a CA (ca.pem, ca.key), and a certificate and key for each node (node1.pem, node1.key and so
+/// on), in a folder.
+#[derive(FromArgs, ArgsInfo, Debug)]
+#[argh(subcommand, name = "init", help_triggers("-h", "--help"))]
+pub struct CertsInitArgs {
+    /// the hosts of nodes 1, 2 and so on, as clients and peers dial them: names or addresses,
+    /// without a port
+    #[argh(option, arg_name = "host[,host...]")]
+    pub nodes: HostList,
+    /// the cluster that is named in the certificates of nodes. Default: kvmesh
+    #[argh(option, arg_name = "name", default = "\"kvmesh\".to_owned()")]
+    pub cluster: String,
+    #[argh(positional)]
+    pub dir: PathBuf,
+}
+
+/// Make a certificate and key for a client (NAME.pem, NAME.key), signed by the CA of the folder.
+#[derive(FromArgs, ArgsInfo, Debug)]
+#[argh(subcommand, name = "client", help_triggers("-h", "--help"))]
+pub struct CertsClientArgs {
+    /// who the client is: letters, digits, dots, dashes and underscores
+    #[argh(option)]
+    pub name: String,
+    #[argh(positional)]
+    pub dir: PathBuf,
+}
+
 /// Measure: each of many connections sends rounds of pipelined commands, spread over the nodes
 /// named with -n, and the replies are checked and timed. With --protocol resp the nodes may be
 /// redis-servers. Ctrl-C ends it early, with a report. Exit code 1 if there was any error, or if it
@@ -366,6 +429,26 @@ impl FromStr for NodeAddrs {
             _ => Err(format!("{addr:?} is no address; expected host:port, as in 127.0.0.1:7001")),
         };
         text.split(',').map(one).collect::<Result<_, _>>().map(NodeAddrs)
+    }
+}
+
+/// One or more hosts, without a port, separated by commas.
+#[derive(Clone, Debug)]
+pub struct HostList(pub Vec<String>);
+
+impl FromStr for HostList {
+    type Err = String;
+    fn from_str(text: &str) -> Result<HostList, String> {
+        let one = |host: &str| {
+            let host = host.trim();
+            let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+            let is_name = !host.is_empty() && host.bytes().all(|byte| byte.is_ascii_alphanumeric() || b".-_".contains(&byte));
+            match is_name || bare.parse::<IpAddr>().is_ok() {
+                true => Ok(bare.to_owned()),
+                false => Err(format!("{host:?} is no host; expected a name or an address without a port, as in one.example")),
+            }
+        };
+        text.split(',').map(one).collect::<Result<_, _>>().map(HostList)
     }
 }
 

@@ -22,6 +22,7 @@
 mod atomic_file;
 mod backup_file;
 mod bench;
+mod certs;
 mod cluster;
 mod command_line;
 mod compare;
@@ -37,10 +38,12 @@ mod terminal;
 
 use std::fmt;
 use std::io::{self, IsTerminal};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use kvmesh::client::{self, Client};
+use kvmesh::net::tls::ClientIdentity;
 use kvmesh::wire::ack_level::AckLevel;
 use kvmesh::wire::text::Verb;
 
@@ -51,6 +54,8 @@ use credentials::Credentials;
 struct Options {
     nodes: Vec<String>,
     credentials: Option<Credentials>,
+    /// TLS, if it is to be spoken.
+    tls: Option<ClientIdentity>,
     ack: Option<AckLevel>,
     json: bool,
     timeout: Duration,
@@ -73,7 +78,7 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: KvctlArgs) -> Result<(), Failure> {
-    let KvctlArgs { nodes, user, password_file, ack, json, timeout, subcommand } = arguments;
+    let KvctlArgs { nodes, user, password_file, tls, ca, cert, key, ack, json, timeout, subcommand } = arguments;
     let node_named = nodes.is_some();
     let asked = timeout.map(|Seconds(timeout)| timeout);
     let credentials = match subcommand {
@@ -81,8 +86,9 @@ fn run(arguments: KvctlArgs) -> Result<(), Failure> {
         Some(Subcommand::Genpass(_)) => None,
         _ => Credentials::read(user, password_file.as_deref(), |name| std::env::var(name).ok())?,
     };
+    let tls = tls_identity(tls, ca, cert, key).map_err(|why| Failure::new(Code::Usage, why))?;
     let nodes = nodes.unwrap_or_else(NodeAddrs::default).0;
-    let options = Options { nodes, credentials, ack, json, timeout: asked.unwrap_or(TIMEOUT) };
+    let options = Options { nodes, credentials, tls, ack, json, timeout: asked.unwrap_or(TIMEOUT) };
     let Some(subcommand) = subcommand else {
         return match io::stdin().is_terminal() {
             true => prompt::run(options, node_named),
@@ -113,10 +119,28 @@ fn run(arguments: KvctlArgs) -> Result<(), Failure> {
             compare::converge(&options, own.or(asked).unwrap_or(CONVERGE_TIMEOUT))
         }
         Subcommand::Diff(_) => compare::diff(&options),
+        Subcommand::Certs(args) => certs::run(&options, &args),
         Subcommand::Bench(args) => bench::run(options, args),
         Subcommand::Cluster(args) => cluster::run(&options, &args),
         Subcommand::Genpass(args) => credentials::generate(options.json, &args),
     }
+}
+
+/// Loads the files for TLS, if it is asked for.
+fn tls_identity(tls: bool, ca: Option<PathBuf>, cert: Option<PathBuf>, key: Option<PathBuf>) -> Result<Option<ClientIdentity>, String> {
+    if !tls {
+        let given = [("--ca", &ca), ("--cert", &cert), ("--key", &key)].into_iter().find(|(_, file)| file.is_some());
+        return given.map_or(Ok(None), |(option, _)| Err(format!("{option} is for TLS; expected --tls beside it")));
+    }
+    let Some(ca) = ca else {
+        return Err("--tls needs --ca FILE: the certificate of the CA that has signed those of the nodes".to_owned());
+    };
+    let own = match (&cert, &key) {
+        (Some(cert), Some(key)) => Some((cert.as_path(), key.as_path())),
+        (None, None) => None,
+        _ => return Err("--cert FILE and --key FILE go together".to_owned()),
+    };
+    ClientIdentity::load(&ca, own).map(Some)
 }
 
 /// Says on a new connection who asks, and sets the ack level, as far as the options name them.
@@ -134,7 +158,7 @@ impl Options {
     fn connect_with(&self, nodes: &[String], greet: Greet) -> Result<Client, client::Error> {
         let mut left = nodes;
         loop {
-            let mut client = Client::connect(left, self.timeout)?;
+            let mut client = Client::connect_with(left, self.timeout, self.tls.as_ref())?;
             left = after(left, client.addr());
             match greet(self, &mut client) {
                 Ok(()) => return Ok(client),
@@ -147,7 +171,7 @@ impl Options {
 
     /// Connects to one node, for what needs no ack level.
     fn connect_to(&self, addr: &str, timeout: Duration) -> Result<Client, client::Error> {
-        let mut client = Client::connect(&[addr], timeout)?;
+        let mut client = Client::connect_with(&[addr], timeout, self.tls.as_ref())?;
         self.authenticate(&mut client)?;
         Ok(client)
     }

@@ -40,5 +40,5 @@ pub fn deserted() -> String {
 
 pub fn options(nodes: &[&str]) -> Options {
     let nodes = nodes.iter().map(|addr| addr.to_string()).collect();
-    Options { nodes, credentials: None, ack: None, json: false, timeout: Duration::from_secs(10) }
+    Options { nodes, credentials: None, tls: None, ack: None, json: false, timeout: Duration::from_secs(10) }
 }
