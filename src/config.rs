@@ -1,12 +1,14 @@
 //! The configuration of a node: `config/nodeN.json` -> [`Config`].
 //!
 //! Owns every default and every limit on a limit, in one table (`fields`): a `Config` that was
-//! built here is valid, and nothing checks it again. Reads one file; never resolves a host name
-//! (each dial does), never touches the data directory.
+//! built here is valid, and nothing checks it again. Reads one file, and the secrets that it names;
+//! never resolves a host name (each dial does), never touches the data directory.
 
 mod addr;
+mod exposure;
 mod fields;
 pub mod live;
+mod peer_auth;
 mod refusal;
 mod section;
 #[cfg(test)]
@@ -16,15 +18,18 @@ mod tls;
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, Read};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use crate::data::version::NodeId;
 use addr::{Use, parse_addr};
 use fields::{CLUSTER_EXPECTED, CLUSTER_LEN_MAX};
+use peer_auth::SECRET_FILE_LEN_MAX;
 use refusal::{quoted, shortened};
 use section::{Json, Object, Section};
 
 pub use fields::{Config, FIELDS, Field, KEY_LEN_MAX, VALUE_LEN_MAX};
+pub use peer_auth::{PeerAuth, PeerSecrets};
 pub use refusal::{ConfigError, ConfigRefusal};
 pub use section::{FieldKind, PeerConfig};
 pub use tls::{ClientCerts, ClientTls, TlsConfig};
@@ -51,13 +56,18 @@ pub fn config_files(dir: &Path) -> io::Result<Vec<PathBuf>> {
 }
 
 impl Config {
-    /// Reads and checks one file.
+    /// Reads and checks one file, and the file of secrets that it names.
     pub fn load(path: &Path) -> Result<Config, ConfigError> {
         let source_name = path.display().to_string();
-        match read(path) {
-            Ok(text) => Config::from_json(&text, &source_name),
-            Err(error) => Err(ConfigError::Unreadable { source_name, error }),
+        let mut config = match read(path) {
+            Ok(text) => Config::from_json(&text, &source_name)?,
+            Err(error) => return Err(ConfigError::Unreadable { source_name, error }),
+        };
+        if let Some(secret_file) = &config.peer_secret_file {
+            config.peer_secrets =
+                read_secrets(secret_file).map_err(|refusal| ConfigError::Field { source_name, refusal: Box::new(refusal) })?;
         }
+        Ok(config)
     }
 
     /// `source_name` is what errors call the text: the file's name.
@@ -80,7 +90,7 @@ impl Config {
         let source_name = given.collect::<Vec<_>>().join(" ");
         self.client_addr = client_addr.unwrap_or(self.client_addr);
         self.peer_addr = peer_addr.unwrap_or(self.peer_addr);
-        match self.check_addrs() {
+        match self.check_addrs().and_then(|()| exposure::check(&self)) {
             Ok(()) => Ok(self),
             Err(refusal) => Err(ConfigError::Field { source_name, refusal: Box::new(refusal) }),
         }
@@ -101,8 +111,11 @@ impl Config {
 
     fn from_object(object: Object) -> Result<Config, ConfigRefusal> {
         let mut section = Section::new("", object, &FIELDS.iter().map(|field| field.name).collect::<Vec<_>>())?;
-        let is_placed = section.has("data_dir");
+        let (is_placed, is_auth_chosen) = (section.has("data_dir"), section.has("peer_auth"));
         let mut config = Config::read(&mut section)?;
+        if !is_auth_chosen && config.peer_secret_file.is_some() {
+            config.peer_auth = PeerAuth::Required;
+        }
         if !is_placed {
             config.data_dir = format!("data/node{}", config.id).into();
         }
@@ -133,7 +146,15 @@ impl Config {
                 return Err(ConfigRefusal::new(field, bytes, expected));
             }
         }
-        Ok(())
+        if self.peer_auth != PeerAuth::Off && self.peer_secret_file.is_none() {
+            let found = quoted(&self.peer_auth.to_string());
+            return Err(ConfigRefusal::new(
+                "peer_auth",
+                found,
+                "a peer_secret_file beside it, or \"off\": nothing can be proven without a secret",
+            ));
+        }
+        exposure::check(self)
     }
 
     fn check_peers(&self) -> Result<(), ConfigRefusal> {
@@ -178,4 +199,26 @@ fn read(path: &Path) -> io::Result<String> {
         return Err(io::Error::other(format!("it is longer than {FILE_LEN_MAX} bytes")));
     }
     Ok(text)
+}
+
+/// Reads a file of secrets. Refuses one that others than its owner can read or write.
+fn read_secrets(path: &Path) -> Result<PeerSecrets, ConfigRefusal> {
+    let name = quoted(&path.display().to_string());
+    let refusal = |found: String, expected: &str| ConfigRefusal::new("peer_secret_file", format!("{name}, {found}"), expected);
+    let unreadable =
+        |error: io::Error| refusal(format!("which cannot be read: {error}"), "a file that the user who runs this node can read");
+    let file = File::open(path).map_err(unreadable)?;
+    let mode = file.metadata().map_err(unreadable)?.mode() & 0o777;
+    if mode & 0o077 != 0 {
+        return Err(refusal(
+            format!("which others can read or write: it has mode {mode:04o}"),
+            "a file of its owner alone: chmod 600 makes it one",
+        ));
+    }
+    let mut content = Vec::new();
+    file.take(SECRET_FILE_LEN_MAX + 1).read_to_end(&mut content).map_err(unreadable)?;
+    if content.len() as u64 > SECRET_FILE_LEN_MAX {
+        return Err(refusal(format!("which is longer than {SECRET_FILE_LEN_MAX} bytes"), "a file of one or two secrets"));
+    }
+    PeerSecrets::parse(&content)
 }

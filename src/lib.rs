@@ -74,7 +74,8 @@
 //!   peer N.
 //! - `peer-accept`, [`net::Acceptor`]: the peer port.
 //! - `peer-hello`, `peer-in:N`, [`replication::links::incoming`]: a connection before its HELLO,
-//!   and the one on which peer N speaks to this node.
+//!   and before it has proven whose it is ([`replication::links::authentication`]); and the one on
+//!   which peer N speaks to this node.
 //! - `heartbeat`, [`replication::heartbeat`]: where the tombstone GC, the anti-entropy check and
 //!   the folding of incarnations stand.
 //! - `audit`, [`process::audit`]: the file of the audit log.

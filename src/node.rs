@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 
-use crate::config::Config;
 use crate::config::live::{LiveConfig, PutInForce, ReadConfig};
+use crate::config::{Config, PeerAuth};
 use crate::data::clock::{Now, elapsed};
 use crate::net::tls::{LoadedTls, NodeTls};
 use crate::net::{Acceptor, listen};
@@ -273,6 +273,12 @@ impl Node {
         replica.audit().note(AuditEvent { detail: Some(&version), ..AuditEvent::of(AuditKind::Start) });
         if let Some(warning) = tls.warning(Duration::from_millis(Now::read().wall_ms)) {
             log::warn!("this node's TLS certificate: {warning}");
+        }
+        if config.peer_auth == PeerAuth::Accept {
+            log::warn!(
+                "peers that prove nothing are believed: peer_auth is \"accept\", which is for the time in which a cluster gets its secret; \
+                 set it to \"required\" once all members have it"
+            );
         }
         if files.is_blank() && !discard {
             handshake::suspect_blank_disk(&replica);

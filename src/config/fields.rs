@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::addr::ADDR_EXPECTED;
+use super::peer_auth::{PeerAuth, PeerSecrets, SECRET_FILE_EXPECTED};
 use super::refusal::ConfigRefusal;
 use super::section::{FieldKind, FromField, PeerConfig, Section};
 use super::tls::TlsConfig;
@@ -95,6 +96,14 @@ fields! {
     /// The *other* members, six at most. Names are resolved at every dial. Without any, the node is
     /// its own majority.
     peers: Vec<PeerConfig> = "peers", FieldKind::Peers;
+    /// A file with the [secret](securing.md#peers) of the cluster, by which peers prove who they
+    /// are. Nobody but its owner may read it.
+    peer_secret_file: Option<PathBuf> = "peer_secret_file", text("", SECRET_FILE_EXPECTED);
+    /// Peers that prove nothing are refused if `required`, and believed otherwise. By default
+    /// `required` with a `peer_secret_file`, and `off` without.
+    peer_auth: PeerAuth = "peer_auth", text("off", PeerAuth::NAMES);
+    /// True allows addresses beyond this machine at which anybody is believed.
+    is_insecure: bool = "insecure", FieldKind::Boolean { default: false };
     /// The ack level of connections that do not choose one.
     ack: AckLevel = "ack", text("majority", AckLevel::NAMES);
     /// The directory of this node's files, relative to where the node is started. By default its
@@ -154,6 +163,8 @@ fields! {
     shutdown_timeout: Duration = "shutdown_timeout_ms", milliseconds(3_000, DURATION_MAX_MS);
 
     in_no_file:
+    /// The secrets of `peer_secret_file`; none without it.
+    peer_secrets: PeerSecrets = PeerSecrets::default();
     /// Connections on the peer port that have not said HELLO yet, with those that are being closed.
     /// There are fewer only where few files may be open.
     unidentified_max: usize = UNIDENTIFIED_MAX;

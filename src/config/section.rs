@@ -14,6 +14,7 @@ use serde::de::{Deserializer, MapAccess, Visitor};
 use serde_json::Value;
 
 use super::addr::ADDR_EXPECTED;
+use super::peer_auth::PeerAuth;
 use super::refusal::{ConfigRefusal, quoted, shortened};
 use crate::data::fsync::Fsync;
 use crate::data::version::NodeId;
@@ -38,6 +39,8 @@ pub enum FieldKind {
     Peers,
     /// An object of fields of its own. By default it is not there. `expected` shows one.
     Object { expected: &'static str },
+    /// True or false.
+    Boolean { default: bool },
 }
 
 /// One of the other members.
@@ -150,6 +153,7 @@ impl fmt::Display for FieldKind {
             FieldKind::Text { expected, .. } => f.write_str(expected),
             FieldKind::Peers => write!(f, "a list of objects such as [{PEER_EXPECTED}]"),
             FieldKind::Object { expected } => write!(f, "an object such as {expected}"),
+            FieldKind::Boolean { .. } => f.write_str("true or false"),
         }
     }
 }
@@ -172,7 +176,7 @@ impl FromField for u64 {
             FieldKind::Number { default, min, max } => (default, min..=max),
             FieldKind::Milliseconds { default, max } => (Some(default), 1..=max),
             // Nothing is a number there.
-            FieldKind::Text { .. } | FieldKind::Peers | FieldKind::Object { .. } => {
+            FieldKind::Text { .. } | FieldKind::Peers | FieldKind::Object { .. } | FieldKind::Boolean { .. } => {
                 return Err(section.refusal(field, found.as_ref(), kind));
             }
         };
@@ -229,6 +233,30 @@ impl FromField for String {
 impl FromField for PathBuf {
     fn from_field(section: &mut Section, field: &str, kind: FieldKind) -> Result<PathBuf, ConfigRefusal> {
         String::from_field(section, field, kind).map(PathBuf::from)
+    }
+}
+
+impl FromField for Option<PathBuf> {
+    /// Without the field, or with an empty one, there is none.
+    fn from_field(section: &mut Section, field: &str, kind: FieldKind) -> Result<Option<PathBuf>, ConfigRefusal> {
+        let path = String::from_field(section, field, kind)?;
+        Ok((!path.is_empty()).then(|| path.into()))
+    }
+}
+
+impl FromField for bool {
+    fn from_field(section: &mut Section, field: &str, kind: FieldKind) -> Result<bool, ConfigRefusal> {
+        match (section.fields.remove(field), kind) {
+            (Some(Json::Other(Value::Bool(value))), _) => Ok(value),
+            (None, FieldKind::Boolean { default }) => Ok(default),
+            (found, _) => Err(section.refusal(field, found.as_ref(), kind)),
+        }
+    }
+}
+
+impl FromField for PeerAuth {
+    fn from_field(section: &mut Section, field: &str, kind: FieldKind) -> Result<PeerAuth, ConfigRefusal> {
+        section.choice(field, kind)
     }
 }
 

@@ -229,7 +229,7 @@ fn a_peer_must_have_an_address_of_its_own_that_can_be_dialled() {
         json!({ "client_addr": "127.0.0.1:7101" }),
         "n.json: field \"peer_addr\": found \"127.0.0.1:7101\", expected an address that differs from client_addr",
     );
-    assert!(node(json!({ "client_addr": "h:0", "peer_addr": "h:0" })).is_ok());
+    assert!(node(json!({ "client_addr": "h:0", "peer_addr": "h:0", "insecure": true })).is_ok());
 }
 
 #[test]
@@ -297,4 +297,56 @@ fn addresses_given_on_the_command_line_are_checked_too() {
         "--client-addr h:1 --peer-addr [::1]:7102: field \"peers[1].addr\": found \"[::1]:7102\", expected an address that differs from peer_addr"
     );
     assert!(with_addrs(Some("127.0.0.1:7101"), Some("127.0.0.1:7001")).is_ok());
+}
+
+#[test]
+fn peers_prove_themselves_where_there_is_a_secret_unless_it_is_said_otherwise() {
+    let secret = json!({ "peer_secret_file": "/etc/secret" });
+    assert_eq!(node(json!({})).unwrap().peer_auth, PeerAuth::Off);
+    let config = node(secret.clone()).unwrap();
+    assert_eq!((config.peer_auth, config.peer_secret_file), (PeerAuth::Required, Some(PathBuf::from("/etc/secret"))));
+    for (name, auth) in [("off", PeerAuth::Off), ("accept", PeerAuth::Accept), ("required", PeerAuth::Required)] {
+        let mut changes = secret.clone();
+        changes["peer_auth"] = name.into();
+        assert_eq!(node(changes).unwrap().peer_auth, auth);
+    }
+    assert_refused(json!({ "peer_auth": "on" }), "n.json: field \"peer_auth\": found \"on\", expected \"off\", \"accept\" or \"required\"");
+    for name in ["accept", "required"] {
+        assert_refused(
+            json!({ "peer_auth": name }),
+            &format!(
+                "n.json: field \"peer_auth\": found {name:?}, expected a peer_secret_file beside it, or \"off\": nothing can be proven without a secret"
+            ),
+        );
+    }
+    assert_refused(json!({ "insecure": 1 }), "n.json: field \"insecure\": found 1, expected true or false");
+}
+
+#[test]
+fn an_address_beyond_this_machine_at_which_anybody_is_believed_is_refused() {
+    let is_refused = |changes: Value| match node(changes) {
+        Ok(_) => false,
+        Err(why) => {
+            assert!(why.starts_with("n.json: field \"peer_addr\": found ") && why.contains("peer_secret_file"), "{why}");
+            assert!(why.contains("\"insecure\": true"), "{why}");
+            true
+        }
+    };
+    for addr in ["0.0.0.0:7101", "[::]:7101", "10.0.0.1:7101", "node1.example:7101"] {
+        assert!(is_refused(json!({ "peer_addr": addr })), "{addr}");
+        assert!(is_refused(json!({ "peer_addr": addr, "peer_secret_file": "s", "peer_auth": "off" })), "{addr}");
+        for way_out in [json!({ "peer_secret_file": "s" }), json!({ "insecure": true }), json!({ "peers": null })] {
+            let mut changes = way_out;
+            changes["peer_addr"] = addr.into();
+            assert!(!is_refused(changes.clone()), "{changes}");
+        }
+    }
+    for addr in ["127.0.0.1:7101", "127.9.8.7:0", "[::1]:7101", "LOCALHOST:7101"] {
+        assert!(!is_refused(json!({ "peer_addr": addr })), "{addr}");
+    }
+    let moved = node(json!({})).unwrap().with_addrs(None, Some("0.0.0.0:7101".to_owned())).unwrap_err().to_string();
+    assert!(
+        moved.starts_with("--peer-addr 0.0.0.0:7101: field \"peer_addr\": found \"0.0.0.0:7101\", expected an address of this machine"),
+        "{moved}"
+    );
 }

@@ -189,7 +189,9 @@ impl Inbound {
                 })
             }
             Message::Lines(lines) => self.receive_lines(replica, &lines, log_bytes, now),
-            Message::Hello(_) | Message::Refused(_) => Err("a second HELLO".to_owned()),
+            Message::Hello(_) | Message::Refused(_) | Message::Challenge(_) | Message::AuthenticatedHello(_) => {
+                Err("a second HELLO".to_owned())
+            }
         }
     }
 

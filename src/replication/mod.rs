@@ -10,7 +10,9 @@
 //! members, its wall time, and its version vector. If any of that does not fit, the HELLO is
 //! refused with a reason ([`links::handshake::check_hello`]). The vector of a HELLO replaces
 //! whatever was known of the peer's. A HELLO names all protocols that its sender speaks, and both
-//! sides speak the greatest that they have in common: so nodes of different builds meet.
+//! sides speak the greatest that they have in common: so nodes of different builds meet. Nodes that
+//! share a secret prove to each other who they are before a HELLO is believed
+//! ([`links::authentication`]).
 //!
 //! What belongs to one connection (acks, heartbeats, requests) follows that protocol. Write
 //! batches, dumps and files do not. The bytes of a batch go to all peers and to the log. A file

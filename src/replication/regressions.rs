@@ -482,6 +482,7 @@ fn fake_hello(cluster: &str, vector: VersionVector) -> Vec<u8> {
         durable: true,
         vector,
         order: None,
+        challenge: None,
     };
     let mut bytes = Vec::new();
     Message::Hello(hello).encode(&mut bytes, Protocol::OLDEST);

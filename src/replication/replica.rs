@@ -71,6 +71,8 @@ pub struct Replica {
     /// A write that a dump brought ahead of its batch, and that was overwritten in between, counts
     /// although it was known.
     pub(super) conflicts_won: AtomicU64,
+    /// Connections of peers, either way, that were refused because nothing proved who they are.
+    pub(super) unproven_refused: AtomicU64,
     /// Limits log lines that peers and clients can cause at will.
     pub(super) log_limit: LogLimit,
     /// Expired values whose memory was freed.
@@ -106,6 +108,7 @@ impl Replica {
             open: AtomicBool::new(false),
             is_unexpectedly_blank: AtomicBool::new(false),
             conflicts_won: AtomicU64::new(0),
+            unproven_refused: AtomicU64::new(0),
             log_limit: LogLimit::new(LINES_PER_MINUTE),
             expired: AtomicU64::new(0),
             began: now.elapsed,
@@ -231,6 +234,11 @@ impl Replica {
     /// Notes what has gone wrong between this node and a peer, for PEERS.
     pub fn note_error(&self, peer: usize, sentence: String, elapsed: Duration) {
         self.peers.table().peers[peer].last_error = Some((elapsed, sentence));
+    }
+
+    /// Counts a connection that was refused because nothing proved who its other end is.
+    pub fn note_unproven(&self) {
+        self.unproven_refused.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Logs which incarnation writes from here on.

@@ -4,6 +4,7 @@
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use crate::config::PeerAuth;
 use crate::data::clock::{Clocks, Now, Stamp};
 use crate::data::entry::Entry;
 use crate::data::version::NodeId;
@@ -87,6 +88,8 @@ pub fn status(replica: &Replica, now: Now) -> Vec<(&'static str, String)> {
         ("state", state.to_owned()),
         ("version", env!("CARGO_PKG_VERSION").to_owned()),
         ("protocol_of_all", spoken_by_all.to_string()),
+        ("peer_auth", peer_auth(replica.config.peer_auth)),
+        ("peer_auth_refused", replica.unproven_refused.load(Ordering::Relaxed).to_string()),
         ("uptime_s", now.elapsed.as_secs().to_string()),
         ("members", members.join(" ")),
         ("members_up", up.to_string()),
@@ -185,6 +188,7 @@ pub fn peers(replica: &Replica, now: Now) -> Vec<String> {
 
 fn peer_line(replica: &Replica, peer_index: usize, peer: &Peer, heard: Duration, tombstones: usize, now: Now) -> String {
     let link = |linked| if linked { "connected" } else { "none" };
+    let proof = |is_proven| if is_proven { "proved" } else { "none" };
     let ago = |then: Duration| format!("{:.1}", now.elapsed.saturating_sub(then).as_secs_f64());
     let progress = replica.acks.progress(peer_index, replica.submit.position(), replica.submit.written(), now.elapsed);
     let (queued, overflows) = replica.links.outbox(peer_index).queued();
@@ -194,6 +198,7 @@ fn peer_line(replica: &Replica, peer_index: usize, peer: &Peer, heard: Duration,
         format!("for_s {}", ago(peer.liveness.since())),
         format!("addr {}", replica.config.peers[peer_index].addr),
         format!("link_out {} link_in {}", link(peer.linked_out), link(peer.linked_in)),
+        format!("auth_out {} auth_in {}", proof(peer.linked_out && peer.is_proven_out), proof(peer.linked_in && peer.is_proven_in)),
         format!("heard_s_ago {}", if peer.epoch == 0 { never } else { ago(heard) }),
         format!("round_trip_ms {:.2}", peer.liveness.round_trip().as_secs_f64() * 1e3),
         format!("clock_offset_ms {}", peer.clocks.reference_offset_ms()),
@@ -249,6 +254,13 @@ fn pinning(replica: &Replica, now: Now) -> Vec<NodeId> {
     let waiting = tombstones_waiting(replica, now);
     let table = replica.peers.table();
     missing(&table, |peer| waiting[peer] > 0 && !(table.peers[peer].is_up() && table.peers[peer].open))
+}
+
+fn peer_auth(auth: PeerAuth) -> String {
+    match auth {
+        PeerAuth::Off | PeerAuth::Required => auth.to_string(),
+        PeerAuth::Accept => format!("{auth}: peers that prove nothing are believed"),
+    }
 }
 
 fn state(table: &PeerTable) -> &'static str {

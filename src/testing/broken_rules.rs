@@ -58,10 +58,12 @@ pub enum BrokenRule {
     EndOfReplaced,
     /// The stamp clock does not begin above what is on the disk (I8).
     ClockStartsOver,
+    /// A peer is believed whatever it proves.
+    BelieveUnproven,
 }
 
 impl BrokenRule {
-    pub const ALL: [BrokenRule; 22] = [
+    pub const ALL: [BrokenRule; 23] = [
         BrokenRule::NoTombstones,
         BrokenRule::CollectAtOnce,
         BrokenRule::AckBeforeFsync,
@@ -84,6 +86,7 @@ impl BrokenRule {
         BrokenRule::ProofBeforeLines,
         BrokenRule::EndOfReplaced,
         BrokenRule::ClockStartsOver,
+        BrokenRule::BelieveUnproven,
     ];
 
     /// The name by which `KVMESH_BREAK` knows the rule.
@@ -111,6 +114,7 @@ impl BrokenRule {
             BrokenRule::ProofBeforeLines => "proof-before-lines",
             BrokenRule::EndOfReplaced => "end-of-replaced",
             BrokenRule::ClockStartsOver => "clock-starts-over",
+            BrokenRule::BelieveUnproven => "believe-unproven",
         }
     }
 

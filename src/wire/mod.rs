@@ -5,6 +5,7 @@
 
 pub mod ack_level;
 pub mod bytes;
+pub mod challenge;
 pub mod command;
 pub mod dump;
 pub mod frame;

@@ -15,7 +15,8 @@
 //! | 4 | acks and echoes carry the sender's clocks; an ack names no superseded writes, no winner |
 //! | 5 | a vector may have an entry for all incarnations of a node |
 //!
-//! HELLO and refusal are the same in all protocols: they come before the agreement. So are write
+//! HELLO, what proves it ([`crate::wire::challenge`]) and refusal are the same in all protocols:
+//! they come before the agreement. So are write
 //! batches and dump lines, since their bytes are shared by all links and the log. A later format of
 //! these is named by the kind of a batch, or by the header of a dump, not by the connection. No
 //! node writes one before all members speak the protocol that brings it (`replication`): until then
@@ -32,6 +33,7 @@ use crate::data::clock::{Clocks, Stamp};
 use crate::data::entry::{Entry, EntryRef, Expiry};
 use crate::data::key_order::Order;
 use crate::data::version::{NodeId, Origin, Version, VersionVector};
+use crate::wire::challenge::{AuthenticatedHello, Challenge, MAC_LEN, Mac, Nonce};
 use crate::wire::frame::{self, HEAD_LEN, seal};
 use crate::wire::quoting::told;
 
@@ -92,10 +94,14 @@ pub const HELLO_LEN_MAX: usize = 1 << 20;
 /// One message between peers.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Message {
-    /// The first message both ways.
+    /// The first message both ways, unless the two prove who they are.
     Hello(Hello),
     /// A refusal in the place of a HELLO, with the reason. The connection closes after it.
     Refused(String),
+    /// The first message both ways, where the two prove who they are.
+    Challenge(Challenge),
+    /// The answer to a challenge, and the answer to that.
+    AuthenticatedHello(AuthenticatedHello),
     Writes(WriteBatch),
     Ack(Ack),
     Heartbeat(Heartbeat),
@@ -136,9 +142,25 @@ pub struct Hello {
     /// The order that the sender scans in, if it knows of one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub order: Option<Order>,
+    /// The challenge of a dialler that proves who it is to whoever can check that, and begins with
+    /// a HELLO for the sake of those that cannot.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub challenge: Option<Nonce>,
 }
 
 impl Hello {
+    /// The bytes of the HELLO behind its kind, to be proven.
+    pub fn to_json(&self) -> Vec<u8> {
+        let mut json = Vec::new();
+        put_json(&mut json, self);
+        json
+    }
+
+    /// Reads what [`Hello::to_json`] has written. An error says what is malformed.
+    pub fn from_json(json: &[u8]) -> Result<Hello, String> {
+        from_json(json)
+    }
+
     /// Returns the protocols that the sender speaks.
     pub fn spoken(&self) -> Protocols {
         self.protocols.unwrap_or(Protocols { min: self.protocol, max: self.protocol })
@@ -263,6 +285,8 @@ const BEAT: u8 = 5;
 const ECHO: u8 = 6;
 const REQUEST: u8 = 7;
 pub const LINES: u8 = 8;
+const CHALLENGE: u8 = 9;
+const AUTHENTICATED_HELLO: u8 = 10;
 
 const TOMBSTONE: u8 = 0;
 const VALUE: u8 = 1;
@@ -275,6 +299,11 @@ impl Message {
         match self {
             Message::Hello(hello) => json(out, HELLO, hello),
             Message::Refused(reason) => json(out, REFUSED, reason),
+            Message::Challenge(challenge) => json(out, CHALLENGE, challenge),
+            Message::AuthenticatedHello(AuthenticatedHello { mac, json }) => seal(out, AUTHENTICATED_HELLO, |out| {
+                out.extend_from_slice(mac.bytes());
+                out.extend_from_slice(json);
+            }),
             Message::Writes(WriteBatch { origin, after, upto, writes }) => seal(out, WRITE_BATCH, |out| {
                 put_batch(out, *origin, *after, *upto, writes.iter().count());
                 out.extend_from_slice(&writes.bytes);
@@ -323,6 +352,11 @@ impl Message {
             }
             REQUEST => from_json(payload).map(Message::Request),
             LINES => Ok(Message::Lines(payload.to_vec())),
+            CHALLENGE => from_json(payload).map(Message::Challenge),
+            AUTHENTICATED_HELLO => {
+                let (mac, json) = payload.split_first_chunk::<MAC_LEN>().ok_or("a message that ends too early")?;
+                Ok(Message::AuthenticatedHello(AuthenticatedHello { mac: Mac::of(*mac), json: json.to_vec() }))
+            }
             other => Err(format!("a message of unknown kind {other}")),
         }
     }
@@ -374,9 +408,13 @@ pub fn read_message(reader: &mut impl Read, frame: &mut Vec<u8>, len_max: usize,
 }
 
 fn json(out: &mut Vec<u8>, kind: u8, value: &impl Serialize) {
+    seal(out, kind, |out| put_json(out, value));
+}
+
+fn put_json(out: &mut Vec<u8>, value: &impl Serialize) {
     // Cannot fail: these types have string keys and no failing serializer, and a Vec takes every
     // write.
-    seal(out, kind, |out| serde_json::to_writer(out, value).expect("peer messages are plain JSON"));
+    serde_json::to_writer(out, value).expect("peer messages are plain JSON");
 }
 
 fn from_json<'a, T: Deserialize<'a>>(payload: &'a [u8]) -> Result<T, String> {
@@ -575,8 +613,17 @@ mod tests {
         prop::option::of((any::<u64>(), any::<u64>(), any::<u64>()).prop_map(order))
     }
 
+    fn any_challenge() -> impl Strategy<Value = Challenge> {
+        (any::<u16>(), any::<[u8; MAC_LEN]>(), prop::collection::vec(any::<[u8; MAC_LEN]>(), 0..3)).prop_map(|(node, nonce, macs)| {
+            Challenge { node: NodeId(node), nonce: Nonce::of(nonce), macs: macs.into_iter().map(Mac::of).collect() }
+        })
+    }
+
     fn any_message() -> impl Strategy<Value = Message> {
         prop_oneof![
+            any_challenge().prop_map(Message::Challenge),
+            (any::<[u8; MAC_LEN]>(), any_bytes())
+                .prop_map(|(mac, json)| Message::AuthenticatedHello(AuthenticatedHello { mac: Mac::of(mac), json })),
             (
                 any::<String>(),
                 any::<u16>(),
@@ -585,9 +632,10 @@ mod tests {
                 any::<u64>(),
                 any_clocks(),
                 any_vector(),
-                any_order()
+                any_order(),
+                prop::option::of(any::<[u8; MAC_LEN]>())
             )
-                .prop_map(|(cluster, protocol, protocols, origin, wall_ms, clocks, vector, order)| {
+                .prop_map(|(cluster, protocol, protocols, origin, wall_ms, clocks, vector, order, challenge)| {
                     Message::Hello(Hello {
                         cluster,
                         protocol: Protocol(protocol),
@@ -600,6 +648,7 @@ mod tests {
                         durable: protocol % 2 == 0,
                         vector,
                         order,
+                        challenge: challenge.map(Nonce::of),
                     })
                 }),
             any::<String>().prop_map(Message::Refused),
@@ -676,10 +725,10 @@ mod tests {
                 prop_assert!(read(&bytes[..len], protocol).is_err());
             }
             for len in 0..bytes.len() - HEAD_LEN {
-                // Whatever it says, it does not panic; only a body of raw lines may be cut and
-                // still be one.
+                // Whatever it says, it does not panic; only a body of raw lines, or of JSON that is
+                // not read yet, may be cut and still be one.
                 let cut = Message::decode(&bytes[HEAD_LEN..HEAD_LEN + len], protocol);
-                prop_assert!(cut.is_err() || matches!(cut, Ok(Message::Lines(_))));
+                prop_assert!(cut.is_err() || matches!(cut, Ok(Message::Lines(_) | Message::AuthenticatedHello(_))));
             }
         }
 

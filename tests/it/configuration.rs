@@ -41,12 +41,13 @@ fn row(field: &Field) -> String {
         FieldKind::Text { default: Some(default), .. } => format!("`\"{default}\"`"),
         FieldKind::Peers => "`[]`".to_owned(),
         FieldKind::Object { .. } => "none".to_owned(),
+        FieldKind::Boolean { default } => default.to_string(),
     };
     let values = match field.kind {
         FieldKind::Number { min, max, .. } => format!("{min} to {}", bytes(max)),
         FieldKind::Milliseconds { max, .. } => format!("1 to {}", days(max)),
         FieldKind::Text { expected, .. } => expected.to_owned(),
-        FieldKind::Peers | FieldKind::Object { .. } => field.kind.to_string(),
+        FieldKind::Peers | FieldKind::Object { .. } | FieldKind::Boolean { .. } => field.kind.to_string(),
     };
     format!("| `{}` | {default} | {values} | {} |\n", field.name, field.meaning)
 }

@@ -24,6 +24,7 @@ mod faults;
 mod full_disk;
 mod golden;
 mod imports;
+mod impostors;
 mod incarnations;
 #[path = "../kit/mod.rs"]
 mod kit;

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use kvmesh::wire::peer::{Protocol, Protocols};
 
 use crate::cluster::Cluster;
+use crate::impostors::configure;
 use crate::writers::{Ledger, Writers};
 
 /// Names the program of the build before, which `tests/versions.sh` makes of the history. Without
@@ -22,7 +23,7 @@ fn a_rolling_upgrade_and_the_way_back_cost_nothing_but_the_connections_to_the_no
     // So that tombstones are collected while builds are mixed.
     let mut cluster = Cluster::plan(3).set("tombstone_age_min_ms", 500).alone().patient().build();
     for id in cluster.ids() {
-        cluster.set_program(id, old.clone());
+        set_build(&mut cluster, id, old.clone());
         cluster.start(id);
     }
     cluster.await_converged();
@@ -47,6 +48,16 @@ fn a_rolling_upgrade_and_the_way_back_cost_nothing_but_the_connections_to_the_no
     }
 }
 
+/// This build has a secret, and believes the build before, which knows of none.
+fn set_build(cluster: &mut Cluster, id: u16, program: Option<PathBuf>) {
+    if program.is_none() {
+        configure(cluster, id, "accept", &["a secret of the members, of many words"]);
+    } else {
+        cluster.node_mut(id).settings.clear();
+    }
+    cluster.set_program(id, program);
+}
+
 /// One node is stopped under load and started with this program. It keeps its disk. The second node
 /// loses its own, so that a blank node of each build takes everything from both.
 fn step(cluster: &mut Cluster, number: usize, id: u16, program: Option<PathBuf>) -> Ledger {
@@ -63,7 +74,7 @@ fn step(cluster: &mut Cluster, number: usize, id: u16, program: Option<PathBuf>)
     }
     roaming.await_progress(100);
     let promises = load.promises();
-    cluster.set_program(id, program);
+    set_build(cluster, id, program);
     cluster.start(id);
     promises.assert_served(cluster, id);
     cluster.await_ready(id);

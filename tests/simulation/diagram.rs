@@ -271,6 +271,8 @@ impl Diagram {
                 Some((MessageKind::Dump, format!("{part}, {count} {}", if count == 1 { "entry" } else { "entries" })))
             }
             Message::Heartbeat(_) | Message::Echo { .. } | Message::Hello(_) | Message::Refused(_) => None,
+            // Nodes of a simulation prove nothing.
+            Message::Challenge(_) | Message::AuthenticatedHello(_) => None,
         }
     }
 

@@ -28,6 +28,7 @@ pub fn hello(replica: &Replica, now: Now) -> Hello {
         durable: replica.acks.durable_upto().is_some(),
         vector: replica.vector(),
         order: replica.scan_order.get(),
+        challenge: None,
     }
 }
 
@@ -110,6 +111,16 @@ pub fn dialed(replica: &Replica, peer: usize, hello: &Hello, now: Now) {
         table.peers[peer].spoken = hello.spoken().max;
         table.linked_out(peer, true, now);
     });
+}
+
+/// Notes whether the peer has proven who it is, on its connection to this node.
+pub fn authenticated_in(replica: &Replica, peer: usize, is_proven: bool) {
+    replica.peers.table().peers[peer].is_proven_in = is_proven;
+}
+
+/// Notes whether the peer has proven who it is, on this node's connection to it.
+pub fn authenticated_out(replica: &Replica, peer: usize, is_proven: bool) {
+    replica.peers.table().peers[peer].is_proven_out = is_proven;
 }
 
 /// Takes note of what a good HELLO says beside who sends it: clocks, earlier incarnations of this

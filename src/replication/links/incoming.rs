@@ -2,8 +2,10 @@
 //! `peer-in:N`, reads what that peer sends and applies it.
 //!
 //! Owns the incoming sockets. Serves only peers. A connection that does not begin with a good HELLO
-//! is closed. If it spoke the protocol at all, it is sent the reason first. If it spoke that of a
-//! client, it is told what this port is.
+//! is closed, and so is one that does not prove who it is, where that is required
+//! ([`authentication`]): until then nothing of it is believed, and it is one of the unidentified.
+//! If it spoke the protocol at all, it is sent the reason first. If it spoke that of a client, it
+//! is told what this port is.
 
 use std::io::{self, BufReader, Read};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -17,18 +19,23 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use parking_lot::Mutex;
 use socket2::SockRef;
 
+use crate::config::Config;
 use crate::data::clock::{Now, elapsed};
+use crate::data::version::NodeId;
 use crate::net::{Acceptor, AfterAccept};
 use crate::process::audit::{AuditEvent, AuditKind};
 use crate::process::descriptors::in_words;
 use crate::process::logging::LogLimit;
 use crate::process::threads::join_all;
 use crate::replication::inbound::{Inbound, ReceivedMessage};
+use crate::replication::links::authentication::{self, Accepting, Answering, Opening, Unbelieved};
 use crate::replication::links::handshake;
 use crate::replication::links::outgoing::{SOCKET_BUFFER_LEN, is_timeout};
+use crate::replication::links::random_nonce;
 use crate::replication::links::unidentified::{Unidentified, UnidentifiedConnection};
 use crate::replication::replica::Replica;
 use crate::wire::peer::{HELLO_LEN_MAX, Hello, MESSAGE_LEN_MAX, Message, Protocol, read_message};
+use crate::wire::quoting::told;
 
 /// Time for a client that has come to this port to read the answer.
 const LINGER: Duration = Duration::from_secs(1);
@@ -47,7 +54,7 @@ const ENTRIES_PER_PIECE: usize = 4096;
 
 /// Longest wait of a new connection for a slot. Beyond this it is closed: the machine does not get
 /// round to reading those that came before.
-const ENTER_WAIT: Duration = Duration::from_millis(100);
+const ENTER_WAIT: Duration = Duration::from_millis(300);
 
 /// The incoming links of this node.
 pub struct PeerLinks {
@@ -137,6 +144,11 @@ impl PeerLinks {
                 0,
                 format!("a client has come from {addr}, and was told that the client port is {}", self.replica.config().client_addr),
             ),
+            // An impostor chooses the id: nothing of it is noted with the peer.
+            Err(HandshakeError::Unproven { claimed, why }) => {
+                self.replica.note_unproven();
+                ("unproven", 0, format!("closed a connection from {addr}: it says that it is node {claimed}, and does not prove it: {why}"))
+            }
             Err(HandshakeError::Refused { hello, why }) => {
                 let claims = self.replica.config().peers.iter().position(|peer| peer.id == hello.node);
                 if let Some(peer) = claims {
@@ -177,32 +189,30 @@ impl PeerLinks {
             redirect_client(&connection, head[0], &config.client_addr, config.id.0);
             return Err(HandshakeError::Client);
         }
-        let Some(Message::Hello(hello)) =
-            read_message(&mut head.as_slice().chain(reader), &mut Vec::new(), HELLO_LEN_MAX, Protocol::OLDEST)?
-        else {
-            return Err(io::Error::new(io::ErrorKind::InvalidData, "it began with something else than HELLO").into());
-        };
+        let (hello, answering) = read_hello(config, &connection, &mut head.as_slice().chain(reader))?;
         let now = Now::read();
-        let mut answer = Vec::new();
         let (peer, protocol) = match handshake::check_hello(&self.replica, &hello, now) {
             Ok(found) => found,
             Err(why) => {
-                Message::Refused(why.clone()).encode(&mut answer, Protocol::OLDEST);
-                connection.send(&answer)?;
+                send(&connection, &Message::Refused(why.clone()))?;
                 return Err(HandshakeError::Refused { hello: Box::new(hello), why });
             }
         };
         stream.set_read_timeout(Some(config.peer_timeout))?;
-        Message::Hello(handshake::hello(&self.replica, now)).encode(&mut answer, Protocol::OLDEST);
-        connection.send(&answer)?;
+        let (ours, is_proven) = (handshake::hello(&self.replica, now), answering.is_some());
+        let answer = match answering {
+            Some(answering) => Message::AuthenticatedHello(answering.answer(&ours)),
+            None => Message::Hello(ours),
+        };
+        send(&connection, &answer)?;
         let stream = connection.admit().ok_or_else(|| io::Error::from(io::ErrorKind::ConnectionAborted))?;
-        self.spawn(format!("peer-in:{}", hello.node), move |links| links.run_peer_in(stream, peer, &hello, protocol))?;
+        self.spawn(format!("peer-in:{}", hello.node), move |links| links.run_peer_in(stream, peer, &hello, protocol, is_proven))?;
         Ok(())
     }
 
     /// Runs the thread of one incoming link: reads messages and applies them until the connection
     /// ends.
-    fn run_peer_in(&self, stream: Arc<TcpStream>, peer: usize, hello: &Hello, protocol: Protocol) {
+    fn run_peer_in(&self, stream: Arc<TcpStream>, peer: usize, hello: &Hello, protocol: Protocol, is_proven: bool) {
         // Under the lock, so that connections replace each other in the order of their epochs.
         let (mut inbound, kind) = {
             let mut present = self.present[peer].lock();
@@ -213,6 +223,7 @@ impl PeerLinks {
                 }
                 None => AuditKind::PeerAccepted,
             };
+            handshake::authenticated_in(&self.replica, peer, is_proven);
             (Inbound::accept(&self.replica, peer, hello, protocol, Now::read()), kind)
         };
         self.replica.audit().note(AuditEvent { peer: Some(hello.node), addr: stream.peer_addr().ok(), ..AuditEvent::of(kind) });
@@ -276,6 +287,8 @@ enum HandshakeError {
     Broken(io::Error),
     /// It spoke the protocol of a client.
     Client,
+    /// It does not prove that it is the node that it says it is. It has heard why.
+    Unproven { claimed: NodeId, why: String },
     /// Its HELLO was refused, and the reason sent.
     Refused { hello: Box<Hello>, why: String },
 }
@@ -284,6 +297,54 @@ impl From<io::Error> for HandshakeError {
     fn from(error: io::Error) -> HandshakeError {
         HandshakeError::Broken(error)
     }
+}
+
+/// Reads the HELLO of a connection, and lets it prove first whose it is, where it can or must.
+/// Returns what answers a HELLO that is proven.
+fn read_hello<'a>(
+    config: &'a Config,
+    connection: &UnidentifiedConnection,
+    input: &mut impl Read,
+) -> Result<(Hello, Option<Answering<'a>>), HandshakeError> {
+    let (claimed, dialer_nonce) = match authentication::open(config.peer_auth, next_message(input)?) {
+        Ok(Opening::Believed(hello)) => return Ok((*hello, None)),
+        Ok(Opening::Challenged(claimed, nonce)) => (claimed, nonce),
+        Err(Unbelieved::Unproven(claimed, why)) => return Err(refuse(connection, claimed, why.to_owned())?),
+        Err(Unbelieved::OutOfOrder) => return Err(out_of_order().into()),
+    };
+    let (accepting, challenge) = Accepting::challenge(&config.peer_secrets, config.id, (claimed, dialer_nonce), random_nonce()?);
+    connection.challenged();
+    send(connection, &Message::Challenge(challenge))?;
+    match next_message(input)? {
+        Message::AuthenticatedHello(proven) => match accepting.verify(proven) {
+            Ok((hello, answering)) => Ok((hello, Some(answering))),
+            Err(why) => Err(refuse(connection, claimed, why)?),
+        },
+        // It finds the proof of this node wrong.
+        Message::Refused(why) => Err(HandshakeError::Unproven { claimed, why: format!("it refuses this node: {}", told(&why)) }),
+        _ => Err(out_of_order().into()),
+    }
+}
+
+fn next_message(input: &mut impl Read) -> io::Result<Message> {
+    let message = read_message(input, &mut Vec::new(), HELLO_LEN_MAX, Protocol::OLDEST)?;
+    message.ok_or_else(|| io::ErrorKind::UnexpectedEof.into())
+}
+
+fn send(connection: &UnidentifiedConnection, message: &Message) -> io::Result<()> {
+    let mut bytes = Vec::new();
+    message.encode(&mut bytes, Protocol::OLDEST);
+    connection.send(&bytes)
+}
+
+/// Sends a connection the reason why it is not believed.
+fn refuse(connection: &UnidentifiedConnection, claimed: NodeId, why: String) -> io::Result<HandshakeError> {
+    send(connection, &Message::Refused(why.clone()))?;
+    Ok(HandshakeError::Unproven { claimed, why })
+}
+
+fn out_of_order() -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, "it began with something else than HELLO")
 }
 
 /// Bytes by which a HELLO, where they are a length, is told from text.

@@ -3,8 +3,10 @@
 //!
 //! [`Links`] is what the rest of replication sees of them: an [`outbox`] for each peer, and the
 //! [`traffic`] with it. The threads [`outgoing`] and [`incoming`] open the sockets and close them;
-//! a [`sender`] is where any thread gives bytes to one.
+//! a [`sender`] is where any thread gives bytes to one. By [`authentication`] the two ends prove to
+//! each other who they are, and [`handshake`] says which HELLOs are good.
 
+pub mod authentication;
 pub mod handshake;
 pub mod incoming;
 pub mod outbox;
@@ -16,6 +18,7 @@ mod unidentified;
 #[cfg(all(test, feature = "interleavings"))]
 mod interleavings;
 
+use std::io;
 use std::sync::Arc;
 
 use crate::data::clock::{Clock, Stamp};
@@ -23,6 +26,7 @@ use crate::data::version::Origin;
 use crate::replication::links::outbox::{EncodedBatch, Outbox};
 use crate::replication::links::sender::Sender;
 use crate::replication::links::traffic::{Traffic, TrafficNotes};
+use crate::wire::challenge::{MAC_LEN, Nonce};
 
 /// An ack that is due. Dropping it sends the ack. Better when no lock is held that others want:
 /// that costs a system call.
@@ -119,4 +123,11 @@ impl Links {
             outbox.heartbeat();
         }
     }
+}
+
+/// Draws a nonce for one side of one connection.
+fn random_nonce() -> io::Result<Nonce> {
+    let mut random = [0; MAC_LEN];
+    getrandom::fill(&mut random).map_err(io::Error::other)?;
+    Ok(Nonce::of(random))
 }

@@ -1,8 +1,9 @@
 //! The outgoing links: one thread, `peer-out:N`, owns the one connection on which this node speaks
 //! to peer N.
 //!
-//! It dials, says HELLO, and then sends whatever its outbox holds; between the lines of a running
-//! dump, too. What sessions wait for is sent by the threads that bring it, if nothing is in the way
+//! It dials, says HELLO or proves first who it is ([`authentication`](super::authentication)), and
+//! then sends whatever its outbox holds; between the lines of a running dump, too. What sessions
+//! wait for is sent by the threads that bring it, if nothing is in the way
 //! ([`sender`](super::sender)). It reads nothing after the peer's HELLO: acks and echoes come on
 //! the connection that the peer has made to this node. One socket, one direction.
 
@@ -13,11 +14,14 @@ use std::time::Duration;
 
 use socket2::SockRef;
 
+use crate::config::PeerAuth;
 use crate::data::clock::{Now, elapsed};
-use crate::data::version::VersionVector;
+use crate::data::version::{NodeId, VersionVector};
 use crate::replication::heartbeat;
+use crate::replication::links::authentication::Dialing;
 use crate::replication::links::handshake;
 use crate::replication::links::outbox::Drained;
+use crate::replication::links::random_nonce;
 use crate::replication::links::sender::{Socket, Unsent};
 use crate::replication::replica::Replica;
 use crate::replication::sync::serving::{self, Serving};
@@ -126,7 +130,8 @@ impl DialFailures {
     }
 }
 
-/// Connects and exchanges HELLOs. Returns the connection, the version vector that this node has
+/// Connects and exchanges HELLOs. Nothing of the peer is believed before it has proven who it is,
+/// where that is required. Returns the connection, the version vector that this node has
 /// sent, and the protocol that is spoken from here on.
 fn dial(replica: &Replica, peer: usize) -> Result<(TcpStream, VersionVector, Protocol), DialError> {
     let config = replica.config();
@@ -136,21 +141,77 @@ fn dial(replica: &Replica, peer: usize) -> Result<(TcpStream, VersionVector, Pro
     stream.set_write_timeout(Some(config.peer_timeout))?;
     SockRef::from(&stream).set_send_buffer_size(SOCKET_BUFFER_LEN)?;
     handshake::dialing(replica, peer);
-    let hello = handshake::hello(replica, Now::read());
-    let sent_vector = hello.vector.clone();
-    let mut bytes = Vec::new();
-    Message::Hello(hello).encode(&mut bytes, Protocol::OLDEST);
-    stream.write_all(&bytes)?;
-    let answer = read_answer(&mut stream)?;
+    let (answer, sent_vector, is_proven) = exchange_hellos(replica, &mut stream, config.peers[peer].id)?;
     let now = Now::read();
     let (found, protocol) = handshake::check_hello(replica, &answer, now)
         .map_err(|why| DialError::wrong("refused here", format!("refused by this node: {why}")))?;
     if found != peer {
-        let sentence = format!("that is node {}: check the addresses in the configuration", answer.node);
-        return Err(DialError::wrong("another node", sentence));
+        return Err(another_node(answer.node));
     }
+    handshake::authenticated_out(replica, peer, is_proven);
     handshake::dialed(replica, peer, &answer, now);
     Ok((stream, sent_vector, protocol))
+}
+
+fn another_node(node: NodeId) -> DialError {
+    DialError::wrong("another node", format!("that is node {node}: check the addresses in the configuration"))
+}
+
+/// Says HELLO to `node`, and reads its own. Where the two can, they prove who they are before.
+/// Returns the node's HELLO, the version vector that was sent, and whether the node has proven who
+/// it is.
+fn exchange_hellos(replica: &Replica, stream: &mut TcpStream, node: NodeId) -> Result<(Hello, VersionVector, bool), DialError> {
+    let config = replica.config();
+    let dialing = Dialing::new(&config.peer_secrets, config.id, random_nonce()?);
+    let hello = handshake::hello(replica, Now::read());
+    let sent_vector = hello.vector.clone();
+    send(stream, &dialing.first(config.peer_auth, hello))?;
+    let proven = match (config.peer_auth, read_answer(stream)?) {
+        (PeerAuth::Off | PeerAuth::Accept, Message::Hello(answer)) => return Ok((answer, sent_vector, false)),
+        (PeerAuth::Required, Message::Hello(_)) => return Err(unproven(replica, NOTHING_PROVEN)),
+        (PeerAuth::Accept | PeerAuth::Required, Message::Challenge(challenge)) => match dialing.verify(&challenge) {
+            Ok(proven) => proven,
+            Err(why) => {
+                // So that the reason is in its log, too. Its end of the connection closes in any
+                // case.
+                let _ = send(stream, &Message::Refused(why.to_owned()));
+                return Err(unproven(replica, why));
+            }
+        },
+        _ => return Err(something_else()),
+    };
+    if proven.node() != node {
+        return Err(another_node(proven.node()));
+    }
+    let hello = handshake::hello(replica, Now::read());
+    let sent_vector = hello.vector.clone();
+    let (greeting, answering) = proven.greet(&hello);
+    send(stream, &Message::AuthenticatedHello(greeting))?;
+    match read_answer(stream)? {
+        Message::AuthenticatedHello(answer) => match answering.verify_answer(&answer) {
+            Ok(answer) => Ok((answer, sent_vector, true)),
+            Err(why) => Err(unproven(replica, &why)),
+        },
+        _ => Err(something_else()),
+    }
+}
+
+/// The reason to refuse a peer that says HELLO and proves nothing.
+const NOTHING_PROVEN: &str = "it proves nothing, and peer_auth is \"required\" here: give it the peer_secret_file of its cluster";
+
+fn unproven(replica: &Replica, why: &str) -> DialError {
+    replica.note_unproven();
+    DialError::wrong("unproven", format!("it does not prove who it is: {why}"))
+}
+
+fn something_else() -> DialError {
+    DialError::wrong("no HELLO", "it answered HELLO with something else".to_owned())
+}
+
+fn send(stream: &mut TcpStream, message: &Message) -> io::Result<()> {
+    let mut bytes = Vec::new();
+    message.encode(&mut bytes, Protocol::OLDEST);
+    stream.write_all(&bytes)
 }
 
 /// Connects to the peer. Resolves the address anew at every dial, and tries in turn what it
@@ -174,13 +235,13 @@ fn connect(addr: &str, timeout: Duration) -> Result<TcpStream, DialError> {
     Err(last)
 }
 
-/// Reads the peer's HELLO. An error says what answers instead.
-fn read_answer(stream: &mut TcpStream) -> Result<Hello, DialError> {
+/// Reads the peer's HELLO, or its challenge. An error says what answers instead.
+fn read_answer(stream: &mut TcpStream) -> Result<Message, DialError> {
     let mut reader = HeadReader { stream, head: Vec::new() };
     let error = match read_message(&mut reader, &mut Vec::new(), HELLO_LEN_MAX, Protocol::OLDEST) {
-        Ok(Some(Message::Hello(hello))) => return Ok(hello),
+        Ok(Some(message @ (Message::Hello(_) | Message::Challenge(_) | Message::AuthenticatedHello(_)))) => return Ok(message),
         Ok(Some(Message::Refused(why))) => return Err(DialError::wrong("refused there", format!("it refuses this node: {}", told(&why)))),
-        Ok(Some(_)) => return Err(DialError::wrong("no HELLO", "it answered HELLO with something else".to_owned())),
+        Ok(Some(_)) => return Err(something_else()),
         Ok(None) => io::Error::new(io::ErrorKind::UnexpectedEof, "it closed without an answer to HELLO"),
         Err(error) => error,
     };

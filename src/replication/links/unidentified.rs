@@ -1,20 +1,28 @@
-//! Unidentified connections: those at the peer port that have not sent a good HELLO yet.
+//! Unidentified connections: those at the peer port that have not sent a good HELLO yet, or not
+//! proven who they are.
 //!
 //! Owns their slots. Their number is bounded, and the oldest is closed when one more comes. A
 //! member's connection is unidentified only until its HELLO is read, and none is closed while it
-//! has bytes to read. So however many connections send nothing, or send it slowly, they keep no
-//! member out. Of many from one address one of those is closed, not the only one of another
-//! address.
+//! has bytes to read, or right after it was challenged. So however many connections send nothing,
+//! or send it slowly, they keep no member out. Of many from one address one of those is closed, not
+//! the only one of another address.
 
 use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, Shutdown, TcpStream};
 use std::os::fd::AsFd;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use parking_lot::{Condvar, Mutex};
+
+/// Time for the answer to a challenge in which no connection is closed for another one. Longer than
+/// the way to a member and back. Beyond this it may be, as any other that is silent.
+const CHALLENGED_GRACE: Duration = Duration::from_millis(200);
+
+/// Longest wait of a new connection before it looks again whether one may be closed for it.
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
 /// The slots for connections that have not said HELLO.
 pub struct Unidentified {
@@ -39,6 +47,8 @@ struct Slot {
     ip: IpAddr,
     stream: Arc<TcpStream>,
     state: SlotState,
+    /// It is not closed for another one before this.
+    kept_until: Instant,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -71,15 +81,19 @@ impl Unidentified {
         let mut table = self.table.lock();
         let mut has_closed = false;
         while table.slots.len() >= self.ending_max || table.open_len() >= self.len_max {
-            if table.slots.len() < self.ending_max && table.close_one() {
+            let now = Instant::now();
+            if table.slots.len() < self.ending_max && table.close_one(now) {
                 has_closed = true;
-            } else if self.changed.wait_until(&mut table, deadline).timed_out() {
+                continue;
+            }
+            if now >= deadline {
                 return None;
             }
+            self.changed.wait_until(&mut table, deadline.min(now + LOOK_AGAIN));
         }
         table.came += 1;
         let number = table.came;
-        table.slots.insert(number, Slot { ip, stream: Arc::clone(&stream), state: SlotState::BeingRead });
+        table.slots.insert(number, Slot { ip, stream: Arc::clone(&stream), state: SlotState::BeingRead, kept_until: Instant::now() });
         Some((UnidentifiedConnection { unidentified: Arc::clone(self), number, stream }, has_closed))
     }
 
@@ -96,9 +110,9 @@ impl Table {
 
     /// Closes the oldest of the silent connections from the address with the most of them. Returns
     /// false if there was none.
-    fn close_one(&mut self) -> bool {
+    fn close_one(&mut self, now: Instant) -> bool {
         let mut silent: BTreeMap<IpAddr, (usize, u64)> = BTreeMap::new();
-        for (number, slot) in self.slots.iter().filter(|(_, slot)| slot.state == SlotState::Silent) {
+        for (number, slot) in self.slots.iter().filter(|(_, slot)| slot.state == SlotState::Silent && slot.kept_until <= now) {
             silent.entry(slot.ip).or_insert((0, *number)).0 += 1;
         }
         let oldest = silent.into_values().max_by_key(|(count, number)| (*count, std::cmp::Reverse(*number)));
@@ -131,6 +145,13 @@ impl UnidentifiedConnection {
         let written = self.stream().write_all(bytes);
         self.note(SlotState::BeingRead);
         written
+    }
+
+    /// Notes that the connection is challenged, once: it gets the time to answer.
+    pub fn challenged(&self) {
+        if let Some(slot) = self.unidentified.table.lock().slots.get_mut(&self.number) {
+            slot.kept_until = Instant::now() + CHALLENGED_GRACE;
+        }
     }
 
     /// Takes the connection out: its peer is identified. `None` if it was closed before.
@@ -231,6 +252,32 @@ mod tests {
         let [two, three] = [2, 3].map(|_| all.remove(2).1);
         assert!(two.admit().is_some());
         assert!(three.admit().is_none());
+    }
+
+    #[test]
+    fn none_is_closed_right_after_it_was_challenged() {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let unidentified = Arc::new(Unidentified::new(4));
+        let enter = |wait| {
+            let (far, near) = connection(&listener);
+            unidentified.enter(near, ip(1), Instant::now() + wait).map(|(connection, has_closed)| (far, connection, has_closed))
+        };
+        let (challenged, silent) = (enter(SOON).unwrap(), enter(SOON).unwrap());
+        for connection in [&challenged.1, &silent.1] {
+            connection.note(SlotState::Silent);
+        }
+        challenged.1.challenged();
+        let last = enter(SOON).unwrap();
+        assert!(last.2);
+        assert!(silent.1.admit().is_none(), "the other one is closed, although it is younger");
+        last.1.note(SlotState::Silent);
+        last.1.challenged();
+        // Both may answer yet. A new one waits until their time is over.
+        let began = Instant::now();
+        assert!(enter(Duration::from_millis(1)).is_none());
+        assert!(enter(SOON).unwrap().2);
+        assert!(began.elapsed() < SOON);
+        assert!(challenged.1.admit().is_none());
     }
 
     #[test]

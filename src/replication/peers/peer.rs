@@ -22,6 +22,10 @@ pub struct Peer {
     pub epoch: u64,
     pub linked_in: bool,
     pub linked_out: bool,
+    /// The peer has proven who it is, on its last connection to this node.
+    pub is_proven_in: bool,
+    /// The peer has proven who it is, on this node's last connection to it.
+    pub is_proven_out: bool,
     /// The peer's present incarnation, from its last HELLO.
     pub origin: Option<Origin>,
     /// The greatest protocol that the peer speaks, by its last HELLO; the oldest, if it never said
@@ -55,6 +59,8 @@ impl Peer {
             epoch: 0,
             linked_in: false,
             linked_out: false,
+            is_proven_in: false,
+            is_proven_out: false,
             origin: None,
             spoken: Protocol::OLDEST,
             members: Vec::new(),
