@@ -14,6 +14,7 @@ mod section;
 #[cfg(test)]
 mod tests;
 mod tls;
+mod users;
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -33,6 +34,7 @@ pub use peer_auth::{PeerAuth, PeerSecrets};
 pub use refusal::{ConfigError, ConfigRefusal};
 pub use section::{FieldKind, PeerConfig};
 pub use tls::{ClientCerts, ClientTls, TlsConfig};
+pub use users::{SecretHash, UserConfig};
 
 /// The most members of a mesh. Every member holds everything and is connected to every other one:
 /// beyond this many, that costs more than it gives.
@@ -90,7 +92,7 @@ impl Config {
         let source_name = given.collect::<Vec<_>>().join(" ");
         self.client_addr = client_addr.unwrap_or(self.client_addr);
         self.peer_addr = peer_addr.unwrap_or(self.peer_addr);
-        match self.check_addrs().and_then(|()| exposure::check(&self)) {
+        match self.check_addrs().and_then(|()| self.check_exposure()) {
             Ok(()) => Ok(self),
             Err(refusal) => Err(ConfigError::Field { source_name, refusal: Box::new(refusal) }),
         }
@@ -107,6 +109,12 @@ impl Config {
     pub fn majority(&self) -> usize {
         let members = self.peers.len() + 1;
         members / 2 + 1
+    }
+
+    /// Refuses an address beyond this machine at which anybody would be believed, unless that is
+    /// wanted. A reload asks again, since it takes a part of the fields alone.
+    pub fn check_exposure(&self) -> Result<(), ConfigRefusal> {
+        exposure::check(self)
     }
 
     fn from_object(object: Object) -> Result<Config, ConfigRefusal> {
@@ -154,7 +162,7 @@ impl Config {
                 "a peer_secret_file beside it, or \"off\": nothing can be proven without a secret",
             ));
         }
-        exposure::check(self)
+        self.check_exposure()
     }
 
     fn check_peers(&self) -> Result<(), ConfigRefusal> {

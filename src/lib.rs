@@ -20,9 +20,10 @@
 //! log since: the bytes as they were sent and received. A start merges both.
 //!
 //! Clients speak text or RESP, as Redis clients do, told apart by the first byte of each request
-//! ([`wire`]). Both make the same typed commands, and each is executed in one place
-//! (`server::commands`). A value may expire at a time that is part of its entry: readers look at
-//! the clock, and no node writes a delete because of it.
+//! ([`wire`]). Both make the same typed commands; each is held against the rights of its user in
+//! one place (`server::authorization`), and executed in one place (`server::commands`). A value may
+//! expire at a time that is part of its entry: readers look at the clock, and no node writes a
+//! delete because of it.
 //!
 //! # A write's way
 //!
@@ -102,10 +103,12 @@
 //! said HELLO (`replication::links::unidentified`), threads of links
 //! ([`replication::links::incoming`]), how far the disk is read
 //! ([`replication::persistence::hand_off`]), waiters for bytes ([`budget`]), when the clock was
-//! slewed last ([`data::clock`]), the configuration in force ([`config::live`]), connected clients
-//! (`server::clients`), the certificate in force ([`net::tls`]), lines for stderr
-//! ([`process::logging`]), paces and the next file of the audit log ([`process::audit`]). Under a
-//! lock there is no I/O, no log line, and no wait, but for the four that come first.
+//! slewed last ([`data::clock`]), the configuration in force ([`config::live`]), the users in force
+//! (`server::access`), connected clients (`server::clients`) and those among them that have not
+//! logged in (`server::newcomers`), what was refused (`server::denials`), the certificate in force
+//! ([`net::tls`]), lines for stderr ([`process::logging`]), paces and the next file of the audit
+//! log ([`process::audit`]). Under a lock there is no I/O, no log line, and no wait, but for the
+//! four that come first.
 //!
 //! # The invariants, and where they are kept
 //!

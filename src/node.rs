@@ -30,7 +30,7 @@ use crate::replication::persistence::replay::{self, with_ways_out};
 use crate::replication::persistence::snapshots::run_snapshots;
 use crate::replication::replica::Replica;
 use crate::replication::replicator::Replicator;
-use crate::server::Server;
+use crate::server::{self, Server};
 use crate::store::Store;
 use crate::wal::Wal;
 use crate::wal::disk::{Directory, Disk};
@@ -241,6 +241,7 @@ impl Node {
                 Ok(Box::new(move || tls.replace(loaded)))
             }
         }));
+        server::check_config(&config).map_err(wrong_file)?;
         let client_listener = bind("client_addr", &config.client_addr).map_err(NodeFailure::System)?;
         let peer_listener = bind("peer_addr", &config.peer_addr).map_err(NodeFailure::System)?;
         let (client_addr, peer_addr) = (client_listener.local_addr()?, peer_listener.local_addr()?);

@@ -12,6 +12,7 @@ use super::peer_auth::{PeerAuth, PeerSecrets, SECRET_FILE_EXPECTED};
 use super::refusal::ConfigRefusal;
 use super::section::{FieldKind, FromField, PeerConfig, Section};
 use super::tls::TlsConfig;
+use super::users::UserConfig;
 use crate::data::fsync::Fsync;
 use crate::data::version::NodeId;
 use crate::process::descriptors::UNIDENTIFIED_MAX;
@@ -28,6 +29,7 @@ const BYTES_MAX: u64 = usize::MAX as u64 / 16;
 const DURATION_MAX_MS: u64 = 24 * 60 * 60 * 1_000;
 const TOMBSTONE_AGE_MAX_MS: u64 = 365 * DURATION_MAX_MS;
 const ACK_TIMEOUT_MAX_MS: u64 = 60_000;
+const DISABLED_EXPECTED: &str = "a list of names of commands such as [\"flushall\"]";
 pub(super) const CLUSTER_LEN_MAX: usize = 64;
 const TLS_EXPECTED: &str = "{ \"cert_file\": \"certs/node1.pem\", \"key_file\": \"certs/node1.key\" }";
 pub(super) const CLUSTER_EXPECTED: &str = "a name of 1 to 64 bytes without spaces";
@@ -96,6 +98,12 @@ fields! {
     /// The *other* members, six at most. Names are resolved at every dial. Without any, the node is
     /// its own majority.
     peers: Vec<PeerConfig> = "peers", FieldKind::Peers;
+    /// The [users](#users) of the client port. Without this field nobody is asked who they are, and
+    /// everybody may do everything.
+    users: Vec<UserConfig> = "users", FieldKind::Users;
+    /// Commands that this node takes from nobody, by their names in either protocol: `"flushall"`,
+    /// `"client|kill"`.
+    disabled_commands: Vec<String> = "disabled_commands", FieldKind::Names { expected: DISABLED_EXPECTED };
     /// A file with the [secret](securing.md#peers) of the cluster, by which peers prove who they
     /// are. Nobody but its owner may read it.
     peer_secret_file: Option<PathBuf> = "peer_secret_file", text("", SECRET_FILE_EXPECTED);

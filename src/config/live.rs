@@ -37,6 +37,9 @@ macro_rules! reloaded {
 
 // Each is looked at anew wherever it is used: nothing has been laid out by its old value.
 reloaded! {
+    users = "users",
+    disabled_commands = "disabled_commands",
+    is_insecure = "insecure",
     ack = "ack",
     audit_file = "audit_file",
     log_level = "log_level",
@@ -160,7 +163,9 @@ mod tests {
             assert!(FIELDS.iter().any(|field| field.name == *name), "{name}");
         }
         let other = config(
-            r#", "ack": "all", "audit_file": "a", "log_level": "warn", "clients_max": 7, "memory_max": 7, "compact_factor": 7, "compact_log_min": 7, "ack_timeout_ms": 7,
+            r#", "users": [{ "name": "u", "secret_sha256": "0000000000000000000000000000000000000000000000000000000000000000", "role": "read" }],
+            "disabled_commands": ["keys"], "insecure": true, "ack": "all", "audit_file": "a", "log_level": "warn",
+            "clients_max": 7, "memory_max": 7, "compact_factor": 7, "compact_log_min": 7, "ack_timeout_ms": 7,
             "write_timeout_ms": 7, "shutdown_timeout_ms": 7, "heartbeat_ms": 7, "cluster": "other",
             "tls": { "cert_file": "a", "key_file": "b" }"#,
         );

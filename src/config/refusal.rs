@@ -26,6 +26,12 @@ impl ConfigRefusal {
     }
 }
 
+impl fmt::Display for ConfigRefusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "field {:?}: found {}, expected {}", self.field, self.found, self.expected)
+    }
+}
+
 impl fmt::Display for ConfigError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -39,7 +45,7 @@ impl fmt::Display for ConfigError {
                 write!(f, "{source_name}: found {found}, expected one object such as config/node1.json holds")
             }
             ConfigError::Field { source_name, refusal } => {
-                write!(f, "{source_name}: field {:?}: found {}, expected {}", refusal.field, refusal.found, refusal.expected)
+                write!(f, "{source_name}: {refusal}")
             }
         }
     }

@@ -22,6 +22,7 @@ use crate::process::logging::LogLevel;
 use crate::wire::ack_level::AckLevel;
 
 const PEER_EXPECTED: &str = "{ \"id\": 2, \"addr\": \"127.0.0.1:7102\" }";
+pub(super) const USER_EXPECTED: &str = "{ \"name\": \"shop\", \"secret_sha256\": \"…\", \"role\": \"write\" }";
 const PEER_FIELDS: &[&str] = &["id", "addr"];
 const NODE_ID: FieldKind = FieldKind::Number { default: None, min: 1, max: u16::MAX as u64 };
 const PEER_ADDR: FieldKind = FieldKind::Text { default: None, expected: ADDR_EXPECTED };
@@ -39,6 +40,10 @@ pub enum FieldKind {
     Peers,
     /// An object of fields of its own. By default it is not there. `expected` shows one.
     Object { expected: &'static str },
+    /// A list of [`UserConfig`](super::UserConfig). By default there are none.
+    Users,
+    /// A list of words. By default there are none.
+    Names { expected: &'static str },
     /// True or false.
     Boolean { default: bool },
 }
@@ -129,12 +134,44 @@ impl Section {
         self.fields.remove(field)
     }
 
-    fn name(&self, field: &str) -> String {
+    /// The name of a field as errors have it.
+    pub fn name(&self, field: &str) -> String {
         format!("{}{field}", self.prefix)
     }
 
     pub fn refusal(&self, field: &str, found: Option<&Json>, expected: impl fmt::Display) -> ConfigRefusal {
         ConfigRefusal::new(self.name(field), found.map_or("nothing".to_owned(), Json::to_string), expected)
+    }
+
+    /// Takes a list of objects out; an empty one without the field. `expected` is one of them.
+    pub fn objects(&mut self, field: &str, kind: FieldKind, expected: &str) -> Result<Vec<Object>, ConfigRefusal> {
+        match self.take(field) {
+            None => Ok(Vec::new()),
+            Some(Json::Objects(objects)) => Ok(objects),
+            Some(Json::Other(Value::Array(mut elements))) => {
+                // It is there: a list of objects alone is read as such.
+                let index = elements.iter().position(|element| !element.is_object()).unwrap_or_default();
+                let element = Json::Other(elements.swap_remove(index));
+                Err(self.refusal(&format!("{field}[{index}]"), Some(&element), format_args!("an object such as {expected}")))
+            }
+            found => Err(self.refusal(field, found.as_ref(), kind)),
+        }
+    }
+
+    /// Takes a list of strings out, none of which may be empty; `None` without the field.
+    pub fn strings(&mut self, field: &str, expected: &str) -> Result<Option<Vec<String>>, ConfigRefusal> {
+        let elements = match self.take(field) {
+            None => return Ok(None),
+            Some(Json::Other(Value::Array(elements))) => elements,
+            // An empty list is one of anything.
+            Some(Json::Objects(objects)) if objects.is_empty() => Vec::new(),
+            found => return Err(self.refusal(field, found.as_ref(), expected)),
+        };
+        let string = |(index, element)| match element {
+            Value::String(text) if !text.is_empty() => Ok(text),
+            element => Err(self.refusal(&format!("{field}[{index}]"), Some(&Json::Other(element)), expected)),
+        };
+        elements.into_iter().enumerate().map(string).collect::<Result<_, _>>().map(Some)
     }
 
     /// A string that names one of several choices.
@@ -153,6 +190,8 @@ impl fmt::Display for FieldKind {
             FieldKind::Text { expected, .. } => f.write_str(expected),
             FieldKind::Peers => write!(f, "a list of objects such as [{PEER_EXPECTED}]"),
             FieldKind::Object { expected } => write!(f, "an object such as {expected}"),
+            FieldKind::Users => write!(f, "a list of objects such as [{USER_EXPECTED}]"),
+            FieldKind::Names { expected } => f.write_str(expected),
             FieldKind::Boolean { .. } => f.write_str("true or false"),
         }
     }
@@ -176,9 +215,7 @@ impl FromField for u64 {
             FieldKind::Number { default, min, max } => (default, min..=max),
             FieldKind::Milliseconds { default, max } => (Some(default), 1..=max),
             // Nothing is a number there.
-            FieldKind::Text { .. } | FieldKind::Peers | FieldKind::Object { .. } | FieldKind::Boolean { .. } => {
-                return Err(section.refusal(field, found.as_ref(), kind));
-            }
+            _ => return Err(section.refusal(field, found.as_ref(), kind)),
         };
         let number = match &found {
             Some(Json::Other(value)) => value.as_u64(),
@@ -254,6 +291,12 @@ impl FromField for bool {
     }
 }
 
+impl FromField for Vec<String> {
+    fn from_field(section: &mut Section, field: &str, kind: FieldKind) -> Result<Vec<String>, ConfigRefusal> {
+        section.strings(field, &kind.to_string()).map(Option::unwrap_or_default)
+    }
+}
+
 impl FromField for PeerAuth {
     fn from_field(section: &mut Section, field: &str, kind: FieldKind) -> Result<PeerAuth, ConfigRefusal> {
         section.choice(field, kind)
@@ -281,21 +324,7 @@ impl FromField for LogLevel {
 impl FromField for Vec<PeerConfig> {
     /// No peers without the field: a mesh of one.
     fn from_field(section: &mut Section, field: &str, kind: FieldKind) -> Result<Vec<PeerConfig>, ConfigRefusal> {
-        let objects = match section.fields.remove(field) {
-            None => Vec::new(),
-            Some(Json::Objects(objects)) => objects,
-            Some(Json::Other(Value::Array(mut elements))) => {
-                // It is there: a list of objects alone is read as such.
-                let index = elements.iter().position(|element| !element.is_object()).unwrap_or_default();
-                let element = Json::Other(elements.swap_remove(index));
-                return Err(section.refusal(
-                    &format!("{field}[{index}]"),
-                    Some(&element),
-                    format_args!("an object such as {PEER_EXPECTED}"),
-                ));
-            }
-            found => return Err(section.refusal(field, found.as_ref(), kind)),
-        };
+        let objects = section.objects(field, kind, PEER_EXPECTED)?;
         let peer = |(index, object)| {
             let mut peer = Section::new(format!("{field}[{index}]."), object, PEER_FIELDS)?;
             Ok(PeerConfig { id: NodeId::from_field(&mut peer, "id", NODE_ID)?, addr: String::from_field(&mut peer, "addr", PEER_ADDR)? })

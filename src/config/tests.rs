@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use super::addr::ADDR_EXPECTED;
 use super::*;
 use crate::wire::ack_level::AckLevel;
+use crate::wire::role::Role;
 
 /// A node that is accepted, with some fields set or, by `null`, left out.
 fn node(changes: Value) -> Result<Config, String> {
@@ -198,7 +199,7 @@ fn members_must_be_distinct_and_few() {
 #[test]
 fn addresses_are_a_host_and_a_port() {
     for addr in ["127.0.0.1:0", "localhost:7001", "0.0.0.0:7001", "[::]:0", "my_node-1.internal:65535", "10.0.0.1:00009"] {
-        assert_eq!(node(json!({ "client_addr": addr })).unwrap().client_addr, addr);
+        assert_eq!(node(json!({ "client_addr": addr, "insecure": true })).unwrap().client_addr, addr);
     }
     for addr in ["", "7001", ":7001", "localhost", "localhost:", "localhost:http", "::1:7001", "a b:1", "http://a:1", "a:+1", "ä:1"] {
         assert_refused(json!({ "client_addr": addr }), &format!("n.json: field \"client_addr\": found {addr:?}, expected {ADDR_EXPECTED}"));
@@ -230,6 +231,115 @@ fn a_peer_must_have_an_address_of_its_own_that_can_be_dialled() {
         "n.json: field \"peer_addr\": found \"127.0.0.1:7101\", expected an address that differs from client_addr",
     );
     assert!(node(json!({ "client_addr": "h:0", "peer_addr": "h:0", "insecure": true })).is_ok());
+}
+
+fn user(changes: Value) -> Value {
+    let mut user = json!({ "name": "shop", "secret_sha256": "0123456789abcdefABCDEF".repeat(3)[..64], "role": "write" });
+    for (name, value) in changes.as_object().unwrap() {
+        user[name] = value.clone();
+    }
+    user
+}
+
+#[test]
+fn users_have_a_name_a_secret_a_role_and_perhaps_prefixes() {
+    let config = node(
+        json!({ "users": [user(json!({})), user(json!({ "name": "a.b_c-d@e", "role": "admin", "keys": ["a:", "b"], "enabled": false }))] }),
+    );
+    let config = config.unwrap();
+    let [shop, other] = &config.users[..] else { panic!("{:?}", config.users) };
+    assert_eq!((shop.name.as_str(), shop.role, shop.is_enabled, &shop.prefixes), ("shop", Role::Write, true, &None));
+    assert_eq!((&shop.secret_sha256.bytes()[..4], other.role, other.is_enabled), (&[0x01, 0x23, 0x45, 0x67][..], Role::Admin, false));
+    assert!(
+        shop.covers(b"") && shop.covers(b"x") && other.covers(b"a:") && other.covers(b"bc") && !other.covers(b"a") && !other.covers(b"c")
+    );
+    // What an error or a log could show of a configuration is no secret.
+    assert!(!format!("{config:?}").to_lowercase().contains("0123456789abcdef"));
+    assert_eq!(node(json!({})).unwrap().users, []);
+}
+
+#[test]
+fn a_wrong_user_is_refused_and_its_secret_is_not_shown() {
+    let refused = |changes: Value| node(json!({ "users": [user(changes)] })).unwrap_err();
+    for name in ["", "two words", "käse", "a\n", "a:b", &"x".repeat(65)] {
+        assert!(refused(json!({ "name": name })).ends_with("expected a name of 1 to 64 letters, digits and any of . _ - @"), "{name:?}");
+    }
+    assert_eq!(
+        refused(json!({ "role": "root" })),
+        "n.json: field \"users[0].role\": found \"root\", expected \"monitor\", \"read\", \"write\" or \"admin\""
+    );
+    for secret in [
+        json!("hunter2"),
+        json!("g".repeat(64)),
+        json!("0".repeat(63)),
+        json!("0".repeat(66)),
+        json!("+".repeat(64)),
+        json!(5),
+        json!(null),
+    ] {
+        let sentence = refused(json!({ "secret_sha256": secret }));
+        let (_, rest) = sentence.split_once("field \"users[0].secret_sha256\": found ").expect(&sentence);
+        assert!(rest.ends_with("expected the SHA-256 of a secret, as 64 hexadecimal digits; kvctl genpass makes both"), "{sentence}");
+        assert!(!rest.contains("hunter2") && !rest.contains("ggg") && !rest.contains("found 5"), "{sentence}");
+    }
+    for keys in [json!([]), json!([""]), json!(["a", 5]), json!("a"), json!([{}])] {
+        assert!(refused(json!({ "keys": keys })).contains("expected a list of prefixes such as [\"shop:\"], none of them empty"), "{keys}");
+    }
+    assert!(refused(json!({ "enabled": 1 })).ends_with("field \"users[0].enabled\": found 1, expected true or false"));
+    assert!(
+        refused(json!({ "password": "hunter2" })).contains("field \"users[0].password\": found an unknown field, expected one of name,")
+    );
+    assert_refused(
+        json!({ "users": [user(json!({})), user(json!({ "role": "read" }))] }),
+        "n.json: field \"users[1].name\": found \"shop\", expected a name that differs from users[0].name",
+    );
+    assert_refused(
+        json!({ "users": [] }),
+        "n.json: field \"users\": found an empty list, expected at least one user; without this field nobody is asked who they are",
+    );
+    assert!(
+        node(json!({ "users": ["shop"] }))
+            .unwrap_err()
+            .starts_with("n.json: field \"users[0]\": found \"shop\", expected an object such as")
+    );
+    assert!(
+        node(json!({ "users": {} }))
+            .unwrap_err()
+            .starts_with("n.json: field \"users\": found an object, expected a list of objects such as")
+    );
+}
+
+#[test]
+fn commands_that_are_disabled_are_a_list_of_names() {
+    assert_eq!(node(json!({ "disabled_commands": ["flushall", "client|kill"] })).unwrap().disabled_commands, ["flushall", "client|kill"]);
+    assert!(node(json!({ "disabled_commands": [] })).unwrap().disabled_commands.is_empty());
+    for wrong in [json!("flushall"), json!([5]), json!([""])] {
+        let sentence = node(json!({ "disabled_commands": wrong })).unwrap_err();
+        assert!(sentence.ends_with("expected a list of names of commands such as [\"flushall\"]"), "{sentence}");
+    }
+}
+
+#[test]
+fn an_address_that_others_can_reach_needs_users_or_that_it_is_wanted() {
+    for addr in ["127.0.0.1:1", "127.255.0.9:1", "[::1]:1", "localhost:1", "LocalHost:1"] {
+        assert!(node(json!({ "client_addr": addr })).is_ok(), "{addr}");
+    }
+    for addr in ["0.0.0.0:1", "[::]:1", "10.0.0.1:1", "[fe80::1]:1", "node1.example:1", "localhost.example:1"] {
+        let sentence = node(json!({ "client_addr": addr })).unwrap_err();
+        let begin = format!(
+            "n.json: field \"client_addr\": found \"{addr}\", expected an address of this machine alone such as \"127.0.0.1:7001\", or users"
+        );
+        assert!(sentence.starts_with(&begin), "{sentence}");
+        assert!(node(json!({ "client_addr": addr, "insecure": true })).is_ok(), "{addr}");
+        assert!(node(json!({ "client_addr": addr, "users": [user(json!({}))] })).is_ok(), "{addr}");
+        for (client_certs, is_enough) in [("required", true), ("optional", false)] {
+            let tls = json!({ "cert_file": "a", "key_file": "b", "ca_file": "c", "client_certs": client_certs });
+            assert_eq!(node(json!({ "client_addr": addr, "tls": tls })).is_ok(), is_enough, "{addr} {client_certs}");
+        }
+        let given = node(json!({})).unwrap().with_addrs(Some(addr.to_owned()), None);
+        assert!(given.unwrap_err().to_string().starts_with(&format!("--client-addr {addr}: field \"client_addr\"")), "{addr}");
+    }
+    assert_refused(json!({ "insecure": "yes" }), "n.json: field \"insecure\": found \"yes\", expected true or false");
 }
 
 #[test]

@@ -66,6 +66,8 @@ pub(crate) struct QueueSize {
 pub(crate) struct ClientInfo {
     pub version: RespVersion,
     pub name: Vec<u8>,
+    /// The user, once it has logged in.
+    pub user: Option<Arc<str>>,
     pub lib_name: Vec<u8>,
     pub lib_version: Vec<u8>,
     /// Shown in CLIENT LIST and nothing else: nothing is evicted here, and nothing touched.
@@ -158,6 +160,10 @@ impl ClientHandle {
 
     pub fn set_version(&self, version: RespVersion) {
         self.info.lock().version = version;
+    }
+
+    pub fn set_user(&self, user: Option<Arc<str>>) {
+        self.info.lock().user = user;
     }
 
     pub fn set_name(&self, name: &[u8]) {

@@ -3,30 +3,41 @@
 //! Commands work on it. Never touches the socket, and knows no command.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
-use crate::data::clock::Now;
+use crate::config::UserConfig;
+use crate::data::clock::{Now, elapsed};
 use crate::process::audit::{AuditEvent, AuditKind};
 use crate::replication::status;
+use crate::server::authorization::{Authorization, DEFAULT_USER, Denied, Needed, is_command_within, is_request_within};
 use crate::server::client_handle::ClientHandle;
 use crate::server::counters::RoundTally;
+use crate::server::denials::Denial;
+use crate::server::evaluation::RoundTime;
 use crate::server::multi_queue::{QueuedRequest, Transaction};
 use crate::server::protocol::ClientProtocol;
 use crate::server::shared::Shared;
 use crate::server::writes::{ReplySpan, RoundWrites, WriteRefusal};
 use crate::wire::ack_level::AckLevel;
+use crate::wire::command::{Login, Request};
 use crate::wire::reply::{ErrorCode, Reply, Wrong};
 use crate::wire::resp::RespVersion;
 use crate::wire::resp::request::request_len_max;
 
+/// The sentence of Redis for a user that cannot log in, or not with this password.
+pub(crate) const WRONG_PASSWORD: &str = "invalid username-password pair or user is disabled.";
+
 pub(crate) struct Connection<'a> {
     pub shared: &'a Shared,
     pub client: &'a Arc<ClientHandle>,
+    pub authorization: Authorization<'a>,
     pub writes: RoundWrites<'a>,
     pub level: AckLevel,
     pub version: RespVersion,
     pub transaction: Transaction<'a>,
     pub tally: RoundTally,
-    /// True once the client has killed itself: it still hears what came of the command.
+    /// True once the client has killed itself, or has failed to log in too often: it still hears
+    /// what came of the command.
     pub closes: bool,
     /// The name of the last command; `None` if it was a line of text.
     pub command: Option<&'static str>,
@@ -39,6 +50,7 @@ impl<'a> Connection<'a> {
         Connection {
             shared,
             client,
+            authorization: Authorization::new(&shared.access),
             writes: RoundWrites::new(&shared.services),
             level: shared.services.live.current().ack,
             version: RespVersion::default(),
@@ -55,7 +67,82 @@ impl<'a> Connection<'a> {
         self.transaction = Transaction::new(&self.shared.read_budget);
         self.version = RespVersion::default();
         self.level = self.shared.services.live.current().ack;
+        self.authorization.log_out();
         self.client.reset();
+    }
+
+    /// Answers a request that the client may not make; `None` if it may. To be called where rights
+    /// are checked.
+    #[inline(never)]
+    pub fn denial(&mut self, needed: Needed, request: &Request<'_>, protocol: ClientProtocol) -> Option<Reply<'static>> {
+        let denied = self.authorization.check(needed, &|user| is_request_within(request, user)).err()?;
+        Some(self.deny(denied, needed, protocol))
+    }
+
+    /// Answers a request that is wrong and that the client may not make, either; `None` if it may.
+    #[cold]
+    #[inline(never)]
+    pub fn denial_of_wrong(&mut self, needed: Needed, protocol: ClientProtocol) -> Option<Reply<'static>> {
+        let denied = self.authorization.check(needed, &|_| true).err()?;
+        Some(self.deny(denied, needed, protocol))
+    }
+
+    /// Counts a refusal for want of rights, and answers with it.
+    fn deny(&mut self, denied: Denied, needed: Needed, protocol: ClientProtocol) -> Reply<'static> {
+        self.tally.commands += 1;
+        self.note_denied(denied, needed, if self.transaction.is_open() { "multi" } else { "toplevel" });
+        if denied == Denied::Nobody {
+            // Of a user who is one no more.
+            self.client.set_user(None);
+        }
+        let mut wrong = denied.wrong(needed);
+        if needed.name == "exec" {
+            // The transaction ends even so.
+            wrong = Wrong::new(ErrorCode::ExecAbort, format!("Transaction discarded because of: {} {}", wrong.code, wrong.sentence));
+        }
+        self.refuse(wrong, protocol)
+    }
+
+    /// Logs the client in, or answers that it cannot be who it says.
+    pub fn log_in(&mut self, login: &Login<'_>) -> Reply<'static> {
+        if self.authorization.log_in(login) {
+            self.client.set_user(self.authorization.user().map(|user| user.name.as_str().into()));
+            self.audit(AuditEvent::of(AuditKind::Login));
+            return Reply::Ok;
+        }
+        self.closes |= self.authorization.has_failed_too_often();
+        self.shared.counters.logins_failed.fetch_add(1, Ordering::Relaxed);
+        if let Some(more) = self.shared.log_limit.admit("login", 0, elapsed()) {
+            // No name, either: a password may stand in its place.
+            let addr = self.client.addr().map_or_else(|| "an unknown address".to_owned(), |addr| addr.ip().to_string());
+            log::warn!("login failed: a client at {addr} gave no user of this node with the right password{more}");
+        }
+        let named = login.user.as_deref().unwrap_or(DEFAULT_USER.as_bytes());
+        let known = self.authorization.access().user(named).map(|user| user.name.clone());
+        self.audit(AuditEvent { user: known.as_deref(), ..AuditEvent::of(AuditKind::LoginFailed) });
+        self.note_denial("auth", "toplevel", "auth", known.unwrap_or_else(|| "(unknown)".to_owned()));
+        Reply::error(ErrorCode::WrongPass, WRONG_PASSWORD)
+    }
+
+    /// Counts a refusal for want of rights, and notes it for ACL LOG. `context` is Redis's word for
+    /// where it happened.
+    pub fn note_denied(&mut self, denied: Denied, needed: Needed, context: &'static str) {
+        self.shared.counters.commands_denied.fetch_add(1, Ordering::Relaxed);
+        let reason = match denied {
+            // Of strangers there may be many, and they have seen nothing.
+            Denied::Nobody => return,
+            Denied::Command | Denied::Disabled => "command",
+            Denied::Keys => "key",
+        };
+        let user = self.authorization.user().map_or(DEFAULT_USER.to_owned(), |user| user.name.clone());
+        self.audit(AuditEvent { command: Some(needed.name), ..AuditEvent::of(AuditKind::Denied) });
+        self.note_denial(reason, context, needed.name, user);
+    }
+
+    fn note_denial(&self, reason: &'static str, context: &'static str, command: &'static str, user: String) {
+        let addr = self.client.addr().map_or_else(|| "?:0".to_owned(), |addr| addr.to_string());
+        let client = format!("id={} addr={addr}", self.client.id());
+        self.shared.denials.note(Denial { reason, context, command, user, client, count: 1, at: elapsed() });
     }
 
     /// The protocol of a request.
@@ -74,7 +161,15 @@ impl<'a> Connection<'a> {
     }
 
     /// Keeps a request of `len` bytes until EXEC.
-    pub fn queue(&mut self, request: &QueuedRequest<'_, '_>, len: usize) -> Reply<'static> {
+    pub fn queue(&mut self, request: &QueuedRequest<'_, '_>, len: usize, time: &RoundTime) -> Reply<'static> {
+        if self.authorization.is_checked() {
+            let (limits, needed) = (&self.shared.limits, request.spec.needed());
+            // What is wrong with it is its reply to EXEC, and touches no key.
+            let is_within = |user: &UserConfig| request.parse(limits, time).map_or(true, |command| is_command_within(&command, user));
+            if let Err(denied) = self.authorization.check(needed, &is_within) {
+                return self.deny(denied, needed, ClientProtocol::Resp(self.version));
+            }
+        }
         self.tally.commands += 1;
         if !self.shared.services.replica.is_open() {
             self.transaction.spoil();
@@ -142,8 +237,10 @@ impl<'a> Connection<'a> {
     /// Notes in the audit log what this connection has caused.
     #[cold]
     pub fn audit(&self, event: AuditEvent<'_>) {
-        let (client, addr) = (Some(self.client.id()), self.client.addr());
-        self.shared.services.replica.audit().note(AuditEvent { client, addr, ..event });
+        let (client, addr, is_failed) = (Some(self.client.id()), self.client.addr(), event.kind == AuditKind::LoginFailed);
+        // A failed login is of nobody, or of the user whose password it was not.
+        let user = if is_failed { event.user } else { self.authorization.last_user() };
+        self.shared.services.replica.audit().note(AuditEvent { client, addr, user, ..event });
     }
 
     /// Notes in the audit log that this connection has executed an administrative command.

@@ -16,6 +16,11 @@ pub(crate) struct Counters {
     pub(crate) clients_refused: AtomicU64,
     /// Clients that were closed because they did not take their replies.
     pub(crate) clients_deaf: AtomicU64,
+    /// Requests that were refused for want of rights.
+    pub(crate) commands_denied: AtomicU64,
+    pub(crate) logins_failed: AtomicU64,
+    /// Clients that were closed since they had not said who they are.
+    pub(crate) newcomers_closed: AtomicU64,
     /// No such client is logged before this many seconds of
     /// [`elapsed`](crate::data::clock::elapsed).
     pub(crate) deaf_logged_next_s: AtomicU64,

@@ -8,8 +8,9 @@ use std::collections::HashMap;
 use crate::budget::{ByteBudget, OutOfBudget, Share};
 use crate::data::entry::{Entry, Key};
 use crate::data::version::Version;
+use crate::server::authorization::Needed;
 use crate::server::client_handle::QueueSize;
-use crate::server::commands::spec::CommandParser;
+use crate::server::commands::spec::{CommandParser, Spec};
 use crate::server::evaluation::RoundTime;
 use crate::store::{Store, View};
 use crate::wire::bytes::Limits;
@@ -39,10 +40,18 @@ struct Queue {
 
 /// A request that is to be kept until EXEC.
 pub(crate) struct QueuedRequest<'a, 's> {
-    /// The name of its command.
-    pub name: &'static str,
+    /// The row of its command.
+    pub spec: &'static Spec,
     pub parser: CommandParser,
     pub words: Words<'a, 's>,
+}
+
+impl<'a> QueuedRequest<'a, '_> {
+    /// The command that it would be if EXEC came now.
+    pub fn parse(&self, limits: &Limits, time: &RoundTime) -> Result<Command<'a>, Wrong> {
+        let now_ms = || time.wall_ms() as i64;
+        (self.parser)(&Arguments { name: self.spec.name, words: self.words, limits, now_ms: &now_ms })
+    }
 }
 
 /// The requests that were queued, in their order.
@@ -56,7 +65,7 @@ pub(crate) struct Requests {
 }
 
 struct Queued {
-    name: &'static str,
+    spec: &'static Spec,
     parser: CommandParser,
     /// The number of words.
     words: usize,
@@ -201,16 +210,21 @@ impl Requests {
             self.bytes.extend_from_slice(word);
             self.word_ends.push(self.bytes.len());
         }
-        self.requests.push(Queued { name: request.name, parser: request.parser, words: request.words.len() });
+        self.requests.push(Queued { spec: request.spec, parser: request.parser, words: request.words.len() });
+    }
+
+    /// The commands and their roles.
+    pub fn needed(&self) -> impl Iterator<Item = Needed> {
+        self.requests.iter().map(|request| request.spec.needed())
     }
 
     /// The commands that EXEC executes; what was wrong with one is its reply.
     pub fn commands(&self, limits: &Limits, time: &RoundTime) -> Vec<Result<Command<'_>, Wrong>> {
         let now_ms = || time.wall_ms() as i64;
         let (mut start, mut ends) = (0, self.word_ends.iter().copied());
-        let parse = |Queued { name, parser, words }: &Queued| {
+        let parse = |Queued { spec, parser, words }: &Queued| {
             let spans: Vec<_> = ends.by_ref().take(*words).map(|end| std::mem::replace(&mut start, end)..end).collect();
-            parser(&Arguments { name, words: Words::new(&self.bytes, &spans), limits, now_ms: &now_ms })
+            parser(&Arguments { name: spec.name, words: Words::new(&self.bytes, &spans), limits, now_ms: &now_ms })
         };
         self.requests.iter().map(parse).collect()
     }

@@ -2,6 +2,7 @@
 //!
 //! Owns how far an unfinished request has been looked at. From here on a command is a typed one.
 
+use crate::server::authorization::Needed;
 use crate::server::commands::refused::refusal;
 use crate::server::commands::spec::{Parser, Spec};
 use crate::server::commands::table;
@@ -57,6 +58,14 @@ impl Row {
         }
     }
 
+    /// The command and its role.
+    pub fn needed(self) -> Needed {
+        match self {
+            Row::Text(spec) => Needed { name: spec.name, role: spec.role },
+            Row::Resp(spec) => spec.needed(),
+        }
+    }
+
     /// Returns true if a node that has not caught up yet answers the command.
     pub fn is_allowed_while_loading(self) -> bool {
         match self {
@@ -98,9 +107,7 @@ impl RequestParser {
             request::ParsedWords::Request { words, consumed } => (words, consumed),
         };
         let parsed = match table::check(words) {
-            Ok((spec, Parser::Command(parser))) if queues => {
-                ParsedRequest::Queued(multi_queue::QueuedRequest { name: spec.name, parser, words })
-            }
+            Ok((spec, Parser::Command(parser))) if queues => ParsedRequest::Queued(multi_queue::QueuedRequest { spec, parser, words }),
             Ok((spec, parser)) => {
                 let now_ms = || time.wall_ms() as i64;
                 match parser.parse(&Arguments { name: spec.name, words, limits, now_ms: &now_ms }) {

@@ -133,17 +133,27 @@ impl<'a> Rounds<'a> {
             let execution = match parsed {
                 ParsedRequest::Request(row, request) => {
                     connection.command = row.resp_name();
-                    execute(connection, request, || row.is_allowed_while_loading(), protocol, time)
+                    if connection.authorization.is_checked()
+                        && let Some(denied) = connection.denial(row.needed(), request, protocol)
+                    {
+                        Execution::Reply(denied)
+                    } else {
+                        execute(connection, request, || row.is_allowed_while_loading(), protocol, time)
+                    }
                 }
                 ParsedRequest::Incomplete => break Ended::NeedsMore,
                 ParsedRequest::Empty => continue,
                 ParsedRequest::Queued(request) => {
-                    connection.command = Some(request.name);
-                    Execution::Reply(connection.queue(request, consumed))
+                    connection.command = Some(request.spec.name);
+                    Execution::Reply(connection.queue(request, consumed, time))
                 }
                 ParsedRequest::Wrong(row, wrong) => {
                     connection.command = row.map_or(connection.command, Row::resp_name);
-                    Execution::Reply(connection.refuse(wrong.clone(), protocol))
+                    let denied = match row {
+                        Some(row) if connection.authorization.is_checked() => connection.denial_of_wrong(row.needed(), protocol),
+                        _ => None,
+                    };
+                    Execution::Reply(denied.unwrap_or_else(|| connection.refuse(wrong.clone(), protocol)))
                 }
                 ParsedRequest::Fatal(wrong) => {
                     protocol.encode(&wrong.clone().into_reply(), replies);

@@ -6,6 +6,7 @@
 
 use std::io::{self, Read, Write as _};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -31,13 +32,21 @@ const REPLIES_LEN_KEPT: usize = 16 << 10;
 const NO_QUORUM_PAUSE: Duration = Duration::from_millis(20);
 /// The time that a client has for the handshake of TLS.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// The time in which a client must say who it is, where the node has users.
+const NEWCOMER_TIMEOUT: Duration = Duration::from_secs(10);
+/// Bytes that a client may send until then.
+const NEWCOMER_LEN_MAX: usize = 4 << 10;
 /// The time that a client has to notice that it is being closed.
 const LINGER: Duration = Duration::from_secs(1);
 
 /// The loop of a thread `client-N`, from the first byte to the last.
 pub(crate) fn run_client(shared: &Shared, client: &Arc<ClientHandle>) {
     let mut session = Session::new(shared, client);
-    match session.serve() {
+    let served = session.serve();
+    if session.newcomer.is_some() {
+        shared.newcomers.leave(client.id());
+    }
+    match served {
         Ok(Farewell::Gone) => {}
         Ok(Farewell::Closing) => linger(&mut session.socket),
         Err(error) => log::debug!("client {} is closed: {error}", client.id()),
@@ -48,6 +57,15 @@ struct Session<'a> {
     shared: &'a Shared,
     socket: ClientSocket<'a>,
     rounds: Rounds<'a>,
+    /// There while the client has not said who it is, and must.
+    newcomer: Option<Newcomer>,
+}
+
+/// The bounds of a client that has not said who it is.
+struct Newcomer {
+    until: Instant,
+    /// Bytes that it has sent.
+    received: usize,
 }
 
 enum Farewell {
@@ -59,10 +77,13 @@ enum Farewell {
 
 impl<'a> Session<'a> {
     fn new(shared: &'a Shared, client: &'a Arc<ClientHandle>) -> Session<'a> {
-        Session { shared, socket: ClientSocket::Plain(client.socket()), rounds: Rounds::new(shared, client) }
+        Session { shared, socket: ClientSocket::Plain(client.socket()), rounds: Rounds::new(shared, client), newcomer: None }
     }
 
     fn serve(&mut self) -> io::Result<Farewell> {
+        if let Some(farewell) = self.bound()? {
+            return Ok(farewell);
+        }
         if let Some(farewell) = self.begin()? {
             return Ok(farewell);
         }
@@ -71,6 +92,9 @@ impl<'a> Session<'a> {
         while !self.shared.is_stopping() {
             if self.rounds.connection.client.is_killed() {
                 return Ok(Farewell::Gone);
+            }
+            if let Some(farewell) = self.bound()? {
+                return Ok(farewell);
             }
             if needs_more {
                 if self.rounds.buffer.make_room() == Err(OutOfBudget) {
@@ -81,8 +105,13 @@ impl<'a> Session<'a> {
                     self.send()?;
                     return Ok(Farewell::Closing);
                 }
-                if self.rounds.buffer.fill(&mut self.socket)? == 0 {
-                    return Ok(Farewell::Gone);
+                match (self.rounds.buffer.fill(&mut self.socket), &mut self.newcomer) {
+                    (Ok(0), _) => return Ok(Farewell::Gone),
+                    (Ok(_), None) => {}
+                    (Ok(len), Some(newcomer)) => newcomer.received += len,
+                    // Its time is over, or nearly.
+                    (Err(error), Some(_)) if is_timeout(&error) => continue,
+                    (Err(error), _) => return Err(error),
                 }
                 self.rounds.connection.client.set_active();
             }
@@ -95,7 +124,12 @@ impl<'a> Session<'a> {
             self.send()?;
             match ended {
                 Ended::NeedsMore | Ended::Early => {}
-                Ended::Before(deferred, protocol) => self.send_deferred(deferred, protocol)?,
+                Ended::Before(deferred, protocol) => {
+                    self.send_deferred(deferred, protocol)?;
+                    if self.rounds.connection.closes {
+                        return Ok(Farewell::Closing);
+                    }
+                }
                 Ended::Restore => {
                     self.rounds.connection.audit_command("restore");
                     let done = restore::run(self.shared, &mut self.socket, &mut self.rounds.buffer, &mut self.rounds.replies)?;
@@ -127,8 +161,21 @@ impl<'a> Session<'a> {
         }
         // No budget is asked for so little.
         let _ = self.rounds.buffer.make_room();
-        if self.rounds.buffer.fill(&mut self.socket)? == 0 {
-            return Ok(Some(Farewell::Gone));
+        loop {
+            match (self.rounds.buffer.fill(&mut self.socket), &mut self.newcomer) {
+                (Ok(0), _) => return Ok(Some(Farewell::Gone)),
+                (Ok(_), None) => break,
+                (Ok(len), Some(newcomer)) => {
+                    newcomer.received += len;
+                    break;
+                }
+                (Err(error), Some(_)) if is_timeout(&error) => {
+                    if let Some(farewell) = self.bound()? {
+                        return Ok(Some(farewell));
+                    }
+                }
+                (Err(error), _) => return Err(error),
+            }
         }
         client.set_active();
         let is_hello = self.rounds.buffer.unread().first() == Some(&FIRST_BYTE);
@@ -177,6 +224,46 @@ impl<'a> Session<'a> {
         }
     }
 
+    /// Bounds what a client may take that has not said who it is, where the node has users. A
+    /// farewell ends the session.
+    #[inline]
+    fn bound(&mut self) -> io::Result<Option<Farewell>> {
+        let is_bounded = self.newcomer.is_some() || self.rounds.connection.authorization.is_checked();
+        if is_bounded { self.bound_newcomer() } else { Ok(None) }
+    }
+
+    #[inline(never)]
+    fn bound_newcomer(&mut self) -> io::Result<Option<Farewell>> {
+        let (shared, client) = (self.shared, self.rounds.connection.client);
+        if !self.rounds.connection.authorization.is_of_nobody() {
+            if self.newcomer.take().is_some() {
+                shared.newcomers.leave(client.id());
+                client.socket().set_read_timeout(None)?;
+            }
+            return Ok(None);
+        }
+        let newcomer = self.newcomer.get_or_insert_with(|| {
+            let closed = shared.newcomers.enter(client, shared.services.live.current().clients_max);
+            shared.counters.newcomers_closed.fetch_add(closed.into(), Ordering::Relaxed);
+            Newcomer { until: Instant::now() + NEWCOMER_TIMEOUT, received: 0 }
+        });
+        let left = newcomer.until.saturating_duration_since(Instant::now());
+        let why = if newcomer.received > NEWCOMER_LEN_MAX {
+            format!("more than {NEWCOMER_LEN_MAX} bytes came before AUTH")
+        } else if left.is_zero() {
+            format!("no AUTH came within {} seconds", NEWCOMER_TIMEOUT.as_secs())
+        } else {
+            client.socket().set_read_timeout(Some(left))?;
+            return Ok(None);
+        };
+        shared.counters.newcomers_closed.fetch_add(1, Ordering::Relaxed);
+        let protocol = self.rounds.connection.protocol_of(self.rounds.buffer.unread());
+        let reply = Reply::Error { code: ErrorCode::NoAuth, sentence: format!("{why}; this connection is closed").into() };
+        protocol.encode(&reply, &mut self.rounds.replies);
+        self.send()?;
+        Ok(Some(Farewell::Closing))
+    }
+
     fn send(&mut self) -> io::Result<()> {
         let Rounds { buffer, replies, connection, .. } = &mut self.rounds;
         if !replies.is_empty() {
@@ -193,6 +280,10 @@ impl<'a> Session<'a> {
         let outgoing = Outgoing::new(self.shared, connection.client, &mut self.socket, buffer);
         deferred::write(outgoing, connection, deferred, protocol)
     }
+}
+
+fn is_timeout(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut)
 }
 
 /// Ends the stream and reads on for a moment. Closing with something unread would reset the

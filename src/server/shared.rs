@@ -13,8 +13,11 @@ use crate::replication::acks::Acks;
 use crate::replication::replica::Replica;
 use crate::replication::replicator::Replicator;
 use crate::replication::submit::Submit;
+use crate::server::access::AccessControl;
 use crate::server::clients::Clients;
 use crate::server::counters::Counters;
+use crate::server::denials::DenialLog;
+use crate::server::newcomers::Newcomers;
 use crate::store::Store;
 use crate::wire::bytes::Limits;
 
@@ -68,6 +71,10 @@ pub(crate) struct Shared {
     pub(crate) tls: Arc<NodeTls>,
     pub(crate) limits: Limits,
     pub(crate) clients: Clients,
+    /// Apart, since a reload puts another access in force.
+    pub(crate) access: Arc<AccessControl>,
+    pub(crate) newcomers: Newcomers,
+    pub(crate) denials: DenialLog,
     pub(crate) counters: Counters,
     pub(crate) read_budget: Arc<ByteBudget>,
     pub(crate) reply_budget: Arc<ByteBudget>,

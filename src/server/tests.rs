@@ -8,6 +8,7 @@ use std::time::Duration;
 
 mod resp;
 mod steps;
+mod users;
 
 use super::*;
 use crate::data::clock::{Now, Stamp};

@@ -11,10 +11,13 @@ use crate::net::tls::NodeTls;
 use crate::process::logging::LogLimit;
 use crate::replication::replica::Replica;
 use crate::replication::replicator::Replicator;
+use crate::server::access::{Access, AccessControl};
 use crate::server::client_handle::ClientHandle;
 use crate::server::clients::Clients;
 use crate::server::counters::Counters;
+use crate::server::denials::DenialLog;
 use crate::server::evaluation::RoundTime;
+use crate::server::newcomers::Newcomers;
 use crate::server::rounds::{Executed, Rounds};
 use crate::server::shared::{READ_BUDGET, REPLY_BUDGET, Services, Shared};
 use crate::wire::bytes::Limits;
@@ -44,6 +47,9 @@ impl SimulatedServer {
             tls: NodeTls::new(None),
             limits,
             clients: Clients::default(),
+            access: Arc::new(AccessControl::new(Access::default())),
+            newcomers: Newcomers::default(),
+            denials: DenialLog::default(),
             counters: Counters::default(),
             read_budget: ByteBudget::new(READ_BUDGET),
             reply_budget: ByteBudget::new(REPLY_BUDGET),

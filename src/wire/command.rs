@@ -5,6 +5,7 @@
 //! them. A command on one key is in the kind of its family, so that parser and meaning are in one
 //! file.
 
+use std::fmt;
 use std::time::Duration;
 
 use crate::wire::ack_level::AckLevel;
@@ -294,16 +295,37 @@ pub enum ConnectionCommand<'a> {
     Echo {
         message: Bytes<'a>,
     },
-    /// Needs no doing: AUTH where there is no password, SELECT of the only database.
+    /// Needs no doing: SELECT of the only database.
     NoOp,
-    /// Chooses the version of RESP, if one is named, and names the connection.
+    /// Says who uses the connection.
+    Authenticate(Box<Login<'a>>),
+    /// Chooses the version of RESP, if one is named, says who uses the connection, and names it.
     Hello {
         version: Option<RespVersion>,
+        login: Option<Box<Login<'a>>>,
         name: Option<Bytes<'a>>,
     },
     /// Forgets the watched keys.
     Unwatch,
     Client(ClientCommand<'a>),
+}
+
+/// A user, and what proves who it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Login<'a> {
+    /// The name of the user; `None` for the user `default`.
+    pub user: Option<Bytes<'a>>,
+    pub password: Password<'a>,
+}
+
+/// A password as the client has sent it. Is never shown.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Password<'a>(pub Bytes<'a>);
+
+impl fmt::Debug for Password<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Password")
+    }
 }
 
 /// `CLIENT …`
@@ -364,6 +386,24 @@ pub enum Introspection<'a> {
         patterns: Vec<Bytes<'a>>,
     },
     Commands(CommandQuery),
+    Acl(AclCommand<'a>),
+}
+
+/// `ACL …`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AclCommand<'a> {
+    /// Asks for the user of the connection.
+    WhoAmI,
+    /// Lists the categories of commands, or the commands of one, which is in lower case.
+    Categories { of: Option<String> },
+    /// Lists the users.
+    Users,
+    /// Describes one user.
+    User(Bytes<'a>),
+    /// Lists the last refusals, at most so many.
+    Log { count: usize },
+    /// Forgets the refusals.
+    ResetLog,
 }
 
 /// `COMMAND …`: a question about the commands that there are. Names are in lower case.

@@ -13,4 +13,5 @@ pub mod peer;
 pub mod quoting;
 pub mod reply;
 pub mod resp;
+pub mod role;
 pub mod text;

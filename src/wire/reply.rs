@@ -144,6 +144,10 @@ pub enum ErrorCode {
     NoProto,
     /// AUTH with a password that is not right.
     WrongPass,
+    /// The client has not said who it is, and this node has users.
+    NoAuth,
+    /// The user may not do this, or nobody may.
+    NoPerm,
 }
 
 impl fmt::Display for ErrorCode {
@@ -168,6 +172,8 @@ impl fmt::Display for ErrorCode {
             ErrorCode::ExecAbort => "EXECABORT",
             ErrorCode::NoProto => "NOPROTO",
             ErrorCode::WrongPass => "WRONGPASS",
+            ErrorCode::NoAuth => "NOAUTH",
+            ErrorCode::NoPerm => "NOPERM",
         })
     }
 }

@@ -39,7 +39,7 @@ fn row(field: &Field) -> String {
         FieldKind::Number { default: Some(default), .. } => bytes(default),
         FieldKind::Milliseconds { default, .. } => default.to_string(),
         FieldKind::Text { default: Some(default), .. } => format!("`\"{default}\"`"),
-        FieldKind::Peers => "`[]`".to_owned(),
+        FieldKind::Peers | FieldKind::Users | FieldKind::Names { .. } => "`[]`".to_owned(),
         FieldKind::Object { .. } => "none".to_owned(),
         FieldKind::Boolean { default } => default.to_string(),
     };
@@ -47,7 +47,9 @@ fn row(field: &Field) -> String {
         FieldKind::Number { min, max, .. } => format!("{min} to {}", bytes(max)),
         FieldKind::Milliseconds { max, .. } => format!("1 to {}", days(max)),
         FieldKind::Text { expected, .. } => expected.to_owned(),
-        FieldKind::Peers | FieldKind::Object { .. } | FieldKind::Boolean { .. } => field.kind.to_string(),
+        FieldKind::Peers | FieldKind::Users | FieldKind::Names { .. } | FieldKind::Object { .. } | FieldKind::Boolean { .. } => {
+            field.kind.to_string()
+        }
     };
     format!("| `{}` | {default} | {values} | {} |\n", field.name, field.meaning)
 }

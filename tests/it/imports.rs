@@ -110,7 +110,7 @@ const RULES: &[Rule] = &[
     Rule { place: "config.rs", may: &["data"], must_not_std: &["std::net", "std::thread"] },
     Rule {
         place: "config",
-        may: &["process::descriptors", "process::logging::LogLevel", "data", "wire::ack_level"],
+        may: &["process::descriptors", "process::logging::LogLevel", "data", "wire::ack_level", "wire::role"],
         must_not_std: &["std::thread", "std::fs"],
     },
     Rule { place: "wire", may: &["data", "wire::frame", "wire::dump", "wire"], must_not_std: NO_IO },
@@ -153,6 +153,7 @@ const RULES: &[Rule] = &[
             "wire::bytes",
             "wire::command",
             "wire::reply",
+            "wire::role",
             "wire::text",
             "wire::quoting",
             "wire::resp",

@@ -47,6 +47,7 @@ mod tidy;
 mod tls;
 mod tombstones;
 mod torture;
+mod users;
 mod versions;
 mod walk;
 mod writers;

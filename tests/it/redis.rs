@@ -17,6 +17,7 @@ mod refused;
 mod scans;
 mod servers;
 mod transactions;
+mod users;
 mod wire;
 
 use std::collections::{BTreeSet, VecDeque};

@@ -137,6 +137,11 @@ fn status(shared: &Shared) -> impl Iterator<Item = (&'static str, String)> {
         ("replies_waiting_bytes", shared.reply_budget.reserved() as u64),
         ("clients_deaf", counters.clients_deaf.load(Ordering::Relaxed)),
         ("accept_errors", counters.accept_errors.load(Ordering::Relaxed)),
+        ("users", shared.access.current().0.users().len() as u64),
+        ("newcomers", shared.newcomers.len() as u64),
+        ("newcomers_closed", counters.newcomers_closed.load(Ordering::Relaxed)),
+        ("logins_failed", counters.logins_failed.load(Ordering::Relaxed)),
+        ("commands_denied", counters.commands_denied.load(Ordering::Relaxed)),
     ];
     let audit = shared.services.replica.audit();
     let words = [("ack", config.ack.to_string()), ("audit", audit.state()), ("audit_dropped", audit.dropped().to_string())];

@@ -8,9 +8,10 @@ use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use super::handshake::{NAME_LEN_MAX, USER, is_visible, parse_name};
+use super::handshake::{NAME_LEN_MAX, is_visible, parse_name};
 use super::spec::Spec;
-use crate::server::client_handle::ClientHandle;
+use crate::server::authorization::DEFAULT_USER;
+use crate::server::client_handle::{ClientHandle, ClientInfo};
 use crate::server::connection::Connection;
 use crate::wire::bytes::Bytes;
 use crate::wire::command::{ClientCommand, ClientKind, Command, KillClients};
@@ -72,17 +73,17 @@ static SUBCOMMANDS: [Spec; 9] = [
 /// Answers a command. Never waits, not even for the clients that it closes.
 #[inline(never)]
 pub(super) fn answer(connection: &mut Connection<'_>, command: &ClientCommand<'_>) -> Reply<'static> {
-    let (shared, me) = (connection.shared, connection.client);
+    let (shared, me, has_users) = (connection.shared, connection.client, connection.authorization.access().has_users());
     // So that the caller finds itself as it is now.
     me.set_queued(connection.transaction.size());
     connection.note_command();
     match command {
         ClientCommand::Id => Reply::Integer(me.id() as i64),
-        ClientCommand::Info => Reply::Text(lines([me])),
+        ClientCommand::Info => Reply::Text(lines([me], has_users)),
         ClientCommand::List { kind: Some(ClientKind::Other), .. } => Reply::Text(String::new()),
         ClientCommand::List { ids, kind: _ } => {
             let listed = ids.as_ref().map_or_else(|| shared.clients.all(), |ids| shared.clients.by_ids(ids));
-            Reply::Text(lines(&listed))
+            Reply::Text(lines(&listed, has_users))
         }
         ClientCommand::GetName => match me.info().name {
             name if name.is_empty() => Reply::Null,
@@ -115,10 +116,17 @@ pub(super) fn answer(connection: &mut Connection<'_>, command: &ClientCommand<'_
 /// Closes clients. The caller, if it is among them, is closed when it has its reply.
 fn kill(connection: &mut Connection<'_>, which: &KillClients<'_>) -> Reply<'static> {
     connection.audit_command("client|kill");
-    let (shared, me) = (connection.shared, connection.client);
+    let (shared, me, access) = (connection.shared, connection.client, connection.authorization.access());
+    let has_users = access.has_users();
+    if let Some(user) = &which.user
+        && access.user(user).is_none()
+        && (has_users || **user != *DEFAULT_USER.as_bytes())
+    {
+        return Reply::error(ErrorCode::Err, format!("No such user '{}'", shown_word(user)));
+    }
     let candidates = which.id.map_or_else(|| shared.clients.all(), |id| shared.clients.by_ids(&[id]));
     let mut killed = 0;
-    for client in candidates.iter().filter(|client| is_meant(client, which)) {
+    for client in candidates.iter().filter(|client| is_meant(client, which, has_users)) {
         if client.id() == me.id() {
             connection.closes |= which.also_me;
             killed += i64::from(which.also_me);
@@ -133,26 +141,32 @@ fn kill(connection: &mut Connection<'_>, which: &KillClients<'_>) -> Reply<'stat
     }
 }
 
-fn is_meant(client: &ClientHandle, which: &KillClients<'_>) -> bool {
+fn is_meant(client: &ClientHandle, which: &KillClients<'_>, has_users: bool) -> bool {
     let is = |wanted: &Option<_>, addr: fn(&ClientHandle) -> Option<SocketAddr>| {
         wanted.as_ref().is_none_or(|wanted: &Bytes<'_>| shown(addr(client)).as_bytes() == &**wanted)
     };
     which.kind.is_none_or(|kind| kind == ClientKind::Normal)
-        && which.user.as_ref().is_none_or(|user| **user == *USER.as_bytes())
+        && which.user.as_ref().is_none_or(|user| **user == *user_of(&client.info(), has_users).as_bytes())
         && is(&which.addr, ClientHandle::addr)
         && is(&which.laddr, ClientHandle::local_addr)
 }
 
-fn lines<'c>(clients: impl IntoIterator<Item = &'c Arc<ClientHandle>>) -> String {
+/// The user of a connection as Redis shows it. Where there are users, one that has not logged in
+/// has none.
+fn user_of(info: &ClientInfo, has_users: bool) -> &str {
+    info.user.as_deref().unwrap_or(if has_users { "(nobody)" } else { DEFAULT_USER })
+}
+
+fn lines<'c>(clients: impl IntoIterator<Item = &'c Arc<ClientHandle>>, has_users: bool) -> String {
     clients.into_iter().fold(String::new(), |mut lines, client| {
-        line(client, &mut lines);
+        line(client, has_users, &mut lines);
         lines
     })
 }
 
 /// Appends the line of a client: the fields of Redis 7.0 that are known here, in its order, and
 /// those of later versions behind them. Names have no spaces in them: the parser sees to that.
-fn line(client: &ClientHandle, out: &mut String) {
+fn line(client: &ClientHandle, has_users: bool, out: &mut String) {
     let (info, queued) = (client.info(), client.queued());
     // Writing to memory does not fail.
     let _ = write!(out, "id={} addr={} laddr={}", client.id(), shown(client.addr()), shown(client.local_addr()));
@@ -174,7 +188,8 @@ fn line(client: &ClientHandle, out: &mut String) {
     }
     let resp = if info.version == RespVersion::Two { 2 } else { 3 };
     let (lib_name, lib_version) = (String::from_utf8_lossy(&info.lib_name), String::from_utf8_lossy(&info.lib_version));
-    let _ = writeln!(out, " user={USER} redir=-1 resp={resp} lib-name={lib_name} lib-ver={lib_version}");
+    let user = user_of(&info, has_users);
+    let _ = writeln!(out, " user={user} redir=-1 resp={resp} lib-name={lib_name} lib-ver={lib_version}");
 }
 
 /// An address as Redis shows it, also one that could not be found out.
@@ -237,9 +252,6 @@ fn parse_kill<'a>(words: &Arguments<'a, '_>) -> Result<Command<'a>, Wrong> {
         } else if is(option, "LADDR") {
             kill.laddr = Some(words.data(index));
         } else if is(option, "USER") {
-            if word != USER.as_bytes() {
-                return Err(wrong(format!("No such user '{}'", shown_word(word))));
-            }
             kill.user = Some(words.data(index));
         } else if is(option, "SKIPME") {
             kill.also_me = !yes_or_no(word, "yes", "no")?;

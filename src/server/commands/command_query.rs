@@ -56,6 +56,11 @@ const CATEGORIES: [(&str, &str, &[&str]); 11] = [
     ("transaction", "@transaction", &[]),
 ];
 
+/// The names of all ACL categories.
+pub(super) fn category_names() -> impl Iterator<Item = &'static str> {
+    CATEGORIES.into_iter().map(|(name, ..)| name)
+}
+
 /// Answers a question about `commands`, which are all that there are. Cannot fail: an unknown one
 /// is null or left out.
 #[inline(never)]
@@ -179,7 +184,8 @@ fn value_type(name: &str) -> &'static str {
     }
 }
 
-fn categories(spec: &Spec) -> impl Iterator<Item = (&'static str, &'static str)> {
+/// The ACL categories of a command, and each as COMMAND INFO shows it.
+pub(super) fn categories(spec: &Spec) -> impl Iterator<Item = (&'static str, &'static str)> {
     let follows = |flag: &&str| match flag.strip_prefix('!') {
         Some(flag) => !spec.has_flag(flag),
         None => spec.has_flag(flag),

@@ -2,6 +2,8 @@
 //! is, and piece by piece where they would be too long to be held as a whole.
 
 use std::io::{self, Write as _};
+use std::thread;
+use std::time::Duration;
 
 use super::{admin, blocking, scan};
 use crate::replication::sync::serving;
@@ -16,6 +18,9 @@ use crate::wire::text::write_reply;
 /// Bytes of a dump that are made ready at a time.
 const DUMP_STEP_LEN: usize = 64 << 10;
 
+/// The pause before a client hears that its login has failed: the thread of its own session waits.
+const WRONG_PASSWORD_PAUSE: Duration = Duration::from_millis(200);
+
 pub(crate) enum Deferred {
     /// A reply that is known, and large.
     Reply(Reply<'static>),
@@ -29,6 +34,8 @@ pub(crate) enum Deferred {
     Flush,
     Dump,
     Help(Option<String>),
+    /// The refusal of a login, which waits.
+    WrongPassword(Reply<'static>),
     Admin(Admin),
     Blocking(Blocking),
 }
@@ -46,8 +53,16 @@ pub(crate) fn write(
     }
     let reply = match deferred {
         Deferred::Reply(reply) => reply,
-        Deferred::Keys { prefix, limit } => return scan::write_keys(outgoing, shared, &prefix, limit),
-        Deferred::Matching { pattern } => return scan::write_matching(outgoing, shared, &pattern, protocol),
+        Deferred::Keys { prefix, limit } => return scan::write_keys(outgoing, shared, &prefix, limit, &connection.authorization.scope()),
+        Deferred::Matching { pattern } => {
+            return scan::write_matching(outgoing, shared, &pattern, &connection.authorization.scope(), protocol);
+        }
+        Deferred::WrongPassword(reply) => {
+            if connection.authorization.access().has_users() {
+                thread::park_timeout(WRONG_PASSWORD_PAUSE);
+            }
+            reply
+        }
         Deferred::Dump => return write_dump(outgoing, &shared.services),
         Deferred::Flush => scan::flush(connection),
         Deferred::Help(verb) => admin::help(verb.as_deref()),
@@ -63,7 +78,12 @@ fn administrative(deferred: &Deferred) -> Option<&'static str> {
         Deferred::Dump => Some("dump"),
         Deferred::Flush => Some("flush"),
         Deferred::Admin(command) => admin::audited_name(command),
-        Deferred::Reply(_) | Deferred::Keys { .. } | Deferred::Matching { .. } | Deferred::Help(_) | Deferred::Blocking(_) => None,
+        Deferred::Reply(_)
+        | Deferred::Keys { .. }
+        | Deferred::Matching { .. }
+        | Deferred::Help(_)
+        | Deferred::WrongPassword(_)
+        | Deferred::Blocking(_) => None,
     }
 }
 

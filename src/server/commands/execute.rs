@@ -2,7 +2,7 @@
 
 use super::deferred::Deferred;
 use super::{
-    admin, blocking, client_command, command_query, config_get, handshake, introspection, multi_key, one_key, scan, table, transaction,
+    acl, admin, blocking, client_command, command_query, config_get, handshake, introspection, multi_key, one_key, scan, table, transaction,
 };
 use crate::server::connection::Connection;
 use crate::server::evaluation::RoundTime;
@@ -65,7 +65,11 @@ fn execute_command<'c>(connection: &mut Connection<'_>, command: &'c Command<'_>
     match command {
         Command::Data(command) => execute_data(connection, command, time),
         Command::Other(command) => match command {
-            OtherCommand::Connection(command) => Execution::Reply(execute_connection(connection, command)),
+            OtherCommand::Connection(command) => match execute_connection(connection, command) {
+                // Late, so that guessing takes long, and behind the replies before it.
+                wrong @ Reply::Error { code: ErrorCode::WrongPass, .. } => Execution::Deferred(Deferred::WrongPassword(wrong.into_owned())),
+                reply => Execution::Reply(reply),
+            },
             OtherCommand::Introspection(command) => Execution::Reply(introspect(connection, command)),
             OtherCommand::Admin(command) => Execution::Deferred(Deferred::Admin(command.clone())),
             OtherCommand::Blocking(command) => Execution::Deferred(Deferred::Blocking(*command)),
@@ -81,7 +85,7 @@ fn execute_data<'c>(connection: &mut Connection<'_>, command: &'c DataCommand<'_
         DataCommand::MultiKey(command) => multi_key::execute(connection, command, time),
         DataCommand::Keyspace(command) => match command {
             KeyspaceCommand::Count => scan::count(services, time),
-            KeyspaceCommand::Scan(scan) => scan::scan(services, scan, time),
+            KeyspaceCommand::Scan(step) => scan::scan(services, step, &connection.authorization.scope(), time),
             KeyspaceCommand::RandomKey => scan::random_key(services, time),
             KeyspaceCommand::Matching { pattern } => return Execution::Deferred(Deferred::Matching { pattern: pattern.to_vec() }),
             KeyspaceCommand::Flush => return Execution::Deferred(Deferred::Flush),
@@ -128,7 +132,8 @@ fn execute_connection<'c>(connection: &mut Connection<'_>, command: &'c Connecti
         ConnectionCommand::Ping { message: None } => Reply::Status("PONG"),
         ConnectionCommand::Ping { message: Some(message) } | ConnectionCommand::Echo { message } => Reply::Bytes((&**message).into()),
         ConnectionCommand::NoOp => Reply::Ok,
-        ConnectionCommand::Hello { version, name } => handshake::hello(connection, *version, name.as_deref()),
+        ConnectionCommand::Authenticate(login) => handshake::auth(connection, login),
+        ConnectionCommand::Hello { version, login, name } => handshake::hello(connection, *version, login.as_deref(), name.as_deref()),
         ConnectionCommand::Unwatch => {
             connection.transaction.unwatch();
             Reply::Ok
@@ -137,12 +142,13 @@ fn execute_connection<'c>(connection: &mut Connection<'_>, command: &'c Connecti
     }
 }
 
-fn introspect(connection: &Connection<'_>, command: &Introspection<'_>) -> Reply<'static> {
+fn introspect(connection: &mut Connection<'_>, command: &Introspection<'_>) -> Reply<'static> {
     match command {
         Introspection::Time => introspection::time(),
         Introspection::Role => introspection::role(connection.shared),
         Introspection::Lolwut => introspection::lolwut(),
         Introspection::Config { patterns } => config_get::config(connection.shared, patterns),
         Introspection::Commands(query) => command_query::answer(query, table::all()),
+        Introspection::Acl(command) => acl::answer(connection, command, table::all()),
     }
 }

@@ -3,9 +3,10 @@
 
 use super::introspection::{REDIS_VERSION, text};
 use super::spec::Spec;
-use crate::server::connection::Connection;
+use crate::server::authorization::DEFAULT_USER;
+use crate::server::connection::{Connection, WRONG_PASSWORD};
 use crate::wire::bytes::Bytes;
-use crate::wire::command::{Command, ConnectionCommand, SessionCommand};
+use crate::wire::command::{Command, ConnectionCommand, Login, Password, SessionCommand};
 use crate::wire::reply::{ErrorCode, Reply, Wrong};
 use crate::wire::resp::RespVersion;
 use crate::wire::resp::arguments::{Arguments, is, shown, syntax, within, wrong};
@@ -13,12 +14,11 @@ use crate::wire::resp::arguments::{Arguments, is, shown, syntax, within, wrong};
 /// The longest name of a client, and the longest attribute of one. A node keeps them for as long as
 /// the client is connected; beyond this they are refused.
 pub(super) const NAME_LEN_MAX: usize = 1024;
-/// The only user, who has no password.
-pub(super) const USER: &str = "default";
 
 pub(super) static COMMANDS: &[Spec] = &[
     Spec::command("ping", -1, "loading stale fast", parse_ping)
         .categories("connection")
+        .for_anyone()
         .tips("request_policy:all_shards response_policy:all_succeeded")
         .docs("connection", "1.0.0", "O(1)")
         .help("[message]", "Returns PONG, or what it is given."),
@@ -41,7 +41,7 @@ pub(super) static COMMANDS: &[Spec] = &[
     Spec::command("auth", -2, "noscript loading stale fast no_auth allow_busy", parse_auth)
         .categories("connection")
         .docs("connection", "1.0.0", "O(1)")
-        .help("[username] password", "Is accepted for the user default, who has no password."),
+        .help("[username] password", "Says who uses this connection, where the node has users."),
     Spec::command("hello", -1, "noscript loading stale fast no_auth allow_busy", parse_hello)
         .categories("connection")
         .docs("connection", "6.0.0", "O(1)")
@@ -55,9 +55,42 @@ pub(super) static COMMANDS: &[Spec] = &[
     ),
 ];
 
-/// Answers HELLO: chooses the version of RESP, and tells who this server is.
+/// Answers AUTH. Where there are no users, the user `default` has no password, as in a Redis that
+/// has none.
 #[inline(never)]
-pub(super) fn hello(connection: &mut Connection<'_>, version: Option<RespVersion>, name: Option<&[u8]>) -> Reply<'static> {
+pub(super) fn auth(connection: &mut Connection<'_>, login: &Login<'_>) -> Reply<'static> {
+    if connection.authorization.access().has_users() {
+        return connection.log_in(login);
+    }
+    match &login.user {
+        Some(user) if **user == *DEFAULT_USER.as_bytes() => Reply::Ok,
+        Some(_) => Reply::error(ErrorCode::WrongPass, WRONG_PASSWORD),
+        None => Reply::error(
+            ErrorCode::Err,
+            "AUTH <password> called without any password configured for the default user. Are you sure your configuration is correct?",
+        ),
+    }
+}
+
+/// Answers HELLO: says who uses the connection, chooses the version of RESP, and tells who this
+/// server is.
+#[inline(never)]
+pub(super) fn hello(
+    connection: &mut Connection<'_>,
+    version: Option<RespVersion>,
+    login: Option<&Login<'_>>,
+    name: Option<&[u8]>,
+) -> Reply<'static> {
+    if let Some(login) = login
+        && let refused @ Reply::Error { .. } = auth(connection, login)
+    {
+        return refused;
+    }
+    if connection.authorization.is_of_nobody() {
+        let sentence = "HELLO must be called with the client already authenticated, otherwise the HELLO AUTH <user> <pass> option can \
+                        be used to authenticate the client and select the RESP protocol version at the same time";
+        return Reply::error(ErrorCode::NoAuth, sentence);
+    }
     let version = version.unwrap_or(connection.version);
     connection.version = version;
     connection.client.set_version(version);
@@ -96,20 +129,17 @@ fn parse_select<'a>(words: &Arguments<'a, '_>) -> Result<Command<'a>, Wrong> {
 
 /// `AUTH [user] password`
 fn parse_auth<'a>(words: &Arguments<'a, '_>) -> Result<Command<'a>, Wrong> {
-    match words.len() {
-        2 => Err(wrong(
-            "AUTH <password> called without any password configured for the default user. Are you sure your configuration is correct?",
-        )),
-        3 => check_user(words.word(1)).map(|()| ConnectionCommand::NoOp.into()),
-        _ => Err(syntax()),
-    }
+    let login = match words.len() {
+        2 => Login { user: None, password: Password(words.data(1)) },
+        3 => parse_login(words, 1),
+        _ => return Err(syntax()),
+    };
+    Ok(ConnectionCommand::Authenticate(Box::new(login)).into())
 }
 
-fn check_user(name: &[u8]) -> Result<(), Wrong> {
-    if name == USER.as_bytes() {
-        return Ok(());
-    }
-    Err(Wrong::new(ErrorCode::WrongPass, "invalid username-password pair or user is disabled."))
+/// The name of a user and a password, from this word on.
+fn parse_login<'a>(words: &Arguments<'a, '_>, index: usize) -> Login<'a> {
+    Login { user: Some(words.data(index)), password: Password(words.data(index + 1)) }
 }
 
 /// `HELLO [version [AUTH user password] [SETNAME name]]`
@@ -124,13 +154,13 @@ fn parse_hello<'a>(words: &Arguments<'a, '_>) -> Result<Command<'a>, Wrong> {
     } else {
         None
     };
-    let mut name = None;
+    let (mut login, mut name) = (None, None);
     let mut index = 2;
     while index < words.len() {
         let word = words.word(index);
         let behind = words.len() - index - 1;
         if is(word, "AUTH") && behind >= 2 {
-            check_user(words.word(index + 1))?;
+            login = Some(Box::new(parse_login(words, index + 1)));
             index += 3;
         } else if is(word, "SETNAME") && behind >= 1 {
             name = Some(parse_name(words, index + 1)?);
@@ -139,7 +169,7 @@ fn parse_hello<'a>(words: &Arguments<'a, '_>) -> Result<Command<'a>, Wrong> {
             return Err(wrong(format!("Syntax error in HELLO option '{}'", shown(word))));
         }
     }
-    Ok(ConnectionCommand::Hello { version, name }.into())
+    Ok(ConnectionCommand::Hello { version, login, name }.into())
 }
 
 /// `ACK [level]`, kvmesh's own.

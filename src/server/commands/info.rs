@@ -148,6 +148,8 @@ fn stats(shared: &Shared, lines: &mut Lines) {
     lines.put("evicted_keys", 0);
     lines.put("keyspace_hits", read(&counters.hits));
     lines.put("keyspace_misses", read(&counters.misses));
+    lines.put("acl_access_denied_auth", read(&counters.logins_failed));
+    lines.put("acl_access_denied_cmd", read(&counters.commands_denied));
 }
 
 fn replication(shared: &Shared, lines: &mut Lines) {

@@ -4,6 +4,7 @@
 //! COMMAND DOCS), their parsers, and their meaning. [`table`] finds a row by name; `execute`
 //! hands a typed command to its family. The kinds of commands are in wire/command.rs.
 
+mod acl;
 mod admin;
 mod blocking;
 mod client_command;
@@ -18,6 +19,7 @@ mod introspection;
 mod key_specs;
 mod keys;
 mod multi_key;
+pub(super) mod names;
 mod one_key;
 pub(super) mod refused;
 mod scan;

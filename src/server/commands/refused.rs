@@ -156,10 +156,6 @@ const FAMILIES: &[Family] = &[
         why: "there is no master to watch: every node takes writes; connect to any node, without the client's Sentinel mode",
     },
     Family {
-        names: &["acl"],
-        why: "there are no users and no passwords; keep the port where only those reach it who may",
-    },
-    Family {
         names: &["save", "bgsave", "bgrewriteaof"],
         why: "every write goes to the log before it is answered, and snapshots are written by themselves; COMPACT writes one now",
     },
@@ -183,6 +179,11 @@ const FAMILIES: &[Family] = &[
 
 #[rustfmt::skip]
 const SUBFAMILIES: &[Subfamily] = &[
+    Subfamily {
+        container: "acl",
+        names: &["setuser", "deluser", "list", "load", "save", "genpass", "dryrun"],
+        why: "users are in the configuration file, each with a role and prefixes of keys; change them there and RELOAD",
+    },
     Subfamily {
         container: "client",
         names: &["reply"],

@@ -6,6 +6,7 @@ mod listing;
 use super::spec::Spec;
 use crate::data::entry::{Entry, Key, Update};
 use crate::server::atomic_step::{AtomicStep, KEYS_MAX};
+use crate::server::authorization::Scope;
 use crate::server::evaluation::RoundTime;
 use crate::server::shared::Services;
 use crate::store::{Cursor, Keyspace};
@@ -67,23 +68,23 @@ pub(super) fn random_key(services: &Services, time: &RoundTime) -> Reply<'static
 
 /// Takes one step of SCAN.
 #[inline(never)]
-pub(super) fn scan(services: &Services, scan: &ScanStep<'_>, time: &RoundTime) -> Reply<'static> {
+pub(super) fn scan(services: &Services, scan: &ScanStep<'_>, scope: &Scope, time: &RoundTime) -> Reply<'static> {
     let mut keys = Vec::new();
     let met = |entry: &Entry| keys.push(entry.shared_key());
     // However many are asked for: a step must not take much.
     let count = scan.count.min(KEYS_MAX);
     let next = services.store.scan(Cursor::from_bits(scan.cursor), count, time.wall_ms(), met);
     // Outside of the locks: matching a pattern takes time.
-    keys.retain(|key| is_wanted(scan, key));
+    keys.retain(|key| is_wanted(scan, key, scope));
     scanned(next, keys)
 }
 
 /// Executes a command as part of a step.
-pub(super) fn run(step: &mut AtomicStep<'_>, command: &KeyspaceCommand<'_>) -> Reply<'static> {
+pub(super) fn run(step: &mut AtomicStep<'_>, command: &KeyspaceCommand<'_>, scope: &Scope) -> Reply<'static> {
     match command {
         KeyspaceCommand::Count => Reply::Integer(step.count()),
         KeyspaceCommand::Scan(scan) => {
-            let (next, keys) = step.scan(Cursor::from_bits(scan.cursor), scan.count, |key| is_wanted(scan, key));
+            let (next, keys) = step.scan(Cursor::from_bits(scan.cursor), scan.count, |key| is_wanted(scan, key, scope));
             scanned(next, keys)
         }
         KeyspaceCommand::RandomKey => {
@@ -91,7 +92,7 @@ pub(super) fn run(step: &mut AtomicStep<'_>, command: &KeyspaceCommand<'_>) -> R
             step.random_key(random).map_or(Reply::Null, Reply::Value)
         }
         KeyspaceCommand::Matching { pattern } => {
-            let keys = step.keys_matching(pattern.len(), |key| glob::matches(pattern, key));
+            let keys = step.keys_matching(pattern.len(), |key| scope.covers(key) && glob::matches(pattern, key));
             Reply::Array(keys.into_iter().map(Reply::Value).collect())
         }
         KeyspaceCommand::Flush => {
@@ -109,8 +110,8 @@ fn random_bits(time: &RoundTime) -> u64 {
     getrandom::u64().unwrap_or_else(|_| time.wall_ms())
 }
 
-fn is_wanted(scan: &ScanStep<'_>, key: &[u8]) -> bool {
-    scan.strings && scan.pattern.as_deref().is_none_or(|pattern| glob::matches(pattern, key))
+fn is_wanted(scan: &ScanStep<'_>, key: &[u8], scope: &Scope) -> bool {
+    scan.strings && scope.covers(key) && scan.pattern.as_deref().is_none_or(|pattern| glob::matches(pattern, key))
 }
 
 /// The reply to a step of SCAN.

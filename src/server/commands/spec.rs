@@ -4,9 +4,11 @@
 use std::fmt;
 
 use super::key_specs::KeySpec;
+use crate::server::authorization::Needed;
 use crate::wire::command::{Command, Request, SessionCommand};
 use crate::wire::reply::Wrong;
 use crate::wire::resp::arguments::Arguments;
+use crate::wire::role::Role;
 
 /// Everything that is known of a command.
 pub struct Spec {
@@ -21,6 +23,9 @@ pub struct Spec {
     pub keys: &'static [KeySpec],
     /// The ACL categories that do not follow from the flags.
     pub categories: &'static str,
+    /// The least role that it needs; `None` if it needs no user. Follows from flags, categories and
+    /// keys.
+    pub role: Option<Role>,
     pub tips: &'static str,
     pub group: &'static str,
     pub since: &'static str,
@@ -69,6 +74,11 @@ impl Spec {
         self.flags.split(' ').any(|word| word == flag)
     }
 
+    /// The command and its role, for [`authorization`](crate::server::authorization).
+    pub(crate) fn needed(&self) -> Needed {
+        Needed { name: self.name, role: self.role }
+    }
+
     /// The name without that of its container.
     fn own_name(&self) -> &'static str {
         self.name.split_once('|').map_or(self.name, |(_, name)| name)
@@ -98,15 +108,22 @@ impl Spec {
 
     const fn new(name: &'static str, arity: i8, flags: &'static str) -> Spec {
         let (categories, tips, group, since, complexity, usage, summary) = ("", "", "", "", "", "", "");
-        Spec { name, arity, parser: None, flags, keys: &[], categories, tips, group, since, complexity, usage, summary, subcommands: &[] }
+        let (keys, role, subcommands): (&[KeySpec], _, &[Spec]) = (&[], least_role(flags, categories, &[]), &[]);
+        Spec { name, arity, parser: None, flags, keys, categories, role, tips, group, since, complexity, usage, summary, subcommands }
     }
 
     pub const fn keys(self, keys: &'static [KeySpec]) -> Spec {
-        Spec { keys, ..self }
+        Spec { keys, role: least_role(self.flags, self.categories, keys), ..self }
     }
 
     pub const fn categories(self, categories: &'static str) -> Spec {
-        Spec { categories, ..self }
+        Spec { categories, role: least_role(self.flags, categories, self.keys), ..self }
+    }
+
+    /// A command that needs no user, although Redis has one for it. Stands behind what the role
+    /// follows from.
+    pub const fn for_anyone(self) -> Spec {
+        Spec { role: None, ..self }
     }
 
     /// Redis's hints to clients that are connected to several nodes.
@@ -126,6 +143,42 @@ impl Spec {
     pub const fn containing(self, subcommands: &'static [Spec]) -> Spec {
         Spec { subcommands, ..self }
     }
+}
+
+/// The least role that a command needs, as Redis's own words for it say.
+const fn least_role(flags: &str, categories: &str, keys: &[KeySpec]) -> Option<Role> {
+    let writes = has_word(flags, "write");
+    if has_word(flags, "no_auth") {
+        None
+    } else if has_word(flags, "admin") || writes && has_word(categories, "dangerous") {
+        Some(Role::Admin)
+    } else if writes {
+        Some(Role::Write)
+    } else if has_word(flags, "readonly") || !keys.is_empty() {
+        Some(Role::Read)
+    } else {
+        Some(Role::Monitor)
+    }
+}
+
+/// Returns true if a text of words with spaces between has this one among them.
+const fn has_word(text: &str, word: &str) -> bool {
+    let (text, word) = (text.as_bytes(), word.as_bytes());
+    let (mut start, mut at) = (0, 0);
+    while at <= text.len() {
+        if at == text.len() || text[at] == b' ' {
+            let mut same = 0;
+            while same < word.len() && start + same < at && text[start + same] == word[same] {
+                same += 1;
+            }
+            if same == word.len() && start + same == at {
+                return true;
+            }
+            start = at + 1;
+        }
+        at += 1;
+    }
+    false
 }
 
 impl PartialEq for Spec {

@@ -2,7 +2,7 @@
 
 use super::spec::{Parser, Spec};
 use super::{
-    admin, blocking, client_command, command_query, config_get, expiry, handshake, info, introspection, keys, refused, scan, strings,
+    acl, admin, blocking, client_command, command_query, config_get, expiry, handshake, info, introspection, keys, refused, scan, strings,
     transaction,
 };
 use crate::wire::bytes::Limits;
@@ -12,7 +12,7 @@ use crate::wire::resp::Words;
 use crate::wire::resp::arguments::{Arguments, one_line, up_to_zero, wrong_arity};
 
 /// A family that is not here does not exist.
-static FAMILIES: [&[Spec]; 13] = [
+static FAMILIES: [&[Spec]; 14] = [
     strings::COMMANDS,
     keys::COMMANDS,
     scan::COMMANDS,
@@ -26,6 +26,7 @@ static FAMILIES: [&[Spec]; 13] = [
     info::COMMANDS,
     admin::COMMANDS,
     blocking::COMMANDS,
+    acl::COMMANDS,
 ];
 
 /// Redis's limit for words that are shown in the errors about unknown commands.

@@ -4,6 +4,7 @@
 mod data;
 mod introspection;
 mod node;
+mod rights;
 mod specs;
 
 use std::borrow::Cow;
@@ -86,8 +87,6 @@ fn write<'a>(write: impl Into<Write<'a>>) -> Command<'a> {
 #[test]
 fn errors_have_the_codes_that_choose_their_prefix() {
     for (line, code) in [
-        ("AUTH bob x", ErrorCode::WrongPass),
-        ("HELLO 3 AUTH bob x", ErrorCode::WrongPass),
         ("HELLO 1", ErrorCode::NoProto),
         ("EXEC now", ErrorCode::ExecAbort),
         ("GET", ErrorCode::Syntax),

@@ -12,6 +12,7 @@ use super::{multi_key, one_key, scan};
 use crate::data::entry::Update;
 use crate::replication::submit::WRITE_OVERHEAD;
 use crate::server::atomic_step::{AtomicStep, KEYS_MAX};
+use crate::server::authorization::{Scope, is_command_within};
 use crate::server::connection::Connection;
 use crate::server::counters::Lookups;
 use crate::server::evaluation::{Context, RoundTime};
@@ -63,7 +64,17 @@ pub(super) fn exec(
         Ok(taken) => taken,
         Err(reply) => return reply,
     };
-    let commands = requests.commands(&connection.shared.limits, time);
+    let mut commands = requests.commands(&connection.shared.limits, time);
+    if connection.authorization.is_checked() {
+        // The rights may have changed since the commands were queued.
+        for (command, needed) in commands.iter_mut().zip(requests.needed()) {
+            let Ok(queued) = &*command else { continue };
+            if let Err(denied) = connection.authorization.check(needed, &|user| is_command_within(queued, user)) {
+                *command = Err(denied.wrong_at_exec(needed));
+                connection.note_denied(denied, needed, "multi");
+            }
+        }
+    }
     let outcomes = match execute_step(connection, &commands, &watch, time) {
         Ok(Some(outcomes)) => outcomes,
         Ok(None) => return Reply::NullArray,
@@ -108,7 +119,7 @@ fn execute_step<'q>(
     let mut prebuilt: Vec<_> = data().map(prebuilt).collect();
     let shared = connection.shared;
     let (context, write_room) = (Context { limits: &shared.limits, time }, shared.services.config.write_room);
-    let lookups = Cell::new(Lookups::default());
+    let (lookups, scope) = (Cell::new(Lookups::default()), connection.authorization.scope());
     let mut run_all = |view: &View<'_>| -> Result<_, WriteRefusal> {
         if watch.has_changed(view, time) {
             return Ok((Vec::new(), None));
@@ -118,7 +129,7 @@ fn execute_step<'q>(
         let outcomes = commands.iter().map(|command| match command {
             Ok(Command::Data(command)) => {
                 let prebuilt = prebuilt.next().map_or(&mut [][..], |prebuilt| prebuilt);
-                Outcome::Done(run(&mut step, command, prebuilt).into_owned())
+                Outcome::Done(run(&mut step, command, prebuilt, &scope).into_owned())
             }
             Ok(Command::Other(command)) => Outcome::Other(command),
             Err(wrong) => Outcome::Done(wrong.clone().into_reply()),
@@ -144,7 +155,7 @@ fn execute_step<'q>(
 }
 
 /// Executes one command as part of a step.
-fn run<'c>(step: &mut AtomicStep<'_>, command: &'c DataCommand<'_>, prebuilt: &mut [Option<Update>]) -> Reply<'c> {
+fn run<'c>(step: &mut AtomicStep<'_>, command: &'c DataCommand<'_>, prebuilt: &mut [Option<Update>], scope: &Scope) -> Reply<'c> {
     if step.is_too_large() {
         return Reply::Null;
     }
@@ -152,7 +163,7 @@ fn run<'c>(step: &mut AtomicStep<'_>, command: &'c DataCommand<'_>, prebuilt: &m
         DataCommand::Read { key, read } => one_key::read_in(step, key, read),
         DataCommand::Write { key, write } => one_key::write_in(step, key, write, prebuilt.first_mut().unwrap_or(&mut None)),
         DataCommand::MultiKey(command) => multi_key::run(step, command, prebuilt),
-        DataCommand::Keyspace(command) => scan::run(step, command),
+        DataCommand::Keyspace(command) => scan::run(step, command, scope),
     };
     step.charge(reply.own_size());
     reply

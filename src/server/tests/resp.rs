@@ -5,7 +5,7 @@ use super::*;
 use crate::wire::resp::encoding::request;
 
 impl Client {
-    fn ask(&mut self, words: &[&str]) {
+    pub fn ask(&mut self, words: &[&str]) {
         self.ask_all(&[words]);
     }
 
@@ -17,7 +17,7 @@ impl Client {
     }
 
     /// The next lines, without their ends; one that begins an error may go on.
-    fn hear(&mut self, lines: &[&str]) {
+    pub fn hear(&mut self, lines: &[&str]) {
         for wanted in lines {
             let line = self.line();
             let line = line.strip_suffix('\r').unwrap_or(&line);

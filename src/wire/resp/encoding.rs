@@ -81,6 +81,8 @@ fn prefix(code: ErrorCode) -> &'static str {
         ErrorCode::ExecAbort => "EXECABORT",
         ErrorCode::NoProto => "NOPROTO",
         ErrorCode::WrongPass => "WRONGPASS",
+        ErrorCode::NoAuth => "NOAUTH",
+        ErrorCode::NoPerm => "NOPERM",
         ErrorCode::Exists => "EXISTS",
         ErrorCode::NotFound => "NOTFOUND",
         ErrorCode::Stale => "STALE",

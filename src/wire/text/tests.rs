@@ -4,8 +4,8 @@
 use super::*;
 use crate::wire::ack_level::AckLevel;
 use crate::wire::command::{
-    Admin, Command, ConnectionCommand, ExpireOnly, ExpiryUnit, ExpiryWrite, KeyRead, KeyWrite, KeyspaceCommand, MultiKey, Only,
-    SessionCommand, StringRead, StringWrite, TextCommand,
+    Admin, Command, ConnectionCommand, ExpireOnly, ExpiryUnit, ExpiryWrite, KeyRead, KeyWrite, KeyspaceCommand, Login, MultiKey, Only,
+    Password, SessionCommand, StringRead, StringWrite, TextCommand,
 };
 use proptest::prelude::*;
 
@@ -256,7 +256,7 @@ fn any_request() -> impl Strategy<Value = (Request<'static>, RequestLine)> {
     let key = any_bytes(100);
     let value = any_bytes(1000);
     let level = prop::option::of(prop::sample::select(vec![AckLevel::Local, AckLevel::Majority, AckLevel::All]));
-    (key, value, level, prop::option::of(any::<usize>()), 0..24).prop_map(|(key, value, level, number, which)| {
+    (key, value, level, prop::option::of(any::<usize>()), 0..25).prop_map(|(key, value, level, number, which)| {
         let (line, key_line) = (RequestLine::new, |verb| RequestLine::new(verb).key(&key));
         let value_line = |verb| RequestLine::new(verb).key(&key).value(&value);
         let with_number = |line: RequestLine| number.into_iter().fold(line, RequestLine::word);
@@ -294,6 +294,11 @@ fn any_request() -> impl Strategy<Value = (Request<'static>, RequestLine)> {
                 (MultiKey::Get(vec![key.clone(), key]).into(), line)
             }
             22 => (Admin::Reload.into(), line(Verb::Reload)),
+            23 => {
+                let line = if number.is_some() { key_line(Verb::Auth) } else { line(Verb::Auth) }.key(&key);
+                let login = Login { user: number.map(|_| key.clone()), password: Password(key) };
+                (ConnectionCommand::Authenticate(Box::new(login)).into(), line)
+            }
             _ => (SessionCommand::Quit.into(), line(Verb::Quit)),
         }
     })
@@ -322,7 +327,7 @@ proptest! {
     }
 
     #[test]
-    fn random_bytes_never_panic_and_never_hold_more_than_a_line(bytes in prop::collection::vec(any::<u8>(), 0..3000), verb in 0..26usize) {
+    fn random_bytes_never_panic_and_never_hold_more_than_a_line(bytes in prop::collection::vec(any::<u8>(), 0..3000), verb in 0..27usize) {
         let verb = VERBS.get(verb).map_or("", |spec| spec.name);
         let stream = [verb.as_bytes(), b" ", &bytes].concat();
         prop_assert_eq!(read_in_pieces(&stream, 1), read_in_pieces(&stream, stream.len()));

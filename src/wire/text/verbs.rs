@@ -7,10 +7,11 @@
 use super::words::Words;
 use crate::wire::bytes::Limits;
 use crate::wire::command::{
-    Admin, Command, ConnectionCommand, ExpireOnly, ExpiryUnit, ExpiryWrite, KeyRead, KeyWrite, KeyspaceCommand, MultiKey, Only, Request,
-    SessionCommand, StringRead, StringWrite, TextCommand,
+    Admin, Command, ConnectionCommand, ExpireOnly, ExpiryUnit, ExpiryWrite, KeyRead, KeyWrite, KeyspaceCommand, Login, MultiKey, Only,
+    Password, Request, SessionCommand, StringRead, StringWrite, TextCommand,
 };
 use crate::wire::reply::Wrong;
+use crate::wire::role::Role;
 
 /// The first word of a command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,6 +29,7 @@ pub enum Verb {
     Persist,
     Keys,
     Count,
+    Auth,
     Ack,
     Status,
     Peers,
@@ -56,6 +58,8 @@ pub struct VerbSpec {
     pub takes_value: bool,
     /// True if it may change data.
     pub writes: bool,
+    /// The least role that it needs; `None` if it needs no user.
+    pub role: Option<Role>,
     /// True if its reply is lines up to `END`, and not one line. False for `RESTORE`, whose reply
     /// comes behind the lines of a dump and is read apart.
     pub answers_lines: bool,
@@ -68,7 +72,7 @@ pub struct VerbSpec {
 type Parse = for<'a, 'l, 'w> fn(&'w mut Words<'a, 'l>) -> Result<Request<'a>, Wrong>;
 
 /// All verbs, in the order of [`Verb`], which is that of HELP.
-pub static VERBS: [VerbSpec; 25] = [
+pub static VERBS: [VerbSpec; 26] = [
     row(Verb::Set, "SET", "SET key value", "creates a key; refuses one that exists", |words| words.set(Only::IfAbsent))
         .takes_value()
         .writes(),
@@ -115,17 +119,30 @@ pub static VERBS: [VerbSpec; 25] = [
         .answers_lines(),
     row(Verb::Count, "COUNT", "COUNT", "says how many keys there are", |_| Ok(KeyspaceCommand::Count.into())),
     row(
+        Verb::Auth,
+        "AUTH",
+        "AUTH [user] password",
+        "says who uses this connection, where the node has users; the user default if none is named",
+        auth,
+    )
+    .for_anyone()
+    .while_loading(),
+    row(
         Verb::Ack,
         "ACK",
         "ACK [local|majority|all]",
         "sets how many members must hold a write of this connection before it hears OK, or shows it",
         |words| Ok(SessionCommand::Ack { level: words.parsed("ack level; expected local, majority or all")? }.into()),
     )
+    .needs(Role::Monitor)
     .while_loading(),
     row(Verb::Status, "STATUS", "STATUS", "shows the state, the sizes and the limits of this node", |_| Ok(Admin::Status.into()))
+        .needs(Role::Monitor)
         .answers_lines()
         .while_loading(),
-    row(Verb::Peers, "PEERS", "PEERS", "shows how this node stands with each of the others", |_| Ok(Admin::Peers.into())).answers_lines(),
+    row(Verb::Peers, "PEERS", "PEERS", "shows how this node stands with each of the others", |_| Ok(Admin::Peers.into()))
+        .needs(Role::Monitor)
+        .answers_lines(),
     row(
         Verb::Digest,
         "DIGEST",
@@ -134,6 +151,7 @@ pub static VERBS: [VerbSpec; 25] = [
         |words| Ok(Admin::Digest { before: words.time()? }.into()),
     ),
     row(Verb::Dump, "DUMP", "DUMP", "prints everything that this node holds, as lines of JSON: a backup", |_| Ok(TextCommand::Dump.into()))
+        .needs(Role::Admin)
         .answers_lines(),
     // A loading node refuses it where the lines behind it are looked after.
     row(
@@ -143,6 +161,7 @@ pub static VERBS: [VerbSpec; 25] = [
         "takes the lines of a DUMP, which follow without its END; what is here already or is newer stays; refuses a backup that is too old",
         |_| Ok(TextCommand::Restore.into()),
     )
+    .needs(Role::Admin)
     .while_loading(),
     row(
         Verb::Compact,
@@ -151,6 +170,7 @@ pub static VERBS: [VerbSpec; 25] = [
         "writes a snapshot of this node's data now, and begins a new log; it does so by itself when the log has grown",
         |_| Ok(Admin::Compact.into()),
     )
+    .needs(Role::Admin)
     .answers_lines(),
     row(
         Verb::Resume,
@@ -159,6 +179,7 @@ pub static VERBS: [VerbSpec; 25] = [
         "takes writes again after a full disk, once there is space: begins a new log behind a new snapshot",
         |_| Ok(Admin::Resume.into()),
     )
+    .needs(Role::Admin)
     .answers_lines(),
     row(
         Verb::Reload,
@@ -167,11 +188,15 @@ pub static VERBS: [VerbSpec; 25] = [
         "reads the configuration file again, applies what can change while this node runs, and names what needs a restart",
         |_| Ok(Admin::Reload.into()),
     )
+    .needs(Role::Admin)
     .answers_lines()
     .while_loading(),
-    row(Verb::Ping, "PING", "PING", "says PONG", |_| Ok(ConnectionCommand::Ping { message: None }.into())).while_loading(),
-    row(Verb::Help, "HELP", "HELP [command]", "explains one command, or lists all of them", help).answers_lines().while_loading(),
-    row(Verb::Quit, "QUIT", "QUIT", "closes this connection", |_| Ok(SessionCommand::Quit.into())).while_loading(),
+    row(Verb::Ping, "PING", "PING", "says PONG", |_| Ok(ConnectionCommand::Ping { message: None }.into())).for_anyone().while_loading(),
+    row(Verb::Help, "HELP", "HELP [command]", "explains one command, or lists all of them", help)
+        .needs(Role::Monitor)
+        .answers_lines()
+        .while_loading(),
+    row(Verb::Quit, "QUIT", "QUIT", "closes this connection", |_| Ok(SessionCommand::Quit.into())).for_anyone().while_loading(),
 ];
 
 /// The last lines of HELP: how words are written.
@@ -201,6 +226,7 @@ const fn row(verb: Verb, name: &'static str, usage: &'static str, sentence: &'st
         sentence,
         takes_value: false,
         writes: false,
+        role: Some(Role::Read),
         answers_lines: false,
         is_allowed_while_loading: false,
         parse,
@@ -237,7 +263,15 @@ impl VerbSpec {
     }
 
     const fn writes(self) -> VerbSpec {
-        VerbSpec { writes: true, ..self }
+        VerbSpec { writes: true, role: Some(Role::Write), ..self }
+    }
+
+    const fn needs(self, role: Role) -> VerbSpec {
+        VerbSpec { role: Some(role), ..self }
+    }
+
+    const fn for_anyone(self) -> VerbSpec {
+        VerbSpec { role: None, ..self }
     }
 
     const fn while_loading(self) -> VerbSpec {
@@ -265,6 +299,16 @@ fn expire<'a>(words: &mut Words<'a, '_>) -> Result<Request<'a>, Wrong> {
 fn keys<'a>(words: &mut Words<'a, '_>) -> Result<Request<'a>, Wrong> {
     let prefix = words.next()?.unwrap_or_default();
     Ok(TextCommand::Keys { prefix, limit: words.parsed("limit; expected a number")? }.into())
+}
+
+/// `AUTH [user] password`. An error repeats none of the words: any of them may be a password.
+fn auth<'a>(words: &mut Words<'a, '_>) -> Result<Request<'a>, Wrong> {
+    let login = match [words.next(), words.next(), words.next()] {
+        [Ok(Some(password)), Ok(None), Ok(None)] => Login { user: None, password: Password(password) },
+        [Ok(Some(user)), Ok(Some(password)), Ok(None)] => Login { user: Some(user), password: Password(password) },
+        _ => return Err(words.syntax("AUTH needs a password, or the name of a user and a password")),
+    };
+    Ok(ConnectionCommand::Authenticate(Box::new(login)).into())
 }
 
 fn help<'a>(words: &mut Words<'a, '_>) -> Result<Request<'a>, Wrong> {

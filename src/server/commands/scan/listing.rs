@@ -6,6 +6,7 @@ use std::io::{self, Write};
 use crate::budget::{OutOfBudget, Share};
 use crate::data::clock::wall_ms;
 use crate::data::entry::Entry;
+use crate::server::authorization::Scope;
 use crate::server::outgoing::{CHUNK_LEN, Outgoing, buffered};
 use crate::server::protocol::ClientProtocol;
 use crate::server::shared::{Services, Shared};
@@ -17,9 +18,9 @@ use crate::wire::text::write_reply;
 /// The bytes around the name of a key in a reply, at most, where it is not in quotes.
 const NAME_OVERHEAD: usize = 32;
 
-/// Writes the keys that begin with `prefix`, at most `limit`, shard by shard, while the client
-/// takes its time.
-pub(crate) fn write_keys(outgoing: Outgoing<'_, '_>, shared: &Shared, prefix: &[u8], limit: usize) -> io::Result<()> {
+/// Writes the keys that begin with `prefix` and that the client may see, at most `limit`, shard by
+/// shard, while the client takes its time.
+pub(crate) fn write_keys(outgoing: Outgoing<'_, '_>, shared: &Shared, prefix: &[u8], limit: usize, scope: &Scope) -> io::Result<()> {
     buffered(outgoing, |out| {
         let (_walk, mut names, now_ms) = (shared.services.store.walk(), Names::new(shared), wall_ms());
         for shard in 0..shared.services.store.shards_len() {
@@ -27,7 +28,8 @@ pub(crate) fn write_keys(outgoing: Outgoing<'_, '_>, shared: &Shared, prefix: &[
             if left == 0 {
                 break;
             }
-            let taken = names.take(&shared.services, shard, now_ms, left, ClientProtocol::Text, |key| key.starts_with(prefix));
+            let is_wanted = |key: &[u8]| key.starts_with(prefix) && scope.covers(key);
+            let taken = names.take(&shared.services, shard, now_ms, left, ClientProtocol::Text, is_wanted);
             taken.map_err(|OutOfBudget| out.get_ref().out_of_budget(names.share.len()))?;
             names.write(out)?;
         }
@@ -35,10 +37,16 @@ pub(crate) fn write_keys(outgoing: Outgoing<'_, '_>, shared: &Shared, prefix: &[
     })
 }
 
-/// Writes the keys that a pattern matches. All of them are found before the first is written, as an
-/// array says first how long it is.
-pub(crate) fn write_matching(outgoing: Outgoing<'_, '_>, shared: &Shared, pattern: &[u8], protocol: ClientProtocol) -> io::Result<()> {
-    match matching_keys(shared, pattern, protocol) {
+/// Writes the keys that a pattern matches and that the client may see. All of them are found before
+/// the first is written, as an array says first how long it is.
+pub(crate) fn write_matching(
+    outgoing: Outgoing<'_, '_>,
+    shared: &Shared,
+    pattern: &[u8],
+    scope: &Scope,
+    protocol: ClientProtocol,
+) -> io::Result<()> {
+    match matching_keys(shared, pattern, scope, protocol) {
         Ok(mut names) => buffered(outgoing, |out| {
             write_array_head(out, names.count)?;
             names.write(out)
@@ -50,10 +58,10 @@ pub(crate) fn write_matching(outgoing: Outgoing<'_, '_>, shared: &Shared, patter
     }
 }
 
-fn matching_keys<'a>(shared: &'a Shared, pattern: &[u8], protocol: ClientProtocol) -> Result<Names<'a>, OutOfBudget> {
+fn matching_keys<'a>(shared: &'a Shared, pattern: &[u8], scope: &Scope, protocol: ClientProtocol) -> Result<Names<'a>, OutOfBudget> {
     let (_walk, mut names, now_ms) = (shared.services.store.walk(), Names::new(shared), wall_ms());
     for shard in 0..shared.services.store.shards_len() {
-        names.take(&shared.services, shard, now_ms, usize::MAX, protocol, |key| glob::matches(pattern, key))?;
+        names.take(&shared.services, shard, now_ms, usize::MAX, protocol, |key| scope.covers(key) && glob::matches(pattern, key))?;
     }
     Ok(names)
 }

@@ -5,7 +5,8 @@ use std::time::Duration;
 use super::*;
 use crate::wire::ack_level::AckLevel;
 use crate::wire::command::{
-    Admin, Blocking, ClientCommand, ClientKind, CommandQuery, ConnectionCommand, Introspection, KillClients, ListFilter, SessionCommand,
+    Admin, Blocking, ClientCommand, ClientKind, CommandQuery, ConnectionCommand, Introspection, KillClients, ListFilter, Login, Password,
+    SessionCommand,
 };
 use crate::wire::resp::RespVersion;
 
@@ -23,19 +24,18 @@ fn connections() {
     refuses("SELECT -1", "DB index is out of range");
     refuses("SELECT x", "value is not an integer or out of range");
     refuses("SELECT 2147483648", "value is out of range, value must between -2147483648 and 2147483647");
-    takes("AUTH default x", ConnectionCommand::NoOp);
-    refuses("AUTH Default x", "invalid username-password pair or user is disabled.");
+    let login = |user: Option<&'static str>, password| Box::new(Login { user: user.map(bytes), password: Password(bytes(password)) });
+    takes("AUTH bob x", ConnectionCommand::Authenticate(login(Some("bob"), "x")));
+    takes("AUTH x", ConnectionCommand::Authenticate(login(None, "x")));
     refuses("AUTH x y z", "syntax error");
-    refuses(
-        "AUTH x",
-        "AUTH <password> called without any password configured for the default user. Are you sure your configuration is correct?",
+    takes("HELLO", ConnectionCommand::Hello { version: None, login: None, name: None });
+    takes("HELLO 2", ConnectionCommand::Hello { version: Some(RespVersion::Two), login: None, name: None });
+    takes(
+        "hello 3 setname a auth bob b",
+        ConnectionCommand::Hello { version: Some(RespVersion::Three), login: Some(login(Some("bob"), "b")), name: Some(bytes("a")) },
     );
-    takes("HELLO", ConnectionCommand::Hello { version: None, name: None });
-    takes("HELLO 2", ConnectionCommand::Hello { version: Some(RespVersion::Two), name: None });
-    takes("hello 3 setname a auth default b", ConnectionCommand::Hello { version: Some(RespVersion::Three), name: Some(bytes("a")) });
     refuses("HELLO 4", "unsupported protocol version");
     refuses("HELLO x", "Protocol version is not an integer or out of range");
-    refuses("HELLO 3 AUTH bob x", "invalid username-password pair or user is disabled.");
     refuses("HELLO 3 AUTH default", "Syntax error in HELLO option 'AUTH'");
     refuses("HELLO 3 SETNAME", "Syntax error in HELLO option 'SETNAME'");
     refuses_words(&[b"HELLO", b"3", b"SETNAME", b"a b"], "Client names cannot contain spaces, newlines or special characters.");
@@ -88,7 +88,6 @@ fn clients() {
     for id in ["0", "-1", "x", "9223372036854775808"] {
         refuses(&format!("CLIENT KILL ID {id}"), "client-id should be greater than 0");
     }
-    refuses("CLIENT KILL USER bob", "No such user 'bob'");
     refuses("CLIENT KILL TYPE foo", "Unknown client type 'foo'");
     for line in ["CLIENT KILL foo bar", "CLIENT KILL ID 5 SKIPME", "CLIENT KILL SKIPME maybe"] {
         refuses(line, "syntax error");

@@ -77,6 +77,8 @@ fn errors_begin_with_the_word_that_clients_look_for() {
         (ErrorCode::ExecAbort, "EXECABORT"),
         (ErrorCode::NoProto, "NOPROTO"),
         (ErrorCode::WrongPass, "WRONGPASS"),
+        (ErrorCode::NoAuth, "NOAUTH"),
+        (ErrorCode::NoPerm, "NOPERM"),
         (ErrorCode::Exists, "EXISTS"),
         (ErrorCode::NotFound, "NOTFOUND"),
         (ErrorCode::Stale, "STALE"),
