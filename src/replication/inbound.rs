@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::budget::Permit;
-use crate::config::{KEY_LEN_MAX, VALUE_LEN_MAX};
+use crate::config::Config;
 use crate::data::clock::{Now, Stamp};
 use crate::data::progress::{Gap, PendingRange};
 use crate::data::version::{Origin, VersionVector};
@@ -200,7 +200,7 @@ impl Inbound {
             return Err(format!("a batch of {}, on a connection of {}", batch.origin, self.origin));
         }
         stamps::check_stamp(replica, batch.upto, now)?;
-        batch.writes.iter().try_for_each(|write| check_lens(write.key, write.value))?;
+        batch.writes.iter().try_for_each(|write| check_lens(&replica.config, write.key, write.value))?;
         stamps::observe(replica, batch.upto, now);
         #[cfg(feature = "testing")]
         let losing = if BrokenRule::SecondStamp.is_on() { losing(replica, &batch) } else { Vec::new() };
@@ -350,7 +350,7 @@ impl Inbound {
                 Line::Header(header) => self.begin_dump(replica, header, now)?,
                 Line::Entry(entry) => {
                     let Some(dump) = &mut self.dump else { continue };
-                    check_lens(entry.key(), entry.value())?;
+                    check_lens(&replica.config, entry.key(), entry.value())?;
                     dump.take(replica, entry, now)?;
                 }
                 Line::End(end) => {
@@ -538,14 +538,15 @@ impl Drop for Merging<'_> {
     }
 }
 
-/// Refuses a key or value that is longer than any node takes from its clients, whatever its
-/// configuration. No peer sends such a one, and it might not fit into a message when it is passed
-/// on.
-fn check_lens(key: &[u8], value: Option<&[u8]>) -> Result<(), String> {
-    let value_len = value.map_or(0, <[u8]>::len) as u64;
-    for (what, len, max) in [("key", key.len() as u64, KEY_LEN_MAX), ("value", value_len, VALUE_LEN_MAX)] {
+/// Refuses a key or value that is longer than this node takes from its own clients. All members
+/// have equal limits, so that none sends such a one. Where they have not, the reason says so.
+fn check_lens(config: &Config, key: &[u8], value: Option<&[u8]>) -> Result<(), String> {
+    let value_len = value.map_or(0, <[u8]>::len);
+    for (what, len, field, max) in
+        [("key", key.len(), "key_len_max", config.key_len_max), ("value", value_len, "value_len_max", config.value_len_max)]
+    {
         if len > max {
-            return Err(format!("a {what} of {len} bytes, and none has more than {max}"));
+            return Err(format!("a {what} of {len} bytes, and {field} is {max} here: it must be equal on all members, and at least that"));
         }
     }
     Ok(())

@@ -103,6 +103,7 @@ pub mod inbound;
 pub mod sync;
 
 pub mod acks;
+mod agreed_limits;
 pub mod coverage;
 
 pub mod persistence;

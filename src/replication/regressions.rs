@@ -38,7 +38,8 @@ const BASE: u64 = 1_700_000_000_000;
 fn config_of(node: usize, nodes: usize) -> Config {
     let fields = json!({ "key_len_max": 16, "value_len_max": 16, "link_queue_max": 1056, "write_room": 4096, "heartbeat_ms": 100,
         "peer_timeout_ms": 400, "recovery_wait_ms": 1500, "tombstone_age_min_ms": 200 });
-    config(node as u16 + 1, nodes as u16, &fields)
+    // Queues are short, although writes may be longer than they.
+    Config { key_len_max: 1 << 10, value_len_max: 1 << 20, ..config(node as u16 + 1, nodes as u16, &fields) }
 }
 
 pub(super) struct TestNode {
@@ -482,6 +483,7 @@ fn fake_hello(cluster: &str, vector: VersionVector) -> Vec<u8> {
         durable: true,
         vector,
         order: None,
+        limits: None,
         challenge: None,
     };
     let mut bytes = Vec::new();

@@ -21,6 +21,7 @@ use crate::data::version::{Origin, Version, VersionVector};
 use crate::process::audit::Audit;
 use crate::process::logging::LogLimit;
 use crate::replication::acks::Acks;
+use crate::replication::agreed_limits::{AgreedLimits, limits_of};
 use crate::replication::coverage::Coverage;
 use crate::replication::links::Links;
 use crate::replication::links::outbox::EncodedBatch;
@@ -36,6 +37,7 @@ use crate::store::{Merged, Store};
 use crate::sync::unbounded::Receiver;
 use crate::testing::broken_rules::BrokenRule;
 use crate::wal::Wal;
+use crate::wire::bytes::Limits;
 use crate::wire::peer::{Protocol, Protocols};
 
 /// Log lines a minute of one kind and about one peer. Beyond this they are only counted. It is
@@ -62,6 +64,7 @@ pub struct Replica {
     pub(super) peers: Peers,
     pub(super) persistence: Persistence,
     pub(super) scan_order: ScanOrder,
+    pub(super) agreed_limits: AgreedLimits,
     open: AtomicBool,
     /// The disk was blank, and no peer has said yet whether that was to be expected.
     pub(super) is_unexpectedly_blank: AtomicBool,
@@ -96,6 +99,7 @@ impl Replica {
         let replica = Replica {
             persistence: Persistence::new(origin, wal, Arc::clone(&acks), Arc::clone(&links)),
             scan_order: ScanOrder::new(Arc::clone(&store)),
+            agreed_limits: AgreedLimits::new(limits_of(&config)),
             origin,
             protocols: Protocols::OURS,
             clock,
@@ -181,6 +185,12 @@ impl Replica {
 
     pub fn persistence(&self) -> &Persistence {
         &self.persistence
+    }
+
+    /// The longest key and value that all members take.
+    #[inline]
+    pub fn agreed_limits(&self) -> Limits {
+        self.agreed_limits.get()
     }
 
     /// Returns whether clients are served.

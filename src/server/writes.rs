@@ -27,6 +27,7 @@ use crate::server::protocol::ClientProtocol;
 use crate::server::shared::Services;
 use crate::store::{Span, View};
 use crate::wire::ack_level::AckLevel;
+use crate::wire::bytes::Limits;
 use crate::wire::reply::{ErrorCode, Reply};
 
 pub(crate) use refusal::WriteRefusal;
@@ -103,7 +104,7 @@ impl<'a> RoundWrites<'a> {
         mut evaluate: impl FnMut(Option<&Entry>) -> Evaluation<'c>,
     ) -> Result<Reply<'c>, WriteRefusal> {
         self.begin(level)?;
-        let is_full = is_full(self.services);
+        let (is_full, limits) = (is_full(self.services), self.services.replica.agreed_limits());
         let mut answer = Reply::Null;
         let decide = |current: Option<&Entry>| {
             let Evaluation { update, reply } = evaluate(current);
@@ -111,6 +112,9 @@ impl<'a> RoundWrites<'a> {
             // Last: a client that is refused anyway hears what is wrong with its command.
             if is_full && grows(current, &update) {
                 return Err(Unwritten::Refused(WriteRefusal::Full));
+            }
+            if is_too_long(limits, &update) {
+                return Err(Unwritten::Refused(WriteRefusal::TooLong(limits)));
             }
             answer = reply;
             Ok(update)
@@ -139,11 +143,14 @@ impl<'a> RoundWrites<'a> {
     ) -> Result<T, WriteRefusal> {
         self.begin(level)?;
         let services = self.services;
-        let is_full = is_full(services);
+        let (is_full, limits) = (is_full(services), services.replica.agreed_limits());
         let plan = |view: &View<'_>| {
             let (updates, found) = plan(view)?;
             if is_full && updates.iter().any(|update| grows(view.entry(update.entry().key()), update)) {
                 return Err(WriteRefusal::Full);
+            }
+            if updates.iter().any(|update| is_too_long(limits, update)) {
+                return Err(WriteRefusal::TooLong(limits));
             }
             Ok((updates, found))
         };
@@ -278,6 +285,14 @@ fn replace<'p>(replies: &mut Vec<u8>, spans: impl Iterator<Item = &'p ReplySpan>
 /// lifetime it does not.
 fn grows(current: Option<&Entry>, update: &Update) -> bool {
     !update.is_delete() && current.is_none_or(|current| current.value() != update.entry().value())
+}
+
+/// Returns true if an update is longer than a peer takes: its limits are lower than this node's,
+/// which the command was held to when it was read.
+#[inline]
+fn is_too_long(limits: Limits, update: &Update) -> bool {
+    let entry = update.entry();
+    entry.key().len() > limits.key_len_max || entry.value().is_some_and(|value| value.len() > limits.value_len_max)
 }
 
 impl<R> NotWritten<R> {

@@ -33,6 +33,7 @@ use crate::data::clock::{Clocks, Stamp};
 use crate::data::entry::{Entry, EntryRef, Expiry};
 use crate::data::key_order::Order;
 use crate::data::version::{NodeId, Origin, Version, VersionVector};
+use crate::wire::bytes::Limits;
 use crate::wire::challenge::{AuthenticatedHello, Challenge, MAC_LEN, Mac, Nonce};
 use crate::wire::frame::{self, HEAD_LEN, seal};
 use crate::wire::quoting::told;
@@ -84,8 +85,8 @@ impl fmt::Display for Protocols {
     }
 }
 
-/// Bytes of a message, at most: the largest legal value fits twice, as JSON may escape every byte.
-/// Beyond this, the link is closed.
+/// Bytes of a message, at most, whatever the limits of its receiver are: the largest legal value
+/// fits twice, as JSON may escape every byte. Beyond this, the link is closed.
 pub const MESSAGE_LEN_MAX: usize = 320 << 20;
 
 /// Bytes of a message of a peer that has not sent a valid HELLO yet, at most.
@@ -142,6 +143,9 @@ pub struct Hello {
     /// The order that the sender scans in, if it knows of one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub order: Option<Order>,
+    /// The longest key and value that the sender takes; `None` from a build that does not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limits: Option<Limits>,
     /// The challenge of a dialler that proves who it is to whoever can check that, and begins with
     /// a HELLO for the sake of those that cannot.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -648,6 +652,7 @@ mod tests {
                         durable: protocol % 2 == 0,
                         vector,
                         order,
+                        limits: challenge.map(|_| Limits { key_len_max: 1, value_len_max: wall_ms as usize }),
                         challenge: challenge.map(Nonce::of),
                     })
                 }),

@@ -31,6 +31,7 @@ const REPLICATION_MAY: &[&str] = &[
     "store",
     "wire::dump",
     "config",
+    "wire::bytes::Limits",
     "wire::challenge",
     "wire::peer",
     "wire::ack_level::AckLevel",

@@ -84,6 +84,7 @@ fn hello(id: u16) -> Hello {
         durable: true,
         vector: incarnations.collect::<VersionVector>(),
         order: None,
+        limits: None,
         challenge: None,
     }
 }

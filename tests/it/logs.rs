@@ -123,6 +123,7 @@ fn what_strangers_and_clients_say_forges_no_line_and_fills_no_disk() {
         durable: true,
         vector: VersionVector::default(),
         order: None,
+        limits: None,
         challenge: None,
     };
     let long = "y".repeat(100_000);

@@ -116,6 +116,32 @@ fn assert_closed_without_a_word(stream: &mut TcpStream, input: &str) {
     assert!(received.is_empty(), "{input:?} on the peer port was answered: {:?}", String::from_utf8_lossy(&received));
 }
 
+/// Members have equal limits. Where they have not, as while they are raised node by node, clients
+/// are held to the least: what a peer does not take would break the link again and again.
+#[test]
+fn where_limits_differ_clients_are_held_to_the_least_until_all_are_raised() {
+    let mut cluster = Cluster::plan(2).set("value_len_max", 1_000).start();
+    let long = format!("SET long {}", "x".repeat(1_001));
+    cluster.configure(1, "value_len_max", 2_000);
+    cluster.restart(1);
+    cluster.await_whole();
+    let refused =
+        "a peer takes keys of up to 65536 bytes and values of up to 1000: key_len_max and value_len_max must be equal on all members";
+    assert_eq!(cluster.ask_line(1, &long), format!("ERROR TOOBIG {refused}; nothing was written"));
+    assert_eq!(cluster.ask_line(1, "SET short 1"), "OK");
+    cluster.await_log(
+        1,
+        &["WARN", "limits differ from those of node 2: it takes keys of 65536 bytes and values of 1000, and this node of 65536 and 2000"],
+    );
+    cluster.await_log(2, &["WARN", "limits differ from those of node 1"]);
+    cluster.configure(2, "value_len_max", 2_000);
+    cluster.restart(2);
+    cluster.await_whole();
+    assert_eq!(cluster.ask_line(1, &long), "OK");
+    cluster.await_converged();
+    assert_eq!(cluster.ask_line(2, "COUNT"), "2");
+}
+
 /// Beyond the slots for unidentified connections, the oldest is closed.
 #[test]
 fn strangers_who_say_nothing_keep_no_member_out() {

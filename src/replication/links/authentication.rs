@@ -280,6 +280,7 @@ mod tests {
             durable: true,
             vector: VersionVector::default(),
             order: None,
+            limits: None,
             challenge: None,
         }
     }

@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering;
 use crate::config::MEMBERS_MAX;
 use crate::data::clock::Now;
 use crate::data::version::{Origin, VersionVector};
+use crate::replication::agreed_limits::limits_of;
 use crate::replication::replica::Replica;
 use crate::replication::stamps;
 use crate::wire::peer::{Hello, Protocol};
@@ -28,6 +29,7 @@ pub fn hello(replica: &Replica, now: Now) -> Hello {
         durable: replica.acks.durable_upto().is_some(),
         vector: replica.vector(),
         order: replica.scan_order.get(),
+        limits: Some(limits_of(&replica.config)),
         challenge: None,
     }
 }
@@ -58,6 +60,9 @@ pub fn check_hello(replica: &Replica, hello: &Hello, now: Now) -> Result<(usize,
             hello.spoken(),
             Protocol::FOLDED
         ));
+    }
+    if hello.members.len() > MEMBERS_MAX {
+        return Err(format!("node {} lists {} members, and a mesh has at most {MEMBERS_MAX}", hello.node, hello.members.len()));
     }
     if !hello.members.contains(&id) {
         return Err(format!("node {} has no node {id} in its configuration", hello.node));
@@ -124,11 +129,12 @@ pub fn authenticated_out(replica: &Replica, peer: usize, is_proven: bool) {
 }
 
 /// Takes note of what a good HELLO says beside who sends it: clocks, earlier incarnations of this
-/// node, the scan order.
+/// node, limits, the scan order.
 pub(in crate::replication) fn greeted(replica: &Replica, hello: &Hello, now: Now) {
     stamps::observe(replica, hello.vector.greatest(), now);
     stamps::observe_clocks(replica, hello.clocks, now);
     note_earlier_incarnations(replica, hello);
+    note_limits(replica, hello, now);
     replica.learn_scan_order(hello.order);
 }
 
@@ -147,6 +153,33 @@ pub fn hung_up(replica: &Replica, peer: usize, now: Now) {
 /// whether there should have been something.
 pub fn suspect_blank_disk(replica: &Replica) {
     replica.is_unexpectedly_blank.store(true, Ordering::Release);
+}
+
+/// Takes note of how long keys and values are that a peer takes. Warns if that is something else
+/// than here, whenever the peer says something new.
+fn note_limits(replica: &Replica, hello: &Hello, now: Now) {
+    let own = limits_of(&replica.config);
+    let is_new = {
+        let mut table = replica.peers.table();
+        let peer = table.peers.iter_mut().find(|peer| peer.id == hello.node);
+        let is_new = peer.is_some_and(|peer| std::mem::replace(&mut peer.limits, hello.limits) != hello.limits);
+        replica.agreed_limits.agree(own, table.peers.iter().filter_map(|peer| peer.limits));
+        is_new
+    };
+    if is_new
+        && let Some(theirs) = hello.limits.filter(|theirs| *theirs != own)
+        && let Some(more) = replica.log_limit.admit("limits", hello.node.0, now.elapsed)
+    {
+        log::warn!(
+            "limits differ from those of node {}: it takes keys of {} bytes and values of {}, and this node of {} and {}; set key_len_max and value_len_max equal on all members: \
+             until then clients are held to the least{more}",
+            hello.node,
+            theirs.key_len_max,
+            theirs.value_len_max,
+            own.key_len_max,
+            own.value_len_max
+        );
+    }
 }
 
 /// Warns once that the directory may be the wrong one, or have been lost: a peer knows of earlier

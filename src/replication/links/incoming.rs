@@ -31,10 +31,10 @@ use crate::replication::inbound::{Inbound, ReceivedMessage};
 use crate::replication::links::authentication::{self, Accepting, Answering, Opening, Unbelieved};
 use crate::replication::links::handshake;
 use crate::replication::links::outgoing::{SOCKET_BUFFER_LEN, is_timeout};
-use crate::replication::links::random_nonce;
 use crate::replication::links::unidentified::{Unidentified, UnidentifiedConnection};
+use crate::replication::links::{message_len_max, random_nonce};
 use crate::replication::replica::Replica;
-use crate::wire::peer::{HELLO_LEN_MAX, Hello, MESSAGE_LEN_MAX, Message, Protocol, read_message};
+use crate::wire::peer::{HELLO_LEN_MAX, Hello, Message, Protocol, read_message};
 use crate::wire::quoting::told;
 
 /// Time for a client that has come to this port to read the answer.
@@ -232,7 +232,7 @@ impl PeerLinks {
             let _ = stream.shutdown(Shutdown::Both);
         }
         let mut reader = BufReader::with_capacity(READ_LEN, ProgressReader { stream: &stream, replica: &self.replica, peer, len: 0 });
-        let permit_wait = self.replica.config().peer_timeout * PERMIT_TIMEOUTS;
+        let (permit_wait, len_max) = (self.replica.config().peer_timeout * PERMIT_TIMEOUTS, message_len_max(self.replica.config()));
         let (end, is_wrong) = loop {
             // A piece before each message, and one after the other while none is there.
             if inbound.has_work() {
@@ -242,7 +242,7 @@ impl PeerLinks {
                 }
             }
             let mut frame = Vec::new();
-            match read_message(&mut reader, &mut frame, MESSAGE_LEN_MAX, inbound.protocol()) {
+            match read_message(&mut reader, &mut frame, len_max, inbound.protocol()) {
                 Ok(Some(message)) => {
                     let received = self
                         .replica

@@ -21,12 +21,18 @@ mod interleavings;
 use std::io;
 use std::sync::Arc;
 
+use crate::config::Config;
 use crate::data::clock::{Clock, Stamp};
 use crate::data::version::Origin;
 use crate::replication::links::outbox::{EncodedBatch, Outbox};
 use crate::replication::links::sender::Sender;
 use crate::replication::links::traffic::{Traffic, TrafficNotes};
 use crate::wire::challenge::{MAC_LEN, Nonce};
+use crate::wire::peer::MESSAGE_LEN_MAX;
+
+/// Bytes that a message may have beside two writes of the greatest length: the other writes of a
+/// batch, or the vectors of a dump and the lines before the longest one.
+const MESSAGE_BESIDE: usize = 4 << 20;
 
 /// An ack that is due. Dropping it sends the ack. Better when no lock is held that others want:
 /// that costs a system call.
@@ -125,9 +131,41 @@ impl Links {
     }
 }
 
+/// Bytes of a message that this node takes of a peer, at most: as long as one can be by this node's
+/// own limits. A batch ends with the write by which it is full, and a dump line may take twice the
+/// bytes of its key and value.
+fn message_len_max(config: &Config) -> usize {
+    MESSAGE_LEN_MAX.min(MESSAGE_BESIDE + 2 * (config.key_len_max + config.value_len_max))
+}
+
 /// Draws a nonce for one side of one connection.
 fn random_nonce() -> io::Result<Nonce> {
     let mut random = [0; MAC_LEN];
     getrandom::fill(&mut random).map_err(io::Error::other)?;
     Ok(Nonce::of(random))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::config::{KEY_LEN_MAX, VALUE_LEN_MAX};
+    use crate::testing::simulated_node::config;
+    use crate::wire::dump::line_len_max;
+
+    #[test]
+    fn the_longest_line_by_the_limits_is_taken_and_not_much_more() {
+        let one_write = (KEY_LEN_MAX + VALUE_LEN_MAX + 1024) as usize;
+        let greatest =
+            json!({ "key_len_max": KEY_LEN_MAX, "value_len_max": VALUE_LEN_MAX, "link_queue_max": one_write, "write_room": one_write });
+        for fields in [json!({}), json!({ "key_len_max": 10, "value_len_max": 10 }), greatest] {
+            let config = config(1, 3, &fields);
+            let longest_line = line_len_max(config.key_len_max, config.value_len_max);
+            let len_max = message_len_max(&config);
+            // A message begins with the header and shorter lines.
+            assert!(len_max > longest_line + (2 << 20) && len_max < longest_line + (5 << 20), "{len_max} for lines of {longest_line}");
+            assert!(len_max < MESSAGE_LEN_MAX);
+        }
+    }
 }

@@ -8,6 +8,7 @@ use crate::replication::peers::catch_up::CatchUp;
 use crate::replication::peers::clocks::PeerClocks;
 use crate::replication::peers::liveness::Liveness;
 use crate::replication::peers::proof::Proof;
+use crate::wire::bytes::Limits;
 use crate::wire::peer::{Hello, Protocol};
 
 /// Second processes in a row that take a peer's place, before an operator is told; and again after
@@ -32,6 +33,8 @@ pub struct Peer {
     /// HELLO.
     pub spoken: Protocol,
     pub members: Vec<NodeId>,
+    /// The longest key and value that the peer takes, by its last HELLO; `None` if it never said.
+    pub limits: Option<Limits>,
     /// The peer's newest known vector. A HELLO replaces it, lower or not.
     pub vector: VersionVector,
     /// The peer's wall clock when it was heard last, in milliseconds since 1970; 0 if never. A
@@ -64,6 +67,7 @@ impl Peer {
             origin: None,
             spoken: Protocol::OLDEST,
             members: Vec::new(),
+            limits: None,
             vector: VersionVector::default(),
             wall_ms: 0,
             open: false,

@@ -16,12 +16,13 @@ fn entry(origin: Origin, stamp: Stamp, key_len: usize) -> Entry {
 }
 
 #[test]
-fn a_key_that_no_node_takes_from_its_clients_is_refused_of_a_peer() {
+fn a_key_that_this_node_takes_not_from_its_clients_is_refused_of_a_peer() {
     let mut net = Net::new(&[0, 0]);
     net.both(0, 1);
     net.settle(4, &[(0, 1), (1, 0)]);
     let origin = net.replica(0).origin();
-    for (key_len, is_taken) in [(1 << 20, true), ((1 << 20) + 1, false)] {
+    let len_max = net.replica(1).config().key_len_max;
+    for (key_len, is_taken) in [(len_max, true), (len_max + 1, false)] {
         let (after, upto) = (net.replica(1).vector().get(origin), Stamp::from_wall_ms(net.now(0).wall_ms));
         let batch = WriteBatch { origin, after, upto, writes: BatchWrites::of(origin, &[entry(origin, upto, key_len)]) };
         let received = try_deliver(&mut net, 0, 1, vec![Message::Writes(batch)]);
@@ -69,4 +70,12 @@ fn a_dump_that_was_refused_is_not_asked_for_again_and_again() {
     net.settle(1_000, &[(0, 1), (1, 0)]);
     assert!(net.replica(1).vector().covers_all(&net.replica(0).vector()));
     assert_eq!(net.replica(1).peers.table().peers[0].catch_up.refused(), 0);
+}
+
+#[test]
+fn a_hello_that_lists_more_members_than_a_mesh_has_is_refused() {
+    let net = Net::new(&[0, 0]);
+    let hello = Hello { members: (1..=8).map(NodeId).collect(), ..handshake::hello(net.replica(1), net.now(1)) };
+    let refused = handshake::check_hello(net.replica(0), &hello, net.now(0)).unwrap_err();
+    assert_eq!(refused, "node 2 lists 8 members, and a mesh has at most 7");
 }

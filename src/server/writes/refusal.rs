@@ -5,6 +5,7 @@ use crate::server::atomic_step::KEYS_MAX;
 use crate::server::memory_limit::why_full;
 use crate::server::shared::Services;
 use crate::wire::ack_level::AckLevel;
+use crate::wire::bytes::Limits;
 use crate::wire::reply::{ErrorCode, Reply};
 
 /// The reason why nothing was written, whatever the command says.
@@ -20,6 +21,8 @@ pub(crate) enum WriteRefusal {
         len: Option<usize>,
         room: usize,
     },
+    /// A peer takes no keys and values that long.
+    TooLong(Limits),
     TooManyKeys(usize),
     NoRoom,
     Stopping,
@@ -42,6 +45,12 @@ impl WriteRefusal {
                 let takes = len.map_or_else(|| "more than that".to_owned(), |len| format!("{len} bytes"));
                 let sentence =
                     format!("write_room, which bounds one step, is {room} bytes, and this takes {takes}; nothing was written; split it");
+                (ErrorCode::TooBig, sentence)
+            }
+            WriteRefusal::TooLong(Limits { key_len_max, value_len_max }) => {
+                let sentence = format!(
+                    "a peer takes keys of up to {key_len_max} bytes and values of up to {value_len_max}: key_len_max and value_len_max must be equal on all members; nothing was written"
+                );
                 (ErrorCode::TooBig, sentence)
             }
             WriteRefusal::TooManyKeys(keys) => {
