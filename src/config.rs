@@ -19,10 +19,10 @@ mod users;
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, Read};
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use crate::data::version::NodeId;
+use crate::process::private_file::open_to_others;
 use addr::{Use, parse_addr};
 use fields::{CLUSTER_EXPECTED, CLUSTER_LEN_MAX};
 use peer_auth::SECRET_FILE_LEN_MAX;
@@ -216,8 +216,7 @@ fn read_secrets(path: &Path) -> Result<PeerSecrets, ConfigRefusal> {
     let unreadable =
         |error: io::Error| refusal(format!("which cannot be read: {error}"), "a file that the user who runs this node can read");
     let file = File::open(path).map_err(unreadable)?;
-    let mode = file.metadata().map_err(unreadable)?.mode() & 0o777;
-    if mode & 0o077 != 0 {
+    if let Some(mode) = open_to_others(&file).map_err(unreadable)? {
         return Err(refusal(
             format!("which others can read or write: it has mode {mode:04o}"),
             "a file of its owner alone: chmod 600 makes it one",

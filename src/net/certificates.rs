@@ -4,7 +4,6 @@
 
 use std::fs::File;
 use std::io::{self, Read};
-use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::Duration;
 
@@ -14,11 +13,11 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use x509_cert::Certificate;
 use x509_cert::der::Decode;
 
+use crate::process::private_file::open_to_others;
+
 /// Bytes of a file of certificates or of a key. A longer one is refused rather than read to its
 /// end.
 const FILE_LEN_MAX: u64 = 1 << 20;
-/// The permissions of those who do not own a file.
-const OTHERS: u32 = 0o077;
 
 /// Reads the certificates of a file, in their order: at least one.
 pub fn read_certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
@@ -37,8 +36,7 @@ pub fn read_certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, St
 /// Reads the private key of a file that nobody but its owner may read.
 pub fn read_key(path: &Path) -> Result<PrivateKeyDer<'static>, String> {
     let file = File::open(path).map_err(|error| unreadable(path, &error, "a private key"))?;
-    let mode = file.metadata().map_err(|error| unreadable(path, &error, "a private key"))?.permissions().mode() & 0o7777;
-    if mode & OTHERS != 0 {
+    if let Some(mode) = open_to_others(&file).map_err(|error| unreadable(path, &error, "a private key"))? {
         let path = path.display();
         return Err(format!("{path}: others than its owner may use this private key (mode {mode:04o}); chmod 600 {path}"));
     }

@@ -24,8 +24,7 @@ const OTHERS_WRITE: u32 = 0o022;
 pub fn read_secret(path: &Path) -> Result<String, String> {
     let cannot_read = |error: io::Error| format!("it cannot be read: {error}");
     let file = File::open(path).map_err(cannot_read)?;
-    let mode = mode(&file.metadata().map_err(cannot_read)?);
-    if mode & OTHERS_READ_OR_WRITE != 0 {
+    if let Some(mode) = open_to_others(&file).map_err(cannot_read)? {
         return Err(format!("others can read or write it (mode {mode:04o}); expected mode 0600: chmod 600 {}", path.display()));
     }
     let mut bytes = Vec::new();
@@ -39,6 +38,12 @@ pub fn read_secret(path: &Path) -> Result<String, String> {
         Ok(secret) if is_secret(secret) => Ok(secret.to_owned()),
         _ => Err("it holds something else than one secret of printable characters without spaces, such as kvctl genpass makes".to_owned()),
     }
+}
+
+/// The mode of a file that others than its owner can read or write; `None` if they cannot.
+pub fn open_to_others(file: &File) -> io::Result<Option<u32>> {
+    let mode = mode(&file.metadata()?);
+    Ok((mode & OTHERS_READ_OR_WRITE != 0).then_some(mode))
 }
 
 /// True if this can be a secret: it is one word in every protocol, never in need of quotes.
