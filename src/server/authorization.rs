@@ -221,3 +221,21 @@ pub(crate) fn is_command_within(command: &Command<'_>, user: &UserConfig) -> boo
         Command::Other(OtherCommand::Connection(_) | OtherCommand::Introspection(_) | OtherCommand::Blocking(_)) => true,
     }
 }
+
+/// The first key that a request names, for the audit log.
+pub(crate) fn first_key_of_request<'r>(request: &'r Request<'_>) -> Option<&'r [u8]> {
+    match request {
+        Request::Command(command) => first_key_of_command(command),
+        Request::Session(SessionCommand::Watch { keys }) => keys.first().map(|key| &**key),
+        Request::Session(_) | Request::Text(_) => None,
+    }
+}
+
+/// The first key that a command names, for the audit log.
+pub(crate) fn first_key_of_command<'c>(command: &'c Command<'_>) -> Option<&'c [u8]> {
+    match command {
+        Command::Data(DataCommand::Read { key, .. } | DataCommand::Write { key, .. }) => Some(key),
+        Command::Data(DataCommand::MultiKey(command)) => command.keys().first().copied(),
+        Command::Data(DataCommand::Keyspace(_)) | Command::Other(_) => None,
+    }
+}

@@ -9,7 +9,9 @@ use crate::config::UserConfig;
 use crate::data::clock::{Now, elapsed};
 use crate::process::audit::{AuditEvent, AuditKind};
 use crate::replication::status;
-use crate::server::authorization::{Authorization, DEFAULT_USER, Denied, Needed, is_command_within, is_request_within};
+use crate::server::authorization::{
+    Authorization, DEFAULT_USER, Denied, Needed, first_key_of_command, first_key_of_request, is_command_within, is_request_within,
+};
 use crate::server::client_handle::ClientHandle;
 use crate::server::counters::RoundTally;
 use crate::server::denials::Denial;
@@ -76,7 +78,7 @@ impl<'a> Connection<'a> {
     #[inline(never)]
     pub fn denial(&mut self, needed: Needed, request: &Request<'_>, protocol: ClientProtocol) -> Option<Reply<'static>> {
         let denied = self.authorization.check(needed, &|user| is_request_within(request, user)).err()?;
-        Some(self.deny(denied, needed, protocol))
+        Some(self.deny(denied, needed, first_key_of_request(request), protocol))
     }
 
     /// Answers a request that is wrong and that the client may not make, either; `None` if it may.
@@ -84,13 +86,14 @@ impl<'a> Connection<'a> {
     #[inline(never)]
     pub fn denial_of_wrong(&mut self, needed: Needed, protocol: ClientProtocol) -> Option<Reply<'static>> {
         let denied = self.authorization.check(needed, &|_| true).err()?;
-        Some(self.deny(denied, needed, protocol))
+        Some(self.deny(denied, needed, None, protocol))
     }
 
-    /// Counts a refusal for want of rights, and answers with it.
-    fn deny(&mut self, denied: Denied, needed: Needed, protocol: ClientProtocol) -> Reply<'static> {
+    /// Counts a refusal for want of rights, and answers with it. `key` is the first one that the
+    /// request names.
+    fn deny(&mut self, denied: Denied, needed: Needed, key: Option<&[u8]>, protocol: ClientProtocol) -> Reply<'static> {
         self.tally.commands += 1;
-        self.note_denied(denied, needed, if self.transaction.is_open() { "multi" } else { "toplevel" });
+        self.note_denied(denied, needed, key, if self.transaction.is_open() { "multi" } else { "toplevel" });
         if denied == Denied::Nobody {
             // Of a user who is one no more.
             self.client.set_user(None);
@@ -126,7 +129,7 @@ impl<'a> Connection<'a> {
 
     /// Counts a refusal for want of rights, and notes it for ACL LOG. `context` is Redis's word for
     /// where it happened.
-    pub fn note_denied(&mut self, denied: Denied, needed: Needed, context: &'static str) {
+    pub fn note_denied(&mut self, denied: Denied, needed: Needed, key: Option<&[u8]>, context: &'static str) {
         self.shared.counters.commands_denied.fetch_add(1, Ordering::Relaxed);
         let reason = match denied {
             // Of strangers there may be many, and they have seen nothing.
@@ -135,7 +138,7 @@ impl<'a> Connection<'a> {
             Denied::Keys => "key",
         };
         let user = self.authorization.user().map_or(DEFAULT_USER.to_owned(), |user| user.name.clone());
-        self.audit(AuditEvent { command: Some(needed.name), ..AuditEvent::of(AuditKind::Denied) });
+        self.audit(AuditEvent { command: Some(needed.name), key, ..AuditEvent::of(AuditKind::Denied) });
         self.note_denial(reason, context, needed.name, user);
     }
 
@@ -167,7 +170,8 @@ impl<'a> Connection<'a> {
             // What is wrong with it is its reply to EXEC, and touches no key.
             let is_within = |user: &UserConfig| request.parse(limits, time).map_or(true, |command| is_command_within(&command, user));
             if let Err(denied) = self.authorization.check(needed, &is_within) {
-                return self.deny(denied, needed, ClientProtocol::Resp(self.version));
+                let command = request.parse(limits, time).ok();
+                return self.deny(denied, needed, command.as_ref().and_then(first_key_of_command), ClientProtocol::Resp(self.version));
             }
         }
         self.tally.commands += 1;

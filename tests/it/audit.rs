@@ -52,12 +52,16 @@ fn what_administrators_and_peers_did_is_noted_and_no_value_is() {
     assert_eq!(client.ask("RELOAD").unwrap(), ["applied none", "needs_restart none"]);
     client.send("*1\r\n$8\r\nFLUSHALL\r\n*4\r\n$6\r\nCLIENT\r\n$4\r\nKILL\r\n$2\r\nID\r\n$6\r\n999999\r\n").unwrap();
     assert_eq!([client.line().unwrap(), client.line().unwrap()], ["+OK", ":0"]);
+    client.send("*1\r\n$5\r\nMULTI\r\n*1\r\n$7\r\nFLUSHDB\r\n*1\r\n$4\r\nEXEC\r\n").unwrap();
+    assert_eq!([(); 4].map(|()| client.line().unwrap()), ["+OK", "+QUEUED", "*1", "+OK"]);
     client.send("RESTORE\nhushhush\n").unwrap();
     assert!(client.line().unwrap().starts_with("ERROR BADDUMP "));
-    for command in ["compact", "dump", "reload", "flush", "client|kill", "restore"] {
+    for command in ["compact", "dump", "reload", "flushall", "client|kill", "restore"] {
         let line = await_event(&path, "admin", &format!("\"command\":\"{command}\""));
         assert!(line["node"] == 1 && line["client"].is_number() && line["addr"] == addr.as_str(), "{line}");
     }
+    let flushes = lines(&path).iter().filter(|line| line["command"] == "flushall").count();
+    assert_eq!(flushes, 2, "one of them in a transaction");
     assert_eq!(await_event(&path, "reload", "needs a restart")["addr"], addr.as_str());
 
     let mut stranger = TcpStream::connect(cluster.peer_addr(1)).unwrap();

@@ -48,7 +48,7 @@ pub(crate) fn write(
     protocol: ClientProtocol,
 ) -> io::Result<()> {
     let shared = connection.shared;
-    if let Some(command) = administrative(&deferred) {
+    if let Some(command) = administrative(connection, &deferred) {
         connection.audit_command(command);
     }
     let reply = match deferred {
@@ -73,10 +73,10 @@ pub(crate) fn write(
 }
 
 /// The name of a command that is for administrators, and goes to the audit log.
-fn administrative(deferred: &Deferred) -> Option<&'static str> {
+fn administrative(connection: &Connection<'_>, deferred: &Deferred) -> Option<&'static str> {
     match deferred {
         Deferred::Dump => Some("dump"),
-        Deferred::Flush => Some("flush"),
+        Deferred::Flush => connection.command.or(Some("flushall")),
         Deferred::Admin(command) => admin::audited_name(command),
         Deferred::Reply(_)
         | Deferred::Keys { .. }

@@ -12,14 +12,14 @@ use super::{multi_key, one_key, scan};
 use crate::data::entry::Update;
 use crate::replication::submit::WRITE_OVERHEAD;
 use crate::server::atomic_step::{AtomicStep, KEYS_MAX};
-use crate::server::authorization::{Scope, is_command_within};
+use crate::server::authorization::{Scope, first_key_of_command, is_command_within};
 use crate::server::connection::Connection;
 use crate::server::counters::Lookups;
 use crate::server::evaluation::{Context, RoundTime};
 use crate::server::multi_queue::Watch;
 use crate::server::writes::WriteRefusal;
 use crate::store::{Span, View};
-use crate::wire::command::{Command, ConnectionCommand, DataCommand, OtherCommand, SessionCommand};
+use crate::wire::command::{Command, ConnectionCommand, DataCommand, KeyspaceCommand, OtherCommand, SessionCommand};
 use crate::wire::reply::{ErrorCode, Reply, Wrong};
 
 pub(super) static COMMANDS: &[Spec] = &[
@@ -70,8 +70,8 @@ pub(super) fn exec(
         for (command, needed) in commands.iter_mut().zip(requests.needed()) {
             let Ok(queued) = &*command else { continue };
             if let Err(denied) = connection.authorization.check(needed, &|user| is_command_within(queued, user)) {
+                connection.note_denied(denied, needed, first_key_of_command(queued), "multi");
                 *command = Err(denied.wrong_at_exec(needed));
-                connection.note_denied(denied, needed, "multi");
             }
         }
     }
@@ -80,6 +80,9 @@ pub(super) fn exec(
         Ok(None) => return Reply::NullArray,
         Err(refusal) => return connection.refused(refusal),
     };
+    if commands.iter().any(|command| matches!(command, Ok(Command::Data(DataCommand::Keyspace(KeyspaceCommand::Flush))))) {
+        connection.audit_command("flushall");
+    }
     let mut left = connection.shared.services.config.write_room;
     let reply = |outcome| match outcome {
         Outcome::Done(reply) => reply,
