@@ -40,6 +40,7 @@ mod random;
 mod redis;
 mod reload;
 mod repository;
+mod secrets;
 mod starts;
 mod strangers;
 mod supervision;
