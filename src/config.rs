@@ -33,7 +33,7 @@ pub use fields::{Config, FIELDS, Field, KEY_LEN_MAX, VALUE_LEN_MAX};
 pub use peer_auth::{PeerAuth, PeerSecrets};
 pub use refusal::{ConfigError, ConfigRefusal};
 pub use section::{FieldKind, PeerConfig};
-pub use tls::{ClientCerts, ClientTls, TlsConfig};
+pub use tls::{ClientCerts, ClientTls, PeerTls, TlsConfig};
 pub use users::{SecretHash, UserConfig};
 
 /// The most members of a mesh. Every member holds everything and is connected to every other one:

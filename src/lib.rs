@@ -95,7 +95,8 @@
 //! right to reload ([`config::live`]) guards none either, and is held while files are read. The
 //! lock on the present connection of a peer ([`replication::links::incoming`]) is held while a new
 //! one takes its place. That of a sender ([`replication::links::sender`]) is held while bytes are
-//! given to a socket that does not block; other threads than the link's only try it.
+//! given to a socket that does not block; other threads than the link's only try it. Below it is
+//! that of a connection with TLS (`replication::links::tls_socket`).
 //!
 //! All others are leaves, under which nothing is locked: acks and waiting sessions
 //! ([`replication::acks`]), what waits for a peer ([`replication::links::outbox`]), the log's queue

@@ -5,6 +5,7 @@
 pub mod certificates;
 pub mod tls;
 mod tls_error;
+pub mod tls_peers;
 pub mod tls_stream;
 
 use std::io;

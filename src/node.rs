@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, Sender, bounded};
 
 use crate::config::live::{LiveConfig, PutInForce, ReadConfig};
-use crate::config::{Config, PeerAuth};
+use crate::config::{Config, PeerAuth, PeerTls};
 use crate::data::clock::{Now, elapsed};
 use crate::net::tls::{LoadedTls, NodeTls};
 use crate::net::{Acceptor, listen};
@@ -275,6 +275,12 @@ impl Node {
         if let Some(warning) = tls.warning(Duration::from_millis(Now::read().wall_ms)) {
             log::warn!("this node's TLS certificate: {warning}");
         }
+        if config.tls.as_ref().is_some_and(|tls| tls.peers == PeerTls::Accept) {
+            log::warn!(
+                "peers may connect without TLS: tls.peers is \"accept\", which is for the time in which a cluster changes; \
+                 set it to \"required\" once all members have it"
+            );
+        }
         if config.peer_auth == PeerAuth::Accept {
             log::warn!(
                 "peers that prove nothing are believed: peer_auth is \"accept\", which is for the time in which a cluster gets its secret; \
@@ -292,7 +298,7 @@ impl Node {
         }
         let (stop_tx, stop_rx) = bounded(0);
         let mut node = Node {
-            links: PeerLinks::new(Arc::clone(&replica)),
+            links: PeerLinks::new(Arc::clone(&replica), Arc::clone(&tls)),
             replica,
             client_addr,
             peer_addr,
@@ -325,7 +331,7 @@ impl Node {
         let Opened { tls, client_listener, peer_listener, disk, files, replicator, stop_rx } = opened;
         let (replica, wal) = (&self.replica, &self.wal);
         let config = Arc::clone(replica.config());
-        self.server = Some(Server::start(client_listener, Arc::clone(replica), Arc::clone(&replicator), tls)?);
+        self.server = Some(Server::start(client_listener, Arc::clone(replica), Arc::clone(&replicator), Arc::clone(&tls))?);
         let began = Instant::now();
         let replayed = replay::replay(replica, &disk, &files, &should_stop).map_err(NodeFailure::of_data)?;
         log::info!(
@@ -346,7 +352,8 @@ impl Node {
         self.peer_accept = Some(self.links.accept_peers(peer_listener)?);
         for (index, peer) in config.peers.iter().enumerate() {
             let name = format!("peer-out:{}", peer.id);
-            self.peer_outs.push(spawn(&name, replica, move |replica| run_peer_out(replica, index))?);
+            let tls = Arc::clone(&tls);
+            self.peer_outs.push(spawn(&name, replica, move |replica| run_peer_out(replica, index, &tls))?);
         }
         let (to_compact, snapshot_stop) = (Arc::clone(wal), stop_rx.clone());
         self.snapshot = Some(spawn("snapshot", replica, move |replica| run_snapshots(replica, &to_compact, &snapshot_stop))?);
@@ -413,7 +420,7 @@ fn start_audit(live: &LiveConfig) -> Result<(Arc<Audit>, JoinHandle<()>), NodeFa
 
 /// Reads the files for TLS that a configuration names. An error names one of them.
 fn load_tls(config: &Config) -> Result<Option<LoadedTls>, String> {
-    config.tls.as_ref().map(LoadedTls::of).transpose().map_err(|why| format!("tls: {why}"))
+    config.tls.as_ref().map(|tls| LoadedTls::of(config, tls)).transpose().map_err(|why| format!("tls: {why}"))
 }
 
 /// Binds an address of the configuration. An error names its field and says what to do.

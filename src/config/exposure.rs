@@ -10,7 +10,7 @@ use super::addr::{Use, parse_addr};
 use super::fields::Config;
 use super::peer_auth::PeerAuth;
 use super::refusal::{ConfigRefusal, quoted};
-use super::tls::{ClientCerts, ClientTls};
+use super::tls::{ClientCerts, ClientTls, PeerTls};
 
 /// Refuses what is exposed, unless that is wanted. A node without peers believes none.
 pub(super) fn check(config: &Config) -> Result<(), ConfigRefusal> {
@@ -23,8 +23,9 @@ pub(super) fn check(config: &Config) -> Result<(), ConfigRefusal> {
                         or tls with clients and client_certs \"required\"; or \"insecure\": true, if whoever reaches that port may read, write and delete everything";
         return Err(ConfigRefusal::new("client_addr", quoted(&config.client_addr), expected));
     }
-    if is_exposed(&config.peer_addr) && !config.peers.is_empty() && config.peer_auth == PeerAuth::Off {
-        let expected = "an address of this machine alone such as \"127.0.0.1:7101\", or a peer_secret_file beside it, by which peers prove who they are; \
+    let has_tls = config.tls.as_ref().is_some_and(|tls| tls.peers != PeerTls::Off);
+    if is_exposed(&config.peer_addr) && !config.peers.is_empty() && config.peer_auth == PeerAuth::Off && !has_tls {
+        let expected = "an address of this machine alone such as \"127.0.0.1:7101\", or a peer_secret_file beside it or tls.peers, by which peers prove who they are; \
                         or \"insecure\": true, if whoever reaches that port may write and delete everything";
         return Err(ConfigRefusal::new("peer_addr", quoted(&config.peer_addr), expected));
     }

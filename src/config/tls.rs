@@ -14,8 +14,10 @@ const CA_FILE: FieldKind = FieldKind::Text { default: Some(""), expected: "the p
 const CLIENTS: FieldKind = FieldKind::Text { default: Some("required"), expected: "\"off\", \"optional\" or \"required\"" };
 const CLIENT_CERTS: FieldKind = FieldKind::Text { default: Some("none"), expected: "\"none\", \"optional\" or \"required\"" };
 
+const PEERS: FieldKind = FieldKind::Text { default: Some("off"), expected: "\"off\", \"accept\" or \"required\"" };
+
 /// The names of the fields, in the order of the documents.
-const FIELDS: &[&str] = &["cert_file", "key_file", "ca_file", "clients", "client_certs"];
+const FIELDS: &[&str] = &["cert_file", "key_file", "ca_file", "clients", "client_certs", "peers"];
 
 /// The choices of the section `tls`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,10 +26,12 @@ pub struct TlsConfig {
     pub cert_file: PathBuf,
     /// The private key of the certificate. Nobody but its owner may read the file.
     pub key_file: PathBuf,
-    /// The certificates of the CAs that sign for clients. `None` where no certificate is asked for.
+    /// The certificates of the CAs that sign for clients and peers. `None` where no certificate is
+    /// asked for.
     pub ca_file: Option<PathBuf>,
     pub clients: ClientTls,
     pub client_certs: ClientCerts,
+    pub peers: PeerTls,
 }
 
 /// How clients may connect.
@@ -50,6 +54,35 @@ pub enum ClientCerts {
     Optional,
     /// They must have one that is signed by a CA of `ca_file`.
     Required,
+}
+
+/// How peers connect.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PeerTls {
+    /// Without TLS.
+    Off,
+    /// With TLS where the peer takes it, else without.
+    Accept,
+    /// With TLS alone.
+    Required,
+}
+
+impl PeerTls {
+    /// The name in the configuration.
+    pub fn name(self) -> &'static str {
+        match self {
+            PeerTls::Off => "off",
+            PeerTls::Accept => "accept",
+            PeerTls::Required => "required",
+        }
+    }
+}
+
+impl FromStr for PeerTls {
+    type Err = ();
+    fn from_str(text: &str) -> Result<PeerTls, ()> {
+        [PeerTls::Off, PeerTls::Accept, PeerTls::Required].into_iter().find(|choice| choice.name() == text).ok_or(())
+    }
 }
 
 impl FromStr for ClientTls {
@@ -94,8 +127,10 @@ impl FromField for Option<TlsConfig> {
         let ca_file = Some(path(&mut tls, "ca_file", CA_FILE)?).filter(|path| !path.as_os_str().is_empty());
         let clients = tls.choice("clients", CLIENTS)?;
         let client_certs = tls.choice("client_certs", CLIENT_CERTS)?;
-        if client_certs != ClientCerts::None && ca_file.is_none() {
-            let expected = "the path of a file of CA certificates in PEM: client_certs asks for certificates that they have signed";
+        let peers = tls.choice("peers", PEERS)?;
+        if (client_certs != ClientCerts::None || peers != PeerTls::Off) && ca_file.is_none() {
+            let expected =
+                "the path of a file of CA certificates in PEM: client_certs or peers asks for certificates that they have signed";
             return Err(ConfigRefusal::new(format!("{field}.ca_file"), "nothing", expected));
         }
         if client_certs == ClientCerts::Required && clients != ClientTls::Required {
@@ -103,7 +138,7 @@ impl FromField for Option<TlsConfig> {
             let found = if clients == ClientTls::Off { "\"off\"" } else { "\"optional\"" };
             return Err(ConfigRefusal::new(format!("{field}.clients"), found, expected));
         }
-        Ok(Some(TlsConfig { cert_file, key_file, ca_file, clients, client_certs }))
+        Ok(Some(TlsConfig { cert_file, key_file, ca_file, clients, client_certs, peers }))
     }
 }
 

@@ -12,6 +12,8 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use x509_cert::Certificate;
 use x509_cert::der::Decode;
+use x509_cert::ext::pkix::SubjectAltName;
+use x509_cert::ext::pkix::name::GeneralName;
 
 use crate::process::private_file::open_to_others;
 
@@ -63,6 +65,17 @@ pub fn read_roots(path: &Path) -> Result<RootCertStore, String> {
 pub fn not_after(certificate: &CertificateDer<'_>) -> Option<Duration> {
     let certificate = Certificate::from_der(certificate).ok()?;
     Some(certificate.tbs_certificate().validity().not_after.to_unix_duration())
+}
+
+/// Returns the cluster and the node that a certificate names in a URI, `kvmesh://CLUSTER/node/ID`.
+pub fn node_named(certificate: &CertificateDer<'_>) -> Option<(String, u16)> {
+    let certificate = Certificate::from_der(certificate).ok()?;
+    let (_, names) = certificate.tbs_certificate().get_extension::<SubjectAltName>().ok()??;
+    names.0.iter().find_map(|name| {
+        let GeneralName::UniformResourceIdentifier(uri) = name else { return None };
+        let (cluster, id) = uri.as_str().strip_prefix("kvmesh://")?.rsplit_once("/node/")?;
+        Some((cluster.to_owned(), id.parse().ok()?))
+    })
 }
 
 fn read(path: &Path) -> io::Result<Vec<u8>> {

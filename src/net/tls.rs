@@ -15,9 +15,10 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
 use rustls::{ClientConfig, Error, ServerConfig};
 
-use crate::config::{ClientCerts, ClientTls, TlsConfig};
-use crate::net::certificates::{not_after, read_certificates, read_key, read_roots};
+use crate::config::{ClientCerts, ClientTls, Config, PeerTls, TlsConfig};
+use crate::net::certificates::{node_named, not_after, read_certificates, read_key, read_roots};
 use crate::net::tls_error::in_words;
+use crate::net::tls_peers::PeerIdentity;
 use crate::net::tls_stream::TlsStream;
 
 /// The first byte of a TLS connection: that of a record with a handshake message. No command
@@ -45,6 +46,9 @@ pub struct LoadedTls {
     /// How clients may connect.
     pub clients: ClientTls,
     for_clients: Arc<ServerConfig>,
+    /// How peers connect. They do so without TLS where `for_peers` is `None`.
+    pub peers: PeerTls,
+    pub for_peers: Option<PeerIdentity>,
     cert_file: PathBuf,
     /// The end of this node's certificate, as time since 1970.
     not_after: Option<Duration>,
@@ -82,9 +86,17 @@ impl NodeTls {
 impl LoadedTls {
     /// Reads and checks the files of a configuration. An error names the file and says what would
     /// be right.
-    pub fn of(config: &TlsConfig) -> Result<LoadedTls, String> {
+    pub fn of(node: &Config, config: &TlsConfig) -> Result<LoadedTls, String> {
         let (chain, key) = read_identity(&config.cert_file, &config.key_file)?;
         let not_after = chain.first().and_then(not_after);
+        let for_peers = match &config.ca_file {
+            Some(ca_file) if config.peers != PeerTls::Off => {
+                check_own_name(node, &config.cert_file, chain.first().and_then(node_named))?;
+                let identity = PeerIdentity::new(&provider(), chain.clone(), key.clone_key(), read_roots(ca_file)?);
+                Some(identity.map_err(|error| unfit(&error, &config.cert_file, &config.key_file))?)
+            }
+            _ => None,
+        };
         let builder = ServerConfig::builder_with_provider(provider()).with_safe_default_protocol_versions().map_err(in_words)?;
         let verifier = match (&config.ca_file, config.client_certs) {
             (Some(ca_file), ClientCerts::Optional | ClientCerts::Required) => {
@@ -97,7 +109,14 @@ impl LoadedTls {
         let for_clients = builder.with_client_cert_verifier(verifier).with_single_cert(chain, key);
         let for_clients = for_clients.map_err(|error| unfit(&error, &config.cert_file, &config.key_file))?;
         let for_clients = Arc::new(without_resumption(for_clients));
-        Ok(LoadedTls { clients: config.clients, for_clients, cert_file: config.cert_file.clone(), not_after })
+        Ok(LoadedTls {
+            clients: config.clients,
+            for_clients,
+            peers: config.peers,
+            for_peers,
+            cert_file: config.cert_file.clone(),
+            not_after,
+        })
     }
 
     /// Returns the days from `now`, which is time since 1970, to the end of this node's
@@ -141,6 +160,19 @@ impl ClientIdentity {
         let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
         let name = ServerName::try_from(bare.to_owned()).map_err(|_| format!("{host} is no name that a certificate can have"))?;
         TlsStream::client(Arc::clone(&self.config), name).map_err(in_words)
+    }
+}
+
+/// Refuses a certificate by which no peer would know this node.
+fn check_own_name(node: &Config, cert_file: &Path, named: Option<(String, u16)>) -> Result<(), String> {
+    let wanted = format!("kvmesh://{}/node/{}", node.cluster, node.id);
+    match named {
+        Some((cluster, id)) if cluster == node.cluster && id == node.id.0 => Ok(()),
+        Some((cluster, id)) => {
+            let found = format!("kvmesh://{cluster}/node/{id}");
+            Err(format!("{}: the certificate is that of {found}; expected {wanted} among its alternative names", cert_file.display()))
+        }
+        None => Err(format!("{}: the certificate names no node; expected {wanted} among its alternative names", cert_file.display())),
     }
 }
 

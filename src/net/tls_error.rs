@@ -22,7 +22,7 @@ pub fn in_words(error: Error) -> String {
         Error::NoCertificatesPresented => "the other end has shown no certificate, and one is required".to_owned(),
         Error::AlertReceived(alert) => {
             let what = match alert {
-                AlertDescription::UnknownCA => "it trusts no CA that has signed this end's certificate",
+                AlertDescription::UnknownCA | AlertDescription::DecryptError => "it trusts no CA that has signed this end's certificate",
                 AlertDescription::CertificateRequired => "it requires a certificate of this end",
                 AlertDescription::CertificateExpired => "this end's certificate has expired or is not valid yet, by its clock",
                 AlertDescription::BadCertificate | AlertDescription::CertificateUnknown => "it does not accept this end's certificate",

@@ -14,7 +14,15 @@ use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ClientConnection, Connection, Error, IoState, ServerConfig, ServerConnection};
 use socket2::SockRef;
 
+use crate::net::certificates::node_named;
 use crate::net::tls_error::in_words;
+
+/// The node that a certificate names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CertifiedNode {
+    pub cluster: String,
+    pub id: u16,
+}
 
 /// A connection and what it has received and not yet sent. Large: to be kept in a box.
 pub struct TlsStream {
@@ -50,6 +58,36 @@ impl TlsStream {
             }
         }
         Ok(())
+    }
+
+    /// The cluster and the node that the certificate of the other end names, after the handshake.
+    pub fn certified_node(&self) -> Option<CertifiedNode> {
+        let (cluster, id) = node_named(self.connection.peer_certificates()?.first()?)?;
+        Some(CertifiedNode { cluster, id })
+    }
+
+    /// Reads `from` the socket until something can be decrypted: 0 at the end of the stream.
+    pub fn read_from(&mut self, from: &mut dyn Read, socket: &TcpStream, into: &mut [u8]) -> io::Result<usize> {
+        loop {
+            if let Some(len) = self.take_plaintext(into)? {
+                return Ok(len);
+            }
+            self.receive(from, socket)?;
+        }
+    }
+
+    /// Returns true if something was received and decrypted that is not read yet.
+    pub fn has_plaintext(&mut self) -> bool {
+        self.connection.process_new_packets().is_ok_and(|state| state.plaintext_bytes_to_read() > 0)
+    }
+
+    /// Takes all that is encrypted and not yet sent.
+    pub fn take_unsent(&mut self) -> io::Result<Vec<u8>> {
+        let mut unsent = Vec::new();
+        while self.connection.wants_write() {
+            self.connection.write_tls(&mut unsent)?;
+        }
+        Ok(unsent)
     }
 
     /// Reads what was received, or else once from the socket, as that waits: 0 at the end of the

@@ -136,6 +136,8 @@ const RULES: &[Rule] = &[
     Rule { place: "replication/links/incoming.rs", may: REPLICATION_MAY, must_not_std: &["std::fs"] },
     Rule { place: "replication/links/outgoing.rs", may: REPLICATION_MAY, must_not_std: &["std::fs"] },
     Rule { place: "replication/links/sender.rs", may: REPLICATION_MAY, must_not_std: &["std::fs"] },
+    Rule { place: "replication/links/dialed.rs", may: REPLICATION_MAY, must_not_std: &["std::fs"] },
+    Rule { place: "replication/links/tls_socket.rs", may: REPLICATION_MAY, must_not_std: &["std::fs"] },
     Rule { place: "replication/links/unidentified.rs", may: REPLICATION_MAY, must_not_std: &["std::fs"] },
     // It reads what the system says of the memory of the process.
     Rule { place: "replication/status.rs", may: REPLICATION_MAY, must_not_std: &["std::net"] },

@@ -46,6 +46,7 @@ mod strangers;
 mod supervision;
 mod tidy;
 mod tls;
+mod tls_peers;
 mod tombstones;
 mod torture;
 mod users;

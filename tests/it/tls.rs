@@ -17,22 +17,27 @@ use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, 
 use serde_json::{Value, json};
 
 use crate::client::REPLY_TIMEOUT;
-use crate::cluster::{Cluster, DEADLINE, until};
+use crate::cluster::{Cluster, ClusterPlan, DEADLINE, until};
 use crate::program::{self, Ended, is_there, run};
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// A cluster that is not started, with a CA and the certificates of its nodes in `certs`.
 fn planned(size: u16) -> Cluster {
-    let cluster = Cluster::plan(size).build();
-    let hosts = vec![cluster.ip().to_string(); size.into()].join(",");
+    planned_as(Cluster::plan(size))
+}
+
+/// Does what [`planned`] does, with other settings.
+pub fn planned_as(plan: ClusterPlan) -> Cluster {
+    let cluster = plan.build();
+    let hosts = vec![cluster.ip().to_string(); cluster.ids().len()].join(",");
     let made = run(program::kvctl(&[cluster.client_addr(1)], &["certs", "init", "certs", "--nodes", &hosts]).current_dir(cluster.dir()));
     assert_eq!(made.code, Some(0), "{made:?}");
     cluster
 }
 
 /// The section `tls` of a node, with its own files.
-fn section(id: u16, more: Value) -> Value {
+pub fn section(id: u16, more: Value) -> Value {
     let mut section = json!({ "cert_file": format!("certs/node{id}.pem"), "key_file": format!("certs/node{id}.key") });
     for (field, value) in more.as_object().unwrap() {
         section[field] = value.clone();
@@ -297,7 +302,11 @@ fn who_does_not_keep_to_the_protocol_is_closed_and_others_are_served() {
 #[test]
 fn large_values_and_long_pipelines_pass_through_tls() {
     const LARGE_LEN: usize = 15 << 20;
-    let cluster = node_with(json!({ "clients": "optional" }));
+    // A client that is slow on a busy machine is not given up.
+    let mut cluster = planned(1);
+    cluster.configure(1, "write_timeout_ms", 10_000);
+    cluster.configure(1, "tls", section(1, json!({ "clients": "optional" })));
+    cluster.start_ready(1);
     let mut client = connected(&cluster);
     let large = "x".repeat(LARGE_LEN);
     assert_eq!(client.call(format!("PUT large {large}").as_bytes()).unwrap(), b"OK");

@@ -17,6 +17,7 @@ use rcgen::{
 
 use kvmesh::net::certificates;
 use serde_json::json;
+use sha2::{Digest, Sha256};
 
 use crate::command_line::{CertsArgs, CertsClientArgs, CertsInitArgs, CertsSubcommand};
 use crate::terminal::print_lines;
@@ -27,8 +28,6 @@ const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 const BEFORE: Duration = DAY;
 const CA_VALID: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
 const VALID: Duration = Duration::from_secs(2 * 365 * 24 * 60 * 60);
-/// The name of the CA in its certificates. They are told apart by their keys.
-const CA_NAME: &str = "kvmesh CA";
 
 /// Modes of the files that are made.
 const CERTIFICATE_MODE: u32 = 0o644;
@@ -52,7 +51,7 @@ fn init(args: &CertsInitArgs) -> Result<Vec<String>, Failure> {
     none_is_there(dir, &names)?;
     DirBuilder::new().recursive(true).mode(DIR_MODE).create(dir).map_err(|error| cannot_write(dir, &error))?;
     let key = KeyPair::generate().map_err(|error| unmade(&error))?;
-    let ca = ca_params()?;
+    let ca = ca_params(&key)?;
     let certificate = ca.self_signed(&key).map_err(|error| unmade(&error))?;
     let mut made = write_pair(dir, "ca", certificate.der(), &key)?.to_vec();
     let issuer = Issuer::new(ca, key);
@@ -77,7 +76,7 @@ fn client(args: &CertsClientArgs) -> Result<Vec<String>, Failure> {
     none_is_there(dir, std::slice::from_ref(name))?;
     let key = certificates::read_key(&dir.join("ca.key")).map_err(|why| Failure::new(Code::Usage, why))?;
     let key = KeyPair::try_from(&key).map_err(|error| unmade(&error))?;
-    let issuer = Issuer::new(ca_params()?, key);
+    let issuer = Issuer::new(ca_params(&key)?, key);
     let mut params = leaf_params(name)?;
     params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
     let key = KeyPair::generate().map_err(|error| unmade(&error))?;
@@ -96,8 +95,11 @@ fn none_is_there(dir: &Path, names: &[String]) -> Result<(), Failure> {
     Ok(())
 }
 
-fn ca_params() -> Result<CertificateParams, Failure> {
-    let mut params = params(CA_NAME, CA_VALID)?;
+/// The certificate of the CA with this key. Its name ends with a hash of the key: two CAs of one
+/// name would be taken for each other.
+fn ca_params(key: &KeyPair) -> Result<CertificateParams, Failure> {
+    let hash: String = Sha256::digest(key.public_key_raw()).iter().take(8).map(|byte| format!("{byte:02x}")).collect();
+    let mut params = params(&format!("kvmesh CA {hash}"), CA_VALID)?;
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
     Ok(params)

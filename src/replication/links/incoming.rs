@@ -19,15 +19,19 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use parking_lot::Mutex;
 use socket2::SockRef;
 
-use crate::config::Config;
+use crate::config::{Config, PeerTls};
 use crate::data::clock::{Now, elapsed};
 use crate::data::version::NodeId;
+use crate::net::tls::{FIRST_BYTE, NodeTls, REFUSAL};
+use crate::net::tls_peers::{HELLO_HEAD_LEN, is_hello};
+use crate::net::tls_stream::{CertifiedNode, TlsStream};
 use crate::net::{Acceptor, AfterAccept};
 use crate::process::audit::{AuditEvent, AuditKind};
 use crate::process::descriptors::in_words;
 use crate::process::logging::LogLimit;
 use crate::process::threads::join_all;
 use crate::replication::inbound::{Inbound, ReceivedMessage};
+use crate::replication::links::arriving::Arriving;
 use crate::replication::links::authentication::{self, Accepting, Answering, Opening, Unbelieved};
 use crate::replication::links::handshake;
 use crate::replication::links::outgoing::{SOCKET_BUFFER_LEN, is_timeout};
@@ -35,7 +39,7 @@ use crate::replication::links::unidentified::{Unidentified, UnidentifiedConnecti
 use crate::replication::links::{message_len_max, random_nonce};
 use crate::replication::replica::Replica;
 use crate::wire::peer::{HELLO_LEN_MAX, Hello, Message, Protocol, read_message};
-use crate::wire::quoting::told;
+use crate::wire::quoting::{shown, told};
 
 /// Time for a client that has come to this port to read the answer.
 const LINGER: Duration = Duration::from_secs(1);
@@ -63,17 +67,18 @@ pub struct PeerLinks {
     present: Vec<Mutex<Option<Arc<TcpStream>>>>,
     threads: Mutex<Vec<JoinHandle<()>>>,
     unidentified: Arc<Unidentified>,
+    tls: Arc<NodeTls>,
     /// Limits log lines: a refused peer connects again and again.
     log_limit: LogLimit,
     stopping: AtomicBool,
 }
 
 impl PeerLinks {
-    pub fn new(replica: Arc<Replica>) -> Arc<PeerLinks> {
+    pub fn new(replica: Arc<Replica>, tls: Arc<NodeTls>) -> Arc<PeerLinks> {
         let present = replica.config().peers.iter().map(|_| Mutex::default()).collect();
         let (threads, log_limit, stopping) = (Mutex::default(), LogLimit::new(1), AtomicBool::new(false));
         let unidentified = Arc::new(Unidentified::new(replica.config().unidentified_max));
-        Arc::new(PeerLinks { replica, present, threads, unidentified, log_limit, stopping })
+        Arc::new(PeerLinks { replica, present, threads, unidentified, tls, log_limit, stopping })
     }
 
     /// Closes every link and waits for their threads, until `deadline`.
@@ -138,6 +143,7 @@ impl PeerLinks {
             Ok(()) => return,
             // A port scan, or a check whether something listens.
             Err(HandshakeError::Silent) => return log::debug!("peer port: {addr} has connected and said nothing"),
+            Err(HandshakeError::Tls(error)) => ("TLS", 0, format!("closed a connection from {addr}: TLS: {error}")),
             Err(HandshakeError::Broken(error)) => ("broken", 0, format!("closed a connection from {addr}: {error}")),
             Err(HandshakeError::Client) => (
                 "client",
@@ -171,48 +177,79 @@ impl PeerLinks {
         stream.set_nodelay(true)?;
         stream.set_write_timeout(Some(config.peer_timeout))?;
         SockRef::from(stream).set_recv_buffer_size(SOCKET_BUFFER_LEN)?;
-        let mut reader = connection.reader(Instant::now() + config.peer_timeout);
-        let mut head = Vec::with_capacity(HEAD_LEN);
-        while head.len() < HEAD_LEN && !head.contains(&b'\n') {
-            let mut more = [0; HEAD_LEN];
-            let len = reader.read(&mut more[head.len()..])?;
-            if len == 0 {
-                break;
-            }
-            let start = head.len();
-            head.extend_from_slice(&more[start..start + len]);
-        }
-        if head.is_empty() {
-            return Err(HandshakeError::Silent);
-        }
-        if is_text(&head) {
-            redirect_client(&connection, head[0], &config.client_addr, config.id.0);
+        let mut arriving = Arriving::new(&connection, connection.reader(Instant::now() + config.peer_timeout));
+        let head = arriving.head(HEAD_LEN)?;
+        let Some(&first) = head.first() else { return Err(HandshakeError::Silent) };
+        if is_text(head) {
+            redirect_client(&connection, first, &config.client_addr, config.id.0);
             return Err(HandshakeError::Client);
         }
-        let (hello, answering) = read_hello(config, &connection, &mut head.as_slice().chain(reader))?;
+        let certified = match self.encrypt(&mut arriving) {
+            Ok(certified) => certified,
+            Err(error) => {
+                end(&connection);
+                return Err(error);
+            }
+        };
+        let (hello, answering) = read_hello(config, &mut arriving)?;
+        if let Some(node) = &certified
+            && (node.cluster != hello.cluster || node.id != hello.node.0)
+        {
+            let why = format!("its certificate is that of node {} of cluster {}", node.id, shown(node.cluster.as_bytes()));
+            return Err(refuse(&mut arriving, hello.node, why)?);
+        }
         let now = Now::read();
         let (peer, protocol) = match handshake::check_hello(&self.replica, &hello, now) {
             Ok(found) => found,
             Err(why) => {
-                send(&connection, &Message::Refused(why.clone()))?;
+                arriving.send(&Message::Refused(why.clone()))?;
                 return Err(HandshakeError::Refused { hello: Box::new(hello), why });
             }
         };
         stream.set_read_timeout(Some(config.peer_timeout))?;
-        let (ours, is_proven) = (handshake::hello(&self.replica, now), answering.is_some());
+        let (ours, is_proven) = (handshake::hello(&self.replica, now), answering.is_some() || certified.is_some());
         let answer = match answering {
             Some(answering) => Message::AuthenticatedHello(answering.answer(&ours)),
             None => Message::Hello(ours),
         };
-        send(&connection, &answer)?;
+        arriving.send(&answer)?;
+        let tls = arriving.into_tls();
         let stream = connection.admit().ok_or_else(|| io::Error::from(io::ErrorKind::ConnectionAborted))?;
-        self.spawn(format!("peer-in:{}", hello.node), move |links| links.run_peer_in(stream, peer, &hello, protocol, is_proven))?;
+        self.spawn(format!("peer-in:{}", hello.node), move |links| {
+            links.run_peer_in(PeerSocket { stream, tls }, peer, &hello, protocol, is_proven);
+        })?;
         Ok(())
+    }
+
+    /// Does the handshake of TLS where the connection begins with it, or refuses what is configured
+    /// otherwise. Returns the node that its certificate names; `None` without TLS.
+    fn encrypt(&self, arriving: &mut Arriving<'_>) -> Result<Option<CertifiedNode>, HandshakeError> {
+        let wrong = |why: &str| io::Error::new(io::ErrorKind::InvalidData, why.to_owned());
+        let loaded = self.tls.current();
+        let has_hello = arriving.head(HEAD_LEN)?[0] == FIRST_BYTE && arriving.head(HELLO_HEAD_LEN)?.try_into().is_ok_and(is_hello);
+        match loaded.as_ref().and_then(|loaded| Some((loaded.peers, loaded.for_peers.as_ref()?))) {
+            Some((_, identity)) if has_hello => {
+                let stream = identity.accept().map_err(io::Error::other)?;
+                let named = arriving.encrypt(stream).map_err(HandshakeError::Tls)?;
+                named.map(Some).ok_or_else(|| HandshakeError::Tls(wrong("its certificate names no node")))
+            }
+            None if has_hello => {
+                arriving.send_raw(&REFUSAL)?;
+                Err(wrong("it speaks TLS, and peers here do not (tls.peers is \"off\")").into())
+            }
+            Some((PeerTls::Required, _)) => {
+                let why = "peers speak TLS here (tls.peers is \"required\"), and this one does not";
+                arriving.send(&Message::Refused(why.to_owned()))?;
+                Err(wrong(why).into())
+            }
+            _ => Ok(None),
+        }
     }
 
     /// Runs the thread of one incoming link: reads messages and applies them until the connection
     /// ends.
-    fn run_peer_in(&self, stream: Arc<TcpStream>, peer: usize, hello: &Hello, protocol: Protocol, is_proven: bool) {
+    fn run_peer_in(&self, socket: PeerSocket, peer: usize, hello: &Hello, protocol: Protocol, is_proven: bool) {
+        let PeerSocket { stream, tls } = socket;
         // Under the lock, so that connections replace each other in the order of their epochs.
         let (mut inbound, kind) = {
             let mut present = self.present[peer].lock();
@@ -231,13 +268,13 @@ impl PeerLinks {
             // [`PeerLinks::stop`] may have looked before this connection was there.
             let _ = stream.shutdown(Shutdown::Both);
         }
-        let mut reader = BufReader::with_capacity(READ_LEN, ProgressReader { stream: &stream, replica: &self.replica, peer, len: 0 });
+        let mut reader = BufReader::with_capacity(READ_LEN, ProgressReader { stream: &stream, tls, replica: &self.replica, peer, len: 0 });
         let (permit_wait, len_max) = (self.replica.config().peer_timeout * PERMIT_TIMEOUTS, message_len_max(self.replica.config()));
         let (end, is_wrong) = loop {
             // A piece before each message, and one after the other while none is there.
             if inbound.has_work() {
                 inbound.work(&self.replica, ENTRIES_PER_PIECE, Now::read());
-                if reader.buffer().is_empty() && !has_arrived(&stream) {
+                if reader.buffer().is_empty() && !reader.get_mut().has_arrived() {
                     continue;
                 }
             }
@@ -273,16 +310,18 @@ impl PeerLinks {
     }
 }
 
-/// Returns whether a read would return at once.
-fn has_arrived(stream: &TcpStream) -> bool {
-    // An error shows at the read.
-    poll(&mut [PollFd::new(stream.as_fd(), PollFlags::POLLIN)], PollTimeout::ZERO) != Ok(0)
+/// The socket of a peer that has said HELLO, and its state of TLS.
+struct PeerSocket {
+    stream: Arc<TcpStream>,
+    tls: Option<Box<TlsStream>>,
 }
 
 /// Why a connection to the peer port was closed before it was a peer's.
 enum HandshakeError {
     /// The other end has closed it without a byte.
     Silent,
+    /// Its handshake of TLS has failed.
+    Tls(io::Error),
     /// It did not speak the protocol, or not in time.
     Broken(io::Error),
     /// It spoke the protocol of a client.
@@ -301,24 +340,20 @@ impl From<io::Error> for HandshakeError {
 
 /// Reads the HELLO of a connection, and lets it prove first whose it is, where it can or must.
 /// Returns what answers a HELLO that is proven.
-fn read_hello<'a>(
-    config: &'a Config,
-    connection: &UnidentifiedConnection,
-    input: &mut impl Read,
-) -> Result<(Hello, Option<Answering<'a>>), HandshakeError> {
-    let (claimed, dialer_nonce) = match authentication::open(config.peer_auth, next_message(input)?) {
+fn read_hello<'a>(config: &'a Config, arriving: &mut Arriving<'_>) -> Result<(Hello, Option<Answering<'a>>), HandshakeError> {
+    let (claimed, dialer_nonce) = match authentication::open(config.peer_auth, arriving.next()?) {
         Ok(Opening::Believed(hello)) => return Ok((*hello, None)),
         Ok(Opening::Challenged(claimed, nonce)) => (claimed, nonce),
-        Err(Unbelieved::Unproven(claimed, why)) => return Err(refuse(connection, claimed, why.to_owned())?),
+        Err(Unbelieved::Unproven(claimed, why)) => return Err(refuse(arriving, claimed, why.to_owned())?),
         Err(Unbelieved::OutOfOrder) => return Err(out_of_order().into()),
     };
     let (accepting, challenge) = Accepting::challenge(&config.peer_secrets, config.id, (claimed, dialer_nonce), random_nonce()?);
-    connection.challenged();
-    send(connection, &Message::Challenge(challenge))?;
-    match next_message(input)? {
+    arriving.challenged();
+    arriving.send(&Message::Challenge(challenge))?;
+    match arriving.next()? {
         Message::AuthenticatedHello(proven) => match accepting.verify(proven) {
             Ok((hello, answering)) => Ok((hello, Some(answering))),
-            Err(why) => Err(refuse(connection, claimed, why)?),
+            Err(why) => Err(refuse(arriving, claimed, why)?),
         },
         // It finds the proof of this node wrong.
         Message::Refused(why) => Err(HandshakeError::Unproven { claimed, why: format!("it refuses this node: {}", told(&why)) }),
@@ -326,20 +361,9 @@ fn read_hello<'a>(
     }
 }
 
-fn next_message(input: &mut impl Read) -> io::Result<Message> {
-    let message = read_message(input, &mut Vec::new(), HELLO_LEN_MAX, Protocol::OLDEST)?;
-    message.ok_or_else(|| io::ErrorKind::UnexpectedEof.into())
-}
-
-fn send(connection: &UnidentifiedConnection, message: &Message) -> io::Result<()> {
-    let mut bytes = Vec::new();
-    message.encode(&mut bytes, Protocol::OLDEST);
-    connection.send(&bytes)
-}
-
 /// Sends a connection the reason why it is not believed.
-fn refuse(connection: &UnidentifiedConnection, claimed: NodeId, why: String) -> io::Result<HandshakeError> {
-    send(connection, &Message::Refused(why.clone()))?;
+fn refuse(arriving: &mut Arriving<'_>, claimed: NodeId, why: String) -> io::Result<HandshakeError> {
+    arriving.send(&Message::Refused(why.clone()))?;
     Ok(HandshakeError::Unproven { claimed, why })
 }
 
@@ -358,8 +382,15 @@ fn is_text(head: &[u8]) -> bool {
 fn redirect_client(connection: &UnidentifiedConnection, first: u8, client_addr: &str, id: u16) {
     let sentence = format!("this is the peer port of node {id}, for other nodes only; clients connect to {client_addr}");
     let line = if first == b'*' { format!("-ERR {sentence}\r\n") } else { format!("ERROR ERR {sentence}\n") };
-    // Closing with something unread would reset the connection, and the line could be lost.
-    if connection.send(line.as_bytes()).and_then(|()| connection.stream().shutdown(Shutdown::Write)).is_ok() {
+    if connection.send(line.as_bytes()).is_ok() {
+        end(connection);
+    }
+}
+
+/// Ends the stream and reads on for a moment. Closing with something unread would reset the
+/// connection, and what was sent last could be lost.
+fn end(connection: &UnidentifiedConnection) {
+    if connection.stream().shutdown(Shutdown::Write).is_ok() {
         let mut unread = connection.reader(Instant::now() + LINGER).take(HELLO_LEN_MAX as u64);
         let _ = io::copy(&mut unread, &mut io::sink());
     }
@@ -369,22 +400,38 @@ fn redirect_client(connection: &UnidentifiedConnection, first: u8, client_addr: 
 /// peer. So a part of a large message on a slow link is progress, too.
 struct ProgressReader<'a> {
     stream: &'a TcpStream,
+    tls: Option<Box<TlsStream>>,
     replica: &'a Replica,
     peer: usize,
     /// Bytes read so far.
     len: u64,
 }
 
+impl ProgressReader<'_> {
+    /// Returns whether a read would return at once, or nearly so.
+    fn has_arrived(&mut self) -> bool {
+        // An error shows at the read.
+        self.tls.as_mut().is_some_and(|tls| tls.has_plaintext())
+            || poll(&mut [PollFd::new(self.stream.as_fd(), PollFlags::POLLIN)], PollTimeout::ZERO) != Ok(0)
+    }
+}
+
 impl Read for ProgressReader<'_> {
     fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
-        let len = loop {
-            match self.stream.read(into) {
+        loop {
+            let read = match &mut self.tls {
+                None => self.stream.read(into).map(Some),
+                Some(tls) => tls.read_once(self.stream, into),
+            };
+            let len = match read {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                read => break read?,
+                read => read?,
+            };
+            self.len += len.unwrap_or(0) as u64;
+            self.replica.links().traffic_with(self.peer).heard(self.len, elapsed());
+            if let Some(len) = len {
+                return Ok(len);
             }
-        };
-        self.len += len as u64;
-        self.replica.links().traffic_with(self.peer).heard(self.len, elapsed());
-        Ok(len)
+        }
     }
 }

@@ -6,12 +6,15 @@
 //! a [`sender`] is where any thread gives bytes to one. By [`authentication`] the two ends prove to
 //! each other who they are, and [`handshake`] says which HELLOs are good.
 
+mod arriving;
 pub mod authentication;
+mod dialed;
 pub mod handshake;
 pub mod incoming;
 pub mod outbox;
 pub mod outgoing;
 pub mod sender;
+mod tls_socket;
 pub mod traffic;
 mod unidentified;
 

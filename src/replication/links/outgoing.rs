@@ -10,15 +10,17 @@
 use std::io::{self, Read, Write};
 use std::net::{TcpStream, ToSocketAddrs};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use socket2::SockRef;
 
-use crate::config::PeerAuth;
+use crate::config::{Config, PeerAuth, PeerTls};
 use crate::data::clock::{Now, elapsed};
 use crate::data::version::{NodeId, VersionVector};
+use crate::net::tls::NodeTls;
 use crate::replication::heartbeat;
 use crate::replication::links::authentication::Dialing;
+use crate::replication::links::dialed::Dialed;
 use crate::replication::links::handshake;
 use crate::replication::links::outbox::Drained;
 use crate::replication::links::random_nonce;
@@ -48,13 +50,13 @@ const SHORT_PAUSE: Duration = Duration::from_millis(1);
 
 /// Runs the thread of one outgoing link. Ends when the outbox is stopped and all of it is sent, or
 /// could not be.
-pub fn run_peer_out(replica: &Replica, peer: usize) {
+pub fn run_peer_out(replica: &Replica, peer: usize, tls: &NodeTls) {
     let node = replica.config().peers[peer].id;
     let outbox = replica.links().outbox(peer);
     let mut pause = PAUSE_MIN;
     let mut failing = DialFailures::default();
     while !outbox.is_stopping() {
-        match dial(replica, peer) {
+        match dial(replica, peer, tls) {
             Ok((stream, sent_vector, protocol)) => {
                 let began = elapsed();
                 failing = DialFailures::default();
@@ -133,13 +135,9 @@ impl DialFailures {
 /// Connects and exchanges HELLOs. Nothing of the peer is believed before it has proven who it is,
 /// where that is required. Returns the connection, the version vector that this node has
 /// sent, and the protocol that is spoken from here on.
-fn dial(replica: &Replica, peer: usize) -> Result<(TcpStream, VersionVector, Protocol), DialError> {
+fn dial(replica: &Replica, peer: usize, tls: &NodeTls) -> Result<(Dialed, VersionVector, Protocol), DialError> {
     let config = replica.config();
-    let mut stream = connect(&config.peers[peer].addr, config.peer_timeout)?;
-    stream.set_nodelay(true)?;
-    stream.set_read_timeout(Some(config.peer_timeout))?;
-    stream.set_write_timeout(Some(config.peer_timeout))?;
-    SockRef::from(&stream).set_send_buffer_size(SOCKET_BUFFER_LEN)?;
+    let mut stream = reach(replica, peer, tls)?;
     handshake::dialing(replica, peer);
     let (answer, sent_vector, is_proven) = exchange_hellos(replica, &mut stream, config.peers[peer].id)?;
     let now = Now::read();
@@ -148,9 +146,42 @@ fn dial(replica: &Replica, peer: usize) -> Result<(TcpStream, VersionVector, Pro
     if found != peer {
         return Err(another_node(answer.node));
     }
-    handshake::authenticated_out(replica, peer, is_proven);
+    handshake::authenticated_out(replica, peer, is_proven || stream.has_tls());
     handshake::dialed(replica, peer, &answer, now);
     Ok((stream, sent_vector, protocol))
+}
+
+/// Connects to the peer, with TLS as it is configured.
+fn reach(replica: &Replica, peer: usize, tls: &NodeTls) -> Result<Dialed, DialError> {
+    let config = replica.config();
+    let (loaded, id) = (tls.current(), config.peers[peer].id);
+    let Some((mode, identity)) = loaded.as_ref().and_then(|loaded| Some((loaded.peers, loaded.for_peers.as_ref()?))) else {
+        return Ok(Dialed::plain(connect_set(config, peer)?));
+    };
+    let (why, is_wrong) = match Dialed::with_tls(connect_set(config, peer)?, identity, Instant::now() + config.peer_timeout) {
+        Ok((dialed, Some(node))) if node.cluster == config.cluster && node.id == id.0 => return Ok(dialed),
+        Ok((_, Some(node))) => (format!("its certificate is that of node {} of cluster {}", node.id, shown(node.cluster.as_bytes())), true),
+        Ok((_, None)) => ("its certificate names no node".to_owned(), true),
+        Err(error) => (error.to_string(), error.kind() == io::ErrorKind::InvalidData),
+    };
+    if mode == PeerTls::Required {
+        return Err(DialError { kind: "TLS", is_final: is_wrong, sentence: format!("TLS: {why}") });
+    }
+    let dialed = Dialed::plain(connect_set(config, peer)?);
+    if let Some(more) = replica.log_limit.admit("without TLS", id.0, elapsed()) {
+        log::warn!("node {id} is reached without TLS, as tls.peers \"accept\" allows: {why}{more}");
+    }
+    Ok(dialed)
+}
+
+/// Connects to the peer, and sets the options of the socket.
+fn connect_set(config: &Config, peer: usize) -> Result<TcpStream, DialError> {
+    let stream = connect(&config.peers[peer].addr, config.peer_timeout)?;
+    stream.set_nodelay(true)?;
+    stream.set_read_timeout(Some(config.peer_timeout))?;
+    stream.set_write_timeout(Some(config.peer_timeout))?;
+    SockRef::from(&stream).set_send_buffer_size(SOCKET_BUFFER_LEN)?;
+    Ok(stream)
 }
 
 fn another_node(node: NodeId) -> DialError {
@@ -160,7 +191,7 @@ fn another_node(node: NodeId) -> DialError {
 /// Says HELLO to `node`, and reads its own. Where the two can, they prove who they are before.
 /// Returns the node's HELLO, the version vector that was sent, and whether the node has proven who
 /// it is.
-fn exchange_hellos(replica: &Replica, stream: &mut TcpStream, node: NodeId) -> Result<(Hello, VersionVector, bool), DialError> {
+fn exchange_hellos(replica: &Replica, stream: &mut Dialed, node: NodeId) -> Result<(Hello, VersionVector, bool), DialError> {
     let config = replica.config();
     let dialing = Dialing::new(&config.peer_secrets, config.id, random_nonce()?);
     let hello = handshake::hello(replica, Now::read());
@@ -208,7 +239,7 @@ fn something_else() -> DialError {
     DialError::wrong("no HELLO", "it answered HELLO with something else".to_owned())
 }
 
-fn send(stream: &mut TcpStream, message: &Message) -> io::Result<()> {
+fn send(stream: &mut Dialed, message: &Message) -> io::Result<()> {
     let mut bytes = Vec::new();
     message.encode(&mut bytes, Protocol::OLDEST);
     stream.write_all(&bytes)
@@ -236,7 +267,7 @@ fn connect(addr: &str, timeout: Duration) -> Result<TcpStream, DialError> {
 }
 
 /// Reads the peer's HELLO, or its challenge. An error says what answers instead.
-fn read_answer(stream: &mut TcpStream) -> Result<Message, DialError> {
+fn read_answer(stream: &mut Dialed) -> Result<Message, DialError> {
     let mut reader = HeadReader { stream, head: Vec::new() };
     let error = match read_message(&mut reader, &mut Vec::new(), HELLO_LEN_MAX, Protocol::OLDEST) {
         Ok(Some(message @ (Message::Hello(_) | Message::Challenge(_) | Message::AuthenticatedHello(_)))) => return Ok(message),
@@ -248,7 +279,7 @@ fn read_answer(stream: &mut TcpStream) -> Result<Message, DialError> {
     if reader.head.is_ascii() {
         // What was taken for a length is text. The rest of it has arrived by now, or is not worth a
         // wait.
-        let _ = reader.stream.set_nonblocking(true).and_then(|()| reader.read(&mut [0; HEAD_KEPT]));
+        let _ = reader.stream.raw().set_nonblocking(true).and_then(|()| reader.read(&mut [0; HEAD_KEPT]));
     }
     let words = shown(reader.head.split(|byte| matches!(byte, b'\r' | b'\n')).next().unwrap_or_default());
     match error.kind() {
@@ -271,7 +302,7 @@ fn read_answer(stream: &mut TcpStream) -> Result<Message, DialError> {
 
 /// Reads an answer and keeps its beginning, to report what it was if it is no HELLO.
 struct HeadReader<'a> {
-    stream: &'a mut TcpStream,
+    stream: &'a mut Dialed,
     head: Vec<u8>,
 }
 
@@ -292,13 +323,12 @@ const HEAD_KEPT: usize = 256;
 pub(super) fn run_connection(
     replica: &Replica,
     peer: usize,
-    stream: TcpStream,
+    stream: Dialed,
     sent_vector: VersionVector,
     protocol: Protocol,
     idle_wait: Duration,
 ) -> io::Result<()> {
-    stream.set_nonblocking(true)?;
-    run_link(replica, peer, Arc::new(stream), sent_vector, protocol, idle_wait)
+    run_link(replica, peer, stream.into_socket()?, sent_vector, protocol, idle_wait)
 }
 
 /// As [`run_connection`], over any socket.

@@ -145,7 +145,9 @@ fn status(shared: &Shared) -> impl Iterator<Item = (&'static str, String)> {
     ];
     let audit = shared.services.replica.audit();
     let words = [("ack", config.ack.to_string()), ("audit", audit.state()), ("audit_dropped", audit.dropped().to_string())];
-    let days_left = shared.tls.current().and_then(|tls| tls.days_left(Duration::from_millis(wall_ms())));
-    let certificate = days_left.map(|days| ("tls_certificate_days", days.to_string()));
+    let tls = shared.tls.current();
+    let days_left = tls.as_ref().and_then(|tls| tls.days_left(Duration::from_millis(wall_ms())));
+    let peers = tls.map(|tls| ("tls_peers", tls.peers.name().to_owned()));
+    let certificate = days_left.map(|days| ("tls_certificate_days", days.to_string())).into_iter().chain(peers);
     counted.into_iter().chain(config.limits()).map(|(name, value)| (name, value.to_string())).chain(words).chain(certificate)
 }

@@ -11,6 +11,7 @@ use super::*;
 use crate::data::clock::{Now, Stamp};
 use crate::data::entry::Entry;
 use crate::data::version::{NodeId, Origin, Version, VersionVector};
+use crate::replication::links::dialed::Dialed;
 use crate::replication::links::handshake;
 use crate::replication::links::outgoing::run_connection;
 use crate::replication::replica::Replica;
@@ -75,7 +76,7 @@ fn read(from: &mut TcpStream) -> Message {
 
 /// The link's thread, until it ends.
 fn link(replica: &Replica, ours: TcpStream) -> io::Result<()> {
-    run_connection(replica, 0, ours, VersionVector::default(), Protocol::OLDEST, FOR_EVER)
+    run_connection(replica, 0, Dialed::plain(ours), VersionVector::default(), Protocol::OLDEST, FOR_EVER)
 }
 
 /// Ends the link's thread, however a test ends.
