@@ -460,12 +460,14 @@ mod tests {
                     let (accepting, challenge) = Accepting::challenge(&secrets, ONE, (TWO, nonce(2)), nonce(9));
                     assert!(accepting.verify(proven.clone()).is_err(), "an impostor is believed");
                     let (_, answered) = Dialing::new(&secrets, TWO, nonce(2)).verify(&challenge).unwrap().greet(&hello(TWO));
-                    assert!(answered.verify_answer(proven).is_err());
+                    assert!(answered.verify_answer(proven).is_err(), "an impostor is believed");
                 }
-                Message::Challenge(challenge) => assert!(Dialing::new(&secrets, TWO, nonce(9)).verify(challenge).is_err()),
+                Message::Challenge(challenge) => {
+                    assert!(Dialing::new(&secrets, TWO, nonce(9)).verify(challenge).is_err(), "an impostor is believed")
+                }
                 _ => {}
             }
-            assert!(!matches!(open(PeerAuth::Required, message), Ok(Opening::Believed(_))));
+            assert!(!matches!(open(PeerAuth::Required, message), Ok(Opening::Believed(_))), "an impostor is believed");
         }
         println!("{inputs} inputs, of which {decoded} were messages");
     }
