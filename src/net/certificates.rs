@@ -67,6 +67,13 @@ pub fn not_after(certificate: &CertificateDer<'_>) -> Option<Duration> {
     Some(certificate.tbs_certificate().validity().not_after.to_unix_duration())
 }
 
+/// Returns the common name in a certificate.
+pub fn common_name(certificate: &CertificateDer<'_>) -> Option<String> {
+    let certificate = Certificate::from_der(certificate).ok()?;
+    let name = certificate.tbs_certificate().subject().common_name().ok()??;
+    Some(name.value().into_owned())
+}
+
 /// Returns the cluster and the node that a certificate names in a URI, `kvmesh://CLUSTER/node/ID`.
 pub fn node_named(certificate: &CertificateDer<'_>) -> Option<(String, u16)> {
     let certificate = Certificate::from_der(certificate).ok()?;

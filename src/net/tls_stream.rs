@@ -14,7 +14,7 @@ use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ClientConnection, Connection, Error, IoState, ServerConfig, ServerConnection};
 use socket2::SockRef;
 
-use crate::net::certificates::node_named;
+use crate::net::certificates::{common_name, node_named};
 use crate::net::tls_error::in_words;
 
 /// The node that a certificate names.
@@ -58,6 +58,11 @@ impl TlsStream {
             }
         }
         Ok(())
+    }
+
+    /// The common name in the certificate of the other end, after the handshake.
+    pub fn common_name(&self) -> Option<String> {
+        common_name(self.connection.peer_certificates()?.first()?)
     }
 
     /// The cluster and the node that the certificate of the other end names, after the handshake.

@@ -131,6 +131,14 @@ impl<'a> Authorization<'a> {
         }
     }
 
+    /// Logs the client in as the user that its certificate names. Returns false if there is no such
+    /// user, or it may not log in.
+    pub fn log_in_by_certificate(&mut self, name: &str) -> bool {
+        self.refresh();
+        self.user = self.access.user(name.as_bytes()).filter(|user| user.is_enabled).cloned();
+        self.user.is_some()
+    }
+
     /// Returns true if the connection is to be closed, since too many logins have failed on it.
     pub fn has_failed_too_often(&self) -> bool {
         self.failures >= FAILURES_MAX

@@ -89,6 +89,14 @@ impl<'a> Connection<'a> {
         Some(self.deny(denied, needed, None, protocol))
     }
 
+    /// Logs the client in as the user that its certificate names, if there is one.
+    pub fn log_in_by_certificate(&mut self, name: &str) {
+        if self.authorization.log_in_by_certificate(name) {
+            self.client.set_user(self.authorization.user().map(|user| user.name.as_str().into()));
+            self.audit(AuditEvent::of(AuditKind::Login));
+        }
+    }
+
     /// Counts a refusal for want of rights, and answers with it. `key` is the first one that the
     /// request names.
     fn deny(&mut self, denied: Denied, needed: Needed, key: Option<&[u8]>, protocol: ClientProtocol) -> Reply<'static> {

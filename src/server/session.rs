@@ -209,7 +209,11 @@ impl<'a> Session<'a> {
         self.rounds.buffer.consume(unread_len);
         socket.set_read_timeout(None)?;
         socket.set_write_timeout(None)?;
+        let named = stream.common_name();
         self.socket = ClientSocket::tls(socket, stream);
+        if let Some(name) = named {
+            self.rounds.connection.log_in_by_certificate(&name);
+        }
         if let Some(warning) = self.shared.tls.warning(Duration::from_millis(Now::read().wall_ms)) {
             log::warn!("this node's TLS certificate: {warning}");
         }

@@ -256,6 +256,29 @@ fn a_reload_takes_a_new_certificate_and_closes_no_connection() {
     assert_eq!(before.call(b"GET a").unwrap(), b"VALUE 1");
 }
 
+#[test]
+fn a_certificate_stands_for_the_user_that_it_names() {
+    let mut cluster = planned(1);
+    cluster.configure(1, "tls", section(1, json!({ "ca_file": "certs/ca.pem", "client_certs": "optional" })));
+    let secret = "0".repeat(64);
+    cluster.configure(1, "users", json!([{ "name": "alice", "secret_sha256": secret, "role": "write", "keys": ["a:"] }]));
+    start(&mut cluster, 1);
+    for name in ["alice", "bob"] {
+        let made = kvctl(&cluster, "certs/ca.pem", &["certs", "client", "certs", "--name", name]);
+        assert_eq!(made.code, Some(0), "{made:?}");
+    }
+    let put = |name: &str, key: &str| {
+        let (cert, key_file) = (format!("certs/{name}.pem"), format!("certs/{name}.key"));
+        kvctl(&cluster, "certs/ca.pem", &["--cert", &cert, "--key", &key_file, "put", key, "1"])
+    };
+    assert_eq!(put("alice", "a:1").out, "OK\n");
+    let beyond = put("alice", "b:1");
+    assert!(beyond.code == Some(1) && beyond.err.contains("ERROR NOPERM"), "{beyond:?}");
+    for refused in [put("bob", "a:2"), kvctl(&cluster, "certs/ca.pem", &["put", "a:3", "1"])] {
+        assert!(refused.code == Some(1) && refused.err.contains("ERROR NOAUTH"), "{refused:?}");
+    }
+}
+
 /// The beginning of a TLS connection, as kvctl sends it.
 fn hello(cluster: &Cluster) -> Vec<u8> {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
