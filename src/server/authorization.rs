@@ -52,9 +52,15 @@ pub(crate) enum Denied {
     Disabled,
 }
 
-/// The keys that a client may see: those of its user.
-#[derive(Clone, Default)]
-pub(crate) struct Scope(Option<Arc<UserConfig>>);
+/// The keys that a client may see.
+#[derive(Clone)]
+pub(crate) enum Scope {
+    All,
+    /// Keys that begin with a prefix of its user.
+    Of(Arc<UserConfig>),
+    /// None: its user was removed while a command of it waited for its turn.
+    Nothing,
+}
 
 impl<'a> Authorization<'a> {
     pub fn new(control: &'a AccessControl) -> Authorization<'a> {
@@ -109,7 +115,15 @@ impl<'a> Authorization<'a> {
 
     /// The keys that the client may see.
     pub fn scope(&mut self) -> Scope {
-        Scope(if self.is_checked() { self.user().filter(|user| user.prefixes.is_some()).cloned() } else { None })
+        if !self.is_checked() {
+            return Scope::All;
+        }
+        self.refresh();
+        match &self.user {
+            Some(user) if user.prefixes.is_some() => Scope::Of(Arc::clone(user)),
+            None if self.access.has_users() => Scope::Nothing,
+            _ => Scope::All,
+        }
     }
 
     /// Logs the client in, and returns true if it is now the user that it says; else it stays who
@@ -189,7 +203,11 @@ impl Denied {
 
 impl Scope {
     pub fn covers(&self, key: &[u8]) -> bool {
-        self.0.as_ref().is_none_or(|user| user.covers(key))
+        match self {
+            Scope::All => true,
+            Scope::Of(user) => user.covers(key),
+            Scope::Nothing => false,
+        }
     }
 }
 

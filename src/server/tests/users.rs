@@ -228,6 +228,20 @@ fn a_change_of_a_user_holds_from_the_next_command_on() {
 }
 
 #[test]
+fn a_user_that_is_removed_while_a_long_answer_waits_sees_no_key() {
+    let fixture = fixture(1, &format!(r#", "ack_timeout_ms": 60000, "users": {}"#, Value::from(users())));
+    fixture.acks.set_up(0, true);
+    fixture.store.merge(fixture.foreign("other", Some("v")), |_| false);
+    let mut client = log_in(&fixture, "shop");
+    client.send("PUT shop:1 1\nKEYS\n");
+    fixture.await_waiting();
+    replace(&fixture, &[user("another", "read", &[])]);
+    fixture.acknowledge(0);
+    client.expect(&["OK", "END"]);
+    fixture.stop();
+}
+
+#[test]
 fn passwords_are_checked_and_three_that_are_wrong_close_the_connection() {
     let fixture = with_users("");
     let mut client = fixture.connect();
