@@ -52,6 +52,10 @@ impl Access {
         self.users.iter().find(|user| user.name.as_bytes() == name)
     }
 
+    pub fn has_disabled(&self) -> bool {
+        !self.disabled.is_empty()
+    }
+
     pub fn is_disabled(&self, command: &str) -> bool {
         self.disabled.iter().any(|name| name.eq_ignore_ascii_case(command))
     }

@@ -26,6 +26,9 @@ pub(crate) struct Authorization<'a> {
     generation: u64,
     /// The user of the connection; `None` before it has logged in, and where there are no users.
     user: Option<Arc<UserConfig>>,
+    /// The greatest role whose commands need no closer look. `None` if all do: there are prefixes,
+    /// disabled commands, or no user.
+    at_once: Option<Role>,
     /// Logins that have failed.
     failures: u32,
 }
@@ -65,7 +68,7 @@ pub(crate) enum Scope {
 impl<'a> Authorization<'a> {
     pub fn new(control: &'a AccessControl) -> Authorization<'a> {
         // As if everybody might do everything: the first check looks again.
-        Authorization { control, access: Arc::default(), generation: 0, user: None, failures: 0 }
+        Authorization { control, access: Arc::default(), generation: 0, user: None, at_once: None, failures: 0 }
     }
 
     /// Returns false if there is nothing to check: everybody may do everything, and it was so at
@@ -73,6 +76,14 @@ impl<'a> Authorization<'a> {
     #[inline]
     pub fn is_checked(&self) -> bool {
         (self.control.generation() | self.generation) != 0
+    }
+
+    /// Returns true if a command may be executed without a closer look. `role` is the one that it
+    /// needs.
+    #[inline]
+    pub fn allows_at_once(&self, role: impl FnOnce() -> Option<Role>) -> bool {
+        let is_fresh = self.control.generation() == self.generation;
+        is_fresh && (self.generation == 0 || role().is_some_and(|role| Some(role) <= self.at_once))
     }
 
     /// Checks a request. `is_within` says whether it stays within the keys of a user.
@@ -136,6 +147,7 @@ impl<'a> Authorization<'a> {
         match found {
             Some(user) => {
                 self.user = Some(Arc::clone(user));
+                self.note_at_once();
                 true
             }
             None => {
@@ -150,6 +162,7 @@ impl<'a> Authorization<'a> {
     pub fn log_in_by_certificate(&mut self, name: &str) -> bool {
         self.refresh();
         self.user = self.access.user(name.as_bytes()).filter(|user| user.is_enabled).cloned();
+        self.note_at_once();
         self.user.is_some()
     }
 
@@ -160,6 +173,12 @@ impl<'a> Authorization<'a> {
 
     pub fn log_out(&mut self) {
         self.user = None;
+        self.note_at_once();
+    }
+
+    fn note_at_once(&mut self) {
+        let user = self.user.as_ref().filter(|user| user.prefixes.is_none() && !self.access.has_disabled());
+        self.at_once = user.map(|user| user.role);
     }
 
     /// Looks the user up again if the access has changed.
@@ -167,6 +186,7 @@ impl<'a> Authorization<'a> {
         if self.control.generation() != self.generation {
             (self.access, self.generation) = self.control.current();
             self.user = self.user.take().and_then(|former| self.access.successor(&former).cloned());
+            self.note_at_once();
         }
     }
 }

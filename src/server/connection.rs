@@ -9,9 +9,7 @@ use crate::config::UserConfig;
 use crate::data::clock::{Now, elapsed};
 use crate::process::audit::{AuditEvent, AuditKind};
 use crate::replication::status;
-use crate::server::authorization::{
-    Authorization, DEFAULT_USER, Denied, Needed, first_key_of_command, first_key_of_request, is_command_within, is_request_within,
-};
+use crate::server::authorization::{Authorization, DEFAULT_USER, Denied, Needed, first_key_of_command, is_command_within};
 use crate::server::client_handle::ClientHandle;
 use crate::server::counters::RoundTally;
 use crate::server::denials::Denial;
@@ -21,7 +19,7 @@ use crate::server::protocol::ClientProtocol;
 use crate::server::shared::Shared;
 use crate::server::writes::{ReplySpan, RoundWrites, WriteRefusal};
 use crate::wire::ack_level::AckLevel;
-use crate::wire::command::{Login, Request};
+use crate::wire::command::Login;
 use crate::wire::reply::{ErrorCode, Reply, Wrong};
 use crate::wire::resp::RespVersion;
 use crate::wire::resp::request::request_len_max;
@@ -73,22 +71,6 @@ impl<'a> Connection<'a> {
         self.client.reset();
     }
 
-    /// Answers a request that the client may not make; `None` if it may. To be called where rights
-    /// are checked.
-    #[inline(never)]
-    pub fn denial(&mut self, needed: Needed, request: &Request<'_>, protocol: ClientProtocol) -> Option<Reply<'static>> {
-        let denied = self.authorization.check(needed, &|user| is_request_within(request, user)).err()?;
-        Some(self.deny(denied, needed, first_key_of_request(request), protocol))
-    }
-
-    /// Answers a request that is wrong and that the client may not make, either; `None` if it may.
-    #[cold]
-    #[inline(never)]
-    pub fn denial_of_wrong(&mut self, needed: Needed, protocol: ClientProtocol) -> Option<Reply<'static>> {
-        let denied = self.authorization.check(needed, &|_| true).err()?;
-        Some(self.deny(denied, needed, None, protocol))
-    }
-
     /// Logs the client in as the user that its certificate names, if there is one.
     pub fn log_in_by_certificate(&mut self, name: &str) {
         if self.authorization.log_in_by_certificate(name) {
@@ -99,7 +81,9 @@ impl<'a> Connection<'a> {
 
     /// Counts a refusal for want of rights, and answers with it. `key` is the first one that the
     /// request names.
-    fn deny(&mut self, denied: Denied, needed: Needed, key: Option<&[u8]>, protocol: ClientProtocol) -> Reply<'static> {
+    #[cold]
+    #[inline(never)]
+    pub fn deny(&mut self, denied: Denied, needed: Needed, key: Option<&[u8]>, protocol: ClientProtocol) -> Reply<'static> {
         self.tally.commands += 1;
         self.note_denied(denied, needed, key, if self.transaction.is_open() { "multi" } else { "toplevel" });
         if denied == Denied::Nobody {

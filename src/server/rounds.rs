@@ -12,6 +12,7 @@
 
 use std::sync::Arc;
 
+use crate::server::authorization::{first_key_of_request, is_request_within};
 use crate::server::client_handle::ClientHandle;
 use crate::server::commands::deferred::Deferred;
 use crate::server::commands::execute::{Execution, execute};
@@ -133,10 +134,10 @@ impl<'a> Rounds<'a> {
             let execution = match parsed {
                 ParsedRequest::Request(row, request) => {
                     connection.command = row.resp_name();
-                    if connection.authorization.is_checked()
-                        && let Some(denied) = connection.denial(row.needed(), request, protocol)
+                    if !connection.authorization.allows_at_once(|| row.needed().role)
+                        && let Err(denied) = connection.authorization.check(row.needed(), &|user| is_request_within(request, user))
                     {
-                        Execution::Reply(denied)
+                        Execution::Reply(connection.deny(denied, row.needed(), first_key_of_request(request), protocol))
                     } else {
                         execute(connection, request, || row.is_allowed_while_loading(), protocol, time)
                     }
@@ -149,11 +150,13 @@ impl<'a> Rounds<'a> {
                 }
                 ParsedRequest::Wrong(row, wrong) => {
                     connection.command = row.map_or(connection.command, Row::resp_name);
-                    let denied = match row {
-                        Some(row) if connection.authorization.is_checked() => connection.denial_of_wrong(row.needed(), protocol),
-                        _ => None,
-                    };
-                    Execution::Reply(denied.unwrap_or_else(|| connection.refuse(wrong.clone(), protocol)))
+                    let needed = row.map(Row::needed);
+                    // Who may not make it does not hear what is wrong with it.
+                    let denied = needed.and_then(|needed| Some((connection.authorization.check(needed, &|_| true).err()?, needed)));
+                    Execution::Reply(match denied {
+                        Some((denied, needed)) => connection.deny(denied, needed, None, protocol),
+                        None => connection.refuse(wrong.clone(), protocol),
+                    })
                 }
                 ParsedRequest::Fatal(wrong) => {
                     protocol.encode(&wrong.clone().into_reply(), replies);
