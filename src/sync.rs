@@ -12,7 +12,15 @@ mod types {
 
     /// The channel of submitted writes. Whoever makes one says what bounds it.
     pub mod unbounded {
-        pub use crossbeam_channel::{Receiver, Sender, unbounded};
+        pub use crossbeam_channel::{Receiver, Sender, TryRecvError, unbounded};
+
+        /// Waits until there is something to be received, or the channel is closed. Receives
+        /// nothing.
+        pub fn await_item<T>(receiver: &Receiver<T>) {
+            let mut select = crossbeam_channel::Select::new();
+            select.recv(receiver);
+            select.ready();
+        }
     }
     pub use crossbeam_channel::{RecvTimeoutError, Sender, bounded};
     pub use parking_lot::{Condvar, MappedMutexGuard, Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard};
@@ -91,6 +99,7 @@ mod types {
     pub mod unbounded {
         use std::collections::VecDeque;
         use std::sync::Arc;
+        pub use std::sync::mpsc::{SendError, TryRecvError};
         use std::time::Duration;
 
         use super::{Condvar, Mutex};
@@ -104,17 +113,20 @@ mod types {
         pub struct Sender<T>(Arc<Channel<T>>);
         pub struct Receiver<T>(Arc<Channel<T>>);
 
-        /// Nothing has come, or nothing will.
-        #[derive(Debug)]
-        pub struct Nothing;
-
         pub fn unbounded<T>() -> (Sender<T>, Receiver<T>) {
             let channel = Arc::new(Channel { items: Mutex::new((VecDeque::new(), true)), arrived: Condvar::new() });
             (Sender(Arc::clone(&channel)), Receiver(channel))
         }
 
+        pub fn await_item<T>(receiver: &Receiver<T>) {
+            let mut items = receiver.0.items.lock();
+            while items.0.is_empty() && items.1 {
+                receiver.0.arrived.wait_for(&mut items, Duration::MAX);
+            }
+        }
+
         impl<T> Sender<T> {
-            pub fn send(&self, item: T) -> Result<(), Nothing> {
+            pub fn send(&self, item: T) -> Result<(), SendError<T>> {
                 self.0.items.lock().0.push_back(item);
                 self.0.arrived.notify_one();
                 Ok(())
@@ -135,19 +147,10 @@ mod types {
         }
 
         impl<T> Receiver<T> {
-            pub fn recv(&self) -> Result<T, Nothing> {
+            pub fn try_recv(&self) -> Result<T, TryRecvError> {
                 let mut items = self.0.items.lock();
-                loop {
-                    match (items.0.pop_front(), items.1) {
-                        (Some(item), _) => return Ok(item),
-                        (None, true) => self.0.arrived.wait_for(&mut items, Duration::MAX),
-                        (None, false) => return Err(Nothing),
-                    };
-                }
-            }
-
-            pub fn try_recv(&self) -> Result<T, Nothing> {
-                self.0.items.lock().0.pop_front().ok_or(Nothing)
+                let nothing = if items.1 { TryRecvError::Empty } else { TryRecvError::Disconnected };
+                items.0.pop_front().ok_or(nothing)
             }
 
             pub fn is_empty(&self) -> bool {

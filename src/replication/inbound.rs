@@ -6,8 +6,7 @@
 //! merge, then the advance and the hand-over to the log. Never waits for a socket: an answer goes
 //! into the peer's outbox, from which an ack that is due leaves at once if the socket takes it.
 //! Never submits to the replicator, so nothing echoes and no ring of nodes waits on itself. What
-//! takes longer, the more keys there are, is done in pieces between the messages
-//! ([`Inbound::work`]).
+//! takes longer, the more keys there are, is done in pieces, between reads ([`Inbound::work`]).
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -131,7 +130,7 @@ impl Inbound {
     }
 
     /// Does a piece of the work that the end line of a dump has left. To within a shard, it goes
-    /// through so many entries. Called between messages.
+    /// through so many entries. Called between reads of the connection.
     pub fn work(&mut self, replica: &Replica, entries: usize, now: Now) {
         let Some(mut ending) = self.ending.take() else { return };
         match ending.work(replica, entries) {

@@ -1,8 +1,10 @@
 //! The replicator: the one place where submitted writes become write batches.
 //!
 //! A batch is made under one lock: everything that waits in the channel becomes *one* batch, and
-//! the same bytes go to the log and to every peer's outbox. **I4**: nothing is
-//! waited for meanwhile, no socket and no disk. What a socket takes at once it sends itself.
+//! the same bytes go to the log and to every peer's outbox. **I2**: nobody takes from the channel
+//! without that lock, so batches leave in the order of their writes, whoever makes them. **I4**:
+//! nothing is waited for meanwhile, no socket and no disk. What a socket takes at once it sends
+//! itself.
 //!
 //! The thread `replicator` does so whenever something is submitted. As long as no session waits for
 //! a peer, for the disk or for the back-pressure budget, it lets some writes come together first. A
@@ -22,13 +24,13 @@ use crate::data::version::Origin;
 use crate::replication::links::outbox::EncodedBatch;
 use crate::replication::replica::Replica;
 use crate::replication::submit::Submitted;
-use crate::sync::unbounded::Receiver;
+use crate::sync::unbounded::{Receiver, TryRecvError, await_item};
 use crate::sync::{Mutex, MutexGuard};
 use crate::testing::broken_hand_overs::BrokenHandOver;
 use crate::wire::peer::encode_batch;
 
-/// Reserved bytes after which a batch is closed. One write larger than this still makes a batch of
-/// its own.
+/// Reserved bytes after which a batch is closed. Only its last write may be larger than what is
+/// left of them.
 const BATCH_LEN: usize = 1 << 20;
 /// Pause in which writes that no session waits for come together. A session that begins to wait
 /// meanwhile waits so much longer.
@@ -37,8 +39,8 @@ const GATHER_PAUSE: Duration = Duration::from_micros(300);
 /// The replicator of one node.
 pub struct Replicator {
     write_rx: Receiver<Submitted>,
-    /// Held while a batch is made and handed over. That alone keeps no order (**I2**): the thread
-    /// takes from the channel before it locks this. So every write says which one it follows.
+    /// Held from when the first write of a batch is taken out of the channel until the batch is
+    /// handed over.
     batcher: Mutex<Batcher>,
 }
 
@@ -47,93 +49,74 @@ struct Batcher {
     origin: Origin,
     /// The stamp at which the last batch ended.
     after: Stamp,
-    /// The stamp of the last write, of those of the batch that is being made, too.
-    upto: Stamp,
-    /// A write that a session took out of the channel when the thread had the one before it in its
-    /// hands, and had yet to lock this. The thread hands it over behind that one.
-    early: Option<Submitted>,
     /// The writes of the batch that is being made; kept for its memory.
     writes: Vec<Entry>,
 }
 
 impl Replicator {
     pub fn new(origin: Origin, write_rx: Receiver<Submitted>) -> Replicator {
-        let batcher = Batcher { origin, after: Stamp::ZERO, upto: Stamp::ZERO, early: None, writes: Vec::new() };
-        Replicator { write_rx, batcher: Mutex::new(batcher) }
+        Replicator { write_rx, batcher: Mutex::new(Batcher { origin, after: Stamp::ZERO, writes: Vec::new() }) }
     }
 
-    /// Runs the thread `replicator`. Ends when the channel is closed and empty.
+    /// Runs the thread `replicator`. Ends when the channel is closed and all that was in it is
+    /// handed over, by whomever.
     pub fn run(&self, replica: &Replica) {
-        while let Ok(first) = self.write_rx.recv() {
-            let is_waited_for = replica.acks().is_awaited() || replica.submit().is_budget_awaited();
-            if first.reserved < BATCH_LEN && !is_waited_for {
+        loop {
+            await_item(&self.write_rx);
+            if !replica.acks().is_awaited() && !replica.submit().is_budget_awaited() {
                 #[expect(clippy::disallowed_methods, reason = "less than any wait that a stop could notice")]
                 thread::sleep(GATHER_PAUSE);
             }
-            self.hand_over(replica, self.batcher.lock(), first);
-        }
-        // A session may have taken the last writes, and hand them over just now.
-        drop(self.batcher.lock());
-    }
-
-    /// Hands over one batch of what waits, if the thread does not do so just now. For a session
-    /// that is about to wait for its writes, and knows of no other that writes.
-    pub fn hand_over_early(&self, replica: &Replica) {
-        let Some(mut batcher) = self.batcher.try_lock() else { return };
-        if batcher.early.is_some() && !BrokenHandOver::EarlyWriteReplaced.is_on() {
-            return;
-        }
-        let Ok(first) = self.write_rx.try_recv() else { return };
-        if first.after == batcher.upto || BrokenHandOver::ThreadOvertaken.is_on() {
-            self.hand_over(replica, batcher, first);
-        } else {
-            batcher.early = Some(first);
-        }
-    }
-
-    /// Hands over one batch of what waits. For tests that drive a node by themselves.
-    #[cfg(any(test, feature = "testing"))]
-    pub fn step(&self, replica: &Replica) {
-        if let Ok(first) = self.write_rx.try_recv() {
-            self.hand_over(replica, self.batcher.lock(), first);
-        }
-    }
-
-    /// Hands over one batch of `first` and what waits behind it.
-    fn hand_over(&self, replica: &Replica, mut batcher: MutexGuard<'_, Batcher>, first: Submitted) {
-        let early = if BrokenHandOver::EarlyWriteLeft.is_on() { None } else { batcher.early.take() };
-        let mut reserved = batcher.add(first);
-        reserved += early.map_or(0, |early| batcher.add(early));
-        while reserved < BATCH_LEN
-            && let Ok(next) = self.write_rx.try_recv()
-        {
-            if next.after != batcher.upto && !BrokenHandOver::DrainOvertakesThread.is_on() {
-                batcher.early = Some(next);
-                break;
+            if !self.step(replica) {
+                return;
             }
-            reserved += batcher.add(next);
         }
-        replica.hand_over(&batcher.batch(), replica.submit().held(reserved));
+    }
+
+    /// Hands over one batch of what waits, if nobody does so just now. For a session that is about
+    /// to wait for its writes, and knows of no other that writes.
+    pub fn hand_over_early(&self, replica: &Replica) {
+        if let Some(batcher) = self.batcher.try_lock() {
+            self.hand_over(replica, batcher, None);
+        }
+    }
+
+    /// Hands over one batch of what waits. Returns false if nothing waits and nothing will come.
+    pub fn step(&self, replica: &Replica) -> bool {
+        let taken = if BrokenHandOver::TakenUnlocked.is_on() { self.write_rx.try_recv().ok() } else { None };
+        self.hand_over(replica, self.batcher.lock(), taken)
+    }
+
+    /// As [`Replicator::step`]; `taken` is in front of what waits.
+    fn hand_over(&self, replica: &Replica, mut batcher: MutexGuard<'_, Batcher>, mut taken: Option<Submitted>) -> bool {
+        let (mut reserved, mut is_over) = (0, false);
+        while reserved < BATCH_LEN && !is_over {
+            match taken.take().map_or_else(|| self.write_rx.try_recv(), Ok) {
+                Ok(Submitted { entry, reserved: bytes }) => {
+                    reserved += bytes;
+                    batcher.writes.push(entry);
+                }
+                Err(TryRecvError::Empty) => break,
+                Err(TryRecvError::Disconnected) => is_over = true,
+            }
+        }
+        if let Some(batch) = batcher.batch() {
+            replica.hand_over(&batch, replica.submit().held(reserved));
+        }
+        !is_over
     }
 }
 
 impl Batcher {
-    /// Adds the write that follows the last one. Returns the bytes that it holds of the
-    /// back-pressure budget.
-    fn add(&mut self, Submitted { entry, reserved, .. }: Submitted) -> usize {
-        self.upto = entry.version().stamp;
-        self.writes.push(entry);
-        reserved
-    }
-
-    /// Makes one batch of the writes that were added.
-    fn batch(&mut self) -> EncodedBatch {
-        let Batcher { origin, after, upto, writes, .. } = self;
+    /// Makes one batch of the writes that were taken; `None` if there are none.
+    fn batch(&mut self) -> Option<EncodedBatch> {
+        let Batcher { origin, after, writes } = self;
+        let upto = writes.last()?.version().stamp;
         let mut bytes = Vec::with_capacity(writes.iter().map(|write| write.size() + 32).sum::<usize>() + 64);
-        encode_batch(&mut bytes, *origin, *after, *upto, writes);
-        *after = *upto;
+        encode_batch(&mut bytes, *origin, *after, upto, writes);
+        *after = upto;
         writes.clear();
-        EncodedBatch { bytes: Arc::new(bytes), upto: *upto }
+        Some(EncodedBatch { bytes: Arc::new(bytes), upto })
     }
 }
 
@@ -200,23 +183,6 @@ mod tests {
         assert_eq!(batches(&node), [(first, vec![second, third])]);
         node.replicator.hand_over_early(&node.replica);
         assert_eq!(batches(&node), []);
-    }
-
-    #[test]
-    fn a_session_overtakes_no_write_that_the_thread_has_in_its_hands() {
-        for len in [1, BATCH_LEN] {
-            let node = node();
-            let stamps = [write(&node, len), write(&node, 1), write(&node, 1)];
-            let in_hand = node.write_rx.try_recv().unwrap();
-            for _ in 0..2 {
-                node.replicator.hand_over_early(&node.replica);
-                assert_eq!(batches(&node), []);
-            }
-            node.replicator.hand_over(&node.replica, node.replicator.batcher.lock(), in_hand);
-            node.replicator.hand_over_early(&node.replica);
-            let all: Vec<Stamp> = batches(&node).into_iter().flat_map(|(_, stamps)| stamps).collect();
-            assert_eq!(all, stamps, "{len}");
-        }
     }
 
     #[test]

@@ -46,8 +46,6 @@ pub struct Submit {
 /// A write on its way to the replicator.
 pub struct Submitted {
     pub entry: Entry,
-    /// The stamp of the write that was submitted before it.
-    pub after: Stamp,
     /// Bytes of the back-pressure budget that it holds.
     pub reserved: usize,
 }
@@ -195,7 +193,7 @@ impl Submit {
 
     /// Stamps an update and sends it, under the sequencer's lock and the key's.
     fn send(&self, write_tx: &Sender<Submitted>, update: Update, before: Option<&Entry>, elapsed: Duration, reserved: usize) -> Entry {
-        let (after, stamp) = (self.position(), self.clock.issue(elapsed));
+        let stamp = self.clock.issue(elapsed);
         let entry = update.stamped(Version { stamp, origin: self.origin });
         self.position.store(stamp.to_bits(), Ordering::Release);
         // Only the holder of the lock adds to it.
@@ -204,7 +202,7 @@ impl Submit {
             self.first.store(stamp.to_bits(), Ordering::Release);
         }
         self.written.store(written + 1, Ordering::Relaxed);
-        self.hand_on(write_tx, Submitted { entry: sent(&entry, before), after, reserved });
+        self.hand_on(write_tx, Submitted { entry: sent(&entry, before), reserved });
         entry
     }
 
@@ -324,7 +322,7 @@ mod tests {
         assert_eq!(put(soon()), Err(NotWritten::NoBudget));
         std::thread::scope(|scope| {
             let waiting = scope.spawn(|| put(Deadline::within(Duration::from_secs(30))));
-            drop(submit.held(write_rx.recv().unwrap().reserved));
+            drop(submit.held(write_rx.try_recv().unwrap().reserved));
             waiting.join().unwrap().unwrap();
         });
         submit.close();

@@ -27,16 +27,9 @@ pub enum BrokenHandOver {
     StopLeavesBatches,
     /// Nothing that becomes due in an outbox wakes the link's thread.
     OutboxWakesNobody,
-    /// A session hands over what it takes out of the channel first, whatever the replicator's
-    /// thread has in its hands.
-    ThreadOvertaken,
-    /// A session hands over all that it finds in the channel behind its first write, whatever the
-    /// replicator's thread has in its hands.
-    DrainOvertakesThread,
-    /// A session puts aside what it has taken where something is put aside already.
-    EarlyWriteReplaced,
-    /// The replicator's thread leaves what a session has put aside.
-    EarlyWriteLeft,
+    /// The replicator's thread takes from the channel before it has the lock under which batches
+    /// are made.
+    TakenUnlocked,
     /// The log's thread lets go of its queue between the look and the sleep.
     QueueLetGo,
     /// The log's thread is not told that the queue is closed.

@@ -51,7 +51,7 @@ const READ_LEN: usize = 64 << 10;
 /// for longer ends the connection, and the peer catches up later.
 const PERMIT_TIMEOUTS: u32 = 5;
 
-/// Entries of the store that are gone through between two messages, to within a shard: less than a
+/// Entries of the store that are gone through between two reads, to within a shard: less than a
 /// millisecond, and a few of them where there are ten million keys. Beyond this, the peer's
 /// heartbeats and batches have their turn.
 const ENTRIES_PER_PIECE: usize = 4096;
@@ -271,15 +271,8 @@ impl PeerLinks {
         let mut reader = BufReader::with_capacity(READ_LEN, ProgressReader { stream: &stream, tls, replica: &self.replica, peer, len: 0 });
         let (permit_wait, len_max) = (self.replica.config().peer_timeout * PERMIT_TIMEOUTS, message_len_max(self.replica.config()));
         let (end, is_wrong) = loop {
-            // A piece before each message, and one after the other while none is there.
-            if inbound.has_work() {
-                inbound.work(&self.replica, ENTRIES_PER_PIECE, Now::read());
-                if reader.buffer().is_empty() && !reader.get_mut().has_arrived() {
-                    continue;
-                }
-            }
-            let mut frame = Vec::new();
-            match read_message(&mut reader, &mut frame, len_max, inbound.protocol()) {
+            let (mut frame, protocol) = (Vec::new(), inbound.protocol());
+            match read_message(&mut WorkingReader { reader: &mut reader, inbound: &mut inbound }, &mut frame, len_max, protocol) {
                 Ok(Some(message)) => {
                     let received = self
                         .replica
@@ -433,5 +426,25 @@ impl Read for ProgressReader<'_> {
                 return Ok(len);
             }
         }
+    }
+}
+
+/// Reads from a peer, and meanwhile carries out what the end of a dump has proven: a piece before
+/// each read, and one after the other while no byte has come. So that goes on while a large message
+/// arrives on a slow link, too.
+struct WorkingReader<'a, 'b> {
+    reader: &'a mut BufReader<ProgressReader<'b>>,
+    inbound: &'a mut Inbound,
+}
+
+impl Read for WorkingReader<'_, '_> {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        while self.inbound.has_work() && self.reader.buffer().is_empty() {
+            self.inbound.work(self.reader.get_ref().replica, ENTRIES_PER_PIECE, Now::read());
+            if self.reader.get_mut().has_arrived() {
+                break;
+            }
+        }
+        self.reader.read(into)
     }
 }

@@ -109,6 +109,7 @@ impl Sender {
         if BrokenHandOver::TakenWithoutSender.is_on() {
             MutexGuard::unlocked(&mut held, || ());
         }
+        // Always there: it was above, and is ended under this lock.
         let Some(connection) = held.as_mut() else { return false };
         if let Some(ack) = ack {
             let clocks = Some(clock.read(elapsed()));

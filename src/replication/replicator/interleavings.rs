@@ -44,8 +44,5 @@ fn sessions_beside_the_thread() {
 #[test]
 fn interleavings_of_sessions_and_the_replicator() {
     explore(sessions_beside_the_thread);
-    finds(BrokenHandOver::ThreadOvertaken, "no batch that a peer takes", sessions_beside_the_thread);
-    finds(BrokenHandOver::DrainOvertakesThread, "no batch that a peer takes", sessions_beside_the_thread);
-    finds(BrokenHandOver::EarlyWriteReplaced, "a write was not handed over", sessions_beside_the_thread);
-    finds(BrokenHandOver::EarlyWriteLeft, "a write was not handed over", sessions_beside_the_thread);
+    finds(BrokenHandOver::TakenUnlocked, "no batch that a peer takes", sessions_beside_the_thread);
 }

@@ -2,7 +2,7 @@
 //!
 //! To find what a dump has proven deleted, the whole store is gone through. Among ten million keys
 //! that takes a second or more, and the thread that does so also answers the donor's heartbeats and
-//! acknowledges its batches. So it does a piece between two messages
+//! acknowledges its batches. So it does a piece between two reads
 //! ([`inbound`](crate::replication::inbound)).
 //!
 //! The order is that of **I6**: first the drops, then drops, GC horizon and vector in one step, in
