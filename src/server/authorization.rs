@@ -90,11 +90,14 @@ impl<'a> Authorization<'a> {
     #[inline(never)]
     pub fn check(&mut self, needed: Needed, is_within: &dyn Fn(&UserConfig) -> bool) -> Result<(), Denied> {
         self.refresh();
+        // Before anything else: what strangers try is nobody's denial.
+        if self.access.has_users() && needed.role.is_some() && self.user.is_none() {
+            return Err(Denied::Nobody);
+        }
         if self.access.is_disabled(needed.name) {
             return Err(Denied::Disabled);
         }
-        let (true, Some(role)) = (self.access.has_users(), needed.role) else { return Ok(()) };
-        let Some(user) = &self.user else { return Err(Denied::Nobody) };
+        let (true, Some(role), Some(user)) = (self.access.has_users(), needed.role, &self.user) else { return Ok(()) };
         if user.role < role {
             return Err(Denied::Command);
         }

@@ -57,9 +57,12 @@ fn refused_line(client: &mut Client, line: &str, error: &str) {
 
 #[test]
 fn nobody_does_anything_before_it_has_said_who_it_is() {
-    let fixture = with_users("");
+    // A stranger does not learn what is disabled, and is no denial of it.
+    let fixture = with_users(r#", "disabled_commands": ["flushall", "get"]"#);
     let mut client = fixture.connect();
-    for words in [&["GET", "a"][..], &["SET", "a", "1"], &["INFO"], &["MULTI"], &["COMMAND"], &["STATUS"], &["SET", "a", "b", "c"]] {
+    for words in
+        [&["GET", "a"][..], &["SET", "a", "1"], &["INFO"], &["MULTI"], &["COMMAND"], &["STATUS"], &["FLUSHALL"], &["SET", "a", "b", "c"]]
+    {
         refused(&mut client, words, "NOAUTH Authentication required.");
     }
     for line in ["GET a", "PUT a 1", "STATUS", "HELP", "KEYS", "DUMP", "RESTORE", "ACK local", "COMPACT"] {
@@ -415,7 +418,9 @@ fn a_client_that_has_not_said_who_it_is_sends_little_and_many_of_them_keep_nobod
     client.expect_end();
     // Half of the 8 clients that the node takes.
     let mut silent: Vec<Client> = (0..7).map(|_| fixture.connect()).collect();
-    until("the oldest are closed", || fixture.server.clients_len() == 4);
+    until("all have come, and the oldest are closed", || {
+        fixture.server.shared.clients.admitted() == 8 && fixture.server.clients_len() == 4
+    });
     assert_eq!(fixture.server.shared.newcomers.len(), 4);
     silent.drain(..3).for_each(|mut client| client.expect_end());
     let mut honest = log_in(&fixture, "write");
