@@ -54,7 +54,7 @@ pub(crate) struct Outgoing<'s, 'a> {
     count_at: Option<Instant>,
     /// True if the system has just said that the socket takes something.
     was_writable: bool,
-    /// True if the client sends no more.
+    /// True if the client sends no more, or no more of it is read meanwhile.
     at_end: bool,
 }
 
@@ -86,6 +86,12 @@ impl<'s, 'a> Outgoing<'s, 'a> {
         's: 'r,
     {
         Outgoing { reply: Some(reply), ..self }
+    }
+
+    /// Reads nothing ahead if so. A client that has not said who it is gets no memory for that.
+    pub fn without_reading_if(mut self, is_newcomer: bool) -> Self {
+        self.at_end |= is_newcomer;
+        self
     }
 
     /// Counts so many bytes as held while what comes next is written.

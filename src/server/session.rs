@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use crate::budget::OutOfBudget;
 use crate::config::ClientTls;
 use crate::data::clock::{Now, elapsed};
-use crate::net::tls::{FIRST_BYTE, REFUSAL};
+use crate::net::tls::{FIRST_BYTE, LoadedTls, REFUSAL};
 use crate::net::tls_stream::UntilDeadline;
 use crate::server::client_handle::ClientHandle;
 use crate::server::client_socket::ClientSocket;
@@ -42,14 +42,14 @@ const LINGER: Duration = Duration::from_secs(1);
 /// The loop of a thread `client-N`, from the first byte to the last.
 pub(crate) fn run_client(shared: &Shared, client: &Arc<ClientHandle>) {
     let mut session = Session::new(shared, client);
-    let served = session.serve();
-    if session.newcomer.is_some() {
-        shared.newcomers.leave(client.id());
-    }
-    match served {
+    match session.serve() {
         Ok(Farewell::Gone) => {}
         Ok(Farewell::Closing) => linger(&mut session.socket),
         Err(error) => log::debug!("client {} is closed: {error}", client.id()),
+    }
+    // Only now: a connection that lingers still takes the place of another.
+    if session.newcomer.is_some() {
+        shared.newcomers.leave(client.id());
     }
 }
 
@@ -149,7 +149,8 @@ impl<'a> Session<'a> {
     }
 
     /// Reads the first bytes, of which the first one tells TLS from the other protocols, and does
-    /// the handshake of TLS. A farewell ends the session.
+    /// the handshake of TLS. A farewell ends the session. Every client waits in here once, so what
+    /// only TLS needs is not on this frame.
     #[inline(never)]
     fn begin(&mut self) -> io::Result<Option<Farewell>> {
         let deadline = Instant::now() + HANDSHAKE_TIMEOUT;
@@ -179,26 +180,36 @@ impl<'a> Session<'a> {
         }
         client.set_active();
         let is_hello = self.rounds.buffer.unread().first() == Some(&FIRST_BYTE);
-        let Some(tls) = tls.filter(|_| clients != ClientTls::Off) else {
-            if is_hello {
-                self.warn("TLS refused", "it speaks TLS, and this node is configured without; see tls in docs/configuration.md");
-                // The client may have gone.
-                let _ = self.socket.send(&REFUSAL);
-                return Ok(Some(Farewell::Closing));
-            }
-            return Ok(None);
-        };
-        if !is_hello {
-            if clients == ClientTls::Optional {
-                return Ok(None);
-            }
-            let sentence = "this port takes TLS alone; closing; connect with TLS, as kvctl --tls and redis-cli --tls do";
-            let protocol = self.rounds.connection.protocol_of(self.rounds.buffer.unread());
-            protocol.encode(&Reply::Error { code: ErrorCode::Unknown, sentence: sentence.into() }, &mut self.rounds.replies);
-            self.warn("TLS missing", "it does not speak TLS, which tls.clients requires");
-            self.send()?;
-            return Ok(Some(Farewell::Closing));
+        match tls.filter(|_| clients != ClientTls::Off) {
+            Some(tls) if is_hello => self.begin_tls(&tls, deadline),
+            None if is_hello => Ok(Some(self.refuse_tls())),
+            Some(_) if clients == ClientTls::Required => self.refuse_plain(),
+            _ => Ok(None),
         }
+    }
+
+    #[inline(never)]
+    fn refuse_tls(&mut self) -> Farewell {
+        self.warn("TLS refused", "it speaks TLS, and this node is configured without; see tls in docs/configuration.md");
+        // The client may have gone.
+        let _ = self.socket.send(&REFUSAL);
+        Farewell::Closing
+    }
+
+    #[inline(never)]
+    fn refuse_plain(&mut self) -> io::Result<Option<Farewell>> {
+        let sentence = "this port takes TLS alone; closing; connect with TLS, as kvctl --tls and redis-cli --tls do";
+        let protocol = self.rounds.connection.protocol_of(self.rounds.buffer.unread());
+        protocol.encode(&Reply::Error { code: ErrorCode::Unknown, sentence: sentence.into() }, &mut self.rounds.replies);
+        self.warn("TLS missing", "it does not speak TLS, which tls.clients requires");
+        self.send()?;
+        Ok(Some(Farewell::Closing))
+    }
+
+    /// Does the handshake of TLS, whose first bytes are read.
+    #[inline(never)]
+    fn begin_tls(&mut self, tls: &LoadedTls, deadline: Instant) -> io::Result<Option<Farewell>> {
+        let socket = self.socket.raw();
         let mut stream = tls.accept_client().map_err(io::Error::other)?;
         let unread_len = self.rounds.buffer.unread().len();
         socket.set_write_timeout(Some(HANDSHAKE_TIMEOUT))?;
@@ -271,7 +282,8 @@ impl<'a> Session<'a> {
     fn send(&mut self) -> io::Result<()> {
         let Rounds { buffer, replies, connection, .. } = &mut self.rounds;
         if !replies.is_empty() {
-            Outgoing::new(self.shared, connection.client, &mut self.socket, buffer).write_all(replies)?;
+            let outgoing = Outgoing::new(self.shared, connection.client, &mut self.socket, buffer);
+            outgoing.without_reading_if(self.newcomer.is_some()).write_all(replies)?;
             replies.clear();
             replies.shrink_to(REPLIES_LEN_KEPT);
         }
