@@ -4,27 +4,23 @@
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde_json::json;
 
 use super::outgoing::run_link;
 use super::sender::Socket;
+use super::sender::tests::{self, acknowledge, stamp};
 use super::*;
-use crate::data::clock::{Now, elapsed};
-use crate::data::entry::Entry;
-use crate::data::version::{NodeId, Version, VersionVector};
+use crate::data::version::VersionVector;
 use crate::replication::replica::Replica;
-use crate::store::Store;
 use crate::sync::{Condvar, Mutex, thread};
 use crate::testing::broken_hand_overs::BrokenHandOver;
 use crate::testing::interleavings::{explore, finds};
-use crate::testing::simulated_disk::SimulatedDisk;
-use crate::testing::simulated_node::{SimulatedNode, config};
-use crate::wire::peer::{MESSAGE_LEN_MAX, Message, Protocol, Protocols, encode_batch, read_message};
+use crate::testing::simulated_node::SimulatedNode;
+use crate::wire::peer::{MESSAGE_LEN_MAX, Message, Protocol, read_message};
 
 const FAR: Duration = Duration::from_secs(3_600);
-const OTHER: Origin = Origin { node: NodeId(2), nonce: 9 };
 
 /// Bytes that a socket holds. A heartbeat has some 200, a batch or an ack less than 60: of what is
 /// sent here, a heartbeat fits with one of these, and not with two.
@@ -91,35 +87,14 @@ impl Socket for NarrowSocket {
     }
 }
 
-/// A node with one peer, and no thread. Its outbox is open.
+/// A node with one peer, and no thread, whose time-outs never come.
 fn linked_node() -> SimulatedNode {
-    let config = Arc::new(config(1, 2, &json!({ "peer_timeout_ms": 60_000 })));
-    let start = (Now { wall_ms: 1_700_000_000_000, elapsed: elapsed() }, Instant::now());
-    let node = SimulatedNode::start(config, Store::new(), 7, Protocols::OURS, start, &SimulatedDisk::default()).unwrap();
-    handshake::dialing(&node.replica, 0);
-    let outbox = node.replica.links().outbox(0);
-    outbox.vouch();
-    outbox.set_origin(OTHER, Stamp::ZERO);
-    node
-}
-
-fn stamp(bits: u64) -> Stamp {
-    Stamp::from_bits(bits)
+    tests::linked_node(&json!({ "peer_timeout_ms": 60_000 }))
 }
 
 /// Does what the replicator does with a small write.
 fn push(replica: &Replica, upto: u64) {
-    let own = replica.origin();
-    let entry = Entry::new(b"k", Some(b"v"), None, Version { stamp: stamp(upto), origin: own });
-    let mut bytes = Vec::new();
-    encode_batch(&mut bytes, own, stamp(upto - 1), stamp(upto), &[entry]);
-    replica.links().push(&EncodedBatch { bytes: Arc::new(bytes), upto: stamp(upto) });
-}
-
-/// Does what is done with a peer's write that may be acknowledged.
-fn acknowledge(replica: &Replica, upto: u64) {
-    replica.links().outbox(0).received(OTHER, stamp(upto));
-    drop(replica.links().durable(OTHER, stamp(upto)));
+    tests::push(replica, upto, 1);
 }
 
 /// The thread of the link, until it ends. Nothing but a wake-up ends its sleep.

@@ -212,4 +212,4 @@ impl Unsent {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

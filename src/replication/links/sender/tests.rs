@@ -4,7 +4,7 @@ use std::net::{TcpListener, TcpStream};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use serde_json::json;
+use serde_json::{Value, json};
 use socket2::SockRef;
 
 use super::*;
@@ -27,7 +27,7 @@ const SOON: Duration = Duration::from_secs(20);
 const FOR_EVER: Duration = Duration::from_secs(3_600);
 const OTHER: Origin = Origin { node: NodeId(2), nonce: 9 };
 
-fn stamp(bits: u64) -> Stamp {
+pub(in crate::replication::links) fn stamp(bits: u64) -> Stamp {
     Stamp::from_bits(bits)
 }
 
@@ -43,8 +43,8 @@ fn narrow_pair() -> (TcpStream, TcpStream) {
 }
 
 /// A node with one peer, and no thread. Its outbox is open.
-fn linked_node() -> SimulatedNode {
-    let config = Arc::new(config(1, 2, &json!({ "link_queue_max": 1 << 30, "heartbeat_ms": 20, "peer_timeout_ms": 200 })));
+pub(in crate::replication::links) fn linked_node(fields: &Value) -> SimulatedNode {
+    let config = Arc::new(config(1, 2, fields));
     let start = (Now { wall_ms: 1_700_000_000_000, elapsed: elapsed() }, Instant::now());
     let node = SimulatedNode::start(config, Store::new(), 7, Protocols::OURS, start, &SimulatedDisk::default()).unwrap();
     handshake::dialing(&node.replica, 0);
@@ -54,8 +54,13 @@ fn linked_node() -> SimulatedNode {
     node
 }
 
+/// Such a node whose links are looked at often, and hold much.
+fn quick_node() -> SimulatedNode {
+    linked_node(&json!({ "link_queue_max": 1 << 30, "heartbeat_ms": 20, "peer_timeout_ms": 200 }))
+}
+
 /// Does what the replicator does with a write whose value has so many bytes.
-fn push(replica: &Replica, upto: u64, len: usize) {
+pub(in crate::replication::links) fn push(replica: &Replica, upto: u64, len: usize) {
     let own = replica.origin();
     let entry = Entry::new(b"k", Some(&vec![b'v'; len]), None, Version { stamp: stamp(upto), origin: own });
     let mut bytes = Vec::new();
@@ -64,7 +69,7 @@ fn push(replica: &Replica, upto: u64, len: usize) {
 }
 
 /// Does what is done with a peer's write that may be acknowledged.
-fn acknowledge(replica: &Replica, upto: u64) {
+pub(in crate::replication::links) fn acknowledge(replica: &Replica, upto: u64) {
     replica.links().outbox(0).received(OTHER, stamp(upto));
     drop(replica.links().durable(OTHER, stamp(upto)));
 }
@@ -91,7 +96,7 @@ impl Drop for StopAtEnd<'_> {
 /// No other thread is there that could have sent.
 #[test]
 fn a_batch_and_an_ack_leave_with_the_thread_that_brings_them() {
-    let node = linked_node();
+    let node = quick_node();
     let (ours, mut theirs) = narrow_pair();
     ours.set_nonblocking(true).unwrap();
     let sender = node.replica.links().sender(0);
@@ -109,7 +114,7 @@ fn a_batch_and_an_ack_leave_with_the_thread_that_brings_them() {
 
 #[test]
 fn a_connection_that_breaks_while_another_thread_sends_is_ended_by_its_thread() {
-    let node = linked_node();
+    let node = quick_node();
     let (ours, theirs) = narrow_pair();
     thread::scope(|scope| {
         let link = scope.spawn(|| link(&node.replica, ours));
@@ -130,7 +135,7 @@ fn a_connection_that_breaks_while_another_thread_sends_is_ended_by_its_thread() 
 
 #[test]
 fn a_stop_sends_what_a_full_socket_has_not_taken_yet() {
-    let node = linked_node();
+    let node = quick_node();
     let (ours, mut theirs) = narrow_pair();
     thread::scope(|scope| {
         let link = scope.spawn(|| link(&node.replica, ours));
@@ -149,7 +154,7 @@ fn a_stop_sends_what_a_full_socket_has_not_taken_yet() {
 #[test]
 fn who_takes_nothing_is_given_up_when_the_outbox_is_closed_or_the_node_stops() {
     for give_up in [Outbox::close, Outbox::stop] {
-        let node = linked_node();
+        let node = quick_node();
         let (ours, _theirs) = narrow_pair();
         thread::scope(|scope| {
             let link = scope.spawn(|| link(&node.replica, ours));
@@ -168,7 +173,7 @@ fn who_takes_nothing_is_given_up_when_the_outbox_is_closed_or_the_node_stops() {
 #[test]
 fn what_several_threads_send_arrives_whole_in_order_and_at_once() {
     const BURSTS: u64 = 500;
-    let node = linked_node();
+    let node = quick_node();
     let (replica, outbox) = (&*node.replica, node.replica.links().outbox(0));
     let (ours, mut theirs) = narrow_pair();
     let (mut pushed, mut acknowledged) = (0, 0);
